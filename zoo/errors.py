@@ -1,0 +1,20 @@
+"""The errors and hints that every floor shares. Imports nothing heavy."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+
+class LoadError(ValueError):
+    """A checkpoint that does not fit: something missing, left over, damaged or not understood. It names the thing."""
+
+
+def did_you_mean(given: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+    """`"; did you mean 'width'?"`, or an empty string when nothing known is near.
+
+    aliases: words of other libraries and our word for each (`{"embed_dim": "width"}`), looked up first.
+    """
+    known = list(known)
+    if aliases and aliases.get(given) in known:
+        return f"; did you mean {aliases[given]!r}?"
+    near = get_close_matches(given, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
