@@ -1,0 +1,28 @@
+"""Readers, whole-batch augmentation and keyed loaders: a batch is a pure function of (seed, step)."""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "AugmentSettings": "settings",
+    "DataSettings": "settings",
+    "Augment": "augment",
+    "Card": "cards",
+    "load_card": "cards",
+    "list_cards": "cards",
+    "DataError": "images",
+    "ImageSet": "images",
+    "ImageSets": "images",
+    "load_images": "images",
+    "draw_images": "embedded",
+    "ImageModule": "loader",
+    "KeyedBatches": "loader",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its file when it is first asked for, so that settings never bring torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
