@@ -1,0 +1,121 @@
+"""Projections around a core: self and cross, multi-head, multi-query and grouped-query, rotary positions, state.
+
+The only attention module of the library. Its parameters are `q`, `k`, `v`, `out` (and `q_norm`, `k_norm`), whatever the
+model, so that weight tables, LoRA, sharding plans and decay groups need to know nothing else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .context import Context, Groups
+from .cores import CoreSpec
+from .kinds import build_core
+from .state import LayerState
+
+# Below this width one matrix product for q, k and v is faster by more than joining their weights costs.
+NARROW = 384
+
+
+class Attention(nn.Module):
+    """`out(core(q(x), k(memory), v(memory)))`, with memory = x in self-attention.
+
+    q_bias, k_bias, v_bias, out_bias follow `bias` unless given. qk_norm makes the norm over the head dimension that q
+    and k pass before they are rotated.
+    """
+
+    packs = True  # takes packed rows (`Context.groups`) itself
+
+    def __init__(
+        self,
+        width: int,
+        spec: CoreSpec,
+        *,
+        attention: Any = "softmax",
+        memory_width: int | None = None,
+        bias: bool = True,
+        k_bias: bool | None = None,
+        out_bias: bool | None = None,
+        qk_norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        heads, groups, dim = spec.heads, spec.kv_heads, spec.head_dim
+        if heads % groups:
+            raise ValueError(f"heads={heads} query heads cannot share kv_heads={groups} evenly: choose a divisor")
+        self.head_dim = dim
+        self.q = nn.Linear(width, heads * dim, bias)
+        self.k = nn.Linear(memory_width or width, groups * dim, bias if k_bias is None else k_bias)
+        self.v = nn.Linear(memory_width or width, groups * dim, bias)
+        self.q_norm, self.k_norm = (None, None) if qk_norm is None else (qk_norm(dim), qk_norm(dim))
+        self.core = build_core(attention, spec)
+        self.out = nn.Linear(heads * dim, width, bias if out_bias is None else out_bias)
+
+    def forward(
+        self, x: Tensor, context: Context, state: LayerState | None = None, memory: Tensor | None = None
+    ) -> Tensor:
+        """x [B, N, D] -> [B, N, D]; memory [B, M, D'] makes it cross-attention."""
+        if memory is not None:
+            return self.merge(self.cross(x, memory, context, state))
+        q, k, v = (self.split(t) for t in self.project(x))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if context.rotary is not None:
+            q, k = context.rotary(q), context.rotary(k)
+        if state is not None:
+            y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
+        elif context.groups is not None:
+            y = by_rows(lambda *qkv: self.core(*qkv, context.mask, context.bias), context.groups, q, k, v)
+        else:
+            y = self.core(q, k, v, context.mask, context.bias)
+        return self.merge(y)
+
+    def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
+        """Attend to `memory`, whose keys and values are projected once for all steps of decoding."""
+        q = self.split(self.q(x))
+        if state is not None and state.memory is not None:
+            k, v = state.memory
+        else:
+            k, v = self.split(self.k(memory)), self.split(self.v(memory))
+            if state is not None:
+                state.memory = (k, v)
+        return self.core(q, k, v, context.memory_mask, None)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v of x, [B, N, H * P] and twice [B, N, G * P]; one product where that is faster."""
+        parts = (self.q, self.k, self.v)
+        if x.shape[-1] > NARROW or not all(map(is_plain, parts)) or len({p.bias is None for p in parts}) > 1:
+            return tuple(part(x) for part in parts)
+        bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
+        joined = F.linear(x, torch.cat([part.weight for part in parts]), bias)
+        return joined.split([part.out_features for part in parts], -1)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # B N HP -> B H N P
+
+    def merge(self, y: Tensor) -> Tensor:
+        return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
+
+
+def is_plain(linear: nn.Module) -> bool:
+    """Calling it is the same as multiplying by its weight: no adapter, hook, parametrisation or sharding in between."""
+    if type(linear) is not nn.Linear or type(linear.weight) is not nn.Parameter:
+        return False
+    hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
+    return not hooks and type(linear.weight.data) is Tensor
+
+
+def by_rows(core: Callable[..., Tensor], groups: Groups, *parts: Tensor) -> Tensor:
+    """Run `core` on each run of equally long rows of packed tokens: parts [1, H, T, P] -> [1, H, T, P].
+
+    A core never sees padding, nor another row: whatever it computes, a packed batch gives what the rows give alone.
+    """
+    outputs, start = [], 0
+    for rows, length in groups.sizes:
+        stop = start + rows * length
+        rectangles = (p[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1) for p in parts)  # b H n P
+        outputs.append(core(*rectangles).transpose(0, 1).flatten(1, 2))  # H bn P
+        start = stop
+    return torch.cat(outputs, 1)[None]

@@ -1,0 +1,114 @@
+"""The block: a mixer, perhaps cross-attention, and an MLP, each in a residual. Its parts are handed in ready-made."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .context import Context, Groups
+from .attention import by_rows
+from .init import Draw
+from .state import LayerState
+
+Order = Literal["pre", "post", "parallel"]
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel (Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.value = value
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def initialise(self, draw: Draw) -> None:
+        nn.init.constant_(self.gamma, self.value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """One layer.
+
+    order: "pre", x + f(norm(x)) (ViT, GPT, LLaMA); "post", norm(x + f(x)) (the 2017 paper, BERT); "parallel",
+    x + mixer(norm(x)) + mlp(norm(x)) (GPT-J, ViT-22B; one norm serves both).
+    layer_scale: initial value of a learned factor on each branch; dropout: on each branch's output; drop_path: chance
+    that a sample skips a branch while training (Huang et al. 2016).
+    """
+
+    def __init__(
+        self,
+        mixer: nn.Module,
+        mlp: nn.Module,
+        norm: Callable[[], nn.Module],
+        *,
+        width: int,
+        cross: nn.Module | None = None,
+        order: Order = "pre",
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.order, self.dropout, self.drop_path = order, dropout, drop_path
+        scaled = layer_scale is not None
+        self.norm1, self.mixer = norm(), mixer
+        self.scale1 = LayerScale(width, layer_scale) if scaled else None
+        if cross is not None:
+            self.cross_norm, self.cross = norm(), cross
+        else:
+            self.cross = None
+        self.norm2 = None if order == "parallel" else norm()
+        self.mlp = mlp
+        self.scale2 = LayerScale(width, layer_scale) if scaled else None
+        if order == "parallel" and cross is not None:
+            raise ValueError("order='parallel' has no place for cross-attention; use order='pre'")
+
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+        """x [B, N, D] -> [B, N, D]."""
+        groups = context.groups
+        if self.norm2 is None:
+            y = self.norm1(x)
+            return x + self.branch(self.mix(y, context, state), self.scale1, groups) + self.branch(
+                self.mlp(y), self.scale2, groups
+            )
+        if self.order == "pre":
+            x = x + self.branch(self.mix(self.norm1(x), context, state), self.scale1, groups)
+            if self.cross is not None:
+                x = x + self.branch(self.cross(self.cross_norm(x), context, state, context.memory), None, groups)
+            return x + self.branch(self.mlp(self.norm2(x)), self.scale2, groups)
+        x = self.norm1(x + self.branch(self.mix(x, context, state), self.scale1, groups))
+        if self.cross is not None:
+            x = self.cross_norm(x + self.branch(self.cross(x, context, state, context.memory), None, groups))
+        return self.norm2(x + self.branch(self.mlp(x), self.scale2, groups))
+
+    def mix(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
+        """The mixer on x; one that does not take packed rows itself sees them row by row."""
+        if context.groups is None or getattr(self.mixer, "packs", False):
+            return self.mixer(x, context, state)
+        alone = Context(mask=context.mask, bias=context.bias)
+        y = by_rows(lambda rows: self.mixer(rows[:, 0], alone, None)[:, None], context.groups, x[:, None])
+        return y[:, 0]
+
+    def branch(self, y: Tensor, scale: nn.Module | None, groups: Groups | None) -> Tensor:
+        """What happens to a branch before it is added: layer scale, dropout, drop path."""
+        if scale is not None:
+            y = scale(y)
+        if self.training and self.dropout:
+            y = F.dropout(y, self.dropout)
+        if self.training and self.drop_path:
+            y = y * survivors(y, self.drop_path, groups)
+        return y
+
+
+def survivors(y: Tensor, drop: float, groups: Groups | None) -> Tensor:
+    """[B, 1, 1], or [1, T, 1] for packed rows: 0 for a dropped sample, 1 / (1 - drop) for the others."""
+    rows = y.shape[0] if groups is None else sum(count for count, _ in groups.sizes)
+    alive = torch.empty(rows, device=y.device, dtype=y.dtype).bernoulli_(1 - drop) / (1 - drop)
+    if groups is None:
+        return alive[:, None, None]
+    lengths = [length for count, length in groups.sizes for _ in range(count)]
+    return alive.repeat_interleave(torch.tensor(lengths, device=y.device))[None, :, None]

@@ -1,0 +1,47 @@
+"""What all blocks of one forward share."""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from .biases import Bias, BiasView
+from .masks import FULL, Mask, View
+from .positions import Rotary
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A batch of ragged rows without their padding: the real tokens laid end to end, [1, T, D], shortest row first.
+
+    sizes: (rows, length) of each run of equally long rows, in order; index: [T], where each token came from in the
+    flattened [B * N]; positions: [T], its place among the real tokens of its row.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    index: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """One forward's masks, biases and positions.
+
+    mask, bias: of self-attention. rotary: tables for its q and k. memory [B, M, D'] with memory_mask: what
+    cross-attention looks at. groups: set while padding is dropped.
+    """
+
+    mask: Mask = FULL
+    bias: Bias | None = None
+    rotary: Rotary | None = None
+    memory: Tensor | None = None
+    memory_mask: Mask = FULL
+    groups: Groups | None = field(default=None, repr=False)
+
+    def seen(self, *, keep: Tensor | None = None, positions: Tensor | None = None, remember: bool = True) -> "Context":
+        """For one forward: masks and biases look at `positions` [B, N] of real tokens, and are evaluated once.
+
+        keep [B, M]: which keys are real. remember=False: recompute biases in each layer (activation checkpointing).
+        """
+        bias = None if self.bias is None else BiasView(self.bias, positions, positions, {} if remember else None)
+        mask = View(self.mask, positions, positions, keep)
+        return replace(self, mask=mask, bias=bias, memory_mask=View(self.memory_mask))

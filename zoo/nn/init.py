@@ -1,0 +1,108 @@
+"""Initial values: each a pure function of (seed, parameter name, shape).
+
+So two models that differ in attention start equal in all they share, a fresh head at load is the same everywhere, and
+sharded and single-process starts agree. `initialise` is the one place; a module that owns unusual parameters has a
+method `initialise(draw)`, where `draw("w")` is the generator of its parameter or buffer `w`.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Set
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Draw = Callable[[str], torch.Generator]
+STD = 0.02  # of every projection, cut off at two standard deviations: ViT's, BERT's and GPT-2's alike
+
+
+def generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}/{name}/{tuple(shape)}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def initialise(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
+    """Draw all parameters and buffers in place, or those named in `only` (a fresh head of a loaded model).
+
+    Modules of other packages (a core of one's own) keep what their constructor gave them.
+    """
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+        names = {key: f"{path}.{key}" if path else key for key in own}
+        if not own or not known(module) or (only is not None and only.isdisjoint(names.values())):
+            continue
+        kept = {} if only is None else {key: t.detach().clone() for key, t in own.items() if names[key] not in only}
+        with torch.no_grad():
+            reset(module, lambda key, own=own, names=names: generator(seed, names[key], own[key].shape))
+            for key, value in kept.items():
+                own[key].copy_(value)
+
+
+def known(module: nn.Module) -> bool:
+    return type(module).__module__.split(".")[0] in ("zoo", "torch") and not getattr(module, "foreign", False)
+
+
+def reset(module: nn.Module, draw: Draw) -> None:
+    """The rule for one module's own parameters."""
+    if hasattr(module, "initialise"):
+        module.initialise(draw)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
+        nn.init.ones_(module.weight)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
+        trunc_normal_(module.weight, STD, draw("weight"))
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+    else:
+        raise NotImplementedError(f"{type(module).__name__} owns parameters and has no initialise(draw)")
+
+
+def normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
+    tensor.copy_(torch.empty(tensor.shape).normal_(0.0, std, generator=draw))
+
+
+def trunc_normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
+    """A normal distribution cut off at two standard deviations."""
+    fresh = torch.empty(tensor.shape)
+    nn.init.trunc_normal_(fresh, 0.0, std, -2 * std, 2 * std, generator=draw)
+    tensor.copy_(fresh)
+
+
+def orthogonal_gaussian(tensor: Tensor, draw: torch.Generator) -> None:
+    """Rows [F, P] that are each Gaussian, N(0, 1), and orthogonal within blocks of P (Choromanski et al. 2021, eq. 8).
+
+    The signs of R make Q uniform over rotations, and norms drawn apart from the directions make each row Gaussian:
+    without either the estimate of the kernel is biased.
+    """
+    rows, dim = tensor.shape
+    blocks = []
+    for _ in range(math.ceil(rows / dim)):
+        q, r = torch.linalg.qr(torch.empty(dim, dim).normal_(generator=draw))
+        blocks.append((q * r.diagonal().sign()).mT)
+    norms = torch.empty(rows, dim).normal_(generator=draw).norm(dim=1, keepdim=True)
+    tensor.copy_(torch.cat(blocks)[:rows] * norms)
+
+
+class uninitialised(TorchFunctionMode):  # noqa: N801 - used as `with uninitialised():`
+    """Within it torch's own `nn.init` calls do nothing: constructors allocate, and `initialise` draws afterwards."""
+
+    paused = False
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not uninitialised.paused and getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+class initialised_by_itself:  # noqa: N801 - used as `with initialised_by_itself():`
+    """Around the constructor of a module of somebody else's, which initialises itself."""
+
+    def __enter__(self) -> None:
+        self.before, uninitialised.paused = uninitialised.paused, True
+
+    def __exit__(self, *_: object) -> None:
+        uninitialised.paused = self.before

@@ -1,0 +1,90 @@
+"""Positions enter in three places only: added to x, rotating q and k, or added to the scores (biases.py)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Layout = Literal["interleaved", "halves", "halves_minus_one"]
+
+
+def sinusoids(length: int, width: int, layout: Layout = "interleaved", base: float = 10000.0) -> Tensor:
+    """The fixed table [N, D] of Vaswani et al. 2017 (section 3.5), in the three layouts that are published.
+
+    interleaved: sin, cos, sin, cos ... (the paper, DistilBERT). halves: all sines, then all cosines (Marian).
+    halves_minus_one: the same with exponents i / (D/2 - 1) (tensor2tensor, FSMT, Whisper).
+    """
+    if width % 2:
+        raise ValueError(f"sinusoids need an even width, given {width}")
+    half = width // 2
+    last = half - 1 if layout == "halves_minus_one" else half
+    angle = torch.arange(length).double()[:, None] * base ** (-torch.arange(half).double() / max(last, 1))
+    if layout == "interleaved":
+        return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
+    return torch.cat([angle.sin(), angle.cos()], -1).float()
+
+
+def sinusoids_2d(grid: tuple[int, int], width: int, base: float = 10000.0) -> Tensor:
+    """[rows * columns, D]: half of the channels tell the column, half the row (MoCo v3, MAE)."""
+    if width % 4:
+        raise ValueError(f"two-dimensional sinusoids need a width divisible by 4, given {width}")
+    rows, columns = (sinusoids(n, width // 2, "halves", base) for n in grid)
+    rows = rows[:, None].expand(*grid, -1)
+    return torch.cat([columns[None].expand(*grid, -1), rows], -1).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary:
+    """Rotary positions (Su et al. 2021) of one forward: float32 tables cos, sin [N, R] or [B, 1, N, R].
+
+    The first R channels of q and k are rotated, the rest passes through (partial rotary). Pairs are (i, i + R/2), as
+    in LLaMA's published weights, or with `interleaved` (2i, 2i + 1), as in RoFormer and GPT-J.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, H, N, P] -> the same, rotated, in the dtype of x."""
+        width = self.cos.shape[-1]
+        turned, rest = x[..., :width], x[..., width:]
+        y = (turned * self.cos + self.quarter(turned) * self.sin).to(x.dtype)
+        return y if rest.shape[-1] == 0 else torch.cat([y, rest], -1)
+
+    def quarter(self, x: Tensor) -> Tensor:
+        """Each pair (a, b) -> (-b, a)."""
+        if self.interleaved:
+            return torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+        a, b = x.chunk(2, -1)
+        return torch.cat([-b, a], -1)
+
+    def rows(self, index: Tensor) -> "Rotary":
+        """The tables of packed tokens: index [T] into N, or into B * N where the tables have a batch dimension."""
+        cos, sin = (t.flatten(0, -2)[index] for t in (self.cos, self.sin))
+        return Rotary(cos, sin, self.interleaved)
+
+
+def rotary(
+    positions: Tensor, width: int, base: float = 10000.0, *, interleaved: bool = False, frequencies: Tensor | None = None
+) -> Rotary:
+    """Tables for `positions` [N] or [B, N], or, for several axes, [N, A] / [B, N, A] with `axes` channels each.
+
+    A trailing axis of size A > 1 is told from tokens by `positions.is_floating_point()`: give coordinates as floats.
+    frequencies: [R/2] in place of base ** (-2i / R) (scaled variants).
+    """
+    if not positions.is_floating_point():
+        positions = positions[..., None]
+    axes = positions.shape[-1]
+    if width % (2 * axes):
+        raise ValueError(f"rotary positions over {axes} axes need a width divisible by {2 * axes}, given {width}")
+    if frequencies is None:
+        part = width // axes
+        exponent = torch.arange(0, part, 2, device=positions.device).float() / part
+        frequencies = 1.0 / base**exponent  # the order of operations of the published models
+    angle = (positions.float()[..., None] * frequencies.to(positions.device)).flatten(-2)  # [..., N, R/2]
+    angle = torch.stack([angle, angle], -1).flatten(-2) if interleaved else torch.cat([angle, angle], -1)
+    if angle.ndim == 3:
+        angle = angle[:, None]  # B 1 N R
+    return Rotary(angle.cos(), angle.sin(), interleaved)
