@@ -49,7 +49,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(width, heads * dim, bias)
         self.k = nn.Linear(memory_width or width, groups * dim, bias if k_bias is None else k_bias)
         self.v = nn.Linear(memory_width or width, groups * dim, bias)
-        self.q_norm, self.k_norm = (None, None) if qk_norm is None else (qk_norm(dim), qk_norm(dim))
+        self.q_norm = None if qk_norm is None else qk_norm(dim)
+        self.k_norm = None if qk_norm is None else qk_norm(dim)
         self.core = build_core(attention, spec)
         self.out = nn.Linear(heads * dim, width, bias if out_bias is None else out_bias)
 

@@ -171,5 +171,7 @@ def as_bias(bias: "Bias | Tensor | None") -> Bias | None:
     if bias is None or isinstance(bias, Bias):
         return bias
     if not bias.is_floating_point():
-        raise ValueError(f"a bias is a zoo.nn.Bias or a float tensor, given a tensor of {bias.dtype}; masks go to mask=")
+        raise ValueError(
+            f"a bias is a zoo.nn.Bias or a float tensor, given a tensor of {bias.dtype}; masks go to mask="
+        )
     return Tabled(bias[(None,) * (4 - bias.ndim)])

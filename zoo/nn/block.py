@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .context import Context, Groups
 from .attention import by_rows
+from .context import Context, Groups
 from .init import Draw
 from .state import LayerState
 
@@ -54,16 +54,13 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.order, self.dropout, self.drop_path = order, dropout, drop_path
-        scaled = layer_scale is not None
         self.norm1, self.mixer = norm(), mixer
-        self.scale1 = LayerScale(width, layer_scale) if scaled else None
-        if cross is not None:
-            self.cross_norm, self.cross = norm(), cross
-        else:
-            self.cross = None
+        self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
+        self.cross_norm = None if cross is None else norm()
+        self.cross = cross
         self.norm2 = None if order == "parallel" else norm()
         self.mlp = mlp
-        self.scale2 = LayerScale(width, layer_scale) if scaled else None
+        self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
         if order == "parallel" and cross is not None:
             raise ValueError("order='parallel' has no place for cross-attention; use order='pre'")
 
@@ -72,16 +69,18 @@ class Block(nn.Module):
         groups = context.groups
         if self.norm2 is None:
             y = self.norm1(x)
-            return x + self.branch(self.mix(y, context, state), self.scale1, groups) + self.branch(
-                self.mlp(y), self.scale2, groups
+            return (
+                x
+                + self.branch(self.mix(y, context, state), self.scale1, groups)
+                + self.branch(self.mlp(y), self.scale2, groups)
             )
         if self.order == "pre":
             x = x + self.branch(self.mix(self.norm1(x), context, state), self.scale1, groups)
-            if self.cross is not None:
+            if self.cross is not None and self.cross_norm is not None:
                 x = x + self.branch(self.cross(self.cross_norm(x), context, state, context.memory), None, groups)
             return x + self.branch(self.mlp(self.norm2(x)), self.scale2, groups)
         x = self.norm1(x + self.branch(self.mix(x, context, state), self.scale1, groups))
-        if self.cross is not None:
+        if self.cross is not None and self.cross_norm is not None:
             x = self.cross_norm(x + self.branch(self.cross(x, context, state, context.memory), None, groups))
         return self.norm2(x + self.branch(self.mlp(x), self.scale2, groups))
 

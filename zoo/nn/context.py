@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from .biases import Bias, BiasView
-from .masks import FULL, Mask, View
+from .masks import Mask, View, as_mask
 from .positions import Rotary
 
 
@@ -30,11 +30,11 @@ class Context:
     cross-attention looks at. groups: set while padding is dropped.
     """
 
-    mask: Mask = FULL
+    mask: Mask | None = None
     bias: Bias | None = None
     rotary: Rotary | None = None
     memory: Tensor | None = None
-    memory_mask: Mask = FULL
+    memory_mask: Mask | None = None
     groups: Groups | None = field(default=None, repr=False)
 
     def seen(self, *, keep: Tensor | None = None, positions: Tensor | None = None, remember: bool = True) -> "Context":
@@ -43,5 +43,5 @@ class Context:
         keep [B, M]: which keys are real. remember=False: recompute biases in each layer (activation checkpointing).
         """
         bias = None if self.bias is None else BiasView(self.bias, positions, positions, {} if remember else None)
-        mask = View(self.mask, positions, positions, keep)
-        return replace(self, mask=mask, bias=bias, memory_mask=View(self.memory_mask))
+        mask = View(as_mask(self.mask), positions, positions, keep)
+        return replace(self, mask=mask, bias=bias, memory_mask=View(as_mask(self.memory_mask)))

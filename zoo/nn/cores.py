@@ -83,7 +83,9 @@ class Core(nn.Module):
         weights = self.weights(q, k, allowed, None if bias is None else bias.dense(queries, keys, q.device))
         return weights if blind is None else weights.masked_fill(blind, 0.0)
 
-    def scores(self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None) -> Tensor:
+    def scores(
+        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
+    ) -> Tensor:
         """q k^T * scale + bias, -inf where a key is hidden. [B, H, N, M]."""
         return self.hide((q * self.scale) @ share(k, q.shape[1]).mT, mask, bias)
 
@@ -169,7 +171,7 @@ class Local(Softmax):
         super().__init__(spec)
         positive(window=window)
         if grid is not None:
-            self.pattern = Window2D(tuple(grid), window // 2, window // 2, prefix)
+            self.pattern = Window2D((grid[0], grid[1]), window // 2, window // 2, prefix)
         else:
             self.pattern = sliding(window, spec.causal)
 

@@ -31,11 +31,15 @@ def initialise(model: nn.Module, seed: int, only: Set[str] | None = None) -> Non
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
         names = {key: f"{path}.{key}" if path else key for key in own}
+
+        def draw(key: str, own: dict[str, Tensor] = own, names: dict[str, str] = names) -> torch.Generator:
+            return generator(seed, names[key], own[key].shape)
+
         if not own or not known(module) or (only is not None and only.isdisjoint(names.values())):
             continue
         kept = {} if only is None else {key: t.detach().clone() for key, t in own.items() if names[key] not in only}
         with torch.no_grad():
-            reset(module, lambda key, own=own, names=names: generator(seed, names[key], own[key].shape))
+            reset(module, draw)
             for key, value in kept.items():
                 own[key].copy_(value)
 
@@ -46,16 +50,17 @@ def known(module: nn.Module) -> bool:
 
 def reset(module: nn.Module, draw: Draw) -> None:
     """The rule for one module's own parameters."""
-    if hasattr(module, "initialise"):
-        module.initialise(draw)
+    own: Any = module
+    if hasattr(own, "initialise"):
+        own.initialise(draw)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
-        nn.init.ones_(module.weight)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.ones_(own.weight)
+        if getattr(own, "bias", None) is not None:
+            nn.init.zeros_(own.bias)
     elif isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
-        trunc_normal_(module.weight, STD, draw("weight"))
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        trunc_normal_(own.weight, STD, draw("weight"))
+        if getattr(own, "bias", None) is not None:
+            nn.init.zeros_(own.bias)
     else:
         raise NotImplementedError(f"{type(module).__name__} owns parameters and has no initialise(draw)")
 
@@ -65,10 +70,12 @@ def normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
 
 
 def trunc_normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
-    """A normal distribution cut off at two standard deviations."""
-    fresh = torch.empty(tensor.shape)
+    """A normal distribution cut off at two standard deviations; drawn on the host, so alike on every device."""
+    here = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    fresh = tensor if here else torch.empty(tensor.shape)
     nn.init.trunc_normal_(fresh, 0.0, std, -2 * std, 2 * std, generator=draw)
-    tensor.copy_(fresh)
+    if not here:
+        tensor.copy_(fresh)
 
 
 def orthogonal_gaussian(tensor: Tensor, draw: torch.Generator) -> None:
@@ -86,7 +93,7 @@ def orthogonal_gaussian(tensor: Tensor, draw: torch.Generator) -> None:
     tensor.copy_(torch.cat(blocks)[:rows] * norms)
 
 
-class uninitialised(TorchFunctionMode):  # noqa: N801 - used as `with uninitialised():`
+class uninitialised(TorchFunctionMode):
     """Within it torch's own `nn.init` calls do nothing: constructors allocate, and `initialise` draws afterwards."""
 
     paused = False
@@ -98,7 +105,7 @@ class uninitialised(TorchFunctionMode):  # noqa: N801 - used as `with uninitiali
         return func(*args, **kwargs)
 
 
-class initialised_by_itself:  # noqa: N801 - used as `with initialised_by_itself():`
+class initialised_by_itself:
     """Around the constructor of a module of somebody else's, which initialises itself."""
 
     def __enter__(self) -> None:

@@ -1,7 +1,7 @@
 """Attention kinds by name, and the door for one's own.
 
 An attention is given as a name (`"performer"`), a name with options (`{"kind": "local", "window": 9}`), a `Core` class,
-`"my_file:MyCore"`, or a list of these over the layers. What a model's config keeps is always a name: only `admit`, which
+`"my_file:MyCore"`, or a list of these over the layers. What a config keeps is always a name: only `admit`, which
 is called with what a user wrote in code or on a command line, ever imports a file; reading a saved config never does.
 """
 
@@ -124,8 +124,10 @@ def resolve(kind: Any, table: dict[str, Any]) -> tuple[type, dict[str, Any]]:
             f"own accord. Write, before loading: from {module} import {cls}; "
             f"zoo.register_{what}({name!r}, {cls})"
         )
-    own = f"register one of your own with zoo.register_{what}"
-    raise ValueError(f"no {what} {name!r}{did_you_mean(name, table)}; known: {', '.join(table) or 'none'}; {own}")
+    known = ", ".join(table) or "none so far"
+    raise ValueError(
+        f"no {what} {name!r}{did_you_mean(name, table)} (known: {known}; register your own with zoo.register_{what})"
+    )
 
 
 def build_core(kind: Any, spec: CoreSpec) -> Core:
@@ -141,7 +143,9 @@ def construct(cls: type, options: dict[str, Any], spec: Any, kind: Any) -> Any:
     known = list(inspect.signature(cls).parameters)[1:]
     for name in options.keys() - set(known):
         takes = ", ".join(known) or "none"
-        raise ValueError(f"{kind!r}: {cls.__name__} has no option {name!r}{did_you_mean(name, known)}; it takes: {takes}")
+        raise ValueError(
+            f"{kind!r}: {cls.__name__} has no option {name!r}{did_you_mean(name, known)}; it takes: {takes}"
+        )
     if cls.__module__.split(".")[0] == "zoo":
         return cls(spec, **options)
     with initialised_by_itself():

@@ -144,7 +144,7 @@ class Performer(Linear):
 class RandomFeature(Linear):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 
-    An estimate of softmax attention at temperature 1 between unit vectors: exp(q . k) is, up to a constant, the Gaussian
+    An estimate of softmax attention at temperature 1 between unit vectors: exp(q . k) is, but for a factor, the Gaussian
     kernel that sines and cosines of Gaussian projections estimate (Rahimi and Recht 2007).
     """
 

@@ -6,7 +6,7 @@
 - flex_attention's `mask_mod`: `create_block_mask(mask, ...)`;
 - what a fused kernel recognises by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
 
-Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` is a sliding window, `CAUSAL | Prefix(5)`
+Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)` is
 a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are the
 last ones (row i stands at position i + M - N), which is what decoding with a cache needs.
 """
@@ -20,7 +20,9 @@ from torch import Tensor
 Index = Tensor
 
 
-def indices(queries: int, keys: int, device: Any, *, batch: int = 1, heads: int = 1, shift: int = 0) -> tuple[Index, ...]:
+def indices(
+    queries: int, keys: int, device: Any, *, batch: int = 1, heads: int = 1, shift: int = 0
+) -> tuple[Index, ...]:
     """Index tensors b [B,1,1,1], h [1,H,1,1], q [1,1,N,1] (raised by shift), k [1,1,1,M]."""
     b, h, q, k = (torch.arange(n, device=device) for n in (batch, heads, queries, keys))
     return b.view(-1, 1, 1, 1), h.view(1, -1, 1, 1), (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1)
@@ -219,7 +221,7 @@ class Documents(Mask):
 
 
 class Edges(Mask):
-    """A graph: query `edges[1, e]` sees key `edges[0, e]` (PyTorch Geometric's order: source, target), out of `nodes`."""
+    """A graph of `nodes`: query `edges[1, e]` sees key `edges[0, e]` (source, target, as in PyTorch Geometric)."""
 
     def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True) -> None:
         if edges.shape[0] != 2 or edges.ndim != 2 or int(edges.max()) >= nodes:

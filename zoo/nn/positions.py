@@ -67,7 +67,12 @@ class Rotary:
 
 
 def rotary(
-    positions: Tensor, width: int, base: float = 10000.0, *, interleaved: bool = False, frequencies: Tensor | None = None
+    positions: Tensor,
+    width: int,
+    base: float = 10000.0,
+    *,
+    interleaved: bool = False,
+    frequencies: Tensor | None = None,
 ) -> Rotary:
     """Tables for `positions` [N] or [B, N], or, for several axes, [N, A] / [B, N, A] with `axes` channels each.
 

@@ -22,7 +22,7 @@ class BlockSpec:
     """One block.
 
     width D; heads query heads, kv_heads key and value heads (None: as many), each of head_dim (None: width / heads);
-    hidden: inner width of the MLP (None: 4 * width). bias: of every projection, with qkv_bias and k_bias for those of q,
+    hidden: inner width of the MLP (None: 4 * width). bias: of all projections, with qkv_bias and k_bias for those of q,
     k, v and of k alone where they differ. scale: of q . k. attention: see `kinds.py`; mixer: what takes the place of
     attention altogether.
     """
@@ -74,7 +74,9 @@ class BlockSpec:
             scale=self.scale,
         )
 
-    def attend(self, layer: int, depth: int, kind: Any, *, cross: bool = False, memory_width: int | None = None) -> Attention:
+    def attend(
+        self, layer: int, depth: int, kind: Any, *, cross: bool = False, memory_width: int | None = None
+    ) -> Attention:
         return Attention(
             self.width,
             self.core_spec(layer, depth, cross=cross),
@@ -141,7 +143,7 @@ class Mixer(nn.Module):
     """What mixes tokens without attention weights. Subclass it: `__init__(self, spec: MixerSpec)` and `forward`.
 
     forward(x [B, N, D], context, state) -> [B, N, D]. Rows come without padding (they are handed over one length at a
-    time); `context.mask` says whether the future is hidden. A mixer that decodes has `new_state(batch, capacity, like)`.
+    time); `context.mask` says whether the future is hidden. One that decodes has `new_state(batch, capacity, like)`.
     """
 
     def __init__(self, spec: MixerSpec) -> None:

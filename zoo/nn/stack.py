@@ -9,11 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import Block
 from .context import Context, Groups
+from .masks import as_mask
 from .state import LayerState, StackState
 
 
 class Stack(nn.Module):
-    """Blocks in a row and the final norm, as an attribute named `blocks` of every model: `blocks.0`, ..., `blocks.norm`.
+    """Blocks in a row and the final norm, always an attribute named `blocks`: `blocks.0`, ..., `blocks.norm`.
 
     checkpointing: recompute activations in the backward pass instead of keeping them.
     """
@@ -58,7 +59,7 @@ class Stack(nn.Module):
         compiling = torch.compiler.is_compiling()
         if keep is not None and not compiling and bool(keep.all()):
             keep = None
-        alike = context.mask.batch == 1 and (context.bias is None or context.bias.batch == 1)
+        alike = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
         if keep is not None and drop_padding and alike and state is None and context.memory is None and not compiling:
             groups = group_rows(keep)
             y, taken = self.run(pack(x, groups.index), packed(context, groups), None, wanted)
@@ -94,9 +95,13 @@ class Stack(nn.Module):
         """An empty memory of all layers, for decoding `batch` rows of up to about `capacity` tokens."""
         states = StackState()
         for block in self:
-            make = getattr(block.mixer, "new_state", None) or getattr(getattr(block.mixer, "core", None), "new_state", None)
+            make = getattr(block.mixer, "new_state", None) or getattr(
+                getattr(block.mixer, "core", None), "new_state", None
+            )
             if make is None:
-                raise ValueError(f"{type(block.mixer).__name__} has no new_state(batch, capacity, like): it cannot decode")
+                raise ValueError(
+                    f"{type(block.mixer).__name__} has no new_state(batch, capacity, like): it cannot decode"
+                )
             states.append(LayerState(make(batch, capacity, like)))
         return states
 

@@ -1,0 +1,209 @@
+"""What every family shares: a frozen config, the model's surface, and the record that declares a family."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from ..errors import did_you_mean
+from ..nn.init import initialise
+from ..nn.stack import Stack
+
+# What other libraries call our fields; error messages know them, configs do not.
+THEIR_WORDS = {
+    "embed_dim": "width", "hidden_size": "width", "n_embd": "width", "dim": "width", "d_model": "width",
+    "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "nhead": "heads",
+    "num_key_value_heads": "kv_heads", "num_hidden_layers": "depth", "num_layers": "depth", "n_layer": "depth",
+    "layers": "depth", "intermediate_size": "hidden", "mlp_ratio": "hidden", "d_ff": "hidden", "n_inner": "hidden",
+    "img_size": "image_size", "num_channels": "in_chans", "in_channels": "in_chans", "num_labels": "num_classes",
+    "drop_path_rate": "drop_path", "drop_rate": "dropout", "hidden_dropout_prob": "dropout",
+    "attn_drop_rate": "attention_dropout", "attention_probs_dropout_prob": "attention_dropout",
+    "init_values": "layer_scale", "layerscale_value": "layer_scale", "global_pool": "pool", "hidden_act": "act",
+    "act_layer": "act", "layer_norm_eps": "eps", "n_positions": "max_length", "max_position_embeddings": "max_length",
+    "reg_tokens": "registers", "num_register_tokens": "registers", "attn_implementation": "attention",
+    "attn": "attention", "patch": "patch_size",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every family's config: frozen, equal by value, and the same after a trip through JSON."""
+
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if not fits(getattr(self, name), hint):
+                raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)!r} should be {spoken(hint)}")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [f.name for f in dataclasses.fields(cls)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types; tuples become lists."""
+        return {name: plain(getattr(self, name)) for name in self.names()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. An unknown or a missing key is an error that names it."""
+        cls.refuse_unknown(values)
+        if missing := [n for n in cls.names() if n not in values]:
+            raise ValueError(f"{cls.__name__} lacks {missing}; it was written by another version, or by hand")
+        return cls(**{name: frozen(value) for name, value in values.items()})
+
+    def replace(self, **overrides: Any) -> Self:
+        """A copy with other values; an unknown name raises with the nearest."""
+        self.refuse_unknown(overrides)
+        return dataclasses.replace(self, **{name: frozen(value) for name, value in overrides.items()})
+
+    @classmethod
+    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+        for name in values:
+            if name not in cls.names():
+                hint = did_you_mean(name, cls.names(), THEIR_WORDS)
+                raise ValueError(f"{cls.__name__} has no field {name!r}{hint} (it has {', '.join(cls.names())})")
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def frozen(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(frozen(v) for v in value)
+    return {k: frozen(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; an int passes for a float, a bool does not pass for an int."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(each) == len(value) and all(map(fits, value, each))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def spoken(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+# How a key that people pass from habit is done here.
+OUR_WAY = {
+    "labels": "compute the loss outside: F.cross_entropy(model(**inputs), labels), or train with zoo.tasks",
+    "use_cache": "decode with zoo.generate, or pass a state",
+    "past_key_values": "decode with zoo.generate, or pass a state",
+    "output_attentions": "use `with zoo.capture(model) as maps:`",
+    "output_hidden_states": "use model.encode(..., layers=[...])",
+    "return_dict": "models return the tensor itself",
+    "interpolate_pos_encoding": "give the size once: zoo.load(..., image_size=...)",
+    "head_mask": "choose heads with zoo.capture(model, heads=[...])",
+}
+
+
+class Model(nn.Module):
+    """A model of the zoo: `embed -> encode -> head`.
+
+    forward(**batch) takes the names in `inputs`, which the family's transformers processor emits, and gives the tensor
+    itself. Families write `embed`, `encode` and `make_head`.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    family: ClassVar[str]
+    variant: str | None = None
+    preprocess: Any = None
+    labels: list[str] | None = None
+    load_report: Any = None
+    drop_padding: bool = True
+    num_features: int
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.head: nn.Module | None = None
+
+    def __call__(self, *args: Any, **batch: Any) -> Any:
+        for name in batch:
+            if name not in self.inputs:
+                way = OUR_WAY.get(name)
+                hint = f": {way}" if way else did_you_mean(name, self.inputs)
+                raise ValueError(
+                    f"{type(self).__name__} takes {', '.join(self.inputs)}; it does not use {name!r}{hint}"
+                )
+        return super().__call__(*args, **batch)
+
+    def make_head(self) -> nn.Module | None:
+        """The head that `config.head` and `config.num_classes` ask for."""
+        raise NotImplementedError
+
+    def encode(self, *args: Any, **batch: Any) -> Any:
+        """What `forward` takes -> hidden states [B, N, D] after the final norm, exact zeros at padding.
+
+        With `layers=`, a list of block numbers: (hidden states, [the output of each of them, before that norm]).
+        """
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **batch: Any) -> Any:
+        x = self.encode(*args, **batch)
+        return x if self.head is None else self.head(x)
+
+    def reset_head(self, num_classes: int, seed: int = 0) -> None:
+        """A fresh head for another number of classes; 0 leaves the pooled features (`head="pool"`)."""
+        head = "pool" if num_classes == 0 else "classify"
+        before = next(self.parameters())
+        self.config = self.config.replace(num_classes=num_classes, head=head)
+        self.head = self.make_head()
+        if self.head is not None:
+            self.head.to(before.device, before.dtype).train(self.training)
+        self.labels = None
+        names = {name for name, _ in self.named_parameters() if name.startswith("head.")}
+        initialise(self, seed, only=names)
+
+    def set_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.checkpointing = enabled
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family: its classes, its named variants (overrides of the config), where each comes from by default, and how
+    other libraries write it (`dialects`: "timm", "transformers", "open_clip")."""
+
+    name: str
+    model: type[Model]
+    config: type[Config]
+    modality: str
+    variants: dict[str, dict[str, Any]]
+    sources: dict[str, str] = field(default_factory=dict)
+    dialects: dict[str, Any] = field(default_factory=dict)
