@@ -1,0 +1,222 @@
+"""The middle of a run: banner, training, test, model folder, last lines."""
+
+import copy
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from zoo.run import hardware
+from zoo.run.callbacks import Checkpoints, Clock, CsvLogger, Stops
+from zoo.run.progress import Bar, clock_time, spoken
+from zoo.run.run import Result, Run, console
+from zoo.run.trainer import make_trainer
+from zoo.tasks.base import Task
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+
+Sample = dict[str, Any]  # a small raw batch
+
+
+def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None) -> Result:
+    """See `Run.fit`."""
+    assert run.folder is not None
+    out, t = console(), run.settings.trainer
+    steps = t.steps or (t.epochs or 1) * steps_per_epoch
+    validate_every = min(t.validate_every or steps_per_epoch, steps)
+    clock = Clock(run.settings.data.batch_size)
+    csv = CsvLogger(run.folder.path / "metrics.csv", clock)
+    keeper = Checkpoints(run.folder.checkpoints, t.checkpoint_every, validate_every)
+    stops = Stops(keeper, t.minutes)
+    callbacks: list[Callback] = [clock, stops, keeper]
+    if t.progress:
+        callbacks.append(Bar(out, clock))
+    trainer = make_trainer(run.settings, run.folder.path, steps, validate_every, callbacks, csv)
+    prepare_model(task, t.checkpointing)
+    done = resumed_step(run, csv)
+    banner(run, task, out, steps, steps_per_epoch, done, sample)
+    if t.compile:
+        task.model.compile()
+    if done < steps:
+        trainer.fit(task, data, ckpt_path=run.folder.last, weights_only=True)
+        done = trainer.global_step
+    figures = test(run, task, data, trainer)
+    seconds = clock.seconds or _stored_seconds(run)
+    result = Result(figures, finished=done >= steps, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
+    if trainer.is_global_zero:
+        write(run, task, result, steps, keeper)
+        last_lines(run, out, result, steps, stops.out_of_time)
+    run.folder.release()
+    return result
+
+
+def prepare_model(task: Task, checkpointing: bool) -> None:
+    """Recompute activations if asked to."""
+    if checkpointing:
+        if not hasattr(task.model, "set_checkpointing"):
+            raise ValueError(f"checkpointing=true: {type(task.model).__name__} has no set_checkpointing")
+        task.model.set_checkpointing(True)
+
+
+def resumed_step(run: Run, csv: CsvLogger) -> int:
+    """The step that the run goes on from; the rows of `metrics.csv` after it are dropped."""
+    assert run.folder is not None
+    last, step = run.folder.last, 0
+    if last is not None:
+        step = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+    if hardware.rank() == 0:
+        csv.experiment.cut(step)
+    return step
+
+
+def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int, done: int,
+           sample: Sample | None) -> None:  # fmt: skip
+    """Everything that one may want to know before the first step."""
+    assert run.data is not None and run.folder is not None
+    s, data = run.settings, run.data
+    if warning := data.warning():
+        out.print(f"\n  {warning}\n", style="bold black on yellow")
+    weights = sum(p.numel() for p in task.model.parameters())
+    frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
+    counts = f"{data.train:,} training and {data.test:,} test items"
+    size = f"{weights:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    rows = [
+        ("data", f"{data.name} ({'real' if data.real else 'NOT real'}), {counts}, {data.source}"),
+        ("device", hardware.describe_device(s)),
+        ("precision", s.trainer.precision),
+        ("model", f"{s.model.source or s.model.name}{_overrides(s)}, {size}"),
+        ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
+        ("folder", _going_on(run, done)),
+        ("expected end", expected_end(run, task, steps - done, steps_per_epoch, sample)),
+        *run.notes,
+    ]  # fmt: skip
+    _print_rows(out, rows)
+
+
+def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, sample: Sample | None) -> str:
+    """When the run will end, from the time of a few passes over a small batch."""
+    t = run.settings.trainer
+    if steps <= 0:
+        return "now: all steps are done"
+    if hardware.rank() != 0 or sample is None or t.strategy == "fsdp2":
+        return "known after the first steps"
+    assert run.data is not None
+    per_item = seconds_per_item(task, sample, t.accelerator, t.precision) / hardware.world(run.settings)
+    validations = steps / (t.validate_every or steps_per_epoch)
+    seconds = per_item * (steps * run.settings.data.batch_size + (validations + 1) * run.data.test / 3)
+    budget = ""
+    if t.minutes and 60 * t.minutes < seconds:
+        budget = f", but minutes={t.minutes:g} stops it at {clock_time(60 * t.minutes)}"
+    return f"{clock_time(seconds)} (in about {spoken(seconds)}{budget})"
+
+
+def seconds_per_item(task: Task, sample: Sample, accelerator: str, precision: str) -> float:
+    """Time of forward and backward per item, on a copy of the task: the run itself is not touched."""
+    device = torch.device("cuda" if accelerator == "cuda" else accelerator)
+    with torch.random.fork_rng(devices=[]):
+        probe = copy.deepcopy(task).to(device).train()
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in sample.items()}
+        best = float("inf")
+        for _ in range(2 if device.type == "cpu" else 5):
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
+                probe.loss_of(batch, 0, 0).backward()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            best = min(best, time.perf_counter() - start)
+    return best / len(batch["labels"])
+
+
+def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
+    """Test the best model."""
+    assert run.folder is not None
+    best = run.folder.best
+    found = trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
+    return {name: round(value, 6) for name, value in found[0].items()}
+
+
+def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoints) -> None:
+    """`model/`, pictures, then `metrics.json`: what says finished comes last."""
+    assert run.folder is not None and run.data is not None
+    save_model(run, task)
+    if run.settings.trainer.pictures:
+        from zoo.run.pictures import draw_all
+
+        draw_all(run, task, result)
+    s = run.settings
+    run.folder.write_result({
+        "recipe": run.recipe, "result": result.figures, "finished": result.finished, "data": run.data.name,
+        "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
+        "seconds": result.seconds, "seed": s.seed, "best_step": keeper.best_step or None,
+        "best_val_accuracy": keeper.best, "model": s.model.source or s.model.name,
+        "parameters": sum(p.numel() for p in task.model.parameters()), "device": hardware.describe_device(s),
+        "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
+    })  # fmt: skip
+
+
+def save_model(run: Run, task: Task) -> None:
+    """The best model as a zoo folder."""
+    from zoo.saving import save
+
+    assert run.folder is not None
+    save(whole(task), run.folder.model)
+
+
+def whole(task: Task) -> nn.Module:
+    """The evaluated model."""
+    return task.evaluated
+
+
+def last_lines(run: Run, out: Console, result: Result, planned: int, out_of_time: bool) -> None:
+    """What came out, where it is, and what to try now."""
+    assert run.folder is not None and run.data is not None
+    if out_of_time:
+        out.print(f"time budget spent at step {result.steps} of {planned}; the same command goes on from there")
+    folder = run.folder
+    accuracy = f"{result.figures.get('test_accuracy', float('nan')):.2%} on {run.data.name}"
+    picture = folder.path / "sample.png"
+    rows = [
+        ("test accuracy", accuracy if run.data.real else f"{accuracy} (NOT REAL DATA: drawn by the program)"),
+        ("model", folder.model),
+        ("try", f"zoo predict {folder.model} {picture if picture.exists() else 'picture.png'}"),
+        ("longer", run.longer()),
+    ]  # fmt: skip
+    _print_rows(out, rows)
+
+
+def _print_rows(out: Console, rows: list[tuple[str, Any]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(f"[bold]{name}", escape(str(value)))
+    out.print(table)
+
+
+def _going_on(run: Run, done: int) -> str:
+    assert run.folder is not None
+    path: Path = run.folder.path
+    if done:
+        return f"{path}, going on at step {done:,}"
+    return f"{path}, starting over (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
+
+
+def _overrides(settings: Any) -> str:
+    given = [f"{name}={value}" for name, value in settings.model.overrides.items()]
+    return f" ({', '.join(given)})" if given else ""
+
+
+def _stored_seconds(run: Run) -> float:
+    """Seconds of training in the last checkpoint, for a run whose steps were all done before this start."""
+    assert run.folder is not None
+    if run.folder.last is None:
+        return 0.0
+    callbacks = torch.load(run.folder.last, weights_only=True, mmap=True)["callbacks"]
+    return float(callbacks.get("Clock", {}).get("seconds", 0.0))

@@ -1,0 +1,126 @@
+"""Classification: one label, or a soft target, per input."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from zoo.run.settings import OptimSettings
+from zoo.tasks.base import Task, named
+
+_NO_INPUTS = ("labels", "targets", "index", "epoch", "weight")
+
+
+class Augmentation(Protocol):
+    """Turns a raw batch into inputs, `labels` [B] and `targets` ([B] classes or [B, K] shares), on its device."""
+
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]: ...
+
+
+class Classify(Task):
+    """Train and evaluate a classifier; also in a `lightning.Trainer` of one's own.
+
+        L.Trainer(max_epochs=3).fit(Classify(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3), loader)
+
+    Batches are dicts with `labels` [B] beside the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
+    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy`.
+
+    Args:
+        model: Returns logits [B, C].
+        lr: Highest learning rate; goes over the one in `optim`.
+        optim: The other settings of the optimizer.
+        label_smoothing: Share of the target spread over all classes.
+        augment: Makes a training or test batch of a raw one; None takes batches as they are.
+        ema: Decay of the moving average that is evaluated and saved; 0 keeps none.
+        seed: Key of every random draw in training.
+    """
+
+    def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
+                 label_smoothing: float = 0.0, augment: Augmentation | None = None, ema: float = 0.0,
+                 seed: int = 0):  # fmt: skip
+        optim = optim or OptimSettings()
+        super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
+        self.label_smoothing, self.augment = label_smoothing, augment
+        self.metrics: dict[str, Metric] = {}  # no submodules: nothing of them belongs into a checkpoint
+        self.confusion: Tensor | None = None
+
+    def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
+        """Cross entropy of a micro-batch, augmented on its device."""
+        batch = self._prepare(batch, step, train=True)
+        targets = batch.get("targets", batch["labels"])
+        return F.cross_entropy(self._logits(self.model, batch), targets, label_smoothing=self.label_smoothing)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing in here is random."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """As in validation."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities [B, C]."""
+        batch = self._prepare(named(batch), 0, train=False)
+        return self._logits(self.evaluated, batch).softmax(-1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of this validation."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures, and keep the confusion matrix [C, C] (true, predicted)."""
+        if "test_confusion" in self.metrics:
+            self.confusion = self._take("test_confusion").cpu()
+        self._finish("test")
+
+    def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+        if self.augment is None:
+            return batch
+        return self.augment(batch, seed=self.seed, step=step, train=train)
+
+    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Float32 logits [B, C] of the batch's inputs."""
+        inputs = getattr(self.model, "inputs", None)
+        logits = model(**{k: v for k, v in batch.items() if (k in inputs if inputs else k not in _NO_INPUTS)})
+        if logits.ndim != 2:
+            raise ValueError(f"Classify needs logits [B, C], the model returned {list(logits.shape)}; "
+                             f"create it with head='classify'")  # fmt: skip
+        return logits.float()
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        batch = self._prepare(named(batch), 0, train=False)
+        logits, labels = self._logits(self.evaluated, batch), batch["labels"]
+        if (keep := batch.get("weight")) is not None:  # 0 marks the filler that evens out the ranks' last batches
+            logits, labels = logits[keep.bool()], labels[keep.bool()]
+        classes = logits.shape[-1]
+        if f"{stage}_loss" not in self.metrics:
+            self._add_metrics(stage, classes)
+        if len(labels):
+            self.metrics[f"{stage}_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
+        for name in (f"{stage}_accuracy", f"{stage}_confusion"):
+            if name in self.metrics and len(labels):
+                self.metrics[name].update(logits, labels)
+
+    def _add_metrics(self, stage: str, classes: int) -> None:
+        self.metrics[f"{stage}_loss"] = MeanMetric().to(self.device)
+        self.metrics[f"{stage}_accuracy"] = MulticlassAccuracy(classes, average="micro").to(self.device)
+        if stage == "test" and classes <= 100:
+            self.metrics["test_confusion"] = MulticlassConfusionMatrix(classes).to(self.device)
+
+    def _finish(self, stage: str) -> None:
+        row = {name: float(self._take(name)) for name in (f"{stage}_loss", f"{stage}_accuracy")}
+        self.log_dict(row, prog_bar=True, logger=False)
+        if not self.trainer.sanity_checking:
+            self.record(row, self.trainer.global_step)
+
+    def _take(self, name: str) -> Tensor:
+        """The value of a metric over all ranks; it starts afresh."""
+        metric = self.metrics[name]
+        value = metric.compute()
+        metric.reset()
+        return torch.as_tensor(value)

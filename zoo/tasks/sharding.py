@@ -1,0 +1,24 @@
+"""FSDP2: every block is a unit of its own, the rest is another."""
+
+import re
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard a model's parameters over a one-dimensional mesh, in place. A model that is sharded already stays."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    if isinstance(model, FSDPModule):
+        return model
+    for name, module in list(model.named_modules()):
+        if _BLOCK.search(name):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for method in dir(model):
+        if method == "encode" or method.startswith("encode_"):
+            register_fsdp_forward_method(model, method)
+    return model
