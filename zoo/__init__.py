@@ -24,7 +24,7 @@ _WHERE = {
     "capture": "capture",
     "rollout": "capture",
     "draw": "draw",
-    "optimize": "optimize",
+    "optimize": "optimizing",
     "check": "check",
     "LoadError": "errors",
 }

@@ -85,7 +85,7 @@ class Patches(nn.Module):
         if tuple(pixels.shape[2:]) != self.image_size:
             raise ValueError(
                 f"the images are {pixels.shape[2]} x {pixels.shape[3]}, the model was built for {self.image_size[0]} x "
-                f"{self.image_size[1]}; resize them (model.preprocess does), or give image_size= to create_model or load"
+                f"{self.image_size[1]}; resize them (model.preprocess does) or give image_size= to create_model or load"
             )
         if not self.looked and not torch.compiler.is_compiling():
             self.looked = True

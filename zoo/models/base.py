@@ -136,7 +136,6 @@ class Model(nn.Module):
     labels: list[str] | None = None
     load_report: Any = None
     drop_padding: bool = True
-    num_features: int
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -152,6 +151,11 @@ class Model(nn.Module):
                     f"{type(self).__name__} takes {', '.join(self.inputs)}; it does not use {name!r}{hint}"
                 )
         return super().__call__(*args, **batch)
+
+    @property
+    def num_features(self) -> int:
+        """Width of the pooled features, what a head is given."""
+        return self.config.width
 
     def make_head(self) -> nn.Module | None:
         """The head that `config.head` and `config.num_classes` ask for."""

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from ..frontends.patches import Patches, Stem
 from ..heads import Classify, ClassifyDistilled, Pool, PoolDistilled, Pooling
 from ..nn.spec import BlockSpec
 from .base import Config, Family, Model
+from .vit_dialects import DIALECTS
 
 Size = int | tuple[int, int]
 
@@ -18,7 +19,8 @@ Size = int | tuple[int, int]
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Config):
     """image_size and patch_size in pixels, one number or (rows, columns); width D, hidden the inner width of the MLP
-    (None: 4 * width); pool_norm: the final norm stands after pooling instead of before."""
+    (None: 4 * width); distilled: with DeiT's distillation token and its head, "token" with the token alone (as
+    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before."""
 
     head: str | None = "classify"
     image_size: Size = 224
@@ -38,7 +40,7 @@ class ViTConfig(Config):
     layer_scale: float | None = None
     stem: Stem = "patch"
     class_token: bool = True
-    distilled: bool = False
+    distilled: bool | Literal["token"] = False
     registers: int = 0
     position_prefix: int | None = None
     pool: Pooling = "cls"
@@ -74,7 +76,7 @@ class ViT(Model):
             c.width,
             stem=c.stem,
             class_token=c.class_token,
-            distilled=c.distilled,
+            distilled=bool(c.distilled),
             registers=c.registers,
             position_prefix=c.position_prefix,
         )
@@ -106,7 +108,7 @@ class ViT(Model):
         c = self.config
         if c.head is None:
             return None
-        if c.distilled:
+        if c.distilled is True:
             return ClassifyDistilled(c.width, c.num_classes) if c.head == "classify" else PoolDistilled()
         norm = nn.LayerNorm(self.num_features, c.eps) if c.pool_norm else None
         if c.head == "pool":
@@ -224,4 +226,4 @@ SOURCES = {
     "vit_giant_patch14_reg4_dinov2": "hf-hub:timm/vit_giant_patch14_reg4_dinov2.lvd142m",
 }
 
-FAMILY = Family("vit", ViT, ViTConfig, "vision", VARIANTS, SOURCES)
+FAMILY = Family("vit", ViT, ViTConfig, "vision", VARIANTS, SOURCES, DIALECTS)

@@ -144,8 +144,8 @@ class Performer(Linear):
 class RandomFeature(Linear):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 
-    An estimate of softmax attention at temperature 1 between unit vectors: exp(q . k) is, but for a factor, the Gaussian
-    kernel that sines and cosines of Gaussian projections estimate (Rahimi and Recht 2007).
+    An estimate of softmax attention at temperature 1 between unit vectors: there exp(q . k) is, up to a factor, the
+    Gaussian kernel, which sines and cosines of Gaussian projections estimate (Rahimi and Recht 2007).
     """
 
     projection: Tensor

@@ -6,8 +6,8 @@
 - flex_attention's `mask_mod`: `create_block_mask(mask, ...)`;
 - what a fused kernel recognises by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
 
-Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)` is
-a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are the
+Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)`
+is a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are the
 last ones (row i stands at position i + M - N), which is what decoding with a cache needs.
 """
 
@@ -224,8 +224,10 @@ class Edges(Mask):
     """A graph of `nodes`: query `edges[1, e]` sees key `edges[0, e]` (source, target, as in PyTorch Geometric)."""
 
     def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True) -> None:
-        if edges.shape[0] != 2 or edges.ndim != 2 or int(edges.max()) >= nodes:
-            raise ValueError(f"edges are [2, E] with indices under nodes={nodes}, given {tuple(edges.shape)}")
+        if edges.ndim != 2 or edges.shape[0] != 2:
+            raise ValueError(f"edges are [2, E], given {tuple(edges.shape)} (nodes={nodes})")
+        if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
+            raise ValueError(f"edges name nodes 0 to {int(edges.max())}, but nodes={nodes}")
         loops = torch.arange(nodes, device=edges.device) if self_loops else edges.new_empty(0)
         source, target = torch.cat([edges[0], loops]), torch.cat([edges[1], loops])
         self.nodes = nodes
@@ -233,6 +235,8 @@ class Edges(Mask):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         code = q * self.nodes + k
+        if len(self.codes) == 0:
+            return code < 0
         place = torch.searchsorted(self.codes, code.contiguous()).clamp(max=len(self.codes) - 1)
         return self.codes[place] == code
 
