@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import LoadError
-from zoo.weights import OPS, LoadReport, export_tensors, import_tensors, parse
+from zoo.weights import OPS, LoadReport, export_tensors, import_tensors, parse, tie, tied_names
 
 TABLE = """
     cls                    =  ~cls_token               row0 row0
@@ -12,6 +12,7 @@ TABLE = """
     blocks.*.norm.@        =  ~h.*.ln.@ | ~h.*.LayerNorm.@
     blocks.*.{gate,up}.@   =  ~h.*.fc.@                T
     blocks.*.up.@          =  ~h.*.fc.@                T
+    blocks.*.v.weight      =  ~h.*.never.weight        if blocks.*.w.weight
     head.@                 =  lm_head.@
     scale                  =  scale                    ?
     -                      =  ~pooler.**
@@ -132,7 +133,21 @@ def test_other_names_and_historical_spellings():
     assert equal(import_tensors(table, meta(conv), old)[0], conv)
 
 
-@pytest.mark.parametrize("line", ["a b", "a = ", "a = b nonsense", "a = b | ", "a = b | c T nonsense"])
+def test_a_line_for_models_with_one_more_tensor():
+    table = "a = both.a if b \n a = alone.a \n b = both.b"
+    one, two = {"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(2)}
+    assert list(export_tensors(table, one)) == ["alone.a"] and list(export_tensors(table, two)) == ["both.a", "both.b"]
+    assert equal(import_tensors(table, meta(two), export_tensors(table, two))[0], two)
+
+
+def test_tied_parameters_are_found_and_tied_again():
+    net = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 3), "out": torch.nn.Linear(3, 5, bias=False)})
+    assert tied_names(net) == {}
+    tie(net, {"out.weight": "embed.weight"})
+    assert net["out"].weight is net["embed"].weight and tied_names(net) == {"out.weight": "embed.weight"}
+
+
+@pytest.mark.parametrize("line", ["a b", "a = ", "a = b nonsense", "a = b | ", "a = b | c T nonsense", "a = b if"])
 def test_a_bad_table_is_refused(line):
     with pytest.raises(ValueError, match="table line"):
         parse(line)

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zoo.errors import LoadError
+from .errors import LoadError
 
 # In the order of preference: a folder may hold the same weights twice (the hub's older repositories do).
 WEIGHT_FILES = (

@@ -4,7 +4,6 @@ It is saved beside the weights, because a model that is fed pictures of another 
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.errors import LoadError, did_you_mean
+from .errors import LoadError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy
@@ -70,7 +69,7 @@ class ImagePreprocess:
         """
         if isinstance(pictures, Tensor) and pictures.ndim == 4:
             pictures = list(pictures)
-        batch = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        batch: Sequence[Any] = pictures if isinstance(pictures, (list, tuple)) else [pictures]
         if not batch:
             raise ValueError("no pictures given: expected one or a list of them")
         return {"pixel_values": torch.stack([self._one(picture) for picture in batch])}
@@ -255,30 +254,6 @@ def preprocess_from_dict(values: Mapping[str, Any] | None) -> ImagePreprocess | 
     if (kind := values.get("kind")) not in kinds:
         raise LoadError(f"preprocess is of the unknown kind {kind!r}; known: {', '.join(kinds)}")
     return kinds[kind].from_dict(values)
-
-
-def check_pixels(pixels: Tensor, preprocess: ImagePreprocess | None = None) -> None:
-    """Warn when a model is fed pictures as they come from a file: bytes, 0 to 255, or 0 to 1 without normalisation.
-
-    It looks at the values, which waits for the device: call it for the first batch only.
-    """
-    if pixels.dtype == torch.uint8:
-        said = "uint8 pixels"
-    elif not pixels.is_floating_point() or pixels.is_meta or not pixels.numel():
-        return
-    else:
-        low, high = (value.item() for value in pixels.detach().aminmax())
-        if low >= 0 and high > 16:
-            said = f"pixels of {low:.4g} to {high:.4g}, which look like bytes"
-        elif low >= 0 and 0.5 < high <= 1 and low < high and (preprocess is None or _centred(preprocess)):
-            said = "pixels of 0 to 1, which look like pictures that were not normalised"
-        else:
-            return
-    warnings.warn(f"the model was given {said}; model.preprocess(pictures) makes what it expects", stacklevel=3)
-
-
-def _centred(preprocess: ImagePreprocess) -> bool:
-    return any(mean > 0 for mean in preprocess.mean)
 
 
 def _opened(picture: Any, channels: int, backend: str) -> Any:

@@ -6,14 +6,15 @@
     blocks.*.norm1.@                   =  ~h.*.ln_1.@ | ~h.*.norm1.@
     blocks.*.mlp.up.@                  =  ~h.*.mlp.c_fc.@                 T
     head.proj.weight                   =  lm_head.weight                  ?
+    head.proj.@                        =  cls_classifier.@                if head.proj_dist.weight
     -                                  =  ~pooler.**
 
 `*` is a layer number, `@` stands for weight and bias, `{q,k,v}` cuts their one tensor into ours along the first axis,
 `~` is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` gives other names that files in
 circulation use; the first is the one we write. `-` drops theirs (there `*` is any part of a name, `**` any rest).
-`?` marks a tensor that a file may lack. Ops are a closed set, each with its inverse. A line whose tensors of ours a
-model does not have is not used for it, and each of our tensors takes the first line that names it: so one table serves
-a family with all its options.
+`?` marks a tensor that a file may lack, `if` a line for those models only that have one more tensor of ours. Ops are a
+closed set, each with its inverse. A line whose tensors of ours a model does not have is not used for it, and each of
+our tensors takes the first line that names it: so one table serves a family with all its options.
 
 Read forwards the table imports, read backwards it exports. What it does not account for, on either side, is an error.
 """
@@ -24,9 +25,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.errors import LoadError
+from .errors import LoadError
 
 Op = Callable[[Tensor], Tensor]
 
@@ -51,6 +52,7 @@ class LoadReport:
 
     mapped: our tensors that came from the file. dropped: theirs that have no place in the model, by name.
     initialised: ours that the file does not hold, drawn anew. resampled: ours that were fitted to another size.
+    notes: what else was not taken as it stands.
     """
 
     source: str = ""
@@ -58,33 +60,36 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:
-        """Whether the file and the model were the same thing: nothing dropped, drawn or resampled."""
-        return not (self.dropped or self.initialised or self.resampled)
+        """Whether the file and the model were the same thing: nothing dropped, drawn, resampled or worth a note."""
+        return not (self.dropped or self.initialised or self.resampled or self.notes)
 
     def __str__(self) -> str:
         parts = [f"{len(self.mapped)} tensors mapped"]
         for what in ("dropped", "initialised", "resampled"):
             if names := getattr(self, what):
                 parts.append(f"{len(names)} {what} ({_some(names, 4)})")
-        return f"{self.source}: " * bool(self.source) + "; ".join(parts)
+        return f"{self.source}: " * bool(self.source) + "; ".join(parts + self.notes)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table. ours = () drops theirs."""
+    """One line of a table. ours = () drops theirs; needs: a tensor of ours that the model must have."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     ops: tuple[str, ...] = ()
     optional: bool = False
+    needs: str | None = None
 
     def numbered(self, n: str) -> "Line":
         """This line for layer n."""
         ours = tuple(name.replace("*", n) for name in self.ours)
-        return Line(ours, tuple(name.replace("*", n) for name in self.theirs), self.ops, self.optional)
+        needs = self.needs and self.needs.replace("*", n)
+        return Line(ours, tuple(name.replace("*", n) for name in self.theirs), self.ops, self.optional, needs)
 
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
         """Their tensor as ours (views of it, but for a transpose), or None where the shapes do not agree."""
@@ -117,13 +122,14 @@ def parse(table: str) -> tuple[Line, ...]:
 
 
 def _parse_line(text: str) -> Iterator[Line]:
-    match = re.fullmatch(r"(\S+)\s+=\s+(\S+(?:\s+\|\s+\S+)*)((?:\s+\S+)*)", text)
+    match = re.fullmatch(r"(\S+)\s+=\s+(\S+(?:\s+\|\s+\S+)*)((?:\s+\S+)*?)(?:\s+if\s+(\S+))?", text)
     words = match[3].split() if match else []
     if not match or not set(words) <= OPS.keys() | {"?"}:
-        raise ValueError(f"table line {text!r}: expected 'ours = theirs [ops]' with ops of {', '.join(OPS)}, ?")
+        raise ValueError(f"table line {text!r}: expected 'ours = theirs [ops] [if ours]', ops of {', '.join(OPS)}, ?")
+    ops = tuple(word for word in words if word != "?")
     for kind in ("weight", "bias") if "@" in text else ("",):
         theirs = tuple(name.replace("@", kind) for name in re.split(r"\s+\|\s+", match[2]))
-        yield Line(_braces(match[1].replace("@", kind)), theirs, tuple(w for w in words if w != "?"), "?" in words)
+        yield Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in words, match[4])
 
 
 def _braces(name: str) -> tuple[str, ...]:
@@ -142,7 +148,9 @@ def lines_for(table: str, own: Iterable[str]) -> list[Line]:
     for line in parse(table):
         starred = bool(line.ours) and "*" in line.ours[0]
         for each in [line.numbered(n) for n in layers] if starred else [line]:
-            if each.ours and own.issuperset(each.ours) and claimed.isdisjoint(each.ours):
+            if not each.ours or (each.needs and each.needs not in own):
+                continue
+            if own.issuperset(each.ours) and claimed.isdisjoint(each.ours):
                 claimed.update(each.ours)
                 used.append(each)
     return used
@@ -196,6 +204,20 @@ def export_tensors(table: str, own: Mapping[str, Tensor], *, base: str = "") -> 
     if homeless := _homeless(lines, own):
         raise ValueError(f"the table has no line for {_some(homeless)}")
     return {line.theirs[0].replace("~", base): line.to_theirs([own[name] for name in line.ours]) for line in lines}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """{name: the first name of the same parameter} for each parameter that stands in a model twice."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
+    return {name: other for name, other in names if name != other}
+
+
+def tie(model: nn.Module, tied: Mapping[str, str]) -> None:
+    """Make each parameter named first the same object as the one named second."""
+    for name, other in tied.items():
+        path, _, own = name.rpartition(".")
+        setattr(model.get_submodule(path), own, model.get_parameter(other))
 
 
 def _homeless(lines: list[Line], own: Iterable[str]) -> list[str]:

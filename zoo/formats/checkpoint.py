@@ -1,0 +1,72 @@
+"""What a folder holds: whose format it is, and what of it is ours."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import LoadError
+from ..files import Tensors, open_tensors, read_json
+from ..models.base import Config, Family
+from ..preprocess import ImagePreprocess
+
+
+@dataclass
+class Checkpoint:
+    """A source, described in our words. Its tensors are still on disk and, with a table, under their names.
+
+    architecture: what the other library builds it with. tied: our names that stand for another's tensor.
+    """
+
+    path: Path
+    format: str
+    family: Family
+    config: Config
+    variant: str | None = None
+    preprocess: ImagePreprocess | None = None
+    labels: list[str] | None = None
+    table: str | None = None
+    base: str = ""
+    architecture: str | None = None
+    tied: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def tensors(self, device: str | torch.device = "cpu") -> Tensors:
+        return open_tensors(self.path, device)
+
+
+def detect(folder: Path) -> str:
+    """ "zoo", "timm", "transformers" or "open_clip". A folder that is none or two of them raises LoadError."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    signs = {
+        "zoo": config.get("library_name") == "zoo",
+        "timm": "architecture" in config,
+        "transformers": "model_type" in config,
+        "open_clip": (folder / "open_clip_config.json").is_file(),
+    }
+    found = [name for name, present in signs.items() if present]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LoadError(f"{folder} looks like {' and '.join(found)} at once: its configs contradict each other")
+    raise LoadError(
+        f"{folder} is no checkpoint that this zoo knows: expected a config.json with library_name 'zoo', timm's "
+        f"'architecture' or transformers' 'model_type', or an open_clip_config.json"
+    )
+
+
+def read(folder: Path) -> Checkpoint:
+    """The description of a folder in any of the formats."""
+    from . import open_clip, ours, timm, transformers
+
+    readers: dict[str, Any] = {"zoo": ours, "timm": timm, "transformers": transformers, "open_clip": open_clip}
+    return readers[detect(folder)].read(folder)
+
+
+def config_of(family: Family, fields: dict[str, Any], source: Path) -> Config:
+    """The family's config, its complaints as a LoadError that names the file."""
+    try:
+        return family.config(**fields)
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{source}: {error}") from None

@@ -1,0 +1,55 @@
+"""Our own format: config.json, model.safetensors and golden.safetensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoadError, did_you_mean
+from ..files import read_json
+from ..models.base import Model
+from ..preprocess import preprocess_from_dict
+from ..registry import family
+from ..weights import tied_names
+from .checkpoint import Checkpoint
+
+FORMAT = 1
+KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """The contents of config.json."""
+    return {
+        "library_name": "zoo",
+        "format": FORMAT,
+        "family": model.family,
+        "variant": model.variant,
+        "config": model.config.to_dict(),
+        "preprocess": model.preprocess.to_dict() if model.preprocess is not None else None,
+        "labels": model.labels,
+        "tied": tied_names(model),
+    }
+
+
+def read(folder: Path) -> Checkpoint:
+    return from_description(read_json(folder / "config.json"), folder, folder / "config.json")
+
+
+def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Checkpoint:
+    """A Checkpoint from the contents of config.json. An unknown or a missing key at any level raises LoadError."""
+    newer = values.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise LoadError(f"{named} has format {newer}, this zoo reads up to {FORMAT}: upgrade attention-zoo")
+    for name in values:
+        if name not in KEYS:
+            raise LoadError(f"{named} has an unknown key {name!r}{did_you_mean(name, KEYS)}")
+    if missing := [name for name in KEYS if name not in values]:
+        raise LoadError(f"{named} lacks the key {missing[0]!r}")
+    try:
+        found = family(values["family"])
+        config = found.config.from_dict(values["config"])
+        preprocess = preprocess_from_dict(values["preprocess"])
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{named}: {error}") from None
+    return Checkpoint(
+        path, "zoo", found, config, values["variant"], preprocess, values["labels"], tied=dict(values["tied"])
+    )

@@ -1,0 +1,113 @@
+"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights under the hub's names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoadError, did_you_mean
+from ..files import read_json
+from ..models.base import Config, Family, Model
+from ..preprocess import ImagePreprocess
+from ..registry import families
+from .checkpoint import Checkpoint, config_of
+from .dialect import Dialect, dialects, differences
+
+
+def read(folder: Path) -> Checkpoint:
+    file = folder / "config.json"
+    values = read_json(file)
+    family, dialect, architecture = _kind(values, file)
+    config = config_of(family, _fields(family, dialect, architecture, values), file)
+    preprocess, notes = _preprocess(folder, config)
+    return Checkpoint(
+        path=folder,
+        format="transformers",
+        family=family,
+        config=config,
+        preprocess=preprocess,
+        labels=_labels(values) if config.head == "classify" else None,
+        table=dialect.table,
+        base=dialect.base,
+        architecture=architecture,
+        notes=notes,
+    )
+
+
+def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:
+    """The dialect that a config is written in, and the class whose weights the folder holds."""
+    known = {dialect.name: (family, dialect) for family, dialect in dialects(families(), "transformers")}
+    if (model_type := str(values["model_type"])) not in known:
+        near = did_you_mean(model_type, known)
+        raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
+    family, dialect = known[model_type]
+    classes, named = ", ".join(dialect.heads), values.get("architectures")
+    if not named:
+        raise LoadError(f"{file} does not say which class the weights are of ('architectures'): {classes}")
+    if named[0] not in dialect.heads:
+        raise LoadError(f"transformers' {named[0]} ({model_type}) is not in this zoo; known: {classes}")
+    return family, dialect, named[0]
+
+
+def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    start = family.config().to_dict() | dict(dialect.defaults)
+    fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
+    if "num_classes" in fields:
+        fields["num_classes"] = _class_count(values) if fields["head"] == "classify" else 0
+    return fields
+
+
+def _class_count(values: Mapping[str, Any]) -> int:
+    """transformers' own rule: the names count, two classes where nothing is said."""
+    return len(values["id2label"]) if values.get("id2label") else values.get("num_labels") or 2
+
+
+def _labels(values: Mapping[str, Any]) -> list[str] | None:
+    names = values.get("id2label") or {}
+    labels = [str(names.get(str(i), names.get(i))) for i in range(len(names))]
+    placeholders = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+    return None if placeholders else labels
+
+
+def _preprocess(folder: Path, config: Any) -> tuple[ImagePreprocess | None, list[str]]:
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return None, []
+    size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size,) * 2
+    try:
+        return ImagePreprocess.from_transformers(read_json(file), size, config.in_chans), []
+    except LoadError as error:
+        return None, [f"no preprocessing: {error}"]
+
+
+def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
+    """(config.json, dialect, the config that was written). Raises ValueError naming what transformers cannot express."""
+    lost: dict[str, list[str]] = {}
+    for _, dialect in dialects(iter([family]), "transformers"):
+        config = dialect.rewrite(model.config)
+        if config.head == "pool":  # transformers' bare models return the tokens to pool
+            config = config.replace(head=None)
+        for architecture, fields in dialect.heads.items():
+            if fields.get("head") != config.head:
+                continue
+            values = dialect.to_theirs(config) | _head(model, config)
+            try:
+                again = family.config(**_fields(family, dialect, architecture, values))
+            except ValueError as error:
+                lost[architecture] = [str(error)]
+                continue
+            lost[architecture] = differences(config, again)
+            if not lost[architecture]:
+                start = {"architectures": [architecture], "model_type": dialect.name, "dtype": str(model.dtype)[6:]}
+                return start | values, dialect, config
+    if not lost:
+        raise ValueError(f"transformers has no {family.name} model with head={model.config.head!r}")
+    nearest = min(lost, key=lambda architecture: len(lost[architecture]))
+    raise ValueError(f"transformers' {nearest} cannot express {', '.join(lost[nearest])}")
+
+
+def _head(model: Model, config: Any) -> dict[str, Any]:
+    if config.head != "classify":
+        return {}
+    labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
+    ids = {str(i): label for i, label in enumerate(labels)}
+    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}}
