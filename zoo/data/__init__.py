@@ -10,7 +10,7 @@ _HOME = {
     "Card": "cards",
     "load_card": "cards",
     "list_cards": "cards",
-    "DataError": "images",
+    "DataError": "decode",
     "ImageSet": "images",
     "ImageSets": "images",
     "load_images": "images",
@@ -18,7 +18,7 @@ _HOME = {
     "ImageModule": "loader",
     "KeyedBatches": "loader",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

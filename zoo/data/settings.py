@@ -38,7 +38,7 @@ class AugmentSettings:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability from 0 to 1")
         for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0.0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected the alpha of a Beta distribution, or 0 for none")
+                raise ValueError(f"{name}={getattr(self, name)}: expected the alpha of a Beta distribution, or 0")
         if self.policy not in ("none", "randaugment", "trivialaugment"):
             raise ValueError(f"policy={self.policy!r}: expected 'none', 'randaugment' or 'trivialaugment'")
         if not 0 <= self.magnitude <= 30:
@@ -57,9 +57,9 @@ class DataSettings:
     """Where the images come from and how they are fed.
 
     Attributes:
-        name: `auto` (CIFAR-10, and the embedded set where it cannot be had), `cifar10`, `embedded`, or a folder with one
-            sub-folder per class.
-        data_dir: Folder that holds `cifar10/train.parquet` and `cifar10/test.parquet`; else `ZOO_DATA_DIR`, else the hub.
+        name: `auto` (CIFAR-10, and the embedded set where it cannot be had), `cifar10`, `embedded`, or a folder
+            with one sub-folder per class.
+        data_dir: Folder that holds `cifar10/{train,test}.parquet`; without it `ZOO_DATA_DIR`, then the hub.
         on_error: What a broken image does: `stop` names it and ends, `skip` names it and goes on without it.
         batch_size: Images per optimizer step, over all devices and accumulation steps.
         workers: Loader processes; 0 gathers batches from one tensor in memory, which is the fastest for small images.

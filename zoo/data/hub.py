@@ -1,0 +1,83 @@
+"""The hub through `datasets`, asked only when it can answer: its own retries need half a minute to find a cut cable."""
+
+import os
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from urllib.parse import urlsplit
+
+from zoo.data.decode import DataError
+
+PATIENCE = 2.0  # seconds for a name lookup and a connection; with the import of `datasets` this stays below three
+
+
+class HubError(DataError):
+    """The hub did not give the data set; says why."""
+
+
+def reachable(endpoint: str, patience: float = PATIENCE) -> bool:
+    """Whether a connection to the endpoint, or to the proxy in front of it, opens within `patience` seconds."""
+    target = urlsplit(endpoint)
+    if not target.hostname:
+        return False
+    proxy = urllib.request.getproxies().get(target.scheme)
+    if proxy and not urllib.request.proxy_bypass(target.hostname):
+        target = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
+    answers: list[bool] = []
+
+    def knock() -> None:
+        try:
+            socket.create_connection(address, timeout=patience).close()
+            answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    # A name lookup takes no timeout, so it waits in a thread that may be left behind.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return bool(answers and answers[0])
+
+
+def load_table(hub: str, split: str) -> Any:
+    """One split of a hub data set as a pyarrow Table: from the hub, else from what an earlier run left in the cache.
+
+    Raises:
+        HubError: It is neither to be reached nor in the cache.
+    """
+    from huggingface_hub import constants
+
+    offline = constants.is_offline_mode() or not reachable(constants.ENDPOINT)
+    if offline and not _cached(hub):
+        reason = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection to {constants.ENDPOINT}"
+        raise HubError(f"{hub} is not in the local cache and {reason}")
+    import datasets
+
+    try:
+        with _offline(datasets, constants) if offline else nullcontext():
+            return datasets.load_dataset(hub, split=split).with_format("arrow")[:]
+    except Exception as error:  # whatever the hub's client, its storage or its file readers raise
+        raise HubError(f"{hub} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _cached(hub: str) -> bool:
+    """Whether `datasets` has prepared this data set before; looked up without importing it."""
+    from huggingface_hub import constants
+
+    home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
+    return os.path.isdir(os.path.join(home, hub.replace("/", "___")))
+
+
+@contextmanager
+def _offline(datasets: Any, constants: Any) -> Iterator[None]:
+    """Both libraries read their switch from the environment at import; here it is known only afterwards."""
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
