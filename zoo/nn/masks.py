@@ -7,8 +7,8 @@
 - what a fused kernel recognises by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
 
 Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)`
-is a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are the
-last ones (row i stands at position i + M - N), which is what decoding with a cache needs.
+is a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are
+the last ones (row i stands at position i + M - N), which is what decoding with a cache needs.
 """
 
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,7 @@ class Full(Mask):
     """Everyone sees everyone."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return (q >= 0) & (k >= 0)
+        return (q == q) & (k == k)  # True, in the shape of both
 
     def parts(self) -> tuple[Mask, ...]:
         return ()
@@ -189,28 +189,28 @@ class Prefix(Mask):
     length: int
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return (k < self.length) & (q >= 0)
+        return (k < self.length) & (q == q)
 
 
 @dataclass(frozen=True, eq=False)
 class Padding(Mask):
     """`keep` [B, M] is True (or 1) for a real key; transformers' `attention_mask`."""
 
-    keep: Tensor
+    keep: Tensor = field(repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
         return self.keep.shape[0]
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.keep[b, k].bool() & (q >= 0)
+        return self.keep[b, k].bool() & (q == q)
 
 
 @dataclass(frozen=True, eq=False)
 class Documents(Mask):
     """Several documents in one row: `ids` [B, N] names the document of each token; nobody sees another document."""
 
-    ids: Tensor
+    ids: Tensor = field(repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -245,7 +245,7 @@ class Edges(Mask):
 class Given(Mask):
     """A bool tensor [B or 1, H or 1, N, M] that somebody made already, True where a key may be seen."""
 
-    values: Tensor
+    values: Tensor = field(repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -287,6 +287,9 @@ class And(Mask):
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) & self.right(b, h, q, k)
 
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        return self.left.dense(queries, keys, device) & self.right.dense(queries, keys, device)
+
     def parts(self) -> tuple[Mask, ...]:
         return self.left.parts() + self.right.parts()
 
@@ -311,6 +314,9 @@ class Or(Mask):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) | self.right(b, h, q, k)
+
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        return self.left.dense(queries, keys, device) | self.right.dense(queries, keys, device)
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return self.left.hides_nothing(queries, keys) or self.right.hides_nothing(queries, keys)
