@@ -23,6 +23,16 @@ CHUNK = 64
 class Linear(Core):
     """Katharopoulos et al. 2020: phi(x) = elu(x) + 1."""
 
+    kind = "linear"
+
+    def __init__(self, spec: CoreSpec) -> None:
+        super().__init__(spec)
+        if spec.dropout:
+            raise ValueError(
+                f"{self.kind} attention never forms its weights, so it cannot apply attention_dropout={spec.dropout}; "
+                "set it to 0 (dropout= acts on the outputs of every kind)"
+            )
+
     def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
         """[B, H, N, P] -> non-negative features [B, H, N, F]; keep [B, 1, N, 1] is False for padding."""
         return F.elu(x) + 1
@@ -38,10 +48,9 @@ class Linear(Core):
 
     def read(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
         """What this kind can honour: a causal mask and hidden keys. -> (causal, keep [B, 1, M, 1] or None)."""
-        name = type(self).__name__.lower()
         if bias is not None:
             raise ValueError(
-                f"{name} attention has no scores that a bias could be added to. Use an attention kind with scores "
+                f"{self.kind} attention has no scores that a bias could be added to. Use an attention kind with scores "
                 "(softmax, additive, local, ...) or positions that are added to x or rotate q and k"
             )
         keep, causal = None, False
@@ -52,9 +61,11 @@ class Linear(Core):
                 keep = part.keep.bool() if keep is None else keep & part.keep.bool()
             elif not part.hides_nothing(queries, keys):
                 raise ValueError(
-                    f"{name} attention never forms its weights, so it cannot hide single pairs as {part} asks. "
+                    f"{self.kind} attention never forms its weights, so it cannot hide single pairs as {part} asks. "
                     "It honours causal masks and padding; for a pattern use attention='local', 'longformer' ..."
                 )
+        if causal and queries > keys:
+            raise ValueError(f"a causal mask over {keys} keys leaves the first of {queries} queries nothing to see")
         return causal, None if keep is None else keep[:, None, :, None]
 
     def forward(
@@ -116,6 +127,7 @@ class Performer(Linear):
     of all, but none under a causal mask, where it would let the future show through rounding.
     """
 
+    kind = "performer"
     projection: Tensor
 
     def __init__(self, spec: CoreSpec, features: int = 256) -> None:
@@ -148,6 +160,7 @@ class RandomFeature(Linear):
     Gaussian kernel, which sines and cosines of Gaussian projections estimate (Rahimi and Recht 2007).
     """
 
+    kind = "rfa"
     projection: Tensor
 
     def __init__(self, spec: CoreSpec, features: int = 256) -> None:
