@@ -17,6 +17,7 @@ class Bias:
 
     batch: int = 1
     heads: int = 1
+    hides: bool = False  # it may hold -inf
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         raise NotImplementedError
@@ -101,6 +102,10 @@ class Tabled(Bias):
     def heads(self) -> int:  # type: ignore[override]
         return self.values.shape[1]
 
+    @property
+    def hides(self) -> bool:  # type: ignore[override]
+        return True
+
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return pick(self.values, b, h, q, k)
 
@@ -125,6 +130,10 @@ class Sum(Bias):
     def heads(self) -> int:  # type: ignore[override]
         return max(self.left.heads, self.right.heads)
 
+    @property
+    def hides(self) -> bool:  # type: ignore[override]
+        return self.left.hides or self.right.hides
+
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) + self.right(b, h, q, k)
 
@@ -148,6 +157,10 @@ class BiasView(Bias):
     @property
     def heads(self) -> int:  # type: ignore[override]
         return self.inner.heads
+
+    @property
+    def hides(self) -> bool:  # type: ignore[override]
+        return self.inner.hides
 
     def __add__(self, other: Bias) -> Bias:
         return replace(self, inner=self.inner + other, memo={})

@@ -59,7 +59,12 @@ def added(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -> tuple[Tensor |
     if bias is None:
         return allowed, blind
     value = bias.dense(queries, keys, q.device).to(q.dtype)
-    return (value if allowed is None else value.masked_fill(~allowed, -torch.inf)), blind
+    if allowed is not None:
+        value = value.masked_fill(~allowed, -torch.inf)
+    if bias.hides:  # whole rows, perhaps, and kernels differ on those
+        empty = (value == -torch.inf).all(-1, keepdim=True)
+        value, blind = value.masked_fill(empty, 0.0), empty if blind is None else blind | empty
+    return value, blind
 
 
 def plain_is_faster(q: Tensor, k: Tensor, dropout: float, allowed: Tensor | None) -> bool:
