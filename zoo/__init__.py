@@ -3,7 +3,9 @@
 Everything public is here and imported when it is first used: `import zoo` brings no torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -22,7 +24,7 @@ _WHERE = {
     "verify": "verify",
     "predict": "predict",
     "capture": "capture",
-    "rollout": "capture",
+    "rollout": "attention_maps",
     "draw": "draw",
     "optimize": "optimizing",
     "check": "check",
@@ -47,7 +49,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"zoo.{name}")
     if name in _WHERE:
         value = getattr(import_module(f"zoo.{_WHERE[name]}"), name)
-        # a function that is called like its module (zoo.load lives in loading, zoo.check in check.py) wins over it
         globals()[name] = value
         return value
     from .errors import did_you_mean
@@ -57,3 +58,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """A function that is called like its file (zoo.capture, zoo.check) stays the function when that file is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _WHERE.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
