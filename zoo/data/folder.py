@@ -29,7 +29,7 @@ def load_folder(folder: Path, *, on_error: str = "stop", size: int = 32, seed: i
     elif (folder / "train").is_dir():
         classes = _class_names(folder / "train")
         test_folder = _test_part(folder, "")
-        if unknown := set(_class_names(test_folder)) - set(classes):
+        if unknown := set(_sub_folders(test_folder)) - set(classes):
             raise DataError(f"{test_folder / sorted(unknown)[0]}: no such class in {folder / 'train'}")
         train, test = (_read(_list(part, classes), classes, on_error, size) for part in (folder / "train", test_folder))
     else:
@@ -58,8 +58,12 @@ def _test_part(folder: Path, suffix: str) -> Path:
     raise DataError(f"{folder} has train{suffix} and none of {names}; {_LAYOUT}")
 
 
+def _sub_folders(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
 def _class_names(folder: Path) -> list[str]:
-    names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    names = _sub_folders(folder)
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} sub-folders of classes; {_LAYOUT}")
     return names
