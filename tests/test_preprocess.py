@@ -196,6 +196,11 @@ def test_bad_pictures_are_named(tmp_path):
         five(photo(8, 8))
 
 
-def test_resized_keeps_the_share_of_the_crop():
-    assert ImagePreprocess(size=(224, 224), resize_to=(256, 256)).resized((112, 112)).resize_to == (128, 128)
-    assert ImagePreprocess(size=(224, 224)).resized((32, 48)).size == (32, 48)
+def test_fitted_to_another_model():
+    crop = ImagePreprocess(size=(224, 224), resize_to=(256, 256))
+    assert crop.fitted((112, 112), 3).resize_to == (128, 128)
+    assert ImagePreprocess(size=(224, 224)).fitted((32, 48), 3) == ImagePreprocess(size=(32, 48))
+    assert crop.fitted((224, 224), 3) == crop
+    grey = crop.fitted((224, 224), 1)
+    assert grey.channels == 1 and grey.mean == (sum(crop.mean) / 3,)
+    assert grey(photo(300, 300))["pixel_values"].shape == (1, 1, 224, 224)

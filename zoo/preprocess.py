@@ -128,12 +128,17 @@ class ImagePreprocess:
         mean, std = (torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (self.mean, self.std))
         return (pixels.float() * self.rescale - mean) / std
 
-    def resized(self, size: tuple[int, int]) -> "ImagePreprocess":
-        """The same for a model that takes another image size: the crop keeps its share of the picture."""
-        if size == self.size or self.resize_to is None:
-            return replace(self, size=size)
-        resize_to = [round(edge * new / old) for edge, new, old in zip(self.resize_to, size, self.size)]
-        return replace(self, size=size, resize_to=(resize_to[0], resize_to[1]))
+    def fitted(self, size: tuple[int, int], channels: int) -> "ImagePreprocess":
+        """The same for a model of another image size or channel count: the crop keeps its share of the picture."""
+        fitted = self
+        if size != self.size:
+            edges = self.resize_to or self.size
+            height, width = (round(edge * new / old) for edge, new, old in zip(edges, size, self.size))
+            fitted = replace(fitted, size=size, resize_to=self.resize_to and (height, width))
+        if channels != self.channels:
+            mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
+            fitted = replace(fitted, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
+        return fitted
 
     # --- files ----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import LoadError
-from ..files import Tensors, open_tensors, read_json
+from ..files import read_json
 from ..models.base import Config, Family
 from ..preprocess import ImagePreprocess
 
@@ -16,7 +14,7 @@ from ..preprocess import ImagePreprocess
 class Checkpoint:
     """A source, described in our words. Its tensors are still on disk and, with a table, under their names.
 
-    architecture: what the other library builds it with. tied: our names that stand for another's tensor.
+    architecture: what the other library builds it with. notes: what could not be taken as it stands.
     """
 
     path: Path
@@ -29,11 +27,7 @@ class Checkpoint:
     table: str | None = None
     base: str = ""
     architecture: str | None = None
-    tied: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    def tensors(self, device: str | torch.device = "cpu") -> Tensors:
-        return open_tensors(self.path, device)
 
 
 def detect(folder: Path) -> str:

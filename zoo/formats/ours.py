@@ -50,6 +50,4 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
         preprocess = preprocess_from_dict(values["preprocess"])
     except (TypeError, ValueError) as error:
         raise LoadError(f"{named}: {error}") from None
-    return Checkpoint(
-        path, "zoo", found, config, values["variant"], preprocess, values["labels"], tied=dict(values["tied"])
-    )
+    return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])

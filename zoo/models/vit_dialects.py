@@ -106,14 +106,31 @@ TIMM = Dialect(
     keys=TIMM_KEYS,
     table=TIMM_TABLE,
     only={
-        "qk_norm": (False,), "scale_attn_norm": (False,), "scale_mlp_norm": (False,), "proj_bias": (True,),
-        "pos_embed": ("learn",), "pre_norm": (False,), "final_norm": (True,), "pool_include_prefix": (False,),
-        "embed_norm_layer": (None,), "norm_layer": (None,), "dynamic_img_pad": (False,),
-    },  # fmt: skip
+        "qk_norm": (False,),
+        "scale_attn_norm": (False,),
+        "scale_mlp_norm": (False,),
+        "proj_bias": (True,),
+        "pos_embed": ("learn",),
+        "pre_norm": (False,),
+        "final_norm": (True,),
+        "pool_include_prefix": (False,),
+        "embed_norm_layer": (None,),
+        "norm_layer": (None,),
+        "dynamic_img_pad": (False,),
+    },
     others=(
-        "mlp_ratio", "global_pool", "fc_norm", "no_embed_class", "dynamic_img_size", "strict_img_size", "weight_init",
-        "fix_init", "drop_rate", "pos_drop_rate", "patch_drop_rate",
-    ),  # fmt: skip
+        "mlp_ratio",
+        "global_pool",
+        "fc_norm",
+        "no_embed_class",
+        "dynamic_img_size",
+        "strict_img_size",
+        "weight_init",
+        "fix_init",
+        "drop_rate",
+        "pos_drop_rate",
+        "patch_drop_rate",
+    ),
     read=read_timm,
     write=write_timm,
     rewrite=positions_for_timm,
@@ -156,13 +173,18 @@ SHARED_TABLE = """
     -                           = ~embeddings.mask_token
     -                           = ~pooler.dense.*
 """
-VIT_TABLE = SHARED_TABLE + """
+VIT_TABLE = (
+    SHARED_TABLE
+    + """
     blocks.*.norm1.@            = ~encoder.layer.*.layernorm_before.@
     blocks.*.norm2.@            = ~encoder.layer.*.layernorm_after.@
     blocks.*.mlp.up.@           = ~encoder.layer.*.intermediate.dense.@
     blocks.*.mlp.down.@         = ~encoder.layer.*.output.dense.@
 """
-DINO_TABLE = SHARED_TABLE + """
+)
+DINO_TABLE = (
+    SHARED_TABLE
+    + """
     blocks.*.norm1.@            = ~encoder.layer.*.norm1.@
     blocks.*.scale1.gamma       = ~encoder.layer.*.layer_scale1.lambda1
     blocks.*.norm2.@            = ~encoder.layer.*.norm2.@
@@ -172,6 +194,9 @@ DINO_TABLE = SHARED_TABLE + """
     blocks.*.mlp.down.@         = ~encoder.layer.*.mlp.fc2.@
     blocks.*.scale2.gamma       = ~encoder.layer.*.layer_scale2.lambda1
 """
+)
+
+
 def read_dino(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """DINOv2's MLP is gated or not, and as wide as its ratio says (a gated one two thirds of that, in eights)."""
     inner = int(fields["width"] * theirs.get("mlp_ratio", 4))

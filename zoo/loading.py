@@ -1,0 +1,263 @@
+"""`zoo.load`: any checkpoint that people have, as one of our models.
+
+The model is built on meta, the file's tensors are renamed (not copied) and assigned. What the file says of itself and
+what the caller wants otherwise are two configs; only what an override asks for may differ between them.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import LoadError
+from .files import open_tensors, read_pickle
+from .formats import ours
+from .formats.checkpoint import Checkpoint, read
+from .models.base import Config, Model
+from .nn.init import initialise, known
+from .registry import FILE, admitted, build, family
+from .resample import fit_patches
+from .weights import LoadReport, import_tensors, tie, tied_names
+
+# What a snapshot of a hub repository is asked for; pickles only where there is nothing else.
+WANTED = (
+    "*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "open_clip_model.safetensors",
+    "golden.safetensors",
+)  # fmt: skip
+PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
+
+
+def load(
+    source: str | Path,
+    *,
+    head: Any = FILE,
+    num_classes: int | None = None,
+    labels: list[str] | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """A model from a folder or a `.ckpt` of ours, a run folder, a folder of transformers or timm, or the hub.
+
+    source: a path, or `hf-hub:org/repo`, or `org/repo`. revision: of the hub repository.
+    head: "classify", "pool" or None (hidden states), default the file's own. num_classes, labels: a classifier of that
+    many classes, of those names; drawn anew where the file's has another number.
+    dtype: default the file's. overrides: fields of the family's config: image_size, patch_size, in_chans (weights are
+    resampled as timm does), attention, dropout, ...
+
+    Returns the model in eval mode; `model.load_report` lists what was dropped, drawn or resampled, and one line on
+    stderr says so. Raises LoadError for everything else that does not fit, naming it.
+    """
+    checkpoint = describe(source, revision)
+    if head is not FILE:
+        overrides["head"] = head
+    config = _wanted(checkpoint, num_classes, labels, overrides)
+    model = build(checkpoint.family, checkpoint.config)
+    tensors, report = _file_tensors(checkpoint, model, device)
+    report.source = str(source)
+    if config != checkpoint.config:
+        before, model = model, build(checkpoint.family, config)
+        _adapt(tensors, report, before, model)
+    model = _assign(model, tensors, report, dtype, device)
+    _dress(model, checkpoint, labels, report)
+    if not report.plain:
+        print(report, file=sys.stderr)
+    return model.eval()
+
+
+def describe(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """What a source holds, before any of its tensors is read."""
+    path = locate(source, revision)
+    if path.is_file():
+        return _from_ckpt(path)
+    inner = path / "model"
+    if not (path / "config.json").is_file() and (inner / "config.json").is_file():
+        path = inner  # a run folder: its best model
+    return read(path)
+
+
+# --- Sources ----------------------------------------------------------------------------------------------------------
+
+
+def locate(source: str | Path, revision: str | None = None) -> Path:
+    """The local path of a source, downloaded from the hub if it is no path."""
+    text = str(source)
+    repository = text.removeprefix("hf-hub:")
+    if repository == text and Path(source).expanduser().exists():
+        return Path(source).expanduser()
+    pattern = r"[\w.-]+/[\w.-]+" if repository == text else r"([\w.-]+/)?[\w.-]+"
+    if isinstance(source, Path) or not re.fullmatch(pattern, repository):
+        raise LoadError(
+            f"there is no {text!r}: expected a folder, a .ckpt file, or a hub repository 'org/name'; "
+            f"for a model by its name write zoo.create_model({text!r}, pretrained=True)"
+        )
+    return _download(repository, revision)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    def fetch(patterns: tuple[str, ...]) -> Path:
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch(WANTED)
+        return folder if list(folder.glob("*.safetensors")) else fetch((*WANTED, *PICKLES))
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LoadError(
+            f"there is no folder {repository!r} here, the hub's cache does not have it, and the hub is out of reach: {reason}"
+        ) from None
+    except HfHubHTTPError as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise LoadError(f"the hub does not give {repository!r}{at}: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _from_ckpt(path: Path) -> Checkpoint:
+    """A checkpoint of a recipe: a torch file with our config.json under "zoo" and the task's weights."""
+    if path.suffix not in (".ckpt", ".pt", ".pth"):
+        raise LoadError(f"{path} is a file; expected a folder (give {path.parent}), or a .ckpt of ours")
+    values = read_pickle(path).get("zoo")
+    if not isinstance(values, dict):
+        raise LoadError(f"{path} is no checkpoint of this zoo: it has no 'zoo' description")
+    return ours.from_description(values, path, path)
+
+
+def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
+    if checkpoint.path.is_dir():
+        return open_tensors(checkpoint.path, device)
+    state = read_pickle(checkpoint.path).get("state_dict", {})
+    inside = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+    return {name: tensor.to(device) for name, tensor in inside.items()}
+
+
+# --- Configs ----------------------------------------------------------------------------------------------------------
+
+
+def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] | None, overrides: dict) -> Config:
+    """The config that the caller asks for: the file's, with overrides."""
+    own: Any = checkpoint.config
+    if labels is not None:
+        if num_classes not in (None, len(labels)):
+            raise ValueError(f"{len(labels)} labels were given for num_classes={num_classes}")
+        num_classes = len(labels)
+    if num_classes is not None:
+        overrides = {"num_classes": num_classes} | overrides
+        if num_classes and own.head != "classify":
+            overrides.setdefault("head", "classify")
+    if not overrides:
+        return own
+    config = own.replace(**admitted(checkpoint.family, overrides))
+    if config.head == "classify" and getattr(config, "num_classes", 1) < 1:
+        raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) for a fresh one")
+    return config
+
+
+# --- Tensors ----------------------------------------------------------------------------------------------------------
+
+
+def _file_tensors(
+    checkpoint: Checkpoint, model: Model, device: str | torch.device
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The file's tensors under our names, every one accounted for by the model that the file itself describes."""
+    own = model.state_dict()
+    for alias in tied_names(model):
+        del own[alias]
+    table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
+    raw = _raw(checkpoint, device)
+    tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(checkpoint.path))
+    report.notes += checkpoint.notes
+    return tensors, report
+
+
+def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model: Model) -> None:
+    """Fit the file's tensors to another config: resample, drop what has no place, leave out what is to be drawn."""
+    report.resampled += fit_patches(tensors, before, model)
+    own = model.state_dict()
+    unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
+    absent = own.keys() - tied_names(model).keys() - (tensors.keys() - unfit)
+    unexplained = [name for name in sorted(unfit | absent) if not _explained(name, before.config, model.config)]
+    if unexplained:
+        said = [_compare(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
+        raise LoadError(f"{report.source} cannot give what the overrides ask for: {'; '.join(said)}")
+    for name in unfit:
+        del tensors[name]
+    report.dropped += sorted(unfit)
+    report.initialised += [name for name in own if name in absent]
+    report.mapped = [name for name in report.mapped if name in tensors]
+
+
+def _explained(name: str, before: Any, after: Any) -> bool:
+    """Whether an override may make this tensor differ: a head of another kind or size, another attention."""
+    if name.startswith("head."):
+        fields = ["head", "num_classes", "pool"]
+    elif ".mixer." in name or ".cross." in name:
+        fields = [field for field in after.names() if "attention" in field or field == "mixer"]
+    else:
+        return False
+    return any(getattr(before, field, None) != getattr(after, field, None) for field in fields)
+
+
+def _compare(name: str, ours: Tensor | None, theirs: Tensor | None) -> str:
+    if ours is None:
+        return f"{name} has no place in the model"
+    given = "absent" if theirs is None else list(theirs.shape)
+    return f"{name} is {given}, expected {list(ours.shape)}"
+
+
+def _assign(
+    model: Model, tensors: dict[str, Tensor], report: LoadReport, dtype: torch.dtype | None, device: str | torch.device
+) -> Model:
+    """The model with the tensors in it, and what the file does not hold drawn."""
+    if dtype is not None:
+        tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
+    fresh = set(report.initialised)
+    if any(not known(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
+        with torch.random.fork_rng(devices=[]):  # a part of the user's own has the values that its constructor draws
+            torch.manual_seed(0)
+            model = build(family(model.family), model.config, "cpu")
+    usual = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
+    state = model.state_dict()
+    for name in fresh:
+        blank = torch.empty_like(state[name], device=device) if state[name].is_meta else state[name].to(device)
+        tensors[name] = _cast(blank, usual)
+    tied = tied_names(model)
+    model.load_state_dict(tensors | {name: tensors[other] for name, other in tied.items()}, assign=True)
+    tie(model, tied)
+    if fresh:
+        initialise(model, 0, only=fresh)
+    if lost := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
+        raise ValueError(
+            f"the buffer {lost[0]} is not part of the state dict, so no file can fill it: make it persistent"
+        )
+    return model
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:
+    """What belongs to a model beside its weights: variant, labels, preprocessing of its image size."""
+    config: Any = model.config
+    classes = getattr(config, "num_classes", None) if config.head == "classify" else None
+    model.variant, model.load_report = checkpoint.variant, report
+    model.labels = list(labels) if labels else checkpoint.labels
+    if model.labels is not None and len(model.labels) != classes:
+        model.labels = None
+    model.preprocess = checkpoint.preprocess
+    if checkpoint.preprocess is not None and hasattr(config, "image_size"):
+        model.preprocess = checkpoint.preprocess.fitted(_size(config), config.in_chans)
+        if model.preprocess != checkpoint.preprocess and _size(config) == _size(checkpoint.config):
+            told = "x".join(map(str, checkpoint.preprocess.size))
+            report.notes.append(f"the file's preprocessing for {told} pixels was fitted to the model's image size")
+
+
+def _size(config: Any) -> tuple[int, int]:
+    return config.image_size if isinstance(config.image_size, tuple) else (config.image_size, config.image_size)

@@ -1,0 +1,98 @@
+"""Image weights for other sizes: positions, patch kernels and input channels, fitted as timm does."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .frontends.patches import Patches
+
+Size = tuple[int, int]
+
+
+def resample_grid(positions: Tensor, old: Size, new: Size) -> Tensor:
+    """A table of positions [h * w, D] over an old grid (rows, columns), for a new one: bicubic, with antialiasing."""
+    if old == new:
+        return positions
+    image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=True)
+    return image.permute(0, 2, 3, 1).reshape(-1, positions.shape[-1]).to(positions.dtype)
+
+
+def resample_kernel(kernel: Tensor, new: Size) -> Tensor:
+    """A patch kernel [D, C, h, w] for patches of another size, by FlexiViT's pseudo-inverse (Beyer et al. 2023, eq. 4).
+
+    It answers to a resized patch as the old one did to the patch before.
+    """
+    old = (kernel.shape[-2], kernel.shape[-1])
+    if old == new:
+        return kernel
+    basis = torch.eye(old[0] * old[1]).view(-1, 1, *old)
+    resize = F.interpolate(basis, size=new, mode="bicubic", antialias=True).flatten(1).T  # [new, old]
+    back = torch.linalg.pinv(resize).T.to(kernel.device)
+    return (kernel.float().flatten(2) @ back.T).view(*kernel.shape[:2], *new).to(kernel.dtype)
+
+
+def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """A kernel [D, C, h, w] for another number of channels: summed to one, else repeated and scaled to keep the sum."""
+    old = kernel.shape[1]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.float().sum(1, keepdim=True).to(kernel.dtype)
+    repeats = -(-channels // old)
+    wide = kernel.float().repeat(1, repeats, 1, 1)[:, :channels] * (old / channels)
+    return wide.to(kernel.dtype)
+
+
+def fit_patches(tensors: dict[str, Tensor], old: nn.Module, new: nn.Module) -> list[str]:
+    """Fit the tensors of every image front end of `old` to that of `new`, in place. Returns the names that changed.
+
+    tensors: the state of `old`, whose own tensors may be on meta; `new` is the same family with another image size,
+    patch size, channel count, or other rows in its position table.
+    """
+    changed = []
+    for path, ours, theirs in _front_ends(old, new):
+        for name, tensor in _fitted(tensors, path, ours, theirs):
+            if tensor is not tensors[name]:
+                tensors[name] = tensor
+                changed.append(name)
+    return changed
+
+
+def _front_ends(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Patches, Patches]]:
+    after = dict(new.named_modules())
+    for path, module in old.named_modules():
+        if isinstance(module, Patches) and isinstance(theirs := after.get(path), Patches):
+            yield f"{path}.", module, theirs
+
+
+def _fitted(tensors: dict[str, Tensor], path: str, old: Patches, new: Patches) -> Iterator[tuple[str, Tensor]]:
+    kernel = f"{path}proj.weight" if isinstance(old.proj, nn.Conv2d) else f"{path}proj.0.weight"
+    if kernel in tensors:
+        weight = adapt_channels(tensors[kernel], new.in_chans)
+        yield kernel, resample_kernel(weight, new.patch_size) if isinstance(old.proj, nn.Conv2d) else weight
+    table, rows = tensors[f"{path}positions"], old.position_prefix
+    prefix, grid = table[:rows], resample_grid(table[rows:], old.grid, new.grid)
+    if new.position_prefix != rows:
+        prefix, tokens = _move_prefix(tensors, path, prefix, new.position_prefix)
+        yield from tokens.items()
+    if old.grid != new.grid or new.position_prefix != rows:
+        yield f"{path}positions", torch.cat([prefix, grid])
+
+
+def _move_prefix(tensors: dict[str, Tensor], path: str, rows: Tensor, want: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Other rows for prefix tokens, the sums unchanged: rows too many are added to their tokens, new ones are zero."""
+    tokens: dict[str, Tensor] = {}
+    at = 0
+    for name in (f"{path}cls", f"{path}dist", f"{path}registers"):
+        if (token := tensors.get(name)) is None:
+            continue
+        count = 1 if token.ndim == 1 else len(token)
+        surplus = F.pad(rows, (0, 0, 0, max(at + count - len(rows), 0)))[at : at + count].clone()
+        surplus[: max(want - at, 0)] = 0
+        if surplus.any():
+            tokens[name] = token + surplus.view(token.shape)
+        at += count
+    return F.pad(rows, (0, 0, 0, max(want - len(rows), 0)))[:want], tokens

@@ -1,0 +1,149 @@
+"""Models to folders: our own format, those of other libraries, and the hub."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import did_you_mean
+from .files import atomic_folder, to_json
+from .formats import ours, timm, transformers
+from .models.base import Config, Family, Model
+from .registry import build, family
+from .resample import fit_patches
+from .verify import golden
+from .weights import export_tensors, tied_names
+
+# What a former save may have left in a folder, and a new one replaces.
+OWNS = (
+    "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
+    "open_clip_config.json", "open_clip_pytorch_model.bin",
+)  # fmt: skip
+FORMATS = {"transformers": transformers, "timm": timm}
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write a folder that `zoo.load` reads: config.json, model.safetensors, golden.safetensors. Returns its path.
+
+    Nothing half-written is ever seen: until the last byte is on disk the folder keeps what it held. The golden file
+    has the outputs of a seeded batch, by which `zoo.verify` proves the weights on any machine.
+    """
+    tensors = _state(model)
+    with atomic_folder(folder, OWNS) as staged:
+        (staged / "config.json").write_text(to_json(ours.describe(model)), encoding="utf-8")
+        _write(tensors, staged / "model.safetensors")
+        _write(golden(model), staged / "golden.safetensors")
+    return Path(folder)
+
+
+def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
+    """Write a folder in the format of another library, for its own loader: "transformers" or "timm".
+
+    With preprocessing and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
+    `pipeline("image-classification", folder)` and `timm.create_model("local-dir:folder", pretrained=True)` run on it
+    unchanged. Raises ValueError naming whatever that library cannot express.
+    """
+    files, tensors = _exported(model, format)
+    with atomic_folder(folder, OWNS) as staged:
+        for name, values in files.items():
+            (staged / name).write_text(to_json(values), encoding="utf-8")
+        _write(tensors, staged / "model.safetensors")
+    return Path(folder)
+
+
+def push_to_hub(
+    model: Model,
+    repo_id: str,
+    *,
+    format: str = "zoo",
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Upload model",
+) -> str:
+    """Upload a model, in our format or another library's, with a model card. Returns the address of the commit.
+
+    The repository is created if there is none; a README.md that it has is left as it is.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token, library_name="attention-zoo")
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save(model, folder) if format == "zoo" else export(model, folder, format)
+        if not api.file_exists(repo_id, "README.md", revision=revision):
+            (folder / "README.md").write_text(model_card(model, repo_id, format), encoding="utf-8")
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+
+
+def model_card(model: Model, repo_id: str, format: str = "zoo") -> str:
+    """The README.md of a hub repository: what the model is, and the lines that load it."""
+    load = {
+        "zoo": f'import zoo\n\nmodel = zoo.load("{repo_id}")',
+        "timm": f'import timm\n\nmodel = timm.create_model("hf-hub:{repo_id}", pretrained=True)',
+        "transformers": f'from transformers import pipeline\n\npredict = pipeline("image-classification", "{repo_id}")',
+    }[format]
+    library = {"zoo": "attention-zoo"}.get(format, format)
+    classify = model.config.head == "classify" and family(model.family).modality == "vision"
+    facts = {"model": model.variant or model.family, "parameters": f"{sum(p.numel() for p in model.parameters()):,}"}
+    facts |= {name: value for name, value in model.config.to_dict().items() if value not in (None, False, 0)}
+    lines = ["---", f"library_name: {library}", *(["pipeline_tag: image-classification"] if classify else [])]
+    lines += ["tags:", "- attention-zoo", f"- {model.family}", "---", "", f"# {repo_id.split('/')[-1]}", ""]
+    lines += ["```python", load, "```", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items())]
+    if model.labels:
+        shown = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")
+        lines += ["", f"{len(model.labels)} classes: {shown}"]
+    return "\n".join(lines) + "\n"
+
+
+# --- Tensors ----------------------------------------------------------------------------------------------------------
+
+
+def _state(model: Model) -> dict[str, Tensor]:
+    """The state dict without its tied doubles. Raises ValueError when it is not that of the model's config."""
+    if not isinstance(model, Model):
+        raise ValueError(f"expected a model of this zoo, got {type(model).__name__}; unwrap it first (ddp.module)")
+    state = model.state_dict()
+    expected = {name: tensor.shape for name, tensor in build(family(model.family), model.config).state_dict().items()}
+    odd = [name for name in state.keys() ^ expected.keys() if name] or [
+        n for n in state if state[n].shape != expected[n]
+    ]
+    if odd:
+        raise ValueError(
+            f"{sorted(odd)[0]!r} does not belong to a {model.family} of this config, and could not be loaded again; "
+            f"merge adapters, or save the model that was optimised"
+        )
+    if blank := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
+    for alias in tied_names(model):
+        del state[alias]
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(their JSON files, their tensors)."""
+    tensors, own = _state(model), family(model.family)
+    if format not in FORMATS or not own.dialects.get(format):
+        known = [name for name in FORMATS if own.dialects.get(name)]
+        near = did_you_mean(format, known)
+        raise ValueError(f"a {model.family} cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
+    values, dialect, config = FORMATS[format].describe(model, own)
+    files = {"config.json": values}
+    if format == "transformers" and model.preprocess is not None:
+        files["preprocessor_config.json"] = model.preprocess.to_transformers()
+    bare = config.head is None
+    return files, export_tensors(dialect.table, _as(tensors, model, own, config), base="" if bare else dialect.base)
+
+
+def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:
+    """The tensors of the equal model that `config` describes: rows of the position table may stand elsewhere."""
+    if config != model.config:
+        fit_patches(tensors, build(own, model.config), build(own, config))
+    return tensors

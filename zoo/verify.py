@@ -1,0 +1,168 @@
+"""`zoo.verify`: the same files through us and through the library they came from, or against their golden outputs."""
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import LoadError
+from .files import open_tensors
+from .formats.checkpoint import Checkpoint
+from .loading import describe, load
+from .models.base import Model
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}  # of the error measure; half precision below
+HALF = 2e-2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """difference: max|ours - theirs| / max(1, max|theirs|) over all outputs. Prints as one line."""
+
+    source: str
+    against: str
+    difference: float
+    tolerance: float
+    versions: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        sign = "ok" if self.ok else "DIFFERENT"
+        return (
+            f"{self.source}: {sign}, greatest difference to {self.against} {self.difference:.2g} "
+            f"(tolerance {self.tolerance:g}; {versions})"
+        )
+
+
+def verify(source: str | Path, revision: str | None = None) -> Verification:
+    """Run one seeded batch through our model and through the peer that the format belongs to, in the same process.
+
+    A folder of transformers or timm is compared with that library, which must be installed; a folder of ours with the
+    outputs that were saved beside its weights.
+    """
+    checkpoint = describe(source, revision)
+    model = load(source, revision=revision)
+    if checkpoint.format == "zoo":
+        return _against_golden(str(source), checkpoint.path, model)
+    batch = example_batch(model)
+    theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
+    return _compare(str(source), checkpoint.format, model, batch, {"output": theirs})
+
+
+def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
+    """Two seeded rows of what the model takes, on the CPU."""
+    draw = torch.Generator().manual_seed(seed)
+    return {name: EXAMPLES[name](model.config, draw) for name in model.inputs if name in EXAMPLES}
+
+
+def _pixels(config: Any, draw: torch.Generator) -> Tensor:
+    size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size, config.image_size)
+    return torch.randn(2, config.in_chans, *size, generator=draw)
+
+
+EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {"pixel_values": _pixels}
+
+
+# --- Golden outputs ---------------------------------------------------------------------------------------------------
+
+
+def golden(model: Model) -> dict[str, Tensor]:
+    """A seeded batch ("input.*") and what the model makes of it ("output")."""
+    batch = example_batch(model)
+    return {f"input.{name}": value for name, value in batch.items()} | _run(model, batch)
+
+
+def _against_golden(source: str, path: Path, model: Model) -> Verification:
+    if not (file := path / "golden.safetensors").is_file():
+        raise LoadError(f"{path} has no golden.safetensors to verify against")
+    saved = open_tensors(file)
+    batch = {name.removeprefix("input."): saved[name] for name in saved if name.startswith("input.")}
+    outputs = {name: saved[name] for name in saved if not name.startswith("input.")}
+    return _compare(source, "its golden outputs", model, batch, outputs)
+
+
+def _compare(
+    source: str, against: str, model: Model, batch: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> Verification:
+    ours = _run(model, batch)
+    if shapes := [
+        f"{n}: {list(ours[n].shape)} and {list(t.shape)}" for n, t in theirs.items() if ours[n].shape != t.shape
+    ]:
+        raise LoadError(f"{source}: outputs of other shapes, ours and those of {against}: {', '.join(shapes)}")
+    worst = max(error(ours[name], theirs[name]) for name in theirs)
+    packages = ["torch", *([against] if against in PEERS else [])]
+    versions = {"zoo": _zoo_version()} | {name: importlib.metadata.version(name) for name in packages}
+    return Verification(source, against, worst, TOLERANCE.get(model.dtype, HALF), versions)
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """max|ours - theirs| / max(1, max|theirs|); infinite where either is not a number."""
+    a, b = ours.double(), theirs.double()
+    worst = ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
+    return worst if worst == worst else float("inf")
+
+
+def _zoo_version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs on the CPU, in evaluation mode."""
+    place = {name: value.to(model.device) for name, value in batch.items()}
+    place = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in place.items()}
+    with _evaluating(model), torch.no_grad():
+        return {"output": model(**place).cpu()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+# --- Peers ------------------------------------------------------------------------------------------------------------
+
+
+def _peer(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"verifying a folder of {name} needs {name} itself: pip install {name}") from None
+
+
+def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
+    assert checkpoint.architecture is not None
+    cls = getattr(_peer("transformers"), checkpoint.architecture)
+    model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
+    with torch.no_grad():
+        output = model(**{name: value.to(dtype) for name, value in batch.items()})
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
+
+
+def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
+    model = _peer("timm").create_model(f"local-dir:{checkpoint.path}", pretrained=True).to(dtype).eval()
+    with torch.no_grad():
+        return model(batch["pixel_values"].to(dtype))
+
+
+PEERS: dict[str, Callable[[Checkpoint, torch.dtype, Mapping[str, Tensor]], Tensor]] = {
+    "transformers": _transformers,
+    "timm": _timm,
+}
