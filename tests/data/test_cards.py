@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ def test_an_installed_package_reads_its_own(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "cards" / "x.yaml").write_text(text)
     monkeypatch.setattr(cards, "_FOLDERS", (tmp_path / "cards", tmp_path / "data"))
     assert list_cards() == ["x"] and isinstance(load_card("x"), Card)
+
+
+def test_the_wheel_carries_every_card() -> None:
+    root = Path(cards.__file__).parents[2]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("an installed package, not a checkout")
+    build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["force-include"] == {f"data/{name}.yaml": f"zoo/data/cards/{name}.yaml" for name in list_cards()}
 
 
 def test_settings_and_cards_bring_no_torch() -> None:
