@@ -72,8 +72,10 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A row, with the seconds trained so far."""
-        figures = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        """A row, with the seconds trained so far. The test's figures stand in `metrics.json`: they belong to no step."""
+        figures = {name: float(value) for name, value in metrics.items() if not name.startswith(("epoch", "test_"))}
+        if not figures:
+            return
         if "train_loss" in figures:
             figures["items_per_second"] = self.clock.rate()
         self.experiment.add(int(step or 0), figures | {"seconds": round(self.clock.seconds, 3)})

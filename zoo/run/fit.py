@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
 from zoo.run import hardware
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 Sample = dict[str, Any]  # a small raw batch
 
 
-def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None) -> Result:
+def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None = None,
+        longer: str = "") -> Result:  # fmt: skip
     """See `Run.fit`."""
     assert run.folder is not None
     out, t = console(), run.settings.trainer
@@ -54,7 +54,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
     result = Result(figures, finished=done >= steps, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
     if trainer.is_global_zero:
         write(run, task, result, steps, keeper)
-        last_lines(run, out, result, steps, stops.out_of_time)
+        last_lines(run, out, result, steps, longer, stops.out_of_time)
     run.folder.release()
     return result
 
@@ -97,7 +97,6 @@ def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int,
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("folder", _going_on(run, done)),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, sample)),
-        *run.notes,
     ]  # fmt: skip
     _print_rows(out, rows)
 
@@ -140,8 +139,10 @@ def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) 
     """Test the best model."""
     assert run.folder is not None
     best = run.folder.best
-    found = trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
-    return {name: round(value, 6) for name, value in found[0].items()}
+    trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
+    return {
+        name: round(float(value), 6) for name, value in trainer.callback_metrics.items() if name.startswith("test_")
+    }
 
 
 def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoints) -> None:
@@ -176,7 +177,7 @@ def whole(task: Task) -> nn.Module:
     return task.evaluated
 
 
-def last_lines(run: Run, out: Console, result: Result, planned: int, out_of_time: bool) -> None:
+def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool) -> None:
     """What came out, where it is, and what to try now."""
     assert run.folder is not None and run.data is not None
     if out_of_time:
@@ -188,16 +189,16 @@ def last_lines(run: Run, out: Console, result: Result, planned: int, out_of_time
         ("test accuracy", accuracy if run.data.real else f"{accuracy} (NOT REAL DATA: drawn by the program)"),
         ("model", folder.model),
         ("try", f"zoo predict {folder.model} {picture if picture.exists() else 'picture.png'}"),
-        ("longer", run.longer()),
-    ]  # fmt: skip
+    ]
+    if longer:
+        rows.append(("longer", run.longer(longer)))
     _print_rows(out, rows)
 
 
 def _print_rows(out: Console, rows: list[tuple[str, Any]]) -> None:
-    table = Table.grid(padding=(0, 2))
+    wide = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        table.add_row(f"[bold]{name}", escape(str(value)))
-    out.print(table)
+        out.print(f"[bold]{name:<{wide}}[/bold]{escape(str(value))}")
 
 
 def _going_on(run: Run, done: int) -> str:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +90,6 @@ class Run:
     overlay: str | None = None
     data: DataFacts | None = None
     folder: RunFolder | None = None
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    command: str = ""
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
@@ -104,7 +102,7 @@ class Run:
         accelerator = words.values.get("trainer.accelerator", "auto")
         chosen = hardware.best_accelerator() if accelerator == "auto" else accelerator
         overlay = words.overlay or (hardware.OVERLAYS.get(chosen) if configs else None)
-        run = cls(recipe, settings, words, configs, None, overlay=overlay, command=f"python recipes/{recipe}.py")
+        run = cls(recipe, settings, words, configs, None, overlay=overlay)
         run.settings = run._settings()
         return run
 
@@ -157,7 +155,7 @@ class Run:
             self.folder.create(values, header=self._header(data))
 
     def fit(self, task: "Task", data: "L.LightningDataModule", *, steps_per_epoch: int,
-            sample: dict[str, Any] | None = None) -> Result:  # fmt: skip
+            sample: dict[str, Any] | None = None, longer: dict[str, str] | None = None) -> Result:  # fmt: skip
         """Train to the last step, the end of the time budget or Ctrl-C; test the best model; write it all down.
 
         Args:
@@ -165,19 +163,22 @@ class Run:
             data: With train, val and test loaders whose batches are keyed by the step.
             steps_per_epoch: Optimizer steps in a pass over the training set.
             sample: A small raw batch; with it the banner can say when the run will end.
+            longer: Words of a longer run by the name of the data set, e.g. `{"cifar10": "epochs=40"}`.
 
         Raises: Interrupted, NonFiniteLoss.
         """
         from zoo.run.fit import fit
 
         assert self.folder is not None and self.data is not None, "call run.open(...) first"
-        return fit(self, task, data, steps_per_epoch, sample)
+        words = (longer or {}).get(self.data.name, "")
+        return fit(self, task, data, steps_per_epoch, sample, words)
 
-    def longer(self) -> str:
-        """The command for a longer run of the same."""
-        given = [f"{path.rpartition('.')[2] if path != 'data.name' else 'data'}={value}"
-                 for path, value in self.words.values.items() if path not in ("trainer.epochs", "trainer.steps")]  # fmt: skip
-        return " ".join([self.command, *given])
+    def longer(self, words: str) -> str:
+        """This command with `words` (`epochs=30`) in the place of its own length."""
+        length = ("trainer.epochs", "trainer.steps", "trainer.minutes")
+        said = {path: value for path, value in self.words.values.items() if path not in length}
+        given = [f"{path.removesuffix('.name').rpartition('.')[2]}={value}" for path, value in said.items()]
+        return " ".join(["python", f"recipes/{self.recipe}.py", *given, words])
 
     def _header(self, data: DataFacts) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M")

@@ -133,6 +133,7 @@ class TrainerSettings:
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         ema: Decay of the moving average of the weights that is evaluated and saved; 0 keeps none.
         deterministic: Ask torch for deterministic kernels on a GPU too.
+        holdout: Share of the training set that is kept for validation; 0 validates on the test set.
         validate_every: Steps between validations; 0 validates after each epoch.
         checkpoint_every: Steps between checkpoints; there is one after each validation in any case.
         log_every: Steps between two rows of `metrics.csv`.
@@ -155,6 +156,7 @@ class TrainerSettings:
     checkpointing: bool = False
     ema: float = 0.0
     deterministic: bool = False
+    holdout: float = 0.04
     validate_every: int = 0
     checkpoint_every: int = 200
     log_every: int = 50
@@ -167,6 +169,7 @@ class TrainerSettings:
                             ("checkpoint_every", 0), ("epochs", 1), ("steps", 1)):  # fmt: skip
             _within(name, getattr(self, name), least, float("inf"))
         _within("clip", self.clip, 0.0, float("inf"))
+        _within("holdout", self.holdout, 0.0, 1.0, open_above=True)
         _within("ema", self.ema, 0.0, 1.0, open_above=True)
         _within("minutes", self.minutes, 0.0, float("inf"), open_below=True)
 

@@ -1,5 +1,6 @@
 """Settings -> a `lightning.Trainer`."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
         validate_every: Steps between validations.
     """
     t = settings.trainer
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the banner says what matters
     for expected in _EXPECTED:
         warnings.filterwarnings("ignore", message=f".*{expected}")
     return L.Trainer(

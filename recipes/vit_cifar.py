@@ -1,0 +1,29 @@
+"""Train a Vision Transformer on CIFAR-10, and leave a model folder that `zoo predict` reads.
+
+    python recipes/vit_cifar.py                      CIFAR-10 if it can be had, else pictures drawn by the program
+    python recipes/vit_cifar.py data=embedded        the drawn pictures
+    python recipes/vit_cifar.py model=vit_cifar attention=performer epochs=50
+    python recipes/vit_cifar.py devices=2            two processes; torchrun works as well
+
+The same command goes on where it was killed, bit for bit.
+"""
+
+import sys
+
+from zoo.run.run import Result, Run, main
+from zoo.run.settings import ImageSettings
+
+LONGER = {"embedded": "epochs=30", "cifar10": "epochs=40"}
+
+
+def train(run: Run) -> Result:
+    """Model and data by name, a classifier of them, and a run around it."""
+    from zoo.run.images import classifier, open_images
+
+    model, data = open_images(run)
+    task = classifier(run, model, data)
+    return run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER)
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, ImageSettings))

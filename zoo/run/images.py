@@ -1,0 +1,92 @@
+"""What every recipe of image classification does with its settings: model, data, validation set, task."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from zoo.data.draws import seed_for
+from zoo.data.images import DataError, ImageSet, ImageSets, load_images
+from zoo.data.loader import ImageModule, Loader
+from zoo.models.base import Model
+from zoo.preprocess import ImagePreprocess
+from zoo.run.front import SettingsError
+from zoo.run.run import DataFacts, Run
+from zoo.tasks.classify import Classify
+
+
+class HeldOutImages(ImageModule):
+    """An image module that validates on a part of the training set, so that the test set is looked at once, at the end.
+
+    Args:
+        sets: From `load_images`.
+        share: Of the training images that are held out, the classes evenly; 0 validates on the test set.
+        options: Of `ImageModule`.
+    """
+
+    def __init__(self, sets: ImageSets, share: float, *, seed: int, **options: Any) -> None:
+        train, self.held_out = hold_out(sets.train, share, seed) if share else (sets.train, sets.test)
+        super().__init__(replace(sets, train=train), seed=seed, **options)
+
+    def val_dataloader(self) -> Loader:
+        """The images held out, each once over all ranks."""
+        return self._evaluation(self.held_out)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in a pass over the training images."""
+        return len(self.sets.train) // self.batch_size
+
+    def sample(self, count: int = 32) -> dict[str, Any]:
+        """A small raw batch, to measure with."""
+        rows = torch.arange(min(count, len(self.sets.train), self.batch_size))
+        images, labels = self.sets.train.images[rows], self.sets.train.labels[rows]
+        return {"pixel_values": images, "labels": labels, "index": rows, "epoch": torch.tensor(0)}
+
+
+def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(what stays, what is held out): a seeded choice of `share` of each class, at least one image of each."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_for(seed, len(images), 1)))
+    held = torch.zeros(len(images), dtype=torch.bool)
+    for label in images.labels.unique():
+        mine = order[images.labels[order] == label]
+        held[mine[: max(1, round(share * len(mine)))]] = True
+    if held.all():
+        raise SettingsError(f"holdout={share} leaves none of {len(images)} training images")
+    parts = [ImageSet(images.images[rows], images.labels[rows], images.classes) for rows in (~held, held)]
+    return parts[0], parts[1]
+
+
+def open_images(run: Run) -> tuple[Model, HeldOutImages]:
+    """The model, checked before data is touched; then the data; then the run folder. The model knows both.
+
+    Raises: SettingsError, RunError.
+    """
+    model, d = run.create_model(), run.settings.data
+    try:
+        sets = load_images(d.name, d.data_dir, on_error=d.on_error, size=d.size, train_size=d.train_size,
+                           test_size=d.test_size, seed=run.settings.seed)  # fmt: skip
+    except DataError as error:
+        raise SettingsError(str(error)) from error
+    run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+    s = run.settings
+    if model.config.num_classes != len(sets.classes):
+        model.reset_head(len(sets.classes))
+    model.labels = list(sets.classes)
+    model.preprocess = ImagePreprocess(size=tuple(sets.train.images.shape[2:]), mean=sets.mean, std=sets.std)
+    try:
+        data = HeldOutImages(sets, s.trainer.holdout, seed=s.seed, batch_size=s.data.batch_size,
+                             augment=s.data.augment, workers=s.data.workers)  # fmt: skip
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return model, data
+
+
+def classifier(run: Run, model: Model, data: ImageModule) -> Classify:
+    """The task of the settings. Raises: SettingsError for a parameter to freeze that there is not."""
+    s = run.settings
+    try:
+        return Classify(model, optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
+                        ema=s.trainer.ema, seed=s.seed)  # fmt: skip
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

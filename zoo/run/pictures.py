@@ -1,0 +1,92 @@
+"""Pictures of a run: its curves, the confusion of its classes. Drawn on figures of their own, so no display is needed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zoo.run.table import MetricsTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from zoo.run.run import Result, Run
+
+Picture = Callable[["Run", Any, "Result"], "Figure | None"]
+
+
+def draw_all(run: "Run", task: Any, result: "Result", data: Any = None) -> list[Path]:
+    """Draw every picture in `PICTURES` that has something to show into the run folder; returns the files."""
+    assert run.folder is not None
+    files = []
+    for name, draw in PICTURES.items():
+        figure = draw(run, task, result)
+        if figure is not None:
+            files.append(run.folder.path / f"{name}.png")
+            figure.savefig(files[-1], dpi=110)
+    return files
+
+
+def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Loss and accuracy over the steps."""
+    assert run.folder is not None and run.data is not None
+    rows = MetricsTable(run.folder.path / "metrics.csv").rows()
+    series = {name: _series(rows, name) for name in ("train_loss", "val_loss", "val_accuracy", "lr")}
+    if not series["train_loss"][0] and not series["val_loss"][0]:
+        return None
+    figure = _figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+        left.plot(*series[name], label=label, marker="." if name == "val_loss" else None, linewidth=1.2)
+    left.set(xlabel="step", ylabel="loss", title="loss")
+    left.legend(frameon=False)
+    right.plot(*series["val_accuracy"], marker=".", color="tab:green")
+    accuracy = result.figures.get("test_accuracy")
+    if accuracy is not None:
+        right.axhline(accuracy, color="grey", linewidth=0.8, linestyle="--")
+        right.annotate(f"test {accuracy:.2%}", (0.02, accuracy), xycoords=("axes fraction", "data"), va="bottom")
+    right.set(xlabel="step", ylabel="accuracy", title="validation accuracy")
+    figure.suptitle(
+        f"{run.settings.model.name} on {run.data.name}" + ("" if run.data.real else " (drawn by the program)")
+    )
+    return figure
+
+
+def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Share of each true class that was taken for each class, on the test set."""
+    counts: Tensor | None = getattr(task, "confusion", None)
+    if counts is None:
+        return None
+    names = getattr(task.model, "labels", None) or [str(i) for i in range(len(counts))]
+    shares = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
+    side = 3 + 0.42 * len(names)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=60, ha="right")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="taken for", ylabel="true class", title="confusion on the test set, %")
+    if len(names) <= 20:
+        for i in ticks:
+            for j in ticks:
+                if shares[i, j] >= 0.005:
+                    shade = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8, color=shade)
+    return figure
+
+
+PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion}
+"""File name -> who draws it. A picture more, e.g. of attention maps, is an entry more."""
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in points], [value for _, value in points]
