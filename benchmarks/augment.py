@@ -1,0 +1,111 @@
+"""Images per second: whole-batch augmentation against torchvision, image by image in a DataLoader.
+
+    python benchmarks/augment.py [batch=128] [batches=4] [rounds=7] [device=cpu|cuda] [data=embedded]
+
+Targets: crop + flip + normalise >= 5x; a full recipe (crop, flip, RandAugment or TrivialAugment, erasing, MixUp or
+CutMix) >= 3x. Both sides start from the same uint8 tensor in memory and end with normalised float batches and targets.
+torchvision mixes whole batches with one lambda; ours draws partner and lambda for each image.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from _measure import options, paired
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import v2
+
+from zoo.data import Augment, AugmentSettings, ImageSet, ImageSets, KeyedBatches, load_images
+from zoo.data.loader import Loader
+
+RECIPES = {
+    "crop, flip, normalise": AugmentSettings(),
+    "crop, flip, RandAugment(2, 9), erasing, MixUp or CutMix": AugmentSettings(
+        policy="randaugment", erasing=0.25, mixup=0.8, cutmix=1.0
+    ),
+    "crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix": AugmentSettings(
+        policy="trivialaugment", erasing=0.25, mixup=0.8, cutmix=1.0
+    ),
+}
+
+
+class PerSample(Dataset[Any]):
+    """The usual way: one image, one chain of transforms."""
+
+    def __init__(self, images: ImageSet, chain: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.images, self.chain = images, chain
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.chain(self.images.images[i]), int(self.images.labels[i])
+
+
+def torchvision_loader(sets: ImageSets, settings: AugmentSettings, batch: int) -> DataLoader[Any]:
+    """The same operations with torchvision's own transforms."""
+    chain: list[Any] = [
+        v2.RandomCrop(sets.train.images.shape[-1], padding=settings.crop),
+        v2.RandomHorizontalFlip(settings.flip),
+    ]
+    if settings.policy == "randaugment":
+        chain.append(v2.RandAugment(settings.operations, settings.magnitude))
+    elif settings.policy == "trivialaugment":
+        chain.append(v2.TrivialAugmentWide())
+    chain += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(sets.mean, sets.std)]
+    if settings.erasing:
+        chain.append(v2.RandomErasing(settings.erasing))
+    collate = default_collate
+    if settings.mixes:
+        classes = len(sets.classes)
+        mix = v2.RandomChoice([v2.MixUp(alpha=0.8, num_classes=classes), v2.CutMix(alpha=1.0, num_classes=classes)])
+        collate = partial(_mixed, mix)
+    return DataLoader(PerSample(sets.train, v2.Compose(chain)), batch, shuffle=True, drop_last=True, collate_fn=collate)
+
+
+def _mixed(mix: Callable[..., Any], samples: list[Any]) -> Any:
+    return mix(*default_collate(samples))
+
+
+def take(source: Iterator[Any], count: int, device: str) -> None:
+    """Draw so many batches from torchvision's side."""
+    for _ in range(count):
+        images, targets = next(source)
+        images.to(device), targets.to(device)
+
+
+def take_ours(source: Iterator[Any], augment: Augment, count: int, device: str) -> None:
+    """Draw so many batches from ours: gather, move, augment."""
+    for step in range(count):
+        augment({name: value.to(device) for name, value in next(source).items()}, seed=0, step=step, train=True)
+
+
+def forever(loader: Any) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def main() -> None:
+    """Print one table for each recipe."""
+    o = options(batch=128, batches=4, rounds=7, device="cpu", data="embedded")
+    sets = load_images(o.data)
+    for name, settings in RECIPES.items():
+        ours = forever(Loader(sets.train, KeyedBatches(len(sets.train), o.batch, seed=0, step=lambda: 0)))
+        theirs = forever(torchvision_loader(sets, settings, o.batch))
+        augment = Augment(settings, sets.mean, sets.std, len(sets.classes))
+        paired(
+            {
+                "torchvision, per sample": partial(take, theirs, o.batches, o.device),
+                "zoo, whole batch": partial(take_ours, ours, augment, o.batches, o.device),
+            },
+            rounds=o.rounds,
+            clock="cuda" if o.device == "cuda" else "cpu",
+            title=f"{name}; batches of {o.batch}",
+            items=o.batch * o.batches,
+        )
+
+
+if __name__ == "__main__":
+    main()
