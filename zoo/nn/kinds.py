@@ -67,13 +67,19 @@ def admit(kind: Any, table: dict[str, Any] | None = None) -> Any:
         return kind | {"kind": admit(kind.get("kind"), table)}
     if isinstance(kind, type):
         names = [name for name, cls in table.items() if cls is kind]
-        name = names[0] if names else f"{kind.__module__}:{kind.__qualname__}"
+        name = names[0] if names else f"{home(kind)}:{kind.__qualname__}"
         if not names:
             (register_attention if table is CORES else register_mixer)(name, kind)
         return name
     if isinstance(kind, str) and ":" in kind and kind not in table:
         (register_attention if table is CORES else register_mixer)(kind, load_class(kind))
     return kind
+
+
+def home(cls: type) -> str:
+    """The module that a class can be imported from later: a script is called like its file, not `__main__`."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(file).stem if cls.__module__ == "__main__" and file else cls.__module__
 
 
 def load_class(path: str) -> type:
@@ -119,6 +125,7 @@ def resolve(kind: Any, table: dict[str, Any]) -> tuple[type, dict[str, Any]]:
     what = "attention" if table is CORES else "mixer"
     if ":" in name:
         module, _, cls = name.rpartition(":")
+        module = Path(module).stem if module.endswith(".py") else module
         raise ValueError(
             f"this model uses {what}={name!r}, a class that is not registered here, and loading runs no code of its "
             f"own accord. Write, before loading: from {module} import {cls}; "
