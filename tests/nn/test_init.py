@@ -1,0 +1,114 @@
+"""Initial values are pure functions of (seed, parameter name, shape)."""
+
+import pytest
+import torch
+from nn_cases import KINDS
+from torch import nn
+
+from zoo.nn import BlockSpec, Core, CoreSpec, LayerScale, initialise
+from zoo.nn.init import uninitialised
+from zoo.nn.kinds import admit, build_core
+
+
+def stack(seed=0, depth=2, **options):
+    with uninitialised():
+        made = BlockSpec(width=16, heads=2, **options).stack(depth)
+    initialise(made, seed)
+    return made
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_values_whatever_was_drawn_before():
+    first = stack(3)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert same(first, stack(3))
+    before = torch.get_rng_state()
+    initialise(first, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not same(first, stack(4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_that_differ_in_attention_share_all_else(kind):
+    one, other = stack().state_dict(), stack(attention={"kind": kind, **KINDS[kind]}).state_dict()
+    common = one.keys() & other.keys()
+    assert len(common) == len(one) and all(torch.equal(one[name], other[name]) for name in common)
+    assert {name.split(".", 2)[-1] for name in other.keys() - one.keys()} <= {"core.w", "core.projection"}
+
+
+def test_values_do_not_depend_on_the_order_of_construction():
+    shallow, deep = stack(depth=2).state_dict(), stack(depth=4).state_dict()
+    assert all(torch.equal(deep[name], value) for name, value in shallow.items())
+
+    class Pair(nn.Module):
+        def __init__(self, names):
+            super().__init__()
+            for name in names:
+                self.add_module(name, nn.Linear(5, 7))
+
+    a, b = Pair("xy"), Pair("yx")
+    initialise(a, 1)
+    initialise(b, 1)
+    assert torch.equal(a.x.weight, b.x.weight) and torch.equal(a.y.weight, b.y.weight)
+    assert not torch.equal(a.x.weight, a.y.weight)
+
+
+def test_only_the_named_ones_are_drawn():
+    made, fresh = stack(0), stack(5)
+    initialise(made, 5, only={"0.mixer.q.weight", "norm.bias"})
+    old = stack(0).state_dict()
+    for name, value in made.state_dict().items():
+        assert torch.equal(value, (fresh.state_dict() if name == "0.mixer.q.weight" else old)[name])
+
+
+def test_the_rules():
+    made = stack(layer_scale=1e-5)
+    for linear in (m for m in made.modules() if isinstance(m, nn.Linear)):
+        std = (3 * linear.in_features) ** -0.5  # cut off at two of it, which takes an eighth
+        assert linear.weight.abs().max() <= 2 * std and linear.weight.std().item() == pytest.approx(0.88 * std, rel=0.12)
+    assert all((m.bias == 0).all() for m in made.modules() if isinstance(m, nn.Linear | nn.LayerNorm))
+    assert all((m.weight == 1).all() for m in made.modules() if isinstance(m, nn.LayerNorm))
+    assert all((m.gamma == 1e-5).all() for m in made.modules() if isinstance(m, LayerScale))
+    assert made[0].mixer.q.weight.requires_grad
+
+
+def test_a_module_without_a_rule_is_an_error_not_a_guess():
+    model = nn.Sequential(nn.Bilinear(2, 2, 2))
+    with pytest.raises(NotImplementedError, match=r"Bilinear.*initialise"):
+        initialise(model, 0)
+
+
+class Mine(Core):
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.mix = nn.Linear(spec.heads, spec.heads)
+        nn.init.eye_(self.mix.weight)
+        self.temperature = nn.Parameter(torch.full((1,), 7.0))
+
+    def weights(self, q, k, mask=None, bias=None):
+        return self.scores(q, k, mask, bias).softmax(-1)
+
+
+def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
+    with uninitialised():
+        made = BlockSpec(width=16, heads=2, attention="softmax").stack(1)
+        mine = build_core(admit(Mine), CoreSpec(heads=2, kv_heads=2, head_dim=8))
+        assert torch.equal(mine.mix.weight, torch.eye(2)) and mine.mix.bias.abs().max() > 0
+        made[0].mixer.core = mine
+    bias = mine.mix.bias.clone()
+    initialise(made, 0)
+    assert torch.equal(mine.mix.weight, torch.eye(2)) and torch.equal(mine.mix.bias, bias) and mine.temperature == 7
+    assert (made[0].norm1.weight == 1).all()
+
+
+def test_constructors_draw_nothing_while_uninitialised():
+    state = torch.get_rng_state()
+    with uninitialised():
+        nn.Linear(4, 4)
+        nn.Conv2d(3, 4, 2)
+        nn.LayerNorm(4)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo.nn import Attention, Context, CoreSpec, Rotary, rotary, sinusoids, sinusoids_2d
+
+
+def llama(length, dim, base):
+    """transformers' tables (cos, sin) [1, N, P]."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rope = {"rope_type": "default", "rope_theta": base}
+    config = LlamaConfig(hidden_size=4 * dim, num_attention_heads=4, head_dim=dim, rope_parameters=rope)
+    return LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(length)[None])
+
+
+def test_sinusoids_are_those_of_distilbert_marian_and_whisper():
+    from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
+    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+    from transformers.models.whisper.modeling_whisper import sinusoids as whisper
+
+    n, d = 50, 24
+    distilbert = torch.empty(n, d)
+    create_sinusoidal_embeddings(n, d, distilbert)
+    torch.testing.assert_close(sinusoids(n, d), distilbert, atol=1e-6, rtol=0)
+    marian = MarianSinusoidalPositionalEmbedding(n, d).create_weight()
+    torch.testing.assert_close(sinusoids(n, d, "halves"), marian, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sinusoids(n, d, "halves_minus_one"), whisper(n, d), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "halves", "halves_minus_one"])
+def test_sinusoids_by_hand(layout):
+    table = sinusoids(7, 8, layout)
+    for n in (0, 1, 6):
+        for i in range(4):
+            angle = n / 10000 ** (i / (3 if layout == "halves_minus_one" else 4))
+            at = (2 * i, 2 * i + 1) if layout == "interleaved" else (i, i + 4)
+            assert table[n, list(at)].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
+    with pytest.raises(ValueError, match="even width, given 7"):
+        sinusoids(4, 7)
+
+
+def test_sinusoids_of_a_grid_are_maes():
+    table = sinusoids_2d((2, 5), 16).view(2, 5, 16)
+    angles = [lambda place, i=i: place / 10000 ** (i / 4) for i in range(4)]
+    for row, column in ((0, 0), (1, 3), (0, 4)):
+        expected = [f(a(place)) for place in (column, row) for f in (math.sin, math.cos) for a in angles]
+        assert table[row, column].tolist() == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="divisible by 4, given 6"):
+        sinusoids_2d((2, 2), 6)
+
+
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_rotation_is_llamas(base):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    q, k = torch.randn(2, 2, 4, 30, 16)
+    cos, sin = llama(30, 16, base)
+    ours = rotary(torch.arange(30), 16, base)
+    for theirs, mine in zip(apply_rotary_pos_emb(q, k, cos, sin), (ours(q), ours(k)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotation_by_hand(interleaved):
+    x = torch.randn(1, 1, 5, 8, dtype=torch.float64)
+    y = rotary(torch.arange(5) + 3, 8, interleaved=interleaved)(x)
+    for n in range(5):
+        for i in range(4):
+            a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + 4)
+            angle = (n + 3) / 10000 ** (2 * i / 8)
+            turned = complex(x[0, 0, n, a], x[0, 0, n, b]) * complex(math.cos(angle), math.sin(angle))
+            assert complex(y[0, 0, n, a], y[0, 0, n, b]) == pytest.approx(turned, abs=1e-6)
+
+
+def test_the_two_layouts_are_one_up_to_the_order_of_channels():
+    x = torch.randn(1, 2, 6, 8)
+    order = torch.arange(8).view(2, 4).mT.flatten()  # halves -> pairs
+    halves, pairs = rotary(torch.arange(6), 8), rotary(torch.arange(6), 8, interleaved=True)
+    assert torch.equal(halves(x)[..., order], pairs(x[..., order]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 500), st.booleans())
+def test_scores_depend_on_the_distance_alone(i, j, shift, interleaved):
+    q, k = torch.randn(2, 1, 1, 2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def score(*places):
+        turn = rotary(torch.tensor(places), 16, interleaved=interleaved)
+        return (turn(q)[0, 0, 0] @ turn(k)[0, 0, 1]).item()
+
+    assert score(i, j) == pytest.approx(score(i + shift, j + shift), abs=2e-4)
+
+
+def test_partial_rotation_is_gpt_neox():
+    x = torch.randn(2, 3, 7, 16)
+    table = rotary(torch.arange(7), 4)
+    y = table(x)
+    assert torch.equal(y[..., 4:], x[..., 4:])
+    assert torch.equal(y[..., :4], table(x[..., :4].contiguous()))
+
+
+def test_two_axes_turn_their_own_channels():
+    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0))  # [12, 2]: row, column
+    x = torch.randn(1, 2, 12, 16, dtype=torch.float64)
+    y = rotary(grid, 16)(x)
+    for axis in range(2):
+        channels = [8 * half + 4 * axis + i for half in range(2) for i in range(4)]  # pairs (i, i + 8)
+        alone = rotary(grid[:, axis].long(), 8)(x[..., channels])
+        torch.testing.assert_close(y[..., channels], alone, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="2 axes need a width divisible by 4, given 6"):
+        rotary(grid, 6)
+
+
+def test_rows_may_stand_at_different_places():
+    positions = torch.tensor([[0, 1, 2], [5, 6, 7]])
+    x = torch.randn(2, 4, 3, 8)
+    y = rotary(positions, 8)(x)
+    for row in range(2):
+        assert torch.equal(y[row], rotary(positions[row], 8)(x[row : row + 1])[0])
+
+
+def test_scaled_frequencies():
+    frequencies = 0.5 / 10000 ** (torch.arange(0, 8, 2) / 8)
+    x = torch.randn(1, 1, 4, 8)
+    halved = rotary(torch.arange(4), 8, frequencies=frequencies)(x)
+    torch.testing.assert_close(halved[:, :, ::2], rotary(torch.tensor([0, 1]), 8)(x[:, :, ::2]), atol=1e-6, rtol=0)
+
+
+def test_tables_stay_in_single_precision():
+    """In bfloat16 positions beyond 256 fall together: tables are never converted, and rotation is done in float32."""
+    table = rotary(torch.arange(5000), 64)
+    attention = Attention(64, CoreSpec(heads=1, kv_heads=1, head_dim=64)).to(torch.bfloat16)
+    assert isinstance(table, Rotary) and table.cos.dtype == table.sin.dtype == torch.float32
+    x = torch.randn(1, 1, 5000, 64).bfloat16()
+    y = table(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, table(x.float()).bfloat16(), atol=0, rtol=0)
+    tail = rotary(torch.arange(4990, 5000), 64)
+    z = attention(torch.randn(1, 10, 64).bfloat16(), Context(rotary=tail))
+    assert z.dtype == torch.bfloat16 and tail.cos.dtype == torch.float32
