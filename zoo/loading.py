@@ -19,6 +19,7 @@ from .formats import ours
 from .formats.checkpoint import Checkpoint, read
 from .models.base import Config, Model
 from .nn.init import initialise, known
+from .preprocess import pair
 from .registry import FILE, admitted, build, family
 from .resample import fit_patches
 from .weights import LoadReport, import_tensors, tie, tied_names
@@ -112,7 +113,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LoadError(
-            f"there is no folder {repository!r} here, the hub's cache does not have it, and the hub is out of reach: {reason}"
+            f"there is no folder {repository!r} here, it is not in the hub's cache, and the hub is out of reach: {reason}"
         ) from None
     except HfHubHTTPError as error:
         at = f" at revision {revision!r}" if revision else ""
@@ -253,11 +254,7 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
         model.labels = None
     model.preprocess = checkpoint.preprocess
     if checkpoint.preprocess is not None and hasattr(config, "image_size"):
-        model.preprocess = checkpoint.preprocess.fitted(_size(config), config.in_chans)
-        if model.preprocess != checkpoint.preprocess and _size(config) == _size(checkpoint.config):
+        model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
+        if model.preprocess != checkpoint.preprocess and pair(config.image_size) == pair(checkpoint.config.image_size):
             told = "x".join(map(str, checkpoint.preprocess.size))
             report.notes.append(f"the file's preprocessing for {told} pixels was fitted to the model's image size")
-
-
-def _size(config: Any) -> tuple[int, int]:
-    return config.image_size if isinstance(config.image_size, tuple) else (config.image_size, config.image_size)

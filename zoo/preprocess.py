@@ -251,6 +251,11 @@ class ImagePreprocess:
         }
 
 
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """An image size, one number or (height, width), as (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def preprocess_from_dict(values: Mapping[str, Any] | None) -> ImagePreprocess | None:
     """The preprocess of one of our config.json files, of whichever kind it is."""
     if values is None:

@@ -16,6 +16,7 @@ from .files import open_tensors
 from .formats.checkpoint import Checkpoint
 from .loading import describe, load
 from .models.base import Model
+from .preprocess import pair
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}  # of the error measure; half precision below
 HALF = 2e-2
@@ -66,8 +67,7 @@ def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
 
 
 def _pixels(config: Any, draw: torch.Generator) -> Tensor:
-    size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size, config.image_size)
-    return torch.randn(2, config.in_chans, *size, generator=draw)
+    return torch.randn(2, config.in_chans, *pair(config.image_size), generator=draw)
 
 
 EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {"pixel_values": _pixels}

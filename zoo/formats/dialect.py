@@ -87,7 +87,7 @@ def dialects(families: Iterator[Family], format: str) -> Iterator[tuple[Family, 
 
 
 def differences(config: Config, other: Config) -> list[str]:
-    """What `other` does not say of `config`, field by field: `attention='performer'`. Empty when both compute the same."""
+    """What `other` does not say of `config`: ["attention='performer'"]. Empty when both compute the same."""
     ours, theirs = settled(config), settled(other)
     return [f"{name}={getattr(config, name)!r}" for name in ours if ours[name] != theirs[name]]
 

@@ -52,7 +52,7 @@ def _arguments(values: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict
 
 
 def _fields(family: Family, dialect: Dialect, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    start = family.config().to_dict() | {k: v for k, v in dialect.defaults.items()} | family.variants[architecture]
+    start = family.config().to_dict() | dict(dialect.defaults) | family.variants[architecture]
     return dialect.to_ours(start, arguments)
 
 

@@ -1,4 +1,4 @@
-"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights under the hub's names."""
+"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights named as on the hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import LoadError, did_you_mean
 from ..files import read_json
 from ..models.base import Config, Family, Model
-from ..preprocess import ImagePreprocess
+from ..preprocess import ImagePreprocess, pair
 from ..registry import families
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
@@ -72,15 +72,14 @@ def _preprocess(folder: Path, config: Any) -> tuple[ImagePreprocess | None, list
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return None, []
-    size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size,) * 2
     try:
-        return ImagePreprocess.from_transformers(read_json(file), size, config.in_chans), []
+        return ImagePreprocess.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
     except LoadError as error:
         return None, [f"no preprocessing: {error}"]
 
 
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
-    """(config.json, dialect, the config that was written). Raises ValueError naming what transformers cannot express."""
+    """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
     lost: dict[str, list[str]] = {}
     for _, dialect in dialects(iter([family]), "transformers"):
         config = dialect.rewrite(model.config)
@@ -89,8 +88,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
         for architecture, fields in dialect.heads.items():
             if fields.get("head") != config.head:
                 continue
-            values = dialect.to_theirs(config) | _head(model, config)
             try:
+                values = dialect.to_theirs(config) | _head(model, config)
                 again = family.config(**_fields(family, dialect, architecture, values))
             except ValueError as error:
                 lost[architecture] = [str(error)]

@@ -54,6 +54,8 @@ POOLS = {"token": "cls", "avg": "mean"}
 def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """MLP width, pooling with its norm, and the rows of the position table, from timm's arguments."""
     ours: dict[str, Any] = {"act": fields["act"] or "gelu"}
+    if isinstance(size := fields["image_size"], tuple) and size[0] == size[1]:
+        ours["image_size"] = size[0]
     if "mlp_ratio" in theirs or (fields["gated"] and "embed_dim" in theirs):
         inner = int(fields["width"] * theirs.get("mlp_ratio", 2.66667 * 2))
         ours["hidden"] = inner // 2 if fields["gated"] else inner
@@ -63,9 +65,8 @@ def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     norm = theirs.get("fc_norm")
     ours |= {"pool": POOLS.get(pool, "cls"), "pool_norm": pool == "avg" if norm is None else norm}
     ours["head"] = None if not pool else "classify" if fields["num_classes"] else "pool"
-    if "no_embed_class" in theirs:
-        every = prefix_tokens(fields) if fields["registers"] else None
-        ours["position_prefix"] = 0 if theirs["no_embed_class"] else every
+    bare = theirs.get("no_embed_class", fields["position_prefix"] == 0)
+    ours["position_prefix"] = 0 if bare else prefix_tokens(fields) if fields["registers"] else None
     return ours
 
 
@@ -207,6 +208,8 @@ def read_dino(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
 
 def write_dino(config: Any) -> dict[str, Any]:
     """transformers takes whole ratios only; what they cannot say shows when the file is read back."""
+    if isinstance(config.image_size, tuple) and config.image_size[0] != config.image_size[1]:
+        raise ValueError(f"image_size={config.image_size} (its DINOv2 takes squares)")
     hidden = config.hidden or 4 * config.width
     ratio = round((1.5 if config.gated else 1) * hidden / config.width)
     return {"mlp_ratio": ratio, "use_swiglu_ffn": config.gated}
