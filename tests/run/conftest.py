@@ -7,6 +7,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import lightning  # noqa: F401
 import torch
+import torch._dynamo
 
 torch.set_num_threads(1)
-import torch._dynamo

@@ -1,4 +1,4 @@
-"""The classifier in a trainer of one's own: pairs and dicts, soft targets, randomness by key, losses that are no number."""
+"""The classifier in a trainer of one's own: pairs, dicts, soft targets, keyed randomness, losses that are no number."""
 
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
     (lambda: Classify(Net(), ema=1.0), "less than 1"),
     (lambda: Classify(Net(), lr=-1.0), "lr=-1.0"),
     (lambda: Classify(Net(), optim=OptimSettings(freeze=["bodi"])), "did you mean 'body'"),
-    (lambda: Classify(nn.Identity()).loss_of({"input": torch.randn(2, 3, 4), "labels": torch.zeros(2)}, 0, 0), "head='classify'"),
+    (lambda: Classify(Net()).loss_of({"pixel_values": torch.randn(2, 3, 6), "labels": None}, 0, 0), "head='classify'"),
 ])  # fmt: skip
 def test_bad_arguments(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):

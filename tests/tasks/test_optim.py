@@ -1,5 +1,7 @@
 """Schedule, parameter groups, freezing, moving average."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -99,7 +101,7 @@ def test_warmup_then_cosine() -> None:
     values = [warmup_cosine(i, steps=101, warmup=10, final=0.1) for i in range(120)]
     assert values[0] == 0.1 and values[9] == 1.0 and values[10] == 1.0
     assert values[55] == pytest.approx(0.55) and values[100] == pytest.approx(0.1) and values[119] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(values[10:], values[11:]))
+    assert all(a >= b for a, b in pairwise(values[10:]))
     assert warmup_cosine(0, steps=1) == 1.0
 
 

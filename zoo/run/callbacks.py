@@ -72,7 +72,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A row, with the seconds trained so far. The test's figures stand in `metrics.json`: they belong to no step."""
+        """A row, with the seconds trained so far. The test's figures belong to no step, but into `metrics.json`."""
         figures = {name: float(value) for name, value in metrics.items() if not name.startswith(("epoch", "test_"))}
         if not figures:
             return

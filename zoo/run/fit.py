@@ -4,13 +4,13 @@ import copy
 import platform
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.run import hardware
 from zoo.run.callbacks import Checkpoints, Clock, CsvLogger, Stops
@@ -21,6 +21,8 @@ from zoo.tasks.base import Task
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
+
+    from zoo.models.base import Model
 
 
 Sample = dict[str, Any]  # a small raw batch
@@ -64,7 +66,7 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
     if checkpointing:
         if not hasattr(task.model, "set_checkpointing"):
             raise ValueError(f"checkpointing=true: {type(task.model).__name__} has no set_checkpointing")
-        task.model.set_checkpointing(True)
+        cast(Any, task.model).set_checkpointing(True)
 
 
 def resumed_step(run: Run, csv: CsvLogger) -> int:
@@ -169,12 +171,25 @@ def save_model(run: Run, task: Task) -> None:
     from zoo.saving import save
 
     assert run.folder is not None
-    save(whole(task), run.folder.model)
+    save(whole(task, run.folder.best or run.folder.last), run.folder.model)
 
 
-def whole(task: Task) -> nn.Module:
-    """The evaluated model."""
-    return task.evaluated
+def whole(task: Task, checkpoint: Path | None) -> "Model":
+    """The evaluated model on the host; where it is sharded, a copy filled from the checkpoint."""
+    from torch.distributed.fsdp import FSDPModule
+
+    from zoo.registry import build, family
+
+    model = cast("Model", task.evaluated)
+    if not isinstance(model, FSDPModule):
+        return model.cpu()
+    assert checkpoint is not None
+    prefix = "model." if task.ema is None else "ema."
+    state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
+    copied = build(family(model.family), model.config, "cpu")
+    copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    copied.variant, copied.preprocess, copied.labels = model.variant, model.preprocess, model.labels
+    return copied
 
 
 def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool) -> None:

@@ -73,7 +73,8 @@ def open_images(run: Run) -> tuple[Model, HeldOutImages]:
     if model.config.num_classes != len(sets.classes):
         model.reset_head(len(sets.classes))
     model.labels = list(sets.classes)
-    model.preprocess = ImagePreprocess(size=tuple(sets.train.images.shape[2:]), mean=sets.mean, std=sets.std)
+    height, width = sets.train.images.shape[2:]
+    model.preprocess = ImagePreprocess(size=(height, width), mean=sets.mean, std=sets.std)
     try:
         data = HeldOutImages(sets, s.trainer.holdout, seed=s.seed, batch_size=s.data.batch_size,
                              augment=s.data.augment, workers=s.data.workers)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, the confusion of its classes. Drawn on figures of their own, so no display is needed."""
+"""Pictures of a run: its curves, the confusion of its classes. They need no display."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -42,7 +42,7 @@ TOWERS = ("encoder", "decoder", "text", "vision", "audio")
 
 FREE = frozenset({
     "run_dir", "resume", "data.data_dir", "data.workers",
-    "trainer.minutes", "trainer.accelerator", "trainer.strategy", "trainer.logger", "trainer.log_every",
+    "trainer.minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
     "trainer.progress", "trainer.pictures", "trainer.checkpoint_every", "trainer.checkpointing",
 })  # fmt: skip
 """Settings that a resumed run may change: none of them enters a weight or a loss. Batches are keyed by (seed, step), so
@@ -286,6 +286,8 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Flat settings without the free ones, and with the micro-batches of a step in the place of their factors."""
     flat = {path: value for path, value in flatten(values).items() if path not in FREE}
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "nodes", "accumulate")]
+    if "trainer.strategy" in flat:  # FSDP2 files the optimizer's state in an order of its own
+        flat["trainer.strategy"] = "fsdp2" if flat["trainer.strategy"] == "fsdp2" else "a copy per device"
     flat["trainer.devices x nodes x accumulate"] = factors[0] * factors[1] * factors[2]
     return flat
 

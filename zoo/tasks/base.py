@@ -70,7 +70,8 @@ class Task(L.LightningModule):
         """(optimizer step, micro-batch within it): rank r at accumulation index a takes micro-batch a * world + r."""
         trainer = self.trainer
         within = batch_idx % trainer.accumulate_grad_batches
-        return trainer.global_step, within * trainer.world_size + trainer.global_rank
+        place = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}  # of the data-parallel group
+        return trainer.global_step, within * place["num_replicas"] + place["rank"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimizer, then of the average; both are done before any callback writes a checkpoint."""
