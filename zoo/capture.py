@@ -11,9 +11,10 @@ A weight says how much of a value was mixed in, not why the model answered as it
 
 import copy
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -71,10 +72,8 @@ def capture(
     maps: Maps = {}
     numbers = listed(rows, "rows"), listed(heads, "heads")
     recorders = [Recorder(name, module, maps, *numbers, reduce) for name, module in chosen]
-    # where nothing was compiled, the compiler is not even imported (it takes a second)
-    compiled = "torch._dynamo" in sys.modules
     with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager") if compiled else nullcontext())
+        stack.enter_context(eagerly())
         for recorder in recorders:
             stack.enter_context(recorder.attached())
         for module in model.modules():
@@ -82,6 +81,17 @@ def capture(
                 own = [r for r in recorders if any(part is r.attention for part in module.modules())]
                 stack.enter_context(shapes_noted(module, own))
         yield maps
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """What was compiled runs as it was written: a compiled graph has no place for hooks."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled; importing the compiler takes a second
+        yield
+        return
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "torch.compile with fullgraph=True found no compiled frames")
+        yield
 
 
 def inner(model: nn.Module) -> nn.Module:
@@ -276,8 +286,8 @@ class Recorder:
         if self.map is None:
             core = type(self.attention.core).__name__
             raise ValueError(
-                f"{self.name}: {core} did not go through its forward(q, k, v, mask, bias), so its queries and keys were "
-                "not seen; capture a full forward instead of decoding"
+                f"{self.name}: {core} did not go through its forward(q, k, v, mask, bias), so its queries and keys "
+                "were not seen; capture a full forward instead of decoding"
             )
         value: Any = self.map if self.reduce is None else self.reduce(self.map)
         self.map = None
