@@ -110,7 +110,7 @@ class Core(nn.Module):
         assert isinstance(state, KeyValues)
         k, v = state.append(k, v)
         if state.static:
-            mask = state.visible(as_mask(mask), q.shape[2])
+            mask, bias = state.visible(as_mask(mask), as_bias(bias), q.shape[2])
         return self(q, k, v, mask, bias)
 
     def extra_repr(self) -> str:

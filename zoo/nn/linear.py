@@ -21,17 +21,13 @@ CHUNK = 64
 
 
 class Linear(Core):
-    """Katharopoulos et al. 2020: phi(x) = elu(x) + 1."""
+    """Katharopoulos et al. 2020: phi(x) = elu(x) + 1.
+
+    Weights that are never formed cannot be dropped one by one: attention dropout drops a key's value for all queries of
+    a head at once, with the same expectation.
+    """
 
     kind = "linear"
-
-    def __init__(self, spec: CoreSpec) -> None:
-        super().__init__(spec)
-        if spec.dropout:
-            raise ValueError(
-                f"{self.kind} attention never forms its weights, so it cannot apply attention_dropout={spec.dropout}; "
-                "set it to 0 (dropout= acts on the outputs of every kind)"
-            )
 
     def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
         """[B, H, N, P] -> non-negative features [B, H, N, F]; keep [B, 1, N, 1] is False for padding."""
@@ -78,7 +74,10 @@ class Linear(Core):
     ) -> Tensor:
         causal, keep = self.read(mask, bias, q.shape[2], k.shape[2])
         phi_q, phi_k = self.features(q, k, keep, causal)
-        values = with_ones(share(v, q.shape[1]), phi_k)
+        v = share(v, q.shape[1])
+        if self.dropout:
+            v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
+        values = with_ones(v, phi_k)
         if not causal:
             return divided(phi_q @ (phi_k.mT @ values), v.dtype)
         early = k.shape[2] - q.shape[2]  # keys before the first query: seen by all
@@ -108,7 +107,7 @@ class Linear(Core):
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
         assert isinstance(state, RunningSum)
-        causal, keep = self.read(mask, bias, q.shape[2], k.shape[2])
+        causal, keep = self.read(mask, bias, q.shape[2], state.length + k.shape[2])
         if not causal:
             raise ValueError("decoding goes from left to right: it needs a causal mask")
         if keep is not None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .biases import Bias, BiasView
 from .masks import Mask, View
 
 
@@ -50,11 +51,12 @@ class KeyValues(State):
         self.position = self.position + new
         return self.k[:, :, :end], self.v[:, :, :end]
 
-    def visible(self, mask: Mask, queries: int) -> Mask:
-        """`mask` for the `queries` just appended, over a static buffer: nothing behind the last of them is a key."""
+    def visible(self, mask: Mask, bias: Bias | None, queries: int) -> tuple[Mask, Bias | None]:
+        """Both for the `queries` just appended, over a static buffer: nothing behind the last of them is a key."""
         keys = torch.arange(self.k.shape[2], device=self.k.device)[None]
         query = self.position - queries + torch.arange(queries, device=self.k.device)[None]
-        return View(mask, q=query, k=keys, keep=keys < self.position)
+        bias = None if bias is None else BiasView(bias, q=query, k=keys, memo=None)
+        return View(mask, q=query, k=keys, keep=keys < self.position), bias
 
     def grow(self, capacity: int) -> None:
         def larger(old: Tensor) -> Tensor:
