@@ -5,7 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .nn.mlp import activation
+
 Pooling = Literal["cls", "mean", "cls_mean"]
+TokenPooling = Literal["cls", "mean", "last"]
 
 
 class Pool(nn.Module):
@@ -65,3 +68,104 @@ class PoolDistilled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x[:, 0] + x[:, 1]) / 2
+
+
+class PoolTokens(nn.Module):
+    """Hidden states [B, N, D] of text -> features [B, D], of real tokens only.
+
+    how: "cls", the first token; "mean"; "last". dense: a linear map and an activation behind it (BERT's pooler).
+    """
+
+    def __init__(self, how: TokenPooling, width: int, dense: str | None = None, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.how = how
+        self.dense = None if dense is None else nn.Linear(width, width)
+        self.act = None if dense is None else activation(dense)
+        self.norm = norm
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep [B, N] is True or 1 for real tokens."""
+        x = self.pool(x, keep)
+        if self.dense is not None and self.act is not None:
+            x = self.act(self.dense(x))
+        return x if self.norm is None else self.norm(x)
+
+    def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is None:
+            return {"cls": x[:, 0], "last": x[:, -1]}.get(self.how, x.mean(1))
+        keep = keep.long()
+        if self.how == "mean":
+            return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        place = keep.argmax(1) if self.how == "cls" else keep.shape[1] - 1 - keep.flip(1).argmax(1)
+        return x[torch.arange(len(x), device=x.device), place]
+
+    def extra_repr(self) -> str:
+        return f"{self.how!r}"
+
+
+class ClassifyText(PoolTokens):
+    """Class scores [B, C] from pooled features, with dropout before the last map."""
+
+    def __init__(
+        self,
+        how: TokenPooling,
+        width: int,
+        classes: int,
+        *,
+        dense: str | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(how, width, dense, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, classes, bias)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.proj(self.dropout(super().forward(x, keep)))
+
+
+class PerToken(nn.Module):
+    """Scores per token: [B, N, C] for token classification, [B, N, 2] (start, end) for question answering."""
+
+    def __init__(self, width: int, classes: int, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, classes, bias)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.proj(self.dropout(x))
+
+
+class NextToken(nn.Module):
+    """Scores of the next token [B, N, V]; `tied` is the word table that serves as the map, where one does."""
+
+    def __init__(self, width: int, vocab_size: int, tied: nn.Embedding | None = None, bias: bool = False) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, vocab_size, bias)
+        if tied is not None:
+            self.proj.weight = tied.weight
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.proj(x)
+
+
+class MaskedToken(NextToken):
+    """BERT's masked-language-model head: dense, activation, norm, then the tied word table with a bias. [B, N, V]."""
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        norm: nn.Module,
+        *,
+        act: str = "gelu",
+        tied: nn.Embedding | None = None,
+        dense_bias: bool = True,
+    ) -> None:
+        super().__init__(width, vocab_size, tied, bias=True)
+        self.dense = nn.Linear(width, width, dense_bias)
+        self.act, self.norm = activation(act), norm
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.proj(self.norm(self.act(self.dense(x))))

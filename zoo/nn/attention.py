@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .context import Context, Groups
 from .cores import CoreSpec
 from .kinds import build_core
+from .positions import Rotary
 from .state import LayerState
 
 # Below this width one matrix product for q, k and v is faster by more than joining their weights costs.
@@ -63,7 +64,7 @@ class Attention(nn.Module):
         q, k, v = (self.split(t) for t in self.project(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if context.rotary is not None:
+        if isinstance(context.rotary, Rotary):
             q, k = context.rotary(q), context.rotary(k)
         if state is not None:
             y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)

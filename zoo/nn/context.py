@@ -26,22 +26,29 @@ class Groups:
 class Context:
     """One forward's masks, biases and positions.
 
-    mask, bias: of self-attention. rotary: tables for its q and k. memory [B, M, D'] with memory_mask: what
-    cross-attention looks at. groups: set while padding is dropped.
+    mask, bias: of self-attention. rotary: tables for its q and k, the same or one for each layer. memory [B, M, D']
+    with memory_mask: what cross-attention looks at. groups: set while padding is dropped.
     """
 
     mask: Mask | None = None
     bias: Bias | None = None
-    rotary: Rotary | None = None
+    rotary: Rotary | tuple[Rotary, ...] | None = None
     memory: Tensor | None = None
     memory_mask: Mask | None = None
     groups: Groups | None = field(default=None, repr=False)
 
-    def seen(self, *, keep: Tensor | None = None, positions: Tensor | None = None, remember: bool = True) -> "Context":
-        """For one forward: masks and biases look at `positions` [B, N] of real tokens, and are evaluated once.
+    def layer(self, number: int) -> "Context":
+        """What block `number` sees."""
+        return replace(self, rotary=self.rotary[number]) if isinstance(self.rotary, tuple) else self
 
-        keep [B, M]: which keys are real. remember=False: recompute biases in each layer (activation checkpointing).
+    def seen(self, queries: int, *, keep: Tensor | None = None, remember: bool = True) -> "Context":
+        """For one forward: masks and biases look at the places of real tokens, and are evaluated once.
+
+        queries: how many tokens are new. keep [B, M]: which of all tokens are real. remember=False: recompute biases in
+        each layer (activation checkpointing).
         """
-        bias = None if self.bias is None else BiasView(self.bias, positions, positions, {} if remember else None)
-        mask = View(as_mask(self.mask), positions, positions, keep)
+        k = None if keep is None else (keep.long().cumsum(1) - 1).clamp(min=0)
+        q = None if k is None else k[:, -queries:]
+        bias = None if self.bias is None else BiasView(self.bias, q, k, {} if remember else None)
+        mask = View(as_mask(self.mask), q, k, keep)
         return replace(self, mask=mask, bias=bias, memory_mask=View(as_mask(self.memory_mask)))

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from .block import Block
 from .context import Context, Groups
 from .masks import as_mask
+from .positions import Rotary
 from .state import LayerState, StackState
 
 
@@ -62,19 +63,15 @@ class Stack(nn.Module):
         alike = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
         if keep is not None and drop_padding and alike and state is None and context.memory is None and not compiling:
             groups = group_rows(keep)
-            y, taken = self.run(pack(x, groups.index), packed(context, groups), None, wanted)
+            y, taken = self.run(pack(x, groups.index), packed(context, groups, not self.checkpointing), None, wanted)
             shape = x.shape
             y, taken = unpack(y, groups.index, shape), {i: unpack(t, groups.index, shape) for i, t in taken.items()}
         else:
-            y, taken = self.run(x, self.viewed(context, keep), state, wanted)
+            y, taken = self.run(x, context.seen(x.shape[1], keep=keep, remember=not self.checkpointing), state, wanted)
             if keep is not None:
                 real = keep[:, -x.shape[1] :, None]
                 y, taken = y * real, {i: t * real for i, t in taken.items()}
         return y if wanted is None else (y, [taken[i] for i in wanted])
-
-    def viewed(self, context: Context, keep: Tensor | None) -> Context:
-        positions = None if keep is None else (keep.long().cumsum(1) - 1).clamp(min=0)
-        return context.seen(keep=keep, positions=positions, remember=not self.checkpointing)
 
     def run(
         self, x: Tensor, context: Context, state: StackState | None, wanted: list[int] | None
@@ -83,10 +80,11 @@ class Stack(nn.Module):
         taken = {}
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
         for i, block in enumerate(self):
+            own = context.layer(i)
             if recompute:
-                x = checkpoint(block, x, context, use_reentrant=False)
+                x = checkpoint(block, x, own, use_reentrant=False)
             else:
-                x = block(x, context, None if state is None else state[i])
+                x = block(x, own, None if state is None else state[i])
             if wanted is not None and i in wanted:
                 taken[i] = x
         return (x if self.norm is None else self.norm(x)), taken
@@ -117,13 +115,19 @@ def group_rows(keep: Tensor) -> Groups:
     return Groups(runs, order[rows] * keep.shape[1] + columns, positions)
 
 
-def packed(context: Context, groups: Groups) -> Context:
+def packed(context: Context, groups: Groups, remember: bool) -> Context:
     """The context for packed rows; rotary tables follow the tokens."""
-    context = context.seen(remember=True)
-    tables = context.rotary
-    if tables is not None:
-        tables = tables.rows(groups.positions if tables.cos.ndim == 2 else groups.index)
-    return replace(context, rotary=tables, groups=groups)
+
+    def follow(tables: Rotary) -> Rotary:
+        return tables.rows(groups.positions if tables.cos.ndim == 2 else groups.index)
+
+    rotary = context.rotary
+    if isinstance(rotary, tuple):
+        once = {id(tables): follow(tables) for tables in rotary}
+        rotary = tuple(once[id(tables)] for tables in rotary)
+    elif rotary is not None:
+        rotary = follow(rotary)
+    return replace(context.seen(0, remember=remember), rotary=rotary, groups=groups)
 
 
 def pack(x: Tensor, index: Tensor) -> Tensor:

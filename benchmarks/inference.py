@@ -1,0 +1,52 @@
+"""ViT-B/16 inference: as created and after zoo.optimize, against timm in the same process.
+
+    python benchmarks/inference.py [batch=1,4,16] [depth=12] [rounds=7] [device=cpu|cuda]
+
+Targets: as created >= 0.98x timm; optimised >= 1.20x in float32, bfloat16 >= 2.1x timm in float32 and >= 1.12x timm in
+bfloat16 at batch 4 (2.2x and 1.15x at batch 16). Weights are random; the numbers of all float32 variants are compared.
+"""
+
+from collections.abc import Callable
+
+import timm
+import torch
+from _measure import options, paired
+
+import zoo
+
+NAME = "vit_base_patch16_224"
+
+
+def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
+    """Name -> a call that answers one batch."""
+    ours = zoo.create_model(NAME, depth=depth, seed=0).eval().to(device)
+    theirs = timm.create_model(NAME, depth=depth).eval().to(device)
+    half = timm.create_model(NAME, depth=depth).eval().to(device, torch.bfloat16)
+    for p in ours.parameters():
+        p.requires_grad_(False)
+    fast, fast_half = zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
+    x = torch.randn(batch, 3, 224, 224, device=device)
+    x_half = x.bfloat16()
+    with torch.inference_mode():
+        reference = ours(x)
+        error = float((fast(x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
+    print(f"batch {batch}: greatest difference of the optimised model {error:.1e}")
+    return {
+        "timm float32": lambda: theirs(x),
+        "zoo float32": lambda: ours(x),
+        "zoo optimised float32": lambda: fast(x),
+        "timm bfloat16": lambda: half(x_half),
+        "zoo optimised bfloat16": lambda: fast_half(x),
+    }
+
+
+def main() -> None:
+    o = options(batch="1,4,16", depth=12, rounds=7, device="cpu")
+    for batch in map(int, o.batch.split(",")):
+        with torch.inference_mode():
+            paired(variants(batch, o.depth, o.device), rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu",
+                   title=f"{NAME}, batch {batch}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

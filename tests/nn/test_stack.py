@@ -1,0 +1,235 @@
+"""The loop over blocks: padding, checkpointing, intermediate features."""
+
+import pytest
+import torch
+from nn_cases import KINDS
+from torch import nn
+
+from zoo.nn import (
+    CAUSAL,
+    ALiBi,
+    BlockSpec,
+    Buckets,
+    Context,
+    Documents,
+    Mixer,
+    Padding,
+    Tabled,
+    Window,
+    initialise,
+    register_mixer,
+    rotary,
+)
+from zoo.nn.kinds import MIXERS
+
+WIDTH, HEADS, N = 32, 4, 9
+KEEP = torch.tensor(
+    [
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1, 1, 1, 1],  # left
+        [1, 0, 1, 1, 0, 1, 1, 1, 0],  # holes; as many real ones as the row before
+        [1, 1, 0, 0, 0, 0, 0, 0, 0],  # right
+        [0, 0, 0, 0, 0, 0, 0, 0, 0],  # nothing at all
+    ]
+)
+TABLE = torch.randn(8, HEADS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def encoder(kind="softmax", depth=2, seed=0, **options):
+    attention = {"kind": kind, **KINDS[kind]} if kind in KINDS else kind
+    made = BlockSpec(width=WIDTH, heads=HEADS, attention=attention, **options).stack(depth)
+    initialise(made, seed)
+    return made.double()
+
+
+def tokens():
+    return torch.randn(len(KEEP), N, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def contexts(kind):
+    """Masks and positions that the kind can honour, as a function of the number of tokens."""
+    made = {
+        "none": lambda n: Context(),
+        "causal": lambda n: Context(mask=CAUSAL),
+        "rope": lambda n: Context(mask=CAUSAL, rotary=rotary(torch.arange(n), 8)),
+    }
+    if kind not in ("linear", "performer", "rfa"):
+        made |= {
+            "window": lambda n: Context(mask=Window(2, 1)),
+            "alibi": lambda n: Context(bias=ALiBi(HEADS)),
+            "buckets": lambda n: Context(bias=Buckets(TABLE, True, 20)),
+        }
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_dropped_masked_or_absent_is_the_same(kind):
+    stack, x = encoder(kind, kv_heads=2), tokens()
+    for name, context in contexts(kind).items():
+        dropped = stack(x, context(N), keep=KEEP)
+        masked = stack(x, context(N), keep=KEEP, drop_padding=False)
+        assert (dropped[KEEP == 0] == 0).all() and (masked[KEEP == 0] == 0).all()
+        torch.testing.assert_close(dropped, masked, atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+        for row, keep in enumerate(KEEP.bool()[:4]):
+            alone = stack(x[row : row + 1, keep], context(int(keep.sum())))
+            torch.testing.assert_close(
+                dropped[row, keep], alone[0], atol=1e-6, rtol=0, msg=lambda m, c=(name, row): f"{c}: {m}"
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("drop_padding", [True, False])
+def test_padding_has_no_influence_on_gradients(kind, drop_padding):
+    stack, x = encoder(kind), tokens()
+    target = torch.randn_like(x)
+    rows = KEEP.bool()[:4]
+
+    def gradients(losses):
+        stack.zero_grad()
+        sum(losses).backward()
+        return {name: p.grad.clone() for name, p in stack.named_parameters()}
+
+    inside = x.clone().requires_grad_()
+    y = stack(inside, Context(mask=CAUSAL), keep=KEEP, drop_padding=drop_padding)
+    padded = gradients([(y * target)[:4].sum()])
+    assert (inside.grad[KEEP == 0] == 0).all() and inside.grad.isfinite().all()
+    alone = gradients(
+        (stack(x[i : i + 1, keep], Context(mask=CAUSAL)) * target[i, keep]).sum() for i, keep in enumerate(rows)
+    )
+    for name, value in padded.items():
+        torch.testing.assert_close(value, alone[name], atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_whatever_stands_in_the_padding_is_not_seen():
+    stack, x = encoder(), tokens()
+    other = torch.where(KEEP.bool()[..., None], x, torch.full_like(x, 1e6))
+    assert torch.equal(stack(x, keep=KEEP), stack(other, keep=KEEP))
+
+
+def test_nothing_is_dropped_where_rows_see_differently(monkeypatch):
+    """Documents and a bias per row speak of places in their row: the mask path, with the same numbers as row by row."""
+    stack, x = encoder(), tokens()
+    ids = torch.randint(2, (len(KEEP), N), generator=torch.Generator().manual_seed(2))
+    keep = KEEP.clone()
+    keep[4, :3] = 1
+    bias = torch.randn(len(KEEP), 1, N, N, dtype=torch.float64)
+    for context in (Context(mask=Documents(ids)), Context(bias=Tabled(bias))):
+        y = stack(x, context, keep=keep)
+        for row in (0, 1, 3):
+            one = Context(
+                mask=context.mask and Documents(ids[row : row + 1]),
+                bias=context.bias and Tabled(bias[row : row + 1]),
+            )
+            alone = stack(x[row : row + 1], one, keep=keep[row : row + 1])
+            torch.testing.assert_close(y[row : row + 1], alone, atol=1e-9, rtol=0)
+
+
+def test_the_padding_is_really_dropped():
+    stack, seen = encoder(), []
+    stack[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:2].numel()))
+    stack(tokens(), keep=KEEP)
+    stack(tokens(), keep=KEEP, drop_padding=False)
+    stack(tokens(), keep=torch.ones_like(KEEP))
+    assert seen == [int(KEEP.sum()), KEEP.numel(), KEEP.numel()]
+
+
+@pytest.mark.parametrize("drop_padding", [True, False])
+@pytest.mark.parametrize("bias", ["none", "alibi", "learned", "buckets"])
+def test_checkpointing_gives_the_same_gradients(bias, drop_padding):
+    stack, x = encoder(depth=3, dropout=0.2, drop_path=0.3), tokens()
+    learned = {
+        "learned": nn.Parameter(torch.randn(1, HEADS, N, N, dtype=torch.float64)),
+        "buckets": nn.Parameter(TABLE.clone()),
+    }.get(bias)
+    made = {"alibi": lambda: ALiBi(HEADS), "learned": lambda: Tabled(learned), "buckets": lambda: Buckets(learned)}
+    gradients = []
+    for stack.checkpointing in (False, True):
+        stack.zero_grad()
+        torch.manual_seed(3)
+        context = Context(mask=CAUSAL, bias=made[bias]() if bias in made else None)
+        leaf = x.clone().requires_grad_()
+        stack(leaf, context, keep=KEEP, drop_padding=drop_padding).square().sum().backward()
+        extra = [] if learned is None else [learned.grad.clone()]
+        if learned is not None:
+            learned.grad = None
+        gradients.append([leaf.grad, *(p.grad.clone() for p in stack.parameters()), *extra])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed, atol=1e-12, rtol=0)
+
+
+def test_checkpointing_recomputes():
+    stack, calls = encoder(), []
+    stack[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    stack.checkpointing = True
+    stack(tokens().requires_grad_(), keep=KEEP).sum().backward()
+    assert len(calls) == 2
+    with torch.no_grad():
+        stack(tokens())
+    assert len(calls) == 3
+
+
+def test_layers():
+    stack, x = encoder(depth=4), tokens()
+    y, (first, last, again) = stack(x, layers=[0, -1, 3])
+    assert torch.equal(y, stack(x)) and torch.equal(last, again)
+    torch.testing.assert_close(stack.norm(last), y)
+    shorter = encoder(depth=4)
+    torch.testing.assert_close(first, shorter[0](x, Context().seen(N)), atol=1e-12, rtol=0)
+    with pytest.raises(IndexError):
+        stack(x, layers=[4])
+    _, taken = stack(x, keep=KEEP, layers=[1, 2])
+    _, masked = stack(x, keep=KEEP, layers=[1, 2], drop_padding=False)
+    for a, b in zip(taken, masked, strict=True):
+        assert (a[KEEP == 0] == 0).all()
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
+
+
+def test_a_stack_is_a_sequence_of_named_blocks():
+    stack = encoder(depth=3)
+    assert len(stack) == 3 and stack[-1] is list(stack)[2]
+    assert {name.split(".")[0] for name in stack.state_dict()} == {"0", "1", "2", "norm"}
+    with pytest.raises(IndexError):
+        stack[3]
+
+
+class Mean(Mixer):
+    """A mixer that cannot hide anything: every token gets the mean of its row."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.proj = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x, context, state=None):
+        return self.proj(x).mean(1, keepdim=True).expand_as(x)
+
+
+@pytest.fixture
+def mean_mixer():
+    register_mixer("mean_of_row", Mean)
+    yield "mean_of_row"
+    MIXERS.pop("mean_of_row")
+
+
+def test_a_mixer_sees_rows_without_padding(mean_mixer):
+    stack, x = encoder(mixer=mean_mixer), tokens()
+    y = stack(x, keep=KEEP)
+    for row, keep in enumerate(KEEP.bool()[:4]):
+        torch.testing.assert_close(y[row, keep], stack(x[row : row + 1, keep])[0], atol=1e-9, rtol=0)
+
+
+def test_a_mixer_that_cannot_hide_padding_is_not_asked_to(mean_mixer):
+    with pytest.raises(ValueError, match=r"Mean.*padding"):
+        encoder(mixer=mean_mixer)(tokens(), keep=KEEP, drop_padding=False)
+
+
+def test_masks_are_evaluated_once_a_forward():
+    class Counted(Padding):
+        calls = 0
+
+        def __call__(self, *index):
+            Counted.calls += 1
+            return super().__call__(*index)
+
+    stack, x = encoder(depth=3), tokens()
+    stack(x, Context(mask=Counted(torch.ones(len(x), N))))
+    assert Counted.calls == 1

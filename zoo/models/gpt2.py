@@ -1,0 +1,88 @@
+"""GPT-2 (Radford et al. 2019): learned positions, a pre-norm causal stack, the word table as the last map."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..frontends.tokens import Tokens
+from ..heads import NextToken, TokenPooling
+from ..nn.context import Context
+from ..nn.masks import CAUSAL
+from ..nn.spec import BlockSpec
+from .base import Family
+from .text import HEADS, TextConfig, TextModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Config(TextConfig):
+    """See TextConfig; tied: the word table is also the last map."""
+
+    head: str | None = "lm"
+    vocab_size: int = 50257
+    max_length: int = 1024
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    act: str = "gelu_tanh"
+    pool: TokenPooling = "last"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("lm", *HEADS)
+
+
+class GPT2(TextModel):
+    """forward(input_ids [B, N], attention_mask) -> scores of the next token [B, N, V]."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        c = config
+        self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
+        spec = BlockSpec(
+            width=c.width,
+            heads=c.heads,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            hidden=c.hidden,
+            act=c.act,
+            eps=c.eps,
+            dropout=c.dropout,
+            attention_dropout=c.attention_dropout,
+            drop_path=c.drop_path,
+            causal=True,
+            attention=c.attention,
+            mixer=c.mixer,
+        )
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "lm":
+            return NextToken(c.width, c.vocab_size, self.tokens.word if c.tied else None)
+        return self.common_head(bias=c.head != "classify")
+
+    def context(self, positions: Tensor) -> Context:
+        return Context(mask=CAUSAL)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "gpt2_medium": dict(width=1024, depth=24, heads=16),
+    "gpt2_large": dict(width=1280, depth=36, heads=20),
+    "gpt2_xl": dict(width=1600, depth=48, heads=25),
+    "gpt_nano": dict(vocab_size=256, max_length=128, width=192, depth=6, heads=6, dropout=0.0, attention_dropout=0.0),
+}
+
+SOURCES = {
+    "gpt2": "hf-hub:openai-community/gpt2",
+    "gpt2_medium": "hf-hub:openai-community/gpt2-medium",
+    "gpt2_large": "hf-hub:openai-community/gpt2-large",
+    "gpt2_xl": "hf-hub:openai-community/gpt2-xl",
+}
+
+FAMILY = Family("gpt2", GPT2, GPT2Config, "text", VARIANTS, SOURCES)

@@ -1,0 +1,111 @@
+"""What encoders and decoders of text share: their inputs, padding, positions and heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..frontends.tokens import Tokens, count_positions
+from ..heads import ClassifyText, PerToken, PoolTokens, TokenPooling
+from ..nn.context import Context
+from ..nn.stack import Stack
+from ..nn.state import StackState
+from .base import Config, Model
+
+HEADS = ("classify", "token", "qa", "pool", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(Config):
+    """Fields of every text family. max_length: of the position table, or of the texts that the model was made for."""
+
+    vocab_size: int
+    max_length: int
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    act: str = "gelu"
+    eps: float = 1e-5
+    num_classes: int = 2
+    pool: TokenPooling = "cls"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    attention: Any = "softmax"
+    mixer: Any = None
+
+    def allow_heads(self, *heads: str | None) -> None:
+        if self.head not in heads:
+            known = ", ".join(map(repr, heads))
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {known}")
+
+
+class TextModel(Model):
+    """forward(input_ids [B, N], attention_mask [B, N], ...) -> what the head answers.
+
+    attention_mask is 1 for real tokens; padding may stand anywhere, is never computed and never seen. Positions count
+    real tokens.
+    """
+
+    inputs = ("input_ids", "attention_mask")
+    tokens: Tokens
+    blocks: Stack
+
+    def context(self, positions: Tensor) -> Context:
+        """Masks, biases and rotary tables for tokens at `positions` [N] or [B, N]."""
+        return Context()
+
+    def embed(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """[B, N] -> [B, N, D]; positions [N] or [B, N], of the real tokens of each row."""
+        return self.tokens(input_ids, positions, token_type_ids)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        state: StackState | None = None,
+    ) -> Any:
+        """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
+
+        With a `state` (from new_state) the ids continue what it remembers; attention_mask then covers all so far.
+        """
+        start = 0 if state is None else state.length
+        if attention_mask is not None and attention_mask.shape != (len(input_ids), start + input_ids.shape[1]):
+            expected = (len(input_ids), start + input_ids.shape[1])
+            raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {expected}")
+        positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
+        x = self.embed(input_ids, positions, token_type_ids)
+        return self.blocks(
+            x, self.context(positions), keep=attention_mask, state=state, layers=layers, drop_padding=self.drop_padding
+        )
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        x = self.encode(input_ids, attention_mask, token_type_ids)
+        return x if self.head is None else self.head(x, attention_mask)
+
+    def new_state(self, batch: int, capacity: int | None = None) -> StackState:
+        """An empty memory for decoding `batch` rows, with room for `capacity` tokens to begin with."""
+        like = self.tokens.word.weight
+        return self.blocks.new_state(batch, capacity or 64, like)
+
+    def common_head(
+        self, *, dense: str | None = None, bias: bool = True, norm: nn.Module | None = None
+    ) -> nn.Module | None:
+        """The heads that all text families have; dense: activation of a linear map behind pooling."""
+        c = self.config
+        if c.head == "classify":
+            return ClassifyText(c.pool, c.width, c.num_classes, dense=dense, norm=norm, dropout=c.dropout, bias=bias)
+        if c.head == "pool":
+            return PoolTokens(c.pool, c.width, dense, norm)
+        if c.head == "token":
+            return PerToken(c.width, c.num_classes, c.dropout)
+        return PerToken(c.width, 2) if c.head == "qa" else None
