@@ -91,7 +91,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     repository = text.removeprefix("hf-hub:")
     if repository == text and Path(source).expanduser().exists():
         return Path(source).expanduser()
-    pattern = r"[\w.-]+/[\w.-]+" if repository == text else r"([\w.-]+/)?[\w.-]+"
+    pattern = r"\w[\w.-]*/[\w.-]+" if repository == text else r"(\w[\w.-]*/)?[\w.-]+"
     if isinstance(source, Path) or not re.fullmatch(pattern, repository):
         raise LoadError(
             f"there is no {text!r}: expected a folder, a .ckpt file, or a hub repository 'org/name'; "
@@ -113,7 +113,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LoadError(
-            f"there is no folder {repository!r} here, it is not in the hub's cache, and the hub is out of reach: {reason}"
+            f"there is no folder {repository!r} here, none in the hub's cache, and the hub is out of reach: {reason}"
         ) from None
     except HfHubHTTPError as error:
         at = f" at revision {revision!r}" if revision else ""
@@ -183,14 +183,14 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
     own = model.state_dict()
     unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
     absent = own.keys() - tied_names(model).keys() - (tensors.keys() - unfit)
-    unexplained = [name for name in sorted(unfit | absent) if not _explained(name, before.config, model.config)]
-    if unexplained:
+    odd = [name for name in {**own, **tensors} if name in unfit or name in absent]
+    if unexplained := [name for name in odd if not _explained(name, before.config, model.config)]:
         said = [_compare(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
         raise LoadError(f"{report.source} cannot give what the overrides ask for: {'; '.join(said)}")
+    report.dropped += [name for name in odd if name in unfit]
+    report.initialised += [name for name in odd if name in absent]
     for name in unfit:
         del tensors[name]
-    report.dropped += sorted(unfit)
-    report.initialised += [name for name in own if name in absent]
     report.mapped = [name for name in report.mapped if name in tensors]
 
 
@@ -253,8 +253,9 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
     if model.labels is not None and len(model.labels) != classes:
         model.labels = None
     model.preprocess = checkpoint.preprocess
+    before: Any = checkpoint.config
     if checkpoint.preprocess is not None and hasattr(config, "image_size"):
         model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
-        if model.preprocess != checkpoint.preprocess and pair(config.image_size) == pair(checkpoint.config.image_size):
+        if model.preprocess != checkpoint.preprocess and config.image_size == before.image_size:
             told = "x".join(map(str, checkpoint.preprocess.size))
             report.notes.append(f"the file's preprocessing for {told} pixels was fitted to the model's image size")

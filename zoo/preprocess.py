@@ -162,20 +162,22 @@ class ImagePreprocess:
     @classmethod
     def from_timm(cls, pretrained: Mapping[str, Any]) -> "ImagePreprocess":
         """From timm's `pretrained_cfg`; what it leaves out has timm's defaults."""
-        channels, *size = pretrained.get("input_size", (3, 224, 224))
-        share = pretrained.get("crop_pct") or 0.875
+        channels, *edges = pretrained.get("input_size", (3, 224, 224))
+        size, share = (edges[0], edges[1]), pretrained.get("crop_pct") or 0.875
         fits = {"center": "shortest", "squash": "squash", "border": "longest"}
         mode = pretrained.get("crop_mode") or "center"
         _one_of("crop_mode", mode, fits)
-        return cls(
-            size=(size[0], size[1]),
+        mean, std = pretrained.get("mean") or IMAGENET_MEAN, pretrained.get("std") or IMAGENET_STD
+        preprocess = cls(
+            size=size,
             resize_to=(math.floor(size[0] / share), math.floor(size[1] / share)),
             fit=fits[mode],  # type: ignore[arg-type]
             interpolation=pretrained.get("interpolation") or "bicubic",
-            mean=pretrained.get("mean") or IMAGENET_MEAN,
-            std=pretrained.get("std") or IMAGENET_STD,
-            channels=channels,
+            mean=mean,
+            std=std,
+            channels=len(mean),
         )
+        return preprocess.fitted(size, channels)  # a model that was adapted to grey still has the colours' mean
 
     def to_timm(self) -> dict[str, Any]:
         """The keys of timm's `pretrained_cfg`. Raises ValueError where timm has no word for it."""

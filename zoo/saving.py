@@ -103,7 +103,7 @@ def model_card(model: Model, repo_id: str, format: str = "zoo") -> str:
 
 
 def _state(model: Model) -> dict[str, Tensor]:
-    """The state dict without its tied doubles. Raises ValueError when it is not that of the model's config."""
+    """The state dict without its tied doubles. Raises ValueError when it, or the labels, do not fit the config."""
     if not isinstance(model, Model):
         raise ValueError(f"expected a model of this zoo, got {type(model).__name__}; unwrap it first (ddp.module)")
     state = model.state_dict()
@@ -118,6 +118,9 @@ def _state(model: Model) -> dict[str, Tensor]:
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
+    classes = getattr(model.config, "num_classes", None) if model.config.head == "classify" else None
+    if model.labels is not None and classes is not None and len(model.labels) != classes:
+        raise ValueError(f"model.labels has {len(model.labels)} names for {classes} classes")
     for alias in tied_names(model):
         del state[alias]
     return {name: tensor.detach() for name, tensor in state.items()}

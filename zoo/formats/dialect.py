@@ -64,8 +64,9 @@ class Dialect:
     def to_theirs(self, config: Config) -> dict[str, Any]:
         """Their keys for a config of ours."""
         result: dict[str, Any] = dict(self.writes)
+        values = written_out({name: getattr(config, name) for name in config.names()})
         for ours, name, words in key_lines(self.keys):
-            value = getattr(config, ours)
+            value = values[ours]
             said = next((their_word for their_word, word in words.items() if word == value), value)
             result[name] = list(said) if isinstance(said, tuple) else said
         return result | self.write(config)
@@ -102,14 +103,20 @@ def settled(config: Config) -> dict[str, Any]:
     for name in ("image_size", "patch_size"):
         if isinstance(values.get(name), int):
             values[name] = [values[name]] * 2
-    usual = {"hidden": lambda: 4 * values["width"], "kv_heads": lambda: values["heads"]}
-    usual["head_dim"] = lambda: values["width"] // values["heads"]
-    for name, rule in usual.items():
-        if name in values and values[name] is None:
-            values[name] = rule()
+    values = written_out(values)
     if values.get("layer_scale") is not None:
         values["layer_scale"] = True  # its value is only where training starts
     return values
+
+
+def written_out(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a config with the values that None stands for."""
+    usual: dict[str, Callable[[], int]] = {
+        "hidden": lambda: 4 * values["width"],
+        "kv_heads": lambda: values["heads"],
+        "head_dim": lambda: values["width"] // values["heads"],
+    }
+    return {name: usual[name]() if value is None and name in usual else value for name, value in values.items()}
 
 
 def _listed(values: tuple[Any, ...]) -> str:

@@ -67,11 +67,10 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
     found = family.dialects.get("timm")
     if found is None:
         raise ValueError(f"timm has no {family.name} models: export to another format")
-    config, choices = found.rewrite(model.config), list(_architectures(model, found))
-    arguments = found.to_theirs(config)
-    lost = {}
-    for architecture in choices:
+    config, lost = found.rewrite(model.config), {}
+    for architecture in _architectures(model, found):
         try:
+            arguments = found.to_theirs(config)
             again = family.config(**_fields(family, found, architecture, arguments))
         except ValueError as error:
             lost[architecture] = [str(error)]

@@ -1,4 +1,4 @@
-"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights named as on the hub."""
+"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights under hub names."""
 
 from collections.abc import Mapping
 from pathlib import Path

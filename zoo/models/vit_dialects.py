@@ -72,7 +72,9 @@ def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
 
 def write_timm(config: Any) -> dict[str, Any]:
     size = config.image_size
-    pool = next(name for name, word in (POOLS | {"both": "cls_mean"}).items() if word == config.pool)
+    if config.pool not in POOLS.values():
+        raise ValueError(f"pool={config.pool!r}")
+    pool = next(name for name, word in POOLS.items() if word == config.pool)
     return {
         "img_size": [size, size] if isinstance(size, int) else list(size),
         "num_classes": config.num_classes if config.head == "classify" else 0,
