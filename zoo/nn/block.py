@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .attention import by_rows
 from .context import Context, Groups
 from .init import Draw
+from .masks import View
 from .state import LayerState
 
 Order = Literal["pre", "post", "parallel"]
@@ -86,7 +87,15 @@ class Block(nn.Module):
 
     def mix(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
         """The mixer on x; one that does not take packed rows itself sees them row by row."""
-        if context.groups is None or getattr(self.mixer, "packs", False):
+        if getattr(self.mixer, "packs", False):
+            return self.mixer(x, context, state)
+        if context.groups is None:
+            if isinstance(context.mask, View) and context.mask.keep is not None:
+                name = type(self.mixer).__name__
+                raise ValueError(
+                    f"{name} has no weights with which it could hide padding: leave drop_padding on, decode rows of one "
+                    "length, and compile or export without attention_mask"
+                )
             return self.mixer(x, context, state)
         alone = Context(mask=context.mask, bias=context.bias)
         y = by_rows(lambda rows: self.mixer(rows[:, 0], alone, None)[:, None], context.groups, x[:, None])

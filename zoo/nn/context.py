@@ -49,6 +49,12 @@ class Context:
         """
         k = None if keep is None else (keep.long().cumsum(1) - 1).clamp(min=0)
         q = None if k is None else k[:, -queries:]
+        tables = self.rotary
+        if k is not None and tables is not None:
+            if isinstance(tables, Rotary):
+                tables = tables.placed(k, queries)
+            else:
+                tables = tuple(each.placed(k, queries) for each in tables)
         bias = None if self.bias is None else BiasView(self.bias, q, k, {} if remember else None)
         mask = View(as_mask(self.mask), q, k, keep)
-        return replace(self, mask=mask, bias=bias, memory_mask=View(as_mask(self.memory_mask)))
+        return replace(self, mask=mask, bias=bias, rotary=tables, memory_mask=View(as_mask(self.memory_mask)))

@@ -60,6 +60,14 @@ class Rotary:
         a, b = x.chunk(2, -1)
         return torch.cat([-b, a], -1)
 
+    def placed(self, positions: Tensor, queries: int) -> "Rotary":
+        """The tables of padded rows, where the tokens so far stand at `positions` [B, M]; `queries` of them are new."""
+        if self.cos.ndim > 2:
+            return self  # of each row already
+        if positions.shape[1] != queries:
+            raise ValueError("decoding padded rows needs rotary tables of each row: rotary(positions [B, N], ...)")
+        return Rotary(self.cos[positions][:, None], self.sin[positions][:, None], self.interleaved)
+
     def rows(self, index: Tensor) -> "Rotary":
         """The tables of packed tokens: index [T] into N, or into B * N where the tables have a batch dimension."""
         cos, sin = (t.flatten(0, -2)[index] for t in (self.cos, self.sin))
