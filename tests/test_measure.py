@@ -1,54 +1,98 @@
-"""The shared timing of the benchmarks: interleaving, ratios within rounds, options."""
+"""Costs against formulas, and against what a real run takes."""
 
-import sys
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import _measure
-
-    return _measure
+import zoo
+from zoo.measure import Measures, measure
 
 
-def test_candidates_take_turns_and_warm_up(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    calls: list[str] = []
-    table = measure.paired(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=2, title="t", items=5
-    )
-    assert calls == ["a", "b"] * 5 and len(table.seconds["a"]) == 3
-    said = capsys.readouterr().out
-    assert "| a |" in said and "1.00x" in said and "items/s" in said and "GF/s" in said and "torch" in said
+def vit_flops(tokens: int, width: int, depth: int, hidden: int, patch: int, classes: int) -> int:
+    """Two for each multiplication and addition of the products of a ViT with a class token."""
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
+    return 2 * (depth * block + (tokens - 1) * width * 3 * patch**2 + width * classes)
 
 
-def test_the_ratio_is_the_median_of_the_rounds_ratios(measure: ModuleType) -> None:
-    table = measure.Table("", "cpu", {"base": [1.0, 10.0, 4.0], "fast": [0.5, 2.0, 4.0]})
-    assert table.ratio("fast") == 2.0 and table.ratio("base") == 1.0
-    assert table.median("base") == 4.0 and table.spread("base") == pytest.approx(9 / 4)
+BASE, TINY = ("vit_base_patch16_224", 197, 768), ("vit_tiny_patch16_384", 577, 192)
 
 
-def test_it_restores_threads_and_refuses_nothing_to_measure(measure: ModuleType) -> None:
-    import torch
-
-    before = torch.get_num_threads()
-    seen: list[int] = []
-    measure.paired({"a": lambda: seen.append(torch.get_num_threads())}, rounds=1, warmup=0)
-    assert seen == [1] and torch.get_num_threads() == before
-    with pytest.raises(ValueError, match="at least one"):
-        measure.paired({})
+@pytest.mark.parametrize(("name", "tokens", "width"), [BASE, TINY])
+def test_products_are_counted_attention_included(name: str, tokens: int, width: int) -> None:
+    found = measure(name, depth=3)
+    assert found.flops == vit_flops(tokens, width, 3, 4 * width, 16, 1000)
+    assert measure(name, 3, depth=3).flops == 3 * found.flops
 
 
-def test_options_have_the_type_of_their_default(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["x", "rounds=3", "device=cuda"])
-    chosen = measure.options(rounds=7, device="cpu", depth=12)
-    assert (chosen.rounds, chosen.device, chosen.depth) == (3, "cuda", 12)
-    for wrong in ("round=3", "rounds", "rounds=many"):
-        monkeypatch.setattr(sys, "argv", ["x", wrong])
-        with pytest.raises(SystemExit):
-            measure.options(rounds=7)
+def test_parameters_of_published_sizes_without_weights() -> None:
+    assert measure("vit_base_patch16_224").parameters == 86_567_656
+    giant = measure("vit_giant_patch14_dinov2", image_size=224)
+    assert giant.weight_bytes == 4 * giant.parameters > 4e9
+
+
+def test_linear_kinds_grow_with_the_length_and_softmax_with_its_square() -> None:
+    def product(kind: str, size: int) -> int:
+        """Of the attention alone: what stays when softmax's own 4 N^2 D are taken from softmax is the same for all."""
+        rest = measure("vit_cifar", depth=1, image_size=size).flops - 4 * (size**2 // 16 + 1) ** 2 * 192
+        return measure("vit_cifar", depth=1, attention=kind, image_size=size).flops - rest
+
+    assert product("softmax", 128) / product("softmax", 64) == pytest.approx(16, rel=0.05)
+    assert product("linear", 128) / product("linear", 64) == pytest.approx(4, rel=0.05)
+
+
+def most_allocated(run: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    events = found.profiler.kineto_results.events()  # type: ignore[union-attr]
+    now = most = 0
+    for _, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        now += size
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(("kind", "checkpointing"), [("softmax", False), ("softmax", True), ("performer", False)])
+def test_memory_is_what_a_real_run_takes(kind: str, checkpointing: bool) -> None:
+    model = zoo.create_model("vit_cifar_small", seed=0, depth=3, attention=kind)
+    model.set_checkpointing(checkpointing)
+    found = measure(model, 8)
+    x = torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        model.eval()(x)
+        inference = most_allocated(lambda: model(x))
+    training = most_allocated(lambda: model.train()(x).sum().backward())
+    weights = found.weight_bytes
+    assert found.inference_bytes - weights == pytest.approx(inference, rel=0.02)
+    assert found.training_bytes - 3 * weights == pytest.approx(training, rel=0.1)
+
+
+def test_frozen_parameters_dtype_and_the_model_itself() -> None:
+    model = zoo.create_model("vit_cifar_tiny", seed=0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    whole = measure(model)
+    model.patches.requires_grad_(False)
+    frozen = measure(model)
+    assert frozen.parameters == whole.parameters and frozen.trainable < whole.trainable
+    assert frozen.training_bytes < whole.training_bytes
+    assert measure(model.to(torch.bfloat16)).weight_bytes == whole.weight_bytes // 2
+    model.float()
+    assert all(torch.allclose(before[name], p, atol=0.01) for name, p in model.named_parameters())
+    assert isinstance(whole, Measures) and model.training
+
+
+@pytest.mark.parametrize("kind", ["additive", "local", "bigbird", "rfa"])
+def test_kinds_that_look_at_their_masks(kind: str) -> None:
+    assert measure("vit_cifar_tiny", 2, attention=kind).training_bytes > 0
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="did you mean 'vit_cifar'"):
+        measure("vit_cifr")
+    with pytest.raises(ValueError, match="batch=0"):
+        measure("vit_cifar", 0)
+    with pytest.raises(ValueError, match="made already"):
+        measure(zoo.create_model("vit_cifar_tiny"), depth=2)
+    with pytest.raises(ValueError, match="given Linear"):
+        measure(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
