@@ -93,8 +93,8 @@ class Block(nn.Module):
             if isinstance(context.mask, View) and context.mask.keep is not None:
                 name = type(self.mixer).__name__
                 raise ValueError(
-                    f"{name} has no weights with which it could hide padding: leave drop_padding on, decode rows of one "
-                    "length, and compile or export without attention_mask"
+                    f"{name} has no weights with which it could hide padding: leave drop_padding on, decode rows of "
+                    "one length, and compile or export without attention_mask"
                 )
             return self.mixer(x, context, state)
         alone = Context(mask=context.mask, bias=context.bias)

@@ -40,8 +40,9 @@ class Core(nn.Module):
     """Subclass it with one method, `weights`; forward, GQA, padding and cached decoding are derived from it.
 
     The derived forward evaluates masks and biases densely, so `weights` is handed `mask`, a bool tensor that broadcasts
-    to [B, H, N, M] and is True where a key may be seen, and `bias`, a float tensor or None. `self.scores(q, k, mask,
-    bias)` turns them into scaled scores with -inf where hidden. A faster `forward` is optional and held to the law.
+    to [B, H, N, M] and is True where a key may be seen (`pattern` included), and `bias`, a float tensor or None.
+    `self.scores(q, k, mask, bias)` turns them into scaled scores with -inf where hidden. A faster `forward` is optional
+    and held to the law.
     """
 
     pattern: Mask = FULL  # what this core hides by itself
@@ -92,7 +93,8 @@ class Core(nn.Module):
     def hide(self, scores: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
         """Scores of any making [B, H, N, M] -> the same, with the bias added and -inf where hidden."""
         queries, keys = scores.shape[2:]
-        mask, bias = as_mask(mask) & self.pattern, as_bias(bias)
+        # a tensor comes from `maps`, which knew the places of tokens and hid the pattern with them
+        mask, bias = as_mask(mask) if isinstance(mask, Tensor) else as_mask(mask) & self.pattern, as_bias(bias)
         if bias is not None:
             scores = scores + bias.dense(queries, keys, scores.device).to(scores.dtype)
         if mask.hides_nothing(queries, keys):
@@ -129,7 +131,12 @@ class Softmax(Core):
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        return normalised(self.scores(q, k, mask, bias))
+        return normalised(self.scores(q, k, as_mask(mask) & self.pattern, bias))
+
+    def maps(
+        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
+    ) -> Tensor:
+        return self.weights(q, k, mask, bias)
 
     def forward(
         self,

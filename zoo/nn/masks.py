@@ -40,7 +40,7 @@ class Mask:
     def __and__(self, other: "Mask") -> "Mask":
         if isinstance(self, Full) or isinstance(other, View):
             return other if isinstance(self, Full) else other & self
-        return self if isinstance(other, Full) or other == self else And(self, other)
+        return self if isinstance(other, Full) or other in self.parts() else And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
         if isinstance(self, Full) or isinstance(other, Full):
@@ -349,7 +349,8 @@ class View(Mask):
         return self.q is not None
 
     def __and__(self, other: Mask) -> Mask:
-        return self if isinstance(other, Full) else replace(self, inner=self.inner & other)
+        inner = self.inner & other
+        return self if inner is self.inner else replace(self, inner=inner)
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         seen = self.inner(b, h, at(self.q, b, q), at(self.k, b, k))
