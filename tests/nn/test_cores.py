@@ -5,9 +5,24 @@ import torch
 from nn_cases import DIM, HEADS, KEEP, KERNELS, KINDS, SCORED, TOKENS, biases, core_of, honoured, masks, qkv
 from torch import nn
 
-from zoo.nn import CAUSAL, ALiBi, Core, CoreSpec, Padding, Prefix, Tabled, Window, Window2D, initialise
+from zoo.nn import (
+    CAUSAL,
+    ALiBi,
+    Core,
+    CoreSpec,
+    Given,
+    Global,
+    Padding,
+    Prefix,
+    Strided,
+    Tabled,
+    Window,
+    Window2D,
+    initialise,
+)
 from zoo.nn.kernels import share
 from zoo.nn.kinds import build_core
+from zoo.nn.masks import View
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LOOSE = {"performer": 20, "rfa": 20}  # sums of features divide: their rounding is the larger one
@@ -58,6 +73,21 @@ def test_maps_are_the_weights(kind):
     for name, mask in masks().items():
         if honoured(kind, name, "none"):
             torch.testing.assert_close(core.maps(q, k, mask), core.weights(q, k, mask), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cls", [*KINDS, "own"])
+def test_maps_of_padded_rows_speak_of_places_too(cls):
+    """What a core hides by itself counts real tokens, in its maps as in its outputs."""
+    spec = CoreSpec(heads=HEADS, kv_heads=HEADS, head_dim=DIM)
+    core, (q, k, v) = Tokened(spec) if cls == "own" else core_of(cls), qkv()
+    keep = KEEP.bool()
+    places = (keep.long().cumsum(1) - 1).clamp(min=0)
+    view = View(CAUSAL, places, places, keep)
+    maps = core.maps(q, k, view)
+    torch.testing.assert_close(maps @ v, core(q, k, v, view), atol=1e-5, rtol=0)
+    for row, real in enumerate(keep):
+        alone = core.weights(q[row : row + 1, :, real], k[row : row + 1, :, real], CAUSAL)[0]
+        torch.testing.assert_close(maps[row][:, real][:, :, real], alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,16 +220,19 @@ def test_any_length_by_name_alone(kind):
     assert all(p.requires_grad for p in core.parameters())
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_acts_while_training_only(kind):
-    core, (q, k, _) = core_of(kind, dropout=0.3), qkv()
-    ones = torch.ones(2, HEADS, TOKENS, TOKENS)[..., :DIM]
-    assert torch.equal(core(q, k, ones), core(q, k, ones))
-    torch.testing.assert_close(core(q, k, ones), ones, atol=1e-5, rtol=0)
+def test_dropout_acts_while_training_only_and_keeps_the_mean(kind, causal):
+    core, (q, k, _), mask = core_of(kind, groups=2, dropout=0.3), qkv(groups=2), CAUSAL if causal else None
+    ones = torch.ones(2, 2, TOKENS, DIM)
+    exact = core(q, k, ones, mask)
+    assert torch.equal(core(q, k, ones, mask), exact)
+    torch.testing.assert_close(exact, torch.ones_like(exact), atol=1e-4, rtol=0)
     core.train()
     torch.manual_seed(0)
-    mean = torch.stack([core(q, k, ones) for _ in range(600)]).mean()
-    assert mean.item() == pytest.approx(1.0, abs=0.02) and (core(q, k, ones) != ones).any()
+    drawn = torch.stack([core(q, k, ones, mask) for _ in range(400)])
+    assert drawn.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert drawn[:, 0, 0, 3, 0].unique().numel() > 5  # and really drops
 
 
 def test_additive_is_bahdanaus_formula():
@@ -291,12 +324,18 @@ class Near(Sigmoid):
     pattern = Window(1, 1)
 
 
-@pytest.mark.parametrize("cls", [Sigmoid, Near])
+class Tokened(Sigmoid):
+    pattern = Global(1) | Strided(3)
+
+
+@pytest.mark.parametrize("cls", [Sigmoid, Near, Tokened])
 @pytest.mark.parametrize("groups", [4, 2])
 def test_one_method_is_enough(cls, groups):
     core, (q, k, v) = cls(CoreSpec(heads=4, kv_heads=groups, head_dim=DIM)), qkv(groups=groups)
     for mask in masks().values():
         for bias in biases().values():
+            if isinstance(mask, torch.Tensor):
+                mask = Given(mask)
             y, slow = law(core, q, k, v, mask, bias)
             torch.testing.assert_close(y, slow, atol=1e-5, rtol=0)
     with pytest.raises(NotImplementedError, match=r"Core has no weights\(q, k, mask, bias\)"):
