@@ -17,7 +17,7 @@ from .errors import LoadError
 from .files import open_tensors, read_pickle
 from .formats import ours
 from .formats.checkpoint import Checkpoint, read
-from .models.base import Config, Model
+from .models.base import NAMING, Config, Model
 from .nn.init import initialise, known
 from .preprocess import pair
 from .registry import FILE, admitted, build, family
@@ -150,12 +150,12 @@ def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] |
         num_classes = len(labels)
     if num_classes is not None:
         overrides = {"num_classes": num_classes} | overrides
-        if num_classes and own.head != "classify":
+        if num_classes and own.head not in NAMING:
             overrides.setdefault("head", "classify")
     if not overrides:
         return own
     config = own.replace(**admitted(checkpoint.family, overrides))
-    if config.head == "classify" and getattr(config, "num_classes", 1) < 1:
+    if config.head in NAMING and getattr(config, "num_classes", 1) < 1:
         raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) for a fresh one")
     return config
 
@@ -247,7 +247,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:
     """What belongs to a model beside its weights: variant, labels, preprocessing of its image size."""
     config: Any = model.config
-    classes = getattr(config, "num_classes", None) if config.head == "classify" else None
+    classes = getattr(config, "num_classes", None) if config.head in NAMING else None
     model.variant, model.load_report = checkpoint.variant, report
     model.labels = list(labels) if labels else checkpoint.labels
     if model.labels is not None and len(model.labels) != classes:

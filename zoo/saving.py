@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import did_you_mean
 from .files import atomic_folder, to_json
 from .formats import ours, timm, transformers
-from .models.base import Config, Family, Model
+from .models.base import NAMING, Config, Family, Model
 from .registry import build, family
 from .resample import fit_patches
 from .verify import golden
@@ -118,7 +118,7 @@ def _state(model: Model) -> dict[str, Tensor]:
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
-    classes = getattr(model.config, "num_classes", None) if model.config.head == "classify" else None
+    classes = getattr(model.config, "num_classes", None) if model.config.head in NAMING else None
     if model.labels is not None and classes is not None and len(model.labels) != classes:
         raise ValueError(f"model.labels has {len(model.labels)} names for {classes} classes")
     for alias in tied_names(model):
@@ -142,7 +142,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and model.preprocess is not None:
         files["preprocessor_config.json"] = model.preprocess.to_transformers()
     bare = config.head is None
-    return files, export_tensors(dialect.table, _as(tensors, model, own, config), base="" if bare else dialect.base)
+    tensors = _as(tensors, model, own, config)
+    return files, export_tensors(dialect.table_for(config), tensors, base="" if bare else dialect.base)
 
 
 def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:

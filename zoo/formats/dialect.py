@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import LoadError
-from ..models.base import Config, Family, frozen
+from ..models.base import NAMING, Config, Family, frozen
 
 # Fields that shape training alone: a format without a word for them still computes the same.
 TRAINING_ONLY = ("dropout", "attention_dropout", "drop_path")
@@ -18,7 +18,7 @@ class Dialect:
 
     name: transformers' `model_type`; for timm, the name that messages use.
     keys: a table of text like that of the weights, `ours = theirs [their_word=our_word ...]`.
-    table, base: tensors and their prefix, see `zoo.weights`.
+    table, base: tensors and their prefix, see `zoo.weights`. head_tables: further lines, for models with that head.
     defaults: fields of ours where the file says nothing (over the config's own defaults).
     heads: their class -> the fields of ours that it stands for; the first that fits is written.
     only: their key -> the values that we compute the same way; any other is refused by name.
@@ -35,6 +35,7 @@ class Dialect:
     keys: str
     table: str
     base: str = ""
+    head_tables: Mapping[str | None, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -45,6 +46,10 @@ class Dialect:
     writes: Mapping[str, Any] = field(default_factory=dict)
     architectures: tuple[str, ...] = ()
     own_names: tuple[str, ...] = ()
+
+    def table_for(self, config: Config) -> str:
+        """The weight table of a model with this config."""
+        return self.table + self.head_tables.get(config.head, "")
 
     def to_ours(self, fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
         """`fields`, with what their config says put over them."""
@@ -96,7 +101,7 @@ def differences(config: Config, other: Config) -> list[str]:
 def settled(config: Config) -> dict[str, Any]:
     """The fields that decide the numbers, with None and shorthands written out."""
     values = {name: value for name, value in config.to_dict().items() if name not in TRAINING_ONLY}
-    if values.get("head") != "classify":
+    if values.get("head") not in NAMING:
         values.pop("num_classes", None)
     if values.get("head") is None:
         values.pop("pool", None)

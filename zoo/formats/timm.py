@@ -30,7 +30,7 @@ def read(folder: Path) -> Checkpoint:
         variant=architecture,
         preprocess=ImagePreprocess.from_timm(pretrained),
         labels=labels,
-        table=dialect.table,
+        table=dialect.table_for(config),
         architecture=architecture,
     )
 

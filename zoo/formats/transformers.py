@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import LoadError, did_you_mean
 from ..files import read_json
-from ..models.base import Config, Family, Model
+from ..models.base import NAMING, Config, Family, Model
 from ..preprocess import ImagePreprocess, pair
 from ..registry import families
 from .checkpoint import Checkpoint, config_of
@@ -25,8 +25,8 @@ def read(folder: Path) -> Checkpoint:
         family=family,
         config=config,
         preprocess=preprocess,
-        labels=_labels(values) if config.head == "classify" else None,
-        table=dialect.table,
+        labels=_labels(values) if config.head in NAMING else None,
+        table=dialect.table_for(config),
         base=dialect.base,
         architecture=architecture,
         notes=notes,
@@ -52,7 +52,7 @@ def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping
     start = family.config().to_dict() | dict(dialect.defaults)
     fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
     if "num_classes" in fields:
-        fields["num_classes"] = _class_count(values) if fields["head"] == "classify" else 0
+        fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
     return fields
 
 
@@ -105,7 +105,7 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
 
 
 def _head(model: Model, config: Any) -> dict[str, Any]:
-    if config.head != "classify":
+    if config.head not in NAMING:
         return {}
     labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     ids = {str(i): label for i, label in enumerate(labels)}

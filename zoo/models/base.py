@@ -30,6 +30,10 @@ THEIR_WORDS = {
 }  # fmt: skip
 
 
+# Heads that answer with named classes, for a sample or for each token.
+NAMING = ("classify", "token")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Base of every family's config: frozen, equal by value, and the same after a trip through JSON."""
@@ -174,7 +178,8 @@ class Model(nn.Module):
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
         """A fresh head for another number of classes; 0 leaves the pooled features (`head="pool"`)."""
-        head = "pool" if num_classes == 0 else "classify"
+        kept = self.config.head if self.config.head in NAMING else "classify"
+        head = "pool" if num_classes == 0 else kept
         before = next(self.parameters())
         self.config = self.config.replace(num_classes=num_classes, head=head)
         self.head = self.make_head()
