@@ -44,6 +44,22 @@ class TextConfig(Config):
             raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {known}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(TextConfig):
+    """tied: the word table is also the last map. The ids of tokens that begin, end (one or several) and fill a text."""
+
+    head: str | None = "lm"
+    pool: TokenPooling = "last"
+    tied: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("lm", *HEADS)
+
+
 class TextModel(Model):
     """forward(input_ids [B, N], attention_mask [B, N], ...) -> what the head answers.
 
@@ -97,15 +113,18 @@ class TextModel(Model):
         like = self.tokens.word.weight
         return self.blocks.new_state(batch, capacity or 64, like)
 
-    def common_head(
-        self, *, dense: str | None = None, bias: bool = True, norm: nn.Module | None = None
-    ) -> nn.Module | None:
-        """The heads that all text families have; dense: activation of a linear map behind pooling."""
+    def decode(self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None) -> Tensor:
+        """Scores of the token behind each of `input_ids` [B, N], which go on from what `state` remembers: [B, N, V]."""
+        assert self.head is not None
+        return self.head(self.encode(input_ids, attention_mask, state=state))
+
+    def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:
+        """The heads that all text families have; `classify`: what ClassifyText is given besides."""
         c = self.config
         if c.head == "classify":
-            return ClassifyText(c.pool, c.width, c.num_classes, dense=dense, norm=norm, dropout=c.dropout, bias=bias)
+            return ClassifyText(c.pool, c.width, c.num_classes, dropout=c.dropout, bias=bias, **classify)
         if c.head == "pool":
-            return PoolTokens(c.pool, c.width, dense, norm)
+            return PoolTokens(c.pool, c.width)
         if c.head == "token":
             return PerToken(c.width, c.num_classes, c.dropout)
         return PerToken(c.width, 2) if c.head == "qa" else None
