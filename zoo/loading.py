@@ -218,6 +218,7 @@ def _assign(
     """The model with the tensors in it, and what the file does not hold drawn."""
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
+    tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialised)
     if any(not known(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
         with torch.random.fork_rng(devices=[]):  # a part of the user's own has the values that its constructor draws
@@ -238,6 +239,16 @@ def _assign(
             f"the buffer {lost[0]} is not part of the state dict, so no file can fill it: make it persistent"
         )
     return model
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A small tensor at an address that is a multiple of 64, as torch's own are; within a file they lie anywhere.
+
+    Products of odd sizes round otherwise from odd addresses, and a loaded model would not be bit-equal to the saved
+    one. Large tensors stay in the file's pages: there it makes no difference, and a copy would.
+    """
+    small = tensor.numel() * tensor.element_size() <= 1 << 18
+    return tensor.clone() if small and tensor.data_ptr() % 64 else tensor
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
