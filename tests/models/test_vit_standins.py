@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo.loading import describe
-from zoo.registry import family
+from zoo.registry import build, family
+from zoo.weights import export_tensors
 
 D, F, C = 32, 128, 5  # width, MLP width, classes
 
@@ -241,3 +242,17 @@ def test_a_name_of_timms_means_the_same_model(tmp_path, name):
     values = {"architecture": name, "num_classes": classes, "pretrained_cfg": pretrained(size, [0.5] * 3, 0.9, classes)}
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert describe(tmp_path).config == config
+
+
+@pytest.mark.parametrize("name", [name for name in family("vit").variants if not name.startswith("vit_cifar")])
+def test_a_name_of_timms_has_timms_tensors(name):
+    import timm
+
+    found = family("vit")
+    config = found.config(**found.variants[name]).replace(depth=1)
+    classes = config.num_classes if config.head == "classify" else 0
+    with torch.device("meta"):
+        theirs = timm.create_model(name, depth=1, num_classes=classes)
+    ours = export_tensors(found.dialects["timm"].table, build(found, config).state_dict())
+    shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in ours.items()} == shapes
