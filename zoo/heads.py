@@ -1,8 +1,10 @@
 """From hidden states to answers."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .nn.mlp import activation
@@ -73,22 +75,30 @@ class PoolDistilled(nn.Module):
 class PoolTokens(nn.Module):
     """Hidden states [B, N, D] of text -> features [B, D], of real tokens only.
 
-    how: "cls", the first token; "mean"; "last". dense: a linear map and an activation behind it (BERT's pooler).
+    how: "cls", the first token; "mean"; "last". dense: a linear map and this activation behind it (BERT's pooler).
+    unit: features of length 1 (embedding models).
     """
 
-    def __init__(self, how: TokenPooling, width: int, dense: str | None = None, norm: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        how: TokenPooling,
+        width: int,
+        dense: str | None = None,
+        norm: nn.Module | None = None,
+        *,
+        dense_bias: bool = True,
+        unit: bool = False,
+    ) -> None:
         super().__init__()
-        self.how = how
-        self.dense = None if dense is None else nn.Linear(width, width)
+        self.how, self.unit = how, unit
+        self.dense = None if dense is None else nn.Linear(width, width, dense_bias)
         self.act = None if dense is None else activation(dense)
         self.norm = norm
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep [B, N] is True or 1 for real tokens."""
-        x = self.pool(x, keep)
-        if self.dense is not None and self.act is not None:
-            x = self.act(self.dense(x))
-        return x if self.norm is None else self.norm(x)
+        x = transform(self.pool(x, keep), self.dense, self.act, self.norm)
+        return F.normalize(x, dim=-1) if self.unit else x
 
     def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
@@ -114,10 +124,11 @@ class ClassifyText(PoolTokens):
         *,
         dense: str | None = None,
         norm: nn.Module | None = None,
+        dense_bias: bool = True,
         dropout: float = 0.0,
         bias: bool = True,
     ) -> None:
-        super().__init__(how, width, dense, norm)
+        super().__init__(how, width, dense, norm, dense_bias=dense_bias)
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(width, classes, bias)
 
@@ -126,15 +137,38 @@ class ClassifyText(PoolTokens):
 
 
 class PerToken(nn.Module):
-    """Scores per token: [B, N, C] for token classification, [B, N, 2] (start, end) for question answering."""
+    """Scores per token: [B, N, C] for token classification, [B, N, 2] (start, end) for question answering.
 
-    def __init__(self, width: int, classes: int, dropout: float = 0.0, bias: bool = True) -> None:
+    dense, norm: a linear map, this activation and a norm before the last map (ModernBERT).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        *,
+        dense: str | None = None,
+        norm: nn.Module | None = None,
+        dense_bias: bool = True,
+    ) -> None:
         super().__init__()
+        self.dense = None if dense is None else nn.Linear(width, width, dense_bias)
+        self.act = None if dense is None else activation(dense)
+        self.norm = norm
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(width, classes, bias)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.proj(self.dropout(x))
+        return self.proj(self.dropout(transform(x, self.dense, self.act, self.norm)))
+
+
+def transform(x: Tensor, dense: nn.Module | None, act: Callable | None, norm: nn.Module | None) -> Tensor:
+    """norm(act(dense(x))), as far as there are such."""
+    if dense is not None and act is not None:
+        x = act(dense(x))
+    return x if norm is None else norm(x)
 
 
 class NextToken(nn.Module):
@@ -162,8 +196,9 @@ class MaskedToken(NextToken):
         act: str = "gelu",
         tied: nn.Embedding | None = None,
         dense_bias: bool = True,
+        bias: bool = True,
     ) -> None:
-        super().__init__(width, vocab_size, tied, bias=True)
+        super().__init__(width, vocab_size, tied, bias)
         self.dense = nn.Linear(width, width, dense_bias)
         self.act, self.norm = activation(act), norm
 

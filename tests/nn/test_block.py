@@ -83,6 +83,7 @@ def test_mlp(act, gated):
         "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
         "relu": F.relu,
         "silu": F.silu,
+        "tanh": torch.tanh,
     }
     mlp, x = MLP(8, 12, act, gated), torch.randn(2, 3, 8)
     inner = torch_acts[act](mlp.gate(x)) * mlp.up(x) if gated else torch_acts[act](mlp.up(x))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ class TextModel(Model):
     real tokens.
     """
 
-    inputs = ("input_ids", "attention_mask")
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     tokens: Tokens
     blocks: Stack
 

@@ -34,7 +34,7 @@ class BlockSpec:
     hidden: int | None = None
     act: str = "gelu"
     gated: bool = False
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Literal["layer", "layer_unbiased", "rms"] = "layer"
     eps: float = 1e-6
     order: Order = "pre"
     bias: bool = True
@@ -59,8 +59,9 @@ class BlockSpec:
             raise ValueError(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor")
 
     def make_norm(self, width: int | None = None) -> nn.Module:
-        kind = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[self.norm]
-        return kind(width or self.width, eps=self.eps)
+        if self.norm == "rms":
+            return nn.RMSNorm(width or self.width, eps=self.eps)
+        return nn.LayerNorm(width or self.width, eps=self.eps, bias=self.norm == "layer")
 
     def core_spec(self, layer: int, depth: int, *, cross: bool = False) -> CoreSpec:
         return CoreSpec(
