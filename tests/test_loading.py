@@ -142,6 +142,11 @@ def test_the_hub(vit, tmp_path, monkeypatch, source):
     assert hub.calls == [("org/name", "v1")]
 
 
+def test_a_revision_of_a_local_folder_is_refused(vit):
+    with pytest.raises(ValueError, match=r"revision='v1' is of a hub repository"):
+        zoo.load(vit, revision="v1")
+
+
 def test_the_hub_is_asked_for_pickles_only_where_there_is_nothing_else(vit, tmp_path, monkeypatch):
     served = tmp_path / "served"
     shutil.copytree(vit, served)

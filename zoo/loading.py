@@ -22,7 +22,7 @@ from .nn.init import initialise, known
 from .preprocess import pair
 from .registry import FILE, admitted, build, family
 from .resample import fit_patches
-from .weights import LoadReport, import_tensors, tie, tied_names
+from .weights import LoadReport, find_tensors, import_tensors, tie, tied_names
 
 # What a snapshot of a hub repository is asked for; pickles only where there is nothing else.
 WANTED = (
@@ -63,6 +63,8 @@ def load(
     report.source = str(source)
     if config != checkpoint.config:
         before, model = model, build(checkpoint.family, config)
+        if config.head != checkpoint.config.head:
+            _change_head(tensors, report, checkpoint, model)
         _adapt(tensors, report, before, model)
     model = _assign(model, tensors, report, dtype, device)
     _dress(model, checkpoint, labels, report)
@@ -90,6 +92,8 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     text = str(source)
     repository = text.removeprefix("hf-hub:")
     if repository == text and Path(source).expanduser().exists():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is of a hub repository, and {text!r} is a path here")
         return Path(source).expanduser()
     pattern = r"\w[\w.-]*/[\w.-]+" if repository == text else r"(\w[\w.-]*/)?[\w.-]+"
     if isinstance(source, Path) or not re.fullmatch(pattern, repository):
@@ -177,6 +181,26 @@ def _file_tensors(
     return tensors, report
 
 
+def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, model: Model) -> None:
+    """Put what the file holds of another head in place of its own: the pooler of a bare BERT serves a classifier.
+
+    Tensors that merely have the same name and shape in both heads are not carried over.
+    """
+    old = {name: tensors.pop(name) for name in list(tensors) if name.startswith("head.")}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
+    if checkpoint.dialect is None:
+        alike = {checkpoint.config.head, model.config.head} == {"classify", "pool"}
+        found = {name: (name, tensor) for name, tensor in old.items() if alike and name in own}
+    else:
+        raw = _raw(checkpoint, next(iter(tensors.values())).device)
+        found = find_tensors(checkpoint.dialect.table_for(model.config), own, raw, base=checkpoint.base)
+    tensors |= {name: tensor for name, (_, tensor) in found.items()}
+    used = {theirs for theirs, _ in found.values()}
+    report.dropped = [name for name in report.dropped if name not in used]
+    report.dropped += [name for name in old if name not in found]
+    report.mapped += [name for name in found if name not in report.mapped]
+
+
 def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model: Model) -> None:
     """Fit the file's tensors to another config: resample, drop what has no place, leave out what is to be drawn."""
     report.resampled += fit_patches(tensors, before, model)
@@ -197,7 +221,7 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
 def _explained(name: str, before: Any, after: Any) -> bool:
     """Whether an override may make this tensor differ: a head of another kind or size, another attention."""
     if name.startswith("head."):
-        fields = ["head", "num_classes", "pool"]
+        fields = ["head", "num_classes", "pool", "pooler"]
     elif ".mixer." in name or ".cross." in name:
         fields = [field for field in after.names() if "attention" in field or field == "mixer"]
     else:

@@ -1,15 +1,20 @@
 """Labels with probabilities."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from .models.base import Model
+from .verify import evaluating
 
 Answer = list[tuple[str, float]]
 
 
+@overload
+def predict(model: Model, x: list[Any], top: int = 5) -> list[Answer]: ...
+@overload
+def predict(model: Model, x: Any, top: int = 5) -> Answer: ...
 def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
 
@@ -23,11 +28,8 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     if many and not len(x):
         return []
     batch = {name: value.to(model.device, model.dtype) for name, value in model.preprocess(x).items()}
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         probabilities = model(**batch).float().softmax(-1)
-    model.train(training)
     best = probabilities.topk(min(top, probabilities.shape[-1]))
     answers = [
         [(model.labels[i] if model.labels else str(i), p) for p, i in zip(*row)]

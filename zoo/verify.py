@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,11 @@ def _pixels(config: Any, draw: torch.Generator) -> Tensor:
     return torch.randn(2, config.in_chans, *pair(config.image_size), generator=draw)
 
 
-EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {"pixel_values": _pixels}
+def _token_ids(config: Any, draw: torch.Generator) -> Tensor:
+    return torch.randint(config.vocab_size, (2, min(16, config.max_length)), generator=draw)
+
+
+EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {"pixel_values": _pixels, "input_ids": _token_ids}
 
 
 # --- Golden outputs ---------------------------------------------------------------------------------------------------
@@ -120,14 +124,18 @@ def _zoo_version() -> str:
 
 def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Outputs on the CPU, in evaluation mode."""
-    place = {name: value.to(model.device) for name, value in batch.items()}
-    place = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in place.items()}
-    with _evaluating(model), torch.no_grad():
-        return {"output": model(**place).cpu()}
+    placed = {name: value.to(model.device) for name, value in _cast(batch, model.dtype).items()}
+    with evaluating(model), torch.no_grad():
+        return {"output": model(**placed).cpu()}
+
+
+def _cast(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Any:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is in the mode that it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -152,7 +160,7 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
     cls = getattr(_peer("transformers"), checkpoint.architecture)
     model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
     with torch.no_grad():
-        output = model(**{name: value.to(dtype) for name, value in batch.items()})
+        output = model(**_cast(batch, dtype))
     return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
