@@ -64,11 +64,13 @@ class GPT2(TextModel):
         return Context(mask=CAUSAL)
 
 
+PUBLISHED = dict(bos_token_id=50256, eos_token_id=50256)
+
 VARIANTS: dict[str, dict[str, Any]] = {
-    "gpt2": {},
-    "gpt2_medium": dict(width=1024, depth=24, heads=16),
-    "gpt2_large": dict(width=1280, depth=36, heads=20),
-    "gpt2_xl": dict(width=1600, depth=48, heads=25),
+    "gpt2": PUBLISHED,
+    "gpt2_medium": PUBLISHED | dict(width=1024, depth=24, heads=16),
+    "gpt2_large": PUBLISHED | dict(width=1280, depth=36, heads=20),
+    "gpt2_xl": PUBLISHED | dict(width=1600, depth=48, heads=25),
     "gpt_nano": dict(vocab_size=256, max_length=128, width=192, depth=6, heads=6, dropout=0.0, attention_dropout=0.0),
 }
 

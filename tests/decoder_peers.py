@@ -1,0 +1,66 @@
+"""Tiny decoders of transformers, every parameter random, in folders on disk."""
+
+from pathlib import Path
+
+from peers import randomise
+from torch import nn
+
+IDS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40} | IDS
+LLAMA = {
+    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64,
+} | IDS  # fmt: skip
+TINY = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": LLAMA | {"sliding_window": 5}, "Qwen2": LLAMA}
+TINY["Qwen3"] = LLAMA | {"head_dim": 12}
+NTK = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+NTK["original_max_position_embeddings"] = 32
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+# name of a case: (transformers' class, its options)
+CASES = {
+    "gpt2": ("GPT2LMHeadModel", {}),
+    "gpt2 untied, exact gelu": (
+        "GPT2LMHeadModel", {"tie_word_embeddings": False, "activation_function": "gelu", "n_inner": 48}
+    ),
+    "gpt2 hidden states": ("GPT2Model", {}),
+    "gpt2 classes": ("GPT2ForSequenceClassification", {}),
+    "gpt2 tokens": ("GPT2ForTokenClassification", {}),
+    "gpt2 answers": ("GPT2ForQuestionAnswering", {}),
+    "llama": ("LlamaForCausalLM", {}),
+    "llama tied, one key head": ("LlamaForCausalLM", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "llama wide heads": ("LlamaForCausalLM", {"head_dim": 12, "rms_norm_eps": 1e-5}),
+    "llama linear": ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "linear", "factor": 3.0}}),
+    "llama 3": ("LlamaForCausalLM", {"rope_parameters": NTK | {"rope_theta": 5e5}}),
+    "llama yarn": ("LlamaForCausalLM", {"rope_parameters": YARN | {"rope_theta": 1e4}, "head_dim": 32}),
+    "llama hidden states": ("LlamaModel", {}),
+    "llama classes": ("LlamaForSequenceClassification", {}),
+    "llama tokens": ("LlamaForTokenClassification", {}),
+    "mistral": ("MistralForCausalLM", {}),
+    "mistral without window": ("MistralForCausalLM", {"sliding_window": None}),
+    "mistral classes": ("MistralForSequenceClassification", {}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "qwen2 window in some layers": (
+        "Qwen2ForCausalLM", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    ),
+    "qwen2 tokens": ("Qwen2ForTokenClassification", {}),
+    "qwen3": ("Qwen3ForCausalLM", {"tie_word_embeddings": True}),
+    "qwen3 window": ("Qwen3ForCausalLM", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}),
+    "qwen3 hidden states": ("Qwen3Model", {}),
+}  # fmt: skip
+
+
+def decoder(folder: Path, name: str, seed: int = 0, **options) -> nn.Module:
+    """A tiny model of transformers' class `name`, saved in `folder` as transformers does."""
+    import transformers
+
+    cls = getattr(transformers, name)
+    tiny = next(tiny for start, tiny in TINY.items() if name.startswith(start))
+    labels = 2 if name.endswith("Answering") else 3
+    model = randomise(cls(cls.config_class(**tiny | {"num_labels": labels} | options)), seed)
+    model.save_pretrained(folder)
+    return model
+
+
+def case(folder: Path, name: str, seed: int = 0) -> nn.Module:
+    return decoder(folder, CASES[name][0], seed, **CASES[name][1])
