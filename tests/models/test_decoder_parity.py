@@ -38,8 +38,8 @@ def test_round_trip_through_their_format(tmp_path, name):
     assert error(answer(ours, batch), answer(theirs, batch)) <= 1e-5
     again = zoo.load(tmp_path / "second")
     assert torch.equal(answer(ours, batch), answer(again, batch))
-    assert again.config == ours.config.replace(hidden=again.config.hidden, kv_heads=again.config.kv_heads,
-                                               head_dim=again.config.head_dim, dropout=again.config.dropout)  # fmt: skip
+    spelled_out = {name: getattr(again.config, name) for name in ("hidden", "kv_heads", "head_dim", "dropout")}
+    assert again.config == ours.config.replace(**spelled_out)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3 window"])
