@@ -195,6 +195,21 @@ def import_tensors(
     return result, report
 
 
+def find_tensors(
+    table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = ""
+) -> dict[str, tuple[str, Tensor]]:
+    """Those of our tensors that a file holds, whatever else it holds or lacks: {ours: (their name, tensor)}."""
+    names = {_modern(name): name for name in foreign}
+    prefix = base if base and any(name.startswith(base) for name in names) else ""
+    found = dict[str, tuple[str, Tensor]]()
+    for line in lines_for(table, own):
+        theirs = next((names[name] for name in (n.replace("~", prefix) for n in line.theirs) if name in names), None)
+        parts = theirs and line.to_ours(foreign[theirs], [own[name].shape for name in line.ours])
+        if theirs and parts:
+            found |= {name: (theirs, part) for name, part in zip(line.ours, parts)}
+    return found
+
+
 def export_tensors(table: str, own: Mapping[str, Tensor], *, base: str = "") -> dict[str, Tensor]:
     """Our tensors under their names and in their layout: the table read backwards.
 

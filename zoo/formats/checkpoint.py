@@ -8,6 +8,7 @@ from ..errors import LoadError
 from ..files import read_json
 from ..models.base import Config, Family
 from ..preprocess import ImagePreprocess
+from .dialect import Dialect
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Checkpoint:
     labels: list[str] | None = None
     table: str | None = None
     base: str = ""
+    dialect: Dialect | None = None
     architecture: str | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -21,6 +21,7 @@ class Dialect:
     table, base: tensors and their prefix, see `zoo.weights`. head_tables: further lines, for models with that head.
     defaults: fields of ours where the file says nothing (over the config's own defaults).
     heads: their class -> the fields of ours that it stands for; the first that fits is written.
+    assumes: the class, in a list, where a file does not say it; none: such a file is refused.
     only: their key -> the values that we compute the same way; any other is refused by name.
     others: further keys, understood by `read` or without effect on the numbers. Given, an unknown key is refused by
         name; not given, unknown keys are passed over, as transformers does with its own.
@@ -38,6 +39,7 @@ class Dialect:
     head_tables: Mapping[str | None, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    assumes: tuple[str, ...] = ()
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     others: tuple[str, ...] | None = None
     read: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] = lambda fields, theirs: {}

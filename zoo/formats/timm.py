@@ -31,6 +31,7 @@ def read(folder: Path) -> Checkpoint:
         preprocess=ImagePreprocess.from_timm(pretrained),
         labels=labels,
         table=dialect.table_for(config),
+        dialect=dialect,
         architecture=architecture,
     )
 

@@ -28,6 +28,7 @@ def read(folder: Path) -> Checkpoint:
         labels=_labels(values) if config.head in NAMING else None,
         table=dialect.table_for(config),
         base=dialect.base,
+        dialect=dialect,
         architecture=architecture,
         notes=notes,
     )
@@ -40,7 +41,7 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:
         near = did_you_mean(model_type, known)
         raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
     family, dialect = known[model_type]
-    classes, named = ", ".join(dialect.heads), values.get("architectures")
+    classes, named = ", ".join(dialect.heads), values.get("architectures") or dialect.assumes
     if not named:
         raise LoadError(f"{file} does not say which class the weights are of ('architectures'): {classes}")
     if named[0] not in dialect.heads:

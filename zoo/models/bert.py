@@ -157,6 +157,11 @@ TABLE = """
 """
 
 HEAD_TABLES: dict[str | None, str] = {
+    None: """
+    -                           = cls.**
+    -                           = classifier.*
+    -                           = qa_outputs.*
+""",
     "masked_lm": """
     head.dense.@                = cls.predictions.transform.dense.@
     head.norm.@                 = cls.predictions.transform.LayerNorm.@
@@ -195,7 +200,14 @@ def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
 
 
 BERT = Dialect(
-    name="bert", base="bert.", keys=KEYS, table=TABLE, head_tables=HEAD_TABLES, only=ONLY, heads=heads_of("Bert")
+    name="bert",
+    base="bert.",
+    keys=KEYS,
+    table=TABLE,
+    head_tables=HEAD_TABLES,
+    only=ONLY,
+    heads=heads_of("Bert"),
+    assumes=("BertModel",),
 )
 
 FAMILY = Family("bert", Bert, BertConfig, "text", VARIANTS, SOURCES, {"transformers": BERT})
