@@ -26,6 +26,7 @@ def begin(path: Path, values: dict[str, Any] = PLAIN, finished: bool = False) ->
     folder = RunFolder(path)
     folder.create(values)
     folder.release()
+    (folder.checkpoints / "last.ckpt").write_bytes(b"")
     if finished:
         folder.write_result({"finished": True})
     return folder
@@ -41,7 +42,6 @@ def test_an_unfinished_equal_run_goes_on(tmp_path: Path) -> None:
     begin(tmp_path / "r")
     found = open_run(tmp_path / "r", PLAIN)
     assert (found.path.name, found.unfinished) == ("r", True)
-    (found.checkpoints / "last.ckpt").write_bytes(b"")
     assert found.last is not None
 
 
@@ -66,6 +66,15 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
     for text in ("optim.lr: 0.001 there, 0.5 here", "trainer.epochs: None there, 3 here", "resume=never"):
         assert text in str(error.value)
     assert "weight_decay" not in str(error.value)
+
+
+def test_a_run_that_saved_nothing_protects_nothing(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "r")
+    (folder.checkpoints / "last.ckpt").unlink()
+    found = open_run(tmp_path / "r", changed(optim__lr=0.5))
+    assert (found.path.name, found.last) == ("r", None)
+    with pytest.raises(RunError, match="no unfinished run"):
+        open_run(tmp_path / "r", PLAIN, "must")
 
 
 def test_what_does_not_change_results_may_change(tmp_path: Path) -> None:

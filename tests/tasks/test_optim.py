@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.tasks.average import averaged_copy, update_average
+from zoo.tasks.average import Follower, averaged_copy
 from zoo.tasks.optim import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
 
@@ -117,12 +117,13 @@ def test_adamw_is_fused_and_keeps_the_groups_rates() -> None:
 def test_the_average_follows_its_formula() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     average = averaged_copy(model)
+    follower = Follower(average, model, 0.9)
     expected = average[0].weight.clone()
     for step in range(200):
         with torch.no_grad():
             model[0].weight.add_(torch.randn(3, 3))
             model[1].running_mean.add_(1.0)
-        update_average(average, model, step, 0.9)
+        follower.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model[0].weight
     torch.testing.assert_close(average[0].weight, expected)

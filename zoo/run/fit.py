@@ -57,7 +57,6 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
     if trainer.is_global_zero:
         write(run, task, result, steps, keeper)
         last_lines(run, out, result, steps, longer, stops.out_of_time)
-    run.folder.release()
     return result
 
 

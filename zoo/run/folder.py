@@ -100,9 +100,9 @@ class RunFolder:
 def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunFolder:
     """The folder that a run of these settings belongs in; reads the disk and writes nothing.
 
-    An unfinished run with equal settings is gone on with (`base`, `base-2` ...: the latest that fits). Where all are
-    finished, the next number is a new run. Every process of a distributed run may ask: until training starts, the
-    answer stays the same.
+    An unfinished run with equal settings is gone on with (`base`, `base-2` ...: the latest that fits), and so is one
+    that never came to its first checkpoint. Where all are finished, the next number is a new run. Every process of a
+    distributed run may ask: until training starts, the answer stays the same.
 
     Args:
         base: `runs/<recipe>` or what `run_dir=` says.
@@ -121,9 +121,10 @@ def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunF
     waiting = [path for path in runs if not is_finished(path)]
     changes = {path: differences(read_config(path), settings) for path in waiting}
     for path in reversed(waiting):
-        if not changes[path]:
+        begun = RunFolder(path).last is not None
+        if not changes[path] if begun else resume != "must":
             return RunFolder(path, unfinished=True)
-    if waiting and (resume == "must" or waiting[-1] == runs[-1]):
+    if waiting and changes[waiting[-1]] and (resume == "must" or waiting[-1] == runs[-1]):
         raise RunError(_refusal(waiting[-1], changes[waiting[-1]]))
     if resume == "must":
         raise RunError(f"resume=must: {base} holds no unfinished run")

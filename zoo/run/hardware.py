@@ -1,12 +1,15 @@
 """What a run runs on: the device and overlay taken when nobody says, ranks, and their words in the banner."""
 
+import json
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from zoo.run.settings import RunSettings
 
+_DECISION = "ZOO_RUN_DECISION"  # in the environment of ranks that Lightning starts
 OVERLAYS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 
 
@@ -36,6 +39,11 @@ def settle(settings: RunSettings) -> Any:
     devices = trainer.devices or there
     if accelerator == "cuda" and devices > there:
         raise ValueError(f"devices={devices}: this machine has {there} GPUs")
+    parts = devices * trainer.nodes * trainer.accumulate
+    size = getattr(getattr(settings, "data", None), "batch_size", parts)
+    if size % parts:
+        raise ValueError(f"batch_size={size} is that of a whole step and does not divide into devices x nodes x "
+                         f"accumulate = {parts} parts; take a multiple of {parts}")  # fmt: skip
     settled = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
 
@@ -53,13 +61,29 @@ def rank() -> int:
     return 0
 
 
-def share(value: Any) -> Any:
-    """Rank 0's value on every rank, where an outer launcher (torchrun) started them all; else the value as it is.
+def agree(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+    """Rank 0's decision on every rank.
 
-    Lightning joins the process group that this opens.
+    Where an outer launcher (torchrun) started all ranks it is broadcast, over a process group that Lightning then
+    joins; the ranks that Lightning starts itself inherit it; elsewhere (Slurm) each rank decides, which comes to the
+    same as long as the decision only reads.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return value
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return _broadcast(decide() if rank() == 0 else None)
+    if rank() == 0 or _DECISION not in os.environ:
+        decision = decide()
+        os.environ[_DECISION] = json.dumps(decision)
+        return decision
+    path, unfinished = json.loads(os.environ[_DECISION])
+    return path, unfinished
+
+
+def forget() -> None:
+    """Drop what `agree` left for child processes: the next run of this process is another."""
+    os.environ.pop(_DECISION, None)
+
+
+def _broadcast(value: Any) -> Any:
     import torch
     from torch import distributed as dist
 

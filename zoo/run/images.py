@@ -27,6 +27,9 @@ class HeldOutImages(ImageModule):
     def __init__(self, sets: ImageSets, share: float, *, seed: int, **options: Any) -> None:
         train, self.held_out = hold_out(sets.train, share, seed) if share else (sets.train, sets.test)
         super().__init__(replace(sets, train=train), seed=seed, **options)
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"{len(train)} training images, {len(self.held_out)} held out, do not fill one batch of "
+                             f"{self.batch_size}; take a smaller batch_size")  # fmt: skip
 
     def val_dataloader(self) -> Loader:
         """The images held out, each once over all ranks."""

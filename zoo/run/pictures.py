@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Picture = Callable[["Run", Any, "Result"], "Figure | None"]
 
 
-def draw_all(run: "Run", task: Any, result: "Result", data: Any = None) -> list[Path]:
+def draw_all(run: "Run", task: Any, result: "Result") -> list[Path]:
     """Draw every picture in `PICTURES` that has something to show into the run folder; returns the files."""
     assert run.folder is not None
     files = []
@@ -77,7 +77,20 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
     return figure
 
 
-PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion}
+def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Not a figure but the first test image as it is, `sample.png`: something to try the model on."""
+    assert run.folder is not None
+    data = getattr(task.trainer, "datamodule", None)
+    sets = getattr(data, "sets", None)
+    if sets is not None:
+        from PIL import Image
+
+        pixels = sets.test.images[0].permute(1, 2, 0)
+        Image.fromarray(pixels.squeeze(-1).numpy()).save(run.folder.path / "sample.png")
+    return None
+
+
+PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion, "sample": sample}
 """File name -> who draws it. A picture more, e.g. of attention maps, is an entry more."""
 
 

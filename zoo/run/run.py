@@ -142,14 +142,22 @@ class Run:
 
         Raises: RunError when the folder holds another run.
         """
+        from zoo.run.trainer import check_logger
+
         self.data = data
         settings = self._settings(data.name)
+        check_logger(settings.trainer.logger)
         values = as_dict(settings)
         if "data" in values:
             values["data"]["name"] = data.name  # an `auto` that finds other data tomorrow is another run
         base = Path(settings.run_dir or Path("runs") / self.recipe)
-        found = hardware.share(open_run(base, values, settings.resume) if hardware.rank() == 0 else None)
-        self.folder = found or open_run(base, values, settings.resume)
+
+        def decide() -> tuple[str, bool]:
+            found = open_run(base, values, settings.resume)
+            return str(found.path), found.unfinished
+
+        path, unfinished = hardware.agree(decide)
+        self.folder = RunFolder(Path(path), unfinished)
         self.settings = settings
         if hardware.rank() == 0:
             self.folder.create(values, header=self._header(data))
@@ -171,7 +179,11 @@ class Run:
 
         assert self.folder is not None and self.data is not None, "call run.open(...) first"
         words = (longer or {}).get(self.data.name, "")
-        return fit(self, task, data, steps_per_epoch, sample, words)
+        try:
+            return fit(self, task, data, steps_per_epoch, sample, words)
+        finally:
+            self.folder.release()
+            hardware.forget()
 
     def longer(self, words: str) -> str:
         """This command with `words` (`epochs=30`) in the place of its own length."""

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from zoo.errors import did_you_mean
 from zoo.run.callbacks import AtomicCheckpoints, CsvLogger
+from zoo.run.front import SettingsError
 from zoo.run.hardware import strategy_name, world
 from zoo.run.settings import RunSettings
 
@@ -25,8 +26,8 @@ _EXPECTED = (
     "Found .* module.* in eval mode",  # the moving average
     "The `srun` command is available",
     "ModelParallelStrategy",
-    "LearningRateMonitor",
-    "`isinstance",
+    "`isinstance.treespec, LeafSpec",  # torch's, of its own
+    "It is recommended to use `self.log",  # torchmetrics has summed over the ranks already
 )
 
 
@@ -39,7 +40,8 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
         validate_every: Steps between validations.
     """
     t = settings.trainer
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the banner says what matters
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the banner says what matters
     for expected in _EXPECTED:
         warnings.filterwarnings("ignore", message=f".*{expected}")
     return L.Trainer(
@@ -68,13 +70,11 @@ def make_strategy(settings: RunSettings) -> str | Strategy:
 def further_logger(name: str | None, folder: Path) -> list[Logger]:
     """A Lightning logger by its class name, writing into the run folder.
 
-    Raises: ValueError for an unknown name, or one whose package is not installed.
+    Raises: SettingsError for an unknown name, or one whose package is not installed.
     """
     if not name:
         return []
-    known = sorted(n for n in loggers.__all__ if n != "Logger")
-    if name not in known:
-        raise ValueError(f"logger={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
+    check_logger(name)
     arguments: dict[str, Any] = {"save_dir": folder}
     if name in ("TensorBoardLogger", "CSVLogger"):
         arguments |= {"name": "", "version": name.removesuffix("Logger").lower()}
@@ -84,4 +84,11 @@ def further_logger(name: str | None, folder: Path) -> list[Logger]:
         return [getattr(loggers, name)()]
     except ModuleNotFoundError as error:
         mend = "pip install 'attention-zoo[logs]' brings TensorBoard"
-        raise ValueError(f"logger={name} is not installed ({error}); {mend}") from None
+        raise SettingsError(f"logger={name} is not installed ({error}); {mend}") from None
+
+
+def check_logger(name: str | None) -> None:
+    """Raises: SettingsError for a name that Lightning has no logger of."""
+    known = sorted(n for n in loggers.__all__ if n != "Logger")
+    if name and name not in known:
+        raise SettingsError(f"logger={name}: there are {', '.join(known)}{did_you_mean(name, known)}")

@@ -8,7 +8,7 @@ evaluated as it stands, saved and resumed bit for bit like any other weight, and
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
@@ -16,17 +16,25 @@ def averaged_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """average <- d * average + (1 - d) * model, with d = min(decay, (1 + step) / (10 + step)).
+class Follower:
+    """Keeps an average in step with its model. Made once both are where they stay: sharding replaces parameters."""
 
-    The smaller d of the first steps lets go of the initial weights. Buffers are copied: they are no weights.
+    def __init__(self, average: nn.Module, model: nn.Module, decay: float):
+        pairs = list(zip(average.parameters(), model.parameters(), strict=True))
+        self.decay = decay
+        self.own: list[Tensor] = [a for a, m in pairs if m.requires_grad]
+        self.theirs: list[Tensor] = [m for _, m in pairs if m.requires_grad]
+        self.buffers = list(zip(average.buffers(), model.buffers(), strict=True))
 
-    Args:
-        step: The optimizer step just taken, from 0.
-    """
-    weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    pairs = [(a, m) for a, m in zip(average.parameters(), model.parameters(), strict=True) if m.requires_grad]
-    torch._foreach_lerp_([a for a, _ in pairs], [m for _, m in pairs], weight)
-    for a, m in zip(average.buffers(), model.buffers(), strict=True):
-        a.copy_(m)
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """average <- d * average + (1 - d) * model, with d = min(decay, (1 + step) / (10 + step)).
+
+        The smaller d of the first steps lets go of the initial weights. Buffers are copied: they are no weights.
+
+        Args:
+            step: The optimizer step just taken, from 0.
+        """
+        torch._foreach_lerp_(self.own, self.theirs, 1.0 - min(self.decay, (1 + step) / (10 + step)))
+        for mine, other in self.buffers:
+            mine.copy_(other)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from zoo.run.settings import OptimSettings
-from zoo.tasks.average import averaged_copy, update_average
+from zoo.tasks.average import Follower, averaged_copy
 from zoo.tasks.guard import LossGuard
 from zoo.tasks.optim import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
@@ -44,6 +44,7 @@ class Task(L.LightningModule):
         self.guard = LossGuard()
         self.strict_loading = True
         self._losses: list[Tensor] = []
+        self._follower: Follower | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """The scalar loss of one micro-batch in training."""
@@ -77,8 +78,8 @@ class Task(L.LightningModule):
         """One step of the optimizer, then of the average; both are done before any callback writes a checkpoint."""
         step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
-            update_average(self.ema, self.model, step, self.ema_decay)
+        if self._follower is not None:
+            self._follower.update(step)
         losses, self._losses = self._losses, []
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._record_step(step, losses)
@@ -118,8 +119,10 @@ class Task(L.LightningModule):
                 shard(model, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Where a bad batch would be saved."""
+        """Where a bad batch would be saved; the average and its model, now that they are where they stay."""
         self.guard.folder = Path(self.trainer.default_root_dir)
+        self._losses = []
+        self._follower = None if self.ema is None else Follower(self.ema, self.model, self.ema_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look at all losses before weights go to disk, and say what model they belong to."""

@@ -1,0 +1,132 @@
+"""What a run's trainer costs per step over a bare loop: the recipe's callbacks, a row of metrics every 50 steps.
+
+    python benchmarks/trainer_overhead.py [steps=400] [rounds=5]
+
+A model so small that the rest shows. Same batches, same optimizer, same augmentation, one thread, process CPU time,
+interleaved rounds; the figure is the median of the differences. Target: 1.5 ms per step.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+
+import lightning as L
+import torch
+from torch import nn
+
+from zoo.data.images import ImageSet, ImageSets
+from zoo.data.loader import KeyedBatches, Loader
+from zoo.run.images import HeldOutImages
+from zoo.run.run import DataFacts, Run
+from zoo.run.settings import ImageSettings
+from zoo.tasks.classify import Classify
+from zoo.tasks.optim import adamw, param_groups
+
+WORDS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "holdout=0.01", "pictures=false",
+         "checkpoint_every=200")  # fmt: skip
+
+
+class Flat(nn.Module):
+    """One linear layer over 8 x 8 pixels."""
+
+    inputs = ("pixel_values",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.head(pixel_values.flatten(1))
+
+
+class Watch(L.Callback):
+    """CPU time between the first and the last step, start and validation left out."""
+
+    def __init__(self, skip: int):
+        self.skip, self.start, self.spent = skip, 0.0, 0.0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.global_step == self.skip:
+            self.start = time.process_time()
+
+    def on_validation_start(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.global_step == trainer.max_steps:
+            self.spent = time.process_time() - self.start
+
+
+def images(n: int) -> ImageSets:
+    """Noise."""
+    g = torch.Generator().manual_seed(0)
+    whole = ImageSet(
+        torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=g), torch.arange(n) % 4, list("abcd")
+    )
+    return ImageSets(whole, whole.subset(16), "noise", False, "drawn", (0.5,) * 3, (0.5,) * 3)
+
+
+def task_of(run: Run, data: HeldOutImages) -> Classify:
+    """The recipe's task."""
+    s = run.settings
+    return Classify(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
+
+
+def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
+    """Seconds per step of the loop one would write by hand: zero_grad, augment, loss, backward, clip, step."""
+    task, done = task_of(run, data), 0
+    optimizer = adamw(param_groups(task.model, 1e-3, 0.05))
+    batches = KeyedBatches(len(data.sets.train), 4, seed=0, step=lambda: done)
+    start = 0.0
+    while done < steps:
+        for batch in Loader(data.sets.train, batches):
+            if done == skip:
+                start = time.process_time()
+            optimizer.zero_grad()
+            task.loss_of(batch, done, 0).backward()
+            nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+            optimizer.step()
+            done += 1
+            if done == steps:
+                break
+    return (time.process_time() - start) / (steps - skip)
+
+
+def trained(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
+    """Seconds per step of the same in a run."""
+    import zoo.run.fit as fit
+
+    watch, make = Watch(skip), fit.make_trainer
+
+    def with_watch(*arguments: object) -> L.Trainer:
+        trainer = make(*arguments)  # type: ignore[arg-type]
+        trainer.callbacks.insert(0, watch)
+        return trainer
+
+    fit.make_trainer, save, fit.save_model = with_watch, fit.save_model, lambda *a: None
+    try:
+        run.fit(task_of(run, data), data, steps_per_epoch=data.steps_per_epoch)
+    finally:
+        fit.make_trainer, fit.save_model = make, save
+    return watch.spent / (steps - skip)
+
+
+def main(argv: list[str]) -> None:
+    """Print both times and their difference."""
+    given = dict(word.split("=") for word in argv)
+    steps, rounds, skip = int(given.get("steps", 400)), int(given.get("rounds", 5)), 50
+    torch.set_num_threads(1)
+    hand, full = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run.of("overhead", [*WORDS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
+            sets = images(4 * steps + 64)
+            run.open(DataFacts("noise", False, "drawn", len(sets.train), len(sets.test)))
+            data = HeldOutImages(sets, 0.01, seed=0, batch_size=4, augment=run.settings.data.augment)
+            hand.append(1e3 * bare(run, data, steps, skip))
+            full.append(1e3 * trained(run, data, steps, skip))
+    extra = statistics.median(b - a for a, b in zip(hand, full, strict=True))
+    print(f"\nbare loop {statistics.median(hand):.2f} ms, run {statistics.median(full):.2f} ms, "
+          f"overhead {extra:.2f} ms per step (CPU time, {rounds} rounds of {steps} steps)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
