@@ -162,6 +162,16 @@ def test_a_row_of_nothing_but_padding_is_zeros() -> None:
     assert maps["0.mixer"].shape == (1, 2, 3, 3) and not maps["0.mixer"].any()
 
 
+def test_a_text_model_with_padding() -> None:
+    model = zoo.create_model("bert_tiny", seed=0).eval()
+    ids = torch.randint(5, 100, (2, 6), generator=torch.Generator().manual_seed(0))
+    keep = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    with torch.no_grad(), zoo.capture(model, layers=-1) as maps:
+        model(input_ids=ids, attention_mask=keep)
+    assert list(maps) == ["blocks.1.mixer"]
+    torch.testing.assert_close(maps["blocks.1.mixer"].sum(-1), keep[:, None].float().expand(2, 2, 6))
+
+
 # --- cross-attention, decoding ------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,14 @@ def test_kinds_that_look_at_their_masks(kind: str) -> None:
     assert measure("vit_cifar_tiny", 2, attention=kind).training_bytes > 0
 
 
+def test_texts_have_a_length() -> None:
+    short, long = (measure("bert_tiny", 2, length=length) for length in (64, 256))
+    assert measure("bert_tiny", 2, length=128) == measure("bert_tiny", 2)
+    assert long.flops > 4 * short.flops and long.training_bytes > short.training_bytes
+    with pytest.raises(ValueError, match="takes no text"):
+        measure("vit_cifar_tiny", length=8)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="did you mean 'vit_cifar'"):
         measure("vit_cifr")

@@ -38,15 +38,16 @@ class Measures:
     training_bytes: int
 
 
-def measure(model: Model | str, batch: int = 1, **overrides: Any) -> Measures:
+def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **overrides: Any) -> Measures:
     """The cost of a model, or of the model of that name with `overrides` of its config; no weights are made or needed.
 
-    The dtype and the activation checkpointing of a given model count; which parameters are frozen, too.
+    length: tokens in each row of a text, default 128 or as many as the model takes. The dtype and the activation
+    checkpointing of a given model count; which parameters are frozen, too.
     """
-    if batch < 1:
-        raise ValueError(f"batch={batch}: expected at least 1")
+    if batch < 1 or (length is not None and length < 1):
+        raise ValueError(f"batch={batch}, length={length}: expected at least 1")
     twin = hollow(model, overrides)
-    inputs = empty_batch(twin, batch)
+    inputs = empty_batch(twin, batch, length)
     weights = sum(t.nbytes for t in [*twin.parameters(), *twin.buffers()])
     learned = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
     twin.eval()
@@ -87,14 +88,20 @@ def hollow(model: Model | str, overrides: dict[str, Any]) -> Model:
     return twin
 
 
-def empty_batch(model: Model, batch: int) -> dict[str, Tensor]:
+def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str, Tensor]:
     """What the model takes, without data."""
     from .verify import example_batch
 
-    return {
-        name: torch.empty((batch, *x.shape[1:]), dtype=model.dtype if x.is_floating_point() else x.dtype, device="meta")
-        for name, x in example_batch(model).items()
-    }
+    inputs = {}
+    for name, x in example_batch(model).items():
+        rest = list(x.shape[1:])
+        if name == "input_ids":
+            rest = [length or min(128, model.config.max_length)]
+        dtype = model.dtype if x.is_floating_point() else x.dtype
+        inputs[name] = torch.empty(batch, *rest, dtype=dtype, device="meta")
+    if length is not None and "input_ids" not in inputs:
+        raise ValueError(f"length={length}: {type(model).__name__} takes no text, but {', '.join(inputs)}")
+    return inputs
 
 
 def step(model: Model, inputs: dict[str, Tensor]) -> None:
