@@ -94,10 +94,18 @@ def test_packages_that_fail_and_crash_are_told_apart(tmp_path: Path, monkeypatch
     assert "died (signal 6)" in found["two_dies"]
 
 
-def test_the_trial_runs_a_model() -> None:
+def test_the_trial_runs_a_model_and_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     found = {f.what: f for f in trial()}
     assert found["a model"].state == "ok" and "forward and backward" in found["a model"].said
     assert "threads" in found["CPU"].said
+    assert found["hub"].state == "note" and "127.0.0.1:9 does not answer" in found["hub"].said
+
+
+def test_the_doctor_itself_needs_no_torch() -> None:
+    script = "import sys, zoo.cli, zoo.doctor; list(zoo.doctor.places()); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_a_model_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +144,6 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {f.what: f for f in places()}
     assert found["data"].state == found["cache"].state == "broken" and "HF_HOME" in found["cache"].mend
     assert found["runs"].state == "note"
-
-
-def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    found = doctor.hub()
-    assert found.state == "note" and "127.0.0.1:9 does not answer" in found.said
 
 
 @pytest.mark.parametrize("rich", [True, False])

@@ -183,7 +183,7 @@ for name in sys.argv[1:]:
 """
 
 TRIAL = """
-import json, time, torch
+import json, sys, time, torch
 cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
 print(json.dumps({
     "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
@@ -195,7 +195,10 @@ model = zoo.create_model("vit_cifar_tiny", seed=0)
 start = time.perf_counter()
 model(pixel_values=torch.randn(8, 3, 32, 32)).square().mean().backward()
 finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
-print(json.dumps({"finite": finite, "seconds": time.perf_counter() - start}))
+print(json.dumps({"finite": finite, "seconds": time.perf_counter() - start}), flush=True)
+from zoo.data.hub import reachable
+for endpoint in sys.argv[1:]:
+    print(json.dumps({"endpoint": endpoint, "answers": reachable(endpoint)}))
 """
 
 
@@ -240,8 +243,9 @@ def short(said: str) -> str:
 
 
 def trial() -> Iterator[Finding]:
-    """The devices, and one forward and backward pass of the smallest model."""
-    lines, complaint = run(TRIAL)
+    """The devices, one forward and backward pass of the smallest model, and whether the hub answers."""
+    endpoints = [] if offline() else [os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]
+    lines, complaint = run(TRIAL, *endpoints)
     if not lines:
         yield Finding("devices", "broken", f"torch does not answer: {short(complaint)}", again("torch"))
         return
@@ -253,6 +257,12 @@ def trial() -> Iterator[Finding]:
         yield Finding("a model", "broken", "vit_cifar_tiny has gradients that are no numbers", again("torch"))
     else:
         yield Finding("a model", "ok", f"vit_cifar_tiny, forward and backward in {lines[1]['seconds']:.2f} s")
+    for line in lines[2:]:
+        if line["answers"]:
+            yield Finding("hub", "ok", line["endpoint"])
+        else:
+            said = f"{line['endpoint']} does not answer: only local files and the cache can be loaded"
+            yield Finding("hub", "note", said)
 
 
 def devices(found: dict[str, Any]) -> Iterator[Finding]:
@@ -292,7 +302,8 @@ def places() -> Iterator[Finding]:
         yield Finding("cache", "broken", f"{cache} cannot be written", "export HF_HOME=/a/folder/of/yours")
     if not writable(Path.cwd()):
         yield Finding("runs", "note", f"{Path.cwd()} cannot be written", "give recipes run_dir=/a/folder/of/yours")
-    yield hub()
+    if offline():
+        yield Finding("hub", "note", "HF_HUB_OFFLINE is set: only what is in the cache can be loaded")
 
 
 def hub_cache() -> Path:
@@ -312,17 +323,8 @@ def writable(folder: Path) -> bool:
         return False
 
 
-def hub() -> Finding:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return Finding("hub", "note", "HF_HUB_OFFLINE is set: only what is in the cache can be loaded")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        from .data.hub import reachable
-    except ImportError:
-        return Finding("hub", "note", "not tried")
-    if reachable(endpoint):
-        return Finding("hub", "ok", endpoint)
-    return Finding("hub", "note", f"{endpoint} does not answer: only local files and the cache can be loaded")
+def offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
 
 
 # --- printing -----------------------------------------------------------------------------------------------------
