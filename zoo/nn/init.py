@@ -26,8 +26,10 @@ def generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> torch.Genera
 def initialise(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
     """Draw all parameters and buffers in place, or those named in `only` (a fresh head of a loaded model).
 
-    Modules of other packages (a core of one's own) keep what their constructor gave them.
+    Modules of other packages (a core of one's own) keep what their constructor gave them. A tensor with several names
+    (a tied word table) is drawn once, by its first.
     """
+    drawn: set[int] = set()
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
         names = {key: f"{path}.{key}" if path else key for key in own}
@@ -37,7 +39,9 @@ def initialise(model: nn.Module, seed: int, only: Set[str] | None = None) -> Non
 
         if not own or not known(module) or (only is not None and only.isdisjoint(names.values())):
             continue
-        kept = {} if only is None else {key: t.detach().clone() for key, t in own.items() if names[key] not in only}
+        wanted = {key for key, t in own.items() if (only is None or names[key] in only) and id(t) not in drawn}
+        kept = {key: t.detach().clone() for key, t in own.items() if key not in wanted}
+        drawn.update(id(t) for t in own.values())
         with torch.no_grad():
             reset(module, draw)
             for key, value in kept.items():
