@@ -10,7 +10,7 @@ import torch
 
 from . import models
 from .errors import did_you_mean
-from .models.base import Config, Family, Model
+from .models.base import NAMING, Config, Family, Model
 from .nn.init import initialise, uninitialised
 from .nn.kinds import MIXERS, admit
 
@@ -90,7 +90,10 @@ def create_model(
         model = load(f.sources[name], **overrides)
         model.variant = name
         return model
-    config = f.config(**f.variants[name]).replace(**admitted(f, overrides))
+    config = f.config(**f.variants[name])
+    if overrides.get("num_classes") and config.head not in NAMING:
+        overrides.setdefault("head", "classify")
+    config = config.replace(**admitted(f, overrides))
     if seed is None:
         seed = int(torch.randint(2**31, ()).item())
     with torch.random.fork_rng(devices=[]):  # parts of one's own draw from torch's generator: keyed as well

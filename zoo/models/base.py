@@ -33,6 +33,11 @@ THEIR_WORDS = {
 # Heads that answer with named classes, for a sample or for each token.
 NAMING = ("classify", "token")
 
+# What a field may hold, wherever a family has it.
+COUNTS = ("width", "depth", "heads", "kv_heads", "head_dim", "hidden", "in_chans", "vocab_size", "max_length")
+SIZES = ("image_size", "patch_size")
+CHANCES = ("dropout", "attention_dropout", "drop_path")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -44,6 +49,20 @@ class Config:
         for name, hint in typing.get_type_hints(type(self)).items():
             if not fits(getattr(self, name), hint):
                 raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)!r} should be {spoken(hint)}")
+        self.check_ranges()
+
+    def check_ranges(self) -> None:
+        """What is of the right type and still makes no model."""
+        for name in self.names():
+            value = getattr(self, name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if name in COUNTS + SIZES and value is not None and min(parts) < 1:
+                raise ValueError(f"{name}={value!r}: expected at least 1")
+            if name in CHANCES and not 0 <= value < 1:
+                raise ValueError(f"{name}={value!r}: a chance is at least 0 and below 1")
+        if self.head in NAMING and getattr(self, "num_classes", 1) < 1:
+            classes = getattr(self, "num_classes", None)
+            raise ValueError(f"head={self.head!r} has num_classes={classes}: give num_classes= of at least 1")
 
     @classmethod
     def names(cls) -> list[str]:
