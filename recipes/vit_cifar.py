@@ -13,7 +13,7 @@ import sys
 from zoo.run.run import Result, Run, main
 from zoo.run.settings import ImageSettings
 
-LONGER = {"embedded": "epochs=30", "cifar10": "epochs=40"}
+LONGER = {"embedded": "epochs=12", "cifar10": "epochs=40"}
 
 
 def train(run: Run) -> Result:

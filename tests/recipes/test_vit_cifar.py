@@ -16,6 +16,7 @@ from zoo.run.run import main
 from zoo.run.settings import ImageSettings
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_cifar.py"
+PICTURES = {"curves.png", "confusion.png", "attention.png"}
 TINY = ("data=embedded", "train_size=96", "test_size=40", "width=16", "depth=1", "heads=2", "batch_size=16", "steps=3",
         "accelerator=cpu")  # fmt: skip
 
@@ -58,7 +59,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"config.yaml", "metrics.csv", "metrics.json", "checkpoints", "model", "curves.png", "sample.png"}
+    assert names >= {"config.yaml", "metrics.csv", "metrics.json", "checkpoints", "model", "sample.png"} | PICTURES
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["name"] == "embedded"
     result = json.loads((folder / "metrics.json").read_text())
     assert (result["data"], result["real"], result["finished"], result["steps"]) == ("embedded", False, True, 3)

@@ -90,8 +90,28 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
     return None
 
 
-PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion, "sample": sample}
-"""File name -> who draws it. A picture more, e.g. of attention maps, is an entry more."""
+def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figure | None":
+    """What the layers attend to on the first test images; left out, with the reason, where a layer has no weights."""
+    from torch.distributed.fsdp import FSDPModule
+
+    from zoo.draw import attention_grid
+    from zoo.models.base import Model
+
+    sets = getattr(getattr(task.trainer, "datamodule", None), "sets", None)
+    model = task.evaluated
+    if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
+        return None  # the forward pass of a sharded model is an affair of all ranks
+    images, labels = sets.test.images[:count], sets.test.labels[:count]
+    batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
+    try:
+        return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
+    except ValueError as error:
+        print(f"attention.png is left out: {error}")
+        return None
+
+
+PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion, "sample": sample, "attention": attention}
+"""File name -> who draws it. A picture more is an entry more."""
 
 
 def _figure(width: float, height: float) -> "Figure":
