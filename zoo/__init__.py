@@ -26,6 +26,7 @@ _WHERE = {
     "capture": "capture",
     "rollout": "attention_maps",
     "draw": "draw",
+    "generate": "generating",
     "optimize": "optimizing",
     "check": "check",
     "LoadError": "errors",

@@ -77,6 +77,9 @@ class Optimized:
     def encode(self, *args: Any, **batch: Any) -> Any:
         return self.answer(super().encode, *args, **batch)  # type: ignore[misc]
 
+    def decode(self, *args: Any, **batch: Any) -> Any:
+        return self.answer(super().decode, *args, **batch)  # type: ignore[misc]
+
     def answer(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
         """Run `call` in our precision; nested calls (forward asks encode) pass through."""
         if self.inside_:

@@ -15,7 +15,7 @@ from .dialect import Dialect, dialects, differences
 
 def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
-    values = read_json(file)
+    values = read_json(file) | _ends(folder)
     family, dialect, architecture = _kind(values, file)
     config = config_of(family, _fields(family, dialect, architecture, values), file)
     preprocess, notes = _preprocess(folder, config)
@@ -32,6 +32,13 @@ def read(folder: Path) -> Checkpoint:
         architecture=architecture,
         notes=notes,
     )
+
+
+def _ends(folder: Path) -> dict[str, Any]:
+    """What generation_config.json says of the end of a text; it counts before config.json, as in transformers."""
+    file = folder / "generation_config.json"
+    ids = read_json(file).get("eos_token_id") if file.is_file() else None
+    return {} if ids is None else {"eos_token_id": ids}
 
 
 def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..frontends.tokens import Tokens, count_positions
@@ -113,10 +114,16 @@ class TextModel(Model):
         like = self.tokens.word.weight
         return self.blocks.new_state(batch, capacity or 64, like)
 
-    def decode(self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None) -> Tensor:
-        """Scores of the token behind each of `input_ids` [B, N], which go on from what `state` remembers: [B, N, V]."""
+    def decode(
+        self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
+    ) -> Tensor:
+        """Scores of the token behind the last real one of each row [B, V]; with `every`, behind each [B, N, V].
+
+        The ids [B, N] go on from what `state` remembers; attention_mask [B, M] covers all tokens so far.
+        """
         assert self.head is not None
-        return self.head(self.encode(input_ids, attention_mask, state=state))
+        x = self.encode(input_ids, attention_mask, state=state)
+        return self.head(x if every else last_real(x, attention_mask))
 
     def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:
         """The heads that all text families have; `classify`: what ClassifyText is given besides."""
@@ -128,3 +135,11 @@ class TextModel(Model):
         if c.head == "token":
             return PerToken(c.width, c.num_classes, c.dropout)
         return PerToken(c.width, 2) if c.head == "qa" else None
+
+
+def last_real(x: Tensor, keep: Tensor | None) -> Tensor:
+    """[B, N, D] -> [B, D], the last real token of each row; keep [B, M] covers these N tokens and those before them."""
+    if keep is None or x.shape[1] == 1:
+        return x[:, -1]
+    places = torch.arange(x.shape[1], device=x.device)
+    return x[torch.arange(len(x), device=x.device), (places * keep[:, -x.shape[1] :].bool()).argmax(1)]

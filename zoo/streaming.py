@@ -1,0 +1,126 @@
+"""Text while it is generated: what ends it, who is told of it, and the terminal."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A stop text is looked for in the last so many tokens more than it has characters: some tokens show nothing.
+SLACK = 8
+
+
+class Ends:
+    """Which rows are over: those whose last token is one of `ids`, or whose new text holds one of `stop`."""
+
+    def __init__(
+        self, ids: tuple[int, ...], stop: tuple[str, ...], decode: Callable[[list[int]], str] | None, device: Any
+    ) -> None:
+        if "" in stop:
+            raise ValueError("stop holds an empty text, which would end everything at once")
+        self.ids = torch.tensor(ids, dtype=torch.long, device=device)
+        self.stop, self.decode = stop, decode
+        self.count = len(ids)
+
+    def __bool__(self) -> bool:
+        return bool(self.count or self.stop)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """New tokens so far [B, T] -> bool [B]."""
+        last = tokens[:, -1]
+        over = torch.zeros_like(last, dtype=torch.bool)
+        if self.count:
+            over = last == self.ids if self.count == 1 else torch.isin(last, self.ids)
+        if self.stop:
+            said = [self.stopped(row) for row in tokens[:, -self.window() :].tolist()]
+            over = over | torch.tensor(said, device=over.device)
+        return over
+
+    def stopped(self, row: list[int]) -> bool:
+        assert self.decode is not None
+        text = self.decode(row)
+        return any(end in text for end in self.stop)
+
+    def window(self) -> int:
+        return max(map(len, self.stop)) + SLACK
+
+
+class Stream:
+    """Hands new tokens to a streamer: a callable, or an object with put (given the prompt first) and end."""
+
+    def __init__(self, streamer: Any, prompt: Tensor) -> None:
+        self.streamer = streamer
+        self.object = hasattr(streamer, "put")
+        if streamer is not None and not self.object and not callable(streamer):
+            raise ValueError(f"streamer={streamer!r}: expected a callable, or an object with put and end")
+        if self.object:
+            streamer.put(prompt.cpu())
+
+    def put(self, token: Tensor) -> None:
+        """token: [B]."""
+        if self.streamer is not None:
+            (self.streamer.put if self.object else self.streamer)(token.cpu())
+
+    def end(self) -> None:
+        if self.object:
+            self.streamer.end()
+
+
+def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
+    """The tokenizer given, else the one that was saved with the model."""
+    found = tokenizer or getattr(model.preprocess, "tokenizer", None)
+    if found is None:
+        raise ValueError(
+            "this needs a tokenizer, and the model came without one: give tokenizer= (a tokenizers.Tokenizer)"
+        )
+    return found
+
+
+def decoder_of(model: Any, tokenizer: Any = None) -> Callable[[list[int]], str]:
+    """Ids -> text."""
+    return tokenizer_of(model, tokenizer).decode
+
+
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """Text -> ids, of a tokenizers.Tokenizer or one of transformers."""
+    ids = tokenizer.encode(text)
+    return list(getattr(ids, "ids", ids))
+
+
+class Printer:
+    """Writes the text of one row as it grows; characters of several tokens wait until they are whole."""
+
+    def __init__(self, decode: Callable[[list[int]], str], write: Callable[[str], Any]) -> None:
+        self.decode, self.write = decode, write
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def __call__(self, token: Tensor) -> None:
+        self.ids.append(int(token[0]))
+        text = self.decode(self.ids)
+        if not text.endswith("\ufffd"):
+            self.write(text[len(self.shown) :])
+            self.shown = text
+
+
+def stream_text(
+    source: Any, prompt: str, *, write: Callable[[str], Any] | None = None, tokenizer: Any = None, **options: Any
+) -> str:
+    """Go on from `prompt`, writing as it comes (default: to the terminal). Returns the whole text.
+
+    source: a model, or what zoo.load takes; options: those of zoo.generate.
+    """
+    from .generating import generate
+    from .loading import load
+    from .models.base import Model
+
+    model = source if isinstance(source, Model) else load(source)
+    tokenizer = tokenizer_of(model, tokenizer)
+    ids = encoded(tokenizer, prompt)
+    if not ids:
+        raise ValueError("an empty prompt: begin with at least one word")
+    show = write or (lambda text: print(text, end="", flush=True))
+    show(prompt)
+    printer = Printer(tokenizer.decode, show)
+    generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
+    return prompt + printer.shown
