@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
-from zoo.draw import Place, attention_grid, highest, over_patches, said_of, seen_by, short
+from zoo.draw import Panel, Place, attention_grid, over_patches, said_of, scale, seen_by, short
 from zoo.preprocess import ImagePreprocess
 
 
@@ -36,7 +36,7 @@ def test_a_row_per_image_and_a_column_per_layer() -> None:
     figure = zoo.draw(images(2), captured(model, 2), model=model, titles=["one", "two"])
     assert len(figure.axes) == 2 * 3 + 1
     said = texts(figure)
-    assert {"one", "two"} <= set(said) and any(s.startswith("block 1\nup to ") for s in said)
+    assert {"one", "two"} <= set(said) and any(s.startswith("block 1\n") and s.endswith("×") for s in said)
 
 
 def test_heads_of_one_image_and_refusal_for_more() -> None:
@@ -76,14 +76,14 @@ def test_the_brightest_patch_of_the_picture_is_the_one_attended_to() -> None:
     assert tuple(figure.axes[1].images[1].get_extent()) == (-0.5, 39.5, 39.5, -0.5)
 
 
-def test_the_scale_leaves_single_spikes_out_but_not_far() -> None:
-    class OnlyHeat:
-        heat = torch.ones(40, 40)
-
-    assert highest([OnlyHeat]) == 1.0  # type: ignore[list-item]
-    OnlyHeat.heat[0, 0] = 100
-    assert highest([OnlyHeat]) == 25.0  # type: ignore[list-item]
-    assert highest([]) == 0.0
+def test_the_scale_leaves_single_spikes_out_but_not_far_and_does_not_blow_up_noise() -> None:
+    values = torch.linspace(0, 2, 1601).reshape(1, -1)
+    assert scale([Panel(heat=values), Panel()]) == pytest.approx((0.01, 1.99))
+    spiked = values.clone()
+    spiked[0, 1200] = 100
+    assert scale([Panel(heat=spiked)]) == pytest.approx((0.01, 25.0), rel=0.01)
+    assert scale([Panel(heat=torch.ones(4, 4))]) == pytest.approx((1.0, 1.2))
+    assert scale([Panel()]) is None
 
 
 def test_rollout_lists_of_maps_and_matrices_with_tokens() -> None:

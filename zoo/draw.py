@@ -31,6 +31,7 @@ Query = Literal["cls", "mean"] | int
 PANEL = 1.7  # inches
 DPI = 120
 COLOURS = "inferno"
+EVEN = 0.2  # the least width of a scale, in even shares
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def draw(
     heads: all heads of one image, a row per map, instead of their mean.
     titles: one per image. path: where to write a PNG.
 
-    Each column has a scale of its own: "up to 5×" is five times what each token would get if all were looked at alike.
+    Each column has a scale of its own, told above it: 5× is five times what each token would get if all got the same.
     """
     named = {short(name): by_head(name, weights) for name, weights in by_name(maps).items()}
     batch = len(next(iter(named.values())))
@@ -240,7 +241,7 @@ def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], to
     from matplotlib.figure import Figure
 
     wide = max(map(len, rows))
-    tops = [highest([row[j] for row in rows if j < len(row)]) for j in range(wide)]
+    scales = [scale([row[j] for row in rows if j < len(row)]) for j in range(wide)]
     first = rows[0][0].image
     shape = 1.0 if first is None else first.shape[1] / first.shape[2]
     size = PANEL * (1.6 if first is None else 1.0)
@@ -251,44 +252,52 @@ def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], to
         axis.spines[:].set_visible(False)
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
-            paint(axes[i, j], panel, tops[j], tokens)
+            paint(axes[i, j], panel, scales[j], tokens)
         axes[i, 0].set_ylabel(titles[i], rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     for j, column in enumerate(columns):
-        axes[0, j].set_title(f"{column}\nup to {tops[j]:.2g}×".strip() if tops[j] else column, fontsize=9)
+        axes[0, j].set_title("\n".join(filter(None, (column, told(scales[j])))), fontsize=9)
     bar = figure.colorbar(
         ScalarMappable(cmap=COLOURS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
     )
-    bar.set_ticks([0, 1], labels=["0", "most"], fontsize=8)
+    bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
     bar.set_label("attention (1× is the even share)", fontsize=8)
     return figure
 
 
-def highest(panels: list[Panel]) -> float:
-    """The end of the scale: what all but the strongest 1 in 200 stay under; 0 where nothing but images is shown."""
+def scale(panels: list[Panel]) -> tuple[float, float] | None:
+    """The ends of a column's colours: what all but the weakest and the strongest 1 in 200 lie between.
+
+    A spike is not cut to less than a quarter, and even attention not stretched until its noise looks like a pattern.
+    """
     heats = [panel.heat.flatten() for panel in panels if panel.heat is not None]
     if not heats:
-        return 0.0
-    values = torch.cat(heats)
-    place = max(1, round(0.995 * len(values)))
-    return max(float(values.kthvalue(place).values), float(values.max()) / 4, 1e-6)
+        return None
+    values = torch.cat(heats).sort().values
+    rare = round(0.005 * len(values))
+    low, high = float(values[rare]), max(float(values[len(values) - 1 - rare]), float(values[-1]) / 4)
+    return low, max(high, low + EVEN)
 
 
-def paint(axis: "Axes", panel: Panel, top: float, tokens: Sequence[str] | None) -> None:
+def told(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else " to ".join(f"{round(end, 2):.2g}×" for end in ends)
+
+
+def paint(axis: "Axes", panel: Panel, ends: tuple[float, float] | None, tokens: Sequence[str] | None) -> None:
     if panel.image is None:
-        assert panel.heat is not None
+        assert panel.heat is not None and ends is not None
         if tokens is not None:
             axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
             axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
-        axis.imshow(panel.heat, cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
+        axis.imshow(panel.heat, cmap=COLOURS, vmin=ends[0], vmax=ends[1], interpolation="nearest")
         return
     height, width = panel.image.shape[1:]
-    if panel.heat is None:
+    if panel.heat is None or ends is None:
         axis.imshow(rgb(panel.image), interpolation="nearest")
         return
     axis.imshow(panel.image.float().mean(0), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     fine = (max(height, 128), max(width, round(128 * width / height)))
     smooth = F.interpolate(panel.heat[None, None], fine, mode="bicubic", align_corners=False)[0, 0]
-    share = (smooth / top).clamp(0, 1)
+    share = ((smooth - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     axis.imshow(share, cmap=COLOURS, vmin=0, vmax=1, alpha=0.4 + 0.45 * share, extent=extent)
 
