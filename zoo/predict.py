@@ -1,9 +1,10 @@
 """Labels with probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from .models.base import Model
 from .verify import evaluating
@@ -18,21 +19,59 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer: ...
 def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
 
-    x: what `model.preprocess` takes: pictures, paths. Classes without a name are called by their number.
+    x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples). Classes without a name are called
+    by their number. A model with head="masked_lm" answers with tokens for the one mask in each text.
     """
-    if model.config.head != "classify":
-        raise ValueError(f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify')")
+    answer = {"classify": classes, "masked_lm": tokens}.get(model.config.head)
+    if answer is None:
+        way = "; zoo.generate continues texts" if model.config.head == "lm" else ""
+        raise ValueError(
+            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify') or "
+            f"head='masked_lm'{way}"
+        )
     if model.preprocess is None:
-        raise ValueError("the model has no preprocessing: set model.preprocess (zoo.preprocess.ImagePreprocess(...))")
-    many = isinstance(x, Sequence) and not isinstance(x, str)
+        raise ValueError(
+            "the model has no preprocessing: set model.preprocess, zoo.preprocess.ImagePreprocess(...) for pictures, "
+            "zoo.tokenizing.TextPreprocess(...) for texts"
+        )
+    many = isinstance(x, Sequence) and not isinstance(x, str | tuple)
     if many and not len(x):
         return []
-    batch = {name: value.to(model.device, model.dtype) for name, value in model.preprocess(x).items()}
-    with evaluating(model), torch.no_grad():
-        probabilities = model(**batch).float().softmax(-1)
-    best = probabilities.topk(min(top, probabilities.shape[-1]))
-    answers = [
-        [(model.labels[i] if model.labels else str(i), p) for p, i in zip(*row)]
-        for row in zip(best.values.tolist(), best.indices.tolist())
-    ]
+    answers = answer(model, x, top)
     return answers if many else answers[0]
+
+
+def classes(model: Model, x: Any, top: int) -> list[Answer]:
+    """The labels of each input. A single class is a number that was learned (regression), and given as it is."""
+    scores = run(model, model.preprocess(x))
+    name = model.labels or [str(i) for i in range(scores.shape[-1])]
+    if scores.shape[-1] == 1:
+        return [[(name[0], score)] for score in scores[:, 0].tolist()]
+    return best(scores, top, lambda i: name[i])
+
+
+def tokens(model: Model, x: Any, top: int) -> list[Answer]:
+    """What may stand for the mask of each text."""
+    mask, batch = model.preprocess.id("mask"), model.preprocess(x)
+    found = batch["input_ids"] == (-1 if mask is None else mask)
+    counts = found.sum(1).tolist()
+    if mask is None or set(counts) != {1}:
+        token = model.preprocess.special.get("mask")
+        odd = next((f": text {i} has {n}" for i, n in enumerate(counts) if n != 1), "")
+        raise ValueError(f"expected one mask ({token!r}) in each text, for which to find a token{odd}")
+    return best(run(model, batch)[found], top, lambda i: model.preprocess.decode([i]))
+
+
+def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """float32 scores on the CPU, in evaluation mode."""
+    placed = {name: value.to(model.device) for name, value in batch.items()}
+    placed = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in placed.items()}
+    with evaluating(model), torch.no_grad():
+        return model(**placed).float().cpu()
+
+
+def best(scores: Tensor, top: int, name: Callable[[int], str]) -> list[Answer]:
+    """scores [B, C] -> for each row its `top` most probable [(name, probability), ...]."""
+    found = scores.softmax(-1).topk(min(top, scores.shape[-1]))
+    rows = zip(found.values.tolist(), found.indices.tolist())
+    return [[(name(i), p) for p, i in zip(*row)] for row in rows]

@@ -148,7 +148,7 @@ class ImagePreprocess:
         return {"kind": "image"} | lists
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocess":
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> "ImagePreprocess":
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
         known = [field.name for field in fields(cls)]
@@ -229,6 +229,17 @@ class ImagePreprocess:
             backend="tensor",
         )
 
+    def files(self) -> dict[str, str]:
+        """{name: contents} of files beside config.json: none, `to_dict` says all."""
+        return {}
+
+    def transformers_files(self) -> dict[str, Any]:
+        """{file name: contents} of what transformers reads."""
+        return {"preprocessor_config.json": self.to_transformers()}
+
+    def check(self, config: Any) -> None:
+        """Nothing: whether pictures fit is seen when they come."""
+
     def to_transformers(self) -> dict[str, Any]:
         """`preprocessor_config.json`. Raises ValueError where transformers has no word for it."""
         if self.fit == "longest":
@@ -258,14 +269,19 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def preprocess_from_dict(values: Mapping[str, Any] | None) -> ImagePreprocess | None:
-    """The preprocess of one of our config.json files, of whichever kind it is."""
+def preprocess_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
+    """The preprocess of one of our config.json files, of whichever kind; its files are within or in the folder."""
     if values is None:
         return None
-    kinds = {"image": ImagePreprocess}
+    from .tokenizing import TextPreprocess
+
+    kinds: dict[str, Any] = {"image": ImagePreprocess, "text": TextPreprocess}
     if (kind := values.get("kind")) not in kinds:
         raise LoadError(f"preprocess is of the unknown kind {kind!r}; known: {', '.join(kinds)}")
-    return kinds[kind].from_dict(values)
+    files = values.get("files")
+    if files is None:
+        files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("tokenizer.json")}
+    return kinds[kind].from_dict({name: value for name, value in values.items() if name != "files"}, files)
 
 
 def _opened(picture: Any, channels: int, backend: str) -> Any:

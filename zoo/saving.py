@@ -19,7 +19,8 @@ from .weights import export_tensors, tied_names
 # What a former save may have left in a folder, and a new one replaces.
 OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
-    "open_clip_config.json", "open_clip_pytorch_model.bin",
+    "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json",
 )  # fmt: skip
 FORMATS = {"transformers": transformers, "timm": timm}
 
@@ -32,7 +33,9 @@ def save(model: Model, folder: str | Path) -> Path:
     """
     tensors = _state(model)
     with atomic_folder(folder, OWNS) as staged:
-        (staged / "config.json").write_text(to_json(ours.describe(model)), encoding="utf-8")
+        (staged / "config.json").write_text(to_json(ours.describe(model, apart=True)), encoding="utf-8")
+        for name, text in ({} if model.preprocess is None else model.preprocess.files()).items():
+            (staged / name).write_text(text, encoding="utf-8")
         _write(tensors, staged / "model.safetensors")
         _write(golden(model), staged / "golden.safetensors")
     return Path(folder)
@@ -48,7 +51,8 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
         for name, values in files.items():
-            (staged / name).write_text(to_json(values), encoding="utf-8")
+            text = values if isinstance(values, str) else to_json(values)
+            (staged / name).write_text(text, encoding="utf-8")
         _write(tensors, staged / "model.safetensors")
     return Path(folder)
 
@@ -138,9 +142,10 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         near = did_you_mean(format, known)
         raise ValueError(f"a {model.family} cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
     values, dialect, config = FORMATS[format].describe(model, own)
-    files = {"config.json": values}
+    files: dict[str, Any] = {"config.json": values}
     if format == "transformers" and model.preprocess is not None:
-        files["preprocessor_config.json"] = model.preprocess.to_transformers()
+        model.preprocess.check(model.config)
+        files |= model.preprocess.transformers_files()
     bare = config.head is None
     tensors = _as(tensors, model, own, config)
     return files, export_tensors(dialect.table_for(config), tensors, base="" if bare else dialect.base)

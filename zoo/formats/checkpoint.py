@@ -7,7 +7,6 @@ from typing import Any
 from ..errors import LoadError
 from ..files import read_json
 from ..models.base import Config, Family
-from ..preprocess import ImagePreprocess
 from .dialect import Dialect
 
 
@@ -23,7 +22,7 @@ class Checkpoint:
     family: Family
     config: Config
     variant: str | None = None
-    preprocess: ImagePreprocess | None = None
+    preprocess: Any = None
     labels: list[str] | None = None
     table: str | None = None
     base: str = ""

@@ -16,15 +16,20 @@ FORMAT = 1
 KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """The contents of config.json."""
+def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
+    """The contents of config.json; apart: without the files of the preprocessing (a tokenizer), which lie beside it."""
+    preprocess = None
+    if model.preprocess is not None:
+        model.preprocess.check(model.config)
+        files = {} if apart else model.preprocess.files()
+        preprocess = model.preprocess.to_dict() | ({"files": files} if files else {})
     return {
         "library_name": "zoo",
         "format": FORMAT,
         "family": model.family,
         "variant": model.variant,
         "config": model.config.to_dict(),
-        "preprocess": model.preprocess.to_dict() if model.preprocess is not None else None,
+        "preprocess": preprocess,
         "labels": model.labels,
         "tied": tied_names(model),
     }
@@ -47,7 +52,7 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
     try:
         found = family(values["family"])
         config = found.config.from_dict(values["config"])
-        preprocess = preprocess_from_dict(values["preprocess"])
+        preprocess = preprocess_from_dict(values["preprocess"], path)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{named}: {error}") from None
     return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])

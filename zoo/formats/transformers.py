@@ -9,6 +9,7 @@ from ..files import read_json
 from ..models.base import NAMING, Config, Family, Model
 from ..preprocess import ImagePreprocess, pair
 from ..registry import families
+from . import tokenizer
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
 
@@ -18,7 +19,7 @@ def read(folder: Path) -> Checkpoint:
     values = read_json(file) | _ends(folder)
     family, dialect, architecture = _kind(values, file)
     config = config_of(family, _fields(family, dialect, architecture, values), file)
-    preprocess, notes = _preprocess(folder, config)
+    preprocess, notes = _preprocess(folder, config, family, dialect)
     return Checkpoint(
         path=folder,
         format="transformers",
@@ -76,7 +77,9 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
     return None if placeholders else labels
 
 
-def _preprocess(folder: Path, config: Any) -> tuple[ImagePreprocess | None, list[str]]:
+def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> tuple[Any, list[str]]:
+    if family.modality == "text":
+        return tokenizer.read(folder, config, dialect.name)
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return None, []

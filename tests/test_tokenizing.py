@@ -1,0 +1,253 @@
+"""Texts to ids and back, what is refused, tokenizers learned from texts, and transformers' on the same files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from text_peers import answer, transformers_text
+
+import zoo
+from zoo.tokenizing import TextPreprocess, train
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "A quick film, and a lazy one: the dog was not brown!",
+    "Quickly, the fox was over it; nobody jumps like the brown fox.",
+    "Äpfel and naïve cafés, the dog said, are not films.",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def words():
+    return train("wordpiece", TEXTS, 120, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def bytes_():
+    return train("bpe", TEXTS, 300, max_length=16)
+
+
+def test_one_text_a_list_and_pairs(words):
+    one = words("the quick fox")
+    assert list(one) == ["input_ids", "attention_mask", "token_type_ids"] and one["input_ids"].shape[0] == 1
+    ids = one["input_ids"][0].tolist()
+    assert ids[0] == words.id("cls") and ids[-1] == words.id("sep") and words.decode(ids) == "the quick fox"
+    many = words(["the dog", "the quick fox jumps"])
+    lengths = [len(words.encode(text)) for text in ("the dog", "the quick fox jumps")]
+    assert many["attention_mask"].sum(1).tolist() == lengths
+    assert (many["input_ids"][many["attention_mask"] == 0] == words.id("pad")).all()
+    pair = words(("the dog", "a fox"))
+    types = pair["token_type_ids"][0].tolist()
+    assert types == sorted(types) and types.count(1) == len(words.encode("a fox")) - 1
+    assert words([("the dog", "a fox"), ("a fox", "the dog")])["input_ids"].shape[0] == 2
+
+
+def test_sides_and_multiples(words):
+    batch = words(["the dog", "the quick fox jumps"], padding="left", multiple=8)
+    assert batch["input_ids"].shape[1] % 8 == 0 and batch["attention_mask"][:, -1].tolist() == [1, 1]
+    assert batch["attention_mask"][0, 0] == 0
+
+
+def test_too_long_is_never_silent(words):
+    text = "the quick brown fox " * 6
+    with pytest.raises(ValueError, match=r"text 1 has 26 tokens, at most max_length=16.*truncate='cut'"):
+        words(["the dog", text])
+    with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
+        cut = words(["the dog", text], truncate="warn")
+    assert cut["input_ids"].shape == (2, 16) and cut["input_ids"][1, -1] == words.id("sep")
+    assert torch.equal(words(["the dog", text], truncate="cut")["input_ids"], cut["input_ids"])
+    assert words(text, max_length=64)["input_ids"].shape == (1, 26)
+
+
+@pytest.mark.parametrize("texts, said", [
+    ("", "text 0 is empty"), (["a dog", ""], "text 1 is empty"), ([], "no texts given"), (["a", 3], "text 1 is int"),
+    (["a", ["b", "c"]], "text 1 is list"), ("  ", "text 0 has no tokens"), (("a", ""), "text 0 is empty"),
+    (None, "expected one or a list"),
+])  # fmt: skip
+def test_what_is_no_text_is_refused(words, texts, said):
+    with pytest.raises(ValueError, match=said):
+        words(texts)
+
+
+def test_wrong_options_name_the_right_ones(words):
+    with pytest.raises(ValueError, match="truncate is 'cutt', expected one of error, warn, cut; did you mean 'cut'"):
+        words("a", truncate="cutt")
+    with pytest.raises(ValueError, match="special"):
+        words.id("msk")
+    with pytest.raises(ValueError, match="has no token '<pad>'"):
+        TextPreprocess(tokenizer=words.tokenizer, special={"pad": "<pad>"}, max_length=8)
+
+
+def test_what_the_file_says_of_truncation_does_not_act_unseen(words):
+    values = json.loads(words.tokenizer)
+    values["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    values["padding"] = {
+        "strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }  # fmt: skip
+    other = TextPreprocess(tokenizer=json.dumps(values), special=words.special, max_length=16)
+    assert torch.equal(other("the quick brown fox")["input_ids"], words("the quick brown fox")["input_ids"])
+
+
+def test_bytes_know_every_letter(bytes_):
+    text = "Ωmega 😀\tthe\ndog"
+    assert bytes_.decode(bytes_.encode(text)) == text and "token_type_ids" not in bytes_(text)
+
+
+@pytest.mark.parametrize("kind, size", [("wordpiece", 120), ("bpe", 300)])
+def test_equal_texts_give_equal_tokenizers_in_every_process(tmp_path, kind, size):
+    here = train(kind, TEXTS, size).tokenizer
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(TEXTS))
+    assert train(kind, file, size).tokenizer == here == train(kind, [file], size).tokenizer
+    script = f"from pathlib import Path; from zoo.tokenizing import train; print(train({kind!r}, Path({str(file)!r}), {size}).tokenizer, end='')"  # noqa: E501
+    there = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout for _ in range(2)]
+    assert there == [here, here]
+
+
+def test_a_tokenizer_is_learned_once(tmp_path, monkeypatch):
+    first = train("bpe", TEXTS, 300, cache=tmp_path)
+    monkeypatch.setattr("zoo.tokenizing._bpe", None)
+    assert train("bpe", TEXTS, 300, cache=tmp_path) == first
+    with pytest.raises(TypeError):
+        train("bpe", TEXTS[:-1], 300, cache=tmp_path)
+
+
+def test_learning_refuses_what_it_cannot_do(tmp_path):
+    with pytest.raises(ValueError, match="need"):
+        train("bpe", TEXTS, 100)
+    with pytest.raises(ValueError, match="source is empty"):
+        train("wordpiece", ["", " "], 100)
+    with pytest.raises(ValueError, match="did you mean 'wordpiece'"):
+        train("wordpieces", TEXTS, 100)
+    with pytest.raises(ValueError, match="given one string"):
+        train("bpe", "text.txt", 300)
+
+
+# --- with models ------------------------------------------------------------------------------------------------------
+
+
+def classifier(preprocess, **options):
+    small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=preprocess.vocab_size, num_classes=2)
+    model = zoo.create_model("bert_tiny", head="classify", seed=0, **small | options).eval()
+    model.preprocess, model.labels = preprocess, ["bad", "good"]
+    return model
+
+
+def test_saved_with_the_model(tmp_path, words):
+    zoo.save(classifier(words), tmp_path)
+    assert (tmp_path / "tokenizer.json").is_file()
+    again = zoo.load(tmp_path)
+    assert again.preprocess == words and "files" not in json.loads((tmp_path / "config.json").read_text())["preprocess"]
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(zoo.LoadError, match=r"tokenizer\.json is missing"):
+        zoo.load(tmp_path)
+
+
+def test_a_checkpoint_of_a_recipe_carries_it(tmp_path, words):
+    from zoo.formats.ours import describe
+
+    model = classifier(words)
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state, "zoo": describe(model)}, tmp_path / "last.ckpt")
+    assert zoo.load(tmp_path / "last.ckpt").preprocess == words
+
+
+def test_a_tokenizer_that_does_not_belong_is_refused(tmp_path, words):
+    with pytest.raises(ValueError, match=r"ids go up to 119, the model has vocab_size=50"):
+        zoo.save(classifier(words, vocab_size=50), tmp_path)
+    with pytest.raises(ValueError, match=r"pads with 0 \('\[PAD\]'\), the model has pad_id=3"):
+        zoo.save(classifier(words, pad_id=3), tmp_path)
+    with pytest.raises(ValueError, match="max_length=16 of the tokenizer, but the model has 8"):
+        zoo.save(classifier(words, max_length=8), tmp_path)
+    transformers_text(tmp_path, "BertModel")
+    (tmp_path / "tokenizer.json").write_text(words.tokenizer)
+    with pytest.raises(zoo.LoadError, match="does not belong to this model: its ids go up to 119"):
+        zoo.load(tmp_path)
+
+
+def test_exported_for_transformers_with_the_same_numbers(tmp_path, words):
+    import transformers
+
+    model = classifier(words)
+    zoo.export(model, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["The lazy dog was NOT brown", "a naïve fox", "unseen wörds £"]
+    batch = dict(theirs(texts, padding=True, return_tensors="pt"))
+    ours = words(texts)
+    assert {name: t.tolist() for name, t in batch.items()} == {name: t.tolist() for name, t in ours.items()}
+    pipe = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
+    for text, said in zip(texts, pipe(texts)):
+        for label, probability in zoo.predict(model, text):
+            assert next(one["score"] for one in said if one["label"] == label) == pytest.approx(probability, abs=1e-6)
+    again = zoo.load(tmp_path)
+    assert again.labels == ["bad", "good"] and again.preprocess == words
+    assert torch.allclose(answer(again, ours), answer(model, ours), atol=1e-6)
+
+
+def test_tokens_for_a_mask(words):
+    model = zoo.create_model("bert_tiny", width=32, heads=2, vocab_size=120, max_length=16, seed=0).eval()
+    model.preprocess = words
+    answers = zoo.predict(model, ["the [MASK] dog", "[MASK] fox jumps over"], top=3)
+    with torch.no_grad():
+        batch = words("the [MASK] dog")
+        scores = model(**batch)[batch["input_ids"] == words.id("mask")].softmax(-1)[0]
+    assert [len(one) for one in answers] == [3, 3]
+    assert answers[0][0] == (words.decode([scores.argmax()]), pytest.approx(scores.max().item(), abs=1e-6))
+    assert [token for token, _ in zoo.predict(model, "the [MASK] dog", top=3)] == [token for token, _ in answers[0]]
+    with pytest.raises(ValueError, match=r"expected one mask \('\[MASK\]'\) in each text.*text 1 has 2"):
+        zoo.predict(model, ["the [MASK]", "[MASK] [MASK]"])
+    model.preprocess = train("bpe", TEXTS, 300)
+    with pytest.raises(ValueError, match="expected one mask"):
+        zoo.predict(model, "the dog")
+
+
+def test_a_pair_is_one_input_and_one_class_is_a_number(words):
+    model = classifier(words)
+    assert len(zoo.predict(model, ("the dog", "a fox"))) == 2 and len(zoo.predict(model, [("the dog", "a fox")])) == 1
+    model.reset_head(1)
+    with torch.no_grad():
+        assert zoo.predict(model, "the dog") == [("0", pytest.approx(model(**words("the dog")).item(), abs=1e-6))]
+
+
+def test_models_without_types_export_a_tokenizer_without(tmp_path, words):
+    import transformers
+
+    small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=words.vocab_size, num_classes=2)
+    model = zoo.create_model("distilbert_base", head="classify", seed=0, **small).eval()
+    model.preprocess = TextPreprocess(tokenizer=words.tokenizer, special=words.special, max_length=16)
+    zoo.export(model, tmp_path)
+    pipe = transformers.pipeline("text-classification", str(tmp_path))
+    label, probability = zoo.predict(model, TEXTS[0])[0]
+    assert pipe(TEXTS[0])[0] == {"label": f"LABEL_{label}", "score": pytest.approx(probability, abs=1e-6)}
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_vocab_txt_of_older_repositories(tmp_path, words, lower):
+    import transformers
+
+    transformers_text(tmp_path, "BertForMaskedLM", vocab_size=200)
+    vocab = sorted(words.backend.get_vocab().items(), key=lambda item: item[1])
+    (tmp_path / "vocab.txt").write_text("\n".join(token for token, _ in vocab) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+    ours, theirs = zoo.load(tmp_path).preprocess, transformers.BertTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, "unaffable! [MASK] The DOG, 東京 naïve"]:
+        assert ours.encode(text) == theirs(text)["input_ids"]
+    assert ours.id("mask") == theirs.mask_token_id and ours.max_length == 40
+
+
+def test_vocab_json_and_merges_of_older_repositories(tmp_path, bytes_):
+    import transformers
+
+    values = json.loads(bytes_.tokenizer)["model"]
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocab = {token: number for number, token in enumerate([*special, *values["vocab"], "<mask>"])}
+    transformers_text(tmp_path, "RobertaForMaskedLM", vocab_size=400)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in values["merges"]))
+    ours, theirs = zoo.load(tmp_path).preprocess, transformers.RobertaTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        assert ours.encode(text) == theirs(text)["input_ids"]
+    assert ours.encode("the<mask>dog") == theirs("the<mask>dog")["input_ids"]

@@ -1,0 +1,90 @@
+"""Tokenizers as transformers' folders hold them: tokenizer.json, else the vocabulary files of older repositories."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoadError
+from ..files import read_json
+from ..tokenizing import SPECIAL, TextPreprocess, byte_bpe, wordpiece
+
+# What the tokens are called where the files do not say it.
+USUAL = {
+    "unk": ("[UNK]", "<unk>"),
+    "pad": ("[PAD]", "<pad>"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "mask": ("[MASK]", "<mask>"),
+    "bos": ("<s>", "<|endoftext|>"),
+    "eos": ("</s>", "<|endoftext|>"),
+}
+SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+
+
+def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | None, list[str]]:
+    """(the tokenizer of a folder, notes). Raises LoadError for one that does not belong to the model."""
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
+    text = _tokenizer(folder, settings, model_type)
+    if text is None:
+        found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
+        why = f"{found[0]} is no tokenizer.json; transformers' AutoTokenizer saves one" if found else "there is none"
+        return None, [f"no tokenizer: {why}"] if found or settings else []
+    notes = []
+    if settings.get("truncation_side", "right") != "right":
+        notes.append("the tokenizer's file cuts texts on the left, here they are cut on the right")
+    try:
+        preprocess = TextPreprocess(
+            tokenizer=text,
+            special=_special(text, named | settings),
+            max_length=_length(folder, settings, config),
+            padding=settings.get("padding_side", "right"),
+            types=getattr(config, "types", 0) > 1,
+        )
+        preprocess.check(config)
+    except ValueError as error:
+        raise LoadError(f"{folder}: {error}") from None
+    return preprocess, notes
+
+
+def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
+    """The contents of tokenizer.json, made from a vocabulary where there is none."""
+    if (folder / "tokenizer.json").is_file():
+        return (folder / "tokenizer.json").read_text(encoding="utf-8")
+    if (folder / "vocab.txt").is_file():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        vocab = {token.rstrip("\n"): number for number, token in enumerate(lines)}
+        bert = {
+            "strip_accents": settings.get("strip_accents"),
+            "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
+        }
+        return wordpiece(vocab, lowercase=settings.get("do_lower_case", True), **bert).to_str()
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        vocab = read_json(folder / "vocab.json")
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        merges = [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#version")]
+        return byte_bpe(vocab, merges, roberta="roberta" in model_type).to_str()  # type: ignore[arg-type]
+    return None
+
+
+def _special(text: str, said: Mapping[str, Any]) -> dict[str, str]:
+    """{role: token}, from what the files say, else by the usual names."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(text)
+    special = {}
+    for role in SPECIAL:
+        token = said.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, Mapping) else token
+        if token is None:
+            token = next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
+        if token is not None:
+            special[role] = token
+    return special
+
+
+def _length(folder: Path, settings: Mapping[str, Any], config: Any) -> int:
+    limits = [config.max_length, settings.get("model_max_length")]
+    if (file := folder / "sentence_bert_config.json").is_file():
+        limits.append(read_json(file).get("max_seq_length"))
+    return min(int(limit) for limit in limits if limit)

@@ -1,0 +1,377 @@
+"""From texts to token ids: the `tokenizer.json` beside a checkpoint, as one value that is saved with the model.
+
+The work is done by the `tokenizers` library. What is decided here is what people are bitten by: nothing is cut
+silently, a tokenizer has to belong to its model, and what a file says about padding and truncation does not act unseen.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import LoadError, did_you_mean
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+Truncate = Literal["error", "warn", "cut"]
+Side = Literal["left", "right"]
+Text = str | tuple[str, str]
+SPECIAL = ("unk", "pad", "cls", "sep", "mask", "bos", "eos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPreprocess:
+    """Texts -> {"input_ids", "attention_mask"[, "token_type_ids"]}, each int64 [B, N].
+
+    A text is a string, or a pair of them (a tuple); a list of texts is a batch, one text a batch of one.
+
+    tokenizer: the contents of a `tokenizer.json`.
+    special: {"pad": "[PAD]", "mask": "[MASK]", ...}, of `unk pad cls sep mask bos eos` those that there are.
+    max_length: how many tokens a text may have. truncate: what happens to a longer one: "error" raises, "warn" cuts
+        it with a warning, "cut" cuts it.
+    padding, multiple: the side that short rows are padded on, and of what the length is a multiple.
+    types: whether the model takes token_type_ids.
+    """
+
+    tokenizer: str = field(repr=False)
+    special: Mapping[str, str] = field(default_factory=dict, hash=False)
+    max_length: int
+    truncate: Truncate = "error"
+    padding: Side = "right"
+    multiple: int = 1
+    types: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("truncate", self.truncate, ("error", "warn", "cut"))
+        _one_of("padding", self.padding, ("left", "right"))
+        for name in self.special:
+            _one_of("special", name, SPECIAL)
+        if self.max_length < 1 or self.multiple < 1:
+            raise ValueError(f"max_length={self.max_length}, multiple={self.multiple}: expected at least 1")
+        for name, token in self.special.items():
+            if self.backend.token_to_id(token) is None:
+                raise ValueError(f"the tokenizer has no token {token!r} ({name}): it does not belong to this model")
+
+    @property
+    def backend(self) -> "Tokenizer":
+        """The tokenizer itself, without whatever padding and truncation its file asks for."""
+        return _backend(self.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the greatest id."""
+        return max(self.backend.get_vocab().values(), default=-1) + 1
+
+    def id(self, name: str) -> int | None:
+        """The id of a special token, by its role: `id("mask")`; None where there is none."""
+        _one_of("special token", name, SPECIAL)
+        token = self.special.get(name)
+        return None if token is None else self.backend.token_to_id(token)
+
+    def __call__(
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        truncate: Truncate | None = None,
+        max_length: int | None = None,
+        padding: Side | None = None,
+        multiple: int | None = None,
+    ) -> dict[str, Tensor]:
+        """texts: one or a list. The options are those of the class, for this call.
+
+        Raises ValueError for what is no text, for an empty one, and, with truncate="error", for one that is too long.
+        """
+        options: dict[str, Any] = dict(truncate=truncate, max_length=max_length, padding=padding, multiple=multiple)
+        if chosen := {name: value for name, value in options.items() if value is not None}:
+            return replace(self, **chosen)(texts)
+        if not isinstance(texts, str | tuple | Sequence):
+            raise ValueError(f"expected one or a list of texts, given {type(texts).__name__}")
+        batch = [texts] if isinstance(texts, str | tuple) else list(texts)
+        for place, text in enumerate(batch):
+            _refuse_odd(text, place)
+        if not batch:
+            raise ValueError("no texts given: expected one or a list of them")
+        return self._padded(self._fitting(batch))
+
+    def encode(self, text: Text) -> list[int]:
+        """The ids of one text, special tokens included."""
+        return self(text)["input_ids"][0].tolist()
+
+    def decode(self, ids: Tensor | Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of token ids [N]."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def _fitting(self, batch: list[Text]) -> list["Encoding"]:
+        """Each text encoded, in at most `max_length` tokens."""
+        encoded = self.backend.encode_batch(batch)
+        long = [place for place, one in enumerate(encoded) if len(one) > self.max_length]
+        for place, one in enumerate(encoded):
+            if all(one.special_tokens_mask):
+                raise ValueError(f"text {place} has no tokens: {batch[place]!r}")
+        if not long:
+            return encoded
+        said = f"text {long[0]} has {len(encoded[long[0]])} tokens, at most max_length={self.max_length} are taken"
+        if self.truncate == "error":
+            raise ValueError(f"{said}: cut it with model.preprocess(texts, truncate='cut'), or split the text")
+        if self.truncate == "warn":
+            warnings.warn(f"{said}; {len(long)} of {len(batch)} texts are cut", stacklevel=4)
+        cutter = _backend(self.tokenizer, self.max_length)
+        for place, one in zip(long, cutter.encode_batch([batch[i] for i in long])):
+            encoded[place] = one
+        return encoded
+
+    def _padded(self, encoded: list["Encoding"]) -> dict[str, Tensor]:
+        longest = max(len(one) for one in encoded)
+        longest = -(-longest // self.multiple) * self.multiple
+        batch = {
+            "input_ids": torch.full((len(encoded), longest), self.id("pad") or 0),
+            "attention_mask": torch.zeros(len(encoded), longest, dtype=torch.long),
+        }
+        if self.types:
+            batch["token_type_ids"] = torch.zeros(len(encoded), longest, dtype=torch.long)
+        for row, one in enumerate(encoded):
+            place = slice(0, len(one)) if self.padding == "right" else slice(longest - len(one), longest)
+            batch["input_ids"][row, place] = torch.tensor(one.ids)
+            batch["attention_mask"][row, place] = 1
+            if self.types:
+                batch["token_type_ids"][row, place] = torch.tensor(one.type_ids)
+        return batch
+
+    def check(self, config: Any) -> None:
+        """Raises ValueError unless a model with this config understands the ids: vocabulary, special ids, length."""
+        if self.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer does not belong to this model: its ids go up to {self.vocab_size - 1}, the model has "
+                f"vocab_size={config.vocab_size}"
+            )
+        pad, expected = self.id("pad"), getattr(config, "pad_id", None)
+        if None not in (pad, expected) and pad != expected:
+            raise ValueError(
+                f"the tokenizer does not belong to this model: it pads with {pad} ({self.special['pad']!r}), the model "
+                f"has pad_id={expected}"
+            )
+        if self.max_length > config.max_length:
+            raise ValueError(f"max_length={self.max_length} of the tokenizer, but the model has {config.max_length}")
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, all but the tokenizer, which is a file of its own (`files`)."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return {"kind": "text"} | values | {"special": dict(self.special)}
+
+    def files(self) -> dict[str, str]:
+        """{name: contents} of the files beside config.json."""
+        return {"tokenizer.json": self.tokenizer}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextPreprocess":
+        """The inverse of `to_dict` and `files`. An unknown or missing key raises LoadError."""
+        values = {name: value for name, value in values.items() if name != "kind"}
+        for name in values:
+            if name not in _FIELDS:
+                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, _FIELDS)}")
+        if missing := [name for name in _FIELDS if name not in values]:
+            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        if "tokenizer.json" not in files:
+            raise LoadError("the model's tokenizer.json is missing: expected it beside config.json")
+        return cls(tokenizer=files["tokenizer.json"], **values)
+
+    def transformers_files(self) -> dict[str, Any]:
+        """{file name: contents} that transformers.AutoTokenizer reads."""
+        names = ["input_ids", *(["token_type_ids"] if self.types else []), "attention_mask"]
+        special = {f"{name}_token": token for name, token in self.special.items()}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            "padding_side": self.padding,
+            "model_input_names": names,
+            "clean_up_tokenization_spaces": False,
+        }
+        return self.files() | {"tokenizer_config.json": settings | special, "special_tokens_map.json": special}
+
+
+@lru_cache(maxsize=16)
+def _backend(text: str, cut: int | None = None) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json; cut: one that cuts to that many tokens, the longer one of a pair first."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(text)
+    backend.no_padding()
+    if cut is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(cut, strategy="longest_first")
+    return backend
+
+
+_FIELDS = [f.name for f in fields(TextPreprocess) if f.name != "tokenizer"]
+
+
+# --- From scratch -----------------------------------------------------------------------------------------------------
+
+WORDPIECE_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BPE_SPECIAL = {"eos": "<|endoftext|>"}
+
+
+def train(
+    kind: Literal["wordpiece", "bpe"],
+    source: Iterable[str] | Path | Sequence[Path],
+    vocab_size: int,
+    *,
+    max_length: int = 512,
+    lowercase: bool = True,
+    cache: str | Path | None = None,
+) -> TextPreprocess:
+    """A tokenizer learned from texts: the same from the same texts, whatever the process or machine.
+
+    kind: "wordpiece" as BERT has (with [CLS] text [SEP] around each text), "bpe" over bytes as GPT-2 has (nothing
+        around). source: texts, a text file or several (each line a text). lowercase: WordPiece alone.
+    cache: a folder; a tokenizer that was learned from the same contents is read from it.
+    """
+    from tokenizers import __version__
+
+    _one_of("kind", kind, ("wordpiece", "bpe"))
+    texts = _texts(source)
+    if not any(text.strip() for text in texts):
+        raise ValueError("no text to learn a tokenizer from: the source is empty")
+    special = WORDPIECE_SPECIAL if kind == "wordpiece" else BPE_SPECIAL
+    file = None
+    if cache is not None:
+        digest = hashlib.blake2b(f"{__version__}/{kind}/{vocab_size}/{lowercase}".encode(), digest_size=16)
+        for text in texts:
+            digest.update(text.encode() + b"\0")
+        file = Path(cache) / f"{kind}-{digest.hexdigest()}.json"
+    if file is not None and file.is_file():
+        learned = file.read_text(encoding="utf-8")
+    else:
+        learn = _wordpiece if kind == "wordpiece" else _bpe
+        learned = learn(texts, vocab_size, lowercase).to_str()
+        if file is not None:
+            _keep(learned, file)
+    return TextPreprocess(tokenizer=learned, special=special, max_length=max_length, types=kind == "wordpiece")
+
+
+def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> "Tokenizer":
+    """BERT's tokenizer over a vocabulary; bert: options of its normalizer (strip_accents, handle_chinese_chars)."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **bert)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([token for token in WORDPIECE_SPECIAL.values() if token in vocab])
+    if "[CLS]" in vocab:
+        around = [("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+        )
+    return tokenizer
+
+
+def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, roberta: bool = False) -> "Tokenizer":
+    """GPT-2's tokenizer over a vocabulary and merges, or RoBERTa's, with <s> and </s> around texts."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([t for t in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>") if t in vocab])
+    if roberta:
+        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+        first, last = ((token, vocab[token]) for token in ("<s>", "</s>"))
+        tokenizer.post_processor = processors.RobertaProcessing(last, first, True, False)
+    return tokenizer
+
+
+def _texts(source: Iterable[str] | Path | Sequence[Path]) -> list[str]:
+    if isinstance(source, str):
+        raise ValueError("expected texts (a list of strings) or Path objects of text files, given one string")
+    texts: list[str] = []
+    for item in [source] if isinstance(source, Path) else source:
+        texts += item.read_text(encoding="utf-8").splitlines() if isinstance(item, Path) else [item]
+    return texts
+
+
+def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    """The trainer numbers "##x" pieces in the order of a hash map, which differs from run to run: they are given."""
+    from tokenizers import trainers
+
+    special = list(WORDPIECE_SPECIAL.values())
+    blank = wordpiece({}, lowercase=lowercase)
+    letters = _letters(texts, blank)
+    pieces = [f"##{letter}" for letter in letters]
+    _refuse_small(vocab_size, len(special) + 2 * len(letters))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + pieces,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        min_frequency=2,
+        show_progress=False,
+    )
+    blank.train_from_iterator(texts, trainer)
+    return wordpiece(json.loads(blank.to_str())["model"]["vocab"], lowercase=lowercase)
+
+
+def _letters(texts: list[str], tokenizer: "Tokenizer", most: int = 1000) -> list[str]:
+    """The most frequent characters behind the normalizer, sorted."""
+    from collections import Counter
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    frequent = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(letter for letter in frequent[:most] if not letter.isspace())
+
+
+def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    from tokenizers import pre_tokenizers, trainers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    _refuse_small(vocab_size, len(letters) + len(BPE_SPECIAL))
+    tokenizer = byte_bpe({}, [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(BPE_SPECIAL.values()),
+        initial_alphabet=letters,
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _refuse_small(vocab_size: int, least: int) -> None:
+    if vocab_size < least:
+        raise ValueError(f"vocab_size={vocab_size}: the letters of these texts alone need {least}")
+
+
+def _keep(learned: str, file: Path) -> None:
+    from .files import write_atomic
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, learned)
+
+
+def _refuse_odd(text: Any, place: int) -> None:
+    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+    for part in parts:
+        if not isinstance(part, str):
+            raise ValueError(f"text {place} is {type(part).__name__}, expected a string or a pair of strings (a tuple)")
+        if not part:
+            raise ValueError(f"text {place} is empty")
+
+
+def _one_of(name: str, given: Any, known: Iterable[str]) -> None:
+    if given not in tuple(known):
+        raise ValueError(f"{name} is {given!r}, expected one of {', '.join(known)}{did_you_mean(str(given), known)}")
