@@ -1,11 +1,13 @@
 """Train a Vision Transformer on CIFAR-10, and leave a model folder that `zoo predict` reads.
 
     python recipes/vit_cifar.py                      CIFAR-10 if it can be had, else pictures drawn by the program
-    python recipes/vit_cifar.py data=embedded        the drawn pictures
+    python recipes/vit_cifar.py data=embedded        the drawn pictures: about two minutes on two CPU cores, >= 90 %
+    python recipes/vit_cifar.py data=embedded epochs=12                      the same for longer, >= 95 %
     python recipes/vit_cifar.py model=vit_cifar attention=performer epochs=50
     python recipes/vit_cifar.py devices=2            two processes; torchrun works as well
 
-The same command goes on where it was killed, bit for bit.
+The real CIFAR-10 takes about twenty minutes on two CPU cores. A GPU is used where there is one. The same command goes
+on where it was killed, bit for bit. `--help` lists all options.
 """
 
 import sys
