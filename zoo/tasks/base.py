@@ -74,6 +74,20 @@ class Task(L.LightningModule):
         place = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}  # of the data-parallel group
         return trainer.global_step, within * place["num_replicas"] + place["rank"]
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip by norm ourselves where nothing is scaled: Lightning refuses a fused optimizer under bf16 as under fp16."""
+        if self.scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether losses are scaled against underflow, as under fp16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimizer, then of the average; both are done before any callback writes a checkpoint."""
         step = self.trainer.global_step
@@ -107,7 +121,8 @@ class Task(L.LightningModule):
         if steps == float("inf"):
             raise ValueError("the schedule needs an end: give the Trainer max_steps or max_epochs")
         o = self.optim
-        optimizer = adamw(param_groups(self.model, o.lr, o.weight_decay, o.layer_decay), o.betas, o.eps)
+        groups = param_groups(self.model, o.lr, o.weight_decay, o.layer_decay)
+        optimizer = adamw(groups, o.betas, o.eps, fused=not self.scaled)
         factor = partial(warmup_cosine, steps=int(steps), warmup=round(o.warmup * steps), final=o.final_lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -68,10 +68,16 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: 
 
 
 def adamw(
-    groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    groups: list[dict[str, Any]],
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    fused: bool = True,
 ) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, 2.7 to 3 times the speed of the default on a CPU. Groups bring their own `lr`."""
-    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+    """AdamW in one fused kernel, 2.7 to 3 times the speed of the default on a CPU. Groups bring their own `lr`.
+
+    fused=False under fp16, whose loss scale has to be taken out of the gradients before they are clipped.
+    """
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
