@@ -81,6 +81,10 @@ def test_a_run_folder_and_a_checkpoint_file(folder, tmp_path):
     torch.save({"state_dict": state, "zoo": description, "global_step": 3}, tmp_path / "last.ckpt")
     again = zoo.load(tmp_path / "last.ckpt")
     assert torch.equal(again(x), model(x)) and again.labels[3] == "class 3" and lists(again) == ([], [], [])
+    average = {f"ema.{name}": tensor + 1 for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state | average, "zoo": description}, tmp_path / "averaged.ckpt")
+    loaded = zoo.load(tmp_path / "averaged.ckpt").state_dict()  # the average is what the run evaluated
+    assert all(torch.equal(loaded[name], tensor + 1) for name, tensor in model.state_dict().items())
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
     with pytest.raises(zoo.LoadError, match=r"other\.ckpt is no checkpoint of this zoo"):
         zoo.load(tmp_path / "other.ckpt")

@@ -138,8 +138,8 @@ def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Ten
     if checkpoint.path.is_dir():
         return open_tensors(checkpoint.path, device)
     state = read_pickle(checkpoint.path).get("state_dict", {})
-    inside = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-    return {name: tensor.to(device) for name, tensor in inside.items()}
+    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."  # what the run evaluated
+    return {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
 
 
 # --- Configs ----------------------------------------------------------------------------------------------------------

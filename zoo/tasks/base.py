@@ -77,7 +77,7 @@ class Task(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip by norm ourselves where nothing is scaled: Lightning refuses a fused optimizer under bf16 as under fp16."""
+        """Clip by norm here where nothing is scaled: Lightning refuses a fused optimizer under bf16 as under fp16."""
         if self.scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
