@@ -1,8 +1,9 @@
 """The embedded image set: ten shapes drawn by the program, so that every path runs without a download.
 
-What makes a class is the form alone. Colours of form and ground, which of them is lighter, place, size, tilt, shading,
-grain and stray dots are drawn independently of it, so single pixels say little: a linear model on them stays far
-below what anything that sees forms reaches. The set is for learning and testing the library; it ranks no model.
+What makes a class is the form alone: colours, place, size, tilt, shading, grain and stray dots are drawn independently
+of it. In most images, not in all, the form is the lighter part: enough that a small model learns the forms in a minute
+or two, not enough for a linear model on pixels, which stays under 60 %. The set is for learning and testing the
+library; it ranks no model.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ Array = np.ndarray
 CLASSES = ["disc", "ring", "square", "frame", "triangle", "plus", "cross", "bars", "pillars", "dots"]
 SIZE = 32
 TRAIN, TEST = 8000, 2000
+DARK_FIGURES = 0.15  # share of images whose form is darker than its ground; at 0 a linear model reaches 69 %
 
 
 def _bars(u: Array, v: Array) -> Array:
@@ -93,11 +95,13 @@ def _forms(rng: np.random.Generator, labels: Array, size: int) -> Array:
 
 def _colours(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     """Ground and figure, float32 [n, 3] each: any two colours that differ enough to be told apart."""
-    ground = rng.uniform(0.1, 0.9, (n, 3))
-    step = rng.standard_normal((n, 3))
+    dark = rng.uniform(0.0, 0.5, (n, 3))
+    step = np.abs(rng.standard_normal((n, 3)))
     step *= rng.uniform(0.5, 0.85, (n, 1)) / np.linalg.norm(step, axis=1, keepdims=True)
-    inward = np.where((ground + step < 0) | (ground + step > 1), -step, step)
-    return ground.astype(np.float32), np.clip(ground + inward, 0, 1).astype(np.float32)
+    light = np.clip(dark + step, 0, 1)
+    swapped = rng.random((n, 1)) < DARK_FIGURES
+    ground, figure = np.where(swapped, light, dark), np.where(swapped, dark, light)
+    return ground.astype(np.float32), figure.astype(np.float32)
 
 
 def _shading(rng: np.random.Generator, n: int, size: int) -> Array:
