@@ -25,6 +25,12 @@ def test_alibi_is_blooms_up_to_what_softmax_ignores(heads):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
+def test_alibi_tells_distances_on_both_sides():
+    dense = ALiBi(2).dense(4, 4)[0]
+    assert torch.equal(dense, dense.mT)
+    assert dense[0, 0].tolist() == pytest.approx([0, -1 / 16, -2 / 16, -3 / 16])
+
+
 def test_alibi_is_mpts_in_its_last_row():
     from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 

@@ -15,9 +15,10 @@ def block(**options):
     spec = BlockSpec(width=WIDTH, heads=2, **options)
     made = spec.block(0, 1)
     initialise(made, 0)
+    draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in made.parameters():  # fresh norms are 1 and biases 0: swaps would pass
-            p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+            p.add_(0.2 * torch.randn(p.shape, generator=draw))
     return made
 
 
