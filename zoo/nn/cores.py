@@ -168,7 +168,7 @@ class Additive(Core):
 
 
 class Local(Softmax):
-    """A sliding window of `window` keys: centred, or, in a causal model, the last ones up to the query itself.
+    """A sliding window: `window // 2` keys on either side, or, in a causal model, the last `window` up to the query.
 
     With `grid=(rows, columns)` the neighbourhood is a square of `window` by `window` cells on the grid of patches
     behind `prefix` tokens that see and are seen by all.
