@@ -53,6 +53,7 @@ def most_allocated(run: Callable[[], object]) -> int:
     return most
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 @pytest.mark.parametrize(("kind", "checkpointing"), [("softmax", False), ("softmax", True), ("performer", False)])
 def test_memory_is_what_a_real_run_takes(kind: str, checkpointing: bool) -> None:
     model = zoo.create_model("vit_cifar_small", seed=0, depth=3, attention=kind)
