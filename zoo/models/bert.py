@@ -79,11 +79,16 @@ class Bert(TextModel):
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 
+    @property
+    def head_act(self) -> str:
+        """The activation within the masked-language-model head."""
+        return self.config.act
+
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "masked_lm":
             word = self.tokens.word if c.tied else None
-            return MaskedToken(c.width, c.vocab_size, nn.LayerNorm(c.width, c.eps), act=c.act, tied=word)
+            return MaskedToken(c.width, c.vocab_size, nn.LayerNorm(c.width, c.eps), act=self.head_act, tied=word)
         if c.head == "pool":
             return PoolTokens(c.pool, c.width, c.pooler if self.pools_through else None, unit=c.unit)
         return self.common_head(dense=c.pooler)
@@ -166,7 +171,9 @@ HEAD_TABLES: dict[str | None, str] = {
     head.dense.@                = cls.predictions.transform.dense.@
     head.norm.@                 = cls.predictions.transform.LayerNorm.@
     head.proj.weight            = cls.predictions.decoder.weight
+    head.proj.bias              = cls.predictions.decoder.bias | cls.predictions.bias   if head.proj.weight
     head.proj.bias              = cls.predictions.bias | cls.predictions.decoder.bias
+    -                           = cls.predictions.bias
 """,
     "classify": """
     head.dense.@                = ~pooler.dense.@

@@ -27,6 +27,8 @@ class RobertaConfig(BertConfig):
 class Roberta(Bert):
     """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
 
+    head_act = "gelu"  # whatever that of the blocks
+
 
 LARGE = dict(width=1024, depth=24, heads=16)
 XLM = dict(vocab_size=250002)
@@ -50,12 +52,19 @@ SOURCES = {
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 ROBERTA_HEADS: dict[str | None, str] = HEAD_TABLES | {
+    None: """
+    -                           = lm_head.**
+    -                           = classifier.**
+    -                           = qa_outputs.*
+""",
     "masked_lm": """
     head.dense.@                = lm_head.dense.@
     head.norm.@                 = lm_head.layer_norm.@
     head.proj.weight            = lm_head.decoder.weight
+    head.proj.bias              = lm_head.decoder.bias | lm_head.bias   if head.proj.weight
     head.proj.bias              = lm_head.bias | lm_head.decoder.bias
     -                           = lm_head.decoder.*
+    -                           = lm_head.bias
 """,
     "classify": """
     head.dense.@                = classifier.dense.@
