@@ -26,9 +26,9 @@ def models() -> str:
 
 def kinds() -> str:
     """One row per attention kind: what it can honour, found by trying."""
-    from zoo.checking import support_table
+    from zoo.checking import table
 
-    return support_table()
+    return table()
 
 
 def recipes() -> str:

@@ -172,7 +172,7 @@ def test_traceback_where_it_is_asked_for() -> None:
 def test_a_broken_package_points_to_the_doctor(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "zoo.verify", None)
+    monkeypatch.setitem(sys.modules, "zoo.verifying", None)
     assert "zoo doctor" in failing(capsys, "verify", "x")
 
 

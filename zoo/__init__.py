@@ -3,13 +3,12 @@
 Everything public is here and imported when it is first used: `import zoo` brings no torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# A file is never called like its function: importing zoo.loading must not turn zoo.load into a module.
 _WHERE = {
     "create_model": "registry",
     "list_models": "registry",
@@ -21,14 +20,15 @@ _WHERE = {
     "save": "saving",
     "export": "saving",
     "push_to_hub": "saving",
-    "verify": "verify",
-    "predict": "predict",
-    "capture": "capture",
+    "verify": "verifying",
+    "predict": "predicting",
+    "capture": "capturing",
     "rollout": "attention_maps",
-    "draw": "draw",
+    "draw": "drawing",
     "generate": "generating",
+    "pack": "packing",
     "optimize": "optimizing",
-    "check": "check",
+    "check": "checking",
     "LoadError": "errors",
 }
 _PARTS = ("nn", "frontends", "heads", "models", "data", "tasks", "run")
@@ -59,15 +59,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """A function that is called like its file (zoo.capture, zoo.check) stays the function when that file is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _WHERE.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -162,7 +162,7 @@ def run_predict(args: argparse.Namespace) -> int:
         if not Path(file).is_file():
             raise ValueError(f"there is no picture {file}")
     from .loading import load
-    from .predict import predict
+    from .predicting import predict
 
     answers: Any = predict(load(args.source), args.inputs, args.top)
     table = make_table("", "label", "probability")
@@ -192,7 +192,7 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from .verify import verify
+    from .verifying import verify
 
     found = verify(args.source)
     print(found)
@@ -206,7 +206,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from .check import check
+    from .checking import check
 
     report = check(args.core)
     table = make_table("check", "")

@@ -288,7 +288,7 @@ def flops(folder: Path) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from zoo.loading import load
-    from zoo.verify import example_batch
+    from zoo.verifying import example_batch
 
     try:
         model = load(str(folder)).eval()

@@ -16,7 +16,7 @@ from .models.base import Model
 from .nn.state import StackState
 from .sampling import Sampling, demand
 from .streaming import Ends, Stream, decoder_of
-from .verify import evaluating
+from .verifying import evaluating
 
 EndIds = int | Sequence[int] | None | Literal["model"]
 

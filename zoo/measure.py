@@ -90,7 +90,7 @@ def hollow(model: Model | str, overrides: dict[str, Any]) -> Model:
 
 def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str, Tensor]:
     """What the model takes, without data."""
-    from .verify import example_batch
+    from .verifying import example_batch
 
     inputs = {}
     for name, x in example_batch(model).items():

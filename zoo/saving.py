@@ -13,7 +13,7 @@ from .formats import ours, timm, transformers
 from .models.base import NAMING, Config, Family, Model
 from .registry import build, family
 from .resample import fit_patches
-from .verify import golden
+from .verifying import golden
 from .weights import export_tensors, tied_names
 
 # What a former save may have left in a folder, and a new one replaces.
@@ -148,7 +148,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         files |= model.preprocess.transformers_files()
     bare = config.head is None
     tensors = _as(tensors, model, own, config)
-    return files, export_tensors(dialect.table_for(config), tensors, base="" if bare else dialect.base)
+    return files, export_tensors(dialect.table_for(model.config), tensors, base="" if bare else dialect.base)
 
 
 def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:

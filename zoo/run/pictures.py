@@ -94,7 +94,7 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
     """What the layers attend to on the first test images; left out, with the reason, where a layer has no weights."""
     from torch.distributed.fsdp import FSDPModule
 
-    from zoo.draw import attention_grid
+    from zoo.drawing import attention_grid
     from zoo.models.base import Model
 
     sets = getattr(getattr(task.trainer, "datamodule", None), "sets", None)

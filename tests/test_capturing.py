@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.attention_maps import distance, entropy
-from zoo.capture import SEPARATE_HEADS, find_layers
+from zoo.capturing import SEPARATE_HEADS, find_layers
 from zoo.nn import CAUSAL, ALiBi, BlockSpec, Context, Core, Stack, initialise
 from zoo.nn.kinds import BUILT_IN, CORES, MIXERS, admit
 

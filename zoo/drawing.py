@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention_maps import rollout
-from .capture import capture, inner
+from .capturing import capture, inner
 from .files import write_atomic
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
-from zoo.draw import Panel, Place, attention_grid, over_patches, said_of, scale, seen_by, short
+from zoo.drawing import Panel, Place, attention_grid, over_patches, said_of, scale, seen_by, short
 from zoo.preprocess import ImagePreprocess
 
 

@@ -6,7 +6,7 @@ from peers import timm_folder, transformers_folder
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.verify import error
+from zoo.verifying import error
 
 
 def change_one(folder, name):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.check import CHECKS, Report, header, table
+from zoo.checking import CHECKS, Report, header, table
 from zoo.nn import Core
 from zoo.nn.kernels import share
 from zoo.nn.kinds import BUILT_IN, CORES
@@ -234,7 +234,7 @@ def test_checking_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_the_check_stops_in_time(monkeypatch):
-    monkeypatch.setattr(sys.modules["zoo.check"], "SECONDS", -1.0)
+    monkeypatch.setattr(sys.modules["zoo.checking"], "SECONDS", -1.0)
     report = zoo.check(Plain)
     assert not report.ok and "not checked" in report.failures[0] and report.results == {}
 

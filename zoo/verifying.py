@@ -161,7 +161,9 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
     model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
     with torch.no_grad():
         output = model(**_cast(batch, dtype))
-    return output.logits if hasattr(output, "logits") else output.last_hidden_state
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], -1)
+    return output.logits if "logits" in output else output.last_hidden_state
 
 
 def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:

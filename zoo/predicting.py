@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .models.base import Model
-from .verify import evaluating
+from .verifying import evaluating
 
 Answer = list[tuple[str, float]]
 
