@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..formats.dialect import Dialect
 from ..frontends.tokens import Tokens
@@ -51,7 +51,7 @@ class BertConfig(TextConfig):
 class Bert(TextModel):
     """forward(input_ids [B, N], attention_mask, token_type_ids) -> what the head answers; see TextModel."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "document_ids")
     pools_through: ClassVar[bool] = True  # head="pool" has the pooler that a classifier has
 
     def __init__(self, config: BertConfig) -> None:
@@ -72,9 +72,14 @@ class Bert(TextModel):
             attention=c.attention,
             mixer=c.mixer,
         )
-        rows = c.max_length + c.first_position
         self.tokens = Tokens(
-            c.vocab_size, c.width, max_length=rows, types=c.types, norm=spec.make_norm(), dropout=c.dropout
+            c.vocab_size,
+            c.width,
+            max_length=c.max_length,
+            first=c.first_position,
+            types=c.types,
+            norm=spec.make_norm(),
+            dropout=c.dropout,
         )
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
@@ -92,9 +97,6 @@ class Bert(TextModel):
         if c.head == "pool":
             return PoolTokens(c.pool, c.width, c.pooler if self.pools_through else None, unit=c.unit)
         return self.common_head(dense=c.pooler)
-
-    def embed(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        return super().embed(input_ids, positions + self.config.first_position, token_type_ids)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

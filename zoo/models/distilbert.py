@@ -20,7 +20,7 @@ class DistilBertConfig(BertConfig):
 class DistilBert(Bert):
     """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
 
-    inputs = ("input_ids", "attention_mask")
+    inputs = ("input_ids", "attention_mask", "document_ids")
     pools_through = False
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..frontends.documents import Documents
 from ..frontends.tokens import Tokens, count_positions
 from ..heads import ClassifyText, PerToken, PoolTokens, TokenPooling
 from ..nn.context import Context
@@ -65,10 +66,11 @@ class TextModel(Model):
     """forward(input_ids [B, N], attention_mask [B, N], ...) -> what the head answers.
 
     attention_mask is 1 for real tokens; padding may stand anywhere, is never computed and never seen. Positions count
-    real tokens.
+    real tokens. Or document_ids [B, N] (`zoo.pack`): the documents of a row do not see each other, and each is answered
+    as it would be alone; heads that answer for a text then give one row per document.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids")
     tokens: Tokens
     blocks: Stack
 
@@ -85,6 +87,7 @@ class TextModel(Model):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
         *,
         layers: Sequence[int] | None = None,
         state: StackState | None = None,
@@ -94,19 +97,36 @@ class TextModel(Model):
         With a `state` (from new_state) the ids continue what it remembers; attention_mask then covers all so far.
         """
         start = 0 if state is None else state.length
-        if attention_mask is not None and attention_mask.shape != (len(input_ids), start + input_ids.shape[1]):
-            expected = (len(input_ids), start + input_ids.shape[1])
-            raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {expected}")
+        check_shapes(input_ids, attention_mask, start)
+        if document_ids is not None:
+            if attention_mask is not None or state is not None:
+                raise ValueError("document_ids say themselves what is padding (-1), and go with no mask and no state")
+            return self.encode_documents(Documents.of(document_ids), input_ids, token_type_ids, layers)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids)
         return self.blocks(
             x, self.context(positions), keep=attention_mask, state=state, layers=layers, drop_padding=self.drop_padding
         )
 
+    def encode_documents(
+        self, documents: Documents, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
+    ) -> Any:
+        """`encode`, each document in a row of its own, whose padding costs nothing."""
+        types = None if types is None else documents.take(types)
+        y = self.encode(documents.take(input_ids), documents.keep, types, layers=layers)
+        return documents.put(y) if layers is None else (documents.put(y[0]), [documents.put(each) for each in y[1]])
+
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
     ) -> Tensor:
-        x = self.encode(input_ids, attention_mask, token_type_ids)
+        x = self.encode(input_ids, attention_mask, token_type_ids, document_ids)
+        if document_ids is not None and isinstance(self.head, PoolTokens):
+            documents = Documents.of(document_ids)
+            return self.head(documents.take(x), documents.keep)
         return x if self.head is None else self.head(x, attention_mask)
 
     def new_state(self, batch: int, capacity: int | None = None) -> StackState:
@@ -135,6 +155,17 @@ class TextModel(Model):
         if c.head == "token":
             return PerToken(c.width, c.num_classes, c.dropout)
         return PerToken(c.width, 2) if c.head == "qa" else None
+
+
+def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
+    """Raises ValueError unless ids are [B, N] and the mask, of integers or bools, covers them and `start` before."""
+    if ids.ndim != 2:
+        raise ValueError(f"expected token ids [B, N] of integers, given {tuple(ids.shape)} of {ids.dtype}")
+    expected = (len(ids), start + ids.shape[1])
+    if mask is not None and mask.shape != expected:
+        raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")
+    if mask is not None and mask.is_floating_point():
+        raise ValueError(f"attention_mask is {mask.dtype}; expected integers or bools, 1 for real tokens")
 
 
 def last_real(x: Tensor, keep: Tensor | None) -> Tensor:
