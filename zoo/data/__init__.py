@@ -6,6 +6,7 @@ from typing import Any
 _HOME = {
     "AugmentSettings": "settings",
     "DataSettings": "settings",
+    "TextDataSettings": "text_settings",
     "Augment": "augment",
     "Card": "cards",
     "load_card": "cards",
@@ -15,6 +16,11 @@ _HOME = {
     "ImageSets": "images",
     "load_images": "images",
     "draw_images": "embedded",
+    "TextSet": "text",
+    "TextSets": "text",
+    "load_texts": "text",
+    "compose_sentences": "sentences",
+    "compose_stories": "stories",
     "ImageModule": "loader",
     "KeyedBatches": "loader",
 }

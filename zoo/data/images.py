@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from zoo.data.cards import Card, list_cards, load_card
 from zoo.data.decode import DataError, Decoded, decode
-from zoo.data.draws import seed_for
+from zoo.data.draws import even_rows
 from zoo.data.hub import HubError, load_table
 from zoo.errors import did_you_mean
 
@@ -42,12 +42,7 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         """`count` images, the classes as evenly as they allow, the same for the same seed; 0 keeps all."""
         if not count or count >= len(self):
             return self
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed_for(seed, count)))
-        turn = torch.empty(len(self), dtype=torch.int64)
-        for label in range(len(self.classes)):
-            mine = (self.labels[order] == label).nonzero()[:, 0]
-            turn[mine] = torch.arange(len(mine))
-        rows = order[turn.argsort(stable=True)[:count]].sort().values
+        rows = even_rows(self.labels, count, seed)
         return ImageSet(self.images[rows], self.labels[rows], self.classes, self.broken)
 
 
@@ -140,7 +135,7 @@ def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed
         from zoo.data.folder import load_folder
 
         return load_folder(Path(name).expanduser(), on_error=on_error, size=size, seed=seed)
-    known = ["auto", *list_cards()]
+    known = ["auto", *(n for n in list_cards() if load_card(n).task == "image classification")]
     raise DataError(f"data {name!r}: no such folder, and none of {', '.join(known)}{did_you_mean(name, known)}")
 
 

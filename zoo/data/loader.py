@@ -141,18 +141,18 @@ class Loader:
     shuffles as soon as there are several devices.
 
     Args:
-        images: The data set.
+        data: An ImageSet, or any data set that gathers a whole batch by `__getitems__(keys)`.
         batches: The batch sampler.
         workers: 0 gathers in this process; more hand the gathering to a DataLoader with so many processes.
         pin_memory: Put batches into page-locked memory for a faster way to a GPU.
     """
 
     def __init__(
-        self, images: ImageSet, batches: KeyedBatches | EvalBatches, *, workers: int = 0, pin_memory: bool = False
+        self, data: Dataset[Any], batches: KeyedBatches | EvalBatches, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
-        self.images, self.batches = images, batches
+        self.batches = batches
         self._loader = DataLoader(
-            _Gather(images),
+            _Gather(data) if isinstance(data, ImageSet) else data,
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -167,7 +167,77 @@ class Loader:
         return iter(self._loader)
 
 
-class ImageModule(L.LightningDataModule):
+class KeyedModule(L.LightningDataModule):
+    """Train, validation and test sets in batches that are keyed by the step.
+
+    Args:
+        train, val, test: ImageSets, or data sets that gather a whole batch by `__getitems__(keys)`.
+        batch_size: Items per optimizer step, over all devices and accumulation steps.
+        seed: Of the order.
+        workers: Loader processes; 0 is the fastest for what lies in memory.
+        eval_batch_size: Items per evaluation batch of one device; twice a training micro-batch without it.
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        val: Any,
+        test: Any,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        eval_batch_size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.val, self.test = train, val, test
+        self.batch_size, self.seed, self.workers, self.eval_batch_size = batch_size, seed, workers, eval_batch_size
+
+    def batches(self, **place: Any) -> KeyedBatches:
+        """The order of training; `place`: what KeyedBatches needs to know of this process."""
+        return KeyedBatches(len(self.train), self.batch_size, seed=self.seed, **place)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in a pass over the training set."""
+        return len(self.train) // self.batch_size
+
+    def train_dataloader(self) -> Loader:
+        """Batches from the trainer's step on, for this rank."""
+        rank, world, accumulate = self._place()
+        step = lambda: self.trainer.global_step if self.trainer else 0  # noqa: E731
+        return self._loader(self.train, self.batches(step=step, rank=rank, world=world, accumulate=accumulate))
+
+    def val_dataloader(self) -> Loader:
+        """The validation items, each once over all ranks."""
+        return self._evaluation(self.val)
+
+    def test_dataloader(self) -> Loader:
+        """The test items, each once over all ranks."""
+        return self._evaluation(self.test)
+
+    def predict_dataloader(self) -> Loader:
+        """The test items, each once over all ranks; `index` says which."""
+        return self._evaluation(self.test)
+
+    def _evaluation(self, data: Any) -> Loader:
+        rank, world, accumulate = self._place()
+        size = self.eval_batch_size or max(1, 2 * self.batch_size // (world * accumulate))
+        return self._loader(data, EvalBatches(len(data), size, rank=rank, world=world))
+
+    def _loader(self, data: Any, batches: KeyedBatches | EvalBatches) -> Loader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return Loader(data, batches, workers=self.workers, pin_memory=on_gpu)
+
+    def _place(self) -> tuple[int, int, int]:
+        """Data-parallel rank and world (tensor-parallel ranks share one), and micro-batches per step."""
+        if self.trainer is None:
+            return 0, 1, 1
+        place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return place["rank"], place["num_replicas"], self.trainer.accumulate_grad_batches
+
+
+class ImageModule(KeyedModule):
     """An image set as a data module. Batches: uint8 `pixel_values` [B, C, H, W], `labels`, `index` [B], `epoch`.
 
     Augmentation and normalisation run on whole batches where the model is: `batch = data.augment(batch, seed=..., ...)`
@@ -195,36 +265,10 @@ class ImageModule(L.LightningDataModule):
         eval_batch_size: int = 0,
         normalise: bool = False,
     ) -> None:
-        super().__init__()
-        self.sets, self.batch_size, self.seed, self.workers = sets, batch_size, seed, workers
-        self.eval_batch_size, self.normalise = eval_batch_size, normalise
+        options = dict(seed=seed, workers=workers, eval_batch_size=eval_batch_size)
+        super().__init__(sets.train, sets.test, sets.test, batch_size, **options)
+        self.sets, self.normalise = sets, normalise
         self.augment = Augment(augment or AugmentSettings(), sets.mean, sets.std, len(sets.classes))
-
-    def train_dataloader(self) -> Loader:
-        """Batches from the trainer's step on, for this rank."""
-        rank, world, accumulate = self._place()
-        batches = KeyedBatches(
-            len(self.sets.train),
-            self.batch_size,
-            seed=self.seed,
-            step=lambda: self.trainer.global_step if self.trainer else 0,
-            rank=rank,
-            world=world,
-            accumulate=accumulate,
-        )
-        return self._loader(self.sets.train, batches)
-
-    def val_dataloader(self) -> Loader:
-        """The test images, each once over all ranks."""
-        return self._evaluation(self.sets.test)
-
-    def test_dataloader(self) -> Loader:
-        """The test images, each once over all ranks."""
-        return self._evaluation(self.sets.test)
-
-    def predict_dataloader(self) -> Loader:
-        """The test images, each once over all ranks; `index` says which."""
-        return self._evaluation(self.sets.test)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """With `normalise=True`, augment in training and normalise always; otherwise leave the batch alone."""
@@ -234,19 +278,3 @@ class ImageModule(L.LightningDataModule):
         assert trainer is not None
         ready = self.augment(batch, seed=self.seed, step=trainer.global_step, train=trainer.training)
         return ready | {"index": batch["index"]}
-
-    def _evaluation(self, images: ImageSet) -> Loader:
-        rank, world, accumulate = self._place()
-        size = self.eval_batch_size or max(1, 2 * self.batch_size // (world * accumulate))
-        return self._loader(images, EvalBatches(len(images), size, rank=rank, world=world))
-
-    def _loader(self, images: ImageSet, batches: KeyedBatches | EvalBatches) -> Loader:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(images, batches, workers=self.workers, pin_memory=on_gpu)
-
-    def _place(self) -> tuple[int, int, int]:
-        """Data-parallel rank and world (tensor-parallel ranks share one), and micro-batches per step."""
-        if self.trainer is None:
-            return 0, 1, 1
-        place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        return place["rank"], place["num_replicas"], self.trainer.accumulate_grad_batches

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from zoo.data.draws import seed_for
+from zoo.data.draws import held_rows
 from zoo.data.images import DataError, ImageSet, ImageSets, load_images
-from zoo.data.loader import ImageModule, Loader
+from zoo.data.loader import ImageModule
 from zoo.models.base import Model
 from zoo.preprocess import ImagePreprocess
 from zoo.run.front import SettingsError
@@ -27,18 +27,10 @@ class HeldOutImages(ImageModule):
     def __init__(self, sets: ImageSets, share: float, *, seed: int, **options: Any) -> None:
         train, self.held_out = hold_out(sets.train, share, seed) if share else (sets.train, sets.test)
         super().__init__(replace(sets, train=train), seed=seed, **options)
+        self.val = self.held_out
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(train)} training images, {len(self.held_out)} held out, do not fill one batch of "
                              f"{self.batch_size}; take a smaller batch_size")  # fmt: skip
-
-    def val_dataloader(self) -> Loader:
-        """The images held out, each once over all ranks."""
-        return self._evaluation(self.held_out)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the training images."""
-        return len(self.sets.train) // self.batch_size
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small raw batch, to measure with."""
@@ -49,11 +41,7 @@ class HeldOutImages(ImageModule):
 
 def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """(what stays, what is held out): a seeded choice of `share` of each class, at least one image of each."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_for(seed, len(images), 1)))
-    held = torch.zeros(len(images), dtype=torch.bool)
-    for label in images.labels.unique():
-        mine = order[images.labels[order] == label]
-        held[mine[: max(1, round(share * len(mine)))]] = True
+    held = held_rows(images.labels, share, seed)
     if held.all():
         raise SettingsError(f"holdout={share} leaves none of {len(images)} training images")
     parts = [ImageSet(images.images[rows], images.labels[rows], images.classes) for rows in (~held, held)]
