@@ -81,10 +81,10 @@ def test_the_weights_it_packs_are_the_fast_kind():
     assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in fast.modules())
 
 
-def test_one_row_reads_columns_and_small_weights_stay_with_torch():
+def test_one_row_reads_columns_and_small_weights_of_batches_stay_with_torch():
     pack = Packing(None, "one")
     assert type(pack(torch.randn(512, 512), None)) is Columns
-    assert type(pack(torch.randn(8, 8), None)) is Packed
+    assert type(Packing(None, "many")(torch.randn(8, 8), None)) is Packed
     x = torch.randn(2, 5, 512)
     for bias in (None, torch.randn(300)):
         weight = torch.randn(300, 512)
@@ -97,7 +97,7 @@ def test_one_row_reads_columns_and_small_weights_stay_with_torch():
 def test_fused_activations(act):
     weight, bias, x = torch.randn(256, 512) / 20, torch.randn(256), torch.randn(4, 512)
     plain = MLP(1, 1, act).act(nn.functional.linear(x, weight, bias))
-    torch.testing.assert_close(OneDNN(weight, bias, act, 4)(x), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(OneDNN(weight, bias, act)(x), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_training_and_saving_are_refused():

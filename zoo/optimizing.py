@@ -21,8 +21,11 @@ from .nn.block import Block
 from .nn.mlp import MLP
 
 Rows = Literal["many", "one"]
-# Below this many weights the call of a oneDNN product costs more than it saves.
-SMALL = 1 << 16
+# Below this many weights the call of a oneDNN product in float32 costs more than it saves: for batches and long
+# sequences; for a single row, where the weights of a larger layer come from memory and its blocks are read fastest.
+SMALL = {"many": 1 << 16, "one": 1 << 19}
+# The number of rows that oneDNN is told to expect. With fewer it takes a layout that is slower, even for one row.
+ROWS = 1024
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
@@ -152,11 +155,11 @@ class Packing:
         dtype = self.dtype or weight.dtype
         weight, bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         supported = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-        if not (self.available and supported) or weight.numel() < SMALL:
-            return Packed(weight, bias, act)
-        if self.rows == "one" and dtype == torch.float32:
-            return Columns(weight, bias, act)
-        return OneDNN(weight, bias, act, 1 if self.rows == "one" else 1024)
+        small = dtype == torch.float32 and weight.numel() < SMALL[self.rows]
+        if self.available and supported and not small:
+            return OneDNN(weight, bias, act)
+        columns = self.rows == "one" and weight.device.type == "cpu" and dtype == torch.float32
+        return Columns(weight, bias, act) if columns else Packed(weight, bias, act)
 
 
 class Packed(nn.Module):
@@ -185,11 +188,12 @@ class Columns(Packed):
 
 
 class OneDNN(Packed):
-    """The weight in the blocked layout of oneDNN's kernels, with the activation applied while the product is in cache."""
+    """The weight in the blocks of oneDNN's kernels, with the activation applied while the product is in cache."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None, rows: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         fused = FUSED.get(act or "")
-        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias, None if fused else act)
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        super().__init__(blocked, bias, None if fused else act)
         self.post, self.algorithm = fused or ("none", "")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from .kinds import build_core
 from .positions import Rotary
 from .state import LayerState
 
-# Below this width one matrix product for q, k and v is faster by more than joining their weights costs.
-NARROW = 384
+# Below this width, and from so many rows on, one product for q, k and v saves more than joining their weights costs.
+NARROW, MANY = 384, 64
 
 
 class Attention(nn.Module):
@@ -88,7 +88,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k and v of x, [B, N, H * P] and twice [B, N, G * P]; one product where that is faster."""
         parts = (self.q, self.k, self.v)
-        if x.shape[-1] > NARROW or not all(map(is_plain, parts)) or len({p.bias is None for p in parts}) > 1:
+        few = x.shape[-1] > NARROW or x.shape[0] * x.shape[1] < MANY
+        if few or not all(map(is_plain, parts)) or len({p.bias is None for p in parts}) > 1:
             return tuple(part(x) for part in parts)
         bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
         joined = F.linear(x, torch.cat([part.weight for part in parts]), bias)

@@ -31,8 +31,15 @@ class KeyValues(State):
 
     def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, static: bool = False) -> None:
         self.k, self.v = (like.new_zeros(batch, heads, capacity, dim) for _ in range(2))
-        self.position = torch.zeros((), dtype=torch.long, device=like.device)
+        self.counted = torch.zeros((), dtype=torch.long, device=like.device) if static else None
         self.static = static
+
+    @property
+    def position(self) -> Tensor:
+        """How many tokens are remembered, as a tensor."""
+        if self.counted is None:
+            return torch.tensor(self.length, device=self.k.device)
+        return self.counted
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v: [B, G, N, P] -> all keys and values so far."""
@@ -41,15 +48,15 @@ class KeyValues(State):
             place = self.position + torch.arange(new, device=k.device)
             self.k.index_copy_(2, place, k)
             self.v.index_copy_(2, place, v)
-            self.position = self.position + new
+            self.counted = self.position + new
             return self.k, self.v
         end = self.length + new
         if end > self.k.shape[2]:
             self.grow(max(end, 2 * self.k.shape[2]))
-        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.k.narrow(2, self.length, new).copy_(k)
+        self.v.narrow(2, self.length, new).copy_(v)
         self.length = end
-        self.position = self.position + new
-        return self.k[:, :, :end], self.v[:, :, :end]
+        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
     def visible(self, mask: Mask, bias: Bias | None, queries: int) -> tuple[Mask, Bias | None]:
         """Both for the `queries` just appended, over a static buffer: nothing behind the last of them is a key."""
@@ -70,7 +77,7 @@ class KeyValues(State):
         if not self.static and length > self.length:
             raise ValueError(f"cannot crop {self.length} remembered tokens to {length}")
         self.length = length
-        self.position = torch.full_like(self.position, length)
+        self.counted = torch.full_like(self.position, length) if self.static else None
 
     def reorder(self, index: Tensor) -> None:
         self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
