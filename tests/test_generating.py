@@ -338,6 +338,21 @@ def test_text_is_streamed_as_it_comes():
         stream_text(model, "HELLO")
 
 
+def test_the_command_goes_on_from_a_text(tmp_path, capsys):
+    from zoo.cli import main
+    from zoo.tokenizing import train
+
+    tokens = train("bpe", ["the cat sat on the mat", "the dog sat on the log"], 280, max_length=64)
+    model = nano(vocab_size=tokens.vocab_size)
+    model.preprocess = tokens
+    folder = str(zoo.save(model, tmp_path / "saved"))
+    assert main(["generate", folder, "the cat", "max_new_tokens=5", "temperature=0.9", "seed=1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("the cat") and shown.endswith("\n") and len(shown) > 8
+    assert main(["generate", folder, "the cat", "max_tokens=5"]) == 2
+    assert "max_tokens" in capsys.readouterr().err and main(["generate", folder, ""]) == 2
+
+
 # --- What is refused ----------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,14 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument("--top", type=int, default=5, help="labels for each (5)")
     new.set_defaults(rest="inputs")
 
+    new = command("generate", run_generate, "Go on from a text, shown as it comes.")
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
+    new.add_argument("prompt", help="the text to go on from")
+    new.add_argument(
+        "options", nargs="*", metavar="key=value", help="max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
+    )
+    new.set_defaults(rest="options")
+
     new = command("compare", run_compare, "Runs of one recipe that differ in one setting, side by side.",
                   "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5")  # fmt: skip
     new.add_argument("recipe", help="the name of a script in recipes/")
@@ -171,6 +179,22 @@ def run_predict(args: argparse.Namespace) -> int:
         for i, (label, probability) in enumerate(answer):
             table.add_row("" if i else file, label, f"{probability:.1%}")
     screen().print(table)
+    return 0
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    import inspect
+
+    from .generating import generate
+    from .streaming import stream_text
+
+    known = list(inspect.signature(generate).parameters)[3:]
+    options = settings(args.options)
+    for name in options:
+        if name not in known or name in ("streamer", "draft", "tokenizer"):
+            raise ValueError(f"zoo generate has no option {name!r}{did_you_mean(name, known)}")
+    stream_text(args.source, args.prompt, **options)
+    print()
     return 0
 
 

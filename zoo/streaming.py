@@ -67,11 +67,11 @@ class Stream:
 
 
 def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
-    """The tokenizer given, else the one that was saved with the model."""
-    found = tokenizer or getattr(model.preprocess, "tokenizer", None)
-    if found is None:
+    """What turns texts into ids and back: the tokenizer given, else the one that was saved with the model."""
+    found = model.preprocess if tokenizer is None else tokenizer
+    if not (hasattr(found, "encode") and hasattr(found, "decode")):
         raise ValueError(
-            "this needs a tokenizer, and the model came without one: give tokenizer= (a tokenizers.Tokenizer)"
+            "a tokenizer is needed, and the model came without one: give tokenizer= (tokenizers.Tokenizer)"
         )
     return found
 
