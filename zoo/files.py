@@ -37,19 +37,30 @@ WEIGHT_FILES = (
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file. Raises LoadError, naming the file, when it is absent, damaged or not an object."""
-    path = Path(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path} is not readable JSON: {error}") from None
+    value = _read_json(Path(path))
     if not isinstance(value, dict):
         raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
     return value
 
 
-def to_json(value: Mapping[str, Any]) -> str:
+def read_json_list(path: str | Path) -> list[Any]:
+    """The list in a JSON file, else LoadError."""
+    value = _read_json(Path(path))
+    if not isinstance(value, list):
+        raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected a list [...]")
+    return value
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} is not readable JSON: {error}") from None
+
+
+def to_json(value: Any) -> str:
     """Indented JSON with a final newline, keys in the order given."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import did_you_mean
 from .files import atomic_folder, to_json
-from .formats import ours, timm, transformers
+from .formats import ours, sentences, timm, transformers
 from .models.base import NAMING, Config, Family, Model
 from .registry import build, family
 from .resample import fit_patches
@@ -20,7 +20,7 @@ from .weights import export_tensors, tied_names
 OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json",
+    "special_tokens_map.json", "modules.json", "sentence_bert_config.json",
 )  # fmt: skip
 FORMATS = {"transformers": transformers, "timm": timm}
 
@@ -35,6 +35,7 @@ def save(model: Model, folder: str | Path) -> Path:
     with atomic_folder(folder, OWNS) as staged:
         (staged / "config.json").write_text(to_json(ours.describe(model, apart=True)), encoding="utf-8")
         for name, text in ({} if model.preprocess is None else model.preprocess.files()).items():
+            (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
         _write(tensors, staged / "model.safetensors")
         _write(golden(model), staged / "golden.safetensors")
@@ -52,6 +53,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
     with atomic_folder(folder, OWNS) as staged:
         for name, values in files.items():
             text = values if isinstance(values, str) else to_json(values)
+            (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
         _write(tensors, staged / "model.safetensors")
     return Path(folder)
@@ -146,9 +148,18 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
+    if format == "transformers" and dialect.embeds is not None and model.config.head == "pool":
+        files |= _embedding(model)
     bare = config.head is None
     tensors = _as(tensors, model, own, config)
     return files, export_tensors(dialect.table_for(model.config), tensors, base="" if bare else dialect.base)
+
+
+def _embedding(model: Model) -> dict[str, Any]:
+    """sentence-transformers' files; a map behind pooling is a module of transformers' own model, and needs none."""
+    dense = getattr(model.head, "dense", None)
+    most = model.config.max_length if model.preprocess is None else model.preprocess.max_length
+    return {} if dense is not None else sentences.files(model.config, most)
 
 
 def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:

@@ -53,6 +53,8 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
     """
     checkpoint = describe(source, revision)
     model = load(source, revision=revision)
+    if checkpoint.format == "transformers" and model.config.head == "pool":
+        model = load(source, revision=revision, head=None)  # their classes answer with the hidden states
     if checkpoint.format == "zoo":
         return _against_golden(str(source), checkpoint.path, model)
     batch = example_batch(model)

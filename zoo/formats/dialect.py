@@ -21,6 +21,7 @@ class Dialect:
     table, base: tensors and their prefix, see `zoo.weights`. head_tables: further lines, for models with that head.
     defaults: fields of ours where the file says nothing (over the config's own defaults).
     heads: their class -> the fields of ours that it stands for; the first that fits is written.
+    embeds: fields of a model that makes one vector of a text, in a folder of sentence-transformers; None: not read.
     assumes: the class, in a list, where a file does not say it; none: such a file is refused.
     only: their key -> the values that we compute the same way; any other is refused by name.
     others: further keys, understood by `read` or without effect on the numbers. Given, an unknown key is refused by
@@ -39,6 +40,7 @@ class Dialect:
     head_tables: Mapping[str | None, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    embeds: Mapping[str, Any] | None = None
     assumes: tuple[str, ...] = ()
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     others: tuple[str, ...] | None = None
@@ -105,8 +107,9 @@ def settled(config: Config) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if name not in TRAINING_ONLY}
     if values.get("head") not in NAMING:
         values.pop("num_classes", None)
-    if values.get("head") is None:
-        values.pop("pool", None)
+    unused = {"classify": ("unit",), "pool": ()}.get(values.get("head") or "", ("pool", "pooler", "unit"))
+    for name in unused:
+        values.pop(name, None)
     for name in ("image_size", "patch_size"):
         if isinstance(values.get(name), int):
             values[name] = [values[name]] * 2

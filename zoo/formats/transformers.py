@@ -9,7 +9,7 @@ from ..files import read_json
 from ..models.base import NAMING, Config, Family, Model
 from ..preprocess import ImagePreprocess, pair
 from ..registry import families
-from . import tokenizer
+from . import sentences, tokenizer
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
 
@@ -18,7 +18,10 @@ def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     values = read_json(file) | _ends(folder)
     family, dialect, architecture = _kind(values, file)
-    config = config_of(family, _fields(family, dialect, architecture, values), file)
+    fields = _fields(family, dialect, architecture, values)
+    if dialect.embeds is not None and (embedding := sentences.read(folder)):
+        fields |= {**dialect.embeds, **embedding}
+    config = config_of(family, fields, file)
     preprocess, notes = _preprocess(folder, config, family, dialect)
     return Checkpoint(
         path=folder,

@@ -141,6 +141,7 @@ OUR_WAY = {
     "output_hidden_states": "use model.encode(..., layers=[...])",
     "return_dict": "models return the tensor itself",
     "interpolate_pos_encoding": "give the size once: zoo.load(..., image_size=...)",
+    "token_type_ids": "it has no token types; model.preprocess(texts) makes what it takes",
     "head_mask": "choose heads with zoo.capture(model, heads=[...])",
 }
 

@@ -217,6 +217,7 @@ BERT = Dialect(
     only=ONLY,
     heads=heads_of("Bert"),
     assumes=("BertModel",),
+    embeds=dict(pooler=None),
 )
 
 FAMILY = Family("bert", Bert, BertConfig, "text", VARIANTS, SOURCES, {"transformers": BERT})

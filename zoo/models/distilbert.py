@@ -90,6 +90,7 @@ DISTILBERT = Dialect(
     keys=KEYS,
     table=TABLE,
     head_tables=HEAD_TABLES,
+    embeds={},
     heads={
         "DistilBertModel": {"head": None},
         "DistilBertForMaskedLM": {"head": "masked_lm"},

@@ -196,6 +196,7 @@ MODERNBERT = Dialect(
     keys=KEYS,
     table=TABLE,
     head_tables=HEAD_TABLES,
+    embeds={},
     only={
         "attention_bias": (False,),
         "mlp_bias": (False,),

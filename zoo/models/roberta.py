@@ -91,6 +91,7 @@ def dialect(name: str, cls: str, **defaults: Any) -> Dialect:
         table=TABLE,
         head_tables=ROBERTA_HEADS,
         only=ONLY,
+        embeds=dict(pooler=None),
         defaults={"eps": 1e-12, "types": 2, **defaults},
         heads={known: fields for known, fields in heads_of(cls).items() if "PreTraining" not in known},
         read=read,
