@@ -251,3 +251,19 @@ def test_vocab_json_and_merges_of_older_repositories(tmp_path, bytes_):
     for text in TEXTS:
         assert ours.encode(text) == theirs(text)["input_ids"]
     assert ours.encode("the<mask>dog") == theirs("the<mask>dog")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["bert_tiny", "roberta_small", "modernbert_tiny"])
+def test_their_fill_mask_finds_our_tokens(tmp_path, words, name):
+    import transformers
+
+    small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=words.vocab_size, pad_id=0)
+    model = zoo.create_model(name, seed=0, **small).eval()
+    model.preprocess = TextPreprocess(
+        tokenizer=words.tokenizer, special=words.special, max_length=16, types=name == "bert_tiny"
+    )
+    zoo.export(model, tmp_path)
+    theirs = transformers.pipeline("fill-mask", str(tmp_path), top_k=4)("the [MASK] dog")
+    ours = zoo.predict(model, "the [MASK] dog", top=4)
+    assert [one["token_str"].strip() for one in theirs] == [token.strip() for token, _ in ours]
+    assert [one["score"] for one in theirs] == pytest.approx([p for _, p in ours], abs=1e-6)

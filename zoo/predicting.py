@@ -59,7 +59,7 @@ def tokens(model: Model, x: Any, top: int) -> list[Answer]:
         token = model.preprocess.special.get("mask")
         odd = next((f": text {i} has {n}" for i, n in enumerate(counts) if n != 1), "")
         raise ValueError(f"expected one mask ({token!r}) in each text, for which to find a token{odd}")
-    return best(run(model, batch)[found], top, lambda i: model.preprocess.decode([i]))
+    return best(run(model, batch)[found], top, lambda i: model.preprocess.decode([i], skip_special=False))
 
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:

@@ -23,6 +23,13 @@ OWNS = (
     "special_tokens_map.json", "modules.json", "sentence_bert_config.json",
 )  # fmt: skip
 FORMATS = {"transformers": transformers, "timm": timm}
+# What the hub and transformers call the use of a head.
+PIPELINES = {
+    ("vision", "classify"): "image-classification",
+    ("text", "classify"): "text-classification", ("text", "token"): "token-classification",
+    ("text", "qa"): "question-answering", ("text", "masked_lm"): "fill-mask", ("text", "lm"): "text-generation",
+    ("text", "pool"): "feature-extraction",
+}  # fmt: skip
 
 
 def save(model: Model, folder: str | Path) -> Path:
@@ -45,8 +52,8 @@ def save(model: Model, folder: str | Path) -> Path:
 def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
     """Write a folder in the format of another library, for its own loader: "transformers" or "timm".
 
-    With preprocessing and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
-    `pipeline("image-classification", folder)` and `timm.create_model("local-dir:folder", pretrained=True)` run on it
+    With preprocessing or tokenizer and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
+    `pipeline("text-classification", folder)` and `timm.create_model("local-dir:folder", pretrained=True)` run on it
     unchanged. Raises ValueError naming whatever that library cannot express.
     """
     files, tensors = _exported(model, format)
@@ -87,16 +94,17 @@ def push_to_hub(
 
 def model_card(model: Model, repo_id: str, format: str = "zoo") -> str:
     """The README.md of a hub repository: what the model is, and the lines that load it."""
+    task = PIPELINES.get((family(model.family).modality, model.config.head))
+    use = task or "feature-extraction"
     load = {
         "zoo": f'import zoo\n\nmodel = zoo.load("{repo_id}")',
         "timm": f'import timm\n\nmodel = timm.create_model("hf-hub:{repo_id}", pretrained=True)',
-        "transformers": f'from transformers import pipeline\n\npredict = pipeline("image-classification", "{repo_id}")',
+        "transformers": f'from transformers import pipeline\n\npredict = pipeline("{use}", "{repo_id}")',
     }[format]
     library = {"zoo": "attention-zoo"}.get(format, format)
-    classify = model.config.head == "classify" and family(model.family).modality == "vision"
     facts = {"model": model.variant or model.family, "parameters": f"{sum(p.numel() for p in model.parameters()):,}"}
     facts |= {name: value for name, value in model.config.to_dict().items() if value not in (None, False, 0)}
-    lines = ["---", f"library_name: {library}", *(["pipeline_tag: image-classification"] if classify else [])]
+    lines = ["---", f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else [])]
     lines += ["tags:", "- attention-zoo", f"- {model.family}", "---", "", f"# {repo_id.split('/')[-1]}", ""]
     lines += ["```python", load, "```", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items())]
     if model.labels:

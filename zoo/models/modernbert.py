@@ -190,6 +190,11 @@ def write(config: Any) -> dict[str, Any]:
     }
 
 
+def shortest(config: Any) -> Any:
+    """The layers that are there do not tell how many apart the next global one would be."""
+    return config.replace(global_every=min(config.global_every, config.depth))
+
+
 MODERNBERT = Dialect(
     name="modernbert",
     base="model.",
@@ -213,6 +218,7 @@ MODERNBERT = Dialect(
     },
     read=read,
     write=write,
+    rewrite=shortest,
 )
 
 FAMILY = Family("modernbert", ModernBert, ModernBertConfig, "text", VARIANTS, SOURCES, {"transformers": MODERNBERT})
