@@ -18,7 +18,7 @@ from zoo.run.settings import ImageSettings
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_cifar.py"
 PICTURES = {"curves.png", "confusion.png", "attention.png"}
 TINY = ("data=embedded", "train_size=96", "test_size=40", "width=16", "depth=1", "heads=2", "batch_size=16", "steps=3",
-        "accelerator=cpu")  # fmt: skip
+        "accelerator=cpu", "precision=fp32")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,10 @@ def two(folder: Path, *words: str, kill: int | None = None) -> list[int]:
     for child in children:
         child.start()
     for child in children:
-        child.join()
+        child.join(timeout=120)
+        if child.is_alive():  # ranks that wait for each other would wait for ever
+            for waiting in children:
+                waiting.kill()
     return [child.exitcode or 0 for child in children]
 
 

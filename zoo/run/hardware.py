@@ -22,8 +22,17 @@ def best_accelerator() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def best_precision(accelerator: str) -> str:
+    """`bf16` where the device computes in it (an older CPU only imitates it, more slowly than float32), else `fp32`."""
+    import torch
+
+    if accelerator == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if accelerator == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
 def settle(settings: RunSettings) -> Any:
-    """Settings with the accelerator and the number of devices in the place of `auto` and 0.
+    """Settings with the accelerator, precision and number of devices in the place of `auto` and 0.
 
     Raises: ValueError for a device that this machine has not, or a strategy for one device.
     """
@@ -44,7 +53,8 @@ def settle(settings: RunSettings) -> Any:
     if size % parts:
         raise ValueError(f"batch_size={size} is that of a whole step and does not divide into devices x nodes x "
                          f"accumulate = {parts} parts; take a multiple of {parts}")  # fmt: skip
-    settled = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
+    precision = best_precision(accelerator) if trainer.precision == "auto" else trainer.precision
+    settled = replace(trainer, accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
 
 

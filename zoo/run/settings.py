@@ -124,7 +124,8 @@ class TrainerSettings:
         minutes: Stop after so many minutes of this start (never shapes the schedule); the same command goes on.
         accumulate: Micro-batches per device that a step's batch is cut into.
         clip: Greatest norm of the gradient; 0 does not clip.
-        precision: Number format of the forward pass; weights and optimizer stay in float32.
+        precision: Number format of the forward pass; weights and optimizer stay in float32. `auto` takes bf16 where
+            the device computes in it, else fp32.
         accelerator: `auto` takes CUDA, MPS or the CPU, in this order.
         devices: Processes on this machine, one device each; 0 takes all GPUs, and one process on a CPU.
         nodes: Machines that take part.
@@ -147,7 +148,7 @@ class TrainerSettings:
     minutes: float | None = None
     accumulate: int = 1
     clip: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     nodes: int = 1
