@@ -144,14 +144,26 @@ class Checkpoints(Checkpoint):
     """`last.ckpt` every so many steps and after each validation, `best.ckpt` when a validation is the best so far.
 
     Where a validation is due, the step's checkpoint waits for it: a run resumed from there has the same figures.
+    After `patience` validations in a row that are not the best, the run ends early; 0 never ends it.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int, monitor: str = "val_accuracy", mode: str = "max"):
-        self.folder, self.every, self.validate_every = folder, every, validate_every
+    def __init__(self, folder: Path, every: int, validate_every: int, monitor: str = "val_accuracy", mode: str = "max",
+                 patience: int = 0):  # fmt: skip
+        self.folder, self.every, self.validate_every, self.patience = folder, every, validate_every, patience
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.best: float | None = None
         self.best_step = 0
+        self.worse = 0  # validations since the best one
         self._saved_at = 0
+
+    @property
+    def early(self) -> bool:
+        """Whether the run ends because it no longer gets better."""
+        return bool(self.patience) and self.worse >= self.patience
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that was to end early and was killed before it had written its result trains no further."""
+        trainer.should_stop = self.early
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """The step's checkpoint."""
@@ -169,7 +181,10 @@ class Checkpoints(Checkpoint):
         if improved:
             assert value is not None
             self.best, self.best_step = float(value), trainer.global_step
+        self.worse = 0 if improved else self.worse + 1
         self.save(trainer, improved)
+        if self.early:
+            trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, improved: bool = False) -> None:
         """Write `last.ckpt`; the best is copied before, so that no kill leaves a last without its best."""
@@ -183,11 +198,12 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Goes into the checkpoint."""
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_step": self.best_step, "worse": self.worse}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Comes out of the checkpoint."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.worse = state_dict.get("worse", 0)
 
 
 class Stops(L.Callback):

@@ -18,18 +18,22 @@ from zoo.run.progress import Bar, clock_time, spoken
 from zoo.run.run import Result, Run, console
 from zoo.run.trainer import make_trainer
 from zoo.tasks.base import Task
+from zoo.tasks.lora import merge_lora
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch.callbacks import Callback
 
     from zoo.models.base import Model
 
 
 Sample = dict[str, Any]  # a small raw batch
+SHARES = ("test_accuracy", "test_f1")  # spoken in per cent
 
 
 def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None = None,
-        longer: str = "") -> Result:  # fmt: skip
+        longer: str = "", try_it: str = "", further: "Sequence[Callback]" = ()) -> Result:  # fmt: skip
     """See `Run.fit`."""
     assert run.folder is not None
     out, t = console(), run.settings.trainer
@@ -37,9 +41,10 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
     validate_every = min(t.validate_every or steps_per_epoch, steps)
     clock = Clock(run.settings.data.batch_size)
     csv = CsvLogger(run.folder.path / "metrics.csv", clock)
-    keeper = Checkpoints(run.folder.checkpoints, t.checkpoint_every, validate_every)
+    patience = getattr(getattr(run.settings, "task", None), "patience", 0)
+    keeper = Checkpoints(run.folder.checkpoints, t.checkpoint_every, validate_every, task.monitor, task.mode, patience)
     stops = Stops(keeper, t.minutes)
-    callbacks: list[Callback] = [clock, stops, keeper]
+    callbacks: list[Callback] = [clock, stops, keeper, *further]
     if t.progress:
         callbacks.append(Bar(out, clock))
     trainer = make_trainer(run.settings, run.folder.path, steps, validate_every, callbacks, csv)
@@ -53,10 +58,13 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
         done = trainer.global_step
     figures = test(run, task, data, trainer)
     seconds = clock.seconds or _stored_seconds(run)
-    result = Result(figures, finished=done >= steps, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
+    over = done >= steps or keeper.early
+    result = Result(figures, finished=over, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
     if trainer.is_global_zero:
         write(run, task, result, steps, keeper)
-        last_lines(run, out, result, steps, longer, stops.out_of_time)
+        if keeper.early:
+            out.print(f"stopped early: step {keeper.best_step} was the best, {keeper.worse} validations ago")
+        last_lines(run, out, result, steps, longer, stops.out_of_time, task.monitor, try_it)
     return result
 
 
@@ -133,13 +141,15 @@ def seconds_per_item(task: Task, sample: Sample, accelerator: str, precision: st
             if device.type != "cpu":
                 torch.accelerator.synchronize()
             best = min(best, time.perf_counter() - start)
-    return best / len(batch["labels"])
+    return best / len(next(value for value in batch.values() if isinstance(value, Tensor)))
 
 
 def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
     """Test the best model."""
     assert run.folder is not None
     best = run.folder.best
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        best = trainer.strategy.broadcast(best)  # rank 0 writes it, the others might look too early
     trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
     return {
         name: round(float(value), 6) for name, value in trainer.callback_metrics.items() if name.startswith("test_")
@@ -159,7 +169,7 @@ def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoint
         "recipe": run.recipe, "result": result.figures, "finished": result.finished, "data": run.data.name,
         "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
         "seconds": result.seconds, "seed": s.seed, "best_step": keeper.best_step or None,
-        "best_val_accuracy": keeper.best, "model": s.model.source or s.model.name,
+        f"best_{keeper.monitor}": keeper.best, "model": s.model.source or s.model.name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": hardware.describe_device(s),
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
     })  # fmt: skip
@@ -181,7 +191,7 @@ def whole(task: Task, checkpoint: Path | None) -> "Model":
 
     model = cast("Model", task.evaluated)
     if not isinstance(model, FSDPModule):
-        return model.cpu()
+        return cast("Model", merge_lora(model.cpu()))
     assert checkpoint is not None
     prefix = "model." if task.ema is None else "ema."
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
@@ -191,18 +201,25 @@ def whole(task: Task, checkpoint: Path | None) -> "Model":
     return copied
 
 
-def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool) -> None:
+def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool, monitor: str,
+               try_it: str) -> None:  # fmt: skip
     """What came out, where it is, and what to try now."""
     assert run.folder is not None and run.data is not None
     if out_of_time:
         out.print(f"time budget spent at step {result.steps} of {planned}; the same command goes on from there")
     folder = run.folder
-    accuracy = f"{result.figures.get('test_accuracy', float('nan')):.2%} on {run.data.name}"
+    figure = monitor.replace("val_", "test_")
+    value = result.figures.get(figure, float("nan"))
+    spoken_value = f"{value:.2%}" if figure in SHARES else f"{value:.4f}"
+    said = f"{spoken_value} on {run.data.name}"
     picture = folder.path / "sample.png"
-    rows = [
-        ("test accuracy", accuracy if run.data.real else f"{accuracy} (NOT REAL DATA: drawn by the program)"),
+    shown = picture if picture.exists() else "picture.png"
+    others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.figures.items() if n not in (figure, "test_loss")]
+    rows: list[tuple[str, Any]] = [
+        (figure.replace("_", " "), said if run.data.real else f"{said} (NOT REAL DATA: {run.data.source})"),
+        *([("beside it", ", ".join(others))] if others else []),
         ("model", folder.model),
-        ("try", f"zoo predict {folder.model} {picture if picture.exists() else 'picture.png'}"),
+        ("try", (try_it or f"zoo predict {{model}} {shown}").format(model=folder.model)),
     ]
     if longer:
         rows.append(("longer", run.longer(longer)))

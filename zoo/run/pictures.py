@@ -29,10 +29,11 @@ def draw_all(run: "Run", task: Any, result: "Result") -> list[Path]:
 
 
 def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Loss and accuracy over the steps."""
+    """Loss, and the figure that was looked at, over the steps."""
     assert run.folder is not None and run.data is not None
     rows = MetricsTable(run.folder.path / "metrics.csv").rows()
-    series = {name: _series(rows, name) for name in ("train_loss", "val_loss", "val_accuracy", "lr")}
+    monitor = "val_perplexity" if task.monitor == "val_loss" else task.monitor
+    series = {name: _series(rows, name) for name in ("train_loss", "val_loss", monitor)}
     if not series["train_loss"][0] and not series["val_loss"][0]:
         return None
     figure = _figure(11, 4)
@@ -41,15 +42,16 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
         left.plot(*series[name], label=label, marker="." if name == "val_loss" else None, linewidth=1.2)
     left.set(xlabel="step", ylabel="loss", title="loss")
     left.legend(frameon=False)
-    right.plot(*series["val_accuracy"], marker=".", color="tab:green")
-    accuracy = result.figures.get("test_accuracy")
-    if accuracy is not None:
-        right.axhline(accuracy, color="grey", linewidth=0.8, linestyle="--")
-        right.annotate(f"test {accuracy:.2%}", (0.02, accuracy), xycoords=("axes fraction", "data"), va="bottom")
-    right.set(xlabel="step", ylabel="accuracy", title="validation accuracy")
-    figure.suptitle(
-        f"{run.settings.model.name} on {run.data.name}" + ("" if run.data.real else " (drawn by the program)")
-    )
+    right.plot(*series[monitor], marker=".", color="tab:green")
+    name = monitor.removeprefix("val_")
+    reached = result.figures.get(f"test_{name}")
+    if reached is not None:
+        said = f"{reached:.2%}" if name in ("accuracy", "f1") else f"{reached:.4g}"
+        right.axhline(reached, color="grey", linewidth=0.8, linestyle="--")
+        right.annotate(f"test {said}", (0.02, reached), xycoords=("axes fraction", "data"), va="bottom")
+    right.set(xlabel="step", ylabel=name, title=f"validation {name}")
+    name = run.settings.model.source or run.settings.model.name
+    figure.suptitle(f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})"))
     return figure
 
 

@@ -15,6 +15,7 @@ from zoo.run.settings import as_dict
 
 if TYPE_CHECKING:
     import lightning as L
+    from lightning.pytorch.callbacks import Callback
     from rich.console import Console
 
     from zoo.models.base import Model
@@ -43,9 +44,7 @@ class DataFacts:
         """A line that cannot be missed, for data that is not real."""
         if self.real:
             return None
-        return (
-            f"NOT REAL DATA: the {self.name} set is drawn by the program; its accuracy says nothing of any other set."
-        )
+        return f"NOT REAL DATA: the {self.name} set is {self.source}; its figures say nothing of any other set."
 
 
 @dataclass
@@ -107,9 +106,10 @@ class Run:
         return run
 
     def _settings(self, data: str | None = None) -> Any:
-        """All layers: recipe, hardware, recipe on this hardware, recipe on this data, `config=`, command line."""
+        """All layers: recipe, hardware, recipe on this hardware, data, from weights, `config=`, command line."""
         layers = front.layers_of(self.words, self.cls, self.configs, self.recipe, self.overlay)
-        special = [f"{self.recipe}.{name}.yaml" for name in (self.overlay, data) if name]
+        source = "source" if "model.source" in self.words.values else None
+        special = [f"{self.recipe}.{name}.yaml" for name in (self.overlay, data, source) if name]
         files = [self.configs / name for name in special if (self.configs / name).exists()] if self.configs else []
         at = len(layers) - (2 if self.words.config else 1)
         layers[at:at] = [front.read_yaml(file, self.cls) for file in files]
@@ -163,7 +163,8 @@ class Run:
             self.folder.create(values, header=self._header(data))
 
     def fit(self, task: "Task", data: "L.LightningDataModule", *, steps_per_epoch: int,
-            sample: dict[str, Any] | None = None, longer: dict[str, str] | None = None) -> Result:  # fmt: skip
+            sample: dict[str, Any] | None = None, longer: dict[str, str] | None = None,
+            try_it: str = "", callbacks: "Sequence[Callback]" = ()) -> Result:  # fmt: skip
         """Train to the last step, the end of the time budget or Ctrl-C; test the best model; write it all down.
 
         Args:
@@ -172,6 +173,8 @@ class Run:
             steps_per_epoch: Optimizer steps in a pass over the training set.
             sample: A small raw batch; with it the banner can say when the run will end.
             longer: Words of a longer run by the name of the data set, e.g. `{"cifar10": "epochs=40"}`.
+            try_it: A command for the model that came out, `{model}` in it stands for its folder.
+            callbacks: Further ones of Lightning's.
 
         Raises: Interrupted, NonFiniteLoss.
         """
@@ -180,7 +183,7 @@ class Run:
         assert self.folder is not None and self.data is not None, "call run.open(...) first"
         words = (longer or {}).get(self.data.name, "")
         try:
-            return fit(self, task, data, steps_per_epoch, sample, words)
+            return fit(self, task, data, steps_per_epoch, sample, words, try_it=try_it, further=callbacks)
         finally:
             self.folder.release()
             hardware.forget()
@@ -194,7 +197,7 @@ class Run:
 
     def _header(self, data: DataFacts) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M")
-        about = f"{data.name} ({'real' if data.real else 'NOT REAL: drawn by the program'}; {data.source})"
+        about = f"{data.name} ({'real' if data.real else 'NOT REAL'}; {data.source})"
         return f"{self.recipe}, started {stamp}\ndata: {about}"
 
 

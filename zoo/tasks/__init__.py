@@ -6,6 +6,11 @@ from typing import Any
 _HOME = {
     "Task": "base",
     "Classify": "classify",
+    "NextToken": "language",
+    "MaskedToken": "language",
+    "balanced": "objectives",
+    "add_lora": "lora",
+    "merge_lora": "lora",
     "NonFiniteLoss": "guard",
     "warmup_cosine": "schedule",
     "adamw": "optim",

@@ -26,12 +26,17 @@ class Task(L.LightningModule):
     State dict: the model under `model.`, its moving average, if there is one, under `ema.`. Nothing else is needed to
     go on: all randomness of a training step is a pure function of (seed, step, micro-batch).
 
+    `monitor` is the figure of validations that says which step is the best, the greatest or the least by `mode`.
+
     Args:
         model: Any module; `model(**batch)` takes the keys of the batch that `model.inputs` lists.
         optim: Learning rate, decay, warm-up, frozen parameters.
         ema: Decay of the moving average that is evaluated and saved; 0 keeps none.
         seed: Key of every random draw in training.
     """
+
+    monitor = "val_loss"
+    mode = "min"
 
     def __init__(self, model: nn.Module, *, optim: OptimSettings, ema: float = 0.0, seed: int = 0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Classification: one label, or a soft target, per input."""
+"""Classification: one label, or a soft target, per input; several labels; or a number."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,12 +6,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from zoo.run.settings import OptimSettings
 from zoo.tasks.base import Task, named
+from zoo.tasks.objectives import Kind, Objective
 
 _NO_INPUTS = ("labels", "targets", "index", "epoch", "weight")
 
@@ -28,32 +27,36 @@ class Classify(Task):
         L.Trainer(max_epochs=3).fit(Classify(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3), loader)
 
     Batches are dicts with `labels` [B] beside the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
-    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy`.
+    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy`, `test_f1`; with several labels `val_f1` too, with numbers
+    `error` (mean absolute) and `r2` in their place.
 
     Args:
         model: Returns logits [B, C].
         lr: Highest learning rate; goes over the one in `optim`.
         optim: The other settings of the optimizer.
         label_smoothing: Share of the target spread over all classes.
+        kind: `one` class a row; `several`, labels [B, C] of 0 and 1; a `number`, labels [B] for logits [B, 1].
+        class_weights: [C], in the training loss; `zoo.tasks.balanced` makes them of the labels.
         augment: Makes a training or test batch of a raw one; None takes batches as they are.
         ema: Decay of the moving average that is evaluated and saved; 0 keeps none.
         seed: Key of every random draw in training.
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
-                 label_smoothing: float = 0.0, augment: Augmentation | None = None, ema: float = 0.0,
-                 seed: int = 0):  # fmt: skip
+                 label_smoothing: float = 0.0, kind: Kind = "one", class_weights: Tensor | None = None,
+                 augment: Augmentation | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        self.label_smoothing, self.augment = label_smoothing, augment
+        self.objective, self.augment = Objective(kind, label_smoothing, class_weights), augment
+        figure, self.mode = self.objective.monitor
+        self.monitor = f"val_{figure}"
         self.metrics: dict[str, Metric] = {}  # no submodules: nothing of them belongs into a checkpoint
         self.confusion: Tensor | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
-        """Cross entropy of a micro-batch, augmented on its device."""
+        """Loss of a micro-batch, augmented on its device."""
         batch = self._prepare(batch, step, train=True)
-        targets = batch.get("targets", batch["labels"])
-        return F.cross_entropy(self._logits(self.model, batch), targets, label_smoothing=self.label_smoothing)
+        return self.objective.loss(self._logits(self.model, batch), batch.get("targets", batch["labels"]))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing in here is random."""
@@ -64,9 +67,9 @@ class Classify(Task):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities [B, C]."""
+        """Probabilities [B, C], or numbers [B]."""
         batch = self._prepare(named(batch), 0, train=False)
-        return self._logits(self.evaluated, batch).softmax(-1)
+        return self.objective.answer(self._logits(self.evaluated, batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of this validation."""
@@ -97,23 +100,20 @@ class Classify(Task):
         logits, labels = self._logits(self.evaluated, batch), batch["labels"]
         if (keep := batch.get("weight")) is not None:  # 0 marks the filler that evens out the ranks' last batches
             logits, labels = logits[keep.bool()], labels[keep.bool()]
-        classes = logits.shape[-1]
         if f"{stage}_loss" not in self.metrics:
-            self._add_metrics(stage, classes)
-        if len(labels):
-            self.metrics[f"{stage}_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
-        for name in (f"{stage}_accuracy", f"{stage}_confusion"):
-            if name in self.metrics and len(labels):
-                self.metrics[name].update(logits, labels)
-
-    def _add_metrics(self, stage: str, classes: int) -> None:
-        self.metrics[f"{stage}_loss"] = MeanMetric().to(self.device)
-        self.metrics[f"{stage}_accuracy"] = MulticlassAccuracy(classes, average="micro").to(self.device)
-        if stage == "test" and classes <= 100:
-            self.metrics["test_confusion"] = MulticlassConfusionMatrix(classes).to(self.device)
+            made = {"loss": MeanMetric()} | self.objective.metrics(stage, logits.shape[-1])
+            self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in made.items()}
+        if not len(labels):
+            return
+        self.metrics[f"{stage}_loss"].update(self.objective.losses(logits, labels))
+        scores = self.objective.scores(logits, labels)
+        for name, metric in self.metrics.items():
+            if name.startswith(stage) and not name.endswith("_loss"):
+                metric.update(*scores)
 
     def _finish(self, stage: str) -> None:
-        row = {name: float(self._take(name)) for name in (f"{stage}_loss", f"{stage}_accuracy")}
+        names = [name for name in self.metrics if name.startswith(stage) and not name.endswith("_confusion")]
+        row = {name: float(self._take(name)) for name in names}
         self.log_dict(row, prog_bar=True, logger=False)
         if not self.trainer.sanity_checking:
             self.record(row, self.trainer.global_step)

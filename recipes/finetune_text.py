@@ -1,0 +1,36 @@
+"""Train or fine-tune a classifier of texts, and leave a model folder that `zoo predict` reads.
+
+    python recipes/finetune_text.py                  sentences composed by the program: two minutes on two CPU cores
+    python recipes/finetune_text.py data=sst2        a small encoder from scratch on film reviews
+    python recipes/finetune_text.py data=reviews.csv text=review label=stars model.source=FOLDER
+    python recipes/finetune_text.py data=pairs.jsonl text=premise,hypothesis model.source=org/name lr=3e-5
+    python recipes/finetune_text.py data=sst2 model.source=runs/mlm_text export=transformers
+
+`model.source=` is any encoder or decoder of the zoo: a folder of ours or of transformers, a run, or a name on the hub.
+Without it a tokenizer is learned from the training texts and a small model starts from nothing. `lora.rank=8` trains
+adapters, `freeze=[tokens, blocks.0]`, `layer_decay=0.9`, `class_weights=balanced` and `patience=3` are what they say.
+The same command goes on where it was killed, bit for bit. `--help` lists all options.
+"""
+
+import sys
+
+from zoo.run.run import Result, Run, main
+from zoo.run.text_settings import FinetuneSettings
+
+LONGER = {"sentences": "epochs=24", "sst2": "epochs=20"}
+
+
+def train(run: Run) -> Result:
+    """Model and texts by name, a classifier of them, and a run around it."""
+    from zoo.run.texts import export_model, open_texts, text_classifier
+
+    model, data, sets = open_texts(run)
+    task = text_classifier(run, model, data, sets)
+    result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+                     try_it='zoo predict {model} "the soup was cold but the evening was lovely ."')  # fmt: skip
+    export_model(run)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, FinetuneSettings))

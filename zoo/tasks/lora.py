@@ -1,0 +1,44 @@
+"""LoRA through `peft`, in place: the model stays what it is, and training touches adapters and head alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+TARGETS = ("q", "v")
+
+
+def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: float = 0.0,
+             targets: Sequence[str] = TARGETS, seed: int = 0) -> None:  # fmt: skip
+    """Put adapters beside linear maps named `targets` and freeze all but them and the head.
+
+    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+    Raises: ValueError when `peft` is not installed, or no linear map has such a name.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise ValueError(f"lora.rank={rank} needs peft: pip install 'attention-zoo[lora]'") from None
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if missing := sorted(set(targets) - names):
+        raise ValueError(f"lora.targets: no linear map is called {missing[0]!r}; there are {', '.join(sorted(names))}")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or name.startswith("head."))
+
+
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Add the adapters to the maps that they stand beside, in place: a plain model again."""
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(parent, name, child.get_base_layer())
+    return model
