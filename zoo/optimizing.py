@@ -72,7 +72,7 @@ class Optimized:
             for name, p in module._parameters.items()
             if p is not None
         ]
-        self.dtype_, self.inside_ = dtype, False
+        self.dtype_, self.inside_, self.begun_ = dtype, False, False
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
         return self.answer(super().__call__, *args, **batch)  # type: ignore[misc]
@@ -80,14 +80,19 @@ class Optimized:
     def encode(self, *args: Any, **batch: Any) -> Any:
         return self.answer(super().encode, *args, **batch)  # type: ignore[misc]
 
-    def decode(self, *args: Any, **batch: Any) -> Any:
-        return self.answer(super().decode, *args, **batch)  # type: ignore[misc]
+    def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
+        self.begun_ = state.length > 0  # a text is not looked at anew with every token
+        try:
+            return self.answer(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
+        finally:
+            self.begun_ = False
 
     def answer(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
         """Run `call` in our precision; nested calls (forward asks encode) pass through."""
         if self.inside_:
             return call(*args, **batch)
-        self.refuse_stale()
+        if not self.begun_:
+            self.refuse_stale()
         self.inside_ = True
         try:
             with torch.no_grad():
@@ -182,9 +187,9 @@ class Columns(Packed):
         super().__init__(weight.mT.contiguous(), bias, act)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight_ if self.bias_ is None else torch.addmm(self.bias_, x.flatten(0, -2), self.weight_)
-        y = y.view(*x.shape[:-1], -1)
-        return y if self.act is None else self.act(y)
+        rows = x.flatten(0, -2)
+        y = torch.mm(rows, self.weight_) if self.bias_ is None else torch.addmm(self.bias_, rows, self.weight_)
+        return (y if self.act is None else self.act(y)).view(*x.shape[:-1], -1)
 
 
 class OneDNN(Packed):

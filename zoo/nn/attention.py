@@ -96,7 +96,7 @@ class Attention(nn.Module):
         return joined.split([part.out_features for part in parts], -1)
 
     def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # B N HP -> B H N P
+        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
 
     def merge(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
