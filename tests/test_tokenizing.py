@@ -178,6 +178,11 @@ def test_exported_for_transformers_with_the_same_numbers(tmp_path, words):
     batch = dict(theirs(texts, padding=True, return_tensors="pt"))
     ours = words(texts)
     assert {name: t.tolist() for name, t in batch.items()} == {name: t.tolist() for name, t in ours.items()}
+    pair = ("the quick brown fox jumps over the lazy dog", "a film about the brown dog and the naïve fox")
+    theirs.padding_side = "left"
+    cut = theirs([pair[0], "a dog"], [pair[1], "a fox"], truncation=True, max_length=12, padding=True)
+    mine = words([pair, ("a dog", "a fox")], truncate="cut", max_length=12, padding="left")
+    assert {name: list(map(list, rows)) for name, rows in cut.items()} == {n: t.tolist() for n, t in mine.items()}
     pipe = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
     for text, said in zip(texts, pipe(texts)):
         for label, probability in zoo.predict(model, text):
@@ -236,6 +241,20 @@ def test_vocab_txt_of_older_repositories(tmp_path, words, lower):
     for text in [*TEXTS, "unaffable! [MASK] The DOG, 東京 naïve"]:
         assert ours.encode(text) == theirs(text)["input_ids"]
     assert ours.id("mask") == theirs.mask_token_id and ours.max_length == 40
+
+
+def test_special_tokens_that_are_not_there_are_told(tmp_path, words):
+    transformers_text(tmp_path, "BertModel", vocab_size=200)
+    (tmp_path / "tokenizer.json").write_text(words.tokenizer)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "<fill>"}}))
+    model = zoo.load(tmp_path)
+    assert model.preprocess.id("pad") is None and model.preprocess.id("mask") == words.id("mask")
+    assert model.load_report.notes == ["the tokenizer has no token '<fill>', which its settings call pad"]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    (tmp_path / "spiece.model").write_bytes(b"?")
+    model = zoo.load(tmp_path)
+    assert model.preprocess is None and "spiece.model is no tokenizer.json" in model.load_report.notes[0]
 
 
 def test_vocab_json_and_merges_of_older_repositories(tmp_path, bytes_):

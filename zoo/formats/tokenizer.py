@@ -34,9 +34,11 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | N
     if settings.get("truncation_side", "right") != "right":
         notes.append("the tokenizer's file cuts texts on the left, here they are cut on the right")
     try:
+        special, absent = _special(text, named | settings)
+        notes += [f"the tokenizer has no token {token!r}, which its settings call {role}" for role, token in absent]
         preprocess = TextPreprocess(
             tokenizer=text,
-            special=_special(text, named | settings),
+            special=special,
             max_length=_length(folder, settings, config),
             padding=settings.get("padding_side", "right"),
             types=getattr(config, "types", 0) > 1,
@@ -67,20 +69,22 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> st
     return None
 
 
-def _special(text: str, said: Mapping[str, Any]) -> dict[str, str]:
-    """{role: token}, from what the files say, else by the usual names."""
+def _special(text: str, said: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """({role: token}, those named that the vocabulary lacks), from what the files say, else by the usual names."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
-    special = {}
+    special, absent = {}, []
     for role in SPECIAL:
         token = said.get(f"{role}_token")
         token = token.get("content") if isinstance(token, Mapping) else token
-        if token is None:
-            token = next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
+        if token is not None and tokenizer.token_to_id(token) is None:
+            absent.append((role, token))
+            continue
+        token = token or next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
         if token is not None:
             special[role] = token
-    return special
+    return special, absent
 
 
 def _length(folder: Path, settings: Mapping[str, Any], config: Any) -> int:

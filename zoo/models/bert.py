@@ -36,7 +36,7 @@ class BertConfig(TextConfig):
     pooler: Literal["tanh", "relu"] | None = "tanh"
     unit: bool = False
     tied: bool = True
-    pad_id: int = 0
+    pad_id: int | None = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

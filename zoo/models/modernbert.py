@@ -40,7 +40,7 @@ class ModernBertConfig(TextConfig):
     pooler: Literal["gelu", "silu", "tanh", "relu"] = "gelu"
     unit: bool = False
     tied: bool = True
-    pad_id: int = 50283
+    pad_id: int | None = 50283
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,11 +17,16 @@ class RobertaConfig(BertConfig):
     vocab_size: int = 50265
     eps: float = 1e-5
     types: int = 1
-    pad_id: int = 1
+    pad_id: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad_id is None:
+            raise ValueError("pad_id=None: a RoBERTa counts its positions from behind the padding id")
 
     @property
     def first_position(self) -> int:
-        return self.pad_id + 1
+        return (self.pad_id or 0) + 1
 
 
 class Roberta(Bert):
@@ -76,7 +81,7 @@ FILE_KEYS = "\n".join(line for line in KEYS.splitlines() if "max_length" not in 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Their table counts the rows that no token takes."""
-    return {"max_length": theirs.get("max_position_embeddings", 514) - fields["pad_id"] - 1}
+    return {"max_length": theirs.get("max_position_embeddings", 514) - (fields["pad_id"] or 0) - 1}
 
 
 def write(config: Any) -> dict[str, Any]:
