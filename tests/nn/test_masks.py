@@ -226,3 +226,12 @@ def test_tensors_become_masks():
     assert torch.equal(as_mask(TABLE[0, 0]).dense(6, 6)[0, 0], TABLE[0, 0])
     with pytest.raises(ValueError, match="bias="):
         as_mask(torch.zeros(6, 6))
+
+
+def test_a_window_wider_than_the_text_is_causal_and_hides_nothing_from_the_last_token():
+    from zoo.nn.kernels import is_causal
+
+    assert Window(9, 0).hides_nothing(1, 10) and not Window(8, 0).hides_nothing(1, 10)
+    assert not Window(9, 0).hides_nothing(2, 10)
+    assert is_causal(CAUSAL & Window(9, 0), 10, 10) and is_causal(Window(9, 0), 10, 10)
+    assert not is_causal(CAUSAL & Window(8, 0), 10, 10) and not is_causal(Window(9, 1), 10, 10)

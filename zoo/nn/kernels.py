@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .biases import Bias
-from .masks import CAUSAL, Mask, View
+from .masks import CAUSAL, Mask, View, Window
 
 # On a CPU in bfloat16, matmul-softmax-matmul beats torch's fused kernel up to about this many queries and keys
 # (forward 1.6-1.8 times, forward and backward 2.5-4.9 times); beyond, its N x M scores cost more than they save.
 SHORT = 512
+# For a single query (decoding) the fused kernel wins only up to this many keys; scores are small at any length.
+FEW = 64
 
 
 def attend(
@@ -47,7 +49,13 @@ def is_causal(mask: Mask, queries: int, keys: int) -> bool:
     """Nothing but the future is hidden, and the two ends line up: what kernels call `is_causal`."""
     if queries != keys or (isinstance(mask, View) and mask.placed):
         return False
-    return {part for part in mask.parts() if not part.hides_nothing(queries, keys)} == {CAUSAL}
+    hiding = {part for part in mask.parts() if not part.hides_nothing(queries, keys)}
+    return bool(hiding) and hiding <= {CAUSAL, *(w for w in hiding if only_hides_the_future(w, keys))}
+
+
+def only_hides_the_future(mask: Mask, keys: int) -> bool:
+    """A causal window that reaches back over all keys: it hides the future and nothing else."""
+    return isinstance(mask, Window) and mask.right == 0 and mask.left >= keys - 1
 
 
 def added(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -> tuple[Tensor | None, Tensor | None]:
@@ -72,7 +80,7 @@ def plain_is_faster(q: Tensor, k: Tensor, dropout: float, allowed: Tensor | None
         return False
     short = max(q.shape[2], k.shape[2]) <= SHORT
     if q.dtype in (torch.bfloat16, torch.float16):
-        return short and q.shape[2] > 1
+        return short if q.shape[2] > 1 else k.shape[2] >= FEW
     # torch has no fused CPU kernel for these two; its own fallback materialises more than the plain form does
     return dropout > 0 or (allowed is not None and allowed.requires_grad)
 

@@ -108,7 +108,7 @@ class Window(Mask):
         return (q - k <= self.left) & (k - q <= self.right)
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        return min(self.left, self.right) >= keys - 1
+        return self.left >= keys - 1 and (self.right >= keys - 1 or queries == 1)  # behind the last one is no key
 
 
 @dataclass(frozen=True)
