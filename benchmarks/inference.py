@@ -42,10 +42,11 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
 
 def main() -> None:
     o = options(batch="1,4,16", depth=12, rounds=7, device="cpu")
+    clock = "cuda" if o.device == "cuda" else "cpu"
     for batch in map(int, o.batch.split(",")):
+        calls = variants(batch, o.depth, o.device)
         with torch.inference_mode():
-            paired(variants(batch, o.depth, o.device), rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu",
-                   title=f"{NAME}, batch {batch}")  # fmt: skip
+            paired(calls, rounds=o.rounds, clock=clock, title=f"{NAME}, batch {batch}")
 
 
 if __name__ == "__main__":

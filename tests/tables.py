@@ -4,24 +4,31 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
 
 def models() -> str:
-    """One row per variant: parameters, picture and patch, default source."""
+    """One row per variant: parameters, what goes in, default source."""
     from zoo.registry import build, families
 
-    rows = ["| name | parameters | image / patch | published weights |", "|---|---|---|---|"]
+    rows = ["| name | parameters | input | published weights |", "|---|---|---|---|"]
     for family in families():
         for name, overrides in family.variants.items():
             config = family.config(**overrides)
             count = sum(p.numel() for p in build(family, config).parameters())
             source = family.sources.get(name, "").removeprefix("hf-hub:")
-            size = f"{config.image_size} / {config.patch_size}"
-            rows.append(f"| `{name}` | {count / 1e6:,.1f} M | {size} | {f'`{source}`' if source else '-'} |")
+            rows.append(f"| `{name}` | {count / 1e6:,.1f} M | {takes(config)} | {f'`{source}`' if source else '-'} |")
     return "\n".join(rows)
+
+
+def takes(config: Any) -> str:
+    """`224 px, patch 16`, or the length and vocabulary of a text model."""
+    if hasattr(config, "image_size"):
+        return f"{config.image_size} px, patch {config.patch_size}"
+    return f"{config.max_length:,} tokens of {config.vocab_size:,}"
 
 
 def kinds() -> str:

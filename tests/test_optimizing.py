@@ -126,6 +126,13 @@ def test_stale_weights_are_noticed(how):
         fast(x)
 
 
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = small()
+        x = pixels(model)
+        assert error(zoo.optimize(model)(x), model(x)) <= 1e-5
+
+
 def test_it_lives_on_when_the_original_is_gone():
     model = small()
     x = pixels(model)

@@ -67,7 +67,7 @@ class Optimized:
     def arm(self, model: Model, dtype: torch.dtype | None) -> None:
         self.source_ = weakref.ref(model)
         self.watched_ = [
-            (weakref.ref(module), name, id(p), p._version)
+            (weakref.ref(module), name, id(p), version_of(p))
             for module in model.modules()
             for name, p in module._parameters.items()
             if p is not None
@@ -115,7 +115,7 @@ class Optimized:
         for module, name, identity, version in self.watched_:
             owner = module()
             p = None if owner is None else owner._parameters.get(name)
-            if p is not None and (id(p) != identity or p._version != version):
+            if p is not None and (id(p) != identity or version_of(p) != version):
                 raise RuntimeError(
                     f"the weights of the original model changed ({type(owner).__name__}.{name}) after zoo.optimize made "
                     "this one from them: call zoo.optimize again"
@@ -128,6 +128,11 @@ class Optimized:
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError("an optimised model keeps its weights in a form of its own; save the model it was made from")
+
+
+def version_of(parameter: Tensor) -> int:
+    """How often it was written in place; a tensor made in inference mode does not count."""
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def to_float32(value: Any) -> Any:
