@@ -34,8 +34,8 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
 
     dtype: compute in it (torch.bfloat16); inputs are cast at the door, outputs come back in float32. rows: "many" for
     batches and long sequences, "one" where a single row at a time goes through (decoding one text). The result cannot
-    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimised (layers
-    with hooks, adapters or shards) is called as it is, with a warning that names it.
+    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimised
+    (layers with hooks, adapters or shards) is called as it is, with a warning that names it.
     """
     if rows not in ("many", "one"):
         raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")
@@ -117,8 +117,8 @@ class Optimized:
             p = None if owner is None else owner._parameters.get(name)
             if p is not None and (id(p) != identity or version_of(p) != version):
                 raise RuntimeError(
-                    f"the weights of the original model changed ({type(owner).__name__}.{name}) after zoo.optimize made "
-                    "this one from them: call zoo.optimize again"
+                    f"the weights of the original model changed ({type(owner).__name__}.{name}) after zoo.optimize "
+                    "made this one from them: call zoo.optimize again"
                 )
 
     def train(self, mode: bool = True) -> Any:
@@ -214,6 +214,9 @@ class OneDNN(Packed):
 class FusedAttention(Attention):
     """Self-attention with one product for q, k and v."""
 
+    joined: nn.Module
+    sizes: list[int]
+
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.joined(x).split(self.sizes, -1)
 
@@ -244,13 +247,13 @@ class LinearPatches(nn.Module):
 
 def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
     """Swap, in place, what can be made faster; yields the names of linear layers that have to stay as they are."""
-    for name, module in list(model.named_modules()):
+    for module in list(model.modules()):
         if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
             fuse_attention(module.mixer, pack)
         elif isinstance(module, MLP):
             fuse_mlp(module, pack)
-        elif isinstance(module, Patches) and plain_patches(module.proj):
-            module.proj = LinearPatches(module.proj, pack)  # type: ignore[arg-type]
+        elif isinstance(module, Patches) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
+            module.proj = LinearPatches(conv, pack)
     for name, module in list(model.named_modules()):
         for key, child in list(module.named_children()):
             if not isinstance(child, nn.Linear):
@@ -268,10 +271,11 @@ def fuse_attention(module: Attention, pack: Packing) -> None:
     bias = None
     if any(p.bias is not None for p in parts):
         bias = torch.cat([p.weight.new_zeros(p.out_features) if p.bias is None else p.bias for p in parts])
-    module.__class__ = FusedAttention
-    module.joined = pack(torch.cat([p.weight for p in parts]), bias)
-    module.sizes = [p.out_features for p in parts]
-    del module.q, module.k, module.v
+    fused: Any = module
+    fused.__class__ = FusedAttention
+    fused.joined = pack(torch.cat([p.weight for p in parts]), bias)
+    fused.sizes = [p.out_features for p in parts]
+    del fused.q, fused.k, fused.v
 
 
 def fuse_mlp(module: MLP, pack: Packing) -> None:
@@ -286,5 +290,5 @@ def fuse_mlp(module: MLP, pack: Packing) -> None:
         module.gate = fused
 
 
-def plain_patches(proj: nn.Module) -> bool:
+def plain_patches(proj: nn.Conv2d) -> bool:
     return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and not proj._forward_hooks

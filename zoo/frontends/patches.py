@@ -37,7 +37,7 @@ class Patches(nn.Module):
         super().__init__()
         self.image_size, self.patch_size, self.in_chans = image_size, patch_size, in_chans
         self.grid = grid_of(image_size, patch_size)
-        self.proj = (
+        self.proj: nn.Module = (
             nn.Conv2d(in_chans, width, patch_size, patch_size)
             if stem == "patch"
             else conv_stem(in_chans, width, patch_size)
