@@ -164,6 +164,12 @@ def test_optimised_models_generate(dtype):
         assert torch.equal(out, zoo.generate(model, ids, max_new_tokens=NEW))
 
 
+def test_ids_of_any_integer_type_and_weights_in_half_precision():
+    model = nano("llama_nano").to(torch.bfloat16)
+    out = zoo.generate(model, prompt().int(), max_new_tokens=3)
+    assert out.dtype == torch.long and torch.equal(out, zoo.generate(model, prompt(), max_new_tokens=3))
+
+
 # --- Sampling -----------------------------------------------------------------------------------------------------
 
 

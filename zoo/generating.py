@@ -77,8 +77,8 @@ def generate(
 
                 new = speculate(task, Prompt.checked(draft, input_ids, attention_mask, max_new_tokens, prompt.model))
             stream.end()
-    given = input_ids.repeat_interleave(num_return_sequences, 0)
-    return torch.cat([given, new.to(given.dtype)], 1)
+    given = input_ids.repeat_interleave(num_return_sequences, 0).long()
+    return torch.cat([given, new.to(given.device)], 1)
 
 
 @dataclass(frozen=True)

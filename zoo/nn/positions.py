@@ -49,9 +49,9 @@ class Rotary:
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, H, N, P] -> the same, rotated, in the dtype of x."""
         width = self.cos.shape[-1]
-        turned, rest = x[..., :width], x[..., width:]
+        turned = x if width == x.shape[-1] else x[..., :width]
         y = (turned * self.cos + self.quarter(turned) * self.sin).to(x.dtype)
-        return y if rest.shape[-1] == 0 else torch.cat([y, rest], -1)
+        return y if turned is x else torch.cat([y, x[..., width:]], -1)
 
     def quarter(self, x: Tensor) -> Tensor:
         """Each pair (a, b) -> (-b, a)."""
