@@ -21,7 +21,8 @@ def small(**overrides):
 
 
 def pixels(model, batch=3):
-    return torch.randn(batch, model.config.in_chans, *model.patches.image_size, generator=torch.Generator().manual_seed(2))
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn(batch, model.config.in_chans, *model.patches.image_size, generator=draw)
 
 
 def error(a, b):

@@ -56,14 +56,15 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
     if done < steps:
         trainer.fit(task, data, ckpt_path=run.folder.last, weights_only=True)
         done = trainer.global_step
+    early, worse = keeper.early, keeper.worse  # before the test, which takes up the best checkpoint
     figures = test(run, task, data, trainer)
     seconds = clock.seconds or _stored_seconds(run)
-    over = done >= steps or keeper.early
+    over = done >= steps or early
     result = Result(figures, finished=over, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
     if trainer.is_global_zero:
         write(run, task, result, steps, keeper)
-        if keeper.early:
-            out.print(f"stopped early: step {keeper.best_step} was the best, {keeper.worse} validations ago")
+        if early:
+            out.print(f"stopped early: step {keeper.best_step} was the best, {worse} validations ago")
         last_lines(run, out, result, steps, longer, stops.out_of_time, task.monitor, try_it)
     return result
 
