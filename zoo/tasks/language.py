@@ -98,8 +98,9 @@ class NextToken(LanguageTask):
 class MaskedToken(LanguageTask):
     """Train an encoder to find tokens that are hidden from it.
 
-    Of all tokens that are not special, `share` are chosen: 8 of 10 become the mask, 1 another token, 1 stays. Which
-    they are is a pure function of (seed, epoch, index, place); in evaluation always the same.
+    Of all tokens that are not special, `share` are chosen, and at least one of each text: 8 of 10 become the mask, 1
+    another token, 1 stays. Which they are is a pure function of (seed, epoch, index, place); in evaluation always the
+    same.
 
     Batches: `input_ids`, `attention_mask`, ... [B, N], `index` [B], `epoch`.
 
@@ -131,7 +132,7 @@ class MaskedToken(LanguageTask):
         return F.cross_entropy(scores.float(), batch["input_ids"][chosen], reduction="none")
 
     def hide(self, batch: Mapping[str, Any], epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """(ids with some hidden, which those are), each [B, N]; at least one token of a batch."""
+        """(ids with some hidden, which those are), each [B, N]; at least one token of each text."""
         ids = batch["input_ids"]
         index = batch["index"][:, None] if "index" in batch else torch.arange(len(ids), device=ids.device)[:, None]
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -140,7 +141,7 @@ class MaskedToken(LanguageTask):
         if (keep := batch.get("attention_mask")) is not None:
             open_ = open_ & keep.bool()
         rank = draws.uniform("masked").masked_fill(~open_, 2.0)
-        chosen = rank <= torch.clamp(rank.min(), min=self.share, max=1.0)
+        chosen = rank <= rank.amin(1, keepdim=True).clamp(min=self.share, max=1.0)
         how = draws.uniform("masked/how")
         other = draws.integers("masked/other", self.vocab_size)
         hidden = torch.where(chosen & (how < 0.8), torch.full_like(ids, self.mask_id), ids)

@@ -1,0 +1,185 @@
+"""The recipes of text from their command lines: what they leave behind, what they refuse, what they hand on."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import zoo
+from zoo.run.run import main
+from zoo.run.table import MetricsTable
+from zoo.run.text_settings import FinetuneSettings, GPTSettings, MLMSettings
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings}
+QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
+TINY = ("width=16", "depth=1", "heads=2", "batch_size=8", *QUIET)
+FEW = ("train_size=80", "test_size=20", "vocab_size=300", *TINY)
+
+
+def recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(name: str, folder: Path, *words: str) -> int:
+    return main(recipe(name).train, SETTINGS[name], [*words, f"run_dir={folder}"])
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.data.sentences.TRAIN", 400)
+    monkeypatch.setattr("zoo.data.sentences.TEST", 40)
+    monkeypatch.setattr("zoo.data.stories.STORIES", 20)
+
+
+def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers") == 0
+    said = capsys.readouterr()
+    for text in ("NOT REAL DATA", "composed by the program", "80 training and 20 test items", "test accuracy", "f1",
+                 "zoo predict", "exported"):  # fmt: skip
+        assert text in said.out, text
+    folder = tmp_path / "run"
+    assert {"confusion.png", "curves.png", "model", "transformers", "metrics.csv"} <= {p.name for p in folder.iterdir()}
+    assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
+    model = zoo.load(folder)
+    assert model.labels == ["negative", "positive"]
+    text = "the soup was cold but the evening was lovely ."
+    ours = dict(zoo.predict(model, text))
+    pipeline = pytest.importorskip("transformers").pipeline(
+        "text-classification", str(folder / "transformers"), top_k=None
+    )
+    assert {one["label"]: one["score"] for one in pipeline([text])[0]} == pytest.approx(ours, abs=1e-5)
+
+
+def test_from_masked_tokens_to_a_classifier(tmp_path: Path) -> None:
+    assert call("mlm_text", tmp_path / "mlm", *TINY, "steps=3", "vocab_size=300") == 0
+    before = zoo.load(tmp_path / "mlm")
+    assert before.config.head == "masked_lm" and result(tmp_path / "mlm")["result"]["test_perplexity"] > 1
+    words = ("train_size=80", "test_size=20", "batch_size=8", "steps=2", "freeze=[tokens]", *QUIET)
+    assert call("finetune_text", tmp_path / "ft", *words, f"model.source={tmp_path / 'mlm'}", "layer_decay=0.8") == 0
+    after = zoo.load(tmp_path / "ft")
+    assert after.preprocess.tokenizer == before.preprocess.tokenizer and after.config.width == 16
+    assert torch.equal(after.tokens.word.weight, before.tokens.word.weight)
+    assert not torch.equal(after.blocks[0].mixer.q.weight, before.blocks[0].mixer.q.weight)
+
+
+def test_adapters_leave_a_plain_model(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="adapters need the extra `lora`")
+    assert call("finetune_text", tmp_path / "run", *FEW, "steps=2", "lora.rank=2") == 0
+    assert not any("lora" in name for name in zoo.load(tmp_path / "run").state_dict())
+
+
+def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("a,b,x,y\n" + "".join(f"first {i},second {i},{i % 2},{i % 3 % 2}\n" for i in range(60)))
+    words = ("model=gpt_nano", "text=a,b", "label=x,y", "batch_size=8", "steps=2", "width=16", "depth=1", "heads=2",
+             "vocab_size=300", "class_weights=balanced", f"data={table}", *QUIET)  # fmt: skip
+    assert call("finetune_text", tmp_path / "run", *words) == 0
+    assert zoo.load(tmp_path / "run").labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
+
+
+def test_numbers(tmp_path: Path) -> None:
+    table = tmp_path / "numbers.csv"
+    table.write_text("text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)))
+    assert call("finetune_text", tmp_path / "run", f"data={table}", *FEW[2:], "steps=2") == 0
+    assert {"test_error", "test_r2", "test_loss"} == result(tmp_path / "run")["result"].keys()
+
+
+def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*FEW, "steps=40", "validate_every=2", "patience=2", "lr=1e-9")
+    assert call("finetune_text", tmp_path / "run", *words) == 0
+    assert "stopped early: step 2 was the best" in capsys.readouterr().out
+    assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["finished"]) == (6, True)
+
+
+def test_gpt_writes_while_it_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*TINY, "steps=4", "validate_every=2", "max_length=16", "length=40")
+    assert call("gpt_text", tmp_path / "run", *words) == 0
+    samples = (tmp_path / "run" / "samples.txt").read_text()
+    assert "--- step 2\n" in samples and "--- step 4\n" in samples
+    figures = result(tmp_path / "run")["result"]
+    assert figures["test_perplexity"] == pytest.approx(torch.tensor(figures["test_loss"]).exp().item(), rel=1e-4)
+    assert "perplexity" in capsys.readouterr().out
+    model = zoo.load(tmp_path / "run")
+    assert model.preprocess.decode(model.preprocess.encode("found\na key")) == "found\na key"
+
+
+def test_gpt_on_pieces_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text("to be or not to be, that is the question\n" * 200)
+    words = (
+        *TINY,
+        "steps=2",
+        "max_length=16",
+        "tokens=bpe",
+        "vocab_size=280",
+        "length=0",
+        f"data={tmp_path / 'my.txt'}",
+    )
+    assert call("gpt_text", tmp_path / "run", *words) == 0
+    assert result(tmp_path / "run")["real"] and zoo.load(tmp_path / "run").config.vocab_size <= 280
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("finetune_text", (*FEW, "dropout=0.1")),
+    ("gpt_text", (*TINY, "max_length=16", "length=0")),
+    ("mlm_text", (*TINY, "vocab_size=300")),
+])  # fmt: skip
+def test_interrupted_and_started_again(
+    name: str, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
+    words = (*words, "steps=6", "validate_every=3", "checkpoint_every=1", "pictures=false")
+    assert call(name, tmp_path / "whole", *words) == 0
+    from zoo.run.callbacks import Stops
+
+    listen = Stops.on_train_batch_end
+
+    def stop_at_four(self: Stops, trainer, *args) -> None:
+        self._signalled = trainer.global_step == 4
+        listen(self, trainer, *args)
+
+    monkeypatch.setattr(Stops, "on_train_batch_end", stop_at_four)
+    assert call(name, tmp_path / "parts", *words) == 130
+    monkeypatch.setattr(Stops, "on_train_batch_end", listen)
+    assert call(name, tmp_path / "parts", *words) == 0
+    one, other = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))
+    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+    rows = [[{k: v for k, v in row.items() if k not in ("seconds", "items_per_second")} for row in
+             MetricsTable(tmp_path / f / "metrics.csv").rows()] for f in ("whole", "parts")]  # fmt: skip
+    assert rows[0] == rows[1] and len(rows[0]) == 6
+
+
+@pytest.mark.parametrize(("name", "words", "says"), [
+    ("finetune_text", ["model=bert_tny"], "did you mean 'bert_tiny'"),
+    ("finetune_text", ["data=sst"], "did you mean 'sst2'"),
+    ("finetune_text", ["data=embedded", "batch_size=9999"], "do not fill one batch"),
+    ("finetune_text", ["model.source=nowhere"], "nowhere"),
+    ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear map is called 'query'"),
+    ("finetune_text", ["longest=4", "truncate=error"], "truncate='cut'"),
+    ("gpt_text", ["data=missing.txt"], "no such file"),
+    ("gpt_text", ["holdout=0"], "holdout=0"),
+    ("gpt_text", ["model=bert_tiny"], "head='lm'"),
+    ("mlm_text", ["share=1"], "share"),
+    ("mlm_text", ["model=gpt_nano"], "masked_lm"),
+])  # fmt: skip
+def test_what_they_refuse(name: str, words: list[str], says: str, tmp_path: Path,
+                          capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert call(name, tmp_path / "run", *words, *QUIET) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error, error
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_they_are_short(name: str) -> None:
+    assert len((RECIPES / f"{name}.py").read_text().splitlines()) <= 120
