@@ -57,21 +57,7 @@ class Bert(TextModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         c = config
-        spec = BlockSpec(
-            width=c.width,
-            heads=c.heads,
-            kv_heads=c.kv_heads,
-            head_dim=c.head_dim,
-            hidden=c.hidden,
-            act=c.act,
-            eps=c.eps,
-            order="post",
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            drop_path=c.drop_path,
-            attention=c.attention,
-            mixer=c.mixer,
-        )
+        spec = BlockSpec.of(c, order="post")
         self.tokens = Tokens(
             c.vocab_size,
             c.width,

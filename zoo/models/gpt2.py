@@ -36,21 +36,7 @@ class GPT2(TextModel):
         super().__init__(config)
         c = config
         self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
-        spec = BlockSpec(
-            width=c.width,
-            heads=c.heads,
-            kv_heads=c.kv_heads,
-            head_dim=c.head_dim,
-            hidden=c.hidden,
-            act=c.act,
-            eps=c.eps,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            drop_path=c.drop_path,
-            causal=True,
-            attention=c.attention,
-            mixer=c.mixer,
-        )
+        spec = BlockSpec.of(c, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 

@@ -77,26 +77,7 @@ class Llama(TextModel):
         super().__init__(config)
         c = config
         self.tokens = Tokens(c.vocab_size, c.width, dropout=c.dropout)
-        spec = BlockSpec(
-            width=c.width,
-            heads=c.heads,
-            kv_heads=c.kv_heads,
-            head_dim=c.head_dim,
-            hidden=c.hidden,
-            act=c.act,
-            gated=True,
-            norm="rms",
-            eps=c.eps,
-            bias=False,
-            qkv_bias=c.qkv_bias,
-            qk_norm=c.qk_norm,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            drop_path=c.drop_path,
-            causal=True,
-            attention=c.attention,
-            mixer=c.mixer,
-        )
+        spec = BlockSpec.of(c, gated=True, norm="rms", bias=False, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 

@@ -60,22 +60,12 @@ class ModernBert(TextModel):
         c = config
         local = {"kind": "local", "window": c.window}
         published = tuple(local if c.is_local(layer) else "softmax" for layer in range(c.depth))
-        spec = BlockSpec(
-            width=c.width,
-            heads=c.heads,
-            kv_heads=c.kv_heads,
-            head_dim=c.head_dim,
-            hidden=c.hidden,
-            act=c.act,
+        spec = BlockSpec.of(
+            c,
             gated=True,
             norm="layer_unbiased",
-            eps=c.eps,
             bias=False,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            drop_path=c.drop_path,
             attention=published if c.attention is None else c.attention,
-            mixer=c.mixer,
         )
         self.make_norm = spec.make_norm
         self.tokens = Tokens(c.vocab_size, c.width, norm=spec.make_norm(), dropout=c.dropout)

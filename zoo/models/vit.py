@@ -80,23 +80,7 @@ class ViT(Model):
             registers=c.registers,
             position_prefix=c.position_prefix,
         )
-        spec = BlockSpec(
-            width=c.width,
-            heads=c.heads,
-            kv_heads=c.kv_heads,
-            head_dim=c.head_dim,
-            hidden=c.hidden,
-            act=c.act,
-            gated=c.gated,
-            eps=c.eps,
-            qkv_bias=c.qkv_bias,
-            layer_scale=c.layer_scale,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            drop_path=c.drop_path,
-            attention=c.attention,
-            mixer=c.mixer,
-        )
+        spec = BlockSpec.of(c)
         self.blocks = spec.stack(c.depth, final_norm=not c.pool_norm)
         self.head = self.make_head()
 

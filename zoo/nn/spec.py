@@ -3,9 +3,9 @@
 A field enters it only when two families need it; what only one family does stays in that family's file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import nn
 
@@ -57,6 +57,12 @@ class BlockSpec:
             )
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor")
+
+    @classmethod
+    def of(cls, config: Any, **others: Any) -> Self:
+        """The spec that takes from a family's config the fields that both have; `others` say the rest."""
+        shared = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
+        return cls(**(shared | others))
 
     def make_norm(self, width: int | None = None) -> nn.Module:
         if self.norm == "rms":
