@@ -11,7 +11,9 @@ def heads_of(model):
     return {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
 
 
-@pytest.mark.parametrize("name, pooled", [("BertModel", True), ("BertForMaskedLM", False), ("BertForPreTraining", True)])
+@pytest.mark.parametrize(
+    "name, pooled", [("BertModel", True), ("BertForMaskedLM", False), ("BertForPreTraining", True)]
+)
 def test_a_classifier_on_a_pretrained_body(tmp_path, name, pooled):
     theirs = transformers_text(tmp_path, name)
     model = zoo.load(tmp_path, head="classify", labels=["bad", "good", "so so"])
