@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     new = command("predict", run_predict, "Labels with probabilities.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
-    new.add_argument("inputs", nargs="*", metavar="picture.png", help="one or several")
+    new.add_argument("inputs", nargs="*", metavar="picture.png", help="one or several pictures, or texts in quotes")
     new.add_argument("--top", type=int, default=5, help="labels for each (5)")
     new.set_defaults(rest="inputs")
 
@@ -163,21 +163,23 @@ def run_info(args: argparse.Namespace) -> int:
 
 def run_predict(args: argparse.Namespace) -> int:
     if not args.inputs:
-        raise ValueError("give at least one picture: zoo predict FOLDER picture.png")
+        raise ValueError('give at least one picture or text: zoo predict FOLDER picture.png, or FOLDER "a text"')
     if args.top < 1:
         raise ValueError(f"--top {args.top}: expected at least 1")
-    for file in args.inputs:
-        if not Path(file).is_file():
-            raise ValueError(f"there is no picture {file}")
     from .loading import load
     from .predicting import predict
 
-    answers: Any = predict(load(args.source), args.inputs, args.top)
-    table = make_table("", "label", "probability")
+    model = load(args.source)
+    for file in args.inputs if "pixel_values" in model.inputs else []:
+        if not Path(file).is_file():
+            raise ValueError(f"there is no picture {file}")
+    answers: Any = predict(model, args.inputs, args.top)
+    number = getattr(model.config, "num_classes", 0) == 1
+    table = make_table("", "label", "number" if number else "probability")
     table.columns[2].justify = "right"
-    for file, answer in zip(args.inputs, answers, strict=True):
-        for i, (label, probability) in enumerate(answer):
-            table.add_row("" if i else file, label, f"{probability:.1%}")
+    for given, answer in zip(args.inputs, answers, strict=True):
+        for i, (label, value) in enumerate(answer):
+            table.add_row("" if i else given, label, f"{value:.4g}" if number else f"{value:.1%}")
     screen().print(table)
     return 0
 

@@ -56,6 +56,10 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert model.labels == ["negative", "positive"]
     text = "the soup was cold but the evening was lovely ."
     ours = dict(zoo.predict(model, text))
+    from zoo.cli import main as command
+
+    assert command(["predict", str(folder), text]) == 0
+    assert f"{max(ours.values()):.1%}" in capsys.readouterr().out
     pipeline = pytest.importorskip("transformers").pipeline(
         "text-classification", str(folder / "transformers"), top_k=None
     )

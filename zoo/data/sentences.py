@@ -50,9 +50,9 @@ def _sentence(pick: Pick, draw: Callable[[], float], praises: bool) -> str:
     """One sentence: a clause, two that agree, or two of which the main one decides."""
     opening = pick(OPENINGS)
     main, kind = _clause(pick, draw, praises), draw()
-    if kind < 0.3:
+    if kind < 0.4:
         body = main
-    elif kind < 0.4:
+    elif kind < 0.5:
         body = f"{main} and {_clause(pick, draw, praises)}"
     else:
         other = _clause(pick, draw, not praises)
@@ -63,7 +63,7 @@ def _sentence(pick: Pick, draw: Callable[[], float], praises: bool) -> str:
 
 def _clause(pick: Pick, draw: Callable[[], float], praises: bool) -> str:
     """`the soup was [not] [very] cold`: says what `praises` asks for."""
-    turned = draw() < 0.4
+    turned = draw() < 0.35
     negation = pick(NEGATIONS) if turned else ""
     words = ["the", pick(NOUNS), "was", negation, pick(DEGREES), pick(GOOD if praises != turned else BAD)]
     return " ".join(word for word in words if word)
