@@ -22,7 +22,7 @@ def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: f
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if missing := sorted(set(targets) - names):
         raise ValueError(f"lora.targets: no linear map is called {missing[0]!r}; there are {', '.join(sorted(names))}")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
