@@ -44,7 +44,7 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers") == 0
+    assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers", "pool=cls") == 0
     said = capsys.readouterr()
     for text in ("NOT REAL DATA", "composed by the program", "80 training and 20 test items", "test accuracy", "f1",
                  "zoo predict", "exported"):  # fmt: skip
@@ -169,6 +169,7 @@ def test_interrupted_and_started_again(
     ("finetune_text", ["data=sst"], "did you mean 'sst2'"),
     ("finetune_text", ["data=embedded", "batch_size=9999"], "do not fill one batch"),
     ("finetune_text", ["model.source=nowhere"], "nowhere"),
+    ("finetune_text", ["export=transformers"], "give pool=cls"),
     ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear map is called 'query'"),
     ("finetune_text", ["longest=4", "truncate=error"], "truncate='cut'"),
     ("gpt_text", ["data=missing.txt"], "no such file"),

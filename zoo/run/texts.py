@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from zoo.data.decode import DataError
@@ -39,6 +40,7 @@ def open_texts(run: Run) -> tuple[Model, TextModule, TextSets]:
         elif model.labels != sets.classes:
             model.reset_head(len(sets.classes), seed=run.settings.seed)
         model.labels = list(sets.classes)
+        check_export(run, model)
         return model, token_module(run, model.preprocess, (train_set, val_set, sets.test)), sets
     except (DataError, ValueError) as error:
         raise SettingsError(str(error)) from error
@@ -56,6 +58,22 @@ def text_classifier(run: Run, model: Model, data: TextModule, sets: TextSets) ->
                         class_weights=weights, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def check_export(run: Run, model: Model) -> None:
+    """Raises: ValueError, before training, for a model that the library of `export=` cannot express."""
+    from zoo.saving import export
+
+    if run.settings.export == "none" or hardware.rank() != 0:
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            export(model, Path(folder) / "model", format=run.settings.export)
+        except ValueError as error:
+            fresh_pool = not run.settings.model.source and "pool" not in asked(run)
+            usual = "last" if isinstance(model.config, DecoderConfig) else "cls"
+            hint = f" (this recipe's fresh models have pool=mean: give pool={usual})" if fresh_pool else ""
+            raise ValueError(f"export={run.settings.export}: {error}{hint}") from error
 
 
 def export_model(run: Run) -> None:
