@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import zoo
 from zoo.errors import LoadError
 from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocess, preprocess_from_dict
 
@@ -204,3 +205,9 @@ def test_fitted_to_another_model():
     grey = crop.fitted((224, 224), 1)
     assert grey.channels == 1 and grey.mean == (sum(crop.mean) / 3,)
     assert grey(photo(300, 300))["pixel_values"].shape == (1, 1, 224, 224)
+
+
+def test_a_fresh_model_takes_pictures_and_says_what_it_is_made_of():
+    model = zoo.create_model("vit_cifar_tiny", in_chans=1, seed=0)
+    assert model.preprocess(Image.new("RGB", (50, 40)))["pixel_values"].shape == (1, 1, 32, 32)
+    assert set(model.load_report.initialised) == set(model.state_dict()) and not model.load_report.mapped

@@ -13,6 +13,7 @@ from .errors import did_you_mean
 from .models.base import NAMING, Config, Family, Model
 from .nn.init import initialise, uninitialised
 from .nn.kinds import MIXERS, admit
+from .weights import LoadReport
 
 FILE = object()  # head=FILE: the head that the name or the file has
 
@@ -101,6 +102,8 @@ def create_model(
         model = build(f, config, "cpu")
     initialise(model, seed)
     model.variant = name
+    model.preprocess = model.default_preprocess()
+    model.load_report = LoadReport("nothing", initialised=list(model.state_dict()))
     return model
 
 

@@ -185,6 +185,10 @@ class Model(nn.Module):
         """The head that `config.head` and `config.num_classes` ask for."""
         raise NotImplementedError
 
+    def default_preprocess(self) -> Any:
+        """What a fresh model is given its inputs by, where that needs no file (a text model needs its tokenizer)."""
+        return None
+
     def encode(self, *args: Any, **batch: Any) -> Any:
         """What `forward` takes -> hidden states [B, N, D] after the final norm, exact zeros at padding.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..frontends.patches import Patches, Stem
 from ..heads import Classify, ClassifyDistilled, Pool, PoolDistilled, Pooling
 from ..nn.spec import BlockSpec
+from ..preprocess import ImagePreprocess
 from .base import Config, Family, Model
 from .vit_dialects import DIALECTS
 
@@ -98,6 +99,10 @@ class ViT(Model):
         if c.head == "pool":
             return Pool(c.pool, self.patches.prefix, norm)
         return Classify(c.pool, self.patches.prefix, self.num_features, c.num_classes, norm)
+
+    def default_preprocess(self) -> ImagePreprocess:
+        c = self.config
+        return ImagePreprocess(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]."""

@@ -19,7 +19,7 @@ from .masks import FULL, Global, Mask, RandomBlocks, Strided, Window, Window2D, 
 from .state import KeyValues, State
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CoreSpec:
     """What a core may know about its place.
 
