@@ -242,9 +242,18 @@ def short(said: str) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
+def hub_endpoint() -> list[str]:
+    """The hub that is configured; none while its client cannot be imported, which is told elsewhere."""
+    try:
+        from huggingface_hub.constants import ENDPOINT
+    except ImportError:
+        return []
+    return [ENDPOINT]
+
+
 def trial() -> Iterator[Finding]:
     """The devices, one forward and backward pass of the smallest model, and whether the hub answers."""
-    endpoints = [] if offline() else [os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]
+    endpoints = [] if offline() else hub_endpoint()
     lines, complaint = run(TRIAL, *endpoints)
     if not lines:
         yield Finding("devices", "broken", f"torch does not answer: {short(complaint)}", again("torch"))
