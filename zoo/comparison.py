@@ -254,7 +254,7 @@ class Comparison:
             words += "; one seed gives no standard error: take seeds=3"
         facts = [t.result for t in self.trials if t.result]
         if facts and not all(fact.get("real", True) for fact in facts):
-            words += f"; NOT REAL DATA: {facts[0].get('data')} is drawn by the program"
+            words += f"; NOT REAL DATA: {facts[0].get('data')} is made by the program"
         failures = [f"{t.value}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
         return "; ".join([words, *failures])
 
