@@ -248,7 +248,7 @@ def hub_endpoint() -> list[str]:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:
         return []
-    return [ENDPOINT]
+    return [os.environ.get("HF_ENDPOINT") or ENDPOINT]
 
 
 def trial() -> Iterator[Finding]:

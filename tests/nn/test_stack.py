@@ -233,3 +233,12 @@ def test_masks_are_evaluated_once_a_forward():
     stack, x = encoder(depth=3), tokens()
     stack(x, Context(mask=Counted(torch.ones(len(x), N))))
     assert Counted.calls == 1
+
+
+@pytest.mark.parametrize("kind", ["softmax", "performer"])
+def test_a_batch_of_padding_alone_gives_zeros(kind):
+    nothing = torch.zeros(2, N, dtype=torch.long)
+    x = tokens()[:2].requires_grad_()
+    y = encoder(kind)(x, Context(mask=CAUSAL), keep=nothing)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros_like(y)) and torch.equal(x.grad, torch.zeros_like(x))

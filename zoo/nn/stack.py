@@ -62,16 +62,23 @@ class Stack(nn.Module):
             keep = None
         alike = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
         if keep is not None and drop_padding and alike and state is None and context.memory is None and not compiling:
-            groups = group_rows(keep)
-            y, taken = self.run(pack(x, groups.index), packed(context, groups, not self.checkpointing), None, wanted)
-            shape = x.shape
-            y, taken = unpack(y, groups.index, shape), {i: unpack(t, groups.index, shape) for i, t in taken.items()}
+            y, taken = self.run_packed(x, context, keep, wanted)
         else:
             y, taken = self.run(x, context.seen(x.shape[1], keep=keep, remember=not self.checkpointing), state, wanted)
             if keep is not None:
                 real = keep[:, -x.shape[1] :, None]
                 y, taken = y * real, {i: t * real for i, t in taken.items()}
         return y if wanted is None else (y, [taken[i] for i in wanted])
+
+    def run_packed(
+        self, x: Tensor, context: Context, keep: Tensor, wanted: list[int] | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """`run` on the real tokens alone, put back to their places among zeros."""
+        groups = group_rows(keep)
+        if not groups.sizes:  # a batch of padding alone
+            return x * 0, dict.fromkeys(wanted or (), x * 0)
+        y, taken = self.run(pack(x, groups.index), packed(context, groups, not self.checkpointing), None, wanted)
+        return unpack(y, groups.index, x.shape), {i: unpack(t, groups.index, x.shape) for i, t in taken.items()}
 
     def run(
         self, x: Tensor, context: Context, state: StackState | None, wanted: list[int] | None

@@ -15,13 +15,13 @@ def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: f
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     Raises: ValueError when `peft` is not installed, or no linear map has such a name.
     """
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if missing := sorted(set(targets) - names):
+        raise ValueError(f"lora.targets: no linear map is called {missing[0]!r}; there are {', '.join(sorted(names))}")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
         raise ValueError(f"lora.rank={rank} needs peft: pip install 'attention-zoo[lora]'") from None
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if missing := sorted(set(targets) - names):
-        raise ValueError(f"lora.targets: no linear map is called {missing[0]!r}; there are {', '.join(sorted(names))}")
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
