@@ -60,7 +60,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
     figures = test(run, task, data, trainer)
     seconds = clock.seconds or _stored_seconds(run)
     over = done >= steps or early
-    result = Result(figures, finished=over, steps=done, seconds=round(seconds, 1), folder=run.folder.path)
+    result = Result(figures, finished=over, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
     if trainer.is_global_zero:
         write(run, task, result, steps, keeper)
         if early:
