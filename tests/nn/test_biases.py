@@ -103,3 +103,11 @@ def test_tensors_become_biases():
     assert torch.equal(as_bias(values).dense(4, 4)[0, 0], values)
     with pytest.raises(ValueError, match=r"torch.bool; masks go to mask="):
         as_bias(torch.ones(4, 4, dtype=torch.bool))
+
+
+def test_a_sum_of_biases_holds_for_the_last_queries_too():
+    table = torch.randn(1, 2, 1, 6)  # the same for every query
+    both = (ALiBi(2) + Tabled(table)).dense(3, 6)
+    torch.testing.assert_close(both, ALiBi(2).dense(3, 6) + table)
+    given = torch.randn(1, 2, 3, 6)  # made for just these three queries
+    torch.testing.assert_close((ALiBi(2) + Tabled(given)).dense(3, 6), ALiBi(2).dense(3, 6) + given)

@@ -137,6 +137,9 @@ class Sum(Bias):
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) + self.right(b, h, q, k)
 
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        return self.left.dense(queries, keys, device) + self.right.dense(queries, keys, device)
+
 
 @dataclass(frozen=True, eq=False)
 class BiasView(Bias):
