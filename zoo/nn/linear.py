@@ -118,15 +118,9 @@ class Linear(Core):
         return divided(y, v.dtype)
 
 
-class Performer(Linear):
-    """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
+class Projected(Linear):
+    """Feature maps of `features` random projections w . x, orthogonal in blocks of the head dimension."""
 
-    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. Factors
-    that cancel in the normalisation keep the exponentials in range: per query its largest feature; for keys the largest
-    of all, but none under a causal mask, where it would let the future show through rounding.
-    """
-
-    kind = "performer"
     projection: Tensor
 
     def __init__(self, spec: CoreSpec, features: int = 256) -> None:
@@ -136,6 +130,17 @@ class Performer(Linear):
 
     def initialise(self, draw: Draw) -> None:
         orthogonal_gaussian(self.projection, draw("projection"))
+
+
+class Performer(Projected):
+    """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
+
+    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. Factors
+    that cancel in the normalisation keep the exponentials in range: per query its largest feature; for keys the largest
+    of all, but none under a causal mask, where it would let the future show through rounding.
+    """
+
+    kind = "performer"
 
     def num_features(self) -> int:
         return self.projection.shape[0]
@@ -152,7 +157,7 @@ class Performer(Linear):
         return (z - z.amax((-2, -1), keepdim=True).detach().clamp(min=-1e30)).exp()
 
 
-class RandomFeature(Linear):
+class RandomFeature(Projected):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 
     An estimate of softmax attention at temperature 1 between unit vectors: there exp(q . k) is, up to a factor, the
@@ -160,15 +165,6 @@ class RandomFeature(Linear):
     """
 
     kind = "rfa"
-    projection: Tensor
-
-    def __init__(self, spec: CoreSpec, features: int = 256) -> None:
-        super().__init__(spec)
-        positive(features=features)
-        self.register_buffer("projection", torch.empty(features, spec.head_dim))
-
-    def initialise(self, draw: Draw) -> None:
-        orthogonal_gaussian(self.projection, draw("projection"))
 
     def num_features(self) -> int:
         return 2 * self.projection.shape[0]

@@ -270,8 +270,8 @@ def pick(values: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
 
 
 @dataclass(frozen=True)
-class And(Mask):
-    """Both."""
+class Pair(Mask):
+    """Two masks."""
 
     left: Mask
     right: Mask
@@ -283,6 +283,11 @@ class And(Mask):
     @property
     def heads(self) -> int:  # type: ignore[override]
         return max(self.left.heads, self.right.heads)
+
+
+@dataclass(frozen=True)
+class And(Pair):
+    """Both."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) & self.right(b, h, q, k)
@@ -298,19 +303,8 @@ class And(Mask):
 
 
 @dataclass(frozen=True)
-class Or(Mask):
+class Or(Pair):
     """Either."""
-
-    left: Mask
-    right: Mask
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return max(self.left.batch, self.right.batch)
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return max(self.left.heads, self.right.heads)
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) | self.right(b, h, q, k)
