@@ -1,7 +1,6 @@
 """Readers, whole-batch augmentation and keyed loaders: a batch is a pure function of (seed, step)."""
 
-from importlib import import_module
-from typing import Any
+from zoo.lazy import names_from
 
 _HOME = {
     "AugmentSettings": "settings",
@@ -25,10 +24,4 @@ _HOME = {
     "KeyedBatches": "loader",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its file when it is first asked for, so that settings never bring torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = names_from(__name__, _HOME)

@@ -1,7 +1,6 @@
 """From `key=value` on a command line to a finished run folder. Importing this brings no torch."""
 
-from importlib import import_module
-from typing import Any
+from zoo.lazy import names_from
 
 _HOME = {
     "ImageSettings": "settings",
@@ -14,10 +13,4 @@ _HOME = {
     "Result": "run",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its file when it is first asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = names_from(__name__, _HOME)

@@ -1,7 +1,6 @@
 """LightningModules, one per objective, and what they share. Importing this brings neither torch nor lightning."""
 
-from importlib import import_module
-from typing import Any
+from zoo.lazy import names_from
 
 _HOME = {
     "Task": "base",
@@ -19,10 +18,4 @@ _HOME = {
     "shard": "sharding",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its file when it is first asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = names_from(__name__, _HOME)
