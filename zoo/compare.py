@@ -283,24 +283,13 @@ def peak_memory() -> int | None:
 
 def flops(folder: Path) -> float | None:
     """Floating-point operations of one item's forward pass through a saved model; None if it cannot be told."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     from zoo.loading import load
-    from zoo.verifying import example_batch
+    from zoo.measure import measure
 
     try:
-        model = load(str(folder)).eval()
+        return measure(load(str(folder)), 1).flops
     except ValueError:  # a kind that cannot be loaded by name
         return None
-    batch = example_batch(model)
-    if not batch:
-        return None
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not know the fused CPU kernel
-        model(**batch)
-    return counter.get_total_flops() / len(next(iter(batch.values())))
 
 
 if __name__ == "__main__":
