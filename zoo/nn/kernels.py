@@ -11,7 +11,7 @@ from .biases import Bias
 from .masks import CAUSAL, Mask, View, Window
 
 # On a CPU in bfloat16, matmul-softmax-matmul beats torch's fused kernel up to about this many queries and keys
-# (forward 1.6-1.8 times, forward and backward 2.5-4.9 times); beyond, its N x M scores cost more than they save.
+# (most of all in the backward pass); beyond, its N x M scores cost more than they save.
 SHORT = 512
 # For a single query (decoding) the fused kernel wins only up to this many keys; scores are small at any length.
 FEW = 64
