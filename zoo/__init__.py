@@ -16,6 +16,7 @@ _WHERE = {
     "Config": "models.base",
     "register_attention": "nn.kinds",
     "register_mixer": "nn.kinds",
+    "contrast": "contrasting",
     "load": "loading",
     "save": "saving",
     "export": "saving",

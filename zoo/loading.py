@@ -137,9 +137,16 @@ def _from_ckpt(path: Path) -> Checkpoint:
 def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
     if checkpoint.path.is_dir():
         return open_tensors(checkpoint.path, device)
-    state = read_pickle(checkpoint.path).get("state_dict", {})
+    stored = read_pickle(checkpoint.path)
+    state = stored.get("state_dict", {})
     prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."  # what the run evaluated
-    return {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
+    tensors = {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
+    if "unit" in stored:  # numbers were learned as (number - mean) / std
+        mean, std = stored["unit"]
+        tensors["head.proj.weight"] = tensors["head.proj.weight"] * std
+        if "head.proj.bias" in tensors:
+            tensors["head.proj.bias"] = tensors["head.proj.bias"] * std + mean
+    return tensors
 
 
 # --- Configs ----------------------------------------------------------------------------------------------------------
@@ -153,7 +160,8 @@ def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] |
             raise ValueError(f"{len(labels)} labels were given for num_classes={num_classes}")
         num_classes = len(labels)
     if num_classes is not None:
-        overrides = {"num_classes": num_classes} | overrides
+        anew = {"answer": None} if "answer" in own.names() and num_classes != own.num_classes else {}
+        overrides = anew | {"num_classes": num_classes} | overrides
         if num_classes and own.head not in NAMING:
             overrides.setdefault("head", "classify")
     if not overrides:
@@ -220,6 +228,9 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
 
 def _explained(name: str, before: Any, after: Any) -> bool:
     """Whether an override may make this tensor differ: a head of another kind or size, another attention."""
+    part, _, rest = name.partition(".")
+    if part in after.parts:  # a tensor of a tower
+        return _explained(rest, before.parts[part], after.parts[part])
     if name.startswith("head."):
         fields = ["head", "num_classes", "pool", "pooler"]
     elif ".mixer." in name or ".cross." in name:
@@ -289,7 +300,9 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
         model.labels = None
     model.preprocess = checkpoint.preprocess
     before: Any = checkpoint.config
-    if checkpoint.preprocess is not None and hasattr(config, "image_size"):
+    if checkpoint.preprocess is not None and config.parts:
+        model.preprocess = checkpoint.preprocess.fitted_to(config)
+    elif checkpoint.preprocess is not None and hasattr(config, "image_size"):
         model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
         if model.preprocess != checkpoint.preprocess and config.image_size == before.image_size:
             told = "x".join(map(str, checkpoint.preprocess.size))

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
 def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
     """Two seeded rows of what the model takes, on the CPU."""
     draw = torch.Generator().manual_seed(seed)
-    return {name: EXAMPLES[name](model.config, draw) for name in model.inputs if name in EXAMPLES}
+    return {name: EXAMPLES[name](model.config.part_of(name), draw) for name in model.inputs if name in EXAMPLES}
 
 
 def _pixels(config: Any, draw: torch.Generator) -> Tensor:
@@ -76,14 +76,24 @@ def _token_ids(config: Any, draw: torch.Generator) -> Tensor:
     return torch.randint(config.vocab_size, (2, min(16, config.max_length)), generator=draw)
 
 
-EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {"pixel_values": _pixels, "input_ids": _token_ids}
+def _sounds(config: Any, draw: torch.Generator) -> Tensor:
+    """Spectrograms, or for a model of waveforms a few tokens of sound."""
+    shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
+    return torch.randn(2, *shape, generator=draw)
+
+
+EXAMPLES: dict[str, Callable[[Any, torch.Generator], Tensor]] = {
+    "pixel_values": _pixels,
+    "input_ids": _token_ids,
+    "input_values": _sounds,
+}
 
 
 # --- Golden outputs ---------------------------------------------------------------------------------------------------
 
 
 def golden(model: Model) -> dict[str, Tensor]:
-    """A seeded batch ("input.*") and what the model makes of it ("output")."""
+    """A seeded batch ("input.*") and what the model makes of it ("output", or what it calls its outputs)."""
     batch = example_batch(model)
     return {f"input.{name}": value for name, value in batch.items()} | _run(model, batch)
 
@@ -128,7 +138,14 @@ def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Outputs on the CPU, in evaluation mode."""
     placed = {name: value.to(model.device) for name, value in _cast(batch, model.dtype).items()}
     with evaluating(model), torch.no_grad():
-        return {"output": model(**placed).cpu()}
+        return {name: tensor.cpu() for name, tensor in named(model(**placed)).items()}
+
+
+def named(output: Any) -> dict[str, Tensor]:
+    """A model's answer as tensors with names."""
+    if isinstance(output, Tensor):
+        return {"output": output}
+    return {f.name: value for f in fields(output) if (value := getattr(output, f.name)) is not None}
 
 
 def _cast(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

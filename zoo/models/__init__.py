@@ -1,3 +1,3 @@
 """One file is one family. A new family is a file here and a line in this list."""
 
-FAMILIES = ("vit", "bert", "roberta", "distilbert", "modernbert", "gpt2", "llama")
+FAMILIES = ("vit", "bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "ast", "contrast")

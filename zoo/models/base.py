@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -26,16 +26,26 @@ THEIR_WORDS = {
     "init_values": "layer_scale", "layerscale_value": "layer_scale", "global_pool": "pool", "hidden_act": "act",
     "act_layer": "act", "layer_norm_eps": "eps", "n_positions": "max_length", "max_position_embeddings": "max_length",
     "reg_tokens": "registers", "num_register_tokens": "registers", "attn_implementation": "attention",
-    "attn": "attention", "patch": "patch_size",
+    "attn": "attention", "patch": "patch_size", "problem_type": "answer", "num_mel_bins": "mel_bins",
+    "frames": "max_length", "frequency_stride": "stride", "time_stride": "stride",
 }  # fmt: skip
 
 
 # Heads that answer with named classes, for a sample or for each token.
 NAMING = ("classify", "token")
 
+# What the scores of head="classify" say: `one` class of all, `several` of them (each with a probability of its own), or
+# a `number` each. None: `one`, and of a single score a `number`.
+Answer = Literal["one", "several", "number"]
+
+# Fields that came after folders had been written: left out of a file while they are None, so those are still read.
+LATER = ("answer",)
+
 # What a field may hold, wherever a family has it.
-COUNTS = ("width", "depth", "heads", "kv_heads", "head_dim", "hidden", "in_chans", "vocab_size", "max_length")
-SIZES = ("image_size", "patch_size")
+COUNTS = (
+    "width", "depth", "heads", "kv_heads", "head_dim", "hidden", "in_chans", "vocab_size", "max_length", "mel_bins"
+)  # fmt: skip
+SIZES = ("image_size", "patch_size", "stride")
 CHANCES = ("dropout", "attention_dropout", "drop_path")
 
 
@@ -63,6 +73,8 @@ class Config:
         if self.head in NAMING and getattr(self, "num_classes", 1) < 1:
             classes = getattr(self, "num_classes", None)
             raise ValueError(f"head={self.head!r} has num_classes={classes}: give num_classes= of at least 1")
+        if self.head == "classify" and getattr(self, "answer", None) == "one" and getattr(self, "num_classes", 0) == 1:
+            raise ValueError("answer='one' of num_classes=1: a single score is a 'number', or a yes or no ('several')")
 
     @classmethod
     def names(cls) -> list[str]:
@@ -70,15 +82,31 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; tuples become lists."""
-        return {name: plain(getattr(self, name)) for name in self.names()}
+        values = {name: plain(getattr(self, name)) for name in self.names()}
+        return {name: value for name, value in values.items() if name not in LATER or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. An unknown or a missing key is an error that names it."""
         cls.refuse_unknown(values)
-        if missing := [n for n in cls.names() if n not in values]:
+        if missing := [n for n in cls.names() if n not in values and n not in LATER]:
             raise ValueError(f"{cls.__name__} lacks {missing}; it was written by another version, or by hand")
         return cls(**{name: frozen(value) for name, value in values.items()})
+
+    @property
+    def parts(self) -> "dict[str, Config]":
+        """The configs of the towers that a model is made of, by attribute; none for most."""
+        return {}
+
+    def part_of(self, name: str) -> "Config":
+        """The config of the tower that an input of this name goes to."""
+        return self
+
+    @property
+    def answers(self) -> Answer:
+        """What the scores of head="classify" say: `one` class, `several`, or a `number`."""
+        usual: Answer = "number" if getattr(self, "num_classes", 0) == 1 else "one"
+        return getattr(self, "answer", None) or usual
 
     def replace(self, **overrides: Any) -> Self:
         """A copy with other values; an unknown name raises with the nearest."""
@@ -201,11 +229,13 @@ class Model(nn.Module):
         return x if self.head is None else self.head(x)
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
-        """A fresh head for another number of classes; 0 leaves the pooled features (`head="pool"`)."""
+        """A fresh head for another number of classes, one of which is right; 0 leaves the pooled features
+        (`head="pool"`)."""
         kept = self.config.head if self.config.head in NAMING else "classify"
         head = "pool" if num_classes == 0 else kept
         before = next(self.parameters())
-        self.config = self.config.replace(num_classes=num_classes, head=head)
+        answer = {"answer": None} if "answer" in self.config.names() else {}
+        self.config = self.config.replace(num_classes=num_classes, head=head, **answer)
         self.head = self.make_head()
         if self.head is not None:
             self.head.to(before.device, before.dtype).train(self.training)
