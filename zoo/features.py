@@ -1,10 +1,11 @@
 """Samples to spectrograms, a batch at a time: kaldi's filter banks, log-mel, Whisper's log-mel.
 
-The filters are torchaudio's, made once for each setting. Kaldi's frames are worked through in pieces that stay in the
+Kaldi's filters are torchaudio's, made once for each setting. Its frames are worked through in pieces that stay in the
 cache, operation for operation as in `torchaudio.compliance.kaldi`, because a log of nearly nothing shows any other
 order of rounding; so the numbers are its own, in less than half of the time.
 """
 
+import math
 from functools import lru_cache
 from typing import Literal
 
@@ -201,8 +202,24 @@ def _mel_power(
 
 @lru_cache(maxsize=16)
 def _mel_filters(bins: int, fft: int, rate: int, low: float, high: float, scale: str) -> Tensor:
-    """[bins, fft / 2 + 1]."""
-    if scale not in ("htk", "slaney"):
-        raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
-    norm = "slaney" if scale == "slaney" else None
-    return torchaudio("functional").melscale_fbanks(fft // 2 + 1, low, high, bins, rate, norm, scale).T.contiguous()
+    """[bins, fft / 2 + 1], those of `torchaudio.functional.melscale_fbanks`, which computes them in float32: with 128
+    bins that alone moves Whisper's features by 2e-5."""
+    edges = _to_hz(torch.linspace(_to_mel(low, scale), _to_mel(high, scale), bins + 2, dtype=torch.float64), scale)
+    hz = torch.linspace(0, rate // 2, fft // 2 + 1, dtype=torch.float64)
+    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    filters = torch.minimum((hz - left) / (middle - left), (right - hz) / (right - middle)).clamp_min(0)
+    return filters * 2 / (right - left) if scale == "slaney" else filters
+
+
+def _to_mel(hz: float, scale: str) -> float:
+    if scale == "slaney":  # linear up to 1000 Hz, logarithmic above
+        return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) * 27 / math.log(6.4)
+    if scale == "htk":
+        return 2595 * math.log10(1 + hz / 700)
+    raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
+
+
+def _to_hz(mel: Tensor, scale: str) -> Tensor:
+    if scale == "slaney":
+        return torch.where(mel < 15, mel * 200 / 3, 1000 * ((mel - 15) * math.log(6.4) / 27).exp())
+    return 700 * (10 ** (mel / 2595) - 1)
