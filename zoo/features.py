@@ -108,7 +108,8 @@ def log_mel(
     Returns:
         [B, S // hop + 1, bins].
     """
-    return _mel_power(waves, rate, bins, fft, hop, low, high, scale).clamp_min_(floor).log_().mT
+    filters = _mel_filters(bins, fft, rate, low, rate / 2 if high is None else high, scale)
+    return _mel_power(waves, filters, fft, hop).clamp_min_(floor).log_().mT
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def whisper_log_mel(waves: Tensor, rate: int = 16000, *, bins: int = 80, fft: in
     Returns:
         [B, bins, S // hop].
     """
-    power = _mel_power(waves, rate, bins, fft, hop, 0.0, 8000.0, "slaney")[..., :-1]
+    power = _mel_power(waves, _whisper_filters(bins, fft, rate), fft, hop)[..., :-1]
     logs = power.clamp_min(1e-10).log10_()
     return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
 
@@ -187,9 +188,7 @@ def _kaldi_filters(
     return groups
 
 
-def _mel_power(
-    waves: Tensor, rate: int, bins: int, fft: int, hop: int, low: float, high: float | None, scale: str
-) -> Tensor:
+def _mel_power(waves: Tensor, filters: Tensor, fft: int, hop: int) -> Tensor:
     """[B, S] -> [B, bins, S // hop + 1]."""
     if waves.ndim != 2 or waves.shape[1] <= fft // 2:
         raise ValueError(f"waves of shape {list(waves.shape)}: expected [B, S] with more than {fft // 2} samples")
@@ -197,29 +196,28 @@ def _mel_power(
     window = torch.hann_window(fft, dtype=waves.dtype, device=waves.device)
     spectrum = torch.view_as_real(torch.stft(waves, fft, hop, window=window, return_complex=True)).square_()
     power = spectrum[..., 0] + spectrum[..., 1]  # [B, fft / 2 + 1, T]
-    return _mel_filters(bins, fft, rate, low, rate / 2 if high is None else high, scale).to(waves) @ power
+    return filters.to(waves) @ power
 
 
 @lru_cache(maxsize=16)
-def _mel_filters(bins: int, fft: int, rate: int, low: float, high: float, scale: str) -> Tensor:
-    """[bins, fft / 2 + 1], those of `torchaudio.functional.melscale_fbanks`, which computes them in float32: with 128
-    bins that alone moves Whisper's features by 2e-5."""
-    edges = _to_hz(torch.linspace(_to_mel(low, scale), _to_mel(high, scale), bins + 2, dtype=torch.float64), scale)
+def _mel_filters(bins: int, fft: int, rate: int, low: float, high: float, scale: Literal["htk", "slaney"]) -> Tensor:
+    """[bins, fft / 2 + 1]."""
+    if scale not in ("htk", "slaney"):
+        raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
+    norm = "slaney" if scale == "slaney" else None
+    return torchaudio("functional").melscale_fbanks(fft // 2 + 1, low, high, bins, rate, norm, scale).T.contiguous()
+
+
+@lru_cache(maxsize=4)
+def _whisper_filters(bins: int, fft: int, rate: int) -> Tensor:
+    """float64 [bins, fft / 2 + 1]: up to 8000 Hz on the Slaney scale, linear to 1000 Hz and logarithmic above.
+
+    They are torchaudio's too, which are computed in float32: with 128 bins that alone moves Whisper's features by 2e-5.
+    """
+    top = 15 + math.log(8) * 27 / math.log(6.4)
+    mels = torch.linspace(0, top, bins + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * ((mels - 15) * math.log(6.4) / 27).exp())
     hz = torch.linspace(0, rate // 2, fft // 2 + 1, dtype=torch.float64)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     filters = torch.minimum((hz - left) / (middle - left), (right - hz) / (right - middle)).clamp_min(0)
-    return filters * 2 / (right - left) if scale == "slaney" else filters
-
-
-def _to_mel(hz: float, scale: str) -> float:
-    if scale == "slaney":  # linear up to 1000 Hz, logarithmic above
-        return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) * 27 / math.log(6.4)
-    if scale == "htk":
-        return 2595 * math.log10(1 + hz / 700)
-    raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
-
-
-def _to_hz(mel: Tensor, scale: str) -> Tensor:
-    if scale == "slaney":
-        return torch.where(mel < 15, mel * 200 / 3, 1000 * ((mel - 15) * math.log(6.4) / 27).exp())
-    return 700 * (10 ** (mel / 2595) - 1)
+    return filters * 2 / (right - left)
