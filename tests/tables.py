@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ def models() -> str:
 
 
 def takes(config: Any) -> str:
-    """`224 px, patch 16`, or the length and vocabulary of a text model."""
+    """`224 px, patch 16`, or the length and vocabulary of a text model, or what a sound is cut into."""
     if hasattr(config, "image_size"):
         return f"{config.image_size} px, patch {config.patch_size}"
+    if hasattr(config, "mel_bins"):
+        return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"
+    if hasattr(config, "conv_stride"):
+        return f"samples, a token every {prod(config.conv_stride)}"
     return f"{config.max_length:,} tokens of {config.vocab_size:,}"
 
 

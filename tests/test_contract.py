@@ -34,6 +34,10 @@ def texts() -> dict[str, Tensor]:
     return {"input_ids": torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))}
 
 
+def spectrograms() -> dict[str, Tensor]:
+    return {"input_values": torch.randn(3, 21, 16, generator=torch.Generator().manual_seed(0))}
+
+
 @dataclass(frozen=True)
 class Row:
     """One family at a size for tests. more: its other shapes, as overrides; causal: nobody sees the future; kinds:
@@ -101,6 +105,17 @@ ROWS = {
         counts={"gpt2": 124_439_808, "gpt2_medium": 354_823_168, "gpt2_xl": 1_557_611_200},
     ),
     "llama": Row("llama_nano", TEXT, texts, more=GROUPS, causal=True, counts={"llama2_7b": 6_738_415_616}),
+    "ast": Row(
+        "ast_tiny",
+        TINY | dict(max_length=21, mel_bins=16, patch_size=8, stride=(4, 5)),
+        spectrograms,
+        more=GROUPS
+        | {
+            "mean of the patches": dict(class_token=False, distilled=False, pool="mean", patch_size=(8, 4)),
+            "one token": dict(distilled=False, layer_scale=0.1, gated=True, act="silu", qkv_bias=False),
+        },
+        counts={"ast_base": 86_594_063, "ast_base_14_14": 86_167_823, "ast_base_speech_commands": 85_395_491},
+    ),
 }
 SMALL = [name for name in FAMILIES if name in ROWS]
 SHAPES = [(name, shape) for name in SMALL for shape in ("", *ROWS[name].more)]

@@ -16,11 +16,11 @@ TokenPooling = Literal["cls", "mean", "last"]
 class Pool(nn.Module):
     """Hidden states [B, N, D] -> features [B, F].
 
-    how: "cls", the first token; "mean", over the tokens behind the prefix; "cls_mean", both side by side (F = 2 D).
-    norm: a norm that stands after pooling instead of in the stack.
+    how: "cls", the first token; "mean", over the tokens behind the prefix; "cls_mean", both side by side (F = 2 D);
+    "prefix", the mean of the prefix. norm: a norm that stands after pooling.
     """
 
-    def __init__(self, how: Pooling, prefix: int, norm: nn.Module | None = None) -> None:
+    def __init__(self, how: Pooling | Literal["prefix"], prefix: int, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.how, self.prefix, self.norm = how, prefix, norm
 
@@ -29,6 +29,8 @@ class Pool(nn.Module):
             x = x[:, 0]
         elif self.how == "mean":
             x = x[:, self.prefix :].mean(1)
+        elif self.how == "prefix":
+            x = x[:, : self.prefix].mean(1)
         else:
             x = torch.cat([x[:, 0], x[:, self.prefix :].mean(1)], -1)
         return x if self.norm is None else self.norm(x)
@@ -40,7 +42,14 @@ class Pool(nn.Module):
 class Classify(Pool):
     """Class scores [B, C] from pooled features."""
 
-    def __init__(self, how: Pooling, prefix: int, features: int, classes: int, norm: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        how: Pooling | Literal["prefix"],
+        prefix: int,
+        features: int,
+        classes: int,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__(how, prefix, norm)
         self.proj = nn.Linear(features, classes)
 
@@ -169,6 +178,16 @@ def transform(x: Tensor, dense: nn.Module | None, act: Callable | None, norm: nn
     if dense is not None and act is not None:
         x = act(dense(x))
     return x if norm is None else norm(x)
+
+
+def rescale(proj: nn.Linear, mean: float, std: float) -> None:
+    """Make a last map that answers y answer y * std + mean, in place. Raises ValueError for a mean without a bias."""
+    if proj.bias is None and mean:
+        raise ValueError(f"a head without a bias cannot answer around {mean}")
+    with torch.no_grad():
+        proj.weight.mul_(std)
+        if proj.bias is not None:
+            proj.bias.mul_(std).add_(mean)
 
 
 class NextToken(nn.Module):

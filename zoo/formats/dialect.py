@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import LoadError
-from ..models.base import NAMING, Config, Family, frozen
+from ..models.base import NAMING, SIZES, Config, Family, frozen
 
 # Fields that shape training alone: a format without a word for them still computes the same.
 TRAINING_ONLY = ("dropout", "attention_dropout", "drop_path")
@@ -99,7 +99,7 @@ def dialects(families: Iterator[Family], format: str) -> Iterator[tuple[Family, 
 def differences(config: Config, other: Config) -> list[str]:
     """What `other` does not say of `config`: ["attention='performer'"]. Empty when both compute the same."""
     ours, theirs = settled(config), settled(other)
-    return [f"{name}={getattr(config, name)!r}" for name in ours if ours[name] != theirs[name]]
+    return [f"{name}={getattr(config, name, None)!r}" for name in ours if ours[name] != theirs[name]]
 
 
 def settled(config: Config) -> dict[str, Any]:
@@ -107,10 +107,11 @@ def settled(config: Config) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if name not in TRAINING_ONLY}
     if values.get("head") not in NAMING:
         values.pop("num_classes", None)
+    values["answer"] = config.answers if values.get("head") == "classify" else None
     unused = {"classify": ("unit",), "pool": ()}.get(values.get("head") or "", ("pool", "pooler", "unit"))
     for name in unused:
         values.pop(name, None)
-    for name in ("image_size", "patch_size"):
+    for name in SIZES:
         if isinstance(values.get(name), int):
             values[name] = [values[name]] * 2
     values = written_out(values)

@@ -13,6 +13,11 @@ from . import sentences, tokenizer
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
 
+# What they call our `answer`.
+PROBLEMS = {
+    "single_label_classification": "one", "multi_label_classification": "several", "regression": "number"
+}  # fmt: skip
+
 
 def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
@@ -65,7 +70,17 @@ def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping
     fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
     if "num_classes" in fields:
         fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
+    if fields.get("head") == "classify" and "answer" in family.config.names():
+        fields["answer"] = _answer(values, fields["num_classes"])
     return fields
+
+
+def _answer(values: Mapping[str, Any], classes: int) -> str | None:
+    """Their pipelines' rule: a single score, of which nothing is said, is the logit of a yes (cross-encoders)."""
+    problem = values.get("problem_type")
+    if problem not in (None, *PROBLEMS):
+        raise LoadError(f"problem_type={problem!r} is not known, only {', '.join(PROBLEMS)}")
+    return PROBLEMS[problem] if problem else "several" if classes == 1 else None
 
 
 def _class_count(values: Mapping[str, Any]) -> int:
@@ -84,7 +99,7 @@ def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> 
     if family.modality == "text":
         return tokenizer.read(folder, config, dialect.name)
     file = folder / "preprocessor_config.json"
-    if not file.is_file():
+    if not file.is_file() or family.modality == "audio":
         return None, []
     try:
         return ImagePreprocess.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
@@ -123,4 +138,6 @@ def _head(model: Model, config: Any) -> dict[str, Any]:
         return {}
     labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     ids = {str(i): label for i, label in enumerate(labels)}
-    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}}
+    problem = next(theirs for theirs, ours in PROBLEMS.items() if ours == config.answers)
+    said = {"problem_type": problem} if config.head == "classify" and problem != "single_label_classification" else {}
+    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | said

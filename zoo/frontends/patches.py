@@ -19,6 +19,7 @@ class Patches(nn.Module):
     stem: "patch", one linear map per patch (Dosovitskiy et al. 2021), or "conv", 3 x 3 convolutions of stride 2 in its
     place (Xiao et al. 2021; group norm instead of batch norm, so that no row of a batch depends on another).
     position_prefix: how many of the prefix tokens own a row of the position table, from the first one on.
+    stride: from one patch to the next, where patches overlap; what is left at the far edges is not looked at.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class Patches(nn.Module):
         distilled: bool = False,
         registers: int = 0,
         position_prefix: int | None = None,
+        stride: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.in_chans = image_size, patch_size, in_chans
-        self.grid = grid_of(image_size, patch_size)
+        self.grid = grid_of(image_size, patch_size) if stride is None else overlapping(image_size, patch_size, stride)
         self.proj: nn.Module = (
-            nn.Conv2d(in_chans, width, patch_size, patch_size)
+            nn.Conv2d(in_chans, width, patch_size, stride or patch_size)
             if stem == "patch"
             else conv_stem(in_chans, width, patch_size)
         )
@@ -120,6 +122,15 @@ def grid_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[i
         near = tuple(max(patch, side // patch * patch) for side, patch in zip(image_size, patch_size, strict=True))
         raise ValueError(f"image_size={image_size} is no multiple of patch_size={patch_size}; the nearest is {near}")
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
+
+
+def overlapping(image_size: tuple[int, int], patch_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of patches that begin every `stride`."""
+    sides = list(zip(image_size, patch_size, stride, strict=True))
+    if any(side < patch for side, patch, _ in sides):
+        raise ValueError(f"a patch of {patch_size} does not fit into {image_size}: give a smaller patch_size=")
+    rows, columns = ((side - patch) // step + 1 for side, patch, step in sides)
+    return rows, columns
 
 
 def conv_stem(in_chans: int, width: int, patch_size: tuple[int, int]) -> nn.Sequential:
