@@ -189,7 +189,7 @@ def test_everything_is_annotated_and_every_file_says_what_it_is(path):
         assert not bare and said, f"{name}: {bare or 'result'} without annotation"
 
 
-PUBLIC = [zoo.__name__, *(f"zoo.{p}" for p in ("nn", "data", "tasks"))]
+PUBLIC = [zoo.__name__, *(f"zoo.{p}" for p in ("nn", "losses", "data", "tasks"))]
 
 
 def test_what_is_public_has_a_docstring():
