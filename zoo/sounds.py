@@ -25,6 +25,7 @@ CHUNK = 1 << 18  # frames that are decoded at once of a file that is read in a s
 _SLACK = 64  # bytes that sloppy writers declare beyond what they write
 _STREAMED = 0x7FFF0000  # bytes: writers that cannot go back declare as much as the field holds
 _LARGEST_KERNEL = 1 << 26
+_FULL_SCALE = {torch.int16: 1 << 15, torch.int32: 1 << 31}
 
 
 class SoundError(ValueError):
@@ -139,6 +140,28 @@ def checked(wave: Tensor, name: str) -> Tensor:
             f"mend the recording, or torch.nan_to_num(wave) if they may be silence"
         )
     return wave
+
+
+def as_wave(given: Any, name: str, *, channels: bool = False) -> Tensor:
+    """float32 [S] of an array or tensor [S], or with `channels` [C, S], which are mixed.
+
+    Floats are taken as they are, int16 and int32 as shares of their full scale, as files are read. Raises ValueError
+    for anything else.
+    """
+    wave = given if isinstance(given, Tensor) else torch.from_numpy(given) if hasattr(given, "__array__") else None
+    if wave is None:
+        raise ValueError(f"{name}: expected a path, bytes, samples or (samples, rate), given {type(given).__name__}")
+    if wave.ndim == 2 and not channels and wave.shape[0] > 1:
+        raise ValueError(
+            f"{name} has the shape {list(wave.shape)}, several clips or several channels: give a list of clips [S], or "
+            f"(samples [C, S], rate) for one of several channels"
+        )
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[0] > max(wave.shape[1], 1)):
+        raise ValueError(f"{name} has the shape {list(wave.shape)}, expected samples [S], or [C, S]: transpose it")
+    if not wave.is_floating_point() and wave.dtype not in _FULL_SCALE:
+        raise ValueError(f"{name} has samples of {wave.dtype}, expected floats in -1 .. 1, int16 or int32")
+    wave = wave.float() / _FULL_SCALE.get(wave.dtype, 1)
+    return checked(mixed(wave) if wave.ndim == 2 else wave, name)
 
 
 def name_of(source: Any) -> str:

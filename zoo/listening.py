@@ -1,0 +1,270 @@
+"""From sounds to what audio models take: spectrograms (AST, Whisper) or normalised samples (wav2vec 2.0, HuBERT).
+
+Frozen values that are saved beside the weights, because a model that hears another sampling rate, filter bank or scale
+is quietly worse.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import features
+from .ctc import Vocabulary
+from .errors import LoadError
+from .hearing import Listening, one_of
+
+# What transformers' classes assume for keys that a file leaves out.
+EXTRACTORS: dict[str, dict[str, Any]] = {
+    "ASTFeatureExtractor": dict(
+        sampling_rate=16000, num_mel_bins=128, max_length=1024, padding_value=0.0, do_normalize=True,
+        mean=-4.2677393, std=4.5689974,
+    ),
+    "WhisperFeatureExtractor": dict(
+        sampling_rate=16000, feature_size=80, hop_length=160, chunk_length=30, n_fft=400, padding_value=0.0, dither=0.0
+    ),
+    "Wav2Vec2FeatureExtractor": dict(
+        sampling_rate=16000, feature_size=1, do_normalize=True, return_attention_mask=False, padding_value=0.0
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrogramPreprocess(Listening):
+    """Sounds -> {"input_values": float32 [B, frames, bins]}, for Whisper {"input_features": [B, bins, frames]}.
+
+    flavour: "kaldi" has its filter banks (AST), "log_mel" torchaudio's mel spectrogram, "whisper" Whisper's.
+    frames, bins: shorter clips are padded, with zeros in place of log energies as AST has it (Whisper: with silence).
+    length, shift: of a frame, in milliseconds. low, high: Hz between which the filters lie; high=None is half the rate.
+    mean, std: the result is (x - mean) / std. AST's files hold half of this std.
+    """
+
+    kind: ClassVar[str] = "spectrogram"
+    flavour: Literal["kaldi", "log_mel", "whisper"] = "kaldi"
+    bins: int = 128
+    frames: int = 1024
+    length: float = 25.0
+    shift: float = 10.0
+    low: float = 20.0
+    high: float | None = None
+    mean: float = -4.2677393
+    std: float = 2 * 4.5689974
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("flavour", self.flavour, ("kaldi", "log_mel", "whisper"))
+        for name in ("bins", "frames", "length", "shift", "std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
+        if not 0 <= self.low < (self.high or self.rate / 2) <= self.rate / 2:
+            raise ValueError(f"filters from {self.low:g} to {self.high or self.rate / 2:g} Hz at {self.rate} Hz")
+
+    @property
+    def limit(self) -> int:
+        if self.flavour == "kaldi":
+            return features.samples_of(self.frames + 1, self.rate, self.length, self.shift) - 1
+        return self.frames * self._hop - (self.flavour == "log_mel")
+
+    @property
+    def least(self) -> int:
+        """One frame; where edges are reflected, half of one and a sample. Whisper's clips are padded before."""
+        if self.flavour == "whisper":
+            return 1
+        return (
+            features.samples_of(1, self.rate, self.length, self.shift)
+            if self.flavour == "kaldi"
+            else self._fft // 2 + 1
+        )
+
+    @property
+    def _hop(self) -> int:
+        return int(self.rate * self.shift * 0.001)
+
+    @property
+    def _fft(self) -> int:
+        return int(self.rate * self.length * 0.001)
+
+    def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
+        """Clips of one length are worked through together."""
+        if self.flavour == "whisper":
+            clips = torch.stack([F.pad(wave, (0, self.limit - len(wave))) for wave in waves])
+            logs = features.whisper_log_mel(clips, self.rate, bins=self.bins, fft=self._fft, hop=self._hop)
+            return {"input_features": logs}
+        out = torch.zeros(len(waves), self.frames, self.bins)
+        for rows in _by_length(waves):
+            logs = self._logs(torch.stack([waves[row] for row in rows]))
+            out[rows, : logs.shape[1]] = logs
+        return {"input_values": out.sub_(self.mean).div_(self.std)}
+
+    def _logs(self, clips: Tensor) -> Tensor:
+        """[B, S] -> [B, T, bins], neither padded nor normalised."""
+        common: dict[str, Any] = dict(bins=self.bins, low=self.low, high=self.high)
+        if self.flavour == "kaldi":
+            return features.fbank(clips, self.rate, length=self.length, shift=self.shift, **common)
+        return features.log_mel(clips, self.rate, fft=self._fft, hop=self._hop, **common)
+
+    def fitted_to(self, config: Any) -> "SpectrogramPreprocess":
+        return replace(self, frames=config.max_length, bins=config.mel_bins)
+
+    def check(self, config: Any) -> None:
+        for mine, its in (("frames", "max_length"), ("bins", "mel_bins")):
+            if (want := getattr(config, its, None)) is not None and getattr(self, mine) != want:
+                raise ValueError(f"{mine}={getattr(self, mine)} of the preprocessing, but the model has {its}={want}")
+
+    @classmethod
+    def from_transformers(cls, extractor: Mapping[str, Any]) -> "SpectrogramPreprocess":
+        """From the `preprocessor_config.json` of ASTFeatureExtractor or WhisperFeatureExtractor; what it leaves out has
+        the defaults of its class. Raises LoadError for what cannot be meant."""
+        kind, values = _extractor(extractor, "ASTFeatureExtractor", "WhisperFeatureExtractor")
+        rate = values["sampling_rate"]
+        if kind == "WhisperFeatureExtractor":
+            shift, length = (1000 * values[name] / rate for name in ("hop_length", "n_fft"))
+            frames = values["chunk_length"] * rate // values["hop_length"]
+            sizes: dict[str, Any] = dict(bins=values["feature_size"], frames=frames, length=length, shift=shift)
+            return cls(flavour="whisper", rate=rate, low=0.0, mean=0.0, std=1.0, **sizes)
+        mean, std = (values["mean"], 2 * values["std"]) if values["do_normalize"] else (0.0, 1.0)
+        return cls(rate=rate, bins=values["num_mel_bins"], frames=values["max_length"], mean=mean, std=std)
+
+    def to_transformers(self) -> dict[str, Any]:
+        name = {"kaldi": "ASTFeatureExtractor", "whisper": "WhisperFeatureExtractor"}.get(self.flavour)
+        if name is None:
+            raise ValueError(f"transformers has no feature extractor for flavour={self.flavour!r}")
+        common: dict[str, Any] = {"feature_extractor_type": name, "sampling_rate": self.rate, "padding_value": 0.0}
+        common |= {"padding_side": "right", "return_attention_mask": False}
+        if self.flavour == "whisper":
+            seconds, rest = divmod(self.frames * self._hop, self.rate)
+            values: dict[str, Any] = {
+                "chunk_length": seconds,
+                "feature_size": self.bins,
+                "hop_length": self._hop,
+                "n_fft": self._fft,
+            }
+            values |= {"n_samples": self.limit, "nb_max_frames": self.frames, "dither": 0.0}
+        else:
+            rest = 0
+            values = {"num_mel_bins": self.bins, "max_length": self.frames, "feature_size": 1}
+            values |= {"do_normalize": True, "mean": self.mean, "std": self.std / 2}
+        again = type(self).from_transformers(common | values)
+        if rest or replace(again, resample=self.resample, too_long=self.too_long) != self:
+            raise ValueError(f"transformers' {name} cannot express {self}")
+        return common | values
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveformPreprocess(Listening):
+    """Sounds -> {"input_values": float32 [B, S][, "attention_mask": int64 [B, S]]}; no mask where all are equally long.
+
+    normalise: whether each clip is brought to mean 0 and variance 1, over its own samples.
+    longest: the most samples of a clip; None takes any.
+    masked: what transformers' extractor is told on export, whether its model takes a mask; ours do.
+    vocabulary: the symbols of a CTC model.
+    """
+
+    kind: ClassVar[str] = "waveform"
+    normalise: bool = True
+    longest: int | None = None
+    masked: bool = False
+    vocabulary: Vocabulary | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.longest is not None and self.longest < 1:
+            raise ValueError(f"longest={self.longest}: expected a number of samples, or None")
+        if isinstance(self.vocabulary, Mapping):
+            object.__setattr__(self, "vocabulary", Vocabulary(**self.vocabulary))
+
+    @property
+    def limit(self) -> int | None:
+        return self.longest
+
+    def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(wave) for wave in waves])
+        values = torch.zeros(len(waves), int(lengths.max()))
+        for row, wave in zip(values, waves):
+            row[: len(wave)] = normalised(wave) if self.normalise else wave
+        if bool((lengths == values.shape[1]).all()):
+            return {"input_values": values}
+        mask = torch.arange(values.shape[1]) < lengths[:, None]
+        return {"input_values": values, "attention_mask": mask.long()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        values = super().to_dict()
+        if self.vocabulary is not None:
+            values["vocabulary"]["tokens"] = list(self.vocabulary.tokens)
+        return values
+
+    def check(self, config: Any) -> None:
+        size = getattr(config, "vocab_size", None)
+        if self.vocabulary is not None and config.head == "ctc" and len(self.vocabulary) != size:
+            raise ValueError(f"the vocabulary has {len(self.vocabulary)} symbols, but the model has vocab_size={size}")
+
+    @classmethod
+    def from_transformers(
+        cls, extractor: Mapping[str, Any], vocabulary: Vocabulary | None = None
+    ) -> "WaveformPreprocess":
+        """From the `preprocessor_config.json` of Wav2Vec2FeatureExtractor."""
+        kind, values = _extractor(extractor, "Wav2Vec2FeatureExtractor")
+        if values["feature_size"] != 1:
+            raise LoadError(f"transformers' {kind} with feature_size={values['feature_size']}: a waveform has 1")
+        return cls(
+            rate=values["sampling_rate"],
+            normalise=values["do_normalize"],
+            masked=values["return_attention_mask"],
+            vocabulary=vocabulary,
+        )
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "sampling_rate": self.rate,
+            "do_normalize": self.normalise,
+            "return_attention_mask": self.masked,
+            "feature_size": 1,
+            "padding_value": 0.0,
+            "padding_side": "right",
+        }
+
+    def transformers_files(self) -> dict[str, Any]:
+        """{file name: contents}: the extractor, and the tokenizer of a CTC model."""
+        if self.vocabulary is None:
+            return super().transformers_files()
+        settings = {
+            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+            "word_delimiter_token": self.vocabulary.space,
+            "pad_token": self.vocabulary.blank,
+            "do_lower_case": False,
+        }
+        for role, token in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
+            settings[role] = token if token in self.vocabulary.tokens else None
+        return super().transformers_files() | {
+            "vocab.json": self.vocabulary.to_json(),
+            "tokenizer_config.json": settings,
+        }
+
+
+def normalised(wave: Tensor) -> Tensor:
+    """[S] with mean 0 and variance 1, as wav2vec 2.0 hears it; silence stays 0."""
+    return (wave - wave.mean()) / (wave.var(correction=0) + 1e-7).sqrt()
+
+
+def _by_length(waves: list[Tensor]) -> list[list[int]]:
+    """The rows of each length that there is."""
+    rows: dict[int, list[int]] = {}
+    for row, wave in enumerate(waves):
+        rows.setdefault(len(wave), []).append(row)
+    return list(rows.values())
+
+
+def _extractor(given: Mapping[str, Any], *known: str) -> tuple[str, dict[str, Any]]:
+    """(class, its values) of a `preprocessor_config.json`; what it leaves out has the defaults of the class."""
+    kind = given.get("feature_extractor_type") or known[0]
+    if kind not in known:
+        raise LoadError(f"transformers' {kind} is not known for such a model; known: {', '.join(known)}")
+    values = EXTRACTORS[kind] | {name: value for name, value in given.items() if value is not None}
+    if values["padding_value"] != 0 or values.get("dither", 0) != 0 or values.get("padding_side", "right") != "right":
+        raise LoadError(f"transformers' {kind} with another padding than zeros on the right, or with dither")
+    return kind, values
