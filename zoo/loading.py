@@ -300,7 +300,7 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
         model.labels = None
     model.preprocess = checkpoint.preprocess
     before: Any = checkpoint.config
-    if checkpoint.preprocess is not None and config.parts:
+    if checkpoint.preprocess is not None and (config.parts or hasattr(config, "mel_bins")):
         model.preprocess = checkpoint.preprocess.fitted_to(config)
     elif checkpoint.preprocess is not None and hasattr(config, "image_size"):
         model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)

@@ -273,10 +273,12 @@ def preprocess_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()
     """The preprocess of one of our config.json files, of whichever kind; its files are within or in the folder."""
     if values is None:
         return None
+    from .listening import SpectrogramPreprocess, WaveformPreprocess
     from .pairing import PairPreprocess
     from .tokenizing import TextPreprocess
 
     kinds: dict[str, Any] = {"image": ImagePreprocess, "text": TextPreprocess, "pair": PairPreprocess}
+    kinds |= {"spectrogram": SpectrogramPreprocess, "waveform": WaveformPreprocess}
     if (kind := values.get("kind")) not in kinds:
         raise LoadError(f"preprocess is of the unknown kind {kind!r}; known: {', '.join(kinds)}")
     files = values.get("files")

@@ -20,7 +20,7 @@ from .weights import export_tensors, tied_names
 OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "modules.json", "sentence_bert_config.json",
+    "special_tokens_map.json", "modules.json", "sentence_bert_config.json", "vocab.json", "processor_config.json",
 )  # fmt: skip
 FORMATS = {"transformers": transformers, "timm": timm}
 # What the hub and transformers call the use of a head.

@@ -9,7 +9,7 @@ from ..files import read_json
 from ..models.base import NAMING, Config, Family, Model
 from ..preprocess import ImagePreprocess, pair
 from ..registry import families
-from . import sentences, tokenizer
+from . import extractor, sentences, tokenizer
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
 
@@ -98,8 +98,10 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
 def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> tuple[Any, list[str]]:
     if family.modality == "text":
         return tokenizer.read(folder, config, dialect.name)
+    if family.modality == "audio":
+        return extractor.read(folder, config)
     file = folder / "preprocessor_config.json"
-    if not file.is_file() or family.modality == "audio":
+    if not file.is_file():
         return None, []
     try:
         return ImagePreprocess.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
