@@ -1,0 +1,38 @@
+"""Train an Audio Spectrogram Transformer on sounds, and leave a model folder that `zoo predict` reads.
+
+    python recipes/ast_audio.py                      sounds synthesised by the program: a minute or two on two CPU cores
+    python recipes/ast_audio.py data=fsdd            spoken digits
+    python recipes/ast_audio.py data=fsdd hold_speaker=theo                  tested on a voice that it has never heard
+    python recipes/ast_audio.py data=FOLDER          a sub-folder of sound files for each class
+    python recipes/ast_audio.py data=FOLDER model.source=MIT/ast-finetuned-audioset-10-10-0.4593 lr=1e-4 resample=true
+    python recipes/ast_audio.py data=FOLDER vit=timm/deit_tiny_patch16_224.fb_in1k lr=3e-4
+
+Files are wav, flac, ogg, mp3 and what libsndfile reads besides; tables (.parquet .csv .jsonl) with a column of sounds
+and one of labels, and data sets of the hub, are read as well. The same command goes on where it was killed, bit for
+bit. `--help` lists all options.
+"""
+
+import sys
+
+from zoo.run.audio_settings import AudioSettings
+from zoo.run.run import Result, Run, main
+
+LONGER = {"sounds": "epochs=20", "fsdd": "epochs=60"}
+
+
+def train(run: Run) -> Result:
+    """Model and sounds by name, a classifier of them, and a run around it."""
+    from zoo.run.audio import open_sounds, sound_classifier
+    from zoo.run.texts import export_model
+
+    model, data = open_sounds(run)
+    task = sound_classifier(run, model, data)
+    assert run.folder is not None
+    result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+                     try_it=f"zoo predict {{model}} {run.folder.path / 'sample.wav'}")  # fmt: skip
+    export_model(run)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, AudioSettings))
