@@ -42,6 +42,19 @@ def test_the_mode_of_the_model_stays_and_classes_without_names_have_numbers(mode
     assert all(label.isdigit() for label, _ in zoo.predict(model.train(), picture(0))) and model.training
 
 
+def test_several_and_numbers(model):
+    scores = model.eval()(**model.preprocess(picture(0))).detach()[0]
+    model.config = model.config.replace(answer="several")
+    several = zoo.predict(model, picture(0), top=3)
+    assert [p for _, p in several] == pytest.approx(scores.sigmoid().topk(3).values.tolist(), abs=1e-6)
+    model.config = model.config.replace(answer="number")
+    numbers = zoo.predict(model, picture(0), top=3)
+    assert [label for label, _ in numbers] == model.labels  # each has its own: there is no best
+    assert [value for _, value in numbers] == pytest.approx(scores.tolist(), abs=1e-6)
+    model.reset_head(4)
+    assert model.config.answers == "one"
+
+
 def test_what_cannot_be_predicted(model):
     model.preprocess = None
     with pytest.raises(ValueError, match="no preprocessing"):

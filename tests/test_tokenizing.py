@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -207,6 +208,47 @@ def test_tokens_for_a_mask(words):
     model.preprocess = train("bpe", TEXTS, 300)
     with pytest.raises(ValueError, match="expected one mask"):
         zoo.predict(model, "the dog")
+
+
+@pytest.mark.parametrize("kind", ["several", "number"])
+@pytest.mark.parametrize("name", ["bert_tiny", "gpt_nano"])
+def test_transformers_and_we_answer_alike(tmp_path, words, name, kind):
+    """`problem_type` says to pipelines what `answer` says here, both ways."""
+    import transformers
+
+    small = dict(width=32, depth=1, heads=2, max_length=16, vocab_size=words.vocab_size)
+    pad = {"pad_token_id": words.id("pad")} if name == "gpt_nano" else {}
+    model = zoo.create_model(name, head="classify", seed=0, num_classes=3, answer=kind, **small, **pad).eval()
+    model.preprocess = replace(words, max_length=16, types=name == "bert_tiny")
+    model.labels = ["a", "b", "c"]
+    zoo.export(model, tmp_path)
+    again = zoo.load(tmp_path)
+    assert again.config.answers == kind
+    pipe = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
+    ours = dict(zoo.predict(model, TEXTS[0]))
+    assert {one["label"]: one["score"] for one in pipe([TEXTS[0]])[0]} == pytest.approx(ours, abs=1e-6)
+    assert zoo.predict(again, TEXTS[0]) == zoo.predict(model, TEXTS[0])
+    if kind == "number":
+        assert list(ours) == ["a", "b", "c"] and any(not 0 <= value <= 1 for value in ours.values())
+    else:
+        assert sum(ours.values()) != pytest.approx(1, abs=0.05)
+
+
+def test_the_score_of_a_cross_encoder_is_the_logit_of_a_yes(tmp_path, words):
+    """Their published files say num_labels = 1 and no more; pipelines take the sigmoid."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=words.vocab_size, hidden_size=32, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=64, max_position_embeddings=16,
+                                     num_labels=1)  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    for file, text in replace(words, max_length=16).transformers_files().items():
+        (tmp_path / file).write_text(text if isinstance(text, str) else json.dumps(text))
+    score = transformers.pipeline("text-classification", str(tmp_path))({"text": "the dog", "text_pair": "a fox"})
+    model = zoo.load(tmp_path)
+    assert zoo.predict(model, ("the dog", "a fox"))[0][1] == pytest.approx(score["score"], abs=1e-6)
+    assert zoo.load(tmp_path, labels=["no", "yes"]).config.answers == "one"
 
 
 def test_a_pair_is_one_input_and_one_class_is_a_number(words):

@@ -174,7 +174,7 @@ def run_predict(args: argparse.Namespace) -> int:
         if not Path(file).is_file():
             raise ValueError(f"there is no picture {file}")
     answers: Any = predict(model, args.inputs, args.top)
-    number = getattr(model.config, "num_classes", 0) == 1
+    number = model.config.head == "classify" and model.config.answers == "number"
     table = make_table("", "label", "number" if number else "probability")
     table.columns[2].justify = "right"
     for given, answer in zip(args.inputs, answers, strict=True):

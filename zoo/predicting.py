@@ -1,4 +1,4 @@
-"""Labels with probabilities."""
+"""Labels with probabilities, or numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -20,7 +20,9 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
 
     x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples). Classes without a name are called
-    by their number. A model with head="masked_lm" answers with tokens for the one mask in each text.
+    by their number. `model.config.answers` says what is given: where it is "several", each label has a probability of
+    its own; where it is "number", every label comes with its number, in their own order. A model with
+    head="masked_lm" answers with tokens for the one mask in each text.
     """
     answer = {"classify": classes, "masked_lm": tokens}.get(model.config.head)
     if answer is None:
@@ -42,12 +44,13 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
 
 
 def classes(model: Model, x: Any, top: int) -> list[Answer]:
-    """The labels of each input. A single class is a number that was learned (regression), and given as it is."""
+    """The labels of each input."""
     scores = run(model, model.preprocess(x))
     name = model.labels or [str(i) for i in range(scores.shape[-1])]
-    if scores.shape[-1] == 1:
-        return [[(name[0], score)] for score in scores[:, 0].tolist()]
-    return best(scores, top, lambda i: name[i])
+    if model.config.answers == "number":
+        return [list(zip(name, row)) for row in scores.tolist()]
+    shares = scores.sigmoid() if model.config.answers == "several" else scores.softmax(-1)
+    return best(shares, top, lambda i: name[i])
 
 
 def tokens(model: Model, x: Any, top: int) -> list[Answer]:
@@ -59,7 +62,7 @@ def tokens(model: Model, x: Any, top: int) -> list[Answer]:
         token = model.preprocess.special.get("mask")
         odd = next((f": text {i} has {n}" for i, n in enumerate(counts) if n != 1), "")
         raise ValueError(f"expected one mask ({token!r}) in each text, for which to find a token{odd}")
-    return best(run(model, batch)[found], top, lambda i: model.preprocess.decode([i], skip_special=False))
+    return best(run(model, batch)[found].softmax(-1), top, lambda i: model.preprocess.decode([i], skip_special=False))
 
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -70,8 +73,8 @@ def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
         return model(**placed).float().cpu()
 
 
-def best(scores: Tensor, top: int, name: Callable[[int], str]) -> list[Answer]:
-    """scores [B, C] -> for each row its `top` most probable [(name, probability), ...]."""
-    found = scores.softmax(-1).topk(min(top, scores.shape[-1]))
+def best(shares: Tensor, top: int, name: Callable[[int], str]) -> list[Answer]:
+    """Probabilities [B, C] -> for each row its `top` most probable [(name, probability), ...]."""
+    found = shares.topk(min(top, shares.shape[-1]))
     rows = zip(found.values.tolist(), found.indices.tolist())
     return [[(name(i), p) for p, i in zip(*row)] for row in rows]

@@ -90,14 +90,42 @@ def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path) -> None:
     words = ("model=gpt_nano", "text=a,b", "label=x,y", "batch_size=8", "steps=2", "width=16", "depth=1", "heads=2",
              "vocab_size=300", "class_weights=balanced", f"data={table}", *QUIET)  # fmt: skip
     assert call("finetune_text", tmp_path / "run", *words) == 0
-    assert zoo.load(tmp_path / "run").labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
+    model = zoo.load(tmp_path / "run")
+    assert model.labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
+    assert model.config.answers == "several"
+    pair = ("first 1", "second 1")
+    shares = model(**model.preprocess(pair)).detach()[0].sigmoid().tolist()
+    assert dict(zoo.predict(model, pair)) == pytest.approx(dict(zip("xy", shares)))
 
 
-def test_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("model=gpt_nano",), ("ema=0.5",)], ids=["encoder", "no bias", "average"])
+def test_numbers_in_their_own_unit(tmp_path: Path, words: tuple) -> None:
+    """Learned around 0 with spread 1, saved, tested and loaded as the numbers that they are."""
     table = tmp_path / "numbers.csv"
-    table.write_text("text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)))
-    assert call("finetune_text", tmp_path / "run", f"data={table}", *FEW[2:], "steps=2") == 0
-    assert {"test_error", "test_r2", "test_loss"} == result(tmp_path / "run")["result"].keys()
+    table.write_text("text,score\n" + "".join(f"text {i},{2000.5 + 10 * (i % 2)}\n" for i in range(60)))
+    few = (f"data={table}", *FEW[2:], "steps=2", "lr=1e-5", "export=transformers", *words)
+    few = (*few, "pool=last") if words[:1] == ("model=gpt_nano",) else (*few, "pool=cls")
+    assert call("finetune_text", tmp_path / "run", *few) == 0
+    figures = result(tmp_path / "run")["result"]
+    assert {"test_error", "test_r2", "test_loss"} == figures.keys()
+    model = zoo.load(tmp_path / "run")
+    assert model.config.answers == "number" and model.labels == ["score"]
+    ((label, number),) = zoo.predict(model, "text 3")
+    if words != ("model=gpt_nano",):  # whose head has no bias to hold a mean
+        assert figures["test_error"] < 20 and label == "score" and number == pytest.approx(2005, abs=20)
+    best = zoo.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert zoo.predict(best, "text 3") == [(label, pytest.approx(number, rel=1e-5))]
+    assert zoo.predict(zoo.load(tmp_path / "run" / "transformers"), "text 3") == [(label, pytest.approx(number))]
+
+
+def test_numbers_go_on_from_a_model_that_has_learned_them(tmp_path: Path) -> None:
+    table = tmp_path / "numbers.csv"
+    table.write_text("text,score\n" + "".join(f"text {i},{1e5 + 2e4 * (i % 2) + 0.5}\n" for i in range(60)))
+    same = (f"data={table}", "batch_size=8", "lr=1e-9", "steps=1", *QUIET)
+    assert call("finetune_text", tmp_path / "one", f"data={table}", *FEW[2:], "steps=2") == 0
+    assert call("finetune_text", tmp_path / "two", *same, f"model.source={tmp_path / 'one'}") == 0
+    first, second = (zoo.predict(zoo.load(tmp_path / name), "text 3")[0][1] for name in ("one", "two"))
+    assert second == pytest.approx(first, rel=1e-4)
 
 
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

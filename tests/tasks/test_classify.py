@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+import zoo
 from zoo.run.settings import OptimSettings
 from zoo.tasks import Classify, NonFiniteLoss
 
@@ -79,6 +80,22 @@ def test_soft_targets_and_label_smoothing() -> None:
     torch.testing.assert_close(task.loss_of(batch, 0, 0), expected)
     hard = {"pixel_values": x, "labels": soft.argmax(1)}
     torch.testing.assert_close(task.loss_of(hard, 0, 0), F.cross_entropy(net(x), soft.argmax(1), label_smoothing=0.1))
+
+
+def test_a_model_says_what_it_learned() -> None:
+    """The kind is that of the model's config; given, the config says it from here on."""
+
+    def model(**fields: Any) -> zoo.Model:
+        return zoo.create_model("bert_tiny", head="classify", width=16, depth=1, heads=2, vocab_size=9, **fields)
+
+    assert Classify(model()).objective.kind == "one"
+    assert Classify(model(num_classes=1)).objective.kind == "number"
+    assert Classify(model(answer="several")).objective.kind == "several"
+    told = model()
+    Classify(told, kind="several", ema=0.9)
+    assert told.config.answers == "several" and told.config.answer == "several"
+    with pytest.raises(ValueError, match="'several'"):
+        model(num_classes=1, answer="one")
 
 
 def test_dropout_is_a_function_of_seed_step_and_micro_batch(tmp_path: Path) -> None:

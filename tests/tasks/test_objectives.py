@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zoo.tasks.objectives import Objective, balanced
+from zoo.tasks.objectives import Objective, balanced, unit_of
 
 
 def test_losses() -> None:
@@ -38,6 +38,18 @@ def test_figures(kind: str) -> None:
     perfect = {"accuracy": 1.0, "f1": 1.0, "error": 0.0, "r2": 1.0}
     assert found.keys() - {"confusion"} <= perfect.keys()
     assert all(float(value) == pytest.approx(perfect[name]) for name, value in found.items() if name != "confusion")
+
+
+def test_numbers_are_learned_in_a_unit() -> None:
+    numbers = torch.tensor([90.0, 110.0, 90.0, 110.0])
+    assert unit_of(numbers) == (100.0, 10.0) and unit_of(torch.ones(3)) == (1.0, 1.0)
+    assert unit_of(torch.tensor([3.0, 4.0]), centred=False) == (0.0, pytest.approx(12.5**0.5))
+    objective = Objective("number", unit=unit_of(numbers))
+    logits = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
+    assert torch.allclose(objective.answer(logits), numbers) and objective.loss(logits, numbers) == 0
+    assert torch.equal(objective.losses(logits + 1, numbers), torch.ones(4))
+    with pytest.raises(ValueError, match="of numbers"):
+        Objective("one", unit=(1.0, 2.0))
 
 
 def test_what_does_not_go_together() -> None:

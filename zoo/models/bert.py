@@ -178,7 +178,6 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "position_embedding_type": ("absolute",),
     "chunk_size_feed_forward": (0,),
-    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
 }
 
 

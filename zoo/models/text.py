@@ -13,14 +13,15 @@ from ..heads import ClassifyText, PerToken, PoolTokens, TokenPooling
 from ..nn.context import Context
 from ..nn.stack import Stack
 from ..nn.state import StackState
-from .base import Config, Model
+from .base import Answer, Config, Model
 
 HEADS = ("classify", "token", "qa", "pool", None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Config):
-    """Fields of every text family. max_length: of the position table, or of the texts that the model was made for."""
+    """Fields of every text family. max_length: of the position table, or of the texts that the model was made for.
+    answer: what a classifier's scores say, `one` class, `several`, or a `number`."""
 
     vocab_size: int
     max_length: int
@@ -33,6 +34,7 @@ class TextConfig(Config):
     act: str = "gelu"
     eps: float = 1e-5
     num_classes: int = 2
+    answer: Answer | None = None
     pool: TokenPooling = "cls"
     dropout: float = 0.0
     attention_dropout: float = 0.0

@@ -18,7 +18,6 @@ from zoo.run.progress import Bar, clock_time, spoken
 from zoo.run.run import Result, Run, console
 from zoo.run.trainer import make_trainer
 from zoo.tasks.base import Task
-from zoo.tasks.lora import merge_lora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,14 +191,14 @@ def whole(task: Task, checkpoint: Path | None) -> "Model":
 
     model = cast("Model", task.evaluated)
     if not isinstance(model, FSDPModule):
-        return cast("Model", merge_lora(model.cpu()))
+        return cast("Model", task.finished(model.cpu()))
     assert checkpoint is not None
     prefix = "model." if task.ema is None else "ema."
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
     copied = build(family(model.family), model.config, "cpu")
     copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     copied.variant, copied.preprocess, copied.labels = model.variant, model.preprocess, model.labels
-    return copied
+    return cast("Model", task.finished(copied))
 
 
 def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool, monitor: str,

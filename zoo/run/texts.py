@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor
 
 from zoo.data.decode import DataError
 from zoo.data.draws import held_rows, seed_for
 from zoo.data.text import TextSet, TextSets, groups, load_texts
 from zoo.data.tokens import TextModule, TokenSet
+from zoo.heads import rescale
 from zoo.models.base import Model
 from zoo.models.text import DecoderConfig
 from zoo.registry import create_model
@@ -18,7 +21,7 @@ from zoo.run.front import SettingsError, read_yaml
 from zoo.run.run import DataFacts, Run
 from zoo.tasks.classify import Classify
 from zoo.tasks.lora import add_lora
-from zoo.tasks.objectives import balanced
+from zoo.tasks.objectives import Unit, balanced, unit_of
 from zoo.tokenizing import TextPreprocess, train
 
 VOCABULARY = 8000  # tokens that are learned where `vocab_size=` says nothing
@@ -39,6 +42,9 @@ def open_texts(run: Run) -> tuple[Model, TextModule, TextSets]:
             model = fresh(run, words, "classify", num_classes=len(sets.classes))
         elif model.labels != sets.classes:
             model.reset_head(len(sets.classes), seed=run.settings.seed)
+        elif sets.kind == "number":  # the head that it brings answers in the numbers' own unit
+            mean, std = unit(model, train_set.labels, sets.kind)
+            rescale(cast(Any, model.head).proj, -mean / std, 1 / std)
         model.labels = list(sets.classes)
         check_export(run, model)
         return model, token_module(run, model.preprocess, (train_set, val_set, sets.test)), sets
@@ -55,9 +61,15 @@ def text_classifier(run: Run, model: Model, data: TextModule, sets: TextSets) ->
                      seed=seed_for(s.seed, s.lora.rank))  # fmt: skip
         weights = balanced(data.train.labels, len(sets.classes)) if s.task.class_weights == "balanced" else None
         return Classify(model, optim=s.optim, label_smoothing=s.task.label_smoothing, kind=sets.kind,
-                        class_weights=weights, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
+                        class_weights=weights, unit=unit(model, data.train.labels, sets.kind), ema=s.trainer.ema,
+                        seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def unit(model: Any, labels: Tensor, kind: str) -> Unit:
+    """What numbers are learned in: of mean 0, where the head has a bias to put it back, and standard deviation 1."""
+    return unit_of(labels, centred=model.head.proj.bias is not None) if kind == "number" else (0.0, 1.0)
 
 
 def check_export(run: Run, model: Model) -> None:

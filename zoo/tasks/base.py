@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.run.settings import OptimSettings
 from zoo.tasks.average import Follower, averaged_copy
 from zoo.tasks.guard import LossGuard
+from zoo.tasks.lora import merge_lora
 from zoo.tasks.optim import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
 from zoo.tasks.sharding import shard
@@ -59,6 +60,10 @@ class Task(L.LightningModule):
     def evaluated(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average if there is one."""
         return self.model if self.ema is None else self.ema
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """A trained model as it is saved, changed in place: adapters are added to what they stand beside."""
+        return merge_lora(model)
 
     # --- one training step -------------------------------------------------------------------------------------------
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from zoo.heads import rescale
+from zoo.models.base import Model
 from zoo.run.settings import OptimSettings
 from zoo.tasks.base import Task, named
-from zoo.tasks.objectives import Kind, Objective
+from zoo.tasks.objectives import Kind, Objective, Unit
 
+_OWN = (0.0, 1.0)  # the unit in which numbers are themselves
 _NO_INPUTS = ("labels", "targets", "index", "epoch", "weight")
 
 
@@ -35,7 +38,9 @@ class Classify(Task):
         lr: Highest learning rate; goes over the one in `optim`.
         optim: The other settings of the optimizer.
         label_smoothing: Share of the target spread over all classes.
-        kind: `one` class a row; `several`, labels [B, C] of 0 and 1; a `number`, labels [B] for logits [B, 1].
+        kind: `one` class a row; `several`, labels [B, C] of 0 and 1; a `number`, labels [B] for logits [B, 1]. None:
+            what the model's config says it answers with; given, the config says so from here on.
+        unit: (mean, std) that numbers are learned in. Checkpoints know it, and `finished` puts it into `head.proj`.
         class_weights: [C], in the training loss; `zoo.tasks.balanced` makes them of the labels.
         augment: Makes a training or test batch of a raw one; None takes batches as they are.
         ema: Decay of the moving average that is evaluated and saved; 0 keeps none.
@@ -43,11 +48,15 @@ class Classify(Task):
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
-                 label_smoothing: float = 0.0, kind: Kind = "one", class_weights: Tensor | None = None,
-                 augment: Augmentation | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
+                 label_smoothing: float = 0.0, kind: Kind | None = None, class_weights: Tensor | None = None,
+                 unit: Unit = _OWN, augment: Augmentation | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
+        if isinstance(model, Model):
+            kind = kind or model.config.answers
+            if kind != model.config.answers:
+                model.config = model.config.replace(answer=kind)
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        self.objective, self.augment = Objective(kind, label_smoothing, class_weights), augment
+        self.objective, self.augment = Objective(kind or "one", label_smoothing, class_weights, unit), augment
         figure, self.mode = self.objective.monitor
         self.monitor = f"val_{figure}"
         self.metrics: dict[str, Metric] = {}  # no submodules: nothing of them belongs into a checkpoint
@@ -80,6 +89,25 @@ class Classify(Task):
         if "test_confusion" in self.metrics:
             self.confusion = self._take("test_confusion").cpu()
         self._finish("test")
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """As `Task.finished`; the model answers in the numbers' own unit again."""
+        model = super().finished(model)
+        if self.objective.unit != _OWN:
+            rescale(cast(Any, model).head.proj, *self.objective.unit)
+            self.objective = replace(self.objective, unit=_OWN)
+        return model
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The unit belongs to the weights."""
+        super().on_save_checkpoint(checkpoint)
+        if self.objective.unit != _OWN:
+            checkpoint["unit"] = list(self.objective.unit)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The unit of these weights."""
+        mean, std = checkpoint.get("unit", _OWN)
+        self.objective = replace(self.objective, unit=(mean, std))
 
     def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
         if self.augment is None:
