@@ -21,7 +21,10 @@ HEAVY = ("lightning", "torchvision", "torchaudio", "timm", "transformers", "data
 # Longer than the limits, for a reason.
 LONG_FUNCTIONS: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
-MANY_PARAMETERS = {"zoo.generating.generate": "keyword options under the names that people know from elsewhere"}
+MANY_PARAMETERS = {
+    "zoo.generating.generate": "keyword options under the names that people know from elsewhere",
+    "zoo.frontends.patches.Patches.__init__": "one keyword for each way in which published image models begin",
+}
 
 
 def name_of(path: Path) -> str:

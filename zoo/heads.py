@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .nn.mlp import activation
+from .nn.context import Context
+from .nn.init import Draw, trunc_normal_
+from .nn.mlp import MLP, activation
+from .nn.spec import BlockSpec
 
 Pooling = Literal["cls", "mean", "cls_mean"]
 TokenPooling = Literal["cls", "mean", "last"]
@@ -55,6 +58,28 @@ class Classify(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(super().forward(x))
+
+
+class PoolByAttention(nn.Module):
+    """Features [B, D] by a learned query that attends to all tokens, and an MLP behind it (SigLIP's head; Lee et al.
+    2019 call it PMA); with `classes`, their scores [B, C]."""
+
+    def __init__(self, spec: BlockSpec, classes: int | None = None) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(spec.width))
+        self.mixer = spec.attend(0, 1, "softmax", cross=True)
+        self.norm = spec.make_norm()
+        self.mlp = MLP(spec.width, spec.hidden or 4 * spec.width, spec.act, spec.gated, spec.bias)
+        self.proj = None if classes is None else nn.Linear(spec.width, classes)
+
+    def initialise(self, draw: Draw) -> None:
+        trunc_normal_(self.probe, len(self.probe) ** -0.5, draw("probe"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.probe.to(x.dtype).expand(len(x), 1, -1)
+        y = self.mixer(query, Context(), memory=x)[:, 0]
+        y = y + self.mlp(self.norm(y))
+        return y if self.proj is None else self.proj(y)
 
 
 class ClassifyDistilled(nn.Module):

@@ -240,6 +240,8 @@ class LinearPatches(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         rows, columns = self.size
+        height, width = pixels.shape[2] // rows * rows, pixels.shape[3] // columns * columns
+        pixels = pixels[..., :height, :width]
         x = pixels.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # B C h r w c
         x = self.product(x.permute(0, 2, 4, 1, 3, 5).flatten(3))  # B h w D
         return x.permute(0, 3, 1, 2)

@@ -19,6 +19,7 @@ class Patches(nn.Module):
     stem: "patch", one linear map per patch (Dosovitskiy et al. 2021), or "conv", 3 x 3 convolutions of stride 2 in its
     place (Xiao et al. 2021; group norm instead of batch norm, so that no row of a batch depends on another).
     position_prefix: how many of the prefix tokens own a row of the position table, from the first one on.
+    norm: applied to all tokens; the linear map of the patches then has no bias.
     stride: from one patch to the next, where patches overlap; what is left at the far edges is not looked at.
     """
 
@@ -35,12 +36,13 @@ class Patches(nn.Module):
         registers: int = 0,
         position_prefix: int | None = None,
         stride: tuple[int, int] | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.in_chans = image_size, patch_size, in_chans
         self.grid = grid_of(image_size, patch_size) if stride is None else overlapping(image_size, patch_size, stride)
         self.proj: nn.Module = (
-            nn.Conv2d(in_chans, width, patch_size, stride or patch_size)
+            nn.Conv2d(in_chans, width, patch_size, stride or patch_size, bias=norm is None)
             if stem == "patch"
             else conv_stem(in_chans, width, patch_size)
         )
@@ -52,6 +54,7 @@ class Patches(nn.Module):
         if not 0 <= self.position_prefix <= self.prefix:
             raise ValueError(f"position_prefix={position_prefix}: there are {self.prefix} prefix tokens")
         self.positions = nn.Parameter(torch.empty(self.position_prefix + self.grid[0] * self.grid[1], width))
+        self.norm = norm
         self.looked = False  # at the range of the pixels, once
 
     def initialise(self, draw: Draw) -> None:
@@ -64,9 +67,9 @@ class Patches(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.proj(self.checked(pixels)).flatten(2).mT  # B D h w -> B N D
         x = x + self.positions[self.position_prefix :]
-        if not self.prefix:
-            return x
-        return torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
+        if self.prefix:
+            x = torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
+        return x if self.norm is None else self.norm(x)
 
     def prefix_tokens(self) -> Tensor:
         """[1, prefix, D], positions added."""

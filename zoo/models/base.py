@@ -38,8 +38,8 @@ NAMING = ("classify", "token")
 # a `number` each. None: `one`, and of a single score a `number`.
 Answer = Literal["one", "several", "number"]
 
-# Fields that came after folders had been written: left out of a file while they are None, so those are still read.
-LATER = ("answer",)
+# Fields that came after folders had been written, and what they are where a file does not say: then they are left out.
+LATER: dict[str, Any] = {"answer": None, "pre_norm": False, "cut_edges": False}
 
 # What a field may hold, wherever a family has it.
 COUNTS = (
@@ -83,7 +83,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """JSON types; tuples become lists."""
         values = {name: plain(getattr(self, name)) for name in self.names()}
-        return {name: value for name, value in values.items() if name not in LATER or value is not None}
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,5 +1,6 @@
 """Vision Transformers: ViT (Dosovitskiy et al. 2021), DeiT and DeiT-3 (Touvron et al. 2021, 2022), DINOv2 (Oquab et al.
-2023) with and without registers (Darcet et al. 2024). Patches as tokens, a pre-norm encoder, one token read out."""
+2023) with and without registers (Darcet et al. 2024), the image towers of CLIP (Radford et al. 2021) and SigLIP (Zhai
+et al. 2023). Patches as tokens, a pre-norm encoder, one token read out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..frontends.patches import Patches, Stem
-from ..heads import Classify, ClassifyDistilled, Pool, PoolDistilled, Pooling
+from ..heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDistilled, Pooling
 from ..nn.spec import BlockSpec
 from ..preprocess import ImagePreprocess
-from .base import Config, Family, Model
+from .base import Answer, Config, Family, Model
 from .vit_dialects import DIALECTS
 
 Size = int | tuple[int, int]
@@ -21,13 +22,18 @@ Size = int | tuple[int, int]
 class ViTConfig(Config):
     """image_size and patch_size in pixels, one number or (rows, columns); width D, hidden the inner width of the MLP
     (None: 4 * width); distilled: with DeiT's distillation token and its head, "token" with the token alone (as
-    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before."""
+    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before; answer: what the
+    scores say, `one` class, `several`, or a `number`.
+
+    pre_norm: a norm before the blocks too, and none but its bias on patches (CLIP); cut_edges: an image_size that
+    patch_size does not divide, what is left at the far edges not looked at; pool="map": by a learned query (SigLIP)."""
 
     head: str | None = "classify"
     image_size: Size = 224
     patch_size: Size = 16
     in_chans: int = 3
     num_classes: int = 1000
+    answer: Answer | None = None
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -44,7 +50,9 @@ class ViTConfig(Config):
     distilled: bool | Literal["token"] = False
     registers: int = 0
     position_prefix: int | None = None
-    pool: Pooling = "cls"
+    pre_norm: bool = False
+    cut_edges: bool = False
+    pool: Pooling | Literal["map"] = "cls"
     pool_norm: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -56,8 +64,10 @@ class ViTConfig(Config):
         super().__post_init__()
         if self.head not in (None, "classify", "pool"):
             raise ValueError(f"head={self.head!r}: a ViT has the heads 'classify', 'pool' and None (hidden states)")
-        if not self.class_token and (self.pool != "mean" or self.distilled):
-            raise ValueError("without a class token there is nothing but the mean to pool: give pool='mean'")
+        if not self.class_token and (self.pool not in ("mean", "map") or self.distilled):
+            raise ValueError("without a class token there are pool='mean' and pool='map', and no distillation")
+        if self.pool == "map" and self.pool_norm:
+            raise ValueError("pool='map' has a norm of its own behind pooling: pool_norm=False")
         if self.distilled and (self.pool != "cls" or self.registers or self.pool_norm):
             raise ValueError("a distilled model reads its two tokens: no registers, pool='cls', pool_norm=False")
 
@@ -70,6 +80,7 @@ class ViT(Model):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
         c = config
+        spec = BlockSpec.of(c)
         self.patches = Patches(
             pair(c.image_size),
             pair(c.patch_size),
@@ -80,8 +91,9 @@ class ViT(Model):
             distilled=bool(c.distilled),
             registers=c.registers,
             position_prefix=c.position_prefix,
+            norm=spec.make_norm() if c.pre_norm else None,
+            stride=pair(c.patch_size) if c.cut_edges else None,
         )
-        spec = BlockSpec.of(c)
         self.blocks = spec.stack(c.depth, final_norm=not c.pool_norm)
         self.head = self.make_head()
 
@@ -95,6 +107,8 @@ class ViT(Model):
             return None
         if c.distilled is True:
             return ClassifyDistilled(c.width, c.num_classes) if c.head == "classify" else PoolDistilled()
+        if c.pool == "map":
+            return PoolByAttention(BlockSpec.of(c), c.num_classes if c.head == "classify" else None)
         norm = nn.LayerNorm(self.num_features, c.eps) if c.pool_norm else None
         if c.head == "pool":
             return Pool(c.pool, self.patches.prefix, norm)
@@ -127,6 +141,13 @@ REG4 = dict(registers=4, position_prefix=0)
 GIANT_DINO = dict(width=1536, depth=40, heads=24, hidden=4096, gated=True, act="silu")
 CIFAR = dict(image_size=32, patch_size=4, num_classes=10)
 CIFAR_CONV = CIFAR | dict(stem="conv", class_token=False, pool="mean")
+
+CLIP = dict(pre_norm=True, eps=1e-5)
+QUICK = CLIP | dict(act="quick_gelu")
+SIGLIP = dict(class_token=False, pool="map", num_classes=0, head="pool")
+SO400M = dict(width=1152, depth=27, heads=16, hidden=4304)
+GIANT_CLIP = dict(width=1408, depth=40, heads=16, hidden=6144)
+GIGANTIC_CLIP = dict(width=1664, depth=48, heads=16, hidden=8192)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "vit_cifar_tiny": CIFAR_CONV | dict(width=96, depth=5, heads=3, hidden=288),
@@ -172,6 +193,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vit_base_patch14_reg4_dinov2": DINO | REG4,
     "vit_large_patch14_reg4_dinov2": LARGE | DINO | REG4,
     "vit_giant_patch14_reg4_dinov2": GIANT_DINO | DINO | REG4,
+    "vit_base_patch32_clip_224": CLIP | dict(patch_size=32),
+    "vit_base_patch16_clip_224": CLIP,
+    "vit_base_patch16_clip_384": CLIP | dict(image_size=384),
+    "vit_large_patch14_clip_224": LARGE | CLIP | dict(patch_size=14),
+    "vit_large_patch14_clip_336": LARGE | CLIP | dict(patch_size=14, image_size=336),
+    "vit_huge_patch14_clip_224": HUGE | CLIP | dict(patch_size=14),
+    "vit_huge_patch14_clip_336": HUGE | CLIP | dict(patch_size=14, image_size=336),
+    "vit_giant_patch14_clip_224": GIANT_CLIP | CLIP | dict(patch_size=14),
+    "vit_gigantic_patch14_clip_224": GIGANTIC_CLIP | CLIP | dict(patch_size=14),
+    "vit_base_patch32_clip_quickgelu_224": QUICK | dict(patch_size=32),
+    "vit_base_patch16_clip_quickgelu_224": QUICK,
+    "vit_large_patch14_clip_quickgelu_224": LARGE | QUICK | dict(patch_size=14),
+    "vit_large_patch14_clip_quickgelu_336": LARGE | QUICK | dict(patch_size=14, image_size=336),
+    "vit_base_patch16_siglip_224": SIGLIP,
+    "vit_base_patch16_siglip_256": SIGLIP | dict(image_size=256),
+    "vit_base_patch16_siglip_384": SIGLIP | dict(image_size=384),
+    "vit_base_patch16_siglip_512": SIGLIP | dict(image_size=512),
+    "vit_large_patch16_siglip_256": LARGE | SIGLIP | dict(image_size=256),
+    "vit_large_patch16_siglip_384": LARGE | SIGLIP | dict(image_size=384),
+    "vit_so400m_patch14_siglip_224": SO400M | SIGLIP | dict(patch_size=14),
+    "vit_so400m_patch14_siglip_384": SO400M | SIGLIP | dict(patch_size=14, image_size=384, cut_edges=True),
 }
 
 SOURCES = {

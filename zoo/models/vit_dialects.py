@@ -21,6 +21,7 @@ TIMM_KEYS = """
     layer_scale       = init_values
     class_token       = class_token
     registers         = reg_tokens
+    pre_norm          = pre_norm
     dropout           = proj_drop_rate
     attention_dropout = attn_drop_rate
     drop_path         = drop_path_rate
@@ -31,6 +32,7 @@ TIMM_TABLE = """
     patches.cls                 = cls_token              row0 row0
     patches.dist                = dist_token             row0 row0
     patches.registers           = reg_token              row0
+    patches.norm.@              = norm_pre.@
     patches.positions           = pos_embed              row0
     blocks.*.norm1.@            = blocks.*.norm1.@
     blocks.*.mixer.{q,k,v}.@    = blocks.*.attn.qkv.@
@@ -42,13 +44,20 @@ TIMM_TABLE = """
     blocks.*.mlp.down.@         = blocks.*.mlp.fc2.@
     blocks.*.scale2.gamma       = blocks.*.ls2.gamma
     blocks.norm.@               = norm.@
+    head.probe                  = attn_pool.latent       row0 row0
+    head.mixer.q.@              = attn_pool.q.@
+    head.mixer.{k,v}.@          = attn_pool.kv.@
+    head.mixer.out.@            = attn_pool.proj.@
+    head.mlp.up.@               = attn_pool.mlp.fc1.@
+    head.mlp.down.@             = attn_pool.mlp.fc2.@
+    head.norm.@                 = attn_pool.norm.@       if head.probe
     head.norm.@                 = fc_norm.@
     head.proj.@                 = head.@
     head.proj_dist.@            = head_dist.@
     -                           = mask_token
 """
 
-POOLS = {"token": "cls", "avg": "mean"}
+POOLS = {"token": "cls", "avg": "mean", "map": "map"}
 
 
 def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,15 +68,21 @@ def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     if "mlp_ratio" in theirs or (fields["gated"] and "embed_dim" in theirs):
         inner = int(fields["width"] * theirs.get("mlp_ratio", 2.66667 * 2))
         ours["hidden"] = inner // 2 if fields["gated"] else inner
-    pool = theirs.get("global_pool", "token")
+    pool = theirs.get("global_pool", "map" if fields["pool"] == "map" else "token")
     if pool not in POOLS and (pool or fields["num_classes"]):
-        raise LoadError(f"timm: global_pool={pool!r} is not supported, only {' and '.join(POOLS)}")
+        raise LoadError(f"timm: global_pool={pool!r} is not supported, only {', '.join(POOLS)}")
+    sides = zip(sizes(fields["image_size"]), sizes(fields["patch_size"]))
+    ours["cut_edges"] = any(side % patch for side, patch in sides)
     norm = theirs.get("fc_norm")
     ours |= {"pool": POOLS.get(pool, "cls"), "pool_norm": pool == "avg" if norm is None else norm}
     ours["head"] = None if not pool else "classify" if fields["num_classes"] else "pool"
     bare = theirs.get("no_embed_class", fields["position_prefix"] == 0)
     ours["position_prefix"] = 0 if bare else prefix_tokens(fields) if fields["registers"] else None
     return ours
+
+
+def sizes(size: Any) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def write_timm(config: Any) -> dict[str, Any]:
@@ -114,7 +129,6 @@ TIMM = Dialect(
         "scale_mlp_norm": (False,),
         "proj_bias": (True,),
         "pos_embed": ("learn",),
-        "pre_norm": (False,),
         "final_norm": (True,),
         "pool_include_prefix": (False,),
         "embed_norm_layer": (None,),
@@ -137,7 +151,13 @@ TIMM = Dialect(
     read=read_timm,
     write=write_timm,
     rewrite=positions_for_timm,
-    architectures=("vit_base_patch16_224", "deit_base_distilled_patch16_224", "vit_giant_patch14_dinov2"),
+    architectures=(
+        "vit_base_patch16_224",
+        "deit_base_distilled_patch16_224",
+        "vit_giant_patch14_dinov2",
+        "vit_base_patch16_clip_224",
+        "vit_base_patch16_siglip_224",
+    ),
     own_names=("vit_cifar",),
 )
 
