@@ -47,7 +47,8 @@ class Augment:
 
         Args:
             batch: pixel_values uint8 [B, C, H, W] and labels int64 [B]; in training also index int64 [B], each image's
-                number in its data set, and epoch (a number or a scalar tensor).
+                number in its data set, and epoch (a number or a scalar tensor); mirrors bool [B] may say which of
+                them may be flipped at all.
             seed: Of the run.
             step: Any count that differs from batch to batch; it shuffles the partners of MixUp and CutMix.
             train: False only normalises.
@@ -62,7 +63,8 @@ class Augment:
             return {"pixel_values": self._normalise(images), "labels": labels, "targets": labels}
         draws = Draws(seed, batch["epoch"], batch["index"])
         if self.settings.crop or self.settings.flip:
-            images = crop_flip(images, draws, self.settings.crop, self.settings.flip)
+            flip = self.settings.flip * batch.get("mirrors", 1)
+            images = crop_flip(images, draws, self.settings.crop, flip)
         if self.policy is not None:
             images = self.policy(images, draws)
         pixels = self._normalise(images)
@@ -92,8 +94,9 @@ class Augment:
             raise ValueError(f"each image draws by its number, but the batch lacks {' and '.join(absent)}")
 
 
-def crop_flip(images: Tensor, draws: Draws, padding: int, flip: float) -> Tensor:
-    """Cut [B, C, H, W] at a random place out of itself padded with black; mirror it with probability `flip`."""
+def crop_flip(images: Tensor, draws: Draws, padding: int, flip: float | Tensor) -> Tensor:
+    """Cut [B, C, H, W] at a random place out of itself padded with black; mirror it with probability `flip` (of all, or
+    of each [B])."""
     channels, height, width = images.shape[1:]
     down = draws.integers("crop/down", 2 * padding + 1)
     right = draws.integers("crop/right", 2 * padding + 1)

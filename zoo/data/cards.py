@@ -15,7 +15,8 @@ _FOLDERS = (_PACKAGE / "cards", _PACKAGE.parent.parent / "data")
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One data set: `real` is False for what the program draws itself; mean and std are of pixels from 0 to 1."""
+    """One data set: `real` is False for what the program draws itself; mean and std are of pixels from 0 to 1; held_out
+    says what the test has and the training has not, where that is the point."""
 
     name: str
     title: str
@@ -31,6 +32,7 @@ class Card:
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    held_out: str = ""
 
 
 def list_cards() -> list[str]:

@@ -38,7 +38,7 @@ def decode(
     where: Callable[[int], str],
     *,
     size: tuple[int, int],
-    resize: bool = False,
+    resize: bool | Callable[[Tensor], Tensor] = False,
     on_error: str = "stop",
     keep_as: str = "",
 ) -> Decoded:
@@ -47,7 +47,7 @@ def decode(
     Args:
         blobs: Encoded images (JPEG, PNG, WebP, and what PIL reads besides), as bytes or as files.
         where: Names the i-th one in messages.
-        resize: Scale and centre-crop to `size`; otherwise another size is an error.
+        resize: Scale and centre-crop to `size`, or a function that does it; otherwise another size is an error.
         on_error: `stop` raises at the first broken image, `skip` leaves it out and lists it.
         keep_as: Anything that identifies these very blobs; with it, a slow result is kept in the user's cache.
 
@@ -65,7 +65,11 @@ def decode(
 
 
 def _decode(
-    blobs: Sequence[Blob], where: Callable[[int], str], size: tuple[int, int], resize: bool, on_error: str
+    blobs: Sequence[Blob],
+    where: Callable[[int], str],
+    size: tuple[int, int],
+    resize: bool | Callable[[Tensor], Tensor],
+    on_error: str,
 ) -> Decoded:
     images = torch.empty(len(blobs), 3, *size, dtype=torch.uint8)
     broken: dict[int, str] = {}
@@ -73,7 +77,8 @@ def _decode(
     def work(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(blobs))):
             try:
-                images[i] = _fit(decode_image(blobs[i]), size, resize)
+                picture = decode_image(blobs[i])
+                images[i] = resize(picture) if callable(resize) else _fit(picture, size, resize)
             except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # PIL raises SyntaxError for broken PNGs
                 broken[i] = f"{where(i)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
                 if on_error == "stop":

@@ -108,6 +108,8 @@ def read_yaml(file: Path, cls: type) -> dict[str, str]:
     paths = [option.path for option in options(cls)]
     layer = {}
     for path, value in flatten(content or {}).items():
+        if path not in paths and path.partition(".")[0] in TOWERS:
+            path = f"model.{path}"
         if path not in paths and not path.startswith("model."):
             raise SettingsError(f"{file}: unknown setting {path!r}{_hint(path, paths)}")
         if path not in paths and not path.startswith("model.overrides."):

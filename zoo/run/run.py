@@ -118,6 +118,10 @@ class Run:
         except ValueError as error:
             raise SettingsError(str(error)) from None
 
+    def expect(self, data: str) -> None:
+        """Take the settings for a data set whose name is known before it is read: its file may say how to read it."""
+        self.settings = self._settings(data)
+
     # --- what a recipe calls, in this order --------------------------------------------------------------------------
 
     def create_model(self) -> "Model":

@@ -37,7 +37,7 @@ MODEL_FIELDS = {
 }
 """The documented fields of `zoo.create_model` that a bare `key=value` reaches; any other goes as `model.key=value`."""
 
-TOWERS = ("encoder", "decoder", "text", "vision", "audio")
+TOWERS = ("encoder", "decoder", "text", "vision", "image", "audio")
 """Parts of a model at which a field can be aimed: `encoder.attention=performer`."""
 
 FREE = frozenset({

@@ -1,0 +1,202 @@
+"""Pairs of a picture, or a sound, and what is said of it: sets, splits, where they are found."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from zoo.data.cards import Card, list_cards, load_card
+from zoo.data.decode import DataError
+from zoo.data.draws import held_rows
+from zoo.data.hub import HubError
+from zoo.data.images import announce
+from zoo.data.pairs_settings import PairDataSettings, PairFeedSettings
+from zoo.data.pairs_tables import Rows, find_tables, pair_rows
+from zoo.data.tables import SUFFIXES
+from zoo.errors import did_you_mean
+
+TEST_SHARE = 0.1
+T = TypeVar("T", Tensor, list[Tensor])
+
+
+@dataclass
+class PairSet(Generic[T]):
+    """Things and their captions.
+
+    Attributes:
+        things: Pictures, uint8 [N, 3, H, W], or sounds, a list of float32 [S].
+        captions: Of each thing one or several. Training draws one of them, what is tested is the first.
+        family: Rows that follow each other and stay in one batch, because they are each other's near misses.
+    """
+
+    things: T
+    captions: list[tuple[str, ...]]
+    family: int = 1
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def take(self, rows: Tensor) -> "PairSet[T]":
+        """The pairs of these rows, each a family of its own."""
+        picked = rows.tolist()
+        things: Any = self.things[rows] if isinstance(self.things, Tensor) else [self.things[i] for i in picked]
+        return PairSet(things, [self.captions[i] for i in picked])
+
+    def subset(self, count: int, *, seed: int = 0) -> "PairSet[T]":
+        """`count` pairs, a seeded choice, whole families as long as `count` has room for them; 0 keeps all."""
+        if not count or count >= len(self):
+            return self
+        families = -(-count // self.family)
+        order = torch.randperm(len(self) // self.family, generator=torch.Generator().manual_seed(seed))[:families]
+        rows = (order.sort().values[:, None] * self.family + torch.arange(self.family)).flatten()[:count]
+        return replace(self.take(rows), family=self.family)
+
+
+@dataclass
+class PairSets(Generic[T]):
+    """Parts of a data set of pairs.
+
+    Attributes:
+        validation: None where the data brings none: a part of `train` is then to be held out.
+        real: False for what the program drew or made.
+        source: Where they came from.
+        rate: Samples per second of sounds; 0 for pictures.
+        unseen: Further test sets by what is special about them.
+        skipped: What was left out, one line each.
+        notice: What the user must be told about the choice of the data, if anything.
+    """
+
+    train: PairSet[T]
+    validation: PairSet[T] | None
+    test: PairSet[T]
+    name: str
+    real: bool
+    source: str
+    rate: int = 0
+    classes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    notice: str | None = None
+
+
+Decoder = Callable[[Rows, list[str]], PairSet[T]]
+"""Makes a set of rows; what it leaves out, with the reason, goes into the list."""
+
+
+def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
+               fit: Callable[[Tensor], Tensor] | None = None, seed: int = 0) -> PairSets[Tensor]:  # fmt: skip
+    """Find, read and decode pictures with captions; see `PairDataSettings` for where from.
+
+    Args:
+        size: (height, width) of the pictures.
+        fit: uint8 [3, h, w] -> [3, *size]; without it pictures are scaled to cover `size` and cut to it.
+        seed: Of splits and smaller choices.
+
+    Raises:
+        DataError: An unknown name or column, a missing table, missing or broken pictures (listed), captions that are
+            missing; says how to mend it.
+    """
+    from zoo.data.pairs_pictures import picture_set
+
+    s = settings or PairDataSettings()
+    if s.name in ("auto", "embedded", "drawn"):
+        return finish(drawn_pairs(size), s, seed)
+    if size[0] != size[1] and s.name == "drawn":
+        raise DataError(f"drawn pictures are square: image_size={size[0]}, not {size}")
+    return finish(_read(s, "pictures", lambda rows, skipped: picture_set(rows, size, fit, skipped), seed), s, seed)
+
+
+def drawn_pairs(size: tuple[int, int]) -> PairSets[Tensor]:
+    """The scenes that the program draws."""
+    from zoo.data import pairs_drawn
+
+    if size[0] != size[1] or size[0] < 24:
+        raise DataError(f"drawn pictures are squares of at least 24 pixels, the model takes {size[0]} x {size[1]}: "
+                        f"give image.image_size=32")  # fmt: skip
+    parts = [PairSet(*pairs_drawn.draw_pairs(split, size=size[0])) for split in ("train", "validation", "test")]
+    parts[0].family = pairs_drawn.FAMILY
+    return PairSets(*parts, "drawn", False, "drawn by the program; the test scenes combine what training never did")
+
+
+def finish(sets: PairSets[T], s: PairFeedSettings, seed: int) -> PairSets[T]:
+    """Smaller choices, and what has to be said."""
+    if sets.skipped:
+        some = "; ".join(sets.skipped[:3]) + (" ..." * (len(sets.skipped) > 3))
+        announce(f"{len(sets.skipped)} pairs were skipped: {some}")
+    if sets.notice:
+        announce(sets.notice)
+    return replace(
+        sets, train=sets.train.subset(s.train_size, seed=seed), test=sets.test.subset(s.test_size, seed=seed)
+    )
+
+
+def pair_cards(task: str) -> list[str]:
+    """Names of the real data sets of a task that have a card."""
+    return [name for name in list_cards() if (card := load_card(name)).task == task and card.real]
+
+
+# --- tables -> sets ---------------------------------------------------------------------------------------------------
+
+
+def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
+    known = pair_cards("image-text pairs")
+    if s.name in known:
+        return from_card(load_card(s.name), s, role, decode, seed)
+    path = Path(s.name).expanduser()
+    shards = s.name.endswith((".tar", "}"))
+    if path.is_dir() or path.suffix.lower() in SUFFIXES or shards or s.name.count("/") == 1:
+        return from_tables(find_tables(s.name, s.test), s, role, decode, seed, name=path.name or s.name, source=s.name)
+    names = ["drawn", *known]
+    raise DataError(f"data {s.name!r}: no such table, shards or folder, no hub data set (org/name), and none of "
+                    f"{', '.join(names)}{did_you_mean(s.name, names)}")  # fmt: skip
+
+
+def from_card(card: Card, s: PairFeedSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
+    """A data set with a card: from local files where they are, else from the hub."""
+    folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
+    files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
+    absent = [str(file) for file in files.values() if not file.is_file()]
+    how = f"Set ZOO_DATA_DIR (or data_dir=) to a folder that holds {' and '.join(card.files.values())}"
+    if s.data_dir and absent:
+        raise DataError(f"data_dir={s.data_dir}: {absent[0]} does not exist. {how}")
+    if files and not absent:
+        from zoo.data.tables import read_table
+
+        tables = {split: read_table(file) for split, file in files.items()}
+        source = str(next(iter(files.values())).parent)
+    elif card.hub:
+        from zoo.data.text import _hub_tables
+
+        try:
+            tables, source = _hub_tables(card.hub), f"hub {card.hub}"
+        except HubError as error:
+            raise HubError(f"{error}. {how}") from error
+    else:
+        raise HubError(f"{card.title} is on no hub. {how}")
+    named: Any = {key: card.columns[key] for key in (role, "captions") if key in card.columns and not getattr(s, key)}
+    return from_tables(tables, replace(s, **named), role, decode, seed, name=card.name, source=source)
+
+
+def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], seed: int, *, name: str,
+                source: str) -> PairSets[T]:  # fmt: skip
+    """The splits of a data set, decoded; without a test part, a tenth of the training becomes it."""
+    skipped: list[str] = []
+    rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
+    if "test" not in rows:
+        held = held_rows(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_SHARE, seed)
+        if held.all():
+            why = f" ({len(skipped)} cannot be used, the first: {skipped[0]})" if skipped else ""
+            raise DataError(f"{source} has {len(held)} pairs{why}: too few to hold some out for the test")
+        rows |= {"test": rows["train"].take(held), "train": rows["train"].take(~held)}
+    sets = {split: decode(each, skipped) for split, each in rows.items()}
+    if skipped and s.on_error == "stop":
+        listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
+        raise DataError(f"{len(skipped)} of the pairs cannot be used; mend or remove them, or pass on_error=skip to go "
+                        f"on without them:\n  {listed}")  # fmt: skip
+    for split, each in sets.items():
+        if not len(each):
+            raise DataError(f"{source}: no pair of {split} can be used; the first: {skipped[0]}")
+    return PairSets(sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped)
