@@ -1,5 +1,7 @@
 """The front: words into typed settings, and errors that say how to mend."""
 
+import importlib
+import re
 import subprocess
 import sys
 import time
@@ -102,12 +104,24 @@ def test_bad_yaml_names_the_file(tmp_path: Path, text: str, says: str) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda f: f.name)
 def test_every_yaml_of_the_repository(file: Path) -> None:
-    made = make_settings(ImageSettings, merge([read_yaml(file, ImageSettings)]))
+    cls = settings_of(file)
+    paths = [option.path for option in options(cls)]
+    made = make_settings(cls, merge([read_yaml(file, cls)]))
     for path, value in flatten(yaml.safe_load(file.read_text())).items():
-        if path.startswith("model.") and path not in ("model.name", "model.source"):
-            assert made.model.overrides[path.rpartition(".")[2]] == value
-        else:
+        if path in paths:
             assert flatten(as_dict(made))[path] == (pytest.approx(float(value)) if _number(value) else value)
+        else:
+            assert made.model.overrides[path.removeprefix("model.")] == value
+
+
+def settings_of(file: Path) -> type:
+    """The settings class of the recipe that a YAML file belongs to."""
+    script = ROOT / "recipes" / f"{file.stem.partition('.')[0]}.py"
+    if not script.exists():
+        return ImageSettings
+    found = re.findall(r"from (zoo\.run\.\w*settings) import (\w+)", script.read_text())
+    assert found, script
+    return getattr(importlib.import_module(found[0][0]), found[0][1])
 
 
 def _number(value: object) -> bool:
