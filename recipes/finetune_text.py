@@ -28,7 +28,7 @@ def train(run: Run) -> Result:
     task = text_classifier(run, model, data, sets)
     result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                      try_it='zoo predict {model} "the soup was cold but the evening was lovely ."')  # fmt: skip
-    export_model(run)
+    export_model(run, result)
     return result
 
 

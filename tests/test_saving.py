@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import zoo
 from zoo.preprocess import ImagePreprocess
-from zoo.saving import model_card
+from zoo.readme import Training, model_card
 
 TINY = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 4, "num_classes": 7}
 FISH = [f"fish {i}" for i in range(7)]
@@ -267,3 +267,15 @@ def test_the_model_card():
     assert "library_name: attention-zoo" in card and "pipeline_tag: image-classification" in card
     assert 'model = zoo.load("me/fish")' in card and "| width | 32 |" in card and "fish 3" in card
     assert "pipeline_tag" not in model_card(tiny(head=None), "me/fish")
+    assert "local-dir:runs/fish/timm" in model_card(tiny(), "runs/fish/timm", "timm")
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_card_of_a_run(real):
+    training = Training(command="python recipes/x.py lr=1", data="ponds", real=real, source="here", figures={"r2": 0.5},
+                        facts={"seed": 3})  # fmt: skip
+    card = model_card(tiny(), "runs/x/model", training=training)
+    for text in ("# x\n", "**ponds** (here)", "recipes/x.py lr=1", "| r2 | 0.5 |", "| seed | 3 |",
+                 'zoo.load("runs/x/model")'):  # fmt: skip
+        assert text in card, text
+    assert ("Not real data" in card) == (not real)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .errors import did_you_mean
 from .files import atomic_folder, to_json
-from .formats import ours, sentences, timm, transformers
+from .formats import open_clip, ours, sentences, timm, transformers
+from .formats.towers import Towers
 from .models.base import NAMING, Config, Family, Model
+from .readme import model_card
 from .registry import build, family
 from .resample import fit_patches
 from .verifying import golden
@@ -22,14 +24,7 @@ OWNS = (
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_bert_config.json", "vocab.json", "processor_config.json",
 )  # fmt: skip
-FORMATS = {"transformers": transformers, "timm": timm}
-# What the hub and transformers call the use of a head.
-PIPELINES = {
-    ("vision", "classify"): "image-classification",
-    ("text", "classify"): "text-classification", ("text", "token"): "token-classification",
-    ("text", "qa"): "question-answering", ("text", "masked_lm"): "fill-mask", ("text", "lm"): "text-generation",
-    ("text", "pool"): "feature-extraction",
-}  # fmt: skip
+FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
 
 
 def save(model: Model, folder: str | Path) -> Path:
@@ -50,11 +45,11 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
-    """Write a folder in the format of another library, for its own loader: "transformers" or "timm".
+    """Write a folder in the format of another library, for its own loader: "transformers", "timm" or "open_clip".
 
     With preprocessing or tokenizer and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
-    `pipeline("text-classification", folder)` and `timm.create_model("local-dir:folder", pretrained=True)` run on it
-    unchanged. Raises ValueError naming whatever that library cannot express.
+    `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
+    `open_clip.create_model_and_transforms("local-dir:folder")` run on it unchanged. Raises ValueError naming whatever that library cannot express.
     """
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
@@ -62,7 +57,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
             text = values if isinstance(values, str) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
-        _write(tensors, staged / "model.safetensors")
+        _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     return Path(folder)
 
 
@@ -90,27 +85,6 @@ def push_to_hub(
         if not api.file_exists(repo_id, "README.md", revision=revision):
             (folder / "README.md").write_text(model_card(model, repo_id, format), encoding="utf-8")
         return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
-
-
-def model_card(model: Model, repo_id: str, format: str = "zoo") -> str:
-    """The README.md of a hub repository: what the model is, and the lines that load it."""
-    task = PIPELINES.get((family(model.family).modality, model.config.head))
-    use = task or "feature-extraction"
-    load = {
-        "zoo": f'import zoo\n\nmodel = zoo.load("{repo_id}")',
-        "timm": f'import timm\n\nmodel = timm.create_model("hf-hub:{repo_id}", pretrained=True)',
-        "transformers": f'from transformers import pipeline\n\npredict = pipeline("{use}", "{repo_id}")',
-    }[format]
-    library = {"zoo": "attention-zoo"}.get(format, format)
-    facts = {"model": model.variant or model.family, "parameters": f"{sum(p.numel() for p in model.parameters()):,}"}
-    facts |= {name: value for name, value in model.config.to_dict().items() if value not in (None, False, 0)}
-    lines = ["---", f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else [])]
-    lines += ["tags:", "- attention-zoo", f"- {model.family}", "---", "", f"# {repo_id.split('/')[-1]}", ""]
-    lines += ["```python", load, "```", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items())]
-    if model.labels:
-        shown = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")
-        lines += ["", f"{len(model.labels)} classes: {shown}"]
-    return "\n".join(lines) + "\n"
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------
@@ -152,10 +126,12 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         near = did_you_mean(format, known)
         raise ValueError(f"a {model.family} cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
     values, dialect, config = FORMATS[format].describe(model, own)
-    files: dict[str, Any] = {"config.json": values}
+    files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
+    if isinstance(dialect, Towers):
+        files = dialect.dress(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and dialect.embeds is not None and model.config.head == "pool":
         files |= _embedding(model)
     bare = config.head is None

@@ -54,6 +54,11 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
     model = zoo.load(folder)
     assert model.labels == ["negative", "positive"]
+    card, theirs = ((folder / where / "README.md").read_text() for where in ("model", "transformers"))
+    for text in ("Not real data", "composed by the program", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
+                 f'zoo.load("{folder}/model")', "zoo.predict", "2 classes: negative, positive"):  # fmt: skip
+        assert text in card, text
+    assert f'pipeline("text-classification", "{folder}/transformers")' in theirs and "library_name: tr" in theirs
     text = "the soup was cold but the evening was lovely ."
     ours = dict(zoo.predict(model, text))
     from zoo.cli import main as command

@@ -62,6 +62,7 @@ def check_folder(folder: Path) -> None:
     assert names >= {"config.yaml", "metrics.csv", "metrics.json", "checkpoints", "model", "sample.png"} | PICTURES
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["name"] == "embedded"
     result = json.loads((folder / "metrics.json").read_text())
+    assert "test accuracy" in (folder / "model" / "README.md").read_text()
     assert (result["data"], result["real"], result["finished"], result["steps"]) == ("embedded", False, True, 3)
     from zoo.loading import load
 

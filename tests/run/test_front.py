@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.run.front import SettingsError, make_settings, merge, parse, read_words, read_yaml, resolve
+from zoo.run.front import SettingsError, make_settings, merge, parse, read_words, read_yaml, resolve, shortest
 from zoo.run.settings import ImageSettings, as_dict, build, differences, flatten, options
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,18 @@ def test_bad_words(word: str, says: list[str]) -> None:
         settings(word, configs=ROOT / "configs", recipe="vit_cifar")
     for text in says:
         assert text in str(error.value)
+
+
+@pytest.mark.parametrize(("path", "key"), [
+    ("optim.lr", "lr"), ("data.name", "data"), ("model.overrides.width", "width"), ("model.overrides.odd", "model.odd"),
+    ("seed", "seed"),
+])  # fmt: skip
+def test_the_shortest_key(path: str, key: str) -> None:
+    assert shortest(path, ImageSettings) == key and resolve(key, ImageSettings) == path
+
+
+def test_the_shortest_key_of_a_tower() -> None:
+    assert shortest("model.overrides.encoder.attention", ImageSettings) == "encoder.attention"
 
 
 def test_a_key_given_twice_is_refused() -> None:

@@ -66,7 +66,7 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
     """Train the stand-in from the command line's words on; the model folder is left out, the rest is as in a recipe."""
     import zoo.run.fit as fit
 
-    fit.save_model = lambda run, task: None
+    fit.save_model = lambda *_: None
     if callbacks:
         make, fit.make_trainer = fit.make_trainer, lambda *a: _with(make(*a), callbacks)
     try:

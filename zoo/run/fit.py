@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.run import hardware
 from zoo.run.callbacks import Checkpoints, Clock, CsvLogger, Stops
+from zoo.run.folder import write_text
 from zoo.run.progress import Bar, clock_time, spoken
 from zoo.run.run import Result, Run, console
 from zoo.run.trainer import make_trainer
@@ -159,7 +160,7 @@ def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) 
 def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoints) -> None:
     """`model/`, pictures, then `metrics.json`: what says finished comes last."""
     assert run.folder is not None and run.data is not None
-    save_model(run, task)
+    save_model(run, task, result)
     if run.settings.trainer.pictures:
         from zoo.run.pictures import draw_all
 
@@ -175,12 +176,28 @@ def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoint
     })  # fmt: skip
 
 
-def save_model(run: Run, task: Task) -> None:
-    """The best model as a zoo folder."""
+def save_model(run: Run, task: Task, result: Result) -> None:
+    """The best model as a zoo folder, with its README.md."""
     from zoo.saving import save
 
     assert run.folder is not None
-    save(whole(task, run.folder.best or run.folder.last), run.folder.model)
+    model = whole(task, run.folder.best or run.folder.last)
+    save(model, run.folder.model)
+    write_card(run, model, result, run.folder.model)
+
+
+def write_card(run: Run, model: "Model", result: Result, folder: Path, format: str = "zoo") -> None:
+    """README.md of a model folder: data, figures, and the lines that load it."""
+    from zoo.readme import Training, model_card
+
+    assert run.data is not None
+    s, data = run.settings, run.data
+    facts = {"training items": f"{data.train:,}", "test items": f"{data.test:,}", "steps": f"{result.steps:,}",
+             "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "nothing",
+             "trained on": hardware.describe_device(s)}  # fmt: skip
+    training = Training(command=run.command, data=data.name, real=data.real, source=data.source,
+                        figures=result.figures, facts=facts)  # fmt: skip
+    write_text(folder / "README.md", model_card(model, str(folder), format, training))
 
 
 def whole(task: Task, checkpoint: Path | None) -> "Model":

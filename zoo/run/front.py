@@ -94,6 +94,19 @@ def resolve(key: str, cls: type) -> str:
     raise SettingsError(f"unknown option {key!r}{_hint(key, paths)} (all options: --help)")
 
 
+def shortest(path: str, cls: type) -> str:
+    """The shortest key of a path, the inverse of `resolve`: `optim.lr` -> `lr`, `data.name` -> `data`."""
+    parts = path.removesuffix(".name").split(".")
+    for count in range(1, len(parts) + 1):
+        key = ".".join(parts[-count:])
+        try:
+            if resolve(key, cls) == path:
+                return key
+        except SettingsError:
+            continue
+    return path.replace("model.overrides.", "model.", 1)
+
+
 def read_yaml(file: Path, cls: type) -> dict[str, str]:
     """The settings of a YAML file as paths and values.
 

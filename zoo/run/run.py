@@ -1,8 +1,9 @@
 """A run: settings, folder, trainer, result. Recipes say what is trained; everything around it is here."""
 
+import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,8 +197,17 @@ class Run:
         """This command with `words` (`epochs=30`) in the place of its own length."""
         length = ("trainer.epochs", "trainer.steps", "trainer.minutes")
         said = {path: value for path, value in self.words.values.items() if path not in length}
-        given = [f"{path.removesuffix('.name').rpartition('.')[2]}={value}" for path, value in said.items()]
-        return " ".join(["python", f"recipes/{self.recipe}.py", *given, words])
+        return self._command(said, *words.split())
+
+    @property
+    def command(self) -> str:
+        """This command, as it can be given again."""
+        special = {"overlay": self.words.overlay, "config": self.words.config}
+        return self._command(self.words.values, *(f"{key}={value}" for key, value in special.items() if value))
+
+    def _command(self, values: Mapping[str, Any], *words: str) -> str:
+        given = [f"{front.shortest(path, self.cls)}={value}" for path, value in values.items()]
+        return shlex.join(["python", f"recipes/{self.recipe}.py", *given, *words])
 
     def _header(self, data: DataFacts) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M")

@@ -18,7 +18,7 @@ from zoo.models.text import DecoderConfig
 from zoo.registry import create_model
 from zoo.run import hardware
 from zoo.run.front import SettingsError, read_yaml
-from zoo.run.run import DataFacts, Run
+from zoo.run.run import DataFacts, Result, Run
 from zoo.tasks.classify import Classify
 from zoo.tasks.lora import add_lora
 from zoo.tasks.objectives import Unit, balanced, unit_of
@@ -88,16 +88,19 @@ def check_export(run: Run, model: Model) -> None:
             raise ValueError(f"export={run.settings.export}: {error}{hint}") from error
 
 
-def export_model(run: Run) -> None:
+def export_model(run: Run, result: Result) -> None:
     """Write the best model for another library, if the settings say so."""
     from zoo.loading import load
+    from zoo.run.fit import write_card
     from zoo.run.run import console
     from zoo.saving import export
 
     assert run.folder is not None
     if run.settings.export == "none" or hardware.rank() != 0:
         return
-    folder = export(load(run.folder.model), run.folder.path / run.settings.export, format=run.settings.export)
+    model, format = load(run.folder.model), run.settings.export
+    folder = export(model, run.folder.path / format, format=format)
+    write_card(run, model, result, folder, format)
     console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
 
 
