@@ -30,7 +30,7 @@ def train(run: Run) -> Result:
     assert run.folder is not None
     result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                      try_it=f"zoo predict {{model}} {run.folder.path / 'sample.wav'}")  # fmt: skip
-    export_model(run)
+    export_model(run, result)
     return result
 
 

@@ -1,5 +1,6 @@
 """Sounds and what is said in them: strings of spoken digits, tables of a user's own, the hub's, or spelled tones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from zoo.data.images import announce
 from zoo.data.loader import Keys
 from zoo.data.tables import Table
 from zoo.data.text import TEXT_NAMES
+from zoo.listening import WaveformPreprocess
 
 TRANSCRIPTS = ("transcription", "transcript", *TEXT_NAMES)
 TEST_SHARE = 0.1
@@ -188,6 +190,39 @@ class Utterances(Dataset[Any]):
 def faster(wave: Tensor, by: float) -> Tensor:
     """A wave [S] played at another speed, its pitch going along; linear between the samples."""
     return F.interpolate(wave[None, None], max(1, round(len(wave) / by)), mode="linear", align_corners=False)[0, 0]
+
+
+class Listen:
+    """Makes the model's batch of a raw one: noise in training, then each clip as `model.preprocess` has it.
+
+    Args:
+        preprocess: Of the model; says whether clips are normalised.
+        noise: The strongest noise, as a share of a clip's loudness; how much is drawn for each clip.
+    """
+
+    def __init__(self, preprocess: WaveformPreprocess, noise: float = 0.0) -> None:
+        self.normalise, self.noise = preprocess.normalise, noise
+
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
+        """batch: of Utterances. Returns input_values and attention_mask [B, S], labels [B, L], label_lengths [B]."""
+        waves, count = batch["waves"], batch["samples"]
+        places = torch.arange(waves.shape[1], device=waves.device)
+        real = places < count[:, None]
+        if train and self.noise:
+            waves = waves + self._noise(waves, count, Draws(seed, batch["epoch"], batch["index"])) * real
+        if self.normalise:
+            waves = (waves - waves.sum(1, keepdim=True) / count[:, None]) * real
+            waves = waves / (waves.square().sum(1, keepdim=True) / count[:, None] + 1e-7).sqrt()
+        kept = {name: batch[name] for name in ("labels", "label_lengths")}
+        return {"input_values": waves, "attention_mask": real.long()} | kept
+
+    def _noise(self, waves: Tensor, count: Tensor, draws: Draws) -> Tensor:
+        """[B, S] of variance 1 times each clip's share; a sample's noise hangs on its clip and place alone."""
+        places = torch.arange(waves.shape[1], device=waves.device)
+        each = Draws(0, draws.bits("noise")[:, None], places)
+        loudness = (waves.square().sum(1) / count).sqrt()
+        share = self.noise * draws.uniform("noise/share") * loudness
+        return (each.uniform("first") + each.uniform("second") - 1) * (6**0.5 * share)[:, None]
 
 
 # --- where it comes from ----------------------------------------------------------------------------------------------

@@ -167,6 +167,6 @@ def sound_module(run: Run, preprocess: SpectrogramPreprocess, sets: SoundSets,
     if longer:
         window = preprocess.limit / preprocess.rate
         announce(f"{longer} sounds are longer than the {window:.2f} s that the model hears at a time: training takes "
-                 f"another part of each in every epoch, tests their middle (seconds= makes the window longer)")  # fmt: skip
+                 f"another part of each in every epoch, tests their middle (seconds= widens it)")  # fmt: skip
     return SoundModule(sets, Hear(s.data.augment, preprocess), (made[0], made[1], made[2]), s.data.batch_size,
                        seed=s.seed, workers=s.data.workers)  # fmt: skip

@@ -5,6 +5,7 @@ from zoo.lazy import names_from
 _HOME = {
     "Task": "base",
     "Classify": "classify",
+    "CTC": "ctc",
     "NextToken": "language",
     "MaskedToken": "language",
     "balanced": "objectives",

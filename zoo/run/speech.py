@@ -1,0 +1,155 @@
+"""What the recipe of speech does with its settings: model, sounds with transcripts, vocabulary, task."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from zoo.ctc import Vocabulary, frames_needed
+from zoo.data.decode import DataError
+from zoo.data.draws import held_rows
+from zoo.data.loader import KeyedBatches, KeyedModule, Keys
+from zoo.data.speech import Listen, Recordings, SpeechSets, Utterances, load_speech
+from zoo.data.tokens import BucketBatches
+from zoo.listening import WaveformPreprocess
+from zoo.models.base import Model
+from zoo.registry import create_model
+from zoo.run.front import SettingsError
+from zoo.run.run import DataFacts, Run
+from zoo.run.texts import asked, check_export
+from zoo.tasks.ctc import CTC
+
+
+class SpeechModule(KeyedModule):
+    """Utterances in batches keyed by the step; those of like length together. `listen` is for the task.
+
+    Args:
+        train, val, test: Utterances.
+        buckets: Put clips of like length into a batch.
+        options: Of KeyedModule.
+    """
+
+    def __init__(self, train: Utterances, val: Utterances, test: Utterances, batch_size: int, *, listen: Listen,
+                 buckets: bool = True, **options: Any) -> None:  # fmt: skip
+        super().__init__(train, val, test, batch_size, **options)
+        self.listen, self.buckets = listen, buckets
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"{len(train)} training sounds do not fill one batch of {batch_size}; take a smaller "
+                             f"batch_size")  # fmt: skip
+
+    def batches(self, **place: Any) -> KeyedBatches:
+        if not self.buckets:
+            return super().batches(**place)
+        return BucketBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
+
+    def sample(self, count: int = 32) -> dict[str, Any]:
+        """A small raw batch, to measure with."""
+        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
+        return self.train.__getitems__(Keys(rows.tolist(), 0))
+
+
+def open_speech(run: Run) -> tuple[Model, SpeechModule]:
+    """The model, checked before data is touched; then the data; then the run folder. The model knows both.
+
+    Raises: SettingsError, RunError.
+    """
+    model = started(run)
+    try:
+        before = model.preprocess if run.settings.model.source else None
+        sets = load_speech(run.settings.data, seed=run.settings.seed, rate=before.rate if before else 0)
+        run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        sets = with_validation(sets, run.settings.trainer.holdout, run.settings.seed)
+        vocabulary = before.vocabulary if before else None
+        if vocabulary is None or model.config.head != "ctc":
+            vocabulary = Vocabulary.of(sets.train.texts())
+            model = with_head(run, vocabulary)
+        model.preprocess = replace(before or WaveformPreprocess(rate=sets.train.rate, masked=True),
+                                   vocabulary=vocabulary)  # fmt: skip
+        check_export(run, model)
+        return model, speech_module(run, model, vocabulary, sets)
+    except ValueError as error:
+        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
+
+
+def speech_task(run: Run, model: Model, data: SpeechModule) -> CTC:
+    """The task of the settings. Raises: SettingsError."""
+    s = run.settings
+    try:
+        return CTC(model, augment=data.listen, width=s.task.beam, optim=s.optim, ema=s.trainer.ema, seed=s.seed)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def started(run: Run) -> Model:
+    """The model of the settings, which hears waveforms. Raises: SettingsError with what the zoo has to say."""
+    s = run.settings
+    try:
+        if s.model.source:
+            from zoo.loading import load
+
+            model = load(s.model.source, **asked(run)).train()
+        else:
+            model = create_model(s.model.name, head="ctc", seed=s.seed, **s.model.overrides)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(str(error)) from error
+    if not hasattr(model, "frames"):
+        raise SettingsError(f"{s.model.source or s.model.name} does not take waveforms: expected a wav2vec 2.0 or a "
+                            f"HuBERT")  # fmt: skip
+    if s.model.source and not isinstance(model.preprocess, WaveformPreprocess):
+        raise SettingsError(f"model.source={s.model.source} does not say how it hears: expected its preprocessing "
+                            f"(preprocessor_config.json) beside it")  # fmt: skip
+    return model
+
+
+def with_head(run: Run, vocabulary: Vocabulary) -> Model:
+    """The model of the settings with a fresh head for a vocabulary."""
+    s = run.settings
+    fields = {"head": "ctc", "vocab_size": len(vocabulary)}
+    if s.model.source:
+        from zoo.loading import load
+
+        return load(s.model.source, **asked(run) | fields).train()
+    return create_model(s.model.name, seed=s.seed, **s.model.overrides | fields)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def with_validation(sets: SpeechSets, share: float, seed: int) -> SpeechSets:
+    """The same with a validation set: the given one, else a share of the training set, else the test set."""
+    if sets.validation is not None:
+        return sets
+    if not share:
+        return replace(sets, validation=sets.test)
+    held = held_rows(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
+    if held.all():
+        raise SettingsError(f"holdout={share} leaves none of {len(sets.train)} training sounds")
+    kept, out = (sets.train.take(part.nonzero()[:, 0]) for part in (~held, held))
+    return replace(sets, train=kept, validation=out)
+
+
+def speech_module(run: Run, model: Model, vocabulary: Vocabulary, sets: SpeechSets) -> SpeechModule:
+    """Utterances in batches of the settings. Raises: DataError for a clip too short for its text."""
+    s, d = run.settings, run.settings.data
+    for part in (sets.train, sets.validation, sets.test):
+        check_frames(model, vocabulary, part, d.tempo if part is sets.train else 0.0)
+    train = Utterances(sets.train, vocabulary, tempo=d.tempo, seed=s.seed)
+    val, test = (Utterances(part, vocabulary) for part in (sets.validation, sets.test))
+    return SpeechModule(train, val, test, d.batch_size, listen=Listen(model.preprocess, d.noise), buckets=d.buckets,
+                        seed=s.seed, workers=d.workers)  # fmt: skip
+
+
+def check_frames(model: Any, vocabulary: Vocabulary, part: Any, tempo: float) -> None:
+    """Raises: DataError unless each clip, at its fastest, has as many frames as its text needs; of strings each word
+    with a space behind it."""
+    single = isinstance(part, Recordings)
+    frames = model.frames((part.clips.lengths / (1 + tempo)).long()).tolist()
+    for i, text in enumerate(part.said if single else part.words):
+        ids = torch.tensor([vocabulary.encode(text)])
+        needed = int(frames_needed(ids, torch.tensor([ids.shape[1]]))) + (not single)
+        if frames[i] < needed:
+            seconds = int(part.clips.lengths[i]) / part.clips.rate
+            raise DataError(
+                f"sound {i} has {seconds:.2f} s, which are {frames[i]} frames at its fastest, and {text!r} needs "
+                f"{needed}: take smaller model.conv_strides, a smaller tempo=, or leave it out"
+            )
