@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18  # frames that are decoded at once of a file that is read in a stream
 _SLACK = 64  # bytes that sloppy writers declare beyond what they write
 _STREAMED = 0x7FFF0000  # bytes: writers that cannot go back declare as much as the field holds
+_UNKNOWN = 1 << 62  # frames: libsndfile's word for a stream that does not say how long it is
 _LARGEST_KERNEL = 1 << 26
+_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # per second, of MPEG 1 layer III
+_KILOBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG 2 and 2.5
 _FULL_SCALE = {torch.int16: 1 << 15, torch.int32: 1 << 31}
 
 
@@ -38,10 +41,6 @@ class Info(NamedTuple):
     frames: int
     rate: int
     channels: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.rate
 
 
 class Block(NamedTuple):
@@ -80,7 +79,7 @@ def read(
     with _opened(source) as file:
         have = file.samplerate
         _check_rate(name, have, rate, resample)
-        wave = torch.from_numpy(_decoded(file, name, file.frames)).T  # [C, S]
+        wave = _all(file, name, partial)  # [C, S]
         if not partial:
             _refuse_cut(source, file, name, wave.shape[1])
     wave = mixed(wave) if mono else wave.contiguous()
@@ -189,7 +188,22 @@ def _opened(source: "Source") -> Iterator["SoundFile"]:
             f"others are converted by ffmpeg -i FILE FILE.wav"
         ) from None
     with file:
+        if file.frames >= _UNKNOWN:
+            raise SoundError(f"{name} does not say how long it is; convert it with ffmpeg -i FILE FILE.wav")
         yield file
+
+
+def _all(file: "SoundFile", name: str, partial: bool) -> Tensor:
+    """[C, S]; partial: up to what is damaged."""
+    if not partial:
+        return torch.from_numpy(_decoded(file, name, file.frames)).T
+    parts = [torch.empty(0, file.channels)]
+    try:
+        while len(chunk := _decoded(file, name, CHUNK // 64)):
+            parts.append(torch.from_numpy(chunk))
+    except SoundError:
+        pass
+    return torch.cat(parts).T
 
 
 def _decoded(file: "SoundFile", name: str, frames: int) -> Any:
@@ -223,24 +237,48 @@ def _refuse_cut(source: "Source", file: "SoundFile", name: str, frames: int) -> 
             said = f"{declared} bytes are declared, {there} are there"
     if file.format == "OGG" and not _ogg_ends(_edge(source, -(1 << 17))):
         said = "the page that ends it is missing"
-    if file.format == "MP3" and frames < file.frames and _has_length(source):
-        said = f"{file.frames} frames are declared, {frames} are there"
+    if file.format == "MP3":
+        said = _mp3_lacks(source, frames, file.frames)
     if said:
         raise SoundError(f"{name} is cut off: {said}. Get it anew, or read what there is with partial=True")
 
 
 def _ogg_ends(tail: bytes) -> bool:
-    """Whether the last page has the mark of the end (RFC 3533)."""
-    page = tail.rfind(b"OggS")
-    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
+    """Whether the last page is whole and has the mark of the end (RFC 3533)."""
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if page[:4] != b"OggS" or len(page) < 28:
+        return False
+    segments = page[27 : 27 + page[26]]
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(segments)
 
 
-def _has_length(source: "Source") -> bool:
-    """Whether an MP3 tells its exact length: a Xing or Info frame behind the ID3 tag. Else it is an estimate."""
+def _mp3_lacks(source: "Source", frames: int, declared: int) -> str:
+    """What is missing of an MP3. One with a Xing or Info frame behind its ID3 tag tells its exact length. For others
+    libsndfile takes the first frame's bit rate for that of all, and stops early where it is not: frames are counted."""
     head = _edge(source, 10)
     tag = sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 if head[:3] == b"ID3" else 0
     first = _edge(source, tag + 1024)[tag:]
-    return b"Xing" in first or b"Info" in first
+    if b"Xing" in first or b"Info" in first:
+        return f"{declared} frames are declared, {frames} are there" if frames < declared else ""
+    there = _mp3_frames(source if isinstance(source, bytes) else Path(source).read_bytes(), tag)
+    lost = there - frames > 4 * 1152  # encoders add about two of its frames
+    return f"it does not say its length, and of {there} frames {frames} can be read (ffmpeg mends that)" if lost else ""
+
+
+def _mp3_frames(data: bytes, place: int) -> int:
+    """Frames of sound in consecutive MPEG audio frames of layer III from there on (ISO 11172-3, 13818-3)."""
+    count = 0
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] & 0xE6 == 0xE2:
+        one = data[place + 1] & 0x18 == 0x18  # MPEG 1; else 2 or 2.5
+        low = 0 if one else 1 if data[place + 1] & 0x18 == 0x10 else 2
+        bits, rate = data[place + 2] >> 4, data[place + 2] >> 2 & 3
+        if bits in (0, 15) or rate == 3:
+            break
+        samples = 1152 if one else 576
+        kilobits = (_KILOBITS if one else _KILOBITS_2)[bits - 1]
+        place += samples * kilobits * 125 // ((44100, 48000, 32000)[rate] >> low) + (data[place + 2] >> 1 & 1)
+        count += samples
+    return count
 
 
 def _edge(source: "Source", count: int) -> bytes:
