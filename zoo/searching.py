@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,6 @@ class Hit(NamedTuple):
     path: Path | None
 
 
-@overload
-def search(query: list[Any], inside: Any, model: Any = None, **options: Any) -> list[list[Hit]]: ...
-@overload
-def search(query: Any, inside: Any, model: Any = None, **options: Any) -> list[Hit]: ...
 def search(
     query: Any,
     inside: str | Path | Embeddings,
@@ -51,8 +47,8 @@ def search(
     on_error: Literal["stop", "skip"] = "skip",
     page: str | Path | None = None,
     progress: bool = True,
-) -> list[Hit] | list[list[Hit]]:
-    """The k things most like a query, best first: [(name, score, kind, path), ...]; for a list of queries a list of them.
+) -> Any:
+    """The k things most like a query, best first: [(name, score, kind, path), ...]; for a list of queries one for each.
 
     Args:
         query: A text, a picture or a sound (a path, a PIL image, (waveform, rate)), or a vector float [D]. A string
@@ -196,7 +192,7 @@ class Index:
             )
         self.vectors = vectors
         self.longest = longest if longest is not None else self.measured()
-        self.faiss = self.indexed() if engine == "faiss" else None
+        self.faiss: Any = self.indexed() if engine == "faiss" else None
 
     def top(self, queries: Tensor, k: int, where: Tensor | None = None) -> tuple[list[list[float]], list[list[int]]]:
         """(scores, rows) of each query, best first: k of each, or as many as there are.
@@ -206,7 +202,7 @@ class Index:
         """
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
             raise ValueError(
-                f"queries {list(queries.shape)} do not fit vectors of width {self.vectors.shape[1]}: expected [Q, width]"
+                f"queries {list(queries.shape)} do not fit vectors {list(self.vectors.shape)}: expected [Q, width]"
             )
         if k < 1:
             raise ValueError(f"k={k}: expected at least 1")
@@ -276,7 +272,7 @@ class Index:
             index.add(part.float().numpy())
         return index
 
-    def near_faiss(self, queries: Tensor, k: int, where: None = None) -> list[Tensor]:
+    def near_faiss(self, queries: Tensor, k: int, where: Tensor | None = None) -> list[Tensor]:
         """What `near` gives: all rows within the error of the k-th best."""
         k = min(k, len(self.vectors))
         best, _ = self.faiss.search(queries.numpy(), k)
