@@ -57,7 +57,7 @@ def fbank(
     waves = waves if waves.dtype == torch.float64 else waves.float()
     padded = 1 << (size - 1).bit_length()
     filters = _kaldi_filters(bins, padded, rate, low, rate / 2 if high is None else high, waves.dtype, waves.device)
-    shape = _window(window, size).to(waves)
+    shape = _window(window, size, waves.dtype, waves.device)
     frames = waves.unfold(1, size, step)  # [B, T, size]
     out = waves.new_empty(*frames.shape[:2], bins)
     work = waves.new_zeros(0)
@@ -156,15 +156,15 @@ def _emphasised(frames: Tensor, window: Tensor, amount: float, out: Tensor) -> N
 
 
 @lru_cache(maxsize=16)
-def _window(name: Window, size: int) -> Tensor:
+def _window(name: Window, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     if name == "hanning":
-        return torch.hann_window(size, periodic=False)
+        return torch.hann_window(size, periodic=False, dtype=dtype, device=device)
     if name == "povey":
-        return torch.hann_window(size, periodic=False).pow(0.85)
+        return torch.hann_window(size, periodic=False, dtype=dtype, device=device).pow(0.85)
     if name == "hamming":
-        return torch.hamming_window(size, periodic=False, alpha=0.54, beta=0.46)
+        return torch.hamming_window(size, periodic=False, alpha=0.54, beta=0.46, dtype=dtype, device=device)
     if name == "rectangular":
-        return torch.ones(size)
+        return torch.ones(size, dtype=dtype, device=device)
     raise ValueError(f"window={name!r}: expected 'hanning', 'povey', 'hamming' or 'rectangular'")
 
 
