@@ -94,7 +94,7 @@ def _loss(kind: Any, a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor |
 def _number(x: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(x, Tensor) and x.numel() != 1:
         raise ValueError(f"scale and bias are one number each, got {list(x.shape)}")
-    return torch.as_tensor(x, device=device).to(dtype).reshape(())
+    return torch.as_tensor(x, dtype=dtype, device=device).reshape(())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,99 @@
+"""Contrastive losses against open_clip's, forwards and backwards: time in one process, memory each in its own.
+
+    python benchmarks/contrastive_loss.py [what=time,memory,large] [rows=8192] [width=512] [rounds=5] [device=cpu|cuda]
+
+time and memory: targets at 8192 rows of width 512 are >= 1.2x the speed of ClipLoss and <= 1/5 of its memory. large:
+32,768 rows of ours alone, within 0.8 GB; theirs would need 16 GB. Memory is the peak over what the process held with
+the features made and the kernels loaded: of its resident set, or of a GPU's allocations.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from _measure import options, paired
+from torch import Tensor
+
+from zoo.losses import clip_loss, siglip_loss
+
+NAMES = ("open_clip ClipLoss", "zoo clip_loss", "open_clip SigLipLoss", "zoo siglip_loss")
+LARGE = 32_768
+
+
+def step(name: str, rows: int, width: int, device: str) -> Callable[[], list[Tensor]]:
+    """A call that gives the loss and the gradients of both sides, scale and bias."""
+    g = torch.Generator().manual_seed(0)
+    a, b = (F.normalize(torch.randn(rows, width, generator=g), dim=1).to(device).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor(x, device=device, requires_grad=True) for x in (1 / 0.07, -10.0))
+    leaves = [a, b, scale, bias]
+    if name.startswith("open_clip"):
+        import open_clip.loss
+
+        loss = getattr(open_clip.loss, name.split()[1])()
+    else:
+        loss = {"clip_loss": clip_loss, "siglip_loss": siglip_loss}[name.split()[1]]
+    if "siglip" not in name.lower():
+        leaves.pop()
+
+    def run() -> list[Tensor]:
+        value = loss(*leaves)
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    return run
+
+
+def kilobytes(field: str) -> int:
+    """A line of this process's status."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+
+def peak(name: str, rows: int, width: int, device: str) -> float:
+    """MB over what was held before; in a process of its own."""
+    step(name, 16, width, device)()
+    run = step(name, rows, width, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts afresh
+    before = kilobytes("VmRSS")
+    run()
+    return (kilobytes("VmHWM") - before) / 2**10
+
+
+def memory(names: tuple[str, ...], rows: int, width: int, device: str) -> None:
+    """A table of peaks; the ratio is to open_clip's of the same kind, in the line before."""
+    print(f"\nmemory, {rows} rows of width {width}\n| | peak over base MB | ratio |\n|---|---|---|")
+    theirs = 0.0
+    for name in names:
+        words = [sys.executable, __file__, f"what=peak:{name}", f"rows={rows}", f"width={width}", f"device={device}"]
+        found = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        theirs = found if name.startswith("open_clip") else theirs
+        print(f"| {name} | {found:.0f} | {f'1/{theirs / found:.1f}' if theirs else ''} |", flush=True)
+
+
+def main() -> None:
+    o = options(what="time,memory,large", rows=8192, width=512, rounds=5, device="cpu")
+    torch.set_num_threads(1)
+    for what in o.what.split(","):
+        if what.startswith("peak:"):
+            print(peak(what.removeprefix("peak:"), o.rows, o.width, o.device))
+        elif what == "time":
+            for kind in (NAMES[:2], NAMES[2:]):
+                calls = {name: step(name, o.rows, o.width, o.device) for name in kind}
+                theirs, ours = (call() for call in calls.values())
+                far = max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(ours, theirs, strict=True))
+                print(f"{kind[1]}: greatest difference of loss and gradients, relative, {far:.1e}")
+                title = f"{o.rows} rows of width {o.width}, forwards and backwards"
+                paired(calls, rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", title=title)
+        else:
+            memory(NAMES if what == "memory" else NAMES[1::2], o.rows if what == "memory" else LARGE, o.width, o.device)
+
+
+if __name__ == "__main__":
+    main()
