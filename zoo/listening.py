@@ -15,7 +15,7 @@ from torch import Tensor
 from . import features
 from .ctc import Vocabulary
 from .errors import LoadError
-from .hearing import Listening, one_of
+from .clips import Listening, one_of
 
 # What transformers' classes assume for keys that a file leaves out.
 EXTRACTORS: dict[str, dict[str, Any]] = {
