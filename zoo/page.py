@@ -61,9 +61,10 @@ def section(number: int, query: Any, cards: list[Card]) -> str:
     scores = [card.score for card in cards if card.score is not None]
     best, least = (max(scores), min(0.0, *scores)) if scores else (1.0, 0.0)
     items = "\n".join(item(rank, card, best, least) for rank, card in enumerate(cards, 1))
-    asked = (
-        f"<h2>{shown(short(query))}</h2>" if is_text(query) else f'<h2 class="thing">{media(query, "the query")}</h2>'
-    )
+    name = shown(short(query))
+    asked = f"<h2>{name}</h2>"
+    if not is_text(query):
+        asked = f'<h2 class="thing">{media(query, short(query))}<span>{name}</span></h2>'
     many = f"{len(cards)} answer{'s' * (len(cards) != 1)}" if cards else "nothing found"
     return (
         f'<section id="q{number}"><header><p class="label">Query</p>{asked}'
@@ -101,7 +102,7 @@ def media(thing: Any, said: str) -> str:
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # what decoders raise for a file that changed since it was found
-        return f'<div class="missing">cannot be shown: {shown(" ".join(str(error).split()))}</div>'
+        return f'<div class="missing"><span>cannot be shown: {shown(" ".join(str(error).split()))}</span></div>'
 
 
 def picture(thing: Any, said: str) -> str:
