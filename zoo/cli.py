@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .cli_search import add_commands
 from .errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument("inputs", nargs="*", metavar="picture.png", help="one or several pictures, or texts in quotes")
     new.add_argument("--top", type=int, default=5, help="labels for each (5)")
     new.set_defaults(rest="inputs")
+
+    add_commands(command)
 
     new = command("generate", run_generate, "Go on from a text, shown as it comes.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
