@@ -31,8 +31,8 @@ def takes(config: Any) -> str:
         return f"{config.image_size} px, patch {config.patch_size}"
     if hasattr(config, "mel_bins"):
         return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"
-    if hasattr(config, "conv_stride"):
-        return f"samples, a token every {prod(config.conv_stride)}"
+    if hasattr(config, "conv_strides"):
+        return f"samples, a token every {prod(config.conv_strides)}"
     return f"{config.max_length:,} tokens of {config.vocab_size:,}"
 
 

@@ -38,6 +38,11 @@ def spectrograms() -> dict[str, Tensor]:
     return {"input_values": torch.randn(3, 21, 16, generator=torch.Generator().manual_seed(0))}
 
 
+def waveforms() -> dict[str, Tensor]:
+    """Three clips of eleven tokens each."""
+    return {"input_values": torch.randn(3, 231, generator=torch.Generator().manual_seed(0))}
+
+
 @dataclass(frozen=True)
 class Row:
     """One family at a size for tests. more: its other shapes, as overrides; causal: nobody sees the future; kinds:
@@ -54,6 +59,10 @@ class Row:
 
 TINY = dict(width=32, depth=2, heads=4, hidden=48)
 TEXT = TINY | dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0)
+WAVES = TINY | dict(
+    conv_channels=(8, 12, 8), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), position_kernel=6, position_groups=4,
+    vocab_size=7, dropout=0.0, attention_dropout=0.0,
+)  # fmt: skip
 GROUPS = {"shared keys": {"kv_heads": 2}, "wide heads": {"head_dim": 16}}
 
 ROWS = {
@@ -115,6 +124,29 @@ ROWS = {
             "one token": dict(distilled=False, layer_scale=0.1, gated=True, act="silu", qkv_bias=False),
         },
         counts={"ast_base": 86_594_063, "ast_base_14_14": 86_167_823, "ast_base_speech_commands": 85_395_491},
+    ),
+    "wav2vec2": Row(
+        "wav2vec2_tiny",
+        WAVES,
+        waveforms,
+        more=GROUPS
+        | {
+            "base": dict(conv_norm="group", conv_bias=False, order="post", position_kernel=5),
+            "a mixture of layers": dict(layer_sum=True, feature_norm=False, order="post"),
+        },
+        counts={
+            "wav2vec2_base": 94_370_944,
+            "wav2vec2_base_960h": 94_395_552,
+            "wav2vec2_large": 315_427_968,
+            "wav2vec2_large_lv60": 315_437_696,
+            "wav2vec2_large_960h_lv60_self": 315_470_496,
+        },
+    ),
+    "hubert": Row(
+        "hubert_tiny",
+        WAVES | dict(conv_norm="group", conv_bias=False, order="post"),
+        waveforms,
+        counts={"hubert_base": 94_370_944, "hubert_large": 315_437_696, "hubert_xlarge": 962_496_128},
     ),
 }
 SMALL = [name for name in FAMILIES if name in ROWS]
@@ -294,7 +326,7 @@ def test_one_graph(name, kind):
     model, batch = small(name, attention=kind, depth=1), padded(name)[0] if name in PADDED else ROWS[name].batch()
     expected = model(**batch)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    real = batch["attention_mask"].bool() if name in PADDED else slice(None)
+    real = real_tokens(model, batch) if name in PADDED else slice(None)
     if expected.ndim < 3:
         real = slice(None)
     close(compiled(**batch)[real], expected[real])
@@ -378,13 +410,23 @@ def test_half_precision_stays_near(name):
 # -- padding, causality and state, where a family has them ------------------------------------------------------------
 
 
-def padded(name: str) -> tuple[dict[str, Tensor], list[slice | Tensor]]:
-    """(a batch with padding on the right, on the left and nowhere, what is real in each row)."""
+def padded(name: str) -> tuple[dict[str, Tensor], str]:
+    """(a batch of eleven tokens with padding on the right, on the left and nowhere, the name of what is padded)."""
     batch = ROWS[name].batch()
-    mask = torch.ones(3, 11, dtype=torch.long)
-    mask[0, 8:] = 0
-    mask[1, :4] = 0
-    return batch | {"attention_mask": mask}, [row.bool() for row in mask]
+    ((key, x),) = batch.items()
+    each = x.shape[1] // 11
+    mask = torch.ones(x.shape[:2], dtype=torch.long)
+    mask[0, 8 * each :] = 0
+    mask[1, : 4 * each] = 0
+    return batch | {"attention_mask": mask}, key
+
+
+def real_tokens(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
+    """[B, N], which of the tokens that come out are real; those of a sound come first."""
+    mask = batch["attention_mask"].bool()
+    if "input_values" not in batch:
+        return mask
+    return torch.arange(model.frames(mask.shape[1])) < model.frames(mask.sum(1))[:, None]
 
 
 PADDED_KINDS = [(name, kind) for name, kind in KINDS if name in PADDED]
@@ -393,24 +435,24 @@ PADDED_KINDS = [(name, kind) for name, kind in KINDS if name in PADDED]
 @pytest.mark.parametrize(("name", "kind"), PADDED_KINDS)
 @torch.no_grad()
 def test_padding_is_never_seen(name, kind):
-    model, (batch, real) = small(name, attention=kind, head=None), padded(name)
+    model, (batch, key) = small(name, attention=kind, head=None), padded(name)
+    x, mask = batch[key], batch["attention_mask"].bool()
+    real = real_tokens(model, batch)
     dropped = model(**batch)
     model.drop_padding = False
     masked = model(**batch)
-    other = batch | {"input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 7)}
-    for y in (dropped, masked, model(**other)):
-        assert (y[batch["attention_mask"] == 0] == 0).all()
-        for row, keep in enumerate(real):
-            alone = model(input_ids=batch["input_ids"][row : row + 1, keep])
-            close(y[row, keep], alone[0], 2e-5)
+    for y in (dropped, masked, model(**batch | {key: torch.where(mask, x, 7)})):
+        assert (y[~real] == 0).all()
+        for row, keep in enumerate(mask):
+            alone = model(**{key: x[row : row + 1, keep]})
+            close(y[row, real[row]], alone[0], 2e-5)
 
 
 @pytest.mark.parametrize("name", PADDED)
 @torch.no_grad()
 def test_logits_at_padding_are_finite(name):
-    batch, real = padded(name)
-    y = small(name)(**batch)
-    assert y.isfinite().all() and len(real) == 3
+    y = small(name)(**padded(name)[0])
+    assert y.isfinite().all() and len(y) == 3
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind in KINDS if name in CAUSAL])

@@ -147,6 +147,14 @@ class PoolTokens(nn.Module):
         return f"{self.how!r}"
 
 
+class AtToken(nn.Module):
+    """Hidden states [B, N, D] -> features [B, D], of the token at a given place."""
+
+    def forward(self, x: Tensor, place: Tensor) -> Tensor:
+        """place [B]."""
+        return x[torch.arange(len(x), device=x.device), place]
+
+
 class ClassifyText(PoolTokens):
     """Class scores [B, C] from pooled features, with dropout before the last map."""
 
@@ -248,3 +256,31 @@ class MaskedToken(NextToken):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.proj(self.norm(self.act(self.dense(x))))
+
+
+class ClassifyFrames(nn.Module):
+    """Class scores [B, C] from the mean of the real frames, through an inner width and no activation.
+
+    layers: how many hidden states are mixed first, by learned weights whose softmax sums to 1 (Yang et al. 2021); None
+    for the last alone.
+    """
+
+    def __init__(self, width: int, inner: int, classes: int, layers: int | None = None) -> None:
+        super().__init__()
+        self.mix = None if layers is None else nn.Parameter(torch.empty(layers))
+        self.dense = nn.Linear(width, inner)
+        self.proj = nn.Linear(inner, classes)
+
+    def initialise(self, draw: Draw) -> None:
+        if self.mix is not None:
+            nn.init.constant_(self.mix, 1 / len(self.mix))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x [B, N, D], or [layers, B, N, D] where layers are mixed; keep [B, N] is True or 1 for real frames."""
+        if self.mix is not None:
+            x = torch.einsum("l,lbnd->bnd", self.mix.softmax(0), x)
+        if keep is None:
+            mean = x.mean(1)
+        else:
+            mean = (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        return self.proj(self.dense(mean))

@@ -232,7 +232,7 @@ def _explained(name: str, before: Any, after: Any) -> bool:
     if part in after.parts:  # a tensor of a tower
         return _explained(rest, before.parts[part], after.parts[part])
     if name.startswith("head."):
-        fields = ["head", "num_classes", "pool", "pooler"]
+        fields = ["head", "num_classes", "vocab_size", "pool", "pooler", "classifier_width", "layer_sum"]
     elif ".mixer." in name or ".cross." in name:
         fields = [field for field in after.names() if "attention" in field or field == "mixer"]
     else:

@@ -178,6 +178,8 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
     assert checkpoint.architecture is not None
     cls = getattr(_peer("transformers"), checkpoint.architecture)
     model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
+    if checkpoint.config.head is None:
+        model = model.base_model  # of what was saved for pretraining, too
     with torch.no_grad():
         output = model(**_cast(batch, dtype))
     if "start_logits" in output:

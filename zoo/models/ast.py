@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..formats.dialect import Dialect
 from ..frontends.spectrogram import SpectrogramPatches
 from ..heads import Classify, Pool
+from ..listening import SpectrogramPreprocess
 from ..nn.init import initialise
 from ..nn.spec import BlockSpec
 from ..resample import resample_kernel
@@ -90,6 +91,9 @@ class AST(Model):
         if c.head == "classify":
             return Classify(how, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.eps))
         return None if c.head is None else Pool(how, self.patches.prefix)
+
+    def default_preprocess(self) -> SpectrogramPreprocess:
+        return SpectrogramPreprocess(frames=self.config.max_length, bins=self.config.mel_bins)
 
     def embed(self, input_values: Tensor) -> Tensor:
         """[B, T, F] -> [B, N, D]."""

@@ -1,0 +1,287 @@
+"""wav2vec 2.0 (Baevski et al. 2020): convolutions over samples, convolutional positions, an encoder that sees all.
+
+The class serves HuBERT too, whose network is the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..formats.dialect import Dialect
+from ..frontends.waveform import ConvNorm, ConvPositions, Waveform, samples_for
+from ..heads import ClassifyFrames, PerToken, PoolTokens
+from ..listening import WaveformPreprocess
+from ..nn.spec import BlockSpec
+from .base import Answer, Config, Family, Model
+
+HEADS = ("ctc", "classify", "pool", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2Vec2Config(Config):
+    """conv_channels, conv_kernels, conv_strides: of the convolutions over samples; see Waveform.
+
+    order: of norms in a block, "pre" in what the papers call stable layer norm. position_kernel, position_groups: of
+    the convolution that tells positions. vocab_size, blank: symbols of head="ctc", and the one that says nothing.
+    classifier_width: inner width of head="classify"; layer_sum: it reads a learned mixture of all layers.
+    """
+
+    head: str | None = None
+    conv_channels: tuple[int, ...] = (512,) * 7
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_norm: ConvNorm = "group"
+    conv_act: str = "gelu"
+    feature_norm: bool = True
+    position_kernel: int = 128
+    position_groups: int = 16
+    vocab_size: int = 32
+    blank: int = 0
+    num_classes: int = 2
+    answer: Answer | None = None
+    classifier_width: int = 256
+    layer_sum: bool = False
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    act: str = "gelu"
+    order: Literal["pre", "post"] = "post"
+    eps: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    drop_path: float = 0.0
+    attention: Any = "softmax"
+    mixer: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {', '.join(map(repr, HEADS))}")
+        sizes = {name: getattr(self, f"conv_{name}") for name in ("channels", "kernels", "strides")}
+        if len({len(size) for size in sizes.values()}) > 1 or min(min(size, default=0) for size in sizes.values()) < 1:
+            said = ", ".join(f"conv_{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"{said}: expected as many of each, all at least 1")
+        if not 0 <= self.blank < self.vocab_size:
+            raise ValueError(f"blank={self.blank} is none of vocab_size={self.vocab_size} symbols")
+
+    def samples(self, tokens: int) -> int:
+        """The fewest samples that make so many tokens."""
+        return samples_for(tokens, self.conv_kernels, self.conv_strides)
+
+
+class Wav2Vec2(Model):
+    """forward(input_values [B, S], attention_mask [B, S]) -> what the head answers: [B, N, D], ctc [B, N, V], ...
+
+    attention_mask is 1 for real samples. Padding is never computed and never seen: each clip gives what it gives alone,
+    its tokens first in its row. `frames` tells how many they are.
+    """
+
+    inputs = ("input_values", "attention_mask")
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__(config)
+        c = config
+        spec = BlockSpec.of(c)
+        self.waves = Waveform(
+            c.conv_channels,
+            c.conv_kernels,
+            c.conv_strides,
+            c.width,
+            conv_bias=c.conv_bias,
+            conv_norm=c.conv_norm,
+            act=c.conv_act,
+            positions=ConvPositions(c.width, c.position_kernel, c.position_groups, c.conv_act),
+            feature_norm=spec.make_norm(c.conv_channels[-1]) if c.feature_norm else None,
+            norm=spec.make_norm() if c.order == "post" else None,
+        )
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "ctc":
+            return PerToken(c.width, c.vocab_size, c.dropout)
+        if c.head == "classify":
+            layers = c.depth + 1 if c.layer_sum else None
+            return ClassifyFrames(c.width, c.classifier_width, c.num_classes, layers)
+        return PoolTokens("mean", c.width) if c.head == "pool" else None
+
+    def default_preprocess(self) -> WaveformPreprocess:
+        return WaveformPreprocess(masked=self.config.conv_norm == "layer")
+
+    def frames(self, samples: Any) -> Any:
+        """How many tokens clips of so many samples become: an int, or a tensor [B] of them."""
+        return self.waves.frames(samples)
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B, S] -> (tokens [B, N, D], which of them are real [B, N], or None where all are)."""
+        x, keep = self.waves(input_values, attention_mask, apart=self.drop_padding)
+        return self.dropout(x), keep
+
+    def encode(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
+    ) -> Any:
+        x, keep = self.embed(input_values, attention_mask)
+        return self.blocks(x, keep=keep, layers=layers, drop_padding=self.drop_padding)
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x, keep = self.embed(input_values, attention_mask)
+        if isinstance(self.head, ClassifyFrames) and self.head.mix is not None:
+            _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
+            return self.head(torch.stack([x, *outputs]), keep)
+        y = self.blocks(x, keep=keep, drop_padding=self.drop_padding)
+        return y if self.head is None else self.head(y, keep)
+
+    def set_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute activations in the backward pass, those of the convolutions too."""
+        super().set_checkpointing(enabled)
+        self.waves.checkpointing = enabled
+
+
+LARGE = dict(width=1024, depth=24, heads=16)
+STABLE = dict(conv_norm="layer", conv_bias=True, order="pre")
+TINY: dict[str, Any] = STABLE | dict(
+    conv_channels=(64, 128, 192, 192),
+    conv_kernels=(10, 8, 4, 4),
+    conv_strides=(5, 4, 4, 2),
+    position_kernel=32,
+    position_groups=8,
+    width=192,
+    depth=4,
+    heads=3,
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "wav2vec2_tiny": TINY,
+    "wav2vec2_base": {},
+    "wav2vec2_base_960h": dict(head="ctc"),
+    "wav2vec2_large": LARGE,
+    "wav2vec2_large_lv60": LARGE | STABLE,
+    "wav2vec2_large_960h_lv60_self": LARGE | STABLE | dict(head="ctc"),
+    "wav2vec2_large_xlsr_53": LARGE | STABLE,
+}
+
+SOURCES = {
+    "wav2vec2_base": "hf-hub:facebook/wav2vec2-base",
+    "wav2vec2_base_960h": "hf-hub:facebook/wav2vec2-base-960h",
+    "wav2vec2_large": "hf-hub:facebook/wav2vec2-large",
+    "wav2vec2_large_lv60": "hf-hub:facebook/wav2vec2-large-lv60",
+    "wav2vec2_large_960h_lv60_self": "hf-hub:facebook/wav2vec2-large-960h-lv60-self",
+    "wav2vec2_large_xlsr_53": "hf-hub:facebook/wav2vec2-large-xlsr-53",
+}
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+KEYS = """
+    conv_channels     = conv_dim
+    conv_kernels      = conv_kernel
+    conv_strides      = conv_stride
+    conv_bias         = conv_bias
+    conv_norm         = feat_extract_norm
+    conv_act          = feat_extract_activation   gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    position_kernel   = num_conv_pos_embeddings
+    position_groups   = num_conv_pos_embedding_groups
+    vocab_size        = vocab_size
+    blank             = pad_token_id
+    classifier_width  = classifier_proj_size
+    layer_sum         = use_weighted_layer_sum
+    width             = hidden_size
+    depth             = num_hidden_layers
+    heads             = num_attention_heads
+    hidden            = intermediate_size
+    act               = hidden_act                gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    eps               = layer_norm_eps
+    dropout           = hidden_dropout
+    attention_dropout = attention_dropout
+"""
+
+TABLE = """
+    waves.layers.*.conv.@       = ~feature_extractor.conv_layers.*.conv.@
+    waves.layers.*.norm.@       = ~feature_extractor.conv_layers.*.layer_norm.@
+    waves.norm.@                = ~feature_projection.layer_norm.@
+    waves.proj.@                = ~feature_projection.projection.@
+    waves.positions.gain        = ~encoder.pos_conv_embed.conv.parametrizations.weight.original0    row0 row0
+    waves.positions.direction   = ~encoder.pos_conv_embed.conv.parametrizations.weight.original1
+    waves.positions.bias        = ~encoder.pos_conv_embed.conv.bias
+    waves.position_norm.@       = ~encoder.layer_norm.@
+    blocks.*.mixer.q.@          = ~encoder.layers.*.attention.q_proj.@
+    blocks.*.mixer.k.@          = ~encoder.layers.*.attention.k_proj.@
+    blocks.*.mixer.v.@          = ~encoder.layers.*.attention.v_proj.@
+    blocks.*.mixer.out.@        = ~encoder.layers.*.attention.out_proj.@
+    blocks.*.norm1.@            = ~encoder.layers.*.layer_norm.@
+    blocks.*.mlp.up.@           = ~encoder.layers.*.feed_forward.intermediate_dense.@
+    blocks.*.mlp.down.@         = ~encoder.layers.*.feed_forward.output_dense.@
+    blocks.*.norm2.@            = ~encoder.layers.*.final_layer_norm.@
+    blocks.norm.@               = ~encoder.layer_norm.@
+    -                           = ~masked_spec_embed
+    -                           = quantizer.**
+    -                           = project_q.*
+    -                           = project_hid.*
+"""
+
+HEAD_TABLES: dict[str | None, str] = {
+    None: """
+    -                           = lm_head.*
+    -                           = projector.*
+    -                           = classifier.*
+    -                           = layer_weights
+""",
+    "ctc": "head.proj.@ = lm_head.@",
+    "classify": """
+    head.mix                    = layer_weights
+    head.dense.@                = projector.@
+    head.proj.@                 = classifier.@
+""",
+}
+
+# Options of theirs that change the numbers and that we have no word for.
+ONLY: dict[str, tuple[Any, ...]] = {"add_adapter": (False,), "adapter_attn_dim": (None,)}
+
+
+def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
+    """Their classes for a `name` such as "Wav2Vec2" -> the fields of ours."""
+    return {
+        f"{name}Model": {"head": None},
+        f"{name}ForCTC": {"head": "ctc"},
+        f"{name}ForSequenceClassification": {"head": "classify"},
+    }
+
+
+def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """A file may count another symbol than one of the vocabulary as padding: then its blank is unknown, and the 0th."""
+    blank = fields["blank"]
+    known = isinstance(blank, int) and 0 <= blank < (fields["vocab_size"] or 0)
+    size = fields["vocab_size"] or 32
+    return {
+        "order": "pre" if theirs.get("do_stable_layer_norm", False) else "post",
+        "vocab_size": size,
+        "blank": blank if known else 0,
+    }
+
+
+def write(config: Any) -> dict[str, Any]:
+    """Without masking in training: what would stand in for masked frames has no place in our models."""
+    masking = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "apply_spec_augment": False}
+    return {"do_stable_layer_norm": config.order == "pre"} | masking
+
+
+TRANSFORMERS = Dialect(
+    name="wav2vec2",
+    base="wav2vec2.",
+    keys=KEYS,
+    table=TABLE,
+    head_tables=HEAD_TABLES,
+    heads=heads_of("Wav2Vec2") | {"Wav2Vec2ForPreTraining": {"head": None}},
+    only=ONLY,
+    read=read,
+    write=write,
+)
+
+FAMILY = Family("wav2vec2", Wav2Vec2, Wav2Vec2Config, "audio", VARIANTS, SOURCES, {"transformers": TRANSFORMERS})
