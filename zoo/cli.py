@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .cli_search import add_commands
+from .cli_search import add_commands as add_search
 from .errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -75,8 +75,6 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument("--top", type=int, default=5, help="labels for each (5)")
     new.set_defaults(rest="inputs")
 
-    add_commands(command)
-
     new = command("generate", run_generate, "Go on from a text, shown as it comes.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
     new.add_argument("prompt", help="the text to go on from")
@@ -85,6 +83,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     new.set_defaults(rest="options")
 
+    add_search(command)
+    add_tools(command)
+    return parser
+
+
+def add_tools(command: Callable[..., Any]) -> None:
+    """What compares, converts and tests models."""
     new = command("compare", run_compare, "Runs of one recipe that differ in one setting, side by side.",
                   "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5")  # fmt: skip
     new.add_argument("recipe", help="the name of a script in recipes/")
@@ -103,7 +108,6 @@ def make_parser() -> argparse.ArgumentParser:
 
     new = command("check", run_check, "Test an attention core of one's own.")
     new.add_argument("core", metavar="my_file:MyCore", help="a file or module, and the class in it")
-    return parser
 
 
 def read(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
