@@ -1,4 +1,4 @@
-"""The commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. Torch-free to import."""
+"""Commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. Free of torch at import."""
 
 import argparse
 import warnings
