@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     new = command("predict", run_predict, "Labels with probabilities.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
-    new.add_argument("inputs", nargs="*", metavar="picture.png", help="one or several pictures, or texts in quotes")
+    new.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, sounds of any length, or texts in quotes")
+    new.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
+    )
     new.add_argument("--top", type=int, default=5, help="labels for each (5)")
+    new.add_argument("--resample", action="store_true", help="convert sounds of another rate than the model's")
     new.set_defaults(rest="inputs")
 
     new = command("generate", run_generate, "Go on from a text, shown as it comes.")
@@ -169,24 +174,34 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    if not args.inputs:
-        raise ValueError('give at least one picture or text: zoo predict FOLDER picture.png, or FOLDER "a text"')
+    given = [*args.inputs, *map(tuple, args.pair)]
+    if not given:
+        raise ValueError('give at least one picture, sound or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
     if args.top < 1:
         raise ValueError(f"--top {args.top}: expected at least 1")
     from .loading import load
     from .predicting import predict
 
     model = load(args.source)
-    for file in args.inputs if "pixel_values" in model.inputs else []:
-        if not Path(file).is_file():
-            raise ValueError(f"there is no picture {file}")
-    answers: Any = predict(model, args.inputs, args.top)
+    for name, what in (("pixel_values", "picture"), ("input_values", "sound")):
+        for file in args.inputs if name in model.inputs else []:
+            if not Path(file).is_file():
+                raise ValueError(f"there is no {what} {file}")
+    if args.resample:
+        if "input_values" not in model.inputs:
+            raise ValueError(f"--resample is for sounds, and the model takes {', '.join(model.inputs)}")
+        model.preprocess = replace(model.preprocess, resample=True)
+    if args.pair and "input_ids" not in model.inputs:
+        raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
+    answers: Any = predict(model, given, args.top)
     number = model.config.head == "classify" and model.config.answers == "number"
-    table = make_table("", "label", "number" if number else "probability")
+    said = "text" if model.config.head == "ctc" else "label"
+    table = make_table("", said, "number" if number else "probability")
     table.columns[2].justify = "right"
-    for given, answer in zip(args.inputs, answers, strict=True):
+    for one, answer in zip(given, answers, strict=True):
+        shown = one if isinstance(one, str) else " | ".join(one)
         for i, (label, value) in enumerate(answer):
-            table.add_row("" if i else given, label, f"{value:.4g}" if number else f"{value:.1%}")
+            table.add_row("" if i else shown, label, f"{value:.4g}" if number else f"{value:.1%}")
     screen().print(table)
     return 0
 

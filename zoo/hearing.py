@@ -1,203 +1,145 @@
-"""How sounds are heard before features are made of them: decoded, at the rate of the model, of a length that it takes.
+"""What models say about sounds of any length: long ones are heard piece by piece, files in a stream.
 
-A rate is always known, and a clip that is too long is never cut unasked.
+A classifier's answer for a long sound is the mean of those for its windows. A CTC model hears pieces that overlap; of
+each, the frames that lie far enough from its edges are kept, and the text is read from all of them together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import sounds
-from .errors import LoadError, did_you_mean
-from .sounds import Block, SoundError
+from .clips import Listening
+from .ctc import beam
+from .listening import WaveformPreprocess
+from .models.base import Model
+from .predicting import Answer, run
+from .sounds import Block
 
-if TYPE_CHECKING:
-    import numpy
-
-    Sound = str | Path | bytes | tuple[Tensor | numpy.ndarray, int] | Tensor | numpy.ndarray
-
-TooLong = Literal["error", "cut", "windows"]
+SECONDS, CONTEXT = 20.0, 2.0  # of a piece for models without a limit, and that two pieces share
+AT_ONCE = 8  # windows in a batch
+LONG = 24  # windows from which on a bar shows how far it is
+BEAM = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """What spectrograms and waveforms share.
+def listed(x: Any) -> list[Any]:
+    """The sounds in what `zoo.predict` is given."""
+    return list(x) if isinstance(x, list) else [x]
 
-    A sound is a path, the bytes of a file, a pair (samples, rate), or samples alone with `rate=`. Samples are [S] or,
-    in a pair, [C, S], whose channels are mixed: floats in -1 .. 1, or int16 or int32 of full scale. A list of sounds is
-    a batch, one sound a batch of one.
 
-    rate: samples per second that the model was trained on.
-    resample: whether a sound of another rate is converted; otherwise it is an error.
-    too_long: what happens to a clip longer than the model takes: "error" raises, "cut" takes its beginning, "windows"
-        makes several rows of it (as `windows` cuts them).
-    """
+def shares(model: Model, x: Any) -> Tensor:
+    """Probabilities [B, C] of a classifier's labels for each sound (numbers, where it answers with those): the mean
+    over the sound's windows."""
+    return torch.stack([_shares(model, sound) for sound in listed(x)])
 
-    kind: ClassVar[str]
-    rate: int = 16000
-    resample: bool = False
-    too_long: TooLong = "error"
 
-    def __post_init__(self) -> None:
-        if self.rate < 1:
-            raise ValueError(f"rate={self.rate}: expected samples per second, such as 16000")
-        one_of("too_long", self.too_long, ("error", "cut", "windows"))
+def _shares(model: Model, sound: Any) -> Tensor:
+    hearer: Listening = model.preprocess
+    if hearer.limit is None:
+        assert isinstance(hearer, WaveformPreprocess)
+        hearer = replace(hearer, longest=round(SECONDS * hearer.rate))
+    scores = []
+    for pieces in in_batches(watched(hearer.windows(sound), sound, hearer)):
+        scores.append(run(model, hearer([(piece.wave, piece.rate) for piece in pieces])))
+    found = torch.cat(scores)
+    means: dict[str, Callable[[Tensor], Tensor]] = {"one": lambda s: s.softmax(-1), "several": torch.sigmoid}
+    return means.get(model.config.answers, lambda s: s)(found).mean(0)
 
-    @property
-    def limit(self) -> int | None:
-        """The most samples of one row; None where there is no limit."""
-        raise NotImplementedError
 
-    @property
-    def least(self) -> int:
-        """The fewest samples that mean anything."""
-        return 1
+def transcripts(model: Model, x: Any, top: int = 5) -> list[Answer]:
+    """The most probable texts of each sound, [(text, probability), ...]: the sum over all paths that the beam followed,
+    and over ways to write the same text."""
+    vocabulary = getattr(model.preprocess, "vocabulary", None)
+    if vocabulary is None:
+        raise ValueError(
+            "the model has no vocabulary to write texts in: set model.preprocess = dataclasses.replace("
+            "model.preprocess, vocabulary=zoo.ctc.Vocabulary(tokens))"
+        )
+    answers = []
+    for sound in listed(x):
+        texts: dict[str, float] = {}
+        for ids, score in beam(frame_scores(model, sound)[None], width=max(BEAM, top), blank=vocabulary.blank_id)[0]:
+            text = vocabulary.decode(ids)
+            texts[text] = texts.get(text, 0.0) + math.exp(score)
+        answers.append(sorted(texts.items(), key=lambda item: -item[1])[:top])
+    return answers
 
-    def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Clips [S] at `rate`, of lengths from `least` to `limit`, as the model takes them."""
-        raise NotImplementedError
 
-    def __call__(
-        self,
-        given: "Sound | Sequence[Sound]",
-        *,
-        rate: int | None = None,
-        resample: bool | None = None,
-        too_long: TooLong | None = None,
-    ) -> dict[str, Tensor]:
-        """given: one sound or a list; rate: of bare samples. The other options are those of the class, for this call.
+def frame_scores(model: Any, sound: Any) -> Tensor:
+    """Scores [N, V] of a CTC model for the frames of one sound, however long; pieces start at multiples of the model's
+    stride, so that their frames are those of the whole."""
+    hearer: WaveformPreprocess = model.preprocess
+    stride = math.prod(model.config.conv_strides)
+    length, shared = (round(s * hearer.rate / stride) * stride for s in (SECONDS, CONTEXT))
+    kept: list[Tensor] = []
+    done = 0
+    held: tuple[Block, Tensor] | None = None
+    for piece in watched(_pieces(hearer, sound, length, shared), sound, hearer):
+        if held is not None and len(piece.wave) < model.config.samples(1):
+            break  # what is left is shorter than a frame, and the piece before has heard it
+        if held is not None:
+            upto = (piece.start + shared // 2) // stride
+            done = _keep(kept, held, done, upto, stride)
+        held = piece, run(model, hearer([(piece.wave, piece.rate)]))[0]
+    assert held is not None
+    _keep(kept, held, done, held[0].start // stride + len(held[1]), stride)
+    return torch.cat(kept)
 
-        Raises SoundError (a ValueError) that names a sound which is none, empty, too short or long, of another rate, or
-        has samples that are no numbers.
-        """
-        options: dict[str, Any] = {"resample": resample, "too_long": too_long}
-        if chosen := {name: value for name, value in options.items() if value is not None}:
-            return replace(self, **chosen)(given, rate=rate)
-        if isinstance(given, Sequence) and not isinstance(given, str | bytes) and not _is_pair(given):
-            batch: list[Any] = list(given)
-        else:
-            batch = [given]
-        if not batch:
-            raise ValueError("no sounds given: expected one or a list of them")
-        waves = [wave for place, sound in enumerate(batch) for wave in self._rows(sound, place, rate)]
-        return self.batch(waves)
 
-    def windows(self, sound: "Sound", *, rate: int | None = None) -> Iterator[Block]:
-        """A sound in pieces of `limit` samples; the last one ends where the sound ends, and overlaps the one before.
+def _keep(kept: list[Tensor], held: tuple[Block, Tensor], done: int, upto: int, stride: int) -> int:
+    """Take the frames of a piece from `done` up to `upto`, counted over the whole sound; returns where that ends."""
+    piece, scores = held
+    first = piece.start // stride
+    kept.append(scores[done - first : upto - first])
+    return done + len(kept[-1])
 
-        Files are read in a stream. The samples of a piece are a sound again: `preprocess([(p.wave, p.rate), ...])`.
-        """
-        if self.limit is None:
-            raise ValueError("this preprocessing has no limit to make windows of: set longest= (samples)")
-        before: Tensor | None = None
-        for piece in self._pieces(sound, _name(sound, 0), rate):
-            wave, start = piece.wave, piece.start
-            if before is not None and len(wave) < self.limit:
-                start -= self.limit - len(wave)
-                wave = torch.cat([before[len(wave) :], wave])
-            yield Block(start, wave, self.rate)
-            before = wave
 
-    def _rows(self, sound: Any, place: int, rate: int | None) -> list[Tensor]:
-        """One sound as the clips that become rows."""
-        name = _name(sound, place)
-        if self.limit is None or self.too_long == "error":
-            waves = [self._whole(sound, name, rate)]
-        elif self.too_long == "cut":
-            waves = [next(self._pieces(sound, name, rate)).wave]
-        else:
-            waves = [window.wave for window in self.windows(sound, rate=rate)]
-        for wave in waves:
-            self._check_length(name, len(wave))
-        return waves
-
-    def _check_length(self, name: str, samples: int) -> None:
-        seconds = f"{samples} samples ({samples / self.rate:.3g} s at {self.rate} Hz)"
-        if samples < self.least:
-            raise SoundError(f"{name} has {seconds}, at least {self.least} are needed")
-        if self.limit is not None and samples > self.limit:
-            raise SoundError(
-                f"{name} has {seconds}, at most {self.limit} ({self.limit / self.rate:.3g} s) are taken: cut it with "
-                f"model.preprocess(sounds, too_long='cut'), or listen to all of it with too_long='windows'"
-            )
-
-    def _whole(self, sound: Any, name: str, rate: int | None) -> Tensor:
-        """All samples [S] of a sound, at the rate of the model."""
-        if isinstance(sound, str | Path | bytes):
-            return sounds.read(sound, rate=self.rate, resample=self.resample)[0]
-        wave, given = (sound[0], int(sound[1])) if _is_pair(sound) else (sound, rate)
-        wave = sounds.as_wave(wave, name, channels=_is_pair(sound))
-        if given is None:
-            raise ValueError(f"{name} has no sampling rate: give (samples, rate), or rate= for all of them")
-        if given != self.rate and not self.resample:
-            raise SoundError(
-                f"{name} has {given} samples per second, the model expects {self.rate}: convert it with "
-                f"model.preprocess(sounds, resample=True)"
-            )
-        return sounds.resampled(wave, given, self.rate)
-
-    def _pieces(self, sound: Any, name: str, rate: int | None) -> Iterator[Block]:
-        """A sound in consecutive pieces of `limit` samples, the last one of what is left."""
-        assert self.limit is not None
-        if isinstance(sound, str | Path | bytes):
-            yield from sounds.blocks(sound, self.limit / self.rate, rate=self.rate, resample=self.resample)
+def _pieces(hearer: Listening, sound: Any, length: int, shared: int) -> Iterator[Block]:
+    """A sound in pieces of `length` samples that share `shared` with the one before."""
+    if isinstance(sound, str | Path | bytes):
+        rate = hearer.rate
+        yield from sounds.blocks(sound, length / rate, shared / rate, rate=rate, resample=hearer.resample)
+        return
+    wave = hearer._whole(sound, "the sound", None)
+    start = 0
+    while True:
+        yield Block(start, wave[start : start + length], hearer.rate)
+        if start + length >= len(wave):
             return
-        wave = self._whole(sound, name, rate)
-        for start in range(0, len(wave), self.limit):
-            yield Block(start, wave[start : start + self.limit], self.rate)
-
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return {"kind": self.kind} | asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
-        """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
-        values = {name: value for name, value in values.items() if name != "kind"}
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, known)}")
-        if missing := [name for name in known if name not in values]:
-            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
-        return cls(**values)
-
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files beside config.json: none, `to_dict` says all."""
-        return {}
-
-    def transformers_files(self) -> dict[str, Any]:
-        """{file name: contents} of what transformers reads."""
-        return {"preprocessor_config.json": self.to_transformers()}
-
-    def to_transformers(self) -> dict[str, Any]:
-        """`preprocessor_config.json`. Raises ValueError where transformers has no word for it."""
-        raise NotImplementedError
-
-    def fitted_to(self, config: Any) -> Self:
-        """The same for a model of another config."""
-        return self
-
-    def check(self, config: Any) -> None:
-        """Raises ValueError unless a model with this config takes what comes out."""
+        start += length - shared
 
 
-def _is_pair(sound: Any) -> bool:
-    """(samples, rate)."""
-    return isinstance(sound, tuple) and len(sound) == 2 and hasattr(sound[0], "shape")
+# --- batches, and how far it is ---------------------------------------------------------------------------------------
 
 
-def _name(sound: Any, place: int) -> str:
-    """How a sound is called in messages."""
-    return str(sound) if isinstance(sound, str | Path) else f"sound {place}"
+def in_batches(pieces: Iterable[Block]) -> Iterator[list[Block]]:
+    """So many windows at a time as go through the model together."""
+    source = iter(pieces)
+    while batch := list(islice(source, AT_ONCE)):
+        yield batch
 
 
-def one_of(name: str, given: Any, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ValueError(f"{name} is {given!r}, expected one of {', '.join(known)}{did_you_mean(str(given), known)}")
+def watched(pieces: Iterable[Block], sound: Any, hearer: Listening) -> Iterator[Block]:
+    """The pieces; for a long file, in a terminal, with a bar of the seconds that were heard."""
+    about = sounds.info(sound) if isinstance(sound, str | Path | bytes) else None
+    seconds = about.frames / about.rate if about else 0.0
+    window = (hearer.limit or SECONDS * hearer.rate) / hearer.rate
+    if seconds < LONG * window or not sys.stderr.isatty():
+        yield from pieces
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        name = Path(sound).name if not isinstance(sound, bytes) else "sound"
+        task = bar.add_task(f"listening to {name}", total=seconds)
+        for piece in pieces:
+            yield piece
+            bar.update(task, completed=(piece.start + len(piece.wave)) / piece.rate)

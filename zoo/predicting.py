@@ -6,6 +6,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from .clips import Listening
 from .models.base import Model
 from .verifying import evaluating
 
@@ -19,24 +20,25 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer: ...
 def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
 
-    x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples). Classes without a name are called
+    x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples), sounds (paths, (samples, rate)),
+    which may be longer than the model hears at a time. Classes without a name are called
     by their number. `model.config.answers` says what is given: where it is "several", each label has a probability of
     its own; where it is "number", every label comes with its number, in their own order. A model with
-    head="masked_lm" answers with tokens for the one mask in each text.
+    head="masked_lm" answers with tokens for the one mask in each text, one with head="ctc" with texts for each sound.
     """
-    answer = {"classify": classes, "masked_lm": tokens}.get(model.config.head)
+    answer = {"classify": classes, "masked_lm": tokens, "ctc": transcripts}.get(model.config.head)
     if answer is None:
         way = "; zoo.generate continues texts" if model.config.head == "lm" else ""
         raise ValueError(
-            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify') or "
-            f"head='masked_lm'{way}"
+            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify'), "
+            f"head='masked_lm' or head='ctc'{way}"
         )
     if model.preprocess is None:
         raise ValueError(
             "the model has no preprocessing: set model.preprocess, zoo.preprocess.ImagePreprocess(...) for pictures, "
-            "zoo.tokenizing.TextPreprocess(...) for texts"
+            "zoo.tokenizing.TextPreprocess(...) for texts, one of zoo.listening for sounds"
         )
-    many = isinstance(x, Sequence) and not isinstance(x, str | tuple)
+    many = isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple)
     if many and not len(x):
         return []
     answers = answer(model, x, top)
@@ -45,12 +47,24 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
 
 def classes(model: Model, x: Any, top: int) -> list[Answer]:
     """The labels of each input."""
-    scores = run(model, model.preprocess(x))
-    name = model.labels or [str(i) for i in range(scores.shape[-1])]
+    if isinstance(model.preprocess, Listening):
+        from .hearing import shares as heard
+
+        shares = heard(model, x)
+    else:
+        scores = run(model, model.preprocess(x))
+        shares = {"one": scores.softmax(-1), "several": scores.sigmoid()}.get(model.config.answers, scores)
+    name = model.labels or [str(i) for i in range(shares.shape[-1])]
     if model.config.answers == "number":
-        return [list(zip(name, row)) for row in scores.tolist()]
-    shares = scores.sigmoid() if model.config.answers == "several" else scores.softmax(-1)
+        return [list(zip(name, row)) for row in shares.tolist()]
     return best(shares, top, lambda i: name[i])
+
+
+def transcripts(model: Model, x: Any, top: int) -> list[Answer]:
+    """What is said in each sound."""
+    from .hearing import transcripts as heard
+
+    return heard(model, x, top)
 
 
 def tokens(model: Model, x: Any, top: int) -> list[Answer]:
