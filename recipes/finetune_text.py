@@ -22,12 +22,12 @@ LONGER = {"sentences": "epochs=24", "sst2": "epochs=20"}
 
 def train(run: Run) -> Result:
     """Model and texts by name, a classifier of them, and a run around it."""
-    from zoo.run.texts import export_model, open_texts, text_classifier
+    from zoo.run.texts import export_model, open_texts, text_classifier, try_text
 
     model, data, sets = open_texts(run)
     task = text_classifier(run, model, data, sets)
     result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
-                     try_it='zoo predict {model} "the soup was cold but the evening was lovely ."')  # fmt: skip
+                     try_it=try_text(sets))  # fmt: skip
     export_model(run, result)
     return result
 

@@ -103,6 +103,9 @@ def test_predict_refuses(capsys: pytest.CaptureFixture[str], folder: Path, pictu
     assert "there is no picture nothing.png" in failing(capsys, "predict", str(folder), picture, "nothing.png")
     assert "text.png" in failing(capsys, "predict", str(folder), str(tmp_path / "text.png"))
     assert "at least one picture" in failing(capsys, "predict", str(folder))
+    assert "--pair is two texts, and the model takes pixel_values" in failing(
+        capsys, "predict", str(folder), "--pair", "a", "b"
+    )
     assert "--top 0" in failing(capsys, "predict", str(folder), picture, "--top", "0")
     assert str(tmp_path / "gone") in failing(capsys, "predict", str(tmp_path / "gone"), picture)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.data import DataError, TextDataSettings, TextSets, compose_sentences, load_texts
-from zoo.data.hub import HubError
+from zoo.data.hub import HubError, hub_name
 
 
 def load(file: Path | str, **options: object) -> TextSets:
@@ -130,6 +130,70 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.data.hub._cached", lambda *_: False)
     with pytest.raises(HubError, match=r"ZOO_DATA_DIR .*sst2/train\.parquet.* or take data=embedded"):
         load("sst2")
+
+
+@pytest.mark.parametrize(("text", "repository", "config"), [
+    ("nyu-mll/glue", "nyu-mll/glue", None), ("nyu-mll/glue:sst2", "nyu-mll/glue", "sst2"),
+    ("nyu-mll/glue/sst2", "nyu-mll/glue", "sst2"), ("glue:sst2", "glue", "sst2"), ("hf-hub:imdb", "imdb", None),
+    ("hf-hub:nyu-mll/glue:mnli", "nyu-mll/glue", "mnli"),
+])  # fmt: skip
+def test_names_of_the_hub(text: str, repository: str, config: str | None) -> None:
+    assert hub_name(text) == (repository, config)
+
+
+@pytest.mark.parametrize("text", ["sst2", "a/b/c/d", "reviews.csv", "a b/c", ":x"])
+def test_what_is_no_name_of_the_hub(text: str) -> None:
+    assert hub_name(text) is None
+
+
+def hub_of(monkeypatch: pytest.MonkeyPatch, **splits: dict) -> list[tuple]:
+    """A hub that has these splits; the calls it was asked with."""
+    import datasets
+
+    asked = []
+
+    def load_dataset(*args: str, **options: str) -> datasets.DatasetDict:
+        asked.append(args)
+        return datasets.DatasetDict({name: datasets.Dataset.from_dict(columns) for name, columns in splits.items()})
+
+    monkeypatch.setattr("zoo.data.hub.reachable", lambda *_: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_configuration_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As GLUE has it: matched validation, and a test part whose labels are kept secret."""
+    train = {"premise": [f"p {i}" for i in range(40)], "hypothesis": ["h"] * 40, "label": [0, 1, 2, 1] * 10}
+    held = {name: column[:6] for name, column in train.items()}
+    asked = hub_of(monkeypatch, train=train, validation_matched=held, validation_mismatched=held,
+                   test_matched=held, test=held | {"label": [-1] * 6})  # fmt: skip
+    sets = load("nyu-mll/glue:mnli", text="premise,hypothesis")
+    assert asked == [("nyu-mll/glue", "mnli")] and sets.real and sets.source == "hub nyu-mll/glue:mnli"
+    assert sets.validation is not None and len(sets.validation) == 6 and sets.train.texts[0][1] == "h"
+    assert (len(sets.train), len(sets.test)) == (36, 4) and "no row has a label" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"premise, hypothesis, label.*text=premise \(or two.*text=premise,hypothesis"):
+        load("nyu-mll/glue:mnli")
+    hub_of(monkeypatch, test=held)
+    with pytest.raises(DataError, match="the splits test: there is none to train on"):
+        load("nyu-mll/glue:ax", text="premise,hypothesis")
+
+
+@pytest.mark.parametrize(("message", "name", "says"), [
+    ("Config name is missing.\nPlease pick one among the available configs: ['ax', 'sst2']\nExample", "nyu-mll/glue",
+     r"nyu-mll/glue has several configurations: say one of \['ax', 'sst2'\], e.g. data=nyu-mll/glue:ax"),
+    ("BuilderConfig 'sst' not found. Available: ['ax', 'sst2']", "nyu-mll/glue:sst",
+     "has no configuration 'sst'.*'sst2'"),
+])  # fmt: skip
+def test_configurations_that_are_not_named(message: str, name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(*args: str) -> None:
+        raise ValueError(message)
+
+    monkeypatch.setattr("zoo.data.hub.reachable", lambda *_: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(HubError, match=says):
+        load(name)
 
 
 # --- the embedded sentences -------------------------------------------------------------------------------------------

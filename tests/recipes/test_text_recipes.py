@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -89,7 +90,7 @@ def test_adapters_leave_a_plain_model(tmp_path: Path) -> None:
     assert not any("lora" in name for name in zoo.load(tmp_path / "run").state_dict())
 
 
-def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path) -> None:
+def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text("a,b,x,y\n" + "".join(f"first {i},second {i},{i % 2},{i % 3 % 2}\n" for i in range(60)))
     words = ("model=gpt_nano", "text=a,b", "label=x,y", "batch_size=8", "steps=2", "width=16", "depth=1", "heads=2",
@@ -98,6 +99,11 @@ def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path) -> None:
     model = zoo.load(tmp_path / "run")
     assert model.labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
     assert model.config.answers == "several"
+    assert re.search(r"zoo predict .*/model --pair 'first \d+' 'second \d+'", capsys.readouterr().out)
+    from zoo.cli import main as command
+
+    assert command(["predict", str(tmp_path / "run"), "--pair", "first 1", "second 1"]) == 0
+    assert "first 1 | second 1" in capsys.readouterr().out
     pair = ("first 1", "second 1")
     shares = model(**model.preprocess(pair)).detach()[0].sigmoid().tolist()
     assert dict(zoo.predict(model, pair)) == pytest.approx(dict(zip("xy", shares)))

@@ -1,6 +1,7 @@
 """The hub through `datasets`, asked only when it can answer: its own retries need half a minute to find a cut cable."""
 
 import os
+import re
 import socket
 import threading
 import urllib.request
@@ -49,6 +50,27 @@ def load_table(hub: str, split: str) -> Any:
     Raises:
         HubError: It is neither to be reached nor in the cache.
     """
+    return _load(hub, split=split).with_format("arrow")[:]
+
+
+def load_splits(hub: str, config: str | None = None) -> dict[str, Any]:
+    """All splits of a hub data set, or of one of its configurations, as pyarrow Tables by name; see `load_table`."""
+    found = _load(hub, *([] if config is None else [config]))
+    return {name: part.with_format("arrow")[:] for name, part in found.items()}
+
+
+def hub_name(text: str) -> tuple[str, str | None] | None:
+    """(repository, configuration) of `org/name`, `org/name:config`, `org/name/config`, `name:config` and, with
+    `hf-hub:` before it, `name`; None for what is none of them."""
+    bare = text.removeprefix("hf-hub:")
+    found = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)(?::([\w.-]+))?|([\w.-]+/[\w.-]+)/([\w.-]+)", bare)
+    if not found or (bare == text and not set("/:") & set(bare)):
+        return None
+    return found[1] or found[3], found[2] or found[4]
+
+
+def _load(hub: str, *config: str, **split: str) -> Any:
+    """`datasets.load_dataset`, its errors as HubError."""
     from huggingface_hub import constants
 
     offline = constants.is_offline_mode() or not reachable(constants.ENDPOINT)
@@ -59,9 +81,17 @@ def load_table(hub: str, split: str) -> Any:
 
     try:
         with _offline(datasets, constants) if offline else nullcontext():
-            return datasets.load_dataset(hub, split=split).with_format("arrow")[:]
+            return datasets.load_dataset(hub, *config, **split)
     except Exception as error:  # whatever the hub's client, its storage or its file readers raise
+        if listed := re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", str(error), re.S):
+            which = f"has no configuration {config[0]!r}" if config else "has several configurations"
+            raise HubError(f"{hub} {which}: say one of {listed[1]}, e.g. data={hub}:{_first(listed[1])}") from None
         raise HubError(f"{hub} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _first(listed: str) -> str:
+    """ "['cola', 'sst2']" -> "cola"."""
+    return next(iter(re.findall(r"'([^']+)'", listed)), "NAME")
 
 
 def _cached(hub: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.data.cards import Card, list_cards, load_card
 from zoo.data.decode import DataError
 from zoo.data.draws import even_rows, held_rows
-from zoo.data.hub import HubError, load_table
+from zoo.data.hub import HubError, hub_name, load_splits
 from zoo.data.images import announce
 from zoo.data.labels import Kind, encode_labels
 from zoo.data.tables import SUFFIXES, Table, from_arrow, read_table
@@ -100,10 +100,10 @@ def _find(s: TextDataSettings, seed: int) -> TextSets:
         return _from_card(load_card(name), s, seed)
     if path.suffix.lower() in SUFFIXES or path.is_dir():
         return _from_tables(_folder_tables(path) if path.is_dir() else {"train": read_table(path)}, s, str(path), seed)
-    if name.count("/") == 1 and not path.exists():
-        return _from_tables(_hub_tables(name.removeprefix("hf-hub:")), s, f"hub {name}", seed)
+    if (found := hub_name(name)) and not path.exists():
+        return _from_tables(_hub_tables(*found), s, f"hub {name.removeprefix('hf-hub:')}", seed)
     known = ["embedded", *text_cards()]
-    raise DataError(f"data {name!r}: no such table or folder, no hub data set (org/name), and none of "
+    raise DataError(f"data {name!r}: no such table or folder, no hub data set (org/name or org/name:config), none of "
                     f"{', '.join(known)}{did_you_mean(name, known)}")  # fmt: skip
 
 
@@ -170,16 +170,31 @@ def _folder_tables(folder: Path) -> dict[str, Table]:
     return found
 
 
-def _hub_tables(name: str) -> dict[str, Table]:
+def _hub_tables(hub: str, config: str | None = None) -> dict[str, Table]:
     """The splits of a hub data set; validation and test only where it has them."""
-    tables = {"train": from_arrow(load_table(name, "train"), f"{name} train")}
-    for split in ("validation", "test"):
-        try:
-            tables[split] = from_arrow(load_table(name, split), f"{name} {split}")
-        except HubError as error:
-            if "split" not in str(error):
-                raise
+    splits, tables = load_splits(hub, config), {}
+    usual = {"train": ("train",), "validation": (*VALIDATION, "validation_matched"), "test": ("test",)}
+    for split, names in usual.items():
+        if there := next((name for name in names if name in splits), None):
+            tables[split] = from_arrow(splits[there], f"{hub} {there}")
+    if "train" not in tables:
+        raise DataError(f"hub {hub} has the splits {', '.join(splits)}: there is none to train on")
     return tables
+
+
+def _labelled(tables: dict[str, Table], label: list[str]) -> tuple[dict[str, Table], str | None]:
+    """The tables without those whose labels are kept secret (-1 or empty in each row), and what to say of it."""
+    secret = [split for split in ("validation", "test") if split in tables and not _tells(tables[split], label)]
+    if not secret or not _tells(tables["train"], label):
+        return tables, None
+    kept = {split: table for split, table in tables.items() if split not in secret}
+    where = " and ".join(tables[split].where for split in secret)
+    return kept, f"{where}: no row has a label; a part of the training data is held out in its place"
+
+
+def _tells(table: Table, label: list[str]) -> bool:
+    values = (value for name in label for value in table.columns.get(name, [0]))
+    return any(value not in (None, "", -1, "-1") for value in values)
 
 
 # --- from tables to sets ----------------------------------------------------------------------------------------------
@@ -192,6 +207,7 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
             tables = tables | {split: read_table(Path(given).expanduser())}
     text = _columns(tables["train"], s.text, "text", TEXT_NAMES)
     label = _columns(tables["train"], s.label, "label", LABEL_NAMES)
+    tables, notice = _labelled(tables, label)
     if len(text) > 2:
         raise DataError(f"text={','.join(text)}: a text is one column, or a pair of two")
     read: dict[str, tuple[list[Text], list[int]]] = {}
@@ -208,7 +224,7 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
     if "test" not in sets:
         held = held_rows(groups(sets["train"].labels), TEST_SHARE, seed)
         sets |= {"test": sets["train"].take(held.nonzero()[:, 0]), "train": sets["train"].take((~held).nonzero()[:, 0])}
-    return TextSets(sets["train"], sets.get("validation"), sets["test"], kind, names, s.name, True, source)
+    return TextSets(sets["train"], sets.get("validation"), sets["test"], kind, names, s.name, True, source, notice)
 
 
 def _columns(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> list[str]:
@@ -224,8 +240,10 @@ def _columns(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> lis
     for name in usual:
         if name in table.columns:
             return [name]
+    names = [name for name, column in table.columns.items() if role == "label" or isinstance(column[0], str)]
+    pairs = f" (or two, for pairs of texts: text={','.join(names[:2])})" if role == "text" and len(names) > 1 else ""
     raise DataError(f"{table.where} has the columns {', '.join(table.columns)}: say which one is the {role}, "
-                    f"{role}={next(iter(table.columns))}")  # fmt: skip
+                    f"{role}={[*names, *table.columns][0]}{pairs}")  # fmt: skip
 
 
 def _texts(table: Table, text: list[str], label: list[str], skip: bool,

@@ -30,7 +30,8 @@ class TextDataSettings(FeedSettings):
 
     Attributes:
         name: `embedded` (sentences composed by the program; so does `auto`), `sst2`, a table (.csv .tsv .jsonl .json
-            .parquet), a folder with train and, if there are such, validation and test tables, or `org/name` on the hub.
+            .parquet), a folder with train and, if there are such, validation and test tables, or `org/name` on the hub,
+            `org/name:config` for one of its configurations (`nyu-mll/glue:sst2`).
         text: Column of the texts; two with a comma between them are pairs (`premise,hypothesis`).
         label: Column of the labels; several with commas, of zeros and ones, are several labels a row.
         kind: `one` class a text, `several`, or a `number`; `auto` looks at the labels.

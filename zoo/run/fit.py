@@ -236,7 +236,7 @@ def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str
         (figure.replace("_", " "), said if run.data.real else f"{said} (NOT REAL DATA: {run.data.source})"),
         *([("beside it", ", ".join(others))] if others else []),
         ("model", folder.model),
-        ("try", (try_it or f"zoo predict {{model}} {shown}").format(model=folder.model)),
+        ("try", (try_it or f"zoo predict {{model}} {shown}").replace("{model}", str(folder.model))),
     ]
     if longer:
         rows.append(("longer", run.longer(longer)))

@@ -1,5 +1,6 @@
 """What every recipe of text classification does with its settings: model, data, tokens, task."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,15 @@ def export_model(run: Run, result: Result) -> None:
     folder = export(model, run.folder.path / format, format=format)
     write_card(run, model, result, folder, format)
     console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
+
+
+def try_text(sets: TextSets) -> str:
+    """A command that asks the model about a text of the test set, a short one."""
+    if not sets.real:
+        return 'zoo predict {model} "the soup was cold but the evening was lovely ."'
+    text = min(sets.test.texts[:50], key=lambda text: abs(40 - len("".join(text))))  # neither a word nor a page
+    words = shlex.quote(text) if isinstance(text, str) else f"--pair {shlex.join(text)}"
+    return f"zoo predict {{model}} {words}"
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
