@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 import zoo.preprocess
+from zoo.formats import ours
 from zoo.nn import Core
 
 TINY = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 4, "num_classes": 7}
@@ -90,6 +91,16 @@ def test_a_run_folder_and_a_checkpoint_file(folder, tmp_path):
         zoo.load(tmp_path / "other.ckpt")
     with pytest.raises(zoo.LoadError, match=r"is a file; expected a folder"):
         zoo.load(folder / "model.safetensors")
+
+
+def test_a_checkpoint_of_a_run_may_hold_tied_weights(tmp_path):
+    model = zoo.create_model("bert_tiny", vocab_size=50, width=32, seed=0).eval()  # its word table is its last map, too
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state, "zoo": ours.describe(model)}, tmp_path / "last.ckpt")
+    again = zoo.load(tmp_path / "last.ckpt")
+    assert again.head.proj.weight is again.tokens.word.weight and lists(again) == ([], [], [])
+    ids = torch.arange(6)[None]
+    assert torch.equal(again(ids), model(ids))
 
 
 def test_sharded_and_pickled_files(vit, tmp_path):

@@ -179,11 +179,13 @@ def _file_tensors(
     checkpoint: Checkpoint, model: Model, device: str | torch.device
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The file's tensors under our names, every one accounted for by the model that the file itself describes."""
-    own = model.state_dict()
-    for alias in tied_names(model):
+    own, tied = model.state_dict(), tied_names(model)
+    for alias in tied:
         del own[alias]
     table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
     raw = _raw(checkpoint, device)
+    if checkpoint.path.is_file():  # a checkpoint of a run holds a tied tensor under each of its names
+        raw = {name: tensor for name, tensor in raw.items() if name not in tied}
     tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(checkpoint.path))
     report.notes += checkpoint.notes
     return tensors, report
