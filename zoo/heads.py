@@ -148,11 +148,16 @@ class PoolTokens(nn.Module):
 
 
 class AtToken(nn.Module):
-    """Hidden states [B, N, D] -> features [B, D], of the token at a given place."""
+    """Hidden states [B, N, D] -> features [B, D], of the token at a given place; with `classes`, their scores [B, C]."""
+
+    def __init__(self, width: int, classes: int | None = None) -> None:
+        super().__init__()
+        self.proj = None if classes is None else nn.Linear(width, classes)
 
     def forward(self, x: Tensor, place: Tensor) -> Tensor:
         """place [B]."""
-        return x[torch.arange(len(x), device=x.device), place]
+        x = x[torch.arange(len(x), device=x.device), place]
+        return x if self.proj is None else self.proj(x)
 
 
 class ClassifyText(PoolTokens):

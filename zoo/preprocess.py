@@ -354,6 +354,7 @@ def _class_defaults(kind: str) -> dict[str, Any]:
         "DeiT": half | crop | {"size": 256},
         "Bit": openai | crop | {"size": {"shortest_edge": 224}},
         "CLIP": openai | crop | {"size": {"shortest_edge": 224}},
+        "Siglip": half | {"size": 224, "resample": 3, "do_center_crop": False},
     }
     stem = kind
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):

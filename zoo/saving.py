@@ -49,7 +49,8 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
 
     With preprocessing or tokenizer and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
-    `open_clip.create_model_and_transforms("local-dir:folder")` run on it unchanged. Raises ValueError naming whatever that library cannot express.
+    `open_clip.create_model_and_transforms("local-dir:folder")` run on it unchanged. Raises ValueError naming whatever
+    that library cannot express.
     """
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:

@@ -38,7 +38,7 @@ class TextPreprocess:
     max_length: how many tokens a text may have. truncate: what happens to a longer one: "error" raises, "warn" cuts
         it with a warning, "cut" cuts it.
     padding, multiple: the side that short rows are padded on, and of what the length is a multiple.
-    types: whether the model takes token_type_ids.
+    types, mask: whether the model takes token_type_ids, and an attention_mask (SigLIP sees its padding).
     """
 
     tokenizer: str = field(repr=False)
@@ -48,6 +48,7 @@ class TextPreprocess:
     padding: Side = "right"
     multiple: int = 1
     types: bool = False
+    mask: bool = True
 
     def __post_init__(self) -> None:
         _one_of("truncate", self.truncate, ("error", "warn", "cut"))
@@ -143,7 +144,7 @@ class TextPreprocess:
             batch["attention_mask"][row, place] = 1
             if self.types:
                 batch["token_type_ids"][row, place] = torch.tensor(one.type_ids)
-        return batch
+        return batch if self.mask else {"input_ids": batch["input_ids"]}
 
     def check(self, config: Any) -> None:
         """Raises ValueError unless a model with this config understands the ids: vocabulary, special ids, length."""
@@ -179,7 +180,7 @@ class TextPreprocess:
         for name in values:
             if name not in _FIELDS:
                 raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, _FIELDS)}")
-        if missing := [name for name in _FIELDS if name not in values]:
+        if missing := [name for name in _FIELDS if name not in values and name != "mask"]:  # came later
             raise LoadError(f"preprocess lacks the key {missing[0]!r}")
         if "tokenizer.json" not in files:
             raise LoadError("the model's tokenizer.json is missing: expected it beside config.json")
@@ -187,7 +188,7 @@ class TextPreprocess:
 
     def transformers_files(self) -> dict[str, Any]:
         """{file name: contents} that transformers.AutoTokenizer reads."""
-        names = ["input_ids", *(["token_type_ids"] if self.types else []), "attention_mask"]
+        names = ["input_ids", *["token_type_ids"] * self.types, *["attention_mask"] * self.mask]
         special = {f"{name}_token": token for name, token in self.special.items()}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",

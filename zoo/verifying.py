@@ -59,7 +59,7 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
         return _against_golden(str(source), checkpoint.path, model)
     batch = example_batch(model)
     theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
-    return _compare(str(source), checkpoint.format, model, batch, {"output": theirs})
+    return _compare(str(source), checkpoint.format, model, batch, named(theirs))
 
 
 def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
@@ -73,7 +73,13 @@ def _pixels(config: Any, draw: torch.Generator) -> Tensor:
 
 
 def _token_ids(config: Any, draw: torch.Generator) -> Tensor:
-    return torch.randint(config.vocab_size, (2, min(16, config.max_length)), generator=draw)
+    fixed = not getattr(config, "causal", True)  # what such a text is filled up with is content
+    ids = torch.randint(
+        config.vocab_size, (2, config.max_length if fixed else min(16, config.max_length)), generator=draw
+    )
+    if getattr(config, "pool", None) == "eos":
+        ids[:, -1] = config.eos_token_id
+    return ids
 
 
 def _sounds(config: Any, draw: torch.Generator) -> Tensor:
@@ -117,8 +123,13 @@ def _compare(
         raise LoadError(f"{source}: outputs of other shapes, ours and those of {against}: {', '.join(shapes)}")
     worst = max(error(ours[name], theirs[name]) for name in theirs)
     packages = ["torch", *([against] if against in PEERS else [])]
-    versions = {"zoo": _zoo_version()} | {name: importlib.metadata.version(name) for name in packages}
+    versions = {"zoo": _zoo_version()} | {
+        name: importlib.metadata.version(PACKAGES.get(name, name)) for name in packages
+    }
     return Verification(source, against, worst, TOLERANCE.get(model.dtype, HALF), versions)
+
+
+PACKAGES = {"open_clip": "open_clip_torch"}  # where a module's name is not its package's
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
@@ -145,6 +156,8 @@ def named(output: Any) -> dict[str, Tensor]:
     """A model's answer as tensors with names."""
     if isinstance(output, Tensor):
         return {"output": output}
+    if isinstance(output, Mapping):
+        return dict(output)
     return {f.name: value for f in fields(output) if (value := getattr(output, f.name)) is not None}
 
 
@@ -174,7 +187,7 @@ def _peer(name: str) -> Any:
         raise ValueError(f"verifying a folder of {name} needs {name} itself: pip install {name}") from None
 
 
-def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
+def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Any:
     assert checkpoint.architecture is not None
     cls = getattr(_peer("transformers"), checkpoint.architecture)
     model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
@@ -182,9 +195,26 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
         model = model.base_model  # of what was saved for pretraining, too
     with torch.no_grad():
         output = model(**_cast(batch, dtype))
+    if "image_embeds" in output:
+        return _features(output.image_embeds, output.text_embeds, model.logit_scale, getattr(model, "logit_bias", None))
     if "start_logits" in output:
         return torch.stack([output.start_logits, output.end_logits], -1)
     return output.logits if "logits" in output else output.last_hidden_state
+
+
+def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """What two towers answer, under our names."""
+    found = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
+    return found if bias is None else found | {"logit_bias": bias.detach().reshape(())}
+
+
+def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    made = _peer("open_clip").create_model(f"local-dir:{checkpoint.path}", output_dict=True).to(dtype).eval()
+    ids = batch["input_ids"]
+    ids = torch.nn.functional.pad(ids, (0, made.context_length - ids.shape[1]))  # it takes one length
+    with torch.no_grad():
+        image = made.encode_image(batch["pixel_values"].to(dtype), normalize=True)
+        return _features(image, made.encode_text(ids, normalize=True), made.logit_scale, made.logit_bias)
 
 
 def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
@@ -193,7 +223,8 @@ def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor
         return model(batch["pixel_values"].to(dtype))
 
 
-PEERS: dict[str, Callable[[Checkpoint, torch.dtype, Mapping[str, Tensor]], Tensor]] = {
+PEERS: dict[str, Callable[[Checkpoint, torch.dtype, Mapping[str, Tensor]], Any]] = {
     "transformers": _transformers,
     "timm": _timm,
+    "open_clip": _open_clip,
 }

@@ -7,14 +7,14 @@ from typing import Any
 from ..errors import LoadError
 from ..files import read_json
 from ..models.base import Config, Family
-from .dialect import Dialect
 
 
 @dataclass
 class Checkpoint:
     """A source, described in our words. Its tensors are still on disk and, with a table, under their names.
 
-    architecture: what the other library builds it with. notes: what could not be taken as it stands.
+    dialect: a Dialect, or Towers of several. architecture: what the other library builds it with. notes: what could
+    not be taken as it stands.
     """
 
     path: Path
@@ -26,7 +26,7 @@ class Checkpoint:
     labels: list[str] | None = None
     table: str | None = None
     base: str = ""
-    dialect: Dialect | None = None
+    dialect: Any = None
     architecture: str | None = None
     notes: list[str] = field(default_factory=list)
 

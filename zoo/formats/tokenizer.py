@@ -1,12 +1,18 @@
 """Tokenizers as transformers' folders hold them: tokenizer.json, else the vocabulary files of older repositories."""
 
+import gzip
+import importlib.util
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LoadError
 from ..files import read_json
 from ..tokenizing import SPECIAL, TextPreprocess, byte_bpe, wordpiece
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # What the tokens are called where the files do not say it.
 USUAL = {
@@ -15,9 +21,10 @@ USUAL = {
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
     "mask": ("[MASK]", "<mask>"),
-    "bos": ("<s>", "<|endoftext|>"),
+    "bos": ("<s>", "<|startoftext|>", "<|endoftext|>"),
     "eos": ("</s>", "<|endoftext|>"),
 }
+START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 
 
@@ -65,8 +72,51 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> st
         vocab = read_json(folder / "vocab.json")
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         merges = [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#version")]
+        if END in vocab and model_type in ("clip", "clip_text_model"):
+            return clip_bpe(vocab, merges).to_str()  # type: ignore[arg-type]
         return byte_bpe(vocab, merges, roberta="roberta" in model_type).to_str()  # type: ignore[arg-type]
     return None
+
+
+def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> "Tokenizer":
+    """CLIP's tokenizer: lower case, pieces that end a word marked </w>, START and END around a text."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(
+        models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)
+    )
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    split = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([START, END])
+    last, first = ((token, vocab[token]) for token in (END, START))
+    tokenizer.post_processor = processors.RobertaProcessing(last, first, False, False)
+    return tokenizer
+
+
+@cache
+def open_clip_tokenizer() -> str | None:
+    """tokenizer.json of CLIP's vocabulary, from the open_clip package; None where that is not installed."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    if not file.is_file():
+        return None
+    lines = gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    letters = byte_letters()
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    return clip_bpe({word: i for i, word in enumerate(words)}, merges).to_str()  # type: ignore[arg-type]
+
+
+def byte_letters() -> list[str]:
+    """The letters that stand for the 256 bytes, in the order of CLIP's and GPT-2's vocabularies."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(256 - len(shown))]
 
 
 def _special(text: str, said: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:

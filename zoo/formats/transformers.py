@@ -9,9 +9,10 @@ from ..files import read_json
 from ..models.base import NAMING, Config, Family, Model
 from ..preprocess import ImagePreprocess, pair
 from ..registry import families
-from . import extractor, sentences, tokenizer
+from . import extractor, sentences, tokenizer, towers
 from .checkpoint import Checkpoint, config_of
 from .dialect import Dialect, dialects, differences
+from .towers import Towers
 
 # What they call our `answer`.
 PROBLEMS = {
@@ -23,6 +24,8 @@ def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     values = read_json(file) | _ends(folder)
     family, dialect, architecture = _kind(values, file)
+    if isinstance(dialect, Towers):
+        return towers.read(folder, values, family, dialect)
     fields = _fields(family, dialect, architecture, values)
     if dialect.embeds is not None and (embedding := sentences.read(folder)):
         fields |= {**dialect.embeds, **embedding}
@@ -113,6 +116,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
     """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
     lost: dict[str, list[str]] = {}
     for _, dialect in dialects(iter([family]), "transformers"):
+        if isinstance(dialect, Towers):
+            return towers.describe(model, family, dialect)
         config = dialect.rewrite(model.config)
         if config.head == "pool":  # transformers' bare models return the tokens to pool
             config = config.replace(head=None)

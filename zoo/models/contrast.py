@@ -17,6 +17,10 @@ from torch.utils import _pytree
 from ..errors import did_you_mean
 from ..nn.init import Draw
 from .base import THEIR_WORDS, Config, Family, Model, plain
+from .bert import VARIANTS as BERT
+from .bert import BertConfig
+from .vit import VARIANTS as VIT
+from .vit import ViTConfig
 
 MODALITIES = ("image", "text", "audio")
 # What a tower's family must be of, and the names of its inputs in a model of several towers.
@@ -372,4 +376,9 @@ def project(modality: str, how: str | None, features: int, width: int) -> nn.Lin
     return nn.Linear(features, width, how == "affine")
 
 
-FAMILY = Family("contrast", Contrastive, ContrastiveConfig, "multimodal", {})
+TINY = {
+    "image": Tower(family="vit", config=ViTConfig(**VIT["vit_cifar_tiny"], head="pool")),
+    "text": Tower(family="bert", config=BertConfig(**BERT["bert_tiny"], head="pool", pool="mean", pooler=None)),
+}
+
+FAMILY = Family("contrast", Contrastive, ContrastiveConfig, "multimodal", {"contrast_tiny": TINY})
