@@ -26,7 +26,9 @@ def models() -> str:
 
 
 def takes(config: Any) -> str:
-    """`224 px, patch 16`, or the length and vocabulary of a text model, or what a sound is cut into."""
+    """`224 px, patch 16`, or the length and vocabulary of a text model, or what a sound is cut into; of each tower."""
+    if config.parts:
+        return "; ".join(takes(part) for part in config.parts.values())
     if hasattr(config, "image_size"):
         return f"{config.image_size} px, patch {config.patch_size}"
     if hasattr(config, "mel_bins"):

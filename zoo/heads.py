@@ -148,7 +148,7 @@ class PoolTokens(nn.Module):
 
 
 class AtToken(nn.Module):
-    """Hidden states [B, N, D] -> features [B, D], of the token at a given place; with `classes`, their scores [B, C]."""
+    """Hidden states [B, N, D] -> features [B, D] of the token at a given place; with `classes`, their scores [B, C]."""
 
     def __init__(self, width: int, classes: int | None = None) -> None:
         super().__init__()
