@@ -9,18 +9,19 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from zoo.data.audio_tables import Clips
 from zoo.data.cards import Card, list_cards, load_card
 from zoo.data.decode import DataError
 from zoo.data.draws import held_rows
 from zoo.data.hub import HubError
 from zoo.data.images import announce
-from zoo.data.pairs_settings import PairDataSettings, PairFeedSettings
+from zoo.data.pairs_settings import PairDataSettings
 from zoo.data.pairs_tables import Rows, find_tables, pair_rows
 from zoo.data.tables import SUFFIXES
 from zoo.errors import did_you_mean
 
 TEST_SHARE = 0.1
-T = TypeVar("T", Tensor, list[Tensor])
+T = TypeVar("T", Tensor, Clips)
 
 
 @dataclass
@@ -28,23 +29,26 @@ class PairSet(Generic[T]):
     """Things and their captions.
 
     Attributes:
-        things: Pictures, uint8 [N, 3, H, W], or sounds, a list of float32 [S].
+        things: Pictures, uint8 [N, 3, H, W], or sounds.
         captions: Of each thing one or several. Training draws one of them, what is tested is the first.
         family: Rows that follow each other and stay in one batch, because they are each other's near misses.
+        classes: int64 [N], where captions say no more than what class a thing is of: whatever is said of one then
+            holds of all things of its class.
     """
 
     things: T
     captions: list[tuple[str, ...]]
     family: int = 1
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def take(self, rows: Tensor) -> "PairSet[T]":
         """The pairs of these rows, each a family of its own."""
-        picked = rows.tolist()
-        things: Any = self.things[rows] if isinstance(self.things, Tensor) else [self.things[i] for i in picked]
-        return PairSet(things, [self.captions[i] for i in picked])
+        things: Any = self.things[rows] if isinstance(self.things, Tensor) else self.things.take(rows)
+        classes = None if self.classes is None else self.classes[rows]
+        return PairSet(things, [self.captions[i] for i in rows.tolist()], classes=classes)
 
     def subset(self, count: int, *, seed: int = 0) -> "PairSet[T]":
         """`count` pairs, a seeded choice, whole families as long as `count` has room for them; 0 keeps all."""
@@ -64,8 +68,8 @@ class PairSets(Generic[T]):
         validation: None where the data brings none: a part of `train` is then to be held out.
         real: False for what the program drew or made.
         source: Where they came from.
-        rate: Samples per second of sounds; 0 for pictures.
-        unseen: Further test sets by what is special about them.
+        classes: Their names, where things are of classes.
+        unseen: Things of classes that stand in neither training nor test.
         skipped: What was left out, one line each.
         notice: What the user must be told about the choice of the data, if anything.
     """
@@ -76,14 +80,15 @@ class PairSets(Generic[T]):
     name: str
     real: bool
     source: str
-    rate: int = 0
     classes: list[str] = field(default_factory=list)
+    unseen: PairSet[T] | None = None
     skipped: list[str] = field(default_factory=list)
     notice: str | None = None
 
 
 Decoder = Callable[[Rows, list[str]], PairSet[T]]
 """Makes a set of rows; what it leaves out, with the reason, goes into the list."""
+COLUMNS = {"pictures": "pictures", "sounds": "audio"}  # role -> the setting that names its column
 
 
 def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
@@ -116,12 +121,15 @@ def drawn_pairs(size: tuple[int, int]) -> PairSets[Tensor]:
     if size[0] != size[1] or size[0] < 24:
         raise DataError(f"drawn pictures are squares of at least 24 pixels, the model takes {size[0]} x {size[1]}: "
                         f"give image.image_size=32")  # fmt: skip
-    parts = [PairSet(*pairs_drawn.draw_pairs(split, size=size[0])) for split in ("train", "validation", "test")]
-    parts[0].family = pairs_drawn.FAMILY
-    return PairSets(*parts, "drawn", False, "drawn by the program; the test scenes combine what training never did")
+    train, validation, test = (
+        PairSet(*pairs_drawn.draw_pairs(split, size=size[0])) for split in ("train", "validation", "test")
+    )
+    train.family = pairs_drawn.FAMILY
+    source = "drawn by the program; the test scenes combine what training never did"
+    return PairSets(train, validation, test, "drawn", False, source)
 
 
-def finish(sets: PairSets[T], s: PairFeedSettings, seed: int) -> PairSets[T]:
+def finish(sets: PairSets[T], s: Any, seed: int) -> PairSets[T]:
     """Smaller choices, and what has to be said."""
     if sets.skipped:
         some = "; ".join(sets.skipped[:3]) + (" ..." * (len(sets.skipped) > 3))
@@ -142,7 +150,7 @@ def pair_cards(task: str) -> list[str]:
 
 
 def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
-    known = pair_cards("image-text pairs")
+    known: list[str] = pair_cards("image-text pairs")
     if s.name in known:
         return from_card(load_card(s.name), s, role, decode, seed)
     path = Path(s.name).expanduser()
@@ -154,7 +162,7 @@ def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> Pair
                     f"{', '.join(names)}{did_you_mean(s.name, names)}")  # fmt: skip
 
 
-def from_card(card: Card, s: PairFeedSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
+def from_card(card: Card, s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
     """A data set with a card: from local files where they are, else from the hub."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
@@ -184,7 +192,9 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
                 source: str) -> PairSets[T]:  # fmt: skip
     """The splits of a data set, decoded; without a test part, a tenth of the training becomes it."""
     skipped: list[str] = []
-    rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
+    rows = {
+        split: pair_rows(table, getattr(s, COLUMNS[role]), s.captions, role, skipped) for split, table in tables.items()
+    }
     if "test" not in rows:
         held = held_rows(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_SHARE, seed)
         if held.all():

@@ -18,25 +18,25 @@ Prepare = Callable[..., dict[str, Tensor]]
 
 
 class PairRows(Dataset[Any]):
-    """A set of pairs in memory. Batches: the inputs of the things, `input_ids`, `attention_mask` [B, N], `index` [B],
-    `epoch`.
+    """A set of pairs in memory. Batches: what the things' own set gathers, `input_ids`, `attention_mask` [B, N],
+    `index` [B], `epoch`; with classes, `positives` [B]: pairs with equal numbers describe each other as well.
 
     Args:
         pairs: Their captions.
-        inputs: What belongs to each thing, [N, ...] each: `pixel_values`, or `input_values` ...
+        things: Gathers a whole batch by `__getitems__(keys)`; or tensors [N, ...] by the names of the model's inputs.
         preprocess: The tokenizer.
         seed: In training, the caption of a thing is drawn by (seed, epoch, index); None takes the first.
         longest: Tokens that a caption may have.
     """
 
-    def __init__(self, pairs: PairSet[Any], inputs: Mapping[str, Tensor], preprocess: TextPreprocess, *,
-                 seed: int | None = None, longest: int = 0, truncate: Truncate = "warn") -> None:  # fmt: skip
+    def __init__(self, pairs: PairSet[Any], things: Any, preprocess: TextPreprocess, *, seed: int | None = None,
+                 longest: int = 0, truncate: Truncate = "warn") -> None:  # fmt: skip
         flat = [text for captions in pairs.captions for text in captions]
         self.tokens = TokenSet.of(flat, preprocess, longest=longest, truncate=truncate)
         self.count = torch.tensor([len(captions) for captions in pairs.captions])
         self.first = self.count.cumsum(0) - self.count
-        self.inputs, self.seed, self.family = dict(inputs), seed, pairs.family
-        self.trims = "audio_attention_mask" in self.inputs
+        self.things = Gathered(things) if isinstance(things, Mapping) else things
+        self.seed, self.family, self.classes = seed, pairs.family, pairs.classes
 
     def __len__(self) -> int:
         return len(self.count)
@@ -50,12 +50,25 @@ class PairRows(Dataset[Any]):
     def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
         rows = torch.tensor(list(keys))
         texts = self.tokens.__getitems__(Keys(self.captions_of(rows, keys.epoch).tolist(), keys.epoch))
-        batch = {name: values[rows] for name, values in self.inputs.items()}
-        if self.trims:
-            longest = int(batch["audio_attention_mask"].sum(1).max())
-            batch |= {name: batch[name][:, :longest] for name in ("input_values", "audio_attention_mask")}
+        batch = dict(self.things.__getitems__(keys))
         batch |= {name: texts[name] for name in ("input_ids", "attention_mask")}
+        if self.classes is not None:
+            batch["positives"] = self.classes[rows]
         return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
+
+
+class Gathered(Dataset[Any]):
+    """Tensors [N, ...]; waveforms with a mask are cut to the longest in the batch."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+        rows = torch.tensor(list(keys))
+        batch = {name: values[rows] for name, values in self.tensors.items()}
+        if (mask := batch.get("audio_attention_mask")) is None:
+            return batch
+        return {name: values[:, : int(mask.sum(1).max())] for name, values in batch.items()}
 
 
 class FamilyBatches(KeyedBatches):
@@ -81,12 +94,17 @@ class PairModule(KeyedModule):
         train, val, test: PairRows.
         prepare: Augments and normalises a raw batch; called with train=True in training alone.
         options: Of KeyedModule.
+
+    Attributes:
+        shown: The test pairs as they came, for pictures of the result.
     """
+
+    shown: PairSet[Any] | None = None
 
     def __init__(self, train: PairRows, val: PairRows, test: PairRows, batch_size: int, *, prepare: Prepare,
                  **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
-        self.prepare = prepare
+        self.prepare, self.extra = prepare, ("input_ids", "attention_mask", "positives", "index", "epoch")
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(train)} training pairs do not fill one batch of {batch_size}; take a smaller "
                              f"batch_size")  # fmt: skip
@@ -101,14 +119,17 @@ class PairModule(KeyedModule):
         """What the task receives."""
         trainer = self.trainer
         training = trainer is not None and trainer.training
-        ready = self.prepare(batch, seed=self.seed, step=trainer.global_step if trainer else 0, train=training)
-        return batch | ready
+        return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
+
+    def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
+        """A raw batch as the task receives it."""
+        made = self.prepare(batch, seed=self.seed, step=step, train=train)
+        return made | {name: batch[name] for name in self.extra if name in batch}
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small batch as the task receives it, to measure with."""
         rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
-        batch = self.train.__getitems__(Keys(rows.tolist(), 0))
-        return batch | self.prepare(batch, seed=self.seed, step=0, train=False)
+        return self.ready(self.train.__getitems__(Keys(rows.tolist(), 0)))
 
 
 class Pictures:
@@ -134,6 +155,23 @@ class Pictures:
         if train:
             raw["mirrors"] = self.mirrors[rows.cpu()].to(rows.device)
         return {"pixel_values": self.augment(raw, seed=seed, step=step, train=train)["pixel_values"]}
+
+
+class Sounds:
+    """prepare() of sounds: spectrograms in the model's window, in training augmented; waveforms as they are.
+
+    Args:
+        hear: Of spectrograms; None for waveforms.
+    """
+
+    def __init__(self, hear: Any | None) -> None:
+        self.hear = hear
+
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
+        """input_values [B, T, F], or [B, S] with their mask."""
+        if self.hear is None:
+            return {name: batch[name] for name in ("input_values", "audio_attention_mask") if name in batch}
+        return {"input_values": self.hear(batch, seed=seed, step=step, train=train)["input_values"]}
 
 
 def may_be_mirrored(pairs: PairSet[Any]) -> Tensor:

@@ -112,7 +112,20 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
         return None
 
 
-PICTURES: dict[str, Picture] = {"curves": curves, "confusion": confusion, "sample": sample, "attention": attention}
+def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """What a model of pairs finds for texts."""
+    from zoo.run import pairs_results
+
+    return pairs_results.retrieval(run, task, result) if hasattr(task.trainer, "datamodule") else None
+
+
+PICTURES: dict[str, Picture] = {
+    "curves": curves,
+    "confusion": confusion,
+    "sample": sample,
+    "attention": attention,
+    "retrieval": retrieval,
+}
 """File name -> who draws it. A picture more is an entry more."""
 
 

@@ -1,0 +1,36 @@
+"""Train two towers on pictures with captions, from scratch or from given towers, and search pictures by text.
+
+    python recipes/clip_pairs.py                        scenes drawn by the program: some minutes on two CPU cores
+    python recipes/clip_pairs.py data=emoji             1,683 emoji and their names, 187 held out
+    python recipes/clip_pairs.py data=FOLDER            captions.csv (file, caption) beside pictures, or train.parquet
+    python recipes/clip_pairs.py "data=shards/{000..009}.tar" test=shards/010.tar loss=siglip
+    python recipes/clip_pairs.py data=FOLDER image.name=FOLDER image.locked=true text.name=bert_mini
+    python recipes/clip_pairs.py data=FOLDER model.source=org/clip lr=1e-5 cached=64 batch_size=1024
+
+The drawn scenes combine colours and shapes; some combinations are kept out of training, and the test asks for those.
+A tokenizer is learned from the captions unless the text tower brings one. The same command goes on where it was
+killed, bit for bit. `--help` lists all options.
+"""
+
+import sys
+
+from zoo.run.pairs_settings import ClipSettings
+from zoo.run.run import Result, Run, main
+
+LONGER = {"drawn": "epochs=20", "emoji": "epochs=120"}
+
+
+def train(run: Run) -> Result:
+    """Towers and pairs by name, their contrast, and a run around it."""
+    from zoo.run.pairs import contrast_task, open_pictures
+    from zoo.run.pairs_results import save_pictures
+
+    model, data, sets = open_pictures(run)
+    where = save_pictures(run, sets)
+    task = contrast_task(run, model)
+    return run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+                   try_it=f'zoo search "{sets.test.captions[0][0]}" --in {where} --model {{model}}')  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, ClipSettings))
