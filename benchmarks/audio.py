@@ -1,0 +1,106 @@
+"""Audio encoders against transformers in the same process: AST-base on whole spectrograms, wav2vec 2.0 on ragged clips.
+
+    python benchmarks/audio.py [what=ast,waves] [depth=12] [rounds=5] [device=cpu|cuda]
+
+ast: one spectrogram of 1024 frames and 128 mel bins, 1,214 tokens; targets after zoo.optimize: >= 1.2x in float32,
+>= 2.1x in bfloat16 over transformers in float32. waves: wav2vec 2.0 base on clips of 1, 2, 3, 5, 7 and 10 s, which
+transformers pads to 10 s; useful seconds of sound a second: >= 1.8x. Weights are random and the same; what is compared
+there are the clips alone, because transformers' group norm spans the padding.
+"""
+
+from collections.abc import Callable
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from _measure import options, paired
+from torch import Tensor
+
+import zoo
+
+SECONDS = (1, 2, 3, 5, 7, 10)
+RATE = 16000
+
+
+def both(name: str, device: str, **config: Any) -> tuple[Any, zoo.Model]:
+    """Their model and ours, from the same file."""
+    cls = getattr(transformers, name)
+    theirs = cls(cls.config_class(**config)).to(device).eval()
+    with TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = zoo.load(folder, device=device)
+        ours.load_state_dict({key: value.clone() for key, value in ours.state_dict().items()}, assign=True)
+    return theirs, ours
+
+
+def half_of(model: Any) -> Any:
+    """The same model in bfloat16."""
+    half = type(model)(model.config).to(model.device, torch.bfloat16).eval()
+    half.load_state_dict(model.state_dict())
+    return half
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1)).item()
+
+
+def spectrograms(depth: int, device: str) -> dict[str, Callable[[], object]]:
+    theirs, ours = both("ASTForAudioClassification", device, num_hidden_layers=depth, num_labels=527)
+    half, fast, fast_half = half_of(theirs), zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
+    x = torch.randn(1, 1024, 128, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode():
+        reference = theirs(x).logits
+        for name, model in (("as loaded", ours), ("optimised", fast), ("optimised bfloat16", fast_half)):
+            print(f"{name}: greatest difference to transformers {error(model(x), reference):.1e}")
+    return {
+        "transformers float32": lambda: theirs(x),
+        "transformers bfloat16": lambda: half(x.bfloat16()),
+        "zoo as loaded": lambda: ours(x),
+        "zoo optimised float32": lambda: fast(x),
+        "zoo optimised bfloat16": lambda: fast_half(x),
+    }
+
+
+def clips(depth: int, device: str) -> dict[str, Callable[[], object]]:
+    theirs, ours = both("Wav2Vec2Model", device, num_hidden_layers=depth)
+    half, fast, fast_half = half_of(theirs), zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
+    lengths = [RATE * seconds for seconds in SECONDS]
+    keep = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    x = torch.randn(keep.shape, generator=torch.Generator().manual_seed(0)) * keep
+    x, keep = x.to(device), keep.to(device)
+    with torch.inference_mode():
+        alone = [theirs(x[row : row + 1, :n]).last_hidden_state[0] for row, n in enumerate(lengths)]
+        for name, model in (("as loaded", ours), ("optimised", fast), ("optimised bfloat16", fast_half)):
+            y = model(x, keep)
+            worst = max(error(y[row, : len(z)], z) for row, z in enumerate(alone))
+            print(f"{name}: greatest difference to transformers' clips alone {worst:.1e}")
+    return {
+        "transformers float32": lambda: theirs(x, attention_mask=keep),
+        "transformers one by one": lambda: [theirs(x[row : row + 1, :n]) for row, n in enumerate(lengths)],
+        "transformers bfloat16": lambda: half(x.bfloat16(), attention_mask=keep),
+        "zoo as loaded": lambda: ours(x, keep),
+        "zoo optimised float32": lambda: fast(x, keep),
+        "zoo optimised bfloat16": lambda: fast_half(x, keep),
+    }
+
+
+WHAT = {
+    "ast": (spectrograms, 1, "ast_base, one spectrogram of 1024 x 128"),
+    "waves": (clips, sum(SECONDS), f"wav2vec2_base, clips of {', '.join(map(str, SECONDS))} s"),
+}
+
+
+def main() -> None:
+    o = options(what="ast,waves", depth=12, rounds=5, device="cpu")
+    clock = "cuda" if o.device == "cuda" else "cpu"
+    torch.set_num_threads(1)
+    for what in o.what.split(","):
+        make, items, title = WHAT[what]
+        calls = make(o.depth, o.device)
+        with torch.inference_mode():
+            paired(calls, rounds=o.rounds, clock=clock, items=items, title=title)
+
+
+if __name__ == "__main__":
+    main()
