@@ -167,8 +167,8 @@ def run_info(args: argparse.Namespace) -> int:
         table.add_row(
             "labels", f"{len(model.labels)}: {', '.join(model.labels[:4])}" + ", ..." * (len(model.labels) > 4)
         )
-    for field in model.config.names():
-        table.add_row(field, spoken(getattr(model.config, field)))
+    for field, value in model.config.flat().items():
+        table.add_row(field, spoken(value))
     out.print(table)
     return 0
 

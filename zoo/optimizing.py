@@ -9,6 +9,7 @@ import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -55,7 +56,8 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
     for name, parameter in fast.named_parameters():
         owner, _, key = name.rpartition(".")
         setattr(fast.get_submodule(owner), key, nn.Parameter(parameter.detach(), requires_grad=False))
-    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), {})
+    doors = {name: door(name) for name in dir(model) if name.startswith("encode_")}  # of the towers of several
+    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), doors)
     assert isinstance(fast, Optimized)
     fast.arm(model, dtype)
     if left:
@@ -132,6 +134,15 @@ class Optimized:
         raise ValueError("an optimised model keeps its weights in a form of its own; save the model it was made from")
 
 
+def door(name: str) -> Callable[..., Any]:
+    """A method `name` of an optimised model that casts at the door, as `encode` does."""
+
+    def method(self: Any, *args: Any, **batch: Any) -> Any:
+        return self.answer(getattr(super(Optimized, self), name), *args, **batch)
+
+    return method
+
+
 def version_of(parameter: Tensor) -> int:
     """How often it was written in place; a tensor made in inference mode does not count."""
     return 0 if parameter.is_inference() else parameter._version
@@ -142,6 +153,10 @@ def to_float32(value: Any) -> Any:
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
         return type(value)(to_float32(v) for v in value)
+    if isinstance(value, dict):
+        return {name: to_float32(v) for name, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: to_float32(getattr(value, f.name)) for f in fields(value)})
     return value
 
 

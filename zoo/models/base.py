@@ -98,6 +98,10 @@ class Config:
         """The configs of the towers that a model is made of, by attribute; none for most."""
         return {}
 
+    def flat(self) -> dict[str, Any]:
+        """Every field by its name, those of towers as `tower.field`."""
+        return {name: getattr(self, name) for name in self.names()}
+
     def part_of(self, name: str) -> "Config":
         """The config of the tower that an input of this name goes to."""
         return self

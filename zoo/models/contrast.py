@@ -97,6 +97,14 @@ class ContrastiveConfig(Config):
         """The config of the tower that an input called `name` goes to."""
         return next((self.parts[m] for m in self.towers if name in INPUTS[m].values()), self)
 
+    def flat(self) -> dict[str, Any]:
+        """Every field by its name, those of towers as `tower.field`."""
+        values = {name: value for name, value in super().flat().items() if name not in MODALITIES}
+        for name, tower in self.towers.items():
+            values |= {name: tower.family, f"{name}.proj": tower.proj}
+            values |= {f"{name}.{field}": value for field, value in tower.config.flat().items()}
+        return values
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types, towers as nested objects."""
         values = {name: getattr(self, name) for name in self.names()}
