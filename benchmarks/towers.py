@@ -1,0 +1,79 @@
+"""The towers of CLIP ViT-B/32 as loaded and after zoo.optimize, against open_clip in the same process.
+
+    python benchmarks/towers.py [what=text,image] [name=ViT-B-32-quickgelu] [depth=12] [rounds=7] [device=cpu|cuda]
+
+text: 8 texts of 12 tokens in 77, as open_clip's tokenizer pads them; targets: >= 5x as loaded, >= 6x optimised. image:
+8 pictures; target after zoo.optimize: >= 1.2x in float32. Weights are random, the same, and go through a folder.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import open_clip
+import torch
+from _measure import options, paired
+from safetensors.torch import save_file
+from torch import Tensor
+
+import zoo
+
+ROWS, REAL = 8, 12
+
+
+def both(name: str, depth: int, device: str) -> tuple[Any, zoo.Model]:
+    """Their model and ours, from the same folder."""
+    config = open_clip.get_model_config(name)
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = depth
+    theirs = open_clip.model.CLIP(**json.loads(json.dumps(config))).eval()
+    with TemporaryDirectory() as folder:
+        save_file(theirs.state_dict(), Path(folder) / "open_clip_model.safetensors")
+        (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+        ours = zoo.load(folder, device=device)
+        ours.load_state_dict({key: value.clone() for key, value in ours.state_dict().items()}, assign=True)
+    return theirs.to(device), ours
+
+
+def texts(device: str) -> Tensor:
+    """[ROWS, 77]: begin, words, end, and zeros behind."""
+    ids = torch.zeros(ROWS, 77, dtype=torch.long)
+    ids[:, : REAL - 1] = torch.randint(5, 40000, (ROWS, REAL - 1), generator=torch.Generator().manual_seed(0))
+    ids[:, 0], ids[:, REAL - 1] = 49406, 49407
+    return ids.to(device)
+
+
+def calls(what: str, theirs: Any, ours: zoo.Model, device: str) -> dict[str, Callable[[], Tensor]]:
+    x = texts(device) if what == "text" else torch.randn(ROWS, 3, *theirs.visual.image_size, device=device)
+    fast, half = zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
+    run = {
+        name: getattr(model, f"encode_{what}")
+        for name, model in (("loaded", ours), ("optimised", fast), ("half", half), ("theirs", theirs))
+    }
+    with torch.inference_mode():
+        reference = run["theirs"](x, normalize=True)
+        for name in ("loaded", "optimised", "half"):
+            error = float((run[name](x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
+            print(f"{what}, {name}: greatest difference to open_clip {error:.1e}")
+    return {
+        "open_clip float32": lambda: run["theirs"](x, normalize=True),
+        "zoo as loaded": lambda: run["loaded"](x),
+        "zoo optimised float32": lambda: run["optimised"](x),
+        "zoo optimised bfloat16": lambda: run["half"](x),
+    }
+
+
+def main() -> None:
+    o = options(what="text,image", name="ViT-B-32-quickgelu", depth=12, rounds=7, device="cpu")
+    torch.set_num_threads(1)
+    theirs, ours = both(o.name, o.depth, o.device)
+    for what in o.what.split(","):
+        made = calls(what, theirs, ours, o.device)
+        with torch.inference_mode():
+            title = f"{o.name}, {what} tower, {ROWS} rows" + (f" of {REAL} tokens in 77" if what == "text" else "")
+            paired(made, rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", items=ROWS, title=title)
+
+
+if __name__ == "__main__":
+    main()
