@@ -80,6 +80,20 @@ def test_any_batch(n: int, chunk: int, seed: int, kinds: str, labels: list[int] 
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
+def test_equal_texts_share_by_themselves_in_infonce_alone() -> None:
+    """What the docstring says: `positives` matters where features differ, and for the sigmoid."""
+    a, b, scale, bias = inputs()
+    ids = IDS.clamp(max=9)
+
+    def shared(kind: str, **options: Any) -> list[Tensor]:
+        """With the gradients of equal texts added up, as they are in the tower that they come from."""
+        loss, *found = graded(ours, kind, [a, b[ids], scale, bias], **options)
+        return [loss, found[0], torch.zeros_like(b).index_add_(0, ids, found[1])]
+
+    assert far(shared("clip", positives=ids), shared("clip")) <= 1e-12
+    assert far(shared("siglip", positives=ids), shared("siglip")) > 1e-2
+
+
 def part(rank: int, kind: str, sizes: list[int], ids: Tensor | None, chunk: int | None) -> list[Tensor]:
     """What one process finds from its rows of the batch."""
     a, b, scale, bias = inputs(sum(sizes))

@@ -31,7 +31,8 @@ def clip_loss(a: Tensor, b: Tensor, scale: Tensor | float, *, group: Group = Non
               positives: Tensor | None = None) -> Tensor:  # fmt: skip
     """Symmetric InfoNCE: the mean cross-entropy of finding b's row among all by a's, and a's by b's.
 
-    With `positives` the target of a row is spread evenly over all rows with its number, itself among them.
+    With `positives` the target of a row is spread evenly over all rows with its number, itself among them. (Texts that
+    are equal in all their features learn the same without: the plain loss, too, is least where they share.)
 
     Args:
         a: Features [B, D], L2-normalised as a rule.

@@ -8,6 +8,8 @@ _HOME = {
     "CTC": "ctc",
     "NextToken": "language",
     "MaskedToken": "language",
+    "Contrast": "contrast",
+    "Retrieval": "retrieval",
     "balanced": "objectives",
     "add_lora": "lora",
     "merge_lora": "lora",
