@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torchmetrics import Metric
 
 _OWN = -(1 << 63)  # stands for a number that nothing else has
@@ -76,9 +77,22 @@ class Retrieval(Metric):
                 own = torch.full((len(rows),), _OWN, device=rows.device)
                 getattr(self, f"{side}_{what}").append(own if numbers is None else numbers.long())
 
+    def sync(self, *args: Any, **options: Any) -> None:
+        """Gather from all processes; one that saw no batch joins in with no rows, of the width that the others have."""
+        if options.get("should_sync", True) and dist.is_available() and dist.is_initialized():
+            width = torch.tensor(self.a_rows[0].shape[1] if len(self.a_rows) else 0, device=self.device)
+            dist.all_reduce(width, dist.ReduceOp.MAX, group=self.process_group)
+            if not len(self.a_rows) and width:
+                none = torch.empty(0, int(width), device=self.device)
+                for side in "ab":
+                    getattr(self, f"{side}_rows").append(none)
+                    getattr(self, f"{side}_ids").append(none[:, 0].long())
+                    getattr(self, f"{side}_items").append(none[:, 0].long())
+        super().sync(*args, **options)
+
     def compute(self) -> dict[str, Tensor]:
         """{"a_to_b_r1": [], ..., "a_to_b_median_rank": [], "b_to_a_r1": [], ...}; shares are between 0 and 1."""
-        if not len(self.a_rows):
+        if not len(self.a_rows) or not len(_joined(self.a_rows)):
             raise ValueError("nothing to retrieve: call update first")
         ids = numbered(_joined(self.a_ids), _joined(self.b_ids))
         one = _Side(_joined(self.a_rows), ids[0], _joined(self.a_items))
@@ -96,10 +110,11 @@ class Retrieval(Metric):
 
 class _Side:
     """The rows of one side [R, D], the ids that match them with the other side, and what of them are distinct things:
-    `things` [T, D], `thing` [R], the one that a row holds."""
+    `things` [T, D], `thing` [R], the one that a row holds; `sorted` and `order` find the rows of an id."""
 
     def __init__(self, rows: Tensor, ids: Tensor, items: Tensor):
         self.rows, self.ids = rows, ids
+        self.sorted, self.order = ids.sort()
         distinct, self.thing = numbered(items)[0].unique(return_inverse=True)
         first = torch.full((len(distinct),), len(rows), device=rows.device)
         first = first.scatter_reduce(0, self.thing, torch.arange(len(rows), device=rows.device), "amin")
@@ -130,14 +145,13 @@ def ranks_of(queries: _Side, answers: _Side) -> Tensor:
 def _right(queries: _Side, answers: _Side, start: int, count: int) -> Tensor:
     """bool [count, T]: which things are right answers to queries `start`, `start + 1`, ..."""
     rows = ((queries.thing >= start) & (queries.thing < start + count)).nonzero()[:, 0]
-    ids, order = answers.ids.sort()
     wanted = queries.ids[rows]
-    low, high = torch.searchsorted(ids, wanted), torch.searchsorted(ids, wanted, right=True)
+    low, high = (torch.searchsorted(answers.sorted, wanted, right=right) for right in (False, True))
     many = high - low  # rows of the other side with the id of each
     before = many.cumsum(0) - many
-    place = torch.arange(int(many.sum()), device=ids.device) + (low - before).repeat_interleave(many)
-    right = torch.zeros(count, len(answers.things), dtype=torch.bool, device=ids.device)
-    right[(queries.thing[rows] - start).repeat_interleave(many), answers.thing[order[place]]] = True
+    place = torch.arange(int(many.sum()), device=rows.device) + (low - before).repeat_interleave(many)
+    right = torch.zeros(count, len(answers.things), dtype=torch.bool, device=rows.device)
+    right[(queries.thing[rows] - start).repeat_interleave(many), answers.thing[answers.order[place]]] = True
     return right
 
 
