@@ -76,7 +76,7 @@ class PoolByAttention(nn.Module):
         trunc_normal_(self.probe, len(self.probe) ** -0.5, draw("probe"))
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.probe.to(x.dtype).expand(len(x), 1, -1)
+        query = self.probe.to(x.dtype).repeat(len(x), 1, 1)
         y = self.mixer(query, Context(), memory=x)[:, 0]
         y = y + self.mlp(self.norm(y))
         return y if self.proj is None else self.proj(y)

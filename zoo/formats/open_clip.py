@@ -71,8 +71,9 @@ def towers_of(model: Mapping[str, Any], file: Path) -> Towers:
         raise LoadError(f"{file}: text towers of transformers (hf_model_name={name!r}) are not supported")
     if isinstance(vision.get("layers"), list):
         raise LoadError(f"{file}: CLIP's ResNets (layers={vision['layers']}) are not in this zoo")
-    if (named := vision.get("timm_model_name")) and vision.get("timm_proj", "linear") not in ("none", ""):
-        raise LoadError(f"{file}: timm_proj={vision.get('timm_proj')!r} behind {named!r} is not supported, only 'none'")
+    behind = vision.get("timm_proj", "linear")
+    if (named := vision.get("timm_model_name")) and behind not in ("none", ""):
+        raise LoadError(f"{file}: timm_proj={behind!r} behind {named!r} is not supported, only 'none'")
     kind = text.get("proj_type", "linear")
     if kind not in ("linear", "none"):
         raise LoadError(f"{file}: proj_type={kind!r} is not supported, only 'linear' or 'none'")

@@ -50,7 +50,7 @@ class Towers:
     """One kind of foreign checkpoint of a model of several towers.
 
     name: transformers' `model_type`; architecture: its class. parts: by modality. table: what is between the towers,
-    see `zoo.weights`. read, write: what no tower says, their config -> fields of ours and back. processor:
+    see `zoo.weights`. read, write: what towers do not say, their config -> fields of ours and back. processor:
     transformers' class for pictures and texts together.
     """
 
@@ -95,8 +95,12 @@ class Towers:
                 lost.append(f"{name}: {tower.family} with proj={tower.proj!r}")
         if lost:
             raise ValueError(f"{self.architecture} cannot express {', '.join(lost)}")
-        told = {part.key: part.dialect.to_theirs(config.parts[name]) for name, part in self.parts.items()}
-        values = told | self.write(config)
+        told: dict[str, Any] = {
+            part.key: part.dialect.to_theirs(config.parts[name]) for name, part in self.parts.items()
+        }
+        for key, value in self.write(config).items():  # of a tower's part, or of the whole
+            told[key] = told[key] | value if key in told else value
+        values = told
         again: Any = self.config(own, values, Path(self.architecture))
         for name, tower in config.towers.items():
             lost += [f"{name}.{what}" for what in differences(tower.config, again.parts[name])]

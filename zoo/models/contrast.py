@@ -385,7 +385,7 @@ def project(modality: str, how: str | None, features: int, width: int) -> nn.Lin
 
 
 TINY = {
-    "image": Tower(family="vit", config=ViTConfig(**VIT["vit_cifar_tiny"], head="pool")),
+    "image": Tower(family="vit", config=ViTConfig(**VIT["vit_cifar_tiny"] | {"num_classes": 0, "head": "pool"})),
     "text": Tower(family="bert", config=BertConfig(**BERT["bert_tiny"], head="pool", pool="mean", pooler=None)),
 }
 

@@ -76,7 +76,7 @@ TRANSFORMERS = Towers(
     loss="siglip",
     processor="SiglipProcessor",
     read=width_of,
-    write=lambda config: {},
+    write=lambda config: {"text_config": {"projection_size": config.width}},
 )
 
 FAMILY = Family(

@@ -1,0 +1,276 @@
+"""CLIP and SigLIP: the same files through us and through transformers or open_clip, there and back."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+import transformers
+from clip_peers import OPEN_CLIP, SIGLIP_TEXT, answers, open_clip_pair, texts, transformers_pair
+from peers import edit_json, error, pixels
+
+import zoo
+from zoo.files import open_tensors
+from zoo.loading import describe
+from zoo.models.vit import SIGLIP, VARIANTS
+from zoo.registry import build
+from zoo.weights import import_tensors
+
+TRANSFORMERS = {
+    "clip": ("CLIPModel", dict(projection_dim=24)),
+    "clip, the greatest id": ("CLIPModel", dict(projection_dim=24, text=dict(eos_token_id=2))),
+    "clip, gelu": (
+        "CLIPModel", dict(projection_dim=32, text=dict(hidden_act="gelu"), vision=dict(hidden_act="gelu"))
+    ),
+    "siglip": ("SiglipModel", dict(text=dict(projection_size=32))),
+    "siglip, edges cut": ("SiglipModel", dict(text=dict(projection_size=32), vision=dict(image_size=37))),
+}  # fmt: skip
+CUSTOM = dict(custom_text=True, init_logit_bias=-10.0)
+VISION, TEXT = OPEN_CLIP["vision_cfg"], OPEN_CLIP["text_cfg"]
+OPEN = {
+    "clip": {},
+    "clip, quick gelu": dict(quick_gelu=True),
+    "text tower of its own": dict(custom_text=True),
+    "sigmoid loss": CUSTOM,
+    "layer scale": dict(vision_cfg=VISION | dict(ls_init_value=0.1)),
+    "read at the end": dict(text_cfg=TEXT | dict(pool_type="eos", eos_id=98)),
+    "siglip": CUSTOM
+    | dict(
+        embed_dim=32,
+        text_cfg=TEXT | SIGLIP_TEXT,
+        vision_cfg=dict(image_size=32, timm_model_name="vit_test_siglip", timm_pool="map", timm_proj="none"),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_siglip(monkeypatch):
+    """An image tower that timm builds by a name, small."""
+    shape = dict(image_size=32, patch_size=8, width=32, depth=2, heads=4)
+    monkeypatch.setitem(VARIANTS, "vit_test_siglip", SIGLIP | shape)
+    create = timm.create_model
+
+    def small(name: str, *args, **options):
+        if name == "vit_test_siglip":
+            name, options = (
+                "vit_base_patch16_siglip_224",
+                options | dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4),
+            )
+        return create(name, *args, **options)
+
+    monkeypatch.setattr(timm, "create_model", small)
+
+
+def ids_for(model: zoo.Model) -> tuple[torch.Tensor, torch.Tensor | None]:
+    causal = model.config.text.config.causal
+    ids, mask = texts()
+    return (ids, mask) if causal else (ids.clamp(min=1), None)
+
+
+def compare(ours: zoo.Model, theirs: torch.nn.Module, tolerance: float = 1e-5, *, masked: bool = False) -> None:
+    ids, mask = ids_for(ours)
+    mask = mask if masked else None
+    size = ours.config.image.config.image_size
+    batch = {"pixel_values": pixels((size, size), rows=3), "input_ids": ids}
+    with torch.no_grad():
+        output = ours(**batch, **({} if mask is None else {"attention_mask": mask}))
+    wanted = answers(theirs, batch["pixel_values"], ids, mask)
+    assert error(output.image_features, wanted["image"]) <= tolerance
+    assert error(output.text_features, wanted["text"]) <= tolerance
+    assert error(output.logits("image", "text"), wanted["scores"]) <= tolerance
+    assert error(output.logits("text", "image"), wanted["scores"].T) <= tolerance
+    if "loss" in wanted:
+        assert error(ours.loss(output), wanted["loss"]) <= tolerance
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_there_and_back(name, tmp_path):
+    cls, options = TRANSFORMERS[name]
+    theirs = transformers_pair(tmp_path / "theirs", cls, **options)
+    ours = zoo.load(tmp_path / "theirs")
+    assert ours.load_report.plain, ours.load_report
+    compare(ours, theirs)
+    if name.startswith("clip"):
+        compare(ours, theirs, masked=True)
+    assert zoo.verify(tmp_path / "theirs").ok
+    zoo.export(ours, tmp_path / "ours")
+    compare(ours, getattr(transformers, cls).from_pretrained(tmp_path / "ours").eval())
+    zoo.save(ours, tmp_path / "zoo")
+    again = zoo.load(tmp_path / "zoo")
+    assert again.config == ours.config and zoo.verify(tmp_path / "zoo").ok
+    compare(again, theirs)
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_open_clip_there_and_back(name, tmp_path):
+    weights = "pickle" if name == "clip" else "safetensors"
+    theirs = open_clip_pair(tmp_path / "theirs", weights=weights, **OPEN[name])
+    ours = zoo.load(tmp_path / "theirs")
+    assert not (ours.load_report.dropped or ours.load_report.initialised)
+    compare(ours, theirs)
+    assert zoo.verify(tmp_path / "theirs").ok
+    zoo.export(ours, tmp_path / "ours", format="open_clip")
+    again, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'ours'}", output_dict=True)
+    compare(ours, again.eval())
+    assert zoo.load(tmp_path / "ours").config == ours.config
+
+
+def test_what_open_clip_has_and_we_do_not_is_refused_by_name(tmp_path):
+    wrong = {
+        "CoCa": dict(multimodal_cfg={}),
+        "hf_model_name='roberta-base'": dict(text_cfg=dict(hf_model_name="roberta-base")),
+        "ResNets": dict(vision_cfg=dict(layers=[3, 4, 6, 3], width=64)),
+        "timm_model_name='resnet50'": dict(vision_cfg=dict(timm_model_name="resnet50", timm_proj="none")),
+        "timm_proj='linear'": dict(vision_cfg=dict(timm_model_name="vit_base_patch16_224")),
+        "no_ln_pre=True": dict(vision_cfg=VISION | dict(no_ln_pre=True)),
+        "qk_norm=True": dict(text_cfg=TEXT | dict(qk_norm=True)),
+        "frobnicate=1": dict(frobnicate=1),
+        "extra_words=1": dict(text_cfg=TEXT | dict(extra_words=1)),
+        "proj_type='mlp'": dict(text_cfg=TEXT | dict(proj_type="mlp")),
+    }
+    for said, change in wrong.items():
+        config = {"model_cfg": OPEN_CLIP | change, "preprocess_cfg": {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        with pytest.raises(zoo.LoadError, match=said):
+            zoo.load(tmp_path)
+    (tmp_path / "open_clip_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clap", "architectures": ["ClapModel"]}))
+    with pytest.raises(zoo.LoadError, match="'clap' is not in this zoo"):
+        zoo.load(tmp_path)
+
+
+def test_what_they_cannot_express_is_refused_by_name(tmp_path):
+    clip = zoo.create_model("clip_tiny", seed=0, **{"text.attention": "performer"})
+    with pytest.raises(ValueError, match=r"cannot express text\.attention='performer'"):
+        zoo.export(clip, tmp_path / "x")
+    with pytest.raises(ValueError, match=r"cannot express text\.attention='performer'"):
+        zoo.export(clip, tmp_path / "x", format="open_clip")
+    with pytest.raises(ValueError, match="has not .* act='gelu_tanh'"):
+        zoo.export(zoo.create_model("siglip_tiny", seed=0), tmp_path / "x", format="open_clip")
+    with pytest.raises(ValueError, match="cannot be exported to 'timm'"):
+        zoo.export(zoo.create_model("clip_tiny", seed=0), tmp_path / "x", format="timm")
+
+
+def test_published_configs_and_files(tmp_path):
+    """position_ids in the file, `text_config_dict` beside `text_config`, a list of ids, weights in a pickle."""
+    theirs = transformers_pair(tmp_path, "CLIPModel", projection_dim=24, text=dict(eos_token_id=2))
+    state = {name: tensor.clone() for name, tensor in open_tensors(tmp_path).items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    config = json.loads((tmp_path / "config.json").read_text())
+    edit_json(tmp_path / "config.json", text_config_dict=config["text_config"], text_config={"hidden_size": 512})
+    ours = zoo.load(tmp_path)
+    assert sorted(ours.load_report.dropped) == [
+        "text_model.embeddings.position_ids",
+        "vision_model.embeddings.position_ids",
+    ]
+    compare(ours, theirs)
+
+
+@pytest.mark.parametrize("source", ["clip", "siglip"])
+def test_every_tensor_of_a_tower_goes_to_one_place(source, tmp_path):
+    """Exchanging two tensors of one shape on disk changes what the model answers, or cannot be loaded."""
+    transformers_pair(tmp_path, {"clip": "CLIPModel", "siglip": "SiglipModel"}[source], text=dict(hidden_size=32))
+    checkpoint = describe(tmp_path)
+    model = build(checkpoint.family, checkpoint.config)
+    raw = open_tensors(tmp_path)
+    tensors, _ = import_tensors(checkpoint.table, model.state_dict(), raw)
+    assert len({t.data_ptr() for t in tensors.values()}) == len(tensors)
+    lines = [line for line in checkpoint.table.splitlines() if "norm1.@" in line or "norm2.@" in line]
+    swapped = checkpoint.table
+    first, second = lines[0].split(" = "), lines[1].split(" = ")
+    swapped = swapped.replace(lines[0], f"{first[0]} = {second[1]}").replace(lines[1], f"{second[0]} = {first[1]}")
+    other, _ = import_tensors(swapped, model.state_dict(), raw)
+    changed = [name for name in tensors if not torch.equal(tensors[name], other[name])]
+    assert changed
+
+
+def test_images_of_another_size_are_resampled(tmp_path):
+    transformers_pair(tmp_path, "CLIPModel", projection_dim=24)
+    model = zoo.load(tmp_path, image_size=48)
+    assert model.load_report.resampled == ["image.patches.positions"]
+    assert model.encode_image(pixels((48, 48))).shape == (2, 24)
+
+
+def test_a_processor_that_transformers_saved(tmp_path):
+    from PIL import Image
+
+    transformers_pair(tmp_path, "CLIPModel", projection_dim=24)
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path)
+    picture = Image.new("RGB", (50, 40), (250, 10, 90))
+    model = zoo.load(tmp_path)
+    ours = model.preprocess(images=[picture])["pixel_values"]
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    zoo.export(model, tmp_path / "out")
+    again = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert torch.allclose(again(picture, return_tensors="pt")["pixel_values"], theirs, atol=1e-5)
+
+
+def test_an_empty_preprocess_cfg_means_the_defaults_of_open_clip(tmp_path):
+    from PIL import Image
+
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (45, 70, 3), dtype=torch.uint8, generator=draw)
+    picture = Image.fromarray(noise.numpy())
+    for said in ({}, {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}):
+        folder = tmp_path / str(len(said))
+        open_clip_pair(folder, preprocess=said)
+        model = zoo.load(folder)
+        _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", force_image_size=32)
+        if not said:
+            transform = open_clip.image_transform(32, is_train=False)
+        ours = model.preprocess(picture)["pixel_values"][0]
+        assert torch.allclose(ours, transform(picture), atol=1e-6)
+
+
+def test_files_with_a_tokenizer_from_vocabulary_and_merges(tmp_path):
+    words = clip_vocabulary(tmp_path)
+    transformers_pair(
+        tmp_path, "CLIPModel", projection_dim=24, text=dict(vocab_size=len(words), eos_token_id=words["<|endoftext|>"])
+    )
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    model = zoo.load(tmp_path)
+    said = ["A  low Lower", "don't low!"]
+    ours = model.preprocess(said)
+    wanted = theirs(said, padding=True, return_tensors="pt")
+    assert torch.equal(ours["input_ids"], wanted["input_ids"])
+    assert torch.equal(ours["attention_mask"], wanted["attention_mask"])
+    zoo.export(model, tmp_path / "out")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert torch.equal(again(said, padding=True, return_tensors="pt")["input_ids"], wanted["input_ids"])
+    assert model.encode_text(**ours).shape == (2, 24)
+
+
+def clip_vocabulary(folder: Path) -> dict[str, int]:
+    """vocab.json and merges.txt of a very small CLIP tokenizer."""
+    from zoo.formats.tokenizer import END, START, byte_letters
+
+    letters = byte_letters()
+    merges = [("l", "o"), ("lo", "w</w>"), ("e", "r</w>"), ("lo", "w")]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    words = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    names = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **names}))
+    return words
+
+
+def test_clip_has_its_own_vocabulary_where_open_clip_is_installed(tmp_path):
+    text = TEXT | dict(vocab_size=49408)
+    open_clip_pair(tmp_path / "theirs", text_cfg=text)
+    model = zoo.load(tmp_path / "theirs")
+    said = ["A photo of a cat!", "it's  naïve 猫 😀"]
+    ids = open_clip.get_tokenizer("ViT-B-32", context_length=16)(said)
+    ours = model.preprocess(text=said)["input_ids"]
+    assert torch.equal(torch.nn.functional.pad(ours, (0, 16 - ours.shape[1])), ids)
+    assert torch.allclose(model.encode_text(ours), model.encode_text(ids), atol=1e-6)
+    zoo.export(model, tmp_path / "ours", format="open_clip")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'ours'}")
+    assert torch.equal(tokens(said), ids)
