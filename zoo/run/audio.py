@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.data.audio import SoundSet, SoundSets, load_sounds
-from zoo.data.draws import held_rows
+from zoo.data.draws import even_rows, held_rows
 from zoo.data.images import announce
 from zoo.data.loader import KeyedModule, Keys
 from zoo.data.spectrograms import Hear, Spectrograms, frames_in, statistics
@@ -44,6 +45,16 @@ class SoundModule(KeyedModule):
         """A small raw batch, to measure with."""
         rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
         return self.train.__getitems__(Keys(rows.tolist(), 0))
+
+    def first_sound(self) -> tuple[Tensor, int]:
+        """The first sound of the test [S], and its rate."""
+        return self.sounds.test.clips[0], self.sounds.rate
+
+    def some_sounds(self, count: int) -> tuple[Tensor, list[int]]:
+        """Spectrograms [count, T, F] of the test as the model hears them, of as many classes as can be, and labels."""
+        rows = even_rows(self.test.labels, min(count, len(self.test)), self.seed)
+        batch = self.hear(self.test.__getitems__(Keys(rows.tolist(), 0)), seed=self.seed, step=0, train=False)
+        return batch["input_values"], batch["labels"].tolist()
 
 
 def open_sounds(run: Run) -> tuple[Model, SoundModule]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 Sample = dict[str, Any]  # a small raw batch
-SHARES = ("test_accuracy", "test_f1")  # spoken in per cent
+SHARES = ("test_accuracy", "test_f1", "test_wer")  # spoken in per cent
 
 
 def fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None = None,

@@ -46,7 +46,7 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
     name = monitor.removeprefix("val_")
     reached = result.figures.get(f"test_{name}")
     if reached is not None:
-        said = f"{reached:.2%}" if name in ("accuracy", "f1") else f"{reached:.4g}"
+        said = f"{reached:.2%}" if name in ("accuracy", "f1", "wer") else f"{reached:.4g}"
         right.axhline(reached, color="grey", linewidth=0.8, linestyle="--")
         right.annotate(f"test {said}", (0.02, reached), xycoords=("axes fraction", "data"), va="bottom")
     right.set(xlabel="step", ylabel=name, title=f"validation {name}")
@@ -60,7 +60,11 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
     counts: Tensor | None = getattr(task, "confusion", None)
     if counts is None:
         return None
-    names = getattr(task.model, "labels", None) or [str(i) for i in range(len(counts))]
+    names = (
+        getattr(task, "class_names", None)
+        or getattr(task.model, "labels", None)
+        or [str(i) for i in range(len(counts))]
+    )
     shares = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     side = 3 + 0.42 * len(names)
     figure = _figure(side, side)
@@ -80,9 +84,15 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
 
 
 def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Not a figure but the first test image as it is, `sample.png`: something to try the model on."""
+    """Not a figure but the first test image, or sound, as it is: something to try the model on."""
     assert run.folder is not None
-    data = getattr(task.trainer, "datamodule", None)
+    data: Any = getattr(task.trainer, "datamodule", None)
+    if hasattr(data, "first_sound"):
+        from zoo.sounds import soundfile
+
+        wave, rate = data.first_sound()
+        soundfile().write(run.folder.path / "sample.wav", wave.numpy(), rate)
+        return None
     sets = getattr(data, "sets", None)
     if sets is not None:
         from PIL import Image
@@ -93,20 +103,33 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
 
 
 def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figure | None":
-    """What the layers attend to on the first test images; left out, with the reason, where a layer has no weights."""
+    """What the layers attend to in some of the test; left out, with the reason, where a layer has no weights."""
     from torch.distributed.fsdp import FSDPModule
 
     from zoo.drawing import attention_grid
     from zoo.models.base import Model
 
-    sets = getattr(getattr(task.trainer, "datamodule", None), "sets", None)
-    model = task.evaluated
+    data: Any = getattr(task.trainer, "datamodule", None)
+    sets, model = getattr(data, "sets", None), task.evaluated
+    if hasattr(data, "some_sounds") and isinstance(model, Model) and not isinstance(model, FSDPModule):
+        return sound_attention(model, *data.some_sounds(count))
     if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
         return None  # the forward pass of a sharded model is an affair of all ranks
     images, labels = sets.test.images[:count], sets.test.labels[:count]
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
     try:
         return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
+    except ValueError as error:
+        print(f"attention.png is left out: {error}")
+        return None
+
+
+def sound_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
+    """The same over time and frequency of spectrograms [B, T, F]."""
+    from zoo.drawing_sounds import attention_of_sounds
+
+    try:
+        return attention_of_sounds(model, values, labels=labels)
     except ValueError as error:
         print(f"attention.png is left out: {error}")
         return None

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.ctc import Vocabulary, frames_needed
 from zoo.data.decode import DataError
@@ -46,6 +47,11 @@ class SpeechModule(KeyedModule):
         """A small raw batch, to measure with."""
         rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
         return self.train.__getitems__(Keys(rows.tolist(), 0))
+
+    def first_sound(self) -> tuple[Tensor, int]:
+        """The first sound of the test [S], and its rate."""
+        waves, _ = self.test.spoken.get(torch.tensor([0]), 0)
+        return waves[0], self.test.spoken.rate
 
 
 def open_speech(run: Run) -> tuple[Model, SpeechModule]:
