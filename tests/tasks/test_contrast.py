@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 from towers import Towers, batch, loader, towers
@@ -23,8 +24,15 @@ torch.set_num_threads(1)
 
 
 def fit(task: L.LightningModule, folder: Path, data: Any, validation: Any = None, **options: Any) -> L.Trainer:
-    options = {"max_steps": 3, "logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0, **options}
-    trainer = L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, precision="64-true",
+    options = {
+        "max_steps": 3,
+        "precision": "64-true",
+        "logger": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        **options,
+    }
+    trainer = L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
                         use_distributed_sampler=False, default_root_dir=folder, **options)  # fmt: skip
     trainer.fit(task, data, validation)
     return trainer
@@ -100,7 +108,7 @@ def test_in_a_trainer_of_ones_own(tmp_path: Path) -> None:
     data, held = batch(128), batch(40, seed=1)
     task = Contrast(towers("image", "text", "audio"), lr=0.02, hub="image", cached=16, seed=1)
     logger = L.pytorch.loggers.CSVLogger(tmp_path)
-    trainer = fit(task, tmp_path, DataLoader(rows(data), 32), loader(held, 16), max_steps=-1, max_epochs=25,
+    trainer = fit(task, tmp_path, DataLoader(rows(data), 32), loader(held, 16), max_steps=-1, max_epochs=15,
                   log_every_n_steps=5, check_val_every_n_epoch=5, logger=logger)  # fmt: skip
     figures = trainer.callback_metrics
     assert figures["val_image_to_audio_r1"] > 0.5 and figures["val_audio_to_image_r10"] > 0.9
@@ -183,18 +191,22 @@ class Recorder(L.Callback):
         self.folder, self.seen = folder, []  # type: ignore[var-annotated]
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
-        self.seen.append({n: p.grad.clone() for n, p in module.model.named_parameters()})
+        named = ((n, p.grad) for n, p in module.model.named_parameters())
+        whole = ((n, g.full_tensor() if hasattr(g, "full_tensor") else g) for n, g in named)
+        self.seen.append({n: g.reshape(()) if g.numel() == 1 else g.clone() for n, g in whole})
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         figures = {n: x.double() for n, x in trainer.callback_metrics.items()}
         torch.save((self.seen, figures), self.folder / f"rank{trainer.global_rank}.pt")
 
 
-def trained(folder: Path, world: int, rank: int, **options: Any) -> None:
+def trained(folder: Path, world: int, rank: int, strategy: str = "auto", **options: Any) -> None:
     """Three steps of 16 rows in micro-batches of 4, on one process or several, then a validation of 20 rows."""
+    sharded = strategy == "fsdp2"
+    how: Any = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False) if sharded else strategy
     task = Contrast(towers("image", "text", "audio", dropout=0.3), lr=1e-2, hub="text", **options)
-    fit(task, folder, loader(batch(48), 16 // world, rank, world), loader(batch(20, 1), 4, rank, world),
-        devices=world, strategy="ddp" if world > 1 else "auto", callbacks=[Recorder(folder)])  # fmt: skip
+    fit(task, folder, loader(batch(48), 16 // world, rank, world), loader(batch(20, 1), 4, rank, world), devices=world,
+        strategy=how, precision="32-true" if sharded else "64-true", callbacks=[Recorder(folder)])  # fmt: skip
 
 
 def _rank(rank: int, world: int, port: int, folder: Path, options: dict[str, Any]) -> None:
@@ -235,12 +247,13 @@ def on_several(folder: Path, world: int, **options: Any) -> list[Any]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-@pytest.mark.parametrize(("world", "cached"), [(4, None), (2, 4)])
-def test_processes_are_parts(tmp_path: Path, world: int, cached: int | None) -> None:
+@pytest.mark.parametrize(("world", "cached", "strategy"),
+                         [(4, None, "ddp"), (2, 4, "ddp"), (4, None, "fsdp2"), (2, 4, "fsdp2")])  # fmt: skip
+def test_processes_are_parts(tmp_path: Path, world: int, cached: int | None, strategy: str) -> None:
     """Gradients, with dropout, and the figures of the validation are those of one process that encodes in parts."""
     trained(tmp_path, 1, 0, cached=4)
     steps, figures = torch.load(tmp_path / "rank0.pt", weights_only=True)
-    for mine, found in on_several(tmp_path, world, cached=cached):
+    for mine, found in on_several(tmp_path, world, cached=cached, strategy=strategy):
         for step, (ours, theirs) in enumerate(zip(mine, steps, strict=True)):
             assert far(ours, theirs) <= (1e-12 if step == 0 else 1e-9)  # Adam's division carries on what rounding left
         assert far({n: found[n] for n in figures}, figures) <= 1e-6 and len(figures) == 18

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from zoo.losses import clip_loss, siglip_loss
 
@@ -25,6 +26,9 @@ class Output:
     def pairs(self) -> list[tuple[str, str]]:
         there = [name for name in INPUTS if getattr(self, f"{name}_features") is not None]
         return [(a, b) for i, a in enumerate(there) for b in there[i + 1 :]]
+
+
+_pytree.register_dataclass(Output)
 
 
 class Towers(nn.Module):

@@ -14,6 +14,10 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     if isinstance(model, FSDPModule):
         return model
+    for module in model.modules():
+        for name, value in module.named_parameters(recurse=False):
+            if value.ndim == 0:  # what has no dimension cannot be cut; torch loads a vector of one as a scalar, too
+                setattr(module, name, nn.Parameter(value.detach().reshape(1), value.requires_grad))
     for name, module in list(model.named_modules()):
         if _BLOCK.search(name):
             fully_shard(module, mesh=mesh)
