@@ -43,6 +43,7 @@ REPOSITORIES = {
         "HubertForSequenceClassification", dict(use_weighted_layer_sum=True), True, "classify", [],
     ),
 }  # fmt: skip
+WITHOUT_MASK = ("facebook/wav2vec2-base-960h",)  # what stands for masked frames in training is not in its file
 EXTRACTOR = {
     "do_normalize": True,
     "feature_size": 1,
@@ -63,6 +64,8 @@ def stand_in(folder, repository):
     name, options, pickled, head, _ = REPOSITORIES[repository]
     theirs = transformers_audio(folder, name, **options)
     tensors = {historical(key): t.clone() for key, t in theirs.state_dict().items()}
+    if repository in WITHOUT_MASK:
+        del tensors["wav2vec2.masked_spec_embed"]
     (folder / "model.safetensors").unlink()
     if pickled:
         torch.save(tensors, folder / "pytorch_model.bin")
@@ -85,8 +88,8 @@ def test_what_people_download(tmp_path, repository):
     theirs, (name, options, _, head, dropped) = stand_in(tmp_path, repository), REPOSITORIES[repository]
     ours, x = zoo.load(tmp_path), noise(2, 900)
     mask = "masked_spec_embed" if name == "HubertModel" else f"{theirs.base_model_prefix}.masked_spec_embed"
-    report = ours.load_report
-    assert sorted(report.dropped) == sorted([*dropped, mask]) and not (report.initialised or report.resampled)
+    report, masks = ours.load_report, [] if repository in WITHOUT_MASK else [mask]
+    assert sorted(report.dropped) == sorted([*dropped, *masks]) and not (report.initialised or report.resampled)
     assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head == "classify" else None)
     body = theirs.base_model if head is None else theirs
     assert error(answer(ours, x), answer(body, x)) <= 1e-5

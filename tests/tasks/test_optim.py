@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from zoo.tasks.average import Follower, averaged_copy
 from zoo.tasks.optim import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
@@ -129,3 +130,12 @@ def test_the_average_follows_its_formula() -> None:
     torch.testing.assert_close(average[0].weight, expected)
     assert torch.equal(average[1].running_mean, model[1].running_mean)
     assert not any(p.requires_grad for p in average.parameters())
+
+
+@pytest.mark.parametrize("name", ["bert_tiny", "wav2vec2_tiny"])
+def test_norms_of_the_front_end_are_at_the_front(name: str) -> None:
+    """They are named as the norm above the blocks is."""
+    model = zoo.create_model(name, seed=0, width=32, depth=2, heads=4, head="pool")
+    rates = {id(p): group["lr"] for group in param_groups(model, 1.0, 0.05, 0.5) for p in group["params"]}
+    front = {rates[id(p)] for key, p in model.named_parameters() if key.startswith(("tokens.", "waves."))}
+    assert front == {0.5**3}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.errors import did_you_mean
 
 _BLOCK = re.compile(r"^(.*?)(?:^|(?<=\.))blocks\.(\d+)\.")
-_ABOVE = re.compile(r"(?:^|\.)(?:head|blocks\.norm|norm|fc_norm)(?:\.|$|_)")
+_ABOVE = re.compile(r"(?:^|\.)(?:head|blocks\.norm|fc_norm)(?:\.|$|_)|^norm\.")
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
