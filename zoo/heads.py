@@ -263,29 +263,51 @@ class MaskedToken(NextToken):
         return self.proj(self.norm(self.act(self.dense(x))))
 
 
-class ClassifyFrames(nn.Module):
-    """Class scores [B, C] from the mean of the real frames, through an inner width and no activation.
+class MixLayers(nn.Module):
+    """A head that may read a mixture of hidden states, by learned weights whose softmax sums to 1 (Yang et al. 2021).
 
-    layers: how many hidden states are mixed first, by learned weights whose softmax sums to 1 (Yang et al. 2021); None
-    for the last alone.
+    layers: how many of them; None for the last alone.
     """
 
-    def __init__(self, width: int, inner: int, classes: int, layers: int | None = None) -> None:
+    def __init__(self, layers: int | None) -> None:
         super().__init__()
         self.mix = None if layers is None else nn.Parameter(torch.empty(layers))
-        self.dense = nn.Linear(width, inner)
-        self.proj = nn.Linear(inner, classes)
 
     def initialise(self, draw: Draw) -> None:
         if self.mix is not None:
             nn.init.constant_(self.mix, 1 / len(self.mix))
 
+    def mixed(self, x: Tensor) -> Tensor:
+        """[B, N, D], or [layers, B, N, D] where layers are mixed -> [B, N, D]."""
+        return x if self.mix is None else torch.einsum("l,lbnd->bnd", self.mix.softmax(0), x)
+
+
+class ClassifyFrames(MixLayers):
+    """Class scores [B, C] from the mean of the real frames, through an inner width and no activation."""
+
+    def __init__(self, width: int, inner: int, classes: int, layers: int | None = None) -> None:
+        super().__init__(layers)
+        self.dense = nn.Linear(width, inner)
+        self.proj = nn.Linear(inner, classes)
+
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x [B, N, D], or [layers, B, N, D] where layers are mixed; keep [B, N] is True or 1 for real frames."""
-        if self.mix is not None:
-            x = torch.einsum("l,lbnd->bnd", self.mix.softmax(0), x)
+        """x: see `mixed`; keep [B, N] is True or 1 for real frames."""
+        x = self.mixed(x)
         if keep is None:
             mean = x.mean(1)
         else:
             mean = (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
         return self.proj(self.dense(mean))
+
+
+class PerFrame(MixLayers):
+    """Scores [B, N, C] for each frame: of classes (who speaks when), or of the symbols of a CTC model."""
+
+    def __init__(self, width: int, classes: int, layers: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__(layers)
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x: see `mixed`."""
+        return self.proj(self.dropout(self.mixed(x)))

@@ -10,6 +10,7 @@ from peers import error
 from safetensors.torch import save_file
 
 import zoo
+from zoo.models.base import NAMING
 
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINSHRDLUMWCFGYPBVK'XJQZ"]
 WORDS = {"0": "yes", "1": "no", "2": "up", "3": "down", "4": "left", "5": "_unknown_", "6": "_silence_"}
@@ -35,6 +36,9 @@ REPOSITORIES = {
     "jonatasgrosman/wav2vec2-large-xlsr-53-english": ("Wav2Vec2ForCTC", STABLE | VOCABULARY, True, "ctc", []),
     "superb/wav2vec2-base-superb-ks": (
         "Wav2Vec2ForSequenceClassification", dict(use_weighted_layer_sum=True), True, "classify", [],
+    ),
+    "anton-l/wav2vec2-base-superb-sd": (
+        "Wav2Vec2ForAudioFrameClassification", dict(use_weighted_layer_sum=True), True, "token", [],
     ),
     "facebook/hubert-base-ls960": ("HubertModel", {}, True, None, []),
     "facebook/hubert-large-ll60k": ("HubertModel", STABLE, True, None, []),
@@ -71,7 +75,7 @@ def stand_in(folder, repository):
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    values = json.loads((folder / "config.json").read_text()) | OLD | (NAMED if head == "classify" else {})
+    values = json.loads((folder / "config.json").read_text()) | OLD | (NAMED if head in NAMING else {})
     (folder / "config.json").write_text(json.dumps({**values, "dtype": None}))
     masked = {"return_attention_mask": bool(options.get("do_stable_layer_norm"))}
     (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | masked))
@@ -90,7 +94,7 @@ def test_what_people_download(tmp_path, repository):
     mask = "masked_spec_embed" if name == "HubertModel" else f"{theirs.base_model_prefix}.masked_spec_embed"
     report, masks = ours.load_report, [] if repository in WITHOUT_MASK else [mask]
     assert sorted(report.dropped) == sorted([*dropped, *masks]) and not (report.initialised or report.resampled)
-    assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head == "classify" else None)
+    assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head in NAMING else None)
     body = theirs.base_model if head is None else theirs
     assert error(answer(ours, x), answer(body, x)) <= 1e-5
     assert zoo.verify(tmp_path).ok
@@ -102,7 +106,7 @@ def test_what_people_download(tmp_path, repository):
 @pytest.mark.parametrize("repository", REPOSITORIES)
 def test_a_classifier_on_each_of_them(tmp_path, repository):
     stand_in(tmp_path, repository)
-    model = zoo.load(tmp_path, labels=["dog", "cat"])
+    model = zoo.load(tmp_path, labels=["dog", "cat"], head="classify")
     assert {"head.proj.weight", "head.proj.bias"} <= set(model.load_report.initialised)
     assert all(name.startswith("head.") for name in model.load_report.initialised)
     assert model(noise(2, 400)).shape == (2, 2)

@@ -24,6 +24,8 @@ PEERS = {
     "stable characters": ("Wav2Vec2ForCTC", STABLE),
     "stable classifier": ("Wav2Vec2ForSequenceClassification", STABLE),
     "stable mixture of layers": ("Wav2Vec2ForSequenceClassification", STABLE | dict(use_weighted_layer_sum=True)),
+    "base frames": ("Wav2Vec2ForAudioFrameClassification", dict(use_weighted_layer_sum=True)),
+    "stable frames": ("Wav2Vec2ForAudioFrameClassification", STABLE),
     "stable norms on group norm": ("Wav2Vec2Model", dict(do_stable_layer_norm=True, conv_bias=True)),
     "other options": (
         "Wav2Vec2ForCTC",
@@ -197,7 +199,7 @@ BASE = dict(conv_norm="group", conv_bias=False, order="post")
 
 
 @pytest.mark.parametrize("options", [BASE, {}], ids=["group norm", "layer norm"])
-@pytest.mark.parametrize("head", [None, "ctc", "classify", "pool"])
+@pytest.mark.parametrize("head", [None, "ctc", "classify", "token", "pool"])
 def test_a_padded_clip_gives_what_it_gives_alone(options, head):
     model = tiny(head=head, **options)
     lengths = (333, 800, 0, 47, 340, 800)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..formats.dialect import Dialect
 from ..frontends.waveform import ConvNorm, ConvPositions, Waveform, samples_for
-from ..heads import ClassifyFrames, PerToken, PoolTokens
+from ..heads import ClassifyFrames, MixLayers, PerFrame, PoolTokens
 from ..listening import WaveformPreprocess
 from ..nn.spec import BlockSpec
 from .base import Answer, Config, Family, Model
 
-HEADS = ("ctc", "classify", "pool", None)
+HEADS = ("ctc", "classify", "token", "pool", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Wav2Vec2Config(Config):
 
     order: of norms in a block, "pre" in what the papers call stable layer norm. position_kernel, position_groups: of
     the convolution that tells positions. vocab_size, blank: symbols of head="ctc", and the one that says nothing.
-    classifier_width: inner width of head="classify"; layer_sum: it reads a learned mixture of all layers.
+    classifier_width: inner width of head="classify"; layer_sum: it, and head="token", which names each frame, read a
+    learned mixture of all layers.
     """
 
     head: str | None = None
@@ -107,10 +108,12 @@ class Wav2Vec2(Model):
 
     def make_head(self) -> nn.Module | None:
         c = self.config
+        layers = c.depth + 1 if c.layer_sum else None
         if c.head == "ctc":
-            return PerToken(c.width, c.vocab_size, c.dropout)
+            return PerFrame(c.width, c.vocab_size, dropout=c.dropout)
+        if c.head == "token":
+            return PerFrame(c.width, c.num_classes, layers)
         if c.head == "classify":
-            layers = c.depth + 1 if c.layer_sum else None
             return ClassifyFrames(c.width, c.classifier_width, c.num_classes, layers)
         return PoolTokens("mean", c.width) if c.head == "pool" else None
 
@@ -134,7 +137,7 @@ class Wav2Vec2(Model):
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         x, keep = self.embed(input_values, attention_mask)
-        if isinstance(self.head, ClassifyFrames) and self.head.mix is not None:
+        if isinstance(self.head, MixLayers) and self.head.mix is not None:
             _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
             return self.head(torch.stack([x, *outputs]), keep)
         y = self.blocks(x, keep=keep, drop_padding=self.drop_padding)
@@ -234,6 +237,10 @@ HEAD_TABLES: dict[str | None, str] = {
     -                           = layer_weights
 """,
     "ctc": "head.proj.@ = lm_head.@",
+    "token": """
+    head.mix                    = layer_weights
+    head.proj.@                 = classifier.@
+""",
     "classify": """
     head.mix                    = layer_weights
     head.dense.@                = projector.@
@@ -278,7 +285,8 @@ TRANSFORMERS = Dialect(
     keys=KEYS,
     table=TABLE,
     head_tables=HEAD_TABLES,
-    heads=heads_of("Wav2Vec2") | {"Wav2Vec2ForPreTraining": {"head": None}},
+    heads=heads_of("Wav2Vec2")
+    | {"Wav2Vec2ForAudioFrameClassification": {"head": "token"}, "Wav2Vec2ForPreTraining": {"head": None}},
     only=ONLY,
     read=read,
     write=write,
