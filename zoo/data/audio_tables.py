@@ -146,7 +146,7 @@ def find_tables(path: Path) -> dict[str, Table]:
 
     Raises: DataError for a folder or file that holds no sounds as they are expected.
     """
-    if path.is_file():
+    if not path.is_dir():
         return {"train": _whole(read_table(path), path.parent)}
     found: dict[str, Table] = {}
     for split, names in (("train", ("train", "metadata")), ("validation", VALIDATION), ("test", ("test",))):

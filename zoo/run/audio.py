@@ -133,8 +133,7 @@ def from_vit(run: Run, **fields: Any) -> Model:
 def fitted(run: Run, model: Model, train: SoundSet, classes: int) -> Model:
     """The fresh model with a window as long as its sounds, as many classes, and their statistics."""
     s, config = run.settings, model.config
-    preprocess = SpectrogramPreprocess(rate=train.clips.rate, bins=config.mel_bins, high=train.clips.rate / 2,
-                                       resample=s.data.resample)  # fmt: skip
+    preprocess = SpectrogramPreprocess(rate=train.clips.rate, bins=config.mel_bins)
     frames = config.max_length
     if "max_length" not in asked(run):
         longest = int(train.clips.lengths.max()) / train.clips.rate
@@ -145,7 +144,7 @@ def fitted(run: Run, model: Model, train: SoundSet, classes: int) -> Model:
         s.model.name, head="classify", seed=s.seed, **s.model.overrides | fields
     )  # fmt: skip
     mean, std = statistics(train.clips, preprocess)
-    model.preprocess = replace(preprocess, frames=frames, mean=mean, std=std)
+    model.preprocess = replace(preprocess, frames=frames, mean=mean, std=std, resample=s.data.resample)
     return model
 
 

@@ -83,7 +83,8 @@ def check_export(run: Run, model: Model) -> None:
         try:
             export(model, Path(folder) / "model", format=run.settings.export)
         except ValueError as error:
-            fresh_pool = not run.settings.model.source and "pool" not in asked(run)
+            mean = getattr(model.config, "pool", "") == "mean"
+            fresh_pool = mean and not run.settings.model.source and "pool" not in asked(run)
             usual = "last" if isinstance(model.config, DecoderConfig) else "cls"
             hint = f" (this recipe's fresh models have pool=mean: give pool={usual})" if fresh_pool else ""
             raise ValueError(f"export={run.settings.export}: {error}{hint}") from error
