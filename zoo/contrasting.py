@@ -30,10 +30,10 @@ def contrast(
 
         zoo.contrast(image="vit_cifar_tiny", text={"name": "bert_mini", "pool": "mean", "pooler": None})
 
-    A tower is a name (drawn anew), a folder or hub name (loaded), a model (taken as it is, not copied), or any of them
-    as {"name": ..., field: value, ...} with fields of its config; "proj": "linear" (default), "affine" or None says
-    how its features enter the space. locked: towers that do not learn (LiT), or {tower: groups that learn all the
-    same}; it is a matter of training, and not saved. seed: as in create_model.
+    A tower is a name (drawn anew), a folder or hub name (loaded), a model (not copied; its head gives way to pooling),
+    or any of them as {"name": ..., field: value, ...} with fields of its config; "proj": "linear" (default), "affine"
+    or None says how its features enter the space. locked: towers that do not learn (LiT), or {tower: groups that learn
+    all the same}; it is a matter of training, and not saved. seed: as in create_model.
     """
     sources = {"image": image, "text": text, "audio": audio}
     given = {name: source for name, source in sources.items() if source is not None}
@@ -84,7 +84,9 @@ def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
         if "name" not in overrides:
             raise ValueError(f"the {modality} tower {dict(source)!r} lacks 'name': a model's name, a folder or a model")
         source = overrides.pop("name")
-    proj = overrides.pop("proj", "linear")
+    proj, asked = overrides.pop("proj", "linear"), overrides.get("head")
+    if overrides.pop("head", "pool") != "pool":
+        raise ValueError(f"the {modality} tower has head={asked!r}, which pools nothing: leave it out, towers pool")
     if isinstance(source, Model):
         if overrides:
             raise ValueError(f"the {modality} tower is a model: it cannot take {sorted(overrides)[0]!r} any more")
@@ -104,7 +106,7 @@ def named(modality: str, source: str | Path, seed: int, overrides: dict[str, Any
     """A model by its name, drawn anew, or from a folder or the hub."""
     from .loading import load
 
-    head: dict[str, Any] = {} if "head" in overrides else {"head": "pool"}
+    head: dict[str, Any] = {"head": "pool"}
     if str(source) in list_models():
         if find_variant(str(source)).modality == "multimodal":
             return create_model(str(source), seed=seed, **overrides)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .models.base import NAMING, Model
+from .models.base import NAMING, Model, plain
 from .registry import family
 
 # What the hub and transformers call the use of a head.
@@ -13,7 +13,7 @@ PIPELINES = {
     ("text", "classify"): "text-classification", ("text", "token"): "token-classification",
     ("text", "qa"): "question-answering", ("text", "masked_lm"): "fill-mask", ("text", "lm"): "text-generation",
     ("text", "pool"): "feature-extraction", ("audio", "classify"): "audio-classification",
-    ("audio", "ctc"): "automatic-speech-recognition",
+    ("audio", "ctc"): "automatic-speech-recognition", ("multimodal", None): "zero-shot-image-classification",
 }  # fmt: skip
 
 # A line that puts a model to its use, by what the hub calls it.
@@ -25,6 +25,8 @@ USES = {
     "print(model.preprocess.decode(zoo.generate(model, ids, max_new_tokens=100, temperature=0.8)[0]))",
     "audio-classification": 'zoo.predict(model, "sound.wav")',
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',
+    "zero-shot-image-classification": 'batch = model.preprocess(images="picture.png", text=["a cat", "a dog"])\n'
+    'model(**batch).logits("image", "text").softmax(-1)',
 }
 
 
@@ -58,6 +60,8 @@ class Training:
 def model_card(model: Model, name: str, format: str = "zoo", training: Training | None = None) -> str:
     """The README.md of a folder or a hub repository. name: what the model is loaded by. format: whose files it has."""
     task = PIPELINES.get((family(model.family).modality, model.config.head))
+    if model.config.parts and not {"image", "text"} <= model.config.parts.keys():
+        task = None
     library = {"zoo": "attention-zoo"}.get(format, format)
     lines = ["---", f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else [])]
     title = name.rstrip("/").removesuffix("/model").split("/")[-1]
@@ -77,6 +81,10 @@ def loading(model: Model, name: str, format: str, task: str | None) -> list[str]
     if format == "timm":
         source = f"hf-hub:{name}" if name.count("/") == 1 else f"local-dir:{name}"
         return ["import timm", "", f'model = timm.create_model("{source}", pretrained=True)']
+    if format == "open_clip":
+        source = f"hf-hub:{name}" if name.count("/") == 1 else f"local-dir:{name}"
+        call = f'open_clip.create_model_and_transforms("{source}")'
+        return ["import open_clip", "", f"model, _, preprocess = {call}"]
     if format == "transformers":
         use = task or "feature-extraction"
         return ["from transformers import pipeline", "", f'predict = pipeline("{use}", "{name}")']
@@ -89,7 +97,7 @@ def loading(model: Model, name: str, format: str, task: str | None) -> list[str]
 def described(model: Model) -> dict[str, Any]:
     """The model by its config, without what is off."""
     facts = {"model": model.variant or model.family, "parameters": f"{sum(p.numel() for p in model.parameters()):,}"}
-    values = model.config.to_dict()
+    values = model.config.to_dict() if not model.config.parts else plain(model.config.flat())
     if model.config.head not in NAMING:
-        values.pop("num_classes", None)
+        values = {key: value for key, value in values.items() if key.split(".")[-1] != "num_classes"}
     return facts | {name: value for name, value in values.items() if value not in (None, False, 0)}

@@ -13,9 +13,10 @@ from peers import edit_json, error, pixels
 
 import zoo
 from zoo.files import open_tensors
+from zoo.formats.dialect import differences
 from zoo.loading import describe
 from zoo.models.vit import SIGLIP, VARIANTS
-from zoo.registry import build
+from zoo.registry import build, find_variant
 from zoo.weights import import_tensors
 
 TRANSFORMERS = {
@@ -147,7 +148,7 @@ def test_what_they_cannot_express_is_refused_by_name(tmp_path):
         zoo.export(clip, tmp_path / "x")
     with pytest.raises(ValueError, match=r"cannot express text\.attention='performer'"):
         zoo.export(clip, tmp_path / "x", format="open_clip")
-    with pytest.raises(ValueError, match="has not .* act='gelu_tanh'"):
+    with pytest.raises(ValueError, match=r"has not .* act='gelu_tanh'"):
         zoo.export(zoo.create_model("siglip_tiny", seed=0), tmp_path / "x", format="open_clip")
     with pytest.raises(ValueError, match="cannot be exported to 'timm'"):
         zoo.export(zoo.create_model("clip_tiny", seed=0), tmp_path / "x", format="timm")
@@ -274,3 +275,151 @@ def test_clip_has_its_own_vocabulary_where_open_clip_is_installed(tmp_path):
     zoo.export(model, tmp_path / "ours", format="open_clip")
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'ours'}")
     assert torch.equal(tokens(said), ids)
+
+
+# -- published folders ------------------------------------------------------------------------------------------------
+
+OPENAI = {
+    "_name_or_path": "openai/clip-vit-base-patch32",
+    "architectures": ["CLIPModel"],
+    "initializer_factor": 1.0,
+    "logit_scale_init_value": 2.6592,
+    "model_type": "clip",
+    "projection_dim": 512,
+    "text_config": {
+        "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "quick_gelu", "hidden_size": 512, "intermediate_size": 2048,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 77, "model_type": "clip_text_model",
+        "num_attention_heads": 8, "num_hidden_layers": 12, "pad_token_id": 1, "vocab_size": 49408,
+    },
+    "text_config_dict": None,
+    "torch_dtype": "float32",
+    "vision_config": {
+        "hidden_act": "quick_gelu", "hidden_size": 768, "image_size": 224, "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05, "model_type": "clip_vision_model", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "patch_size": 32,
+    },
+    "vision_config_dict": None,
+}  # fmt: skip
+LARGE = {
+    "architectures": ["CLIPModel"],
+    "model_type": "clip",
+    "projection_dim": 768,
+    "text_config": {"hidden_size": 512, "eos_token_id": 2},
+    "text_config_dict": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+        "projection_dim": 768, "eos_token_id": 2,
+    },
+    "vision_config": {},
+    "vision_config_dict": {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24,
+        "patch_size": 14, "projection_dim": 768,
+    },
+}  # fmt: skip
+GOOGLE = {
+    "architectures": ["SiglipModel"],
+    "initializer_factor": 1.0,
+    "model_type": "siglip",
+    "text_config": {"model_type": "siglip_text_model"},
+    "torch_dtype": "float32",
+    "vision_config": {"model_type": "siglip_vision_model"},
+}
+SO400M = {
+    "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27,
+}  # fmt: skip
+GOOGLE_SO400M = GOOGLE | {
+    "text_config": SO400M | {"model_type": "siglip_text_model"},
+    "vision_config": SO400M | {"image_size": 384, "model_type": "siglip_vision_model", "patch_size": 14},
+}
+PUBLISHED = {
+    "clip_vit_base_patch32": OPENAI,
+    "clip_vit_large_patch14": LARGE,
+    "siglip_base_patch16_224": GOOGLE,
+    "siglip_so400m_patch14_384": GOOGLE_SO400M,
+}
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_published_configs_are_the_variants(variant, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[variant]))
+    found = find_variant(variant)
+    same(described(tmp_path), found.config(**found.variants[variant]))
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("clip_vit_base_patch16", "ViT-B-16-quickgelu"),
+        ("clip_vit_large_patch14_336", "ViT-L-14-336-quickgelu"),
+        ("clip_vit_huge_patch14", "ViT-H-14"),
+        ("clip_vit_giant_patch14", "ViT-g-14"),
+        ("clip_vit_gigantic_patch14", "ViT-bigG-14"),
+        ("siglip_base_patch16_224", "ViT-B-16-SigLIP"),
+        ("siglip_so400m_patch14_384", "ViT-SO400M-14-SigLIP-384"),
+    ],
+)
+def test_open_clips_own_configs_are_the_variants(variant, name, tmp_path):
+    """But for the activation of SigLIP, exact GELU there, and tanh in transformers."""
+    values = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
+    found = find_variant(variant)
+    wanted = found.config(**found.variants[variant])
+    if variant.startswith("siglip"):
+        wanted = wanted.replace(**{"image.act": "gelu", "text.act": "gelu"})
+    same(described(tmp_path), wanted)
+
+
+def same(config, wanted) -> None:
+    lost = [what for name, part in wanted.parts.items() for what in differences(part, config.parts[name])]
+    assert set(lost) <= {"eos_token_id=49407"}  # which nobody looks for
+    assert (config.width, config.loss) == (wanted.width, wanted.loss)
+
+
+def described(folder: Path):
+    return describe(folder).config
+
+
+# -- whole pipelines of transformers ----------------------------------------------------------------------------------
+
+
+def siglip_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "low": 4, "lower": 5}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"model_max_length": 64, "model_input_names": ["input_ids"], **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_pipelines_of_transformers_run_on_what_we_export(kind, tmp_path):
+    from PIL import Image
+
+    if kind == "clip":
+        words = clip_vocabulary(tmp_path)
+        end = words["<|endoftext|>"]
+        transformers_pair(tmp_path, "CLIPModel", projection_dim=24, text=dict(vocab_size=len(words), eos_token_id=end))
+        size = dict(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        transformers.CLIPImageProcessor(**size).save_pretrained(tmp_path)
+    else:
+        siglip_tokenizer(tmp_path)
+        transformers_pair(tmp_path, "SiglipModel", text=dict(hidden_size=32, max_position_embeddings=64))
+        transformers.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = zoo.load(tmp_path)
+    zoo.export(model, tmp_path / "out")
+    picture = Image.effect_mandelbrot((60, 50), (-2, -2, 2, 2), 50).convert("RGB")
+    batch = model.preprocess(images=picture, text=["a low", "a lower"])
+    if kind == "siglip":
+        assert set(batch) == {"pixel_values", "input_ids"} and batch["input_ids"].shape == (2, 64)
+    with torch.no_grad():
+        scores = model(**batch).logits("image", "text")[0]
+    scores = scores.softmax(-1) if kind == "clip" else scores.sigmoid()
+    classify = transformers.pipeline("zero-shot-image-classification", str(tmp_path / "out"))
+    said = classify(picture, candidate_labels=["low", "lower"], hypothesis_template="a {}")
+    theirs = {answer["label"]: answer["score"] for answer in said}
+    assert theirs == pytest.approx({"low": scores[0].item(), "lower": scores[1].item()}, abs=1e-5)
+    zoo.save(model, tmp_path / "zoo")
+    assert zoo.load(tmp_path / "zoo").preprocess == model.preprocess

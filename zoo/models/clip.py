@@ -1,21 +1,27 @@
 """CLIP (Radford et al. 2021): a ViT and a causal text tower, each with a linear map into the common space."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..formats.towers import Part, Towers
+from ..pairing import PairPreprocess
 from .base import Family
 from .clip_dialects import CLIP_IMAGE, CLIP_TEXT, CLIP_VISION
 from .clip_text import GIGANTIC, HUGE, LARGE, ClipTextConfig
 from .contrast import Contrastive, ContrastiveConfig, Tower
 from .vit import ViTConfig
 
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 class CLIP(Contrastive):
     """See Contrastive."""
 
-    mean = (0.48145466, 0.4578275, 0.40821073)
-    std = (0.26862954, 0.26130258, 0.27577711)
+    def default_preprocess(self) -> PairPreprocess:
+        image: Any = self.image.default_preprocess()
+        colours = dict(mean=MEAN, std=STD) if image.channels == 3 else {}
+        return PairPreprocess(image=replace(image, **colours))
 
 
 def clip(width: int, image: Mapping[str, Any], text: Mapping[str, Any], act: str = "quick_gelu") -> dict[str, Any]:

@@ -60,7 +60,7 @@ TEXT_TABLE = (
 POOLED = dict(num_classes=0, head="pool")
 CLIP_IMAGE = POOLED | dict(pre_norm=True, pool="cls")
 SIGLIP_IMAGE = POOLED | dict(class_token=False, pool="map")
-SIGLIP_SAYS = dict(act="gelu_tanh", eps=1e-6)  # what transformers assumes
+SIGLIP_SAYS = dict(act="gelu_tanh", eps=1e-6, hidden=3072)  # what transformers assumes
 ARGMAX = 2  # the eos_token_id of CLIP's first configs, by which transformers knows to look for the greatest id
 
 
@@ -84,7 +84,7 @@ CLIP_VISION = Dialect(
     name="clip_vision_model",
     keys=VISION_KEYS,
     table=VISION_TABLE,
-    defaults=CLIP_IMAGE | dict(patch_size=32, act="quick_gelu", eps=1e-5),
+    defaults=CLIP_IMAGE | dict(patch_size=32, hidden=3072, act="quick_gelu", eps=1e-5),
     read=read_edges,
 )
 SIGLIP_VISION = Dialect(
@@ -99,6 +99,7 @@ CLIP_TEXT = Dialect(
     name="clip_text_model",
     keys=TEXT_KEYS,
     table=TEXT_TABLE,
+    defaults=dict(hidden=2048),
     read=read_text,
     write=lambda config: {"eos_token_id": ARGMAX if config.pool == "argmax" else config.eos_token_id},
 )

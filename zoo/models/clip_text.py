@@ -115,7 +115,6 @@ HUGE = dict(width=1024, depth=24, heads=16, act="gelu")
 GIGANTIC = dict(width=1280, depth=32, heads=20, act="gelu")
 SIGLIP = dict(
     causal=False, pool="last", vocab_size=32000, max_length=64, width=768, heads=12, act="gelu_tanh", eps=1e-6,
-    eos_token_id=1,
 )  # fmt: skip
 SO400M = dict(width=1152, depth=27, heads=16, hidden=4304)
 
