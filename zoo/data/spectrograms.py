@@ -18,6 +18,7 @@ from zoo.data.audio_settings import HearSettings
 from zoo.data.audio_tables import Clips
 from zoo.data.draws import Draws
 from zoo.data.loader import Keys
+from zoo.data.spec_augment import SpecAugment
 from zoo.features import frames_of
 from zoo.listening import SpectrogramPreprocess
 
@@ -87,7 +88,10 @@ class Hear:
     """
 
     def __init__(self, settings: HearSettings, preprocess: SpectrogramPreprocess) -> None:
-        self.settings, self.frames = settings, preprocess.frames
+        s = self.settings = settings
+        self.hide = SpecAugment(freq_masks=s.freq_masks, freq_width=s.freq_width, time_masks=s.time_masks,
+                                time_width=s.time_width)  # fmt: skip
+        self.frames = preprocess.frames
         self.padding = -preprocess.mean / preprocess.std
         self.decibel = math.log(10) / 10 / preprocess.std
 
@@ -108,7 +112,7 @@ class Hear:
         if s.gain:
             values = values + (self.decibel * s.gain * (2 * draws.uniform("hear/gain") - 1))[:, None, None]
         window = self._window(values, lengths, start, offset, speed)
-        return {"input_values": self._hidden(window, draws), "labels": labels, "targets": labels}
+        return {"input_values": self.hide.hidden(window, draws), "labels": labels, "targets": labels}
 
     def _window(
         self, values: Tensor, lengths: Tensor, start: Tensor, offset: Tensor, speed: Tensor | None = None
@@ -125,19 +129,6 @@ class Hear:
             share = (place - before)[:, :, None].to(values.dtype)
             window = window.lerp(_at(values, (before + 1).minimum(lengths[:, None] - 1)), share)
         return window.masked_fill(~there[:, :, None], self.padding)
-
-    def _hidden(self, window: Tensor, draws: Draws) -> Tensor:
-        """With bands of bins and stretches of time set to 0, the mean (Park et al. 2019)."""
-        s = self.settings
-        for axis, count, widest in ((2, s.freq_masks, s.freq_width), (1, s.time_masks, s.time_width)):
-            size = window.shape[axis]
-            line = torch.arange(size, device=window.device)
-            for i in range(count):
-                wide = draws.integers(f"hear/mask/{axis}/{i}/width", min(widest, size) + 1)
-                first = draws.integers(f"hear/mask/{axis}/{i}", size - wide + 1)
-                hidden = (line >= first[:, None]) & (line < (first + wide)[:, None])
-                window = window.masked_fill(hidden[:, None] if axis == 2 else hidden[:, :, None], 0.0)
-        return window
 
 
 def tilted(values: Tensor, by: Tensor) -> Tensor:
