@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 200  # test pictures that are written as files
 QUERIES, ANSWERS = 8, 6  # of the sheet
+PAGED, PAGE_ANSWERS = 24, 8  # of the page
 
 
 def save_pictures(run: Run, sets: PairSets[Tensor]) -> Path:
@@ -40,27 +41,76 @@ def file_name(text: str) -> str:
 
 
 def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Some test captions with the pictures found for them, best first; the right one is framed."""
-    from matplotlib.figure import Figure
+    """Some test captions with the pictures found for them, best first, the right ones framed; all things, sounds too,
+    also as a page, `retrieval.html`.
+    """
     from torch.distributed.fsdp import FSDPModule
 
     data = getattr(task.trainer, "datamodule", None)
-    pairs: PairSet[Tensor] | None = getattr(data, "shown", None)
+    pairs: PairSet[Any] | None = getattr(data, "shown", None)
     if pairs is None or isinstance(task.model, FSDPModule):
         return None
-    rows = torch.linspace(0, len(pairs) - 1, min(QUERIES, len(pairs))).long()
+    rows = some_rows(pairs, PAGED)
     found, scores = ranked(task.evaluated, data, rows)
+    write_page(run, pairs, rows, found, scores, headline(pairs, result))
+    return sheet(pairs, rows, found, scores, headline(pairs, result)) if isinstance(pairs.things, Tensor) else None
+
+
+def some_rows(pairs: PairSet[Any], count: int) -> Tensor:
+    """Rows of different captions, spread over a set."""
+    first: dict[str, int] = {}
+    for row in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist():
+        first.setdefault(pairs.captions[row][0], row)
+    return torch.tensor(sorted(list(first.values())[:count]))
+
+
+def headline(pairs: PairSet[Any], result: "Result") -> str:
+    """What is seen, and the figure."""
+    thing = "image" if isinstance(pairs.things, Tensor) else "audio"
+    share = result.figures.get(f"test_text_to_{thing}_r1")
+    kind = {"image": "picture", "audio": "sound"}[thing]
+    return f"text to {kind} among {len(pairs)} of the test" + ("" if share is None else f", R@1 {share:.1%}")
+
+
+def write_page(run: "Run", pairs: PairSet[Any], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> None:
+    """`retrieval.html`: what was found for captions, to look at and to listen to."""
+    from zoo.page import Card
+    from zoo.page import write_page as write
+
+    assert run.folder is not None and run.data is not None
+    results = []
+    for row, best, score in zip(rows.tolist(), found.tolist(), scores.tolist()):
+        cards = [Card(thing(pairs, i), value, pairs.captions[i][0], right=is_right(pairs, i, row))
+                 for i, value in zip(best, score)]  # fmt: skip
+        results.append((pairs.captions[row][0], cards))
+    note = f"{run.data.name} ({'real' if run.data.real else 'NOT REAL DATA'}; {run.data.source})"
+    write(run.folder.path / "retrieval.html", results, title=title, note=note)
+
+
+def thing(pairs: PairSet[Any], row: int) -> Any:
+    """A picture uint8 [C, H, W], or (waveform, rate)."""
+    return pairs.things[row] if isinstance(pairs.things, Tensor) else (pairs.things[row], pairs.things.rate)
+
+
+def is_right(pairs: PairSet[Any], row: int, asked: int) -> bool:
+    """Whether what is said of one thing holds of another."""
+    return row == asked if pairs.classes is None else bool(pairs.classes[row] == pairs.classes[asked])
+
+
+def sheet(pairs: PairSet[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
+    """The first queries in one picture."""
+    from matplotlib.figure import Figure
+
+    rows, found, scores = rows[:QUERIES], found[:QUERIES, :ANSWERS], scores[:QUERIES, :ANSWERS]
     figure = Figure(figsize=(1.25 * ANSWERS + 3.4, 1.3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), ANSWERS + 1, squeeze=False, width_ratios=[2.6] + [1] * ANSWERS)
     for line, row, best, score in zip(axes, rows.tolist(), found.tolist(), scores.tolist()):
         line[0].text(1, 0.5, wrapped(pairs.captions[row][0]), ha="right", va="center", fontsize=9)
-        line[0].set_axis_off()
         for place, (number, value) in enumerate(zip(best, score), 1):
-            show(line[place], pairs.things[number], f"{value:.2f}", right=number == row)
-        for rest in line[1 + len(best) :]:
-            rest.set_axis_off()
-    share = result.figures.get("test_text_to_image_r1")
-    figure.suptitle(f"text to picture among {len(pairs)} test pictures" + (f", R@1 {share:.1%}" if share else ""))
+            show(line[place], pairs.things[number], f"{value:.2f}", right=is_right(pairs, number, row))
+        for empty in (line[0], *line[1 + len(best) :]):
+            empty.set_axis_off()
+    figure.suptitle(title)
     return figure
 
 
@@ -76,17 +126,18 @@ def show(axis: Any, picture: Tensor, title: str, *, right: bool) -> None:
 
 @torch.no_grad()
 def ranked(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(numbers, scores), both [len(rows), ANSWERS], of the test pictures most like the captions of `rows`."""
+    """(numbers, scores), best first, both [len(rows), at most PAGE_ANSWERS], of the test things most like captions."""
     model.eval()
     device = next(model.parameters()).device
-    pictures, texts = [], []
+    things, texts = [], []
     for batch in batches(data.test, len(data.test)):
         ready = data.ready({name: value.to(device) for name, value in batch.items()})
         output = model(**{name: ready[name] for name in model.inputs if name in ready})
-        pictures.append(output.image_features.float().cpu())
-        texts.append(output.text_features.float().cpu())
-    scores = torch.cat(texts)[rows] @ torch.cat(pictures).T
-    best = scores.topk(min(ANSWERS, scores.shape[1]))
+        (other,) = (name for name in output.present if name != "text")
+        things.append(output.features(other).float().cpu())
+        texts.append(output.features("text").float().cpu())
+    scores = torch.cat(texts)[rows] @ torch.cat(things).T
+    best = scores.topk(min(PAGE_ANSWERS, scores.shape[1]))
     return best.indices, best.values
 
 
