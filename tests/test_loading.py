@@ -250,7 +250,7 @@ def test_what_we_do_not_know_of_transformers_is_refused_by_name(vit, tmp_path, c
     ({"architecture": "vit_bas_patch16_224"}, r"did you mean 'vit_base_patch16_224'"),
     ({"architecture": "vit_cifar"}, r"timm's architecture 'vit_cifar' is not in this zoo"),
     ({"qk_norm": True}, r"qk_norm=True is not supported"),
-    ({"global_pool": "map"}, r"global_pool='map' is not supported"),
+    ({"global_pool": "prr"}, r"global_pool='prr' is not supported"),
     ({"block_fn": "x"}, r"block_fn='x' is not supported"),
 ])  # fmt: skip
 def test_what_we_do_not_know_of_timm_is_refused_by_name(tmp_path, change, reason):

@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,13 +91,14 @@ class Tensors(Mapping[str, Tensor]):
         return len(self.place)
 
 
-def open_tensors(path: str | Path, device: str | torch.device = "cpu") -> Tensors:
+def open_tensors(path: str | Path, device: str | torch.device = "cpu", names: Sequence[str] = WEIGHT_FILES) -> Tensors:
     """The tensors of a folder, or of one file: safetensors or torch pickles (`.bin`, `.pth`, `.ckpt`), sharded or not.
 
+    names: the files of a folder that are looked for, in the order of preference.
     Raises LoadError, naming the file, when it is missing, truncated, no such file at all, or a pickle that runs code.
     """
     path = Path(path)
-    file = _weight_file(path) if path.is_dir() else path
+    file = _weight_file(path, names) if path.is_dir() else path
     files = _shards(file) if file.name.endswith(".index.json") else {file: None}
     place: dict[str, Path] = {}
     getters: dict[Path, Callable[[str], Tensor]] = {}
@@ -111,11 +112,11 @@ def open_tensors(path: str | Path, device: str | torch.device = "cpu") -> Tensor
     return Tensors(place, getters)
 
 
-def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
+def _weight_file(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise LoadError(f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)}")
+    raise LoadError(f"{folder} holds no weights: none of {', '.join(names)}")
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoadError
-from .files import open_tensors, read_pickle
+from .files import WEIGHT_FILES, open_tensors, read_pickle
 from .formats import ours
 from .formats.checkpoint import Checkpoint, read
 from .models.base import NAMING, Config, Model
@@ -45,7 +45,8 @@ def load(
 ) -> Model:
     """A model from a folder or a `.ckpt` of ours, a run folder, a folder of transformers or timm, or the hub.
 
-    source: a path, or `hf-hub:org/repo`, or `org/repo`. revision: of the hub repository.
+    source: a path (of a config where a folder has open_clip's beside another), or `hf-hub:org/repo`, or `org/repo`.
+    revision: of the hub repository.
     head: "classify", "pool" or None (hidden states), default the file's own. num_classes, labels: a classifier of that
     many classes, of those names; drawn anew where the file's has another number.
     dtype: default the file's. overrides: fields of the family's config: image_size, patch_size, in_chans (weights are
@@ -76,6 +77,8 @@ def load(
 def describe(source: str | Path, revision: str | None = None) -> Checkpoint:
     """What a source holds, before any of its tensors is read."""
     path = locate(source, revision)
+    if path.name in ("config.json", "open_clip_config.json") and path.is_file():
+        return read(path.parent, path.name)
     if path.is_file():
         return _from_ckpt(path)
     inner = path / "model"
@@ -136,7 +139,9 @@ def _from_ckpt(path: Path) -> Checkpoint:
 
 def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
     if checkpoint.path.is_dir():
-        return open_tensors(checkpoint.path, device)
+        theirs = checkpoint.format == "open_clip"  # a folder may have the same weights for transformers beside them
+        names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == theirs]
+        return open_tensors(checkpoint.path, device, names)
     stored = read_pickle(checkpoint.path)
     state = stored.get("state_dict", {})
     prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."  # what the run evaluated

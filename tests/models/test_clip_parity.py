@@ -190,6 +190,16 @@ def test_every_tensor_of_a_tower_goes_to_one_place(source, tmp_path):
     assert changed
 
 
+def test_a_folder_for_both_libraries_is_read_by_the_config_that_is_named(tmp_path):
+    theirs = transformers_pair(tmp_path, "CLIPModel", projection_dim=24)
+    other = open_clip_pair(tmp_path, quick_gelu=True)
+    with pytest.raises(zoo.LoadError, match=r"transformers and open_clip at once: .* name the file .*open_clip_config"):
+        zoo.load(tmp_path)
+    compare(zoo.load(tmp_path / "config.json"), theirs)
+    compare(zoo.load(tmp_path / "open_clip_config.json"), other)
+    assert zoo.verify(tmp_path / "open_clip_config.json").ok and zoo.verify(tmp_path / "config.json").ok
+
+
 def test_images_of_another_size_are_resampled(tmp_path):
     transformers_pair(tmp_path, "CLIPModel", projection_dim=24)
     model = zoo.load(tmp_path, image_size=48)

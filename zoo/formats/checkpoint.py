@@ -31,8 +31,11 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
 
-def detect(folder: Path) -> str:
-    """ "zoo", "timm", "transformers" or "open_clip". A folder that is none or two of them raises LoadError."""
+def detect(folder: Path, file: str | None = None) -> str:
+    """ "zoo", "timm", "transformers" or "open_clip". A folder that is none or two of them raises LoadError.
+
+    file: the config that is meant, where a folder has that of open_clip beside another.
+    """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     signs = {
         "zoo": config.get("library_name") == "zoo",
@@ -41,22 +44,25 @@ def detect(folder: Path) -> str:
         "open_clip": (folder / "open_clip_config.json").is_file(),
     }
     found = [name for name, present in signs.items() if present]
+    if file is not None:
+        found = [name for name in found if (name == "open_clip") == (file == "open_clip_config.json")]
     if len(found) == 1:
         return found[0]
     if found:
-        raise LoadError(f"{folder} looks like {' and '.join(found)} at once: its configs contradict each other")
+        way = f"; name the file that is meant: {folder / 'open_clip_config.json'}" if "open_clip" in found else ""
+        raise LoadError(f"{folder} looks like {' and '.join(found)} at once: its configs contradict each other{way}")
     raise LoadError(
         f"{folder} is no checkpoint that this zoo knows: expected a config.json with library_name 'zoo', timm's "
         f"'architecture' or transformers' 'model_type', or an open_clip_config.json"
     )
 
 
-def read(folder: Path) -> Checkpoint:
-    """The description of a folder in any of the formats."""
+def read(folder: Path, file: str | None = None) -> Checkpoint:
+    """The description of a folder in any of the formats; file: see `detect`."""
     from . import open_clip, ours, timm, transformers
 
     readers: dict[str, Any] = {"zoo": ours, "timm": timm, "transformers": transformers, "open_clip": open_clip}
-    return readers[detect(folder)].read(folder)
+    return readers[detect(folder, file)].read(folder)
 
 
 def config_of(family: Family, fields: dict[str, Any], source: Path) -> Config:

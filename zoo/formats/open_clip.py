@@ -39,6 +39,8 @@ def read(folder: Path) -> Checkpoint:
     model = values.get("model_cfg")
     if not isinstance(model, Mapping):
         raise LoadError(f"{file} has no 'model_cfg'")
+    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
+        raise LoadError(f"{file}: model_cfg lacks {missing[0]!r}: no family of this zoo is described so")
     towers = towers_of(model, file)
     own = family("siglip" if towers.loss == "siglip" else "clip")
     config: Any = towers.config(own, spread(model), file)

@@ -19,7 +19,7 @@ class CLIP(Contrastive):
     """See Contrastive."""
 
     def default_preprocess(self) -> PairPreprocess:
-        image: Any = self.image.default_preprocess()
+        image: Any = self.tower("image").default_preprocess()
         colours = dict(mean=MEAN, std=STD) if image.channels == 3 else {}
         return PairPreprocess(image=replace(image, **colours))
 
