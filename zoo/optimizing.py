@@ -1,8 +1,8 @@
 """`zoo.optimize`: the same numbers sooner, for inference.
 
 What it does, each where it was measured to pay (benchmarks/inference.py): weights reordered once for oneDNN's kernels,
-the activation fused into the product before it, one product for q, k and v, patches as a linear map, weight norm done
-once, half precision.
+the activation fused into the product before it, one product for q, k and v, patches and, where a norm
+follows each, convolutions over time as linear maps, weight norm done once, half precision.
 """
 
 import copy
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frontends.patches import Patches
-from .frontends.waveform import ConvPositions
+from .frontends.waveform import ConvLayer, ConvPositions, Waveform
 from .models.base import Model
 from .nn.attention import Attention, is_plain
 from .nn.block import Block
@@ -264,6 +264,26 @@ class LinearPatches(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
+class FrameProducts(nn.Module):
+    """A convolution over time and the norm of each frame, [B, C, T] -> [B, C', T']: a frame's samples lie side by side,
+    overlapping those of the next, so one product makes all frames, and none is turned between this layer and the next.
+    """
+
+    def __init__(self, layer: ConvLayer, pack: Packing) -> None:
+        super().__init__()
+        assert layer.norm is not None
+        self.kernel, self.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        self.product = pack(layer.conv.weight.mT.flatten(1), layer.conv.bias)
+        self.norm, self.act = layer.norm, layer.act
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        x = x.mT.contiguous()  # B T C
+        rows, samples, channels = x.shape
+        frames = (samples - self.kernel) // self.stride + 1
+        steps = (samples * channels, self.stride * channels, 1)
+        return self.act(self.norm(self.product(x.as_strided((rows, frames, self.kernel * channels), steps)))).mT
+
+
 class FoldedPositions(ConvPositions):
     """Direction and gain as the one weight that they make."""
 
@@ -282,6 +302,10 @@ def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
             fuse_mlp(module, pack)
         elif isinstance(module, Patches) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
             module.proj = LinearPatches(conv, pack)
+        elif isinstance(module, Waveform):
+            for i, layer in enumerate(module.layers):
+                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and hookless(layer):
+                    module.layers[i] = FrameProducts(layer, pack)
         elif type(module) is ConvPositions and not module._forward_hooks:
             fold_positions(module)
     for name, module in list(model.named_modules()):
@@ -326,6 +350,10 @@ def fold_positions(module: ConvPositions) -> None:
     folded.__class__ = FoldedPositions
     folded.folded = nn.Parameter(weight, requires_grad=False)
     del folded.gain, folded.direction
+
+
+def hookless(layer: ConvLayer) -> bool:
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
 
 
 def plain_patches(proj: nn.Conv2d) -> bool:

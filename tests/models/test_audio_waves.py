@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.files import open_tensors
 from zoo.loading import describe
+from zoo.optimizing import FrameProducts
 from zoo.registry import build
 from zoo.weights import import_tensors, lines_for
 
@@ -325,6 +326,7 @@ def test_optimised_it_gives_the_same_numbers(options, head):
         expected, real = model(x, mask), model.frames(torch.tensor(LENGTHS))
     keep = torch.arange(expected.shape[1]) < real[:, None] if head == "ctc" else slice(None)
     fast, half = zoo.optimize(model), zoo.optimize(model, dtype=torch.bfloat16)
+    assert any(isinstance(part, FrameProducts) for part in fast.modules()) == (not options)
     assert error(fast(x, mask)[keep], expected[keep]) <= 1e-5
     assert error(fast(x), model(x).detach()) <= 1e-5
     assert 0 < error(half(x, mask)[keep], expected[keep]) < 0.1
