@@ -64,7 +64,7 @@ def admitted(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
     for name in overrides:
         if name == "attention" or name.endswith(("_attention", ".attention")):
             overrides[name] = admit(overrides[name])
-        elif name == "mixer":
+        elif name == "mixer" or name.endswith(".mixer"):
             overrides[name] = admit(overrides[name], MIXERS)
     if overrides.get("num_classes") == 0:
         overrides.setdefault("head", "pool")

@@ -122,6 +122,8 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(their JSON files, their tensors)."""
     tensors, own = _state(model), family(model.family)
+    if own.name == "contrast":  # other libraries know towers put together as one of these
+        own = family("siglip" if model.config.loss == "siglip" else "clip")
     if format not in FORMATS or not own.dialects.get(format):
         known = [name for name in FORMATS if own.dialects.get(name)]
         near = did_you_mean(format, known)

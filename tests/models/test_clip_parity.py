@@ -1,6 +1,7 @@
 """CLIP and SigLIP: the same files through us and through transformers or open_clip, there and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -152,6 +153,21 @@ def test_what_they_cannot_express_is_refused_by_name(tmp_path):
         zoo.export(zoo.create_model("siglip_tiny", seed=0), tmp_path / "x", format="open_clip")
     with pytest.raises(ValueError, match="cannot be exported to 'timm'"):
         zoo.export(zoo.create_model("clip_tiny", seed=0), tmp_path / "x", format="timm")
+
+
+def test_towers_put_together_are_exported_where_they_are_those_of_clip(tmp_path):
+    shape = dict(width=32, depth=2, heads=4)
+    image = dict(name="vit_cifar", image_size=32, patch_size=8, pre_norm=True, eps=1e-5, **shape)
+    text = dict(name="clip_text_tiny", vocab_size=99, max_length=16, eos_token_id=98, pool="eos", **shape)
+    model = zoo.contrast(image=image, text=text, width=24, seed=0).eval()
+    model.preprocess = replace(model.preprocess, image=replace(model.preprocess.image, mean=(0.5,) * 3, std=(0.5,) * 3))
+    zoo.export(model, tmp_path / "hf")
+    compare(model, transformers.CLIPModel.from_pretrained(tmp_path / "hf").eval())
+    zoo.export(model, tmp_path / "open", format="open_clip")
+    compare(model, open_clip.create_model(f"local-dir:{tmp_path / 'open'}", output_dict=True).eval())
+    other = zoo.contrast(image=image | dict(pre_norm=False), text=text, width=24, seed=0)
+    with pytest.raises(ValueError, match=r"CLIPModel cannot express image\.pre_norm=False"):
+        zoo.export(other, tmp_path / "no")
 
 
 def test_published_configs_and_files(tmp_path):

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import LoadError
-from ..models.base import NAMING, SIZES, Config, Family, frozen
+from ..models.base import NAMING, SIZES, Config, Family, frozen, plain
 
 # Fields that shape training alone: a format without a word for them still computes the same.
 TRAINING_ONLY = ("dropout", "attention_dropout", "drop_path")
@@ -104,7 +104,7 @@ def differences(config: Config, other: Config) -> list[str]:
 
 def settled(config: Config) -> dict[str, Any]:
     """The fields that decide the numbers, with None and shorthands written out."""
-    values = {name: value for name, value in config.to_dict().items() if name not in TRAINING_ONLY}
+    values = {name: plain(getattr(config, name)) for name in config.names() if name not in TRAINING_ONLY}
     if values.get("head") not in NAMING:
         values.pop("num_classes", None)
     values["answer"] = config.answers if values.get("head") == "classify" else None
