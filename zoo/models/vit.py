@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..frontends.patches import Patches, Stem
-from ..heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDistilled, Pooling
+from ..heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDistilled
 from ..nn.spec import BlockSpec
 from ..preprocess import ImagePreprocess
 from .base import Answer, Config, Family, Model
@@ -52,7 +52,7 @@ class ViTConfig(Config):
     position_prefix: int | None = None
     pre_norm: bool = False
     cut_edges: bool = False
-    pool: Pooling | Literal["map"] = "cls"
+    pool: Literal["cls", "mean", "cls_mean", "map"] = "cls"
     pool_norm: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
