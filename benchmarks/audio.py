@@ -1,11 +1,12 @@
 """Audio encoders against transformers in the same process: AST-base on whole spectrograms, wav2vec 2.0 on ragged clips.
 
-    python benchmarks/audio.py [what=ast,waves] [depth=12] [rounds=5] [device=cpu|cuda]
+    python benchmarks/audio.py [what=ast,waves,large] [depth=12] [rounds=5] [device=cpu|cuda]
 
 ast: one spectrogram of 1024 frames and 128 mel bins, 1,214 tokens; targets after zoo.optimize: >= 1.2x in float32,
 >= 2.1x in bfloat16 over transformers in float32. waves: wav2vec 2.0 base on clips of 1, 2, 3, 5, 7 and 10 s, which
 transformers pads to 10 s; useful seconds of sound a second: >= 1.8x. Weights are random and the same; what is compared
-there are the clips alone, because transformers' group norm spans the padding.
+there are the clips alone, because transformers' group norm spans the padding. large: the same clips through the large
+model with stable layer norm, of `depth` layers too.
 """
 
 from collections.abc import Callable
@@ -62,8 +63,8 @@ def spectrograms(depth: int, device: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def clips(depth: int, device: str) -> dict[str, Callable[[], object]]:
-    theirs, ours = both("Wav2Vec2Model", device, num_hidden_layers=depth)
+def clips(depth: int, device: str, **config: Any) -> dict[str, Callable[[], object]]:
+    theirs, ours = both("Wav2Vec2Model", device, num_hidden_layers=depth, **config)
     half, fast, fast_half = half_of(theirs), zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
     lengths = [RATE * seconds for seconds in SECONDS]
     keep = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
@@ -85,14 +86,20 @@ def clips(depth: int, device: str) -> dict[str, Callable[[], object]]:
     }
 
 
-WHAT = {
+def large(depth: int, device: str) -> dict[str, Callable[[], object]]:
+    wide = dict(hidden_size=1024, num_attention_heads=16, intermediate_size=4096)
+    return clips(depth, device, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True, **wide)
+
+
+WHAT: dict[str, tuple[Callable[..., dict[str, Callable[[], object]]], int, str]] = {
     "ast": (spectrograms, 1, "ast_base, one spectrogram of 1024 x 128"),
     "waves": (clips, sum(SECONDS), f"wav2vec2_base, clips of {', '.join(map(str, SECONDS))} s"),
+    "large": (large, sum(SECONDS), "wav2vec 2.0 with stable layer norm, 1024 wide, the same clips"),
 }
 
 
 def main() -> None:
-    o = options(what="ast,waves", depth=12, rounds=5, device="cpu")
+    o = options(what="ast,waves,large", depth=12, rounds=5, device="cpu")
     clock = "cuda" if o.device == "cuda" else "cpu"
     torch.set_num_threads(1)
     for what in o.what.split(","):

@@ -1,8 +1,8 @@
 """`zoo.optimize`: the same numbers sooner, for inference.
 
-What it does, each where it was measured to pay (benchmarks/inference.py): weights reordered once for oneDNN's kernels,
-the activation fused into the product before it, one product for q, k and v, patches and, where a norm
-follows each, convolutions over time as linear maps, weight norm done once, half precision.
+What it does, each where it was measured to pay (benchmarks/inference.py, audio.py): weights reordered once for oneDNN's
+kernels, the activation fused into the product before it, one product for q, k and v, patches and normed frames of sound
+as linear maps, weight norm done once, half precision.
 """
 
 import copy
