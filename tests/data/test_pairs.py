@@ -69,7 +69,7 @@ def test_all_tables_say_the_same(folder: Path) -> None:
     assert shade_of(load(folder)) == first  # given parts come before a table of captions
     plain = [{"img": png(i * 10), "caption": r["caption"]} for i, r in enumerate(rows)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), folder / "plain.parquet")
-    assert shade_of(load(folder / "plain.parquet", pictures="img", captions="caption")) == first
+    assert shade_of(load(folder / "plain.parquet", images="img", captions="caption")) == first
 
 
 def test_several_captions_of_a_picture(folder: Path) -> None:
@@ -110,7 +110,7 @@ def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("table", "says"), [
-    ("picture_of,said\n0.png,x\n", "say which one has the pictures, pictures=picture_of"),
+    ("picture_of,said\n0.png,x\n", "say which one has the images, images=picture_of"),
     ("file,said\n0.png,x\n", "say which one has the captions, captions=file"),
     ("file,caption\n", "no rows"),
     ("file,caption\nnone.png,x\n1.png,x\n", r"captions.csv, line 2: .*none.png does not exist"),

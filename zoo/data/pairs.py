@@ -88,7 +88,6 @@ class PairSets(Generic[T]):
 
 Decoder = Callable[[Rows, list[str]], PairSet[T]]
 """Makes a set of rows; what it leaves out, with the reason, goes into the list."""
-COLUMNS = {"pictures": "pictures", "sounds": "audio"}  # role -> the setting that names its column
 
 
 def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
@@ -111,7 +110,7 @@ def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int
         return finish(drawn_pairs(size), s, seed)
     if size[0] != size[1] and s.name == "drawn":
         raise DataError(f"drawn pictures are square: image_size={size[0]}, not {size}")
-    return finish(_read(s, "pictures", lambda rows, skipped: picture_set(rows, size, fit, skipped), seed), s, seed)
+    return finish(_read(s, "images", lambda rows, skipped: picture_set(rows, size, fit, skipped), seed), s, seed)
 
 
 def drawn_pairs(size: tuple[int, int]) -> PairSets[Tensor]:
@@ -192,9 +191,7 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
                 source: str) -> PairSets[T]:  # fmt: skip
     """The splits of a data set, decoded; without a test part, a tenth of the training becomes it."""
     skipped: list[str] = []
-    rows = {
-        split: pair_rows(table, getattr(s, COLUMNS[role]), s.captions, role, skipped) for split, table in tables.items()
-    }
+    rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
     if "test" not in rows:
         held = held_rows(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_SHARE, seed)
         if held.all():

@@ -21,7 +21,7 @@ class PairDataSettings:
             (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, webdataset shards
             (`shards/{000..009}.tar`), or `org/name` on the hub.
         data_dir: Folder that holds `emoji/`; without it `ZOO_DATA_DIR`.
-        pictures: Column of the pictures, or of their files.
+        images: Column of the pictures, or of their files.
         captions: Column of the captions; a list in a row, or rows that repeat a picture, are several captions of it.
             Training draws one of them, what is tested is the first.
         test: A table (or shards) to test on; else the data's own test part, else a tenth of the training.
@@ -37,7 +37,7 @@ class PairDataSettings:
 
     name: str = "auto"
     data_dir: str | None = None
-    pictures: str = ""
+    images: str = ""
     captions: str = ""
     test: str | None = None
     on_error: Literal["stop", "skip"] = "stop"

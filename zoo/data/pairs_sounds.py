@@ -32,7 +32,7 @@ def load_sound_pairs(settings: SoundPairSettings | None = None, *, rate: int = 0
             raise DataError(f"unseen={s.unseen}: the sounds of {s.name} have captions and no classes")
         decoder = SoundDecoder(rate or s.rate, s.resample)
         name = Path(s.name).name or s.name
-        sets = from_tables(find_tables(s.name), s, "sounds", decoder, seed, name=name, source=s.name)
+        sets = from_tables(find_tables(s.name), s, "audio", decoder, seed, name=name, source=s.name)
         return finish(sets, s, seed)
     return of_classes(load_sounds(s, rate=rate, seed=seed), s)
 

@@ -14,14 +14,14 @@ from zoo.data.text import _folder_tables, _hub_tables
 from zoo.errors import did_you_mean
 
 NAMES = {
-    "pictures": ("image", "img", "picture", "photo", "pixel_values", "jpg", "png"),
-    "sounds": ("audio", "sound", "wav", "flac", "clip"),
+    "images": ("image", "img", "picture", "photo", "pixel_values", "jpg", "png"),
+    "audio": ("audio", "sound", "wav", "flac", "clip"),
     "captions": ("caption", "captions", "text", "sentence", "sentences", "description", "title", "alt_text", "alt"),
 }
 """What columns are usually called; a column of files may also have one of the next."""
 FILES = ("file", "file_name", "filename", "path", "file_path", "filepath")
-ENDINGS = {"pictures": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
-           "sounds": ("wav", "flac", "ogg", "mp3", "opus")}  # fmt: skip
+ENDINGS = {"images": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
+           "audio": ("wav", "flac", "ogg", "mp3", "opus")}  # fmt: skip
 CAPTION_FILES = ("captions", "metadata")
 
 
@@ -107,9 +107,9 @@ def _shard_row(sample: dict[str, Any]) -> dict[str, Any]:
             continue
         if kind == "json":
             row |= {key: inner for key, inner in json.loads(value).items() if key not in row}
-        elif kind in ENDINGS["pictures"]:
+        elif kind in ENDINGS["images"]:
             row["image"] = value
-        elif kind in ENDINGS["sounds"]:
+        elif kind in ENDINGS["audio"]:
             row["audio"] = value
         elif kind in ("txt", "caption", "text"):
             row["caption"] = value.decode("utf-8").strip()
@@ -126,7 +126,7 @@ def pair_rows(table: Table, things: str, captions: str, role: str, skipped: list
     Args:
         things, captions: Columns as the options name them; empty ones are looked for. Several caption columns have
             commas between them.
-        role: `pictures` or `sounds`.
+        role: `images` or `audio`, as the setting of the column is called.
     """
     column = _column(table, things, role, (*NAMES[role], *FILES))
     said = [_column(table, name.strip(), "captions", NAMES["captions"]) for name in captions.split(",")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from zoo.models.text import DecoderConfig
 from zoo.pairing import PairPreprocess
 from zoo.preprocess import pair
 from zoo.registry import create_model, find_variant, list_models
-from zoo.run import hardware
+from zoo.run import front, hardware
 from zoo.run.folder import write_text
 from zoo.run.front import SettingsError
 from zoo.run.run import DataFacts, Run
@@ -56,6 +57,10 @@ def open_pictures(run: Run) -> tuple[Contrastive, PairModule, PairSets[torch.Ten
 def contrast_task(run: Run, model: Contrastive) -> Contrast:
     """The task of the settings. Raises: SettingsError."""
     s = run.settings
+    if s.trainer.accumulate > 1:
+        raise SettingsError(f"accumulate={s.trainer.accumulate}: pairs of different micro-batches would never be "
+                            f"contrasted; cached={max(1, s.data.batch_size // s.trainer.accumulate)} takes as little "
+                            f"memory, and has the gradients of the whole batch")  # fmt: skip
     try:
         return Contrast(model, chunk=s.task.chunk or None, cached=s.task.cached or None, duplicates=s.task.duplicates,
                         optim=s.optim, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
@@ -96,9 +101,9 @@ def make(run: Run, modalities: tuple[str, str], learned: Mapping[str, Any] | Non
             raise ValueError(f"model.source={s.model.source} is a {model.family}, expected a model of several towers; "
                              f"a tower is given as image.name=, text.name= or audio.name=")  # fmt: skip
     elif s.model.name:
-        model = create_model(s.model.name, seed=s.seed, **s.model.overrides | dict(learned))
-        if not isinstance(model, Contrastive):
+        if find_variant(s.model.name).modality != "multimodal":
             raise ValueError(f"model={s.model.name} is one tower: give it as image.name=, text.name= or audio.name=")
+        model = create_model(s.model.name, seed=s.seed, **asked(run) | dict(learned))
     else:
         towers, own = aimed(run, modalities)
         for name, value in learned.items():
@@ -115,9 +120,10 @@ def make(run: Run, modalities: tuple[str, str], learned: Mapping[str, Any] | Non
 def aimed(run: Run, modalities: tuple[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """({tower: name and fields}, fields of the common space) as the settings say.
 
-    A field without an aim goes to the one tower that has it; attention, mixer and dropout go to both.
+    A field without an aim goes to the one tower that has it; attention, mixer and dropout go to both. What the recipe's
+    own file says of a tower is meant for the tower that it names, and does not touch another.
     """
-    s = run.settings
+    s, by_user = run.settings, asked(run)
     towers: dict[str, dict[str, Any]] = {name: {"name": getattr(s, name).name} for name in modalities}
     own: dict[str, Any] = {}
     for name, value in s.model.overrides.items():
@@ -125,13 +131,22 @@ def aimed(run: Run, modalities: tuple[str, str]) -> tuple[dict[str, dict[str, An
         if name == "width":  # of the common space
             own[name] = value
         elif field and aim in towers:
-            towers[aim][field] = value
+            if name in by_user or not named_by_user(run, aim):
+                towers[aim][field] = value
         elif name in EVERYWHERE:
             for fields in towers.values():
                 fields.setdefault(name, value)
         else:
             towers[only_taker(run, name, modalities)][name] = value
     return towers, own
+
+
+def named_by_user(run: Run, modality: str) -> bool:
+    """Whether the command line, or `config=`, names a tower."""
+    given: Mapping[str, Any] = run.words.values
+    if run.words.config:
+        given = {**front.read_yaml(Path(run.words.config), run.cls), **given}
+    return f"{modality}.name" in given
 
 
 def only_taker(run: Run, field: str, modalities: tuple[str, str]) -> str:
