@@ -186,16 +186,18 @@ def test_padding_is_never_seen():
 
 @torch.no_grad()
 @pytest.mark.parametrize("pool", ["argmax", "eos"])
-def test_only_as_many_tokens_are_computed_as_the_longest_text_has(pool):
+def test_only_as_many_tokens_are_computed_as_the_texts_have(pool):
     tower = zoo.create_model("clip_text_tiny", seed=0, **TEXT, pool=pool, eos_token_id=49).eval()
     ids = torch.randint(5, 48, (3, 30), generator=torch.Generator().manual_seed(0))
     for row, place in enumerate((4, 9, 6)):
         ids[row, place], ids[row, place + 1 :] = 49, 0
-    lengths = []
-    tower.blocks.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape[1]))
+    computed = []
+    tower.blocks[0].mlp.register_forward_pre_hook(lambda module, args: computed.append(args[0].shape[:2].numel()))
     features = tower(ids)
+    tower.drop_padding = False
+    assert torch.allclose(features, tower(ids), atol=1e-6)
     hidden = tower.encode(ids)
-    assert lengths == [10, 30]
+    assert computed == [5 + 10 + 7, 3 * 10, 3 * 30]
     assert torch.allclose(features, hidden[torch.arange(3), torch.tensor([4, 9, 6])], atol=1e-6)
     assert torch.allclose(features, tower(ids, (ids > 0).long()), atol=1e-6)
 

@@ -44,8 +44,8 @@ class ClipTextConfig(TextConfig):
 class ClipText(TextModel):
     """forward(input_ids [B, N], attention_mask) -> features [B, D]; without `causal` there is no mask.
 
-    Under the causal mask nothing behind the token that is read can matter to it: `forward` computes as many tokens as
-    the longest text of the batch has, however far the ids are padded.
+    Under the causal mask nothing behind the token that is read can matter to it: `forward` computes no more tokens than
+    the texts have, however far the ids are padded.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -79,10 +79,17 @@ class ClipText(TextModel):
             return self.encode(input_ids, attention_mask)
         place = self.places(input_ids, attention_mask)
         if self.config.causal and not torch.compiler.is_compiling() and not input_ids.is_meta:
-            longest = int(place.max()) + 1
-            input_ids = input_ids[:, :longest]
-            attention_mask = None if attention_mask is None else attention_mask[:, :longest]
+            input_ids, attention_mask = self.needed(input_ids, attention_mask, place)
         return self.head(self.encode(input_ids, attention_mask), place)
+
+    def needed(self, input_ids: Tensor, attention_mask: Tensor | None, place: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids and mask without what stands behind the token that is read: it is padding, and not computed."""
+        longest = int(place.max()) + 1
+        mask = None if attention_mask is None else attention_mask[:, :longest]
+        if self.drop_padding and bool((place < longest - 1).any()):
+            before = torch.arange(longest, device=place.device) <= place[:, None]
+            mask = before if mask is None else before & mask.bool()
+        return input_ids[:, :longest], mask
 
     def places(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[B]: where the token stands that is read."""
