@@ -24,7 +24,6 @@ from zoo.listening import WaveformPreprocess
 TRANSCRIPTS = ("transcription", "transcript", *TEXT_NAMES)
 TEST_SHARE = 0.1
 TEST_STRINGS = 300
-VALIDATION_SHARE = 0.05  # of the takes that digits are put together from
 
 
 class Spoken(Protocol):
@@ -228,12 +227,15 @@ class Listen:
 # --- where it comes from ----------------------------------------------------------------------------------------------
 
 
-def load_speech(settings: SpeechSettings | None = None, *, seed: int = 0, rate: int = 0) -> SpeechSets:
+def load_speech(
+    settings: SpeechSettings | None = None, *, seed: int = 0, rate: int = 0, holdout: float = 0.05
+) -> SpeechSets:
     """Find, read and decode sounds with transcripts; see `SpeechSettings` for where from.
 
     Args:
         seed: Of the split, of strings, and of the choice of fewer sounds.
         rate: Samples per second that are needed; 0 leaves it to `settings.rate`, then to the files.
+        holdout: Share of the training takes that the validation's strings are made of; 0 makes none.
 
     Raises: DataError, as `load_sounds`; also for clips that are too long.
     """
@@ -244,7 +246,7 @@ def load_speech(settings: SpeechSettings | None = None, *, seed: int = 0, rate: 
     if s.name in ("auto", "embedded", "tones"):
         return _embedded(s)
     if s.name == "fsdd":
-        return digit_strings(s, seed)
+        return digit_strings(s, seed, holdout)
     tables, source, name = named_tables(s, "speech recognition", "letters spelled in tones by the program")
     return replace(_from_tables(tables, s, seed), name=name, source=source)
 
@@ -266,22 +268,23 @@ def _embedded(s: SpeechSettings) -> SpeechSets:
     return SpeechSets(train, None, test, "tones", False, "synthesised by the program")
 
 
-def digit_strings(s: SpeechSettings, seed: int) -> SpeechSets:
+def digit_strings(s: SpeechSettings, seed: int, holdout: float) -> SpeechSets:
     """Strings of the spoken digits; those of the test are made of takes, or of a speaker, that training never hears."""
     shared = {
         name: getattr(s, name) for name in ("data_dir", "rate", "resample", "speaker", "hold_speaker", "on_error")
     }
     sets = load_sounds(AudioDataSettings(name="fsdd", **shared), seed=seed)
-    held = held_rows(sets.train.labels, VALIDATION_SHARE, seed)
-    kept, validation = (sets.train.take(part.nonzero()[:, 0]) for part in (~held, held))
+    held = held_rows(sets.train.labels, holdout, seed) if holdout else torch.zeros(len(sets.train), dtype=torch.bool)
+    kept = sets.train.take((~held).nonzero()[:, 0])
 
     def strings(part: SoundSet, count: int) -> Strings:
         words = [sets.classes[i] for i in part.labels.tolist()]
         return Strings(part.clips, words, part.speakers, count, s.digits, s.pause, seed)
 
     few = s.test_size or TEST_STRINGS
-    parts = strings(kept, s.train_size or len(kept)), strings(validation, few), strings(sets.test, few)
-    return SpeechSets(*parts, name="fsdd", real=True, source=f"strings of digits from {sets.source}")
+    validation = strings(sets.train.take(held.nonzero()[:, 0]), few) if holdout else None
+    return SpeechSets(strings(kept, s.train_size or len(kept)), validation, strings(sets.test, few), "fsdd", True,
+                      f"strings of digits from {sets.source}")  # fmt: skip
 
 
 def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> SpeechSets:

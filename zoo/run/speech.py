@@ -62,7 +62,8 @@ def open_speech(run: Run) -> tuple[Model, SpeechModule]:
     model = started(run)
     try:
         before = model.preprocess if run.settings.model.source else None
-        sets = load_speech(run.settings.data, seed=run.settings.seed, rate=before.rate if before else 0)
+        sets = load_speech(run.settings.data, seed=run.settings.seed, rate=before.rate if before else 0,
+                           holdout=run.settings.trainer.holdout)  # fmt: skip
         run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         sets = with_validation(sets, run.settings.trainer.holdout, run.settings.seed)
         vocabulary = before.vocabulary if before else None
