@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from .gather import Group, Place, gather, place
 
 _ENTRIES = 1 << 22  # of the scores that are held at a time: 16 MB in float32, about what a cache holds
+_ENTRIES_GPU = 1 << 25  # with fewer its kernels are short
 _EXACT = 40.0  # log(1 + exp(x)) is x from here on, in double precision too
 
 
@@ -39,7 +40,7 @@ def clip_loss(a: Tensor, b: Tensor, scale: Tensor | float, *, group: Group = Non
         b: Features [B, D].
         scale: Factor of the scores, the exponential of CLIP's parameter.
         group: Processes whose rows make up the batch; None takes all there are, "local" this one alone.
-        chunk: Rows of scores that are held at a time; None takes a number that suits a cache. The result is the same.
+        chunk: Rows of scores that are held at a time; None takes a number that suits the device. The result is the same.
         positives: [B] integers; pairs with equal numbers are positives of one another, on all processes.
 
     Returns: a scalar, of the whole batch on each process, in float32 at least.
@@ -88,7 +89,8 @@ def _loss(kind: Any, a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor |
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         numbers = [_number(x, dtype, a.device) for x in (scale, bias) if x is not None]
         twins = None if o.positives is None else _Twins.of(o.positives.long(), where, dtype)
-        scores = _Scores(where, o.chunk or max(1, _ENTRIES // where.total), twins)
+        entries = _ENTRIES if a.device.type == "cpu" else _ENTRIES_GPU
+        scores = _Scores(where, o.chunk or max(1, entries // where.total), twins)
         return kind.apply(a.to(dtype), gather(b.to(dtype), where), *numbers, scores)
 
 

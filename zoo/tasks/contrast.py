@@ -29,7 +29,8 @@ class Contrast(Task):
     """Train a model of several towers so that what belongs together lies close; also in a `lightning.Trainer` of one's
     own.
 
-        L.Trainer(max_epochs=3).fit(Contrast(zoo.contrast(image="vit_tiny", text="bert_tiny"), lr=1e-3), loader)
+        model = zoo.contrast(image="vit_cifar_tiny", text="bert_tiny")
+        L.Trainer(max_epochs=3).fit(Contrast(model, lr=1e-3, cached=64), loader)
 
     Batches are dicts with the inputs of two towers or more, row i of one belonging to row i of the others. They may
     hold as well: `positives` [B], integers (pairs with equal ones are positives of one another); `captions`, the B
@@ -47,7 +48,7 @@ class Contrast(Task):
             `logit_scale`: what `zoo.contrast` makes, or the like.
         lr: Highest learning rate; goes over the one in `optim`.
         optim: The other settings of the optimizer.
-        chunk: Rows of scores that the loss holds at a time; None takes a number that suits a cache.
+        chunk: Rows of scores that the loss holds at a time; None takes a number that suits the device.
         cached: Rows that are encoded at a time. A large batch then needs the memory of a small one: features are
             computed without keeping anything, and once more, with the same dropout, for the gradients, which are the
             same (Gao et al. 2021, GradCache, https://arxiv.org/abs/2101.06983). None encodes all rows at once.

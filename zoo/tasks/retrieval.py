@@ -70,7 +70,7 @@ class Retrieval(Metric):
         if (a_ids is None) != (b_ids is None):
             raise ValueError("ids of one side alone: give a_ids and b_ids, or neither")
         for side, rows, ids, items in (("a", a, a_ids, a_items), ("b", b, b_ids, b_items)):
-            getattr(self, f"{side}_rows").append(rows.detach().float())
+            getattr(self, f"{side}_rows").append(rows.detach().to(torch.promote_types(rows.dtype, torch.float32)))
             for what, numbers in (("ids", ids), ("items", items)):
                 if numbers is not None and numbers.shape != rows.shape[:1]:
                     raise ValueError(f"{side}_{what} of {list(numbers.shape)} for {len(rows)} rows")
