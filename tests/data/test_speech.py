@@ -1,12 +1,16 @@
 """Strings put together from single words, and batches of speech."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
 from zoo.ctc import Vocabulary
+from zoo.data.audio_settings import SpeechSettings
 from zoo.data.audio_tables import Clips
 from zoo.data.loader import Keys
-from zoo.data.speech import Listen, Recordings, Strings, Utterances, faster
+from zoo.data.speech import Listen, Recordings, Strings, Utterances, faster, load_speech
 from zoo.listening import WaveformPreprocess
 
 WORDS = ["one", "two", "one", "two", "one", "two"]
@@ -85,3 +89,17 @@ def test_noise_hangs_on_the_clip_alone() -> None:
     assert torch.equal(noisy[0, :4000], listen(one, seed=1, step=7, train=True)["input_values"][0])
     added = noisy - both["waves"]
     assert (added[0, 4000:] == 0).all() and 0 < float(added[1].std()) <= 0.55
+
+
+@pytest.mark.skipif(not (Path(os.environ.get("ZOO_DATA_DIR", "nowhere")) / "fsdd").is_dir(),
+                    reason="the spoken digits are read from ZOO_DATA_DIR")  # fmt: skip
+def test_digits_of_the_test_are_takes_that_training_never_hears() -> None:
+    sets = load_speech(SpeechSettings(name="fsdd", test_size=20))
+    first = {hash(clip.numpy().tobytes()) for clip in map(sets.train.clips.__getitem__, range(len(sets.train.clips)))}
+    for part in (sets.validation, sets.test):
+        assert not first & {hash(part.clips[i].numpy().tobytes()) for i in range(len(part.clips))}
+    waves, texts = sets.test.get(torch.arange(20), 0)
+    assert len(sets.test) == 20 and {len(text.split()) for text in texts} == {1, 2, 3, 4, 5}
+    assert all(0.1 < len(wave) / 8000 < 12 for wave in waves)
+    held = load_speech(SpeechSettings(name="fsdd", hold_speaker="theo"), holdout=0.0)
+    assert set(held.test.speakers) == {"theo"} and "theo" not in held.train.speakers and held.validation is None
