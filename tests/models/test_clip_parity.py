@@ -303,6 +303,29 @@ def test_clip_has_its_own_vocabulary_where_open_clip_is_installed(tmp_path):
     assert torch.equal(tokens(said), ids)
 
 
+@pytest.mark.parametrize("cls", ["CLIPModel", "SiglipModel"])
+def test_training_takes_the_same_course(cls, tmp_path):
+    theirs = transformers_pair(tmp_path, cls, text=dict(hidden_size=32)).train()
+    with torch.no_grad():
+        theirs.logit_scale.fill_(2.0)
+    theirs.save_pretrained(tmp_path)
+    ours = zoo.load(tmp_path).train()
+    ids, _ = ids_for(ours)
+    lost = []
+    for model in (ours, theirs):
+        draw, steps = torch.Generator().manual_seed(0), []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+        for _ in range(20):
+            batch = {"pixel_values": torch.randn(3, 3, 32, 32, generator=draw), "input_ids": ids}
+            loss = ours.loss(ours(**batch)) if model is ours else theirs(**batch, return_loss=True).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps.append(loss.item())
+        lost.append(steps)
+    assert lost[0] == pytest.approx(lost[1], rel=1e-4) and len(set(lost[0])) == 20
+
+
 # -- published folders ------------------------------------------------------------------------------------------------
 
 OPENAI = {
