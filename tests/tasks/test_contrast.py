@@ -90,6 +90,23 @@ def test_parts_are_encoded_one_at_a_time() -> None:
     assert task.model.rows[6:] == [2, 5, 5]
 
 
+def test_parts_in_low_precision(tmp_path: Path) -> None:
+    """Features in bfloat16, loss and temperature in float32; parts differ from the whole by rounding."""
+
+    def trained(cached: int | None) -> Towers:
+        model = towers().float()
+        data = {name: x.float() if x.is_floating_point() else x for name, x in batch().items()}
+        fit(Contrast(model, lr=1e-2, cached=cached), tmp_path, loader(data, 12), precision="bf16-mixed", max_steps=1)
+        return model
+
+    whole, parts = trained(None), trained(5)
+    for (name, mine), theirs in zip(parts.named_parameters(), whole.parameters(), strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(
+            mine.grad, theirs.grad, rtol=0.1, atol=0.02 * theirs.grad.abs().max().item(), msg=name
+        )
+
+
 def test_three_modalities_around_a_hub() -> None:
     model = towers("image", "text", "audio")
     found = gradients(Contrast(model, lr=1e-3, hub="text", cached=4), batch())
@@ -312,6 +329,7 @@ def test_texts_are_known_however_far_they_are_padded() -> None:
     found = text_numbers(ids, mask).tolist()
     assert found[0] == found[1] and len(set(found)) == 3
     assert text_numbers(ids[:, :3], mask[:, :3]).tolist() == found
+    assert text_numbers(ids[:, [3, 0, 1, 2]], mask[:, [3, 0, 1, 2]]).tolist() == found
     assert text_numbers(ids[:1, :3]).tolist() == found[:1]
 
 

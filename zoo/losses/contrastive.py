@@ -40,7 +40,7 @@ def clip_loss(a: Tensor, b: Tensor, scale: Tensor | float, *, group: Group = Non
         b: Features [B, D].
         scale: Factor of the scores, the exponential of CLIP's parameter.
         group: Processes whose rows make up the batch; None takes all there are, "local" this one alone.
-        chunk: Rows of scores that are held at a time; None takes a number that suits the device. The result is the same.
+        chunk: Rows of scores that are held at a time; None takes as many as suit the device. The result is the same.
         positives: [B] integers; pairs with equal numbers are positives of one another, on all processes.
 
     Returns: a scalar, of the whole batch on each process, in float32 at least.

@@ -321,7 +321,7 @@ def joined(outputs: list[Any]) -> Any:
 
 
 def text_numbers(ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """int64 [B]: equal for equal texts, however far they are padded; others share one with a chance of 2^-64 each."""
-    place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    each = mix(mix(ids.long()) ^ place)
-    return mix((each if mask is None else each * mask.bool()).sum(1))
+    """int64 [B]: equal for equal texts, however far they are padded and on which side; two others share one with a
+    chance of 2^-64. Without a mask all tokens count, padding too."""
+    keep = torch.ones_like(ids) if mask is None else mask.bool().long()
+    return mix((mix(mix(ids.long()) ^ keep.cumsum(1)) * keep).sum(1))
