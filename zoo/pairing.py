@@ -12,6 +12,12 @@ from .preprocess import pair, preprocess_from_dict
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".m4a")
+# What one call may ask of each kind.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "image": (),
+    "text": ("truncate", "max_length", "padding", "multiple"),
+    "audio": ("rate", "resample", "too_long"),
+}
 # What a tower's own preprocess calls an input that has another name beside other towers.
 RENAMED = {"audio": {"attention_mask": "audio_attention_mask"}}
 
@@ -20,8 +26,8 @@ RENAMED = {"audio": {"attention_mask": "audio_attention_mask"}}
 class PairPreprocess:
     """images, texts and sounds -> one batch: {"pixel_values", "input_ids", "attention_mask", "input_values", ...}.
 
-        model.preprocess(images=[picture], texts...)            each under its name
-        model.preprocess("a red bird")                          or one kind, known by its type
+        model.preprocess(images=[picture], text=["a red bird"])   each under its name
+        model.preprocess("a red bird")                            or one kind, known by its type
 
     A string is a text, unless it names an existing file that ends like a picture or a sound; a Path is always a file,
     a (waveform, rate) a sound. image, text, audio: the towers' own preprocesses, None where a tower has none.
@@ -32,10 +38,16 @@ class PairPreprocess:
     audio: Any = None
 
     def __call__(
-        self, x: Any = None, *, images: Any = None, text: Any = None, audio: Any = None, image: Any = None
+        self, x: Any = None, *, images: Any = None, text: Any = None, audio: Any = None, **options: Any
     ) -> dict[str, Tensor]:
-        """x: one thing or a list of one kind. Raises ValueError for a kind that no tower takes."""
-        given = {"image": images if image is None else image, "text": text, "audio": audio}
+        """x: one thing or a list of one kind. options: for this call, of the texts (truncate, max_length, padding,
+        multiple) or the sounds (rate, resample, too_long). Raises ValueError for a kind that no tower takes.
+        """
+        for name in options:
+            if not any(name in known for known in OPTIONS.values()):
+                every = ["images", "text", "audio", *(option for known in OPTIONS.values() for option in known)]
+                raise ValueError(f"preprocess takes no {name!r}{did_you_mean(name, every, {'image': 'images'})}")
+        given = {"image": images, "text": text, "audio": audio}
         if x is not None:
             kind = kind_of(x)
             if given[kind] is not None:
@@ -44,12 +56,15 @@ class PairPreprocess:
         batch: dict[str, Tensor] = {}
         for name, value in given.items():
             if value is not None:
-                batch |= self.part(name, value)
+                chosen = {option: options.pop(option) for option in OPTIONS[name] if option in options}
+                batch |= self.part(name, value, **chosen)
         if not batch:
             raise ValueError("nothing given: expected x, or images=, text= or audio=")
+        if options:
+            raise ValueError(f"{next(iter(options))}= has nothing to act on in this call")
         return batch
 
-    def part(self, name: str, value: Any) -> dict[str, Tensor]:
+    def part(self, name: str, value: Any, **options: Any) -> dict[str, Tensor]:
         """The batch of one tower, under the names that it has beside others."""
         own = getattr(self, name)
         if own is None:
@@ -58,7 +73,7 @@ class PairPreprocess:
                 f"no preprocessing for {name}: set model.preprocess = dataclasses.replace(model.preprocess, {name}=...)"
                 f" with {ways.get(name, 'one for sounds')}"
             )
-        made = own(value)
+        made = own(value, **options)
         if (types := made.pop("token_type_ids", None)) is not None and bool(types.any()):
             raise ValueError("a pair of texts: a tower embeds one text at a time")
         return {RENAMED.get(name, {}).get(key, key): tensor for key, tensor in made.items()}
@@ -128,7 +143,7 @@ def kind_of(x: Any) -> str:
         if path:
             raise ValueError(f"{x}: expected a picture ({', '.join(PICTURES)}) or a sound ({', '.join(SOUNDS)})")
         return "text"
-    if isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], int | float):
+    if isinstance(x, bytes) or (isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], int | float)):
         return "audio"
     if isinstance(x, Sequence):
         return kind_of(list(x))

@@ -386,6 +386,7 @@ def test_a_preprocess_for_both(tmp_path):
     both = model.preprocess(images=[picture, file], text=["a red circle", "a square"])
     assert set(both) == {"pixel_values", "input_ids", "attention_mask"}
     assert model(**both).logits("image", "text").shape == (2, 2)
+    assert again_long(model)["input_ids"].shape == (1, 16)
     assert set(model.preprocess("no such file.png")) == {"input_ids", "attention_mask"}
     zoo.save(model, tmp_path / "model")
     again = zoo.load(tmp_path / "model").preprocess
@@ -395,6 +396,9 @@ def test_a_preprocess_for_both(tmp_path):
         "expected a list of one kind": lambda: again([picture, "a text"]),
         "image was given twice": lambda: again(picture, images=[picture]),
         "nothing given": lambda: again(),
+        "takes no 'image'; did you mean 'images'": lambda: again(image=picture),
+        "truncate= has nothing to act on": lambda: again(picture, truncate="cut"),
+        "at most max_length=16": lambda: again("a red circle " * 9),
         "expected a picture": lambda: again(tmp_path / "x.txt"),
         "a pair of texts": lambda: again(text=("a red", "a blue")),
     }
@@ -405,3 +409,22 @@ def test_a_preprocess_for_both(tmp_path):
         PairPreprocess(text=train("bpe", ["a small circle"], 300, max_length=16)).check(model.config)
     with pytest.raises(ValueError, match="a preprocess for audio"):
         PairPreprocess(audio=words).check(model.config)
+
+
+def again_long(model: Contrastive) -> dict[str, Tensor]:
+    return model.preprocess("a red circle " * 9, truncate="cut")
+
+
+@torch.no_grad()
+def test_sounds_among_others(tmp_path):
+    model = make("three")
+    sound = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    made = model.preprocess((sound, 16000))
+    named = model.preprocess(audio=sound, rate=16000)
+    assert set(made) == {"input_values"} and torch.equal(made["input_values"], named["input_values"])
+    assert model(**made).present == ("audio",)
+    with pytest.raises(ValueError, match="too_long='cut'"):
+        model.preprocess((sound.repeat(9), 16000))
+    assert model.preprocess((sound.repeat(9), 16000), too_long="cut")["input_values"].shape == (1, 21, 16)
+    zoo.save(model, tmp_path / "model")
+    assert zoo.load(tmp_path / "model").preprocess == model.preprocess
