@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LoadError
 from ..files import read_json
 from ..tokenizing import SPECIAL, TextPreprocess, byte_bpe, wordpiece
+from . import pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,8 +25,10 @@ USUAL = {
     "bos": ("<s>", "<|startoftext|>", "<|endoftext|>"),
     "eos": ("</s>", "<|endoftext|>"),
 }
+HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
 START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+READS_PIECES = ("llama", "mistral", "xlm-roberta")  # whose SentencePiece models are read as they are
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | None, list[str]]:
@@ -35,7 +38,7 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | N
     text = _tokenizer(folder, settings, model_type)
     if text is None:
         found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
-        why = f"{found[0]} is no tokenizer.json; transformers' AutoTokenizer saves one" if found else "there is none"
+        why = f"{found[0]} is no tokenizer.json; {HOW_TO_CONVERT}" if found else "there is none"
         return None, [f"no tokenizer: {why}"] if found or settings else []
     notes = []
     if settings.get("truncation_side", "right") != "right":
@@ -75,7 +78,20 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> st
         if END in vocab and model_type in ("clip", "clip_text_model"):
             return clip_bpe(vocab, merges).to_str()  # type: ignore[arg-type]
         return byte_bpe(vocab, merges, roberta="roberta" in model_type).to_str()  # type: ignore[arg-type]
-    return None
+    return _pieces(folder, settings, model_type)
+
+
+def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
+    """The contents of tokenizer.json, made from a SentencePiece model. Raises LoadError for a file that is none."""
+    file = next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
+    if file is None or model_type not in READS_PIECES:
+        return None
+    xlm = model_type == "xlm-roberta"
+    bos, eos = (bool(settings.get(f"add_{name}_token", usual)) for name, usual in (("bos", True), ("eos", False)))
+    try:
+        return pieces.tokenizer(file.read_bytes(), bos=bos, eos=eos, fairseq=xlm).to_str()
+    except LoadError as error:
+        raise LoadError(f"{file}: {error}; {HOW_TO_CONVERT}") from None
 
 
 def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> "Tokenizer":
