@@ -1,4 +1,4 @@
-"""Commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. Free of torch at import."""
+"""Commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. No torch at import."""
 
 import argparse
 import warnings

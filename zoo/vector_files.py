@@ -135,7 +135,8 @@ class Embeddings:
 
         items = self.items if isinstance(self.items, Items) else Items.of(self.items)
         told = {"names": items.names, "ends": items.ends, "kinds": items.kinds, "stamps": items.stamps}
-        save_file({"embeddings": self.vectors.contiguous()} | told, part, self.metadata())
+        about = {LIBRARY: json.dumps(self.metadata())}  # one key: safetensors writes several in an order of chance
+        save_file({"embeddings": self.vectors.contiguous()} | told, part, about)
 
     def _write_parquet(self, part: Path) -> None:
         import pyarrow as pa
@@ -157,7 +158,7 @@ def _open_safetensors(file: Path) -> Embeddings:
     try:
         handle = safe_open(file, "pt")
         found = {name: handle.get_tensor(name) for name in handle.keys() if name in TENSORS}  # noqa: SIM118
-        told = handle.metadata() or {}
+        told = json.loads((handle.metadata() or {}).get(LIBRARY, "{}"))
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{file} is damaged, or no file of embeddings: {error}") from None
     if told.get("library") != LIBRARY or set(found) != set(TENSORS):
