@@ -90,6 +90,10 @@ def test_whispers_log_mel_is_that_of_its_extractor(bins: int) -> None:
     given[3, 20_000:] = 0
     theirs = extractor(list(given.numpy()), sampling_rate=16000, return_tensors="pt")["input_features"]
     assert error(whisper_log_mel(given, bins=bins), theirs) <= CLOSE
+    for samples in (1, 30, 201, 7_777, 47_700, 47_841, 47_999):
+        cut = given[:, :samples]
+        theirs = extractor(list(cut.numpy()), sampling_rate=16000, return_tensors="pt")["input_features"]
+        assert error(whisper_log_mel(cut, bins=bins, frames=300), theirs) <= CLOSE, samples
 
 
 @pytest.mark.parametrize(

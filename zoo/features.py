@@ -16,7 +16,7 @@ from torch import Tensor
 from .sounds import torchaudio
 
 Window = Literal["hanning", "povey", "hamming", "rectangular"]
-PIECE = 512  # frames that are worked through at once on a CPU
+PIECE = 256  # frames that are worked through at once on a CPU
 GROUPS = 4  # a filter sees few frequencies: the product is split, and of each part the zeros are left out
 EPSILON = torch.finfo(torch.float32).eps  # kaldi's floor of an energy, whatever the dtype
 
@@ -33,6 +33,7 @@ def fbank(
     high: float | None = None,
     window: Window = "hanning",
     preemphasis: float = 0.97,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Kaldi's log mel filter banks, without dither; equal to `torchaudio.compliance.kaldi.fbank` clip by clip.
 
@@ -41,6 +42,7 @@ def fbank(
         rate: Samples per second.
         length, shift: Of a frame, in milliseconds.
         low, high: Hz between which the filters lie; high=None is half the rate.
+        out: Where the result goes, of its shape.
 
     Returns:
         [B, T, bins] with T = `frames_of(S, rate)`: only whole frames count.
@@ -59,7 +61,7 @@ def fbank(
     filters = _kaldi_filters(bins, padded, rate, low, rate / 2 if high is None else high, waves.dtype, waves.device)
     shape = _window(window, size, waves.dtype, waves.device)
     frames = waves.unfold(1, size, step)  # [B, T, size]
-    out = waves.new_empty(*frames.shape[:2], bins)
+    out = waves.new_empty(*frames.shape[:2], bins) if out is None else out
     work = waves.new_zeros(0)
     for clips, part in _pieces(len(waves), frames.shape[1], waves.device.type == "cpu"):
         piece = frames[clips, part]
@@ -67,10 +69,10 @@ def fbank(
             work = waves.new_zeros(*piece.shape[:2], padded)
         _emphasised(piece, shape, preemphasis, work[..., :size])
         spectrum = torch.view_as_real(torch.fft.rfft(work)).square_()
-        power = spectrum[..., 0] + spectrum[..., 1]  # [b, t, padded / 2 + 1]
-        for columns, rows, weights in filters:
-            out[clips, part, columns] = power[..., rows] @ weights
-    return out.clamp_min_(EPSILON).log_()
+        power = (spectrum[..., 0] + spectrum[..., 1]).flatten(0, 1)  # [b * t, padded / 2 + 1]
+        energies = torch.cat([power[:, rows] @ weights for rows, weights in filters], 1)
+        out[clips, part] = energies.view(*piece.shape[:2], bins).clamp_min_(EPSILON).log_()
+    return out
 
 
 def frames_of(samples: int, rate: int, length: float = 25.0, shift: float = 10.0) -> int:
@@ -113,17 +115,23 @@ def log_mel(
 
 
 @torch.no_grad()
-def whisper_log_mel(waves: Tensor, rate: int = 16000, *, bins: int = 80, fft: int = 400, hop: int = 160) -> Tensor:
+def whisper_log_mel(
+    waves: Tensor, rate: int = 16000, *, bins: int = 80, fft: int = 400, hop: int = 160, frames: int | None = None
+) -> Tensor:
     """What Whisper listens to: log10 of mel power, at most 8 below the loudest of the clip (Radford et al. 2022).
 
     Args:
-        waves: float [B, S], padded with zeros to the length that the model takes.
+        waves: float [B, S].
+        frames: As many as the model takes: the clips are padded with silence, of which no spectra are made.
 
     Returns:
-        [B, bins, S // hop].
+        [B, bins, frames], or S // hop frames.
     """
-    power = _mel_power(waves, _whisper_filters(bins, fft, rate), fft, hop)[..., :-1]
-    logs = power.clamp_min(1e-10).log10_()
+    frames = waves.shape[1] // hop if frames is None else frames
+    there = min(frames, (waves.shape[1] + fft // 2) // hop + 1)  # the others see silence alone
+    waves = F.pad(waves, (0, max(0, min(frames * hop, there * hop + fft) - waves.shape[1])))
+    power = _mel_power(waves, _whisper_filters(bins, fft, rate), fft, hop)[..., :there]
+    logs = F.pad(power, (0, frames - there)).clamp_min_(1e-10).log10_()
     return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
 
 
@@ -171,8 +179,8 @@ def _window(name: Window, size: int, dtype: torch.dtype, device: torch.device) -
 @lru_cache(maxsize=16)
 def _kaldi_filters(
     bins: int, fft: int, rate: int, low: float, high: float, dtype: torch.dtype, device: torch.device
-) -> list[tuple[slice, slice, Tensor]]:
-    """The mel filters in groups of columns, each with the rows that are not zero: (columns, rows, weights)."""
+) -> list[tuple[slice, Tensor]]:
+    """The mel filters in groups of neighbours, of each the rows that are not zero: (rows, weights)."""
     if not (0 <= low < high <= rate / 2 and bins > 3):
         raise ValueError(
             f"bins={bins} between {low:g} and {high:g} Hz: expected more than 3, below half the rate of {rate} Hz"
@@ -180,11 +188,10 @@ def _kaldi_filters(
     banks, _ = torchaudio("compliance.kaldi").get_mel_banks(bins, fft, float(rate), low, high, 100.0, -500.0, 1.0)
     weights = F.pad(banks, (0, 1)).T.to(device, dtype)  # [fft / 2 + 1, bins]
     groups = []
-    for columns in torch.arange(bins).chunk(GROUPS):
-        own = slice(int(columns[0]), int(columns[-1]) + 1)
-        rows = weights[:, own].any(1).nonzero()[:, 0]
+    for own in weights.chunk(GROUPS, 1):
+        rows = own.any(1).nonzero()[:, 0]
         kept = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
-        groups.append((own, kept, weights[kept, own].contiguous()))
+        groups.append((kept, own[kept].contiguous()))
     return groups
 
 

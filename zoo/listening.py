@@ -6,17 +6,18 @@ is quietly worse.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import features
+from .clips import Listening, one_of
 from .ctc import Vocabulary
 from .errors import LoadError
-from .clips import Listening, one_of
 
+SHORT = 2  # seconds: longer clips gain nothing by being copied into one tensor
 # What transformers' classes assume for keys that a file leaves out.
 EXTRACTORS: dict[str, dict[str, Any]] = {
     "ASTFeatureExtractor": dict(
@@ -88,23 +89,33 @@ class SpectrogramPreprocess(Listening):
         return int(self.rate * self.length * 0.001)
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Clips of one length are worked through together."""
+        """Neighbours of one length are worked through together."""
         if self.flavour == "whisper":
-            clips = torch.stack([F.pad(wave, (0, self.limit - len(wave))) for wave in waves])
-            logs = features.whisper_log_mel(clips, self.rate, bins=self.bins, fft=self._fft, hop=self._hop)
-            return {"input_features": logs}
-        out = torch.zeros(len(waves), self.frames, self.bins)
-        for rows in _by_length(waves):
-            logs = self._logs(torch.stack([waves[row] for row in rows]))
-            out[rows, : logs.shape[1]] = logs
-        return {"input_values": out.sub_(self.mean).div_(self.std)}
+            return {"input_features": torch.cat([self._whispers(wave[None]) for wave in waves])}
+        out, done = torch.zeros(len(waves), self.frames, self.bins), 0
+        for length, run in groupby(waves, len):
+            together = length < SHORT * self.rate
+            for clips in [torch.stack(list(run))] if together else [wave[None] for wave in run]:
+                self._write_logs(clips, out[done : done + len(clips)])
+                done += len(clips)
+        for row in out:  # while it is in the cache
+            row.sub_(self.mean).div_(self.std)
+        return {"input_values": out}
 
-    def _logs(self, clips: Tensor) -> Tensor:
-        """[B, S] -> [B, T, bins], neither padded nor normalised."""
+    def _whispers(self, clips: Tensor) -> Tensor:
+        return features.whisper_log_mel(
+            clips, self.rate, bins=self.bins, fft=self._fft, hop=self._hop, frames=self.frames
+        )
+
+    def _write_logs(self, clips: Tensor, out: Tensor) -> None:
+        """Clips [B, S] into out [B, frames, bins]; what lies behind their own frames is left as it is."""
         common: dict[str, Any] = dict(bins=self.bins, low=self.low, high=self.high)
         if self.flavour == "kaldi":
-            return features.fbank(clips, self.rate, length=self.length, shift=self.shift, **common)
-        return features.log_mel(clips, self.rate, fft=self._fft, hop=self._hop, **common)
+            frames = features.frames_of(clips.shape[1], self.rate, self.length, self.shift)
+            features.fbank(clips, self.rate, length=self.length, shift=self.shift, out=out[:, :frames], **common)
+        else:
+            logs = features.log_mel(clips, self.rate, fft=self._fft, hop=self._hop, **common)
+            out[:, : logs.shape[1]] = logs
 
     def fitted_to(self, config: Any) -> "SpectrogramPreprocess":
         return replace(self, frames=config.max_length, bins=config.mel_bins)
@@ -248,15 +259,8 @@ class WaveformPreprocess(Listening):
 
 def normalised(wave: Tensor) -> Tensor:
     """[S] with mean 0 and variance 1, as wav2vec 2.0 hears it; silence stays 0."""
-    return (wave - wave.mean()) / (wave.var(correction=0) + 1e-7).sqrt()
-
-
-def _by_length(waves: list[Tensor]) -> list[list[int]]:
-    """The rows of each length that there is."""
-    rows: dict[int, list[int]] = {}
-    for row, wave in enumerate(waves):
-        rows.setdefault(len(wave), []).append(row)
-    return list(rows.values())
+    centred = wave - wave.mean()
+    return centred.div_((centred.dot(centred) / len(wave) + 1e-7).sqrt())
 
 
 def _extractor(given: Mapping[str, Any], *known: str) -> tuple[str, dict[str, Any]]:

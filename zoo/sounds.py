@@ -132,7 +132,7 @@ def checked(wave: Tensor, name: str) -> Tensor:
     """The samples themselves, unless there are none or some are no numbers, which raises SoundError."""
     if not wave.numel():
         raise SoundError(f"{name} is empty: it has no samples")
-    if not wave.isfinite().all():
+    if not wave.sum().isfinite() and not wave.isfinite().all():
         places = (~wave.isfinite()).nonzero()
         raise SoundError(
             f"{name} has {len(places)} samples that are NaN or infinite, the first at {int(places[0, -1])}; "
@@ -159,7 +159,7 @@ def as_wave(given: Any, name: str, *, channels: bool = False) -> Tensor:
         raise ValueError(f"{name} has the shape {list(wave.shape)}, expected samples [S], or [C, S]: transpose it")
     if not wave.is_floating_point() and wave.dtype not in _FULL_SCALE:
         raise ValueError(f"{name} has samples of {wave.dtype}, expected floats in -1 .. 1, int16 or int32")
-    wave = wave.float() / _FULL_SCALE.get(wave.dtype, 1)
+    wave = wave.float() if wave.is_floating_point() else wave.float() / _FULL_SCALE[wave.dtype]
     return checked(mixed(wave) if wave.ndim == 2 else wave, name)
 
 
