@@ -124,6 +124,9 @@ def test_the_metric_is_an_accuracy_before_a_loss() -> None:
     with pytest.raises(ValueError, match="the runs logged train_loss"):
         choose_metric(logged("train_loss"), "val_accuracy")
     assert lower_is_better("val_loss") and not lower_is_better("val_accuracy")
+    both = logged("val_image_to_text_median_rank", "val_recall")
+    both[0].result["best_val_recall"] = 0.5
+    assert choose_metric(both) == "val_recall" and lower_is_better("val_image_to_text_median_rank")
 
 
 def made(values: dict[str, list[float]], steps: int = 10) -> Comparison:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LOWER_IS_BETTER = ("loss", "error", "perplexity", "wer", "cer")
+_LOWER_IS_BETTER = ("loss", "error", "perplexity", "wer", "cer", "rank")
 
 
 @dataclass
@@ -280,7 +280,8 @@ def lower_is_better(metric: str) -> bool:
 
 
 def choose_metric(trials: Sequence[Trial], wanted: str | None = None) -> str:
-    """The figure to compare: the wanted one, else a validation figure that is no loss, else a loss.
+    """The figure to compare: the wanted one, else that by which the runs knew their best step, else a validation figure
+    that is no loss, else a loss.
 
     Raises: ValueError when no run has logged the wanted one.
     """
@@ -289,6 +290,9 @@ def choose_metric(trials: Sequence[Trial], wanted: str | None = None) -> str:
         if names and wanted not in names:
             raise ValueError(f"metric={wanted}: the runs logged {', '.join(names)}")
         return wanted
+    monitors = [key.removeprefix("best_") for trial in trials for key in trial.result if key.startswith("best_val_")]
+    if monitors and monitors[0] in names:
+        return monitors[0]
     validation = [name for name in names if name.startswith("val_")]
     return next(iter([name for name in validation if not lower_is_better(name)] + validation + names), "train_loss")
 

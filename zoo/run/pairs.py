@@ -181,6 +181,8 @@ def text_fields(run: Run, model: Contrastive, pairs: PairSet[Any]) -> tuple[dict
     tokenizer = train(kind, texts, wanted, max_length=longest, cache=tokenizer_cache(run))
     tokenizer = replace(tokenizer, types=False, truncate="warn")
     fields = {"max_length": longest, **token_fields(before, tokenizer)}
+    ends = {"bos_token_id": tokenizer.id("cls"), "eos_token_id": tokenizer.id("sep")}  # what stands around a text
+    fields |= {name: i for name, i in ends.items() if i is not None and name in fields}
     return {f"text.{name}": value for name, value in fields.items()}, {"text": tokenizer}
 
 
