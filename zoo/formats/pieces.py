@@ -1,8 +1,8 @@
 """SentencePiece models (`tokenizer.model`, `sentencepiece.bpe.model`) as tokenizers of the `tokenizers` library.
 
 Their file is a protocol buffer of three messages: pieces with scores, what trained them, and the normalizer. The few
-fields that matter are read here, so neither sentencepiece nor protobuf is needed. The ids are sentencepiece's; only special and
-user-defined pieces that a text spells out are, as everywhere with `tokenizers`, cut out before anything else.
+fields that matter are read here, so neither sentencepiece nor protobuf is needed. The ids are sentencepiece's; only
+special and user-defined pieces that a text spells out are, as everywhere with `tokenizers`, cut out before the rest.
 Source: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
 

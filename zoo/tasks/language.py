@@ -91,8 +91,8 @@ class NextToken(LanguageTask):
             scores, labels = scores[:, :-1], batch["input_ids"][:, 1:]
             if (keep := batch.get("attention_mask")) is not None:
                 labels = labels.masked_fill(~(keep[:, 1:].bool() & keep[:, :-1].bool()), IGNORED)
-        counts = labels != IGNORED
-        return F.cross_entropy(scores[counts], labels[counts], reduction="none")
+        losses = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses[labels.flatten() != IGNORED]
 
 
 class MaskedToken(LanguageTask):
