@@ -29,6 +29,7 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
     answer = {"classify": classes, "masked_lm": tokens, "ctc": transcripts}.get(model.config.head)
     if answer is None:
         way = "; zoo.generate continues texts" if model.config.head == "lm" else ""
+        way = "; zoo.zero_shot(model, labels) classifies by texts" if model.config.parts else way
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify'), "
             f"head='masked_lm' or head='ctc'{way}"

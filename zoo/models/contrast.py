@@ -30,6 +30,7 @@ INPUTS = {
     "text": {"input_ids": "input_ids", "attention_mask": "attention_mask"},
     "audio": {"input_values": "input_values", "attention_mask": "audio_attention_mask"},
 }
+CLASSES = "a contrastive model has no classifier; zoo.zero_shot(model, labels) compares with texts of the classes"
 # Fields that reach every tower when they are not aimed at one.
 EVERYWHERE = ("attention", "mixer", "dropout", "attention_dropout", "drop_path")
 
@@ -147,7 +148,7 @@ class ContrastiveConfig(Config):
         if field and aim in self.towers:
             return [(aim, field)]
         if name in ("num_classes", "labels"):
-            raise ValueError(f"{name}: a contrastive model has no classifier; it compares with texts of the classes")
+            raise ValueError(f"{name}: {CLASSES}")
         takers = [(tower, name) for tower, config in self.parts.items() if name in config.names()]
         if not takers:
             known = [*self.names(), *(f"{t}.{n}" for t, c in self.parts.items() for n in c.names())]
@@ -358,7 +359,7 @@ class Contrastive(Model):
         return None
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
-        raise ValueError("a contrastive model has no classifier; it compares with texts of the classes")
+        raise ValueError(CLASSES)
 
 
 def build_tower(modality: str, tower: Tower) -> Model:
