@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo import doctor
-from zoo.doctor import Finding, imports, optional, pairs, places, requirements, show, trial, version_of
+from zoo.doctor import Finding, hearing, imports, optional, pairs, places, requirements, show, trial, version_of
 
 
 def by_name(name: str) -> object:
@@ -101,6 +101,14 @@ def test_the_trial_runs_a_model_and_asks_the_hub(monkeypatch: pytest.MonkeyPatch
     assert found["a model"].state == "ok" and "forward and backward" in found["a model"].said
     assert "threads" in found["CPU"].said
     assert found["hub"].state == "note" and "127.0.0.1:9 does not answer" in found["hub"].said
+
+
+def test_sounds_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = hearing()
+    assert found.state == "ok" and "wav, flac, ogg, mp3 by libsndfile" in found.said
+    broken_module(tmp_path, "torchaudio", "raise RuntimeError('another CUDA')", monkeypatch)
+    found = hearing()
+    assert found.state == "broken" and "another CUDA" in found.said and "pip install" in found.mend
 
 
 def test_the_doctor_itself_needs_no_torch() -> None:

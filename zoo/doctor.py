@@ -19,6 +19,7 @@ from typing import Any, Literal
 NAME = "attention-zoo"
 TRIO = ("torch", "torchvision", "torchaudio")
 IMPORTED = (*TRIO, "lightning", "datasets", "soundfile")  # whose imports are known to fail on some machines
+AUDIO = ("torchaudio", "soundfile")
 PYTHON = (3, 11)
 PATIENCE = 180  # seconds for a process that imports, or tries a model
 
@@ -54,8 +55,11 @@ def examine() -> Iterator[Finding]:
         yield from pairs()
     failed = imports([name for name in IMPORTED if installed(name)])
     yield from failed
-    if installed("torch") and "torch" not in {finding.what for finding in failed}:
+    broken = {finding.what for finding in failed}
+    if installed("torch") and "torch" not in broken:
         yield from trial()
+        if all(map(installed, AUDIO)) and not broken & set(AUDIO):  # else they are on the table already
+            yield hearing()
     if "packaging" in sys.modules:
         yield from optional(requirements()[1])
     yield from places()
@@ -201,6 +205,20 @@ for endpoint in sys.argv[1:]:
     print(json.dumps({"endpoint": endpoint, "answers": reachable(endpoint)}))
 """
 
+LISTEN = """
+import io, json, soundfile, torch
+from zoo import sounds
+from zoo.listening import SpectrogramPreprocess
+wave, reads = torch.sin(torch.arange(8000) / 9) / 2, []
+for format in ("WAV", "FLAC", "OGG", "MP3"):
+    file = io.BytesIO()
+    if format in soundfile.available_formats():
+        soundfile.write(file, wave.numpy(), 16000, format=format)
+        reads += [format.lower()] * (len(sounds.read(file.getvalue())[0]) == 8000)
+SpectrogramPreprocess()((sounds.resampled(wave, 8000, 16000), 16000))
+print(json.dumps({"reads": reads, "version": soundfile.__libsndfile_version__}), flush=True)
+"""
+
 
 def run(script: str, *words: str) -> tuple[list[dict[str, Any]], str]:
     """The JSON lines that a script prints in a process of its own, and the end of what it complained about."""
@@ -272,6 +290,15 @@ def trial() -> Iterator[Finding]:
         else:
             said = f"{line['endpoint']} does not answer: only local files and the cache can be loaded"
             yield Finding("hub", "note", said)
+
+
+def hearing() -> Finding:
+    """Which sound files can be read, and whether features can be made of them."""
+    lines, complaint = run(LISTEN)
+    if not lines:
+        return Finding("sounds", "broken", f"no features can be made: {short(complaint)}", again("torchaudio"))
+    said = f"{', '.join(lines[0]['reads'])} by libsndfile {lines[0]['version']}, features by torchaudio"
+    return Finding("sounds", "ok" if len(lines[0]["reads"]) == 4 else "note", said)
 
 
 def devices(found: dict[str, Any]) -> Iterator[Finding]:
