@@ -52,11 +52,11 @@ def _vocabulary(folder: Path, config: Any) -> tuple[Vocabulary | None, list[str]
     return vocabulary, []
 
 
-def _names(folder: Path, vocabulary: Vocabulary) -> dict[str, str]:
+def _names(folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         named |= read_json(folder / file) if (folder / file).is_file() else {}
-    names = {}
+    names: dict[str, Any] = {}
     for ours, theirs in (("blank", "pad_token"), ("space", "word_delimiter_token")):
         token = named.get(theirs)
         token = token.get("content") if isinstance(token, Mapping) else token
