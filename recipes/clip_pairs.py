@@ -29,7 +29,8 @@ def train(run: Run) -> Result:
     where = save_pictures(run, sets)
     task = contrast_task(run, model)
     return run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
-                   try_it=f'zoo search "{sets.test.captions[0][0]}" --in {where} --model {{model}}')  # fmt: skip
+                   try_it=f'zoo search "{sets.test.captions[0][0]}" --in {where} --model {{model}} '
+                          f"--page {where.parent / 'search.html'}")  # fmt: skip
 
 
 if __name__ == "__main__":
