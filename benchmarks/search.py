@@ -3,8 +3,8 @@
     python benchmarks/search.py [rows=1000000] [width=512] [threads=2] [rounds=7] [dtypes=float32,float16] [faiss=yes]
                                 [folder=...]
 
-Targets, on 2 cores: <= 0.15 s for one query, <= 0.4 s for 16. Wall time with all threads, so the machine should be idle;
-beside it stand the CPU seconds, which a busy machine hardly disturbs. Each answer is compared with float64's.
+Targets, on 2 cores: <= 0.15 s for one query, <= 0.4 s for 16. Wall time with all threads, so the machine should be
+idle; beside it stand the CPU seconds of all threads. Each answer is compared with float64's.
 """
 
 import statistics

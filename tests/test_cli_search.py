@@ -54,22 +54,8 @@ def test_search_in_a_folder_with_a_page(capsys, model, place):
 
 
 def test_classify(capsys, model):
-    assert (
-        main(
-            [
-                "classify",
-                "p/red-0.png",
-                "p/blue-2.png",
-                "--model",
-                model,
-                "--labels",
-                "red, blue",
-                "--save",
-                "c.safetensors",
-            ]
-        )
-        == 0
-    )
+    both = ["classify", "p/red-0.png", "p/blue-2.png", "--model", model]
+    assert main([*both, "--labels", "red, blue", "--save", "c.safetensors"]) == 0
     first = capsys.readouterr().out
     assert first.count("%") == 4 and "red" in first and "blue" in first
     assert main([*both, "--labels", "c.safetensors"]) == 0
