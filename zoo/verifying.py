@@ -53,13 +53,18 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
     """
     checkpoint = describe(source, revision)
     model = load(source, revision=revision)
-    if checkpoint.format == "transformers" and model.config.head == "pool":
+    if checkpoint.format == "transformers" and model.config.head == "pool" and not _pools(checkpoint):
         model = load(source, revision=revision, head=None)  # their classes answer with the hidden states
     if checkpoint.format == "zoo":
         return _against_golden(str(source), checkpoint.path, model)
     batch = example_batch(model)
     theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
     return _compare(str(source), checkpoint.format, model, batch, named(theirs))
+
+
+def _pools(checkpoint: Checkpoint) -> bool:
+    """Whether their class answers with pooled features."""
+    return checkpoint.dialect.heads.get(checkpoint.architecture, {}).get("head") == "pool"
 
 
 def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
@@ -199,6 +204,8 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
         return _features(output.image_embeds, output.text_embeds, model.logit_scale, getattr(model, "logit_bias", None))
     if "start_logits" in output:
         return torch.stack([output.start_logits, output.end_logits], -1)
+    if _pools(checkpoint):
+        return output.pooler_output
     return output.logits if "logits" in output else output.last_hidden_state
 
 

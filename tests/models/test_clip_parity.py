@@ -10,7 +10,9 @@ import timm
 import torch
 import transformers
 from clip_peers import OPEN_CLIP, SIGLIP_TEXT, answers, open_clip_pair, texts, transformers_pair
-from peers import edit_json, error, pixels
+from clip_peers import TEXT as TEXT_CONFIG
+from clip_peers import VISION as VISION_CONFIG
+from peers import edit_json, error, pixels, randomise
 
 import zoo
 from zoo.files import open_tensors
@@ -204,6 +206,41 @@ def test_every_tensor_of_a_tower_goes_to_one_place(source, tmp_path):
     other, _ = import_tensors(swapped, model.state_dict(), raw)
     changed = [name for name in tensors if not torch.equal(tensors[name], other[name])]
     assert changed
+
+
+@pytest.mark.parametrize("name", ["CLIPVisionModel", "CLIPTextModel", "SiglipVisionModel"])
+def test_towers_alone(name, tmp_path):
+    cls = getattr(transformers, name)
+    theirs = randomise(cls(cls.config_class(**(TEXT_CONFIG if name == "CLIPTextModel" else VISION_CONFIG))))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = zoo.load(tmp_path / "theirs")
+    assert ours.load_report.plain and zoo.verify(tmp_path / "theirs").ok
+    prefix = "text_model." if name == "CLIPTextModel" else "vision_model."  # as older versions write it
+    old = {f"{prefix}{key}": tensor.clone() for key, tensor in open_tensors(tmp_path / "theirs").items()}
+    old[f"{prefix}embeddings.position_ids"] = torch.arange(3)[None]
+    zoo.export(ours, tmp_path / "ours")
+    again = cls.from_pretrained(tmp_path / "ours").eval()
+    ids, _ = texts()
+    x = ids if name == "CLIPTextModel" else pixels(rows=3)
+    with torch.no_grad():
+        a, b, c = theirs(x), again(x), ours(x)
+    wanted = a.last_hidden_state if name == "CLIPTextModel" else a.pooler_output
+    assert error(b.pooler_output, a.pooler_output) <= 1e-6 and error(c, wanted) <= 1e-5
+    if name == "CLIPTextModel":
+        assert error(zoo.load(tmp_path / "theirs", head="pool")(x), a.pooler_output) <= 1e-5
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    torch.save(old, tmp_path / "theirs" / "pytorch_model.bin")
+    assert torch.equal(zoo.load(tmp_path / "theirs")(x), c)
+
+
+def test_towers_with_a_projection_alone_are_refused_by_name(tmp_path):
+    for name, kind in (
+        ("CLIPVisionModelWithProjection", "clip_vision_model"),
+        ("SiglipTextModel", "siglip_text_model"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [name]}))
+        with pytest.raises(zoo.LoadError, match=rf"{name}|'{kind}' is not in this zoo"):
+            zoo.load(tmp_path)
 
 
 def test_a_folder_for_both_libraries_is_read_by_the_config_that_is_named(tmp_path):

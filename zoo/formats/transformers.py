@@ -119,7 +119,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
         if isinstance(dialect, Towers):
             return towers.describe(model, family, dialect)
         config = dialect.rewrite(model.config)
-        if config.head == "pool":  # transformers' bare models return the tokens to pool
+        pools = any(fields.get("head") == "pool" for fields in dialect.heads.values())
+        if config.head == "pool" and not pools:  # transformers' bare models return the tokens to pool
             config = config.replace(head=None)
         for architecture, fields in dialect.heads.items():
             if fields.get("head") != config.head:

@@ -82,6 +82,8 @@ def read_edges(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
 
 CLIP_VISION = Dialect(
     name="clip_vision_model",
+    base="vision_model.",
+    heads={"CLIPVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
     defaults=CLIP_IMAGE | dict(patch_size=32, hidden=3072, act="quick_gelu", eps=1e-5),
@@ -89,6 +91,8 @@ CLIP_VISION = Dialect(
 )
 SIGLIP_VISION = Dialect(
     name="siglip_vision_model",
+    base="vision_model.",
+    heads={"SiglipVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
     defaults=SIGLIP_IMAGE | SIGLIP_SAYS,
@@ -97,6 +101,8 @@ SIGLIP_VISION = Dialect(
 )
 CLIP_TEXT = Dialect(
     name="clip_text_model",
+    base="text_model.",
+    heads={"CLIPTextModel": {"head": None}},
     keys=TEXT_KEYS,
     table=TEXT_TABLE,
     defaults=dict(hidden=2048),

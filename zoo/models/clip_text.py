@@ -14,6 +14,7 @@ from ..nn.context import Context
 from ..nn.masks import CAUSAL
 from ..nn.spec import BlockSpec
 from .base import Family
+from .clip_dialects import CLIP_TEXT
 from .text import TextConfig, TextModel
 
 
@@ -136,4 +137,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "siglip_text_so400m": SIGLIP | SO400M,
 }
 
-FAMILY = Family("clip_text", ClipText, ClipTextConfig, "text", VARIANTS)
+FAMILY = Family("clip_text", ClipText, ClipTextConfig, "text", VARIANTS, {}, {"transformers": CLIP_TEXT})

@@ -13,6 +13,7 @@ from ..heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDist
 from ..nn.spec import BlockSpec
 from ..preprocess import ImagePreprocess
 from .base import Answer, Config, Family, Model
+from .clip_dialects import CLIP_VISION, SIGLIP_VISION
 from .vit_dialects import DIALECTS
 
 Size = int | tuple[int, int]
@@ -257,4 +258,13 @@ SOURCES = {
     "vit_giant_patch14_reg4_dinov2": "hf-hub:timm/vit_giant_patch14_reg4_dinov2.lvd142m",
 }
 
-FAMILY = Family("vit", ViT, ViTConfig, "vision", VARIANTS, SOURCES, DIALECTS)
+TOWERS = (CLIP_VISION, SIGLIP_VISION)
+FAMILY = Family(
+    "vit",
+    ViT,
+    ViTConfig,
+    "vision",
+    VARIANTS,
+    SOURCES,
+    {"timm": DIALECTS["timm"], "transformers": (*DIALECTS["transformers"], *TOWERS)},
+)

@@ -295,4 +295,4 @@ DINOV2_WITH_REGISTERS = Dialect(
     rewrite=positions_for_transformers,
 )
 
-DIALECTS = {"timm": TIMM, "transformers": (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
+DIALECTS: dict[str, Any] = {"timm": TIMM, "transformers": (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
