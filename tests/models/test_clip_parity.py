@@ -37,7 +37,7 @@ OPEN = {
     "clip": {},
     "clip, quick gelu": dict(quick_gelu=True),
     "text tower of its own": dict(custom_text=True),
-    "sigmoid loss": CUSTOM,
+    "sigmoid loss": CUSTOM | dict(nonscalar_logit_scale=True),
     "layer scale": dict(vision_cfg=VISION | dict(ls_init_value=0.1)),
     "read at the end": dict(text_cfg=TEXT | dict(pool_type="eos", eos_id=98)),
     "siglip": CUSTOM

@@ -85,15 +85,17 @@ def towers_of(model: Mapping[str, Any], file: Path) -> Towers:
         custom=bool(model.get("custom_text")),
         proj=proj,
         bias=model.get("init_logit_bias") is not None,
+        scalar=not model.get("nonscalar_logit_scale", False),
     )
 
 
-def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool) -> Towers:
-    """timm: the image tower is one of timm's; custom: the text tower is a module of its own; proj: of the texts."""
+def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scalar: bool = True) -> Towers:
+    """timm: the image tower is one of timm's; custom: the text tower is a module of its own; proj: of the texts;
+    scalar: scale and bias are numbers, not lists of one."""
     from ..models.clip_dialects import OPEN_CLIP_TEXT, OPEN_CLIP_VISION
 
     text = "text." if custom else ""
-    lines = ["logit_scale = logit_scale", "logit_bias = logit_bias"]
+    lines = [f"{name} = {name}" + ("" if scalar else " row0") for name in ("logit_scale", "logit_bias")]
     if not timm:
         lines.append("image_proj.weight = visual.proj T")
     if proj == "linear":
