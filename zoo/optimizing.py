@@ -203,15 +203,10 @@ class Packed(nn.Module):
 
 
 class Columns(Packed):
-    """The weight as [in, out]: a single row then reads it in the order it lies in memory."""
+    """The weight lies in memory as [in, out]: a single row then reads it in that order."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
-        super().__init__(weight.mT.contiguous(), bias, act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        y = torch.mm(rows, self.weight_) if self.bias_ is None else torch.addmm(self.bias_, rows, self.weight_)
-        return (y if self.act is None else self.act(y)).view(*x.shape[:-1], -1)
+        super().__init__(weight.mT.contiguous().mT, bias, act)
 
 
 class OneDNN(Packed):
@@ -232,10 +227,13 @@ class FusedAttention(Attention):
     """Self-attention with one product for q, k and v."""
 
     joined: nn.Module
-    sizes: list[int]
+    sizes: list[int]  # heads of q, of k and of v
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.joined(x).split(self.sizes, -1)
+        return self.joined(x).split([heads * self.head_dim for heads in self.sizes], -1)
+
+    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.split(self.joined(x)).split(self.sizes, 1)
 
 
 class FusedMLP(MLP):
@@ -328,7 +326,7 @@ def fuse_attention(module: Attention, pack: Packing) -> None:
     fused: Any = module
     fused.__class__ = FusedAttention
     fused.joined = pack(torch.cat([p.weight for p in parts]), bias)
-    fused.sizes = [p.out_features for p in parts]
+    fused.sizes = [p.out_features // module.head_dim for p in parts]
     del fused.q, fused.k, fused.v
 
 

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         """x [B, N, D] -> [B, N, D]; memory [B, M, D'] makes it cross-attention."""
         if memory is not None:
             return self.merge(self.cross(x, memory, context, state))
-        q, k, v = (self.split(t) for t in self.project(x))
+        q, k, v = self.in_heads(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(context.rotary, Rotary):
@@ -94,6 +94,10 @@ class Attention(nn.Module):
         bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
         joined = F.linear(x, torch.cat([part.weight for part in parts]), bias)
         return joined.split([part.out_features for part in parts], -1)
+
+    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q [B, H, N, P], k and v [B, G, N, P] of x."""
+        return tuple(self.split(t) for t in self.project(x))
 
     def split(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
