@@ -175,7 +175,8 @@ def short(name: str) -> str:
 
 
 def where(model: nn.Module | None, grid: tuple[int, int] | None, prefix: int | None) -> Place:
-    patches: Any = None if model is None else getattr(inner(model), "patches", None)
+    sees: Any = None if model is None else getattr(inner(model), "image", None) or inner(model)  # one tower of several
+    patches: Any = getattr(sees, "patches", None)
     if grid is None and patches is None:
         raise ValueError("give model=, or grid=(rows, columns) of the patches and prefix= (tokens before them)")
     behind = prefix if prefix is not None else getattr(patches, "prefix", 0)
@@ -184,15 +185,20 @@ def where(model: nn.Module | None, grid: tuple[int, int] | None, prefix: int | N
 
 
 def over_patches(weights: Tensor, place: Place, query: Query | None) -> Tensor:
-    """Maps [B, H, N, N] -> what `query` gives each patch [B, H, rows, columns], in multiples of the even share."""
+    """Maps [B, H, N, N] -> what `query` gives each patch [B, H, rows, columns], in multiples of the even share.
+
+    Of a head that pools by a learned query, [B, H, 1, N], it is what that gives.
+    """
     rows, columns = place.grid
     tokens = weights.shape[-1]
-    if tokens != place.prefix + rows * columns or weights.shape[-2] != tokens:
+    if tokens != place.prefix + rows * columns or weights.shape[-2] not in (tokens, 1):
         raise ValueError(
             f"a map of {list(weights.shape[-2:])} does not fit {place.prefix} tokens and {rows} x {columns} patches"
         )
     query = query if query is not None else ("cls" if place.cls else "mean")
-    if query == "cls":
+    if weights.shape[-2] == 1:
+        row = weights[:, :, 0]
+    elif query == "cls":
         if not place.cls:
             raise ValueError("query='cls': the model has no class token; use query='mean' or the number of a patch")
         row = weights[:, :, 0]
@@ -208,6 +214,7 @@ def over_patches(weights: Tensor, place: Place, query: Query | None) -> Tensor:
 def seen_by(model: nn.Module | None, images: Any) -> Tensor | list[Tensor]:
     """The pictures, uint8 [C, H, W] each, cropped as the model does where it knows how."""
     preprocess = None if model is None else getattr(inner(model), "preprocess", None)
+    preprocess = getattr(preprocess, "image", preprocess)
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or images.ndim not in (3, 4):
             raise ValueError(f"images are uint8 [C, H, W] or [B, C, H, W], given {images.dtype} {list(images.shape)}")

@@ -428,3 +428,14 @@ def test_sounds_among_others(tmp_path):
     assert model.preprocess((sound.repeat(9), 16000), too_long="cut")["input_values"].shape == (1, 21, 16)
     zoo.save(model, tmp_path / "model")
     assert zoo.load(tmp_path / "model").preprocess == model.preprocess
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_maps_of_the_picture_are_drawn_over_it(name):
+    model = make(name)
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    with zoo.capture(model, layers="image.*") as maps:
+        model.encode_image(model.preprocess(picture)["pixel_values"])
+    for who in (model, model.image):
+        assert zoo.draw(picture, maps, model=who)
