@@ -201,7 +201,7 @@ def run_predict(args: argparse.Namespace) -> int:
     for one, answer in zip(given, answers, strict=True):
         shown = one if isinstance(one, str) else " | ".join(one)
         for i, (label, value) in enumerate(answer):
-            table.add_row("" if i else shown, label, f"{value:.4g}" if number else f"{value:.1%}")
+            table.add_row("" if i else shown, label, f"{value:,.6g}" if number else f"{value:.1%}")
     screen().print(table)
     return 0
 

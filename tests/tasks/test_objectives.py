@@ -22,7 +22,7 @@ def test_losses() -> None:
     assert torch.allclose(several.loss(logits, many), expected)
     number = Objective("number")
     assert torch.allclose(number.loss(logits[:, :1], logits[:, 0] + 2), torch.tensor(4.0))
-    assert number.answer(logits[:, :1]).shape == (6,) and number.monitor == ("loss", "min")
+    assert number.answer(logits[:, :1]).shape == (6,) and number.monitor == ("error", "min")
 
 
 @pytest.mark.parametrize("kind", ["one", "several", "number"])

@@ -21,6 +21,7 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 _EXPECTED = (
     "resuming from a checkpoint that ended before the epoch",  # batches are keyed by the step
+    "The number of training batches .* is smaller than the logging interval",  # rows are counted over epochs
     "does not have many workers",  # workers=0 gathers from memory
     "You have overridden `.*configure_model`",
     "Found .* module.* in eval mode",  # the moving average

@@ -31,7 +31,7 @@ class Classify(Task):
 
     Batches are dicts with `labels` [B] beside the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
     `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy`, `test_f1`; with several labels `val_f1` too, with numbers
-    `error` (mean absolute) and `r2` in their place.
+    `error` (mean absolute, in their own unit) and `r2` in their place.
 
     Args:
         model: Returns logits [B, C].

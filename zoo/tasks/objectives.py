@@ -92,7 +92,7 @@ class Objective:
     @property
     def monitor(self) -> tuple[str, str]:
         """(the figure that says which step is best, "max" or "min")."""
-        return {"one": ("accuracy", "max"), "several": ("f1", "max"), "number": ("loss", "min")}[self.kind]
+        return {"one": ("accuracy", "max"), "several": ("f1", "max"), "number": ("error", "min")}[self.kind]
 
 
 def unit_of(numbers: Tensor, centred: bool = True) -> Unit:
