@@ -115,6 +115,14 @@ def test_a_folder_is_embedded_once_and_then_only_what_is_new(tmp_path, monkeypat
     assert not [f for f in (tmp_path / "p").rglob("*") if f.suffix != ".png" and f.is_file()]
 
 
+def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path):
+    draw(tmp_path / "p", 4)
+    first = search("green", tmp_path / "p", Colours())
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-50])
+    assert search("green", tmp_path / "p", Colours()) == first
+
+
 def test_broken_pictures_of_a_folder_are_left_out_with_a_warning(tmp_path):
     draw(tmp_path / "p", 4)
     (tmp_path / "p" / "broken.png").write_bytes(b"no picture")

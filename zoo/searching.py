@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .embedding import embed
 from .encoding import KINDS, Towers, fingerprint, thing_kind
-from .errors import did_you_mean
+from .errors import LoadError, did_you_mean
 from .vector_files import Embeddings
 
 Engine = Literal["exact", "faiss"]
@@ -108,7 +108,8 @@ def opened(
     model = loaded(model, found)
     if found is None:
         folder = Path(inside)  # type: ignore[arg-type]
-        found = embed(model, folder, cached(folder, model), on_error=on_error, progress=progress)
+        file = cached(folder, model)
+        found = embed(model, folder, file, on_error=on_error, overwrite=not readable(file), progress=progress)
         if found.broken:
             more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
             warnings.warn(f"left out: {'; '.join(found.broken[:3])}{more}", stacklevel=3)
@@ -136,6 +137,14 @@ def cached(folder: Path, model: Any) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = hashlib.blake2b(f"{folder.resolve()}|{fingerprint(model)}".encode("utf-8", "surrogateescape"), digest_size=16)
     return Path(home) / "attention-zoo" / "embeddings" / f"{key.hexdigest()}.safetensors"
+
+
+def readable(file: Path) -> bool:
+    """Whether a file of the cache can be used; one that cannot is made anew."""
+    try:
+        return bool(Embeddings.open(file).fingerprint)
+    except LoadError:
+        return False
 
 
 def vector_of(query: Any, towers: Towers | None, found: Embeddings) -> Tensor:
