@@ -78,7 +78,9 @@ def search(
     if page is not None:
         from .page import write_page
 
-        write_page(page, [(each, answers) for each, answers in zip(queries, hits)], title="Search")
+        where = found.folder.name if found.folder else found.file.name if found.file else "memory"
+        pairs = list(zip(queries, hits))
+        write_page(page, pairs, title="Search", note=f"{len(found):,} things in {where}, scores are cosines")
     return hits if many else hits[0]
 
 
