@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -76,7 +77,8 @@ class Optimized:
             for name, p in module._parameters.items()
             if p is not None
         ]
-        self.dtype_, self.inside_, self.begun_ = dtype, False, False
+        self.dtype_ = dtype
+        self.now_ = SimpleNamespace(inside=False, begun=False)  # setting attributes of a module is slow
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
         return self.answer(super().__call__, *args, **batch)  # type: ignore[misc]
@@ -85,24 +87,24 @@ class Optimized:
         return self.answer(super().encode, *args, **batch)  # type: ignore[misc]
 
     def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
-        self.begun_ = state.length > 0  # a text is not looked at anew with every token
+        self.now_.begun = state.length > 0  # a text is not looked at anew with every token
         try:
             return self.answer(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
         finally:
-            self.begun_ = False
+            self.now_.begun = False
 
     def answer(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
         """Run `call` in our precision; nested calls (forward asks encode) pass through."""
-        if self.inside_:
+        if self.now_.inside:
             return call(*args, **batch)
-        if not self.begun_:
+        if not self.now_.begun:
             self.refuse_stale()
-        self.inside_ = True
+        self.now_.inside = True
         try:
             with torch.no_grad():
                 return to_float32(call(*self.let_in(args), **self.let_in(batch)))
         finally:
-            self.inside_ = False
+            self.now_.inside = False
 
     def let_in(self, value: Any) -> Any:
         if self.dtype_ is None:
