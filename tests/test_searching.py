@@ -15,7 +15,8 @@ from zoo import searching
 from zoo.embedding import embed
 from zoo.searching import Hit, Index, search
 
-FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss, of the extra `search`")
+HAS_FAISS = importlib.util.find_spec("faiss") is not None
+FAISS = pytest.mark.skipif(not HAS_FAISS, reason="needs faiss, of the extra `search`")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,6 @@ def test_the_best_rows_are_those_of_float64(dtype, engine, monkeypatch):
     assert Index(vectors, engine=engine).top(queries, 7) == plain(vectors, queries, 7)
 
 
-@FAISS
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 9), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_many_equal_scores_come_in_the_order_of_their_rows(n, k, distinct, seed):
@@ -52,7 +52,14 @@ def test_many_equal_scores_come_in_the_order_of_their_rows(n, k, distinct, seed)
     queries = rows_of(2, 8, seed + 1)
     expected = plain(vectors, queries, k)
     assert Index(vectors).top(queries, k) == expected
-    assert Index(vectors, engine="faiss").top(queries, k) == expected
+    if HAS_FAISS:
+        assert Index(vectors, engine="faiss").top(queries, k) == expected
+
+
+@pytest.mark.skipif(HAS_FAISS, reason="faiss is installed")
+def test_faiss_that_is_not_there_is_an_extra():
+    with pytest.raises(ImportError, match=r"attention-zoo\[search\]"):
+        Index(rows_of(3), engine="faiss")
 
 
 def test_rounding_does_not_decide():
