@@ -309,8 +309,8 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
     before: Any = checkpoint.config
     if checkpoint.preprocess is not None and (config.parts or hasattr(config, "mel_bins")):
         model.preprocess = checkpoint.preprocess.fitted_to(config)
-        for name, own in model.preprocess.parts().items():
-            getattr(model, name).preprocess = own
+        for name in config.parts:
+            getattr(model, name).preprocess = getattr(model.preprocess, name)
     elif checkpoint.preprocess is not None and hasattr(config, "image_size"):
         model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
         if model.preprocess != checkpoint.preprocess and config.image_size == before.image_size:
