@@ -1,44 +1,24 @@
 """The recipes of audio from their command lines: what they leave behind, what they refuse, what they hand on."""
 
-import importlib.util
-import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
 from zoo.run.audio_settings import AudioSettings, CTCSettings
-from zoo.run.run import main
-from zoo.run.table import MetricsTable
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SETTINGS = {"ast_audio": AudioSettings, "ctc_speech": CTCSettings}
+call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = {
     "ast_audio": ("width=16", "depth=2", "heads=2", "batch_size=8", "train_size=48", "test_size=16", *QUIET),
     "ctc_speech": ("model.conv_channels=[8,8,16,16]", "width=16", "depth=1", "heads=2", "model.position_groups=2",
                    "model.position_kernel=8", "batch_size=8", "train_size=40", "test_size=12", *QUIET),
 }  # fmt: skip
-
-
-def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(name: str, folder: Path, *words: str) -> int:
-    return main(recipe(name).train, SETTINGS[name], [*words, f"run_dir={folder}"])
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -145,26 +125,8 @@ def test_speech_from_a_table_and_from_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
-    words = (*TINY[name], "dropout=0.1", "steps=6", "validate_every=3", "checkpoint_every=1", "pictures=false")
-    assert call(name, tmp_path / "whole", *words) == 0
-    from zoo.run.callbacks import Stops
-
-    listen = Stops.on_train_batch_end
-
-    def stop_at_four(self: Stops, trainer, *args) -> None:
-        self._signalled = trainer.global_step == 4
-        listen(self, trainer, *args)
-
-    monkeypatch.setattr(Stops, "on_train_batch_end", stop_at_four)
-    assert call(name, tmp_path / "parts", *words) == 130
-    monkeypatch.setattr(Stops, "on_train_batch_end", listen)
-    assert call(name, tmp_path / "parts", *words) == 0
-    one, other = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))
-    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
-    rows = [[{k: v for k, v in row.items() if k not in ("seconds", "items_per_second")} for row in
-             MetricsTable(tmp_path / f / "metrics.csv").rows()] for f in ("whole", "parts")]  # fmt: skip
-    assert rows[0] == rows[1] and len(rows[0]) == 6
+    words = (*TINY[name], "dropout=0.1", *RESUMED)
+    check_resumed_run(lambda folder: call(name, folder, *words), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "words", "says"), [

@@ -1,21 +1,18 @@
 """The recipes of pairs from their command lines: what they leave behind, refuse, and that they go on bit for bit."""
 
-import importlib.util
-import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, recipe, result
 
 import zoo
 from zoo.models.contrast import Contrastive
 from zoo.run.pairs_settings import ClapSettings, ClipSettings
 from zoo.run.run import main
-from zoo.run.table import MetricsTable
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SETTINGS = {"clip_pairs": ClipSettings, "clap_pairs": ClapSettings}
+call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1", "batch_size=8")
 TEXT = ("text.width=16", "text.depth=1", "text.heads=2", "text.vocab_size=300", "model.width=16")
 IMAGE = ("image.width=16", "image.depth=1", "image.heads=2", "image.hidden=32", *TEXT)
@@ -24,28 +21,12 @@ TINY = {"clip_pairs": (*IMAGE, *QUIET), "clap_pairs": (*AUDIO, *QUIET)}
 RETRIEVAL = {f"{kind}{n}" for kind in ("_r",) for n in (1, 5, 10)} | {"_median_rank"}
 
 
-def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(name: str, folder: Path, *words: str) -> int:
-    return main(recipe(name).train, SETTINGS[name], [*words, f"run_dir={folder}"])
-
-
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("TRAIN", 64), ("VALIDATION", 12), ("TEST", 12)):
         monkeypatch.setattr(f"zoo.data.pairs_drawn.{name}", count)
     monkeypatch.setattr("zoo.data.synthesis.TRAIN", 64)
     monkeypatch.setattr("zoo.data.synthesis.TEST", 24)
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,26 +122,8 @@ def test_sounds_with_captions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
-    words = (*TINY[name], "steps=6", "validate_every=3", "checkpoint_every=1", "pictures=false", "text.dropout=0.1")
-    assert call(name, tmp_path / "whole", *words) == 0
-    from zoo.run.callbacks import Stops
-
-    listen = Stops.on_train_batch_end
-
-    def stop_at_four(self: Stops, trainer, *args) -> None:
-        self._signalled = trainer.global_step == 4
-        listen(self, trainer, *args)
-
-    monkeypatch.setattr(Stops, "on_train_batch_end", stop_at_four)
-    assert call(name, tmp_path / "parts", *words) == 130
-    monkeypatch.setattr(Stops, "on_train_batch_end", listen)
-    assert call(name, tmp_path / "parts", *words) == 0
-    one, other = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))
-    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
-    rows = [[{k: v for k, v in row.items() if k not in ("seconds", "items_per_second")} for row in
-             MetricsTable(tmp_path / f / "metrics.csv").rows()] for f in ("whole", "parts")]  # fmt: skip
-    assert rows[0] == rows[1] and len(rows[0]) == 6
+    words = (*TINY[name], "text.dropout=0.1", *RESUMED)
+    check_resumed_run(lambda folder: call(name, folder, *words), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "words", "says"), [

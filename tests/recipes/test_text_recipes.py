@@ -1,40 +1,20 @@
 """The recipes of text from their command lines: what they leave behind, what they refuse, what they hand on."""
 
-import importlib.util
-import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.run.run import main
-from zoo.run.table import MetricsTable
 from zoo.run.text_settings import FinetuneSettings, GPTSettings, MLMSettings
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings}
+call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = ("width=16", "depth=1", "heads=2", "batch_size=8", *QUIET)
 FEW = ("train_size=80", "test_size=20", "vocab_size=300", *TINY)
-
-
-def recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(name: str, folder: Path, *words: str) -> int:
-    return main(recipe(name).train, SETTINGS[name], [*words, f"run_dir={folder}"])
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -181,26 +161,8 @@ def test_gpt_on_pieces_of_a_file(tmp_path: Path) -> None:
 def test_interrupted_and_started_again(
     name: str, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
-    words = (*words, "steps=6", "validate_every=3", "checkpoint_every=1", "pictures=false")
-    assert call(name, tmp_path / "whole", *words) == 0
-    from zoo.run.callbacks import Stops
-
-    listen = Stops.on_train_batch_end
-
-    def stop_at_four(self: Stops, trainer, *args) -> None:
-        self._signalled = trainer.global_step == 4
-        listen(self, trainer, *args)
-
-    monkeypatch.setattr(Stops, "on_train_batch_end", stop_at_four)
-    assert call(name, tmp_path / "parts", *words) == 130
-    monkeypatch.setattr(Stops, "on_train_batch_end", listen)
-    assert call(name, tmp_path / "parts", *words) == 0
-    one, other = (torch.load(tmp_path / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))
-    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
-    rows = [[{k: v for k, v in row.items() if k not in ("seconds", "items_per_second")} for row in
-             MetricsTable(tmp_path / f / "metrics.csv").rows()] for f in ("whole", "parts")]  # fmt: skip
-    assert rows[0] == rows[1] and len(rows[0]) == 6
+    words = (*words, *RESUMED)
+    check_resumed_run(lambda folder: call(name, folder, *words), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "words", "says"), [
