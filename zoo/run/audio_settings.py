@@ -4,24 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zoo.data.audio_settings import AudioDataSettings, SpeechSettings
-from zoo.run.settings import ClassifySettings, RunSettings, _within
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoundTaskSettings(ClassifySettings):
-    """The objective of a classifier of sounds.
-
-    Attributes:
-        class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
-    """
-
-    class_weights: Literal["none", "balanced"] = "none"
-    patience: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _within("patience", self.patience, 0, float("inf"))
+from zoo.run.settings import RunSettings, WeightedSettings, _within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +18,7 @@ class AudioSettings(RunSettings):
     """
 
     data: AudioDataSettings = field(default_factory=AudioDataSettings)
-    task: SoundTaskSettings = field(default_factory=SoundTaskSettings)
+    task: WeightedSettings = field(default_factory=WeightedSettings)
     vit: str | None = None
     export: Literal["none", "transformers"] = "none"
 

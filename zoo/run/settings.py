@@ -117,6 +117,23 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightedSettings(ClassifySettings):
+    """The objective of a classifier whose classes may be weighted, and that may end early.
+
+    Attributes:
+        class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
+        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+    """
+
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("patience", self.patience, 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """How long, on what, and what is written down.
 

@@ -4,24 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zoo.data.text_settings import LinesSettings, StreamSettings, TextDataSettings
-from zoo.run.settings import ClassifySettings, RunSettings, _within
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTaskSettings(ClassifySettings):
-    """The objective of a classifier of texts.
-
-    Attributes:
-        class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
-    """
-
-    class_weights: Literal["none", "balanced"] = "none"
-    patience: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _within("patience", self.patience, 0, float("inf"))
+from zoo.run.settings import RunSettings, WeightedSettings, _within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +37,7 @@ class FinetuneSettings(RunSettings):
     """
 
     data: TextDataSettings = field(default_factory=TextDataSettings)
-    task: TextTaskSettings = field(default_factory=TextTaskSettings)
+    task: WeightedSettings = field(default_factory=WeightedSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 
