@@ -228,11 +228,11 @@ def column(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> str:
 def sources_of(table: Table, name: str) -> tuple[list[Any], list[str]]:
     """(paths, or bytes of files, None where there is neither; how each is called in messages) of a column."""
     sources: list[Any] = []
-    names = []
+    names: list[str] = []
     for row, value in enumerate(table.columns[name]):
         path = value.get("path") if isinstance(value, dict) else value
         source = (value.get("bytes") or path) if isinstance(value, dict) else value
         sources.append(source if isinstance(source, bytes | str) and source else None)
         named = isinstance(path, str) and path
-        names.append(path if named and source is path else table.place(row) + (f" ({path})" if named else ""))
+        names.append(str(path) if named and source is path else table.place(row) + (f" ({path})" if named else ""))
     return sources, names

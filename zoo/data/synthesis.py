@@ -76,7 +76,7 @@ Shape = Callable[[np.random.Generator, Array], tuple[Array, Array]]
 
 def _tone(rng: np.random.Generator, u: Array) -> tuple[Array, Array]:
     """One steady pitch for each half of the time, so that it covers as much of the spectrum as the others."""
-    jump = 2 ** (_uniform(rng, 0.4, 1.0, len(u)) * rng.choice(np.float32([-0.5, 0.5]), (len(u), 1)))
+    jump = 2 ** (_uniform(rng, 0.4, 1.0, len(u)) * rng.choice(np.array([-0.5, 0.5], np.float32), (len(u), 1)))
     return np.where(u < 0.5, jump, 1 / jump), np.ones_like(u)
 
 
