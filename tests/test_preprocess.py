@@ -211,3 +211,15 @@ def test_a_fresh_model_takes_pictures_and_says_what_it_is_made_of():
     model = zoo.create_model("vit_cifar_tiny", in_chans=1, seed=0)
     assert model.preprocess(Image.new("RGB", (50, 40)))["pixel_values"].shape == (1, 1, 32, 32)
     assert set(model.load_report.initialised) == set(model.state_dict()) and not model.load_report.mapped
+
+
+def test_whole_pictures_keep_their_proportions():
+    preprocess = ImagePreprocess(size=(64, 64), mean=(0.5,), std=(0.5,))
+    made = preprocess.whole([Image.new("RGB", (300, 100), "white"), Image.new("L", (50, 50))], 8)["pixel_values"]
+    assert [tuple(x.shape) for x in made] == [(3, 40, 112), (3, 64, 64)]
+    assert made[0].min() == 1 and made[1].max() == -1
+    same = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(preprocess.whole(same, 16)["pixel_values"][0], preprocess(same)["pixel_values"][0])
+    assert preprocess.whole(same[:, :2], (16, 32))["pixel_values"][0].shape[1:] == (16, 352)
+    with pytest.raises(ValueError, match="no pictures"):
+        preprocess.whole([], 16)

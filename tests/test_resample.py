@@ -67,3 +67,73 @@ def test_only_what_changes_is_named():
     assert fitted(TINY, patch_size=4)[2] == ["patches.proj.weight", "patches.positions"]
     assert fitted(TINY, patch_size=16, image_size=64)[2] == ["patches.proj.weight"]
     assert fitted(TINY.replace(stem="conv"), in_chans=1)[2] == ["patches.proj.0.weight"]
+
+
+def several(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    return [torch.randn(3, *size) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(),
+        dict(pool="mean", class_token=False, stem="conv"),
+        dict(pool="map", class_token=False),
+        dict(registers=2, pool_norm=True),
+        dict(pre_norm=True, attention="linear"),
+    ],
+)
+def test_a_picture_among_others_of_any_sizes_answers_as_alone(fields):
+    model = randomise(ViT(TINY.replace(**fields))).double().eval()
+    pictures = [x.double() for x in several((32, 32), (16, 48), (32, 32), (48, 16), (16, 48))]
+    answers = model(pictures)
+    for picture, answer in zip(pictures, answers, strict=True):
+        assert error(answer, model([picture])[0]) < 1e-12
+    assert error(answers[[0, 2]], model(torch.stack([pictures[0], pictures[2]]))) < 1e-12
+
+
+def test_pictures_of_several_sizes_answer_as_in_timm():
+    import timm
+
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2,
+                               num_classes=3, dynamic_img_size=True).eval()  # fmt: skip
+    randomise(theirs)
+    ours = ViT(TINY).eval()
+    blocks = {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down", "attn.proj": "mixer.out"}
+    state = {}
+    for name, x in theirs.state_dict().items():
+        for old, new in {"cls_token": "patches.cls", "pos_embed": "patches.positions", "patch_embed": "patches",
+                         "head.": "head.proj."}.items():  # fmt: skip
+            name = name.replace(old, new)
+        name = "blocks." + name if name.startswith("norm.") else name
+        for old, new in blocks.items():
+            name = name.replace(old, new)
+        if ".attn.qkv." in name:
+            for part, piece in zip("qkv", x.chunk(3), strict=True):
+                state[name.replace("attn.qkv", f"mixer.{part}")] = piece
+        else:
+            state[name] = x.reshape(ours.state_dict()[name].shape)
+    ours.load_state_dict(state)
+    pictures = several((32, 32), (16, 48), (64, 32))
+    assert error(ours(pictures), torch.cat([theirs(x[None]) for x in pictures])) < 1e-5
+
+
+def test_pictures_that_cannot_be_taken_are_refused():
+    model = ViT(TINY)
+    randomise(model)
+    with pytest.raises(ValueError, match="32 x 32"):
+        model(torch.randn(1, 3, 16, 48))
+    with pytest.raises(ValueError, match="no multiple of patch_size"):
+        model(several((32, 32), (30, 32)))
+    with pytest.raises(ValueError, match="no pictures"):
+        model([])
+    with pytest.raises(ValueError, match=r"\[C, H, W\]"):
+        model([torch.randn(1, 3, 32, 32)])
+    with pytest.raises(ValueError, match="in_chans"):
+        model([torch.randn(1, 16, 48)])
+    near = ViT(TINY.replace(attention={"kind": "local", "window": 3, "grid": (4, 4), "prefix": 1}))
+    with pytest.raises(ValueError, match="grid="):
+        randomise(near)(several((16, 48)))
+    assert near(several((32, 32))).shape == (1, 3)
+    with pytest.raises(ValueError, match="head=None"):
+        ViT(TINY.replace(head=None))(several((16, 48)))

@@ -67,12 +67,23 @@ class ImagePreprocess:
 
         Raises ValueError for a file that is no picture (it is named), floats, or another number of channels.
         """
-        if isinstance(pictures, Tensor) and pictures.ndim == 4:
-            pictures = list(pictures)
-        batch: Sequence[Any] = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-        if not batch:
-            raise ValueError("no pictures given: expected one or a list of them")
-        return {"pixel_values": torch.stack([self._one(picture) for picture in batch])}
+        return {"pixel_values": torch.stack([self._one(picture) for picture in _listed(pictures)])}
+
+    def whole(self, pictures: "Picture | Sequence[Picture]", patch: int | tuple[int, int]) -> dict[str, list[Tensor]]:
+        """Pictures in their own proportions, none cropped or padded: {"pixel_values": one [C, h, w] for each}.
+
+        Each is resized to about as many pixels as `size` has, its edges to multiples of `patch`. A ViT takes such a
+        list, and puts those of one size through together.
+        """
+        steps = pair(patch)
+        return {"pixel_values": [self._whole(picture, steps) for picture in _listed(pictures)]}
+
+    def _whole(self, picture: "Picture", steps: tuple[int, int]) -> Tensor:
+        opened: Any = _opened(picture, self.channels, self.backend)
+        have = opened.shape[-2:] if isinstance(opened, Tensor) else opened.size[::-1]
+        share = math.sqrt(math.prod(self.size) / math.prod(have))
+        size = tuple(max(step, round(edge * share / step) * step) for edge, step in zip(have, steps))
+        return self._normalise(replace(self, size=size, resize_to=None, fit="squash")._resize(opened))
 
     def _one(self, picture: "Picture") -> Tensor:
         pixels = self._crop(self._resize(_opened(picture, self.channels, self.backend)))
@@ -375,6 +386,13 @@ def _hf_resize(size: Any) -> tuple[str, tuple[int, int]]:
 def _hf_square(size: Any) -> tuple[int, int]:
     """224 and {"height": 224, "width": 224} -> (224, 224)."""
     return (size["height"], size["width"]) if isinstance(size, Mapping) else (size, size)
+
+
+def _listed(pictures: Any) -> list[Any]:
+    several = isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor) and pictures.ndim == 4)
+    if several and not len(pictures):
+        raise ValueError("no pictures given: expected one or a list of them")
+    return list(pictures) if several else [pictures]
 
 
 def _one_of(name: str, given: Any, known: Any) -> None:

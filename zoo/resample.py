@@ -6,18 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .frontends.patches import Patches
+from .frontends.patches import Patches, resample_grid
 
 Size = tuple[int, int]
-
-
-def resample_grid(positions: Tensor, old: Size, new: Size) -> Tensor:
-    """A table of positions [h * w, D] over an old grid (rows, columns), for a new one: bicubic, with antialiasing."""
-    if old == new:
-        return positions
-    image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=new, mode="bicubic", antialias=True)
-    return image.permute(0, 2, 3, 1).reshape(-1, positions.shape[-1]).to(positions.dtype)
 
 
 def resample_kernel(kernel: Tensor, new: Size) -> Tensor:

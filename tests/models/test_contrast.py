@@ -439,3 +439,17 @@ def test_maps_of_the_picture_are_drawn_over_it(name):
         model.encode_image(model.preprocess(picture)["pixel_values"])
     for who in (model, model.image):
         assert zoo.draw(picture, maps, model=who)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_pictures_of_several_sizes_are_encoded_as_each_alone(name):
+    model = make(name)
+    step = model.config.image.config.patch_size
+    pictures = [torch.randn(3, *size) for size in [(32, 32), (4 * step, 2 * step), (32, 32), (2 * step, 6 * step)]]
+    features = model.encode_image(pictures)
+    assert torch.allclose(features, torch.cat([model.encode_image([x]) for x in pictures]), atol=1e-6)
+    assert torch.allclose(features[:1], model.encode_image(pictures[0][None]), atol=1e-6)
+    assert torch.equal(model(pixel_values=pictures).image_features, features)
+    assert torch.allclose(zoo.optimize(model).encode_image(pictures), features, atol=1e-5)
+    features[:, 0].sum().backward()
+    assert model.image.patches.positions.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -40,7 +41,8 @@ class Patches(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.in_chans = image_size, patch_size, in_chans
-        self.grid = grid_of(image_size, patch_size) if stride is None else overlapping(image_size, patch_size, stride)
+        self.stride = stride
+        self.grid = self.grid_for(image_size)
         self.proj: nn.Module = (
             nn.Conv2d(in_chans, width, patch_size, stride or patch_size, bias=norm is None)
             if stem == "patch"
@@ -64,9 +66,13 @@ class Patches(nn.Module):
                 normal_(token, 1e-6, draw(name))
         trunc_normal_(self.positions, 0.02, draw("positions"))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = self.proj(self.checked(pixels)).flatten(2).mT  # B D h w -> B N D
-        x = x + self.positions[self.position_prefix :]
+    def forward(self, pixels: Tensor, any_size: bool = False) -> Tensor:
+        """any_size: pictures of another size than `image_size` are taken, too: the table of positions is resampled."""
+        grid = self.grid
+        if any_size and pixels.ndim == 4 and pixels.shape[2:] != self.image_size:
+            grid = self.grid_for((pixels.shape[2], pixels.shape[3]))
+        x = self.proj(self.checked(pixels, sized=grid == self.grid)).flatten(2).mT  # B D h w -> B N D
+        x = x + resample_grid(self.positions[self.position_prefix :], self.grid, grid)
         if self.prefix:
             x = torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
         return x if self.norm is None else self.norm(x)
@@ -80,14 +86,20 @@ class Patches(nn.Module):
             tokens = tokens + placed
         return tokens[None]
 
-    def checked(self, pixels: Tensor) -> Tensor:
-        """The pixels, refused where they cannot fit; odd ranges are told once."""
+    def grid_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of patches of pictures of this size. Raises ValueError where patches do not divide it."""
+        if self.stride is None:
+            return grid_of(image_size, self.patch_size)
+        return overlapping(image_size, self.patch_size, self.stride)
+
+    def checked(self, pixels: Tensor, sized: bool = True) -> Tensor:
+        """The pixels, refused where they cannot fit (sized: other sizes, too); odd ranges are told once."""
         if pixels.ndim != 4 or pixels.shape[1] != self.in_chans:
             raise ValueError(
                 f"expected pixels [B, {self.in_chans}, {self.image_size[0]}, {self.image_size[1]}], given "
                 f"{tuple(pixels.shape)}; for another number of channels pass in_chans= to create_model or load"
             )
-        if tuple(pixels.shape[2:]) != self.image_size:
+        if sized and tuple(pixels.shape[2:]) != self.image_size:
             raise ValueError(
                 f"the images are {pixels.shape[2]} x {pixels.shape[3]}, the model was built for {self.image_size[0]} x "
                 f"{self.image_size[1]}; resize them (model.preprocess does) or give image_size= to create_model or load"
@@ -125,6 +137,29 @@ def grid_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[i
         near = tuple(max(patch, side // patch * patch) for side, patch in zip(image_size, patch_size, strict=True))
         raise ValueError(f"image_size={image_size} is no multiple of patch_size={patch_size}; the nearest is {near}")
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
+
+
+def resample_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table of positions [h * w, D] over an old grid (rows, columns), for a new one: bicubic, with antialiasing."""
+    if old == new:
+        return positions
+    image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=True)
+    return image.permute(0, 2, 3, 1).reshape(-1, positions.shape[-1]).to(positions.dtype)
+
+
+def by_size(pictures: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> Tensor:
+    """`run` on the pictures [C, H, W] of each size together, [B, C, H, W] -> [B, ...]; its answers in their order."""
+    if not pictures:
+        raise ValueError("no pictures given: expected a list of tensors [C, H, W]")
+    if odd := [x for x in pictures if x.ndim != 3]:
+        raise ValueError(f"expected a list of pictures [C, H, W], of any sizes; one of them is {tuple(odd[0].shape)}")
+    sizes: dict[torch.Size, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        sizes.setdefault(picture.shape, []).append(i)
+    answers = torch.cat([run(torch.stack([pictures[i] for i in rows])) for rows in sizes.values()])
+    order = torch.tensor([i for rows in sizes.values() for i in rows], device=answers.device)
+    return answers[order.argsort()]
 
 
 def overlapping(image_size: tuple[int, int], patch_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class SpectrogramPatches(Patches):
             (bins, frames), patch_size, 1, width, stride=stride, class_token=class_token, distilled=distilled
         )
 
-    def checked(self, pixels: Tensor) -> Tensor:
+    def checked(self, pixels: Tensor, sized: bool = True) -> Tensor:
         """[B, T, F] -> [B, 1, F, T], refused where it cannot fit."""
         bins, frames = self.image_size
         if pixels.ndim != 3 or tuple(pixels.shape[1:]) != (frames, bins):

@@ -5,7 +5,7 @@ of the families here. A tower is a model with head="pool"; behind it stands a pr
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -244,8 +244,11 @@ class Contrastive(Model):
 
     # --- features -------------------------------------------------------------------------------------------------
 
-    def encode_image(self, pixel_values: Tensor, normalize: bool = True) -> Tensor:
-        """Pictures [B, C, H, W] -> [B, width], of length 1 unless normalize=False."""
+    def encode_image(self, pixel_values: Tensor | Sequence[Tensor], normalize: bool = True) -> Tensor:
+        """Pictures [B, C, H, W] -> [B, width], of length 1 unless normalize=False.
+
+        A list of pictures [C, H, W] may hold several sizes, see ViT; preprocess.image.whole(pictures, patch) makes one.
+        """
         return self.features("image", normalize, pixel_values=pixel_values)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
@@ -258,7 +261,7 @@ class Contrastive(Model):
         """Spectrograms [B, T, F] or waveforms [B, S] -> [B, width], of length 1 unless normalize=False."""
         return self.features("audio", normalize, input_values=input_values, attention_mask=audio_attention_mask)
 
-    def features(self, modality: str, normalize: bool, **batch: Tensor | None) -> Tensor:
+    def features(self, modality: str, normalize: bool, **batch: Tensor | Sequence[Tensor] | None) -> Tensor:
         """[B, width] of one modality, from its tower's own inputs."""
         tower, proj = self.tower(modality), getattr(self, f"{modality}_proj")
         given = {name: value for name, value in batch.items() if value is not None}

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..frontends.patches import Patches, Stem
+from ..frontends.patches import Patches, Stem, by_size
 from ..heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDistilled
+from ..nn.masks import Window2D
 from ..nn.spec import BlockSpec
 from ..preprocess import ImagePreprocess
 from .base import Answer, Config, Family, Model
@@ -74,7 +75,11 @@ class ViTConfig(Config):
 
 
 class ViT(Model):
-    """forward(pixel_values [B, C, H, W]) -> class scores [B, num_classes]."""
+    """forward(pixel_values [B, C, H, W]) -> class scores [B, num_classes].
+
+    A list of pictures [C, H, W] may hold several sizes that the patch divides: those of one size go through together,
+    none is padded, and the table of positions is resampled for each (as timm's dynamic_img_size does).
+    """
 
     inputs = ("pixel_values",)
 
@@ -119,9 +124,19 @@ class ViT(Model):
         c = self.config
         return ImagePreprocess(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
 
-    def embed(self, pixel_values: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, N, D]."""
-        return self.patches(pixel_values)
+    def forward(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor:
+        if isinstance(pixel_values, Tensor):
+            return super().forward(pixel_values)
+        if (head := self.head) is None:
+            raise ValueError("head=None gives hidden states, of several lengths for pictures of several sizes")
+        shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
+        if shapes and any(isinstance(getattr(m, "pattern", None), Window2D) for m in self.blocks.modules()):
+            raise ValueError(f"attention with grid= is for pictures of {self.patches.image_size}, given {shapes.pop()}")
+        return by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
+
+    def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
+        """[B, C, H, W] -> [B, N, D]. any_size: of another size than the config's, too, which the patch divides."""
+        return self.patches(pixel_values, any_size)
 
     def encode(self, pixel_values: Tensor, layers: Sequence[int] | None = None) -> Any:
         return self.blocks(self.embed(pixel_values), layers=layers)
