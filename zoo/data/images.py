@@ -116,7 +116,7 @@ def announce(text: str) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(file=sys.stderr).print(Text(f" {text} ", style="bold black on yellow"))
+        Console(file=sys.stderr, soft_wrap=True).print(Text(f" {text} ", style="bold black on yellow"))
 
 
 def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed: int) -> ImageSets:
