@@ -23,7 +23,7 @@ def contrast(
     audio: Source | None = None,
     width: int = 256,
     loss: Literal["clip", "siglip"] = "clip",
-    locked: Sequence[str] | Mapping[str, int] = (),
+    locked: str | Sequence[str] | Mapping[str, int] = (),
     seed: int | None = None,
 ) -> Contrastive:
     """A model of two or three towers that share a space of `width` numbers.
@@ -39,6 +39,7 @@ def contrast(
     given = {name: source for name, source in sources.items() if source is not None}
     if len(given) < 2:
         raise ValueError(f"expected two towers or three of {', '.join(MODALITIES)}, given {list(given) or 'none'}")
+    locked = (locked,) if isinstance(locked, str) else locked
     if odd := [name for name in locked if name not in given]:
         raise ValueError(f"locked={odd[0]!r}: the towers are {', '.join(given)}{did_you_mean(odd[0], given)}")
     if seed is None:

@@ -294,7 +294,8 @@ def refuse(item: Item, error: Exception, work: Work, options: Options) -> None:
     said = reason if item.name in reason else f"{item.name}: {reason}"
     if options.on_error == "stop":
         raise EmbedError(
-            f"{said}. Mend or remove it, or leave such files out with on_error='skip'; what is done is kept"
+            f"{said}. Mend or remove it, or leave such files out with on_error='skip' (zoo embed --skip); what is done "
+            "is kept"
         ) from error
     work.note(item, said)
 

@@ -29,8 +29,9 @@ class PairPreprocess:
         model.preprocess(images=[picture], text=["a red bird"])   each under its name
         model.preprocess("a red bird")                            or one kind, known by its type
 
-    A string is a text, unless it names an existing file that ends like a picture or a sound; a Path is always a file,
-    a (waveform, rate) a sound. image, text, audio: the towers' own preprocesses, None where a tower has none.
+    A string is a text, unless it names a file that ends like a picture or a sound (one of several words must exist: say
+    text= of what only looks like a file); a Path is always a file, a (waveform, rate) a sound.
+    image, text, audio: the towers' own preprocesses, None where a tower has none.
     """
 
     image: Any = None
@@ -136,9 +137,10 @@ def kind_of(x: Any) -> str:
         return kinds.pop()
     if isinstance(x, str | Path):
         ending, path = Path(x).suffix.lower() if len(str(x)) < 4096 else "", isinstance(x, Path)
-        if ending in PICTURES and (path or Path(x).is_file()):
+        named = path or len(str(x).split()) == 1  # one word that ends so is a file, missing or not
+        if ending in PICTURES and (named or Path(x).is_file()):
             return "image"
-        if ending in SOUNDS and (path or Path(x).is_file()):
+        if ending in SOUNDS and (named or Path(x).is_file()):
             return "audio"
         if path:
             raise ValueError(f"{x}: expected a picture ({', '.join(PICTURES)}) or a sound ({', '.join(SOUNDS)})")

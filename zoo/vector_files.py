@@ -114,7 +114,7 @@ class Embeddings:
         """Map a file into memory. Raises LoadError, naming it, when it is missing, damaged or of something else."""
         file = Path(file)
         if not file.is_file():
-            raise LoadError(f"there is no file of embeddings {file}; zoo.embed writes one")
+            raise LoadError(f"there is no file of embeddings {file}, and no such folder; zoo.embed writes such files")
         return _open_parquet(file) if file.suffix in PARQUET else _open_safetensors(file)
 
     def save(self, file: str | Path) -> "Embeddings":

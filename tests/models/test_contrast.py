@@ -259,7 +259,7 @@ def test_loss_starts_from_the_published_temperatures():
 
 
 def test_locked_towers_and_unlocked_groups():
-    model = make(locked=("text",))
+    model = make(locked="text")
     model.train()
     assert not model.text.training and model.image.training
     assert not any(p.requires_grad for p in model.text.parameters()) and model.text_proj.weight.requires_grad
@@ -388,11 +388,13 @@ def test_a_preprocess_for_both(tmp_path):
     assert model(**both).logits("image", "text").shape == (2, 2)
     assert again_long(model)["input_ids"].shape == (1, 16)
     assert set(model.preprocess("no such file.png")) == {"input_ids", "attention_mask"}
+    assert set(model.preprocess(text="missing.png")) == {"input_ids", "attention_mask"}
     zoo.save(model, tmp_path / "model")
     again = zoo.load(tmp_path / "model").preprocess
     assert again == model.preprocess and torch.equal(again("a circle")["input_ids"], words("a circle")["input_ids"])
     wrong = {
         "no preprocessing for audio": lambda: again((torch.zeros(9), 8000)),
+        "there is no picture missing.png": lambda: again("missing.png"),
         "expected a list of one kind": lambda: again([picture, "a text"]),
         "image was given twice": lambda: again(picture, images=[picture]),
         "nothing given": lambda: again(),

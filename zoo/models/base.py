@@ -28,6 +28,11 @@ THEIR_WORDS = {
     "reg_tokens": "registers", "num_register_tokens": "registers", "attn_implementation": "attention",
     "attn": "attention", "patch": "patch_size", "problem_type": "answer", "num_mel_bins": "mel_bins",
     "frames": "max_length", "frequency_stride": "stride", "time_stride": "stride",
+    "conv_dim": "conv_channels", "conv_kernel": "conv_kernels", "conv_stride": "conv_strides",
+    "feat_extract_norm": "conv_norm", "feat_extract_activation": "conv_act", "feat_proj_layer_norm": "feature_norm",
+    "num_conv_pos_embeddings": "position_kernel", "num_conv_pos_embedding_groups": "position_groups",
+    "do_stable_layer_norm": "order", "pad_token_id": "blank", "classifier_proj_size": "classifier_width",
+    "use_weighted_layer_sum": "layer_sum", "layerdrop": "drop_path",
 }  # fmt: skip
 
 
@@ -172,6 +177,7 @@ OUR_WAY = {
     "output_attentions": "use `with zoo.capture(model) as maps:`",
     "output_hidden_states": "use model.encode(..., layers=[...])",
     "return_dict": "models return the tensor itself",
+    "return_loss": "compute it outside: model.loss(model(**inputs)), or train with zoo.tasks",
     "interpolate_pos_encoding": "give the size once: zoo.load(..., image_size=...)",
     "token_type_ids": "it has no token types; model.preprocess(texts) makes what it takes",
     "head_mask": "choose heads with zoo.capture(model, heads=[...])",
