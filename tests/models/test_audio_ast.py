@@ -189,6 +189,20 @@ def test_published_folders_load_and_agree(tmp_path, repository):
     assert model.patches.grid[0] * model.patches.grid[1] == REPOSITORIES[repository][2]
 
 
+def test_classes_of_audioset_have_a_probability_each(tmp_path):
+    """Its published files do not say so. What is said in a file holds, and so it does after export."""
+    theirs = transformers_audio(tmp_path / "peer", "ASTForAudioClassification", num_labels=527)
+    edit = json.loads((tmp_path / "peer" / "config.json").read_text())
+    names = {str(i): "Speech" if i == 0 else f"sound {i}" for i in range(527)}
+    for problem, kind in ((None, "several"), ("single_label_classification", "one")):
+        (tmp_path / "peer" / "config.json").write_text(json.dumps(edit | {"id2label": names, "problem_type": problem}))
+        model = zoo.load(tmp_path / "peer")
+        assert model.config.answers == kind and torch.equal(model.head.proj.bias, theirs.classifier.dense.bias)
+        zoo.export(model, tmp_path / kind, format="transformers")
+        assert zoo.load(tmp_path / kind).config == model.config
+    assert zoo.load(tmp_path / "several", num_classes=3).config.answers == "one"
+
+
 def test_a_fresh_classifier_on_other_lengths(tmp_path):
     folder = published(tmp_path / "repo", "MIT/ast-finetuned-speech-commands-v2")
     model = zoo.load(folder, labels=["yes", "no"], max_length=256)

@@ -73,8 +73,9 @@ def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping
     fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
     if "num_classes" in fields:
         fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
+    known = fields.pop("answer", None)  # to the family, of files that do not say it
     if fields.get("head") == "classify" and "answer" in family.config.names():
-        fields["answer"] = _answer(values, fields["num_classes"])
+        fields["answer"] = _answer(values, fields["num_classes"]) or known
     return fields
 
 
@@ -147,5 +148,6 @@ def _head(model: Model, config: Any) -> dict[str, Any]:
     labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     ids = {str(i): label for i, label in enumerate(labels)}
     problem = next(theirs for theirs, ours in PROBLEMS.items() if ours == config.answers)
-    said = {"problem_type": problem} if config.head == "classify" and problem != "single_label_classification" else {}
+    usual = problem == "single_label_classification" and getattr(config, "answer", None) is None
+    said = {"problem_type": problem} if config.head == "classify" and not usual else {}
     return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | said

@@ -32,7 +32,7 @@ class ASTConfig(Config):
     mel_bins: int = 128
     patch_size: Size = 16
     stride: Size = 10
-    num_classes: int = 527
+    num_classes: int = 527  # AudioSet's
     answer: Answer | None = None
     width: int = 768
     depth: int = 12
@@ -171,6 +171,8 @@ def cut_or_stretch(positions: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 # --- Variants ---------------------------------------------------------------------------------------------------------
 
+AUDIOSET = 527  # classes
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "ast_tiny": dict(max_length=128, mel_bins=64, width=192, depth=6, heads=3, num_classes=10),
     "ast_small": dict(width=384, heads=6),
@@ -222,9 +224,12 @@ TABLE = """
 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Their strides are two keys."""
+    """Their strides are two keys. Published models of AudioSet, whose clips have several classes each, leave out their
+    `problem_type`: they are known by its names, and were trained with a probability for each (section 3.1)."""
     steps = theirs.get("frequency_stride", 10), theirs.get("time_stride", 10)
-    return {"stride": steps[0] if steps[0] == steps[1] else steps}
+    names = {str(i): name for i, name in (theirs.get("id2label") or {}).items()}
+    several = len(names) == AUDIOSET and names.get("0") == "Speech"
+    return {"stride": steps[0] if steps[0] == steps[1] else steps} | ({"answer": "several"} if several else {})
 
 
 def write(config: Any) -> dict[str, Any]:
