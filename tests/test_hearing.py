@@ -146,3 +146,19 @@ def test_bins_are_placed_by_mel(classifier) -> None:
 def test_pictures_need_spectrograms(writer) -> None:
     with pytest.raises(ValueError, match="no spectrogram patches"):
         attention_of_sounds(writer, [(noise(0.4), RATE)])
+
+
+def test_sounds_that_cannot_be_heard_are_named(classifier, writer, tmp_path) -> None:
+    """Which of several, by its file or its place."""
+    short, other = saved(tmp_path / "short.wav", noise(0.002)), saved(tmp_path / "other.wav", noise(0.4), RATE // 2)
+    features = zoo.create_model("wav2vec2_tiny", head="classify", seed=0, width=32, depth=1, heads=2, position_groups=2)
+    features.preprocess = writer.preprocess
+    for model in (classifier, writer, features):
+        with pytest.raises(ValueError, match=r"short\.wav has 16 samples .*, at least \d+ are needed"):
+            zoo.predict(model, [saved(tmp_path / "long.wav", noise(0.5)), short])
+        with pytest.raises(ValueError, match=r"sound 1 has 16 samples .*, at least \d+ are needed"):
+            zoo.predict(model, [(noise(0.5), RATE), (noise(0.002), RATE)])
+        with pytest.raises(ValueError, match=r"sound 1 has 4000 samples per second, expected 8000: .*--resample"):
+            zoo.predict(model, [(noise(0.5), RATE), (noise(0.5), RATE // 2)])
+        with pytest.raises(ValueError, match=r"other\.wav has 4000 samples per second, .* resample=True\)"):
+            zoo.predict(model, other)

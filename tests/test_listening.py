@@ -178,11 +178,17 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
     assert both.shape[0] == 2 and error(both[1:], expected.double()) <= CLOSE
 
 
+@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
+def test_rates_that_are_none(rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"sound 1 has the sampling rate .*: expected samples per second"):
+        replace(SMALL, resample=True)([(clips(9000)[0], 16000.0), (clips(9000)[0], rate)])
+
+
 def test_a_rate_is_always_known() -> None:
     wave = clips(9000)[0]
     with pytest.raises(ValueError, match="sound 0 has no sampling rate"):
         SMALL(wave)
-    with pytest.raises(SoundError, match="sound 1 has 8000 samples per second, the model expects 16000"):
+    with pytest.raises(SoundError, match="sound 1 has 8000 samples per second, expected 16000"):
         SMALL([(wave, 16000), (wave, 8000)])
     with pytest.raises(SoundError, match="8000 samples per second, expected 16000"):
         SMALL(wav(wave, 8000))

@@ -86,15 +86,16 @@ class Listening:
         waves = [wave for place, sound in enumerate(batch) for wave in self._rows(sound, place, rate)]
         return self.batch(waves)
 
-    def windows(self, sound: "Sound", *, rate: int | None = None) -> Iterator[Block]:
+    def windows(self, sound: "Sound", *, rate: int | None = None, place: int = 0) -> Iterator[Block]:
         """A sound in pieces of `limit` samples; the last one ends where the sound ends, and overlaps the one before.
 
         Files are read in a stream. The samples of a piece are a sound again: `preprocess([(p.wave, p.rate), ...])`.
+        place: which of several it is, for messages.
         """
         if self.limit is None:
             raise ValueError("this preprocessing has no limit to make windows of: set longest= (samples)")
         before: Tensor | None = None
-        for piece in self._pieces(sound, _name(sound, 0), rate):
+        for piece in self._pieces(sound, name_of(sound, place), rate):
             wave, start = piece.wave, piece.start
             if before is not None and len(wave) < self.limit:
                 start -= self.limit - len(wave)
@@ -104,21 +105,23 @@ class Listening:
 
     def _rows(self, sound: Any, place: int, rate: int | None) -> list[Tensor]:
         """One sound as the clips that become rows."""
-        name = _name(sound, place)
+        name = name_of(sound, place)
         if self.limit is None or self.too_long == "error":
             waves = [self._whole(sound, name, rate)]
         elif self.too_long == "cut":
             waves = [next(self._pieces(sound, name, rate)).wave]
         else:
-            waves = [window.wave for window in self.windows(sound, rate=rate)]
+            waves = [window.wave for window in self.windows(sound, rate=rate, place=place)]
         for wave in waves:
-            self._check_length(name, len(wave))
+            self.check_length(name, len(wave))
         return waves
 
-    def _check_length(self, name: str, samples: int) -> None:
+    def check_length(self, name: str, samples: int, least: int = 0) -> None:
+        """Raises SoundError for a clip of too few samples, for this or for a model that needs `least`; or too many."""
+        least = max(least, self.least)
         seconds = f"{samples} samples ({samples / self.rate:.3g} s at {self.rate} Hz)"
-        if samples < self.least:
-            raise SoundError(f"{name} has {seconds}, at least {self.least} are needed")
+        if samples < least:
+            raise SoundError(f"{name} has {seconds}, at least {least} are needed")
         if self.limit is not None and samples > self.limit:
             raise SoundError(
                 f"{name} has {seconds}, at most {self.limit} ({self.limit / self.rate:.3g} s) are taken: cut it with "
@@ -129,16 +132,14 @@ class Listening:
         """All samples [S] of a sound, at the rate of the model."""
         if isinstance(sound, str | Path | bytes):
             return sounds.read(sound, rate=self.rate, resample=self.resample)[0]
-        wave, given = (sound[0], int(sound[1])) if _is_pair(sound) else (sound, rate)
+        wave, given = sound if _is_pair(sound) else (sound, rate)
         wave = sounds.as_wave(wave, name, channels=_is_pair(sound))
         if given is None:
             raise ValueError(f"{name} has no sampling rate: give (samples, rate), or rate= for all of them")
-        if given != self.rate and not self.resample:
-            raise SoundError(
-                f"{name} has {given} samples per second, the model expects {self.rate}: convert it with "
-                f"model.preprocess(sounds, resample=True)"
-            )
-        return sounds.resampled(wave, given, self.rate)
+        have = sounds.as_rate(given, name)
+        if have != self.rate and not self.resample:
+            raise sounds.wrong_rate(name, have, self.rate)
+        return sounds.resampled(wave, have, self.rate)
 
     def _pieces(self, sound: Any, name: str, rate: int | None) -> Iterator[Block]:
         """A sound in consecutive pieces of `limit` samples, the last one of what is left."""
@@ -193,7 +194,7 @@ def _is_pair(sound: Any) -> bool:
     return isinstance(sound, tuple) and len(sound) == 2 and hasattr(sound[0], "shape")
 
 
-def _name(sound: Any, place: int) -> str:
+def name_of(sound: Any, place: int) -> str:
     """How a sound is called in messages."""
     return str(sound) if isinstance(sound, str | Path) else f"sound {place}"
 

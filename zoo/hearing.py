@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import sounds
-from .clips import Listening
+from .clips import Listening, name_of
 from .ctc import beam
 from .listening import WaveformPreprocess
 from .models.base import Model
@@ -37,16 +37,18 @@ def listed(x: Any) -> list[Any]:
 def shares(model: Model, x: Any) -> Tensor:
     """Probabilities [B, C] of a classifier's labels for each sound (numbers, where it answers with those): the mean
     over the sound's windows."""
-    return torch.stack([_shares(model, sound) for sound in listed(x)])
+    return torch.stack([_shares(model, sound, place) for place, sound in enumerate(listed(x))])
 
 
-def _shares(model: Model, sound: Any) -> Tensor:
+def _shares(model: Model, sound: Any, place: int) -> Tensor:
     hearer: Listening = model.preprocess
     if hearer.limit is None:
         assert isinstance(hearer, WaveformPreprocess)
         hearer = replace(hearer, longest=round(SECONDS * hearer.rate))
     scores = []
-    for pieces in in_batches(watched(hearer.windows(sound), sound, hearer)):
+    for pieces in in_batches(
+        watched(long_enough(hearer.windows(sound, place=place), model, sound, place), sound, hearer)
+    ):
         scores.append(run(model, hearer([(piece.wave, piece.rate) for piece in pieces])))
     found = torch.cat(scores)
     means: dict[str, Callable[[Tensor], Tensor]] = {"one": lambda s: s.softmax(-1), "several": torch.sigmoid}
@@ -63,16 +65,18 @@ def transcripts(model: Model, x: Any, top: int = 5) -> list[Answer]:
             "model.preprocess, vocabulary=zoo.ctc.Vocabulary(tokens))"
         )
     answers = []
-    for sound in listed(x):
+    for place, sound in enumerate(listed(x)):
         texts: dict[str, float] = {}
-        for ids, score in beam(frame_scores(model, sound)[None], width=max(BEAM, top), blank=vocabulary.blank_id)[0]:
+        for ids, score in beam(
+            frame_scores(model, sound, place)[None], width=max(BEAM, top), blank=vocabulary.blank_id
+        )[0]:
             text = vocabulary.decode(ids)
             texts[text] = texts.get(text, 0.0) + math.exp(score)
         answers.append(sorted(texts.items(), key=lambda item: -item[1])[:top])
     return answers
 
 
-def frame_scores(model: Any, sound: Any) -> Tensor:
+def frame_scores(model: Any, sound: Any, place: int = 0) -> Tensor:
     """Scores [N, V] of a CTC model for the frames of one sound, however long; pieces start at multiples of the model's
     stride, so that their frames are those of the whole."""
     hearer: WaveformPreprocess = model.preprocess
@@ -81,7 +85,8 @@ def frame_scores(model: Any, sound: Any) -> Tensor:
     kept: list[Tensor] = []
     done = 0
     held: tuple[Block, Tensor] | None = None
-    for piece in watched(_pieces(hearer, sound, length, shared), sound, hearer):
+    pieces = long_enough(_pieces(hearer, sound, place, length, shared), model, sound, place)
+    for piece in watched(pieces, sound, hearer):
         if held is not None and len(piece.wave) < model.config.samples(1):
             break  # what is left is shorter than a frame, and the piece before has heard it
         if held is not None:
@@ -101,19 +106,28 @@ def _keep(kept: list[Tensor], held: tuple[Block, Tensor], done: int, upto: int, 
     return done + len(kept[-1])
 
 
-def _pieces(hearer: Listening, sound: Any, length: int, shared: int) -> Iterator[Block]:
+def _pieces(hearer: Listening, sound: Any, place: int, length: int, shared: int) -> Iterator[Block]:
     """A sound in pieces of `length` samples that share `shared` with the one before."""
     if isinstance(sound, str | Path | bytes):
         rate = hearer.rate
         yield from sounds.blocks(sound, length / rate, shared / rate, rate=rate, resample=hearer.resample)
         return
-    wave = hearer._whole(sound, "the sound", None)
+    wave = hearer._whole(sound, name_of(sound, place), None)
     start = 0
     while True:
         yield Block(start, wave[start : start + length], hearer.rate)
         if start + length >= len(wave):
             return
         start += length - shared
+
+
+def long_enough(pieces: Iterable[Block], model: Model, sound: Any, place: int) -> Iterator[Block]:
+    """The pieces; SoundError names a sound that is too short for a single token. Only the first can be."""
+    least = getattr(model.config, "samples", lambda tokens: 0)(1)
+    for piece in pieces:
+        if not piece.start:
+            model.preprocess.check_length(name_of(sound, place), len(piece.wave), least)
+        yield piece
 
 
 # --- batches, and how far it is ---------------------------------------------------------------------------------------

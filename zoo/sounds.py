@@ -163,6 +163,27 @@ def as_wave(given: Any, name: str, *, channels: bool = False) -> Tensor:
     return checked(mixed(wave) if wave.ndim == 2 else wave, name)
 
 
+def as_rate(given: Any, name: str) -> int:
+    """A sampling rate in Hz. Raises ValueError for what cannot be one."""
+    try:
+        rate = int(given)
+        whole = rate == given and rate > 0
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{name} has the sampling rate {given!r}: expected samples per second, such as 16000")
+    return rate
+
+
+def wrong_rate(name: str, have: int, want: int) -> SoundError:
+    """What is said of a sound that would have to be resampled, and was not allowed to be."""
+    return SoundError(
+        f"{name} has {have} samples per second, expected {want}: pass resample=True to convert it, to "
+        f"model.preprocess(sounds, resample=True) or once for all, model.preprocess = dataclasses.replace("
+        f"model.preprocess, resample=True); zoo predict takes --resample"
+    )
+
+
 def name_of(source: Any) -> str:
     """How a source is called in messages."""
     return f"a sound in memory ({len(source)} bytes)" if isinstance(source, bytes) else str(source)
@@ -240,7 +261,9 @@ def _refuse_cut(source: "Source", file: "SoundFile", name: str, frames: int) -> 
     if file.format == "MP3":
         said = _mp3_lacks(source, frames, file.frames)
     if said:
-        raise SoundError(f"{name} is cut off: {said}. Get it anew, or read what there is with partial=True")
+        raise SoundError(
+            f"{name} is cut off: {said}. Get it anew, or take what there is: zoo.sounds.read(source, partial=True)"
+        )
 
 
 def _ogg_ends(tail: bytes) -> bool:
@@ -299,7 +322,7 @@ def _check_rate(name: str, have: int, want: int | None, resample: bool) -> None:
     if want is not None and want < 1:
         raise ValueError(f"rate={want}: expected samples per second, such as 16000")
     if want is not None and have != want and not resample:
-        raise SoundError(f"{name} has {have} samples per second, expected {want}: pass resample=True to convert it")
+        raise wrong_rate(name, have, want)
 
 
 def _check_kernel(have: int, want: int) -> None:
