@@ -272,7 +272,8 @@ def test_waveforms_that_do_not_fit(x, mask, said):
 @pytest.mark.parametrize("overrides, said", [
     (dict(conv_kernels=(10, 3)), "as many of each"), (dict(conv_strides=(5, 2, 0)), "at least 1"),
     (dict(blank=11), "blank=11"), (dict(position_groups=5), "position_groups=5"), (dict(head="lm"), "head='lm'"),
-    (dict(conv_norm="batch"), "conv_norm='batch'"),
+    (dict(conv_norm="batch"), "conv_norm='batch'"), (dict(conv_stride=(5,)), "did you mean 'conv_strides'"),
+    (dict(conv_dim=(5,)), "did you mean 'conv_channels'"), (dict(do_stable_layer_norm=True), "did you mean 'order'"),
 ])  # fmt: skip
 def test_configs_that_make_no_model(overrides, said):
     with pytest.raises(ValueError, match=said):
