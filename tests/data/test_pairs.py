@@ -90,7 +90,15 @@ def test_what_is_missing_or_broken_is_listed_all_of_it(folder: Path, capsys: pyt
     with pytest.raises(DataError) as stopped:
         load(folder)
     said = str(stopped.value)
-    for text in ("4 of the pairs", "3.png does not exist", "line 7", "line 9", "on_error=skip", "line 22: no caption"):
+    for text in (
+        "4 of the pairs",
+        "3.png does not exist",
+        "line 7",
+        "line 9",
+        "is no picture that can be read",
+        "on_error=skip",
+        "line 22: no caption",
+    ):
         assert text in said, said
     sets = load(folder, on_error="skip")
     assert len(sets.train) + len(sets.test) == 17 and len(sets.skipped) == 4

@@ -453,5 +453,8 @@ def test_pictures_of_several_sizes_are_encoded_as_each_alone(name):
     assert torch.allclose(features[:1], model.encode_image(pictures[0][None]), atol=1e-6)
     assert torch.equal(model(pixel_values=pictures).image_features, features)
     assert torch.allclose(zoo.optimize(model).encode_image(pictures), features, atol=1e-5)
+    for raw in (lambda: model.encode_text("a red bird"), lambda: model.encode_image(["a.png"]), lambda: model("a.png")):
+        with pytest.raises(ValueError, match=r"is a str, expected a tensor: model\.preprocess"):
+            raw()
     features[:, 0].sum().backward()
     assert model.image.patches.positions.grad.isfinite().all()

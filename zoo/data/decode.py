@@ -119,11 +119,14 @@ def decode_image(blob: Blob) -> Tensor:
 
 def _decode_by_pil(data: bytes) -> Tensor:
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(data)) as opened:
-        upright = ImageOps.exif_transpose(opened).convert("RGB")
-        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+            return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    except UnidentifiedImageError:  # its own words name a place in memory
+        raise ValueError("is no picture that can be read" if data else "is an empty file") from None
 
 
 def _fit(image: Tensor, size: tuple[int, int], resize: bool) -> Tensor:

@@ -141,7 +141,7 @@ def pair_rows(table: Table, things: str, captions: str, role: str, skipped: list
             skipped.append(f"{place}: {why}")
             continue
         key = blob if isinstance(blob, Path) else row
-        known = found.setdefault(key, (blob, [], place))
+        known = found.setdefault(key, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))
         known[1].extend(text for text in texts if text not in known[1])
     blobs, lists, places = zip(*found.values()) if found else ((), (), ())
     return Rows(list(blobs), [tuple(one) for one in lists], list(places))

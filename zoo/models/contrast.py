@@ -245,10 +245,8 @@ class Contrastive(Model):
     # --- features -------------------------------------------------------------------------------------------------
 
     def encode_image(self, pixel_values: Tensor | Sequence[Tensor], normalize: bool = True) -> Tensor:
-        """Pictures [B, C, H, W] -> [B, width], of length 1 unless normalize=False.
-
-        A list of pictures [C, H, W] may hold several sizes, see ViT; preprocess.image.whole(pictures, patch) makes one.
-        """
+        """Pictures [B, C, H, W], or a list of [C, H, W] of several sizes (see ViT; preprocess.image.whole makes one),
+        -> [B, width], of length 1 unless normalize=False."""
         return self.features("image", normalize, pixel_values=pixel_values)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
@@ -265,6 +263,10 @@ class Contrastive(Model):
         """[B, width] of one modality, from its tower's own inputs."""
         tower, proj = self.tower(modality), getattr(self, f"{modality}_proj")
         given = {name: value for name, value in batch.items() if value is not None}
+        for name, value in given.items():
+            if not isinstance(one := value[0] if isinstance(value, list) and value else value, Tensor | list):
+                words = {"image": "images"}.get(modality, modality)
+                raise ValueError(f"{name} is a {type(one).__name__}, expected a tensor: model.preprocess({words}=...)")
         if odd := [name for name in given if name not in tower.inputs]:
             raise ValueError(f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, and no {odd[0]}")
         x = tower(**given)
