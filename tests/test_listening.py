@@ -178,6 +178,34 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
     assert both.shape[0] == 2 and error(both[1:], expected.double()) <= CLOSE
 
 
+@pytest.mark.parametrize("edit, said", [
+    ({"vocabulary": {"tokens": ["<pad>", "|", "A"], "blank": "<pad>", "space": "|"}}, "3 symbols, .* vocab_size=7"),
+    ({"vocabulary": {"tokens": list(WORDS.tokens), "space": "|"}}, "vocabulary lacks the key 'blank'"),
+    ({"vocabulary": {"tokens": list(WORDS.tokens), "blank": "<pad>", "space": "|", "gap": 1}}, "unknown key 'gap'"),
+    ({"rate": "16k"}, "rate='16k', expected a number"),
+])  # fmt: skip
+def test_a_damaged_preprocess_is_named(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
+    zoo.save(writer(), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["preprocess"] |= edit
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(LoadError, match=said):
+        zoo.load(tmp_path)
+
+
+def test_a_vocabulary_goes_with_its_symbols(tmp_path: Path) -> None:
+    zoo.save(writer(), tmp_path)
+    assert zoo.load(tmp_path).preprocess.vocabulary == WORDS
+    assert zoo.load(tmp_path, vocab_size=9).preprocess.vocabulary is None
+
+
+def writer() -> zoo.Model:
+    small: dict[str, Any] = dict(width=32, depth=1, heads=2, conv_channels=(8,) * 4, position_groups=2)
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(WORDS), seed=0, **small)
+    model.preprocess = WaveformPreprocess(vocabulary=WORDS)
+    return model
+
+
 @pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
 def test_rates_that_are_none(rate: Any) -> None:
     with pytest.raises(ValueError, match=r"sound 1 has the sampling rate .*: expected samples per second"):

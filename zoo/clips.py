@@ -167,6 +167,9 @@ class Listening:
                 raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, known)}")
         if missing := [name for name in known if name not in values]:
             raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        for name in ("rate", "frames", "bins", "length", "shift", "low", "mean", "std"):
+            if isinstance(values.get(name, 0), bool | str | list | dict | None):
+                raise LoadError(f"preprocess has {name}={values[name]!r}, expected a number")
         return cls(**values)
 
     def files(self) -> dict[str, str]:
@@ -200,5 +203,6 @@ def name_of(sound: Any, place: int) -> str:
 
 
 def one_of(name: str, given: Any, known: tuple[str, ...]) -> None:
+    """Raises ValueError for what is none of these."""
     if given not in known:
         raise ValueError(f"{name} is {given!r}, expected one of {', '.join(known)}{did_you_mean(str(given), known)}")

@@ -10,13 +10,14 @@ https://arxiv.org/abs/1408.2873.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import did_you_mean
+from .errors import LoadError, did_you_mean
 
 BLANK, SPACE = "<pad>", "|"  # as the vocabularies of wav2vec 2.0 write them
 _SILENT = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: never read aloud
@@ -42,6 +43,16 @@ class Vocabulary:
         if self.blank not in self.tokens:
             hint = did_you_mean(self.blank, self.tokens)
             raise ValueError(f"the vocabulary of {len(self.tokens)} symbols has no blank {self.blank!r}{hint}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
+        """From config.json. An unknown or missing key raises LoadError."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise LoadError(f"vocabulary has an unknown key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        if missing := [name for name in known if name not in values]:
+            raise LoadError(f"vocabulary lacks the key {missing[0]!r}")
+        return cls(**values)
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Vocabulary":

@@ -185,7 +185,7 @@ class WaveformPreprocess(Listening):
         if self.longest is not None and self.longest < 1:
             raise ValueError(f"longest={self.longest}: expected a number of samples, or None")
         if isinstance(self.vocabulary, Mapping):
-            object.__setattr__(self, "vocabulary", Vocabulary(**self.vocabulary))
+            object.__setattr__(self, "vocabulary", Vocabulary.from_dict(self.vocabulary))
 
     @property
     def limit(self) -> int | None:
@@ -207,6 +207,11 @@ class WaveformPreprocess(Listening):
         if self.vocabulary is not None:
             values["vocabulary"]["tokens"] = list(self.vocabulary.tokens)
         return values
+
+    def fitted_to(self, config: Any) -> "WaveformPreprocess":
+        """Without the vocabulary where the model has another number of symbols."""
+        amiss = self.vocabulary is not None and len(self.vocabulary) != getattr(config, "vocab_size", None)
+        return replace(self, vocabulary=None) if amiss else self
 
     def check(self, config: Any) -> None:
         size = getattr(config, "vocab_size", None)

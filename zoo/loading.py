@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .clips import Listening
 from .errors import LoadError
 from .files import WEIGHT_FILES, open_tensors, read_pickle
 from .formats import ours
@@ -307,7 +308,7 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
         model.labels = None
     model.preprocess = checkpoint.preprocess
     before: Any = checkpoint.config
-    if checkpoint.preprocess is not None and (config.parts or hasattr(config, "mel_bins")):
+    if checkpoint.preprocess is not None and (config.parts or isinstance(checkpoint.preprocess, Listening)):
         model.preprocess = checkpoint.preprocess.fitted_to(config)
         for name in config.parts:
             getattr(model, name).preprocess = getattr(model.preprocess, name)

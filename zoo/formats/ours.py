@@ -53,6 +53,8 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
         found = family(values["family"])
         config = found.config.from_dict(values["config"])
         preprocess = preprocess_from_dict(values["preprocess"], path)
+        if preprocess is not None:
+            preprocess.check(config)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{named}: {error}") from None
     return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])
