@@ -54,6 +54,7 @@ def attention_of_sounds(
 
 
 def figure_of(model: Any, values: Tensor, heats: Tensor, titles: list[str]) -> "Figure":
+    """Sounds [B, T, F], each as it is and, beside it, with the attention [B, rows, columns] over it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
@@ -156,6 +157,7 @@ def over_frequency(axis: "Axes", beside: "Axes", model: Any, share: Tensor) -> N
 
 
 def tidy(axis: "Axes", which: str) -> None:
+    """A side axis of sums: no frame, and the ticks of none and of an even share."""
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(False)
     getattr(axis, f"set_{which}ticks")([0, 1], ["0", "1×"], fontsize=6)

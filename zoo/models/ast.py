@@ -233,6 +233,7 @@ def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(config: Any) -> dict[str, Any]:
+    """The inverse of `read`."""
     rows, columns = pair(config.stride)
     if len(set(pair(config.patch_size))) > 1:
         raise ValueError(f"patch_size={config.patch_size} (its AST takes squares)")
