@@ -133,3 +133,14 @@ def test_error_rates() -> None:
     assert rates["wer"] == pytest.approx(2 / 4) and rates["cer"] == pytest.approx(6 / 17)
     with pytest.raises(ValueError, match="as many"):
         error_rates([], [])
+
+
+@pytest.mark.parametrize("decode", [greedy, beam])
+@pytest.mark.parametrize("shape, frames, blank, said", [
+    ((5, 3), None, 0, r"logits \[5, 3\] .*expected scores \[B, N, V\]"), ((1, 5, 3), None, 3, "blank=3 is none of 3"),
+    ((1, 5, 3), [6], 0, "expected 1 counts from 0 to 5"), ((1, 5, 3), [5, 5], 0, "expected 1 counts"),
+    ((1, 5, 3), [-1], 0, "expected 1 counts"),
+])  # fmt: skip
+def test_scores_that_cannot_be_decoded(decode, shape, frames, blank, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        decode(torch.zeros(shape), None if frames is None else torch.tensor(frames), blank=blank)

@@ -151,7 +151,9 @@ def frames_needed(labels: Tensor, label_lengths: Tensor) -> Tensor:
 
 
 def greedy(logits: Tensor, frames: Tensor | None = None, *, blank: int = 0) -> list[list[int]]:
-    """The best symbol of each frame, repetitions and blanks taken out. logits [B, N, V] -> ids of each row."""
+    """The best symbol of each frame, repetitions and blanks taken out. logits [B, N, V] -> ids of each row;
+    frames [B] of them are real. Raises: ValueError for what does not fit together."""
+    _check(logits, frames, blank)
     best = logits.argmax(-1)  # [B, N]
     counts = [best.shape[1]] * len(best) if frames is None else frames.tolist()
     rows = (row[:count].unique_consecutive() for row, count in zip(best.cpu(), counts))
@@ -170,7 +172,10 @@ def beam(
             paths of a text that was dropped on the way had is lost.
 
     All rows go on together; memory and time grow by width * V per row and frame.
+
+    Raises: ValueError for what does not fit together.
     """
+    _check(logits, frames, blank)
     if width < 1:
         raise ValueError(f"width={width}: expected at least 1")
     log_p = logits.detach().double().log_softmax(-1).cpu()
@@ -180,6 +185,18 @@ def beam(
     for n in range(int(count.max()) if len(count) else 0):
         steps.append(search.step(log_p[:, n], n < count, width))
     return [_traced(search, steps, row) for row in range(len(log_p))]
+
+
+def _check(logits: Tensor, frames: Tensor | None, blank: int) -> None:
+    if logits.ndim != 3 or not logits.is_floating_point():
+        raise ValueError(f"logits {list(logits.shape)} of {logits.dtype}: expected scores [B, N, V]")
+    rows, most, symbols = logits.shape
+    if not 0 <= blank < symbols:
+        raise ValueError(f"blank={blank} is none of {symbols} symbols")
+    if frames is None:
+        return
+    if frames.shape != (rows,) or (rows and not 0 <= int(frames.min()) <= int(frames.max()) <= most):
+        raise ValueError(f"frames {frames.tolist()}: expected {rows} counts from 0 to {most}")
 
 
 @dataclass
