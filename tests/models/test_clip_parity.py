@@ -340,6 +340,21 @@ def test_clip_has_its_own_vocabulary_where_open_clip_is_installed(tmp_path):
     assert torch.equal(tokens(said), ids)
 
 
+def test_from_open_clip_to_transformers(tmp_path):
+    from transformers import AutoProcessor, CLIPModel
+
+    theirs = open_clip_pair(tmp_path / "theirs", text_cfg=TEXT | dict(vocab_size=49408), quick_gelu=True)
+    model = zoo.load(tmp_path / "theirs")
+    zoo.export(model, tmp_path / "ours", format="transformers")
+    again, process = CLIPModel.from_pretrained(tmp_path / "ours"), AutoProcessor.from_pretrained(tmp_path / "ours")
+    picture = torch.randint(0, 255, (3, 32, 32), dtype=torch.uint8)
+    given = process(text=["A photo of a cat!", "a dog"], images=[picture, picture], return_tensors="pt", padding=True)
+    found = again.eval()(**given)
+    assert error(model(**given).logits("image", "text"), found.logits_per_image) < 1e-5
+    ids = open_clip.get_tokenizer("ViT-B-32", context_length=16)(["A photo of a cat!", "a dog"])
+    assert error(theirs.encode_text(ids, normalize=True), found.text_embeds) < 1e-5
+
+
 @pytest.mark.parametrize("cls", ["CLIPModel", "SiglipModel"])
 def test_training_takes_the_same_course(cls, tmp_path):
     theirs = transformers_pair(tmp_path, cls, text=dict(hidden_size=32)).train()

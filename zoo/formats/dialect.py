@@ -107,6 +107,8 @@ def settled(config: Config) -> dict[str, Any]:
     values = {name: plain(getattr(config, name)) for name in config.names() if name not in TRAINING_ONLY}
     if values.get("head") not in NAMING:
         values.pop("num_classes", None)
+    if values.get("pool") == "argmax":  # whichever it is, it is not looked for
+        values.pop("eos_token_id", None)
     values["answer"] = config.answers if values.get("head") == "classify" else None
     unused = {"classify": ("unit",), "pool": ()}.get(values.get("head") or "", ("pool", "pooler", "unit"))
     for name in unused:

@@ -119,6 +119,10 @@ class Towers:
             files = files | {"preprocessor_config.json": named, "processor_config.json": whole}
         if (words := files.get("tokenizer_config.json")) is not None:
             files = files | {"tokenizer_config.json": words | {"processor_class": self.processor}}
+            if self.loss == "clip" and "pad_token" not in words and (end := words.get("eos_token")):
+                # A text is read at its first end: published files pad with more of them, and pipelines must pad.
+                for name in ("tokenizer_config.json", "special_tokens_map.json"):
+                    files[name] = files.get(name, {}) | {"pad_token": end}
         return files
 
 
