@@ -85,10 +85,14 @@ def test_rates_are_never_mixed_unasked(tmp_path: Path) -> None:
     ("notes.wav", b"this is no sound", "no sound file"),
     ("empty.wav", b"", "no sound file|empty"),
     ("cut.wav", None, "cut off"),
+    ("short.wav", "one", r"has 1 samples, at least 25 ms \(200 samples\) make a frame"),
 ])  # fmt: skip
-def test_broken_files_stop_or_are_left_out(tmp_path: Path, name: str, content: bytes | None, says: str,
+def test_broken_files_stop_or_are_left_out(tmp_path: Path, name: str, content: bytes | str | None, says: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     whole = folder_of_classes(tmp_path) / "low" / "0.wav"
+    if content == "one":
+        content = write(tmp_path / "one.wav", 440, seconds=1 / 8000).read_bytes()
+        (tmp_path / "one.wav").unlink()
     (tmp_path / "low" / name).write_bytes(whole.read_bytes()[:-800] if content is None else content)
     with pytest.raises(DataError, match=says) as raised:
         load(tmp_path)

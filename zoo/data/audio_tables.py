@@ -15,11 +15,12 @@ from zoo.data.cards import Card
 from zoo.data.decode import DataError
 from zoo.data.tables import SUFFIXES, Table, read_table
 from zoo.errors import did_you_mean
-from zoo.sounds import info, read
+from zoo.sounds import SoundError, info, name_of, read
 
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64")
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
 VALIDATION = ("validation", "valid", "val", "dev")
+SHORTEST = 0.025  # seconds: a frame of kaldi's filter banks, and a token of wav2vec 2.0
 _CHUNK = 64
 _LAYOUT = (
     "expected one sub-folder of sounds per class (or train/ and test/ with such sub-folders), or train.parquet "
@@ -99,7 +100,11 @@ def decode_sounds(
                 if have != rate and not resample:
                     raise _OtherRate(f"{where(i)} has {have} samples per second, others have, or data.rate says, "
                                      f"{rate}: resample=true converts them (data.rate= says to what)")  # fmt: skip
-                waves[i] = read(sources[i], rate=rate, resample=resample)[0]
+                wave = read(sources[i], rate=rate, resample=resample)[0]
+                if len(wave) < int(SHORTEST * rate):
+                    raise SoundError(f"{name_of(sources[i])} has {len(wave)} samples, at least {SHORTEST * 1000:g} ms "
+                                     f"({int(SHORTEST * rate)} samples) make a frame")  # fmt: skip
+                waves[i] = wave
             except _OtherRate:
                 raise
             except ValueError as error:
