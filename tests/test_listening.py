@@ -170,7 +170,15 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
     expected = SMALL((wave, 16000))["input_values"]
     assert expected.shape == (1, 60, 32) and expected.dtype == torch.float32
     tensor = torch.from_numpy(wave)
-    for sound in (str(tmp_path / "x.wav"), tmp_path / "x.wav", wav(wave), (tensor, 16000), (tensor[None], 16000)):
+    decoded = {"array": wave, "sampling_rate": 16000, "path": None}  # by datasets
+    for sound in (
+        str(tmp_path / "x.wav"),
+        tmp_path / "x.wav",
+        wav(wave),
+        (tensor, 16000),
+        (tensor[None], 16000),
+        decoded,
+    ):
         assert torch.equal(SMALL(sound)["input_values"], expected)
     for sound in (wave, tensor, tensor[None], tensor.double()):
         assert torch.equal(SMALL(sound, rate=16000)["input_values"], expected)

@@ -27,9 +27,9 @@ TooLong = Literal["error", "cut", "windows"]
 class Listening:
     """What spectrograms and waveforms share.
 
-    A sound is a path, the bytes of a file, a pair (samples, rate), or samples alone with `rate=`. Samples are [S] or,
-    in a pair, [C, S], whose channels are mixed: floats in -1 .. 1, or int16 or int32 of full scale. A list of sounds is
-    a batch, one sound a batch of one.
+    A sound is a path, the bytes of a file, a pair (samples, rate) or what `datasets` makes of one, {"array": samples,
+    "sampling_rate": rate}, or samples alone with `rate=`. Samples are [S] or, in a pair, [C, S], whose channels are
+    mixed: floats in -1 .. 1, or int16 or int32 of full scale. A list of sounds is a batch, one sound a batch of one.
 
     rate: samples per second that the model was trained on.
     resample: whether a sound of another rate is converted; otherwise it is an error.
@@ -132,6 +132,7 @@ class Listening:
         """All samples [S] of a sound, at the rate of the model."""
         if isinstance(sound, str | Path | bytes):
             return sounds.read(sound, rate=self.rate, resample=self.resample)[0]
+        sound = as_pair(sound)
         wave, given = sound if _is_pair(sound) else (sound, rate)
         wave = sounds.as_wave(wave, name, channels=_is_pair(sound))
         if given is None:
@@ -190,6 +191,13 @@ class Listening:
 
     def check(self, config: Any) -> None:
         """Raises ValueError unless a model with this config takes what comes out."""
+
+
+def as_pair(sound: Any) -> Any:
+    """(samples, rate) of the {"array": samples, "sampling_rate": rate} that `datasets` gives; others as they are."""
+    if isinstance(sound, Mapping) and {"array", "sampling_rate"} <= sound.keys():
+        return sound["array"], sound["sampling_rate"]
+    return sound
 
 
 def _is_pair(sound: Any) -> bool:

@@ -145,7 +145,7 @@ def kind_of(x: Any) -> str:
         if path:
             raise ValueError(f"{x}: expected a picture ({', '.join(PICTURES)}) or a sound ({', '.join(SOUNDS)})")
         return "text"
-    if isinstance(x, bytes) or (isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], int | float)):
+    if isinstance(x, bytes | Mapping) or (isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], int | float)):
         return "audio"
     if isinstance(x, Sequence):
         return kind_of(list(x))

@@ -127,7 +127,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format not in FORMATS or not own.dialects.get(format):
         known = [name for name in FORMATS if own.dialects.get(name)]
         near = did_you_mean(format, known)
-        raise ValueError(f"a {model.family} cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
+        raise ValueError(f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
     values, dialect, config = FORMATS[format].describe(model, own)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:
