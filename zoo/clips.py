@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import sounds
-from .errors import LoadError, did_you_mean
+from .errors import LoadError, check_keys, did_you_mean
 from .sounds import Block, SoundError
 
 if TYPE_CHECKING:
@@ -162,12 +162,7 @@ class Listening:
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, known)}")
-        if missing := [name for name in known if name not in values]:
-            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        check_keys("preprocess", values, [field.name for field in fields(cls)])
         for name in ("rate", "frames", "bins", "length", "shift", "low", "mean", "std"):
             if isinstance(values.get(name, 0), bool | str | list | dict | None):
                 raise LoadError(f"preprocess has {name}={values[name]!r}, expected a number")

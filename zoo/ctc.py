@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import LoadError, did_you_mean
+from .errors import check_keys, did_you_mean
 
 BLANK, SPACE = "<pad>", "|"  # as the vocabularies of wav2vec 2.0 write them
 _SILENT = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: never read aloud
@@ -47,11 +47,7 @@ class Vocabulary:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
         """From config.json. An unknown or missing key raises LoadError."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise LoadError(f"vocabulary has an unknown key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-        if missing := [name for name in known if name not in values]:
-            raise LoadError(f"vocabulary lacks the key {missing[0]!r}")
+        check_keys("vocabulary", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from .errors import LoadError, did_you_mean
+from .errors import check_keys, did_you_mean
 from .preprocess import pair, preprocess_from_dict
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -105,12 +105,7 @@ class PairPreprocess:
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> Self:
         """The inverse of `to_dict` and `files`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
-        known = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, known)}")
-        if missing := [name for name in known if name not in values]:
-            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        check_keys("preprocess", values, [f.name for f in fields(cls)])
         parts = {name: value and preprocess_from_dict({**value, "files": files}) for name, value in values.items()}
         return cls(**parts)
 

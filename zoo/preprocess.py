@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from .errors import LoadError, did_you_mean
+from .errors import LoadError, check_keys, did_you_mean
 
 if TYPE_CHECKING:
     import numpy
@@ -162,12 +162,7 @@ class ImagePreprocess:
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> "ImagePreprocess":
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, known)}")
-        if missing := [name for name in known if name not in values]:
-            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        check_keys("preprocess", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     @classmethod

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from .errors import LoadError, did_you_mean
+from .errors import LoadError, check_keys, did_you_mean
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -177,11 +177,7 @@ class TextPreprocess:
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextPreprocess":
         """The inverse of `to_dict` and `files`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
-        for name in values:
-            if name not in _FIELDS:
-                raise LoadError(f"preprocess has an unknown key {name!r}{did_you_mean(name, _FIELDS)}")
-        if missing := [name for name in _FIELDS if name not in values and name != "mask"]:  # came later
-            raise LoadError(f"preprocess lacks the key {missing[0]!r}")
+        check_keys("preprocess", values, _FIELDS, later=("mask",))
         if "tokenizer.json" not in files:
             raise LoadError("the model's tokenizer.json is missing: expected it beside config.json")
         return cls(tokenizer=files["tokenizer.json"], **values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import LoadError, did_you_mean
+from ..errors import LoadError, check_keys
 from ..files import read_json
 from ..models.base import Model
 from ..preprocess import preprocess_from_dict
@@ -44,11 +44,7 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
     newer = values.get("format")
     if isinstance(newer, int) and newer > FORMAT:
         raise LoadError(f"{named} has format {newer}, this zoo reads up to {FORMAT}: upgrade attention-zoo")
-    for name in values:
-        if name not in KEYS:
-            raise LoadError(f"{named} has an unknown key {name!r}{did_you_mean(name, KEYS)}")
-    if missing := [name for name in KEYS if name not in values]:
-        raise LoadError(f"{named} lacks the key {missing[0]!r}")
+    check_keys(named, values, KEYS)
     try:
         found = family(values["family"])
         config = found.config.from_dict(values["config"])
