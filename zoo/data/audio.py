@@ -23,7 +23,7 @@ from zoo.data.draws import even_rows, held_rows
 from zoo.data.images import announce
 from zoo.data.labels import encode_labels
 from zoo.data.tables import SUFFIXES, Table
-from zoo.data.text import LABEL_NAMES, _hub_tables
+from zoo.data.text import LABEL_NAMES, hub_tables
 from zoo.errors import did_you_mean
 
 TEST_SHARE = 0.1
@@ -151,7 +151,7 @@ def named_tables(s: Any, task: str, instead: str) -> tuple[dict[str, Table], str
         return find_tables(path), str(path), path.resolve().stem
     if s.name.count("/") == 1 and not path.exists():
         name = s.name.removeprefix("hf-hub:")
-        return _hub_tables(name), f"hub {name}", name
+        return hub_tables(name), f"hub {name}", name
     known = ["embedded", *cards]
     raise DataError(f"data {s.name!r}: no such folder or table, no hub data set (org/name), and none of "
                     f"{', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip

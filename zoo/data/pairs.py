@@ -175,10 +175,10 @@ def from_card(card: Card, s: PairDataSettings, role: str, decode: Decoder[T], se
         tables = {split: read_table(file) for split, file in files.items()}
         source = str(next(iter(files.values())).parent)
     elif card.hub:
-        from zoo.data.text import _hub_tables
+        from zoo.data.text import hub_tables
 
         try:
-            tables, source = _hub_tables(card.hub), f"hub {card.hub}"
+            tables, source = hub_tables(card.hub), f"hub {card.hub}"
         except HubError as error:
             raise HubError(f"{error}. {how}") from error
     else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.data.decode import Blob, DataError
 from zoo.data.tables import SUFFIXES, Table, read_table
-from zoo.data.text import _folder_tables, _hub_tables
+from zoo.data.text import _folder_tables, hub_tables
 from zoo.errors import did_you_mean
 
 NAMES = {
@@ -52,7 +52,7 @@ def find_tables(name: str, test: str | None = None) -> dict[str, Table]:
     elif path.suffix.lower() in SUFFIXES:
         tables = {"train": read_table(path)}
     else:
-        tables = _hub_tables(name.removeprefix("hf-hub:"))
+        tables = hub_tables(name.removeprefix("hf-hub:"))
     if test:
         tables["test"] = read_shards(test) if test.endswith((".tar", "}")) else read_table(Path(test).expanduser())
     return tables

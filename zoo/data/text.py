@@ -101,7 +101,7 @@ def _find(s: TextDataSettings, seed: int) -> TextSets:
     if path.suffix.lower() in SUFFIXES or path.is_dir():
         return _from_tables(_folder_tables(path) if path.is_dir() else {"train": read_table(path)}, s, str(path), seed)
     if (found := hub_name(name)) and not path.exists():
-        return _from_tables(_hub_tables(*found), s, f"hub {name.removeprefix('hf-hub:')}", seed)
+        return _from_tables(hub_tables(*found), s, f"hub {name.removeprefix('hf-hub:')}", seed)
     known = ["embedded", *text_cards()]
     raise DataError(f"data {name!r}: no such table or folder, no hub data set (org/name or org/name:config), none of "
                     f"{', '.join(known)}{did_you_mean(name, known)}")  # fmt: skip
@@ -143,7 +143,7 @@ def _from_card(card: Card, s: TextDataSettings, seed: int) -> TextSets:
     else:
         assert card.hub is not None
         try:
-            tables, source = _hub_tables(card.hub), f"hub {card.hub}"
+            tables, source = hub_tables(card.hub), f"hub {card.hub}"
         except HubError as error:
             raise HubError(f"{error}. {how}") from error
     train = tables["train"]
@@ -170,7 +170,7 @@ def _folder_tables(folder: Path) -> dict[str, Table]:
     return found
 
 
-def _hub_tables(hub: str, config: str | None = None) -> dict[str, Table]:
+def hub_tables(hub: str, config: str | None = None) -> dict[str, Table]:
     """The splits of a hub data set; validation and test only where it has them."""
     splits, tables = load_splits(hub, config), {}
     usual = {"train": ("train",), "validation": (*VALIDATION, "validation_matched"), "test": ("test",)}
