@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): any run continues in the middle of an epoch, on any number of devices."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -178,6 +178,8 @@ class KeyedModule(L.LightningDataModule):
         eval_batch_size: Items per evaluation batch of one device; twice a training micro-batch without it.
     """
 
+    items: ClassVar[str] = "items"  # what messages call them
+
     def __init__(
         self,
         train: Any,
@@ -201,6 +203,17 @@ class KeyedModule(L.LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps in a pass over the training set."""
         return len(self.train) // self.batch_size
+
+    def refuse_too_few(self) -> None:
+        """Raises ValueError where the training set does not fill one batch."""
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"{len(self.train)} training {self.items} do not fill one batch of {self.batch_size}; "
+                             f"take a smaller batch_size")  # fmt: skip
+
+    def sample(self, count: int = 32) -> dict[str, Any]:
+        """A small raw batch, to measure with."""
+        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
+        return self.train.__getitems__(Keys(rows.tolist(), 0))
 
     def train_dataloader(self) -> Loader:
         """Batches from the trainer's step on, for this rank."""

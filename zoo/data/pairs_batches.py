@@ -99,15 +99,14 @@ class PairModule(KeyedModule):
         shown: The test pairs as they came, for pictures of the result.
     """
 
+    items = "pairs"
     shown: PairSet[Any] | None = None
 
     def __init__(self, train: PairRows, val: PairRows, test: PairRows, batch_size: int, *, prepare: Prepare,
                  **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
         self.prepare, self.extra = prepare, ("input_ids", "attention_mask", "positives", "index", "epoch")
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(train)} training pairs do not fill one batch of {batch_size}; take a smaller "
-                             f"batch_size")  # fmt: skip
+        self.refuse_too_few()
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The order of training, families kept together."""
@@ -128,8 +127,7 @@ class PairModule(KeyedModule):
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small batch as the task receives it, to measure with."""
-        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
-        return self.ready(self.train.__getitems__(Keys(rows.tolist(), 0)))
+        return self.ready(super().sample(count))
 
 
 class Pictures:

@@ -85,7 +85,7 @@ class Pieces(Dataset[Any]):
 
 
 class BucketBatches(KeyedBatches):
-    """KeyedBatches of texts of like length: pools of a random order are sorted, cut into batches, and those shuffled.
+    """KeyedBatches of items of like length: pools of a random order are sorted, cut into batches, and those shuffled.
 
     As a pure function of (seed, epoch). lengths: of all samples, int64 [n].
     """
@@ -103,12 +103,12 @@ class BucketBatches(KeyedBatches):
         return torch.cat([batches[torch.randperm(self.steps, generator=draw)].flatten(), random[whole.numel() :]])
 
 
-class TextModule(KeyedModule):
-    """Token sets in batches keyed by the step.
+class BucketModule(KeyedModule):
+    """Items of unlike length in batches keyed by the step.
 
     Args:
-        train, val, test: TokenSet or Pieces.
-        buckets: Put texts of like length into a batch.
+        train, val, test: TokenSet, Pieces, or other sets; those with `lengths` can be put into buckets.
+        buckets: Put items of like length into a batch.
         options: Of KeyedModule.
     """
 
@@ -117,19 +117,12 @@ class TextModule(KeyedModule):
     ) -> None:
         super().__init__(train, val, test, batch_size, **options)
         self.buckets = buckets and hasattr(train, "lengths")
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(train)} training items do not fill one batch of {batch_size}; take a smaller "
-                             f"batch_size")  # fmt: skip
+        self.refuse_too_few()
 
     def batches(self, **place: Any) -> KeyedBatches:
         if not self.buckets:
             return super().batches(**place)
         return BucketBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
-
-    def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small raw batch, to measure with."""
-        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
-        return self.train.__getitems__(Keys(rows.tolist(), 0))
 
 
 def _flat(rows: list[list[int]]) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.data.audio import SoundSet, SoundSets, load_sounds
@@ -33,18 +32,13 @@ class SoundModule(KeyedModule):
         options: Of KeyedModule.
     """
 
+    items = "sounds"
+
     def __init__(self, sets: SoundSets, hear: Hear, parts: tuple[Spectrograms, Spectrograms, Spectrograms],
                  batch_size: int, **options: Any) -> None:  # fmt: skip
         super().__init__(*parts, batch_size, **options)
         self.sounds, self.hear = sets, hear
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(self.train)} training sounds do not fill one batch of {batch_size}; take a smaller "
-                             f"batch_size")  # fmt: skip
-
-    def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small raw batch, to measure with."""
-        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
-        return self.train.__getitems__(Keys(rows.tolist(), 0))
+        self.refuse_too_few()
 
     def first_sound(self) -> tuple[Tensor, int]:
         """The first sound of the test [S], and its rate."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.data.corpus import Corpus, chunks_of, ids_of, load_corpus, text_tokenizer
 from zoo.data.decode import DataError
 from zoo.data.draws import held_rows
-from zoo.data.tokens import Pieces, TextModule, TokenSet
+from zoo.data.tokens import BucketModule, Pieces, TokenSet
 from zoo.models.base import Model
 from zoo.run.front import SettingsError
 from zoo.run.run import DataFacts, Run, console
@@ -19,7 +19,7 @@ from zoo.tasks.language import MaskedToken, NextToken
 from zoo.tokenizing import TextPreprocess
 
 
-def open_stream(run: Run) -> tuple[Model, TextModule, str]:
+def open_stream(run: Run) -> tuple[Model, BucketModule, str]:
     """A decoder and one long text in pieces as long as it reads; the last `holdout` of it validates, and tests.
 
     Returns: the model, the data, and a beginning for samples. Raises: SettingsError, RunError.
@@ -45,7 +45,7 @@ def open_stream(run: Run) -> tuple[Model, TextModule, str]:
         model.preprocess = preprocess
         return (
             model,
-            TextModule(train, held, held, s.data.batch_size, seed=s.seed, workers=s.data.workers),
+            BucketModule(train, held, held, s.data.batch_size, seed=s.seed, workers=s.data.workers),
             text.split()[0],
         )
     except (DataError, ValueError) as error:
@@ -60,7 +60,7 @@ def learned(run: Run, text: str, cut: int, max_length: int) -> TextPreprocess:
     return text_tokenizer(seen, s.data.tokens, size, max_length, tokenizer_cache(run))
 
 
-def open_lines(run: Run) -> tuple[Model, TextModule]:
+def open_lines(run: Run) -> tuple[Model, BucketModule]:
     """An encoder and texts of their own; a seeded share of them validates, and tests.
 
     Raises: SettingsError, RunError.
@@ -78,7 +78,7 @@ def open_lines(run: Run) -> tuple[Model, TextModule]:
         train, val = (token_set(side, model.preprocess, run.settings.data.longest) for side in sides)
         open_run(run, corpus, train, val)
         s = run.settings
-        data = TextModule(
+        data = BucketModule(
             train, val, val, s.data.batch_size, buckets=s.data.buckets, seed=s.seed, workers=s.data.workers
         )
         return model, data

@@ -9,9 +9,8 @@ from torch import Tensor
 from zoo.ctc import Vocabulary, frames_needed
 from zoo.data.decode import DataError
 from zoo.data.draws import held_rows
-from zoo.data.loader import KeyedBatches, KeyedModule, Keys
 from zoo.data.speech import Listen, Recordings, SpeechSets, Utterances, load_speech
-from zoo.data.tokens import BucketBatches
+from zoo.data.tokens import BucketModule
 from zoo.listening import WaveformPreprocess
 from zoo.models.base import Model
 from zoo.registry import create_model
@@ -21,32 +20,20 @@ from zoo.run.texts import asked, check_export
 from zoo.tasks.ctc import CTC
 
 
-class SpeechModule(KeyedModule):
+class SpeechModule(BucketModule):
     """Utterances in batches keyed by the step; those of like length together. `listen` is for the task.
 
     Args:
         train, val, test: Utterances.
-        buckets: Put clips of like length into a batch.
-        options: Of KeyedModule.
+        options: Of BucketModule.
     """
 
+    items = "sounds"
+
     def __init__(self, train: Utterances, val: Utterances, test: Utterances, batch_size: int, *, listen: Listen,
-                 buckets: bool = True, **options: Any) -> None:  # fmt: skip
+                 **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
-        self.listen, self.buckets = listen, buckets
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(train)} training sounds do not fill one batch of {batch_size}; take a smaller "
-                             f"batch_size")  # fmt: skip
-
-    def batches(self, **place: Any) -> KeyedBatches:
-        if not self.buckets:
-            return super().batches(**place)
-        return BucketBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
-
-    def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small raw batch, to measure with."""
-        rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
-        return self.train.__getitems__(Keys(rows.tolist(), 0))
+        self.listen = listen
 
     def first_sound(self) -> tuple[Tensor, int]:
         """The first sound of the test [S], and its rate."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data.decode import DataError
 from zoo.data.draws import held_rows, seed_for
 from zoo.data.text import TextSet, TextSets, groups, load_texts
-from zoo.data.tokens import TextModule, TokenSet
+from zoo.data.tokens import BucketModule, TokenSet
 from zoo.heads import rescale
 from zoo.models.base import Model
 from zoo.models.text import DecoderConfig
@@ -28,7 +28,7 @@ from zoo.tokenizing import TextPreprocess, train
 VOCABULARY = 8000  # tokens that are learned where `vocab_size=` says nothing
 
 
-def open_texts(run: Run) -> tuple[Model, TextModule, TextSets]:
+def open_texts(run: Run) -> tuple[Model, BucketModule, TextSets]:
     """The model, checked before data is touched; then the data; then the run folder. The model knows both.
 
     Raises: SettingsError, RunError.
@@ -53,7 +53,7 @@ def open_texts(run: Run) -> tuple[Model, TextModule, TextSets]:
         raise SettingsError(str(error)) from error
 
 
-def text_classifier(run: Run, model: Model, data: TextModule, sets: TextSets) -> Classify:
+def text_classifier(run: Run, model: Model, data: BucketModule, sets: TextSets) -> Classify:
     """The task of the settings, adapters put into the model. Raises: SettingsError."""
     s = run.settings
     try:
@@ -193,11 +193,11 @@ def parts(sets: TextSets, share: float, seed: int) -> tuple[TextSet, TextSet]:
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
-def token_module(run: Run, preprocess: TextPreprocess, given: tuple[TextSet, TextSet, TextSet]) -> TextModule:
+def token_module(run: Run, preprocess: TextPreprocess, given: tuple[TextSet, TextSet, TextSet]) -> BucketModule:
     """Texts as tokens, in batches of the settings."""
     d = run.settings.data
     train_set, val_set, test_set = (
         TokenSet.of(one.texts, preprocess, one.labels, longest=d.longest, truncate=d.truncate) for one in given
     )
-    return TextModule(train_set, val_set, test_set, d.batch_size, buckets=d.buckets, seed=run.settings.seed,
+    return BucketModule(train_set, val_set, test_set, d.batch_size, buckets=d.buckets, seed=run.settings.seed,
                       workers=d.workers)  # fmt: skip
