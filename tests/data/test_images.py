@@ -27,8 +27,8 @@ REAL = Path(os.environ.get("ZOO_DATA_DIR", "")) / load_card("cifar10").files["te
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data of this machine, no network, an own cache."""
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: None) -> None:
+    """No data of this machine, no network though no variable forbids it, an own cache."""
     monkeypatch.delenv("ZOO_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "reachable", lambda endpoint: False)
@@ -134,11 +134,10 @@ def test_offline_with_a_cache_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -
         assert datasets.config.HF_HUB_OFFLINE
         return datasets.Dataset(table([encoded(1)], [3]))
 
-    before = datasets.config.HF_HUB_OFFLINE
     monkeypatch.setattr(hub, "_cached", lambda name: True)
     monkeypatch.setattr(datasets, "load_dataset", cached)
     assert load_table("uoft-cs/cifar10", "train").num_rows == 1
-    assert before == datasets.config.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_failing_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,7 @@ def hub_of(monkeypatch: pytest.MonkeyPatch, **splits: dict) -> list[tuple]:
     return asked
 
 
+@pytest.mark.usefixtures("online")
 def test_a_configuration_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As GLUE has it: matched validation, and a test part whose labels are kept secret."""
     train = {"premise": [f"p {i}" for i in range(40)], "hypothesis": ["h"] * 40, "label": [0, 1, 2, 1] * 10}
@@ -178,6 +179,7 @@ def test_a_configuration_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, capsys: p
         load("nyu-mll/glue:ax", text="premise,hypothesis")
 
 
+@pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(("message", "name", "says"), [
     ("Config name is missing.\nPlease pick one among the available configs: ['ax', 'sst2']\nExample", "nyu-mll/glue",
      r"nyu-mll/glue has several configurations: say one of \['ax', 'sst2'\], e.g. data=nyu-mll/glue:ax"),
