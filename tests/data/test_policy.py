@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAug
 from zoo.data.draws import Draws
 from zoo.data.policy import BINS, OPERATIONS, Policy, _rows, strengths
 
+FEW = 0.01  # of the pixels of a picture
 THEIRS = {"randaugment": RandAugment(), "trivialaugment": TrivialAugmentWide()}
 
 
@@ -33,7 +34,10 @@ def test_the_space_is_torchvisions(name: str) -> None:
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("name", THEIRS)
 def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: int) -> None:
-    """Bit for bit: the draw says operation and signed strength, torchvision applies them to that image alone."""
+    """Pixel for pixel: the draw says operation and signed strength, torchvision applies them to that image alone.
+
+    Where a processor has no fused multiply-add, torchvision rounds a few grey levels the other way.
+    """
     x = images(600, channels=channels)
     policy, draws = Policy(name, operations=1), Draws(0, 0, torch.arange(len(x)))
     operation, row = policy.draw(draws, 0)
@@ -45,7 +49,8 @@ def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: 
         theirs = THEIRS[name]._apply_image_or_video_transform(
             x[i], chosen, strength, interpolation=InterpolationMode.NEAREST, fill={Tensor: None}
         )
-        assert torch.equal(ours[i], theirs), (chosen, strength)
+        off = (ours[i].int() - theirs.int()).abs()
+        assert off.max() <= 1 and (off > 0).float().mean() < FEW, (chosen, strength)
         seen.add(chosen)
     assert seen == set(OPERATIONS)
 
