@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from zoo.data import Augment, AugmentSettings, ImageSet, ImageSets, KeyedBatches, load_images
-from zoo.data.loader import Loader
+from zoo.data.datamodule import Loader
 
 RECIPES = {
     "crop, flip, normalise": AugmentSettings(),

@@ -22,7 +22,7 @@ from _measure import options, paired
 from torch import Tensor
 
 import zoo
-from zoo.losses import clip_loss, siglip_loss
+from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 
 CACHED = ("256 pairs at once", "256 pairs 16 at a time")
 PAIRS, PART = 256, 16

@@ -16,7 +16,8 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-from zoo.listening import SpectrogramPreprocess, WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.preprocessing.waveform import WaveformPreprocess
 
 
 def torchaudios(waves: list[Any], preprocess: SpectrogramPreprocess) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import zoo
 from zoo.tasks.base import seed_all
-from zoo.tasks.language import NextToken
+from zoo.tasks.language_modeling import NextToken
 
 
 def both(o: Any) -> tuple[nn.Module, zoo.Model]:
@@ -32,7 +32,7 @@ def both(o: Any) -> tuple[nn.Module, zoo.Model]:
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = zoo.load(folder)
-        fresh = zoo.registry.build(zoo.registry.family("gpt2"), ours.config, "cpu")
+        fresh = zoo.models.registry.build(zoo.models.registry.family("gpt2"), ours.config, "cpu")
         fresh.load_state_dict({key: value.clone() for key, value in ours.state_dict().items()})
     return theirs.to(o.device).train(), fresh.to(o.device).train()
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from _measure import machine, options
 
-from zoo.searching import UNIT, Index
-from zoo.vector_files import DTYPES, Embeddings, Item
+from zoo.retrieval.embeddings_file import DTYPES, Embeddings, Item
+from zoo.retrieval.index import UNIT, Index
 
 
 def made(folder: Path, rows: int, width: int, dtype: str) -> Embeddings:

@@ -15,13 +15,15 @@ import lightning as L
 import torch
 from torch import nn
 
-from zoo.data.images import ImageSet, ImageSets
-from zoo.data.loader import KeyedBatches, Loader
-from zoo.run.images import HeldOutImages
-from zoo.run.run import DataFacts, Run
-from zoo.run.settings import ImageSettings
-from zoo.tasks.classify import Classify
-from zoo.tasks.optim import adamw, param_groups
+from zoo.data.datamodule import Loader
+from zoo.data.image.dataset import ImageSet, ImageSets
+from zoo.data.keyed_batches import KeyedBatches
+from zoo.tasks.classification import Classify
+from zoo.tasks.optimizer import adamw, param_groups
+from zoo.training.config import ImageSettings
+from zoo.training.recipes.images import HeldOutImages
+from zoo.training.result import DataFacts
+from zoo.training.run import Run
 
 WORDS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "holdout=0.01", "pictures=false",
          "checkpoint_every=200")  # fmt: skip
@@ -92,7 +94,7 @@ def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
 
 def trained(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
     """Seconds per step of the same in a run."""
-    import zoo.run.fit as fit
+    import zoo.training.fit as fit
 
     watch, make = Watch(skip), fit.make_trainer
 
@@ -103,7 +105,7 @@ def trained(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
 
     fit.make_trainer, save, fit.save_model = with_watch, fit.save_model, lambda *a: None
     try:
-        run.fit(task_of(run, data), data, steps_per_epoch=data.steps_per_epoch)
+        fit.fit(run, task_of(run, data), data, steps_per_epoch=data.steps_per_epoch)
     finally:
         fit.make_trainer, fit.save_model = make, save
     return watch.spent / (steps - skip)

@@ -14,21 +14,24 @@ bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.audio_settings import AudioSettings
-from zoo.run.run import Result, Run, main
+from zoo.training.main import main
+from zoo.training.recipes.config import AudioSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"sounds": "epochs=20", "fsdd": "epochs=60"}
 
 
 def train(run: Run) -> Result:
     """Model and sounds by name, a classifier of them, and a run around it."""
-    from zoo.run.audio import open_sounds, sound_classifier
-    from zoo.run.texts import export_model
+    from zoo.training.fit import fit
+    from zoo.training.recipes.audio import open_sounds, sound_classifier
+    from zoo.training.recipes.text import export_model
 
     model, data = open_sounds(run)
     task = sound_classifier(run, model, data)
     assert run.folder is not None
-    result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                      try_it=f"zoo predict {{model}} {run.folder.path / 'sample.wav'}")  # fmt: skip
     export_model(run, result)
     return result

@@ -13,20 +13,25 @@ bit for bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.pairs_settings import ClapSettings
-from zoo.run.run import Result, Run, main
+from zoo.training.main import main
+from zoo.training.recipes.config import ClapSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"sounds": "epochs=24", "fsdd": "epochs=80"}
 
 
 def train(run: Run) -> Result:
     """Towers and pairs by name, their contrast, and a run around it."""
-    from zoo.run.pairs import contrast_task
-    from zoo.run.pairs_sounds import open_sound_pairs, prompt_figures, try_it
+    from zoo.training.fit import fit
+    from zoo.training.recipes.audio_pairs import open_sound_pairs, prompt_figures, try_it
+    from zoo.training.recipes.pairs import contrast_task
+    from zoo.training.recipes.retrieval_page import retrieval
 
     model, data, sets = open_sound_pairs(run)
-    return run.fit(contrast_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
-                   longer=LONGER, callbacks=prompt_figures(run, data, sets), try_it=try_it(run, sets))  # fmt: skip
+    return fit(run, contrast_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
+                   longer=LONGER, plots={"retrieval": retrieval},
+                   callbacks=prompt_figures(run, data, sets), try_it=try_it(run, sets))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,21 +14,25 @@ killed, bit for bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.pairs_settings import ClipSettings
-from zoo.run.run import Result, Run, main
+from zoo.training.main import main
+from zoo.training.recipes.config import ClipSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"drawn": "epochs=20", "emoji": "epochs=120"}
 
 
 def train(run: Run) -> Result:
     """Towers and pairs by name, their contrast, and a run around it."""
-    from zoo.run.pairs import contrast_task, open_pictures
-    from zoo.run.pairs_results import save_pictures
+    from zoo.training.fit import fit
+    from zoo.training.recipes.pairs import contrast_task, open_pictures
+    from zoo.training.recipes.retrieval_page import retrieval, save_pictures
 
     model, data, sets = open_pictures(run)
     where = save_pictures(run, sets)
     task = contrast_task(run, model)
-    return run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+    return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+                   plots={"retrieval": retrieval},
                    try_it=f'zoo search "{sets.test.captions[0][0]}" --in {where} --model {{model}} '
                           f"--page {where.parent / 'search.html'}")  # fmt: skip
 

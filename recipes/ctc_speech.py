@@ -11,21 +11,24 @@ error rates. The same command goes on where it was killed, bit for bit. `--help`
 
 import sys
 
-from zoo.run.audio_settings import CTCSettings
-from zoo.run.run import Result, Run, main
+from zoo.training.main import main
+from zoo.training.recipes.config import CTCSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"tones": "epochs=20", "fsdd": "epochs=40"}
 
 
 def train(run: Run) -> Result:
     """Model and sounds by name, their texts, and a run around it."""
-    from zoo.run.speech import open_speech, speech_task
-    from zoo.run.texts import export_model
+    from zoo.training.fit import fit
+    from zoo.training.recipes.speech import open_speech, speech_task
+    from zoo.training.recipes.text import export_model
 
     model, data = open_speech(run)
     task = speech_task(run, model, data)
     assert run.folder is not None
-    result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                      try_it=f"zoo predict {{model}} {run.folder.path / 'sample.wav'}")  # fmt: skip
     export_model(run, result)
     return result

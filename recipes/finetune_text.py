@@ -14,19 +14,22 @@ The same command goes on where it was killed, bit for bit. `--help` lists all op
 
 import sys
 
-from zoo.run.run import Result, Run, main
-from zoo.run.text_settings import FinetuneSettings
+from zoo.training.main import main
+from zoo.training.recipes.config import FinetuneSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"sentences": "epochs=24", "sst2": "epochs=20"}
 
 
 def train(run: Run) -> Result:
     """Model and texts by name, a classifier of them, and a run around it."""
-    from zoo.run.texts import export_model, open_texts, text_classifier, try_text
+    from zoo.training.fit import fit
+    from zoo.training.recipes.text import export_model, open_texts, text_classifier, try_text
 
     model, data, sets = open_texts(run)
     task = text_classifier(run, model, data, sets)
-    result = run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
+    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                      try_it=try_text(sets))  # fmt: skip
     export_model(run, result)
     return result

@@ -11,15 +11,18 @@ command goes on where it was killed, bit for bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.run import Result, Run, main
-from zoo.run.text_settings import GPTSettings
+from zoo.training.main import main
+from zoo.training.recipes.config import GPTSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"stories": "steps=4000", "tinyshakespeare": "steps=5000"}
 
 
 def train(run: Run) -> Result:
     """Text and model by name, the next token, and a run around it."""
-    from zoo.run.corpora import Samples, next_token, open_stream
+    from zoo.training.fit import fit
+    from zoo.training.recipes.language_modeling import Samples, next_token, open_stream
 
     model, data, first = open_stream(run)
     assert run.folder is not None
@@ -27,7 +30,7 @@ def train(run: Run) -> Result:
     prompt = s.prompt or first
     samples = Samples(run.folder.path, prompt, length=s.length, temperature=s.temperature,
                       seed=run.settings.seed)  # fmt: skip
-    return run.fit(next_token(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
+    return fit(run, next_token(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
                    longer=LONGER, callbacks=[samples], try_it=f'zoo generate {{model}} "{prompt}"')  # fmt: skip
 
 

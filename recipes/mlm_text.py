@@ -12,18 +12,21 @@ for bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.run import Result, Run, main
-from zoo.run.text_settings import MLMSettings
+from zoo.training.main import main
+from zoo.training.recipes.config import MLMSettings
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"sentences": "epochs=20", "sst2": "epochs=60"}
 
 
 def train(run: Run) -> Result:
     """Text and model by name, hidden tokens, and a run around it."""
-    from zoo.run.corpora import masked_token, open_lines
+    from zoo.training.fit import fit
+    from zoo.training.recipes.language_modeling import masked_token, open_lines
 
     model, data = open_lines(run)
-    return run.fit(masked_token(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
+    return fit(run, masked_token(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
                    longer=LONGER, try_it="python recipes/finetune_text.py model.source={model}")  # fmt: skip
 
 

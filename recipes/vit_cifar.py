@@ -12,19 +12,22 @@ on where it was killed, bit for bit. `--help` lists all options.
 
 import sys
 
-from zoo.run.run import Result, Run, main
-from zoo.run.settings import ImageSettings
+from zoo.training.config import ImageSettings
+from zoo.training.main import main
+from zoo.training.result import Result
+from zoo.training.run import Run
 
 LONGER = {"embedded": "epochs=12", "cifar10": "epochs=40"}
 
 
 def train(run: Run) -> Result:
     """Model and data by name, a classifier of them, and a run around it."""
-    from zoo.run.images import classifier, open_images
+    from zoo.training.fit import fit
+    from zoo.training.recipes.images import classifier, open_images
 
     model, data = open_images(run)
     task = classifier(run, model, data)
-    return run.fit(task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER)
+    return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER)
 
 
 if __name__ == "__main__":

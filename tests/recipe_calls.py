@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from zoo.run.run import main
-from zoo.run.table import MetricsTable
+from zoo.training.main import main
+from zoo.training.metrics_file import MetricsTable
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -39,7 +39,7 @@ def result(folder: Path) -> dict:
 def check_resumed_run(run: Callable[[Path], int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
     assert run(folder / "whole") == 0
-    from zoo.run.callbacks import Stops
+    from zoo.training.callbacks import Stops
 
     listen = Stops.on_train_batch_end
 

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
-from zoo.pairing import PairPreprocess
-from zoo.preprocess import ImagePreprocess
-from zoo.tokenizing import train
+from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.tokenizer_training import train
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 30)}
 

@@ -13,10 +13,11 @@ README = ROOT / "README.md"
 
 def models() -> str:
     """One row per variant: parameters, what goes in, default source."""
-    from zoo.registry import build, families
+    from zoo.models.registry import build, families
 
     rows = ["| name | parameters | input | published weights |", "|---|---|---|---|"]
-    for family in families():
+    order = ("vision", "text", "audio", "multimodal")
+    for family in sorted(families(), key=lambda family: order.index(family.modality)):
         for name, overrides in family.variants.items():
             config = family.config(**overrides)
             count = sum(p.numel() for p in build(family, config).parameters())
@@ -40,7 +41,7 @@ def takes(config: Any) -> str:
 
 def kinds() -> str:
     """One row per attention kind: what it can honour, found by trying."""
-    from zoo.checking import table
+    from zoo.nn.conformance import table
 
     return table()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.nn.kinds import CORES, MIXERS
+from zoo.nn.registry import CORES, MIXERS
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_attention.py"
 BATCH = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

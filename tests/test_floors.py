@@ -1,6 +1,7 @@
-"""How the package is built: floors, cost of imports, sizes of files and functions."""
+"""How the package is built: the order of its packages, the cost of imports, sizes of files and functions."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -13,17 +14,36 @@ import zoo
 ROOT = Path(zoo.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# A file imports from its own floor and the floors below. Where a folder or a file is not named, it is on floor 3.
-FLOOR = {"errors": 0, "nn": 1, "frontends": 2, "heads": 2, "losses": 2, "data": 4, "tasks": 4, "run": 4, "recipes": 4}
-TOP = ("cli", "cli_search", "compare", "comparison", "doctor")  # what ties all together
+# A file imports from its own package and from those before it, imports inside functions included.
+PACKAGES = (
+    "utils", "nn", "parallel", "preprocessing", "models", "checkpoints", "inference", "interpret", "retrieval", "data",
+    "tasks", "training", "cli",
+)  # fmt: skip
+# The same within a package: a file imports nothing from the parts that are named after its own.
+PARTS = {
+    "nn": ("", "frontends", "losses"),
+    "checkpoints": ("formats", ""),
+    "data": ("", "synthetic", "sources", "image", "text", "audio", "pairs"),
+    "training": ("", "recipes", "sweep"),
+}
 HEAVY = ("lightning", "torchvision", "torchaudio", "timm", "transformers", "datasets", "matplotlib", "torchmetrics",
          "open_clip", "jsonargparse", "rich", "huggingface_hub")  # fmt: skip
+# Importing these brings neither torch nor anything heavy: `--help`, `zoo list` and the like answer at once.
+WITHOUT_TORCH = (
+    "zoo", "zoo.utils.console", "zoo.utils.distributed", "zoo.utils.errors", "zoo.utils.lazy", "zoo.utils.options",
+    "zoo.data", "zoo.data.config", "zoo.data.sources.dataset_cards", "zoo.tasks", "zoo.tasks.config", "zoo.training",
+    "zoo.training.config", "zoo.training.main", "zoo.training.parse", "zoo.training.recipes.config",
+    "zoo.training.result", "zoo.training.run", "zoo.training.run_dir", "zoo.training.sweep.compare",
+    "zoo.training.sweep.results", "zoo.cli.main", "zoo.cli.retrieval", "zoo.cli.doctor",
+)  # fmt: skip
+# What is counted below, and may only become less.
+IMPORTS_IN_FUNCTIONS, NAMES_THROUGH_PACKAGES, IMPORT_MODULE_STRINGS = 42, 0, 9
 # Longer than the limits, for a reason.
 LONG_FUNCTIONS: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
 MANY_PARAMETERS = {
-    "zoo.generating.generate": "keyword options under the names that people know from elsewhere",
-    "zoo.frontends.patches.Patches.__init__": "one keyword for each way in which published image models begin",
+    "zoo.inference.generation.generate.generate": "keyword options under the names that people know from elsewhere",
+    "zoo.nn.frontends.image.Patches.__init__": "one keyword for each way in which published image models begin",
 }
 
 
@@ -32,9 +52,15 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def floor(name: str) -> int:
-    part = name.split(".")[1] if "." in name else ""
-    return 5 if part in TOP else FLOOR.get(part, 3)
+MODULES = {name_of(path): path for path in FILES}
+
+
+def order(name: str) -> tuple[int, int]:
+    """The place of a module's package, and of its part within the package."""
+    _, package, *rest = name.split(".")
+    parts = PARTS.get(package, ("",))
+    part = rest[0] if rest and rest[0] in parts else ""
+    return PACKAGES.index(package), parts.index(part)
 
 
 @cache
@@ -42,49 +68,55 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imported(path: Path, *, lazily: bool) -> set[str]:
-    """Modules that a file imports, of this package by their full names; `lazily`: inside functions, too."""
-    found: set[str] = set()
-    modules = {name_of(p) for p in FILES}
-    package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
+@cache
+def imports(path: Path) -> tuple[tuple[str, str, bool], ...]:
+    """(module, name or "", whether inside a function) of each import; what serves type checkers alone is left out."""
+    found: list[tuple[str, str, bool]] = []
 
-    def visit(node: ast.AST) -> None:
+    def visit(node: ast.AST, deferred: bool) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazily:
-                continue
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue
             if isinstance(child, ast.Import):
-                found.update(alias.name for alias in child.names)
+                found.extend((alias.name, "", deferred) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                base = child.module or ""
-                if child.level:
-                    above = package.split(".")[: len(package.split(".")) - child.level + 1]
-                    base = ".".join([*above, base] if base else above)
-                inner = {f"{base}.{alias.name}" for alias in child.names}
-                found.update((inner & modules) or {base})
-            visit(child)
+                assert not child.level, f"{path}: relative import"
+                for alias in child.names:
+                    whole = f"{child.module}.{alias.name}"
+                    module, name = (whole, "") if whole in MODULES else (child.module or "", alias.name)
+                    found.append((module, name, deferred))
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            visit(child, deferred or inside)
 
-    visit(tree(path))
-    return found
+    visit(tree(path), False)
+    return tuple(found)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of this package that a file imports, wherever the import stands."""
+    return {module for module, _, _ in imports(path) if module.split(".")[0] == "zoo"}
+
+
+def test_nothing_lies_loose():
+    entries = sorted(path.name for path in ROOT.iterdir() if path.name != "__pycache__")
+    assert entries == sorted([*PACKAGES, "__init__.py", "py.typed"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_go_down(path):
+def test_imports_go_one_way(path):
     own = name_of(path)
     if own == "zoo":
         return
-    for other in imported(path, lazily=False):
-        if other.split(".")[0] == "zoo" and other != "zoo":
-            assert floor(other) <= floor(own), f"{own} (floor {floor(own)}) imports {other} (floor {floor(other)})"
-    if floor(own) <= 2:
-        for other in imported(path, lazily=True):
-            if other.split(".")[0] == "zoo" and other != "zoo":
-                assert floor(other) <= floor(own), f"{own} (floor {floor(own)}) imports {other}, in a function"
+    for other in own_imports(path):
+        assert other != "zoo", f"{own} imports the whole package"
+        assert order(other)[0] <= order(own)[0], f"{own} imports {other}, which stands above it"
+        if order(other)[0] == order(own)[0]:
+            assert order(other) <= order(own), f"{own} imports {other}, which stands above it in the package"
 
 
 def test_there_are_no_cycles():
-    graph = {name_of(p): {m for m in imported(p, lazily=False) if m.startswith("zoo.")} for p in FILES}
+    """Imports inside functions count."""
+    graph = {name: own_imports(path) for name, path in MODULES.items() if name != "zoo"}
     done: set[str] = set()
 
     def walk(name: str, trail: tuple[str, ...]) -> None:
@@ -98,13 +130,55 @@ def test_there_are_no_cycles():
         walk(name, ())
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if floor(name_of(p)) <= 3], ids=name_of)
-def test_heavy_packages_are_imported_where_they_are_used(path):
-    heavy = {m.split(".")[0] for m in imported(path, lazily=False)} & set(HEAVY)
-    assert not heavy, f"{name_of(path)} imports {heavy} at its head"
-    if floor(name_of(path)) <= 2:
-        used = {m.split(".")[0] for m in imported(path, lazily=True)} & set(HEAVY)
-        assert not used, f"{name_of(path)} needs torch and nothing else, not {used}"
+def test_imports_that_hide_are_counted():
+    deferred = [
+        f"{name}: {module}"
+        for name, path in MODULES.items()
+        for module, _, inside in imports(path)
+        if inside and module.split(".")[0] == "zoo"
+    ]
+    assert len(deferred) <= IMPORTS_IN_FUNCTIONS, deferred
+    free = [entry for entry in deferred if entry.split(":")[0] not in WITHOUT_TORCH]
+    assert not free, f"imported inside a function without need (the module imports torch anyhow): {free}"
+
+
+def test_names_come_from_where_they_stand():
+    """And not through a package's `__init__`, which would tie a file to all of the package."""
+    through = [
+        f"{name}: {module}.{taken}"
+        for name, path in MODULES.items()
+        for module, taken, _ in imports(path)
+        if path.name != "__init__.py" and taken and module in MODULES and MODULES[module].name == "__init__.py"
+    ]
+    assert len(through) <= NAMES_THROUGH_PACKAGES, through
+
+
+def test_modules_named_in_strings_are_counted():
+    found = [
+        f"{name}: {match}"
+        for name, path in MODULES.items()
+        for match in re.findall(r"import_module\(.*", path.read_text())
+    ]
+    assert len(found) <= IMPORT_MODULE_STRINGS, found
+
+
+def test_tests_mirror_the_package():
+    folders = {p.parent.relative_to(ROOT.parent / "tests") for p in (ROOT.parent / "tests").rglob("test_*.py")}
+    extra = {Path(), Path("recipes"), Path("faults")}
+    missing = [str(folder) for folder in folders - extra if not (ROOT / folder / "__init__.py").is_file()]
+    assert not missing, f"tests/ has folders that zoo/ has not: {missing}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_heavy_packages_are_imported_where_they_are_used(name):
+    package = name.split(".")[1] if "." in name else ""
+    if package in ("data", "tasks", "training") and name not in WITHOUT_TORCH:
+        return  # Lightning's ground
+    heavy = {module.split(".")[0] for module, _, inside in imports(MODULES[name]) if not inside} & set(HEAVY)
+    assert not heavy, f"{name} imports {heavy} at its head"
+    if package == "nn":
+        used = {module.split(".")[0] for module, _, _ in imports(MODULES[name])} & set(HEAVY)
+        assert not used, f"{name} needs torch and nothing else, not {used}"
 
 
 def python(code: str) -> str:
@@ -126,16 +200,15 @@ print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'yaml', '
     assert min(map(float, seconds)) <= 0.1
 
 
-def test_settings_and_names_bring_no_torch():
-    """What `--help` needs."""
-    code = "import sys, zoo.run.settings, zoo.data.settings, zoo.errors; print('torch' in sys.modules)"
-    assert python(code) == "False\n"
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_help_needs_brings_no_torch(name):
+    assert python(f"import sys, {name}; print('torch' in sys.modules)") == "False\n"
 
 
 def test_models_bring_torch_and_nothing_heavy():
     code = f"""
 import sys
-from zoo import nn, frontends, heads
+from zoo.nn import frontends, heads
 import zoo
 zoo.create_model('vit_cifar_tiny')
 print([m for m in {HEAVY} if m in sys.modules])
@@ -143,10 +216,9 @@ print([m for m in {HEAVY} if m in sys.modules])
     assert python(code) == "[]\n"
 
 
-def test_no_file_is_called_like_a_public_function():
-    """Importing zoo.draw would put the module in the place of the function."""
-    files = {file.stem for file in ROOT.glob("*.py")}
-    assert not files & set(zoo._WHERE)
+def test_no_package_is_called_like_a_public_function():
+    """Importing the package would put it in the place of the function."""
+    assert not set(PACKAGES) & set(zoo._WHERE)
 
 
 def test_all_public_names_are_there():
@@ -192,7 +264,7 @@ def test_everything_is_annotated_and_every_file_says_what_it_is(path):
         assert not bare and said, f"{name}: {bare or 'result'} without annotation"
 
 
-PUBLIC = [zoo.__name__, *(f"zoo.{p}" for p in ("nn", "losses", "data", "tasks"))]
+PUBLIC = [zoo.__name__, *(f"zoo.{p}" for p in ("nn", "nn.losses", "data", "tasks", "training"))]
 
 
 def test_what_is_public_has_a_docstring():

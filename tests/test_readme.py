@@ -55,7 +55,7 @@ def test_the_own_attention_has_eight_lines():
 
 
 def test_commands_of_recipes_are_understood():
-    from zoo.run.front import parse
+    from zoo.training.parse import parse
 
     checked = 0
     for line in "".join(blocks("bash")[2:]).splitlines():

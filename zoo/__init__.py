@@ -6,48 +6,51 @@ Everything public is here and imported when it is first used: `import zoo` bring
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from zoo.utils.version import __version__
 
-# A file is never called like its function: importing zoo.loading must not turn zoo.load into a module.
+# Where each public name stands.
 _WHERE = {
-    "create_model": "registry",
-    "list_models": "registry",
+    "create_model": "checkpoints.create",
+    "list_models": "models.registry",
     "Model": "models.base",
-    "Config": "models.base",
-    "register_attention": "nn.kinds",
-    "register_mixer": "nn.kinds",
-    "contrast": "contrasting",
-    "load": "loading",
-    "save": "saving",
-    "export": "saving",
-    "push_to_hub": "saving",
-    "verify": "verifying",
-    "predict": "predicting",
-    "embed": "embedding",
-    "Embeddings": "vector_files",
-    "search": "searching",
-    "zero_shot": "prompting",
-    "capture": "capturing",
-    "rollout": "attention_maps",
-    "draw": "drawing",
-    "generate": "generating",
-    "pack": "packing",
-    "optimize": "optimizing",
-    "check": "checking",
-    "LoadError": "errors",
+    "Config": "models.config",
+    "register_attention": "nn.registry",
+    "register_mixer": "nn.registry",
+    "contrast": "checkpoints.contrast",
+    "load": "checkpoints.load",
+    "save": "checkpoints.save",
+    "export": "checkpoints.save",
+    "push_to_hub": "checkpoints.hub",
+    "verify": "checkpoints.verify",
+    "predict": "inference.predict",
+    "embed": "retrieval.embed",
+    "Embeddings": "retrieval.embeddings_file",
+    "search": "retrieval.search",
+    "zero_shot": "retrieval.zero_shot",
+    "capture": "interpret.capture",
+    "rollout": "interpret.attention_maps",
+    "draw": "interpret.plot",
+    "generate": "inference.generation.generate",
+    "pack": "preprocessing.packing",
+    "optimize": "inference.optimize",
+    "check": "nn.conformance",
+    "LoadError": "utils.errors",
 }
-_PARTS = ("nn", "frontends", "heads", "models", "data", "tasks", "run")
+_PARTS = (
+    "nn", "parallel", "preprocessing", "models", "checkpoints", "inference", "interpret", "retrieval", "data", "tasks",
+    "training",
+)  # fmt: skip
 
 __all__ = [*_WHERE, *_PARTS, "__version__"]
 
 if TYPE_CHECKING:
-    from .errors import LoadError as LoadError
-    from .models.base import Config as Config
-    from .models.base import Model as Model
-    from .nn.kinds import register_attention as register_attention
-    from .nn.kinds import register_mixer as register_mixer
-    from .registry import create_model as create_model
-    from .registry import list_models as list_models
+    from zoo.checkpoints.create import create_model as create_model
+    from zoo.models.base import Model as Model
+    from zoo.models.config import Config as Config
+    from zoo.models.registry import list_models as list_models
+    from zoo.nn.registry import register_attention as register_attention
+    from zoo.nn.registry import register_mixer as register_mixer
+    from zoo.utils.errors import LoadError as LoadError
 
 
 def __getattr__(name: str) -> Any:
@@ -57,7 +60,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"zoo.{_WHERE[name]}"), name)
         globals()[name] = value
         return value
-    from .errors import did_you_mean
+    from zoo.utils.errors import did_you_mean
 
     raise AttributeError(f"module 'zoo' has no attribute {name!r}{did_you_mean(name, __all__)}")
 

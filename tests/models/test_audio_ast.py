@@ -11,11 +11,11 @@ from peers import error
 from safetensors.torch import save_file
 
 import zoo
-from zoo.files import open_tensors
-from zoo.loading import describe
-from zoo.models.ast import cut_or_stretch, from_vit
-from zoo.registry import build
-from zoo.weights import import_tensors, lines_for
+from zoo.checkpoints.load import describe
+from zoo.models.ast.model import cut_or_stretch, from_vit
+from zoo.models.mapping.tensors import import_tensors, lines_for
+from zoo.models.registry import build
+from zoo.utils.files import open_tensors
 
 PEERS = {
     "classifier": ("ASTForAudioClassification", {}),

@@ -10,7 +10,7 @@ from peers import error
 from safetensors.torch import save_file
 
 import zoo
-from zoo.models.base import NAMING
+from zoo.models.config import NAMING
 
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINSHRDLUMWCFGYPBVK'XJQZ"]
 WORDS = {"0": "yes", "1": "no", "2": "up", "3": "down", "4": "left", "5": "_unknown_", "6": "_silence_"}

@@ -10,11 +10,11 @@ from peers import error
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.files import open_tensors
-from zoo.loading import describe
-from zoo.optimizing import FrameProducts
-from zoo.registry import build
-from zoo.weights import import_tensors, lines_for
+from zoo.checkpoints.load import describe
+from zoo.inference.optimize import FrameProducts
+from zoo.models.mapping.tensors import import_tensors, lines_for
+from zoo.models.registry import build
+from zoo.utils.files import open_tensors
 
 PEERS = {
     "base": ("Wav2Vec2Model", {}),
@@ -252,7 +252,7 @@ def test_frames_follow_the_strides():
         assert model.frames(n) == (0 if x is None else model.encode(x).shape[1])
     assert model.frames(torch.tensor([10, 47, 800])).tolist() == [0, model.frames(47), model.frames(800)]
     assert model.config.samples(3) == min(n for n in range(300) if model.frames(n) == 3)
-    base = zoo.registry.family("wav2vec2").config()
+    base = zoo.models.registry.family("wav2vec2").config()
     assert base.samples(1) == 400 and base.samples(2) == 720
 
 

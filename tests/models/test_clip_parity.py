@@ -15,12 +15,12 @@ from clip_peers import VISION as VISION_CONFIG
 from peers import edit_json, error, pixels, randomise
 
 import zoo
-from zoo.files import open_tensors
-from zoo.formats.dialect import differences
-from zoo.loading import describe
-from zoo.models.vit import SIGLIP, VARIANTS
-from zoo.registry import build, find_variant
-from zoo.weights import import_tensors
+from zoo.checkpoints.load import describe
+from zoo.models.mapping.config_keys import differences
+from zoo.models.mapping.tensors import import_tensors
+from zoo.models.registry import build, find_variant
+from zoo.models.vit.model import SIGLIP, VARIANTS
+from zoo.utils.files import open_tensors
 
 TRANSFORMERS = {
     "clip": ("CLIPModel", dict(projection_dim=24)),
@@ -313,7 +313,7 @@ def test_files_with_a_tokenizer_from_vocabulary_and_merges(tmp_path):
 
 def clip_vocabulary(folder: Path) -> dict[str, int]:
     """vocab.json and merges.txt of a very small CLIP tokenizer."""
-    from zoo.formats.tokenizer import END, START, byte_letters
+    from zoo.checkpoints.formats.tokenizer import END, START, byte_letters
 
     letters = byte_letters()
     merges = [("l", "o"), ("lo", "w</w>"), ("e", "r</w>"), ("lo", "w")]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.models.contrast import Contrastive, ContrastiveConfig, ContrastiveOutput
-from zoo.pairing import PairPreprocess
-from zoo.registry import build, families, family
-from zoo.tokenizing import train
+from zoo.models.contrast.model import Contrastive, ContrastiveOutput
+from zoo.models.registry import build, families, family
+from zoo.models.tower_config import ContrastiveConfig
+from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.tokenizer_training import train
 
 VIT = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "hidden": 48}
 TEXT = dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0, width=32, depth=2, heads=4, hidden=48)
@@ -67,7 +68,7 @@ def same(a: ContrastiveOutput, b: ContrastiveOutput, atol: float = 1e-6) -> bool
 
 @pytest.mark.parametrize("variant", [v for f in families() if f.modality == "multimodal" for v in f.variants])
 def test_every_variant_is_whole_on_meta(variant):
-    from zoo.registry import find_variant
+    from zoo.models.registry import find_variant
 
     found = find_variant(variant)
     model = build(found, found.config(**found.variants[variant]))

@@ -10,10 +10,10 @@ from peers import edit_json, error
 from text_peers import answer, ragged
 
 import zoo
-from zoo.files import open_tensors
-from zoo.loading import describe
-from zoo.registry import build, family
-from zoo.weights import import_tensors, lines_for
+from zoo.checkpoints.load import describe
+from zoo.models.mapping.tensors import import_tensors, lines_for
+from zoo.models.registry import build, family
+from zoo.utils.files import open_tensors
 
 
 @pytest.mark.parametrize("name", CASES)

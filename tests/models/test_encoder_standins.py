@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from text_peers import answer, ragged, transformers_text
 
 import zoo
-from zoo.tokenizing import train
+from zoo.preprocessing.tokenizer_training import train
 
 POSITIONS = torch.arange(40)[None]
 

@@ -7,10 +7,10 @@ import torch
 from peers import answer, error, pixels, timm_folder, transformers_folder
 
 import zoo
-from zoo.files import open_tensors
-from zoo.loading import describe
-from zoo.registry import build
-from zoo.weights import import_tensors, lines_for
+from zoo.checkpoints.load import describe
+from zoo.models.mapping.tensors import import_tensors, lines_for
+from zoo.models.registry import build
+from zoo.utils.files import open_tensors
 
 TIMM = {
     "vit": ("vit_base_patch16_224", dict(img_size=32, patch_size=8)),

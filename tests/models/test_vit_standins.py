@@ -12,9 +12,9 @@ from peers import answer, error, pixels
 from safetensors.torch import save_file
 
 import zoo
-from zoo.loading import describe
-from zoo.registry import build, family
-from zoo.weights import export_tensors
+from zoo.checkpoints.load import describe
+from zoo.models.mapping.tensors import export_tensors
+from zoo.models.registry import build, family
 
 D, F, C = 32, 128, 5  # width, MLP width, classes
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from zoo.nn import BlockSpec, Core, CoreSpec, LayerScale, initialise
 from zoo.nn.init import uninitialised
-from zoo.nn.kinds import admit, build_core
+from zoo.nn.registry import admit, build_core
 
 
 def stack(seed=0, depth=2, **options):

@@ -25,8 +25,8 @@ from zoo.nn import (
     Window,
     Window2D,
 )
-from zoo.nn.kernels import is_causal
 from zoo.nn.masks import View, as_mask
+from zoo.nn.sdpa import is_causal
 
 KEEP = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1]])
 IDS = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1], [3, 3, 3, 0, 0, 0]])
@@ -229,7 +229,7 @@ def test_tensors_become_masks():
 
 
 def test_a_window_wider_than_the_text_is_causal_and_hides_nothing_from_the_last_token():
-    from zoo.nn.kernels import is_causal
+    from zoo.nn.sdpa import is_causal
 
     assert Window(9, 0).hides_nothing(1, 10) and not Window(8, 0).hides_nothing(1, 10)
     assert not Window(9, 0).hides_nothing(2, 10)

@@ -20,7 +20,7 @@ from zoo.nn import (
     register_mixer,
     rotary,
 )
-from zoo.nn.kinds import MIXERS
+from zoo.nn.registry import MIXERS
 
 WIDTH, HEADS, N = 32, 4, 9
 KEEP = torch.tensor(

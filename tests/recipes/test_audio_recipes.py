@@ -9,7 +9,7 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.run.audio_settings import AudioSettings, CTCSettings
+from zoo.training.recipes.config import AudioSettings, CTCSettings
 
 SETTINGS = {"ast_audio": AudioSettings, "ctc_speech": CTCSettings}
 call = caller(SETTINGS)
@@ -23,10 +23,10 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.data.synthesis.TRAIN", 64)
-    monkeypatch.setattr("zoo.data.synthesis.TEST", 16)
-    monkeypatch.setattr("zoo.data.synthesis.SPELLED_TRAIN", 50)
-    monkeypatch.setattr("zoo.data.synthesis.SPELLED_TEST", 14)
+    monkeypatch.setattr("zoo.data.synthetic.audio.TRAIN", 64)
+    monkeypatch.setattr("zoo.data.synthetic.audio.TEST", 16)
+    monkeypatch.setattr("zoo.data.synthetic.audio.SPELLED_TRAIN", 50)
+    monkeypatch.setattr("zoo.data.synthetic.audio.SPELLED_TEST", 14)
 
 
 def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     model = zoo.load(folder)
     assert model.labels is not None and model.labels[0] == "tone" and model.preprocess.frames == 98
     ours = dict(zoo.predict(model, folder / "sample.wav", top=8))
-    from zoo.cli import main as command
+    from zoo.cli.main import main as command
 
     assert command(["predict", str(folder), str(folder / "sample.wav")]) == 0
     assert f"{max(ours.values()):.1%}" in capsys.readouterr().out

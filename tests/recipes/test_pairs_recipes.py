@@ -7,9 +7,9 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, recipe, result
 
 import zoo
-from zoo.models.contrast import Contrastive
-from zoo.run.pairs_settings import ClapSettings, ClipSettings
-from zoo.run.run import main
+from zoo.models.contrast.model import Contrastive
+from zoo.training.main import main
+from zoo.training.recipes.config import ClapSettings, ClipSettings
 
 SETTINGS = {"clip_pairs": ClipSettings, "clap_pairs": ClapSettings}
 call = caller(SETTINGS)
@@ -24,9 +24,9 @@ RETRIEVAL = {f"{kind}{n}" for kind in ("_r",) for n in (1, 5, 10)} | {"_median_r
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("TRAIN", 64), ("VALIDATION", 12), ("TEST", 12)):
-        monkeypatch.setattr(f"zoo.data.pairs_drawn.{name}", count)
-    monkeypatch.setattr("zoo.data.synthesis.TRAIN", 64)
-    monkeypatch.setattr("zoo.data.synthesis.TEST", 24)
+        monkeypatch.setattr(f"zoo.data.synthetic.scenes.{name}", count)
+    monkeypatch.setattr("zoo.data.synthetic.audio.TRAIN", 64)
+    monkeypatch.setattr("zoo.data.synthetic.audio.TEST", 24)
 
 
 def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +95,8 @@ def test_clap_with_unseen_classes(tmp_path: Path) -> None:
 
 
 def test_what_is_unseen_is_not_trained_on() -> None:
-    from zoo.data.pairs_settings import SoundPairSettings
-    from zoo.data.pairs_sounds import load_sound_pairs
+    from zoo.data.config import SoundPairSettings
+    from zoo.data.pairs.audio import load_sound_pairs
 
     sets = load_sound_pairs(SoundPairSettings(unseen=["rising", "gallop"], sentences=["hear {}", "{}!"]))
     assert sets.unseen is not None and sets.unseen.classes is not None and sets.train.classes is not None

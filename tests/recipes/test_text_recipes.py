@@ -8,7 +8,7 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.run.text_settings import FinetuneSettings, GPTSettings, MLMSettings
+from zoo.training.recipes.config import FinetuneSettings, GPTSettings, MLMSettings
 
 SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings}
 call = caller(SETTINGS)
@@ -19,9 +19,9 @@ FEW = ("train_size=80", "test_size=20", "vocab_size=300", *TINY)
 
 @pytest.fixture(autouse=True)
 def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.data.sentences.TRAIN", 400)
-    monkeypatch.setattr("zoo.data.sentences.TEST", 40)
-    monkeypatch.setattr("zoo.data.stories.STORIES", 20)
+    monkeypatch.setattr("zoo.data.synthetic.sentences.TRAIN", 400)
+    monkeypatch.setattr("zoo.data.synthetic.sentences.TEST", 40)
+    monkeypatch.setattr("zoo.data.synthetic.stories.STORIES", 20)
 
 
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f'pipeline("text-classification", "{folder}/transformers")' in theirs and "library_name: tr" in theirs
     text = "the soup was cold but the evening was lovely ."
     ours = dict(zoo.predict(model, text))
-    from zoo.cli import main as command
+    from zoo.cli.main import main as command
 
     assert command(["predict", str(folder), text]) == 0
     assert f"{max(ours.values()):.1%}" in capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path, capsys: py
     assert model.labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
     assert model.config.answers == "several"
     assert re.search(r"zoo predict .*/model --pair 'first \d+' 'second \d+'", capsys.readouterr().out)
-    from zoo.cli import main as command
+    from zoo.cli.main import main as command
 
     assert command(["predict", str(tmp_path / "run"), "--pair", "first 1", "second 1"]) == 0
     assert "first 1 | second 1" in capsys.readouterr().out

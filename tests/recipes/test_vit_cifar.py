@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from zoo.run.run import main
-from zoo.run.settings import ImageSettings
+from zoo.training.config import ImageSettings
+from zoo.training.main import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_cifar.py"
 PICTURES = {"curves.png", "confusion.png", "attention.png"}
@@ -33,8 +33,8 @@ def recipe() -> ModuleType:
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand images take seconds to draw."""
-    monkeypatch.setattr("zoo.data.embedded.TRAIN", 100)
-    monkeypatch.setattr("zoo.data.embedded.TEST", 20)
+    monkeypatch.setattr("zoo.data.synthetic.shapes.TRAIN", 100)
+    monkeypatch.setattr("zoo.data.synthetic.shapes.TEST", 20)
 
 
 def call(recipe: ModuleType, *words: str) -> int:
@@ -64,7 +64,7 @@ def check_folder(folder: Path) -> None:
     result = json.loads((folder / "metrics.json").read_text())
     assert "test accuracy" in (folder / "model" / "README.md").read_text()
     assert (result["data"], result["real"], result["finished"], result["steps"]) == ("embedded", False, True, 3)
-    from zoo.loading import load
+    from zoo.checkpoints.load import load
 
     model = load(folder)
     assert model.labels is not None and len(model.labels) == 10 and model.preprocess.size == (32, 32)

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..frontends.documents import Documents
-from ..frontends.tokens import Tokens, count_positions
-from ..heads import ClassifyText, PerToken, PoolTokens, TokenPooling
-from ..nn.context import Context
-from ..nn.stack import Stack
-from ..nn.state import StackState
-from .base import Answer, Config, Model
+from zoo.models.base import Model
+from zoo.models.config import Answer, Config
+from zoo.nn.context import Context
+from zoo.nn.frontends.packed_documents import Documents
+from zoo.nn.frontends.text import Tokens, count_positions
+from zoo.nn.heads import ClassifyText, PerToken, PoolTokens, TokenPooling
+from zoo.nn.kv_cache import StackState
+from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)
 

@@ -1,14 +1,14 @@
 """The shared attention core. Everything here imports torch and nothing else."""
 
-from .attention import Attention
-from .biases import ALiBi, Bias, Buckets, Tabled
-from .block import Block, LayerScale
-from .context import Context
-from .cores import Additive, BigBird, Core, CoreSpec, Local, Longformer, Softmax
-from .init import initialise
-from .kinds import register_attention, register_mixer
-from .linear import Linear, Performer, RandomFeature
-from .masks import (
+from zoo.nn.attention import Attention
+from zoo.nn.block import Block, LayerScale
+from zoo.nn.block_config import BlockSpec, Mixer, MixerSpec
+from zoo.nn.context import Context
+from zoo.nn.core import Core, CoreSpec
+from zoo.nn.init import initialise
+from zoo.nn.kv_cache import KeyValues, RunningSum, State
+from zoo.nn.linear_attention import Linear, Performer, RandomFeature
+from zoo.nn.masks import (
     CAUSAL,
     FULL,
     Causal,
@@ -25,11 +25,14 @@ from .masks import (
     Window,
     Window2D,
 )
-from .mlp import MLP
-from .positions import Rotary, rotary, sinusoids, sinusoids_2d
-from .spec import BlockSpec, Mixer, MixerSpec
-from .stack import Stack
-from .state import KeyValues, RunningSum, State
+from zoo.nn.mlp import MLP
+from zoo.nn.position_biases import ALiBi, Bias, Buckets, Tabled
+from zoo.nn.registry import register_attention, register_mixer
+from zoo.nn.rotary import Rotary, rotary
+from zoo.nn.sinusoids import sinusoids, sinusoids_2d
+from zoo.nn.softmax_attention import Additive, Softmax
+from zoo.nn.sparse_attention import BigBird, Local, Longformer
+from zoo.nn.stack import Stack
 
 __all__ = [
     "CAUSAL", "FULL", "MLP", "ALiBi", "Additive", "Attention", "Bias", "BigBird", "Block", "BlockSpec", "Buckets",

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .context import Context, Groups
-from .cores import CoreSpec
-from .kinds import build_core
-from .positions import Rotary
-from .state import LayerState
+from zoo.nn.context import Context, Groups
+from zoo.nn.core import CoreSpec
+from zoo.nn.kv_cache import LayerState
+from zoo.nn.registry import build_core
+from zoo.nn.rotary import Rotary
 
 # Below this width, and from so many rows on, one product for q, k and v saves more than joining their weights costs.
 NARROW, MANY = 384, 64

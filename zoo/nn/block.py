@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import by_rows
-from .context import Context, Groups
-from .init import Draw
-from .masks import View
-from .state import LayerState
+from zoo.nn.attention import by_rows
+from zoo.nn.context import Context, Groups
+from zoo.nn.init import Draw
+from zoo.nn.kv_cache import LayerState
+from zoo.nn.masks import View
 
 Order = Literal["pre", "post", "parallel"]
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from .biases import Bias, BiasView
-from .masks import Mask, View, as_mask
-from .positions import Rotary
+from zoo.nn.masks import Mask, View, as_mask
+from zoo.nn.position_biases import Bias, BiasView
+from zoo.nn.rotary import Rotary
 
 
 @dataclass(frozen=True)

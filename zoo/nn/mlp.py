@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import did_you_mean
+from zoo.utils.errors import did_you_mean
 
 
 def quick_gelu(x: Tensor) -> Tensor:

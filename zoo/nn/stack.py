@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import Block
-from .context import Context, Groups
-from .masks import as_mask
-from .positions import Rotary
-from .state import LayerState, StackState
+from zoo.nn.block import Block
+from zoo.nn.context import Context, Groups
+from zoo.nn.kv_cache import LayerState, StackState
+from zoo.nn.masks import as_mask
+from zoo.nn.rotary import Rotary
 
 
 class Stack(nn.Module):

@@ -1,24 +1,24 @@
 """LightningModules, one per objective, and what they share. Importing this brings neither torch nor lightning."""
 
-from zoo.lazy import names_from
+from zoo.utils.lazy import names_from
 
 _HOME = {
-    "Task": "base",
-    "Classify": "classify",
-    "CTC": "ctc",
-    "NextToken": "language",
-    "MaskedToken": "language",
-    "Contrast": "contrast",
-    "Retrieval": "retrieval",
-    "balanced": "objectives",
-    "add_lora": "lora",
-    "merge_lora": "lora",
-    "NonFiniteLoss": "guard",
-    "warmup_cosine": "schedule",
-    "adamw": "optim",
-    "freeze": "optim",
-    "param_groups": "optim",
-    "shard": "sharding",
+    "Task": "zoo.tasks.base",
+    "Classify": "zoo.tasks.classification",
+    "CTC": "zoo.tasks.ctc",
+    "NextToken": "zoo.tasks.language_modeling",
+    "MaskedToken": "zoo.tasks.language_modeling",
+    "Contrast": "zoo.tasks.contrastive",
+    "Retrieval": "zoo.tasks.retrieval_metrics",
+    "balanced": "zoo.tasks.problem_types",
+    "add_lora": "zoo.tasks.lora",
+    "merge_lora": "zoo.tasks.lora",
+    "NonFiniteLoss": "zoo.tasks.loss_guard",
+    "warmup_cosine": "zoo.tasks.schedule",
+    "adamw": "zoo.tasks.optimizer",
+    "freeze": "zoo.tasks.optimizer",
+    "param_groups": "zoo.tasks.optimizer",
+    "shard": "zoo.parallel.fsdp",
 }
 __all__ = sorted(_HOME)
 __getattr__ = names_from(__name__, _HOME)

@@ -12,13 +12,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from zoo.run.settings import OptimSettings
-from zoo.tasks.average import Follower, averaged_copy
-from zoo.tasks.guard import LossGuard
+from zoo.checkpoints.formats import native
+from zoo.models.base import Model
+from zoo.parallel.fsdp import shard
+from zoo.tasks.config import OptimSettings
+from zoo.tasks.ema import Follower, averaged_copy
 from zoo.tasks.lora import merge_lora
-from zoo.tasks.optim import adamw, freeze, param_groups
+from zoo.tasks.loss_guard import LossGuard
+from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
-from zoo.tasks.sharding import shard
 
 
 class Task(L.LightningModule):
@@ -177,7 +179,4 @@ def seed_all(seed: int, step: int, micro: int, device: torch.device) -> None:
 
 def describe(model: nn.Module) -> dict[str, Any] | None:
     """The `config.json` of a zoo model, None for a stranger."""
-    from zoo.formats.ours import describe as ours
-    from zoo.models.base import Model
-
-    return ours(model) if isinstance(model, Model) else None
+    return native.describe(model) if isinstance(model, Model) else None

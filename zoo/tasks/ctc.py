@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
-from zoo.ctc import Vocabulary, beam, ctc_loss, greedy
-from zoo.run.settings import OptimSettings
+from zoo.inference.ctc_decoding import beam, greedy
+from zoo.nn.losses.ctc import ctc_loss
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.tasks.base import Task, named
-from zoo.tasks.classify import Augmentation
+from zoo.tasks.classification import Augmentation
+from zoo.tasks.config import OptimSettings
 
 
 class CTC(Task):
@@ -20,7 +22,7 @@ class CTC(Task):
 
         L.Trainer(max_steps=2000).fit(CTC(model, lr=1e-3), loader)
 
-    Batches: the model's inputs, `labels` [B, L] ids of `zoo.ctc.Vocabulary` and `label_lengths` [B]. Logs `train_loss`,
+    Batches: the model's inputs, `labels` [B, L] ids of `Vocabulary` and `label_lengths` [B]. Logs `train_loss`,
     `lr`, `val_loss`, `val_wer`, `val_cer` (word and character error rate; the least `val_wer` is the best), and the
     like of the test.
 
@@ -43,7 +45,9 @@ class CTC(Task):
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
         known = vocabulary or getattr(getattr(model, "preprocess", None), "vocabulary", None)
         if known is None:
-            raise ValueError("texts need a vocabulary: give vocabulary=zoo.ctc.Vocabulary.of(texts)")
+            raise ValueError(
+                "texts need a vocabulary: give vocabulary=zoo.preprocessing.ctc_vocabulary.Vocabulary.of(texts)"
+            )
         if width < 1:
             raise ValueError(f"width={width}: expected at least 1")
         self.vocabulary, self.augment, self.width = known, augment, width

@@ -1,0 +1,106 @@
+"""Strings put together from single words, and batches of speech."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.data.audio.speech import Listen, Recordings, Strings, Utterances, faster, load_speech
+from zoo.data.audio.tables import Clips
+from zoo.data.config import SpeechSettings
+from zoo.data.keyed_batches import Keys
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
+from zoo.preprocessing.waveform import WaveformPreprocess
+
+WORDS = ["one", "two", "one", "two", "one", "two"]
+
+
+@pytest.fixture(scope="module")
+def strings() -> Strings:
+    """Clip i is 100 + i samples of the value i + 1, so that a string tells what it is made of."""
+    clips = Clips.of([torch.full((100 + i,), i + 1.0) for i in range(6)], 1000)
+    return Strings(clips, WORDS, ["ann", "ann", "ann", "bob", "bob", "bob"], 50, 4, 0.05, seed=3)
+
+
+def test_strings_are_clips_of_one_speaker_with_pauses(strings: Strings) -> None:
+    waves, texts = strings.get(torch.arange(50), 2)
+    sizes = set()
+    for wave, text in zip(waves, texts):
+        values = wave[wave > 0].unique_consecutive() if len(wave[wave > 0]) else wave
+        parts, at = [], 0
+        while at < len(wave):
+            if wave[at] == 0:
+                at += 1
+                continue
+            parts.append(int(wave[at]) - 1)
+            at += 100 + parts[-1]
+        assert [WORDS[i] for i in parts] == text.split() and len({i // 3 for i in parts}) == 1
+        assert len(values) <= len(parts) and len(wave) <= sum(100 + i for i in parts) + 50 * (len(parts) + 1)
+        sizes.add(len(parts))
+    assert sizes == {1, 2, 3, 4}
+
+
+def test_strings_are_functions_of_seed_epoch_and_number(strings: Strings) -> None:
+    waves, texts = strings.get(torch.arange(10), 1)
+    again, same = strings.get(torch.tensor([7]), 1)
+    assert torch.equal(again[0], waves[7]) and same[0] == texts[7]
+    assert strings.get(torch.arange(10), 2)[1] != texts
+    assert [len(t.split()) for t in strings.get(torch.arange(10), 2)[1]] == [len(t.split()) for t in texts]
+
+
+def test_batches_are_padded_and_named(strings: Strings) -> None:
+    vocabulary = Vocabulary.of(strings.texts())
+    data = Utterances(strings, vocabulary, tempo=0.2, seed=0)
+    batch = data.__getitems__(Keys([4, 9, 30], 5))
+    assert batch["waves"].shape == (3, int(batch["samples"].max()))
+    alone = data.__getitems__(Keys([9], 5))
+    assert torch.equal(batch["waves"][1, : int(batch["samples"][1])], alone["waves"][0])
+    text = vocabulary.decode(batch["labels"][1, : int(batch["label_lengths"][1])].tolist())
+    assert text == strings.get(torch.tensor([9]), 5)[1][0]
+    still = Utterances(strings, vocabulary).__getitems__(Keys([9], 5))
+    share = int(still["samples"][0]) / int(alone["samples"][0])
+    assert 0.8 < share < 1.2 and share != 1
+
+
+def test_faster_is_shorter_and_higher() -> None:
+    t = torch.arange(8000) / 8000
+    wave = faster(torch.sin(2 * torch.pi * 400 * t), 1.25)
+    assert len(wave) == 6400
+    assert int(torch.fft.rfft(wave).abs().argmax()) * 8000 / 6400 == pytest.approx(500)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_evaluation_is_what_the_preprocessing_makes(strings: Strings, normalise: bool) -> None:
+    hearer = WaveformPreprocess(rate=1000, normalise=normalise)
+    batch = Utterances(strings, Vocabulary.of(strings.texts())).__getitems__(Keys([1, 2, 3], 0))
+    found = Listen(hearer, noise=0.5)(batch, seed=0, step=0, train=False)
+    wanted = hearer([(w[:n], 1000) for w, n in zip(batch["waves"], batch["samples"].tolist())])
+    assert torch.allclose(found["input_values"], wanted["input_values"], atol=1e-5)
+    assert torch.equal(found["attention_mask"], wanted["attention_mask"])
+
+
+def test_noise_hangs_on_the_clip_alone() -> None:
+    clips = Clips.of([torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (4000, 6000)], 1000)
+    data = Utterances(Recordings(clips, ["a", "b"]), Vocabulary.of(["a b"]))
+    listen = Listen(WaveformPreprocess(rate=1000, normalise=False), noise=0.5)
+    both, one = (data.__getitems__(Keys(keys, 3)) for keys in ([0, 1], [0]))
+    noisy = listen(both, seed=1, step=0, train=True)["input_values"]
+    alone = listen(one, seed=1, step=7, train=True)["input_values"][0]
+    torch.testing.assert_close(noisy[0, :4000], alone, atol=1e-6, rtol=1e-6)
+    added = noisy - both["waves"]
+    assert (added[0, 4000:] == 0).all() and 0 < float(added[1].std()) <= 0.55
+
+
+@pytest.mark.skipif(not (Path(os.environ.get("ZOO_DATA_DIR", "nowhere")) / "fsdd").is_dir(),
+                    reason="the spoken digits are read from ZOO_DATA_DIR")  # fmt: skip
+def test_digits_of_the_test_are_takes_that_training_never_hears() -> None:
+    sets = load_speech(SpeechSettings(name="fsdd", test_size=20))
+    first = {hash(clip.numpy().tobytes()) for clip in map(sets.train.clips.__getitem__, range(len(sets.train.clips)))}
+    for part in (sets.validation, sets.test):
+        assert not first & {hash(part.clips[i].numpy().tobytes()) for i in range(len(part.clips))}
+    waves, texts = sets.test.get(torch.arange(20), 0)
+    assert len(sets.test) == 20 and {len(text.split()) for text in texts} == {1, 2, 3, 4, 5}
+    assert all(0.1 < len(wave) / 8000 < 12 for wave in waves)
+    held = load_speech(SpeechSettings(name="fsdd", hold_speaker="theo"), holdout=0.0)
+    assert set(held.test.speakers) == {"theo"} and "theo" not in held.train.speakers and held.validation is None

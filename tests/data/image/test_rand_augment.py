@@ -1,0 +1,102 @@
+"""RandAugment and TrivialAugment against torchvision's own classes, image by image."""
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAugmentWide
+
+from zoo.data.image.rand_augment import BINS, OPERATIONS, Policy, _rows, strengths
+from zoo.utils.keyed_random import Draws
+
+FEW = 0.01  # of the pixels of a picture
+THEIRS = {"randaugment": RandAugment(), "trivialaugment": TrivialAugmentWide()}
+
+
+def images(n: int, height: int = 20, width: int = 24, channels: int = 3) -> Tensor:
+    """Half noise, half smooth pictures."""
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (n, channels, height, width), generator=g, dtype=torch.uint8)
+    coarse = torch.rand(n, channels, 4, 4, generator=g)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear") * 255
+    return torch.where(torch.arange(n)[:, None, None, None] % 2 == 0, noise, smooth.to(torch.uint8))
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_the_space_is_torchvisions(name: str) -> None:
+    space = THEIRS[name]._AUGMENTATION_SPACE
+    assert set(space) == set(OPERATIONS)
+    for operation, (magnitudes, _) in space.items():
+        theirs = magnitudes(BINS, 20, 24)
+        if theirs is not None:
+            assert [float(v) for v in theirs] == [float(v) for v in strengths(name, operation, 20, 24)], operation
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", THEIRS)
+def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: int) -> None:
+    """Pixel for pixel: the draw says operation and signed strength, torchvision applies them to that image alone.
+
+    Where a processor has no fused multiply-add, torchvision rounds a few grey levels the other way.
+    """
+    x = images(600, channels=channels)
+    policy, draws = Policy(name, operations=1), Draws(0, 0, torch.arange(len(x)))
+    operation, row = policy.draw(draws, 0)
+    ours = policy(x, draws)
+    seen = set()
+    for i in range(len(x)):
+        chosen = OPERATIONS[int(operation[i])]
+        strength = float(_rows(name, chosen, policy.bins, (20, 24))[int(row[i])])
+        theirs = THEIRS[name]._apply_image_or_video_transform(
+            x[i], chosen, strength, interpolation=InterpolationMode.NEAREST, fill={Tensor: None}
+        )
+        off = (ours[i].int() - theirs.int()).abs()
+        assert off.max() <= 1 and (off > 0).float().mean() < FEW, (chosen, strength)
+        seen.add(chosen)
+    assert seen == set(OPERATIONS)
+
+
+def test_operations_and_strengths_are_uniform() -> None:
+    n = 60_000
+    operation, row = Policy("trivialaugment").draw(Draws(0, 0, torch.arange(n)), 0)
+    for drawn, kinds in ((operation, len(OPERATIONS)), (row, 2 * BINS)):
+        counts = torch.bincount(drawn, minlength=kinds)
+        assert len(counts) == kinds
+        assert ((counts - n / kinds) ** 2 / (n / kinds)).sum() < kinds + 4.5 * (2 * kinds) ** 0.5
+
+
+def test_two_operations_are_drawn_independently() -> None:
+    policy = Policy("randaugment", operations=2)
+    draws = Draws(0, 0, torch.arange(60_000))
+    first, second = policy.draw(draws, 0)[0], policy.draw(draws, 1)[0]
+    assert abs((first == second).float().mean() - 1 / len(OPERATIONS)) < 0.005
+    x = images(64)
+    assert not torch.equal(
+        policy(x, Draws(0, 0, torch.arange(64))), Policy("randaugment", operations=1)(x, Draws(0, 0, torch.arange(64)))
+    )
+
+
+def test_the_accelerators_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each change is computed for all images and selected; the result must not depend on that."""
+    import zoo.data.image.rand_augment as module
+
+    def select(x: Tensor, chosen: Tensor, row: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
+        return torch.where(chosen[:, None, None, None], change(x, row), x)
+
+    x, draws = images(300), Draws(0, 1, torch.arange(300))
+    by_group = Policy("trivialaugment")(x, draws)
+    monkeypatch.setattr(module, "_where", select)
+    assert torch.equal(Policy("trivialaugment")(x, draws), by_group)
+
+
+def test_the_given_images_stay_as_they_are() -> None:
+    x = images(64)
+    before = x.clone()
+    Policy("randaugment")(x, Draws(0, 0, torch.arange(64)))
+    assert torch.equal(x, before)
+
+
+def test_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="randaugment, trivialaugment"):
+        Policy("autoaugment")
+    with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
+        Policy("randaugment")(images(2, channels=4), Draws(0, 0, torch.arange(2)))

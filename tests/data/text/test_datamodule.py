@@ -1,0 +1,80 @@
+"""Token sets and pieces: what a batch holds, and that its order is a pure function of (seed, epoch)."""
+
+import torch
+
+from zoo.data.keyed_batches import Keys
+from zoo.data.text.corpus import characters, chunks_of, ids_of
+from zoo.data.text.datamodule import BucketBatches, Pieces, TokenSet
+from zoo.preprocessing.tokenizer_training import train
+
+
+def ragged(n: int = 50) -> TokenSet:
+    return TokenSet([[2, *range(10, 10 + i % 13), 3] for i in range(n)], torch.arange(n), pad=0, types=None)
+
+
+def test_a_batch_is_padded_to_its_longest() -> None:
+    batch = ragged().__getitems__(Keys([0, 4, 25], 7))
+    assert batch["input_ids"].tolist() == [[2, 3] + [0] * 12,
+                                           [2, 10, 11, 12, 13, 3] + [0] * 8,
+                                           [2, *range(10, 22), 3]]  # fmt: skip
+    assert batch["attention_mask"].sum(1).tolist() == [2, 6, 14]
+    assert batch["labels"].tolist() == [0, 4, 25] and int(batch["epoch"]) == 7
+
+
+def test_buckets_visit_all_alike_and_are_keyed() -> None:
+    lengths = torch.randint(2, 60, (1003,), generator=torch.Generator().manual_seed(0))
+
+    def make(seed: int) -> BucketBatches:
+        return BucketBatches(lengths, 8, seed=seed, step=lambda: 0)
+
+    one = make(1)
+    order = one.order(3)
+    assert sorted(order.tolist()) == list(range(1003))
+    assert torch.equal(order, make(1).order(3)) and not torch.equal(order, make(2).order(3))
+    assert not torch.equal(order, one.order(4))
+    spread = lengths[order[:1000]].view(-1, 8).float()
+    assert (spread.amax(1) - spread.amin(1)).mean() < 5  # of 58
+    assert abs(spread.mean(1)[:60].mean() - spread.mean(1)[60:].mean()) < 8  # no drift from short to long
+
+
+def test_buckets_resume_in_the_middle_of_an_epoch() -> None:
+    lengths = torch.arange(100) % 17
+    whole = list(BucketBatches(lengths, 10, seed=0, step=lambda: 10))
+    late = list(BucketBatches(lengths, 10, seed=0, step=lambda: 14))
+    assert late == whole[4:] and late[0].epoch == 1
+    ranks = [list(BucketBatches(lengths, 10, seed=0, step=lambda: 10, rank=r, world=2)) for r in (0, 1)]
+    assert [a + b for a, b in zip(*ranks)] == whole
+
+
+def test_pieces_know_what_follows() -> None:
+    ids = torch.arange(101, dtype=torch.int32)
+    still = Pieces(ids, 10)
+    assert len(still) == 10
+    batch = still.__getitems__(Keys([0, 9], 0))
+    assert batch["input_ids"][1].tolist() == list(range(90, 100)) and batch["labels"][1].tolist() == list(
+        range(91, 101)
+    )
+    moving = Pieces(ids, 10, moving=True, seed=1)
+    starts = {int(moving.__getitems__(Keys([0], epoch))["input_ids"][0, 0]) for epoch in range(20)}
+    assert len(starts) > 3
+    assert all(moving.__getitems__(Keys([len(moving) - 1], epoch))["labels"][0, -1] <= 100 for epoch in range(20))
+
+
+def test_characters_come_back() -> None:
+    text = "To be,\nor not\n\nto be?\n"
+    preprocess = characters(text, 64)
+    ids = ids_of(text, preprocess)
+    assert len(ids) == len(text) and preprocess.decode(ids) == text
+    assert preprocess.vocab_size == len(set(text)) + 1
+    assert preprocess.encode("tx")[1] == preprocess.id("unk")
+
+
+def test_long_lines_become_several() -> None:
+    lines = ["one two three four five six seven eight", "nine"]
+    preprocess = train("wordpiece", lines * 5, 200, max_length=64)
+    ids, _ = chunks_of(lines, preprocess, 6)
+    assert max(map(len, ids)) == 6 and all(
+        row[0] == preprocess.id("cls") and row[-1] == preprocess.id("sep") for row in ids
+    )
+    words = " ".join(preprocess.decode(row) for row in ids)
+    assert words.split() == " ".join(lines).split()

@@ -1,0 +1,161 @@
+"""`zoo.optimize`: the same numbers, a model that cannot be misused, nothing optimised in silence that should not be."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.inference.optimize import Columns, OneDNN, Packed, Packing
+from zoo.nn.mlp import MLP
+
+
+def small(**overrides):
+    fields = dict(image_size=48, patch_size=16, width=192, depth=2, heads=3, num_classes=7) | overrides
+    model = zoo.create_model("vit_tiny_patch16_224", seed=0, **fields)
+    torch.manual_seed(1)
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p) * 0.05)
+    return model.eval()
+
+
+def pixels(model, batch=3):
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn(batch, model.config.in_chans, *model.patches.image_size, generator=draw)
+
+
+def error(a, b):
+    return float((a - b).abs().max() / max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"act": "gelu_tanh"},
+        {"act": "quick_gelu"},
+        {"act": "silu", "gated": True},
+        {"kv_heads": 1},
+        {"attention": "performer"},
+        {"layer_scale": 0.1, "distilled": True},
+        {"stem": "conv"},
+        {"head": None},
+        {"qkv_bias": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rows", ["many", "one"])
+def test_same_numbers_in_float32(overrides, rows):
+    model = small(**overrides)
+    x = pixels(model)
+    with torch.no_grad():
+        assert error(zoo.optimize(model, rows=rows)(x), model(x)) <= 1e-5
+
+
+def test_bfloat16_is_cast_at_the_door_and_back():
+    model = small()
+    fast = zoo.optimize(model, dtype=torch.bfloat16)
+    x = pixels(model)
+    y = fast(pixel_values=x)
+    assert y.dtype == torch.float32
+    assert fast.encode(x).dtype == torch.float32
+    with torch.no_grad():
+        assert 0 < error(y, model(x)) < 0.1
+    assert fast.config == model.config
+
+
+def test_the_original_is_untouched():
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    training = model.train().training
+    zoo.optimize(model, dtype=torch.bfloat16)(pixels(model))
+    assert model.training == training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_weights_it_packs_are_the_fast_kind():
+    fast = zoo.optimize(small())
+    kinds = {type(m) for m in fast.modules()}
+    assert OneDNN in kinds
+    assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in fast.modules())
+
+
+def test_one_row_reads_columns_and_small_weights_of_batches_stay_with_torch():
+    pack = Packing(None, "one")
+    assert type(pack(torch.randn(512, 512), None)) is Columns
+    assert type(Packing(None, "many")(torch.randn(8, 8), None)) is Packed
+    x = torch.randn(2, 5, 512)
+    for bias in (None, torch.randn(300)):
+        weight = torch.randn(300, 512)
+        torch.testing.assert_close(
+            Columns(weight, bias, "relu")(x), nn.functional.linear(x, weight, bias).relu(), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"])
+def test_fused_activations(act):
+    weight, bias, x = torch.randn(256, 512) / 20, torch.randn(256), torch.randn(4, 512)
+    plain = MLP(1, 1, act).act(nn.functional.linear(x, weight, bias))
+    torch.testing.assert_close(OneDNN(weight, bias, act)(x), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_training_and_saving_are_refused():
+    fast = zoo.optimize(small())
+    with pytest.raises(ValueError, match="inference"):
+        fast.train()
+    with pytest.raises(ValueError, match="save the model it was made from"):
+        fast.state_dict()
+    with pytest.raises(ValueError, match="optimised already"):
+        zoo.optimize(fast)
+    assert not fast(pixels(fast)).requires_grad
+
+
+@pytest.mark.parametrize("how", ["step", "load", "assign"])
+def test_stale_weights_are_noticed(how):
+    model = small()
+    fast = zoo.optimize(model)
+    x = pixels(model)
+    fast(x)
+    if how == "step":
+        model(x).sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    else:
+        model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=how == "assign")
+    with pytest.raises(RuntimeError, match=r"call zoo\.optimize again"):
+        fast(x)
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = small()
+        x = pixels(model)
+        assert error(zoo.optimize(model)(x), model(x)) <= 1e-5
+
+
+def test_it_lives_on_when_the_original_is_gone():
+    model = small()
+    x = pixels(model)
+    with torch.no_grad():
+        expected = model(x)
+    fast = zoo.optimize(model)
+    del model
+    assert error(fast(x), expected) <= 1e-5
+
+
+def test_layers_that_are_more_than_a_weight_are_called_and_named():
+    model = small()
+    model.blocks[0].mixer.q.register_forward_hook(lambda module, args, y: y * 2)
+    with pytest.warns(UserWarning, match=r"blocks\.0\.mixer\.q"):
+        fast = zoo.optimize(model)
+    x = pixels(model)
+    with torch.no_grad():
+        assert error(fast(x), model(x)) <= 1e-5
+
+
+def test_wrong_options():
+    with pytest.raises(ValueError, match="rows='few'"):
+        zoo.optimize(small(), rows="few")
+    with pytest.raises(ValueError, match="int8"):
+        zoo.optimize(small(), dtype=torch.int8)

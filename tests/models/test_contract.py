@@ -1,0 +1,592 @@
+"""One contract for every model of the registry. A new family adds its row here, and its snapshot by
+
+ZOO_WRITE_SNAPSHOTS=1 pytest tests/test_contract.py -k snapshot
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from zoo.models.registry import build, families, family, family_names, find_variant
+from zoo.nn import Stack
+from zoo.nn.registry import BUILT_IN
+
+SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
+
+
+def pictures() -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+
+
+def texts() -> dict[str, Tensor]:
+    """Three rows without padding."""
+    return {"input_ids": torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))}
+
+
+def spectrograms() -> dict[str, Tensor]:
+    return {"input_values": torch.randn(3, 21, 16, generator=torch.Generator().manual_seed(0))}
+
+
+def waveforms() -> dict[str, Tensor]:
+    """Three clips of eleven tokens each."""
+    return {"input_values": torch.randn(3, 231, generator=torch.Generator().manual_seed(0))}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family at a size for tests. more: its other shapes, as overrides; causal: nobody sees the future; kinds:
+    attention kinds that its masks and positions leave possible; counts: published numbers of parameters."""
+
+    variant: str
+    small: dict
+    batch: Callable[[], dict[str, Tensor]]
+    more: dict[str, dict] = field(default_factory=dict)
+    causal: bool = False
+    kinds: tuple[str, ...] = BUILT_IN
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+TINY = dict(width=32, depth=2, heads=4, hidden=48)
+TEXT = TINY | dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0)
+WAVES = TINY | dict(
+    conv_channels=(8, 12, 8), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), position_kernel=6, position_groups=4,
+    vocab_size=7, dropout=0.0, attention_dropout=0.0,
+)  # fmt: skip
+GROUPS = {"shared keys": {"kv_heads": 2}, "wide heads": {"head_dim": 16}}
+
+ROWS = {
+    "vit": Row(
+        "vit_cifar_tiny",
+        TINY,
+        pictures,
+        more=GROUPS
+        | {
+            "class token": dict(class_token=True, pool="cls", stem="patch"),
+            "distilled": dict(class_token=True, pool="cls", distilled=True),
+            "dinov2": dict(class_token=True, pool="cls_mean", registers=2, position_prefix=0, layer_scale=0.1),
+            "swiglu": dict(gated=True, act="silu", qkv_bias=False),
+            "norm after pooling": dict(pool_norm=True, patch_size=8),
+            "layers of different kinds": dict(attention=["local", "performer"]),
+        },
+        counts={
+            "vit_tiny_patch16_224": 5_717_416,
+            "vit_small_patch16_224": 22_050_664,
+            "vit_small_patch32_224": 22_878_952,
+            "vit_base_patch16_224": 86_567_656,
+            "vit_base_patch32_224": 88_224_232,
+            "vit_base_patch16_384": 86_859_496,
+            "vit_base_patch8_224": 86_576_872,
+            "vit_large_patch16_224": 304_326_632,
+            "vit_huge_patch14_224": 632_045_800,
+            "deit_tiny_distilled_patch16_224": 5_910_800,
+            "deit_small_distilled_patch16_224": 22_436_432,
+            "deit_base_distilled_patch16_384": 87_630_032,
+            "deit3_small_patch16_224": 22_059_496,
+            "deit3_medium_patch16_224": 38_849_512,
+            "deit3_huge_patch14_224": 632_126_440,
+            "vit_small_patch14_dinov2": 22_056_192,
+            "vit_base_patch14_dinov2": 86_579_712,
+            "vit_giant_patch14_dinov2": 1_136_479_232,
+            "vit_small_patch14_reg4_dinov2": 22_057_344,
+            "vit_giant_patch14_reg4_dinov2": 1_136_483_840,
+        },
+    ),
+    "bert": Row("bert_tiny", TEXT, texts, more=GROUPS, counts={"bert_base": 109_514_298}),
+    "roberta": Row("roberta_small", TEXT, texts, counts={"roberta_base": 124_697_433}),
+    "distilbert": Row("distilbert_small", TEXT, texts, counts={"distilbert_base": 66_985_530}),
+    "modernbert": Row("modernbert_tiny", TEXT, texts),
+    "gpt2": Row(
+        "gpt_nano",
+        TEXT,
+        texts,
+        causal=True,
+        counts={"gpt2": 124_439_808, "gpt2_medium": 354_823_168, "gpt2_xl": 1_557_611_200},
+    ),
+    "llama": Row("llama_nano", TEXT, texts, more=GROUPS, causal=True, counts={"llama2_7b": 6_738_415_616}),
+    "ast": Row(
+        "ast_tiny",
+        TINY | dict(max_length=21, mel_bins=16, patch_size=8, stride=(4, 5)),
+        spectrograms,
+        more=GROUPS
+        | {
+            "mean of the patches": dict(class_token=False, distilled=False, pool="mean", patch_size=(8, 4)),
+            "one token": dict(distilled=False, layer_scale=0.1, gated=True, act="silu", qkv_bias=False),
+        },
+        counts={"ast_base": 86_594_063, "ast_base_14_14": 86_167_823, "ast_base_speech_commands": 85_395_491},
+    ),
+    "wav2vec2": Row(
+        "wav2vec2_tiny",
+        WAVES,
+        waveforms,
+        more=GROUPS
+        | {
+            "base": dict(conv_norm="group", conv_bias=False, order="post", position_kernel=5),
+            "a mixture of layers": dict(layer_sum=True, feature_norm=False, order="post"),
+        },
+        counts={
+            "wav2vec2_base": 94_370_944,
+            "wav2vec2_base_960h": 94_395_552,
+            "wav2vec2_large": 315_427_968,
+            "wav2vec2_large_lv60": 315_437_696,
+            "wav2vec2_large_960h_lv60_self": 315_470_496,
+        },
+    ),
+    "hubert": Row(
+        "hubert_tiny",
+        WAVES | dict(conv_norm="group", conv_bias=False, order="post"),
+        waveforms,
+        counts={"hubert_base": 94_370_944, "hubert_large": 315_437_696, "hubert_xlarge": 962_496_128},
+    ),
+    "clip_text": Row(
+        "clip_text_tiny",
+        TEXT | dict(eos_token_id=49),
+        texts,
+        more=GROUPS | {"first end": dict(pool="eos"), "siglip": dict(causal=False, pool="last", act="gelu_tanh")},
+        counts={"clip_text_base": 63_165_952},
+    ),
+}
+TOWERS = [f.name for f in families() if f.modality == "multimodal"]  # tests/models/test_contrast.py has their contract
+SMALL = [name for name in family_names() if name in ROWS]
+SHAPES = [(name, shape) for name in SMALL for shape in ("", *ROWS[name].more)]
+KINDS = [(name, kind) for name in SMALL for kind in ROWS[name].kinds]
+VARIANTS = [(f.name, variant) for f in families() for variant in f.variants]
+SINGLE = [(name, variant) for name, variant in VARIANTS if name not in TOWERS]
+PADDED = [name for name in SMALL if "attention_mask" in family(name).model.inputs]
+CAUSAL = [name for name in SMALL if ROWS[name].causal]
+
+
+def small(name: str, **overrides) -> zoo.Model:
+    row = ROWS[name]
+    return zoo.create_model(row.variant, seed=0, **row.small | overrides).eval()
+
+
+def shaped(name: str, shape: str) -> zoo.Model:
+    return small(name, **ROWS[name].more.get(shape, {}))
+
+
+def first(batch: dict[str, Tensor], rows: slice = slice(0, 1)) -> dict[str, Tensor]:
+    return {key: value[rows] for key, value in batch.items()}
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
+    assert a.shape == b.shape and a.isfinite().all()
+    assert ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() <= tolerance
+
+
+@cache
+def on_meta(name: str) -> zoo.Model:
+    f = find_variant(name)
+    return build(f, f.config(**f.variants[name]))
+
+
+def test_every_family_has_a_row():
+    assert set(family_names()) == set(ROWS) | set(TOWERS), "add the family's row to ROWS"
+
+
+# -- every variant, on meta -------------------------------------------------------------------------------------------
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, str]:
+    """State-dict keys with the layer number collapsed -> how many, and their shape."""
+    seen: dict[str, list] = {}
+    for key, value in model.state_dict().items():
+        seen.setdefault(re.sub(r"(^|\.)blocks\.\d+\.", r"\1blocks.*.", key), []).append(list(value.shape))
+    assert all(shape == shapes[0] for shapes in seen.values() for shape in shapes)
+    return {key: f"{len(shapes)} x {shapes[0]}" for key, shapes in seen.items()}
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_keys_equal_the_snapshot(name):
+    made = {variant: snapshot(on_meta(variant)) for variant in family(name).variants}
+    file = SNAPSHOTS / f"{name}.json"
+    if os.environ.get("ZOO_WRITE_SNAPSHOTS"):
+        lines = (f"{json.dumps(variant)}: {json.dumps(keys)}" for variant, keys in made.items())
+        file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    assert file.exists(), f"no {file.name}: write it as the head of this file says"
+    kept = json.loads(file.read_text())
+    assert list(made) == list(kept), "variants came or went: write the snapshot again"
+    for variant, keys in made.items():
+        assert keys == kept[variant], f"{variant}: saved models would not load any more"
+
+
+@pytest.mark.parametrize(("name", "variant"), SINGLE)
+def test_every_variant_is_whole_on_meta(name, variant):
+    model = on_meta(variant)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert all(t.is_meta for t in tensors.values())
+    stored = model.state_dict().keys()
+    assert set(dict(model.named_buffers())) <= set(stored), "a buffer that no file holds stays on meta after loading"
+    for module in model.modules():
+        loose = [k for k, v in vars(module).items() if isinstance(v, Tensor)]
+        assert not loose, f"{type(module).__name__}.{loose}: constants are computed from the config"
+    assert isinstance(model.blocks, Stack) and model.num_features > 0
+    c = model.config
+    assert type(c).from_dict(json.loads(json.dumps(c.to_dict()))) == c
+    with pytest.raises(AttributeError):
+        c.width = 3
+    with pytest.raises(ValueError, match="'depht'; did you mean 'depth'"):
+        type(c).from_dict(c.to_dict() | {"depht": 3})
+    with pytest.raises(ValueError, match=r"lacks .*'depth'"):
+        type(c).from_dict({k: v for k, v in c.to_dict().items() if k != "depth"})
+
+
+@pytest.mark.parametrize(("variant", "count"), [item for row in ROWS.values() for item in row.counts.items()])
+def test_published_numbers_of_parameters(variant, count):
+    if find_variant(variant).name in family_names():
+        assert sum(p.numel() for p in on_meta(variant).parameters()) == count
+
+
+def test_names_are_unique_and_listed():
+    names = zoo.list_models()
+    assert len(names) == len(set(names)) == len(VARIANTS)
+    assert zoo.list_models("*dinov2*") == [n for n in names if "dinov2" in n]
+    assert set(zoo.list_models(pretrained=True)) == {n for f in families() for n in f.sources}
+    for f in families():
+        assert set(f.sources) <= set(f.variants) and set(zoo.list_models(modality=f.modality)) >= set(f.variants)
+        assert f.model.family == f.name and on_meta(next(iter(f.variants))).inputs
+
+
+# -- a small model of each family -------------------------------------------------------------------------------------
+
+
+def gradients(model: zoo.Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a loss that every output has a part in."""
+    model.zero_grad()
+    y = model(**batch)
+    y.mul(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)).sum().backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing, f"no finite gradient: {missing}"
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def all_inputs(name: str) -> dict[str, Tensor]:
+    """A batch that uses every input, so that every parameter has its part."""
+    batch = ROWS[name].batch()
+    if "token_type_ids" in family(name).model.inputs:
+        last = small(name).config.types - 1
+        batch["token_type_ids"] = (torch.arange(11) > 5).long().clamp(max=last).expand(3, -1)
+    return batch
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_every_kind_trains(name, kind):
+    model, batch = small(name, attention=kind).train(), all_inputs(name)
+    made = gradients(model, batch)
+    assert all(g.any() for key, g in made.items() if "mixer" in key and not key.endswith("k.bias"))
+    y, plain = model(**batch), small(name)(**batch)
+    assert y.isfinite().all() and y.shape == plain.shape
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_every_shape_trains_saves_and_loads(name, shape, tmp_path):
+    model, batch = shaped(name, shape), all_inputs(name)
+    gradients(model, batch)
+    folder = zoo.save(model, tmp_path / "model")
+    loaded = zoo.load(folder)
+    assert loaded.config == model.config and loaded.family == name and loaded.variant == model.variant
+    assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+    report = loaded.load_report
+    assert not (report.initialised or report.dropped or report.resampled) and report.mapped
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(**batch), model(**batch))
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_batch(name, kind):
+    model, batch = small(name, attention=kind), ROWS[name].batch()
+    close(model(**first(batch, slice(1, 2))), model(**batch)[1:2])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_seed_decides_everything(name):
+    a, b, other = small(name), small(name), zoo.create_model(ROWS[name].variant, seed=1, **ROWS[name].small)
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert any(not torch.equal(x, y) for x, y in zip(a.state_dict().values(), other.state_dict().values()))
+    performer = small(name, attention="performer").state_dict()
+    assert all(torch.equal(performer[key], value) for key, value in a.state_dict().items())
+    torch.manual_seed(5)
+    x = zoo.create_model(ROWS[name].variant, **ROWS[name].small).state_dict()
+    torch.manual_seed(5)
+    y = zoo.create_model(ROWS[name].variant, **ROWS[name].small).state_dict()
+    assert all(torch.equal(x[key], y[key]) for key in x)
+
+
+COMPILED = [(name, kind) for name, kind in KINDS if name == "vit" or kind in ("softmax", "linear")]
+
+
+@pytest.mark.parametrize(("name", "kind"), COMPILED)
+@torch.no_grad()
+def test_one_graph(name, kind):
+    torch._dynamo.reset()
+    model, batch = small(name, attention=kind, depth=1), padded(name)[0] if name in PADDED else ROWS[name].batch()
+    expected = model(**batch)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    real = real_tokens(model, batch) if name in PADDED else slice(None)
+    if expected.ndim < 3:
+        real = slice(None)
+    close(compiled(**batch)[real], expected[real])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_export(name):
+    model, batch = small(name, depth=1), ROWS[name].batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (), batch)
+    close(program.module()(**batch), model(**batch))
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+@torch.no_grad()
+def test_embed_encode_head(name, shape):
+    model, batch = shaped(name, shape), ROWS[name].batch()
+    hidden = model.encode(**batch)
+    assert hidden.ndim == 3 and hidden.shape[0] == 3 and hidden.shape[2] == model.config.width
+    bare = zoo.create_model(ROWS[name].variant, seed=0, head=None, **ROWS[name].small | ROWS[name].more.get(shape, {}))
+    assert bare.head is None and torch.equal(bare.eval()(**batch), hidden)
+    assert not [key for key in bare.state_dict() if key.startswith("head.proj")]
+    last, (low, high) = model.encode(**batch, layers=[0, -1])
+    assert torch.equal(last, hidden) and low.shape == high.shape == hidden.shape
+    assert not torch.equal(low, high)
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_heads_can_be_changed(name, shape):
+    options, batch = ROWS[name].more.get(shape, {}), ROWS[name].batch()
+    model = small(name, head="classify", num_classes=10, **options)
+    body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("head.")}
+    assert model(**batch).shape == (3, 10)
+    model.labels = [str(i) for i in range(10)]
+    model.reset_head(4)
+    assert model(**batch).shape == (3, 4) and model.config.num_classes == 4 and model.labels is None
+    gradients(model, all_inputs(name) | batch)
+    other = small(name, head="classify", num_classes=10, **options)
+    other.reset_head(4)
+    assert all(torch.equal(other.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
+    model.reset_head(0)
+    assert model.config.head == "pool" and model(**batch).shape == (3, model.num_features)
+    pooled = small(name, num_classes=0, **options)
+    assert pooled.config.head == "pool" and pooled(**batch).shape == (3, pooled.num_features)
+    double = small(name, head="classify", **options).double()
+    double.reset_head(3)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_checkpointing_changes_no_gradient(name):
+    model, batch = small(name).train(), all_inputs(name)
+    kept = gradients(model, batch)
+    model.set_checkpointing(True)
+    assert model.blocks.checkpointing
+    calls: list[int] = []
+    handle = model.blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    recomputed = gradients(model, batch)
+    handle.remove()
+    assert len(calls) == 2
+    for key, value in kept.items():
+        close(recomputed[key], value)
+    model.set_checkpointing(False)
+    assert not model.blocks.checkpointing
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_half_precision_stays_near(name):
+    model, batch = small(name), ROWS[name].batch()
+    exact = model(**batch)
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
+    y = model.to(torch.bfloat16)(**half)
+    assert y.dtype == torch.bfloat16
+    close(y.float(), exact, 0.1)
+
+
+# -- padding, causality and state, where a family has them ------------------------------------------------------------
+
+
+def padded(name: str) -> tuple[dict[str, Tensor], str]:
+    """(a batch of eleven tokens with padding on the right, on the left and nowhere, the name of what is padded)."""
+    batch = ROWS[name].batch()
+    ((key, x),) = batch.items()
+    each = x.shape[1] // 11
+    mask = torch.ones(x.shape[:2], dtype=torch.long)
+    mask[0, 8 * each :] = 0
+    mask[1, : 4 * each] = 0
+    return batch | {"attention_mask": mask}, key
+
+
+def real_tokens(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
+    """[B, N], which of the tokens that come out are real; those of a sound come first."""
+    mask = batch["attention_mask"].bool()
+    if "input_values" not in batch:
+        return mask
+    return torch.arange(model.frames(mask.shape[1])) < model.frames(mask.sum(1))[:, None]
+
+
+PADDED_KINDS = [(name, kind) for name, kind in KINDS if name in PADDED]
+
+
+@pytest.mark.parametrize(("name", "kind"), PADDED_KINDS)
+@torch.no_grad()
+def test_padding_is_never_seen(name, kind):
+    model, (batch, key) = small(name, attention=kind, head=None), padded(name)
+    x, mask = batch[key], batch["attention_mask"].bool()
+    real = real_tokens(model, batch)
+    dropped = model(**batch)
+    model.drop_padding = False
+    masked = model(**batch)
+    for y in (dropped, masked, model(**batch | {key: torch.where(mask, x, 7)})):
+        assert (y[~real] == 0).all()
+        for row, keep in enumerate(mask):
+            alone = model(**{key: x[row : row + 1, keep]})
+            close(y[row, real[row]], alone[0], 2e-5)
+
+
+@pytest.mark.parametrize("name", PADDED)
+@torch.no_grad()
+def test_logits_at_padding_are_finite(name):
+    y = small(name)(**padded(name)[0])
+    assert y.isfinite().all() and len(y) == 3
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind in KINDS if name in CAUSAL])
+@torch.no_grad()
+def test_nothing_leaks_from_the_future_and_decoding_is_the_full_forward(name, kind):
+    model, ids = small(name, attention=kind), ROWS[name].batch()["input_ids"]
+    full = model(input_ids=ids)
+    later = torch.cat([ids[:, :6], ids[:, 6:].flip(1)], 1)
+    assert torch.equal(model(input_ids=later)[:, :6], full[:, :6])
+    hidden, state, parts = model.encode(input_ids=ids), model.new_state(3), []
+    for chunk in ids.split([4, 1, 1, 3, 2], 1):
+        parts.append(model.encode(input_ids=chunk, state=state))
+    close(torch.cat(parts, 1), hidden, 2e-5)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"embed_dim": 64}, r"no field 'embed_dim'; did you mean 'width'\?"),
+        ({"num_attention_heads": 4}, r"no field 'num_attention_heads'; did you mean 'heads'\?"),
+        ({"dept": 3}, r"no field 'dept'; did you mean 'depth'\?"),
+        ({"attention": "preformer"}, r"no attention 'preformer'; did you mean 'performer'\?"),
+        ({"attention": {"kind": "local", "wind": 3}}, r"Local has no option 'wind'; did you mean 'window'\?"),
+        ({"attention": ["softmax"] * 3}, r"3 given, the stack has 2"),
+        ({"attention": "nowhere:Mine"}, r"nowhere"),
+        ({"mixer": "mamba"}, r"no mixer 'mamba'"),
+        ({"heads": 5}, r"width=32.*heads=5|heads=5.*width=32"),
+        ({"kv_heads": 3}, r"heads=4.*kv_heads=3"),
+        ({"act": "gelo"}, r"act='gelo'; did you mean 'gelu'\?"),
+        ({"width": "wide"}, r"width='wide' should be int"),
+        ({"depth": 2.5}, r"depth=2.5 should be int"),
+        ({"depth": True}, r"depth=True should be int"),
+        ({"head": "nose"}, r"head='nose'"),
+        ({"head": "classify", "num_classes": 0}, r"num_classes=0"),
+        ({"depth": 0}, r"depth=0"),
+        ({"width": -32}, r"width=-32"),
+        ({"kv_heads": 0}, r"kv_heads=0"),
+        ({"drop_path": 1.5}, r"drop_path=1.5"),
+        ({"dropout": -0.1}, r"dropout=-0.1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_is_named(name, overrides, message):
+    with pytest.raises((ValueError, ModuleNotFoundError), match=message):
+        small(name, **overrides)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="no model 'vit_bas_patch16_224'; did you mean 'vit_base_patch16_224'"):
+        zoo.create_model("vit_bas_patch16_224")
+    with pytest.raises(ValueError, match="no modality 'vison'; did you mean 'vision'"):
+        zoo.list_models(modality="vison")
+    with pytest.raises(AttributeError, match="did you mean 'create_model'"):
+        zoo.create_modl  # noqa: B018
+    with pytest.raises(ValueError, match="vit_cifar_tiny has no published weights"):
+        zoo.create_model("vit_cifar_tiny", pretrained=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_a_family_does_not_use_says_how_it_is_done_here(name):
+    model, batch = small(name), ROWS[name].batch()
+    for key, way in (("labels", "cross_entropy"), ("output_attentions", "zoo.capture"), ("use_cache", "state")):
+        with pytest.raises(ValueError, match=f"does not use '{key}'.*{way}"):
+            model(**batch, **{key: True})
+    wrong = next(iter(batch))[:-1]
+    with pytest.raises(ValueError, match=f"does not use '{wrong}'; did you mean"):
+        model(**{wrong: batch[wrong + batch_end(batch, wrong)]})
+
+
+def batch_end(batch: dict, beginning: str) -> str:
+    return next(key for key in batch if key.startswith(beginning))[len(beginning) :]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"image_size": 30}, r"image_size=\(30, 30\) is no multiple of patch_size=\(4, 4\); the nearest is \(28, 28\)"),
+        ({"patch_size": 5, "stem": "patch"}, r"no multiple of patch_size=\(5, 5\)"),
+        ({"patch_size": (4, 8)}, r"stem='conv'.*given \(4, 8\)"),
+        ({"pool": "cls"}, r"class token.*pool='mean'"),
+        ({"pool": "median"}, r"pool='median' should be one of 'cls', 'mean', 'cls_mean'"),
+        ({"position_prefix": 3}, r"position_prefix=3"),
+        ({"image_size": 0}, r"image_size"),
+        ({"patch_size": 0}, r"patch_size"),
+        ({"in_chans": 0}, r"in_chans=0"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        small("vit", **overrides)
+
+
+def test_wrong_pictures_are_refused_and_odd_ones_told():
+    model = small("vit")
+    with pytest.raises(ValueError, match=r"expected pixels \[B, 3, 32, 32\], given \(2, 1, 32, 32\).*in_chans="):
+        model(torch.randn(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"images are 32 x 40, the model was built for 32 x 32.*image_size="):
+        model(torch.randn(2, 3, 32, 40))
+    with pytest.raises(ValueError, match=r"expected pixels"):
+        model(torch.randn(3, 32, 32))
+    for odd, what in (
+        (torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8), "integers"),
+        (torch.rand(2, 3, 32, 32) * 255, "as bytes have"),
+        (torch.rand(2, 3, 32, 32), "unnormalised"),
+    ):
+        with pytest.warns(UserWarning, match=what):
+            small("vit")(odd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small("vit")(torch.randn(2, 3, 32, 32))
+
+
+def test_other_sizes_and_channels():
+    model = small("vit", image_size=(16, 40), in_chans=1, num_classes=4, stem="patch", patch_size=(8, 4))
+    assert model(torch.randn(2, 1, 16, 40)).shape == (2, 4)
+
+
+def test_asking_for_classes_gives_a_head_that_has_them():
+    """DINOv2 is published without a head: num_classes=10 asks for one, it is not ignored."""
+    tiny = dict(width=32, depth=1, heads=2, image_size=28)
+    model = zoo.create_model("vit_small_patch14_dinov2", num_classes=10, **tiny)
+    assert model(torch.randn(1, 3, 28, 28)).shape == (1, 10)
+    assert zoo.create_model("vit_small_patch14_dinov2", **tiny).config.head == "pool"
+    with pytest.raises(ValueError, match="num_classes"):
+        zoo.create_model("vit_small_patch14_dinov2", head="classify", **tiny)

@@ -1,0 +1,223 @@
+"""Step by step or in chunks: what decoding with a state computes is what the full forward computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nn_cases import KERNELS, KINDS
+
+from zoo.nn import (
+    CAUSAL,
+    ALiBi,
+    BlockSpec,
+    Buckets,
+    Context,
+    Core,
+    CoreSpec,
+    KeyValues,
+    Padding,
+    Performer,
+    Window,
+    initialise,
+    rotary,
+)
+from zoo.nn.kv_cache import StackState
+from zoo.nn.registry import admit
+
+WIDTH, HEADS, N, BATCH = 32, 4, 11, 2
+TABLE = torch.randn(8, HEADS, generator=torch.Generator().manual_seed(1))
+
+
+def decoder(kind="softmax", groups=HEADS, depth=2, **options):
+    spec = BlockSpec(width=WIDTH, heads=HEADS, kv_heads=groups, causal=True, attention=attention(kind), **options)
+    stack = spec.stack(depth)
+    initialise(stack, 0)
+    return stack.eval()
+
+
+def attention(kind):
+    return {"kind": kind, **KINDS[kind]} if kind in KINDS else kind
+
+
+def context(position, start, stop, mask=CAUSAL):
+    """What a model would hand to its stack for tokens start to stop - 1."""
+    turn = rotary(torch.arange(start, stop), WIDTH // HEADS) if position == "rope" else None
+    bias = {"alibi": ALiBi(HEADS), "buckets": Buckets(TABLE, False, 20)}.get(position)
+    return Context(mask=mask, rotary=turn, bias=bias)
+
+
+def tokens(n=N, batch=BATCH):
+    return torch.randn(batch, n, WIDTH, generator=torch.Generator().manual_seed(7))
+
+
+def decode(stack, x, sizes, position, state=None, mask=CAUSAL):
+    state = state or stack.new_state(len(x), 4, x)
+    start, parts = 0, []
+    for size in sizes:
+        parts.append(stack(x[:, start : start + size], context(position, start, start + size, mask), state=state))
+        start += size
+        assert state.length == start
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_decoding_is_the_full_forward_or_is_refused(kind, position, groups, windowed):
+    stack, x, mask = decoder(kind, groups), tokens(), CAUSAL & Window(3, 0) if windowed else CAUSAL
+    if kind in KERNELS and (position in ("alibi", "buckets") or windowed):
+        with pytest.raises(ValueError, match=kind):
+            decode(stack, x, [1] * N, position, mask=mask)
+        return
+    full = stack(x, context(position, 0, N, mask))
+    for sizes in ([1] * N, [4, 1, 1, 3, 2], [N]):
+        torch.testing.assert_close(decode(stack, x, sizes, position, mask=mask), full, atol=2e-5, rtol=0)
+
+
+class Sigmoid(Core):
+    def weights(self, q, k, mask=None, bias=None):
+        return self.scores(q, k, mask, bias).sigmoid()
+
+
+@pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
+@torch.no_grad()
+def test_a_core_of_ones_own_decodes(position):
+    stack, x = decoder(admit(Sigmoid), 2), tokens()
+    full = stack(x, context(position, 0, N))
+    torch.testing.assert_close(decode(stack, x, [3, 1, 1, 4, 2], position), full, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "longformer", "bigbird", "performer"])
+@pytest.mark.parametrize("position", ["none", "buckets", "rope"])
+@torch.no_grad()
+def test_a_padded_prompt_decodes_like_its_row_alone(kind, position):
+    if kind in KERNELS and position == "buckets":
+        position = "none"
+    stack, x = decoder(kind, 2), tokens()
+    keep = torch.ones(BATCH, N, dtype=torch.bool)
+    keep[0, :3] = False  # left padding
+    alone = stack(x[:1, 3:], context(position, 0, N - 3))
+    state, parts, start = stack.new_state(BATCH, 4, x), [], 0
+    places = (keep.long().cumsum(1) - 1).clamp(min=0)
+    for size in (5, 1, 1, 3, 1):
+        stop = start + size
+        shown = context(position, start, stop)
+        if position == "rope":
+            if start:
+                with pytest.raises(ValueError, match="rotary tables of each row"):
+                    stack(x[:, start:stop], shown, keep=keep[:, :stop], state=state)
+            shown = replace(shown, rotary=rotary(places[:, start:stop], WIDTH // HEADS))
+        parts.append(stack(x[:, start:stop], shown, keep=keep[:, :stop], state=state))
+        start = stop
+    y = torch.cat(parts, 1)
+    torch.testing.assert_close(y[:1, 3:], alone, atol=2e-5, rtol=0)
+    torch.testing.assert_close(y[1:], stack(x[1:], context(position, 0, N)), atol=2e-5, rtol=0)
+    assert (y[0, :3] == 0).all()
+
+
+@torch.no_grad()
+def test_cropping_forgets_a_rejected_draft():
+    stack, x = decoder(groups=2), tokens()
+    state = stack.new_state(BATCH, 4, x)
+    stack(x[:, :6], context("rope", 0, 6), state=state)
+    stack(-3 * x[:, 6:10], context("rope", 6, 10), state=state)
+    state.crop(6)
+    assert state.length == 6 and int(state[0].mixer.position) == 6
+    y = stack(x[:, 6:], context("rope", 6, N), state=state)
+    torch.testing.assert_close(y, stack(x, context("rope", 0, N))[:, 6:], atol=2e-5, rtol=0)
+    with pytest.raises(ValueError, match="cannot crop 11 remembered tokens to 12"):
+        state.crop(12)
+    with pytest.raises(ValueError, match=r"sum over all tokens.*cropped to 2"):
+        decoder("performer").new_state(1, 4, x).crop(2)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "linear"])
+@torch.no_grad()
+def test_reordering_follows_the_beams(kind):
+    stack, x = decoder(kind, 2), tokens()
+    state = stack.new_state(BATCH, 4, x)
+    stack(x[:, :6], context("none", 0, 6), state=state)
+    beams = torch.tensor([1, 0, 1])
+    state.reorder(beams)
+    y = stack(x[beams, 6:], context("none", 6, N), state=state)
+    torch.testing.assert_close(y, stack(x[beams], context("none", 0, N))[:, 6:], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "local", "longformer", "additive"])
+@pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
+@torch.no_grad()
+def test_a_static_buffer_computes_the_same(kind, position):
+    """For compiled decoding: the whole buffer is attended to, and what is not written yet is hidden."""
+    stack, x = decoder(kind, 2), tokens()
+    state = stack.new_state(BATCH, 4, x)
+    for layer in state:
+        layer.mixer = KeyValues(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+        layer.mixer.k += 1e4  # whatever stands behind the last token has no influence
+        layer.mixer.v += 1e4
+    start, parts = 0, []
+    for size in [3, *[1] * (N - 3)]:
+        parts.append(stack(x[:, start : start + size], context(position, start, start + size), state=state))
+        start += size
+        assert int(state[0].mixer.position) == start
+    torch.testing.assert_close(torch.cat(parts, 1), stack(x, context(position, 0, N)), atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_static_buffer_takes_one_graph_for_all_steps():
+    torch._dynamo.reset()
+    stack, x = decoder(groups=2), tokens()
+    state = stack.new_state(BATCH, 4, x)
+    for layer in state:
+        layer.mixer = KeyValues(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+    full = stack(x, context("none", 0, N))
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(stack, backend=backend, fullgraph=True)
+    parts = [step(x[:, i : i + 1], Context(mask=CAUSAL), state=state) for i in range(N)]
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-5, rtol=0)
+    assert len(graphs) == 1, f"{len(graphs)} graphs for {N} steps"
+
+
+def test_cross_attention_projects_its_memory_once():
+    spec = BlockSpec(width=WIDTH, heads=HEADS, kv_heads=2, causal=True)
+    stack = spec.stack(2, cross="softmax", memory_width=24)
+    initialise(stack, 0)
+    x, memory = tokens(), torch.randn(BATCH, 5, 24)
+    shown = Context(mask=CAUSAL, memory=memory, memory_mask=Padding(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])))
+    full = stack(x, shown)
+    projected = []
+    stack[0].cross.k.register_forward_hook(lambda *_: projected.append(1))
+    with torch.no_grad():
+        state = stack.new_state(BATCH, 4, x)
+        y = torch.cat([stack(x[:, i : i + 1], shown, state=state) for i in range(N)], 1)
+    torch.testing.assert_close(y, full, atol=2e-5, rtol=0)
+    assert len(projected) == 1
+    alone = stack(x[:1], Context(mask=CAUSAL, memory=memory[:1, :3]))
+    torch.testing.assert_close(full[:1], alone, atol=2e-5, rtol=0)
+    state.reorder(torch.tensor([1, 1]))
+    assert torch.equal(state[0].memory[0][0], state[0].memory[0][1])
+
+
+def test_what_cannot_decode_says_so():
+    stack = decoder("performer")
+    x = tokens()
+    with pytest.raises(ValueError, match="left to right: it needs a causal mask"):
+        stack(x, Context(), state=stack.new_state(BATCH, 4, x))
+    block = decoder()
+    block[0].mixer = torch.nn.Identity()
+    with pytest.raises(ValueError, match="Identity has no new_state"):
+        block.new_state(1, 4, x)
+    assert isinstance(stack.new_state(1, 4, x), StackState)
+
+
+def test_a_state_takes_the_dtype_and_the_device_it_is_given():
+    state = decoder().new_state(3, 5, torch.zeros(1, dtype=torch.bfloat16))
+    assert state[0].mixer.k.shape == (3, HEADS, 5, WIDTH // HEADS) and state[0].mixer.k.dtype == torch.bfloat16
+    core = CoreSpec(heads=2, kv_heads=2, head_dim=4)
+    assert Performer(core).new_state(1, 5, torch.zeros(1, dtype=torch.bfloat16)).sum.dtype == torch.float32

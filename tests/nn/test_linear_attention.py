@@ -1,0 +1,162 @@
+"""Attention by random features has laws of its own: `kernel == weights @ v` cannot see a wrong feature map."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from nn_cases import HEADS, KERNELS, core_of, qkv
+from torch import Tensor
+
+from zoo.nn import CAUSAL, Core, CoreSpec, Linear, Padding, initialise
+from zoo.nn.init import generator, orthogonal_gaussian
+from zoo.nn.linear_attention import CHUNK, chunked
+from zoo.nn.registry import build_core
+
+SEEDS = range(12)
+
+
+def random_core(kind: str, features: int, seed: int, **spec) -> Core:
+    core = build_core({"kind": kind, "features": features}, CoreSpec(heads=2, kv_heads=2, head_dim=16, **spec))
+    initialise(core, seed)
+    return core.double()
+
+
+def exact(kind: str, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the features estimate: softmax attention, for RFA of unit vectors and at temperature 1."""
+    if kind == "rfa":
+        q, k = (torch.nn.functional.normalize(t, dim=-1) for t in (q, k))
+    scores = q @ k.mT * (1 if kind == "rfa" else q.shape[-1] ** -0.5)
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["performer", "rfa"])
+def test_more_features_come_nearer_to_softmax(kind, causal):
+    q, k = 0.5 * torch.randn(2, 2, 2, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = CAUSAL if causal else None
+    target = exact(kind, q, k, CAUSAL.dense(24, 24) if causal else None)
+    errors = []
+    for features in (16, 64, 256, 1024, 4096):
+        squares = [(random_core(kind, features, s).weights(q, k, mask) - target).square().mean() for s in SEEDS]
+        errors.append(torch.stack(squares).mean().sqrt())
+    for few, many in itertools.pairwise(errors):
+        assert many < 0.7 * few, errors  # four times the features halve the error
+    assert errors[-1] < 0.05 * target.max()
+
+
+def kernel(core: Core, q: Tensor, k: Tensor) -> Tensor:
+    """The core's estimate of the kernel itself, before it is normalised: phi(q) . phi(k), unstabilised."""
+    if core.kind == "rfa":
+        return core.phi(q, None, False, True) @ core.phi(k, None, True, True).mT
+    return core.phi(q, None, True, True) @ core.phi(k, None, True, True).mT / core.num_features()
+
+
+@pytest.mark.parametrize("features", [16, 24, 64])  # also where the last orthogonal block is cut
+def test_the_estimates_of_the_kernel_are_unbiased(features):
+    q, k = 0.6 * torch.randn(2, 1, 1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    unit = [torch.nn.functional.normalize(t, dim=-1) for t in (q, k)]
+    truth = {
+        "performer": (q @ k.mT * 16**-0.5).exp(),
+        "rfa": (-(unit[0].unsqueeze(3) - unit[1].unsqueeze(2)).square().sum(-1) / 2).exp(),
+    }
+    for kind, expected in truth.items():
+        drawn = torch.stack([kernel(random_core(kind, features, seed), q, k) for seed in range(800)])
+        off = (drawn.mean(0) - expected) / (drawn.std(0) / math.sqrt(len(drawn)))  # in standard errors
+        assert off.abs().max() < 4.5, (kind, off)
+        assert off.square().mean() < 2, (kind, off)
+
+
+def test_orthogonal_features_vary_less_than_independent_ones():
+    q, k = torch.randn(2, 1, 1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    core = random_core("performer", 16, 0)
+    orthogonal, independent = [], []
+    for seed in range(400):
+        initialise(core, seed)
+        orthogonal.append(kernel(core, q, k))
+        core.projection.normal_(generator=generator(seed, "independent"))
+        independent.append(kernel(core, q, k))
+    assert torch.stack(orthogonal).var(0).mean() < 0.95 * torch.stack(independent).var(0).mean()
+
+
+def test_rows_are_orthogonal_in_blocks_and_gaussian_in_norm():
+    rows = torch.stack([draw_rows(40, 16, seed) for seed in range(200)])
+    for start in (0, 16, 32):
+        block = torch.nn.functional.normalize(rows[:, start : start + 16], dim=-1)
+        off = block @ block.mT - torch.eye(block.shape[1])
+        assert off.abs().max() < 1e-5
+    squares = rows.square().sum(-1)  # chi-square with 16 degrees of freedom: mean 16, variance 32
+    assert squares.mean().item() == pytest.approx(16, abs=0.25)
+    assert squares.var().item() == pytest.approx(32, rel=0.06)
+    flat = rows[:, :, :].flatten()  # each entry is N(0, 1): a sign-biased QR would show here
+    assert abs(flat.mean().item()) < 0.012 and flat.var().item() == pytest.approx(1, abs=0.02)
+    means = rows.mean(0) * math.sqrt(len(rows))  # each entry by itself, too
+    assert means.square().mean().item() == pytest.approx(1, abs=0.2) and means.abs().max() < 5
+
+
+def draw_rows(rows: int, dim: int, seed: int) -> Tensor:
+    table = torch.empty(rows, dim)
+    orthogonal_gaussian(table, generator(seed, "rows"))
+    return table
+
+
+def test_linear_is_katharopoulos_formula():
+    core, (q, k, v) = core_of("linear"), qkv()
+
+    def phi(x):
+        return torch.where(x > 0, x + 1, x.exp())
+
+    for n in (0, 5):
+        for seen, mask in ((9, None), (n + 1, CAUSAL)):
+            similar = phi(q[1, 2, n]) @ phi(k[1, 2, :seen]).mT
+            expected = similar @ v[1, 2, :seen] / similar.sum()
+            torch.testing.assert_close(core(q, k, v, mask)[1, 2, n], expected, atol=1e-6, rtol=0)
+
+
+def test_performer_is_the_papers_formula():
+    core, (q, k, v) = core_of("performer"), qkv()
+    w = core.projection
+
+    def phi(x):
+        x = x * 8**-0.25
+        return (x @ w.mT - x.square().sum(-1, keepdim=True) / 2).exp()
+
+    similar = phi(q) @ phi(k).mT
+    expected = similar / similar.sum(-1, keepdim=True) @ v
+    torch.testing.assert_close(core(q, k, v), expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_chunks_are_the_running_sum(length):
+    q, k, v = torch.randn(3, 1, 2, length, 5, dtype=torch.float64)
+    start = torch.randn(1, 2, 5, 5, dtype=torch.float64)
+    y, end = chunked(q, k, v, start)
+    total, steps = start, []
+    for n in range(length):
+        total = total + k[:, :, n, :, None] * v[:, :, n, None]
+        steps.append((q[:, :, n, None] @ total)[:, :, 0])
+    torch.testing.assert_close(y, torch.stack(steps, 2), atol=1e-10, rtol=0)
+    torch.testing.assert_close(end, total, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
+def test_features_stay_in_range(kind, scale):
+    """Queries and keys four times as large as fresh projections make: still a mean of the values."""
+    core = core_of(kind).double()
+    q, k, _ = (t * scale for t in qkv(dtype=torch.float64))
+    for mask in (None, CAUSAL, Padding(torch.arange(9).expand(2, -1) < 7)):
+        single = core.float()(q.float(), k.float(), torch.ones(2, HEADS, 9, 8), mask)
+        torch.testing.assert_close(single, torch.ones(2, HEADS, 9, 8), atol=1e-3, rtol=0)
+
+
+def test_a_feature_map_of_ones_own():
+    """Subclassing Linear takes one method; all else is derived."""
+
+    class Squares(Linear):
+        def phi(self, x, keep, keys, causal):
+            return x.square()
+
+    core, (q, k, v) = Squares(CoreSpec(heads=4, kv_heads=4, head_dim=8)), qkv()
+    for mask in (None, CAUSAL):
+        torch.testing.assert_close(core(q, k, v, mask), core.weights(q, k, mask) @ v, atol=1e-5, rtol=0)

@@ -1,0 +1,112 @@
+"""Attention kinds by name, and the door for one's own."""
+
+import sys
+
+import pytest
+import torch
+
+from zoo.nn import Core, CoreSpec, Local, Mixer, register_attention, register_mixer
+from zoo.nn.registry import CORES, MIXERS, admit, build_core, for_layer, load_class
+
+SPEC = CoreSpec(heads=2, kv_heads=1, head_dim=8)
+
+
+class Mine(Core):
+    def __init__(self, spec, power: float = 1.0):
+        super().__init__(spec)
+        self.power = power
+
+    def weights(self, q, k, mask=None, bias=None):
+        return self.scores(q, k, mask, bias).softmax(-1)
+
+
+class Still(Mixer):
+    def forward(self, x, context, state=None):
+        return x
+
+
+@pytest.fixture(autouse=True)
+def unregistered():
+    """Each test finds the tables as they were."""
+    before = dict(CORES), dict(MIXERS)
+    yield
+    for table, kept in zip((CORES, MIXERS), before):
+        table.clear()
+        table.update(kept)
+
+
+def test_names_options_and_layers():
+    assert isinstance(build_core("softmax", SPEC), CORES["softmax"])
+    core = build_core({"kind": "local", "window": 5}, SPEC)
+    assert isinstance(core, Local) and core.pattern.left == 2
+    assert for_layer("softmax", 1, 3) == "softmax"
+    assert for_layer(("softmax", "performer"), 1, 2) == "performer"
+    with pytest.raises(ValueError, match="2 given, the stack has 3"):
+        for_layer(("softmax", "performer"), 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("preformer", r"no attention 'preformer'; did you mean 'performer'\?.*register_attention"),
+        ({"kind": "local", "windw": 5}, r"Local has no option 'windw'; did you mean 'window'\?; it takes: window,"),
+        ({"kind": "local", "window": 0}, r"window=0: expected a whole number of at least 1"),
+        ({"kind": "local", "window": 2.5}, r"window=2\.5: expected"),
+        ({"kind": "performer", "features": -1}, r"features=-1"),
+        ({"window": 5}, r"a dict with 'kind'"),
+        (7, r"given 7"),
+        ("my_file:Mine", r"not registered.*from my_file import Mine; zoo\.register_attention\('my_file:Mine', Mine\)"),
+        ("examples/own.py:Mine", r"from own import Mine; zoo\.register_attention\('examples/own\.py:Mine', Mine\)"),
+    ],
+)
+def test_what_is_wrong_is_named(kind, message):
+    with pytest.raises(ValueError, match=message):
+        build_core(kind, SPEC)
+
+
+def test_a_class_becomes_a_name():
+    name = admit(Mine)
+    assert name == f"{__name__}:Mine" and admit(Mine) == name and isinstance(build_core(name, SPEC), Mine)
+    assert admit(CORES["performer"]) == "performer"
+    assert build_core({"kind": name, "power": 2.0}, SPEC).power == 2.0
+    assert admit(["softmax", Mine]) == ("softmax", name)
+    assert admit({"kind": Mine, "power": 3.0}) == {"kind": name, "power": 3.0}
+    with pytest.raises(ValueError, match=r"not a subclass of zoo\.nn\.Core.*register_mixer"):
+        admit(torch.nn.Linear)
+
+
+def test_names_can_be_registered_once():
+    register_attention("mine", Mine)
+    register_attention("mine", Mine)  # the same again: a file that is run twice
+    assert isinstance(build_core("mine", SPEC), Mine)
+    for taken in ("mine", "softmax"):
+        with pytest.raises(ValueError, match=f"'{taken}' is taken by"):
+            register_attention(taken, type("Other", (Mine,), {}))
+    with pytest.raises(ValueError, match="not a subclass"):
+        register_attention("linear_layer", torch.nn.Linear)
+    register_mixer("still", Still)
+    assert MIXERS["still"] is Still
+
+
+FILE = "from zoo.nn import Core\n\nclass Mine(Core):\n    pass\n\nprint('ran')\n"
+
+
+@pytest.mark.parametrize("form", ["kinds_of_mine:Mine", "kinds_of_mine.py:Mine", "{folder}/kinds_of_mine.py:Mine"])
+def test_a_class_in_a_file(tmp_path, monkeypatch, capsys, form):
+    (tmp_path / "kinds_of_mine.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "kinds_of_mine", raising=False)
+    kind = form.format(folder=tmp_path)
+    name = admit(kind)
+    assert isinstance(build_core(name, SPEC), Core) and admit(kind) == name
+    assert capsys.readouterr().out == "ran\n"  # once
+    with pytest.raises(ValueError, match=r"has no class 'Mien'; did you mean 'Mine'\?"):
+        load_class(kind.replace(":Mine", ":Mien"))
+
+
+def test_a_name_of_a_config_imports_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "kinds_of_theirs.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="loading runs no code"):
+        build_core("kinds_of_theirs:Mine", SPEC)
+    assert capsys.readouterr().out == "" and "kinds_of_theirs" not in sys.modules

@@ -1,0 +1,331 @@
+"""Preprocessing of sounds: transformers' numbers and files, saved with models, and what does not fit is named."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+import zoo
+from zoo.preprocessing.audio import Listening
+from zoo.preprocessing.audio_io import SoundError
+from zoo.preprocessing.auto import preprocess_from_dict
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
+from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.utils.errors import LoadError
+
+CLOSE = 1e-5
+SMALL = SpectrogramPreprocess(frames=60, bins=32)
+WORDS = Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", "A", "B"))
+
+
+def clips(*lengths: int) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [draw.normal(0.01, 0.1, length).astype(np.float32) for length in lengths]
+
+
+def wav(wave: np.ndarray, rate: int = 16000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return ((ours.double() - theirs).abs().max() / theirs.abs().max().clamp_min(1)).item()
+
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+EXTRACTORS: list[tuple[str, dict[str, Any]]] = [
+    ("ASTFeatureExtractor", {}),
+    ("ASTFeatureExtractor", {"num_mel_bins": 64, "max_length": 150, "mean": -6.0, "std": 3.0}),
+    ("ASTFeatureExtractor", {"max_length": 100, "do_normalize": False, "sampling_rate": 8000}),
+    ("WhisperFeatureExtractor", {"chunk_length": 3}),
+    ("WhisperFeatureExtractor", {"feature_size": 128, "chunk_length": 2}),
+    ("Wav2Vec2FeatureExtractor", {"return_attention_mask": True}),
+    ("Wav2Vec2FeatureExtractor", {"do_normalize": False}),
+]
+
+
+@pytest.mark.parametrize("name, options", EXTRACTORS, ids=str)
+def test_equals_transformers_both_ways(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    import transformers
+
+    extractor = getattr(transformers, name)(**options)
+    extractor.save_pretrained(tmp_path)
+    kind: Any = WaveformPreprocess if name.startswith("Wav2Vec2") else SpectrogramPreprocess
+    ours = kind.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()))
+    sounds = clips(16000, 16000, 30_000, 400, 60_000)
+    heard = ours(sounds, rate=ours.rate, too_long="cut")
+    padded = {"padding": True, "return_attention_mask": True} if kind is WaveformPreprocess else {}
+    written = type(extractor)(**json.loads(json.dumps(ours.to_transformers())))
+    for theirs in (extractor, written):
+        expected = theirs(sounds, sampling_rate=ours.rate, return_tensors="pt", **padded)
+        assert heard.keys() == expected.keys()
+        for key, values in heard.items():
+            assert error(values, expected[key]) <= CLOSE
+    assert written.to_dict() == extractor.to_dict() or "do_normalize" in options
+    assert kind.from_transformers(ours.to_transformers()) == ours
+    assert kind.from_transformers({"feature_extractor_type": name} | options) == ours, "what a file leaves out"
+
+
+def test_what_transformers_cannot_express() -> None:
+    for odd in (SpectrogramPreprocess(low=50.0), SpectrogramPreprocess(shift=12.5), SpectrogramPreprocess(high=7000.0)):
+        with pytest.raises(ValueError, match="ASTFeatureExtractor cannot express"):
+            odd.to_transformers()
+    with pytest.raises(ValueError, match="no feature extractor for flavour='log_mel'"):
+        SpectrogramPreprocess(flavour="log_mel").to_transformers()
+    with pytest.raises(ValueError, match="WhisperFeatureExtractor cannot express"):
+        SpectrogramPreprocess(flavour="whisper", low=0.0, mean=0.0, std=1.0, bins=80, frames=250).to_transformers()
+
+
+def test_files_that_are_not_understood() -> None:
+    with pytest.raises(LoadError, match="ClapFeatureExtractor is not known"):
+        SpectrogramPreprocess.from_transformers({"feature_extractor_type": "ClapFeatureExtractor"})
+    with pytest.raises(LoadError, match="another padding"):
+        WaveformPreprocess.from_transformers({"padding_value": 1.0})
+    with pytest.raises(LoadError, match="dither"):
+        SpectrogramPreprocess.from_transformers({"feature_extractor_type": "WhisperFeatureExtractor", "dither": 0.1})
+    with pytest.raises(LoadError, match="feature_size=2"):
+        WaveformPreprocess.from_transformers({"feature_size": 2})
+
+
+def test_a_ctc_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    for name, values in WaveformPreprocess(vocabulary=WORDS).transformers_files().items():
+        (tmp_path / name).write_text(values if isinstance(values, str) else json.dumps(values))
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    theirs = AutoProcessor.from_pretrained(tmp_path)
+    ids = theirs.tokenizer("AB BA").input_ids
+    assert ids == WORDS.encode("AB BA") and theirs.tokenizer.pad_token_id == WORDS.blank_id
+    assert theirs.tokenizer.decode([5, 5, 0, 6, 4, 6, 6, 5]) == "AB BA"
+
+
+# --- saved ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SMALL,
+        SpectrogramPreprocess(flavour="log_mel", high=7000.0, resample=True, too_long="windows"),
+        WaveformPreprocess(rate=8000, longest=900, too_long="cut"),
+        WaveformPreprocess(vocabulary=WORDS, normalise=False),
+    ],
+    ids=lambda given: given.kind,
+)
+def test_the_same_after_json(given: Listening) -> None:
+    values = json.loads(json.dumps(given.to_dict()))
+    assert preprocess_from_dict(values) == given and hash(given) == hash(preprocess_from_dict(values))
+    with pytest.raises(LoadError, match=r"unknown key 'ratio'.*rate"):
+        preprocess_from_dict(values | {"ratio": 1})
+    del values["rate"]
+    with pytest.raises(LoadError, match="lacks the key 'rate'"):
+        preprocess_from_dict(values)
+
+
+def test_saved_with_models_and_fitted_to_them(tmp_path: Path) -> None:
+    model = zoo.create_model("ast_tiny", max_length=60, mel_bins=32, width=16, heads=2, depth=1, num_classes=3)
+    model.preprocess = replace(SMALL, mean=-5.0, resample=True)
+    zoo.save(model, tmp_path / "ours")
+    assert zoo.load(tmp_path / "ours").preprocess == model.preprocess
+    assert zoo.load(tmp_path / "ours", max_length=80).preprocess == replace(model.preprocess, frames=80)
+    zoo.export(model, tmp_path / "theirs")
+    assert zoo.load(tmp_path / "theirs").preprocess == replace(model.preprocess, resample=False)
+    model.preprocess = SpectrogramPreprocess(frames=61, bins=32)
+    with pytest.raises(ValueError, match="frames=61 of the preprocessing, but the model has max_length=60"):
+        zoo.save(model, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SpectrogramPreprocess(rate=0),
+        lambda: SpectrogramPreprocess(flavour="mfcc"),  # type: ignore[arg-type]
+        lambda: SpectrogramPreprocess(too_long="cutt"),  # type: ignore[arg-type]
+        lambda: SpectrogramPreprocess(std=0.0),
+        lambda: SpectrogramPreprocess(high=9000.0),
+        lambda: WaveformPreprocess(longest=0),
+    ],
+)
+def test_fields_that_cannot_be(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected|Hz"):
+        make()
+
+
+# --- what a sound may be ----------------------------------------------------------------------------------------------
+
+
+def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
+    wave = clips(9000)[0]
+    (tmp_path / "x.wav").write_bytes(wav(wave))
+    expected = SMALL((wave, 16000))["input_values"]
+    assert expected.shape == (1, 60, 32) and expected.dtype == torch.float32
+    tensor = torch.from_numpy(wave)
+    decoded = {"array": wave, "sampling_rate": 16000, "path": None}  # by datasets
+    for sound in (
+        str(tmp_path / "x.wav"),
+        tmp_path / "x.wav",
+        wav(wave),
+        (tensor, 16000),
+        (tensor[None], 16000),
+        decoded,
+    ):
+        assert torch.equal(SMALL(sound)["input_values"], expected)
+    for sound in (wave, tensor, tensor[None], tensor.double()):
+        assert torch.equal(SMALL(sound, rate=16000)["input_values"], expected)
+    both = SMALL([tmp_path / "x.wav", (np.stack([wave] * 8), 16000)])["input_values"]  # eight channels are mixed
+    assert both.shape[0] == 2 and error(both[1:], expected.double()) <= CLOSE
+
+
+@pytest.mark.parametrize("edit, said", [
+    ({"vocabulary": {"tokens": ["<pad>", "|", "A"], "blank": "<pad>", "space": "|"}}, "3 symbols, .* vocab_size=7"),
+    ({"vocabulary": {"tokens": list(WORDS.tokens), "space": "|"}}, "vocabulary lacks the key 'blank'"),
+    ({"vocabulary": {"tokens": list(WORDS.tokens), "blank": "<pad>", "space": "|", "gap": 1}}, "unknown key 'gap'"),
+    ({"rate": "16k"}, "rate='16k', expected a number"),
+])  # fmt: skip
+def test_a_damaged_preprocess_is_named(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
+    zoo.save(writer(), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["preprocess"] |= edit
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(LoadError, match=said):
+        zoo.load(tmp_path)
+
+
+def test_a_vocabulary_goes_with_its_symbols(tmp_path: Path) -> None:
+    zoo.save(writer(), tmp_path)
+    assert zoo.load(tmp_path).preprocess.vocabulary == WORDS
+    assert zoo.load(tmp_path, vocab_size=9).preprocess.vocabulary is None
+
+
+def writer() -> zoo.Model:
+    small: dict[str, Any] = dict(width=32, depth=1, heads=2, conv_channels=(8,) * 4, position_groups=2)
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(WORDS), seed=0, **small)
+    model.preprocess = WaveformPreprocess(vocabulary=WORDS)
+    return model
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
+def test_rates_that_are_none(rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"sound 1 has the sampling rate .*: expected samples per second"):
+        replace(SMALL, resample=True)([(clips(9000)[0], 16000.0), (clips(9000)[0], rate)])
+
+
+def test_a_rate_is_always_known() -> None:
+    wave = clips(9000)[0]
+    with pytest.raises(ValueError, match="sound 0 has no sampling rate"):
+        SMALL(wave)
+    with pytest.raises(SoundError, match="sound 1 has 8000 samples per second, expected 16000"):
+        SMALL([(wave, 16000), (wave, 8000)])
+    with pytest.raises(SoundError, match="8000 samples per second, expected 16000"):
+        SMALL(wav(wave, 8000))
+    twice = SMALL([(wave[:4500], 8000), wav(wave[:4500], 8000)], resample=True)["input_values"]
+    assert error(twice[0], twice[1].double()) <= 1e-6
+
+
+def test_a_batch_is_what_each_is_alone() -> None:
+    sounds = clips(3000, 9000, 9000, 500)
+    for preprocess in (SMALL, WaveformPreprocess(), SpectrogramPreprocess(flavour="log_mel", frames=60)):
+        batch = preprocess(sounds, rate=16000)
+        for row, sound in enumerate(sounds):
+            alone = preprocess(sound, rate=16000)
+            size = alone["input_values"].shape[1]
+            assert error(batch["input_values"][row, :size], alone["input_values"][0].double()) <= 1e-6
+            assert "attention_mask" not in alone
+    mask = WaveformPreprocess()(sounds, rate=16000)["attention_mask"]
+    assert mask.dtype == torch.int64 and mask.sum(1).tolist() == [3000, 9000, 9000, 500]
+    assert "attention_mask" not in WaveformPreprocess()(sounds[1:3], rate=16000)
+
+
+def test_silence_and_clipping_give_numbers() -> None:
+    silent, clipped = np.zeros(8000, np.float32), np.sign(clips(8000)[0])
+    whisper = SpectrogramPreprocess(flavour="whisper", bins=80, frames=100, low=0.0)
+    for preprocess in (SMALL, whisper, SpectrogramPreprocess(flavour="log_mel"), WaveformPreprocess()):
+        for values in preprocess([silent, clipped, clips(8000)[0]], rate=16000).values():
+            assert values.isfinite().all()
+    assert not WaveformPreprocess()(silent, rate=16000)["input_values"].any()
+    assert not WaveformPreprocess()(silent[:1] + 1, rate=16000)["input_values"].any(), "one sample"
+
+
+@pytest.mark.parametrize("preprocess", [SMALL, WaveformPreprocess()], ids=["spectrogram", "waveform"])
+@pytest.mark.parametrize(
+    "sound, said",
+    [
+        (np.zeros(0, np.float32), "sound 1 is empty"),
+        (np.full(900, np.nan, np.float32), "sound 1 has 900 samples that are NaN"),
+        (np.zeros((2, 900), np.float32), "several clips or several channels"),
+        (b"no sound", "is no sound file"),
+        ("nowhere.wav", r"there is no sound file nowhere\.wav"),
+        ([0.0, 0.1], "given list"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_sounds_are_named(preprocess: Listening, sound: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        preprocess([clips(900)[0], sound], rate=16000)
+    with pytest.raises(ValueError, match="no sounds given"):
+        preprocess([])
+
+
+def test_too_short_for_a_frame() -> None:
+    for samples in (1, 399):
+        with pytest.raises(SoundError, match=rf"sound 0 has {samples} samples .* at least 400 are needed"):
+            SMALL(clips(samples), rate=16000)
+    assert SMALL(clips(400), rate=16000)["input_values"].shape == (1, 60, 32)
+    with pytest.raises(SoundError, match="at least 201"):
+        SpectrogramPreprocess(flavour="log_mel")(clips(200), rate=16000)
+
+
+# --- too long ---------------------------------------------------------------------------------------------------------
+
+LIMITED = [SMALL, SpectrogramPreprocess(flavour="log_mel", frames=60), WaveformPreprocess(longest=9000)]
+LIMITED += [SpectrogramPreprocess(flavour="whisper", bins=80, frames=100, low=0.0)]
+
+
+@pytest.mark.parametrize("preprocess", LIMITED, ids=["kaldi", "log_mel", "waveform", "whisper"])
+def test_too_long_is_an_error_a_cut_or_windows(tmp_path: Path, preprocess: Listening) -> None:
+    limit = preprocess.limit
+    assert limit is not None
+    whole = clips(limit + 3000)[0]
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(whole))
+    preprocess(whole[:limit], rate=16000)
+    with pytest.raises(SoundError, match=rf"sound 0 has {limit + 1} samples .* at most {limit} .*too_long='cut'"):
+        preprocess(whole[: limit + 1], rate=16000)
+    with pytest.raises(SoundError, match=r"long\.wav has"):
+        preprocess(path)
+    (name,) = preprocess(whole[:limit], rate=16000)
+    first, last = (preprocess(part, rate=16000)[name][0] for part in (whole[:limit], whole[-limit:]))
+    for sound in (path, (whole, 16000)):
+        assert torch.equal(preprocess(sound, too_long="cut")[name][0], first)
+        rows = preprocess([sound, sound], too_long="windows")[name]
+        assert len(rows) == 4
+        for row, part in zip(rows, (first, last, first, last)):
+            assert error(row, part.double()) <= 1e-6
+        assert [(w.start, len(w.wave)) for w in preprocess.windows(sound)] == [(0, limit), (3000, limit)]
+    assert len(preprocess(path, too_long="windows")[name]) == 2
+
+
+def test_the_limit_is_the_last_that_fits() -> None:
+    """One sample more would be one frame more, of which transformers would silently cut the end."""
+    from zoo.preprocessing.filter_banks import frames_of
+
+    assert frames_of(SMALL.limit, 16000) == 60 and frames_of(SMALL.limit + 1, 16000) == 61
+
+
+def test_short_sounds_are_one_window_and_no_limit_has_none() -> None:
+    wave = clips(1000)[0]
+    (window,) = SMALL.windows((wave, 16000))
+    assert (window.start, len(window.wave), window.rate) == (0, 1000, 16000)
+    with pytest.raises(ValueError, match="set longest="):
+        next(WaveformPreprocess().windows((wave, 16000)))

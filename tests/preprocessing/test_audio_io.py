@@ -1,0 +1,297 @@
+"""Files to samples: formats, rates, channels, streams; whatever cannot be read is named."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from zoo.preprocessing import audio_io
+from zoo.preprocessing.audio_io import SoundError, as_wave, blocks, info, read, resampled
+
+RATE = 22050
+FORMATS = ["wav", "flac", "ogg", "mp3"]
+
+
+def tone(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """Tones of other pitch in each channel, with grain: [S] or [S, C]."""
+    rng = np.random.default_rng(0)
+    t = np.arange(round(seconds * rate)) / rate
+    waves = np.stack([np.sin(2 * np.pi * 220 * (c + 1) * t) for c in range(channels)], -1)
+    return (0.4 * waves + rng.normal(0, 0.03, waves.shape)).astype(np.float32)
+
+
+def encoded(wave: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=format.upper(), subtype=subtype)
+    return file.getvalue()
+
+
+def written(folder: Path, wave: np.ndarray, format: str = "wav", rate: int = RATE) -> Path:
+    path = folder / f"sound.{format}"
+    path.write_bytes(encoded(wave, rate, format))
+    return path
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats_from_path_and_memory(tmp_path: Path, format: str) -> None:
+    wave = tone(0.7)[:, 0]
+    path = written(tmp_path, wave, format)
+    heard, rate = read(path)
+    assert rate == RATE and heard.dtype == torch.float32 and heard.shape == (len(wave),)
+    assert np.abs(heard.numpy() - wave).max() < (1e-4 if format in ("wav", "flac") else 0.2)
+    assert torch.equal(read(path.read_bytes())[0], heard) and torch.equal(read(str(path))[0], heard)
+    assert info(path) == (len(wave), RATE, 1)
+
+
+def test_float_files_are_exact() -> None:
+    wave = tone(0.1)[:, 0] * 3  # beyond full scale, which floats may be
+    assert np.array_equal(read(encoded(wave, subtype="FLOAT"))[0].numpy(), wave)
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_channels_are_mixed_by_their_mean_or_kept(channels: int) -> None:
+    data = encoded(tone(0.2, channels=channels), subtype="FLOAT")
+    apart = read(data, mono=False)[0]
+    assert apart.shape == (channels, round(0.2 * RATE)) and apart.is_contiguous()
+    torch.testing.assert_close(read(data)[0], apart.mean(0))
+
+
+def test_rates_are_refused_or_resampled_and_never_ignored(tmp_path: Path) -> None:
+    path = written(tmp_path, tone(0.5))
+    with pytest.raises(SoundError, match=r"sound\.wav has 22050 samples per second, expected 16000: pass resample"):
+        read(path, rate=16000)
+    heard, rate = read(path, rate=16000, resample=True)
+    assert rate == 16000 and len(heard) == 8000
+    import torchaudio
+
+    assert torch.equal(heard, torchaudio.functional.resample(read(path)[0], RATE, 16000))
+    assert read(path, rate=RATE)[1] == RATE
+
+
+def test_resampling_keeps_the_tone() -> None:
+    t = torch.arange(8000) / 8000
+    twice = resampled(torch.sin(2 * torch.pi * 440 * t), 8000, 16000)
+    assert twice.shape == (16000,) and twice.abs().max() < 1.01
+    assert int(torch.fft.rfft(twice).abs().argmax()) == 440
+
+
+def test_rates_without_a_common_divisor_and_no_rates() -> None:
+    with pytest.raises(SoundError, match="44101 Hz cannot be resampled to 16000 Hz"):
+        resampled(torch.zeros(100), 44101, 16000)
+    with pytest.raises(ValueError, match="rate=0"):
+        read(encoded(tone(0.1)), rate=0)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("rate", [RATE, 16000, 44100])
+def test_a_stream_has_the_samples_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, rate: int
+) -> None:
+    monkeypatch.setattr(audio_io, "CHUNK", 3000)
+    path = written(tmp_path, tone(2.3, channels=2), format)
+    whole, _ = read(path, rate=rate, resample=True)
+    pieces = list(blocks(path, 0.5, 0.1, rate=rate, resample=True))
+    shared, length = round(0.1 * rate), round(0.5 * rate)
+    assert {piece.rate for piece in pieces} == {rate}
+    assert [p.start for p in pieces] == [i * (length - shared) for i in range(len(pieces))]
+    assert all(len(piece.wave) == length for piece in pieces[:-1]) and shared < len(pieces[-1].wave) <= length
+    joined = torch.cat([pieces[0].wave, *(piece.wave[shared:] for piece in pieces[1:])])
+    torch.testing.assert_close(joined, whole, atol=1e-6, rtol=0)
+
+
+def test_pieces_without_rest_and_shorter_files(tmp_path: Path) -> None:
+    path = written(tmp_path, tone(1.0))
+    assert [len(piece.wave) for piece in blocks(path, 0.5)] == [RATE // 2, RATE // 2]
+    assert [len(piece.wave) for piece in blocks(path, 7)] == [RATE]
+    with pytest.raises(ValueError, match="overlap"):
+        next(blocks(path, 0.5, 0.5))
+    with pytest.raises(SoundError, match="expected 16000"):
+        next(blocks(path, 0.5, rate=16000))
+
+
+def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not asked for is not decoded."""
+    path, read_ = written(tmp_path, tone(20)), []
+    monkeypatch.setattr(audio_io, "CHUNK", 1000)
+    decode = audio_io._decoded
+    monkeypatch.setattr(audio_io, "_decoded", lambda *given: read_.append(1) or decode(*given))
+    assert len(next(blocks(path, 0.1)).wave) == RATE // 10
+    assert len(read_) == 3
+
+
+# --- what cannot be used ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("junk", [b"no sound " * 99, b"\x89PNG\r\n\x1a\n" + bytes(500), b"RIFF", b"ID3" + bytes(900)])
+def test_what_is_no_sound_is_named(tmp_path: Path, junk: bytes) -> None:
+    path = tmp_path / "photo.wav"
+    path.write_bytes(junk)
+    with pytest.raises(SoundError, match=r"photo\.wav (is no sound file that can be read|is damaged|is empty)"):
+        read(path)
+    with pytest.raises(SoundError, match=f"a sound in memory \\({len(junk)} bytes\\)"):
+        read(junk)
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(SoundError, match=r"there is no sound file .*nowhere\.wav"):
+        read(tmp_path / "nowhere.wav")
+    with pytest.raises(SoundError, match="there is no sound file"):
+        read(tmp_path)
+    with pytest.raises(SoundError, match="is empty"):
+        read(b"")
+    with pytest.raises(SoundError, match="is empty: it has no samples"):
+        read(encoded(np.zeros(0, np.float32)))
+    with pytest.raises(SoundError, match="is empty"):
+        list(blocks(written(tmp_path, np.zeros(0, np.float32)), 1))
+    with pytest.raises(ValueError, match="given int"):
+        read(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "aiff", "au", "w64", "rf64"])
+@pytest.mark.parametrize("share", [0.95, 0.4])
+def test_what_is_cut_off_is_named_and_read_on_request(tmp_path: Path, format: str, share: float) -> None:
+    path = written(tmp_path, tone(2), format)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    for way in (read, lambda path: list(blocks(path, 0.5))):
+        with pytest.raises(SoundError, match=r"sound\.\w+ is (damaged or )?cut off"):
+            way(path)
+    if format == "ogg":  # of which nothing is there but a part of a page
+        return
+    there, _ = read(path, partial=True)
+    assert 0.2 * share * 2 * RATE < len(there) < 2 * RATE
+
+
+@pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFDB])
+def test_streamed_wavs_do_not_know_their_length(declared: int) -> None:
+    data = bytearray(encoded(tone(0.5)))
+    data[4:8] = data[40:44] = declared.to_bytes(4, "little")
+    assert len(read(bytes(data))[0]) == RATE // 2
+
+
+def test_mp3_without_its_length() -> None:
+    """libsndfile stops early when the bit rate of the first frame is not that of all."""
+    rng = np.random.default_rng(0)
+    data = encoded(rng.normal(0, 0.1, 200_000).astype(np.float32), 44100, "mp3")
+    second = data.find(data[:2], 10)
+    with pytest.raises(SoundError, match=r"does not say its length, and of .* frames .* can be read"):
+        read(data[second:])
+    tagged = b"ID3\x04\x00\x00\x00\x00\x10\x00" + bytes(2048) + data
+    assert len(read(tagged)[0]) == 200_000
+
+
+def test_flac_without_its_length() -> None:
+    data = bytearray(encoded(tone(0.5), format="flac"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    with pytest.raises(SoundError, match="does not say how long it is"):
+        read(bytes(data))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers(value: float) -> None:
+    wave = tone(0.1)[:, 0]
+    wave[[70, 90]] = value
+    with pytest.raises(SoundError, match="has 2 samples that are NaN or infinite, the first at 70"):
+        read(encoded(wave, subtype="FLOAT"))
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_and_tensors() -> None:
+    wave = torch.linspace(-1, 1, 100)
+    assert as_wave(wave, "x") is wave or torch.equal(as_wave(wave, "x"), wave)
+    assert torch.equal(as_wave(wave.double().numpy(), "x"), wave)
+    assert torch.equal(as_wave(wave[None], "x"), wave)
+    assert torch.equal(as_wave(torch.stack([wave, -wave]), "x", channels=True), torch.zeros(100))
+    assert torch.equal(as_wave(np.array([-32768, 16384], np.int16), "x"), torch.tensor([-1.0, 0.5]))
+    assert torch.equal(as_wave(torch.tensor([-(2**31), 2**30], dtype=torch.int32), "x"), torch.tensor([-1.0, 0.5]))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (torch.zeros(2, 9), "several clips or several channels"),
+        (torch.zeros(9, dtype=torch.uint8), "expected floats"),
+        (torch.zeros(()), "expected samples"),
+        (torch.zeros(2, 2, 9), "expected samples"),
+        (torch.zeros(0), "is empty"),
+        (torch.tensor([0.0, torch.nan]), "NaN"),
+        ([0.1, 0.2], "given list"),
+        (None, "given NoneType"),
+    ],
+)
+def test_what_is_no_wave(given: object, said: str) -> None:
+    with pytest.raises(ValueError, match=f"clip 3.*{said}"):
+        as_wave(given, "clip 3")
+
+
+def test_channels_come_first() -> None:
+    with pytest.raises(ValueError, match="transpose"):
+        as_wave(torch.zeros(900, 2), "x", channels=True)
+
+
+# --- libraries --------------------------------------------------------------------------------------------------------
+
+
+def run(code: str, folder: Path) -> str:
+    """What a process prints in which the modules of a folder come before the installed ones."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("error", [OSError("libcudart.so.13"), RuntimeError("different CUDA"), ImportError()])
+def test_a_broken_torchaudio_says_how_it_is_mended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(audio_io, "import_module", broken)
+    with pytest.raises(ImportError, match="Text and vision need none of it") as caught:
+        resampled(torch.zeros(9), 8000, 16000)
+    said = str(caught.value)
+    assert 'pip install "torch' in said or "of the same release" in said
+    assert "zoo doctor" in said and str(error) in said
+
+
+def test_text_and_vision_work_where_neither_library_does(tmp_path: Path) -> None:
+    (tmp_path / "torchaudio.py").write_text("raise RuntimeError('different CUDA versions')")
+    (tmp_path / "soundfile.py").write_text("raise OSError('sndfile library not found')")
+    (tmp_path / "x.wav").write_bytes(encoded(tone(0.1)))
+    said = run(
+        f"""
+import torch, zoo
+from zoo.preprocessing import audio_io
+from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.preprocessing.waveform import WaveformPreprocess
+zoo.create_model("vit_cifar_tiny")(torch.zeros(1, 3, 32, 32))
+print(WaveformPreprocess()(torch.zeros(9000), rate=16000)["input_values"].shape)
+for call in (lambda: SpectrogramPreprocess()(torch.zeros(9000), rate=16000),
+             lambda: audio_io.read({str(tmp_path / "x.wav")!r})):
+    try:
+        call()
+    except ValueError:
+        print("taken for a bad sound, which a data set may skip")
+    except ImportError as error:
+        print(error)
+""",
+        tmp_path,
+    )
+    works, torchaudio, soundfile_ = said.splitlines()
+    assert works == "torch.Size([1, 9000])" and "different CUDA versions" in torchaudio
+    for part in ("sndfile library not found", "pip install --force-reinstall", "libsndfile1", "zoo doctor"):
+        assert part in soundfile_

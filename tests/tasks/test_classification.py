@@ -1,0 +1,160 @@
+"""The classifier in a trainer of one's own: pairs, dicts, soft targets, keyed randomness, losses that are no number."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo
+from zoo.tasks import Classify, NonFiniteLoss
+from zoo.tasks.config import OptimSettings
+
+torch.set_num_threads(1)
+
+
+class Net(nn.Module):
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.body, self.drop, self.head = nn.Linear(6, 8), nn.Dropout(dropout), nn.Linear(8, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.head(self.drop(self.body(pixel_values)))
+
+
+def fit(task: L.LightningModule, folder: Path, loader: Any = None, **options: Any) -> L.Trainer:
+    options = {"max_steps": 4, "logger": False, "enable_checkpointing": False, **options}
+    trainer = L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+                        default_root_dir=folder, **options)  # fmt: skip
+    trainer.fit(task, loader or pairs())
+    return trainer
+
+
+def pairs(n: int = 24, size: int = 4) -> DataLoader:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 6, generator=g)
+    return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=size)
+
+
+def test_in_a_trainer_of_ones_own(tmp_path: Path) -> None:
+    task = Classify(Net(0.0), lr=0.05)
+    loader = pairs(96, 8)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=6, enable_progress_bar=False, enable_model_summary=False,
+                        default_root_dir=tmp_path, logger=L.pytorch.loggers.CSVLogger(tmp_path), log_every_n_steps=5,
+                        enable_checkpointing=False)  # fmt: skip
+    trainer.fit(task, loader, loader)
+    assert float(trainer.callback_metrics["val_accuracy"]) > 0.8
+    trainer.test(task, loader, verbose=False)
+    assert float(trainer.callback_metrics["test_accuracy"]) > 0.8
+    assert task.confusion is not None and task.confusion.sum() == 96
+    text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    assert "train_loss" in text and "val_accuracy" in text
+    shares = torch.cat(trainer.predict(task, loader))
+    assert shares.shape == (96, 3)
+    torch.testing.assert_close(shares.sum(1), torch.ones(96))
+
+
+def test_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
+    seen = []
+
+    class Look(L.Callback):
+        def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    task = Classify(Net(), lr=2.0, optim=OptimSettings(warmup=0.5, final_lr=0.1))
+    fit(task, tmp_path, callbacks=[Look()])
+    assert seen == pytest.approx([1.0, 2.0, 2.0, 0.2])
+
+
+def test_soft_targets_and_label_smoothing() -> None:
+    net = Net(0.0)
+    task = Classify(net, label_smoothing=0.1)
+    x, soft = torch.randn(5, 6), torch.softmax(torch.randn(5, 3), 1)
+    batch = {"pixel_values": x, "labels": soft.argmax(1), "targets": soft}
+    smooth = 0.9 * soft + 0.1 / 3
+    expected = -(smooth * net(x).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(task.loss_of(batch, 0, 0), expected)
+    hard = {"pixel_values": x, "labels": soft.argmax(1)}
+    torch.testing.assert_close(task.loss_of(hard, 0, 0), F.cross_entropy(net(x), soft.argmax(1), label_smoothing=0.1))
+
+
+def test_a_model_says_what_it_learned() -> None:
+    """The kind is that of the model's config; given, the config says it from here on."""
+
+    def model(**fields: Any) -> zoo.Model:
+        return zoo.create_model("bert_tiny", head="classify", width=16, depth=1, heads=2, vocab_size=9, **fields)
+
+    assert Classify(model()).objective.kind == "one"
+    assert Classify(model(num_classes=1)).objective.kind == "number"
+    assert Classify(model(answer="several")).objective.kind == "several"
+    told = model()
+    Classify(told, kind="several", ema=0.9)
+    assert told.config.answers == "several" and told.config.answer == "several"
+    with pytest.raises(ValueError, match="'several'"):
+        model(num_classes=1, answer="one")
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(tmp_path: Path) -> None:
+    def losses(seed: int, disturb: bool) -> list[float]:
+        torch.manual_seed(0)
+        task, seen = Classify(Net(), lr=1e-3, seed=seed), []
+
+        class Look(L.Callback):
+            def on_train_batch_start(self, *args: Any) -> None:
+                if disturb:
+                    torch.manual_seed(len(seen) + 99)
+
+            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
+                seen.append(outputs["loss"].item())
+
+        fit(task, tmp_path, callbacks=[Look()], accumulate_grad_batches=2, max_steps=2)
+        return seen
+
+    assert losses(0, False) == losses(0, True) != losses(1, False)
+
+
+def test_the_average_is_what_is_evaluated(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = Classify(Net(0.0), lr=0.5, ema=0.99)
+    fit(task, tmp_path)
+    assert task.evaluated is task.ema
+    assert not torch.equal(task.ema.head.weight, task.model.head.weight)
+    assert {k.split(".")[0] for k in task.state_dict()} == {"model", "ema"}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
+    x, y = torch.randn(12, 6), torch.zeros(12, dtype=torch.long)
+    x[9, 2] = bad
+    task = Classify(Net(), lr=1e-3)
+    with pytest.raises(NonFiniteLoss, match="step 3") as error:
+        fit(task, tmp_path, DataLoader(TensorDataset(x, y), batch_size=4))
+    assert error.value.step == 2
+    saved = torch.load(error.value.file, weights_only=True)
+    torch.testing.assert_close(saved["batch"]["pixel_values"][1], x[9], equal_nan=True)
+    assert saved["step"] == 2 and all(torch.isfinite(p).all() for p in task.parameters())
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda: Classify(Net(), ema=1.0), "less than 1"),
+    (lambda: Classify(Net(), lr=-1.0), "lr=-1.0"),
+    (lambda: Classify(Net(), optim=OptimSettings(freeze=["bodi"])), "did you mean 'body'"),
+    (lambda: Classify(Net()).loss_of({"pixel_values": torch.randn(2, 3, 6), "labels": None}, 0, 0), "head='classify'"),
+])  # fmt: skip
+def test_bad_arguments(call: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_a_batch_that_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a dict or a pair"):
+        fit(Classify(Net(), lr=1e-3), tmp_path, DataLoader(torch.randn(8, 6), batch_size=4))
+
+
+def test_a_trainer_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_steps or max_epochs"):
+        fit(Classify(Net(), lr=1e-3), tmp_path, max_steps=-1, max_epochs=-1)

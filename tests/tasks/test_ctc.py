@@ -1,0 +1,57 @@
+"""The CTC task: in anybody's Trainer, with figures that are those of the texts."""
+
+import lightning as L
+import pytest
+import torch
+
+import zoo
+from zoo.data.audio.speech import Listen, Recordings, Utterances
+from zoo.data.audio.tables import Clips
+from zoo.data.keyed_batches import Keys
+from zoo.inference.ctc_decoding import beam
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
+from zoo.tasks import CTC
+from zoo.training.recipes.speech import SpeechModule
+
+SMALL = dict(conv_channels=(32, 32), conv_kernels=(10, 4), conv_strides=(5, 4), width=32, depth=1, heads=2,
+             position_kernel=8, position_groups=2, dropout=0.0, attention_dropout=0.0)  # fmt: skip
+LETTERS = {"a": 0.05, "b": 0.11, "c": 0.2}  # cycles per sample
+
+
+@pytest.fixture(scope="module")
+def data() -> Utterances:
+    """Texts of three letters, each a tone of 160 samples, in noise."""
+    draw = torch.Generator().manual_seed(0)
+    texts = ["".join("abc"[i] for i in torch.randint(3, (3,), generator=draw)) for _ in range(48)]
+    tones = {c: torch.sin(2 * torch.pi * f * torch.arange(160)) for c, f in LETTERS.items()}
+    waves = [torch.cat([torch.cat([tones[c], torch.zeros(32)]) for c in text]) for text in texts]
+    waves = [wave + 0.05 * torch.randn(len(wave), generator=draw) for wave in waves]
+    return Utterances(Recordings(Clips.of(waves, 8000), texts), Vocabulary.of(["abc"]))
+
+
+def test_it_learns(data: Utterances) -> None:
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
+    task = CTC(model, lr=1e-2, vocabulary=data.vocabulary, augment=Listen(model.preprocess), width=4)
+    module = SpeechModule(data, data, data, 16, listen=task.augment)
+    trainer = L.Trainer(max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                        accelerator="cpu", gradient_clip_val=1.0, log_every_n_steps=1000)  # fmt: skip
+    trainer.fit(task, module)
+    trainer.test(task, module, verbose=False)
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
+    assert figures["test_wer"] <= 0.2 and figures["test_cer"] <= 0.1, figures
+    assert set(figures) == {"test_loss", "test_wer", "test_cer"}
+    batch = task.augment(data.__getitems__(Keys(range(48), 0)), seed=0, step=0, train=False)
+    with torch.no_grad():
+        model.eval()
+        scores = model(batch["input_values"], batch["attention_mask"])
+    said = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
+    right = sum(one == other for one, other in zip(said, data.spoken.said)) / 48
+    assert right == pytest.approx(1 - figures["test_wer"])
+
+
+def test_what_is_refused(data: Utterances) -> None:
+    model = zoo.create_model("wav2vec2_tiny", head=None, seed=0, **SMALL)
+    with pytest.raises(ValueError, match="texts need a vocabulary"):
+        CTC(model)
+    with pytest.raises(ValueError, match="width=0"):
+        CTC(model, vocabulary=data.vocabulary, width=0)

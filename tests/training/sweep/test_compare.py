@@ -1,0 +1,243 @@
+"""`zoo compare`: options, paired figures, running and going on, with a recipe that takes no time; one real run."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo.training.sweep import compare as comparing
+from zoo.training.sweep.compare import compare, find_recipe, flops, read_plan, split
+from zoo.training.sweep.results import Comparison, Trial, choose_metric, interpolate, lower_is_better
+
+# A stand-in for a recipe: writes the files that a run folder holds, in no time.
+RECIPE = """
+import csv, json, os, sys
+from pathlib import Path
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+folder = Path(words["run_dir"])
+said = [f"{k}={v}" for k, v in sorted(words.items()) if k not in ("run_dir", "pictures", "progress")]
+with open(folder.parent.parent / "calls.txt", "a") as calls:
+    calls.write(" ".join(said) + "\\n")
+value, seed = words["attention"], int(words["seed"])
+if value == "unknown":
+    sys.exit(print("error: no attention kind 'unknown'", file=sys.stderr) or 2)
+if value == "diverges":
+    sys.exit(print("error: loss is NaN at step 7", file=sys.stderr) or 1)
+if os.environ.get("STOP_AT") == f"{value}/{seed}":
+    sys.exit(130)
+gain, pace = (0.1 + 0.01 * seed, 2.0) if value == "fast" else (0.0, 4.0)
+with open(folder / "metrics.csv", "w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["step", "val_accuracy", "train_loss", "items_per_second", "seconds"])
+    for step in (10, 20, 30):
+        rows.writerow([step, 0.01 * step + 0.1 * seed + gain, 1 / step, 100 / pace, pace * step])
+result = {"finished": "minutes" not in words, "seconds": pace * 30, "real": False, "data": "embedded"}
+(folder / "metrics.json").write_text(json.dumps(result | {"parameters": 1000}))
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "quick.py").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def calls(root: Path) -> list[str]:
+    return (root / "runs" / "compare-quick-attention" / "calls.txt").read_text().splitlines()
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def test_split_minds_brackets_and_quotes() -> None:
+    assert split("softmax, performer,my_file:MyCore") == ["softmax", "performer", "my_file:MyCore"]
+    assert split("{kind: local, window: 9},[softmax, [linear, linear]]") == [
+        "{kind: local, window: 9}",
+        "[softmax, [linear, linear]]",
+    ]
+    assert split("'a,b',c") == ["'a,b'", "c"] and split("one") == ["one"]
+
+
+def test_a_plan(recipe: Path) -> None:
+    plan = read_plan("quick", ["attention=softmax,linear", "seeds=2", "minutes=5", "lr=1e-3", "betas=[0.9, 0.95]"])
+    assert (plan.key, plan.values, plan.seeds, plan.minutes) == ("attention", ["softmax", "linear"], [0, 1], 5.0)
+    assert plan.rest == ["lr=1e-3", "betas=[0.9, 0.95]"] and plan.out == Path("runs/compare-quick-attention")
+    assert read_plan("quick", ["depth=2,4", "seeds=3,8"]).seeds == [3, 8]
+    local, other = "{kind: local, window: 9}", "{kind: local, window: 7}"
+    assert plan.folder("softmax", 1) == plan.out / "softmax" / "seed-1" and plan.folder(local, 0) != plan.folder(
+        other, 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["lr=1e-3"], "no option has several values"),
+        (["attention=a,b", "depth=1,2"], "attention and depth have several values"),
+        (["attention=a,a"], "all different"),
+        (["attention=a,"], "not empty"),
+        (["attention=a,b", "seed=3"], "seeds=3"),
+        (["attention=a,b", "run_dir=x"], "out="),
+        (["attention=a,b", "minutes=soon"], "above 0"),
+        (["attention=a,b", "seeds=0"], "at least one seed"),
+        (["attention=a,b", "seeds=x"], "how many"),
+        (["attention=a,b", "attention=c,d"], "given twice"),
+        (["attention"], "key=value"),
+    ],
+)
+def test_options_that_make_no_comparison(recipe: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_plan("quick", options)
+
+
+def test_recipes_are_found_by_name_and_path(recipe: Path) -> None:
+    assert find_recipe("quick") == find_recipe("recipes/quick.py")
+    with pytest.raises(ValueError, match="did you mean 'quick'"):
+        find_recipe("quik")
+    with pytest.raises(ValueError, match="does not exist"):
+        find_recipe("nothing.py")
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_interpolation() -> None:
+    curve = [(10, 1.0, 0.2), (20, 3.0, 0.4)]
+    assert interpolate(curve, 0, 15) == pytest.approx(0.3) and interpolate(curve, 1, 1.5) == pytest.approx(0.25)
+    assert interpolate(curve, 0, 5) == 0.2 and interpolate(curve, 0, 20) == 0.4 and interpolate(curve, 0, 99) == 0.4
+
+
+def test_the_metric_is_an_accuracy_before_a_loss() -> None:
+    def logged(*names: str) -> list[Trial]:
+        return [Trial("a", 0, Path(), {name: [(1, 1.0, 1.0)] for name in names})]
+
+    assert choose_metric(logged("lr", "train_loss", "val_loss", "val_accuracy")) == "val_accuracy"
+    assert (
+        choose_metric(logged("train_loss", "val_loss")) == "val_loss"
+        and choose_metric(logged("train_loss")) == "train_loss"
+    )
+    with pytest.raises(ValueError, match="the runs logged train_loss"):
+        choose_metric(logged("train_loss"), "val_accuracy")
+    assert lower_is_better("val_loss") and not lower_is_better("val_accuracy")
+    both = logged("val_image_to_text_median_rank", "val_recall")
+    both[0].result["best_val_recall"] = 0.5
+    assert choose_metric(both) == "val_recall" and lower_is_better("val_image_to_text_median_rank")
+
+
+def made(values: dict[str, list[float]], steps: int = 10) -> Comparison:
+    trials = [
+        Trial(value, seed, Path(), {"val_accuracy": [(steps, 5.0, figure)]})
+        for value, figures in values.items()
+        for seed, figure in enumerate(figures)
+    ]
+    seeds = list(range(max(map(len, values.values()))))
+    return Comparison("r", "attention", list(values), seeds, trials, "val_accuracy", Path())
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Seeds that differ much and values that differ little: pairing sees it, unpaired errors would not."""
+    comparison = made({"a": [0.1, 0.5, 0.9], "b": [0.12, 0.53, 0.91]})
+    found = comparison.at("b", time=False)
+    assert found is not None and found.difference == pytest.approx(0.02)
+    assert found.error == pytest.approx(0.01 / math.sqrt(3)) and found.mean == pytest.approx(0.52)
+    first = comparison.at("a", time=True)
+    assert first is not None and first.difference is None
+    assert "+0.0200 ± 0.0058" in str(comparison)
+
+
+def test_one_seed_has_no_standard_error_and_a_failed_run_takes_no_part() -> None:
+    single = made({"a": [0.1], "b": [0.3]})
+    found = single.at("b", time=False)
+    assert found is not None and found.error is None and "one seed gives no standard error" in str(single)
+    broken = made({"a": [0.1, 0.2], "b": [0.3, 0.3]})
+    broken.trials[2].failure = "loss is NaN"
+    found = broken.at("b", time=False)
+    assert found is not None and found.difference == pytest.approx(0.1) and not broken.ok
+    assert "b (failed)" in str(broken) and "b, seed 0: loss is NaN" in str(broken)
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe's process without torch: what it would record takes longer than the recipe."""
+    runner = recipe / "runner.py"
+    runner.write_text("import runpy, sys\nsys.argv = sys.argv[2:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n")
+    monkeypatch.setattr(comparing, "_RUNNER", ("-S", str(runner)))
+    return recipe
+
+
+def test_a_comparison(quick: Path) -> None:
+    comparison = compare("quick", ["attention=slow,fast", "seeds=3", "lr=1"])
+    assert comparison.ok and comparison.metric == "val_accuracy" and len(comparison.trials) == 6
+    assert calls(quick)[:2] == ["attention=slow lr=1 seed=0", "attention=fast lr=1 seed=0"]
+    assert comparison.equal_steps == 30 and comparison.equal_seconds == 60.0
+    steps, seconds = (comparison.at("fast", time=time) for time in (False, True))
+    assert steps is not None and steps.difference == pytest.approx(0.11)
+    assert steps.error == pytest.approx(0.01 / math.sqrt(3))
+    assert seconds is not None and seconds.difference == pytest.approx(0.11 + 0.15)  # slow is at step 15 by then
+    row = comparison.rows()[1]
+    assert row["parameters"] == 1000 and row["items_per_second"] == 50 and row["flops"] is None
+    assert "NOT REAL DATA" in str(comparison) and "not measured" in str(comparison)
+    assert json.loads((comparison.folder / "comparison.json").read_text())["rows"][1] == row
+    assert comparison.picture.read_bytes()[:4] == b"\x89PNG" and (comparison.folder / "comparison.md").is_file()
+
+
+def test_it_goes_on_where_it_was_interrupted_and_can_grow(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOP_AT", "fast/0")
+    with pytest.raises(KeyboardInterrupt):
+        compare("quick", ["attention=slow,fast", "seeds=1"])
+    monkeypatch.delenv("STOP_AT")
+    assert len(calls(quick)) == 2
+    compare("quick", ["attention=slow,fast", "seeds=1"])
+    assert calls(quick)[2:] == ["attention=fast seed=0"]
+    compare("quick", ["attention=slow,fast,other", "seeds=2"])
+    assert len(calls(quick)) == 7  # one more value, one more seed; nothing twice
+    compare("quick", ["attention=slow,fast,other", "seeds=2"])
+    assert len(calls(quick)) == 7
+    with pytest.raises(ValueError, match="holds a comparison with options"):
+        compare("quick", ["attention=slow,fast", "seeds=1", "lr=2"])
+
+
+def test_a_time_budget_is_that_of_the_whole_run(quick: Path) -> None:
+    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=2"])
+    assert [call.split()[1] for call in calls(quick)] == ["minutes=2", "minutes=2"]
+    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=2"])  # slow has trained its two minutes, fast one
+    assert [call.split()[:2] for call in calls(quick)[2:]] == [["attention=fast", "minutes=1"]]
+    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=3"])
+    assert [call.split()[1] for call in calls(quick)[3:]] == ["minutes=1", "minutes=2"]
+
+
+def test_what_the_recipe_refuses_ends_it_and_what_diverges_does_not(quick: Path) -> None:
+    with pytest.raises(ValueError, match="attention=unknown: no attention kind"):
+        compare("quick", ["attention=unknown,slow", "seeds=1", "out=a"])
+    comparison = compare("quick", ["attention=slow,diverges", "seeds=1", "out=b"])
+    assert not comparison.ok and comparison.rows()[1]["failed"] == ["seed 0: error: loss is NaN at step 7"]
+    assert comparison.rows()[1]["at_equal_steps"] is None
+
+
+def test_nothing_here_brings_torch() -> None:
+    code = "import sys, zoo.training.sweep.compare; assert not {'torch', 'matplotlib', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the real thing -----------------------------------------------------------------------------------------------
+
+
+def test_flops_of_a_saved_model(tmp_path: Path) -> None:
+    import zoo
+
+    model = zoo.create_model("vit_cifar_tiny", depth=1, width=12, heads=1, stem="patch", seed=0)
+    zoo.save(model, tmp_path / "model")
+    counted = flops(tmp_path / "model")
+    matrices = [p for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2]
+    linear = 2 * 64 * sum(p.numel() for p in matrices)
+    scores = 2 * 2 * 65**2 * 12
+    assert counted is not None and linear + scores * 0.9 < counted < 1.3 * (linear + scores)
+    assert flops(tmp_path / "nothing") is None

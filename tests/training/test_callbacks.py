@@ -1,0 +1,139 @@
+"""How a run ends before its time: Ctrl-C, SIGTERM, its budget, a loss that is no number. And what it leaves behind."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from tiny_run import assert_same, checkpoint, figures, in_child, tiny_run
+
+from zoo.tasks import Classify, NonFiniteLoss
+from zoo.training.callbacks import Interrupted
+from zoo.training.main import _ended
+from zoo.training.parse import SettingsError
+from zoo.training.run_dir import RunError, open_run
+
+
+class Signal(L.Callback):
+    """Sends a signal to its own process in the middle of a step."""
+
+    def __init__(self, number: int, step: int):
+        self.number, self.step = number, step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: int, capsys: pytest.CaptureFixture) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as error:
+        tiny_run(tmp_path / "run", "steps=8", "checkpoint_every=0", callbacks=(Signal(number, 4),))
+    assert error.value.step == 5 and signal.getsignal(number) is before
+    assert checkpoint(tmp_path / "run", "last.ckpt")["global_step"] == 5
+    assert _ended(error.value) == 130
+    assert "step 5" in capsys.readouterr().err
+    tiny_run(tmp_path / "run", "steps=8", "checkpoint_every=0")
+    assert "going on at step 5" in capsys.readouterr().out
+    tiny_run(tmp_path / "other", "steps=8", "checkpoint_every=0")
+    assert_same(tmp_path / "other", tmp_path / "run")
+
+
+def test_the_budget_stops_and_never_shapes_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "run"
+    result = tiny_run(folder, "steps=400", "minutes=0.001")
+    assert 0 < result.steps < 400 and not result.finished
+    written = json.loads((folder / "metrics.json").read_text())
+    assert (written["finished"], written["steps"], written["planned_steps"]) == (False, result.steps, 400)
+    assert "time budget spent" in capsys.readouterr().out
+    rows = [row for row in figures(folder) if row["lr"]]
+    last = float(rows[-1]["lr"])
+    assert last > 1e-4 or result.steps > 300  # the cosine's end is far away
+    tiny_run(folder, "steps=400", "minutes=0.001")
+    assert "going on at step" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_so_and_the_next_is_a_new_one(tmp_path: Path) -> None:
+    result = tiny_run(tmp_path / "run", "steps=4")
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["finished"] and written["steps"] == 4 and written["seed"] == 0 and written["real"] is False
+    assert written["data"] == "noise" and written["result"]["test_accuracy"] == result.figures["test_accuracy"]
+    assert written["seconds"] > 0
+    tiny_run(tmp_path / "run", "steps=4", "lr=2e-2")
+    assert (tmp_path / "run-2" / "metrics.json").exists()
+    assert "NOT REAL" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_changed_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        tiny_run(tmp_path / "run", "steps=8", callbacks=(Signal(signal.SIGINT, 1),))
+    with pytest.raises(RunError, match=r"optim\.lr: 0\.01 there, 0\.5 here"):
+        tiny_run(tmp_path / "run", "steps=8", "lr=0.5")
+
+
+def test_nan_stops_with_step_and_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class Breaks(Classify):
+        def loss_of(self, batch: Any, step: int, micro: int) -> torch.Tensor:
+            return super().loss_of(batch, step, micro) * (float("nan") if step == 5 else 1.0)
+
+    with pytest.raises(NonFiniteLoss, match="step 6") as error:
+        tiny_run(tmp_path / "run", "steps=8", task=Breaks)
+    saved = torch.load(tmp_path / "run" / "bad_batch_step6.pt", weights_only=True)
+    assert saved["batch"]["pixel_values"].shape == (8, 3, 8, 8) and saved["step"] == 5
+    state = checkpoint(tmp_path / "run", "last.ckpt")
+    assert state["global_step"] == 4 and all(torch.isfinite(v).all() for v in state["state_dict"].values())
+    assert _ended(error.value) == 1
+    assert "bad_batch_step6.pt" in capsys.readouterr().err
+
+
+def test_a_further_logger_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tiny_run(tmp_path / "run", "steps=2", "logger=TensorBoardLogger")
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    with pytest.raises(SettingsError, match="did you mean 'TensorBoardLogger'"):
+        tiny_run(tmp_path / "other", "steps=2", "logger=TensorboardLogger")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = torch.save, []
+
+    def full(value: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        tiny_run(tmp_path / "run", "steps=8")
+    monkeypatch.undo()
+    assert checkpoint(tmp_path / "run", "last.ckpt")["global_step"] == 2
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["last.ckpt"]
+
+
+def test_checkpoints_run_no_code(tmp_path: Path) -> None:
+    from zoo.training.callbacks import AtomicCheckpoints
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "evil"),))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "x.ckpt")
+    with pytest.raises(Exception, match="Weights only"):
+        AtomicCheckpoints().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
+    class Intrude(L.Callback):
+        def on_train_start(self, *args: Any) -> None:
+            assert in_child(tiny_run, tmp_path / "run", "steps=4") == 1
+            assert open_run(tmp_path / "run", {}, "never").path.name == "run-2"
+
+    tiny_run(tmp_path / "run", "steps=4", callbacks=(Intrude(),))

@@ -1,0 +1,159 @@
+"""Two gloo processes: the data of one process, the gradients of two accumulation steps, bit for bit. And FSDP2."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from tiny_run import Kill, assert_same, figures, image_sets, in_child, tiny_run
+from torch import distributed as dist
+
+from zoo.data.image.datamodule import ImageModule
+from zoo.training.run_dir import read_config
+
+
+class Recorder(L.Callback):
+    """Writes every rank's batches and the gradients of every step to disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.batches: list[torch.Tensor] = []
+        self.gradients: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, *args: Any) -> None:
+        self.batches.append(batch["index"])
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
+        named = ((n, p.grad) for n, p in module.model.named_parameters())
+        self.gradients.append({n: (g.full_tensor() if hasattr(g, "full_tensor") else g).clone() for n, g in named})
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save((self.batches, self.gradients), self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def two(folder: Path, *words: str, kill: int | None = None) -> list[int]:
+    """`tiny_run` in two processes, as torchrun starts them; returns their exit codes."""
+    import multiprocessing
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_rank, args=(rank, port, folder, words, kill)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=120)
+        if child.is_alive():  # ranks that wait for each other would wait for ever
+            for waiting in children:
+                waiting.kill()
+    return [child.exitcode or 0 for child in children]
+
+
+def _rank(rank: int, port: int, folder: Path, words: tuple[str, ...], kill: int | None) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2",
+                      LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="t")  # fmt: skip
+    torch.set_num_threads(1)
+    callbacks: tuple[L.Callback, ...] = (Recorder(folder.with_suffix(".seen")),)
+    if kill is not None:
+        callbacks += (Kill(kill),)
+    code = 0
+    try:
+        tiny_run(folder, "devices=2", *words, callbacks=callbacks)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def seen(folder: Path, rank: int = 0) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    return torch.load(folder.with_suffix(".seen") / f"rank{rank}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process with two accumulation steps."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    assert (
+        in_child(tiny_run, folder, "steps=6", "accumulate=2", callbacks=(Recorder(folder.with_suffix(".seen")),)) == 0
+    )
+    return folder
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    batches, gradients = seen(one)
+    ranks = [seen(two, rank) for rank in range(2)]
+    assert len(batches) == 12 and len(ranks[0][0]) == len(ranks[1][0]) == 6
+    for i, batch in enumerate(batches):
+        assert torch.equal(batch, ranks[i % 2][0][i // 2])
+    for rank in range(2):
+        for mine, theirs in zip(gradients, ranks[rank][1], strict=True):
+            for name, gradient in mine.items():
+                assert torch.equal(gradient, theirs[name]), name
+
+
+def test_ddp_is_accumulation(accumulated: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert two(folder, "steps=6", "strategy=ddp") == [0, 0]
+    assert_same_training(accumulated, folder)
+    assert_same(accumulated, folder)
+    assert not (tmp_path / "run-2").exists()
+
+
+def test_one_process_goes_on_where_two_were_killed(accumulated: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert two(folder, "steps=6", kill=5) == [-9, -9]
+    assert in_child(tiny_run, folder, "steps=6", "accumulate=2") == 0
+    assert_same(accumulated, folder)
+
+
+def test_fsdp2_is_accumulation(accumulated: Path, tmp_path: Path) -> None:
+    one, folder = tmp_path / "one", tmp_path / "run"
+    record = (Recorder(one.with_suffix(".seen")),)
+    assert in_child(tiny_run, one, "steps=6", "accumulate=2", "clip=0", callbacks=record) == 0
+    assert two(folder, "steps=6", "clip=0", "strategy=fsdp2") == [0, 0]
+    assert_same_training(one, folder)
+    assert_same(one, folder, optimizer=False)  # its state is filed in another order
+
+
+def test_fsdp2_clips(accumulated: Path, tmp_path: Path) -> None:
+    """The norm is a sum over shards, in another order: equal but for rounding."""
+    folder = tmp_path / "run"
+    assert two(folder, "steps=6", "strategy=fsdp2") == [0, 0]
+    for mine, theirs in zip(figures(accumulated), figures(folder), strict=True):
+        for name in ("train_loss", "val_loss"):
+            assert float(mine[name] or 0) == pytest.approx(float(theirs[name] or 0), rel=1e-5)
+
+
+def test_fsdp2_goes_on(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert two(whole, "steps=4", "strategy=fsdp2") == [0, 0]
+    assert two(killed, "steps=4", "strategy=fsdp2", kill=3) == [-9, -9]
+    assert two(killed, "steps=4", "strategy=fsdp2") == [0, 0]
+    assert_same(whole, killed)
+
+
+def test_never_gives_all_ranks_one_new_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert two(folder, "steps=2") == [0, 0]
+    assert two(folder, "steps=2", "resume=never") == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-2", "run.seen"]
+    assert read_config(tmp_path / "run-2")["trainer"]["devices"] == 2
+
+
+def test_evaluation_counts_every_image_once() -> None:
+    from zoo.data.keyed_batches import EvalBatches
+
+    rows = [row for rank in range(2) for batch in EvalBatches(11, 3, rank=rank, world=2) for row in batch]
+    assert sorted(rows) == list(range(11))
+    assert len(ImageModule(image_sets(), 8).val_dataloader()) > 0
+    assert not dist.is_initialized()

@@ -1,0 +1,61 @@
+"""Killed at any step, then the same command: bit-equal losses and weights, as if nothing had happened."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import Kill, assert_same, checkpoint, figures, in_child, tiny_run
+
+SEVEN = ("steps=14",)  # epochs of 4 steps: three validations at the ends of epochs, one at the end
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert in_child(tiny_run, folder, *SEVEN) == 0
+    return folder
+
+
+def test_the_undisturbed_run(whole: Path) -> None:
+    rows = figures(whole)
+    assert [row["step"] for row in rows] == [str(i) for i in range(1, 15)]
+    assert [row["step"] for row in rows if row["val_accuracy"]] == ["4", "8", "12", "14"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    state = checkpoint(whole, "last.ckpt")["state_dict"]
+    assert {key.partition(".")[0] for key in state} == {"model", "ema"}
+    assert not torch.equal(state["model.head.weight"], state["ema.head.weight"])
+
+
+@pytest.mark.parametrize(("step", "where"), [
+    (0, "on_train_batch_start"),        # before anything was saved
+    (6, "on_train_batch_end"),          # right before a checkpoint
+    (7, "on_before_optimizer_step"),
+    (8, "on_validation_start"),         # the epoch's last step is done, its validation is not
+    (8, "on_validation_epoch_end"),
+    (9, "on_train_batch_start"),        # one step into the third epoch
+    (14, "on_fit_end"),
+])  # fmt: skip
+def test_killed_and_started_again(whole: Path, tmp_path: Path, step: int, where: str) -> None:
+    folder = tmp_path / "run"
+    assert in_child(tiny_run, folder, *SEVEN, callbacks=(Kill(step, where),)) == -9
+    assert not (folder / "metrics.json").exists()
+    assert in_child(tiny_run, folder, *SEVEN) == 0
+    assert_same(whole, folder)
+    assert not (tmp_path / "run-2").exists()
+
+
+def test_killed_again_and_again_with_workers(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for step in (3, 9):
+        assert in_child(tiny_run, folder, *SEVEN, "workers=2", callbacks=(Kill(step),)) == -9
+    assert in_child(tiny_run, folder, *SEVEN, "workers=2") == 0
+    assert_same(whole, folder)
+
+
+def test_accumulation_is_resumed_too(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert in_child(tiny_run, one, *SEVEN, "accumulate=2") == 0
+    assert in_child(tiny_run, other, *SEVEN, "accumulate=2", callbacks=(Kill(7),)) == -9
+    assert in_child(tiny_run, other, *SEVEN, "accumulate=2") == 0
+    assert_same(one, other)

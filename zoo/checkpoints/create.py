@@ -1,0 +1,46 @@
+"""`zoo.create_model`: a model by its name."""
+
+from typing import Any
+
+import torch
+
+from zoo.checkpoints.load import load
+from zoo.models.base import Model
+from zoo.models.config import NAMING
+from zoo.models.load_report import LoadReport
+from zoo.models.registry import FILE, admitted, build, find_variant
+from zoo.nn.init import initialise
+
+
+def create_model(
+    name: str, pretrained: bool = False, *, head: Any = FILE, seed: int | None = None, **overrides: Any
+) -> Model:
+    """A model by the name that people type today, e.g. `create_model("vit_base_patch16_224", num_classes=10)`.
+
+    pretrained: weights of the variant's default source (zoo.load takes all others). head: "classify", "pool" or None
+    (hidden states), default the variant's. seed: initial values are a pure function of it; default: torch's generator.
+    overrides: fields of the family's config, e.g. image_size, depth, attention="performer".
+    """
+    f = find_variant(name)
+    if head is not FILE:
+        overrides["head"] = head
+    if pretrained:
+        if name not in f.sources:
+            raise ValueError(f"{name} has no published weights; zoo.list_models(pretrained=True) lists those that have")
+        model = load(f.sources[name], **overrides)
+        model.variant = name
+        return model
+    config = f.config(**f.variants[name])
+    if overrides.get("num_classes") and config.head not in NAMING:
+        overrides.setdefault("head", "classify")
+    config = config.replace(**admitted(f, overrides))
+    if seed is None:
+        seed = int(torch.randint(2**31, ()).item())
+    with torch.random.fork_rng(devices=[]):  # parts of one's own draw from torch's generator: keyed as well
+        torch.manual_seed(seed)
+        model = build(f, config, "cpu")
+    initialise(model, seed)
+    model.variant = name
+    model.preprocess = model.default_preprocess()
+    model.load_report = LoadReport("nothing", initialised=list(model.state_dict()))
+    return model

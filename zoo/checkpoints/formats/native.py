@@ -1,0 +1,56 @@
+"""Our own format: config.json, model.safetensors and golden.safetensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.models.base import Model
+from zoo.models.mapping.tensors import tied_names
+from zoo.models.registry import family
+from zoo.preprocessing.auto import preprocess_from_dict
+from zoo.utils.errors import LoadError, check_keys
+from zoo.utils.files import read_json
+
+FORMAT = 1
+KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
+
+
+def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
+    """The contents of config.json; apart: without the files of the preprocessing (a tokenizer), which lie beside it."""
+    preprocess = None
+    if model.preprocess is not None:
+        model.preprocess.check(model.config)
+        files = {} if apart else model.preprocess.files()
+        preprocess = model.preprocess.to_dict() | ({"files": files} if files else {})
+    return {
+        "library_name": "zoo",
+        "format": FORMAT,
+        "family": model.family,
+        "variant": model.variant,
+        "config": model.config.to_dict(),
+        "preprocess": preprocess,
+        "labels": model.labels,
+        "tied": tied_names(model),
+    }
+
+
+def read(folder: Path) -> Checkpoint:
+    return from_description(read_json(folder / "config.json"), folder, folder / "config.json")
+
+
+def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Checkpoint:
+    """A Checkpoint from the contents of config.json. An unknown or a missing key at any level raises LoadError."""
+    newer = values.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise LoadError(f"{named} has format {newer}, this zoo reads up to {FORMAT}: upgrade attention-zoo")
+    check_keys(named, values, KEYS)
+    try:
+        found = family(values["family"])
+        config = found.config.from_dict(values["config"])
+        preprocess = preprocess_from_dict(values["preprocess"], path)
+        if preprocess is not None:
+            preprocess.check(config)
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{named}: {error}") from None
+    return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])

@@ -1,0 +1,52 @@
+"""What a folder of sentence-transformers says beside transformers' files: how hidden states become one vector."""
+
+from pathlib import Path
+from typing import Any
+
+from zoo.utils.errors import LoadError
+from zoo.utils.files import read_json, read_json_list
+
+POOLS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+KIND = "sentence_transformers.models."
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Fields of ours: {"head": "pool", "pool": ..., "unit": ...}; none where there is no modules.json."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return {}
+    modules = read_json_list(file)
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise LoadError(
+            f"{file}: {' + '.join(kinds)} is not supported, only Transformer + Pooling [+ Normalize]; "
+            "the folder without modules.json is loaded as the model alone"
+        )
+    pooling = folder / modules[1]["path"] / "config.json"
+    return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "unit": "Normalize" in kinds}
+
+
+def _pool(said: dict[str, Any], file: Path) -> str:
+    flags = {name: value for name, value in said.items() if name.startswith("pooling_mode_")}
+    chosen = [
+        name[len("pooling_mode_") :].replace("_tokens", "").replace("_token", "") for name in flags if flags[name]
+    ]
+    chosen = [said["pooling_mode"]] if "pooling_mode" in said else chosen
+    if len(chosen) != 1 or chosen[0] not in POOLS:
+        raise LoadError(f"{file}: pooling {' and '.join(map(str, chosen))} is not supported, only one of {list(POOLS)}")
+    return POOLS[chosen[0]]
+
+
+def files(config: Any, max_length: int) -> dict[str, Any]:
+    """{file name: contents} for a model with head="pool" and nothing behind pooling."""
+    pool = next(theirs for theirs, ours in POOLS.items() if ours == config.pool)
+    flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if config.unit else [])]
+    return {
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": KIND + kind} for i, (path, kind) in enumerate(modules)
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": config.width}
+        | {f"pooling_mode_{flag}": name == pool for name, flag in flags.items()},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+    }

@@ -1,0 +1,109 @@
+"""timm's folders: config.json with `architecture`, `model_args` and `pretrained_cfg`, weights under timm's names."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.models.base import Model
+from zoo.models.config import Config
+from zoo.models.family import Family, config_of
+from zoo.models.mapping.config_keys import Dialect, dialects, differences
+from zoo.models.registry import families
+from zoo.preprocessing.image import ImagePreprocess
+from zoo.utils.errors import LoadError, did_you_mean
+from zoo.utils.files import read_json
+
+
+def read(folder: Path) -> Checkpoint:
+    file = folder / "config.json"
+    values = read_json(file)
+    pretrained = values.get("pretrained_cfg", values)  # the oldest files have all keys on one level
+    architecture = str(values["architecture"]).split(".")[0]
+    family, dialect = _family_of(architecture)
+    arguments = _arguments(values, pretrained)
+    config = config_of(family, _fields(family, dialect, architecture, arguments), file)
+    labels = _labels(values.get("label_names", pretrained.get("label_names", pretrained.get("labels"))), config)
+    return Checkpoint(
+        path=folder,
+        format="timm",
+        family=family,
+        config=config,
+        variant=architecture,
+        preprocess=ImagePreprocess.from_timm(pretrained),
+        labels=labels,
+        table=dialect.table_for(config),
+        dialect=dialect,
+        architecture=architecture,
+    )
+
+
+def _family_of(architecture: str) -> tuple[Family, Dialect]:
+    known = [name for family, _ in dialects(families(), "timm") for name in family.variants]
+    for family, dialect in dialects(families(), "timm"):
+        if architecture in family.variants and not architecture.startswith(dialect.own_names):
+            return family, dialect
+    raise LoadError(f"timm's architecture {architecture!r} is not in this zoo{did_you_mean(architecture, known)}")
+
+
+def _arguments(values: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm builds the model with: `pretrained_cfg` where `model_args` says nothing."""
+    arguments: dict[str, Any] = {"num_classes": values.get("num_classes", pretrained.get("num_classes", 1000))}
+    if "input_size" in pretrained:
+        arguments["in_chans"], *arguments["img_size"] = pretrained["input_size"]
+    return arguments | values.get("model_args", {})
+
+
+def _fields(family: Family, dialect: Dialect, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    start = family.config().to_dict() | dict(dialect.defaults) | family.variants[architecture]
+    return dialect.to_ours(start, arguments)
+
+
+def _labels(names: Any, config: Config) -> list[str] | None:
+    if isinstance(names, Mapping):
+        names = [names.get(str(i), names.get(i)) for i in range(getattr(config, "num_classes", 0))]
+    return [str(name) for name in names] if names and None not in names else None
+
+
+def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
+    """(config.json, dialect, the config that was written). Raises ValueError naming what timm cannot express."""
+    found = family.dialects.get("timm")
+    if found is None:
+        raise ValueError(f"timm has no {family.name} models: export to another format")
+    config, lost = found.rewrite(model.config), {}
+    for architecture in _architectures(model, found):
+        try:
+            arguments = found.to_theirs(config)
+            again = family.config(**_fields(family, found, architecture, arguments))
+        except ValueError as error:
+            lost[architecture] = [str(error)]
+            continue
+        lost[architecture] = differences(config, again)
+        if not lost[architecture]:
+            return _config_json(model, architecture, arguments, config), found, config
+    least = min(lost.values(), key=len)
+    raise ValueError(f"timm cannot express {', '.join(least)}")
+
+
+def _architectures(model: Model, dialect: Dialect) -> Iterable[str]:
+    if model.variant and not model.variant.startswith(dialect.own_names):
+        yield model.variant
+    yield from dialect.architectures
+
+
+def _config_json(model: Model, architecture: str, arguments: dict[str, Any], config: Any) -> dict[str, Any]:
+    classes = arguments["num_classes"]
+    pretrained: dict[str, Any] = {"tag": "", "custom_load": False, "fixed_input_size": True, "num_classes": classes}
+    pretrained |= {"input_size": [arguments["in_chans"], *arguments["img_size"]]}
+    pretrained |= {"first_conv": "patch_embed.proj", "classifier": "head"}
+    if model.preprocess is not None:
+        pretrained |= model.preprocess.to_timm()
+    named = {"label_names": model.labels} if model.labels else {}
+    return {
+        "architecture": architecture,
+        "num_classes": classes,
+        "num_features": config.width,
+        **named,
+        "model_args": arguments,
+        "pretrained_cfg": pretrained,
+    }

@@ -1,0 +1,155 @@
+"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights under hub names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.models.base import Model
+from zoo.models.config import NAMING, Config
+from zoo.models.family import Family, config_of
+from zoo.models.mapping.config_keys import Dialect, dialects, differences
+from zoo.models.mapping.multi_tower import Towers
+from zoo.models.registry import families
+from zoo.preprocessing.image import ImagePreprocess, pair
+from zoo.utils.errors import LoadError, did_you_mean
+from zoo.utils.files import read_json
+
+# What they call our `answer`.
+PROBLEMS = {
+    "single_label_classification": "one", "multi_label_classification": "several", "regression": "number"
+}  # fmt: skip
+
+
+def read(folder: Path) -> Checkpoint:
+    file = folder / "config.json"
+    values = read_json(file) | _ends(folder)
+    family, dialect, architecture = _kind(values, file)
+    if isinstance(dialect, Towers):
+        return transformers_multi_tower.read(folder, values, family, dialect)
+    fields = _fields(family, dialect, architecture, values)
+    if dialect.embeds is not None and (embedding := sentence_transformers.read(folder)):
+        fields |= {**dialect.embeds, **embedding}
+    config = config_of(family, fields, file)
+    preprocess, notes = _preprocess(folder, config, family, dialect)
+    return Checkpoint(
+        path=folder,
+        format="transformers",
+        family=family,
+        config=config,
+        preprocess=preprocess,
+        labels=_labels(values) if config.head in NAMING else None,
+        table=dialect.table_for(config),
+        base=dialect.base,
+        dialect=dialect,
+        architecture=architecture,
+        notes=notes,
+    )
+
+
+def _ends(folder: Path) -> dict[str, Any]:
+    """What generation_config.json says of the end of a text; it counts before config.json, as in transformers."""
+    file = folder / "generation_config.json"
+    ids = read_json(file).get("eos_token_id") if file.is_file() else None
+    return {} if ids is None else {"eos_token_id": ids}
+
+
+def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:
+    """The dialect that a config is written in, and the class whose weights the folder holds."""
+    known = {dialect.name: (family, dialect) for family, dialect in dialects(families(), "transformers")}
+    if (model_type := str(values["model_type"])) not in known:
+        near = did_you_mean(model_type, known)
+        raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
+    family, dialect = known[model_type]
+    classes, named = ", ".join(dialect.heads), values.get("architectures") or dialect.assumes
+    if not named:
+        raise LoadError(f"{file} does not say which class the weights are of ('architectures'): {classes}")
+    if named[0] not in dialect.heads:
+        raise LoadError(f"transformers' {named[0]} ({model_type}) is not in this zoo; known: {classes}")
+    return family, dialect, named[0]
+
+
+def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    start = family.config().to_dict() | dict(dialect.defaults)
+    fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
+    if "num_classes" in fields:
+        fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
+    known = fields.pop("answer", None)  # to the family, of files that do not say it
+    if fields.get("head") == "classify" and "answer" in family.config.names():
+        fields["answer"] = _answer(values, fields["num_classes"]) or known
+    return fields
+
+
+def _answer(values: Mapping[str, Any], classes: int) -> str | None:
+    """Their pipelines' rule: a single score, of which nothing is said, is the logit of a yes (cross-encoders)."""
+    problem = values.get("problem_type")
+    if problem not in (None, *PROBLEMS):
+        raise LoadError(f"problem_type={problem!r} is not known, only {', '.join(PROBLEMS)}")
+    return PROBLEMS[problem] if problem else "several" if classes == 1 else None
+
+
+def _class_count(values: Mapping[str, Any]) -> int:
+    """transformers' own rule: the names count, two classes where nothing is said."""
+    return len(values["id2label"]) if values.get("id2label") else values.get("num_labels") or 2
+
+
+def _labels(values: Mapping[str, Any]) -> list[str] | None:
+    names = values.get("id2label") or {}
+    labels = [str(names.get(str(i), names.get(i))) for i in range(len(names))]
+    placeholders = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+    return None if placeholders else labels
+
+
+def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> tuple[Any, list[str]]:
+    if family.modality == "text":
+        return tokenizer.read(folder, config, dialect.name)
+    if family.modality == "audio":
+        return feature_extractor.read(folder, config)
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return None, []
+    try:
+        return ImagePreprocess.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
+    except LoadError as error:
+        return None, [f"no preprocessing: {error}"]
+
+
+def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
+    """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
+    lost: dict[str, list[str]] = {}
+    for _, dialect in dialects(iter([family]), "transformers"):
+        if isinstance(dialect, Towers):
+            return transformers_multi_tower.describe(model, family, dialect)
+        config = dialect.rewrite(model.config)
+        pools = any(fields.get("head") == "pool" for fields in dialect.heads.values())
+        if config.head == "pool" and not pools:  # transformers' bare models return the tokens to pool
+            config = config.replace(head=None)
+        for architecture, fields in dialect.heads.items():
+            if fields.get("head") != config.head:
+                continue
+            try:
+                values = dialect.to_theirs(config) | _head(model, config)
+                again = family.config(**_fields(family, dialect, architecture, values))
+            except ValueError as error:
+                lost[architecture] = [str(error)]
+                continue
+            lost[architecture] = differences(config, again)
+            if not lost[architecture]:
+                start = {"architectures": [architecture], "model_type": dialect.name, "dtype": str(model.dtype)[6:]}
+                return start | values, dialect, config
+    if not lost:
+        raise ValueError(f"transformers has no {family.name} model with head={model.config.head!r}")
+    nearest = min(lost, key=lambda architecture: len(lost[architecture]))
+    raise ValueError(f"transformers' {nearest} cannot express {', '.join(lost[nearest])}")
+
+
+def _head(model: Model, config: Any) -> dict[str, Any]:
+    if config.head not in NAMING:
+        return {}
+    labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
+    ids = {str(i): label for i, label in enumerate(labels)}
+    problem = next(theirs for theirs, ours in PROBLEMS.items() if ours == config.answers)
+    usual = problem == "single_label_classification" and getattr(config, "answer", None) is None
+    said = {"problem_type": problem} if config.head == "classify" and not usual else {}
+    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | said

@@ -1,0 +1,73 @@
+"""Models of several towers in transformers' folders."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.formats import tokenizer
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.models.base import Model
+from zoo.models.config import Config
+from zoo.models.family import Family
+from zoo.models.mapping.multi_tower import Towers
+from zoo.models.tower_config import ContrastiveConfig
+from zoo.preprocessing.image import ImagePreprocess, pair
+from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.utils.errors import LoadError
+from zoo.utils.files import read_json
+
+
+def read(folder: Path, values: Mapping[str, Any], own: Family, towers: Towers) -> Checkpoint:
+    """A folder of transformers."""
+    config: Any = towers.config(own, values, folder / "config.json")
+    preprocess, notes = read_preprocess(folder, config, towers.name)
+    return Checkpoint(
+        path=folder,
+        format="transformers",
+        family=own,
+        config=config,
+        preprocess=preprocess,
+        table=towers.table_for(config),
+        dialect=towers,
+        architecture=towers.architecture,
+        notes=notes,
+    )
+
+
+def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple[PairPreprocess | None, list[str]]:
+    """What pictures and texts are given to the towers by, and notes on what could not be taken."""
+    image, notes = None, []
+    picture: Any = config.parts["image"]
+    try:
+        if (processor := picture_processor(folder)) is not None:
+            image = ImagePreprocess.from_transformers(processor, pair(picture.image_size), picture.in_chans)
+    except LoadError as error:
+        notes.append(f"no preprocessing of pictures: {error}")
+    text, others = tokenizer.read(folder, config.parts["text"], name)
+    return pairing(image, text, config), notes + others
+
+
+def pairing(image: Any, text: Any, config: ContrastiveConfig) -> PairPreprocess | None:
+    """Both together; a text tower that sees its padding has texts of one length and no mask."""
+    words: Any = config.parts["text"]
+    if text is not None and not words.causal:
+        text = replace(text, mask=False, multiple=text.max_length)
+    return PairPreprocess(image=image, text=text) if image or text else None
+
+
+def picture_processor(folder: Path) -> Mapping[str, Any] | None:
+    """The settings of transformers' image processor: in a file of its own, or (transformers 5) in that of both."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    both = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
+    return both.get("image_processor")
+
+
+def describe(model: Model, own: Family, towers: Towers) -> tuple[dict[str, Any], Any, Config]:
+    """(config.json, the dialect, the config written), for transformers."""
+    values = towers.values(own, model.config)
+    for part in towers.parts.values():
+        values[part.key] = {"model_type": part.dialect.name} | values[part.key]
+    start = {"architectures": [towers.architecture], "model_type": towers.name, "dtype": str(model.dtype)[6:]}
+    return start | values, towers, model.config

@@ -1,0 +1,40 @@
+"""Golden outputs: a seeded batch and what the model makes of it, saved beside the weights."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.models.base import Model
+from zoo.models.eval_mode import evaluating
+from zoo.models.example_batch import example_batch
+
+# --- Golden outputs ---------------------------------------------------------------------------------------------------
+
+
+def golden(model: Model) -> dict[str, Tensor]:
+    """A seeded batch ("input.*") and what the model makes of it ("output", or what it calls its outputs)."""
+    batch = example_batch(model)
+    return {f"input.{name}": value for name, value in batch.items()} | _run(model, batch)
+
+
+def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs on the CPU, in evaluation mode."""
+    placed = {name: value.to(model.device) for name, value in _cast(batch, model.dtype).items()}
+    with evaluating(model), torch.no_grad():
+        return {name: tensor.cpu() for name, tensor in named(model(**placed)).items()}
+
+
+def named(output: Any) -> dict[str, Tensor]:
+    """A model's answer as tensors with names."""
+    if isinstance(output, Tensor):
+        return {"output": output}
+    if isinstance(output, Mapping):
+        return dict(output)
+    return {f.name: value for f in fields(output) if (value := getattr(output, f.name)) is not None}
+
+
+def _cast(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}

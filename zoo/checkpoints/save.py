@@ -1,0 +1,130 @@
+"""`zoo.save` and `zoo.export`: models to folders, in our own format or another library's."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.checkpoints.formats import native, open_clip, sentence_transformers, timm, transformers
+from zoo.checkpoints.golden import golden
+from zoo.checkpoints.resize import fit_patches
+from zoo.models.base import Model
+from zoo.models.config import NAMING, Config
+from zoo.models.family import Family
+from zoo.models.mapping.multi_tower import Towers
+from zoo.models.mapping.tensors import export_tensors, tied_names
+from zoo.models.registry import build, family
+from zoo.utils.errors import did_you_mean
+from zoo.utils.files import atomic_folder, to_json
+
+# What a former save may have left in a folder, and a new one replaces.
+OWNS = (
+    "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
+    "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "modules.json", "sentence_bert_config.json", "vocab.json", "processor_config.json",
+)  # fmt: skip
+FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write a folder that `zoo.load` reads: config.json, model.safetensors, golden.safetensors. Returns its path.
+
+    Nothing half-written is ever seen: until the last byte is on disk the folder keeps what it held. The golden file
+    has the outputs of a seeded batch, by which `zoo.verify` proves the weights on any machine.
+    """
+    tensors = _state(model)
+    with atomic_folder(folder, OWNS) as staged:
+        (staged / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
+        for name, text in ({} if model.preprocess is None else model.preprocess.files()).items():
+            (staged / name).parent.mkdir(exist_ok=True)
+            (staged / name).write_text(text, encoding="utf-8")
+        _write(tensors, staged / "model.safetensors")
+        _write(golden(model), staged / "golden.safetensors")
+    return Path(folder)
+
+
+def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
+    """Write a folder in the format of another library, for its own loader: "transformers", "timm" or "open_clip".
+
+    With preprocessing or tokenizer and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
+    `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
+    `open_clip.create_model_and_transforms("local-dir:folder")` run on it unchanged. Raises ValueError naming whatever
+    that library cannot express.
+    """
+    files, tensors = _exported(model, format)
+    with atomic_folder(folder, OWNS) as staged:
+        for name, values in files.items():
+            text = values if isinstance(values, str) else to_json(values)
+            (staged / name).parent.mkdir(exist_ok=True)
+            (staged / name).write_text(text, encoding="utf-8")
+        _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
+    return Path(folder)
+
+
+# --- Tensors ----------------------------------------------------------------------------------------------------------
+
+
+def _state(model: Model) -> dict[str, Tensor]:
+    """The state dict without its tied doubles. Raises ValueError when it, or the labels, do not fit the config."""
+    if not isinstance(model, Model):
+        raise ValueError(f"expected a model of this zoo, got {type(model).__name__}; unwrap it first (ddp.module)")
+    state = model.state_dict()
+    expected = {name: tensor.shape for name, tensor in build(family(model.family), model.config).state_dict().items()}
+    odd = [name for name in state.keys() ^ expected.keys() if name] or [
+        n for n in state if state[n].shape != expected[n]
+    ]
+    if odd:
+        raise ValueError(
+            f"{sorted(odd)[0]!r} does not belong to a {model.family} of this config, and could not be loaded again; "
+            f"merge adapters, or save the model that was optimised"
+        )
+    if blank := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
+    classes = getattr(model.config, "num_classes", None) if model.config.head in NAMING else None
+    if model.labels is not None and classes is not None and len(model.labels) != classes:
+        raise ValueError(f"model.labels has {len(model.labels)} names for {classes} classes")
+    for alias in tied_names(model):
+        del state[alias]
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(their JSON files, their tensors)."""
+    tensors, own = _state(model), family(model.family)
+    if own.name == "contrast":  # other libraries know towers put together as one of these
+        own = family("siglip" if model.config.loss == "siglip" else "clip")
+    if format not in FORMATS or not own.dialects.get(format):
+        known = [name for name in FORMATS if own.dialects.get(name)]
+        near = did_you_mean(format, known)
+        raise ValueError(f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
+    values, dialect, config = FORMATS[format].describe(model, own)
+    files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
+    if format == "transformers" and model.preprocess is not None:
+        model.preprocess.check(model.config)
+        files |= model.preprocess.transformers_files()
+    if isinstance(dialect, Towers):
+        files = dialect.dress(files) if format == "transformers" else files | open_clip.files(model)
+    if format == "transformers" and dialect.embeds is not None and model.config.head == "pool":
+        files |= _embedding(model)
+    bare = config.head is None
+    tensors = _as(tensors, model, own, config)
+    return files, export_tensors(dialect.table_for(model.config), tensors, base="" if bare else dialect.base)
+
+
+def _embedding(model: Model) -> dict[str, Any]:
+    """sentence-transformers' files; a map behind pooling is a module of transformers' own model, and needs none."""
+    dense = getattr(model.head, "dense", None)
+    most = model.config.max_length if model.preprocess is None else model.preprocess.max_length
+    return {} if dense is not None else sentence_transformers.files(model.config, most)
+
+
+def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:
+    """The tensors of the equal model that `config` describes: rows of the position table may stand elsewhere."""
+    if config != model.config:
+        fit_patches(tensors, build(own, model.config), build(own, config))
+    return tensors

@@ -1,0 +1,156 @@
+"""`zoo.verify`: the same files through us and through the library they came from, or against their golden outputs."""
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.golden import _cast, _run, named
+from zoo.checkpoints.load import describe, load
+from zoo.models.base import Model
+from zoo.models.example_batch import example_batch
+from zoo.utils.errors import LoadError
+from zoo.utils.files import open_tensors
+from zoo.utils.version import __version__
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}  # of the error measure; half precision below
+HALF = 2e-2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """difference: max|ours - theirs| / max(1, max|theirs|) over all outputs. Prints as one line."""
+
+    source: str
+    against: str
+    difference: float
+    tolerance: float
+    versions: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        sign = "ok" if self.ok else "DIFFERENT"
+        return (
+            f"{self.source}: {sign}, greatest difference to {self.against} {self.difference:.2g} "
+            f"(tolerance {self.tolerance:g}; {versions})"
+        )
+
+
+def verify(source: str | Path, revision: str | None = None) -> Verification:
+    """Run one seeded batch through our model and through the peer that the format belongs to, in the same process.
+
+    A folder of transformers or timm is compared with that library, which must be installed; a folder of ours with the
+    outputs that were saved beside its weights.
+    """
+    checkpoint = describe(source, revision)
+    model = load(source, revision=revision)
+    if checkpoint.format == "transformers" and model.config.head == "pool" and not _pools(checkpoint):
+        model = load(source, revision=revision, head=None)  # their classes answer with the hidden states
+    if checkpoint.format == "zoo":
+        return _against_golden(str(source), checkpoint.path, model)
+    batch = example_batch(model)
+    theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
+    return _compare(str(source), checkpoint.format, model, batch, named(theirs))
+
+
+def _pools(checkpoint: Checkpoint) -> bool:
+    """Whether their class answers with pooled features."""
+    return checkpoint.dialect.heads.get(checkpoint.architecture, {}).get("head") == "pool"
+
+
+def _against_golden(source: str, path: Path, model: Model) -> Verification:
+    if not (file := path / "golden.safetensors").is_file():
+        raise LoadError(f"{path} has no golden.safetensors to verify against")
+    saved = open_tensors(file)
+    batch = {name.removeprefix("input."): saved[name] for name in saved if name.startswith("input.")}
+    outputs = {name: saved[name] for name in saved if not name.startswith("input.")}
+    return _compare(source, "its golden outputs", model, batch, outputs)
+
+
+def _compare(
+    source: str, against: str, model: Model, batch: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> Verification:
+    ours = _run(model, batch)
+    if shapes := [
+        f"{n}: {list(ours[n].shape)} and {list(t.shape)}" for n, t in theirs.items() if ours[n].shape != t.shape
+    ]:
+        raise LoadError(f"{source}: outputs of other shapes, ours and those of {against}: {', '.join(shapes)}")
+    worst = max(error(ours[name], theirs[name]) for name in theirs)
+    packages = ["torch", *([against] if against in PEERS else [])]
+    versions = {"zoo": __version__} | {name: importlib.metadata.version(PACKAGES.get(name, name)) for name in packages}
+    return Verification(source, against, worst, TOLERANCE.get(model.dtype, HALF), versions)
+
+
+PACKAGES = {"open_clip": "open_clip_torch"}  # where a module's name is not its package's
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """max|ours - theirs| / max(1, max|theirs|); infinite where either is not a number."""
+    a, b = ours.double(), theirs.double()
+    worst = ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
+    return worst if worst == worst else float("inf")
+
+
+# --- Peers ------------------------------------------------------------------------------------------------------------
+
+
+def _peer(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"verifying a folder of {name} needs {name} itself: pip install {name}") from None
+
+
+def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Any:
+    assert checkpoint.architecture is not None
+    cls = getattr(_peer("transformers"), checkpoint.architecture)
+    model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
+    if checkpoint.config.head is None:
+        model = model.base_model  # of what was saved for pretraining, too
+    with torch.no_grad():
+        output = model(**_cast(batch, dtype))
+    if "image_embeds" in output:
+        return _features(output.image_embeds, output.text_embeds, model.logit_scale, getattr(model, "logit_bias", None))
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], -1)
+    if _pools(checkpoint):
+        return output.pooler_output
+    return output.logits if "logits" in output else output.last_hidden_state
+
+
+def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """What two towers answer, under our names."""
+    found = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
+    return found if bias is None else found | {"logit_bias": bias.detach().reshape(())}
+
+
+def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    made = _peer("open_clip").create_model(f"local-dir:{checkpoint.path}", output_dict=True).to(dtype).eval()
+    ids = batch["input_ids"]
+    ids = torch.nn.functional.pad(ids, (0, made.context_length - ids.shape[1]))  # it takes one length
+    with torch.no_grad():
+        image = made.encode_image(batch["pixel_values"].to(dtype), normalize=True)
+        return _features(image, made.encode_text(ids, normalize=True), made.logit_scale, made.logit_bias)
+
+
+def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
+    model = _peer("timm").create_model(f"local-dir:{checkpoint.path}", pretrained=True).to(dtype).eval()
+    with torch.no_grad():
+        return model(batch["pixel_values"].to(dtype))
+
+
+PEERS: dict[str, Callable[[Checkpoint, torch.dtype, Mapping[str, Tensor]], Any]] = {
+    "transformers": _transformers,
+    "timm": _timm,
+    "open_clip": _open_clip,
+}

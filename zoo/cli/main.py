@@ -1,0 +1,323 @@
+"""The command `zoo`. Torch is imported by the commands that need it: `zoo --help` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.retrieval import add_commands as add_search
+from zoo.utils.console import EXPONENT, make_table, scaled, screen, spoken
+from zoo.utils.errors import did_you_mean
+from zoo.utils.version import __version__
+
+if TYPE_CHECKING:
+    from zoo.inference.cost import Measures
+    from zoo.models.base import Model
+    from zoo.models.config import Config
+    from zoo.models.family import Family
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0, 1 where an answer is no, 2 for a mistake in what was given."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in words
+    parser = make_parser()
+    args = read(parser, [word for word in words if word != "--traceback"])
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        if show:
+            raise
+        hint = "; `zoo doctor` says what is wrong with this installation" if isinstance(error, ImportError) else ""
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}{hint}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("zoo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"zoo {__version__}")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error comes from (anywhere in the line)"
+    )
+    parser.description = "Transformers of text, vision and audio over one attention core."
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], about: str, more: str = "") -> Any:
+        new = commands.add_parser(name, help=about, description=f"{about} {more}".strip(), allow_abbrev=False)
+        new.set_defaults(run=run, rest=None)
+        return new
+
+    new = command("list", run_list, "The models there are.")
+    new.add_argument("pattern", nargs="?", default="*", help='part of a name, or a pattern like "vit_*_224"')
+    new.add_argument("--modality", help="of one modality: vision, text, audio")
+    new.add_argument("--pretrained", action="store_true", help="those with published weights")
+
+    new = command("info", run_info, "What a model is and costs: fields, parameters, FLOPs, memory.")
+    new.add_argument("model", help="a name, a folder, or a repository of the hub")
+    new.add_argument("overrides", nargs="*", metavar="key=value", help="fields of its config, e.g. attention=performer")
+    new.add_argument("--batch", type=int, default=1, help="rows of the batch (1)")
+    new.add_argument("--length", type=int, help="tokens in each row of a text (128)")
+    new.set_defaults(rest="overrides")
+
+    new = command("predict", run_predict, "Labels with probabilities.")
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
+    new.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, sounds of any length, or texts in quotes")
+    new.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
+    )
+    new.add_argument("--top", type=int, default=5, help="labels for each (5)")
+    new.add_argument("--resample", action="store_true", help="convert sounds of another rate than the model's")
+    new.set_defaults(rest="inputs")
+
+    new = command("generate", run_generate, "Go on from a text, shown as it comes.")
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
+    new.add_argument("prompt", help="the text to go on from")
+    new.add_argument(
+        "options", nargs="*", metavar="key=value", help="max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
+    )
+    new.set_defaults(rest="options")
+
+    add_search(command)
+    add_tools(command)
+    return parser
+
+
+def add_tools(command: Callable[..., Any]) -> None:
+    """What compares, converts and tests models."""
+    new = command("compare", run_compare, "Runs of one recipe that differ in one setting, side by side.",
+                  "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5")  # fmt: skip
+    new.add_argument("recipe", help="the name of a script in recipes/")
+    new.add_argument("options", nargs="*", metavar="key=value", help="one with several values; seeds=, minutes=, out=")
+    new.set_defaults(rest="options")
+
+    new = command("export", run_export, "Write a model as a folder that another library loads.")
+    new.add_argument("source", metavar="SOURCE", help="a folder, or a repository of the hub")
+    new.add_argument("folder", metavar="FOLDER", help="where to write")
+    new.add_argument("--format", default="transformers", help="transformers (default), timm or open_clip")
+
+    new = command("verify", run_verify, "The same files through us and through the library they are from.")
+    new.add_argument("source", metavar="SOURCE", help="a folder, or a repository of the hub")
+
+    command("doctor", run_doctor, "Check the installation, and say how to mend it.")
+
+    new = command("check", run_check, "Test an attention core of one's own.")
+    new.add_argument("core", metavar="my_file:MyCore", help="a file or module, and the class in it")
+
+
+def read(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """argparse takes words without a dash in one place only; here they may stand before and after the options."""
+    args, left = parser.parse_known_args(words)
+    if unknown := [word for word in left if word.startswith("-") or args.rest is None]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (zoo COMMAND --help lists what there is)")
+    if args.rest is not None:
+        setattr(args, args.rest, [*getattr(args, args.rest), *left])
+    return args
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def run_list(args: argparse.Namespace) -> int:
+    from zoo.models.registry import families, list_models
+
+    pattern = args.pattern if set("*?[") & set(args.pattern) else f"*{args.pattern}*"
+    names = list_models(pattern, args.modality, args.pretrained)
+    if not names:
+        every = list_models()
+        raise ValueError(f"no model is called {args.pattern!r}{did_you_mean(args.pattern, every)} ({len(every)} known)")
+    table = make_table("name", "family", "input", "width", "depth", "heads", "published weights")
+    for found in families():
+        for name in (name for name in names if name in found.variants):
+            config: Any = found.config(**found.variants[name])
+            size = getattr(config, "image_size", getattr(config, "max_length", ""))
+            row = [
+                name,
+                found.name,
+                spoken(size),
+                *(spoken(getattr(config, f, "")) for f in ("width", "depth", "heads")),
+            ]
+            table.add_row(*row, found.sources.get(name, "").removeprefix("hf-hub:"))
+    screen().print(table)
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    from zoo.inference.cost import measure
+
+    name, found, model, source = described(args.model, settings(args.overrides))
+    cost = measure(model, args.batch, length=args.length)
+    out = screen()
+    out.print(f"{name}  {type(model).__name__}, {found.modality}", style="bold")
+    table = make_table("", "")
+    table.show_header = False
+    for row in [*costs(cost), ("takes", takes(model, args.batch, args.length)), ("source", source or "-")]:
+        table.add_row(*row)
+    if model.labels:
+        table.add_row(
+            "labels", f"{len(model.labels)}: {', '.join(model.labels[:4])}" + ", ..." * (len(model.labels) > 4)
+        )
+    for field, value in model.config.flat().items():
+        table.add_row(field, spoken(value))
+    out.print(table)
+    return 0
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    given = [*args.inputs, *map(tuple, args.pair)]
+    if not given:
+        raise ValueError('give at least one picture, sound or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
+    if args.top < 1:
+        raise ValueError(f"--top {args.top}: expected at least 1")
+    from zoo.checkpoints.load import load
+    from zoo.inference.predict import predict
+
+    model = load(args.source)
+    for name, what in (("pixel_values", "picture"), ("input_values", "sound")):
+        for file in args.inputs if name in model.inputs else []:
+            if not Path(file).is_file():
+                raise ValueError(f"there is no {what} {file}")
+    if args.resample:
+        if "input_values" not in model.inputs:
+            raise ValueError(f"--resample is for sounds, and the model takes {', '.join(model.inputs)}")
+        model.preprocess = replace(model.preprocess, resample=True)
+    if args.pair and "input_ids" not in model.inputs:
+        raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
+    answers: Any = predict(model, given, args.top)
+    number = model.config.head == "classify" and model.config.answers == "number"
+    said = "text" if model.config.head == "ctc" else "label"
+    table = make_table("", said, "number" if number else "probability")
+    table.columns[2].justify = "right"
+    for one, answer in zip(given, answers, strict=True):
+        shown = one if isinstance(one, str) else " | ".join(one)
+        for i, (label, value) in enumerate(answer):
+            table.add_row("" if i else shown, label, f"{value:,.6g}" if number else f"{value:.1%}")
+    screen().print(table)
+    return 0
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    import inspect
+
+    from zoo.inference.generation.generate import generate
+    from zoo.inference.generation.streaming import stream_text
+
+    known = list(inspect.signature(generate).parameters)[3:]
+    options = settings(args.options)
+    for name in options:
+        if name not in known or name in ("streamer", "draft", "tokenizer"):
+            raise ValueError(f"zoo generate has no option {name!r}{did_you_mean(name, known)}")
+    stream_text(args.source, args.prompt, **options)
+    print()
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    from zoo.training.sweep.compare import compare
+
+    comparison = compare(args.recipe, args.options)
+    screen().print(comparison)
+    return 0 if comparison.ok else 1
+
+
+def run_export(args: argparse.Namespace) -> int:
+    from zoo.checkpoints.load import load
+    from zoo.checkpoints.save import export
+
+    path = export(load(args.source), args.folder, args.format)
+    print(f"{path} is written for {args.format}")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from zoo.checkpoints.verify import verify
+
+    found = verify(args.source)
+    print(found)
+    return 0 if found.ok else 1
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from zoo.cli.doctor import main as doctor
+
+    return doctor()
+
+
+def run_check(args: argparse.Namespace) -> int:
+    from zoo.nn.conformance import check
+
+    report = check(args.core)
+    table = make_table("check", "")
+    for name, result in report.results.items():
+        table.add_row(name, result)
+    screen().print(table)
+    print(f"{report.name}: " + ("ok" if report.ok else "WRONG"), *report.failures, sep="\n  ")
+    return 0 if report.ok else 1
+
+
+# --- what they print ----------------------------------------------------------------------------------------------
+
+
+def settings(words: Sequence[str]) -> dict[str, Any]:
+    """`["depth=6", "attention={kind: local}"]` -> values, read as YAML."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{word!r}: expected key=value, e.g. attention=performer")
+        if key in values:
+            raise ValueError(f"{key} is given twice")
+        try:
+            values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"{word!r}: the value is not readable YAML") from None
+    return values
+
+
+def described(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":
+    """(name, family, model on the meta device, where its weights are) of a name, a folder or a repository."""
+    from zoo.models.registry import admitted, build, find_variant, list_models
+
+    if given in list_models() or not (Path(given).exists() or "/" in given or ":" in given):
+        found = find_variant(given)
+        config: Config = found.config(**found.variants[given])
+        name, source, labels = given, found.sources.get(given, ""), None
+    else:
+        from zoo.checkpoints.load import describe
+
+        checkpoint = describe(given)
+        found, config, labels = checkpoint.family, checkpoint.config, checkpoint.labels
+        name, source = checkpoint.variant or checkpoint.architecture or found.name, f"{given} ({checkpoint.format})"
+    model = build(found, config.replace(**admitted(found, overrides)), "meta")
+    model.labels = labels
+    return name, found, model, source
+
+
+def costs(cost: "Measures") -> list[tuple[str, str]]:
+    batch = f"batch of {cost.batch}"
+    return [
+        ("parameters", f"{scaled(cost.parameters)} ({cost.parameters:,})"),
+        ("weights", f"{scaled(cost.weight_bytes)}B"),
+        ("forward", f"{scaled(cost.flops)}FLOP ({scaled(cost.flops // 2)}MAC), {batch}"),
+        ("memory, inference", f"about {scaled(cost.inference_bytes)}B, {batch}"),
+        ("memory, training", f"about {scaled(cost.training_bytes)}B with AdamW, {batch}"),
+    ]
+
+
+def takes(model: "Model", batch: int, length: int | None) -> str:
+    from zoo.inference.cost import empty_batch
+
+    return ", ".join(f"{name} {list(x.shape)}" for name, x in empty_batch(model, batch, length).items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

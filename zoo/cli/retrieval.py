@@ -1,0 +1,154 @@
+"""Commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. No torch at import."""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Command = Callable[..., Any]
+
+
+def add_commands(command: Command) -> None:
+    """The parsers; `command(name, run, about, more)` makes one."""
+    new = command("embed", run_embed, "The pictures, texts and sounds of a folder to one file of vectors.",
+                  "Stopped and started again it goes on; a file that is there is brought up to date.")  # fmt: skip
+    new.add_argument("folder", metavar="FOLDER", help="looked through with its sub-folders")
+    new.add_argument("--model", required=True, help="a folder or hub name of a model of several towers")
+    new.add_argument("--out", required=True, metavar="FILE", help="vectors.safetensors, or vectors.parquet")
+    new.add_argument("--kinds", metavar="image,text,audio", help="what to embed (all that the model takes)")
+    new.add_argument("--skip", action="store_true", help="leave broken files out and list them; else the first stops")
+    new.add_argument("--dtype", default="float32", help="float32 (default), float16 or bfloat16")
+    new.add_argument("--batch", type=int, default=32, help="files that are computed at once (32)")
+    new.add_argument("--overwrite", action="store_true", help="replace a file that another model made")
+
+    new = command("search", run_search, "What in a folder is most like a text, a picture or a sound.",
+                  'zoo search "a red bird" --in pictures --model FOLDER --page result.html')  # fmt: skip
+    new.add_argument("queries", nargs="*", metavar="query", help="texts in quotes, or paths of pictures or sounds")
+    new.add_argument("--in", required=True, dest="inside", metavar="FOLDER|FILE",
+                     help="a folder (its vectors are kept in your cache), or what zoo embed wrote")  # fmt: skip
+    new.add_argument("--model", help="a folder or hub name (the one that a FILE says)")
+    new.add_argument("--top", type=int, default=10, help="answers to each query (10)")
+    new.add_argument("--kinds", metavar="image,text,audio", help="what to look among (all but texts)")
+    new.add_argument("--page", metavar="FILE.html", help="write the answers as a page to look at")
+    new.add_argument("--engine", default="exact", help="exact (default), or faiss with the same answers")
+    new.add_argument("--stop", action="store_true", help="stop at a broken file; else they are left out and named")
+    new.set_defaults(rest="queries")
+
+    new = command("classify", run_classify, "Which of some names goes best with a picture or a sound.",
+                  'zoo classify cat.png --model FOLDER --labels "cat,dog,fire engine"')  # fmt: skip
+    new.add_argument("files", nargs="*", metavar="picture.png", help="one or several pictures or sounds")
+    new.add_argument("--model", required=True, help="a folder or hub name of a model with a text tower")
+    new.add_argument("--labels", required=True, metavar="a,b,c|FILE",
+                     help="names, a text file with one in each line, or a classifier that --save wrote")  # fmt: skip
+    new.add_argument("--templates", metavar="FILE", help='lines like "a picture of a {}." for each name (some of ours)')
+    new.add_argument("--top", type=int, default=5, help="labels for each (5)")
+    new.add_argument("--save", metavar="FILE", help="keep the classifier, to be given as --labels")
+    new.set_defaults(rest="files")
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    from zoo.checkpoints.load import load
+    from zoo.retrieval.embed import embed
+
+    found = embed(
+        load(args.model),
+        args.folder,
+        args.out,
+        kinds=words(args.kinds),
+        on_error="skip" if args.skip else "stop",
+        dtype=args.dtype,
+        batch_size=args.batch,
+        overwrite=args.overwrite,
+    )
+    print(
+        f"{args.out}: {len(found)} vectors of {found.width} numbers ({str(found.vectors.dtype).removeprefix('torch.')})"
+    )
+    if found.broken:
+        print(f"left out: {len(found.broken)}", *found.broken, sep="\n  ")
+    return 0
+
+
+def run_search(args: argparse.Namespace) -> int:
+    if not args.queries:
+        raise ValueError('give a query: zoo search "a red bird" --in FOLDER, or the path of a picture')
+    if args.top < 1:
+        raise ValueError(f"--top {args.top}: expected at least 1")
+    from zoo.retrieval.search import search
+    from zoo.utils.console import make_table, screen
+
+    with told():
+        answers = search(
+            list(args.queries),
+            args.inside,
+            args.model,
+            k=args.top,
+            kinds=words(args.kinds),
+            engine=args.engine,
+            on_error="stop" if args.stop else "skip",
+            page=args.page,
+        )
+    table = make_table("", "", "score")
+    table.columns[2].justify = "right"
+    for query, hits in zip(args.queries, answers, strict=True):
+        for i, hit in enumerate(hits):
+            table.add_row("" if i else query, hit.name, f"{hit.score:.3f}")
+    screen().print(table)
+    if args.page:
+        print(f"{args.page} shows them")
+    return 0
+
+
+def run_classify(args: argparse.Namespace) -> int:
+    if not args.files:
+        raise ValueError("give at least one picture or sound: zoo classify picture.png --model FOLDER --labels a,b")
+    if args.top < 1:
+        raise ValueError(f"--top {args.top}: expected at least 1")
+    from zoo.checkpoints.load import load
+    from zoo.retrieval.encode import file_kind
+    from zoo.retrieval.zero_shot import zero_shot
+    from zoo.utils.console import make_table, screen
+
+    for file in args.files:
+        if not Path(file).is_file() or file_kind(file) not in ("image", "audio"):
+            raise ValueError(f"there is no picture or sound {file}")
+    labels, kind = labels_of(args.labels), str(file_kind(args.files[0]))
+    templates = Path(args.templates) if args.templates else None
+    classifier = zero_shot(load(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)
+    answers = classifier.predict([Path(file) for file in args.files], args.top)
+    if args.save:
+        classifier.save(args.save)
+    table = make_table("", "label", "probability")
+    table.columns[2].justify = "right"
+    for file, answer in zip(args.files, answers, strict=True):
+        for i, (label, share) in enumerate(answer):
+            table.add_row("" if i else file, label, f"{share:.1%}")
+    screen().print(table)
+    return 0
+
+
+def labels_of(given: str) -> Any:
+    """Names between commas, the lines of a text file, or the path of a saved classifier."""
+    path = Path(given)
+    if path.suffix == ".safetensors":
+        return path
+    if path.suffix == ".txt" and path.is_file():
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return given.split(",")
+
+
+def words(given: str | None) -> list[str] | None:
+    return None if given is None else [word.strip() for word in given.split(",")]
+
+
+@contextmanager
+def told() -> Any:
+    """Warnings as plain lines, behind what they are about."""
+    import sys
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in seen:
+        print(warning.message, file=sys.stderr)

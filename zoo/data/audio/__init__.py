@@ -1,0 +1,1 @@
+"""Audio clips with labels or transcripts: found, decoded, augmented."""

@@ -1,0 +1,1 @@
+"""Labelled images: found, decoded, augmented."""

@@ -1,0 +1,82 @@
+"""Labelled images in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.image.decode import Decoded
+from zoo.data.keyed_batches import Keys
+from zoo.data.sources.dataset_cards import Card
+from zoo.data.splits import even_rows
+from zoo.utils.errors import DataError
+
+
+@dataclass
+class ImageSet(Dataset[dict[str, Tensor]]):
+    """images uint8 [N, C, H, W]; labels int64 [N]; classes: the name of each label; broken: images left out."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    broken: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """One image [C, H, W], its label and its number."""
+        return {"pixel_values": self.images[i], "labels": self.labels[i], "index": torch.tensor(i)}
+
+    def __getitems__(self, rows: Sequence[int]) -> Any:
+        """A whole batch where keyed batches ask for one; a list of images for any other loader."""
+        if not isinstance(rows, Keys):
+            return [self[i] for i in rows]
+        index, epoch = torch.tensor(rows), torch.tensor(rows.epoch)
+        return {"pixel_values": self.images[index], "labels": self.labels[index], "index": index, "epoch": epoch}
+
+    def subset(self, count: int, *, seed: int = 0) -> "ImageSet":
+        """`count` images, the classes as evenly as they allow, the same for the same seed; 0 keeps all."""
+        if not count or count >= len(self):
+            return self
+        rows = even_rows(self.labels, count, seed)
+        return ImageSet(self.images[rows], self.labels[rows], self.classes, self.broken)
+
+
+@dataclass
+class ImageSets:
+    """A training and a test set.
+
+    Attributes:
+        name: Of the card, or of the user's folder.
+        real: False for images that the program drew; accuracies on them say nothing about any real data set.
+        source: Where they came from: a path, a hub repository, or the program.
+        mean, std: Of each channel's training pixels, from 0 to 1.
+        notice: What the user must be told about the choice of the data, if anything.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    name: str
+    real: bool
+    source: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    card: Card | None = None
+    notice: str | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        return self.train.classes
+
+
+def labelled(decoded: Decoded, labels: list[Any], classes: list[str], where: str) -> ImageSet:
+    """Join images and labels, which count from 0 and know no gaps."""
+    tensor = torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)[decoded.kept]
+    if len(wrong := ((tensor < 0) | (tensor >= len(classes))).nonzero()):
+        row = int(decoded.kept[wrong[0, 0]])
+        raise DataError(f"{where}, row {row}: label {labels[row]!r}, expected 0 to {len(classes) - 1}")
+    return ImageSet(decoded.images, tensor, classes, decoded.broken)

@@ -1,0 +1,136 @@
+"""A user's own images: sub-folders named by class, or parquet files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.data.image.dataset import ImageSet, ImageSets, labelled
+from zoo.data.image.decode import decode, identity
+from zoo.data.sources.tables import image_bytes, read_parquet
+from zoo.utils.errors import DataError
+from zoo.utils.keyed_random import seed_for
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+TEST_NAMES = ("test", "val", "valid", "validation")
+TEST_SHARE = 0.1
+_LAYOUT = (
+    "expected train/ and test/ with one sub-folder of images per class, or one sub-folder of images per class, "
+    "or train.parquet and test.parquet"
+)
+
+
+def load_folder(folder: Path, *, on_error: str = "stop", size: int = 32, seed: int = 0) -> ImageSets:
+    """Read a folder of one's own; see `load_images`. Without a test part, a tenth of each class becomes it."""
+    if (folder / "train.parquet").is_file():
+        files = (folder / "train.parquet", _test_part(folder, ".parquet"))
+        train, test = (_read_table(file, on_error, size) for file in files)
+        if train.classes != test.classes:
+            raise DataError(f"{folder}: the classes of train and test differ: {train.classes} and {test.classes}")
+    elif (folder / "train").is_dir():
+        classes = _class_names(folder / "train")
+        test_folder = _test_part(folder, "")
+        if unknown := set(_sub_folders(test_folder)) - set(classes):
+            raise DataError(f"{test_folder / sorted(unknown)[0]}: no such class in {folder / 'train'}")
+        train, test = (_read(_list(part, classes), classes, on_error, size) for part in (folder / "train", test_folder))
+    else:
+        classes = _class_names(folder)
+        train_files, test_files = _split(_list(folder, classes), seed)
+        train, test = (_read(files, classes, on_error, size) for files in (train_files, test_files))
+    pixels = train.images.movedim(1, 0).flatten(1)  # [C, N*H*W]
+    mean, std = zip(*(_statistics(channel) for channel in pixels))
+    return ImageSets(train, test, folder.resolve().name, True, str(folder), mean, std)
+
+
+def _statistics(channel: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 values, scaled to 0..1, from their counts."""
+    counts = torch.bincount(channel, minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum() / counts.sum()
+    deviation = ((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt()
+    return mean.item(), max(deviation.item(), 1 / 255)
+
+
+def _test_part(folder: Path, suffix: str) -> Path:
+    for name in TEST_NAMES:
+        if (part := folder / f"{name}{suffix}").exists():
+            return part
+    names = ", ".join(name + suffix for name in TEST_NAMES)
+    raise DataError(f"{folder} has train{suffix} and none of {names}; {_LAYOUT}")
+
+
+def _sub_folders(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _class_names(folder: Path) -> list[str]:
+    names = _sub_folders(folder)
+    if len(names) < 2:
+        raise DataError(f"{folder} has {len(names)} sub-folders of classes; {_LAYOUT}")
+    return names
+
+
+def _list(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """The images of each class, with its number."""
+    found = []
+    for number, name in enumerate(classes):
+        part = folder / name
+        files = sorted(each for each in part.rglob("*") if each.suffix.lower() in SUFFIXES) if part.is_dir() else []
+        found += [(file, number) for file in files]
+    if not found:
+        raise DataError(f"{folder}: no image in any of its sub-folders ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """A tenth of each class, at least one image, for the test; a class with a single image cannot be split."""
+    train, test = [], []
+    for number in sorted({label for _, label in files}):
+        mine = [each for each in files if each[1] == number]
+        if len(mine) < 2:
+            raise DataError(f"{mine[0][0].parent} holds a single image: none is left for the test; {_LAYOUT}")
+        order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed_for(seed, number))).tolist()
+        count = max(1, round(len(mine) * TEST_SHARE))
+        test += [mine[i] for i in sorted(order[:count])]
+        train += [mine[i] for i in sorted(order[count:])]
+    return train, test
+
+
+def _read(files: list[tuple[Path, int]], classes: list[str], on_error: str, size: int) -> ImageSet:
+    paths = [path for path, _ in files]
+    decoded = decode(
+        paths, lambda i: str(paths[i]), size=(size, size), resize=True, on_error=on_error, keep_as=identity(paths)
+    )
+    return labelled(decoded, [label for _, label in files], classes, "folder")
+
+
+def _read_table(file: Path, on_error: str, size: int) -> ImageSet:
+    table = read_parquet(file)
+    image = _column(file, table, ("image", "img", "pixel_values"))
+    label = _column(file, table, ("label", "labels", "fine_label"))
+    values = table.column(label).to_pylist()
+    classes, numbers = _classes(table, label, values)
+    blobs = image_bytes(table, image)
+    decoded = decode(
+        blobs, lambda i: f"{file}, row {i}", size=(size, size), resize=True, on_error=on_error, keep_as=identity([file])
+    )
+    return labelled(decoded, numbers, classes, str(file))
+
+
+def _column(file: Path, table: Any, names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise DataError(f"{file}: expected a column {' or '.join(names)}, it has {', '.join(table.column_names)}")
+
+
+def _classes(table: Any, column: str, values: list[Any]) -> tuple[list[str], list[Any]]:
+    """Class names, from what `datasets` wrote into the file or else from the values, and labels as numbers."""
+    stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
+    if names:
+        return list(names), values
+    distinct = sorted({value for value in values if value is not None})
+    number = {value: i for i, value in enumerate(distinct)}
+    return [str(value) for value in distinct], [number.get(value) for value in values]

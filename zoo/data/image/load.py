@@ -1,0 +1,120 @@
+"""Image classification data: CIFAR-10, a folder or parquet files of the user's, or the embedded shapes."""
+
+import os
+from pathlib import Path
+
+from zoo.data.image.dataset import ImageSet, ImageSets, labelled
+from zoo.data.image.decode import decode
+from zoo.data.image.folder import load_folder
+from zoo.data.sources.dataset_cards import Card, list_cards, load_card
+from zoo.data.sources.hub import HubError, load_table
+from zoo.data.sources.tables import image_bytes, read_parquet
+from zoo.data.synthetic import shapes
+from zoo.utils.console import announce
+from zoo.utils.errors import DataError, did_you_mean
+
+MISSING = (
+    "Set ZOO_DATA_DIR (or data_dir=) to a folder that holds {files}, "
+    "or take data=embedded, the shapes that the program draws itself"
+)
+
+
+def load_images(
+    name: str = "auto",
+    data_dir: str | Path | None = None,
+    *,
+    on_error: str = "stop",
+    size: int = 32,
+    train_size: int = 0,
+    test_size: int = 0,
+    seed: int = 0,
+) -> ImageSets:
+    """Find, read and decode an image set.
+
+    Args:
+        name: `cifar10`, from `data_dir`, else ZOO_DATA_DIR, else the hub; `embedded`, drawn by the program; `auto`,
+            the first where it can be had and, announced, else the second; or a folder of one's own with a sub-folder
+            for each class (inside `train/` and `test/`, or to be split 9 : 1), or with train.parquet and test.parquet.
+        data_dir: Folder that holds `cifar10/train.parquet` and `cifar10/test.parquet`.
+        on_error: `stop` raises at a broken image, `skip` goes on without it; both name it.
+        size: Height and width that the images of one's own folder get.
+        train_size, test_size: Use only so many images, the classes evenly; 0 takes all.
+        seed: Of the split and of the choice of fewer images.
+
+    Raises:
+        DataError: An unknown name, a missing or broken file, a data set that is not to be had; says how to mend it.
+    """
+    if on_error not in ("stop", "skip"):
+        raise DataError(f"on_error={on_error!r}: expected 'stop' or 'skip'")
+    sets = _load(name, data_dir, on_error, size, seed)
+    sets.train = sets.train.subset(train_size, seed=seed)
+    sets.test = sets.test.subset(test_size, seed=seed)
+    if broken := sets.train.broken + sets.test.broken:
+        announce(f"{len(broken)} broken images were skipped: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
+    if sets.notice:
+        announce(sets.notice)
+    return sets
+
+
+def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed: int) -> ImageSets:
+    if name == "embedded":
+        return _embedded()
+    if name in ("auto", "cifar10"):
+        try:
+            return _from_card(load_card("cifar10"), data_dir, on_error)
+        except HubError as error:
+            if name != "auto":
+                raise HubError(f"{error}. {_how(load_card(name))}") from error
+            sets = _embedded()
+            sets.notice = f"NOT CIFAR-10 but {len(sets.train):,} shapes drawn by the program: {error}"
+            return sets
+    if Path(name).expanduser().is_dir():
+        return load_folder(Path(name).expanduser(), on_error=on_error, size=size, seed=seed)
+    known = ["auto", *(n for n in list_cards() if load_card(n).task == "image classification")]
+    raise DataError(f"data {name!r}: no such folder, and none of {', '.join(known)}{did_you_mean(name, known)}")
+
+
+def _embedded() -> ImageSets:
+    card = load_card("embedded")
+    train, test = (
+        ImageSet(*shapes.draw_images(n, seed=seed), list(shapes.CLASSES))
+        for seed, n in enumerate((shapes.TRAIN, shapes.TEST))
+    )
+    return ImageSets(train, test, card.name, card.real, "drawn by the program", card.mean, card.std, card)
+
+
+def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageSets:
+    """A data set with a card: from local parquet files where they are, else from the hub."""
+    folder = data_dir or os.environ.get("ZOO_DATA_DIR")
+    if folder:
+        files = {split: Path(folder).expanduser() / file for split, file in card.files.items()}
+        absent = [str(file) for file in files.values() if not file.is_file()]
+        if not absent:
+            sets = {split: _read_split(card, split, file, on_error) for split, file in files.items()}
+            return _with_card(card, sets, str(Path(folder).expanduser() / card.name))
+        if data_dir:
+            raise DataError(f"data_dir={data_dir}: {absent[0]} does not exist. {_how(card)}")
+    sets = {split: _read_split(card, split, None, on_error) for split in card.splits}
+    return _with_card(card, sets, f"hub {card.hub}")
+
+
+def _how(card: Card) -> str:
+    return MISSING.format(files=" and ".join(card.files.values()))
+
+
+def _with_card(card: Card, sets: dict[str, ImageSet], source: str) -> ImageSets:
+    return ImageSets(sets["train"], sets["test"], card.name, card.real, source, card.mean, card.std, card)
+
+
+def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> ImageSet:
+    if file is None:
+        assert card.hub is not None
+        table, where = load_table(card.hub, split), f"{card.hub} {split}"
+    else:
+        table, where = read_parquet(file), str(file)
+    size = (card.image["height"], card.image["width"])
+    image, label = card.columns["image"], card.columns["label"]
+    if absent := {image, label} - set(table.column_names):
+        raise DataError(f"{where}: no column {sorted(absent)[0]!r}, it has {', '.join(table.column_names)}")
+    decoded = decode(image_bytes(table, image), lambda i: f"{where}, row {i}", size=size, on_error=on_error)
+    return labelled(decoded, table.column(label).to_pylist(), list(card.labels), where)

@@ -1,0 +1,1 @@
+"""Images or audio clips with captions."""

@@ -1,0 +1,41 @@
+"""Pictures of pairs: decoded as the model's own preprocess would."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.image.decode import decode, identity
+from zoo.data.pairs.dataset import PairSet
+from zoo.data.pairs.tables import Rows
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Resizing and cropping of an ImagePreprocess, without its normalisation."""
+
+    preprocess: Any
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """uint8 [3, h, w] -> uint8 [3, H, W]."""
+        if self.preprocess.channels == 1:
+            from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+            picture = rgb_to_grayscale(picture, 3)
+        return self.preprocess._crop(self.preprocess._resize(picture))
+
+
+def picture_set(rows: Rows, size: tuple[int, int], fit: Callable[[Tensor], Tensor] | None,
+                skipped: list[str]) -> PairSet[Tensor]:  # fmt: skip
+    """Decode pictures; those that cannot be are left out and go into `skipped`."""
+    if not len(rows):
+        return PairSet(torch.empty(0, 3, *size, dtype=torch.uint8), [])
+    files = [blob for blob in rows.blobs if isinstance(blob, Path)]
+    keep_as = identity(files) if len(files) == len(rows) else ""
+    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit or True, on_error="skip",
+                     keep_as=keep_as)  # fmt: skip
+    skipped += decoded.broken
+    return PairSet(decoded.images, [rows.captions[i] for i in decoded.kept.tolist()])

@@ -1,0 +1,182 @@
+"""Tables of pairs: parquet, CSV, TSV, JSON, captions beside a folder of files, webdataset shards, the hub."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.data.image.decode import Blob
+from zoo.data.sources.hub import hub_tables
+from zoo.data.sources.tables import SUFFIXES, Table, read_table
+from zoo.data.text.load import _folder_tables
+from zoo.utils.errors import DataError, did_you_mean
+
+NAMES = {
+    "images": ("image", "img", "picture", "photo", "pixel_values", "jpg", "png"),
+    "audio": ("audio", "sound", "wav", "flac", "clip"),
+    "captions": ("caption", "captions", "text", "sentence", "sentences", "description", "title", "alt_text", "alt"),
+}
+"""What columns are usually called; a column of files may also have one of the next."""
+FILES = ("file", "file_name", "filename", "path", "file_path", "filepath")
+ENDINGS = {"images": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
+           "audio": ("wav", "flac", "ogg", "mp3", "opus")}  # fmt: skip
+CAPTION_FILES = ("captions", "metadata")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pairs before they are decoded: encoded things (bytes, or files), the captions of each, and how errors name it."""
+
+    blobs: list[Blob]
+    captions: list[tuple[str, ...]]
+    places: list[str]
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def take(self, mask: Tensor) -> "Rows":
+        """The rows where `mask` [N] is True."""
+        kept = mask.nonzero()[:, 0].tolist()
+        return Rows(*([column[i] for i in kept] for column in (self.blobs, self.captions, self.places)))
+
+
+def find_tables(name: str, test: str | None = None) -> dict[str, Table]:
+    """The tables of a file, a folder, shards or a hub data set, by split. Raises: DataError."""
+    path = Path(name).expanduser()
+    if name.endswith((".tar", "}")):
+        tables = {"train": read_shards(name)}
+    elif path.is_dir():
+        tables = folder_tables(path)
+    elif path.suffix.lower() in SUFFIXES:
+        tables = {"train": read_table(path)}
+    else:
+        tables = hub_tables(name.removeprefix("hf-hub:"))
+    if test:
+        tables["test"] = read_shards(test) if test.endswith((".tar", "}")) else read_table(Path(test).expanduser())
+    return tables
+
+
+def folder_tables(folder: Path) -> dict[str, Table]:
+    """train, validation and test tables beside each other; else captions.csv (or .jsonl ...) about a folder of files;
+    else shards.
+    """
+    if any((folder / f"train{suffix}").is_file() for suffix in SUFFIXES):
+        return _folder_tables(folder)
+    for stem in CAPTION_FILES:
+        for suffix in SUFFIXES:
+            if (file := folder / f"{stem}{suffix}").is_file():
+                return {"train": read_table(file)}
+    if shards := sorted(folder.glob("*.tar")):
+        parts = {"test": [str(s) for s in shards if "test" in s.name], "train": []}
+        parts["train"] = [str(s) for s in shards if str(s) not in parts["test"]]
+        return {split: read_shards(some) for split, some in parts.items() if some}
+    raise DataError(f"{folder} has no table of captions: expected captions.csv (or {', '.join(SUFFIXES[1:])}) with a "
+                    f"column `file` and a column `caption`, train.parquet, or webdataset shards (*.tar)")  # fmt: skip
+
+
+def read_shards(urls: str | list[str]) -> Table:
+    """webdataset shards as a table: a column for each ending, `jpg`, `txt` ..., and those of `json`.
+
+    Raises: DataError when webdataset is not installed, or a shard is missing or damaged.
+    """
+    try:
+        import webdataset
+    except ImportError:
+        raise DataError("shards (.tar) are read by webdataset, which is not installed: "
+                        "pip install 'attention-zoo[shards]', or pip install webdataset") from None  # fmt: skip
+    rows = []
+    try:
+        for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
+            rows.append(_shard_row(sample))
+    except (OSError, ValueError) as error:
+        raise DataError(f"shards {urls}: {error}") from None
+    where = urls if isinstance(urls, str) else f"{urls[0]} ..."
+    if not rows:
+        raise DataError(f"shards {where} hold no samples")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Table({name: [row.get(name) for row in rows] for name in names}, where)
+
+
+def _shard_row(sample: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for ending, value in sample.items():
+        kind = ending.rpartition(".")[2].lower()
+        if ending.startswith("__"):
+            continue
+        if kind == "json":
+            row |= {key: inner for key, inner in json.loads(value).items() if key not in row}
+        elif kind in ENDINGS["images"]:
+            row["image"] = value
+        elif kind in ENDINGS["audio"]:
+            row["audio"] = value
+        elif kind in ("txt", "caption", "text"):
+            row["caption"] = value.decode("utf-8").strip()
+    return row
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def pair_rows(table: Table, things: str, captions: str, role: str, skipped: list[str]) -> Rows:
+    """The pairs of a table; rows that name a file again are further captions of it. Rows that lack something, and files
+    that are not there, go into `skipped`.
+
+    Args:
+        things, captions: Columns as the options name them; empty ones are looked for. Several caption columns have
+            commas between them.
+        role: `images` or `audio`, as the setting of the column is called.
+    """
+    column = _column(table, things, role, (*NAMES[role], *FILES))
+    said = [_column(table, name.strip(), "captions", NAMES["captions"]) for name in captions.split(",")]
+    base = Path(table.where).parent
+    found: dict[Any, tuple[Blob, list[str], str]] = {}
+    for row in range(len(table)):
+        place, value = table.place(row), table.columns[column][row]
+        texts = [text for name in said for text in _texts(table.columns[name][row])]
+        blob, why = _blob(value, base)
+        why = why or ("" if texts else f"no caption in {', '.join(said)}")
+        if why or blob is None:
+            skipped.append(f"{place}: {why}")
+            continue
+        key = blob if isinstance(blob, Path) else row
+        known = found.setdefault(key, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))
+        known[1].extend(text for text in texts if text not in known[1])
+    blobs, lists, places = zip(*found.values()) if found else ((), (), ())
+    return Rows(list(blobs), [tuple(one) for one in lists], list(places))
+
+
+def _column(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> str:
+    """The column of an option, or the one that is called as usual."""
+    has = ", ".join(table.columns)
+    if asked:
+        if asked not in table.columns:
+            raise DataError(f"{role}={asked}: {table.where} has no column {asked!r}"
+                            f"{did_you_mean(asked, table.columns)} (it has {has})")  # fmt: skip
+        return asked
+    for name in usual:
+        if name in table.columns:
+            return name
+    raise DataError(f"{table.where} has the columns {has}: say which one has the {role}, {role}="
+                    f"{next(iter(table.columns))}")  # fmt: skip
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The captions in a cell: a text, or a list of them."""
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and text.strip():
+            yield text.strip()
+
+
+def _blob(value: Any, base: Path) -> tuple[Blob | None, str]:
+    """(encoded thing, why there is none) of a cell: bytes, {bytes, path} or the name of a file beside the table."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value, "" if value else "holds no bytes"
+    if not isinstance(value, str) or not value:
+        return None, "no file is named" if value in (None, "") else f"expected a file, got {type(value).__name__}"
+    file = base / Path(value).expanduser()
+    return (file, "") if file.is_file() else (None, f"{file} does not exist")

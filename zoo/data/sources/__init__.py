@@ -1,0 +1,1 @@
+"""Where data comes from: dataset cards, tables, the hub."""

@@ -1,0 +1,150 @@
+"""Labels as they stand in tables -> tensors: one class a row, several, or a number."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from zoo.data.sources.tables import Table
+from zoo.utils.errors import DataError, did_you_mean
+
+Kind = Literal["one", "several", "number"]
+MOST_CLASSES = 1000
+_YES_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+
+
+def encode_labels(
+    tables: Mapping[str, Table],
+    columns: list[str],
+    rows: Mapping[str, list[int]],
+    kind: str = "auto",
+    classes: list[str] | None = None,
+) -> tuple[Kind, list[str], dict[str, Tensor]]:
+    """(kind, class names, labels of each table).
+
+    Args:
+        tables: By split; classes are those of `train`.
+        columns: One column, or several of zeros and ones, a class each.
+        rows: Which rows of each table are used; none of them lacks a label.
+        kind: `one`, `several` or `number`; `auto` looks at the values of `train`.
+        classes: Names of the classes 0, 1 ..., where they are known.
+
+    Raises: DataError for labels that are mixed, of one class only, unknown in `train`, or no numbers.
+    """
+    values = {s: [[t.columns[name][row] for name in columns] for row in rows[s]] for s, t in tables.items()}
+    if len(columns) > 1:
+        if kind not in ("auto", "several"):
+            raise DataError(f"label={','.join(columns)} with kind={kind}: several columns are several labels a row")
+        made = {s: _yes_no(tables[s], columns, rows[s], values[s]) for s in tables}
+        return "several", columns, made
+    plain = {s: [value[0] for value in rows_] for s, rows_ in values.items()}
+    found = cast(Kind, _guess(plain["train"]) if kind == "auto" else kind)
+    if found == "number":
+        return "number", columns, {s: _numbers(tables[s], rows[s], plain[s]) for s in tables}
+    if found == "several":
+        return "several", *_sets(tables, rows, plain)
+    stored = tables["train"].names.get(columns[0]) or classes
+    names, index = _classes(tables["train"], columns[0], rows["train"], plain["train"], stored)
+    return "one", names, {s: _indices(tables[s], rows[s], plain[s], index) for s in tables}
+
+
+def _guess(values: list[Any]) -> Kind:
+    """Lists are several labels; numbers with a fraction are numbers; anything else is a class."""
+    if any(isinstance(value, list) for value in values):
+        return "several"
+    if all(isinstance(value, float | int | str) and not isinstance(value, bool) for value in values):
+        numbers = [_as_number(value) for value in values]
+        if all(n is not None for n in numbers) and any(n != int(n) for n in numbers if n is not None):
+            return "number"
+    return "one"
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if number - number == 0.0 else None  # neither nan nor infinite
+
+
+def _classes(table: Table, column: str, rows: list[int], values: list[Any],
+             stored: list[str] | None) -> tuple[list[str], dict[str, int]]:  # fmt: skip
+    """Names of the classes, and the number of each value by its text."""
+    texts: dict[str, tuple[type, int]] = {}
+    for row, value in zip(rows, values):
+        if not isinstance(value, str | int | bool) and not (isinstance(value, float) and value.is_integer()):
+            raise DataError(f"{table.place(row)}: label {value!r} is no class; kind=number learns numbers")
+        kind = str if isinstance(value, str) else int
+        first = next(iter(texts.values()), (kind, row))
+        if first[0] is not kind:
+            what = "text" if kind is str else "a number"
+            raise DataError(
+                f"{table.place(row)}: label {value!r} is {what}, but that of {table.place(first[1])} is not; "
+                f"write all labels alike"
+            )
+        texts.setdefault(_text(value), (kind, row))
+    if len(texts) < 2:
+        only = next(iter(texts))
+        raise DataError(f"{table.where}: all labels in {column!r} are {only!r}; a classifier needs two classes")
+    if len(texts) > MOST_CLASSES:
+        raise DataError(f"{table.where}: {len(texts):,} different labels in {column!r}; is it the right column? "
+                        f"kind=number learns numbers")  # fmt: skip
+    found = sorted(texts, key=lambda text: (_as_number(text) is None, _as_number(text) or 0.0, text))
+    if stored and set(found) <= set(stored):
+        return list(stored), {name: i for i, name in enumerate(stored)}
+    if stored and all(text.isdigit() and int(text) < len(stored) for text in found):
+        return list(stored), {str(i): i for i in range(len(stored))}
+    return found, {name: i for i, name in enumerate(found)}
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def _indices(table: Table, rows: list[int], values: list[Any], index: Mapping[str, int]) -> Tensor:
+    for row, value in zip(rows, values):
+        if _text(value) not in index:
+            raise DataError(f"{table.place(row)}: label {value!r} is not among the training labels "
+                            f"({', '.join(list(index)[:10])}){did_you_mean(_text(value), index)}")  # fmt: skip
+    return torch.tensor([index[_text(value)] for value in values], dtype=torch.int64)
+
+
+def _numbers(table: Table, rows: list[int], values: list[Any]) -> Tensor:
+    for row, value in zip(rows, values):
+        if _as_number(value) is None or isinstance(value, bool):
+            raise DataError(f"{table.place(row)}: label {value!r} is no number")
+    return torch.tensor([float(value) for value in values], dtype=torch.float32)
+
+
+def _yes_no(table: Table, columns: list[str], rows: list[int], values: list[list[Any]]) -> Tensor:
+    """Several columns of zeros and ones."""
+    for row, entries in zip(rows, values):
+        for name, value in zip(columns, entries):
+            if _text(value).lower() not in _YES_NO:
+                raise DataError(f"{table.place(row)}: {name}={value!r}, expected 0 or 1 (several labels a row)")
+    return torch.tensor([[_YES_NO[_text(value).lower()] for value in entries] for entries in values])
+
+
+def _sets(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
+          values: Mapping[str, list[Any]]) -> tuple[list[str], dict[str, Tensor]]:  # fmt: skip
+    """Lists of names, or names with `|` between them."""
+    lists = {s: [_names(value) for value in entries] for s, entries in values.items()}
+    names = sorted({name for entry in lists["train"] for name in entry})
+    index = {name: i for i, name in enumerate(names)}
+    made = {}
+    for split, entries in lists.items():
+        made[split] = torch.zeros(len(entries), len(names))
+        for i, entry in enumerate(entries):
+            for name in entry:
+                if name not in index:
+                    place = tables[split].place(rows[split][i])
+                    raise DataError(
+                        f"{place}: label {name!r} is not among the training labels{did_you_mean(name, names)}"
+                    )
+                made[split][i, index[name]] = 1.0
+    return names, made
+
+
+def _names(value: Any) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else [n.strip() for n in str(value).split("|")]

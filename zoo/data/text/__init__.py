@@ -1,0 +1,1 @@
+"""Labelled texts and plain text: found, tokenized, batched."""

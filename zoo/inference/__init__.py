@@ -1,0 +1,1 @@
+"""Predictions, decoding of CTC, optimized models, and what a model costs."""

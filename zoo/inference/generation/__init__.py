@@ -1,0 +1,1 @@
+"""Text from decoders, token by token."""

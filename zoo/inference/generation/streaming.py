@@ -1,0 +1,47 @@
+"""Text in the terminal while it is generated."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.checkpoints.load import load
+from zoo.inference.generation.generate import generate
+from zoo.inference.generation.stopping import encoded, tokenizer_of
+from zoo.models.base import Model
+
+
+class Printer:
+    """Writes the text of one row as it grows; characters of several tokens wait until they are whole."""
+
+    def __init__(self, decode: Callable[[list[int]], str], write: Callable[[str], Any]) -> None:
+        self.decode, self.write = decode, write
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def __call__(self, token: Tensor) -> None:
+        self.ids.append(int(token[0]))
+        text = self.decode(self.ids)
+        if not text.endswith("\ufffd"):
+            self.write(text[len(self.shown) :])
+            self.shown = text
+
+
+def stream_text(
+    source: Any, prompt: str, *, write: Callable[[str], Any] | None = None, tokenizer: Any = None, **options: Any
+) -> str:
+    """Go on from `prompt`, writing as it comes (default: to the terminal). Returns the whole text.
+
+    source: a model, or what zoo.load takes; options: those of zoo.generate.
+    """
+    model = source if isinstance(source, Model) else load(source)
+    tokenizer = tokenizer_of(model, tokenizer)
+    ids = encoded(tokenizer, prompt)
+    if not ids:
+        raise ValueError("an empty prompt: begin with at least one word")
+    show = write or (lambda text: print(text, end="", flush=True))
+    show(prompt)
+    printer = Printer(tokenizer.decode, show)
+    generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
+    return prompt + printer.shown

@@ -1,0 +1,360 @@
+"""`zoo.optimize`: the same numbers sooner, for inference.
+
+What it does, each where it was measured to pay (benchmarks/inference.py, audio.py): weights reordered once for oneDNN's
+kernels, the activation fused into the product before it, one product for q, k and v, patches and normed frames of sound
+as linear maps, weight norm done once, half precision.
+"""
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.base import Model
+from zoo.nn.attention import Attention, is_plain
+from zoo.nn.block import Block
+from zoo.nn.frontends.image import Patches
+from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, Waveform
+from zoo.nn.mlp import MLP
+
+Rows = Literal["many", "one"]
+# Below this many weights the call of a oneDNN product in float32 costs more than it saves: for batches and long
+# sequences; for a single row, where the weights of a larger layer come from memory and its blocks are read fastest.
+SMALL = {"many": 1 << 16, "one": 1 << 19}
+# The number of rows that oneDNN is told to expect. With fewer it takes a layout that is slower, even for one row.
+ROWS = 1024
+FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
+
+
+def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "many") -> Model:
+    """A new model for inference with the config of `model`, which is left as it is.
+
+    dtype: compute in it (torch.bfloat16); inputs are cast at the door, outputs come back in float32. rows: "many" for
+    batches and long sequences, "one" where a single row at a time goes through (decoding one text). The result cannot
+    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimised
+    (layers with hooks, adapters or shards) is called as it is, with a warning that names it.
+    """
+    if rows not in ("many", "one"):
+        raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype}: expected a floating point type such as torch.bfloat16")
+    if isinstance(model, Optimized):
+        raise ValueError("this model is optimised already; call zoo.optimize on the model it was made from")
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # no second copy of the weights
+    report, preprocess = model.load_report, model.preprocess
+    fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
+    fast.eval()
+    left = list(replace_parts(fast, Packing(dtype, rows)))
+    if dtype is not None:
+        cast(fast, dtype)
+    for name, parameter in fast.named_parameters():
+        owner, _, key = name.rpartition(".")
+        setattr(fast.get_submodule(owner), key, nn.Parameter(parameter.detach(), requires_grad=False))
+    doors = {name: door(name) for name in dir(model) if name.startswith("encode_")}  # of the towers of several
+    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), doors)
+    assert isinstance(fast, Optimized)
+    fast.arm(model, dtype)
+    if left:
+        warnings.warn(f"not optimised, because not plain nn.Linear layers: {', '.join(left)}", stacklevel=2)
+    return fast
+
+
+class Optimized:
+    """Mixed into the class of an optimised model: casts at the door, watches the weights it was made from."""
+
+    def arm(self, model: Model, dtype: torch.dtype | None) -> None:
+        self.source_ = weakref.ref(model)
+        self.watched_ = [
+            (weakref.ref(module), name, id(p), version_of(p))
+            for module in model.modules()
+            for name, p in module._parameters.items()
+            if p is not None
+        ]
+        self.dtype_ = dtype
+        self.now_ = SimpleNamespace(inside=False, begun=False)  # setting attributes of a module is slow
+
+    def __call__(self, *args: Any, **batch: Any) -> Any:
+        return self.answer(super().__call__, *args, **batch)  # type: ignore[misc]
+
+    def encode(self, *args: Any, **batch: Any) -> Any:
+        return self.answer(super().encode, *args, **batch)  # type: ignore[misc]
+
+    def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
+        self.now_.begun = state.length > 0  # a text is not looked at anew with every token
+        try:
+            return self.answer(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
+        finally:
+            self.now_.begun = False
+
+    def answer(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
+        """Run `call` in our precision; nested calls (forward asks encode) pass through."""
+        if self.now_.inside:
+            return call(*args, **batch)
+        if not self.now_.begun:
+            self.refuse_stale()
+        self.now_.inside = True
+        try:
+            with torch.no_grad():
+                return to_float32(call(*self.let_in(args), **self.let_in(batch)))
+        finally:
+            self.now_.inside = False
+
+    def let_in(self, value: Any) -> Any:
+        if self.dtype_ is None:
+            return value
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(self.dtype_)
+        if isinstance(value, tuple | list):
+            return type(value)(self.let_in(v) for v in value)
+        return {k: self.let_in(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    def refuse_stale(self) -> None:
+        if self.source_() is None:
+            return
+        for module, name, identity, version in self.watched_:
+            owner = module()
+            p = None if owner is None else owner._parameters.get(name)
+            if p is not None and (id(p) != identity or version_of(p) != version):
+                raise RuntimeError(
+                    f"the weights of the original model changed ({type(owner).__name__}.{name}) after zoo.optimize "
+                    "made this one from them: call zoo.optimize again"
+                )
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            raise ValueError("an optimised model is for inference; train the model it was made from")
+        return super().train(False)  # type: ignore[misc]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("an optimised model keeps its weights in a form of its own; save the model it was made from")
+
+
+def door(name: str) -> Callable[..., Any]:
+    """A method `name` of an optimised model that casts at the door, as `encode` does."""
+
+    def method(self: Any, *args: Any, **batch: Any) -> Any:
+        return self.answer(getattr(super(Optimized, self), name), *args, **batch)
+
+    return method
+
+
+def version_of(parameter: Tensor) -> int:
+    """How often it was written in place; a tensor made in inference mode does not count."""
+    return 0 if parameter.is_inference() else parameter._version
+
+
+def to_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(to_float32(v) for v in value)
+    if isinstance(value, dict):
+        return {name: to_float32(v) for name, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: to_float32(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """What is left of parameters and buffers, in `dtype`, without touching the tensors shared with the original."""
+    for module in model.modules():
+        for name, p in list(module._parameters.items()):
+            if p is not None and p.is_floating_point():
+                module._parameters[name] = nn.Parameter(p.detach().to(dtype), requires_grad=False)
+        for name, b in list(module._buffers.items()):
+            if b is not None and b.is_floating_point():
+                module._buffers[name] = b.to(dtype)
+
+
+class Packing:
+    """How linear layers are packed: the dtype, the number of rows to expect, and whether oneDNN is there at all."""
+
+    def __init__(self, dtype: torch.dtype | None, rows: Rows) -> None:
+        self.dtype, self.rows = dtype, rows
+        self.available = torch.backends.mkldnn.is_available()
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, act: str | None = None) -> "Packed":
+        dtype = self.dtype or weight.dtype
+        weight, bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        supported = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        small = dtype == torch.float32 and weight.numel() < SMALL[self.rows]
+        if self.available and supported and not small:
+            return OneDNN(weight, bias, act)
+        columns = self.rows == "one" and weight.device.type == "cpu" and dtype == torch.float32
+        return Columns(weight, bias, act) if columns else Packed(weight, bias, act)
+
+
+class Packed(nn.Module):
+    """act(x W^T + b) with constant W; this one as torch computes it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        super().__init__()
+        self.weight_, self.bias_, self.act_name = weight, bias, act
+        self.act = None if act is None else MLP(1, 1, act).act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight_, self.bias_)
+        return y if self.act is None else self.act(y)
+
+
+class Columns(Packed):
+    """The weight lies in memory as [in, out]: a single row then reads it in that order."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        super().__init__(weight.mT.contiguous().mT, bias, act)
+
+
+class OneDNN(Packed):
+    """The weight in the blocks of oneDNN's kernels, with the activation applied while the product is in cache."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        fused = FUSED.get(act or "")
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        super().__init__(blocked, bias, None if fused else act)
+        self.post, self.algorithm = fused or ("none", "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.mkldnn._linear_pointwise(x, self.weight_, self.bias_, self.post, [], self.algorithm)
+        return y if self.act is None else self.act(y)
+
+
+class FusedAttention(Attention):
+    """Self-attention with one product for q, k and v."""
+
+    joined: nn.Module
+    sizes: list[int]  # heads of q, of k and of v
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.joined(x).split([heads * self.head_dim for heads in self.sizes], -1)
+
+    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.split(self.joined(x)).split(self.sizes, 1)
+
+
+class FusedMLP(MLP):
+    """The activation is part of the product before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is not None:
+            return self.down(self.gate(x) * self.up(x))
+        return self.down(self.up(x))
+
+
+class LinearPatches(nn.Module):
+    """A convolution whose stride is its kernel: each patch times one matrix. [B, C, H, W] -> [B, D, h, w]."""
+
+    def __init__(self, conv: nn.Conv2d, pack: Packing) -> None:
+        super().__init__()
+        self.size: tuple[int, int] = (conv.kernel_size[0], conv.kernel_size[1])
+        self.product = pack(conv.weight.flatten(1), conv.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        rows, columns = self.size
+        height, width = pixels.shape[2] // rows * rows, pixels.shape[3] // columns * columns
+        pixels = pixels[..., :height, :width]
+        x = pixels.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # B C h r w c
+        x = self.product(x.permute(0, 2, 4, 1, 3, 5).flatten(3))  # B h w D
+        return x.permute(0, 3, 1, 2)
+
+
+class FrameProducts(nn.Module):
+    """A convolution over time and the norm of each frame, [B, C, T] -> [B, C', T']: a frame's samples lie side by side,
+    overlapping those of the next, so one product makes all frames, and none is turned between this layer and the next.
+    """
+
+    def __init__(self, layer: ConvLayer, pack: Packing) -> None:
+        super().__init__()
+        assert layer.norm is not None
+        self.kernel, self.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        self.product = pack(layer.conv.weight.mT.flatten(1), layer.conv.bias)
+        self.norm, self.act = layer.norm, layer.act
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        x = x.mT.contiguous()  # B T C
+        rows, samples, channels = x.shape
+        frames = (samples - self.kernel) // self.stride + 1
+        steps = (samples * channels, self.stride * channels, 1)
+        return self.act(self.norm(self.product(x.as_strided((rows, frames, self.kernel * channels), steps)))).mT
+
+
+class FoldedPositions(ConvPositions):
+    """Direction and gain as the one weight that they make."""
+
+    folded: nn.Parameter
+
+    def weight(self) -> Tensor:
+        return self.folded
+
+
+def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
+    """Swap, in place, what can be made faster; yields the names of linear layers that have to stay as they are."""
+    for module in list(model.modules()):
+        if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
+            fuse_attention(module.mixer, pack)
+        elif isinstance(module, MLP):
+            fuse_mlp(module, pack)
+        elif isinstance(module, Patches) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
+            module.proj = LinearPatches(conv, pack)
+        elif isinstance(module, Waveform):
+            for i, layer in enumerate(module.layers):
+                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and hookless(layer):
+                    module.layers[i] = FrameProducts(layer, pack)
+        elif type(module) is ConvPositions and not module._forward_hooks:
+            fold_positions(module)
+    for name, module in list(model.named_modules()):
+        for key, child in list(module.named_children()):
+            if not isinstance(child, nn.Linear):
+                continue
+            if is_plain(child):
+                setattr(module, key, pack(child.weight, child.bias))
+            else:
+                yield f"{name}.{key}" if name else key
+
+
+def fuse_attention(module: Attention, pack: Packing) -> None:
+    parts: list[Any] = [module.q, module.k, module.v]
+    if not all(map(is_plain, parts)):
+        return
+    bias = None
+    if any(p.bias is not None for p in parts):
+        bias = torch.cat([p.weight.new_zeros(p.out_features) if p.bias is None else p.bias for p in parts])
+    fused: Any = module
+    fused.__class__ = FusedAttention
+    fused.joined = pack(torch.cat([p.weight for p in parts]), bias)
+    fused.sizes = [p.out_features // module.head_dim for p in parts]
+    del fused.q, fused.k, fused.v
+
+
+def fuse_mlp(module: MLP, pack: Packing) -> None:
+    first = module.up if module.gate is None else module.gate
+    if type(module) is not MLP or not is_plain(first):
+        return
+    module.__class__ = FusedMLP
+    fused: Any = pack(first.weight, first.bias, module.act_name)
+    if module.gate is None:
+        module.up = fused
+    else:
+        module.gate = fused
+
+
+def fold_positions(module: ConvPositions) -> None:
+    weight = module.weight().detach()
+    folded: Any = module
+    folded.__class__ = FoldedPositions
+    folded.folded = nn.Parameter(weight, requires_grad=False)
+    del folded.gain, folded.direction
+
+
+def hookless(layer: ConvLayer) -> bool:
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
+
+
+def plain_patches(proj: nn.Conv2d) -> bool:
+    return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and not proj._forward_hooks

@@ -1,0 +1,73 @@
+"""Labels with probabilities, or numbers."""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from zoo.inference import long_audio
+from zoo.inference.probabilities import Answer, best, run
+from zoo.models.base import Model
+from zoo.preprocessing.audio import Listening
+
+
+@overload
+def predict(model: Model, x: list[Any], top: int = 5) -> list[Answer]: ...
+@overload
+def predict(model: Model, x: Any, top: int = 5) -> Answer: ...
+def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
+    """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
+
+    x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples), sounds (paths, (samples, rate)),
+    which may be longer than the model hears at a time. Classes without a name are called
+    by their number. `model.config.answers` says what is given: where it is "several", each label has a probability of
+    its own; where it is "number", every label comes with its number, in their own order. A model with
+    head="masked_lm" answers with tokens for the one mask in each text, one with head="ctc" with texts for each sound.
+    """
+    answer = {"classify": classes, "masked_lm": tokens, "ctc": transcripts}.get(model.config.head)
+    if answer is None:
+        way = "; zoo.generate continues texts" if model.config.head == "lm" else ""
+        way = "; zoo.zero_shot(model, labels) classifies by texts" if model.config.parts else way
+        raise ValueError(
+            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify'), "
+            f"head='masked_lm' or head='ctc'{way}"
+        )
+    if model.preprocess is None:
+        raise ValueError(
+            "the model has no preprocessing: set model.preprocess, zoo.preprocessing.image.ImagePreprocess(...) for "
+            "pictures, "
+            "zoo.preprocessing.text.TextPreprocess(...) for texts, one of zoo.preprocessing.spectrogram for sounds"
+        )
+    many = isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple)
+    if many and not len(x):
+        return []
+    answers = answer(model, x, top)
+    return answers if many else answers[0]
+
+
+def classes(model: Model, x: Any, top: int) -> list[Answer]:
+    """The labels of each input."""
+    if isinstance(model.preprocess, Listening):
+        shares = long_audio.shares(model, x)
+    else:
+        scores = run(model, model.preprocess(x))
+        shares = {"one": scores.softmax(-1), "several": scores.sigmoid()}.get(model.config.answers, scores)
+    name = model.labels or [str(i) for i in range(shares.shape[-1])]
+    if model.config.answers == "number":
+        return [list(zip(name, row)) for row in shares.tolist()]
+    return best(shares, top, lambda i: name[i])
+
+
+def transcripts(model: Model, x: Any, top: int) -> list[Answer]:
+    """What is said in each sound."""
+    return long_audio.transcripts(model, x, top)
+
+
+def tokens(model: Model, x: Any, top: int) -> list[Answer]:
+    """What may stand for the mask of each text."""
+    mask, batch = model.preprocess.id("mask"), model.preprocess(x)
+    found = batch["input_ids"] == (-1 if mask is None else mask)
+    counts = found.sum(1).tolist()
+    if mask is None or set(counts) != {1}:
+        token = model.preprocess.special.get("mask")
+        odd = next((f": text {i} has {n}" for i, n in enumerate(counts) if n != 1), "")
+        raise ValueError(f"expected one mask ({token!r}) in each text, for which to find a token{odd}")
+    return best(run(model, batch)[found].softmax(-1), top, lambda i: model.preprocess.decode([i], skip_special=False))

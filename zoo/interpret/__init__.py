@@ -1,0 +1,1 @@
+"""Attention maps: captured, summarized and plotted."""

@@ -1,0 +1,70 @@
+"""How transformers writes AST: config keys and tensor names, read both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.models.mapping.config_keys import Dialect
+from zoo.models.vit.model import pair
+
+AUDIOSET = 527  # classes
+
+KEYS = """
+    max_length        = max_length
+    mel_bins          = num_mel_bins
+    patch_size        = patch_size
+    width             = hidden_size
+    depth             = num_hidden_layers
+    heads             = num_attention_heads
+    hidden            = intermediate_size
+    act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    eps               = layer_norm_eps
+    qkv_bias          = qkv_bias
+    dropout           = hidden_dropout_prob
+    attention_dropout = attention_probs_dropout_prob
+"""
+
+TABLE = """
+    patches.proj.@              = ~embeddings.patch_embeddings.projection.@
+    patches.cls                 = ~embeddings.cls_token            row0 row0
+    patches.dist                = ~embeddings.distillation_token   row0 row0
+    patches.positions           = ~embeddings.position_embeddings  row0
+    blocks.*.norm1.@            = ~encoder.layer.*.layernorm_before.@
+    blocks.*.mixer.q.@          = ~encoder.layer.*.attention.attention.query.@
+    blocks.*.mixer.k.@          = ~encoder.layer.*.attention.attention.key.@
+    blocks.*.mixer.v.@          = ~encoder.layer.*.attention.attention.value.@
+    blocks.*.mixer.out.@        = ~encoder.layer.*.attention.output.dense.@
+    blocks.*.norm2.@            = ~encoder.layer.*.layernorm_after.@
+    blocks.*.mlp.up.@           = ~encoder.layer.*.intermediate.dense.@
+    blocks.*.mlp.down.@         = ~encoder.layer.*.output.dense.@
+    blocks.norm.@               = ~layernorm.@
+    head.norm.@                 = classifier.layernorm.@
+    head.proj.@                 = classifier.dense.@
+"""
+
+
+def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Their strides are two keys. Published models of AudioSet, whose clips have several classes each, leave out their
+    `problem_type`: they are known by its names, and were trained with a probability for each (section 3.1)."""
+    steps = theirs.get("frequency_stride", 10), theirs.get("time_stride", 10)
+    names = {str(i): name for i, name in (theirs.get("id2label") or {}).items()}
+    several = len(names) == AUDIOSET and names.get("0") == "Speech"
+    return {"stride": steps[0] if steps[0] == steps[1] else steps} | ({"answer": "several"} if several else {})
+
+
+def write(config: Any) -> dict[str, Any]:
+    """The inverse of `read`."""
+    rows, columns = pair(config.stride)
+    if len(set(pair(config.patch_size))) > 1:
+        raise ValueError(f"patch_size={config.patch_size} (its AST takes squares)")
+    return {"frequency_stride": rows, "time_stride": columns, "patch_size": pair(config.patch_size)[0]}
+
+
+TRANSFORMERS = Dialect(
+    name="audio-spectrogram-transformer",
+    base="audio_spectrogram_transformer.",
+    keys=KEYS,
+    table=TABLE,
+    heads={"ASTModel": {"head": None}, "ASTForAudioClassification": {"head": "classify"}},
+    read=read,
+    write=write,
+)

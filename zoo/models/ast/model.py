@@ -1,0 +1,192 @@
+"""AST, the Audio Spectrogram Transformer (Gong et al. 2021): a DeiT over overlapping patches of a mel spectrogram."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.ast.mapping import TRANSFORMERS
+from zoo.models.base import Model
+from zoo.models.config import Answer, Config
+from zoo.models.family import Family
+from zoo.models.load_report import LoadReport
+from zoo.models.vit.model import Size, ViT, pair
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.frontends.image import resample_kernel
+from zoo.nn.frontends.spectrogram import SpectrogramPatches
+from zoo.nn.heads import Classify, Pool
+from zoo.nn.init import initialise
+from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASTConfig(Config):
+    """max_length frames of mel_bins each; patch_size and stride in (mel bins, frames), or one number for both.
+
+    distilled: with DeiT's second token; pool="cls" then means the mean of both. See ViTConfig for the rest.
+    """
+
+    head: str | None = "classify"
+    max_length: int = 1024
+    mel_bins: int = 128
+    patch_size: Size = 16
+    stride: Size = 10
+    num_classes: int = 527  # AudioSet's
+    answer: Answer | None = None
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    act: str = "gelu"
+    gated: bool = False
+    eps: float = 1e-12
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    class_token: bool = True
+    distilled: bool = True
+    pool: Literal["cls", "mean"] = "cls"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    attention: Any = "softmax"
+    mixer: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in (None, "classify", "pool"):
+            raise ValueError(f"head={self.head!r}: an AST has the heads 'classify', 'pool' and None (hidden states)")
+        if not self.class_token and (self.pool != "mean" or self.distilled):
+            raise ValueError(
+                "without a class token there is nothing but the mean to pool: give pool='mean', distilled=False"
+            )
+
+
+class AST(Model):
+    """forward(input_values [B, T, F]) -> class scores [B, num_classes]."""
+
+    inputs = ("input_values",)
+    family = "ast"
+
+    def __init__(self, config: ASTConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.patches = SpectrogramPatches(
+            c.mel_bins,
+            c.max_length,
+            pair(c.patch_size),
+            pair(c.stride),
+            c.width,
+            class_token=c.class_token,
+            distilled=c.distilled,
+        )
+        self.blocks = BlockSpec.of(c).stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        how: Any = "prefix" if c.pool == "cls" else "mean"
+        if c.head == "classify":
+            return Classify(how, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.eps))
+        return None if c.head is None else Pool(how, self.patches.prefix)
+
+    def default_preprocess(self) -> SpectrogramPreprocess:
+        return SpectrogramPreprocess(frames=self.config.max_length, bins=self.config.mel_bins)
+
+    def embed(self, input_values: Tensor) -> Tensor:
+        """[B, T, F] -> [B, N, D]."""
+        return self.patches(input_values)
+
+    def encode(self, input_values: Tensor, layers: Sequence[int] | None = None) -> Any:
+        return self.blocks(self.embed(input_values), layers=layers)
+
+
+# --- From a ViT -------------------------------------------------------------------------------------------------------
+
+# What a ViT and an AST have in common; the rest of the config is about sounds.
+SHARED = (
+    "patch_size", "width", "depth", "heads", "kv_heads", "head_dim", "hidden", "act", "gated", "eps", "qkv_bias",
+    "layer_scale", "class_token", "attention", "mixer",
+)  # fmt: skip
+
+
+def from_vit(vit: Model, *, seed: int = 0, **config: Any) -> AST:
+    """An AST that starts from a ViT or DeiT, as in section 2.2 of the paper. The ViT is left as it is.
+
+    Patch kernels are averaged over the colours; positions are cut where the spectrogram has fewer patches than the
+    picture and interpolated where it has more; the tokens in front stay; the head is drawn from `seed`.
+
+    config: fields of ASTConfig: max_length, mel_bins, stride, num_classes, ...; the shape of the blocks is the ViT's.
+    `load_report` of the result says which tensors were taken, fitted and drawn. Raises ValueError for a ViT that has
+    what an AST has no place for.
+    """
+    if not isinstance(vit, ViT):
+        raise ValueError(f"expected a ViT or DeiT of this zoo, given {type(vit).__name__}")
+    if vit.config.registers or vit.config.stem != "patch":
+        raise ValueError("an AST has neither registers nor a convolutional stem: start from a ViT without them")
+    fields = {name: getattr(vit.config, name) for name in SHARED}
+    fields |= {"distilled": bool(vit.config.distilled), "pool": "cls" if vit.config.class_token else "mean"}
+    ASTConfig.refuse_unknown(config)
+    if wrong := [name for name in config if name in SHARED and name not in ("patch_size", "attention", "mixer")]:
+        raise ValueError(f"{wrong[0]}={config[wrong[0]]!r}: the shape of the blocks is that of the ViT")
+    model = AST(ASTConfig().replace(**fields | config))
+    initialise(model, seed)
+    taken, fitted = shared_tensors(vit, model)
+    names = model.state_dict().keys()
+    model.load_state_dict(taken | fitted, strict=False)
+    fresh = [name for name in names if name not in taken and name not in fitted]
+    moved = "head.norm." if vit.config.pool_norm else "-"
+    dropped = [n for n in vit.state_dict() if n not in taken and n not in fitted and not n.startswith(moved)]
+    model.load_report = LoadReport(f"a {vit.variant or 'ViT'}", list(taken | fitted), dropped, fresh, list(fitted))
+    model.preprocess = model.default_preprocess()
+    return model
+
+
+def shared_tensors(vit: ViT, model: AST) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(those that an AST takes from a ViT as they are, those that are fitted), under the names of the AST."""
+    state, own = vit.state_dict(), model.state_dict()
+    taken = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+    taken = {name: t for name, t in taken.items() if not name.startswith("head.")}
+    if vit.config.pool_norm and "head.norm.weight" in state:  # the norm that stands behind pooling there
+        taken |= {f"blocks.norm.{kind}": state[f"head.norm.{kind}"] for kind in ("weight", "bias")}
+    kernel = resample_kernel(state["patches.proj.weight"].mean(1, keepdim=True), model.patches.patch_size)
+    table, rows = state["patches.positions"], vit.patches.position_prefix
+    prefix = table[:rows] if rows else table.new_zeros(model.patches.position_prefix, table.shape[1])
+    grid = cut_or_stretch(table[rows:], vit.patches.grid, model.patches.grid)
+    return taken, {"patches.proj.weight": kernel, "patches.positions": torch.cat([prefix, grid])}
+
+
+def cut_or_stretch(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table of positions [h * w, D] for another grid: the middle along a side that shrinks, else bilinear."""
+    image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)  # 1 D h w
+    for axis in (0, 1):
+        less = old[axis] - new[axis]
+        if less > 0:
+            image = image.narrow(2 + axis, old[axis] // 2 - new[axis] // 2, new[axis])
+    image = F.interpolate(image, size=new, mode="bilinear") if tuple(image.shape[2:]) != new else image
+    return image.flatten(2)[0].mT.to(positions.dtype)
+
+
+# --- Variants ---------------------------------------------------------------------------------------------------------
+
+AUDIOSET = 527  # classes
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ast_tiny": dict(max_length=128, mel_bins=64, width=192, depth=6, heads=3, num_classes=10),
+    "ast_small": dict(width=384, heads=6),
+    "ast_base": {},
+    "ast_base_14_14": dict(stride=14),
+    "ast_base_speech_commands": dict(max_length=128, num_classes=35),
+}
+
+SOURCES = {
+    "ast_base": "hf-hub:MIT/ast-finetuned-audioset-10-10-0.4593",
+    "ast_base_14_14": "hf-hub:MIT/ast-finetuned-audioset-14-14-0.443",
+    "ast_base_speech_commands": "hf-hub:MIT/ast-finetuned-speech-commands-v2",
+}
+
+FAMILY = Family("ast", AST, ASTConfig, "audio", VARIANTS, SOURCES, {"transformers": TRANSFORMERS})

@@ -1,0 +1,113 @@
+"""BERT (Devlin et al. 2019): word, position and type embeddings, a post-norm encoder that sees both sides.
+
+The class serves the encoders that differ from BERT in their inputs and heads alone (RoBERTa, DistilBERT), and the
+embedding models that people build on it (sentence-transformers).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from zoo.models.bert.mapping import BERT
+from zoo.models.family import Family
+from zoo.models.text import HEADS, TextConfig, TextModel
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.frontends.text import Tokens
+from zoo.nn.heads import MaskedToken, PoolTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(TextConfig):
+    """See TextConfig. types: rows of the type table. pooler: the activation of a linear map behind pooling, None for
+    none. unit: pooled features have length 1. tied: the word table is also the last map. pad_id: whose tokens pad."""
+
+    head: str | None = "masked_lm"
+    vocab_size: int = 30522
+    max_length: int = 512
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    types: int = 2
+    pooler: Literal["tanh", "relu"] | None = "tanh"
+    unit: bool = False
+    tied: bool = True
+    pad_id: int | None = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("masked_lm", *HEADS)
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a text's first token takes."""
+        return 0
+
+
+class Bert(TextModel):
+    """forward(input_ids [B, N], attention_mask, token_type_ids) -> what the head answers; see TextModel."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "document_ids")
+    pools_through: ClassVar[bool] = True  # head="pool" has the pooler that a classifier has
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        c = config
+        spec = BlockSpec.of(c, order="post")
+        self.tokens = Tokens(
+            c.vocab_size,
+            c.width,
+            max_length=c.max_length,
+            first=c.first_position,
+            types=c.types,
+            norm=spec.make_norm(),
+            dropout=c.dropout,
+        )
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    @property
+    def head_act(self) -> str:
+        """The activation within the masked-language-model head."""
+        return self.config.act
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "masked_lm":
+            word = self.tokens.word if c.tied else None
+            return MaskedToken(c.width, c.vocab_size, nn.LayerNorm(c.width, c.eps), act=self.head_act, tied=word)
+        if c.head == "pool":
+            return PoolTokens(c.pool, c.width, c.pooler if self.pools_through else None, unit=c.unit)
+        return self.common_head(dense=c.pooler)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bert_tiny": dict(width=128, depth=2, heads=2),
+    "bert_mini": dict(width=256, depth=4, heads=4),
+    "bert_small": dict(width=512, depth=4, heads=8),
+    "bert_medium": dict(width=512, depth=8, heads=8),
+    "bert_base": {},
+    "bert_base_cased": dict(vocab_size=28996),
+    "bert_base_multilingual_cased": dict(vocab_size=119547),
+    "bert_large": dict(width=1024, depth=24, heads=16),
+    "minilm_l6": dict(width=384, depth=6, head="pool", pool="mean", pooler=None, unit=True),
+    "minilm_l12": dict(width=384, depth=12, head="pool", pool="mean", pooler=None, unit=True),
+}
+
+SOURCES = {
+    "bert_tiny": "hf-hub:google/bert_uncased_L-2_H-128_A-2",
+    "bert_mini": "hf-hub:google/bert_uncased_L-4_H-256_A-4",
+    "bert_small": "hf-hub:google/bert_uncased_L-4_H-512_A-8",
+    "bert_medium": "hf-hub:google/bert_uncased_L-8_H-512_A-8",
+    "bert_base": "hf-hub:google-bert/bert-base-uncased",
+    "bert_base_cased": "hf-hub:google-bert/bert-base-cased",
+    "bert_base_multilingual_cased": "hf-hub:google-bert/bert-base-multilingual-cased",
+    "bert_large": "hf-hub:google-bert/bert-large-uncased",
+    "minilm_l6": "hf-hub:sentence-transformers/all-MiniLM-L6-v2",
+    "minilm_l12": "hf-hub:sentence-transformers/all-MiniLM-L12-v2",
+}
+
+FAMILY = Family("bert", Bert, BertConfig, "text", VARIANTS, SOURCES, {"transformers": BERT})

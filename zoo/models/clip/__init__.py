@@ -1,0 +1,5 @@
+"""CLIP (Radford et al. 2021): a ViT and a causal text tower, each with a linear map into the common space."""
+
+from zoo.models.clip.model import CLIP, FAMILY
+
+__all__ = ["CLIP", "FAMILY"]

@@ -1,0 +1,23 @@
+"""How transformers writes CLIP: config keys and tensor names, read both ways."""
+
+from zoo.models.clip_text.mapping import CLIP_TEXT
+from zoo.models.mapping.multi_tower import Part, Towers
+from zoo.models.vit.clip_mapping import CLIP_VISION
+
+TRANSFORMERS = Towers(
+    name="clip",
+    architecture="CLIPModel",
+    parts={
+        "image": Part(key="vision_config", prefix="vision_model.", family="vit", dialect=CLIP_VISION, proj="linear"),
+        "text": Part(key="text_config", prefix="text_model.", family="clip_text", dialect=CLIP_TEXT, proj="linear"),
+    },
+    table="""
+        logit_scale         = logit_scale
+        image_proj.weight   = visual_projection.weight
+        text_proj.weight    = text_projection.weight
+    """,
+    loss="clip",
+    processor="CLIPProcessor",
+    read=lambda values: {"width": values.get("projection_dim", 512)},
+    write=lambda config: {"projection_dim": config.width},
+)

@@ -1,0 +1,140 @@
+"""The text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): pre-norm, read at one token."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.models.clip_text.mapping import CLIP_TEXT
+from zoo.models.family import Family
+from zoo.models.text import TextConfig, TextModel
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.context import Context
+from zoo.nn.frontends.text import Tokens
+from zoo.nn.heads import AtToken
+from zoo.nn.masks import CAUSAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig(TextConfig):
+    """See TextConfig. causal: nobody sees the future (CLIP), else all see all, padding too, which is content (SigLIP).
+
+    pool: the token that is read, "eos", the first eos_token_id; "argmax", the first of the greatest id (the published
+    CLIP); "last".
+    """
+
+    head: str | None = "pool"
+    vocab_size: int = 49408
+    max_length: int = 77
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    act: str = "quick_gelu"
+    causal: bool = True
+    pool: Literal["eos", "argmax", "last"] = "argmax"  # type: ignore[assignment]
+    eos_token_id: int = 49407
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("pool", "classify", None)
+
+
+class ClipText(TextModel):
+    """forward(input_ids [B, N], attention_mask) -> features [B, D]; without `causal` there is no mask.
+
+    Under the causal mask nothing behind the token that is read can matter to it: `forward` computes no more tokens than
+    the texts have, however far the ids are padded.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    head: AtToken | None
+
+    def __init__(self, config: ClipTextConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
+        self.blocks = BlockSpec.of(c).stack(c.depth)
+        self.head = self.make_head()
+        if not c.causal:
+            setattr(self, "inputs", ("input_ids",))  # noqa: B010 (of the class elsewhere, of the object here)
+
+    def make_head(self) -> AtToken | None:
+        c = self.config
+        return None if c.head is None else AtToken(c.width, c.num_classes if c.head == "classify" else None)
+
+    def context(self, positions: Tensor) -> Context:
+        return Context(mask=CAUSAL) if self.config.causal else Context()
+
+    def encode(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
+    ) -> Any:
+        """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode."""
+        self.refuse_mask(attention_mask)
+        return super().encode(input_ids, attention_mask, layers=layers)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if self.head is None:
+            return self.encode(input_ids, attention_mask)
+        place = self.places(input_ids, attention_mask)
+        if self.config.causal and not torch.compiler.is_compiling() and not input_ids.is_meta:
+            input_ids, attention_mask = self.needed(input_ids, attention_mask, place)
+        return self.head(self.encode(input_ids, attention_mask), place)
+
+    def needed(self, input_ids: Tensor, attention_mask: Tensor | None, place: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids and mask without what stands behind the token that is read: it is padding, and not computed."""
+        longest = int(place.max()) + 1
+        mask = None if attention_mask is None else attention_mask[:, :longest]
+        if self.drop_padding and bool((place < longest - 1).any()):
+            before = torch.arange(longest, device=place.device) <= place[:, None]
+            mask = before if mask is None else before & mask.bool()
+        return input_ids[:, :longest], mask
+
+    def places(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[B]: where the token stands that is read."""
+        if input_ids.ndim != 2:
+            raise ValueError(f"expected token ids [B, N] of integers, given {tuple(input_ids.shape)}")
+        c = self.config
+        if c.pool == "argmax":
+            return input_ids.argmax(1)
+        if c.pool == "eos":
+            found = input_ids == c.eos_token_id
+            if not torch.compiler.is_compiling() and not input_ids.is_meta and not bool(found.any(1).all()):
+                row = int((~found.any(1)).nonzero()[0])
+                warnings.warn(
+                    f"text {row} does not end (no token {c.eos_token_id}): its first token is read, as transformers "
+                    "does; model.preprocess(texts) ends each text",
+                    stacklevel=4,
+                )
+            return found.int().argmax(1)
+        if attention_mask is None:
+            return torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
+        return input_ids.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
+
+    def refuse_mask(self, attention_mask: Tensor | None) -> None:
+        if attention_mask is not None and not self.config.causal:
+            raise ValueError("attention_mask: this text tower sees its padding, which is content at a fixed length")
+
+
+LARGE = dict(width=768, heads=12)
+HUGE = dict(width=1024, depth=24, heads=16, act="gelu")
+GIGANTIC = dict(width=1280, depth=32, heads=20, act="gelu")
+SIGLIP = dict(
+    causal=False, pool="last", vocab_size=32000, max_length=64, width=768, heads=12, act="gelu_tanh", eps=1e-6,
+)  # fmt: skip
+SO400M = dict(width=1152, depth=27, heads=16, hidden=4304)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "clip_text_tiny": dict(vocab_size=2048, max_length=32, width=128, depth=4, heads=4, act="gelu", eos_token_id=1),
+    "clip_text_base": {},
+    "clip_text_large": LARGE,
+    "clip_text_huge": HUGE,
+    "clip_text_gigantic": GIGANTIC,
+    "siglip_text_base": SIGLIP,
+    "siglip_text_large": SIGLIP | dict(width=1024, depth=24, heads=16),
+    "siglip_text_so400m": SIGLIP | SO400M,
+}
+
+FAMILY = Family("clip_text", ClipText, ClipTextConfig, "text", VARIANTS, {}, {"transformers": CLIP_TEXT})

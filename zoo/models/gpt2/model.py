@@ -1,0 +1,70 @@
+"""GPT-2 (Radford et al. 2019): learned positions, a pre-norm causal stack, the word table as the last map."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.models.family import Family
+from zoo.models.gpt2.mapping import TRANSFORMERS
+from zoo.models.text import DecoderConfig, TextModel
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.context import Context
+from zoo.nn.frontends.text import Tokens
+from zoo.nn.heads import NextToken
+from zoo.nn.masks import CAUSAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Config(DecoderConfig):
+    """See DecoderConfig."""
+
+    vocab_size: int = 50257
+    max_length: int = 1024
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    act: str = "gelu_tanh"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+
+class GPT2(TextModel):
+    """forward(input_ids [B, N], attention_mask) -> scores of the next token [B, N, V]."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        c = config
+        self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
+        spec = BlockSpec.of(c, causal=True)
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "lm":
+            return NextToken(c.width, c.vocab_size, self.tokens.word if c.tied else None)
+        return self.common_head(bias=c.head != "classify")
+
+    def context(self, positions: Tensor) -> Context:
+        return Context(mask=CAUSAL)
+
+
+PUBLISHED = dict(bos_token_id=50256, eos_token_id=50256)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": PUBLISHED,
+    "gpt2_medium": PUBLISHED | dict(width=1024, depth=24, heads=16),
+    "gpt2_large": PUBLISHED | dict(width=1280, depth=36, heads=20),
+    "gpt2_xl": PUBLISHED | dict(width=1600, depth=48, heads=25),
+    "gpt_nano": dict(vocab_size=256, max_length=128, width=192, depth=6, heads=6, dropout=0.0, attention_dropout=0.0),
+}
+
+SOURCES = {
+    "gpt2": "hf-hub:openai-community/gpt2",
+    "gpt2_medium": "hf-hub:openai-community/gpt2-medium",
+    "gpt2_large": "hf-hub:openai-community/gpt2-large",
+    "gpt2_xl": "hf-hub:openai-community/gpt2-xl",
+}
+
+FAMILY = Family("gpt2", GPT2, GPT2Config, "text", VARIANTS, SOURCES, {"transformers": TRANSFORMERS})

@@ -1,0 +1,17 @@
+"""How transformers writes HuBERT: config keys and tensor names, read both ways."""
+
+from zoo.models.mapping.config_keys import Dialect
+from zoo.models.wav2vec2 import mapping
+from zoo.models.wav2vec2.mapping import HEAD_TABLES, KEYS, ONLY, TABLE
+
+TRANSFORMERS = Dialect(
+    name="hubert",
+    base="hubert.",
+    keys=KEYS + "\n feature_norm = feat_proj_layer_norm",
+    table=TABLE,
+    head_tables=HEAD_TABLES,
+    heads=mapping.heads_of("Hubert"),
+    only=ONLY | {"conv_pos_batch_norm": (False,)},
+    read=mapping.read,
+    write=mapping.write,
+)

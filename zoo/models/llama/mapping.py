@@ -1,0 +1,189 @@
+"""How transformers writes LLaMA, Mistral, Qwen2 and Qwen3: config keys and weight tables, read both ways."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from zoo.models.mapping.config_keys import Dialect
+from zoo.utils.errors import LoadError
+
+KEYS = """
+    vocab_size        = vocab_size
+    max_length        = max_position_embeddings
+    width             = hidden_size
+    depth             = num_hidden_layers
+    heads             = num_attention_heads
+    kv_heads          = num_key_value_heads
+    head_dim          = head_dim
+    hidden            = intermediate_size
+    act               = hidden_act              gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    eps               = rms_norm_eps
+    attention_dropout = attention_dropout
+    tied              = tie_word_embeddings
+    bos_token_id      = bos_token_id
+    eos_token_id      = eos_token_id
+    pad_token_id      = pad_token_id
+"""
+
+# Older files hold the rotary frequencies of each layer, and some the last map beside the word table it is tied to.
+TABLE = """
+    tokens.word.weight          = ~embed_tokens.weight
+    blocks.*.norm1.weight       = ~layers.*.input_layernorm.weight
+    blocks.*.mixer.q.@          = ~layers.*.self_attn.q_proj.@
+    blocks.*.mixer.k.@          = ~layers.*.self_attn.k_proj.@
+    blocks.*.mixer.v.@          = ~layers.*.self_attn.v_proj.@
+    blocks.*.mixer.q_norm.@     = ~layers.*.self_attn.q_norm.@
+    blocks.*.mixer.k_norm.@     = ~layers.*.self_attn.k_norm.@
+    blocks.*.mixer.out.@        = ~layers.*.self_attn.o_proj.@
+    blocks.*.norm2.weight       = ~layers.*.post_attention_layernorm.weight
+    blocks.*.mlp.gate.@         = ~layers.*.mlp.gate_proj.@
+    blocks.*.mlp.up.@           = ~layers.*.mlp.up_proj.@
+    blocks.*.mlp.down.@         = ~layers.*.mlp.down_proj.@
+    blocks.norm.weight          = ~norm.weight
+    -                           = ~layers.*.self_attn.rotary_emb.inv_freq
+    -                           = ~rotary_emb.inv_freq
+    -                           = lm_head.weight
+"""
+HEAD_TABLES: dict[str | None, str] = {
+    "lm": "head.proj.weight = lm_head.weight",
+    "classify": "head.proj.weight = score.weight",
+    "token": "head.proj.@ = score.@",
+}
+
+IGNORED = {"type", "rope_type", "rope_theta"}
+
+
+def read_rope(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers 5 writes `rope_parameters`, 4 `rope_theta` and `rope_scaling`."""
+    said = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    base = said.get("rope_theta", theirs.get("rope_theta"))
+    kind = said.get("rope_type", said.get("type", "default"))
+    if theirs.get("partial_rotary_factor", said.get("partial_rotary_factor", 1)) != 1:
+        raise LoadError("rotary positions of a part of the channels (partial_rotary_factor) are not supported")
+    ours: dict[str, Any] = {} if base is None else {"rope_base": float(base)}
+    if kind == "default":
+        return ours | {"rope_scaling": None}
+    options = {name: value for name, value in said.items() if name not in IGNORED | {"partial_rotary_factor"}}
+    if kind == "yarn":
+        options.setdefault("original_max_position_embeddings", theirs.get("max_position_embeddings"))
+    return ours | {"rope_scaling": {"kind": kind} | options}
+
+
+def write_rope(config: Any) -> dict[str, Any]:
+    """In the form that transformers 4 and 5 both read."""
+    scaling = config.rope_scaling
+    if scaling is not None:
+        scaling = {"rope_type": scaling["kind"]} | {k: v for k, v in scaling.items() if k != "kind"}
+    return {"rope_theta": config.rope_base, "rope_scaling": scaling}
+
+
+def window(attention: Any) -> int | None:
+    """The width of a plain sliding window, None for anything else."""
+    plain = isinstance(attention, dict) and attention.keys() == {"kind", "window"} and attention["kind"] == "local"
+    return attention["window"] if plain else None
+
+
+def read_mistral(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    width = theirs.get("sliding_window", 4096)
+    return read_rope(theirs) | {"attention": "softmax" if width is None else {"kind": "local", "window": width}}
+
+
+def write_mistral(config: Any) -> dict[str, Any]:
+    return write_rope(config) | {"sliding_window": window(config.attention)}
+
+
+def read_qwen(fields: dict[str, Any], theirs: Mapping[str, Any], **fixed: Any) -> dict[str, Any]:
+    """Qwen slides a window in the layers from `max_window_layers` on, or in those that `layer_types` names."""
+    ours = read_rope(theirs) | fixed | {"attention": "softmax"}
+    width = theirs.get("sliding_window", 4096)
+    if not theirs.get("use_sliding_window", False) or width is None:
+        return ours
+    first = theirs.get("max_window_layers", 28)
+    types = theirs.get("layer_types") or [LAYERS[layer >= first] for layer in range(fields["depth"])]
+    if odd := [name for name in types if name not in LAYERS]:
+        raise LoadError(f"layer_types: {odd[0]!r} is not supported, only {' and '.join(LAYERS)}")
+    kinds: list[Any] = [{"kind": "local", "window": width} if name == LAYERS[1] else "softmax" for name in types]
+    alike = all(kind == kinds[0] for kind in kinds)
+    return ours | {"attention": kinds[0] if alike else tuple(kinds)}
+
+
+LAYERS = ("full_attention", "sliding_attention")
+
+
+def write_qwen(config: Any) -> dict[str, Any]:
+    kinds = config.attention if isinstance(config.attention, tuple) else (config.attention,) * config.depth
+    widths = [window(kind) for kind in kinds]
+    used = {width for width in widths if width is not None}
+    if len(used) > 1 or not all(window(kind) or kind == "softmax" for kind in kinds):
+        raise ValueError(f"attention={config.attention!r}")
+    first = next((layer for layer, width in enumerate(widths) if width), config.depth)
+    return write_rope(config) | {
+        "use_sliding_window": bool(used),
+        "sliding_window": used.pop() if used else None,
+        "max_window_layers": first,
+        "layer_types": [LAYERS[width is not None] for width in widths],
+    }
+
+
+def dialect(
+    name: str, read: Callable[..., dict[str, Any]], write: Callable[..., dict[str, Any]], **own: Any
+) -> Dialect:
+    """One relative; its classes are called `<Prefix>ForCausalLM` ..."""
+    prefix = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[name]
+    common = {"eps": 1e-6, "rope_base": 10000.0, "tied": False}
+    return Dialect(
+        name=name,
+        base="model.",
+        keys=KEYS,
+        table=TABLE,
+        head_tables=HEAD_TABLES,
+        defaults=common | own,
+        heads={
+            f"{prefix}ForCausalLM": {"head": "lm"},
+            f"{prefix}Model": {"head": None},
+            f"{prefix}ForSequenceClassification": {"head": "classify", "pool": "last"},
+            f"{prefix}ForTokenClassification": {"head": "token"},
+        },
+        only={"attention_bias": (False,), "mlp_bias": (False,)},
+        read=read,
+        write=write,
+    )
+
+
+DIALECTS = (
+    dialect(
+        "llama",
+        lambda fields, theirs: read_rope(theirs),
+        write_rope,
+        max_length=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    dialect(
+        "mistral",
+        read_mistral,
+        write_mistral,
+        hidden=14336,
+        kv_heads=8,
+        max_length=131072,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    dialect(
+        "qwen2",
+        partial(read_qwen, qkv_bias=True),
+        write_qwen,
+        vocab_size=151936,
+        hidden=22016,
+        max_length=32768,
+    ),
+    dialect(
+        "qwen3",
+        partial(read_qwen, qk_norm=True),
+        write_qwen,
+        vocab_size=151936,
+        hidden=22016,
+        max_length=32768,
+        head_dim=128,
+    ),
+)

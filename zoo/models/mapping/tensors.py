@@ -1,0 +1,245 @@
+"""Foreign checkpoints as data: a table of text says which of their tensors is which of ours.
+
+    ours                               =  theirs                          [ops]
+    patches.cls                        =  ~embeddings.cls_token           row0 row0
+    blocks.*.mixer.{q,k,v}.@           =  blocks.*.attn.qkv.@
+    blocks.*.norm1.@                   =  ~h.*.ln_1.@ | ~h.*.norm1.@
+    blocks.*.mlp.up.@                  =  ~h.*.mlp.c_fc.@                 T
+    head.proj.weight                   =  lm_head.weight                  ?
+    head.proj.@                        =  cls_classifier.@                if head.proj_dist.weight
+    -                                  =  ~pooler.**
+
+`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` cuts their one tensor into ours along the first axis,
+`~` is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` gives other names that files in
+circulation use; the first is the one we write. `-` drops theirs (there `*` is any part of a name, `**` any rest).
+`?` marks a tensor that a file may lack, `if` a line for those models only that have one more tensor of ours. Ops are a
+closed set, each with its inverse. A line whose tensors of ours a model does not have is not used for it, and each of
+our tensors takes the first line that names it: so one table serves a family with all its options.
+
+Read forwards the table imports, read backwards it exports. What it does not account for, on either side, is an error.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.load_report import LoadReport, _some
+from zoo.utils.errors import LoadError
+
+Op = Callable[[Tensor], Tensor]
+
+# name: (theirs to ours, ours to theirs)
+OPS: dict[str, tuple[Op, Op]] = {
+    "T": (lambda t: t.T if t.ndim > 1 else t, lambda t: t.T if t.ndim > 1 else t),  # their Linear is (in, out)
+    "row0": (lambda t: t[0], lambda t: t[None]),  # theirs has a leading axis of one
+}
+
+# Spellings of published files, older than the names that the same classes have today.
+SPELLINGS = (
+    (re.compile(r"(?<=LayerNorm\.)gamma$"), "weight"),
+    (re.compile(r"(?<=LayerNorm\.)beta$"), "bias"),
+    (re.compile(r"(?<=\.)weight_g$"), "parametrizations.weight.original0"),
+    (re.compile(r"(?<=\.)weight_v$"), "parametrizations.weight.original1"),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table. ours = () drops theirs; needs: a tensor of ours that the model must have."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    ops: tuple[str, ...] = ()
+    optional: bool = False
+    needs: str | None = None
+
+    def numbered(self, n: str) -> "Line":
+        """This line for layer n."""
+        ours = tuple(name.replace("*", n) for name in self.ours)
+        needs = self.needs and self.needs.replace("*", n)
+        return Line(ours, tuple(name.replace("*", n) for name in self.theirs), self.ops, self.optional, needs)
+
+    def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
+        """Their tensor as ours (views of it, but for a transpose), or None where the shapes do not agree."""
+        try:
+            for op in self.ops:
+                theirs = OPS[op][0](theirs)
+            parts = theirs.split([shape[0] for shape in shapes]) if len(shapes) > 1 else [theirs]
+        except (RuntimeError, IndexError):
+            return None
+        if [part.shape for part in parts] != shapes:
+            return None
+        return [part.contiguous() for part in parts]
+
+    def to_theirs(self, ours: list[Tensor]) -> Tensor:
+        """Our tensors as theirs."""
+        theirs = torch.cat(ours) if len(ours) > 1 else ours[0]
+        for op in reversed(self.ops):
+            theirs = OPS[op][1](theirs)
+        return theirs.contiguous()
+
+
+@lru_cache
+def parse(table: str) -> tuple[Line, ...]:
+    """The lines of a table, `@` and `{...}` written out."""
+    lines: list[Line] = []
+    for text in table.splitlines():
+        if text := text.split("#")[0].strip():
+            lines += _parse_line(text)
+    return tuple(lines)
+
+
+def _parse_line(text: str) -> Iterator[Line]:
+    match = re.fullmatch(r"(\S+)\s+=\s+(\S+(?:\s+\|\s+\S+)*)((?:\s+\S+)*?)(?:\s+if\s+(\S+))?", text)
+    words = match[3].split() if match else []
+    if not match or not set(words) <= OPS.keys() | {"?"}:
+        raise ValueError(f"table line {text!r}: expected 'ours = theirs [ops] [if ours]', ops of {', '.join(OPS)}, ?")
+    ops = tuple(word for word in words if word != "?")
+    for kind in ("weight", "bias") if "@" in text else ("",):
+        theirs = tuple(name.replace("@", kind) for name in re.split(r"\s+\|\s+", match[2]))
+        yield Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in words, match[4])
+
+
+def _braces(name: str) -> tuple[str, ...]:
+    """`mixer.{q,k}.bias` -> (`mixer.q.bias`, `mixer.k.bias`); `-` -> ()."""
+    if name == "-":
+        return ()
+    if match := re.search(r"\{(.*?)\}", name):
+        return tuple(name.replace(match[0], choice) for choice in match[1].split(","))
+    return (name,)
+
+
+def lines_for(table: str, own: Iterable[str]) -> list[Line]:
+    """The lines that a model with the tensors `own` uses, one per layer, each tensor of ours in one line at most."""
+    own, claimed, used = set(own), set[str](), []
+    layers = _numbers(own)
+    for line in parse(table):
+        starred = bool(line.ours) and "*" in line.ours[0]
+        for each in [line.numbered(n) for n in layers] if starred else [line]:
+            if not each.ours or (each.needs and each.needs not in own):
+                continue
+            if own.issuperset(each.ours) and claimed.isdisjoint(each.ours):
+                claimed.update(each.ours)
+                used.append(each)
+    return used
+
+
+def _numbers(names: Iterable[str]) -> list[str]:
+    return sorted({part for name in names for part in name.split(".") if part.isdigit()}, key=int)
+
+
+def import_tensors(
+    table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = "", source: str = "the file"
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Their tensors under our names, shapes and layout, and the report of what was taken and dropped.
+
+    own: our tensors (on meta: only shapes are looked at). foreign: theirs, read lazily. base: their prefix for `~`.
+    Raises LoadError naming every tensor that is missing, left over or of another shape. A tensor of an optional line
+    that is absent is left out of the result and listed as initialised.
+    """
+    names = {_modern(name): name for name in foreign}
+    prefix = base if base and any(name.startswith(base) for name in names) else ""
+    result, report, problems = dict[str, Tensor](), LoadReport(source), _Problems()
+    lines = lines_for(table, own)
+    for line in lines:
+        wanted = [name.replace("~", prefix) for name in line.theirs]
+        theirs = next((name for name in wanted if name in names), None)
+        if theirs is None and line.optional:
+            report.initialised += line.ours
+        elif theirs is None:
+            problems.missing.append(f"{wanted[0]} (our {', '.join(line.ours)})")
+        else:
+            tensor = foreign[names.pop(theirs)]
+            if parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
+                result |= zip(line.ours, parts)
+            else:
+                problems.shapes.append(_misshapen(line, theirs, tensor, own))
+    problems.missing += _homeless(lines, own)
+    drops = [_glob(name.replace("~", prefix)) for line in parse(table) if not line.ours for name in line.theirs]
+    for name, original in names.items():
+        (report.dropped if any(drop.fullmatch(name) for drop in drops) else problems.left_over).append(original)
+    problems.raise_if_any(source)
+    report.mapped = list(result)
+    return result, report
+
+
+def find_tensors(
+    table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = ""
+) -> dict[str, tuple[str, Tensor]]:
+    """Those of our tensors that a file holds, whatever else it holds or lacks: {ours: (their name, tensor)}."""
+    names = {_modern(name): name for name in foreign}
+    prefix = base if base and any(name.startswith(base) for name in names) else ""
+    found = dict[str, tuple[str, Tensor]]()
+    for line in lines_for(table, own):
+        theirs = next((names[name] for name in (n.replace("~", prefix) for n in line.theirs) if name in names), None)
+        parts = theirs and line.to_ours(foreign[theirs], [own[name].shape for name in line.ours])
+        if theirs and parts:
+            found |= {name: (theirs, part) for name, part in zip(line.ours, parts)}
+    return found
+
+
+def export_tensors(table: str, own: Mapping[str, Tensor], *, base: str = "") -> dict[str, Tensor]:
+    """Our tensors under their names and in their layout: the table read backwards.
+
+    Raises ValueError naming the tensors for which the table has no line.
+    """
+    lines = lines_for(table, own)
+    if homeless := _homeless(lines, own):
+        raise ValueError(f"the table has no line for {_some(homeless)}")
+    return {line.theirs[0].replace("~", base): line.to_theirs([own[name] for name in line.ours]) for line in lines}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """{name: the first name of the same parameter} for each parameter that stands in a model twice."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
+    return {name: other for name, other in names if name != other}
+
+
+def tie(model: nn.Module, tied: Mapping[str, str]) -> None:
+    """Make each parameter named first the same object as the one named second."""
+    for name, other in tied.items():
+        path, _, own = name.rpartition(".")
+        setattr(model.get_submodule(path), own, model.get_parameter(other))
+
+
+def _homeless(lines: list[Line], own: Iterable[str]) -> list[str]:
+    """Our tensors that no line names."""
+    return sorted(set(own) - {name for line in lines for name in line.ours})
+
+
+def _misshapen(line: Line, theirs: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:
+    wanted = line.to_theirs([own[name].to("meta") for name in line.ours])
+    return f"{theirs} is {list(tensor.shape)}, expected {list(wanted.shape)} (our {', '.join(line.ours)})"
+
+
+def _modern(name: str) -> str:
+    for pattern, spelling in SPELLINGS:
+        name = pattern.sub(spelling, name)
+    return name
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    """`*` is any part between dots, `**` anything."""
+    text = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", r"[^.]*")
+    return re.compile(text)
+
+
+@dataclass
+class _Problems:
+    missing: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+
+    def raise_if_any(self, source: str) -> None:
+        said = [
+            f"{what} {_some(names, 12)}"
+            for what, names in (("missing", self.missing), ("left over", self.left_over), ("mis-shaped", self.shapes))
+            if names
+        ]
+        if said:
+            raise LoadError(f"{source} does not fit the model: " + "; ".join(said))

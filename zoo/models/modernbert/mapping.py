@@ -1,0 +1,114 @@
+"""How transformers writes ModernBERT: config keys and tensor names, read both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.models.mapping.config_keys import Dialect
+from zoo.utils.errors import LoadError
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+KEYS = """
+    vocab_size        = vocab_size
+    max_length        = max_position_embeddings
+    width             = hidden_size
+    depth             = num_hidden_layers
+    heads             = num_attention_heads
+    hidden            = intermediate_size
+    act               = hidden_activation      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    eps               = norm_eps
+    attention_dropout = attention_dropout
+    window            = local_attention
+    pool              = classifier_pooling
+    pooler            = classifier_activation  swish=silu
+    tied              = tie_word_embeddings
+    pad_id            = pad_token_id
+"""
+
+TABLE = """
+    tokens.word.weight          = ~embeddings.tok_embeddings.weight
+    tokens.norm.weight          = ~embeddings.norm.weight
+    blocks.*.norm1.weight       = ~layers.*.attn_norm.weight
+    blocks.*.mixer.{q,k,v}.@    = ~layers.*.attn.Wqkv.@
+    blocks.*.mixer.out.@        = ~layers.*.attn.Wo.@
+    blocks.*.norm2.weight       = ~layers.*.mlp_norm.weight
+    blocks.*.mlp.{gate,up}.@    = ~layers.*.mlp.Wi.@
+    blocks.*.mlp.down.@         = ~layers.*.mlp.Wo.@
+    blocks.norm.weight          = ~final_norm.weight
+    head.dense.weight           = head.dense.weight
+    head.norm.weight            = head.norm.weight
+    -                           = decoder.weight
+"""
+
+HEAD_TABLES: dict[str | None, str] = {
+    "masked_lm": "head.proj.weight = decoder.weight \n head.proj.bias = decoder.bias",
+    "classify": "head.proj.@ = classifier.@",
+    "token": "head.proj.@ = classifier.@",
+    "qa": "head.proj.@ = classifier.@",
+}
+
+ROPE = {"full_attention": ("rope", "global_rope_theta"), "sliding_attention": ("local_rope", "local_rope_theta")}
+
+
+def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Which layers are local, and their rotary bases, in the older and the newer way of saying it."""
+    ours: dict[str, Any] = {"global_every": theirs.get("global_attn_every_n_layers", 3)}
+    if types := theirs.get("layer_types"):
+        whole = [layer for layer, kind in enumerate(types) if kind == "full_attention"]
+        ours["global_every"] = whole[1] if len(whole) > 1 else max(len(types), 1)
+        if whole != list(range(0, len(types), ours["global_every"])):
+            raise LoadError(
+                f"modernbert: layer_types={types} is not supported, only every n-th layer of full attention"
+            )
+    for kind, (field, older) in ROPE.items():
+        said = (theirs.get("rope_parameters") or {}).get(kind) or {}
+        if said.get("rope_type", "default") != "default":
+            raise LoadError(f"modernbert: rope_type={said['rope_type']!r} is not supported, only 'default'")
+        ours[field] = float(said.get("rope_theta", theirs.get(older, fields[field])))
+    if theirs.get("mlp_dropout") or theirs.get("embedding_dropout"):
+        ours["dropout"] = max(theirs.get("mlp_dropout", 0.0), theirs.get("embedding_dropout", 0.0))
+    return ours
+
+
+def write(config: Any) -> dict[str, Any]:
+    kinds = ["sliding_attention" if config.is_local(i) else "full_attention" for i in range(config.depth)]
+    bases = {kind: {"rope_type": "default", "rope_theta": getattr(config, field)} for kind, (field, _) in ROPE.items()}
+    return {
+        "layer_types": kinds,
+        "rope_parameters": bases,
+        "mlp_dropout": config.dropout,
+        "embedding_dropout": config.dropout,
+        "classifier_dropout": config.dropout,
+    }
+
+
+def shortest(config: Any) -> Any:
+    """The layers that are there do not tell how many apart the next global one would be."""
+    return config.replace(global_every=min(config.global_every, config.depth))
+
+
+MODERNBERT = Dialect(
+    name="modernbert",
+    base="model.",
+    keys=KEYS,
+    table=TABLE,
+    head_tables=HEAD_TABLES,
+    embeds={},
+    only={
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "norm_bias": (False,),
+        "decoder_bias": (True,),
+        "classifier_bias": (False,),
+    },
+    heads={
+        "ModernBertModel": {"head": None},
+        "ModernBertForMaskedLM": {"head": "masked_lm"},
+        "ModernBertForSequenceClassification": {"head": "classify"},
+        "ModernBertForTokenClassification": {"head": "token"},
+        "ModernBertForQuestionAnswering": {"head": "qa"},
+    },
+    read=read,
+    write=write,
+    rewrite=shortest,
+)

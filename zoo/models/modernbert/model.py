@@ -1,0 +1,105 @@
+"""ModernBERT (Warner et al. 2024): rotary positions, a gated MLP, no biases, and windows in two of three layers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from zoo.models.family import Family
+from zoo.models.modernbert.mapping import MODERNBERT
+from zoo.models.text import HEADS, TextConfig, TextModel
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.context import Context
+from zoo.nn.frontends.text import Tokens
+from zoo.nn.heads import MaskedToken, PerToken, PoolTokens
+from zoo.nn.rotary import rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernBertConfig(TextConfig):
+    """See TextConfig. attention None, as published: every `global_every`-th layer sees all, the others the tokens
+    within window / 2; any other kind is that of all layers. rope, local_rope: the bases of rotary positions in the
+    one and the other, also where their attention is another. pooler: activation of the map behind pooling. unit:
+    pooled features have length 1. tied: the word table is also the last map. pad_id: whose tokens pad."""
+
+    head: str | None = "masked_lm"
+    vocab_size: int = 50368
+    max_length: int = 8192
+    width: int = 768
+    depth: int = 22
+    heads: int = 12
+    hidden: int | None = 1152
+    eps: float = 1e-5
+    attention: Any = None
+    window: int = 128
+    global_every: int = 3
+    rope: float = 160000.0
+    local_rope: float = 10000.0
+    pooler: Literal["gelu", "silu", "tanh", "relu"] = "gelu"
+    unit: bool = False
+    tied: bool = True
+    pad_id: int | None = 50283
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("masked_lm", *HEADS)
+        if self.window < 2 or self.global_every < 1:
+            raise ValueError(f"window={self.window}, global_every={self.global_every}: at least 2 and 1")
+
+    def is_local(self, layer: int) -> bool:
+        return layer % self.global_every > 0
+
+
+class ModernBert(TextModel):
+    """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__(config)
+        c = config
+        local = {"kind": "local", "window": c.window}
+        published = tuple(local if c.is_local(layer) else "softmax" for layer in range(c.depth))
+        spec = BlockSpec.of(
+            c,
+            gated=True,
+            norm="layer_unbiased",
+            bias=False,
+            attention=published if c.attention is None else c.attention,
+        )
+        self.make_norm = spec.make_norm
+        self.tokens = Tokens(c.vocab_size, c.width, norm=spec.make_norm(), dropout=c.dropout)
+        self.blocks = spec.stack(c.depth)
+        self.blocks[0].norm1 = nn.Identity()  # what the tokens' own norm did already
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        dense: dict[str, Any] = dict(dense=c.pooler, norm=self.make_norm(), dense_bias=False)
+        if c.head == "masked_lm":
+            word = self.tokens.word if c.tied else None
+            return MaskedToken(c.width, c.vocab_size, self.make_norm(), act=c.pooler, tied=word, dense_bias=False)
+        if c.head in ("token", "qa"):
+            return PerToken(c.width, c.num_classes if c.head == "token" else 2, c.dropout, **dense)
+        if c.head == "pool":
+            return PoolTokens(c.pool, c.width, unit=c.unit)
+        return self.common_head(**dense)
+
+    def context(self, positions: Tensor) -> Context:
+        c = self.config
+        width = c.head_dim or c.width // c.heads
+        whole, near = (rotary(positions, width, base) for base in (c.rope, c.local_rope))
+        return Context(rotary=tuple(near if c.is_local(layer) else whole for layer in range(c.depth)))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "modernbert_tiny": dict(width=192, depth=6, heads=3, hidden=288),
+    "modernbert_small": dict(width=384, depth=12, heads=6, hidden=576),
+    "modernbert_base": {},
+    "modernbert_large": dict(width=1024, depth=28, heads=16, hidden=2624),
+}
+
+SOURCES = {
+    "modernbert_base": "hf-hub:answerdotai/ModernBERT-base",
+    "modernbert_large": "hf-hub:answerdotai/ModernBERT-large",
+}
+
+FAMILY = Family("modernbert", ModernBert, ModernBertConfig, "text", VARIANTS, SOURCES, {"transformers": MODERNBERT})

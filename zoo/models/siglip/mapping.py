@@ -1,0 +1,33 @@
+"""How transformers writes SigLIP: config keys and tensor names, read both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.models.clip_text.mapping import SIGLIP_TEXT
+from zoo.models.mapping.multi_tower import Part, Towers
+from zoo.models.vit.clip_mapping import SIGLIP_VISION
+
+
+def width_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """SigLIP's common space is as wide as its text tower, unless that says otherwise."""
+    text = values.get("text_config") or {}
+    return {"width": text.get("projection_size") or text.get("hidden_size", 768)}
+
+
+TRANSFORMERS = Towers(
+    name="siglip",
+    architecture="SiglipModel",
+    parts={
+        "image": Part(key="vision_config", prefix="vision_model.", family="vit", dialect=SIGLIP_VISION),
+        "text": Part(key="text_config", prefix="text_model.", family="clip_text", dialect=SIGLIP_TEXT, proj="affine"),
+    },
+    table="""
+        logit_scale     = logit_scale           row0
+        logit_bias      = logit_bias            row0
+        text_proj.@     = text_model.head.@
+    """,
+    loss="siglip",
+    processor="SiglipProcessor",
+    read=width_of,
+    write=lambda config: {"text_config": {"projection_size": config.width}},
+)

@@ -1,0 +1,5 @@
+"""Vision Transformers."""
+
+from zoo.models.vit.model import FAMILY, ViT, ViTConfig
+
+__all__ = ["FAMILY", "ViT", "ViTConfig"]

@@ -1,0 +1,185 @@
+"""wav2vec 2.0 (Baevski et al. 2020): convolutions over samples, convolutional positions, an encoder that sees all.
+
+The class serves HuBERT too, whose network is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.base import Model
+from zoo.models.config import Answer, Config
+from zoo.models.family import Family
+from zoo.models.wav2vec2.mapping import TRANSFORMERS
+from zoo.nn.block_config import BlockSpec
+from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, Waveform, samples_for
+from zoo.nn.heads import ClassifyFrames, MixLayers, PerFrame, PoolTokens
+from zoo.preprocessing.waveform import WaveformPreprocess
+
+HEADS = ("ctc", "classify", "token", "pool", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2Vec2Config(Config):
+    """conv_channels, conv_kernels, conv_strides: of the convolutions over samples; see Waveform.
+
+    order: of norms in a block, "pre" in what the papers call stable layer norm. position_kernel, position_groups: of
+    the convolution that tells positions. vocab_size, blank: symbols of head="ctc", and the one that says nothing.
+    classifier_width: inner width of head="classify"; layer_sum: it, and head="token", which names each frame, read a
+    learned mixture of all layers.
+    """
+
+    head: str | None = None
+    conv_channels: tuple[int, ...] = (512,) * 7
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_norm: ConvNorm = "group"
+    conv_act: str = "gelu"
+    feature_norm: bool = True
+    position_kernel: int = 128
+    position_groups: int = 16
+    vocab_size: int = 32
+    blank: int = 0
+    num_classes: int = 2
+    answer: Answer | None = None
+    classifier_width: int = 256
+    layer_sum: bool = False
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    act: str = "gelu"
+    order: Literal["pre", "post"] = "post"
+    eps: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    drop_path: float = 0.0
+    attention: Any = "softmax"
+    mixer: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {', '.join(map(repr, HEADS))}")
+        sizes = {name: getattr(self, f"conv_{name}") for name in ("channels", "kernels", "strides")}
+        if len({len(size) for size in sizes.values()}) > 1 or min(min(size, default=0) for size in sizes.values()) < 1:
+            said = ", ".join(f"conv_{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"{said}: expected as many of each, all at least 1")
+        if not 0 <= self.blank < self.vocab_size:
+            raise ValueError(f"blank={self.blank} is none of vocab_size={self.vocab_size} symbols")
+
+    def samples(self, tokens: int) -> int:
+        """The fewest samples that make so many tokens."""
+        return samples_for(tokens, self.conv_kernels, self.conv_strides)
+
+
+class Wav2Vec2(Model):
+    """forward(input_values [B, S], attention_mask [B, S]) -> what the head answers: [B, N, D], ctc [B, N, V], ...
+
+    attention_mask is 1 for real samples. Padding is never computed and never seen: each clip gives what it gives alone,
+    its tokens first in its row. `frames` tells how many they are.
+    """
+
+    inputs = ("input_values", "attention_mask")
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__(config)
+        c = config
+        spec = BlockSpec.of(c)
+        self.waves = Waveform(
+            c.conv_channels,
+            c.conv_kernels,
+            c.conv_strides,
+            c.width,
+            conv_bias=c.conv_bias,
+            conv_norm=c.conv_norm,
+            act=c.conv_act,
+            positions=ConvPositions(c.width, c.position_kernel, c.position_groups, c.conv_act),
+            feature_norm=spec.make_norm(c.conv_channels[-1]) if c.feature_norm else None,
+            norm=spec.make_norm() if c.order == "post" else None,
+        )
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        layers = c.depth + 1 if c.layer_sum else None
+        if c.head == "ctc":
+            return PerFrame(c.width, c.vocab_size, dropout=c.dropout)
+        if c.head == "token":
+            return PerFrame(c.width, c.num_classes, layers)
+        if c.head == "classify":
+            return ClassifyFrames(c.width, c.classifier_width, c.num_classes, layers)
+        return PoolTokens("mean", c.width) if c.head == "pool" else None
+
+    def default_preprocess(self) -> WaveformPreprocess:
+        return WaveformPreprocess(masked=self.config.conv_norm == "layer")
+
+    def frames(self, samples: Any) -> Any:
+        """How many tokens clips of so many samples become: an int, or a tensor [B] of them."""
+        return self.waves.frames(samples)
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B, S] -> (tokens [B, N, D], which of them are real [B, N], or None where all are)."""
+        x, keep = self.waves(input_values, attention_mask, apart=self.drop_padding)
+        return self.dropout(x), keep
+
+    def encode(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
+    ) -> Any:
+        x, keep = self.embed(input_values, attention_mask)
+        return self.blocks(x, keep=keep, layers=layers, drop_padding=self.drop_padding)
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x, keep = self.embed(input_values, attention_mask)
+        if isinstance(self.head, MixLayers) and self.head.mix is not None:
+            _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
+            return self.head(torch.stack([x, *outputs]), keep)
+        y = self.blocks(x, keep=keep, drop_padding=self.drop_padding)
+        return y if self.head is None else self.head(y, keep)
+
+    def set_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute activations in the backward pass, those of the convolutions too."""
+        super().set_checkpointing(enabled)
+        self.waves.checkpointing = enabled
+
+
+LARGE = dict(width=1024, depth=24, heads=16)
+STABLE = dict(conv_norm="layer", conv_bias=True, order="pre")
+TINY: dict[str, Any] = STABLE | dict(
+    conv_channels=(64, 128, 192, 192),
+    conv_kernels=(10, 8, 4, 4),
+    conv_strides=(5, 4, 4, 2),
+    position_kernel=32,
+    position_groups=8,
+    width=192,
+    depth=4,
+    heads=3,
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "wav2vec2_tiny": TINY,
+    "wav2vec2_base": {},
+    "wav2vec2_base_960h": dict(head="ctc"),
+    "wav2vec2_large": LARGE,
+    "wav2vec2_large_lv60": LARGE | STABLE,
+    "wav2vec2_large_960h_lv60_self": LARGE | STABLE | dict(head="ctc"),
+    "wav2vec2_large_xlsr_53": LARGE | STABLE,
+}
+
+SOURCES = {
+    "wav2vec2_base": "hf-hub:facebook/wav2vec2-base",
+    "wav2vec2_base_960h": "hf-hub:facebook/wav2vec2-base-960h",
+    "wav2vec2_large": "hf-hub:facebook/wav2vec2-large",
+    "wav2vec2_large_lv60": "hf-hub:facebook/wav2vec2-large-lv60",
+    "wav2vec2_large_960h_lv60_self": "hf-hub:facebook/wav2vec2-large-960h-lv60-self",
+    "wav2vec2_large_xlsr_53": "hf-hub:facebook/wav2vec2-large-xlsr-53",
+}
+
+FAMILY = Family("wav2vec2", Wav2Vec2, Wav2Vec2Config, "audio", VARIANTS, SOURCES, {"transformers": TRANSFORMERS})

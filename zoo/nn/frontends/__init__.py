@@ -1,0 +1,1 @@
+"""From token ids, pixels, spectrograms or samples to tokens [B, N, D]."""

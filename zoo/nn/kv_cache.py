@@ -1,0 +1,123 @@
+"""What attention remembers between calls while decoding."""
+
+import torch
+from torch import Tensor
+
+from zoo.nn.masks import Mask, View
+from zoo.nn.position_biases import Bias, BiasView
+
+
+class State:
+    """The memory of one attention layer: `length` tokens, known on the host, and the same number as a tensor."""
+
+    length: int = 0
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens (a rejected draft)."""
+        raise ValueError(f"{type(self).__name__} keeps a sum over all tokens: it cannot be cropped to {length} of them")
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i goes on from what row index[i] remembers (beams); index: [B] or longer."""
+        raise NotImplementedError
+
+
+class KeyValues(State):
+    """Keys and values [B, G, capacity, P], written in place.
+
+    Eager decoding appends at `length` and attends over a slice; the buffer doubles when it is full. With `static=True`
+    (for compiled decoding) tokens are written at `position`, a tensor, and the whole buffer is attended to under the
+    mask `key <= position`, so that no step has a shape or a number of its own.
+    """
+
+    def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, static: bool = False) -> None:
+        self.k, self.v = (like.new_zeros(batch, heads, capacity, dim) for _ in range(2))
+        self.counted = torch.zeros((), dtype=torch.long, device=like.device) if static else None
+        self.static = static
+
+    @property
+    def position(self) -> Tensor:
+        """How many tokens are remembered, as a tensor."""
+        if self.counted is None:
+            return torch.tensor(self.length, device=self.k.device)
+        return self.counted
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v: [B, G, N, P] -> all keys and values so far."""
+        new = k.shape[2]
+        if self.static:
+            place = self.position + torch.arange(new, device=k.device)
+            self.k.index_copy_(2, place, k)
+            self.v.index_copy_(2, place, v)
+            self.counted = self.position + new
+            return self.k, self.v
+        end = self.length + new
+        if end > self.k.shape[2]:
+            self.grow(max(end, 2 * self.k.shape[2]))
+        self.k.narrow(2, self.length, new).copy_(k)
+        self.v.narrow(2, self.length, new).copy_(v)
+        self.length = end
+        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
+
+    def visible(self, mask: Mask, bias: Bias | None, queries: int) -> tuple[Mask, Bias | None]:
+        """Both for the `queries` just appended, over a static buffer: nothing behind the last of them is a key."""
+        keys = torch.arange(self.k.shape[2], device=self.k.device)[None]
+        query = self.position - queries + torch.arange(queries, device=self.k.device)[None]
+        bias = None if bias is None else BiasView(bias, q=query, k=keys, memo=None)
+        return View(mask, q=query, k=keys, keep=keys < self.position), bias
+
+    def grow(self, capacity: int) -> None:
+        def larger(old: Tensor) -> Tensor:
+            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+            new[:, :, : self.length] = old[:, :, : self.length]
+            return new
+
+        self.k, self.v = larger(self.k), larger(self.v)
+
+    def crop(self, length: int) -> None:
+        if not self.static and length > self.length:
+            raise ValueError(f"cannot crop {self.length} remembered tokens to {length}")
+        self.length = length
+        self.counted = torch.full_like(self.position, length) if self.static else None
+
+    def reorder(self, index: Tensor) -> None:
+        self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
+
+
+class RunningSum(State):
+    """What linear attention remembers: one matrix [B, H, F, P + 1] of features times values, whatever the length."""
+
+    def __init__(self, batch: int, heads: int, features: int, dim: int, like: Tensor) -> None:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.sum = torch.zeros(batch, heads, features, dim + 1, dtype=dtype, device=like.device)
+
+    def reorder(self, index: Tensor) -> None:
+        self.sum = self.sum.index_select(0, index)
+
+
+class LayerState:
+    """What one block remembers: its mixer's state, and the keys and values of an encoder, projected once."""
+
+    def __init__(self, mixer: State) -> None:
+        self.mixer = mixer
+        self.memory: tuple[Tensor, Tensor] | None = None
+
+    def reorder(self, index: Tensor) -> None:
+        self.mixer.reorder(index)
+        if self.memory is not None:
+            self.memory = (self.memory[0].index_select(0, index), self.memory[1].index_select(0, index))
+
+
+class StackState(list[LayerState]):
+    """What a stack remembers, one entry per block."""
+
+    @property
+    def length(self) -> int:
+        return self[0].mixer.length
+
+    def crop(self, length: int) -> None:
+        for layer in self:
+            layer.mixer.crop(length)
+
+    def reorder(self, index: Tensor) -> None:
+        for layer in self:
+            layer.reorder(index)

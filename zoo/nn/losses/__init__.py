@@ -1,0 +1,6 @@
+"""Losses that are more than one line of torch."""
+
+from zoo.nn.losses.contrastive import clip_loss, siglip_loss
+from zoo.nn.losses.ctc import ctc_loss
+
+__all__ = ["clip_loss", "ctc_loss", "siglip_loss"]

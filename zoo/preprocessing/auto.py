@@ -1,0 +1,40 @@
+"""The saved preprocessing of a model, of whichever kind."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.preprocessing.text import TextPreprocess
+from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.utils.errors import LoadError, check_keys
+
+KINDS: dict[str, Any] = {
+    "image": ImagePreprocess,
+    "text": TextPreprocess,
+    "spectrogram": SpectrogramPreprocess,
+    "waveform": WaveformPreprocess,
+    "pair": PairPreprocess,
+}
+
+
+def preprocess_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
+    """The preprocess of one of our config.json files, of whichever kind; its files are within or in the folder."""
+    if values is None:
+        return None
+    if (kind := values.get("kind")) not in KINDS:
+        raise LoadError(f"preprocess is of the unknown kind {kind!r}; known: {', '.join(KINDS)}")
+    files = values.get("files")
+    if files is None:
+        files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("tokenizer.json")}
+    values = {name: value for name, value in values.items() if name != "files"}
+    if kind == "pair":
+        towers = {name: value for name, value in values.items() if name != "kind"}
+        check_keys("preprocess", towers, [field.name for field in fields(PairPreprocess)])
+        return PairPreprocess(
+            **{name: preprocess_from_dict(value and {**value, "files": files}) for name, value in towers.items()}
+        )
+    return KINDS[kind].from_dict(values, files)

@@ -1,0 +1,152 @@
+"""Train a tokenizer: WordPiece (BERT) or byte-level BPE (GPT-2)."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.preprocessing.text import TextPreprocess, _keep, _one_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+# --- From scratch -----------------------------------------------------------------------------------------------------
+
+WORDPIECE_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BPE_SPECIAL = {"eos": "<|endoftext|>"}
+
+
+def train(
+    kind: Literal["wordpiece", "bpe"],
+    source: Iterable[str] | Path | Sequence[Path],
+    vocab_size: int,
+    *,
+    max_length: int = 512,
+    lowercase: bool = True,
+    cache: str | Path | None = None,
+) -> TextPreprocess:
+    """A tokenizer learned from texts: the same from the same texts, whatever the process or machine.
+
+    kind: "wordpiece" as BERT has (with [CLS] text [SEP] around each text), "bpe" over bytes as GPT-2 has (nothing
+        around). source: texts, a text file or several (each line a text). lowercase: WordPiece alone.
+    cache: a folder; a tokenizer that was learned from the same contents is read from it.
+    """
+    from tokenizers import __version__
+
+    _one_of("kind", kind, ("wordpiece", "bpe"))
+    texts = _texts(source)
+    if not any(text.strip() for text in texts):
+        raise ValueError("no text to learn a tokenizer from: the source is empty")
+    special = WORDPIECE_SPECIAL if kind == "wordpiece" else BPE_SPECIAL
+    file = None
+    if cache is not None:
+        digest = hashlib.blake2b(f"{__version__}/{kind}/{vocab_size}/{lowercase}".encode(), digest_size=16)
+        for text in texts:
+            digest.update(text.encode() + b"\0")
+        file = Path(cache) / f"{kind}-{digest.hexdigest()}.json"
+    if file is not None and file.is_file():
+        learned = file.read_text(encoding="utf-8")
+    else:
+        learn = _wordpiece if kind == "wordpiece" else _bpe
+        learned = learn(texts, vocab_size, lowercase).to_str()
+        if file is not None:
+            _keep(learned, file)
+    return TextPreprocess(tokenizer=learned, special=special, max_length=max_length, types=kind == "wordpiece")
+
+
+def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> "Tokenizer":
+    """BERT's tokenizer over a vocabulary; bert: options of its normalizer (strip_accents, handle_chinese_chars)."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **bert)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([token for token in WORDPIECE_SPECIAL.values() if token in vocab])
+    if "[CLS]" in vocab:
+        around = [("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+        )
+    return tokenizer
+
+
+def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, roberta: bool = False) -> "Tokenizer":
+    """GPT-2's tokenizer over a vocabulary and merges, or RoBERTa's, with <s> and </s> around texts."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([t for t in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>") if t in vocab])
+    if roberta:
+        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+        first, last = ((token, vocab[token]) for token in ("<s>", "</s>"))
+        tokenizer.post_processor = processors.RobertaProcessing(last, first, True, False)
+    return tokenizer
+
+
+def _texts(source: Iterable[str] | Path | Sequence[Path]) -> list[str]:
+    if isinstance(source, str):
+        raise ValueError("expected texts (a list of strings) or Path objects of text files, given one string")
+    texts: list[str] = []
+    for item in [source] if isinstance(source, Path) else source:
+        texts += item.read_text(encoding="utf-8").splitlines() if isinstance(item, Path) else [item]
+    return texts
+
+
+def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    """The trainer numbers "##x" pieces in the order of a hash map, which differs from run to run: they are given."""
+    from tokenizers import trainers
+
+    special = list(WORDPIECE_SPECIAL.values())
+    blank = wordpiece({}, lowercase=lowercase)
+    letters = _letters(texts, blank)
+    pieces = [f"##{letter}" for letter in letters]
+    _refuse_small(vocab_size, len(special) + 2 * len(letters))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + pieces,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        min_frequency=2,
+        show_progress=False,
+    )
+    blank.train_from_iterator(texts, trainer)
+    return wordpiece(json.loads(blank.to_str())["model"]["vocab"], lowercase=lowercase)
+
+
+def _letters(texts: list[str], tokenizer: "Tokenizer", most: int = 1000) -> list[str]:
+    """The most frequent characters behind the normalizer, sorted."""
+    from collections import Counter
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    frequent = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(letter for letter in frequent[:most] if not letter.isspace())
+
+
+def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    from tokenizers import pre_tokenizers, trainers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    _refuse_small(vocab_size, len(letters) + len(BPE_SPECIAL))
+    tokenizer = byte_bpe({}, [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(BPE_SPECIAL.values()),
+        initial_alphabet=letters,
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _refuse_small(vocab_size: int, least: int) -> None:
+    if vocab_size < least:
+        raise ValueError(f"vocab_size={vocab_size}: the letters of these texts alone need {least}")

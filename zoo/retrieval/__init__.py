@@ -1,0 +1,1 @@
+"""Embeddings: computed, stored, searched; zero-shot classification."""

@@ -1,0 +1,133 @@
+"""From pictures, texts and sounds to vectors of one space, and the fingerprint by which a model's vectors are known."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.eval_mode import evaluating
+from zoo.preprocessing.multimodal import PICTURES, SOUNDS
+
+KINDS = ("image", "text", "audio")
+TEXTS = (".txt",)
+SUFFIXES = {"image": PICTURES, "text": TEXTS, "audio": SOUNDS}
+# What a model with one tower is asked by.
+INPUTS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio"}
+PLURAL = {"image": "pictures", "text": "texts", "audio": "sounds"}
+
+
+class Towers:
+    """The towers of a model by kind of input: "image", "text", "audio".
+
+    model: anything with `encode_image`, `encode_text` or `encode_audio` and a `preprocess` that takes the same words,
+    or a model of one tower with head="pool". Raises ValueError for one that gives no vectors.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.kinds = tuple(kind for kind in getattr(model, "modalities", KINDS) if hasattr(model, f"encode_{kind}"))
+        self.single = not self.kinds
+        if self.single:
+            if getattr(getattr(model, "config", None), "head", None) != "pool":
+                raise ValueError(
+                    f"{type(model).__name__} gives no vectors to compare: expected a model of several towers "
+                    "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
+                )
+            self.kinds = tuple(kind for name, kind in INPUTS.items() if name in model.inputs)
+        if getattr(model, "preprocess", None) is None:
+            raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
+
+    def need(self, kind: str, what: str = "") -> None:
+        """Raise ValueError unless there is a tower for `kind`."""
+        if kind not in self.kinds:
+            said = f"{what}: " if what else ""
+            raise ValueError(f"{said}the model has no {kind} tower; it has {', '.join(self.kinds)}")
+
+    def prepare(self, kind: str, things: Sequence[Any]) -> dict[str, Tensor]:
+        """What `encode` takes, of things of one kind: pictures or sounds (or their paths), or texts."""
+        many: Any = list(things)
+        if self.single:
+            return dict(self.model.preprocess(many))
+        return dict(self.model.preprocess(**{{"image": "images"}.get(kind, kind): many}))
+
+    @torch.no_grad()
+    def encode(self, kind: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """A prepared batch -> float32 [B, D] on the CPU, each row of length 1."""
+        like = next(self.model.parameters()) if isinstance(self.model, nn.Module) else torch.empty(0)
+        placed = {name: x.to(like.device) for name, x in batch.items()}
+        placed = {name: x.to(like.dtype) if x.is_floating_point() else x for name, x in placed.items()}
+        call: Callable[..., Tensor] = self.model if self.single else getattr(self.model, f"encode_{kind}")
+        if isinstance(self.model, nn.Module):
+            with evaluating(self.model):
+                rows = call(**placed)
+        else:
+            rows = call(**placed)
+        return F.normalize(rows.float().cpu(), dim=-1)
+
+    def vectors(self, kind: str, things: Sequence[Any], batch_size: int = 64) -> Tensor:
+        """float32 [N, D], each row of length 1, of things of one kind."""
+        self.need(kind)
+        starts = range(0, len(things), batch_size)
+        return torch.cat([self.encode(kind, self.prepare(kind, things[i : i + batch_size])) for i in starts])
+
+
+def file_kind(name: str | Path) -> str | None:
+    """Which kind of file a name ends like, or None."""
+    ending = Path(name).suffix.lower() if len(str(name)) < 4096 else ""
+    return next((kind for kind, suffixes in SUFFIXES.items() if ending in suffixes), None)
+
+
+def thing_kind(thing: Any) -> str:
+    """The kind of a query or an item. A string that ends like a picture or a sound is the path of one."""
+    if isinstance(thing, str | Path):
+        kind = file_kind(thing)
+        if kind is None and isinstance(thing, Path):
+            raise ValueError(f"{thing}: expected a file that ends with {', '.join(sum(SUFFIXES.values(), ()))}")
+        return kind or "text"
+    if isinstance(thing, tuple) and len(thing) == 2 and isinstance(thing[1], int | float):
+        return "audio"
+    return "image"
+
+
+def fingerprint(model: Any) -> str:
+    """32 hexadecimal digits that change with any weight, with the config and with the preprocessing of a model.
+
+    Vectors of two models with one fingerprint can be compared. An optimised model has that of the model that it was
+    made from, with its own precision.
+    """
+    precision = getattr(model, "dtype_", None)
+    if hasattr(model, "source_"):
+        model = model.source_()
+        if model is None:
+            raise ValueError("the model that this one was optimised from is gone: keep it, its weights are what counts")
+    told = {
+        "family": getattr(model, "family", type(model).__name__),
+        "config": _told(getattr(model, "config", None)),
+        "preprocess": _told(getattr(model, "preprocess", None)),
+        "files": model.preprocess.files() if hasattr(getattr(model, "preprocess", None), "files") else {},
+        "precision": str(precision),
+    }
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
+        for part in pool.map(_digest, sorted(state.items())):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else repr(type(value))
+
+
+def _digest(named: tuple[str, Tensor]) -> bytes:
+    name, tensor = named
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.blake2b(f"{name} {plain.dtype} {list(plain.shape)}".encode(), digest_size=16)
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()

@@ -1,0 +1,176 @@
+"""Exact search among vectors: `zoo.search`, and `Index`, the k best rows of a matrix that may be larger than memory.
+
+The answer is that of exact arithmetic on the stored numbers, whatever the chunks, the threads and the library: the
+scores of all rows are products in float32, whose error is bounded; what may be among the best within that error is
+computed again in float64. Equal scores come in the order of their rows.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.checkpoints.load import load
+from zoo.retrieval.embed import embed
+from zoo.retrieval.embeddings_file import Embeddings
+from zoo.retrieval.encode import KINDS, Towers, fingerprint, thing_kind
+from zoo.retrieval.html_page import write_page
+from zoo.retrieval.index import UNIT, Engine, Index
+from zoo.utils.errors import LoadError, did_you_mean
+
+
+class Hit(NamedTuple):
+    """One answer. name: a path as the file of embeddings has it, or a text; score: the cosine; path: None of a text."""
+
+    name: str
+    score: float
+    kind: str
+    path: Path | None
+
+
+def search(
+    query: Any,
+    inside: str | Path | Embeddings,
+    model: Any = None,
+    *,
+    k: int = 10,
+    kinds: Sequence[str] | None = None,
+    engine: Engine = "exact",
+    on_error: Literal["stop", "skip"] = "skip",
+    page: str | Path | None = None,
+    progress: bool = True,
+) -> Any:
+    """The k things most like a query, best first: [(name, score, kind, path), ...]; for a list of queries one for each.
+
+    Args:
+        query: A text, a picture or a sound (a path, a PIL image, (waveform, rate)), or a vector float [D]. A string
+            that ends like a picture or a sound is a path.
+        inside: What `zoo.embed` wrote, or a folder. A folder is embedded into the user's cache, and when it has changed
+            only what is new in it.
+        model: Of the same fingerprint as the vectors; a folder or hub name is loaded. Default: where the file of
+            embeddings says that its model came from.
+        kinds: Which of "image", "text", "audio" to look among; default all but texts, unless there are texts alone.
+        engine: "faiss" looks in an index of faiss (an extra: pip install attention-zoo[search]); the answers are equal.
+        on_error: Of a folder: broken files are left out with a warning, or "stop" raises at the first.
+        page: Where to write the answers as one HTML file.
+
+    Raises:
+        ValueError: An empty query, k < 1, vectors of another model, or a kind that the model has no tower for.
+    """
+    many = isinstance(query, list)
+    queries = query if many else [query]
+    check_queries(queries, k, kinds)
+    if not queries:
+        return []
+    found, towers = opened(inside, model, queries, on_error, progress)
+    vectors = torch.cat([vector_of(each, towers, found) for each in queries])
+    index = Index(found.vectors, longest=UNIT, engine=engine)
+    scores, rows = index.top(vectors, k, where=rows_of(found, kinds))
+    hits = [[hit_of(found, i, s) for s, i in zip(*pair)] for pair in zip(scores, rows)]
+    if page is not None:
+        where = found.folder.name if found.folder else found.file.name if found.file else "memory"
+        pairs = list(zip(queries, hits))
+        write_page(page, pairs, title="Search", note=f"{len(found):,} things in {where}, scores are cosines")
+    return hits if many else hits[0]
+
+
+def check_queries(queries: list[Any], k: int, kinds: Sequence[str] | None) -> None:
+    if k < 1:
+        raise ValueError(f"k={k}: expected at least 1")
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise ValueError(f"kinds: {kind!r} is not one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    for query in queries:
+        if isinstance(query, str) and not query.strip():
+            raise ValueError("the query is empty: expected a text, or the path of a picture or a sound")
+        if isinstance(query, str | Path) and thing_kind(query) != "text" and not Path(query).is_file():
+            raise ValueError(f"there is no file {query} to search with")
+
+
+def opened(
+    inside: str | Path | Embeddings, model: Any, queries: list[Any], on_error: Literal["stop", "skip"], progress: bool
+) -> tuple[Embeddings, Towers | None]:
+    """The vectors to look through, and the towers for the queries (None where all are vectors)."""
+    found = inside if isinstance(inside, Embeddings) else None
+    is_folder = found is None and Path(inside).is_dir()  # type: ignore[arg-type]
+    if found is None and not is_folder:
+        found = Embeddings.open(inside)  # type: ignore[arg-type]
+    if found is not None and model is None and all(isinstance(query, Tensor) for query in queries):
+        return found, None
+    model = loaded(model, found)
+    if found is None:
+        folder = Path(inside)  # type: ignore[arg-type]
+        file = cached(folder, model)
+        found = embed(model, folder, file, on_error=on_error, overwrite=not readable(file), progress=progress)
+        if found.broken:
+            more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
+            warnings.warn(f"left out: {'; '.join(found.broken[:3])}{more}", stacklevel=3)
+    else:
+        found.check(fingerprint(model))
+    return found, Towers(model)
+
+
+def loaded(model: Any, found: Embeddings | None) -> Any:
+    """The model itself, or that of a folder or hub name, or the one the vectors were made by."""
+    if model is None and found is not None and found.source:
+        model = found.source
+    if model is None:
+        raise ValueError(
+            "which model? give model=: a model, a folder or a name of the hub"
+            + (", the one that the embeddings were made by" if found is not None else "")
+        )
+    return load(model) if isinstance(model, str | Path) else model
+
+
+def cached(folder: Path, model: Any) -> Path:
+    """Where the vectors of a folder by a model are kept, in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    key = hashlib.blake2b(f"{folder.resolve()}|{fingerprint(model)}".encode("utf-8", "surrogateescape"), digest_size=16)
+    return Path(home) / "attention-zoo" / "embeddings" / f"{key.hexdigest()}.safetensors"
+
+
+def readable(file: Path) -> bool:
+    """Whether a file of the cache can be used; one that cannot is made anew."""
+    try:
+        return bool(Embeddings.open(file).fingerprint)
+    except LoadError:
+        return False
+
+
+def vector_of(query: Any, towers: Towers | None, found: Embeddings) -> Tensor:
+    """float32 [1, D] of length 1."""
+    if isinstance(query, Tensor) and query.ndim == 1:
+        return F.normalize(query.detach().float().cpu()[None], dim=-1)
+    assert towers is not None
+    kind = thing_kind(query)
+    towers.need(kind, f"a query by {kind}")
+    if kind == "text" and isinstance(query, Path):
+        query = query.read_text(encoding="utf-8")
+    return towers.vectors(kind, [query])
+
+
+def rows_of(found: Embeddings, kinds: Sequence[str] | None) -> Tensor | None:
+    """Which rows to look among, bool [N]; None is all of them."""
+    numbers = getattr(found.items, "kinds", None)
+    if numbers is None:
+        numbers = torch.tensor([KINDS.index(item.kind) for item in found.items], dtype=torch.uint8)
+    text = KINDS.index("text")
+    if kinds is None:
+        chosen = numbers != text
+        return None if not chosen.any() or chosen.all() else chosen
+    chosen = torch.isin(numbers, torch.tensor([KINDS.index(kind) for kind in kinds], dtype=torch.uint8))
+    if not chosen.any():
+        there = ", ".join(KINDS[i] for i in numbers.unique().tolist())
+        raise ValueError(f"{found.file or 'the embeddings'} has no {' or '.join(kinds)}: it has {there}")
+    return chosen
+
+
+def hit_of(found: Embeddings, row: int, score: float) -> Hit:
+    item = found.items[row]
+    return Hit(item.name, score, item.kind, found.path(row))

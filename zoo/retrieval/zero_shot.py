@@ -1,0 +1,188 @@
+"""`zoo.zero_shot`: a classifier from the names of its classes, for models with a text tower.
+
+Each name is put into several sentences; the mean of their vectors is the class (prompt ensembling, Radford et al. 2021,
+https://arxiv.org/abs/2103.00020, section 3.1.4), and a picture or a sound belongs to the class it lies closest to.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.inference.probabilities import Answer
+from zoo.retrieval.encode import PLURAL, Towers, fingerprint, thing_kind
+from zoo.utils.errors import LoadError
+from zoo.utils.files import write_atomic
+
+TEMPLATES = {
+    "image": (
+        "a picture of a {}.", "a photograph that shows a {}.", "here you see a {}.",
+        "the {} in the middle of the picture.",
+        "a {} from close by.", "a {} far away.", "a small {}.", "a big {}.", "a part of a {}.", "more than one {}.",
+        "a dim photograph of a {}.", "a bright photograph of a {}.", "a blurred photograph of a {}.",
+        "a drawing of a {}.", "a painted {}.", "{}",
+    ),
+    "audio": (
+        "the sound of {}.", "a recording of {}.", "here you hear {}.", "{} close to the microphone.",
+        "{} in the distance.", "a noisy recording of {}.", "somebody says {}.", "{}",
+    ),
+}  # fmt: skip
+LIBRARY = "attention-zoo classifier"
+SCALE = 100.0  # of a model that has no temperature of its own
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """A classifier made of texts: `classifier.predict(picture)`.
+
+    weights: float32 [C, D], a row of length 1 per label; kind: of what is classified, "image" or "audio"; scale, bias:
+    the model's, by which cosines become logits.
+    """
+
+    model: Any
+    labels: list[str]
+    weights: Tensor
+    templates: tuple[str, ...]
+    kind: str = "image"
+    scale: float = SCALE
+    bias: float | None = None
+
+    def cosines(self, x: Any) -> Tensor:
+        """One thing or a list of them -> float32 [B, C]."""
+        things = list(x) if isinstance(x, list) else [x]
+        for thing in things:
+            if (kind := thing_kind(thing)) != self.kind:
+                raise ValueError(f"{thing!r} is a {kind}: this classifier is for {PLURAL[self.kind]}")
+            if isinstance(thing, str | Path) and not Path(thing).is_file():
+                raise ValueError(f"there is no file {thing}")
+        return Towers(self.model).vectors(self.kind, things) @ self.weights.T
+
+    def predict(self, x: Any, top: int = 5, each: bool = False) -> Any:
+        """The `top` most probable labels, [(label, probability), ...], best first; for a list of things a list of them.
+
+        each: the probability of each label by itself, for models of SigLIP's loss; they need not add up to 1.
+        """
+        if top < 1:
+            raise ValueError(f"top={top}: expected at least 1")
+        if each and self.bias is None:
+            raise ValueError(
+                "each=True needs a model of SigLIP's loss: this one's probabilities are of one label of all"
+            )
+        if isinstance(x, list) and not x:
+            return []
+        logits = self.scale * self.cosines(x)
+        shares = (logits + self.bias).sigmoid() if each and self.bias is not None else logits.softmax(-1)
+        found = shares.topk(min(top, len(self.labels)))
+        rows = zip(found.values.tolist(), found.indices.tolist())
+        answers: list[Answer] = [[(self.labels[i], p) for p, i in zip(*row)] for row in rows]
+        return answers if isinstance(x, list) else answers[0]
+
+    def save(self, file: str | Path) -> Path:
+        """Write weights, labels and templates, and the model's fingerprint, as safetensors; returns the path."""
+        from safetensors.torch import save_file
+
+        told = {
+            "library": LIBRARY, "fingerprint": fingerprint(self.model), "labels": json.dumps(self.labels),
+            "templates": json.dumps(self.templates), "kind": self.kind,
+        }  # fmt: skip
+        file = Path(file)
+        write_atomic(file, lambda part: save_file({"weights": self.weights.contiguous()}, part, told))
+        return file
+
+    def __repr__(self) -> str:
+        return f"ZeroShot({len(self.labels)} labels of {PLURAL[self.kind]}, {len(self.templates)} templates)"
+
+
+def zero_shot(
+    model: Any,
+    labels: Sequence[str] | str | Path,
+    templates: Sequence[str] | str | Path | None = None,
+    *,
+    kind: str | None = None,
+) -> ZeroShot:
+    """A classifier of pictures or sounds from the names of its classes.
+
+        zoo.zero_shot(model, ["cat", "dog"]).predict("picture.png")         [("dog", 0.97), ("cat", 0.03)]
+
+    labels: names, or a file that `ZeroShot.save` wrote (then the model has to be the one that it was made with).
+    templates: sentences with {} where the name goes, one of them, or a text file with one in each line; default: some
+    for pictures and some for sounds, `TEMPLATES`. kind: "image" or "audio", where the model takes both.
+    """
+    towers = Towers(model)
+    if isinstance(labels, str | Path):
+        return read(towers, Path(labels), templates)
+    towers.need("text", "classifying by names")
+    things = [each for each in towers.kinds if each != "text"]
+    if kind is not None:
+        towers.need(kind)
+    elif not things:
+        raise ValueError("the model has a text tower alone: there is nothing to classify")
+    kind = kind or things[0]
+    if kind not in TEMPLATES:
+        raise ValueError(f"kind={kind!r}: expected 'image' or 'audio'")
+    names = checked_labels(labels)
+    sentences = checked_templates(TEMPLATES[kind] if templates is None else templates)
+    prompts = [sentence.replace("{}", name) for name in names for sentence in sentences]
+    rows = towers.vectors("text", prompts).unflatten(0, (len(names), len(sentences)))
+    return ZeroShot(model, names, F.normalize(rows.mean(1), dim=-1), sentences, kind, *temperature(model))
+
+
+def checked_labels(labels: Sequence[str]) -> list[str]:
+    names = [str(label).strip() for label in labels]
+    if not names or not all(names):
+        raise ValueError("labels: expected the names of the classes, " + ("one is empty" if names else "given none"))
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"labels: {twice[0]!r} is there twice")
+    return names
+
+
+def checked_templates(templates: Sequence[str] | str | Path) -> tuple[str, ...]:
+    """Sentences, or the lines of a file, or a single sentence."""
+    if isinstance(templates, Path) or (isinstance(templates, str) and "{}" not in templates):
+        if not Path(templates).is_file():
+            raise ValueError(f"{templates}: no file of templates, and no sentence with {{}} where the name goes")
+        templates = [line.strip() for line in Path(templates).read_text(encoding="utf-8").splitlines() if line.strip()]
+    sentences = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not sentences:
+        raise ValueError("templates: expected at least one sentence with {} where the name goes")
+    if odd := [sentence for sentence in sentences if "{}" not in sentence]:
+        raise ValueError(f"the template {odd[0]!r} has no {{}} where the name goes")
+    return sentences
+
+
+def temperature(model: Any) -> tuple[float, float | None]:
+    """(scale, bias) that a model was trained with; the scale is kept as its logarithm."""
+    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+    return (
+        SCALE if scale is None else float(scale.detach().exp()),
+        float(bias.detach()) if isinstance(bias, nn.Parameter | Tensor) else None,
+    )
+
+
+def read(towers: Towers, file: Path, templates: Any) -> ZeroShot:
+    """A classifier that was saved. Raises LoadError, or ValueError where it is another model's."""
+    from safetensors import SafetensorError, safe_open
+
+    if templates is not None:
+        raise ValueError(f"{file} has templates of its own: give labels to use others")
+    if not file.is_file():
+        raise LoadError(f"there is no classifier {file}; labels are given as a list, and ZeroShot.save writes a file")
+    try:
+        with safe_open(file, "pt") as handle:
+            told, weights = handle.metadata() or {}, handle.get_tensor("weights")
+    except (SafetensorError, OSError) as error:
+        raise LoadError(f"{file} is damaged, or no classifier: {error}") from None
+    if told.get("library") != LIBRARY:
+        raise LoadError(f"{file} is no classifier that ZeroShot.save wrote")
+    labels = json.loads(told["labels"])
+    if told["fingerprint"] != (mark := fingerprint(towers.model)):
+        raise ValueError(
+            f"{file} was made with another model: its fingerprint is {told['fingerprint'][:12]}..., that of the model "
+            f"given {mark[:12]}... Give that model, or make the classifier anew from its {len(labels)} labels"
+        )
+    sentences = tuple(json.loads(told["templates"]))
+    return ZeroShot(towers.model, labels, weights, sentences, told["kind"], *temperature(towers.model))

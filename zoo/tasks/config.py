@@ -1,0 +1,82 @@
+"""The options of tasks and of the optimizer. Torch-free: `--help` reads this file."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """AdamW, warm-up and cosine.
+
+    Attributes:
+        lr: Highest learning rate, for a whole step's batch.
+        weight_decay: Decoupled weight decay of the matrices; norms, biases, tokens and positions have none.
+        betas: AdamW's decay rates of the first and second moment.
+        eps: AdamW's epsilon.
+        warmup: Share of all steps in which the learning rate rises from zero.
+        final_lr: Learning rate at the end, as a share of `lr`.
+        layer_decay: Factor of the learning rate from each block to the one below it; 1 treats them alike.
+        freeze: Parameters that stay as they are: names, prefixes or globs, e.g. `[patches, blocks.0]`.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: float = 0.05
+    final_lr: float = 0.01
+    layer_decay: float = 1.0
+    freeze: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _within("lr", self.lr, 0.0, float("inf"), open_below=True)
+        _within("weight_decay", self.weight_decay, 0.0, float("inf"))
+        _within("eps", self.eps, 0.0, float("inf"), open_below=True)
+        _within("warmup", self.warmup, 0.0, 1.0)
+        _within("final_lr", self.final_lr, 0.0, 1.0)
+        _within("layer_decay", self.layer_decay, 0.0, 1.0, open_below=True)
+        for beta in self.betas:
+            _within("betas", beta, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings:
+    """The objective of a classifier.
+
+    Attributes:
+        label_smoothing: Share of the target that is spread evenly over all classes.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("label_smoothing", self.label_smoothing, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedSettings(ClassifySettings):
+    """The objective of a classifier whose classes may be weighted, and that may end early.
+
+    Attributes:
+        class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
+        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+    """
+
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("patience", self.patience, 0, float("inf"))
+
+
+def _within(name: str, value: float | None, least: float, most: float, *, open_below: bool = False,
+            open_above: bool = False) -> None:  # fmt: skip
+    """Raise unless `value` is None or lies between `least` and `most`."""
+    if value is None:
+        return
+    low, high = ("more than" if open_below else "at least"), ("less than" if open_above else "at most")
+    fits = (value > least if open_below else value >= least) and (value < most if open_above else value <= most)
+    if not fits:
+        bounds = f"{low} {least:g}" + (f" and {high} {most:g}" if most < 2**31 - 1 else "")
+        raise ValueError(f"{name}={value}: expected {bounds}")

@@ -1,0 +1,288 @@
+"""The thin front of a recipe: `key=value` words into settings, with `jsonargparse` behind it for YAML values and types.
+
+Layers, each over the one before: defaults, the recipe's YAML, the hardware overlay's YAML, `config=`, the command line.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.training.config import MODEL_FIELDS, TOWERS
+from zoo.utils.errors import did_you_mean
+from zoo.utils.options import Option, as_dict, build, flatten, options, sections
+
+EXCLUSIVE = (("trainer.epochs", "trainer.steps"),)
+"""Settings of which a later layer's one drops the other."""
+
+ALIASES = {
+    "learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay", "wdecay": "weight_decay", "bs": "batch_size",
+    "batch": "batch_size", "max_epochs": "epochs", "num_epochs": "epochs", "num_train_epochs": "epochs",
+    "max_steps": "steps", "num_workers": "workers", "gpus": "devices", "nproc": "devices", "num_nodes": "nodes",
+    "max_time": "minutes", "grad_clip": "clip", "gradient_clip_val": "clip", "clip_grad": "clip",
+    "accumulate_grad_batches": "accumulate", "grad_accum_steps": "accumulate", "output": "run_dir",
+    "output_dir": "run_dir", "out_dir": "run_dir", "embed_dim": "width", "hidden_size": "width", "dim": "width",
+    "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "num_hidden_layers": "depth",
+    "num_layers": "depth", "n_layer": "depth", "img_size": "image_size", "drop_path_rate": "drop_path",
+    "smoothing": "label_smoothing", "ema_decay": "ema", "model_ema": "ema", "amp": "precision", "dtype": "precision",
+    "device": "accelerator", "reprob": "erasing", "dataset": "data",
+}  # fmt: skip
+"""What other libraries call our settings."""
+
+Layer = Mapping[str, str]  # path -> the value as it would stand on a command line
+
+
+class SettingsError(ValueError):
+    """An option that is unknown, ambiguous, of the wrong type or out of its range."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A command line, taken apart but not yet typed."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    overlay: str | None = None
+    config: str | None = None
+    help: bool = False
+
+
+def read_words(argv: Sequence[str], cls: type) -> Words:
+    """`["lr=1e-3", "data=cifar10"]` -> paths and values. Dashes before a key are tolerated.
+
+    Raises: SettingsError for a word without `=`, an unknown or ambiguous key, a key given twice.
+    """
+    values: dict[str, str] = {}
+    special: dict[str, str] = {}
+    for word in argv:
+        if word in ("-h", "--help", "help"):
+            return Words(help=True)
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals or not key:
+            raise SettingsError(f"{word!r}: expected key=value, e.g. epochs=3 (all options: --help)")
+        target = special if key in ("overlay", "config") else values
+        path = key if target is special else resolve(key, cls)
+        if path in target:
+            raise SettingsError(f"{path} is given twice: {target[path]!r} and {value!r}")
+        target[path] = value
+    return Words(values, special.get("overlay"), special.get("config"))
+
+
+def resolve(key: str, cls: type) -> str:
+    """The full path of a key: `lr` -> `optim.lr`, `data` -> `data.name`, `attention` -> `model.overrides.attention`."""
+    paths, parts = [option.path for option in options(cls)], sections(cls)
+    if key in paths:
+        return key
+    found = [path for path in paths if path.endswith("." + key)]
+    found += [f"model.overrides.{key}"] if key in MODEL_FIELDS else []
+    found += [f"{part}.name" for part in parts if _ends(part, key) and f"{part}.name" in paths]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SettingsError(f"{key!r} is ambiguous: say {' or '.join(_shown(path) for path in found)}")
+    within = [path for path in paths for part in parts if _ends(part, key) and path.startswith(part + ".")]
+    if within:
+        raise SettingsError(f"{key!r} is a section: say one of {', '.join(within)}")
+    head, _, rest = key.partition(".")
+    if head == "model" and rest:
+        return f"model.overrides.{rest}"
+    if head in TOWERS and rest:
+        return f"model.overrides.{key}"
+    raise SettingsError(f"unknown option {key!r}{_hint(key, paths)} (all options: --help)")
+
+
+def shortest(path: str, cls: type) -> str:
+    """The shortest key of a path, the inverse of `resolve`: `optim.lr` -> `lr`, `data.name` -> `data`."""
+    parts = path.removesuffix(".name").split(".")
+    for count in range(1, len(parts) + 1):
+        key = ".".join(parts[-count:])
+        try:
+            if resolve(key, cls) == path:
+                return key
+        except SettingsError:
+            continue
+    return path.replace("model.overrides.", "model.", 1)
+
+
+def read_yaml(file: Path, cls: type) -> dict[str, str]:
+    """The settings of a YAML file as paths and values.
+
+    Raises: SettingsError with the file's name for an unreadable file, a key that is not a full path, a wrong value.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+    if not isinstance(content or {}, dict):
+        raise SettingsError(f"{file}: expected a mapping of settings, got {type(content).__name__}")
+    paths = [option.path for option in options(cls)]
+    layer = {}
+    for path, value in flatten(content or {}).items():
+        if path not in paths and path.partition(".")[0] in TOWERS:
+            path = f"model.{path}"
+        if path not in paths and not path.startswith("model."):
+            raise SettingsError(f"{file}: unknown setting {path!r}{_hint(path, paths)}")
+        if path not in paths and not path.startswith("model.overrides."):
+            path = path.replace("model.", "model.overrides.", 1)
+        layer[path] = value if isinstance(value, str) else json.dumps(value)
+    if layer.get("model.overrides") == "{}":
+        del layer["model.overrides"]
+    return layer
+
+
+def merge(layers: Iterable[Layer]) -> dict[str, str]:
+    """Later layers win; of two settings that exclude each other the later one drops the earlier."""
+    merged: dict[str, str] = {}
+    for layer in layers:
+        for pair in EXCLUSIVE:
+            named = [path for path in pair if layer.get(path, "null") != "null"]
+            if len(named) > 1:
+                raise SettingsError(f"{' and '.join(named)} exclude each other: give one")
+            if named:
+                merged |= dict.fromkeys(pair, "null")
+        merged |= {path: value for path, value in layer.items() if not _is_null_twin(path, value, layer)}
+    return merged
+
+
+def make_settings(cls: type, merged: Layer) -> Any:
+    """Typed, checked settings of merged layers.
+
+    Raises: SettingsError with the option, its value and what it expects.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, None)
+    try:
+        parsed = parser.parse_args([f"--{_one_key(path)}={value}" for path, value in merged.items()]).as_dict()
+        overrides = parsed["model"]["overrides"]
+        parsed["model"]["overrides"] = {key.replace("/", "."): value for key, value in overrides.items()}
+        return build(cls, parsed)
+    except ArgumentError as error:
+        raise SettingsError(_readable(str(error), merged, cls)) from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def parse(cls: type, argv: Sequence[str], *, configs: Path | None = None, recipe: str = "",
+          overlay: str | None = None) -> Any:  # fmt: skip
+    """Settings of a command line.
+
+    Args:
+        cls: A settings dataclass, e.g. `ImageSettings`.
+        argv: The words after the recipe's name.
+        configs: Folder with `<recipe>.yaml` and `hardware/<overlay>.yaml`; None reads no files.
+        recipe: Name of the recipe.
+        overlay: The overlay taken when the command line names none; None takes none.
+    """
+    words = read_words(argv, cls)
+    return make_settings(cls, merge(layers_of(words, cls, configs, recipe, overlay)))
+
+
+def layers_of(words: Words, cls: type, configs: Path | None, recipe: str, overlay: str | None) -> list[Layer]:
+    """The layers over the defaults, lowest first."""
+    files = [configs / f"{recipe}.yaml"] if configs else []
+    chosen = words.overlay or overlay
+    if chosen and configs:
+        files.append(overlay_file(chosen, configs))
+    elif words.overlay:
+        raise SettingsError(f"overlay={words.overlay}: this recipe has no configs folder")
+    if words.config:
+        files.append(Path(words.config))
+    return [*(read_yaml(file, cls) for file in files), words.values]
+
+
+def overlay_file(name: str, configs: Path) -> Path:
+    """`configs/hardware/<name>.yaml`. Raises: SettingsError listing the overlays there are."""
+    known = sorted(file.stem for file in (configs / "hardware").glob("*.yaml"))
+    if name not in known:
+        raise SettingsError(f"overlay={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
+    return configs / "hardware" / f"{name}.yaml"
+
+
+def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
+    """A table of all options with their defaults (the recipe's YAML included) and one-line meanings."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    settings = make_settings(cls, merge(layers))
+    values = flatten(as_dict(settings))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("option", style="bold", no_wrap=True)
+    table.add_column("default", overflow="fold", max_width=20)
+    table.add_column("meaning")
+    rows = [(o.path, _show(values[o.path]), o.meaning) for o in options(cls) if o.path != "model.overrides"]
+    rows += [(f"model.{name}", _show(values.get(f"model.overrides.{name}", "the model's")), meaning)
+             for name, meaning in MODEL_FIELDS.items()]  # fmt: skip
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(usage.strip(), markup=False)
+    console.print(table)
+    console.print(_FOOT, markup=False)
+
+
+_FOOT = """Bare keys work where they are unique (lr=1e-3); data=cifar10 is data.name=cifar10. Values are YAML.
+overlay=cpu|gpu|ddp8|fsdp2 lays configs/hardware/*.yaml over the recipe's own file, config=FILE another one."""
+
+
+def _one_key(path: str) -> str:
+    """`model.overrides.encoder.depth` -> `model.overrides.encoder/depth`: to `jsonargparse` a dot would be a level."""
+    head, found, rest = path.partition("model.overrides.")
+    return f"{head}{found}{rest.replace('.', '/')}" if found else path
+
+
+def _ends(path: str, key: str) -> bool:
+    return path == key or path.endswith("." + key)
+
+
+def _shown(path: str) -> str:
+    return path.replace("model.overrides.", "model.")
+
+
+def _hint(key: str, paths: list[str]) -> str:
+    last = key.rpartition(".")[2]
+    if ALIASES.get(last):
+        return f"; did you mean {ALIASES[last]!r}?"
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    if last in leaves:
+        return f"; did you mean {leaves[last]!r}?"
+    hint = did_you_mean(last, [*leaves, *MODEL_FIELDS, "overlay", "config"])
+    return (did_you_mean(key, paths) or hint) if "." in key else hint
+
+
+def _is_null_twin(path: str, value: str, layer: Layer) -> bool:
+    """Whether this is `epochs: null` beside nothing: it must not undo what an earlier layer says."""
+    pair = next((pair for pair in EXCLUSIVE if path in pair), ())
+    return value == "null" and any(layer.get(other, "null") != "null" for other in pair)
+
+
+def _readable(message: str, merged: Layer, cls: type) -> str:
+    """`jsonargparse`'s complaint in one line: the option, the value and what it expects."""
+    found = re.search(r'Parser key "([^"]+)"', message)
+    option: Option | None = next((o for o in options(cls) if found and o.path == found[1]), None)
+    if option is None:
+        return message
+    return f"{option.path}={merged.get(option.path)}: expected {_expected(option.kind)}"
+
+
+def _expected(kind: Any) -> str:
+    """`int | None` -> `int or null`, `Literal["a", "b"]` -> `a or b`."""
+    literal = re.search(r"Literal\[(.*?)\]", str(kind))
+    plain = re.sub(r"<class '(\w+)'>", r"\1", str(kind))
+    names = literal[1].replace("'", "").split(", ") if literal else plain.split(" | ")
+    return " or ".join("null" if name in ("None", "NoneType") else name for name in names)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

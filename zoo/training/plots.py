@@ -1,0 +1,154 @@
+"""Pictures of a run: its curves, the confusion of its classes. They need no display."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zoo.interpret.plot import attention_grid
+from zoo.interpret.plot_audio import attention_of_sounds
+from zoo.models.base import Model
+from zoo.preprocessing.audio_io import soundfile
+from zoo.training.metrics_file import MetricsTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from zoo.training.result import Result
+    from zoo.training.run import Run
+
+Plot = Callable[["Run", Any, "Result"], "Figure | None"]
+
+
+def draw_all(run: "Run", task: Any, result: "Result", further: Mapping[str, Plot] | None = None) -> list[Path]:
+    """Draw every picture in `PICTURES`, and `further` ones, that has something to show into the run folder; returns
+    the files."""
+    assert run.folder is not None
+    files = []
+    for name, draw in {**PICTURES, **(further or {})}.items():
+        figure = draw(run, task, result)
+        if figure is not None:
+            files.append(run.folder.path / f"{name}.png")
+            figure.savefig(files[-1], dpi=110)
+    return files
+
+
+def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Loss, and the figure that was looked at, over the steps."""
+    assert run.folder is not None and run.data is not None
+    rows = MetricsTable(run.folder.path / "metrics.csv").rows()
+    monitor = "val_perplexity" if task.monitor == "val_loss" else task.monitor
+    series = {name: _series(rows, name) for name in ("train_loss", "val_loss", monitor)}
+    if not series["train_loss"][0] and not series["val_loss"][0]:
+        return None
+    figure = _figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+        left.plot(*series[name], label=label, marker="." if name == "val_loss" else None, linewidth=1.2)
+    left.set(xlabel="step", ylabel="loss", title="loss")
+    left.legend(frameon=False)
+    right.plot(*series[monitor], marker=".", color="tab:green")
+    name = monitor.removeprefix("val_")
+    reached = result.figures.get(f"test_{name}")
+    if reached is not None:
+        said = f"{reached:.2%}" if name in ("accuracy", "f1", "wer") else f"{reached:.4g}"
+        right.axhline(reached, color="grey", linewidth=0.8, linestyle="--")
+        right.annotate(f"test {said}", (0.02, reached), xycoords=("axes fraction", "data"), va="bottom")
+    right.set(xlabel="step", ylabel=name, title=f"validation {name}")
+    name = run.settings.model.source or run.settings.model.name
+    figure.suptitle(f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})"))
+    return figure
+
+
+def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Share of each true class that was taken for each class, on the test set."""
+    counts: Tensor | None = getattr(task, "confusion", None)
+    if counts is None:
+        return None
+    names = (
+        getattr(task, "class_names", None)
+        or getattr(task.model, "labels", None)
+        or [str(i) for i in range(len(counts))]
+    )
+    shares = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
+    side = 3 + 0.42 * len(names)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=60, ha="right")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="taken for", ylabel="true class", title="confusion on the test set, %")
+    if len(names) <= 20:
+        for i in ticks:
+            for j in ticks:
+                if shares[i, j] >= 0.005:
+                    shade = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8, color=shade)
+    return figure
+
+
+def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
+    """Not a figure but the first test image, or sound, as it is: something to try the model on."""
+    assert run.folder is not None
+    data: Any = getattr(task.trainer, "datamodule", None)
+    if hasattr(data, "first_sound"):
+        wave, rate = data.first_sound()
+        soundfile().write(run.folder.path / "sample.wav", wave.numpy(), rate)
+        return None
+    sets = getattr(data, "sets", None)
+    if sets is not None:
+        from PIL import Image
+
+        pixels = sets.test.images[0].permute(1, 2, 0)
+        Image.fromarray(pixels.squeeze(-1).numpy()).save(run.folder.path / "sample.png")
+    return None
+
+
+def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figure | None":
+    """What the layers attend to in some of the test; left out, with the reason, where a layer has no weights."""
+    from torch.distributed.fsdp import FSDPModule
+
+    data: Any = getattr(task.trainer, "datamodule", None)
+    sets, model = getattr(data, "sets", None), task.evaluated
+    if hasattr(data, "some_sounds") and isinstance(model, Model) and not isinstance(model, FSDPModule):
+        return sound_attention(model, *data.some_sounds(count))
+    if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
+        return None  # the forward pass of a sharded model is an affair of all ranks
+    images, labels = sets.test.images[:count], sets.test.labels[:count]
+    batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
+    try:
+        return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
+    except ValueError as error:
+        print(f"attention.png is left out: {error}")
+        return None
+
+
+def sound_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
+    """The same over time and frequency of spectrograms [B, T, F]."""
+    try:
+        return attention_of_sounds(model, values, labels=labels)
+    except ValueError as error:
+        print(f"attention.png is left out: {error}")
+        return None
+
+
+PICTURES: dict[str, Plot] = {
+    "curves": curves,
+    "confusion": confusion,
+    "sample": sample,
+    "attention": attention,
+}
+"""File name -> who draws it. A picture more is an entry more."""
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in points], [value for _, value in points]

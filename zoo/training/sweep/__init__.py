@@ -1,0 +1,1 @@
+"""`zoo compare`: one recipe, one setting with several values, several seeds."""

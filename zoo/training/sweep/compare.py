@@ -1,0 +1,296 @@
+"""`zoo compare`: one recipe, one setting with several values, some seeds; a fair table. Torch-free.
+
+    zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5
+
+Each (value, seed) is a run of the recipe in a process and a folder of its own. Runs of one seed start from equal
+weights, in all that their models share, and see equal batches: recipes draw both by key. The order is seed by seed, so
+that a mistake in any value shows in the first round. Whatever was interrupted goes on with the same command.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.training.sweep.results import Comparison, Trial, choose_metric
+from zoo.utils.errors import did_you_mean
+
+OWN = ("seeds", "minutes", "out", "metric")
+_REFUSED = {"seed": "seeds=3 or seeds=0,7", "run_dir": "out=", "resume": "nothing: an interrupted comparison goes on"}
+_QUIET = {"pictures": "false", "progress": "false"}
+_SETTINGS = "compare.json"
+_RUNNER = ("-m", "zoo.training.sweep.compare")  # `_record` below, in a process of its own
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        script: The recipe.
+        key, values: The setting that differs.
+        seeds: Each value is run with each of them.
+        minutes: Time budget of each run, or None.
+        rest: The words that all runs share.
+        out: Folder of the comparison.
+        metric: The figure to compare, or None to choose.
+    """
+
+    script: Path
+    key: str
+    values: list[str]
+    seeds: list[int]
+    minutes: float | None
+    rest: list[str]
+    out: Path
+    metric: str | None = None
+
+    def folder(self, value: str, seed: int) -> Path:
+        """Where a run goes."""
+        return self.out / _file_name(value) / f"seed-{seed}"
+
+    def fixed(self) -> dict[str, Any]:
+        """What may not change while a comparison goes on; values, seeds and minutes may grow."""
+        return {"recipe": self.script.stem, "key": self.key, "options": sorted(self.rest)}
+
+
+def compare(recipe: str, options: list[str]) -> Comparison:
+    """Run a comparison, or go on with it, and write its table and picture.
+
+    Args:
+        recipe: Name of a script in `recipes/`, or a path to one.
+        options: `key=value` words: one key with several values separated by commas; `seeds` (a number, or a list;
+            default 3), `minutes` (of each run), `out` (folder), `metric`; anything else goes to the recipe.
+
+    Raises: ValueError for options that make no comparison, or that the recipe refuses.
+    """
+    plan = read_plan(recipe, options)
+    _hold_to(plan)
+    pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
+    trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}") for i, (value, seed) in enumerate(pairs, 1)]
+    metric = choose_metric(trials, plan.metric)
+    comparison = Comparison(plan.script.stem, plan.key, plan.values, plan.seeds, trials, metric, plan.out)
+    comparison.write()
+    return comparison
+
+
+def read_plan(recipe: str, options: list[str]) -> Plan:
+    """Options -> plan. Raises ValueError with what to write instead."""
+    script, words = find_recipe(recipe), _words(options)
+    several = {key: parts for key, value in words.items() if key not in OWN and len(parts := split(value)) > 1}
+    if len(several) != 1:
+        found = f"{' and '.join(several)} have several values" if several else "no option has several values"
+        raise ValueError(f"{found}: exactly one may differ between the runs, e.g. attention=softmax,performer")
+    key, values = next(iter(several.items()))
+    if len(set(values)) < len(values) or "" in values:
+        raise ValueError(f"{key}={words[key]}: expected values that are all different and not empty")
+    rest = [f"{name}={value}" for name, value in words.items() if name not in (*OWN, key)]
+    name = key.rpartition(".")[2]
+    out = Path(words.get("out") or Path("runs") / f"compare-{script.stem}-{name}")
+    minutes = _positive("minutes", words["minutes"]) if "minutes" in words else None
+    return Plan(script, key, values, _seeds(words.get("seeds", "3")), minutes, rest, out, words.get("metric"))
+
+
+def find_recipe(recipe: str) -> Path:
+    """The script of a recipe: in `recipes/` here, or in the checkout that this package belongs to."""
+    if recipe.endswith(".py"):
+        if not Path(recipe).is_file():
+            raise ValueError(f"{recipe} does not exist")
+        return Path(recipe).resolve()
+    folders = [Path("recipes"), Path(__file__).parents[3] / "recipes"]
+    for folder in folders:
+        if (file := folder / f"{recipe}.py").is_file():
+            return file.resolve()
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
+    hint = f"there are {', '.join(known)}" if known else "no recipes/ folder is here: run this in a checkout"
+    raise ValueError(f"no recipe {recipe!r}; {hint}{did_you_mean(recipe, known)}")
+
+
+def split(text: str) -> list[str]:
+    """Cut at commas that stand outside of brackets and quotes: `{kind: local, window: 9},softmax` has two parts."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _words(options: list[str]) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for option in options:
+        key, equals, value = option.lstrip("-").partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option!r}: expected key=value, e.g. attention=softmax,performer")
+        if key in _REFUSED:
+            raise ValueError(f"{key}= is set for each run by the comparison; give {_REFUSED[key]}")
+        if key in words:
+            raise ValueError(f"{key} is given twice: {words[key]!r} and {value!r}")
+        words[key] = value
+    return words
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"seeds={text}: expected how many, as in seeds=3, or a list, as in seeds=0,7") from None
+    seeds = list(range(numbers[0])) if len(numbers) == 1 else numbers
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={text}: expected at least one seed, none negative, all different")
+    return seeds
+
+
+def _positive(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"{name}={text}: expected a number above 0")
+    return value
+
+
+def _file_name(value: str) -> str:
+    """A value as the name of a folder; what letters and digits do not tell apart, a hash does."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", value).strip("-.")[:40]
+    return plain if plain == value else f"{plain}-{hashlib.blake2b(value.encode(), digest_size=3).hexdigest()}"
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def _hold_to(plan: Plan) -> None:
+    """Note what the comparison is about; refuse to go on with another one."""
+    from zoo.training.run_dir import write_text
+
+    file = plan.out / _SETTINGS
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if changed := [name for name, value in plan.fixed().items() if before.get(name) != value]:
+            name = changed[0]
+            now, then = plan.fixed()[name], before.get(name)
+            raise ValueError(f"{plan.out} holds a comparison with {name} {then}, not {now}; give another out=")
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(plan.fixed(), indent=2) + "\n")
+
+
+def _trial(plan: Plan, value: str, seed: int, number: str) -> Trial:
+    """Run one trial to its end, unless it is there already."""
+    folder = plan.folder(value, seed)
+    trial = Trial.read(value, seed, folder)
+    left = _minutes_left(plan, trial)
+    if left is not None and left <= 0:
+        return trial
+    print(f"[{number}] {plan.key}={value} seed={seed}", file=sys.stderr, flush=True)
+    failure = _run(plan, value, seed, left)
+    return Trial.read(value, seed, folder, failure)
+
+
+def _minutes_left(plan: Plan, trial: Trial) -> float | None:
+    """Of the time budget; 0 for a run that is done, None for one without a budget."""
+    if trial.result.get("finished"):
+        return 0.0
+    if plan.minutes is None:
+        return None
+    spent = max([float(trial.result.get("seconds", 0.0)), *(curve[-1][1] for curve in trial.curves.values())])
+    return max(0.0, plan.minutes - spent / 60) if "seconds" in trial.result else max(0.05, plan.minutes - spent / 60)
+
+
+def _run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
+    """Run the recipe in a process of its own; its words go into `log.txt`.
+
+    Returns: Why it failed, or an empty text.
+
+    Raises: ValueError when the recipe refuses its options; KeyboardInterrupt when either process is interrupted.
+    """
+    folder = plan.folder(value, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {word.partition("=")[0].rpartition(".")[2] for word in plan.rest}
+    quiet = [f"{key}={choice}" for key, choice in _QUIET.items() if key not in given]
+    budget = [] if minutes is None else [f"minutes={minutes:.4g}"]
+    words = [f"{plan.key}={value}", *plan.rest, f"seed={seed}", f"run_dir={folder}", *budget, *quiet]
+    command = [sys.executable, *_RUNNER, str(folder / "measured.json"), str(plan.script), *words]
+    root = str(Path(__file__).parents[3])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(folder / "log.txt", "ab") as log:
+        log.write(f"$ {' '.join(command)}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": paths}
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # it heard the signal too and writes its checkpoint
+            raise
+    if code == 130:
+        raise KeyboardInterrupt
+    if code == 0:
+        return ""
+    lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else f"exit status {code}"
+    if code == 2:
+        raise ValueError(f"{plan.key}={value}: {last.removeprefix('error: ')}")
+    return last
+
+
+def _record(file: Path, script: str, words: Sequence[str]) -> None:
+    """In the process of a run: do as `python script` does, then write down what only this process knows."""
+    import runpy
+
+    sys.argv = [script, *words]
+    sys.path[0] = str(Path(script).parent)  # as `python script` has it
+    code: Any = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    if not code and int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0:
+        from zoo.training.run_dir import write_text
+
+        memory = peak_memory()
+        write_text(file, json.dumps({"peak_memory": memory, "flops": flops(file.parent / "model")}) + "\n")
+    sys.exit(code)
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process needed at most: allocated on the GPU if there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def flops(folder: Path) -> float | None:
+    """Floating-point operations of one item's forward pass through a saved model; None if it cannot be told."""
+    from zoo.checkpoints.load import load
+    from zoo.inference.cost import measure
+
+    try:
+        return measure(load(str(folder)), 1).flops
+    except ValueError:  # a kind that cannot be loaded by name
+        return None
+
+
+if __name__ == "__main__":
+    _record(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,1 @@
+"""What every package uses and nothing of the models: errors, files, console, random numbers by key."""

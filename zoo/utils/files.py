@@ -1,0 +1,252 @@
+"""Files: JSON and tensors read with errors that name the file, and everything written atomically.
+
+Tensors are read lazily and never copied: safetensors and torch's zip files are memory-mapped, so a tensor costs
+nothing until its first page is touched. Reading runs no code: pickles are opened with `weights_only=True`.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zoo.utils.errors import LoadError
+
+# In the order of preference: a folder may hold the same weights twice (the hub's older repositories do).
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises LoadError, naming the file, when it is absent, damaged or not an object."""
+    value = _read_json(Path(path))
+    if not isinstance(value, dict):
+        raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
+    return value
+
+
+def read_json_list(path: str | Path) -> list[Any]:
+    """The list in a JSON file, else LoadError."""
+    value = _read_json(Path(path))
+    if not isinstance(value, list):
+        raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected a list [...]")
+    return value
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} is not readable JSON: {error}") from None
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON with a final newline, keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+# --- Tensors ------------------------------------------------------------------------------------------------------
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Named tensors of one or several files, each read when it is asked for.
+
+    place: tensor name -> the file that holds it. Only the file's header has been looked at.
+    """
+
+    def __init__(self, place: dict[str, Path], get: dict[Path, Callable[[str], Tensor]]):
+        self.place, self.get_from = place, get
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self.place[name]
+        try:
+            return self.get_from[path](name)
+        except SafetensorError as error:
+            raise LoadError(f"{path} is damaged: tensor {name!r} cannot be read ({error})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.place)
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+
+def open_tensors(path: str | Path, device: str | torch.device = "cpu", names: Sequence[str] = WEIGHT_FILES) -> Tensors:
+    """The tensors of a folder, or of one file: safetensors or torch pickles (`.bin`, `.pth`, `.ckpt`), sharded or not.
+
+    names: the files of a folder that are looked for, in the order of preference.
+    Raises LoadError, naming the file, when it is missing, truncated, no such file at all, or a pickle that runs code.
+    """
+    path = Path(path)
+    file = _weight_file(path, names) if path.is_dir() else path
+    files = _shards(file) if file.name.endswith(".index.json") else {file: None}
+    place: dict[str, Path] = {}
+    getters: dict[Path, Callable[[str], Tensor]] = {}
+    for shard, promised in files.items():
+        names, getters[shard] = _open(shard, device)
+        if promised is not None and (absent := sorted(promised - set(names))):
+            raise LoadError(f"{file} promises {absent[0]!r} in {shard.name}, which does not hold it")
+        if twice := sorted(place.keys() & set(names)):
+            raise LoadError(f"{twice[0]!r} is in both {place[twice[0]].name} and {shard.name} of {file.parent}")
+        place |= dict.fromkeys(names, shard)
+    return Tensors(place, getters)
+
+
+def _weight_file(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise LoadError(f"{folder} holds no weights: none of {', '.join(names)}")
+
+
+def _shards(index: Path) -> dict[Path, set[str] | None]:
+    """Shard -> the tensors that the index says are in it."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise LoadError(f"{index} has no 'weight_map'")
+    shards: dict[Path, set[str] | None] = {index.parent / name: set() for name in sorted(set(weight_map.values()))}
+    for tensor, name in weight_map.items():
+        promised = shards[index.parent / name]
+        assert promised is not None
+        promised.add(tensor)
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise LoadError(f"{index} names the shard {absent[0]}, which is not in {index.parent}")
+    return shards
+
+
+def _open(file: Path, device: str | torch.device) -> tuple[list[str], Callable[[str], Tensor]]:
+    if not file.is_file():
+        raise LoadError(f"{file} does not exist")
+    if file.suffix == ".safetensors":
+        try:
+            handle = safe_open(file, framework="pt", device=str(device))
+        except (SafetensorError, OSError) as error:
+            raise LoadError(f"{file} is truncated or no safetensors file: {error}") from None
+        return list(handle.keys()), handle.get_tensor
+    tensors = {name: value.to(device) for name, value in read_pickle(file).items() if isinstance(value, Tensor)}
+    return list(tensors), tensors.__getitem__
+
+
+def read_pickle(file: str | Path) -> dict[str, Any]:
+    """What `torch.save` wrote (a dict), memory-mapped where the format allows. Never runs code."""
+    file = Path(file)
+    with file.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"  # torch < 1.6 wrote bare pickles, which cannot be mapped
+    try:
+        value = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise LoadError(f"{file} is damaged, or would run code when unpickled: refused ({reason})") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        reason = str(error).split("\n")[0] or "empty"
+        raise LoadError(f"{file} is truncated or not written by torch.save: {reason}") from None
+    if not isinstance(value, dict):
+        raise LoadError(f"{file} holds a {type(value).__name__}, expected a dict of tensors")
+    return value
+
+
+# --- Writing ------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Write a file so that a reader, a crash or a full disk sees the old file or the new one, never a part.
+
+    content: the text, the bytes, or a function that writes to the path it is given.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        _write(temporary, content)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A folder to write into that takes the place of `path`, file by file, once everything is safely on disk.
+
+    An exception inside leaves `path` as it was. Other files in an existing `path` stay, except those that match a
+    pattern of `owns` (a former save's) and were not written again.
+
+        with atomic_folder("my-model", owns=("*.safetensors", "config.json")) as folder:
+            (folder / "config.json").write_text("{}")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        yield staged
+        os.chmod(staged, 0o777 & ~_umask())
+        for entry in staged.rglob("*"):
+            _sync(entry)
+        if path.exists():
+            _move_in(staged, path, owns)
+        else:
+            os.replace(staged, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _move_in(staged: Path, path: Path, owns: tuple[str, ...]) -> None:
+    written = {entry.relative_to(staged) for entry in staged.rglob("*") if entry.is_file()}
+    for name in written:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged / name, path / name)
+    for old in list(path.iterdir()):
+        if old.is_file() and old.relative_to(path) not in written and any(fnmatch(old.name, glob) for glob in owns):
+            old.unlink()
+
+
+def _write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network filesystems cannot sync a folder; a file that cannot is not on disk
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

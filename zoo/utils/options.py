@@ -1,0 +1,94 @@
+"""Nested dataclasses as options: listed with their help text, built from nested dicts, compared.
+
+The `Attributes:` lines of a dataclass are the one place where an option is described; the help table is made of them.
+"""
+
+import inspect
+import types
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the help table: `trainer.epochs`, its type, default and meaning."""
+
+    path: str
+    kind: Any
+    default: Any
+    meaning: str
+
+
+def options(cls: type, prefix: str = "") -> Iterator[Option]:
+    """Every option of a settings class, depth first: sections after the plain fields of their parent."""
+    hints, meanings, default = get_type_hints(cls), _meanings(cls), cls()
+    for entry in sorted(fields(cls), key=lambda f: is_dataclass(hints[f.name])):
+        path = prefix + entry.name
+        if is_dataclass(hints[entry.name]):
+            yield from options(hints[entry.name], path + ".")
+        else:
+            yield Option(path, hints[entry.name], getattr(default, entry.name), meanings.get(entry.name, ""))
+
+
+def sections(cls: type, prefix: str = "") -> dict[str, type]:
+    """The nested dataclasses of a settings class by their path: `{"data": ..., "data.augment": ...}`."""
+    found: dict[str, type] = {}
+    for name, kind in get_type_hints(cls).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            found[prefix + name] = kind
+            found |= sections(kind, f"{prefix}{name}.")
+    return found
+
+
+def build(cls: type, values: dict[str, Any]) -> Any:
+    """A settings object from the nested dict that `as_dict` made (types were checked by the parser)."""
+    nested = sections(cls)
+    made = {}
+    for name, value in values.items():
+        kind = nested.get(name)
+        made[name] = build(kind, value) if kind else tuple(value) if _is_tuple(cls, name) else value
+    return cls(**made)
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Nested dicts and lists of plain values, as they stand in `config.yaml`."""
+    return _plain(asdict(settings))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"trainer": {"epochs": 3}}` -> `{"trainer.epochs": 3}`; `model.overrides` is flattened like a section."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and prefix != "model.overrides.":
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _is_tuple(cls: type, name: str) -> bool:
+    kind = get_type_hints(cls)[name]
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return any(get_origin(k) is tuple for k in kinds)
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """The `Attributes:` lines of a settings class and its parents, continued lines joined."""
+    found: dict[str, str] = {}
+    for parent in reversed(cls.__mro__):
+        lines = inspect.cleandoc(parent.__doc__ or "").partition("Attributes:")[2].splitlines()
+        name = ""
+        for line in (entry for entry in lines if entry.strip()):
+            if line.startswith("    ") and not line.startswith("     "):
+                name, _, text = line.strip().partition(": ")
+                found[name] = text
+            elif name:
+                found[name] += " " + line.strip()
+    return found
