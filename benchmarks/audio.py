@@ -21,7 +21,7 @@ from torch import Tensor
 import zoo
 
 SECONDS = (1, 2, 3, 5, 7, 10)
-RATE = 16000
+SAMPLING_RATE = 16000
 
 
 def both(name: str, device: str, **config: Any) -> tuple[Any, zoo.Model]:
@@ -52,27 +52,27 @@ def spectrograms(depth: int, device: str) -> dict[str, Callable[[], object]]:
     x = torch.randn(1, 1024, 128, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         reference = theirs(x).logits
-        for name, model in (("as loaded", ours), ("optimised", fast), ("optimised bfloat16", fast_half)):
+        for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
             print(f"{name}: greatest difference to transformers {error(model(x), reference):.1e}")
     return {
         "transformers float32": lambda: theirs(x),
         "transformers bfloat16": lambda: half(x.bfloat16()),
         "zoo as loaded": lambda: ours(x),
-        "zoo optimised float32": lambda: fast(x),
-        "zoo optimised bfloat16": lambda: fast_half(x),
+        "zoo optimized float32": lambda: fast(x),
+        "zoo optimized bfloat16": lambda: fast_half(x),
     }
 
 
 def clips(depth: int, device: str, **config: Any) -> dict[str, Callable[[], object]]:
     theirs, ours = both("Wav2Vec2Model", device, num_hidden_layers=depth, **config)
     half, fast, fast_half = half_of(theirs), zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
-    lengths = [RATE * seconds for seconds in SECONDS]
+    lengths = [SAMPLING_RATE * seconds for seconds in SECONDS]
     keep = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     x = torch.randn(keep.shape, generator=torch.Generator().manual_seed(0)) * keep
     x, keep = x.to(device), keep.to(device)
     with torch.inference_mode():
         alone = [theirs(x[row : row + 1, :n]).last_hidden_state[0] for row, n in enumerate(lengths)]
-        for name, model in (("as loaded", ours), ("optimised", fast), ("optimised bfloat16", fast_half)):
+        for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
             y = model(x, keep)
             worst = max(error(y[row, : len(z)], z) for row, z in enumerate(alone))
             print(f"{name}: greatest difference to transformers' clips alone {worst:.1e}")
@@ -81,8 +81,8 @@ def clips(depth: int, device: str, **config: Any) -> dict[str, Callable[[], obje
         "transformers one by one": lambda: [theirs(x[row : row + 1, :n]) for row, n in enumerate(lengths)],
         "transformers bfloat16": lambda: half(x.bfloat16(), attention_mask=keep),
         "zoo as loaded": lambda: ours(x, keep),
-        "zoo optimised float32": lambda: fast(x, keep),
-        "zoo optimised bfloat16": lambda: fast_half(x, keep),
+        "zoo optimized float32": lambda: fast(x, keep),
+        "zoo optimized bfloat16": lambda: fast_half(x, keep),
     }
 
 

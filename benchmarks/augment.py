@@ -1,9 +1,9 @@
 """Images per second: whole-batch augmentation against torchvision, image by image in a DataLoader.
 
-    python benchmarks/augment.py [batch=128] [batches=4] [rounds=7] [device=cpu|cuda] [data=embedded]
+    python benchmarks/augment.py [batch=128] [batches=4] [rounds=7] [device=cpu|cuda] [data=synthetic]
 
-Targets: crop + flip + normalise >= 5x; a full recipe (crop, flip, RandAugment or TrivialAugment, erasing, MixUp or
-CutMix) >= 3x. Both sides start from the same uint8 tensor in memory and end with normalised float batches and targets.
+Targets: crop + flip + normalize >= 5x; a full recipe (crop, flip, RandAugment or TrivialAugment, erasing, MixUp or
+CutMix) >= 3x. Both sides start from the same uint8 tensor in memory and end with normalized float batches and targets.
 torchvision mixes whole batches with one lambda; ours draws partner and lambda for each image.
 """
 
@@ -16,11 +16,11 @@ from _measure import options, paired
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from zoo.data import Augment, AugmentSettings, ImageSet, ImageSets, KeyedBatches, load_images
+from zoo.data import Augment, AugmentSettings, ImageDataset, ImageSplits, KeyedBatches, load_images
 from zoo.data.datamodule import Loader
 
 RECIPES = {
-    "crop, flip, normalise": AugmentSettings(),
+    "crop, flip, normalize": AugmentSettings(),
     "crop, flip, RandAugment(2, 9), erasing, MixUp or CutMix": AugmentSettings(
         policy="randaugment", erasing=0.25, mixup=0.8, cutmix=1.0
     ),
@@ -33,7 +33,7 @@ RECIPES = {
 class PerSample(Dataset[Any]):
     """The usual way: one image, one chain of transforms."""
 
-    def __init__(self, images: ImageSet, chain: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, images: ImageDataset, chain: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.images, self.chain = images, chain
 
     def __len__(self) -> int:
@@ -43,14 +43,14 @@ class PerSample(Dataset[Any]):
         return self.chain(self.images.images[i]), int(self.images.labels[i])
 
 
-def torchvision_loader(sets: ImageSets, settings: AugmentSettings, batch: int) -> DataLoader[Any]:
+def torchvision_loader(sets: ImageSplits, settings: AugmentSettings, batch: int) -> DataLoader[Any]:
     """The same operations with torchvision's own transforms."""
     chain: list[Any] = [
         v2.RandomCrop(sets.train.images.shape[-1], padding=settings.crop),
         v2.RandomHorizontalFlip(settings.flip),
     ]
     if settings.policy == "randaugment":
-        chain.append(v2.RandAugment(settings.operations, settings.magnitude))
+        chain.append(v2.RandAugment(settings.num_ops, settings.magnitude))
     elif settings.policy == "trivialaugment":
         chain.append(v2.TrivialAugmentWide())
     chain += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(sets.mean, sets.std)]
@@ -89,7 +89,7 @@ def forever(loader: Any) -> Iterator[Any]:
 
 def main() -> None:
     """Print one table for each recipe."""
-    o = options(batch=128, batches=4, rounds=7, device="cpu", data="embedded")
+    o = options(batch=128, batches=4, rounds=7, device="cpu", data="synthetic")
     sets = load_images(o.data)
     for name, settings in RECIPES.items():
         ours = forever(Loader(sets.train, KeyedBatches(len(sets.train), o.batch, seed=0, step=lambda: 0)))

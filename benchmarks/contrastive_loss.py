@@ -55,7 +55,7 @@ def step(name: str, rows: int, width: int, device: str) -> Callable[[], list[Ten
 
 def training(name: str, rows: int, device: str) -> Callable[[], object]:
     """A call that gives the gradients of a step of two towers."""
-    from zoo.tasks import Contrast
+    from zoo.tasks import ContrastiveTask
 
     g = torch.Generator().manual_seed(0)
     batch = {
@@ -64,7 +64,7 @@ def training(name: str, rows: int, device: str) -> Callable[[], object]:
     }
     text = {"name": "bert_tiny", "pool": "mean", "pooler": None}
     model = zoo.contrast(image="vit_cifar", text=text, seed=0).to(device).train()
-    task = Contrast(model, cached=None if name == CACHED[0] else PART, duplicates="ignore").to(device)
+    task = ContrastiveTask(model, grad_cache_size=None if name == CACHED[0] else PART, duplicates="ignore").to(device)
 
     def run() -> None:
         task.loss_of(batch, 0, 0).backward()

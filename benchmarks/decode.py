@@ -2,8 +2,8 @@
 
     python benchmarks/decode.py [rows=1,8] [new=32] [rounds=7] [size=gpt2|small|llama] [prefill=512] [device=cpu|cuda]
 
-Targets: GPT-2 decode, one row, optimised with rows="one" >= 1.25x in float32 and >= 2.0x in bfloat16 over transformers
-in float32; eight rows >= 2.0x and >= 3.0x; a small model (6 layers, 192 wide) >= 1.8x as loaded, >= 2.3x optimised;
+Targets: GPT-2 decode, one row, optimized with rows="one" >= 1.25x in float32 and >= 2.0x in bfloat16 over transformers
+in float32; eight rows >= 2.0x and >= 3.0x; a small model (6 layers, 192 wide) >= 1.8x as loaded, >= 2.3x optimized;
 prefill of 512 tokens >= 1.5x of transformers' model(input_ids). Weights are random; the tokens of all float32 variants
 are compared.
 """
@@ -39,7 +39,7 @@ def models(size: str, device: str) -> tuple[torch.nn.Module, zoo.Model]:
         for name, tensor in list(ours.named_parameters()):  # out of the file that goes away
             owner, _, key = name.rpartition(".")
             setattr(ours.get_submodule(owner), key, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))
-        if ours.config.tied:
+        if ours.config.tie_word_embeddings:
             ours.head.proj.weight = ours.tokens.word.weight
     return theirs.to(device), ours.to(device)
 
@@ -57,12 +57,12 @@ def decoding(theirs: torch.nn.Module, ours: zoo.Model, ids: torch.Tensor, new: i
     def mine(model: zoo.Model) -> Callable[[], torch.Tensor]:
         return lambda: zoo.generate(model, ids, max_new_tokens=new, eos_token_id=None)
 
-    calls = {"transformers float32": peer, "zoo float32": mine(ours), "zoo optimised float32": mine(fast)}
+    calls = {"transformers float32": peer, "zoo float32": mine(ours), "zoo optimized float32": mine(fast)}
     expected = peer()
     for name, call in calls.items():
         same = (call() == expected).float().mean()
         print(f"{name}: {100 * same:.0f} % of the tokens are those of transformers")
-    return calls | {"zoo optimised bfloat16": mine(half)}
+    return calls | {"zoo optimized bfloat16": mine(half)}
 
 
 def prefill(theirs: torch.nn.Module, ours: zoo.Model, length: int) -> dict[str, Callable[[], object]]:
@@ -72,7 +72,7 @@ def prefill(theirs: torch.nn.Module, ours: zoo.Model, length: int) -> dict[str, 
     def mine(model: zoo.Model) -> Callable[[], object]:
         return lambda: zoo.generate(model, ids, max_new_tokens=1)
 
-    return {"transformers model(ids)": lambda: theirs(ids), "zoo float32": mine(ours), "zoo optimised": mine(fast)}
+    return {"transformers model(ids)": lambda: theirs(ids), "zoo float32": mine(ours), "zoo optimized": mine(fast)}
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/features.py [clips=16] [seconds=10] [bins=128] [rounds=15]
 
-Targets: >= 1.0x of ASTFeatureExtractor through torchaudio, >= 1.8x by our path. All give the same normalised
+Targets: >= 1.0x of ASTFeatureExtractor through torchaudio, >= 1.8x by our path. All give the same normalized
 [clips, 1024, bins], to 1e-5, from the same arrays; Whisper's log-mel and the waveforms of wav2vec 2.0 come after.
 """
 
@@ -16,15 +16,15 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 
-def torchaudios(waves: list[Any], preprocess: SpectrogramPreprocess) -> Tensor:
+def torchaudios(waves: list[Any], preprocess: SpectrogramFeatureExtractor) -> Tensor:
     """The same numbers by torchaudio's own function, which takes one clip."""
-    out = torch.zeros(len(waves), preprocess.frames, preprocess.bins)
+    out = torch.zeros(len(waves), preprocess.frames, preprocess.num_mel_bins)
     for row, wave in zip(out, waves):
-        made = kaldi.fbank(torch.from_numpy(wave)[None], window_type="hanning", num_mel_bins=preprocess.bins)
+        made = kaldi.fbank(torch.from_numpy(wave)[None], window_type="hanning", num_mel_bins=preprocess.num_mel_bins)
         row[: len(made)] = made[: preprocess.frames]
     return out.sub_(preprocess.mean).div_(preprocess.std)
 
@@ -43,28 +43,28 @@ def main() -> None:
     draw = numpy.random.default_rng(0)
     waves = [draw.normal(0, 0.1, o.seconds * 16000).astype(numpy.float32) for _ in range(o.clips)]
     theirs = ASTFeatureExtractor(num_mel_bins=o.bins)
-    ours = SpectrogramPreprocess.from_transformers(theirs.to_dict())
+    ours = SpectrogramFeatureExtractor.from_transformers(theirs.to_dict())
     asked: dict[str, Any] = dict(sampling_rate=16000, return_tensors="pt")
     candidates = {
         "transformers ASTFeatureExtractor": lambda: theirs(waves, **asked)["input_values"],
         "torchaudio, clip by clip": partial(torchaudios, waves, ours),
-        "zoo, whole batch": lambda: ours(waves, rate=16000, too_long="cut")["input_values"],
+        "zoo, whole batch": lambda: ours(waves, sampling_rate=16000, too_long="cut")["input_values"],
     }
     title = f"{o.clips} clips of {o.seconds} s, kaldi filter banks"
     check(candidates)
     paired(candidates, rounds=o.rounds, title=title, items=o.clips)
     whisper = WhisperFeatureExtractor(80)
-    mine = SpectrogramPreprocess.from_transformers(whisper.to_dict())
+    mine = SpectrogramFeatureExtractor.from_transformers(whisper.to_dict())
     candidates = {
         "transformers WhisperFeatureExtractor": lambda: whisper(waves, **asked)["input_features"],
-        "zoo, whole batch": lambda: mine(waves, rate=16000, too_long="cut")["input_features"],
+        "zoo, whole batch": lambda: mine(waves, sampling_rate=16000, too_long="cut")["input_features"],
     }
     check(candidates)
     paired(candidates, rounds=o.rounds, title=f"{o.clips} clips of {o.seconds} s, Whisper's log-mel", items=o.clips)
-    waveform, own = Wav2Vec2FeatureExtractor(), WaveformPreprocess()
+    waveform, own = Wav2Vec2FeatureExtractor(), WaveformFeatureExtractor()
     candidates = {
         "transformers Wav2Vec2FeatureExtractor": lambda: waveform(waves, padding=True, **asked)["input_values"],
-        "zoo": lambda: own(waves, rate=16000)["input_values"],
+        "zoo": lambda: own(waves, sampling_rate=16000)["input_values"],
     }
     check(candidates)
     paired(candidates, rounds=o.rounds, title=f"{o.clips} clips of {o.seconds} s, waveforms", items=o.clips)

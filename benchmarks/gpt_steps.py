@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import zoo
 from zoo.tasks.base import seed_all
-from zoo.tasks.language_modeling import NextToken
+from zoo.tasks.language_modeling import CausalLMTask
 
 
 def both(o: Any) -> tuple[nn.Module, zoo.Model]:
@@ -60,7 +60,7 @@ def candidates(o: Any) -> dict[str, Callable[[], object]]:
     ids = torch.randint(o.vocabulary, (o.steps, o.batch, o.context + 1), generator=generator).to(o.device)
     batches = [{"input_ids": row[:, :-1], "labels": row[:, 1:].contiguous()} for row in ids]
     (theirs, ours), (_, own) = both(o), both(o)
-    task = NextToken(own, lr=1e-3)
+    task = CausalLMTask(own, lr=1e-3)
     place = {"step": 0}
 
     def plain(model: nn.Module, scores: Callable[[Any], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [batch=1,4,16] [depth=12] [rounds=7] [device=cpu|cuda]
 
-Targets: as created >= 0.98x timm; optimised >= 1.20x in float32, bfloat16 >= 2.1x timm in float32 and >= 1.12x timm in
+Targets: as created >= 0.98x timm; optimized >= 1.20x in float32, bfloat16 >= 2.1x timm in float32 and >= 1.12x timm in
 bfloat16 at batch 4 (2.2x and 1.15x at batch 16). Weights are random; the numbers of all float32 variants are compared.
 """
 
@@ -30,13 +30,13 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
     with torch.inference_mode():
         reference = ours(x)
         error = float((fast(x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
-    print(f"batch {batch}: greatest difference of the optimised model {error:.1e}")
+    print(f"batch {batch}: greatest difference of the optimized model {error:.1e}")
     return {
         "timm float32": lambda: theirs(x),
         "zoo float32": lambda: ours(x),
-        "zoo optimised float32": lambda: fast(x),
+        "zoo optimized float32": lambda: fast(x),
         "timm bfloat16": lambda: half(x_half),
-        "zoo optimised bfloat16": lambda: fast_half(x),
+        "zoo optimized bfloat16": lambda: fast_half(x),
     }
 
 

@@ -4,7 +4,7 @@
 
 full: 8 rows of 128 tokens; targets after zoo.optimize: >= 1.2x in float32, >= 2.2x in bfloat16 over its float32.
 ragged: lengths 8, 16, 24, 32, 48, 64, 96, 128, which transformers pads; useful tokens a second: >= 2.3x as loaded,
->= 3.0x optimised, >= 5.5x optimised in bfloat16. train: a step of bert-small (512 wide, 4 layers, 8 heads) with a
+>= 3.0x optimized, >= 5.5x optimized in bfloat16. train: a step of bert-small (512 wide, 4 layers, 8 heads) with a
 classifier, 32 rows of which 1179 of 2048 tokens are real, with AdamW; >= 1.7x. Weights are random and the same.
 """
 
@@ -52,15 +52,15 @@ def inference(lengths: tuple[int, ...], depth: int, device: str) -> dict[str, Ca
     real = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))[..., None]
     with torch.inference_mode():
         reference = theirs(**batch).last_hidden_state * real
-        for name, model in (("as loaded", ours), ("optimised", fast), ("optimised bfloat16", fast_half)):
+        for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
             error = ((model(**batch) - reference).abs().max() / reference.abs().max().clamp_min(1)).item()
             print(f"{name}: greatest difference to transformers {error:.1e}")
     return {
         "transformers float32": lambda: theirs(**batch),
         "transformers bfloat16": lambda: half(**batch),
         "zoo as loaded": lambda: ours(**batch),
-        "zoo optimised float32": lambda: fast(**batch),
-        "zoo optimised bfloat16": lambda: fast_half(**batch),
+        "zoo optimized float32": lambda: fast(**batch),
+        "zoo optimized bfloat16": lambda: fast_half(**batch),
     }
 
 

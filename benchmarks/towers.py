@@ -2,7 +2,7 @@
 
     python benchmarks/towers.py [what=text,captions,image] [name=ViT-B-32-quickgelu] [depth=12] [rounds=7] [device=cuda]
 
-text: 8 texts of 12 tokens in 77, as open_clip's tokenizer pads them; targets: >= 5x as loaded, >= 6x optimised.
+text: 8 texts of 12 tokens in 77, as open_clip's tokenizer pads them; targets: >= 5x as loaded, >= 6x optimized.
 captions: 32 texts of 6 to 24 tokens. image: 8 pictures; target after zoo.optimize: >= 1.2x in float32. Weights are
 random, the same, and go through a folder.
 """
@@ -53,18 +53,18 @@ def calls(what: str, theirs: Any, ours: zoo.Model, device: str) -> dict[str, Cal
     fast, half = zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
     run = {
         name: getattr(model, f"encode_{tower}")
-        for name, model in (("loaded", ours), ("optimised", fast), ("half", half), ("theirs", theirs))
+        for name, model in (("loaded", ours), ("optimized", fast), ("half", half), ("theirs", theirs))
     }
     with torch.inference_mode():
         reference = run["theirs"](x, normalize=True)
-        for name in ("loaded", "optimised", "half"):
+        for name in ("loaded", "optimized", "half"):
             error = float((run[name](x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
             print(f"{what}, {name}: greatest difference to open_clip {error:.1e}")
     return {
         "open_clip float32": lambda: run["theirs"](x, normalize=True),
         "zoo as loaded": lambda: run["loaded"](x),
-        "zoo optimised float32": lambda: run["optimised"](x),
-        "zoo optimised bfloat16": lambda: run["half"](x),
+        "zoo optimized float32": lambda: run["optimized"](x),
+        "zoo optimized bfloat16": lambda: run["half"](x),
     }
 
 

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from zoo.data.datamodule import Loader
-from zoo.data.image.dataset import ImageSet, ImageSets
+from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.keyed_batches import KeyedBatches
-from zoo.tasks.classification import Classify
+from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.optimizer import adamw, param_groups
 from zoo.training.config import ImageSettings
 from zoo.training.recipes.images import HeldOutImages
-from zoo.training.result import DataFacts
+from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 
-WORDS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "holdout=0.01", "pictures=false",
+WORDS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "val_fraction=0.01", "plots=false",
          "checkpoint_every=200")  # fmt: skip
 
 
@@ -57,19 +57,19 @@ class Watch(L.Callback):
             self.spent = time.process_time() - self.start
 
 
-def images(n: int) -> ImageSets:
+def images(n: int) -> ImageSplits:
     """Noise."""
     g = torch.Generator().manual_seed(0)
-    whole = ImageSet(
+    whole = ImageDataset(
         torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=g), torch.arange(n) % 4, list("abcd")
     )
-    return ImageSets(whole, whole.subset(16), "noise", False, "drawn", (0.5,) * 3, (0.5,) * 3)
+    return ImageSplits(whole, whole.subset(16), "noise", False, "drawn", (0.5,) * 3, (0.5,) * 3)
 
 
-def task_of(run: Run, data: HeldOutImages) -> Classify:
+def task_of(run: Run, data: HeldOutImages) -> ClassificationTask:
     """The recipe's task."""
     s = run.settings
-    return Classify(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
+    return ClassificationTask(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
 
 
 def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = Run.of("overhead", [*WORDS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
             sets = images(4 * steps + 64)
-            run.open(DataFacts("noise", False, "drawn", len(sets.train), len(sets.test)))
+            run.open(DatasetInfo("noise", False, "drawn", len(sets.train), len(sets.test)))
             data = HeldOutImages(sets, 0.01, seed=0, batch_size=4, augment=run.settings.data.augment)
             hand.append(1e3 * bare(run, data, steps, skip))
             full.append(1e3 * trained(run, data, steps, skip))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zoo
-from zoo.nn import Core, CoreSpec, Mixer, MixerSpec
+from zoo.nn import Core, CoreSpec, Mixer, MixerConfig
 
 
 class Sigmoid(Core):
@@ -38,9 +38,9 @@ class TalkingHeads(Core):
 
 
 class Convolution(Mixer):
-    """No attention weights at all: each channel looks at its neighbours in the sequence."""
+    """No attention weights at all: each channel looks at its neighbors in the sequence."""
 
-    def __init__(self, spec: MixerSpec) -> None:
+    def __init__(self, spec: MixerConfig) -> None:
         super().__init__(spec)
         self.conv = nn.Conv1d(spec.width, spec.width, 5, padding=2, groups=spec.width)
 

@@ -1,8 +1,8 @@
 """Train two towers on sounds with captions, from scratch or from given towers; a text then tells what is heard.
 
-    python recipes/clap_pairs.py                        sounds synthesised by the program: a minute or two on two cores
+    python recipes/clap_pairs.py                        sounds synthesized by the program: a minute or two on two cores
     python recipes/clap_pairs.py data=fsdd              spoken digits: "the spoken digit three"
-    python recipes/clap_pairs.py data=fsdd "unseen=[three, seven]"       two digits that are heard in the test alone
+    python recipes/clap_pairs.py data=fsdd "held_out_classes=[three, seven]"       two digits that are heard in the test alone
     python recipes/clap_pairs.py data=FOLDER            captions.csv beside sounds, or a folder per class
     python recipes/clap_pairs.py data=clips.parquet captions=caption audio.name=FOLDER audio.locked=true
 
@@ -18,17 +18,17 @@ from zoo.training.recipes.config import ClapSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"sounds": "epochs=24", "fsdd": "epochs=80"}
+LONGER = {"synthetic": "epochs=24", "fsdd": "epochs=80"}
 
 
 def train(run: Run) -> Result:
     """Towers and pairs by name, their contrast, and a run around it."""
     from zoo.training.fit import fit
-    from zoo.training.recipes.audio_pairs import open_sound_pairs, prompt_figures, try_it
+    from zoo.training.recipes.audio_pairs import open_audio_pairs, prompt_figures, try_it
     from zoo.training.recipes.pairs import contrast_task
     from zoo.training.recipes.retrieval_page import retrieval
 
-    model, data, sets = open_sound_pairs(run)
+    model, data, sets = open_audio_pairs(run)
     return fit(run, contrast_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
                    longer=LONGER, plots={"retrieval": retrieval},
                    callbacks=prompt_figures(run, data, sets), try_it=try_it(run, sets))  # fmt: skip

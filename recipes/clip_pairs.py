@@ -5,9 +5,9 @@
     python recipes/clip_pairs.py data=FOLDER            captions.csv (file, caption) beside pictures, or train.parquet
     python recipes/clip_pairs.py "data=shards/{000..009}.tar" test=shards/010.tar loss=siglip
     python recipes/clip_pairs.py data=FOLDER image.name=FOLDER image.locked=true text.name=bert_mini
-    python recipes/clip_pairs.py data=FOLDER model.source=org/clip lr=1e-5 cached=64 batch_size=1024
+    python recipes/clip_pairs.py data=FOLDER model.source=org/clip lr=1e-5 grad_cache_size=64 batch_size=1024
 
-The drawn scenes combine colours and shapes; some combinations are kept out of training, and the test asks for those.
+The drawn scenes combine colors and shapes; some combinations are kept out of training, and the test asks for those.
 A tokenizer is learned from the captions unless the text tower brings one. The same command goes on where it was
 killed, bit for bit. `--help` lists all options.
 """
@@ -19,17 +19,17 @@ from zoo.training.recipes.config import ClipSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"drawn": "epochs=20", "emoji": "epochs=120"}
+LONGER = {"synthetic": "epochs=20", "emoji": "epochs=120"}
 
 
 def train(run: Run) -> Result:
     """Towers and pairs by name, their contrast, and a run around it."""
     from zoo.training.fit import fit
-    from zoo.training.recipes.pairs import contrast_task, open_pictures
-    from zoo.training.recipes.retrieval_page import retrieval, save_pictures
+    from zoo.training.recipes.pairs import contrast_task, open_image_pairs
+    from zoo.training.recipes.retrieval_page import retrieval, save_images
 
-    model, data, sets = open_pictures(run)
-    where = save_pictures(run, sets)
+    model, data, sets = open_image_pairs(run)
+    where = save_images(run, sets)
     task = contrast_task(run, model)
     return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer=LONGER,
                    plots={"retrieval": retrieval},

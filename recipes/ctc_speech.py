@@ -1,6 +1,6 @@
 """Train a small waveform model to write what is said, character by character, and leave a folder for `zoo predict`.
 
-    python recipes/ctc_speech.py                     letters spelled in tones, synthesised by the program
+    python recipes/ctc_speech.py                     letters spelled in tones, synthesized by the program
     python recipes/ctc_speech.py data=fsdd           strings of spoken digits, put together anew in each epoch
     python recipes/ctc_speech.py data=FOLDER         with metadata.csv (file_name, text), or train and test tables
     python recipes/ctc_speech.py data=FOLDER model.source=facebook/wav2vec2-base lr=1e-4 freeze=[waves] resample=true
@@ -16,7 +16,7 @@ from zoo.training.recipes.config import CTCSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"tones": "epochs=20", "fsdd": "epochs=40"}
+LONGER = {"synthetic": "epochs=20", "fsdd": "epochs=40"}
 
 
 def train(run: Run) -> Result:

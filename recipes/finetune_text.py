@@ -8,7 +8,7 @@
 
 `model.source=` is any encoder or decoder of the zoo: a folder of ours or of transformers, a run, or a name on the hub.
 Without it a tokenizer is learned from the training texts and a small model starts from nothing. `lora.rank=8` trains
-adapters, `freeze=[tokens, blocks.0]`, `layer_decay=0.9`, `class_weights=balanced` and `patience=3` are what they say.
+adapters, `freeze=[tokens, blocks.0]`, `layer_decay=0.9`, `class_weights=balanced` and `early_stopping_patience=3` are what they say.
 The same command goes on where it was killed, bit for bit. `--help` lists all options.
 """
 
@@ -19,7 +19,7 @@ from zoo.training.recipes.config import FinetuneSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"sentences": "epochs=24", "sst2": "epochs=20"}
+LONGER = {"synthetic": "epochs=24", "sst2": "epochs=20"}
 
 
 def train(run: Run) -> Result:

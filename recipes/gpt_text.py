@@ -16,7 +16,7 @@ from zoo.training.recipes.config import GPTSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"stories": "steps=4000", "tinyshakespeare": "steps=5000"}
+LONGER = {"synthetic": "steps=4000", "tinyshakespeare": "steps=5000"}
 
 
 def train(run: Run) -> Result:

@@ -2,10 +2,10 @@
 
     python recipes/mlm_text.py                       sentences composed by the program
     python recipes/mlm_text.py data=sst2             the training sentences of SST-2, without their labels
-    python recipes/mlm_text.py data=FOLDER minutes=30                all .txt files of a folder, each line a text
+    python recipes/mlm_text.py data=FOLDER max_minutes=30                all .txt files of a folder, each line a text
     python recipes/finetune_text.py data=sst2 model.source=runs/mlm_text
 
-A tokenizer is learned from the text (`vocab_size=`) and saved with the model. A share of the lines (`holdout`) is held
+A tokenizer is learned from the text (`vocab_size=`) and saved with the model. A share of the lines (`val_fraction`) is held
 out: it says which step is the best, and the figures are those on it. The same command goes on where it was killed, bit
 for bit. `--help` lists all options.
 """
@@ -17,7 +17,7 @@ from zoo.training.recipes.config import MLMSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"sentences": "epochs=20", "sst2": "epochs=60"}
+LONGER = {"synthetic": "epochs=20", "sst2": "epochs=60"}
 
 
 def train(run: Run) -> Result:

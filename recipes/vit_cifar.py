@@ -1,8 +1,8 @@
 """Train a Vision Transformer on CIFAR-10, and leave a model folder that `zoo predict` reads.
 
     python recipes/vit_cifar.py                      CIFAR-10 if it can be had, else pictures drawn by the program
-    python recipes/vit_cifar.py data=embedded        the drawn pictures: about two minutes on two CPU cores, >= 90 %
-    python recipes/vit_cifar.py data=embedded epochs=12                      the same for longer, >= 95 %
+    python recipes/vit_cifar.py data=synthetic        the drawn pictures: about two minutes on two CPU cores, >= 90 %
+    python recipes/vit_cifar.py data=synthetic epochs=12                      the same for longer, >= 95 %
     python recipes/vit_cifar.py model=vit_cifar attention=performer epochs=50
     python recipes/vit_cifar.py devices=2            two processes; torchrun works as well
 
@@ -17,7 +17,7 @@ from zoo.training.main import main
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER = {"embedded": "epochs=12", "cifar10": "epochs=40"}
+LONGER = {"synthetic": "epochs=12", "cifar10": "epochs=40"}
 
 
 def train(run: Run) -> Result:

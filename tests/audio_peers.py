@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peers import randomise
+from peers import randomize
 from torch import Tensor, nn
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -23,7 +23,7 @@ def transformers_audio(folder: Path, name: str, seed: int = 0, **options) -> nn.
 
     cls = getattr(transformers, name)
     tiny = SPECTROGRAM if name.startswith("AST") else WAVEFORM
-    model = randomise(cls(cls.config_class(**tiny | options)), seed)
+    model = randomize(cls(cls.config_class(**tiny | options)), seed)
     model.save_pretrained(folder)
     return model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import TINY_VIT, randomise
+from peers import TINY_VIT, randomize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ def transformers_pair(
 
     cls = getattr(transformers, name)
     config = cls.config_class(text_config=TEXT | (text or {}), vision_config=VISION | (vision or {}), **own)
-    model = randomise(cls(config))
+    model = randomize(cls(config))
     model.save_pretrained(folder)
     return model
 
@@ -47,7 +47,7 @@ def open_clip_pair(
     config = json.loads(json.dumps(OPEN_CLIP | changes))
     own = {name: value for name, value in config.items() if name != "custom_text"}
     cls = open_clip.model.CustomTextCLIP if config.get("custom_text") else open_clip.model.CLIP
-    model = randomise(cls(**json.loads(json.dumps(own)), output_dict=True))
+    model = randomize(cls(**json.loads(json.dumps(own)), output_dict=True))
     folder.mkdir(exist_ok=True)
     if weights == "safetensors":
         save_file(model.state_dict(), folder / "open_clip_model.safetensors")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from peers import randomise
+from peers import randomize
 from torch import nn
 
 IDS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
@@ -57,7 +57,7 @@ def decoder(folder: Path, name: str, seed: int = 0, **options) -> nn.Module:
     cls = getattr(transformers, name)
     tiny = next(tiny for start, tiny in TINY.items() if name.startswith(start))
     labels = 2 if name.endswith("Answering") else 3
-    model = randomise(cls(cls.config_class(**tiny | {"num_labels": labels} | options)), seed)
+    model = randomize(cls(cls.config_class(**tiny | {"num_labels": labels} | options)), seed)
     model.save_pretrained(folder)
     return model
 

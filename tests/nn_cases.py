@@ -3,7 +3,19 @@
 import torch
 from torch import Tensor
 
-from zoo.nn import CAUSAL, ALiBi, Buckets, Core, CoreSpec, Documents, Padding, Prefix, Tabled, Window, initialise
+from zoo.nn import (
+    CAUSAL,
+    ALiBi,
+    Core,
+    CoreSpec,
+    DocumentMask,
+    PaddingMask,
+    Prefix,
+    T5RelativeBias,
+    TensorBias,
+    Window,
+    initialize,
+)
 from zoo.nn.registry import BUILT_IN, build_core
 
 KINDS: dict[str, dict] = {  # options that make a difference among a few tokens
@@ -28,7 +40,7 @@ IDS = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 2], [5, 5, 5, 5, 5, 3, 3, 3, 3]])
 
 def core_of(kind: str, *, heads: int = HEADS, groups: int = HEADS, dim: int = DIM, seed: int = 0, **spec) -> Core:
     core = build_core({"kind": kind, **KINDS[kind]}, CoreSpec(heads=heads, kv_heads=groups, head_dim=dim, **spec))
-    initialise(core, seed)
+    initialize(core, seed)
     return core.eval()
 
 
@@ -39,14 +51,14 @@ def qkv(*, groups: int = HEADS, queries: int = TOKENS, keys: int = TOKENS, dtype
 
 
 def masks(n: int = TOKENS) -> dict:
-    keep = Padding(KEEP[:, :n])
+    keep = PaddingMask(KEEP[:, :n])
     return {
         "none": None,
         "causal": CAUSAL,
         "padding": keep,
         "causal & padding": CAUSAL & keep,
         "prefix": CAUSAL | Prefix(3),
-        "documents": CAUSAL & Documents(IDS[:, :n]),
+        "documents": CAUSAL & DocumentMask(IDS[:, :n]),
         "window": Window(2, 1),
         "tensor": torch.rand(1, HEADS, n, n, generator=torch.Generator().manual_seed(3)) > 0.4,
     }
@@ -57,12 +69,12 @@ def biases(n: int = TOKENS, dtype=torch.float32) -> dict:
     return {
         "none": None,
         "alibi": ALiBi(HEADS),
-        "buckets": Buckets(torch.randn(32, HEADS, generator=draw).to(dtype)),
+        "buckets": T5RelativeBias(torch.randn(32, HEADS, generator=draw).to(dtype)),
         "tensor": torch.randn(BATCH, 1, n, n, generator=draw).to(dtype),
-        "sum": ALiBi(HEADS) + Tabled(torch.randn(1, HEADS, n, n, generator=draw).to(dtype)),
+        "sum": ALiBi(HEADS) + TensorBias(torch.randn(1, HEADS, n, n, generator=draw).to(dtype)),
     }
 
 
-def honoured(kind: str, mask: str, bias: str) -> bool:
-    """What the maths of a kind can honour: those that never form scores know causality and padding only."""
+def honored(kind: str, mask: str, bias: str) -> bool:
+    """What the maths of a kind can honor: those that never form scores know causality and padding only."""
     return kind in SCORED or (bias == "none" and mask in ("none", "causal", "padding", "causal & padding"))

@@ -14,8 +14,8 @@ TINY_VIT = {
 TINY_DINO = {name: value for name, value in TINY_VIT.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Values that no initialisation has: fresh norms are 1 and biases 0, so swapped ones would pass."""
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Values that no initialization has: fresh norms are 1 and biases 0, so swapped ones would pass."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -29,7 +29,7 @@ def timm_folder(folder: Path, name: str, **options) -> nn.Module:
     import timm
     from timm.models import save_for_hf
 
-    model = randomise(timm.create_model(name, **TINY_TIMM | options))
+    model = randomize(timm.create_model(name, **TINY_TIMM | options))
     save_for_hf(model, folder, safe_serialization=True)
     return model
 
@@ -39,7 +39,7 @@ def transformers_folder(folder: Path, name: str, **options) -> nn.Module:
 
     cls = getattr(transformers, name)
     tiny = TINY_DINO if name.startswith("Dino") else TINY_VIT
-    model = randomise(cls(cls.config_class(**tiny | options)))
+    model = randomize(cls(cls.config_class(**tiny | options)))
     model.save_pretrained(folder)
     return model
 

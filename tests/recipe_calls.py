@@ -58,4 +58,4 @@ def check_resumed_run(run: Callable[[Path], int], folder: Path, monkeypatch: pyt
     assert rows[0] == rows[1] and len(rows[0]) == 6
 
 
-RESUMED = ("steps=6", "validate_every=3", "checkpoint_every=1", "pictures=false")
+RESUMED = ("steps=6", "validate_every=3", "checkpoint_every=1", "plots=false")

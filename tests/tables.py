@@ -40,7 +40,7 @@ def takes(config: Any) -> str:
 
 
 def kinds() -> str:
-    """One row per attention kind: what it can honour, found by trying."""
+    """One row per attention kind: what it can honor, found by trying."""
     from zoo.nn.conformance import table
 
     return table()

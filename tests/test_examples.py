@@ -71,7 +71,7 @@ def test_a_saved_model_says_which_line_to_write_and_then_loads(outside):
         sys.path.remove(str(outside))
     loaded = zoo.load(outside / "mine").eval()
     assert torch.equal(loaded(BATCH), expected)
-    assert loaded.load_report.initialised == []
+    assert loaded.load_report.initialized == []
 
 
 def test_classes_of_a_script_are_called_like_its_file(outside):

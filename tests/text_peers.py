@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peers import randomise
+from peers import randomize
 from torch import Tensor, nn
 
 SHAPE = {
@@ -30,7 +30,7 @@ def transformers_text(folder: Path, name: str, seed: int = 0, **options) -> nn.M
 
     cls = getattr(transformers, name)
     tiny = next(tiny for start, tiny in TINY.items() if name.startswith(start))
-    model = randomise(
+    model = randomize(
         cls(cls.config_class(**tiny | {"num_labels": 2 if name.endswith("Answering") else 3} | options)), seed
     )
     model.save_pretrained(folder)

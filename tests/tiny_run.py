@@ -12,17 +12,17 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from zoo.data.image.dataset import ImageSet, ImageSets
-from zoo.tasks.classification import Classify
+from zoo.data.image.dataset import ImageDataset, ImageSplits
+from zoo.tasks.classification import ClassificationTask
 from zoo.training.config import ImageSettings
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.recipes.images import HeldOutImages
-from zoo.training.result import DataFacts, Result
+from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 
 WORDS = (
     *("model=standin", "epochs=3", "batch_size=8", "checkpoint_every=2", "log_every=1", "ema=0.9", "lr=1e-2"),
-    *("holdout=0.2", "accelerator=cpu", "mixup=0.2", "label_smoothing=0.1", "progress=false", "pictures=false"),
+    *("val_fraction=0.2", "accelerator=cpu", "mixup=0.2", "label_smoothing=0.1", "progress=false", "plots=false"),
 )
 
 
@@ -54,17 +54,20 @@ def standin(seed: int = 0) -> StandIn:
         return StandIn()
 
 
-def image_sets(n: int = 52, seed: int = 0) -> ImageSets:
+def image_sets(n: int = 52, seed: int = 0) -> ImageSplits:
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 4
     images = (torch.rand(n, 3, 8, 8, generator=g) * 127 + 32 * labels[:, None, None, None]).to(torch.uint8)
     half = (0.5, 0.5, 0.5)
-    train, test = (ImageSet(images[part], labels[part], list("abcd")) for part in (slice(0, n - 12), slice(n - 12, n)))
-    return ImageSets(train, test, "noise", False, "drawn by the test", half, half)
+    train, test = (
+        ImageDataset(images[part], labels[part], list("abcd")) for part in (slice(0, n - 12), slice(n - 12, n))
+    )
+    return ImageSplits(train, test, "noise", False, "drawn by the test", half, half)
 
 
 def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
-             callbacks: tuple[L.Callback, ...] = (), task: Callable[..., Classify] = Classify) -> Result:  # fmt: skip
+             callbacks: tuple[L.Callback, ...] = (),
+             task: Callable[..., ClassificationTask] = ClassificationTask) -> Result:  # fmt: skip
     """Train the stand-in from the command line's words on; the model folder is left out, the rest is as in a recipe."""
     import zoo.training.fit as fit
 
@@ -77,10 +80,10 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
         base = [word for word in WORDS if word.partition("=")[0] not in given | drop]
         run = Run.of("tiny", [*base, *words, f"run_dir={folder}"], ImageSettings)
         sets = image_sets()
-        run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         s = run.settings
-        data = HeldOutImages(sets, s.trainer.holdout, seed=s.seed, batch_size=s.data.batch_size,
-                             augment=s.data.augment, workers=s.data.workers)  # fmt: skip
+        data = HeldOutImages(sets, s.trainer.val_fraction, seed=s.seed, batch_size=s.data.batch_size,
+                             augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
         made = task(standin(s.seed), optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
                     ema=s.trainer.ema, seed=s.seed)  # fmt: skip
         return fit.fit(run, made, data, steps_per_epoch=data.steps_per_epoch)

@@ -29,7 +29,7 @@ _WHERE = {
     "zero_shot": "retrieval.zero_shot",
     "capture": "interpret.capture",
     "rollout": "interpret.attention_maps",
-    "draw": "interpret.plot",
+    "plot_attention": "interpret.plot",
     "generate": "inference.generation.generate",
     "pack": "preprocessing.packing",
     "optimize": "inference.optimize",
@@ -60,8 +60,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"zoo.{_WHERE[name]}"), name)
         globals()[name] = value
         return value
+    from zoo.utils import renamed
     from zoo.utils.errors import did_you_mean
 
+    if name in renamed.NAMES["zoo"]:
+        return renamed.public_name("zoo", name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}{did_you_mean(name, __all__)}")
 
 

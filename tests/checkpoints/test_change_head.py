@@ -19,8 +19,8 @@ def test_a_classifier_on_a_pretrained_body(tmp_path, name, pooled):
     model = zoo.load(tmp_path, head="classify", labels=["bad", "good", "so so"])
     report, head = model.load_report, heads_of(model)
     assert model.labels == ["bad", "good", "so so"] and head["head.proj.weight"].shape == (3, 32)
-    assert {"head.proj.weight", "head.proj.bias"} <= set(report.initialised)
-    assert ("head.dense.weight" in report.initialised) is not pooled
+    assert {"head.proj.weight", "head.proj.bias"} <= set(report.initialized)
+    assert ("head.dense.weight" in report.initialized) is not pooled
     if pooled:
         pooler = getattr(theirs, "bert", theirs).pooler.dense.weight
         assert torch.equal(head["head.dense.weight"], pooler)
@@ -34,7 +34,7 @@ def test_the_same_names_in_another_head_are_not_carried_over(tmp_path):
     first = zoo.create_model("bert_tiny", width=32, vocab_size=99, max_length=20, seed=1)
     zoo.save(first, tmp_path)
     model = zoo.load(tmp_path, labels=["no", "yes"])
-    assert "head.dense.weight" in model.load_report.dropped and "head.dense.weight" in model.load_report.initialised
+    assert "head.dense.weight" in model.load_report.dropped and "head.dense.weight" in model.load_report.initialized
     assert not torch.equal(model.head.dense.weight, first.head.dense.weight)
 
 
@@ -42,7 +42,7 @@ def test_pooling_and_classifying_share_the_pooler(tmp_path):
     first = zoo.create_model("bert_tiny", width=32, vocab_size=99, max_length=20, head="classify", seed=1)
     zoo.save(first, tmp_path)
     model = zoo.load(tmp_path, head="pool")
-    assert torch.equal(model.head.dense.weight, first.head.dense.weight) and not model.load_report.initialised
+    assert torch.equal(model.head.dense.weight, first.head.dense.weight) and not model.load_report.initialized
 
 
 def test_a_bare_file_that_does_not_say_its_class(tmp_path):
@@ -51,4 +51,4 @@ def test_a_bare_file_that_does_not_say_its_class(tmp_path):
     transformers_text(tmp_path, "BertForPreTraining")
     edit_json(tmp_path / "config.json", architectures=...)
     assert zoo.load(tmp_path).config.head is None
-    assert not zoo.load(tmp_path, head="masked_lm").load_report.initialised
+    assert not zoo.load(tmp_path, head="masked_lm").load_report.initialized

@@ -204,7 +204,7 @@ def test_embeddings(name: str) -> None:
     torch.testing.assert_close(found.vectors.float().norm(dim=1), torch.ones(len(found)), atol=1e-2, rtol=0)
     kinds = sorted({item.kind for item in found.items})
     model = zoo.load(FIXTURES / want["model"])
-    hits = zoo.search(want["query"], found, model, k=len(found), kinds=kinds)
+    hits = zoo.search(want["query"], found, model, k=len(found), modalities=kinds)
     got = {hit.name: hit.score for hit in hits}
     assert got == pytest.approx(dict(want["hits"]), abs=2e-3 if half else 1e-5)
-    assert zoo.search(found.vectors[1].float(), found, k=1, kinds=["text"])[0].name == found.items[1].name
+    assert zoo.search(found.vectors[1].float(), found, k=1, modalities=["text"])[0].name == found.items[1].name

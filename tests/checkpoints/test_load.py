@@ -27,7 +27,7 @@ def tiny(**changes):
 def folder(tmp_path):
     model = tiny()
     model.labels = [f"class {i}" for i in range(7)]
-    model.preprocess = zoo.preprocessing.image.ImagePreprocess(size=(32, 32))
+    model.preprocess = zoo.preprocessing.image.ImageProcessor(size=(32, 32))
     return zoo.save(model, tmp_path / "zoo")
 
 
@@ -49,7 +49,7 @@ def bare(tmp_path_factory):
 
 def lists(model):
     report = model.load_report
-    return report.dropped, report.initialised, report.resampled
+    return report.dropped, report.initialized, report.resampled
 
 
 def rewrite(folder, change, name="model.safetensors"):
@@ -265,7 +265,7 @@ def test_what_we_do_not_know_of_timm_is_refused_by_name(tmp_path, change, reason
 
 
 @pytest.mark.parametrize("path, value, reason", [
-    ((), {"colour": 1}, r"unknown key 'colour'"),
+    ((), {"color": 1}, r"unknown key 'color'"),
     ((), {"labels": ...}, r"lacks the key 'labels'"),
     ((), {"family": "vitt"}, r"no family 'vitt'; did you mean 'vit'"),
     ((), {"format": 99}, r"has format 99.*upgrade"),
@@ -428,9 +428,9 @@ def test_another_patch_size(folder):
 
 def test_other_attention_keeps_the_projections(folder):
     plain, performer = zoo.load(folder), zoo.load(folder, attention="performer")
-    dropped, initialised, resampled = lists(performer)
-    assert (dropped, resampled) == ([], []) and initialised
-    assert all(".mixer." in name and name not in plain.state_dict() for name in initialised)
+    dropped, initialized, resampled = lists(performer)
+    assert (dropped, resampled) == ([], []) and initialized
+    assert all(".mixer." in name and name not in plain.state_dict() for name in initialized)
     assert all(torch.equal(performer.state_dict()[name], value) for name, value in plain.state_dict().items())
     assert performer(pixels()).isfinite().all() and error(performer(pixels()), plain(pixels())) > 1e-4
     assert torch.equal(performer(pixels()), zoo.load(folder, attention="performer")(pixels()))
@@ -451,7 +451,7 @@ class Tempered(Core):
 
 def test_an_attention_of_ones_own(folder, tmp_path):
     model = zoo.load(folder, attention=Tempered)
-    assert model.load_report.initialised == [f"blocks.{i}.mixer.core.heat" for i in range(2)]
+    assert model.load_report.initialized == [f"blocks.{i}.mixer.core.heat" for i in range(2)]
     assert torch.equal(model.blocks[0].mixer.core.heat, torch.linspace(0.5, 2, 4)), "as its constructor made it"
     zoo.save(model, tmp_path / "own")
     assert torch.equal(zoo.load(tmp_path / "own")(pixels()), model(pixels()))

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from peers import error, pixels, randomise
+from peers import error, pixels, randomize
 
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.vit.model import ViT, ViTConfig
@@ -42,7 +42,7 @@ def test_half_precision_stays():
 
 
 def fitted(before, **changes):
-    old = randomise(ViT(before))
+    old = randomize(ViT(before))
     new = ViT(before.replace(**changes)).eval()
     state = dict(old.state_dict())
     changed = fit_patches(state, old, new)
@@ -85,7 +85,7 @@ def several(*sizes: tuple[int, int]) -> list[torch.Tensor]:
     ],
 )
 def test_a_picture_among_others_of_any_sizes_answers_as_alone(fields):
-    model = randomise(ViT(TINY.replace(**fields))).double().eval()
+    model = randomize(ViT(TINY.replace(**fields))).double().eval()
     pictures = [x.double() for x in several((32, 32), (16, 48), (32, 32), (48, 16), (16, 48))]
     answers = model(pictures)
     for picture, answer in zip(pictures, answers, strict=True):
@@ -98,7 +98,7 @@ def test_pictures_of_several_sizes_answer_as_in_timm():
 
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2,
                                num_classes=3, dynamic_img_size=True).eval()  # fmt: skip
-    randomise(theirs)
+    randomize(theirs)
     ours = ViT(TINY).eval()
     blocks = {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down", "attn.proj": "mixer.out"}
     state = {}
@@ -121,7 +121,7 @@ def test_pictures_of_several_sizes_answer_as_in_timm():
 
 def test_pictures_that_cannot_be_taken_are_refused():
     model = ViT(TINY)
-    randomise(model)
+    randomize(model)
     with pytest.raises(ValueError, match="32 x 32"):
         model(torch.randn(1, 3, 16, 48))
     with pytest.raises(ValueError, match="no multiple of patch_size"):
@@ -134,7 +134,7 @@ def test_pictures_that_cannot_be_taken_are_refused():
         model([torch.randn(1, 16, 48)])
     near = ViT(TINY.replace(attention={"kind": "local", "window": 3, "grid": (4, 4), "prefix": 1}))
     with pytest.raises(ValueError, match="grid="):
-        randomise(near)(several((16, 48)))
+        randomize(near)(several((16, 48)))
     assert near(several((32, 32))).shape == (1, 3)
     with pytest.raises(ValueError, match="head=None"):
         ViT(TINY.replace(head=None))(several((16, 48)))

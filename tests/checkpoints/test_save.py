@@ -6,21 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from peers import answer, error, pixels, randomise
+from peers import answer, error, pixels, randomize
 from PIL import Image
 from safetensors import safe_open
 
 import zoo
 from zoo.checkpoints.model_card import Training, model_card
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 
 TINY = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 4, "num_classes": 7}
 FISH = [f"fish {i}" for i in range(7)]
 
 
 def tiny(name="vit_base_patch16_224", **changes):
-    model = randomise(zoo.create_model(name, seed=0, **TINY | changes))
-    preprocess = ImagePreprocess(size=(32, 32), fit="squash", interpolation="bilinear")
+    model = randomize(zoo.create_model(name, seed=0, **TINY | changes))
+    preprocess = ImageProcessor(size=(32, 32), fit="squash", interpolation="bilinear")
     model.preprocess = preprocess.fitted(model.patches.image_size, model.config.in_chans)
     model.labels = FISH[: model.config.num_classes] if model.config.head == "classify" else None
     return model
@@ -130,7 +130,7 @@ def test_what_cannot_be_loaded_again_is_not_saved(tmp_path):
     {"pool": "mean", "pool_norm": True}, {"pool": "mean", "class_token": False, "qkv_bias": False},
     {"head": "pool"}, {"head": None}, {"name": "deit_tiny_distilled_patch16_224"},
     {"name": "vit_small_patch14_reg4_dinov2", "num_classes": 7}, {"registers": 2, "position_prefix": 1},
-    {"registers": 2, "position_prefix": 3}, {"gated": True, "act": "silu", "hidden": 48}, {"layer_scale": 0.1},
+    {"registers": 2, "position_prefix": 3}, {"gated_mlp": True, "act": "silu", "hidden": 48}, {"layer_scale": 0.1},
 ], ids=str)  # fmt: skip
 def test_timm_runs_what_is_exported(tmp_path, changes):
     import timm
@@ -148,7 +148,7 @@ def test_timm_gets_preprocessing_and_labels(tmp_path):
     import timm
     from timm.data import create_transform, resolve_model_data_config
 
-    model = tiny(eps=1e-6)
+    model = tiny(norm_eps=1e-6)
     zoo.export(model, tmp_path / "timm", "timm")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(theirs))
@@ -187,10 +187,10 @@ def test_transformers_pipeline_says_what_predict_says(tmp_path, resizing):
     from transformers import pipeline
 
     model = tiny()
-    model.preprocess = ImagePreprocess(size=(32, 32), backend="tensor", interpolation="bilinear", **resizing)
+    model.preprocess = ImageProcessor(size=(32, 32), backend="tensor", interpolation="bilinear", **resizing)
     folder = zoo.export(model, tmp_path / "hf")
     theirs = pipeline("image-classification", str(folder))(picture(), top_k=7)
-    for ours in (zoo.predict(model, picture(), top=7), zoo.predict(zoo.load(folder), picture(), top=7)):
+    for ours in (zoo.predict(model, picture(), top_k=7), zoo.predict(zoo.load(folder), picture(), top_k=7)):
         assert [answer["label"] for answer in theirs] == [label for label, _ in ours]
         assert max(abs(answer["score"] - p) for answer, (_, p) in zip(theirs, ours, strict=True)) < 1e-5
 
@@ -201,12 +201,16 @@ def test_a_cls_token_head_of_dinov2_and_other_things_are_refused_by_name(tmp_pat
         ("timm", {"attention": "performer"}, "attention='performer'"),
         ("timm", {"stem": "conv", "pool": "mean", "class_token": False}, "stem='conv'"),
         ("timm", {"kv_heads": 2}, "kv_heads=2"),
-        ("timm", {"eps": 1e-12}, "eps=1e-12"),
+        ("timm", {"norm_eps": 1e-12}, "norm_eps=1e-12"),
         ("timm", {"pool": "cls_mean"}, "pool='cls_mean'"),
         ("timm", {"distilled": "token"}, "distilled='token'"),
         ("transformers", {"layer_scale": 0.1}, r"layer_scale=0\.1"),
         ("transformers", {"pool": "mean"}, "pool='mean'"),
-        ("transformers", {"gated": True, "act": "silu", "layer_scale": 0.1, "head": None, "hidden": 90}, "hidden=90"),
+        (
+            "transformers",
+            {"gated_mlp": True, "act": "silu", "layer_scale": 0.1, "head": None, "mlp_dim": 90},
+            "mlp_dim=90",
+        ),
         ("transformers", {"head_dim": 4}, "head_dim=4"),
     ]:
         with pytest.raises(ValueError, match=f"cannot express .*{named}"):

@@ -14,10 +14,10 @@ from zoo.utils.console import scaled
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from zoo.preprocessing.image import ImagePreprocess
+    from zoo.preprocessing.image import ImageProcessor
 
     model = zoo.create_model("vit_cifar", seed=0, depth=2)
-    model.preprocess = ImagePreprocess(size=(32, 32))
+    model.preprocess = ImageProcessor(size=(32, 32))
     model.labels = [f"class {i}" for i in range(10)]
     return zoo.save(model, tmp_path_factory.mktemp("saved") / "model")
 
@@ -60,7 +60,10 @@ def test_list_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_info_of_a_name_with_overrides_before_and_after_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "vit_base_patch16_224", "depth=2", "--batch", "8", "attention={kind: local, window: 9}"]) == 0
+    assert (
+        main(["info", "vit_base_patch16_224", "depth=2", "--batch-size", "8", "attention={kind: local, window: 9}"])
+        == 0
+    )
     out = capsys.readouterr().out
     for said in ("batch of 8", "[8, 3, 224, 224]", "local", "hf-hub:timm/vit_base_patch16_224"):
         assert said in out
@@ -82,7 +85,7 @@ def test_info_of_a_folder(capsys: pytest.CaptureFixture[str], folder: Path) -> N
         (["vit_cifar", "depth"], "'depth': expected key=value"),
         (["vit_cifar", "depth=2", "depth=3"], "given twice"),
         (["vit_cifar", "depth=[2"], "not readable YAML"),
-        (["vit_cifar", "--batch", "0"], "batch=0"),
+        (["vit_cifar", "--batch-size", "0"], "batch=0"),
         (["no/such/folder"], "no/such/folder"),
     ],
 )
@@ -91,9 +94,9 @@ def test_info_refuses(capsys: pytest.CaptureFixture[str], words: list[str], said
 
 
 def test_predict(capsys: pytest.CaptureFixture[str], folder: Path, picture: str) -> None:
-    assert main(["predict", str(folder), picture, "--top", "2", picture]) == 0
+    assert main(["predict", str(folder), picture, "--top-k", "2", picture]) == 0
     out = capsys.readouterr().out
-    best = zoo.predict(zoo.load(folder), picture, top=2)
+    best = zoo.predict(zoo.load(folder), picture, top_k=2)
     assert out.count("%") == 4 and out.count(picture) == 2
     assert f"{best[0][0]}" in out and f"{best[0][1]:.1%}" in out
 
@@ -106,7 +109,7 @@ def test_predict_refuses(capsys: pytest.CaptureFixture[str], folder: Path, pictu
     assert "--pair is two texts, and the model takes pixel_values" in failing(
         capsys, "predict", str(folder), "--pair", "a", "b"
     )
-    assert "--top 0" in failing(capsys, "predict", str(folder), picture, "--top", "0")
+    assert "--top-k 0" in failing(capsys, "predict", str(folder), picture, "--top-k", "0")
     assert str(tmp_path / "gone") in failing(capsys, "predict", str(tmp_path / "gone"), picture)
 
 

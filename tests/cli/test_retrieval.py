@@ -32,10 +32,13 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_embed_and_search_in_its_file(capsys, model):
     assert "broken.png" in failing(capsys, "embed", "p", "--model", model, "--out", "v.safetensors")
-    assert main(["embed", "p", "--model", model, "--out", "v.safetensors", "--skip", "--dtype", "float16"]) == 0
+    assert (
+        main(["embed", "p", "--model", model, "--out", "v.safetensors", "--on-error", "skip", "--dtype", "float16"])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "v.safetensors: 4 vectors of 24 numbers (float16)" in out and "left out: 1\n" in out and "broken.png" in out
-    assert main(["search", "a red bird", "p/red-0.png", "--in", "v.safetensors", "--top", "2"]) == 0
+    assert main(["search", "a red bird", "p/red-0.png", "--corpus", "v.safetensors", "--top-k", "2"]) == 0
     out = capsys.readouterr().out
     hits = zoo.search("a red bird", "v.safetensors", k=2)
     assert "p/red-0.png" in out and all(f"{hit.score:.3f}" in out and hit.name in out for hit in hits)
@@ -43,14 +46,14 @@ def test_embed_and_search_in_its_file(capsys, model):
 
 
 def test_search_in_a_folder_with_a_page(capsys, model, place):
-    words = ["search", "a red bird", "--in", "p", "--model", model, "--page", "found.html"]
+    words = ["search", "a red bird", "--corpus", "p", "--model", model, "--html", "found.html"]
     assert main(words) == 0
     first = capsys.readouterr()
     assert "left out: " in first.err and "broken.png" in first.err and "found.html shows them" in first.out
     assert (place / "found.html").read_text().count("<img") == 4
     assert main(words) == 0
     assert capsys.readouterr().out == first.out
-    assert "broken.png" in failing(capsys, *words, "--stop")
+    assert "broken.png" in failing(capsys, *words, "--on-error", "raise")
 
 
 def test_classify(capsys, model):
@@ -71,7 +74,7 @@ def test_classify(capsys, model):
         "labels.txt",
         "--templates",
         "t.txt",
-        "--top",
+        "--top-k",
         "1",
     ]
     assert main(words) == 0
@@ -81,15 +84,15 @@ def test_classify(capsys, model):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["search", "--in", "p", "--model", "M"], "give a query"),
-        (["search", " ", "--in", "p", "--model", "M"], "the query is empty"),
-        (["search", "x", "--in", "p"], "which model"),
-        (["search", "x", "--in", "gone", "--model", "M"], "there is no file of embeddings gone"),
-        (["search", "gone.png", "--in", "p", "--model", "M"], "there is no file gone.png"),
-        (["search", "x", "--in", "p", "--model", "M", "--top", "0"], "--top 0"),
-        (["search", "x", "--in", "p", "--model", "M", "--engine", "fais"], "did you mean 'faiss'"),
+        (["search", "--corpus", "p", "--model", "M"], "give a query"),
+        (["search", " ", "--corpus", "p", "--model", "M"], "the query is empty"),
+        (["search", "x", "--corpus", "p"], "which model"),
+        (["search", "x", "--corpus", "gone", "--model", "M"], "there is no file of embeddings gone"),
+        (["search", "gone.png", "--corpus", "p", "--model", "M"], "there is no file gone.png"),
+        (["search", "x", "--corpus", "p", "--model", "M", "--top-k", "0"], "--top-k 0"),
+        (["search", "x", "--corpus", "p", "--model", "M", "--engine", "fais"], "did you mean 'faiss'"),
         (["embed", "gone", "--model", "M", "--out", "v.safetensors"], "gone does not exist"),
-        (["embed", "p", "--model", "M", "--out", "v.safetensors", "--kinds", "audio"], "no audio tower"),
+        (["embed", "p", "--model", "M", "--out", "v.safetensors", "--modalities", "audio"], "no audio tower"),
         (["classify", "--model", "M", "--labels", "a,b"], "at least one picture"),
         (["classify", "gone.png", "--model", "M", "--labels", "a,b"], "there is no picture or sound gone.png"),
         (["classify", "p/red-0.png", "--model", "M", "--labels", "a,,b"], "one is empty"),

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from zoo.data import AugmentSettings, ImageModule, ImageSet, ImageSets, KeyedBatches
+from zoo.data import AugmentSettings, ImageDataModule, ImageDataset, ImageSplits, KeyedBatches
 from zoo.data.datamodule import Loader
 from zoo.data.keyed_batches import EvalBatches, Keys
 
 
-def image_set(n: int) -> ImageSet:
+def image_set(n: int) -> ImageDataset:
     labels = torch.arange(n) % 3
     pixels = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 8, 8).contiguous()
-    return ImageSet(pixels, labels, ["a", "b", "c"])
+    return ImageDataset(pixels, labels, ["a", "b", "c"])
 
 
-def image_sets(train: int = 44, test: int = 21) -> ImageSets:
-    return ImageSets(image_set(train), image_set(test), "tiny", False, "test", (0.5,) * 3, (0.25,) * 3)
+def image_sets(train: int = 44, test: int = 21) -> ImageSplits:
+    return ImageSplits(image_set(train), image_set(test), "tiny", False, "test", (0.5,) * 3, (0.25,) * 3)
 
 
 def keyed(step: int = 0, n: int = 44, size: int = 8, **place: int) -> list[Keys]:
@@ -85,11 +85,11 @@ def test_evaluation_sees_every_sample_once_in_equally_many_batches(n: int, size:
 # --- loaders ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_gathers_what_the_sampler_names(workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_gathers_what_the_sampler_names(num_workers: int) -> None:
     data = image_set(44)
     batches = KeyedBatches(44, 8, seed=0, step=lambda: 7)
-    loader = Loader(data, batches, workers=workers)
+    loader = Loader(data, batches, num_workers=num_workers)
     assert len(loader) == 5
     for _ in range(2):  # a loader can be walked again
         for keys, batch in zip(batches, loader, strict=True):
@@ -146,18 +146,18 @@ def fit(
     )  # fmt: skip
     task = Plain()
     augment = AugmentSettings(crop=1, policy="trivialaugment", mixup=0.5, cutmix=0.5)
-    data = ImageModule(image_sets(), 8, seed=3, augment=augment, normalise=True, **module)
+    data = ImageDataModule(image_sets(), 8, seed=3, augment=augment, normalize=True, **module)
     trainer.fit(task, data, ckpt_path=resume)
     return task, trainer
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resume_in_the_middle_of_an_epoch_is_exact(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resume_in_the_middle_of_an_epoch_is_exact(tmp_path: Path, num_workers: int) -> None:
     whole, _ = fit(12, tmp_path)
-    first, trainer = fit(7, tmp_path, workers=workers)
+    first, trainer = fit(7, tmp_path, num_workers=num_workers)
     trainer.save_checkpoint(tmp_path / "seven.ckpt")
-    second, _ = fit(12, tmp_path, resume=tmp_path / "seven.ckpt", workers=workers)
+    second, _ = fit(12, tmp_path, resume=tmp_path / "seven.ckpt", num_workers=num_workers)
     assert first.seen + second.seen == whole.seen and [step for step, _ in whole.seen] == list(range(12))
     assert first.losses + second.losses == whole.losses
     assert torch.equal(second.net.weight, whole.net.weight)
@@ -175,7 +175,7 @@ def test_accumulation_visits_the_samples_of_the_same_steps(tmp_path: Path) -> No
 
 
 def test_without_a_trainer_raw_batches_come_from_the_start() -> None:
-    module = ImageModule(image_sets(), 8)
+    module = ImageDataModule(image_sets(), 8)
     batch = next(iter(module.train_dataloader()))
     assert batch["pixel_values"].dtype == torch.uint8 and batch["pixel_values"].shape == (8, 3, 8, 8)
     assert module.on_after_batch_transfer(batch, 0) is batch

@@ -10,18 +10,20 @@ import torch
 import zoo
 from zoo.cli.main import main
 from zoo.inference import long_audio
-from zoo.interpret.plot_audio import attention_of_sounds, bin_of, figure_of
+from zoo.interpret.plot_audio import bin_of, figure_of, plot_audio_attention
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
-RATE = 8000
+SAMPLING_RATE = 8000
 
 
 @pytest.fixture(scope="module")
 def classifier():
     model = zoo.create_model("ast_tiny", seed=0, width=16, depth=2, heads=2, max_length=40, mel_bins=32, num_classes=3)
-    model.preprocess = SpectrogramPreprocess(rate=RATE, frames=40, bins=32, mean=-8, std=4)
+    model.preprocess = SpectrogramFeatureExtractor(
+        sampling_rate=SAMPLING_RATE, frames=40, num_mel_bins=32, mean=-8, std=4
+    )
     model.labels = ["a", "b", "c"]
     return model.eval()
 
@@ -31,35 +33,37 @@ def writer():
     model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=5, seed=0, width=32, depth=2, heads=2, dropout=0.0,
                              conv_channels=(16, 16), conv_kernels=(10, 8), conv_strides=(5, 4), position_kernel=8,
                              position_groups=2)  # fmt: skip
-    model.preprocess = WaveformPreprocess(rate=RATE, normalise=False, vocabulary=Vocabulary.of(["abc"]))
+    model.preprocess = WaveformFeatureExtractor(
+        sampling_rate=SAMPLING_RATE, normalize=False, vocabulary=Vocabulary.of(["abc"])
+    )
     return model.eval()
 
 
 def noise(seconds: float, seed: int = 0) -> torch.Tensor:
-    return 0.1 * torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed))
+    return 0.1 * torch.randn(round(seconds * SAMPLING_RATE), generator=torch.Generator().manual_seed(seed))
 
 
-def saved(path: Path, wave: torch.Tensor, rate: int = RATE) -> Path:
-    soundfile.write(path, wave.numpy(), rate, subtype="FLOAT")
+def saved(path: Path, wave: torch.Tensor, sampling_rate: int = SAMPLING_RATE) -> Path:
+    soundfile.write(path, wave.numpy(), sampling_rate, subtype="FLOAT")
     return path
 
 
 def shares(model, *waves: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model(**model.preprocess([(wave, RATE) for wave in waves])).softmax(-1)
+        return model(**model.preprocess([(wave, SAMPLING_RATE) for wave in waves])).softmax(-1)
 
 
 def test_a_long_sound_is_the_mean_of_its_windows(classifier, tmp_path: Path) -> None:
     wave, limit = noise(2.3), classifier.preprocess.limit
     starts = [*range(0, len(wave) - limit, limit), len(wave) - limit]
     wanted = shares(classifier, *(wave[s : s + limit] for s in starts)).mean(0)
-    for sound in ((wave, RATE), str(saved(tmp_path / "long.wav", wave)), (tmp_path / "long.wav").read_bytes()):
+    for sound in ((wave, SAMPLING_RATE), str(saved(tmp_path / "long.wav", wave)), (tmp_path / "long.wav").read_bytes()):
         assert dict(zoo.predict(classifier, sound)) == pytest.approx(dict(zip("abc", wanted.tolist())), abs=1e-5)
 
 
 def test_short_sounds_are_predicted_as_they_are(classifier) -> None:
     waves = [noise(0.2, 1), noise(0.3, 2)]
-    answers = zoo.predict(classifier, [(wave, RATE) for wave in waves], top=1)
+    answers = zoo.predict(classifier, [(wave, SAMPLING_RATE) for wave in waves], top_k=1)
     wanted = shares(classifier, *waves).max(-1)
     assert [one[0][0] for one in answers] == ["abc"[i] for i in wanted.indices]
     assert [one[0][1] for one in answers] == pytest.approx(wanted.values.tolist(), abs=1e-5)
@@ -73,10 +77,10 @@ def test_pieces_of_speech_are_put_together(writer, tmp_path: Path, monkeypatch: 
                              .to_dict(), seed=0).eval()  # fmt: skip
     model.preprocess = writer.preprocess
     with torch.no_grad():
-        whole = model(**model.preprocess([(wave, RATE)]))[0]
+        whole = model(**model.preprocess([(wave, SAMPLING_RATE)]))[0]
     monkeypatch.setattr(long_audio, "SECONDS", 0.8)
     monkeypatch.setattr(long_audio, "CONTEXT", 0.3)
-    pieces = long_audio.frame_scores(model, (wave, RATE))
+    pieces = long_audio.frame_scores(model, (wave, SAMPLING_RATE))
     assert pieces.shape == whole.shape and torch.allclose(pieces, whole, atol=1e-4)
     assert torch.allclose(long_audio.frame_scores(model, saved(tmp_path / "l.wav", wave)), pieces, atol=1e-4)
 
@@ -86,24 +90,24 @@ def test_no_frame_is_lost_or_counted_twice(writer, seconds: float, monkeypatch: 
     monkeypatch.setattr(long_audio, "SECONDS", 0.8)
     monkeypatch.setattr(long_audio, "CONTEXT", 0.3)
     wave = noise(seconds)
-    assert len(long_audio.frame_scores(writer, (wave, RATE))) == writer.frames(len(wave))
+    assert len(long_audio.frame_scores(writer, (wave, SAMPLING_RATE))) == writer.frames(len(wave))
 
 
 def test_texts_with_probabilities(writer) -> None:
-    answer = zoo.predict(writer, (noise(0.4), RATE), top=3)
+    answer = zoo.predict(writer, (noise(0.4), SAMPLING_RATE), top_k=3)
     assert len(answer) == 3 and all(set(text) <= set("abc ") for text, _ in answer)
     chances = [p for _, p in answer]
     assert chances == sorted(chances, reverse=True) and sum(chances) <= 1 + 1e-9
-    writer.preprocess, kept = WaveformPreprocess(rate=RATE), writer.preprocess
+    writer.preprocess, kept = WaveformFeatureExtractor(sampling_rate=SAMPLING_RATE), writer.preprocess
     with pytest.raises(ValueError, match="no vocabulary"):
-        zoo.predict(writer, (noise(0.4), RATE))
+        zoo.predict(writer, (noise(0.4), SAMPLING_RATE))
     writer.preprocess = kept
 
 
 def test_from_the_command_line(classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo.save(classifier, tmp_path / "model")
     short, fast = saved(tmp_path / "short.wav", noise(0.2)), saved(tmp_path / "fast.wav", noise(0.5), 16000)
-    assert main(["predict", str(tmp_path / "model"), str(short), "--top", "1"]) == 0
+    assert main(["predict", str(tmp_path / "model"), str(short), "--top-k", "1"]) == 0
     assert "short.wav" in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "model"), str(fast)]) == 2
     assert "16000 samples per second, expected 8000" in capsys.readouterr().err
@@ -116,12 +120,12 @@ def test_from_the_command_line(classifier, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_picture_of_sounds(classifier, tmp_path: Path) -> None:
-    waves = [(noise(0.2, i), RATE) for i in range(2)]
-    figure = attention_of_sounds(classifier, waves, tmp_path / "a.png", labels=[0, 1])
+    waves = [(noise(0.2, i), SAMPLING_RATE) for i in range(2)]
+    figure = plot_audio_attention(classifier, waves, tmp_path / "a.png", labels=[0, 1])
     assert (tmp_path / "a.png").stat().st_size > 10_000
-    assert len(figure.axes) == 2 * 2 * 3 + 1  # two rows of six, and the bar of colours
+    assert len(figure.axes) == 2 * 2 * 3 + 1  # two rows of six, and the bar of colors
     values = classifier.preprocess(waves)["input_values"]
-    assert len(attention_of_sounds(classifier, values).axes) == 13
+    assert len(plot_audio_attention(classifier, values).axes) == 13
 
 
 def test_attention_stands_where_its_patches_do(classifier) -> None:
@@ -131,11 +135,11 @@ def test_attention_stands_where_its_patches_do(classifier) -> None:
     heat[0, 0, 2] = 10.0
     figure = figure_of(classifier, torch.randn(1, 40, 32), heat, ["x"])
     over = figure.axes[4].images[1]
-    colours = np.asarray(over.get_array())
-    place = np.unravel_index(colours.argmax(), colours.shape)
+    colors = np.asarray(over.get_array())
+    place = np.unravel_index(colors.argmax(), colors.shape)
     left, right, bottom, top = over.get_extent()
-    x = left + (place[1] + 0.5) / colours.shape[1] * (right - left)
-    y = bottom + (place[0] + 0.5) / colours.shape[0] * (top - bottom)
+    x = left + (place[1] + 0.5) / colors.shape[1] * (right - left)
+    y = bottom + (place[0] + 0.5) / colors.shape[0] * (top - bottom)
     assert abs(x - (2 * 10 + 7.5)) < 3 and abs(y - 7.5) < 5
 
 
@@ -146,20 +150,23 @@ def test_bins_are_placed_by_mel(classifier) -> None:
 
 def test_pictures_need_spectrograms(writer) -> None:
     with pytest.raises(ValueError, match="no spectrogram patches"):
-        attention_of_sounds(writer, [(noise(0.4), RATE)])
+        plot_audio_attention(writer, [(noise(0.4), SAMPLING_RATE)])
 
 
 def test_sounds_that_cannot_be_heard_are_named(classifier, writer, tmp_path) -> None:
     """Which of several, by its file or its place."""
-    short, other = saved(tmp_path / "short.wav", noise(0.002)), saved(tmp_path / "other.wav", noise(0.4), RATE // 2)
+    short, other = (
+        saved(tmp_path / "short.wav", noise(0.002)),
+        saved(tmp_path / "other.wav", noise(0.4), SAMPLING_RATE // 2),
+    )
     features = zoo.create_model("wav2vec2_tiny", head="classify", seed=0, width=32, depth=1, heads=2, position_groups=2)
     features.preprocess = writer.preprocess
     for model in (classifier, writer, features):
         with pytest.raises(ValueError, match=r"short\.wav has 16 samples .*, at least \d+ are needed"):
             zoo.predict(model, [saved(tmp_path / "long.wav", noise(0.5)), short])
         with pytest.raises(ValueError, match=r"sound 1 has 16 samples .*, at least \d+ are needed"):
-            zoo.predict(model, [(noise(0.5), RATE), (noise(0.002), RATE)])
+            zoo.predict(model, [(noise(0.5), SAMPLING_RATE), (noise(0.002), SAMPLING_RATE)])
         with pytest.raises(ValueError, match=r"sound 1 has 4000 samples per second, expected 8000: .*--resample"):
-            zoo.predict(model, [(noise(0.5), RATE), (noise(0.5), RATE // 2)])
+            zoo.predict(model, [(noise(0.5), SAMPLING_RATE), (noise(0.5), SAMPLING_RATE // 2)])
         with pytest.raises(ValueError, match=r"other\.wav has 4000 samples per second, .* resample=True\)"):
             zoo.predict(model, other)

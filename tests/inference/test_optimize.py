@@ -1,4 +1,4 @@
-"""`zoo.optimize`: the same numbers, a model that cannot be misused, nothing optimised in silence that should not be."""
+"""`zoo.optimize`: the same numbers, a model that cannot be misused, nothing optimized in silence that should not be."""
 
 import copy
 
@@ -107,7 +107,7 @@ def test_training_and_saving_are_refused():
         fast.train()
     with pytest.raises(ValueError, match="save the model it was made from"):
         fast.state_dict()
-    with pytest.raises(ValueError, match="optimised already"):
+    with pytest.raises(ValueError, match="optimized already"):
         zoo.optimize(fast)
     assert not fast(pixels(fast)).requires_grad
 

@@ -4,13 +4,13 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 
 
 @pytest.fixture
 def model():
     model = zoo.create_model("vit_cifar_tiny", seed=0, depth=2)
-    model.preprocess = ImagePreprocess(size=(32, 32))
+    model.preprocess = ImageProcessor(size=(32, 32))
     model.labels = [f"kind {i}" for i in range(10)]
     return model
 
@@ -28,12 +28,12 @@ def test_labels_with_probabilities_best_first(model, tmp_path):
     assert torch.allclose(torch.tensor([p for _, p in answers]), expected.values)
     picture(0).save(tmp_path / "a.png")
     assert zoo.predict(model, tmp_path / "a.png") == zoo.predict(model, str(tmp_path / "a.png"))
-    assert len(zoo.predict(model, picture(0), top=99)) == 10 and len(zoo.predict(model, picture(0), top=1)) == 1
+    assert len(zoo.predict(model, picture(0), top_k=99)) == 10 and len(zoo.predict(model, picture(0), top_k=1)) == 1
 
 
 def test_a_list_gives_a_list(model):
-    both = zoo.predict(model, [picture(0), picture(1)], top=2)
-    assert [label for label, _ in both[1]] == [label for label, _ in zoo.predict(model, picture(1), top=2)]
+    both = zoo.predict(model, [picture(0), picture(1)], top_k=2)
+    assert [label for label, _ in both[1]] == [label for label, _ in zoo.predict(model, picture(1), top_k=2)]
     assert zoo.predict(model, []) == [] and len(zoo.predict(model, [picture(0)])) == 1
 
 
@@ -44,15 +44,15 @@ def test_the_mode_of_the_model_stays_and_classes_without_names_have_numbers(mode
 
 def test_several_and_numbers(model):
     scores = model.eval()(**model.preprocess(picture(0))).detach()[0]
-    model.config = model.config.replace(answer="several")
-    several = zoo.predict(model, picture(0), top=3)
+    model.config = model.config.replace(problem_type="multi_label_classification")
+    several = zoo.predict(model, picture(0), top_k=3)
     assert [p for _, p in several] == pytest.approx(scores.sigmoid().topk(3).values.tolist(), abs=1e-6)
-    model.config = model.config.replace(answer="number")
-    numbers = zoo.predict(model, picture(0), top=3)
+    model.config = model.config.replace(problem_type="regression")
+    numbers = zoo.predict(model, picture(0), top_k=3)
     assert [label for label, _ in numbers] == model.labels  # each has its own: there is no best
     assert [value for _, value in numbers] == pytest.approx(scores.tolist(), abs=1e-6)
     model.reset_head(4)
-    assert model.config.answers == "one"
+    assert model.config.resolved_problem_type == "single_label_classification"
 
 
 def test_what_cannot_be_predicted(model):

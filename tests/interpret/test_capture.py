@@ -9,17 +9,17 @@ from torch import Tensor, nn
 import zoo
 from zoo.interpret.attention_maps import distance, entropy
 from zoo.interpret.capture import SEPARATE_HEADS, find_layers
-from zoo.nn import CAUSAL, ALiBi, BlockSpec, Context, Core, Stack, initialise
+from zoo.nn import CAUSAL, ALiBi, BlockConfig, Context, Core, Stack, initialize
 from zoo.nn.registry import BUILT_IN, CORES, MIXERS, admit
 
-SPEC = BlockSpec(width=32, heads=4)
+SPEC = BlockConfig(width=32, heads=4)
 
 
 def make_stack(depth: int = 2, *, cross: str | None = None, **fields: object) -> Stack:
     fields = {"width": 32, "heads": 4, "attention": "softmax"} | fields
-    spec = BlockSpec(**fields | {"attention": admit(fields["attention"])})  # type: ignore[arg-type]
+    spec = BlockConfig(**fields | {"attention": admit(fields["attention"])})  # type: ignore[arg-type]
     stack = spec.stack(depth, cross=cross)
-    initialise(stack, 0)
+    initialize(stack, 0)
     with torch.no_grad():
         for p in stack.parameters():
             if p.ndim > 1:
@@ -116,7 +116,7 @@ def test_every_built_in_core_says_whether_its_heads_are_separate() -> None:
 def test_a_bias_per_head_and_a_mask_per_row_follow_the_choice() -> None:
     stack = make_stack(1)
     x, mask = tokens(3, 6, 32), torch.rand(3, 4, 6, 6, generator=torch.Generator().manual_seed(1)) > 0.3
-    context = Context(zoo.nn.Given(mask), ALiBi(4))
+    context = Context(zoo.nn.TensorMask(mask), ALiBi(4))
     with zoo.capture(stack) as whole:
         stack(x, context)
     with zoo.capture(stack, rows=[2, 1], heads=[3, 1]) as some:
@@ -179,7 +179,7 @@ def test_cross_attention() -> None:
     stack = make_stack(1, cross="softmax", causal=True)
     x, memory = tokens(2, 4, 32), tokens(2, 6, 32, seed=1)
     hidden = torch.tensor([[1] * 6, [1] * 4 + [0] * 2]).bool()
-    context = Context(CAUSAL, memory=memory, memory_mask=zoo.nn.Padding(hidden))
+    context = Context(CAUSAL, memory=memory, memory_mask=zoo.nn.PaddingMask(hidden))
     with zoo.capture(stack, layers="*.cross", rows=[1]) as maps:
         stack(x, context, keep=torch.tensor([[1] * 4, [1] * 3 + [0]]))
     found = maps["0.cross"]
@@ -249,7 +249,7 @@ def test_training_gives_the_same_gradients_and_one_map_a_step(kind: object, chec
 def test_a_learned_bias_that_layers_share_keeps_its_gradient() -> None:
     stack = make_stack(2, attention=["local", "softmax"])
     table = nn.Parameter(torch.zeros(32, 4))
-    context = Context(bias=zoo.nn.Buckets(table))
+    context = Context(bias=zoo.nn.T5RelativeBias(table))
     with zoo.capture(stack):
         stack(tokens(2, 5, 32), context).square().sum().backward()
     assert table.grad is not None and table.grad.any()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import zoo
 from zoo.interpret.plot import Panel, Place, attention_grid, over_patches, said_of, scale, seen_by, short
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 
 
 def make_model(name: str = "vit_cifar", **overrides: object) -> zoo.Model:
@@ -33,7 +33,7 @@ def texts(figure: object) -> list[str]:
 
 def test_a_row_per_image_and_a_column_per_layer() -> None:
     model = make_model()
-    figure = zoo.draw(images(2), captured(model, 2), model=model, titles=["one", "two"])
+    figure = zoo.plot_attention(images(2), captured(model, 2), model=model, titles=["one", "two"])
     assert len(figure.axes) == 2 * 3 + 1
     said = texts(figure)
     assert {"one", "two"} <= set(said) and any(s.startswith("block 1\n") and s.endswith("×") for s in said)
@@ -43,10 +43,10 @@ def test_heads_of_one_image_and_refusal_for_more() -> None:
     model = make_model()
     with torch.no_grad(), zoo.capture(model, rows=0) as maps:
         model(torch.randn(2, 3, 32, 32))
-    figure = zoo.draw(images(1)[0], maps, model=model, heads=True)
+    figure = zoo.plot_attention(images(1)[0], maps, model=model, heads=True)
     assert len(figure.axes) == 2 * (1 + 3) + 1
     with pytest.raises(ValueError, match="choose one with rows="):
-        zoo.draw(images(2), captured(model, 2), model=model, heads=True)
+        zoo.plot_attention(images(2), captured(model, 2), model=model, heads=True)
 
 
 def test_the_class_token_the_mean_patch_and_one_patch() -> None:
@@ -69,7 +69,7 @@ def test_the_class_token_the_mean_patch_and_one_patch() -> None:
 def test_the_brightest_patch_of_the_picture_is_the_one_attended_to() -> None:
     weights = torch.zeros(1, 1, 17, 17)
     weights[0, 0, 0, 1 + 4 * 1 + 2] = 1.0  # patch in row 1, column 2 of 4 x 4
-    figure = zoo.draw(torch.full((3, 40, 40), 128, dtype=torch.uint8), weights, grid=(4, 4), prefix=1)
+    figure = zoo.plot_attention(torch.full((3, 40, 40), 128, dtype=torch.uint8), weights, grid=(4, 4), prefix=1)
     overlay = figure.axes[1].images[1].get_array()
     row, column = divmod(int(overlay.argmax()), overlay.shape[1])
     assert (row * 4 // overlay.shape[0], column * 4 // overlay.shape[1]) == (1, 2)
@@ -89,9 +89,9 @@ def test_the_scale_leaves_single_spikes_out_but_not_far_and_does_not_blow_up_noi
 def test_rollout_lists_of_maps_and_matrices_with_tokens() -> None:
     model = make_model()
     maps = captured(model, 2)
-    assert len(zoo.draw(images(2), zoo.rollout(maps), model=model).axes) == 2 * 2 + 1
-    assert len(zoo.draw(images(2), list(maps.values()), model=model).axes) == 2 * 3 + 1
-    figure = zoo.draw(None, torch.eye(3)[None], tokens=["a", "b", "c"])
+    assert len(zoo.plot_attention(images(2), zoo.rollout(maps), model=model).axes) == 2 * 2 + 1
+    assert len(zoo.plot_attention(images(2), list(maps.values()), model=model).axes) == 2 * 3 + 1
+    figure = zoo.plot_attention(None, torch.eye(3)[None], tokens=["a", "b", "c"])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
     assert len(figure.axes) == 2
 
@@ -101,7 +101,7 @@ def test_pictures_are_shown_as_the_model_crops_them(tmp_path: Path) -> None:
     picture.paste((0, 0, 250), (15, 0, 45, 30))
     picture.save(tmp_path / "p.png")
     model = make_model()
-    model.preprocess = ImagePreprocess(size=(32, 32), interpolation="bilinear")
+    model.preprocess = ImageProcessor(size=(32, 32), interpolation="bilinear")
     for given in (picture, tmp_path / "p.png", [str(tmp_path / "p.png")]):
         (seen,) = seen_by(model, given)
         assert seen.shape == (3, 32, 32) and seen.dtype == torch.uint8
@@ -153,6 +153,6 @@ def test_short_names(name: str, said: str) -> None:
 )
 def test_refusals(given: tuple, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        zoo.draw(*given)
+        zoo.plot_attention(*given)
     with pytest.raises(ValueError, match="2 images and maps of 1"):
-        zoo.draw(images(2), torch.ones(1, 1, 4, 4), grid=(2, 2))
+        zoo.plot_attention(images(2), torch.ones(1, 1, 4, 4), grid=(2, 2))

@@ -41,7 +41,7 @@ def test_same_numbers_from_the_same_files(tmp_path, name):
     theirs, ours = peer(tmp_path, name), zoo.load(tmp_path)
     x = sounds(ours)
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
-    assert not (ours.load_report.initialised or ours.load_report.resampled or ours.training)
+    assert not (ours.load_report.initialized or ours.load_report.resampled or ours.training)
     assert zoo.verify(tmp_path).ok
 
 
@@ -85,7 +85,7 @@ def test_eps_shows_where_activations_are_small(tmp_path):
     ours = zoo.load(tmp_path)
     x = sounds(ours)
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
-    assert error(answer(zoo.load(tmp_path, eps=1e-6), x), answer(theirs, x)) > 1e-4
+    assert error(answer(zoo.load(tmp_path, norm_eps=1e-6), x), answer(theirs, x)) > 1e-4
 
 
 def test_swapping_any_two_lines_of_the_table_is_caught(tmp_path):
@@ -194,20 +194,28 @@ def test_classes_of_audioset_have_a_probability_each(tmp_path):
     theirs = transformers_audio(tmp_path / "peer", "ASTForAudioClassification", num_labels=527)
     edit = json.loads((tmp_path / "peer" / "config.json").read_text())
     names = {str(i): "Speech" if i == 0 else f"sound {i}" for i in range(527)}
-    for problem, kind in ((None, "several"), ("single_label_classification", "one")):
+    for problem, kind in (
+        (None, "multi_label_classification"),
+        ("single_label_classification", "single_label_classification"),
+    ):
         (tmp_path / "peer" / "config.json").write_text(json.dumps(edit | {"id2label": names, "problem_type": problem}))
         model = zoo.load(tmp_path / "peer")
-        assert model.config.answers == kind and torch.equal(model.head.proj.bias, theirs.classifier.dense.bias)
+        assert model.config.resolved_problem_type == kind and torch.equal(
+            model.head.proj.bias, theirs.classifier.dense.bias
+        )
         zoo.export(model, tmp_path / kind, format="transformers")
         assert zoo.load(tmp_path / kind).config == model.config
-    assert zoo.load(tmp_path / "several", num_classes=3).config.answers == "one"
+    assert (
+        zoo.load(tmp_path / "multi_label_classification", num_classes=3).config.resolved_problem_type
+        == "single_label_classification"
+    )
 
 
 def test_a_fresh_classifier_on_other_lengths(tmp_path):
     folder = published(tmp_path / "repo", "MIT/ast-finetuned-speech-commands-v2")
     model = zoo.load(folder, labels=["yes", "no"], max_length=256)
     assert model.load_report.resampled == ["patches.positions"]
-    assert model.load_report.initialised == ["head.proj.weight", "head.proj.bias"]
+    assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
     assert model(sounds(model)).shape == (2, 2)
 
 
@@ -230,28 +238,28 @@ def test_an_ast_starts_from_a_deit():
     assert torch.equal(own["patches.positions"][:2], theirs["patches.positions"][:2])
     report = model.load_report
     assert report.resampled == ["patches.proj.weight", "patches.positions"]
-    assert report.initialised == ["head.norm.weight", "head.norm.bias", "head.proj.weight", "head.proj.bias"]
+    assert report.initialized == ["head.norm.weight", "head.norm.bias", "head.proj.weight", "head.proj.bias"]
     assert report.dropped == [f"head.{name}.{kind}" for name in ("proj", "proj_dist") for kind in ("weight", "bias")]
 
 
-def test_on_a_grey_picture_its_tokens_are_those_of_the_vit():
-    """The same grid, the same patches: a spectrogram is a picture of equal colours (summed, not averaged)."""
+def test_on_a_gray_picture_its_tokens_are_those_of_the_vit():
+    """The same grid, the same patches: a spectrogram is a picture of equal colors (summed, not averaged)."""
     vit = deit()
     model = from_vit(vit, max_length=32, mel_bins=32, stride=8, head=None)
-    grey = noise(2, 32, 32)
-    same = vit.encode((grey.mT / 3)[:, None].expand(-1, 3, -1, -1))
+    gray = noise(2, 32, 32)
+    same = vit.encode((gray.mT / 3)[:, None].expand(-1, 3, -1, -1))
     with torch.no_grad():
-        assert error(model(grey), same) <= 1e-5
+        assert error(model(gray), same) <= 1e-5
 
 
 @pytest.mark.parametrize("overrides", [
     dict(distilled=False), dict(distilled=False, class_token=False, pool="mean", pool_norm=True),
-    dict(distilled=False, position_prefix=0, layer_scale=0.1), dict(act="silu", gated=True, kv_heads=2),
+    dict(distilled=False, position_prefix=0, layer_scale=0.1), dict(act="silu", gated_mlp=True, kv_heads=2),
 ], ids=str)  # fmt: skip
 def test_other_vits(overrides):
     model = from_vit(deit(**overrides), max_length=20, mel_bins=16, stride=(4, 6), attention="linear")
     assert model(sounds(model)).shape == (2, 527) and model(sounds(model)).isfinite().all()
-    assert not [name for name in model.load_report.initialised if name.startswith("blocks.norm")]
+    assert not [name for name in model.load_report.initialized if name.startswith("blocks.norm")]
 
 
 def test_positions_are_cut_or_stretched():
@@ -307,8 +315,8 @@ def test_maps_and_a_core_of_ones_own():
     assert maps["blocks.1.mixer"].shape == (2, 4, tokens, tokens)
 
 
-def test_optimised_it_gives_the_same_numbers():
-    model, x = tiny(width=256, hidden=384), noise(2, 24, 16)
+def test_optimized_it_gives_the_same_numbers():
+    model, x = tiny(width=256, mlp_dim=384), noise(2, 24, 16)
     with torch.no_grad():
         expected = model(x)
     assert error(zoo.optimize(model)(x), expected) <= 1e-5

@@ -93,13 +93,17 @@ def test_what_people_download(tmp_path, repository):
     ours, x = zoo.load(tmp_path), noise(2, 900)
     mask = "masked_spec_embed" if name == "HubertModel" else f"{theirs.base_model_prefix}.masked_spec_embed"
     report, masks = ours.load_report, [] if repository in WITHOUT_MASK else [mask]
-    assert sorted(report.dropped) == sorted([*dropped, *masks]) and not (report.initialised or report.resampled)
+    assert sorted(report.dropped) == sorted([*dropped, *masks]) and not (report.initialized or report.resampled)
     assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head in NAMING else None)
     body = theirs.base_model if head is None else theirs
     assert error(answer(ours, x), answer(body, x)) <= 1e-5
     assert zoo.verify(tmp_path).ok
     heard = ours.preprocess
-    assert heard.normalise and heard.rate == 16000 and heard.masked == bool(options.get("do_stable_layer_norm"))
+    assert (
+        heard.normalize
+        and heard.sampling_rate == 16000
+        and heard.return_attention_mask == bool(options.get("do_stable_layer_norm"))
+    )
     assert (heard.vocabulary and list(heard.vocabulary.tokens)) == (CHARACTERS if head == "ctc" else None)
 
 
@@ -107,8 +111,8 @@ def test_what_people_download(tmp_path, repository):
 def test_a_classifier_on_each_of_them(tmp_path, repository):
     stand_in(tmp_path, repository)
     model = zoo.load(tmp_path, labels=["dog", "cat"], head="classify")
-    assert {"head.proj.weight", "head.proj.bias"} <= set(model.load_report.initialised)
-    assert all(name.startswith("head.") for name in model.load_report.initialised)
+    assert {"head.proj.weight", "head.proj.bias"} <= set(model.load_report.initialized)
+    assert all(name.startswith("head.") for name in model.load_report.initialized)
     assert model(noise(2, 400)).shape == (2, 2)
 
 
@@ -135,7 +139,7 @@ def test_their_classification_pipeline_gives_our_numbers(tmp_path, name):
     wave = 0.1 * noise(8000)
     theirs = pipeline("audio-classification", str(tmp_path / "second"), device="cpu")
     expected = {each["label"]: each["score"] for each in theirs({"raw": wave.numpy(), "sampling_rate": 16000}, top_k=7)}
-    ours = dict(zoo.predict(model, (wave, 16000), top=7))
+    ours = dict(zoo.predict(model, (wave, 16000), top_k=7))
     assert ours.keys() == expected.keys() and max(abs(ours[label] - expected[label]) for label in ours) <= 1e-5
     again = zoo.load(tmp_path / "second")
     assert again.preprocess == model.preprocess and again.labels == model.labels

@@ -68,7 +68,7 @@ def alone(model, x, lengths):
 def test_same_numbers_from_the_same_files(tmp_path, name):
     """Also for padded clips: theirs alone, ours in one batch, forgetting what stands in the padding."""
     theirs, ours = peer(tmp_path, name), zoo.load(tmp_path)
-    assert not (ours.load_report.initialised or ours.load_report.resampled or ours.training)
+    assert not (ours.load_report.initialized or ours.load_report.resampled or ours.training)
     assert all(dropped.endswith("masked_spec_embed") for dropped in ours.load_report.dropped)
     x, mask = ragged()
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
@@ -156,8 +156,8 @@ def test_eps_shows_where_activations_are_small(tmp_path, name, eps):
         theirs.encoder.pos_conv_embed.conv.bias.mul_(1e-3)
     theirs.save_pretrained(tmp_path)
     ours, x = zoo.load(tmp_path), noise(2, 500)
-    assert ours.config.eps == eps and error(answer(ours, x), answer(theirs, x)) <= 1e-5
-    assert error(answer(zoo.load(tmp_path, eps=1e-6), x), answer(theirs, x)) > 1e-4
+    assert ours.config.norm_eps == eps and error(answer(ours, x), answer(theirs, x)) <= 1e-5
+    assert error(answer(zoo.load(tmp_path, norm_eps=1e-6), x), answer(theirs, x)) > 1e-4
 
 
 def losses(model, logits, steps=20):
@@ -191,7 +191,7 @@ def test_twenty_steps_of_training_are_theirs(tmp_path, name):
 def tiny(name="wav2vec2_tiny", **overrides):
     sizes = dict(
         conv_channels=(16, 24, 16), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), position_kernel=8,
-        position_groups=4, width=32, depth=2, heads=4, hidden=64, vocab_size=11, classifier_width=20,
+        position_groups=4, width=32, depth=2, heads=4, mlp_dim=64, vocab_size=11, classifier_width=20,
     )  # fmt: skip
     return zoo.create_model(name, seed=0, **sizes | overrides).eval()
 
@@ -320,8 +320,8 @@ def test_maps_and_a_core_of_ones_own_on_padded_clips(options):
 
 @pytest.mark.parametrize("options", [BASE, {}], ids=["group norm", "layer norm"])
 @pytest.mark.parametrize("head", ["ctc", "classify"])
-def test_optimised_it_gives_the_same_numbers(options, head):
-    wide = dict(width=256, hidden=384, conv_channels=(256, 256, 256), heads=4, layer_sum=head == "classify")
+def test_optimized_it_gives_the_same_numbers(options, head):
+    wide = dict(width=256, mlp_dim=384, conv_channels=(256, 256, 256), heads=4, layer_sum=head == "classify")
     model, (x, mask) = tiny(head=head, **options | wide), ragged()
     with torch.no_grad():
         expected, real = model(x, mask), model.frames(torch.tensor(LENGTHS))
@@ -341,13 +341,13 @@ def test_a_fresh_alphabet_on_a_pretrained_body(tmp_path):
     assert bare.config.head is None and set(bare.load_report.dropped) == expected | {"wav2vec2.masked_spec_embed"}
     assert zoo.verify(tmp_path).ok
     model = zoo.load(tmp_path, head="ctc", vocab_size=5)
-    assert model.load_report.initialised == ["head.proj.weight", "head.proj.bias"]
+    assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
     assert model(noise(2, 400)).shape == (2, model.frames(400), 5)
     zoo.save(model, tmp_path / "characters")
     other = zoo.load(tmp_path / "characters", vocab_size=6)
-    assert other.load_report.initialised == ["head.proj.weight", "head.proj.bias"]
+    assert other.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
     assert other(noise(2, 400)).shape[-1] == 6
-    labelled = zoo.load(tmp_path, labels=["a", "b", "c"])
+    labeled = zoo.load(tmp_path, labels=["a", "b", "c"])
     assert (
-        labelled(noise(2, 400)).shape == (2, 3) and labelled.config.classifier_width == WAVEFORM["classifier_proj_size"]
+        labeled(noise(2, 400)).shape == (2, 3) and labeled.config.classifier_width == WAVEFORM["classifier_proj_size"]
     )

@@ -12,7 +12,7 @@ import transformers
 from clip_peers import OPEN_CLIP, SIGLIP_TEXT, answers, open_clip_pair, texts, transformers_pair
 from clip_peers import TEXT as TEXT_CONFIG
 from clip_peers import VISION as VISION_CONFIG
-from peers import edit_json, error, pixels, randomise
+from peers import edit_json, error, pixels, randomize
 
 import zoo
 from zoo.checkpoints.load import describe
@@ -112,7 +112,7 @@ def test_open_clip_there_and_back(name, tmp_path):
     weights = "pickle" if name == "clip" else "safetensors"
     theirs = open_clip_pair(tmp_path / "theirs", weights=weights, **OPEN[name])
     ours = zoo.load(tmp_path / "theirs")
-    assert not (ours.load_report.dropped or ours.load_report.initialised)
+    assert not (ours.load_report.dropped or ours.load_report.initialized)
     compare(ours, theirs)
     assert zoo.verify(tmp_path / "theirs").ok
     zoo.export(ours, tmp_path / "ours", format="open_clip")
@@ -159,7 +159,7 @@ def test_what_they_cannot_express_is_refused_by_name(tmp_path):
 
 def test_towers_put_together_are_exported_where_they_are_those_of_clip(tmp_path):
     shape = dict(width=32, depth=2, heads=4)
-    image = dict(name="vit_cifar", image_size=32, patch_size=8, pre_norm=True, eps=1e-5, **shape)
+    image = dict(name="vit_cifar", image_size=32, patch_size=8, pre_norm=True, norm_eps=1e-5, **shape)
     text = dict(name="clip_text_tiny", vocab_size=99, max_length=16, eos_token_id=98, pool="eos", **shape)
     model = zoo.contrast(image=image, text=text, width=24, seed=0).eval()
     model.preprocess = replace(model.preprocess, image=replace(model.preprocess.image, mean=(0.5,) * 3, std=(0.5,) * 3))
@@ -211,7 +211,7 @@ def test_every_tensor_of_a_tower_goes_to_one_place(source, tmp_path):
 @pytest.mark.parametrize("name", ["CLIPVisionModel", "CLIPTextModel", "SiglipVisionModel"])
 def test_towers_alone(name, tmp_path):
     cls = getattr(transformers, name)
-    theirs = randomise(cls(cls.config_class(**(TEXT_CONFIG if name == "CLIPTextModel" else VISION_CONFIG))))
+    theirs = randomize(cls(cls.config_class(**(TEXT_CONFIG if name == "CLIPTextModel" else VISION_CONFIG))))
     theirs.save_pretrained(tmp_path / "theirs")
     ours = zoo.load(tmp_path / "theirs")
     assert ours.load_report.plain and zoo.verify(tmp_path / "theirs").ok

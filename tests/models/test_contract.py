@@ -56,7 +56,7 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-TINY = dict(width=32, depth=2, heads=4, hidden=48)
+TINY = dict(width=32, depth=2, heads=4, mlp_dim=48)
 TEXT = TINY | dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0)
 WAVES = TINY | dict(
     conv_channels=(8, 12, 8), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), position_kernel=6, position_groups=4,
@@ -74,7 +74,7 @@ ROWS = {
             "class token": dict(class_token=True, pool="cls", stem="patch"),
             "distilled": dict(class_token=True, pool="cls", distilled=True),
             "dinov2": dict(class_token=True, pool="cls_mean", registers=2, position_prefix=0, layer_scale=0.1),
-            "swiglu": dict(gated=True, act="silu", qkv_bias=False),
+            "swiglu": dict(gated_mlp=True, act="silu", qkv_bias=False),
             "norm after pooling": dict(pool_norm=True, patch_size=8),
             "layers of different kinds": dict(attention=["local", "performer"]),
         },
@@ -120,7 +120,7 @@ ROWS = {
         more=GROUPS
         | {
             "mean of the patches": dict(class_token=False, distilled=False, pool="mean", patch_size=(8, 4)),
-            "one token": dict(distilled=False, layer_scale=0.1, gated=True, act="silu", qkv_bias=False),
+            "one token": dict(distilled=False, layer_scale=0.1, gated_mlp=True, act="silu", qkv_bias=False),
         },
         counts={"ast_base": 86_594_063, "ast_base_14_14": 86_167_823, "ast_base_speech_commands": 85_395_491},
     ),
@@ -273,7 +273,7 @@ def all_inputs(name: str) -> dict[str, Tensor]:
     """A batch that uses every input, so that every parameter has its part."""
     batch = ROWS[name].batch()
     if "token_type_ids" in family(name).model.inputs:
-        last = small(name).config.types - 1
+        last = small(name).config.type_vocab_size - 1
         batch["token_type_ids"] = (torch.arange(11) > 5).long().clamp(max=last).expand(3, -1)
     return batch
 
@@ -298,7 +298,7 @@ def test_every_shape_trains_saves_and_loads(name, shape, tmp_path):
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
     report = loaded.load_report
-    assert not (report.initialised or report.dropped or report.resampled) and report.mapped
+    assert not (report.initialized or report.dropped or report.resampled) and report.mapped
     with torch.no_grad():
         assert torch.equal(loaded.eval()(**batch), model(**batch))
 
@@ -487,7 +487,7 @@ def test_nothing_leaks_from_the_future_and_decoding_is_the_full_forward(name, ki
         ({"num_attention_heads": 4}, r"no field 'num_attention_heads'; did you mean 'heads'\?"),
         ({"dept": 3}, r"no field 'dept'; did you mean 'depth'\?"),
         ({"attention": "preformer"}, r"no attention 'preformer'; did you mean 'performer'\?"),
-        ({"attention": {"kind": "local", "wind": 3}}, r"Local has no option 'wind'; did you mean 'window'\?"),
+        ({"attention": {"kind": "local", "wind": 3}}, r"LocalAttention has no option 'wind'; did you mean 'window'\?"),
         ({"attention": ["softmax"] * 3}, r"3 given, the stack has 2"),
         ({"attention": "nowhere:Mine"}, r"nowhere"),
         ({"mixer": "mamba"}, r"no mixer 'mamba'"),
@@ -568,7 +568,7 @@ def test_wrong_pictures_are_refused_and_odd_ones_told():
     for odd, what in (
         (torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8), "integers"),
         (torch.rand(2, 3, 32, 32) * 255, "as bytes have"),
-        (torch.rand(2, 3, 32, 32), "unnormalised"),
+        (torch.rand(2, 3, 32, 32), "unnormalized"),
     ):
         with pytest.warns(UserWarning, match=what):
             small("vit")(odd)

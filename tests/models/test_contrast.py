@@ -11,11 +11,11 @@ import zoo
 from zoo.models.contrast.model import Contrastive, ContrastiveOutput
 from zoo.models.registry import build, families, family
 from zoo.models.tower_config import ContrastiveConfig
-from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.tokenizer_training import train
 
 VIT = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "hidden": 48}
-TEXT = dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0, width=32, depth=2, heads=4, hidden=48)
+TEXT = dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0, width=32, depth=2, heads=4, mlp_dim=48)
 BERT = {"name": "bert_tiny", "pool": "mean", "pooler": None, **TEXT}
 CLIP_TEXT = {"name": "clip_text_tiny", "eos_token_id": 49, **TEXT}
 SOUND = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "hidden": 48, "max_length": 21, "mel_bins": 16,
@@ -132,7 +132,7 @@ def test_a_row_alone_is_the_row_of_a_batch(name):
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_compiles_whole_and_optimises(name):
+def test_compiles_whole_and_optimizes(name):
     model = make(name)
     inputs = batch(model)
     output = model(**inputs)
@@ -242,7 +242,7 @@ def test_pairs_of_three():
         model()
 
 
-def test_unnormalised_features_and_hidden_states():
+def test_unnormalized_features_and_hidden_states():
     model = make()
     inputs = batch(model)
     raw = model.encode_image(inputs["pixel_values"], normalize=False)
@@ -287,7 +287,7 @@ def test_towers_from_names_folders_and_modules(tmp_path):
     assert model.text is text
     assert torch.equal(model.image.blocks[0].mixer.q.weight, classifier.blocks[0].mixer.q.weight)
     assert "image.blocks.0.mixer.q.weight" in model.load_report.mapped
-    assert set(model.load_report.initialised) >= {"image_proj.weight", "logit_scale"}
+    assert set(model.load_report.initialized) >= {"image_proj.weight", "logit_scale"}
     assert model.preprocess.image.size == (32, 32)
     given = zoo.contrast(image=classifier, text=text, seed=0)
     assert given.image is classifier and classifier.config.head == "pool" and classifier.labels is None
@@ -409,9 +409,9 @@ def test_a_preprocess_for_both(tmp_path):
         with pytest.raises(ValueError, match=said):
             call()
     with pytest.raises(ValueError, match="does not belong to this model"):
-        PairPreprocess(text=train("bpe", ["a small circle"], 300, max_length=16)).check(model.config)
+        MultimodalProcessor(text=train("bpe", ["a small circle"], 300, max_length=16)).check(model.config)
     with pytest.raises(ValueError, match="a preprocess for audio"):
-        PairPreprocess(audio=words).check(model.config)
+        MultimodalProcessor(audio=words).check(model.config)
 
 
 def again_long(model: Contrastive) -> dict[str, Tensor]:
@@ -423,7 +423,7 @@ def test_sounds_among_others(tmp_path):
     model = make("three")
     sound = torch.randn(3000, generator=torch.Generator().manual_seed(0))
     made = model.preprocess((sound, 16000))
-    named = model.preprocess(audio=sound, rate=16000)
+    named = model.preprocess(audio=sound, sampling_rate=16000)
     assert set(made) == {"input_values"} and torch.equal(made["input_values"], named["input_values"])
     assert model(**made).present == ("audio",)
     with pytest.raises(ValueError, match="too_long='cut'"):
@@ -441,7 +441,7 @@ def test_maps_of_the_picture_are_drawn_over_it(name):
     with zoo.capture(model, layers="image.*") as maps:
         model.encode_image(model.preprocess(picture)["pixel_values"])
     for who in (model, model.image):
-        assert zoo.draw(picture, maps, model=who)
+        assert zoo.plot_attention(picture, maps, model=who)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -48,7 +48,7 @@ def gpt2_hub(tensors):
 def check(folder, theirs, dropped):
     ours = zoo.load(folder)
     assert error(answer(ours, ragged()), answer(theirs, ragged())) <= 1e-5
-    assert sorted(ours.load_report.dropped) == sorted(dropped) and not ours.load_report.initialised
+    assert sorted(ours.load_report.dropped) == sorted(dropped) and not ours.load_report.initialized
     assert ours.config.eos_token_id == 3
     return ours
 
@@ -73,7 +73,7 @@ def test_a_classifier_on_a_body_of_the_hub(tmp_path):
     _, tensors = published(tmp_path, "gpt2", GPT2_HUB)
     save_file(gpt2_hub(tensors), tmp_path / "model.safetensors")
     ours = zoo.load(tmp_path, head="classify", labels=["bad", "good"])
-    assert ours.load_report.initialised == ["head.proj.weight"] and ours.labels == ["bad", "good"]
+    assert ours.load_report.initialized == ["head.proj.weight"] and ours.labels == ["bad", "good"]
     assert answer(ours, ragged()).shape == (3, 2)
 
 

@@ -121,7 +121,7 @@ def test_what_people_download(tmp_path, repository):
     theirs, dropped = stand_in(tmp_path, repository)
     ours, batch = zoo.load(tmp_path), ragged(types="google-bert" in repository)
     report = ours.load_report
-    assert not report.initialised and (dropped is None or sorted(report.dropped) == sorted(dropped))
+    assert not report.initialized and (dropped is None or sorted(report.dropped) == sorted(dropped))
     if ours.config.head is None:
         theirs = body_of(theirs)
     elif type(theirs).__name__ == "BertForPreTraining":
@@ -134,8 +134,8 @@ def test_what_people_download(tmp_path, repository):
 def test_a_classifier_on_each_of_them(tmp_path, repository):
     stand_in(tmp_path, repository)
     model = zoo.load(tmp_path, labels=["no", "perhaps", "yes"])
-    assert {"head.proj.weight", "head.proj.bias"} <= set(model.load_report.initialised)
-    assert all(name.startswith("head.") for name in model.load_report.initialised)
+    assert {"head.proj.weight", "head.proj.bias"} <= set(model.load_report.initialized)
+    assert all(name.startswith("head.") for name in model.load_report.initialized)
     assert model(**ragged()).shape == (3, 3) and model.labels == ["no", "perhaps", "yes"]
 
 
@@ -213,7 +213,7 @@ def test_exported_for_sentence_transformers(tmp_path):
 def test_a_classifier_on_an_embedding_model(tmp_path):
     mini_lm(tmp_path)
     model = zoo.load(tmp_path, labels=["a", "b"])
-    assert model.load_report.initialised == ["head.proj.weight", "head.proj.bias"] and model.config.pool == "mean"
+    assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"] and model.config.pool == "mean"
 
 
 @pytest.mark.parametrize("pooling, said", [

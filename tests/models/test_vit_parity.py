@@ -72,7 +72,7 @@ def test_same_numbers_from_the_same_files(tmp_path, library, name):
     theirs, ours = peer(tmp_path, library, name), zoo.load(tmp_path)
     x = pixels(ours.patches.image_size, ours.config.in_chans)
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
-    assert not (ours.load_report.initialised or ours.load_report.resampled or ours.training)
+    assert not (ours.load_report.initialized or ours.load_report.resampled or ours.training)
     if (library, name) in EXACT:
         x, ours = x.double(), zoo.load(tmp_path, dtype=torch.float64)
         assert error(answer(ours, x), answer(theirs.double(), x)) <= 1e-9
@@ -106,9 +106,9 @@ def test_eps_shows_where_activations_are_small(tmp_path, library, name, eps):
     (theirs.save_pretrained if library == "transformers" else _save_timm(theirs))(tmp_path)
     ours = zoo.load(tmp_path)
     x = pixels(ours.patches.image_size)
-    assert ours.config.eps == eps
+    assert ours.config.norm_eps == eps
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
-    assert error(answer(zoo.load(tmp_path, eps=10 * eps if eps > 1e-9 else 1e-6), x), answer(theirs, x)) > 1e-4
+    assert error(answer(zoo.load(tmp_path, norm_eps=10 * eps if eps > 1e-9 else 1e-6), x), answer(theirs, x)) > 1e-4
 
 
 def _save_timm(model):

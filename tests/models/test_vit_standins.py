@@ -202,7 +202,7 @@ def test_published_folders_load_and_agree_with_their_library(tmp_path, repositor
     result, model = zoo.verify(folder), zoo.load(folder)
     assert result.ok, result
     report = model.load_report
-    assert sorted(report.dropped) == REPOSITORIES[repository][3] and not (report.initialised or report.resampled)
+    assert sorted(report.dropped) == REPOSITORIES[repository][3] and not (report.initialized or report.resampled)
     assert model.labels == (list(LABELS.values()) if "id2label" in REPOSITORIES[repository][0] else None)
     assert model.preprocess.size == model.patches.image_size
     assert not any(parameter.is_meta for parameter in model.parameters())
@@ -218,7 +218,7 @@ def test_published_pickles_load_too(tmp_path):
 def test_fine_tuning_from_a_bare_model(tmp_path):
     model = zoo.load(folder_of("google/vit-base-patch16-224-in21k", tmp_path / "repo"), labels=["cat", "dog"])
     assert model.config.num_classes == 2 and model.labels == ["cat", "dog"]
-    assert model.load_report.initialised == ["head.proj.weight", "head.proj.bias"]
+    assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
     assert len(model.load_report.dropped) == 2
 
 

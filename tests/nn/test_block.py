@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.nn import CAUSAL, MLP, Attention, BlockSpec, Context, CoreSpec, initialise, rotary
+from zoo.nn import CAUSAL, MLP, Attention, BlockConfig, Context, CoreSpec, initialize, rotary
 from zoo.nn.block import survivors
 from zoo.nn.context import Groups
 from zoo.nn.mlp import ACTIVATIONS
@@ -12,9 +12,9 @@ WIDTH = 16
 
 
 def block(**options):
-    spec = BlockSpec(width=WIDTH, heads=2, **options)
+    spec = BlockConfig(width=WIDTH, heads=2, **options)
     made = spec.block(0, 1)
-    initialise(made, 0)
+    initialize(made, 0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in made.parameters():  # fresh norms are 1 and biases 0: swaps would pass
@@ -51,9 +51,9 @@ def test_orders(order, scaled):
 
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_cross_attention_stands_between(order):
-    spec = BlockSpec(width=WIDTH, heads=2, order=order)
+    spec = BlockConfig(width=WIDTH, heads=2, order=order)
     made = spec.block(0, 1, cross="softmax", memory_width=12)
-    initialise(made, 0)
+    initialize(made, 0)
     x, memory = tokens(), torch.randn(3, 4, 12)
     shown = Context(memory=memory)
     if order == "pre":
@@ -66,13 +66,13 @@ def test_cross_attention_stands_between(order):
         y = made.norm2(y + made.mlp(y))
     torch.testing.assert_close(made(x, shown), y, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match=r"parallel.*use order='pre'"):
-        BlockSpec(width=WIDTH, heads=2, order="parallel").block(0, 1, cross="softmax")
+        BlockConfig(width=WIDTH, heads=2, order="parallel").block(0, 1, cross="softmax")
 
 
 def test_the_final_norm_stands_where_the_stream_is_unnormed():
-    assert BlockSpec(width=8, heads=2).stack(1).norm is not None
-    assert BlockSpec(width=8, heads=2, order="post").stack(1).norm is None
-    assert isinstance(BlockSpec(width=8, heads=2, norm="rms").stack(1).norm, nn.RMSNorm)
+    assert BlockConfig(width=8, heads=2).stack(1).norm is not None
+    assert BlockConfig(width=8, heads=2, order="post").stack(1).norm is None
+    assert isinstance(BlockConfig(width=8, heads=2, norm="rms").stack(1).norm, nn.RMSNorm)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -124,25 +124,25 @@ def test_drop_path_is_drawn_per_row_of_packed_tokens():
 
 
 def test_drop_path_grows_with_depth_and_dropout_sleeps_in_evaluation():
-    stack = BlockSpec(width=8, heads=2, drop_path=0.3, dropout=0.5).stack(4)
+    stack = BlockConfig(width=8, heads=2, drop_path=0.3, dropout=0.5).stack(4)
     assert [b.drop_path for b in stack] == pytest.approx([0, 0.1, 0.2, 0.3])
-    assert BlockSpec(width=8, heads=2, drop_path=0.3).stack(1)[0].drop_path == 0
-    initialise(stack, 0)
+    assert BlockConfig(width=8, heads=2, drop_path=0.3).stack(1)[0].drop_path == 0
+    initialize(stack, 0)
     x = torch.randn(2, 3, 8)
     assert torch.equal(stack.eval()(x), stack(x))
     assert not torch.equal(stack.train()(x), stack(x))
 
 
 def test_layer_scale_starts_where_asked():
-    made = BlockSpec(width=8, heads=2, layer_scale=1e-4).block(0, 1)
-    initialise(made, 0)
+    made = BlockConfig(width=8, heads=2, layer_scale=1e-4).block(0, 1)
+    initialize(made, 0)
     assert (made.scale1.gamma == 1e-4).all() and (made.scale2.gamma == 1e-4).all()
 
 
 def attention(width=WIDTH, **options):
     spec = {k: options.pop(k) for k in ("heads", "kv_heads", "head_dim") if k in options}
     made = Attention(width, CoreSpec(**{"heads": 4, "kv_heads": 2, "head_dim": 4, **spec}), **options)
-    initialise(made, 0)
+    initialize(made, 0)
     return made
 
 
@@ -164,7 +164,7 @@ def test_one_product_for_q_k_and_v_is_three(biases):
 
 
 def test_whatever_wraps_a_projection_is_called():
-    """Adapters, hooks and parametrisations stand between a Linear and its weight."""
+    """Adapters, hooks and parametrizations stand between a Linear and its weight."""
     x = tokens()
     made = attention()
     made.q.register_forward_hook(lambda module, args, out: out + 1)
@@ -202,5 +202,5 @@ def test_queries_and_keys_are_normed_before_they_are_turned():
 )
 def test_sizes_that_do_not_fit_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        BlockSpec(**options)
-    assert BlockSpec(width=30, heads=4, head_dim=8).core_spec(0, 1).head_dim == 8
+        BlockConfig(**options)
+    assert BlockConfig(width=30, heads=4, head_dim=8).core_spec(0, 1).head_dim == 8

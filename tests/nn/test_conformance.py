@@ -35,7 +35,7 @@ class Tempered(Plain):
 
 
 class Peeks(Core):
-    """Normalises over hidden keys as well, so the future shows."""
+    """Normalizes over hidden keys as well, so the future shows."""
 
     def weights(self, q, k, mask=None, bias=None):
         weights = self.scores(q, k, None, bias).softmax(-1)
@@ -57,7 +57,7 @@ class Unbiased(Core):
 
 
 class Tiled(Core):
-    """Gives query head h the keys of group h % G; groups are neighbours."""
+    """Gives query head h the keys of group h % G; groups are neighbors."""
 
     def weights(self, q, k, mask=None, bias=None):
         k = k.repeat(1, q.shape[1] // k.shape[1], 1, 1)

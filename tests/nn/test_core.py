@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nn_cases import DIM, HEADS, KEEP, KERNELS, KINDS, SCORED, TOKENS, biases, core_of, honoured, masks, qkv
+from nn_cases import DIM, HEADS, KEEP, KERNELS, KINDS, SCORED, TOKENS, biases, core_of, honored, masks, qkv
 from torch import nn
 
 from zoo.nn import (
@@ -10,17 +10,17 @@ from zoo.nn import (
     ALiBi,
     Core,
     CoreSpec,
-    Given,
-    Global,
-    Padding,
+    GlobalTokensMask,
+    PaddingMask,
     Prefix,
     Strided,
-    Tabled,
+    TensorBias,
+    TensorMask,
     Window,
     Window2D,
-    initialise,
+    initialize,
 )
-from zoo.nn.masks import View
+from zoo.nn.masks import MaskView
 from zoo.nn.registry import build_core
 from zoo.nn.sdpa import share
 
@@ -41,7 +41,7 @@ def test_the_law(kind, groups, dtype):
     for mask_name, mask in masks().items():
         for bias_name, bias in biases(dtype=dtype).items():
             case = f"{kind}, mask {mask_name}, bias {bias_name}"
-            if not honoured(kind, mask_name, bias_name):
+            if not honored(kind, mask_name, bias_name):
                 with pytest.raises(ValueError, match="attention"):
                     core(q, k, v, mask, bias)
                 with pytest.raises(ValueError, match="attention"):
@@ -57,7 +57,7 @@ def test_the_law(kind, groups, dtype):
 @pytest.mark.parametrize(("queries", "keys"), [(1, 9), (3, 9), (9, 4), (5, 1)])
 def test_the_law_between_two_sequences(kind, queries, keys):
     core, (q, k, v) = core_of(kind, groups=2), qkv(groups=2, queries=queries, keys=keys)
-    for mask in (None, Padding(KEEP[:, :keys]), CAUSAL):
+    for mask in (None, PaddingMask(KEEP[:, :keys]), CAUSAL):
         if mask is CAUSAL and keys < queries and kind in KERNELS:
             with pytest.raises(ValueError, match=f"{keys} keys.*{queries} queries"):
                 core(q, k, v, mask)
@@ -71,7 +71,7 @@ def test_maps_are_the_weights(kind):
     """`maps`, which capture reads, takes masks in any form and gives the same numbers."""
     core, (q, k, _) = core_of(kind, groups=2), qkv(groups=2)
     for name, mask in masks().items():
-        if honoured(kind, name, "none"):
+        if honored(kind, name, "none"):
             torch.testing.assert_close(core.maps(q, k, mask), core.weights(q, k, mask), atol=1e-6, rtol=0)
 
 
@@ -82,7 +82,7 @@ def test_maps_of_padded_rows_speak_of_places_too(cls):
     core, (q, k, v) = Tokened(spec) if cls == "own" else core_of(cls), qkv()
     keep = KEEP.bool()
     places = (keep.long().cumsum(1) - 1).clamp(min=0)
-    view = View(CAUSAL, places, places, keep)
+    view = MaskView(CAUSAL, places, places, keep)
     maps = core.maps(q, k, view)
     torch.testing.assert_close(maps @ v, core(q, k, v, view), atol=1e-5, rtol=0)
     for row, real in enumerate(keep):
@@ -94,7 +94,7 @@ def test_maps_of_padded_rows_speak_of_places_too(cls):
 def test_rows_sum_to_one_or_are_blind(kind):
     core, (q, k, _) = core_of(kind), qkv()
     for name, mask in masks().items():
-        if honoured(kind, name, "none"):
+        if honored(kind, name, "none"):
             sums = core.weights(q, k, mask).sum(-1)
             blind = core.maps(q, k, mask).abs().sum(-1) == 0
             torch.testing.assert_close(sums, (~blind).float(), atol=1e-4, rtol=0)
@@ -107,7 +107,7 @@ def test_gradients_are_those_of_the_slow_twin(kind):
     bias = torch.randn(1, HEADS, TOKENS, TOKENS, dtype=torch.float64)
     for name, mask in masks().items():
         for learned in (False, True):
-            if not honoured(kind, name, "tensor" if learned else "none"):
+            if not honored(kind, name, "tensor" if learned else "none"):
                 continue
             leaves = [t.requires_grad_() for t in qkv(groups=2, dtype=torch.float64)] + list(core.parameters())
             added = [bias.clone().requires_grad_()] if learned else []
@@ -128,7 +128,7 @@ def test_a_row_that_sees_nobody_gives_zeros_and_zero_gradients(kind, dtype):
     keep[0] = False  # nobody at all
     keep[1, :3] = False  # under a causal mask the first three queries see nobody
     q, k, v = (t.requires_grad_() for t in qkv(groups=2, dtype=dtype))
-    y = core(q, k, v, CAUSAL & Padding(keep))
+    y = core(q, k, v, CAUSAL & PaddingMask(keep))
     assert (y[0] == 0).all() and (y[1, :, :3] == 0).all() and (y[1, :, 3:] != 0).any(-1).all()
     assert y.isfinite().all()
     y.float().square().sum().backward()
@@ -158,7 +158,7 @@ def test_a_bias_that_hides_whole_rows_keeps_the_law(kind, dtype, learned):
     bias = torch.zeros(TOKENS, TOKENS)
     bias[2] = -torch.inf  # nobody
     bias[7, 3:] = -torch.inf  # nobody behind a mask that hides the others
-    mask = Padding(torch.arange(TOKENS).expand(2, -1) >= 3)
+    mask = PaddingMask(torch.arange(TOKENS).expand(2, -1) >= 3)
     y, slow = law(core, q, k, v, mask, bias.requires_grad_(learned))
     assert (y[:, :, [2, 7]] == 0).all()
     torch.testing.assert_close(y, slow, atol=TOLERANCE[dtype], rtol=0)
@@ -172,7 +172,7 @@ def test_nothing_leaks_from_the_future(kind, scale):
     later = [t.clone() for t in (q, k, v)]
     for t in later:
         t[:, :, 5:] = 40 * torch.randn_like(t[:, :, 5:])
-    for mask in (CAUSAL, CAUSAL & Padding(KEEP)):
+    for mask in (CAUSAL, CAUSAL & PaddingMask(KEEP)):
         assert torch.equal(core(q, k, v, mask)[:, :, :5], core(*later, mask)[:, :, :5])
         before, after = core.weights(q, k, mask), core.weights(*later[:2], mask)
         assert torch.equal(before[:, :, :5, :5], after[:, :, :5, :5])
@@ -183,8 +183,8 @@ def test_nothing_leaks_from_the_future(kind, scale):
 def test_hidden_keys_have_no_influence(kind):
     core, (q, k, v) = core_of(kind, groups=2), qkv(groups=2)
     hidden = ~KEEP.bool()[:, None, :, None]
-    y = core(q, k, v, Padding(KEEP))
-    other = core(q, k.masked_fill(hidden, 30.0), v.masked_fill(hidden, -7.0), Padding(KEEP))
+    y = core(q, k, v, PaddingMask(KEEP))
+    other = core(q, k.masked_fill(hidden, 30.0), v.masked_fill(hidden, -7.0), PaddingMask(KEEP))
     torch.testing.assert_close(y, other, atol=1e-6, rtol=0)
 
 
@@ -211,7 +211,7 @@ def test_half_precision_stays_near(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_length_by_name_alone(kind):
     core = build_core(kind, CoreSpec(heads=2, kv_heads=2, head_dim=8, causal=True))
-    initialise(core, 0)
+    initialize(core, 0)
     for n in (1, 2, 17, 63, 64, 65, 131):
         q, k, v = torch.randn(3, 1, 2, n, 8)
         for mask in (None, CAUSAL):
@@ -260,7 +260,7 @@ def test_softmax_is_torchs_multi_head_attention():
     future = ~CAUSAL.dense(TOKENS, TOKENS)[0, 0]
     cases = (
         (ours(x, Context()), theirs(x, x, x)),
-        (ours(x, Context(mask=Padding(KEEP))), theirs(x, x, x, key_padding_mask=hidden)),
+        (ours(x, Context(mask=PaddingMask(KEEP))), theirs(x, x, x, key_padding_mask=hidden)),
         (ours(x, Context(mask=CAUSAL)), theirs(x, x, x, attn_mask=future, is_causal=True)),
         (ours(x, Context(), memory=memory), theirs(x, memory, memory)),
     )
@@ -325,7 +325,7 @@ class Near(Sigmoid):
 
 
 class Tokened(Sigmoid):
-    pattern = Global(1) | Strided(3)
+    pattern = GlobalTokensMask(1) | Strided(3)
 
 
 @pytest.mark.parametrize("cls", [Sigmoid, Near, Tokened])
@@ -335,7 +335,7 @@ def test_one_method_is_enough(cls, groups):
     for mask in masks().values():
         for bias in biases().values():
             if isinstance(mask, torch.Tensor):
-                mask = Given(mask)
+                mask = TensorMask(mask)
             y, slow = law(core, q, k, v, mask, bias)
             torch.testing.assert_close(y, slow, atol=1e-5, rtol=0)
     with pytest.raises(NotImplementedError, match=r"Core has no weights\(q, k, mask, bias\)"):
@@ -351,18 +351,18 @@ def test_weights_of_ones_own_are_handed_tensors():
             return self.scores(q, k, mask, bias).softmax(-1)
 
     core, (q, k, v) = Looks(CoreSpec(heads=4, kv_heads=4, head_dim=DIM)), qkv()
-    core(q, k, v, CAUSAL & Padding(KEEP), ALiBi(4) + Tabled(torch.zeros(1, 1, TOKENS, TOKENS)))
+    core(q, k, v, CAUSAL & PaddingMask(KEEP), ALiBi(4) + TensorBias(torch.zeros(1, 1, TOKENS, TOKENS)))
     assert given["mask"].dtype == torch.bool and given["mask"].shape == (2, 1, TOKENS, TOKENS)
     assert given["bias"].is_floating_point() and given["bias"].shape == (1, 4, TOKENS, TOKENS)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-def test_what_a_linear_kind_cannot_honour_is_named(kind):
+def test_what_a_linear_kind_cannot_honor_is_named(kind):
     core, (q, k, v) = core_of(kind), qkv()
     with pytest.raises(ValueError, match=rf"{kind}.*scores.*bias"):
         core(q, k, v, None, ALiBi(4))
     for mask in (Window(2, 2), CAUSAL | Prefix(2), torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()):
-        with pytest.raises(ValueError, match=rf"{kind}.*(Window|Or|Given).*local"):
+        with pytest.raises(ValueError, match=rf"{kind}.*(Window|Or|TensorMask).*local"):
             core(q, k, v, mask)
     y = core(q, k, v, CAUSAL & Window(99, 99))  # hides nothing here: nothing to refuse
     assert torch.equal(y, core(q, k, v, CAUSAL))

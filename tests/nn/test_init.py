@@ -5,15 +5,15 @@ import torch
 from nn_cases import KINDS
 from torch import nn
 
-from zoo.nn import BlockSpec, Core, CoreSpec, LayerScale, initialise
-from zoo.nn.init import uninitialised
+from zoo.nn import BlockConfig, Core, CoreSpec, LayerScale, initialize
+from zoo.nn.init import uninitialized
 from zoo.nn.registry import admit, build_core
 
 
 def stack(seed=0, depth=2, **options):
-    with uninitialised():
-        made = BlockSpec(width=16, heads=2, **options).stack(depth)
-    initialise(made, seed)
+    with uninitialized():
+        made = BlockConfig(width=16, heads=2, **options).stack(depth)
+    initialize(made, seed)
     return made
 
 
@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_values_whatever_was_drawn_before():
     torch.rand(7)
     assert same(first, stack(3))
     before = torch.get_rng_state()
-    initialise(first, 3)
+    initialize(first, 3)
     assert torch.equal(torch.get_rng_state(), before)
     assert not same(first, stack(4))
 
@@ -51,15 +51,15 @@ def test_values_do_not_depend_on_the_order_of_construction():
                 self.add_module(name, nn.Linear(5, 7))
 
     a, b = Pair("xy"), Pair("yx")
-    initialise(a, 1)
-    initialise(b, 1)
+    initialize(a, 1)
+    initialize(b, 1)
     assert torch.equal(a.x.weight, b.x.weight) and torch.equal(a.y.weight, b.y.weight)
     assert not torch.equal(a.x.weight, a.y.weight)
 
 
 def test_only_the_named_ones_are_drawn():
     made, fresh = stack(0), stack(5)
-    initialise(made, 5, only={"0.mixer.q.weight", "norm.bias"})
+    initialize(made, 5, only={"0.mixer.q.weight", "norm.bias"})
     old = stack(0).state_dict()
     for name, value in made.state_dict().items():
         assert torch.equal(value, (fresh.state_dict() if name == "0.mixer.q.weight" else old)[name])
@@ -79,8 +79,8 @@ def test_the_rules():
 
 def test_a_module_without_a_rule_is_an_error_not_a_guess():
     model = nn.Sequential(nn.Bilinear(2, 2, 2))
-    with pytest.raises(NotImplementedError, match=r"Bilinear.*initialise"):
-        initialise(model, 0)
+    with pytest.raises(NotImplementedError, match=r"Bilinear.*initialize"):
+        initialize(model, 0)
 
 
 class Mine(Core):
@@ -95,20 +95,20 @@ class Mine(Core):
 
 
 def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
-    with uninitialised():
-        made = BlockSpec(width=16, heads=2, attention="softmax").stack(1)
+    with uninitialized():
+        made = BlockConfig(width=16, heads=2, attention="softmax").stack(1)
         mine = build_core(admit(Mine), CoreSpec(heads=2, kv_heads=2, head_dim=8))
         assert torch.equal(mine.mix.weight, torch.eye(2)) and mine.mix.bias.abs().max() > 0
         made[0].mixer.core = mine
     bias = mine.mix.bias.clone()
-    initialise(made, 0)
+    initialize(made, 0)
     assert torch.equal(mine.mix.weight, torch.eye(2)) and torch.equal(mine.mix.bias, bias) and mine.temperature == 7
     assert (made[0].norm1.weight == 1).all()
 
 
-def test_constructors_draw_nothing_while_uninitialised():
+def test_constructors_draw_nothing_while_uninitialized():
     state = torch.get_rng_state()
-    with uninitialised():
+    with uninitialized():
         nn.Linear(4, 4)
         nn.Conv2d(3, 4, 2)
         nn.LayerNorm(4)

@@ -9,16 +9,16 @@ from nn_cases import KERNELS, KINDS
 from zoo.nn import (
     CAUSAL,
     ALiBi,
-    BlockSpec,
-    Buckets,
+    BlockConfig,
     Context,
     Core,
     CoreSpec,
-    KeyValues,
-    Padding,
+    KVCache,
+    PaddingMask,
     Performer,
+    T5RelativeBias,
     Window,
-    initialise,
+    initialize,
     rotary,
 )
 from zoo.nn.kv_cache import StackState
@@ -29,9 +29,9 @@ TABLE = torch.randn(8, HEADS, generator=torch.Generator().manual_seed(1))
 
 
 def decoder(kind="softmax", groups=HEADS, depth=2, **options):
-    spec = BlockSpec(width=WIDTH, heads=HEADS, kv_heads=groups, causal=True, attention=attention(kind), **options)
+    spec = BlockConfig(width=WIDTH, heads=HEADS, kv_heads=groups, causal=True, attention=attention(kind), **options)
     stack = spec.stack(depth)
-    initialise(stack, 0)
+    initialize(stack, 0)
     return stack.eval()
 
 
@@ -42,7 +42,7 @@ def attention(kind):
 def context(position, start, stop, mask=CAUSAL):
     """What a model would hand to its stack for tokens start to stop - 1."""
     turn = rotary(torch.arange(start, stop), WIDTH // HEADS) if position == "rope" else None
-    bias = {"alibi": ALiBi(HEADS), "buckets": Buckets(TABLE, False, 20)}.get(position)
+    bias = {"alibi": ALiBi(HEADS), "buckets": T5RelativeBias(TABLE, False, 20)}.get(position)
     return Context(mask=mask, rotary=turn, bias=bias)
 
 
@@ -153,7 +153,7 @@ def test_a_static_buffer_computes_the_same(kind, position):
     stack, x = decoder(kind, 2), tokens()
     state = stack.new_state(BATCH, 4, x)
     for layer in state:
-        layer.mixer = KeyValues(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+        layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
         layer.mixer.k += 1e4  # whatever stands behind the last token has no influence
         layer.mixer.v += 1e4
     start, parts = 0, []
@@ -170,7 +170,7 @@ def test_a_static_buffer_takes_one_graph_for_all_steps():
     stack, x = decoder(groups=2), tokens()
     state = stack.new_state(BATCH, 4, x)
     for layer in state:
-        layer.mixer = KeyValues(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+        layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
     full = stack(x, context("none", 0, N))
     graphs = []
 
@@ -185,11 +185,13 @@ def test_a_static_buffer_takes_one_graph_for_all_steps():
 
 
 def test_cross_attention_projects_its_memory_once():
-    spec = BlockSpec(width=WIDTH, heads=HEADS, kv_heads=2, causal=True)
+    spec = BlockConfig(width=WIDTH, heads=HEADS, kv_heads=2, causal=True)
     stack = spec.stack(2, cross="softmax", memory_width=24)
-    initialise(stack, 0)
+    initialize(stack, 0)
     x, memory = tokens(), torch.randn(BATCH, 5, 24)
-    shown = Context(mask=CAUSAL, memory=memory, memory_mask=Padding(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])))
+    shown = Context(
+        mask=CAUSAL, memory=memory, memory_mask=PaddingMask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
+    )
     full = stack(x, shown)
     projected = []
     stack[0].cross.k.register_forward_hook(lambda *_: projected.append(1))

@@ -8,7 +8,7 @@ import torch
 from nn_cases import HEADS, KERNELS, core_of, qkv
 from torch import Tensor
 
-from zoo.nn import CAUSAL, Core, CoreSpec, Linear, Padding, initialise
+from zoo.nn import CAUSAL, Core, CoreSpec, LinearAttention, PaddingMask, initialize
 from zoo.nn.init import generator, orthogonal_gaussian
 from zoo.nn.linear_attention import CHUNK, chunked
 from zoo.nn.registry import build_core
@@ -18,7 +18,7 @@ SEEDS = range(12)
 
 def random_core(kind: str, features: int, seed: int, **spec) -> Core:
     core = build_core({"kind": kind, "features": features}, CoreSpec(heads=2, kv_heads=2, head_dim=16, **spec))
-    initialise(core, seed)
+    initialize(core, seed)
     return core.double()
 
 
@@ -46,7 +46,7 @@ def test_more_features_come_nearer_to_softmax(kind, causal):
 
 
 def kernel(core: Core, q: Tensor, k: Tensor) -> Tensor:
-    """The core's estimate of the kernel itself, before it is normalised: phi(q) . phi(k), unstabilised."""
+    """The core's estimate of the kernel itself, before it is normalized: phi(q) . phi(k), unstabilized."""
     if core.kind == "rfa":
         return core.phi(q, None, False, True) @ core.phi(k, None, True, True).mT
     return core.phi(q, None, True, True) @ core.phi(k, None, True, True).mT / core.num_features()
@@ -72,7 +72,7 @@ def test_orthogonal_features_vary_less_than_independent_ones():
     core = random_core("performer", 16, 0)
     orthogonal, independent = [], []
     for seed in range(400):
-        initialise(core, seed)
+        initialize(core, seed)
         orthogonal.append(kernel(core, q, k))
         core.projection.normal_(generator=generator(seed, "independent"))
         independent.append(kernel(core, q, k))
@@ -145,7 +145,7 @@ def test_features_stay_in_range(kind, scale):
     """Queries and keys four times as large as fresh projections make: still a mean of the values."""
     core = core_of(kind).double()
     q, k, _ = (t * scale for t in qkv(dtype=torch.float64))
-    for mask in (None, CAUSAL, Padding(torch.arange(9).expand(2, -1) < 7)):
+    for mask in (None, CAUSAL, PaddingMask(torch.arange(9).expand(2, -1) < 7)):
         single = core.float()(q.float(), k.float(), torch.ones(2, HEADS, 9, 8), mask)
         torch.testing.assert_close(single, torch.ones(2, HEADS, 9, 8), atol=1e-3, rtol=0)
 
@@ -153,7 +153,7 @@ def test_features_stay_in_range(kind, scale):
 def test_a_feature_map_of_ones_own():
     """Subclassing Linear takes one method; all else is derived."""
 
-    class Squares(Linear):
+    class Squares(LinearAttention):
         def phi(self, x, keep, keys, causal):
             return x.square()
 

@@ -11,21 +11,21 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from zoo.nn import (
     CAUSAL,
-    FULL,
+    NO_MASK,
     Causal,
-    Documents,
-    Edges,
-    Full,
-    Given,
-    Global,
-    Padding,
+    DocumentMask,
+    GlobalTokensMask,
+    GraphMask,
+    NoMask,
+    PaddingMask,
     Prefix,
     RandomBlocks,
     Strided,
+    TensorMask,
     Window,
     Window2D,
 )
-from zoo.nn.masks import View, as_mask
+from zoo.nn.masks import MaskView, as_mask
 from zoo.nn.sdpa import is_causal
 
 KEEP = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1]])
@@ -42,19 +42,19 @@ def near(q, k, rows, columns, width, prefix):
 
 
 CASES = {  # mask -> the same for four Python numbers
-    "full": (FULL, lambda b, h, q, k: True),
+    "full": (NO_MASK, lambda b, h, q, k: True),
     "causal": (CAUSAL, lambda b, h, q, k: k <= q),
     "window": (Window(2, 1), lambda b, h, q, k: -2 <= k - q <= 1),
     "window2d": (Window2D((2, 2), 1, 0, prefix=2), lambda b, h, q, k: near(q, k, 1, 0, 2, 2)),
     "strided": (Strided(3), lambda b, h, q, k: abs(q - k) % 3 == 0),
-    "global": (Global(2), lambda b, h, q, k: q < 2 or k < 2),
+    "global": (GlobalTokensMask(2), lambda b, h, q, k: q < 2 or k < 2),
     "prefix": (Prefix(2), lambda b, h, q, k: k < 2),
-    "padding": (Padding(KEEP), lambda b, h, q, k: bool(KEEP[b, k])),
-    "documents": (Documents(IDS), lambda b, h, q, k: bool(IDS[b, q] == IDS[b, k])),
-    "edges": (Edges(EDGES, 6), lambda b, h, q, k: q == k or [k, q] in EDGES.T.tolist()),
-    "edges_only": (Edges(EDGES, 6, self_loops=False), lambda b, h, q, k: [k, q] in EDGES.T.tolist()),
-    "given": (Given(TABLE), lambda b, h, q, k: bool(TABLE[b, h, q, k])),
-    "given_rows": (Given(TABLE[:, :1, :1]), lambda b, h, q, k: bool(TABLE[b, 0, 0, k])),
+    "padding": (PaddingMask(KEEP), lambda b, h, q, k: bool(KEEP[b, k])),
+    "documents": (DocumentMask(IDS), lambda b, h, q, k: bool(IDS[b, q] == IDS[b, k])),
+    "edges": (GraphMask(EDGES, 6), lambda b, h, q, k: q == k or [k, q] in EDGES.T.tolist()),
+    "edges_only": (GraphMask(EDGES, 6, self_loops=False), lambda b, h, q, k: [k, q] in EDGES.T.tolist()),
+    "given": (TensorMask(TABLE), lambda b, h, q, k: bool(TABLE[b, h, q, k])),
+    "given_rows": (TensorMask(TABLE[:, :1, :1]), lambda b, h, q, k: bool(TABLE[b, 0, 0, k])),
 }
 names = st.sampled_from(sorted(CASES))
 
@@ -103,29 +103,29 @@ def test_windows_on_a_grid(height, width, rows, columns, prefix):
 @given(names, names, st.integers(1, 6))
 def test_hides_nothing_never_lies(first, second, queries):
     for mask in (CASES[first][0], CASES[first][0] & CASES[second][0], CASES[first][0] | CASES[second][0]):
-        if mask.hides_nothing(queries, 6) and not isinstance(mask, Given):
+        if mask.hides_nothing(queries, 6) and not isinstance(mask, TensorMask):
             assert dense(mask, queries).all()
 
 
-def test_masks_are_equal_by_value_and_recognised_by_their_parts():
-    mask = Causal() & Window(3, 0) & Full()
+def test_masks_are_equal_by_value_and_recognized_by_their_parts():
+    mask = Causal() & Window(3, 0) & NoMask()
     assert mask == CAUSAL & Window(3, 0) and hash(mask) == hash(CAUSAL & Window(3, 0))
     assert mask != CAUSAL & Window(4, 0)
-    assert set(mask.parts()) == {CAUSAL, Window(3, 0)} and FULL.parts() == ()
-    assert CAUSAL & CAUSAL == CAUSAL and FULL & CAUSAL == CAUSAL and (FULL | CAUSAL) == FULL
+    assert set(mask.parts()) == {CAUSAL, Window(3, 0)} and NO_MASK.parts() == ()
+    assert CAUSAL & CAUSAL == CAUSAL and NO_MASK & CAUSAL == CAUSAL and (NO_MASK | CAUSAL) == NO_MASK
     for original in (CAUSAL, mask, CAUSAL | Prefix(2), RandomBlocks(2, 3, 1), Window2D((2, 2), 1, 1)):
         assert copy.deepcopy(original) == original
 
 
-def test_is_causal_is_recognised_by_value():
+def test_is_causal_is_recognized_by_value():
     assert is_causal(copy.deepcopy(CAUSAL), 5, 5)
     assert is_causal(CAUSAL & Window(5, 5), 5, 5)  # that window hides nothing of five tokens
-    assert is_causal(View(CAUSAL), 5, 5)
+    assert is_causal(MaskView(CAUSAL), 5, 5)
     assert not is_causal(CAUSAL & Window(2, 0), 5, 5)
     assert not is_causal(CAUSAL, 4, 5)  # kernels align the two ends at the top left
     assert not is_causal(CAUSAL | Prefix(2), 5, 5)
-    assert not is_causal(CAUSAL & Padding(KEEP), 6, 6)
-    assert not is_causal(View(CAUSAL, torch.arange(5)[None]), 5, 5)
+    assert not is_causal(CAUSAL & PaddingMask(KEEP), 6, 6)
+    assert not is_causal(MaskView(CAUSAL, torch.arange(5)[None]), 5, 5)
 
 
 FLEX = [name for name in CASES if not name.startswith("edges")]
@@ -133,7 +133,7 @@ FLEX = [name for name in CASES if not name.startswith("edges")]
 
 @pytest.mark.parametrize("name", [*FLEX, "edges", "random", "both"])
 def test_a_mask_is_a_mask_mod(name):
-    both = CAUSAL & Padding(KEEP) | Prefix(1)
+    both = CAUSAL & PaddingMask(KEEP) | Prefix(1)
     mask = {"both": both, "random": RandomBlocks(2, 1)}.get(name) or CASES[name][0]
     assert torch.equal(create_mask(mask, 3, 2, 6, 6, device="cpu"), dense(mask))
 
@@ -143,12 +143,12 @@ def test_a_mask_is_a_mask_mod(name):
 def test_flex_attention_computes_what_our_cores_do(name):
     from torch.nn.attention.flex_attention import create_block_mask
 
-    from zoo.nn import CoreSpec, Softmax
+    from zoo.nn import CoreSpec, SoftmaxAttention
 
     mask = CASES[name][0]
     q, k, v = torch.randn(3, 3, 2, 6, 16, dtype=torch.float64)
     block_mask = create_block_mask(mask, 3, 2, 6, 6, device="cpu")
-    ours = Softmax(CoreSpec(heads=2, kv_heads=2, head_dim=16))(q, k, v, mask)
+    ours = SoftmaxAttention(CoreSpec(heads=2, kv_heads=2, head_dim=16))(q, k, v, mask)
     torch.testing.assert_close(ours, flex_attention(q, k, v, block_mask=block_mask), atol=1e-10, rtol=0)
 
 
@@ -188,24 +188,24 @@ def test_edges_are_pytorch_geometrics_dense_adjacency():
     source, target = torch.randint(11, (2, 30), generator=draw)
     adjacency = torch.zeros(11, 11, dtype=torch.bool)
     adjacency[source, target] = True  # to_dense_adj: [source, target]
-    seen = Edges(torch.stack([source, target]), 11, self_loops=False).dense(11, 11)[0, 0]
+    seen = GraphMask(torch.stack([source, target]), 11, self_loops=False).dense(11, 11)[0, 0]
     assert torch.equal(seen, adjacency.mT)
 
 
 def test_edges_refuse_what_is_no_edge_list():
     for bad, nodes, message in ((EDGES, 5, "nodes=5"), (EDGES - 1, 6, "nodes=6"), (EDGES[:1], 6, r"\(1, 6\)")):
         with pytest.raises(ValueError, match=message):
-            Edges(bad, nodes)
+            GraphMask(bad, nodes)
 
 
 def test_an_empty_edge_list_leaves_the_loops():
     none = torch.zeros(2, 0, dtype=torch.long)
-    assert torch.equal(Edges(none, 3).dense(3, 3)[0, 0], torch.eye(3, dtype=torch.bool))
-    assert not Edges(none, 3, self_loops=False).dense(3, 3).any()
+    assert torch.equal(GraphMask(none, 3).dense(3, 3)[0, 0], torch.eye(3, dtype=torch.bool))
+    assert not GraphMask(none, 3, self_loops=False).dense(3, 3).any()
 
 
 def test_rows_that_see_nobody_are_opened_and_named():
-    allowed, blind = (CAUSAL & Padding(KEEP)).evaluate(6, 6, None)
+    allowed, blind = (CAUSAL & PaddingMask(KEEP)).evaluate(6, 6, None)
     assert blind[1, 0, 0].all() and blind.sum() == 1
     assert allowed[1, 0, 0].all() and allowed.any(-1).all()
     assert CAUSAL.evaluate(6, 6, None)[1] is None
@@ -214,7 +214,7 @@ def test_rows_that_see_nobody_are_opened_and_named():
 def test_a_view_speaks_of_positions():
     keep = KEEP.bool()
     positions = keep.long().cumsum(1) - 1
-    view = View(Window(1, 0), positions, positions, keep)
+    view = MaskView(Window(1, 0), positions, positions, keep)
     places = positions.tolist()
     by_position = by_hand(lambda b, h, q, k: bool(KEEP[b, k]) and 0 <= places[b][q] - places[b][k] <= 1)
     assert torch.equal(dense(view), by_position)
@@ -222,7 +222,7 @@ def test_a_view_speaks_of_positions():
 
 
 def test_tensors_become_masks():
-    assert as_mask(None) is FULL and as_mask(CAUSAL) is CAUSAL
+    assert as_mask(None) is NO_MASK and as_mask(CAUSAL) is CAUSAL
     assert torch.equal(as_mask(TABLE[0, 0]).dense(6, 6)[0, 0], TABLE[0, 0])
     with pytest.raises(ValueError, match="bias="):
         as_mask(torch.zeros(6, 6))

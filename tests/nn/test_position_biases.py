@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from zoo.nn import CAUSAL, ALiBi, Buckets, CoreSpec, Softmax, Tabled
+from zoo.nn import CAUSAL, ALiBi, CoreSpec, SoftmaxAttention, T5RelativeBias, TensorBias
 from zoo.nn.position_biases import BiasView, as_bias
 
 
@@ -44,13 +44,13 @@ def test_buckets_are_t5s(bidirectional, count, far):
 
     distance = torch.arange(-200, 201)
     theirs = T5Attention._relative_position_bucket(distance, bidirectional, count, far)
-    ours = Buckets(torch.zeros(count, 2), bidirectional, far).bucket(distance)
+    ours = T5RelativeBias(torch.zeros(count, 2), bidirectional, far).bucket(distance)
     assert torch.equal(ours, theirs)
 
 
 def test_buckets_look_up_their_table():
     table = torch.randn(32, 3)
-    bias = Buckets(table)
+    bias = T5RelativeBias(table)
     dense = bias.dense(140, 140)
     assert dense.shape == (1, 3, 140, 140)
     for q, k in ((0, 0), (3, 1), (1, 3), (139, 0), (0, 139)):
@@ -59,7 +59,7 @@ def test_buckets_look_up_their_table():
 
 def test_biases_add_up_and_end_with_the_last_queries():
     values = torch.randn(2, 4, 7, 7)
-    bias = ALiBi(4) + Tabled(values)
+    bias = ALiBi(4) + TensorBias(values)
     whole = bias.dense(7, 7)
     assert bias.batch == 2 and bias.heads == 4
     torch.testing.assert_close(whole, ALiBi(4).dense(7, 7) + values, atol=0, rtol=0)
@@ -68,10 +68,12 @@ def test_biases_add_up_and_end_with_the_last_queries():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("bias", [ALiBi(4), Buckets(torch.randn(32, 4)), ALiBi(4) + Tabled(torch.randn(2, 1, 6, 6))])
+@pytest.mark.parametrize(
+    "bias", [ALiBi(4), T5RelativeBias(torch.randn(32, 4)), ALiBi(4) + TensorBias(torch.randn(2, 1, 6, 6))]
+)
 def test_a_bias_is_a_score_mod(bias):
     q, k, v = torch.randn(3, 2, 4, 6, 16)
-    ours = Softmax(CoreSpec(heads=4, kv_heads=4, head_dim=16))(q, k, v, None, bias)
+    ours = SoftmaxAttention(CoreSpec(heads=4, kv_heads=4, head_dim=16))(q, k, v, None, bias)
     torch.testing.assert_close(ours, flex_attention(q, k, v, score_mod=bias.score_mod), atol=1e-6, rtol=0)
 
 
@@ -84,7 +86,7 @@ def test_a_view_speaks_of_positions():
 
 
 def test_a_view_evaluates_once():
-    class Counted(Tabled):
+    class Counted(TensorBias):
         calls = 0
 
         def __call__(self, *index):
@@ -107,7 +109,7 @@ def test_tensors_become_biases():
 
 def test_a_sum_of_biases_holds_for_the_last_queries_too():
     table = torch.randn(1, 2, 1, 6)  # the same for every query
-    both = (ALiBi(2) + Tabled(table)).dense(3, 6)
+    both = (ALiBi(2) + TensorBias(table)).dense(3, 6)
     torch.testing.assert_close(both, ALiBi(2).dense(3, 6) + table)
     given = torch.randn(1, 2, 3, 6)  # made for just these three queries
-    torch.testing.assert_close((ALiBi(2) + Tabled(given)).dense(3, 6), ALiBi(2).dense(3, 6) + given)
+    torch.testing.assert_close((ALiBi(2) + TensorBias(given)).dense(3, 6), ALiBi(2).dense(3, 6) + given)

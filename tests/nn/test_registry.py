@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from zoo.nn import Core, CoreSpec, Local, Mixer, register_attention, register_mixer
+from zoo.nn import Core, CoreSpec, LocalAttention, Mixer, register_attention, register_mixer
 from zoo.nn.registry import CORES, MIXERS, admit, build_core, for_layer, load_class
 
 SPEC = CoreSpec(heads=2, kv_heads=1, head_dim=8)
@@ -38,7 +38,7 @@ def unregistered():
 def test_names_options_and_layers():
     assert isinstance(build_core("softmax", SPEC), CORES["softmax"])
     core = build_core({"kind": "local", "window": 5}, SPEC)
-    assert isinstance(core, Local) and core.pattern.left == 2
+    assert isinstance(core, LocalAttention) and core.pattern.left == 2
     assert for_layer("softmax", 1, 3) == "softmax"
     assert for_layer(("softmax", "performer"), 1, 2) == "performer"
     with pytest.raises(ValueError, match="2 given, the stack has 3"):
@@ -49,7 +49,10 @@ def test_names_options_and_layers():
     ("kind", "message"),
     [
         ("preformer", r"no attention 'preformer'; did you mean 'performer'\?.*register_attention"),
-        ({"kind": "local", "windw": 5}, r"Local has no option 'windw'; did you mean 'window'\?; it takes: window,"),
+        (
+            {"kind": "local", "windw": 5},
+            r"LocalAttention has no option 'windw'; did you mean 'window'\?; it takes: window,",
+        ),
         ({"kind": "local", "window": 0}, r"window=0: expected a whole number of at least 1"),
         ({"kind": "local", "window": 2.5}, r"window=2\.5: expected"),
         ({"kind": "performer", "features": -1}, r"features=-1"),

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from nn_cases import BATCH, DIM, HEADS, TOKENS, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoo.nn import CAUSAL, FULL, Prefix, Tabled, Window, sdpa
+from zoo.nn import CAUSAL, NO_MASK, Prefix, TensorBias, Window, sdpa
 from zoo.nn.sdpa import SHORT, attend, one_row, plain, share
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -36,8 +36,8 @@ def test_all_forms_compute_the_same(dtype, groups):
             for y in forms:
                 assert y.dtype == dtype
                 torch.testing.assert_close(y, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-        for mask in (FULL, CAUSAL, Window(2, 2), CAUSAL | Prefix(3)):
-            y = attend(q, k, v, mask, Tabled(bias), SCALE)
+        for mask in (NO_MASK, CAUSAL, Window(2, 2), CAUSAL | Prefix(3)):
+            y = attend(q, k, v, mask, TensorBias(bias), SCALE)
             allowed = bias[:, :, -queries:].masked_fill(~mask.dense(queries, TOKENS), -torch.inf)
             torch.testing.assert_close(
                 y, reference(q, k, v, allowed).to(dtype), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
@@ -63,7 +63,7 @@ def calls(monkeypatch):
     return made
 
 
-def chosen(calls, q, k, v, mask=FULL, bias=None, dropout=0.0):
+def chosen(calls, q, k, v, mask=NO_MASK, bias=None, dropout=0.0):
     calls.clear()
     attend(q, k, v, mask, bias, SCALE, dropout)
     return calls[0]
@@ -84,9 +84,9 @@ def test_the_choice_of_kernel(calls):
     long = [t.repeat(1, 1, SHORT // TOKENS + 1, 1) for t in half]
     assert chosen(calls, *long)[0] == "sdpa"
 
-    learned = Tabled(torch.zeros(1, 1, TOKENS, TOKENS, requires_grad=True))
+    learned = TensorBias(torch.zeros(1, 1, TOKENS, TOKENS, requires_grad=True))
     assert chosen(calls, q, k, v, bias=learned)[0] == "plain"
-    assert chosen(calls, q, k, v, bias=Tabled(torch.zeros(1, 1, TOKENS, TOKENS)))[0] == "sdpa"
+    assert chosen(calls, q, k, v, bias=TensorBias(torch.zeros(1, 1, TOKENS, TOKENS)))[0] == "sdpa"
     assert chosen(calls, q, k, v, dropout=0.5)[0] == "plain"
 
     q, k, v = qkv(groups=2, queries=1)

@@ -8,15 +8,15 @@ from torch import nn
 from zoo.nn import (
     CAUSAL,
     ALiBi,
-    BlockSpec,
-    Buckets,
+    BlockConfig,
     Context,
-    Documents,
+    DocumentMask,
     Mixer,
-    Padding,
-    Tabled,
+    PaddingMask,
+    T5RelativeBias,
+    TensorBias,
     Window,
-    initialise,
+    initialize,
     register_mixer,
     rotary,
 )
@@ -37,8 +37,8 @@ TABLE = torch.randn(8, HEADS, generator=torch.Generator().manual_seed(1), dtype=
 
 def encoder(kind="softmax", depth=2, seed=0, **options):
     attention = {"kind": kind, **KINDS[kind]} if kind in KINDS else kind
-    made = BlockSpec(width=WIDTH, heads=HEADS, attention=attention, **options).stack(depth)
-    initialise(made, seed)
+    made = BlockConfig(width=WIDTH, heads=HEADS, attention=attention, **options).stack(depth)
+    initialize(made, seed)
     return made.double()
 
 
@@ -47,7 +47,7 @@ def tokens():
 
 
 def contexts(kind):
-    """Masks and positions that the kind can honour, as a function of the number of tokens."""
+    """Masks and positions that the kind can honor, as a function of the number of tokens."""
     made = {
         "none": lambda n: Context(),
         "causal": lambda n: Context(mask=CAUSAL),
@@ -57,7 +57,7 @@ def contexts(kind):
         made |= {
             "window": lambda n: Context(mask=Window(2, 1)),
             "alibi": lambda n: Context(bias=ALiBi(HEADS)),
-            "buckets": lambda n: Context(bias=Buckets(TABLE, True, 20)),
+            "buckets": lambda n: Context(bias=T5RelativeBias(TABLE, True, 20)),
         }
     return made
 
@@ -113,12 +113,12 @@ def test_nothing_is_dropped_where_rows_see_differently(monkeypatch):
     keep = KEEP.clone()
     keep[4, :3] = 1
     bias = torch.randn(len(KEEP), 1, N, N, dtype=torch.float64)
-    for context in (Context(mask=Documents(ids)), Context(bias=Tabled(bias))):
+    for context in (Context(mask=DocumentMask(ids)), Context(bias=TensorBias(bias))):
         y = stack(x, context, keep=keep)
         for row in (0, 1, 3):
             one = Context(
-                mask=context.mask and Documents(ids[row : row + 1]),
-                bias=context.bias and Tabled(bias[row : row + 1]),
+                mask=context.mask and DocumentMask(ids[row : row + 1]),
+                bias=context.bias and TensorBias(bias[row : row + 1]),
             )
             alone = stack(x[row : row + 1], one, keep=keep[row : row + 1])
             torch.testing.assert_close(y[row : row + 1], alone, atol=1e-9, rtol=0)
@@ -141,7 +141,11 @@ def test_checkpointing_gives_the_same_gradients(bias, drop_padding):
         "learned": nn.Parameter(torch.randn(1, HEADS, N, N, dtype=torch.float64)),
         "buckets": nn.Parameter(TABLE.clone()),
     }.get(bias)
-    made = {"alibi": lambda: ALiBi(HEADS), "learned": lambda: Tabled(learned), "buckets": lambda: Buckets(learned)}
+    made = {
+        "alibi": lambda: ALiBi(HEADS),
+        "learned": lambda: TensorBias(learned),
+        "buckets": lambda: T5RelativeBias(learned),
+    }
     gradients = []
     for stack.checkpointing in (False, True):
         stack.zero_grad()
@@ -223,7 +227,7 @@ def test_a_mixer_that_cannot_hide_padding_is_not_asked_to(mean_mixer):
 
 
 def test_masks_are_evaluated_once_a_forward():
-    class Counted(Padding):
+    class Counted(PaddingMask):
         calls = 0
 
         def __call__(self, *index):

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.preprocessing.audio import Listening
-from zoo.preprocessing.audio_io import SoundError
-from zoo.preprocessing.auto import preprocess_from_dict
+from zoo.preprocessing.audio import AudioProcessor
+from zoo.preprocessing.audio_io import AudioError
+from zoo.preprocessing.auto import processor_from_dict
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.errors import LoadError
 
 CLOSE = 1e-5
-SMALL = SpectrogramPreprocess(frames=60, bins=32)
+SMALL = SpectrogramFeatureExtractor(frames=60, num_mel_bins=32)
 WORDS = Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", "A", "B"))
 
 
@@ -31,9 +31,9 @@ def clips(*lengths: int) -> list[np.ndarray]:
     return [draw.normal(0.01, 0.1, length).astype(np.float32) for length in lengths]
 
 
-def wav(wave: np.ndarray, rate: int = 16000) -> bytes:
+def wav(wave: np.ndarray, sampling_rate: int = 16000) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
+    soundfile.write(file, wave, sampling_rate, format="WAV", subtype="FLOAT")
     return file.getvalue()
 
 
@@ -61,14 +61,14 @@ def test_equals_transformers_both_ways(tmp_path: Path, name: str, options: dict[
 
     extractor = getattr(transformers, name)(**options)
     extractor.save_pretrained(tmp_path)
-    kind: Any = WaveformPreprocess if name.startswith("Wav2Vec2") else SpectrogramPreprocess
+    kind: Any = WaveformFeatureExtractor if name.startswith("Wav2Vec2") else SpectrogramFeatureExtractor
     ours = kind.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()))
     sounds = clips(16000, 16000, 30_000, 400, 60_000)
-    heard = ours(sounds, rate=ours.rate, too_long="cut")
-    padded = {"padding": True, "return_attention_mask": True} if kind is WaveformPreprocess else {}
+    heard = ours(sounds, sampling_rate=ours.sampling_rate, too_long="cut")
+    padded = {"padding": True, "return_attention_mask": True} if kind is WaveformFeatureExtractor else {}
     written = type(extractor)(**json.loads(json.dumps(ours.to_transformers())))
     for theirs in (extractor, written):
-        expected = theirs(sounds, sampling_rate=ours.rate, return_tensors="pt", **padded)
+        expected = theirs(sounds, sampling_rate=ours.sampling_rate, return_tensors="pt", **padded)
         assert heard.keys() == expected.keys()
         for key, values in heard.items():
             assert error(values, expected[key]) <= CLOSE
@@ -78,30 +78,38 @@ def test_equals_transformers_both_ways(tmp_path: Path, name: str, options: dict[
 
 
 def test_what_transformers_cannot_express() -> None:
-    for odd in (SpectrogramPreprocess(low=50.0), SpectrogramPreprocess(shift=12.5), SpectrogramPreprocess(high=7000.0)):
+    for odd in (
+        SpectrogramFeatureExtractor(low_freq=50.0),
+        SpectrogramFeatureExtractor(frame_shift=12.5),
+        SpectrogramFeatureExtractor(high_freq=7000.0),
+    ):
         with pytest.raises(ValueError, match="ASTFeatureExtractor cannot express"):
             odd.to_transformers()
-    with pytest.raises(ValueError, match="no feature extractor for flavour='log_mel'"):
-        SpectrogramPreprocess(flavour="log_mel").to_transformers()
+    with pytest.raises(ValueError, match="no feature extractor for feature_type='log_mel'"):
+        SpectrogramFeatureExtractor(feature_type="log_mel").to_transformers()
     with pytest.raises(ValueError, match="WhisperFeatureExtractor cannot express"):
-        SpectrogramPreprocess(flavour="whisper", low=0.0, mean=0.0, std=1.0, bins=80, frames=250).to_transformers()
+        SpectrogramFeatureExtractor(
+            feature_type="whisper", low_freq=0.0, mean=0.0, std=1.0, num_mel_bins=80, frames=250
+        ).to_transformers()
 
 
 def test_files_that_are_not_understood() -> None:
     with pytest.raises(LoadError, match="ClapFeatureExtractor is not known"):
-        SpectrogramPreprocess.from_transformers({"feature_extractor_type": "ClapFeatureExtractor"})
+        SpectrogramFeatureExtractor.from_transformers({"feature_extractor_type": "ClapFeatureExtractor"})
     with pytest.raises(LoadError, match="another padding"):
-        WaveformPreprocess.from_transformers({"padding_value": 1.0})
+        WaveformFeatureExtractor.from_transformers({"padding_value": 1.0})
     with pytest.raises(LoadError, match="dither"):
-        SpectrogramPreprocess.from_transformers({"feature_extractor_type": "WhisperFeatureExtractor", "dither": 0.1})
+        SpectrogramFeatureExtractor.from_transformers(
+            {"feature_extractor_type": "WhisperFeatureExtractor", "dither": 0.1}
+        )
     with pytest.raises(LoadError, match="feature_size=2"):
-        WaveformPreprocess.from_transformers({"feature_size": 2})
+        WaveformFeatureExtractor.from_transformers({"feature_size": 2})
 
 
 def test_a_ctc_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:
     from transformers import AutoProcessor
 
-    for name, values in WaveformPreprocess(vocabulary=WORDS).transformers_files().items():
+    for name, values in WaveformFeatureExtractor(vocabulary=WORDS).transformers_files().items():
         (tmp_path / name).write_text(values if isinstance(values, str) else json.dumps(values))
     (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
     theirs = AutoProcessor.from_pretrained(tmp_path)
@@ -117,20 +125,20 @@ def test_a_ctc_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:
     "given",
     [
         SMALL,
-        SpectrogramPreprocess(flavour="log_mel", high=7000.0, resample=True, too_long="windows"),
-        WaveformPreprocess(rate=8000, longest=900, too_long="cut"),
-        WaveformPreprocess(vocabulary=WORDS, normalise=False),
+        SpectrogramFeatureExtractor(feature_type="log_mel", high_freq=7000.0, resample=True, too_long="windows"),
+        WaveformFeatureExtractor(sampling_rate=8000, max_length=900, too_long="cut"),
+        WaveformFeatureExtractor(vocabulary=WORDS, normalize=False),
     ],
     ids=lambda given: given.kind,
 )
-def test_the_same_after_json(given: Listening) -> None:
+def test_the_same_after_json(given: AudioProcessor) -> None:
     values = json.loads(json.dumps(given.to_dict()))
-    assert preprocess_from_dict(values) == given and hash(given) == hash(preprocess_from_dict(values))
-    with pytest.raises(LoadError, match=r"unknown key 'ratio'.*rate"):
-        preprocess_from_dict(values | {"ratio": 1})
-    del values["rate"]
-    with pytest.raises(LoadError, match="lacks the key 'rate'"):
-        preprocess_from_dict(values)
+    assert processor_from_dict(values) == given and hash(given) == hash(processor_from_dict(values))
+    with pytest.raises(LoadError, match=r"unknown key 'sample_rate'.*sampling_rate"):
+        processor_from_dict(values | {"sample_rate": 1})
+    del values["sampling_rate"]
+    with pytest.raises(LoadError, match="lacks the key 'sampling_rate'"):
+        processor_from_dict(values)
 
 
 def test_saved_with_models_and_fitted_to_them(tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def test_saved_with_models_and_fitted_to_them(tmp_path: Path) -> None:
     assert zoo.load(tmp_path / "ours", max_length=80).preprocess == replace(model.preprocess, frames=80)
     zoo.export(model, tmp_path / "theirs")
     assert zoo.load(tmp_path / "theirs").preprocess == replace(model.preprocess, resample=False)
-    model.preprocess = SpectrogramPreprocess(frames=61, bins=32)
+    model.preprocess = SpectrogramFeatureExtractor(frames=61, num_mel_bins=32)
     with pytest.raises(ValueError, match="frames=61 of the preprocessing, but the model has max_length=60"):
         zoo.save(model, tmp_path / "wrong")
 
@@ -149,12 +157,12 @@ def test_saved_with_models_and_fitted_to_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: SpectrogramPreprocess(rate=0),
-        lambda: SpectrogramPreprocess(flavour="mfcc"),  # type: ignore[arg-type]
-        lambda: SpectrogramPreprocess(too_long="cutt"),  # type: ignore[arg-type]
-        lambda: SpectrogramPreprocess(std=0.0),
-        lambda: SpectrogramPreprocess(high=9000.0),
-        lambda: WaveformPreprocess(longest=0),
+        lambda: SpectrogramFeatureExtractor(sampling_rate=0),
+        lambda: SpectrogramFeatureExtractor(feature_type="mfcc"),  # type: ignore[arg-type]
+        lambda: SpectrogramFeatureExtractor(too_long="cutt"),  # type: ignore[arg-type]
+        lambda: SpectrogramFeatureExtractor(std=0.0),
+        lambda: SpectrogramFeatureExtractor(high_freq=9000.0),
+        lambda: WaveformFeatureExtractor(max_length=0),
     ],
 )
 def test_fields_that_cannot_be(make: Any) -> None:
@@ -182,7 +190,7 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
     ):
         assert torch.equal(SMALL(sound)["input_values"], expected)
     for sound in (wave, tensor, tensor[None], tensor.double()):
-        assert torch.equal(SMALL(sound, rate=16000)["input_values"], expected)
+        assert torch.equal(SMALL(sound, sampling_rate=16000)["input_values"], expected)
     both = SMALL([tmp_path / "x.wav", (np.stack([wave] * 8), 16000)])["input_values"]  # eight channels are mixed
     assert both.shape[0] == 2 and error(both[1:], expected.double()) <= CLOSE
 
@@ -191,7 +199,7 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
     ({"vocabulary": {"tokens": ["<pad>", "|", "A"], "blank": "<pad>", "space": "|"}}, "3 symbols, .* vocab_size=7"),
     ({"vocabulary": {"tokens": list(WORDS.tokens), "space": "|"}}, "vocabulary lacks the key 'blank'"),
     ({"vocabulary": {"tokens": list(WORDS.tokens), "blank": "<pad>", "space": "|", "gap": 1}}, "unknown key 'gap'"),
-    ({"rate": "16k"}, "rate='16k', expected a number"),
+    ({"sampling_rate": "16k"}, "sampling_rate='16k', expected a number"),
 ])  # fmt: skip
 def test_a_damaged_preprocess_is_named(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
     zoo.save(writer(), tmp_path)
@@ -211,23 +219,23 @@ def test_a_vocabulary_goes_with_its_symbols(tmp_path: Path) -> None:
 def writer() -> zoo.Model:
     small: dict[str, Any] = dict(width=32, depth=1, heads=2, conv_channels=(8,) * 4, position_groups=2)
     model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(WORDS), seed=0, **small)
-    model.preprocess = WaveformPreprocess(vocabulary=WORDS)
+    model.preprocess = WaveformFeatureExtractor(vocabulary=WORDS)
     return model
 
 
-@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
-def test_rates_that_are_none(rate: Any) -> None:
+@pytest.mark.parametrize("sampling_rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
+def test_rates_that_are_none(sampling_rate: Any) -> None:
     with pytest.raises(ValueError, match=r"sound 1 has the sampling rate .*: expected samples per second"):
-        replace(SMALL, resample=True)([(clips(9000)[0], 16000.0), (clips(9000)[0], rate)])
+        replace(SMALL, resample=True)([(clips(9000)[0], 16000.0), (clips(9000)[0], sampling_rate)])
 
 
 def test_a_rate_is_always_known() -> None:
     wave = clips(9000)[0]
     with pytest.raises(ValueError, match="sound 0 has no sampling rate"):
         SMALL(wave)
-    with pytest.raises(SoundError, match="sound 1 has 8000 samples per second, expected 16000"):
+    with pytest.raises(AudioError, match="sound 1 has 8000 samples per second, expected 16000"):
         SMALL([(wave, 16000), (wave, 8000)])
-    with pytest.raises(SoundError, match="8000 samples per second, expected 16000"):
+    with pytest.raises(AudioError, match="8000 samples per second, expected 16000"):
         SMALL(wav(wave, 8000))
     twice = SMALL([(wave[:4500], 8000), wav(wave[:4500], 8000)], resample=True)["input_values"]
     assert error(twice[0], twice[1].double()) <= 1e-6
@@ -235,29 +243,33 @@ def test_a_rate_is_always_known() -> None:
 
 def test_a_batch_is_what_each_is_alone() -> None:
     sounds = clips(3000, 9000, 9000, 500)
-    for preprocess in (SMALL, WaveformPreprocess(), SpectrogramPreprocess(flavour="log_mel", frames=60)):
-        batch = preprocess(sounds, rate=16000)
+    for preprocess in (
+        SMALL,
+        WaveformFeatureExtractor(),
+        SpectrogramFeatureExtractor(feature_type="log_mel", frames=60),
+    ):
+        batch = preprocess(sounds, sampling_rate=16000)
         for row, sound in enumerate(sounds):
-            alone = preprocess(sound, rate=16000)
+            alone = preprocess(sound, sampling_rate=16000)
             size = alone["input_values"].shape[1]
             assert error(batch["input_values"][row, :size], alone["input_values"][0].double()) <= 1e-6
             assert "attention_mask" not in alone
-    mask = WaveformPreprocess()(sounds, rate=16000)["attention_mask"]
+    mask = WaveformFeatureExtractor()(sounds, sampling_rate=16000)["attention_mask"]
     assert mask.dtype == torch.int64 and mask.sum(1).tolist() == [3000, 9000, 9000, 500]
-    assert "attention_mask" not in WaveformPreprocess()(sounds[1:3], rate=16000)
+    assert "attention_mask" not in WaveformFeatureExtractor()(sounds[1:3], sampling_rate=16000)
 
 
 def test_silence_and_clipping_give_numbers() -> None:
     silent, clipped = np.zeros(8000, np.float32), np.sign(clips(8000)[0])
-    whisper = SpectrogramPreprocess(flavour="whisper", bins=80, frames=100, low=0.0)
-    for preprocess in (SMALL, whisper, SpectrogramPreprocess(flavour="log_mel"), WaveformPreprocess()):
-        for values in preprocess([silent, clipped, clips(8000)[0]], rate=16000).values():
+    whisper = SpectrogramFeatureExtractor(feature_type="whisper", num_mel_bins=80, frames=100, low_freq=0.0)
+    for preprocess in (SMALL, whisper, SpectrogramFeatureExtractor(feature_type="log_mel"), WaveformFeatureExtractor()):
+        for values in preprocess([silent, clipped, clips(8000)[0]], sampling_rate=16000).values():
             assert values.isfinite().all()
-    assert not WaveformPreprocess()(silent, rate=16000)["input_values"].any()
-    assert not WaveformPreprocess()(silent[:1] + 1, rate=16000)["input_values"].any(), "one sample"
+    assert not WaveformFeatureExtractor()(silent, sampling_rate=16000)["input_values"].any()
+    assert not WaveformFeatureExtractor()(silent[:1] + 1, sampling_rate=16000)["input_values"].any(), "one sample"
 
 
-@pytest.mark.parametrize("preprocess", [SMALL, WaveformPreprocess()], ids=["spectrogram", "waveform"])
+@pytest.mark.parametrize("preprocess", [SMALL, WaveformFeatureExtractor()], ids=["spectrogram", "waveform"])
 @pytest.mark.parametrize(
     "sound, said",
     [
@@ -270,42 +282,46 @@ def test_silence_and_clipping_give_numbers() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_sounds_are_named(preprocess: Listening, sound: Any, said: str) -> None:
+def test_bad_sounds_are_named(preprocess: AudioProcessor, sound: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        preprocess([clips(900)[0], sound], rate=16000)
+        preprocess([clips(900)[0], sound], sampling_rate=16000)
     with pytest.raises(ValueError, match="no sounds given"):
         preprocess([])
 
 
 def test_too_short_for_a_frame() -> None:
     for samples in (1, 399):
-        with pytest.raises(SoundError, match=rf"sound 0 has {samples} samples .* at least 400 are needed"):
-            SMALL(clips(samples), rate=16000)
-    assert SMALL(clips(400), rate=16000)["input_values"].shape == (1, 60, 32)
-    with pytest.raises(SoundError, match="at least 201"):
-        SpectrogramPreprocess(flavour="log_mel")(clips(200), rate=16000)
+        with pytest.raises(AudioError, match=rf"sound 0 has {samples} samples .* at least 400 are needed"):
+            SMALL(clips(samples), sampling_rate=16000)
+    assert SMALL(clips(400), sampling_rate=16000)["input_values"].shape == (1, 60, 32)
+    with pytest.raises(AudioError, match="at least 201"):
+        SpectrogramFeatureExtractor(feature_type="log_mel")(clips(200), sampling_rate=16000)
 
 
 # --- too long ---------------------------------------------------------------------------------------------------------
 
-LIMITED = [SMALL, SpectrogramPreprocess(flavour="log_mel", frames=60), WaveformPreprocess(longest=9000)]
-LIMITED += [SpectrogramPreprocess(flavour="whisper", bins=80, frames=100, low=0.0)]
+LIMITED = [
+    SMALL,
+    SpectrogramFeatureExtractor(feature_type="log_mel", frames=60),
+    WaveformFeatureExtractor(max_length=9000),
+]
+LIMITED += [SpectrogramFeatureExtractor(feature_type="whisper", num_mel_bins=80, frames=100, low_freq=0.0)]
 
 
 @pytest.mark.parametrize("preprocess", LIMITED, ids=["kaldi", "log_mel", "waveform", "whisper"])
-def test_too_long_is_an_error_a_cut_or_windows(tmp_path: Path, preprocess: Listening) -> None:
+def test_too_long_is_an_error_a_cut_or_windows(tmp_path: Path, preprocess: AudioProcessor) -> None:
     limit = preprocess.limit
     assert limit is not None
     whole = clips(limit + 3000)[0]
     path = tmp_path / "long.wav"
     path.write_bytes(wav(whole))
-    preprocess(whole[:limit], rate=16000)
-    with pytest.raises(SoundError, match=rf"sound 0 has {limit + 1} samples .* at most {limit} .*too_long='cut'"):
-        preprocess(whole[: limit + 1], rate=16000)
-    with pytest.raises(SoundError, match=r"long\.wav has"):
+    preprocess(whole[:limit], sampling_rate=16000)
+    with pytest.raises(AudioError, match=rf"sound 0 has {limit + 1} samples .* at most {limit} .*too_long='cut'"):
+        preprocess(whole[: limit + 1], sampling_rate=16000)
+    with pytest.raises(AudioError, match=r"long\.wav has"):
         preprocess(path)
-    (name,) = preprocess(whole[:limit], rate=16000)
-    first, last = (preprocess(part, rate=16000)[name][0] for part in (whole[:limit], whole[-limit:]))
+    (name,) = preprocess(whole[:limit], sampling_rate=16000)
+    first, last = (preprocess(part, sampling_rate=16000)[name][0] for part in (whole[:limit], whole[-limit:]))
     for sound in (path, (whole, 16000)):
         assert torch.equal(preprocess(sound, too_long="cut")[name][0], first)
         rows = preprocess([sound, sound], too_long="windows")[name]
@@ -326,6 +342,6 @@ def test_the_limit_is_the_last_that_fits() -> None:
 def test_short_sounds_are_one_window_and_no_limit_has_none() -> None:
     wave = clips(1000)[0]
     (window,) = SMALL.windows((wave, 16000))
-    assert (window.start, len(window.wave), window.rate) == (0, 1000, 16000)
-    with pytest.raises(ValueError, match="set longest="):
-        next(WaveformPreprocess().windows((wave, 16000)))
+    assert (window.start, len(window.wave), window.sampling_rate) == (0, 1000, 16000)
+    with pytest.raises(ValueError, match="set max_length="):
+        next(WaveformFeatureExtractor().windows((wave, 16000)))

@@ -11,29 +11,31 @@ import soundfile
 import torch
 
 from zoo.preprocessing import audio_io
-from zoo.preprocessing.audio_io import SoundError, as_wave, blocks, info, read, resampled
+from zoo.preprocessing.audio_io import AudioError, as_wave, blocks, info, read, resampled
 
-RATE = 22050
+SAMPLING_RATE = 22050
 FORMATS = ["wav", "flac", "ogg", "mp3"]
 
 
-def tone(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+def tone(seconds: float, sampling_rate: int = SAMPLING_RATE, channels: int = 1) -> np.ndarray:
     """Tones of other pitch in each channel, with grain: [S] or [S, C]."""
     rng = np.random.default_rng(0)
-    t = np.arange(round(seconds * rate)) / rate
+    t = np.arange(round(seconds * sampling_rate)) / sampling_rate
     waves = np.stack([np.sin(2 * np.pi * 220 * (c + 1) * t) for c in range(channels)], -1)
     return (0.4 * waves + rng.normal(0, 0.03, waves.shape)).astype(np.float32)
 
 
-def encoded(wave: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
+def encoded(
+    wave: np.ndarray, sampling_rate: int = SAMPLING_RATE, format: str = "WAV", subtype: str | None = None
+) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, wave, rate, format=format.upper(), subtype=subtype)
+    soundfile.write(file, wave, sampling_rate, format=format.upper(), subtype=subtype)
     return file.getvalue()
 
 
-def written(folder: Path, wave: np.ndarray, format: str = "wav", rate: int = RATE) -> Path:
+def written(folder: Path, wave: np.ndarray, format: str = "wav", sampling_rate: int = SAMPLING_RATE) -> Path:
     path = folder / f"sound.{format}"
-    path.write_bytes(encoded(wave, rate, format))
+    path.write_bytes(encoded(wave, sampling_rate, format))
     return path
 
 
@@ -44,11 +46,11 @@ def written(folder: Path, wave: np.ndarray, format: str = "wav", rate: int = RAT
 def test_formats_from_path_and_memory(tmp_path: Path, format: str) -> None:
     wave = tone(0.7)[:, 0]
     path = written(tmp_path, wave, format)
-    heard, rate = read(path)
-    assert rate == RATE and heard.dtype == torch.float32 and heard.shape == (len(wave),)
+    heard, sampling_rate = read(path)
+    assert sampling_rate == SAMPLING_RATE and heard.dtype == torch.float32 and heard.shape == (len(wave),)
     assert np.abs(heard.numpy() - wave).max() < (1e-4 if format in ("wav", "flac") else 0.2)
     assert torch.equal(read(path.read_bytes())[0], heard) and torch.equal(read(str(path))[0], heard)
-    assert info(path) == (len(wave), RATE, 1)
+    assert info(path) == (len(wave), SAMPLING_RATE, 1)
 
 
 def test_float_files_are_exact() -> None:
@@ -60,20 +62,20 @@ def test_float_files_are_exact() -> None:
 def test_channels_are_mixed_by_their_mean_or_kept(channels: int) -> None:
     data = encoded(tone(0.2, channels=channels), subtype="FLOAT")
     apart = read(data, mono=False)[0]
-    assert apart.shape == (channels, round(0.2 * RATE)) and apart.is_contiguous()
+    assert apart.shape == (channels, round(0.2 * SAMPLING_RATE)) and apart.is_contiguous()
     torch.testing.assert_close(read(data)[0], apart.mean(0))
 
 
 def test_rates_are_refused_or_resampled_and_never_ignored(tmp_path: Path) -> None:
     path = written(tmp_path, tone(0.5))
-    with pytest.raises(SoundError, match=r"sound\.wav has 22050 samples per second, expected 16000: pass resample"):
-        read(path, rate=16000)
-    heard, rate = read(path, rate=16000, resample=True)
-    assert rate == 16000 and len(heard) == 8000
+    with pytest.raises(AudioError, match=r"sound\.wav has 22050 samples per second, expected 16000: pass resample"):
+        read(path, sampling_rate=16000)
+    heard, sampling_rate = read(path, sampling_rate=16000, resample=True)
+    assert sampling_rate == 16000 and len(heard) == 8000
     import torchaudio
 
-    assert torch.equal(heard, torchaudio.functional.resample(read(path)[0], RATE, 16000))
-    assert read(path, rate=RATE)[1] == RATE
+    assert torch.equal(heard, torchaudio.functional.resample(read(path)[0], SAMPLING_RATE, 16000))
+    assert read(path, sampling_rate=SAMPLING_RATE)[1] == SAMPLING_RATE
 
 
 def test_resampling_keeps_the_tone() -> None:
@@ -84,26 +86,26 @@ def test_resampling_keeps_the_tone() -> None:
 
 
 def test_rates_without_a_common_divisor_and_no_rates() -> None:
-    with pytest.raises(SoundError, match="44101 Hz cannot be resampled to 16000 Hz"):
+    with pytest.raises(AudioError, match="44101 Hz cannot be resampled to 16000 Hz"):
         resampled(torch.zeros(100), 44101, 16000)
-    with pytest.raises(ValueError, match="rate=0"):
-        read(encoded(tone(0.1)), rate=0)
+    with pytest.raises(ValueError, match="sampling_rate=0"):
+        read(encoded(tone(0.1)), sampling_rate=0)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("rate", [RATE, 16000, 44100])
+@pytest.mark.parametrize("sampling_rate", [SAMPLING_RATE, 16000, 44100])
 def test_a_stream_has_the_samples_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, rate: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, sampling_rate: int
 ) -> None:
     monkeypatch.setattr(audio_io, "CHUNK", 3000)
     path = written(tmp_path, tone(2.3, channels=2), format)
-    whole, _ = read(path, rate=rate, resample=True)
-    pieces = list(blocks(path, 0.5, 0.1, rate=rate, resample=True))
-    shared, length = round(0.1 * rate), round(0.5 * rate)
-    assert {piece.rate for piece in pieces} == {rate}
+    whole, _ = read(path, sampling_rate=sampling_rate, resample=True)
+    pieces = list(blocks(path, 0.5, 0.1, sampling_rate=sampling_rate, resample=True))
+    shared, length = round(0.1 * sampling_rate), round(0.5 * sampling_rate)
+    assert {piece.sampling_rate for piece in pieces} == {sampling_rate}
     assert [p.start for p in pieces] == [i * (length - shared) for i in range(len(pieces))]
     assert all(len(piece.wave) == length for piece in pieces[:-1]) and shared < len(pieces[-1].wave) <= length
     joined = torch.cat([pieces[0].wave, *(piece.wave[shared:] for piece in pieces[1:])])
@@ -112,12 +114,12 @@ def test_a_stream_has_the_samples_of_the_whole(
 
 def test_pieces_without_rest_and_shorter_files(tmp_path: Path) -> None:
     path = written(tmp_path, tone(1.0))
-    assert [len(piece.wave) for piece in blocks(path, 0.5)] == [RATE // 2, RATE // 2]
-    assert [len(piece.wave) for piece in blocks(path, 7)] == [RATE]
+    assert [len(piece.wave) for piece in blocks(path, 0.5)] == [SAMPLING_RATE // 2, SAMPLING_RATE // 2]
+    assert [len(piece.wave) for piece in blocks(path, 7)] == [SAMPLING_RATE]
     with pytest.raises(ValueError, match="overlap"):
         next(blocks(path, 0.5, 0.5))
-    with pytest.raises(SoundError, match="expected 16000"):
-        next(blocks(path, 0.5, rate=16000))
+    with pytest.raises(AudioError, match="expected 16000"):
+        next(blocks(path, 0.5, sampling_rate=16000))
 
 
 def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(audio_io, "CHUNK", 1000)
     decode = audio_io._decoded
     monkeypatch.setattr(audio_io, "_decoded", lambda *given: read_.append(1) or decode(*given))
-    assert len(next(blocks(path, 0.1)).wave) == RATE // 10
+    assert len(next(blocks(path, 0.1)).wave) == SAMPLING_RATE // 10
     assert len(read_) == 3
 
 
@@ -137,22 +139,22 @@ def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytes
 def test_what_is_no_sound_is_named(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "photo.wav"
     path.write_bytes(junk)
-    with pytest.raises(SoundError, match=r"photo\.wav (is no sound file that can be read|is damaged|is empty)"):
+    with pytest.raises(AudioError, match=r"photo\.wav (is no sound file that can be read|is damaged|is empty)"):
         read(path)
-    with pytest.raises(SoundError, match=f"a sound in memory \\({len(junk)} bytes\\)"):
+    with pytest.raises(AudioError, match=f"a sound in memory \\({len(junk)} bytes\\)"):
         read(junk)
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
-    with pytest.raises(SoundError, match=r"there is no sound file .*nowhere\.wav"):
+    with pytest.raises(AudioError, match=r"there is no sound file .*nowhere\.wav"):
         read(tmp_path / "nowhere.wav")
-    with pytest.raises(SoundError, match="there is no sound file"):
+    with pytest.raises(AudioError, match="there is no sound file"):
         read(tmp_path)
-    with pytest.raises(SoundError, match="is empty"):
+    with pytest.raises(AudioError, match="is empty"):
         read(b"")
-    with pytest.raises(SoundError, match="is empty: it has no samples"):
+    with pytest.raises(AudioError, match="is empty: it has no samples"):
         read(encoded(np.zeros(0, np.float32)))
-    with pytest.raises(SoundError, match="is empty"):
+    with pytest.raises(AudioError, match="is empty"):
         list(blocks(written(tmp_path, np.zeros(0, np.float32)), 1))
     with pytest.raises(ValueError, match="given int"):
         read(3)  # type: ignore[arg-type]
@@ -164,19 +166,19 @@ def test_what_is_cut_off_is_named_and_read_on_request(tmp_path: Path, format: st
     path = written(tmp_path, tone(2), format)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     for way in (read, lambda path: list(blocks(path, 0.5))):
-        with pytest.raises(SoundError, match=r"sound\.\w+ is (damaged or )?cut off"):
+        with pytest.raises(AudioError, match=r"sound\.\w+ is (damaged or )?cut off"):
             way(path)
     if format == "ogg":  # of which nothing is there but a part of a page
         return
     there, _ = read(path, partial=True)
-    assert 0.2 * share * 2 * RATE < len(there) < 2 * RATE
+    assert 0.2 * share * 2 * SAMPLING_RATE < len(there) < 2 * SAMPLING_RATE
 
 
 @pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFDB])
 def test_streamed_wavs_do_not_know_their_length(declared: int) -> None:
     data = bytearray(encoded(tone(0.5)))
     data[4:8] = data[40:44] = declared.to_bytes(4, "little")
-    assert len(read(bytes(data))[0]) == RATE // 2
+    assert len(read(bytes(data))[0]) == SAMPLING_RATE // 2
 
 
 def test_mp3_without_its_length() -> None:
@@ -184,7 +186,7 @@ def test_mp3_without_its_length() -> None:
     rng = np.random.default_rng(0)
     data = encoded(rng.normal(0, 0.1, 200_000).astype(np.float32), 44100, "mp3")
     second = data.find(data[:2], 10)
-    with pytest.raises(SoundError, match=r"does not say its length, and of .* frames .* can be read"):
+    with pytest.raises(AudioError, match=r"does not say its length, and of .* frames .* can be read"):
         read(data[second:])
     tagged = b"ID3\x04\x00\x00\x00\x00\x10\x00" + bytes(2048) + data
     assert len(read(tagged)[0]) == 200_000
@@ -194,7 +196,7 @@ def test_flac_without_its_length() -> None:
     data = bytearray(encoded(tone(0.5), format="flac"))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
-    with pytest.raises(SoundError, match="does not say how long it is"):
+    with pytest.raises(AudioError, match="does not say how long it is"):
         read(bytes(data))
 
 
@@ -202,7 +204,7 @@ def test_flac_without_its_length() -> None:
 def test_samples_that_are_no_numbers(value: float) -> None:
     wave = tone(0.1)[:, 0]
     wave[[70, 90]] = value
-    with pytest.raises(SoundError, match="has 2 samples that are NaN or infinite, the first at 70"):
+    with pytest.raises(AudioError, match="has 2 samples that are NaN or infinite, the first at 70"):
         read(encoded(wave, subtype="FLOAT"))
 
 
@@ -276,11 +278,11 @@ def test_text_and_vision_work_where_neither_library_does(tmp_path: Path) -> None
         f"""
 import torch, zoo
 from zoo.preprocessing import audio_io
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 zoo.create_model("vit_cifar_tiny")(torch.zeros(1, 3, 32, 32))
-print(WaveformPreprocess()(torch.zeros(9000), rate=16000)["input_values"].shape)
-for call in (lambda: SpectrogramPreprocess()(torch.zeros(9000), rate=16000),
+print(WaveformFeatureExtractor()(torch.zeros(9000), sampling_rate=16000)["input_values"].shape)
+for call in (lambda: SpectrogramFeatureExtractor()(torch.zeros(9000), sampling_rate=16000),
              lambda: audio_io.read({str(tmp_path / "x.wav")!r})):
     try:
         call()

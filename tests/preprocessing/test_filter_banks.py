@@ -29,30 +29,39 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    "clips, samples, rate, options",
+    "clips, samples, sampling_rate, options",
     [
         (5, 30_000, 16000, {}),
-        (40, 4_000, 8000, {"bins": 64}),
-        (3, 400, 16000, {"bins": 23, "window": "povey"}),
-        (1, 100_000, 16000, {"window": "hamming", "length": 20.0, "shift": 12.5}),
-        (3, 22_051, 22050, {"bins": 80, "low": 50.0, "high": 8000.0, "window": "rectangular"}),
+        (40, 4_000, 8000, {"num_mel_bins": 64}),
+        (3, 400, 16000, {"num_mel_bins": 23, "window": "povey"}),
+        (1, 100_000, 16000, {"window": "hamming", "frame_length": 20.0, "frame_shift": 12.5}),
+        (3, 22_051, 22050, {"num_mel_bins": 80, "low_freq": 50.0, "high_freq": 8000.0, "window": "rectangular"}),
         (2, 9_000, 16000, {"preemphasis": 0.0}),
     ],
     ids=str,
 )
-def test_fbank_is_kaldis(clips: int, samples: int, rate: int, options: dict) -> None:
-    words = {"bins": "num_mel_bins", "window": "window_type", "length": "frame_length", "shift": "frame_shift"}
-    words |= {"low": "low_freq", "high": "high_freq", "preemphasis": "preemphasis_coefficient"}
-    theirs = {"num_mel_bins": 128, "window_type": "hanning", "sample_frequency": float(rate)}
+def test_fbank_is_kaldis(clips: int, samples: int, sampling_rate: int, options: dict) -> None:
+    words = {
+        "num_mel_bins": "num_mel_bins",
+        "window": "window_type",
+        "frame_length": "frame_length",
+        "frame_shift": "frame_shift",
+    }
+    words |= {"low_freq": "low_freq", "high_freq": "high_freq", "preemphasis": "preemphasis_coefficient"}
+    theirs = {"num_mel_bins": 128, "window_type": "hanning", "sample_frequency": float(sampling_rate)}
     theirs |= {words[name]: value for name, value in options.items()}
     given = waves(clips, samples)
     expected = torch.stack([kaldi.fbank(wave[None], **theirs) for wave in given])
-    ours = fbank(given, rate, **options)
+    ours = fbank(given, sampling_rate, **options)
     assert error(ours, expected) <= CLOSE and ours.isfinite().all()
-    length, shift = options.get("length", 25.0), options.get("shift", 10.0)
-    assert ours.shape[1] == frames_of(samples, rate, length, shift)
-    least = samples_of(ours.shape[1], rate, length, shift)
-    assert frames_of(least, rate, length, shift) == ours.shape[1] == frames_of(least - 1, rate, length, shift) + 1
+    frame_length, frame_shift = options.get("frame_length", 25.0), options.get("frame_shift", 10.0)
+    assert ours.shape[1] == frames_of(samples, sampling_rate, frame_length, frame_shift)
+    least = samples_of(ours.shape[1], sampling_rate, frame_length, frame_shift)
+    assert (
+        frames_of(least, sampling_rate, frame_length, frame_shift)
+        == ours.shape[1]
+        == frames_of(least - 1, sampling_rate, frame_length, frame_shift) + 1
+    )
 
 
 def test_fbank_in_float64_and_what_pieces_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,23 +86,23 @@ def test_log_mel_is_torchaudios(scale: str, norm: str | None) -> None:
     mel = torchaudio.transforms.MelSpectrogram(
         16000, 512, hop_length=128, n_mels=40, f_min=20, f_max=7600, mel_scale=scale, norm=norm
     )
-    ours = log_mel(given, 16000, bins=40, fft=512, hop=128, low=20, high=7600, scale=scale)  # type: ignore[arg-type]
+    ours = log_mel(given, 16000, num_mel_bins=40, fft=512, hop=128, low_freq=20, high_freq=7600, scale=scale)  # type: ignore[arg-type]
     assert error(ours, mel(given).clamp_min(1e-10).log().mT) <= CLOSE
 
 
-@pytest.mark.parametrize("bins", [80, 128])
-def test_whispers_log_mel_is_that_of_its_extractor(bins: int) -> None:
+@pytest.mark.parametrize("num_mel_bins", [80, 128])
+def test_whispers_log_mel_is_that_of_its_extractor(num_mel_bins: int) -> None:
     from transformers import WhisperFeatureExtractor
 
-    extractor = WhisperFeatureExtractor(bins, chunk_length=3)
+    extractor = WhisperFeatureExtractor(num_mel_bins, chunk_length=3)
     given = waves(4, 48_000)
     given[3, 20_000:] = 0
     theirs = extractor(list(given.numpy()), sampling_rate=16000, return_tensors="pt")["input_features"]
-    assert error(whisper_log_mel(given, bins=bins), theirs) <= CLOSE
+    assert error(whisper_log_mel(given, num_mel_bins=num_mel_bins), theirs) <= CLOSE
     for samples in (1, 30, 201, 7_777, 47_700, 47_841, 47_999):
         cut = given[:, :samples]
         theirs = extractor(list(cut.numpy()), sampling_rate=16000, return_tensors="pt")["input_features"]
-        assert error(whisper_log_mel(cut, bins=bins, frames=300), theirs) <= CLOSE, samples
+        assert error(whisper_log_mel(cut, num_mel_bins=num_mel_bins, frames=300), theirs) <= CLOSE, samples
 
 
 @pytest.mark.parametrize(
@@ -101,8 +110,8 @@ def test_whispers_log_mel_is_that_of_its_extractor(bins: int) -> None:
     [
         (lambda: fbank(torch.zeros(2, 399), 16000), "at least one frame of 400 samples"),
         (lambda: fbank(torch.zeros(500), 16000), "expected"),
-        (lambda: fbank(torch.zeros(1, 500), 16000, high=9000.0), "below half the rate"),
-        (lambda: fbank(torch.zeros(1, 500), 16000, bins=3), "more than 3"),
+        (lambda: fbank(torch.zeros(1, 500), 16000, high_freq=9000.0), "below half the rate"),
+        (lambda: fbank(torch.zeros(1, 500), 16000, num_mel_bins=3), "more than 3"),
         (lambda: fbank(torch.zeros(1, 500), 16000, window="hann"), "window='hann'"),  # type: ignore[arg-type]
         (lambda: log_mel(torch.zeros(1, 200), 16000), "more than 200 samples"),
         (lambda: log_mel(torch.zeros(1, 500), 16000, scale="bark"), "scale='bark'"),  # type: ignore[arg-type]

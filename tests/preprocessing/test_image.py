@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.preprocessing.auto import preprocess_from_dict
-from zoo.preprocessing.image import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocess
+from zoo.preprocessing.auto import processor_from_dict
+from zoo.preprocessing.image import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor
 from zoo.utils.errors import LoadError
 
 
@@ -54,7 +54,7 @@ def test_equals_timms_transform(picture, config):
 
     picture = PICTURES[picture]()
     theirs = create_transform(**resolve_data_config({}, pretrained_cfg=config))(picture)
-    ours = ImagePreprocess.from_timm(config)(picture)["pixel_values"]
+    ours = ImageProcessor.from_timm(config)(picture)["pixel_values"]
     assert ours.dtype == torch.float32 and ours.shape == (1, *config["input_size"])
     torch.testing.assert_close(ours[0], theirs, atol=2e-6, rtol=0)
 
@@ -79,11 +79,11 @@ def test_equals_transformers_processor(tmp_path, picture, name, options):
     processor = getattr(transformers, name)(**options)
     processor.save_pretrained(tmp_path)
     theirs = processor(picture, return_tensors="pt")["pixel_values"]
-    ours = ImagePreprocess.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()), (9, 9))
+    ours = ImageProcessor.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()), (9, 9))
     scale = max(1.0, theirs.abs().max().item())
     torch.testing.assert_close(ours(picture)["pixel_values"], theirs, atol=2e-6 * scale, rtol=0)
     short = {"image_processor_type": name, **options}
-    assert ImagePreprocess.from_transformers(short, (9, 9)) == ours, "defaults of keys that a file leaves out"
+    assert ImageProcessor.from_transformers(short, (9, 9)) == ours, "defaults of keys that a file leaves out"
 
 
 def test_old_feature_extractor_files():
@@ -91,25 +91,25 @@ def test_old_feature_extractor_files():
         "do_center_crop": True, "crop_size": 224, "do_normalize": True, "do_resize": True, "resample": 3, "size": 256,
         "feature_extractor_type": "DeiTFeatureExtractor", "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4],
     }  # fmt: skip
-    ours = ImagePreprocess.from_transformers(old, (224, 224))
+    ours = ImageProcessor.from_transformers(old, (224, 224))
     assert (ours.size, ours.resize_to, ours.fit, ours.interpolation) == ((224, 224), (256, 256), "squash", "bicubic")
     assert ours.rescale == 1 / 255
     with pytest.raises(LoadError, match="LevitImageProcessor is not known"):
-        ImagePreprocess.from_transformers({"image_processor_type": "LevitImageProcessor"}, (224, 224))
+        ImageProcessor.from_transformers({"image_processor_type": "LevitImageProcessor"}, (224, 224))
     with pytest.raises(LoadError, match="no fixed size"):
-        ImagePreprocess.from_transformers({"size": {"shortest_edge": 9}}, (224, 224))
+        ImageProcessor.from_transformers({"size": {"shortest_edge": 9}}, (224, 224))
 
 
 @pytest.mark.parametrize("config", TIMM, ids=lambda c: "-".join(str(v) for v in c.values()))
 def test_timm_round_trip(config):
-    ours = ImagePreprocess.from_timm(config)
-    assert ImagePreprocess.from_timm(json.loads(json.dumps(ours.to_timm()))) == ours
+    ours = ImageProcessor.from_timm(config)
+    assert ImageProcessor.from_timm(json.loads(json.dumps(ours.to_timm()))) == ours
 
 
 @pytest.mark.parametrize("resize_to", [(224, 224), (225, 225), (248, 248), (256, 256), (257, 257), (599, 599)])
 def test_any_resize_becomes_a_crop_share(resize_to):
-    ours = ImagePreprocess(size=(224, 224), resize_to=resize_to)
-    assert ImagePreprocess.from_timm(ours.to_timm()).resize_to == resize_to
+    ours = ImageProcessor(size=(224, 224), resize_to=resize_to)
+    assert ImageProcessor.from_timm(ours.to_timm()).resize_to == resize_to
 
 
 @pytest.mark.parametrize("picture", ["landscape", "portrait"])
@@ -117,9 +117,9 @@ def test_any_resize_becomes_a_crop_share(resize_to):
 def test_transformers_round_trip(tmp_path, picture, name, options):
     import transformers
 
-    ours = ImagePreprocess.from_transformers({"image_processor_type": name, **options}, (224, 224))
+    ours = ImageProcessor.from_transformers({"image_processor_type": name, **options}, (224, 224))
     written = ours.to_transformers()
-    assert ImagePreprocess.from_transformers(written, (224, 224)) == ours
+    assert ImageProcessor.from_transformers(written, (224, 224)) == ours
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
     picture = PICTURES[picture]()
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
@@ -129,31 +129,31 @@ def test_transformers_round_trip(tmp_path, picture, name, options):
 
 def test_what_a_format_cannot_say_is_refused():
     with pytest.raises(ValueError, match="longest"):
-        ImagePreprocess(size=(8, 8), fit="longest").to_transformers()
+        ImageProcessor(size=(8, 8), fit="longest").to_transformers()
     with pytest.raises(ValueError, match="shortest edge"):
-        ImagePreprocess(size=(8, 16)).to_transformers()
+        ImageProcessor(size=(8, 16)).to_transformers()
     with pytest.raises(ValueError, match="rescale"):
-        ImagePreprocess(size=(8, 8), rescale=1.0).to_timm()
+        ImageProcessor(size=(8, 8), rescale=1.0).to_timm()
     with pytest.raises(ValueError, match="one factor"):
-        ImagePreprocess(size=(8, 16), resize_to=(16, 16)).to_timm()
+        ImageProcessor(size=(8, 16), resize_to=(16, 16)).to_timm()
 
 
-PLAIN = ImagePreprocess(size=(16, 24), resize_to=(20, 30), fit="squash")
+PLAIN = ImageProcessor(size=(16, 24), resize_to=(20, 30), fit="squash")
 
 
 def test_our_own_round_trip():
     values = json.loads(json.dumps(PLAIN.to_dict()))
-    assert preprocess_from_dict(values) == PLAIN and hash(PLAIN) and preprocess_from_dict(None) is None
+    assert processor_from_dict(values) == PLAIN and hash(PLAIN) and processor_from_dict(None) is None
     with pytest.raises(LoadError, match=r"unknown key 'sizes'; did you mean 'size'"):
-        preprocess_from_dict(values | {"sizes": 3})
+        processor_from_dict(values | {"sizes": 3})
     with pytest.raises(LoadError, match="lacks the key 'std'"):
-        preprocess_from_dict({name: value for name, value in values.items() if name != "std"})
+        processor_from_dict({name: value for name, value in values.items() if name != "std"})
     with pytest.raises(LoadError, match="unknown kind 'smell'"):
-        preprocess_from_dict(values | {"kind": "smell"})
+        processor_from_dict(values | {"kind": "smell"})
     with pytest.raises(ValueError, match=r"fit is 'sqash'.*did you mean 'squash'"):
-        ImagePreprocess(size=(8, 8), fit="sqash")
+        ImageProcessor(size=(8, 8), fit="sqash")
     with pytest.raises(ValueError, match="mean has 3 values for 4 channels"):
-        ImagePreprocess(size=(8, 8), channels=4)
+        ImageProcessor(size=(8, 8), channels=4)
 
 
 @pytest.mark.parametrize("backend", ["pil", "tensor"])
@@ -162,7 +162,7 @@ def test_every_kind_of_picture_gives_the_same(tmp_path, backend):
     picture.save(tmp_path / "a.png")
     array = np.array(picture)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    preprocess = ImagePreprocess(size=(16, 24), fit="squash", backend=backend)
+    preprocess = ImageProcessor(size=(16, 24), fit="squash", backend=backend)
     one = preprocess(picture)["pixel_values"]
     assert one.shape == (1, 3, 16, 24)
     kinds = [picture, tmp_path / "a.png", str(tmp_path / "a.png"), array, tensor, picture.convert("RGBA")]
@@ -170,11 +170,11 @@ def test_every_kind_of_picture_gives_the_same(tmp_path, backend):
         assert torch.equal(preprocess(kind)["pixel_values"], one)
     assert torch.equal(preprocess(kinds)["pixel_values"], one.expand(6, -1, -1, -1))
     assert torch.equal(preprocess(torch.stack([tensor] * 2))["pixel_values"], one.expand(2, -1, -1, -1))
-    grey = ImagePreprocess(size=(16, 24), mean=(0.5,), std=(0.5,), channels=1, backend=backend)
-    assert torch.equal(grey(picture)["pixel_values"], grey(np.array(picture.convert("L")))["pixel_values"])
-    grey_as_rgb = np.repeat(np.array(picture.convert("L"))[..., None], 3, -1)
-    assert torch.equal(preprocess(picture.convert("L"))["pixel_values"], preprocess(grey_as_rgb)["pixel_values"])
-    five = ImagePreprocess(size=(16, 24), mean=(0.5,), std=(0.5,), channels=5, backend=backend)
+    gray = ImageProcessor(size=(16, 24), mean=(0.5,), std=(0.5,), channels=1, backend=backend)
+    assert torch.equal(gray(picture)["pixel_values"], gray(np.array(picture.convert("L")))["pixel_values"])
+    gray_as_rgb = np.repeat(np.array(picture.convert("L"))[..., None], 3, -1)
+    assert torch.equal(preprocess(picture.convert("L"))["pixel_values"], preprocess(gray_as_rgb)["pixel_values"])
+    five = ImageProcessor(size=(16, 24), mean=(0.5,), std=(0.5,), channels=5, backend=backend)
     assert five(torch.zeros(5, 40, 40, dtype=torch.uint8))["pixel_values"].shape == (1, 5, 16, 24)
 
 
@@ -191,7 +191,7 @@ def test_bad_pictures_are_named(tmp_path):
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=reason):
             PLAIN(picture)
-    five = ImagePreprocess(size=(8, 8), mean=(0.5,), std=(0.5,), channels=5)
+    five = ImageProcessor(size=(8, 8), mean=(0.5,), std=(0.5,), channels=5)
     with pytest.raises(ValueError, match="3 channels, the model takes 5"):
         five(torch.zeros(3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="model takes 5"):
@@ -199,23 +199,23 @@ def test_bad_pictures_are_named(tmp_path):
 
 
 def test_fitted_to_another_model():
-    crop = ImagePreprocess(size=(224, 224), resize_to=(256, 256))
+    crop = ImageProcessor(size=(224, 224), resize_to=(256, 256))
     assert crop.fitted((112, 112), 3).resize_to == (128, 128)
-    assert ImagePreprocess(size=(224, 224)).fitted((32, 48), 3) == ImagePreprocess(size=(32, 48))
+    assert ImageProcessor(size=(224, 224)).fitted((32, 48), 3) == ImageProcessor(size=(32, 48))
     assert crop.fitted((224, 224), 3) == crop
-    grey = crop.fitted((224, 224), 1)
-    assert grey.channels == 1 and grey.mean == (sum(crop.mean) / 3,)
-    assert grey(photo(300, 300))["pixel_values"].shape == (1, 1, 224, 224)
+    gray = crop.fitted((224, 224), 1)
+    assert gray.channels == 1 and gray.mean == (sum(crop.mean) / 3,)
+    assert gray(photo(300, 300))["pixel_values"].shape == (1, 1, 224, 224)
 
 
 def test_a_fresh_model_takes_pictures_and_says_what_it_is_made_of():
     model = zoo.create_model("vit_cifar_tiny", in_chans=1, seed=0)
     assert model.preprocess(Image.new("RGB", (50, 40)))["pixel_values"].shape == (1, 1, 32, 32)
-    assert set(model.load_report.initialised) == set(model.state_dict()) and not model.load_report.mapped
+    assert set(model.load_report.initialized) == set(model.state_dict()) and not model.load_report.mapped
 
 
 def test_whole_pictures_keep_their_proportions():
-    preprocess = ImagePreprocess(size=(64, 64), mean=(0.5,), std=(0.5,))
+    preprocess = ImageProcessor(size=(64, 64), mean=(0.5,), std=(0.5,))
     made = preprocess.whole([Image.new("RGB", (300, 100), "white"), Image.new("L", (50, 50))], 8)["pixel_values"]
     assert [tuple(x.shape) for x in made] == [(3, 40, 112), (3, 64, 64)]
     assert made[0].min() == 1 and made[1].max() == -1

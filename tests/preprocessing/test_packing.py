@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peers import error, randomise
+from peers import error, randomize
 from text_peers import ragged
 
 import zoo
@@ -15,9 +15,9 @@ ROWS = (11, 4, 7, 4, 1)
 
 def tiny(name, **options):
     small = dict(
-        width=32, depth=3, heads=2, hidden=48, vocab_size=99, max_length=32, dropout=0.0, attention_dropout=0.0
+        width=32, depth=3, heads=2, mlp_dim=48, vocab_size=99, max_length=32, dropout=0.0, attention_dropout=0.0
     )
-    return randomise(zoo.create_model(name, seed=0, **small | options))
+    return randomize(zoo.create_model(name, seed=0, **small | options))
 
 
 def documents(side="right"):

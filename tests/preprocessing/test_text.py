@@ -10,7 +10,7 @@ import torch
 from text_peers import answer, transformers_text
 
 import zoo
-from zoo.preprocessing.text import TextPreprocess
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 
 TEXTS = [
@@ -79,7 +79,7 @@ def test_wrong_options_name_the_right_ones(words):
     with pytest.raises(ValueError, match="special"):
         words.id("msk")
     with pytest.raises(ValueError, match="has no token '<pad>'"):
-        TextPreprocess(tokenizer=words.tokenizer, special={"pad": "<pad>"}, max_length=8)
+        TextProcessor(tokenizer=words.tokenizer, special={"pad": "<pad>"}, max_length=8)
 
 
 def test_what_the_file_says_of_truncation_does_not_act_unseen(words):
@@ -89,7 +89,7 @@ def test_what_the_file_says_of_truncation_does_not_act_unseen(words):
         "strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
         "pad_token": "[PAD]",
     }  # fmt: skip
-    other = TextPreprocess(tokenizer=json.dumps(values), special=words.special, max_length=16)
+    other = TextProcessor(tokenizer=json.dumps(values), special=words.special, max_length=16)
     assert torch.equal(other("the quick brown fox")["input_ids"], words("the quick brown fox")["input_ids"])
 
 
@@ -160,8 +160,8 @@ def test_a_checkpoint_of_a_recipe_carries_it(tmp_path, words):
 def test_a_tokenizer_that_does_not_belong_is_refused(tmp_path, words):
     with pytest.raises(ValueError, match=r"ids go up to 119, the model has vocab_size=50"):
         zoo.save(classifier(words, vocab_size=50), tmp_path)
-    with pytest.raises(ValueError, match=r"pads with 0 \('\[PAD\]'\), the model has pad_id=3"):
-        zoo.save(classifier(words, pad_id=3), tmp_path)
+    with pytest.raises(ValueError, match=r"pads with 0 \('\[PAD\]'\), the model has pad_token_id=3"):
+        zoo.save(classifier(words, pad_token_id=3), tmp_path)
     with pytest.raises(ValueError, match="max_length=16 of the tokenizer, but the model has 8"):
         zoo.save(classifier(words, max_length=8), tmp_path)
     transformers_text(tmp_path, "BertModel")
@@ -197,13 +197,13 @@ def test_exported_for_transformers_with_the_same_numbers(tmp_path, words):
 def test_tokens_for_a_mask(words):
     model = zoo.create_model("bert_tiny", width=32, heads=2, vocab_size=120, max_length=16, seed=0).eval()
     model.preprocess = words
-    answers = zoo.predict(model, ["the [MASK] dog", "[MASK] fox jumps over"], top=3)
+    answers = zoo.predict(model, ["the [MASK] dog", "[MASK] fox jumps over"], top_k=3)
     with torch.no_grad():
         batch = words("the [MASK] dog")
         scores = model(**batch)[batch["input_ids"] == words.id("mask")].softmax(-1)[0]
     assert [len(one) for one in answers] == [3, 3]
     assert answers[0][0] == (words.decode([scores.argmax()]), pytest.approx(scores.max().item(), abs=1e-6))
-    assert [token for token, _ in zoo.predict(model, "the [MASK] dog", top=3)] == [token for token, _ in answers[0]]
+    assert [token for token, _ in zoo.predict(model, "the [MASK] dog", top_k=3)] == [token for token, _ in answers[0]]
     with pytest.raises(ValueError, match=r"expected one mask \('\[MASK\]'\) in each text.*text 1 has 2"):
         zoo.predict(model, ["the [MASK]", "[MASK] [MASK]"])
     model.preprocess = train("bpe", TEXTS, 300)
@@ -211,25 +211,25 @@ def test_tokens_for_a_mask(words):
         zoo.predict(model, "the dog")
 
 
-@pytest.mark.parametrize("kind", ["several", "number"])
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
 @pytest.mark.parametrize("name", ["bert_tiny", "gpt_nano"])
 def test_transformers_and_we_answer_alike(tmp_path, words, name, kind):
-    """`problem_type` says to pipelines what `answer` says here, both ways."""
+    """`problem_type` is what their pipelines read, both ways."""
     import transformers
 
     small = dict(width=32, depth=1, heads=2, max_length=16, vocab_size=words.vocab_size)
     pad = {"pad_token_id": words.id("pad")} if name == "gpt_nano" else {}
-    model = zoo.create_model(name, head="classify", seed=0, num_classes=3, answer=kind, **small, **pad).eval()
+    model = zoo.create_model(name, head="classify", seed=0, num_classes=3, problem_type=kind, **small, **pad).eval()
     model.preprocess = replace(words, max_length=16, types=name == "bert_tiny")
     model.labels = ["a", "b", "c"]
     zoo.export(model, tmp_path)
     again = zoo.load(tmp_path)
-    assert again.config.answers == kind
+    assert again.config.resolved_problem_type == kind
     pipe = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
     ours = dict(zoo.predict(model, TEXTS[0]))
     assert {one["label"]: one["score"] for one in pipe([TEXTS[0]])[0]} == pytest.approx(ours, abs=1e-6)
     assert zoo.predict(again, TEXTS[0]) == zoo.predict(model, TEXTS[0])
-    if kind == "number":
+    if kind == "regression":
         assert list(ours) == ["a", "b", "c"] and any(not 0 <= value <= 1 for value in ours.values())
     else:
         assert sum(ours.values()) != pytest.approx(1, abs=0.05)
@@ -249,7 +249,7 @@ def test_the_score_of_a_cross_encoder_is_the_logit_of_a_yes(tmp_path, words):
     score = transformers.pipeline("text-classification", str(tmp_path))({"text": "the dog", "text_pair": "a fox"})
     model = zoo.load(tmp_path)
     assert zoo.predict(model, ("the dog", "a fox"))[0][1] == pytest.approx(score["score"], abs=1e-6)
-    assert zoo.load(tmp_path, labels=["no", "yes"]).config.answers == "one"
+    assert zoo.load(tmp_path, labels=["no", "yes"]).config.resolved_problem_type == "single_label_classification"
 
 
 def test_a_pair_is_one_input_and_one_class_is_a_number(words):
@@ -265,7 +265,7 @@ def test_models_without_types_export_a_tokenizer_without(tmp_path, words):
 
     small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=words.vocab_size, num_classes=2)
     model = zoo.create_model("distilbert_base", head="classify", seed=0, **small).eval()
-    model.preprocess = TextPreprocess(tokenizer=words.tokenizer, special=words.special, max_length=16)
+    model.preprocess = TextProcessor(tokenizer=words.tokenizer, special=words.special, max_length=16)
     zoo.export(model, tmp_path)
     pipe = transformers.pipeline("text-classification", str(tmp_path))
     label, probability = zoo.predict(model, TEXTS[0])[0]
@@ -319,13 +319,13 @@ def test_vocab_json_and_merges_of_older_repositories(tmp_path, bytes_):
 def test_their_fill_mask_finds_our_tokens(tmp_path, words, name):
     import transformers
 
-    small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=words.vocab_size, pad_id=0)
+    small = dict(width=32, depth=2, heads=2, max_length=16, vocab_size=words.vocab_size, pad_token_id=0)
     model = zoo.create_model(name, seed=0, **small).eval()
-    model.preprocess = TextPreprocess(
+    model.preprocess = TextProcessor(
         tokenizer=words.tokenizer, special=words.special, max_length=16, types=name == "bert_tiny"
     )
     zoo.export(model, tmp_path)
     theirs = transformers.pipeline("fill-mask", str(tmp_path), top_k=4)("the [MASK] dog")
-    ours = zoo.predict(model, "the [MASK] dog", top=4)
+    ours = zoo.predict(model, "the [MASK] dog", top_k=4)
     assert [one["token_str"].strip() for one in theirs] == [token.strip() for token, _ in ours]
     assert [one["score"] for one in theirs] == pytest.approx([p for _, p in ours], abs=1e-6)

@@ -15,9 +15,9 @@ SETTINGS = {"ast_audio": AudioSettings, "ctc_speech": CTCSettings}
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = {
-    "ast_audio": ("width=16", "depth=2", "heads=2", "batch_size=8", "train_size=48", "test_size=16", *QUIET),
+    "ast_audio": ("width=16", "depth=2", "heads=2", "batch_size=8", "max_train_samples=48", "max_test_samples=16", *QUIET),
     "ctc_speech": ("model.conv_channels=[8,8,16,16]", "width=16", "depth=1", "heads=2", "model.position_groups=2",
-                   "model.position_kernel=8", "batch_size=8", "train_size=40", "test_size=12", *QUIET),
+                   "model.position_kernel=8", "batch_size=8", "max_train_samples=40", "max_test_samples=12", *QUIET),
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("ast_audio", tmp_path / "run", *TINY["ast_audio"], "steps=3", "ema=0.9", "export=transformers") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "synthesised by the program", "48 training and 16 test items", "test accuracy",
+    for text in ("NOT REAL DATA", "synthesized by the program", "48 training and 16 test items", "test accuracy",
                  "sample.wav", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -41,7 +41,7 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
     model = zoo.load(folder)
     assert model.labels is not None and model.labels[0] == "tone" and model.preprocess.frames == 98
-    ours = dict(zoo.predict(model, folder / "sample.wav", top=8))
+    ours = dict(zoo.predict(model, folder / "sample.wav", top_k=8))
     from zoo.cli.main import main as command
 
     assert command(["predict", str(folder), str(folder / "sample.wav")]) == 0
@@ -49,8 +49,8 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForAudioClassification.from_pretrained(folder / "transformers").eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "transformers")
-    wave, rate = soundfile.read(folder / "sample.wav", dtype="float32")
-    batch = extractor(wave, sampling_rate=rate, return_tensors="pt")
+    wave, sampling_rate = soundfile.read(folder / "sample.wav", dtype="float32")
+    batch = extractor(wave, sampling_rate=sampling_rate, return_tensors="pt")
     shares = theirs(**batch).logits[0].softmax(-1).tolist()
     assert {theirs.config.id2label[i]: p for i, p in enumerate(shares)} == pytest.approx(ours, abs=1e-4)
 
@@ -91,7 +91,7 @@ def sounds(folder: Path, count: int = 10) -> Path:
 
 def test_a_folder_of_sounds_longer_than_the_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sounds(tmp_path / "sounds")
-    words = (f"data={folder}", "seconds=0.5", "steps=2", "class_weights=balanced", *TINY["ast_audio"][:4], *QUIET)
+    words = (f"data={folder}", "max_duration=0.5", "steps=2", "class_weights=balanced", *TINY["ast_audio"][:4], *QUIET)
     assert call("ast_audio", tmp_path / "run", *words) == 0
     assert "longer than the 0.5" in " ".join(capsys.readouterr().err.split())
     model = zoo.load(tmp_path / "run")
@@ -107,7 +107,7 @@ def test_a_folder_of_sounds_longer_than_the_window(tmp_path: Path, capsys: pytes
     )
     assert call("ast_audio", tmp_path / "again", *again) == 0
     assert zoo.load(tmp_path / "again").preprocess == model.preprocess
-    assert call("ast_audio", tmp_path / "other", *again, "rate=16000") == 2
+    assert call("ast_audio", tmp_path / "other", *again, "sampling_rate=16000") == 2
     assert "hears 8000" in capsys.readouterr().err
 
 
@@ -115,7 +115,9 @@ def test_speech_from_a_table_and_from_a_model(tmp_path: Path) -> None:
     folder = sounds(tmp_path / "sounds")
     table = f"data={folder / 'speech.csv'}"
     tiny = [word for word in TINY["ctc_speech"] if "size=" not in word or "batch" in word]
-    assert call("ctc_speech", tmp_path / "run", table, *tiny, "steps=2", "patience=3", "beam=1") == 0
+    assert (
+        call("ctc_speech", tmp_path / "run", table, *tiny, "steps=2", "early_stopping_patience=3", "beam_width=1") == 0
+    )
     first = zoo.load(tmp_path / "run")
     assert set("lowhig012") < set(first.preprocess.vocabulary.tokens)
     words = (table, f"model.source={tmp_path / 'run'}", "steps=2", "batch_size=8", *QUIET)
@@ -135,13 +137,13 @@ def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: p
     ("ast_audio", ["model=vit_cifar_tiny"], "expected an AST"),
     ("ast_audio", ["data=fsd"], "did you mean 'fsdd'"),
     ("ast_audio", ["batch_size=9999"], "do not fill one batch"),
-    ("ast_audio", ["stretch=1"], "stretch=1"),
-    ("ast_audio", ["rate=16000"], "resample=true"),
-    ("ast_audio", ["hold_speaker=theo", "data=sounds.parquet"], "does not exist"),
+    ("ast_audio", ["time_stretch=1"], "time_stretch=1"),
+    ("ast_audio", ["sampling_rate=16000"], "resample=true"),
+    ("ast_audio", ["held_out_speaker=theo", "data=sounds.parquet"], "does not exist"),
     ("ctc_speech", ["model=ast_tiny"], "head"),
     ("ctc_speech", ["model=bert_tiny"], "head"),
     ("ctc_speech", ["model.conv_strides=[8,8,8,8]"], "smaller model.conv_strides"),
-    ("ctc_speech", ["beam=0"], "beam=0"),
+    ("ctc_speech", ["beam_width=0"], "beam_width=0"),
     ("ctc_speech", ["tempo=-1"], "tempo=-1"),
 ])  # fmt: skip
 def test_what_they_refuse(name: str, words: list[str], says: str, tmp_path: Path,

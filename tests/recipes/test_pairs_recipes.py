@@ -15,7 +15,7 @@ SETTINGS = {"clip_pairs": ClipSettings, "clap_pairs": ClapSettings}
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1", "batch_size=8")
 TEXT = ("text.width=16", "text.depth=1", "text.heads=2", "text.vocab_size=300", "model.width=16")
-IMAGE = ("image.width=16", "image.depth=1", "image.heads=2", "image.hidden=32", *TEXT)
+IMAGE = ("image.width=16", "image.depth=1", "image.heads=2", "image.mlp_dim=32", *TEXT)
 AUDIO = ("audio.width=16", "audio.depth=1", "audio.heads=2", *TEXT)
 TINY = {"clip_pairs": (*IMAGE, *QUIET), "clap_pairs": (*AUDIO, *QUIET)}
 RETRIEVAL = {f"{kind}{n}" for kind in ("_r",) for n in (1, 5, 10)} | {"_median_rank"}
@@ -32,7 +32,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("clip_pairs", tmp_path / "run", *TINY["clip_pairs"], "steps=3", "ema=0.9") == 0
     said = capsys.readouterr().out
-    for text in ("NOT REAL DATA", "drawn by the program", "64 training and 12 test items", "zoo search",
+    for text in ("NOT REAL DATA", "made by the program", "64 training and 12 test items", "zoo search",
                  "vit_cifar_tiny + bert_tiny", "test recall"):  # fmt: skip
         assert text in said, text
     folder = tmp_path / "run"
@@ -48,9 +48,16 @@ def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_from_a_trained_model_with_other_options(tmp_path: Path) -> None:
-    assert call("clip_pairs", tmp_path / "one", *TINY["clip_pairs"], "steps=2", "pictures=false") == 0
+    assert call("clip_pairs", tmp_path / "one", *TINY["clip_pairs"], "steps=2", "plots=false") == 0
     before = zoo.load(tmp_path / "one")
-    words = (*QUIET, "steps=2", "pictures=false", f"model.source={tmp_path / 'one'}", "image.locked=true", "cached=4")
+    words = (
+        *QUIET,
+        "steps=2",
+        "plots=false",
+        f"model.source={tmp_path / 'one'}",
+        "image.locked=true",
+        "grad_cache_size=4",
+    )
     assert call("clip_pairs", tmp_path / "two", *words, "chunk=3") == 0
     after = zoo.load(tmp_path / "two")
     assert torch.equal(after.image.blocks[0].mixer.q.weight, before.image.blocks[0].mixer.q.weight)
@@ -59,7 +66,7 @@ def test_from_a_trained_model_with_other_options(tmp_path: Path) -> None:
 
 
 def test_sigmoid_loss_and_attention_of_both_towers_or_one(tmp_path: Path) -> None:
-    words = ("steps=1", "pictures=false", "loss=siglip", "attention=linear", "text.attention=local")
+    words = ("steps=1", "plots=false", "loss=siglip", "attention=linear", "text.attention=local")
     assert call("clip_pairs", tmp_path / "run", *TINY["clip_pairs"], *words) == 0
     model = zoo.load(tmp_path / "run")
     assert model.logit_bias is not None and model.config.loss == "siglip"
@@ -74,7 +81,7 @@ def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         Image.new("RGB", (40, 30), (i * 8, 0, 99)).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,a shade of {i}")
     (tmp_path / "captions.csv").write_text("\n".join([*lines, "gone.png,nothing"]))
-    words = (*TINY["clip_pairs"], f"data={tmp_path}", "steps=1", "pictures=false")
+    words = (*TINY["clip_pairs"], f"data={tmp_path}", "steps=1", "plots=false")
     assert call("clip_pairs", tmp_path / "run", *words) == 2
     assert "gone.png does not exist" in capsys.readouterr().err
     assert call("clip_pairs", tmp_path / "run", *words, "on_error=skip") == 0
@@ -82,23 +89,23 @@ def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_clap_with_unseen_classes(tmp_path: Path) -> None:
-    words = (*TINY["clap_pairs"], "steps=2", "unseen=[rising, gallop]")
+    words = (*TINY["clap_pairs"], "steps=2", "held_out_classes=[rising, gallop]")
     assert call("clap_pairs", tmp_path / "run", *words) == 0
     folder = tmp_path / "run"
     assert {"confusion.png", "retrieval.html", "sample.wav", "model"} <= {p.name for p in folder.iterdir()}
     figures = result(folder)["result"]
     assert {"test_prompt_accuracy", "test_unseen_accuracy", "test_unseen_among_all"} <= figures.keys()
     model = zoo.load(folder)
-    assert model.modalities == ("text", "audio") and model.preprocess.audio.rate == 8000
+    assert model.modalities == ("text", "audio") and model.preprocess.audio.sampling_rate == 8000
     answers = zoo.zero_shot(model, ["rising", "falling"]).predict(folder / "sample.wav")
     assert sum(share for _, share in answers) == pytest.approx(1, abs=1e-5)
 
 
 def test_what_is_unseen_is_not_trained_on() -> None:
-    from zoo.data.config import SoundPairSettings
-    from zoo.data.pairs.audio import load_sound_pairs
+    from zoo.data.config import AudioPairSettings
+    from zoo.data.pairs.audio import load_audio_pairs
 
-    sets = load_sound_pairs(SoundPairSettings(unseen=["rising", "gallop"], sentences=["hear {}", "{}!"]))
+    sets = load_audio_pairs(AudioPairSettings(held_out_classes=["rising", "gallop"], sentences=["hear {}", "{}!"]))
     assert sets.unseen is not None and sets.unseen.classes is not None and sets.train.classes is not None
     names = {sets.classes[i] for i in sets.unseen.classes.tolist()}
     assert names == {"rising", "gallop"} and len(sets.unseen) == 22  # of training and test together
@@ -134,13 +141,13 @@ def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: p
     ("clip_pairs", ["model=vit_cifar_tiny"], "image.name="),
     ("clip_pairs", ["data=emojis"], "did you mean 'emoji'"),
     ("clip_pairs", ["batch_size=9999"], "do not fill one batch"),
-    ("clip_pairs", ["accumulate=2"], "cached"),
-    ("clip_pairs", ["cached=-1"], "cached=-1"),
+    ("clip_pairs", ["accumulate_grad_batches=2"], "grad_cache_size"),
+    ("clip_pairs", ["grad_cache_size=-1"], "grad_cache_size=-1"),
     ("clip_pairs", ["mixup=0.2"], "mixup"),
     ("clip_pairs", ["image.image_size=16"], "at least 24"),
     ("clip_pairs", ["unlocked=2"], "ambiguous"),
     ("clip_pairs", ["image.unlocked=2"], "locked=true"),
-    ("clap_pairs", ["unseen=[three]"], "the classes of sounds are"),
+    ("clap_pairs", ["held_out_classes=[three]"], "the classes of synthetic are"),
     ("clap_pairs", ["sentences=[digit]"], "{}"),
     ("clap_pairs", ["audio.name=vit_cifar_tiny"], "audio tower"),
     ("clap_pairs", ["data=fsd"], "did you mean 'fsdd'"),

@@ -14,7 +14,7 @@ SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_tex
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = ("width=16", "depth=1", "heads=2", "batch_size=8", *QUIET)
-FEW = ("train_size=80", "test_size=20", "vocab_size=300", *TINY)
+FEW = ("max_train_samples=80", "max_test_samples=20", "vocab_size=300", *TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers", "pool=cls") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "composed by the program", "80 training and 20 test items", "test accuracy", "f1",
+    for text in ("NOT REAL DATA", "made by the program", "80 training and 20 test items", "test accuracy", "f1",
                  "zoo predict", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -36,7 +36,7 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     model = zoo.load(folder)
     assert model.labels == ["negative", "positive"]
     card, theirs = ((folder / where / "README.md").read_text() for where in ("model", "transformers"))
-    for text in ("Not real data", "composed by the program", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
+    for text in ("Not real data", "made by the program", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
                  f'zoo.load("{folder}/model")', "zoo.predict", "2 classes: negative, positive"):  # fmt: skip
         assert text in card, text
     assert f'pipeline("text-classification", "{folder}/transformers")' in theirs and "library_name: tr" in theirs
@@ -56,7 +56,7 @@ def test_from_masked_tokens_to_a_classifier(tmp_path: Path) -> None:
     assert call("mlm_text", tmp_path / "mlm", *TINY, "steps=3", "vocab_size=300") == 0
     before = zoo.load(tmp_path / "mlm")
     assert before.config.head == "masked_lm" and result(tmp_path / "mlm")["result"]["test_perplexity"] > 1
-    words = ("train_size=80", "test_size=20", "batch_size=8", "steps=2", "freeze=[tokens]", *QUIET)
+    words = ("max_train_samples=80", "max_test_samples=20", "batch_size=8", "steps=2", "freeze=[tokens]", *QUIET)
     assert call("finetune_text", tmp_path / "ft", *words, f"model.source={tmp_path / 'mlm'}", "layer_decay=0.8") == 0
     after = zoo.load(tmp_path / "ft")
     assert after.preprocess.tokenizer == before.preprocess.tokenizer and after.config.width == 16
@@ -78,7 +78,7 @@ def test_a_decoder_classifies_several_labels_of_pairs(tmp_path: Path, capsys: py
     assert call("finetune_text", tmp_path / "run", *words) == 0
     model = zoo.load(tmp_path / "run")
     assert model.labels == ["x", "y"] and "test_f1" in result(tmp_path / "run")["result"]
-    assert model.config.answers == "several"
+    assert model.config.resolved_problem_type == "multi_label_classification"
     assert re.search(r"zoo predict .*/model --pair 'first \d+' 'second \d+'", capsys.readouterr().out)
     from zoo.cli.main import main as command
 
@@ -100,7 +100,7 @@ def test_numbers_in_their_own_unit(tmp_path: Path, words: tuple) -> None:
     figures = result(tmp_path / "run")["result"]
     assert {"test_error", "test_r2", "test_loss"} == figures.keys()
     model = zoo.load(tmp_path / "run")
-    assert model.config.answers == "number" and model.labels == ["score"]
+    assert model.config.resolved_problem_type == "regression" and model.labels == ["score"]
     ((label, number),) = zoo.predict(model, "text 3")
     if words != ("model=gpt_nano",):  # whose head has no bias to hold a mean
         assert figures["test_error"] < 20 and label == "score" and number == pytest.approx(2005, abs=20)
@@ -120,7 +120,7 @@ def test_numbers_go_on_from_a_model_that_has_learned_them(tmp_path: Path) -> Non
 
 
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*FEW, "steps=40", "validate_every=2", "patience=2", "lr=1e-9")
+    words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9")
     assert call("finetune_text", tmp_path / "run", *words) == 0
     assert "stopped early: step 2 was the best" in capsys.readouterr().out
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["finished"]) == (6, True)
@@ -168,15 +168,15 @@ def test_interrupted_and_started_again(
 @pytest.mark.parametrize(("name", "words", "says"), [
     ("finetune_text", ["model=bert_tny"], "did you mean 'bert_tiny'"),
     ("finetune_text", ["data=sst"], "did you mean 'sst2'"),
-    ("finetune_text", ["data=embedded", "batch_size=9999"], "do not fill one batch"),
+    ("finetune_text", ["data=synthetic", "batch_size=9999"], "do not fill one batch"),
     ("finetune_text", ["model.source=nowhere"], "nowhere"),
     ("finetune_text", ["export=transformers"], "give pool=cls"),
     ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear map is called 'query'"),
-    ("finetune_text", ["longest=4", "truncate=error"], "truncate='cut'"),
+    ("finetune_text", ["data.max_length=4", "truncate=error"], "truncate='cut'"),
     ("gpt_text", ["data=missing.txt"], "no such file"),
-    ("gpt_text", ["holdout=0"], "holdout=0"),
+    ("gpt_text", ["val_fraction=0"], "val_fraction=0"),
     ("gpt_text", ["model=bert_tiny"], "head='lm'"),
-    ("mlm_text", ["share=1"], "share"),
+    ("mlm_text", ["mask_probability=1"], "mask_probability=1"),
     ("mlm_text", ["model=gpt_nano"], "masked_lm"),
 ])  # fmt: skip
 def test_what_they_refuse(name: str, words: list[str], says: str, tmp_path: Path,

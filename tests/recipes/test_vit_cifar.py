@@ -17,7 +17,7 @@ from zoo.training.main import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_cifar.py"
 PICTURES = {"curves.png", "confusion.png", "attention.png"}
-TINY = ("data=embedded", "train_size=96", "test_size=40", "width=16", "depth=1", "heads=2", "batch_size=16", "steps=3",
+TINY = ("data=synthetic", "max_train_samples=96", "max_test_samples=40", "width=16", "depth=1", "heads=2", "batch_size=16", "steps=3",
         "accelerator=cpu", "precision=fp32")  # fmt: skip
 
 
@@ -46,12 +46,12 @@ def test_the_whole_way(tmp_path: Path) -> None:
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition("step 3/3")
-    for text in ("NOT REAL DATA", "embedded (NOT real), 96 training and 40 test items", "CPU", "fp32", "vit_cifar_tiny",
+    for text in ("NOT REAL DATA", "synthetic (NOT real), 96 training and 40 test items", "CPU", "fp32", "vit_cifar_tiny",
                  "parameters", "3 of 16 items", "expected end", "runs/vit_cifar (new)"):  # fmt: skip
         assert text in before, text
-    for text in (r"test accuracy +\d+\.\d\d% on embedded \(NOT REAL DATA", r"model +runs/vit_cifar/model",
+    for text in (r"test accuracy +\d+\.\d\d% on synthetic \(NOT REAL DATA", r"model +runs/vit_cifar/model",
                  r"try +zoo predict runs/vit_cifar/model runs/vit_cifar/sample.png",
-                 r"longer +python recipes/vit_cifar.py data=embedded .*epochs=\d+"):  # fmt: skip
+                 r"longer +python recipes/vit_cifar.py data=synthetic .*epochs=\d+"):  # fmt: skip
         assert re.search(text, after), (text, after)
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     check_folder(tmp_path / "runs" / "vit_cifar")
@@ -60,10 +60,10 @@ def test_the_whole_way(tmp_path: Path) -> None:
 def check_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "metrics.csv", "metrics.json", "checkpoints", "model", "sample.png"} | PICTURES
-    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["name"] == "embedded"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["name"] == "synthetic"
     result = json.loads((folder / "metrics.json").read_text())
     assert "test accuracy" in (folder / "model" / "README.md").read_text()
-    assert (result["data"], result["real"], result["finished"], result["steps"]) == ("embedded", False, True, 3)
+    assert (result["data"], result["real"], result["finished"], result["steps"]) == ("synthetic", False, True, 3)
     from zoo.checkpoints.load import load
 
     model = load(folder)
@@ -81,12 +81,12 @@ def check_folder(folder: Path) -> None:
     (["attention=sofmax"], "did you mean 'softmax'"),
     (["patch_size=5"], "patch"),
     (["data=cifar"], "did you mean 'cifar10'"),
-    (["data=embedded", "batch_size=16", "freeze=[patch]"], "did you mean 'patches'"),
-    (["data=embedded", "accumulate=3"], "does not divide"),
-    (["data=embedded", "batch_size=9999"], "do not fill one batch"),
-    (["data=embedded", "logger=Tensorboard"], "TensorBoardLogger"),
-    (["data=embedded", "resume=must"], "no unfinished run"),
-    (["overlay=tpu"], "overlay=tpu"),
+    (["data=synthetic", "batch_size=16", "freeze=[patch]"], "did you mean 'patches'"),
+    (["data=synthetic", "accumulate_grad_batches=3"], "does not divide"),
+    (["data=synthetic", "batch_size=9999"], "do not fill one batch"),
+    (["data=synthetic", "logger=Tensorboard"], "TensorBoardLogger"),
+    (["data=synthetic", "resume=must"], "no unfinished run"),
+    (["hardware=tpu"], "hardware=tpu"),
     (["longer=1"], "unknown option 'longer'"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("few_images")

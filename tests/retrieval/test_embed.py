@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from search_models import Colours, draw, tiny
+from search_models import Colors, draw, tiny
 from torch import Tensor
 
 import zoo
@@ -18,7 +18,7 @@ import zoo.retrieval.embed
 from zoo.retrieval import journal
 from zoo.retrieval.embed import EmbedError, embed
 from zoo.retrieval.embeddings_file import Embeddings, Item
-from zoo.retrieval.encode import Towers, fingerprint
+from zoo.retrieval.encode import Encoder, fingerprint
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "p"
 
 
-def directly(model: Colours, found: Embeddings) -> Tensor:
+def directly(model: Colors, found: Embeddings) -> Tensor:
     """Every vector by itself, without any of what is tested."""
-    towers, rows = Towers(model), []
+    towers, rows = Encoder(model), []
     for i in range(len(found)):
         item, path = found.items[i], found.path(i)
         thing = item.name if path is None else path.read_text().strip() if item.kind == "text" else path
@@ -42,20 +42,20 @@ def directly(model: Colours, found: Embeddings) -> Tensor:
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fills with the sizes of the batches of pictures that are computed."""
-    seen, real = [], Colours.encode_image
+    seen, real = [], Colors.encode_image
 
-    def watched(self: Colours, pixel_values: Tensor) -> Tensor:
+    def watched(self: Colors, pixel_values: Tensor) -> Tensor:
         seen.append(len(pixel_values))
         return real(self, pixel_values)
 
-    monkeypatch.setattr(Colours, "encode_image", watched)
+    monkeypatch.setattr(Colors, "encode_image", watched)
     return seen
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "parquet"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_folder(folder, tmp_path, ending, dtype):
-    model = Colours()
+    model = Colors()
     found = embed(model, folder, tmp_path / f"v.{ending}", dtype=dtype, batch_size=3)
     names = [item.name for item in found.items]
     assert names == sorted(names) and len(found) == 11 and "more/green-1.png" in names and "note.txt" in names
@@ -70,7 +70,7 @@ def test_a_folder(folder, tmp_path, ending, dtype):
 
 def test_a_list_of_paths_and_texts(folder, tmp_path):
     things = ["a red one", str(folder / "red-0.png"), folder / "note.txt", "a red one"]
-    found = embed(Colours(), things, tmp_path / "v.safetensors")
+    found = embed(Colors(), things, tmp_path / "v.safetensors")
     assert [item.kind for item in found.items] == ["text", "image", "text", "text"]
     assert found.path(0) is None and found.path(1) == folder / "red-0.png" and found.folder is None
     torch.testing.assert_close(found.vectors[0], found.vectors[3], atol=1e-6, rtol=0)
@@ -79,7 +79,7 @@ def test_a_list_of_paths_and_texts(folder, tmp_path):
 
 def test_a_real_model_and_the_folder_it_came_from(folder, tmp_path):
     model = zoo.load(zoo.save(tiny(), tmp_path / "model"))
-    found = embed(model, folder, tmp_path / "v.safetensors", kinds=["image"], batch_size=4)
+    found = embed(model, folder, tmp_path / "v.safetensors", modalities=["image"], batch_size=4)
     pixels = model.preprocess(images=[found.path(i) for i in range(10)])["pixel_values"]
     with torch.no_grad():
         assert torch.allclose(found.vectors, model.eval().encode_image(pixels), atol=1e-6)
@@ -89,7 +89,7 @@ def test_a_real_model_and_the_folder_it_came_from(folder, tmp_path):
 def test_sounds(tmp_path):
     import soundfile
 
-    class Pitch(Colours):
+    class Pitch(Colors):
         modalities = ("audio", "text")
 
         def encode_audio(self, input_values: Tensor, audio_attention_mask: Tensor | None = None) -> Tensor:
@@ -108,7 +108,7 @@ def test_sounds(tmp_path):
     found = embed(model, tmp_path, tmp_path / "v.safetensors", on_error="skip")
     assert len(found) == 5 and len(found.broken) == 1 and "5.wav" in found.broken[0]
     for i in range(5):
-        one = Towers(model).encode("audio", hear([found.path(i)]))[0]
+        one = Encoder(model).encode("audio", hear([found.path(i)]))[0]
         assert torch.allclose(found.vectors[i], one, atol=1e-6)
 
 
@@ -117,25 +117,25 @@ def test_sounds(tmp_path):
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from search_models import Colours
+from search_models import Colors
 from zoo.retrieval import journal
 from zoo.retrieval.embed import embed
 journal.SECONDS = 0.0
-calls, real = [], Colours.encode_image
+calls, real = [], Colors.encode_image
 def dying(self, pixel_values):
     calls.append(1)
     if len(calls) == {after}:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, pixel_values)
-Colours.encode_image = dying
-embed(Colours(), {folder!r}, {out!r}, batch_size=3, on_error="skip", progress=False)
+Colors.encode_image = dying
+embed(Colors(), {folder!r}, {out!r}, batch_size=3, on_error="skip", progress=False)
 """
 
 
 def test_killed_and_started_again_it_writes_the_same_bytes(folder, tmp_path, monkeypatch):
     (folder / "broken.png").write_bytes(b"no picture")
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
-    embed(Colours(), folder, whole, batch_size=3, on_error="skip")
+    embed(Colors(), folder, whole, batch_size=3, on_error="skip")
     code = CHILD.format(tests=str(Path(__file__).parents[1]), folder=str(folder), out=str(killed), after=3)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -145,7 +145,7 @@ def test_killed_and_started_again_it_writes_the_same_bytes(folder, tmp_path, mon
         rows.write(b"torn")  # what a kill between two writes leaves
         log.write('{"width": 16, "it')
     seen = watch(monkeypatch)
-    found = embed(Colours(), folder, killed, batch_size=3, on_error="skip")
+    found = embed(Colors(), folder, killed, batch_size=3, on_error="skip")
     assert 0 < sum(seen) < 10
     assert killed.read_bytes() == whole.read_bytes() and not work.exists()
     assert len(found.broken) == 1 and "broken.png is not a readable picture" in found.broken[0]
@@ -153,18 +153,18 @@ def test_killed_and_started_again_it_writes_the_same_bytes(folder, tmp_path, mon
 
 def test_what_is_done_before_a_broken_file_is_kept(folder, tmp_path, monkeypatch):
     (folder / "zzz.png").write_bytes(b"no picture")
-    model, out = Colours(), tmp_path / "v.safetensors"
+    model, out = Colors(), tmp_path / "v.safetensors"
     with pytest.raises(EmbedError, match=r"zzz\.png.*on_error='skip'"):
         embed(model, folder, out, batch_size=2)
     assert not out.exists()
     (folder / "zzz.png").unlink()
     seen = watch(monkeypatch)
     assert len(embed(model, folder, out, batch_size=2)) == 11
-    assert sum(seen) <= 1  # its neighbour in the batch
+    assert sum(seen) <= 1  # its neighbor in the batch
 
 
 def test_only_what_changed_is_computed_again(folder, tmp_path, monkeypatch):
-    model, out = Colours(), tmp_path / "v.safetensors"
+    model, out = Colors(), tmp_path / "v.safetensors"
     first = embed(model, folder, out)
     bytes_before, vectors = out.read_bytes(), first.vectors.clone()
     seen = watch(monkeypatch)
@@ -198,20 +198,20 @@ sys.stdin.read()
     assert other.stdout and other.stdin and other.stdout.readline() == b"held\n"
     try:
         with pytest.raises(ValueError, match="another process is writing"):
-            embed(Colours(), folder, tmp_path / "v.safetensors")
+            embed(Colors(), folder, tmp_path / "v.safetensors")
     finally:
         other.stdin.close()
         other.wait()
-    assert len(embed(Colours(), folder, tmp_path / "v.safetensors")) == 11
+    assert len(embed(Colors(), folder, tmp_path / "v.safetensors")) == 11
 
 
 def test_a_journal_of_another_model_is_not_gone_on_with(folder, tmp_path, monkeypatch):
     out = tmp_path / "v.safetensors"
     (folder / "zzz.png").write_bytes(b"no picture")
     with pytest.raises(EmbedError):
-        embed(Colours(0), folder, out, batch_size=2)
-    found = embed(Colours(1), folder, out, batch_size=2, on_error="skip")
-    assert torch.allclose(found.vectors, directly(Colours(1), found), atol=1e-6)
+        embed(Colors(0), folder, out, batch_size=2)
+    found = embed(Colors(1), folder, out, batch_size=2, on_error="skip")
+    assert torch.allclose(found.vectors, directly(Colors(1), found), atol=1e-6)
 
 
 # --- Fingerprints -----------------------------------------------------------------------------------------------------
@@ -235,12 +235,12 @@ def test_the_fingerprint_sees_weights_config_and_preprocessing(tmp_path):
 
 def test_a_file_of_another_model_is_refused(folder, tmp_path):
     out = tmp_path / "v.safetensors"
-    embed(Colours(0), folder, out)
+    embed(Colors(0), folder, out)
     before = out.read_bytes()
     with pytest.raises(ValueError, match=r"another model.*fingerprint.*overwrite=True"):
-        embed(Colours(1), folder, out)
+        embed(Colors(1), folder, out)
     assert out.read_bytes() == before
-    assert embed(Colours(1), folder, out, overwrite=True).fingerprint == fingerprint(Colours(1))
+    assert embed(Colors(1), folder, out, overwrite=True).fingerprint == fingerprint(Colors(1))
 
 
 # --- Refusals ---------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_missing_and_broken_files_are_named(folder, tmp_path):
     (folder / "latin.txt").write_bytes(b"gr\xfcn")
     (folder / "long.txt").write_text("red " * 100)
     things = [*sorted(folder.glob("[!.]*.png")), *sorted(folder.glob("*.txt")), str(folder / "gone.jpg")]
-    found = embed(Colours(), things, tmp_path / "v.safetensors", on_error="skip")
+    found = embed(Colors(), things, tmp_path / "v.safetensors", on_error="skip")
     said = "\n".join(found.broken)
     for name, why in [("cut.png", ""), ("empty.txt", "it is empty"), ("latin.txt", "utf-8"),
                       ("long.txt", "more than 200"), ("gone.jpg", "no such file")]:  # fmt: skip
@@ -263,11 +263,11 @@ def test_missing_and_broken_files_are_named(folder, tmp_path):
         if Path(path).exists():
             Path(path).write_bytes(b"nothing")
     with pytest.raises(EmbedError, match="none of"):
-        embed(Colours(), things[:3], tmp_path / "w.safetensors", on_error="skip")
+        embed(Colors(), things[:3], tmp_path / "w.safetensors", on_error="skip")
 
 
 def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):
-    model = Colours()
+    model = Colors()
     with torch.no_grad():
         model.weight[0, 0] = torch.nan
     with pytest.raises(EmbedError, match="not finite"):
@@ -284,10 +284,10 @@ def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):
         ([Path("x.csv")], {}, "ends like a picture"),
         (["x.wav"], {}, "no audio tower; it has image, text"),
         ([3], {}, "given int"),
-        ("p", {"kinds": ["image", "sound"]}, "'sound' is not one of"),
-        ("p", {"kinds": ["audio"]}, "no audio tower"),
+        ("p", {"modalities": ["image", "sound"]}, "'sound' is not one of"),
+        ("p", {"modalities": ["audio"]}, "no audio tower"),
         ("p", {"dtype": "float17"}, "did you mean 'float16'"),
-        ("p", {"on_error": "ignore"}, "'stop' or 'skip'"),
+        ("p", {"on_error": "ignore"}, "'raise' or 'skip'"),
         ("p", {"batch_size": 0}, "batch_size=0"),
         ("p", {"out": "p"}, "is a folder"),
         ("p", {"out": "v.parquet", "dtype": "bfloat16"}, "parquet has no bfloat16"),
@@ -299,7 +299,7 @@ def test_what_embed_refuses(folder, tmp_path, items, options, said):
     items = tmp_path / items if isinstance(items, str) else items
     out = tmp_path / options.pop("out", "v.safetensors")
     with pytest.raises(ValueError, match=said):
-        embed(Colours(), items, out, **options)
+        embed(Colors(), items, out, **options)
     assert (folder / "table.csv").read_text() == "a,b"
 
 
@@ -307,7 +307,7 @@ def test_a_damaged_file_is_named(folder, tmp_path):
     from safetensors.torch import save_file
 
     out = tmp_path / "v.safetensors"
-    embed(Colours(), folder, out)
+    embed(Colors(), folder, out)
     whole = out.read_bytes()
     out.write_bytes(whole[:-100])
     with pytest.raises(zoo.LoadError, match=r"v\.safetensors is damaged"):
@@ -325,24 +325,24 @@ def test_names_that_are_no_utf8(tmp_path):
         draw(tmp_path / "p", 1)[0].rename(tmp_path / "p" / name)
     except OSError:
         pytest.skip("this file system has no such names")
-    found = embed(Colours(), tmp_path / "p", tmp_path / "v.safetensors")
+    found = embed(Colors(), tmp_path / "p", tmp_path / "v.safetensors")
     assert found.items[0].name == name and found.path(0).is_file()
-    assert embed(Colours(), tmp_path / "p", tmp_path / "v.parquet").items[0].kind == "image"
+    assert embed(Colors(), tmp_path / "p", tmp_path / "v.parquet").items[0].kind == "image"
 
 
 def test_a_bar_moves_on_a_terminal_alone(folder, tmp_path, monkeypatch, capsys):
     import rich.console
 
-    embed(Colours(), folder, tmp_path / "v.safetensors")
+    embed(Colors(), folder, tmp_path / "v.safetensors")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     monkeypatch.setenv("TERM", "xterm")
-    embed(Colours(), folder, tmp_path / "w.safetensors")
+    embed(Colors(), folder, tmp_path / "w.safetensors")
     assert "11/11" in capsys.readouterr().err
 
 
 def test_what_a_journal_tells(tmp_path):
-    work = journal.Work(tmp_path / "w", {"fingerprint": "x", "dtype": "float32"})
+    work = journal.EmbeddingJournal(tmp_path / "w", {"fingerprint": "x", "dtype": "float32"})
     with work.held():
         work.add([Item("text", "a"), Item("text", "b")], torch.ones(2, 3))
         work.note(Item("text", "c"), "why")
@@ -350,7 +350,7 @@ def test_what_a_journal_tells(tmp_path):
         assert work.vectors().equal(torch.ones(2, 3))
     lines = [json.loads(line) for line in (tmp_path / "w" / "journal.jsonl").read_text().splitlines()]
     assert lines[1]["width"] == 3 and lines[2]["broken"] == [[["text", "c", -1, -1], "why"]]
-    again = journal.Work(tmp_path / "w", work.plan)
+    again = journal.EmbeddingJournal(tmp_path / "w", work.plan)
     with again.held():
         assert again.rows == work.rows and again.broken == work.broken
         again.remove()

@@ -91,9 +91,9 @@ def test_a_thumbnail_is_small_and_its_picture(tmp_path, out):
     clear = Image.new("RGBA", (50, 40), (255, 0, 0, 100))
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     write_page(out, [("x", [Card(tmp_path / "big.png"), Card(clear), Card(pixels), Card(torch.zeros(1, 8, 8).byte())])])
-    big, small, tensor, grey = Page(out).all("img")
+    big, small, tensor, gray = Page(out).all("img")
     assert (big["width"], big["height"]) == ("320", "160") and len(big["src"] or "") < 200_000
-    assert (small["width"], small["class"]) == ("50", "small") and tensor["width"] == grey["width"] == "8"
+    assert (small["width"], small["class"]) == ("50", "small") and tensor["width"] == gray["width"] == "8"
     shown = Image.open(io.BytesIO(base64.b64decode((small["src"] or "").split(",")[1])))
     assert shown.mode == "RGBA" and shown.getpixel((1, 1)) == (255, 0, 0, 100)
 

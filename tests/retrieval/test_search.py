@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_models import Colours, draw, tiny
+from search_models import Colors, draw, tiny
 from torch import Tensor
 
 import zoo
@@ -103,7 +103,7 @@ def test_what_an_index_refuses():
 
 def test_a_picture_and_a_text_find_what_looks_like_them(tmp_path):
     draw(tmp_path / "p", 8)
-    model = Colours()
+    model = Colors()
     hits = search("something red", tmp_path / "p", model, k=3)
     assert [type(hit) for hit in hits] == [Hit] * 3 and hits[0].score > hits[1].score > hits[2].score
     assert {hits[0].name, hits[1].name} == {"red-0.png", "red-4.png"} and hits[0].path.is_file()
@@ -117,14 +117,14 @@ def test_a_picture_and_a_text_find_what_looks_like_them(tmp_path):
 
 def test_a_folder_is_embedded_once_and_then_only_what_is_new(tmp_path, monkeypatch):
     draw(tmp_path / "p", 4)
-    model, seen = Colours(), []
-    real = Colours.encode_image
+    model, seen = Colors(), []
+    real = Colors.encode_image
 
-    def watched(self: Colours, pixel_values: Tensor) -> Tensor:
+    def watched(self: Colors, pixel_values: Tensor) -> Tensor:
         seen.append(len(pixel_values))
         return real(self, pixel_values)
 
-    monkeypatch.setattr(Colours, "encode_image", watched)
+    monkeypatch.setattr(Colors, "encode_image", watched)
     first = search("green", tmp_path / "p", model, k=9)
     assert search("green", tmp_path / "p", model, k=9) == first and sum(seen) == 4
     draw(tmp_path / "p", 6)  # the same four are written again
@@ -134,19 +134,19 @@ def test_a_folder_is_embedded_once_and_then_only_what_is_new(tmp_path, monkeypat
 
 def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path):
     draw(tmp_path / "p", 4)
-    first = search("green", tmp_path / "p", Colours())
+    first = search("green", tmp_path / "p", Colors())
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-50])
-    assert search("green", tmp_path / "p", Colours()) == first
+    assert search("green", tmp_path / "p", Colors()) == first
 
 
 def test_broken_pictures_of_a_folder_are_left_out_with_a_warning(tmp_path):
     draw(tmp_path / "p", 4)
     (tmp_path / "p" / "broken.png").write_bytes(b"no picture")
     with pytest.warns(UserWarning, match=r"left out: .*broken\.png"):
-        assert len(search("green", tmp_path / "p", Colours())) == 4
+        assert len(search("green", tmp_path / "p", Colors())) == 4
     with pytest.raises(ValueError, match=r"broken\.png"):
-        search("green", tmp_path / "p", Colours(), on_error="stop")
+        search("green", tmp_path / "p", Colors(), on_error="raise")
 
 
 def test_a_file_knows_its_model(tmp_path):
@@ -162,13 +162,13 @@ def test_a_file_knows_its_model(tmp_path):
 @pytest.mark.parametrize("query", ["", "  \n", [""], ["red", " "]])
 def test_an_empty_query_is_refused(query, tmp_path):
     with pytest.raises(ValueError, match="the query is empty"):
-        search(query, tmp_path, Colours())
+        search(query, tmp_path, Colors())
 
 
 def test_what_search_refuses(tmp_path):
     draw(tmp_path / "p", 4)
     (tmp_path / "empty").mkdir()
-    model = Colours()
+    model = Colors()
     assert search([], tmp_path / "p", model) == []
     assert len(search("red", tmp_path / "p", model, k=1000)) == 4
     for words, options, said in [
@@ -176,8 +176,8 @@ def test_what_search_refuses(tmp_path):
         (("red", tmp_path / "gone", model), {}, "there is no file of embeddings"),
         (("gone.png", tmp_path / "p", model), {}, "there is no file gone.png"),
         (("red", tmp_path / "p", model), {"k": 0}, "k=0"),
-        (("red", tmp_path / "p", model), {"kinds": ["pictures"]}, "kinds: 'pictures'"),
-        (("red", tmp_path / "p", model), {"kinds": ["text"]}, "has no text: it has image"),
+        (("red", tmp_path / "p", model), {"modalities": ["pictures"]}, "modalities: 'pictures'"),
+        (("red", tmp_path / "p", model), {"modalities": ["text"]}, "has no text: it has image"),
         (("red", tmp_path / "p"), {}, "which model"),
         ((torch.ones(3), embed(model, tmp_path / "p", tmp_path / "v.safetensors")), {}, "do not fit"),
     ]:
@@ -189,11 +189,11 @@ def test_what_search_refuses(tmp_path):
 
 
 def test_a_model_of_one_tower_finds_by_picture(tmp_path):
-    from zoo.preprocessing.image import ImagePreprocess
+    from zoo.preprocessing.image import ImageProcessor
 
     paths = draw(tmp_path / "p", 4)
     model = zoo.create_model("vit_cifar_tiny", depth=1, head="pool", seed=0)
-    model.preprocess = ImagePreprocess(size=(32, 32))
+    model.preprocess = ImageProcessor(size=(32, 32))
     assert search(paths[1], tmp_path / "p", model, k=1)[0].name == "more/green-1.png"
     with pytest.raises(ValueError, match="no text tower"):
         search("green", tmp_path / "p", model)

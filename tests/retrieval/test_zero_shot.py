@@ -3,24 +3,24 @@
 import pytest
 import torch
 from PIL import Image
-from search_models import COLOURS, Colours, draw, tiny
+from search_models import COLORS, Colors, draw, tiny
 from torch import nn
 
 import zoo
-from zoo.retrieval.encode import Towers
+from zoo.retrieval.encode import Encoder
 from zoo.retrieval.zero_shot import TEMPLATES, zero_shot
 
 
 def test_pictures_are_named(tmp_path):
     paths = draw(tmp_path, 8)
-    classifier = zoo.zero_shot(Colours(), list(COLOURS), ["the colour {}", "{}"])
-    answers = classifier.predict(paths, top=2)
+    classifier = zoo.zero_shot(Colors(), list(COLORS), ["the color {}", "{}"])
+    answers = classifier.predict(paths, top_k=2)
     assert [answer[0][0] for answer in answers] == [path.stem.split("-")[0] for path in paths]
     assert all(len(answer) == 2 and answer[0][1] > answer[1][1] for answer in answers)
-    alone = classifier.predict(paths[0], top=2)
+    alone = classifier.predict(paths[0], top_k=2)
     assert [label for label, _ in alone] == [label for label, _ in answers[0]]
     assert dict(alone) == pytest.approx(dict(answers[0]), rel=1e-4)
-    assert sum(share for _, share in classifier.predict(Image.new("RGB", (5, 5)), top=99)) == pytest.approx(1)
+    assert sum(share for _, share in classifier.predict(Image.new("RGB", (5, 5)), top_k=99)) == pytest.approx(1)
     assert classifier.predict([]) == []
 
 
@@ -29,14 +29,14 @@ def test_the_weights_are_the_mean_of_the_prompts():
     made = zero_shot(model, ["red", "green bird"], ["a {}", "the {} sky", "{}"])
     for row, name in zip(made.weights, ["red", "green bird"]):
         prompts = [f"a {name}", f"the {name} sky", name]
-        mean = torch.stack([Towers(model).vectors("text", [prompt])[0] for prompt in prompts]).mean(0)
+        mean = torch.stack([Encoder(model).vectors("text", [prompt])[0] for prompt in prompts]).mean(0)
         assert torch.allclose(row, mean / mean.norm(), atol=1e-6)
     assert made.scale == pytest.approx(model.logit_scale.exp().item())
 
 
 def test_names_may_hold_braces():
     words = []
-    model = Colours()
+    model = Colors()
     before = model.preprocess
     model.preprocess = lambda images=None, text=None: words.extend(text or []) or before(images=images, text=text)
     zero_shot(model, ["{}", "a {0} b"], "see {}")
@@ -47,17 +47,17 @@ def test_our_templates_have_a_place_for_the_name():
     assert set(TEMPLATES) == {"image", "audio"}
     for sentences in TEMPLATES.values():
         assert len(sentences) == len(set(sentences)) >= 8 and all(s.count("{}") == 1 for s in sentences)
-    assert zero_shot(Colours(), ["red"]).templates == TEMPLATES["image"]
+    assert zero_shot(Colors(), ["red"]).templates == TEMPLATES["image"]
 
 
 def test_saved_and_read(tmp_path):
-    model, (path,) = Colours(), draw(tmp_path / "p", 1)
+    model, (path,) = Colors(), draw(tmp_path / "p", 1)
     made = zero_shot(model, ["red", "blue"])
     read = zero_shot(model, made.save(tmp_path / "c.safetensors"))
     assert read.weights.equal(made.weights) and read.labels == made.labels and read.templates == made.templates
     assert read.predict(path) == made.predict(path)
     with pytest.raises(ValueError, match=r"another model: its fingerprint.*from its 2 labels"):
-        zero_shot(Colours(1), tmp_path / "c.safetensors")
+        zero_shot(Colors(1), tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match="templates of its own"):
         zero_shot(model, tmp_path / "c.safetensors", ["{}"])
     (tmp_path / "c.safetensors").write_bytes(b"nothing")
@@ -67,7 +67,7 @@ def test_saved_and_read(tmp_path):
 
 def test_each_label_by_itself(tmp_path):
     (path,) = draw(tmp_path, 1)
-    model = Colours()
+    model = Colors()
     with pytest.raises(ValueError, match="SigLIP"):
         zero_shot(model, ["red"]).predict(path, each=True)
     model.logit_bias = nn.Parameter(torch.tensor(-10.0))
@@ -79,8 +79,8 @@ def test_each_label_by_itself(tmp_path):
 
 def test_templates_of_a_file(tmp_path):
     (tmp_path / "t.txt").write_text("a {}\n\nthe {}\n")
-    assert zero_shot(Colours(), ["red"], tmp_path / "t.txt").templates == ("a {}", "the {}")
-    assert zero_shot(Colours(), ["red"], str(tmp_path / "t.txt")).templates == ("a {}", "the {}")
+    assert zero_shot(Colors(), ["red"], tmp_path / "t.txt").templates == ("a {}", "the {}")
+    assert zero_shot(Colors(), ["red"], str(tmp_path / "t.txt")).templates == ("a {}", "the {}")
 
 
 @pytest.mark.parametrize(
@@ -97,17 +97,17 @@ def test_templates_of_a_file(tmp_path):
 )
 def test_what_is_refused(labels, templates, said):
     with pytest.raises(ValueError, match=said):
-        zero_shot(Colours(), labels, templates)
+        zero_shot(Colors(), labels, templates)
 
 
 def test_what_a_model_and_a_classifier_refuse(tmp_path):
-    model = Colours()
+    model = Colors()
     made = zero_shot(model, ["red"])
     for thing, said in [("a text", "is a text: this classifier is for pictures"), ("gone.png", "there is no file")]:
         with pytest.raises(ValueError, match=said):
             made.predict(thing)
-    with pytest.raises(ValueError, match="top=0"):
-        made.predict("x.png", top=0)
+    with pytest.raises(ValueError, match="top_k=0"):
+        made.predict("x.png", top_k=0)
     with pytest.raises(ValueError, match="no audio tower"):
         zero_shot(model, ["red"], kind="audio")
     model.modalities = ("image",)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
-from zoo.tasks import Classify, NonFiniteLoss
+from zoo.tasks import ClassificationTask, NonFiniteLoss
 from zoo.tasks.config import OptimSettings
 
 torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def pairs(n: int = 24, size: int = 4) -> DataLoader:
 
 
 def test_in_a_trainer_of_ones_own(tmp_path: Path) -> None:
-    task = Classify(Net(0.0), lr=0.05)
+    task = ClassificationTask(Net(0.0), lr=0.05)
     loader = pairs(96, 8)
     trainer = L.Trainer(accelerator="cpu", max_epochs=6, enable_progress_bar=False, enable_model_summary=False,
                         default_root_dir=tmp_path, logger=L.pytorch.loggers.CSVLogger(tmp_path), log_every_n_steps=5,
@@ -65,14 +65,14 @@ def test_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
         def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
             seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    task = Classify(Net(), lr=2.0, optim=OptimSettings(warmup=0.5, final_lr=0.1))
+    task = ClassificationTask(Net(), lr=2.0, optim=OptimSettings(warmup=0.5, final_lr=0.1))
     fit(task, tmp_path, callbacks=[Look()])
     assert seen == pytest.approx([1.0, 2.0, 2.0, 0.2])
 
 
 def test_soft_targets_and_label_smoothing() -> None:
     net = Net(0.0)
-    task = Classify(net, label_smoothing=0.1)
+    task = ClassificationTask(net, label_smoothing=0.1)
     x, soft = torch.randn(5, 6), torch.softmax(torch.randn(5, 3), 1)
     batch = {"pixel_values": x, "labels": soft.argmax(1), "targets": soft}
     smooth = 0.9 * soft + 0.1 / 3
@@ -88,20 +88,26 @@ def test_a_model_says_what_it_learned() -> None:
     def model(**fields: Any) -> zoo.Model:
         return zoo.create_model("bert_tiny", head="classify", width=16, depth=1, heads=2, vocab_size=9, **fields)
 
-    assert Classify(model()).objective.kind == "one"
-    assert Classify(model(num_classes=1)).objective.kind == "number"
-    assert Classify(model(answer="several")).objective.kind == "several"
+    assert ClassificationTask(model()).objective.problem_type == "single_label_classification"
+    assert ClassificationTask(model(num_classes=1)).objective.problem_type == "regression"
+    assert (
+        ClassificationTask(model(problem_type="multi_label_classification")).objective.problem_type
+        == "multi_label_classification"
+    )
     told = model()
-    Classify(told, kind="several", ema=0.9)
-    assert told.config.answers == "several" and told.config.answer == "several"
-    with pytest.raises(ValueError, match="'several'"):
-        model(num_classes=1, answer="one")
+    ClassificationTask(told, problem_type="multi_label_classification", ema=0.9)
+    assert (
+        told.config.resolved_problem_type == "multi_label_classification"
+        and told.config.problem_type == "multi_label_classification"
+    )
+    with pytest.raises(ValueError, match="'multi_label_classification'"):
+        model(num_classes=1, problem_type="single_label_classification")
 
 
 def test_dropout_is_a_function_of_seed_step_and_micro_batch(tmp_path: Path) -> None:
     def losses(seed: int, disturb: bool) -> list[float]:
         torch.manual_seed(0)
-        task, seen = Classify(Net(), lr=1e-3, seed=seed), []
+        task, seen = ClassificationTask(Net(), lr=1e-3, seed=seed), []
 
         class Look(L.Callback):
             def on_train_batch_start(self, *args: Any) -> None:
@@ -119,7 +125,7 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tmp_path: Path) -> N
 
 def test_the_average_is_what_is_evaluated(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task = Classify(Net(0.0), lr=0.5, ema=0.99)
+    task = ClassificationTask(Net(0.0), lr=0.5, ema=0.99)
     fit(task, tmp_path)
     assert task.evaluated is task.ema
     assert not torch.equal(task.ema.head.weight, task.model.head.weight)
@@ -130,7 +136,7 @@ def test_the_average_is_what_is_evaluated(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
     x, y = torch.randn(12, 6), torch.zeros(12, dtype=torch.long)
     x[9, 2] = bad
-    task = Classify(Net(), lr=1e-3)
+    task = ClassificationTask(Net(), lr=1e-3)
     with pytest.raises(NonFiniteLoss, match="step 3") as error:
         fit(task, tmp_path, DataLoader(TensorDataset(x, y), batch_size=4))
     assert error.value.step == 2
@@ -140,10 +146,11 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
 
 
 @pytest.mark.parametrize(("call", "says"), [
-    (lambda: Classify(Net(), ema=1.0), "less than 1"),
-    (lambda: Classify(Net(), lr=-1.0), "lr=-1.0"),
-    (lambda: Classify(Net(), optim=OptimSettings(freeze=["bodi"])), "did you mean 'body'"),
-    (lambda: Classify(Net()).loss_of({"pixel_values": torch.randn(2, 3, 6), "labels": None}, 0, 0), "head='classify'"),
+    (lambda: ClassificationTask(Net(), ema=1.0), "less than 1"),
+    (lambda: ClassificationTask(Net(), lr=-1.0), "lr=-1.0"),
+    (lambda: ClassificationTask(Net(), optim=OptimSettings(freeze=["bodi"])), "did you mean 'body'"),
+    (lambda: ClassificationTask(Net()).loss_of({"pixel_values": torch.randn(2, 3, 6), "labels": None}, 0, 0),
+     "head='classify'"),
 ])  # fmt: skip
 def test_bad_arguments(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
@@ -152,9 +159,9 @@ def test_bad_arguments(call: Any, says: str) -> None:
 
 def test_a_batch_that_is_neither(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a dict or a pair"):
-        fit(Classify(Net(), lr=1e-3), tmp_path, DataLoader(torch.randn(8, 6), batch_size=4))
+        fit(ClassificationTask(Net(), lr=1e-3), tmp_path, DataLoader(torch.randn(8, 6), batch_size=4))
 
 
 def test_a_trainer_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_steps or max_epochs"):
-        fit(Classify(Net(), lr=1e-3), tmp_path, max_steps=-1, max_epochs=-1)
+        fit(ClassificationTask(Net(), lr=1e-3), tmp_path, max_steps=-1, max_epochs=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import zoo
-from zoo.tasks import Contrast, NonFiniteLoss
+from zoo.tasks import ContrastiveTask, NonFiniteLoss
 from zoo.tasks.base import seed_all
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.contrastive import HOTTEST, alone, joined, text_numbers
@@ -38,7 +38,7 @@ def fit(task: L.LightningModule, folder: Path, data: Any, validation: Any = None
     return trainer
 
 
-def gradients(task: Contrast, data: dict[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+def gradients(task: ContrastiveTask, data: dict[str, Tensor], step: int = 0) -> dict[str, Tensor]:
     task.model.zero_grad()
     seed_all(task.seed, step, 0, torch.device("cpu"))
     loss = task.loss_of(data, step, 0)
@@ -58,15 +58,15 @@ def far(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("cached", [1, 4, 5, 12, 50])
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_parts_have_the_gradients_of_the_whole(kind: str, cached: int) -> None:
-    whole = gradients(Contrast(towers(kind=kind), lr=1e-3), batch())
-    parts = gradients(Contrast(towers(kind=kind), lr=1e-3, cached=cached, chunk=5), batch())
+    whole = gradients(ContrastiveTask(towers(kind=kind), lr=1e-3), batch())
+    parts = gradients(ContrastiveTask(towers(kind=kind), lr=1e-3, grad_cache_size=cached, loss_chunk_size=5), batch())
     assert len(whole) == 1 + len(list(towers(kind=kind).parameters()))
     assert far(parts, whole) <= 1e-12
 
 
 def test_dropout_is_replayed() -> None:
     """The plain way: each part's graph is kept, each part draws its own."""
-    task = Contrast(towers(dropout=0.4), lr=1e-3, cached=5, seed=3)
+    task = ContrastiveTask(towers(dropout=0.4), lr=1e-3, grad_cache_size=5, seed=3)
     found, data = gradients(task, batch(), step=7), batch()
     model, outputs = towers(dropout=0.4), []
     for k in range(3):
@@ -80,7 +80,7 @@ def test_dropout_is_replayed() -> None:
 
 
 def test_parts_are_encoded_one_at_a_time() -> None:
-    task = Contrast(towers(), lr=1e-3, cached=5)
+    task = ContrastiveTask(towers(), lr=1e-3, grad_cache_size=5)
     held: list[int] = []
     loss = task.loss_of(batch(), 0, 0)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x.numel()) or x, lambda x: x):  # type: ignore[func-returns-value]
@@ -96,7 +96,13 @@ def test_parts_in_low_precision(tmp_path: Path) -> None:
     def trained(cached: int | None) -> Towers:
         model = towers().float()
         data = {name: x.float() if x.is_floating_point() else x for name, x in batch().items()}
-        fit(Contrast(model, lr=1e-2, cached=cached), tmp_path, loader(data, 12), precision="bf16-mixed", max_steps=1)
+        fit(
+            ContrastiveTask(model, lr=1e-2, grad_cache_size=cached),
+            tmp_path,
+            loader(data, 12),
+            precision="bf16-mixed",
+            max_steps=1,
+        )
         return model
 
     whole, parts = trained(None), trained(5)
@@ -109,11 +115,11 @@ def test_parts_in_low_precision(tmp_path: Path) -> None:
 
 def test_three_modalities_around_a_hub() -> None:
     model = towers("image", "text", "audio")
-    found = gradients(Contrast(model, lr=1e-3, hub="text", cached=4), batch())
+    found = gradients(ContrastiveTask(model, lr=1e-3, hub="text", grad_cache_size=4), batch())
     output = model(**batch())
     expected = (model.loss(alone(output, "image", "text")) + model.loss(alone(output, "text", "audio"))) / 2
     torch.testing.assert_close(found["loss"], expected.detach(), rtol=1e-12, atol=0)
-    all_three = gradients(Contrast(model, lr=1e-3), batch())["loss"]
+    all_three = gradients(ContrastiveTask(model, lr=1e-3), batch())["loss"]
     expected = (2 * expected + model.loss(alone(output, "image", "audio"))) / 3
     torch.testing.assert_close(all_three, expected.detach(), rtol=1e-12, atol=0)
 
@@ -123,7 +129,7 @@ def test_three_modalities_around_a_hub() -> None:
 
 def test_in_a_trainer_of_ones_own(tmp_path: Path) -> None:
     data, held = batch(128), batch(40, seed=1)
-    task = Contrast(towers("image", "text", "audio"), lr=0.02, hub="image", cached=16, seed=1)
+    task = ContrastiveTask(towers("image", "text", "audio"), lr=0.02, hub="image", grad_cache_size=16, seed=1)
     logger = L.pytorch.loggers.CSVLogger(tmp_path)
     trainer = fit(task, tmp_path, DataLoader(rows(data), 32), loader(held, 16), max_steps=-1, max_epochs=15,
                   log_every_n_steps=5, check_val_every_n_epoch=5, logger=logger)  # fmt: skip
@@ -154,19 +160,23 @@ def test_a_model_of_the_zoo(tmp_path: Path) -> None:
         "input_ids": torch.randint(5, 50, (6, 5), generator=g),
         "attention_mask": (torch.arange(5) < torch.tensor([5, 3, 4, 2, 5, 1])[:, None]).long(),
     }
-    whole, parts = (gradients(Contrast(model, lr=1e-3, cached=cached), data) for cached in (None, 4))
+    whole, parts = (gradients(ContrastiveTask(model, lr=1e-3, grad_cache_size=cached), data) for cached in (None, 4))
     assert set(whole) == {"loss"} | {n for n, _ in model.named_parameters()}
     zero = {n for n, x in whole.items() if x.abs().max() < 1e-12}  # the biases of keys
     assert far(*({n: x for n, x in found.items() if n not in zero} for found in (parts, whole))) <= 1e-12
-    trainer = fit(Contrast(model, lr=1e-3, cached=2, ema=0.5), tmp_path, loader(data, 6), loader(data, 3))
+    trainer = fit(
+        ContrastiveTask(model, lr=1e-3, grad_cache_size=2, ema=0.5), tmp_path, loader(data, 6), loader(data, 3)
+    )
     assert 0 <= trainer.callback_metrics["val_recall"] <= 1
 
 
 def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """All that is random is keyed, so weights, optimizer and step are enough."""
 
-    def run(steps: int, start: str | None = None) -> Contrast:
-        task = Contrast(towers(dropout=0.4), lr=0.01, optim=OptimSettings(warmup=0.0, final_lr=1.0), cached=2, ema=0.9)
+    def run(steps: int, start: str | None = None) -> ContrastiveTask:
+        task = ContrastiveTask(
+            towers(dropout=0.4), lr=0.01, optim=OptimSettings(warmup=0.0, final_lr=1.0), grad_cache_size=2, ema=0.9
+        )
         trainer = fit(task, tmp_path, loader(batch(32), 4), max_steps=steps, max_epochs=-1, callbacks=[])
         if start is None:
             trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
@@ -174,7 +184,9 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     run(4)
     whole = run(8).state_dict()
-    task = Contrast(towers(dropout=0.4), lr=0.01, optim=OptimSettings(warmup=0.0, final_lr=1.0), cached=2, ema=0.9)
+    task = ContrastiveTask(
+        towers(dropout=0.4), lr=0.01, optim=OptimSettings(warmup=0.0, final_lr=1.0), grad_cache_size=2, ema=0.9
+    )
     options: Any = dict(accelerator="cpu", precision="64-true", logger=False, enable_checkpointing=False,
                         enable_progress_bar=False, enable_model_summary=False, max_steps=8)  # fmt: skip
     later = {name: x[16:] for name, x in batch(32).items()}
@@ -186,7 +198,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 def test_temperature_is_clamped(tmp_path: Path) -> None:
     for lr_sign, expected in ((-1, HOTTEST), (1, 0.0)):
         model = towers()
-        task = Contrast(model, lr=100.0, optim=OptimSettings(warmup=0.0))
+        task = ContrastiveTask(model, lr=100.0, optim=OptimSettings(warmup=0.0))
         task.loss_of = lambda *args, m=model, s=lr_sign: s * m.logit_scale  # type: ignore[method-assign]
         fit(task, tmp_path, loader(batch(4), 4), max_steps=1)
         assert model.logit_scale.item() == expected
@@ -197,7 +209,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
     data = batch(12)
     data["pixel_values"][9, 2] = bad
     with pytest.raises(NonFiniteLoss, match="step 3"):
-        fit(Contrast(towers(), lr=1e-3, cached=2), tmp_path, loader(data, 4))
+        fit(ContrastiveTask(towers(), lr=1e-3, grad_cache_size=2), tmp_path, loader(data, 4))
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
@@ -221,7 +233,7 @@ def trained(folder: Path, world: int, rank: int, strategy: str = "auto", **optio
     """Three steps of 16 rows in micro-batches of 4, on one process or several, then a validation of 20 rows."""
     sharded = strategy == "fsdp2"
     how: Any = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False) if sharded else strategy
-    task = Contrast(towers("image", "text", "audio", dropout=0.3), lr=1e-2, hub="text", **options)
+    task = ContrastiveTask(towers("image", "text", "audio", dropout=0.3), lr=1e-2, hub="text", **options)
     fit(task, folder, loader(batch(48), 16 // world, rank, world), loader(batch(20, 1), 4, rank, world), devices=world,
         strategy=how, precision="32-true" if sharded else "64-true", callbacks=[Recorder(folder)])  # fmt: skip
 
@@ -268,9 +280,9 @@ def on_several(folder: Path, world: int, **options: Any) -> list[Any]:
                          [(4, None, "ddp"), (2, 4, "ddp"), (4, None, "fsdp2"), (2, 4, "fsdp2")])  # fmt: skip
 def test_processes_are_parts(tmp_path: Path, world: int, cached: int | None, strategy: str) -> None:
     """Gradients, with dropout, and the figures of the validation are those of one process that encodes in parts."""
-    trained(tmp_path, 1, 0, cached=4)
+    trained(tmp_path, 1, 0, grad_cache_size=4)
     steps, figures = torch.load(tmp_path / "rank0.pt", weights_only=True)
-    for mine, found in on_several(tmp_path, world, cached=cached, strategy=strategy):
+    for mine, found in on_several(tmp_path, world, grad_cache_size=cached, strategy=strategy):
         for step, (ours, theirs) in enumerate(zip(mine, steps, strict=True)):
             assert far(ours, theirs) <= (1e-12 if step == 0 else 1e-9)  # Adam's division carries on what rounding left
         assert far({n: found[n] for n in figures}, figures) <= 1e-6 and len(figures) == 18
@@ -286,14 +298,14 @@ def twins() -> dict[str, Tensor]:
 
 
 def test_equal_captions_are_named_once() -> None:
-    task = Contrast(towers(), lr=1e-3)
+    task = ContrastiveTask(towers(), lr=1e-3)
     with pytest.warns(UserWarning, match=r"step 3: 1 captions .*token ids \[.*\] \(rows 1, 4\)"):
         task.loss_of(twins(), 2, 0)
     with _silence():
         task.loss_of(twins(), 3, 0)
     captions = {"captions": list("abcdef")}
     with pytest.raises(ValueError, match=r"'b' \(rows 1, 4\).*duplicates='positives'"):
-        Contrast(towers(), lr=1e-3, duplicates="refuse").loss_of(twins() | captions, 0, 0)
+        ContrastiveTask(towers(), lr=1e-3, duplicates="refuse").loss_of(twins() | captions, 0, 0)
 
 
 def test_captions_are_decoded_where_one_can() -> None:
@@ -307,19 +319,19 @@ def test_captions_are_decoded_where_one_can() -> None:
     model.preprocess = type("P", (), {"text": Words()})()  # type: ignore[assignment]
     first, second = data["input_ids"][1, :2].tolist()
     with pytest.raises(ValueError, match=rf"'w{first} w{second}' \(rows 1, 4\)"):
-        Contrast(model, lr=1e-3, duplicates="refuse").loss_of(data, 0, 0)
+        ContrastiveTask(model, lr=1e-3, duplicates="refuse").loss_of(data, 0, 0)
 
 
 def test_equal_captions_as_positives() -> None:
     data, model = twins(), towers(kind="siglip")
     ids = torch.tensor([0, 1, 2, 3, 1, 5])
     expected = model.loss(model(**{n: data[n] for n in model.inputs}), positives=ids)
-    assert torch.equal(Contrast(model, lr=1e-3, duplicates="positives").loss_of(data, 0, 0), expected)
+    assert torch.equal(ContrastiveTask(model, lr=1e-3, duplicates="positives").loss_of(data, 0, 0), expected)
     given = batch(6) | {"positives": ids}
     other = model.loss(model(**{n: given[n] for n in model.inputs}), positives=ids)
-    assert torch.equal(Contrast(model, lr=1e-3).loss_of(given, 0, 0), other)
+    assert torch.equal(ContrastiveTask(model, lr=1e-3).loss_of(given, 0, 0), other)
     with _silence():
-        plain = Contrast(model, lr=1e-3, duplicates="ignore").loss_of(data, 0, 0)
+        plain = ContrastiveTask(model, lr=1e-3, duplicates="ignore").loss_of(data, 0, 0)
     assert not torch.equal(plain, expected)
 
 
@@ -349,7 +361,7 @@ class _silence:
 
 
 def evaluated(tmp_path: Path, data: dict[str, Tensor], size: int, **options: Any) -> dict[str, float]:
-    task = Contrast(towers(), lr=1e-3, **options)
+    task = ContrastiveTask(towers(), lr=1e-3, **options)
     trainer = fit(task, tmp_path, loader(batch(4), 4), loader(data, size), max_steps=1)
     return {n: float(x) for n, x in trainer.callback_metrics.items() if n.startswith("val")}
 
@@ -368,7 +380,7 @@ def test_validation_sees_the_whole_set(tmp_path: Path) -> None:
 
 def test_validation_loss_is_that_of_the_set_as_one_batch(tmp_path: Path) -> None:
     data = batch(30, 2)
-    task = Contrast(towers(), lr=1e-3)
+    task = ContrastiveTask(towers(), lr=1e-3)
     trainer = fit(task, tmp_path, loader(batch(4), 4), loader(data, 7), max_steps=1)
     with torch.no_grad():
         expected = task.model.loss(task.model(**{n: data[n] for n in task.model.inputs}))
@@ -385,24 +397,26 @@ class Later(L.Callback):
 
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 4}, {"callbacks": [Later()], "max_steps": 6}])
 def test_accumulation_is_refused_with_the_reason(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"accumulate_grad_batches=[24]: rows of different batches .* cached="):
-        fit(Contrast(towers(), lr=1e-3), tmp_path, loader(batch(), 4), **options)
+    with pytest.raises(
+        ValueError, match=r"accumulate_grad_batches=[24]: rows of different batches .* grad_cache_size="
+    ):
+        fit(ContrastiveTask(towers(), lr=1e-3), tmp_path, loader(batch(), 4), **options)
 
 
-def unknown() -> Contrast:
-    return Contrast(towers(), lr=1e-3)
+def unknown() -> ContrastiveTask:
+    return ContrastiveTask(towers(), lr=1e-3)
 
 
 @pytest.mark.parametrize(("call", "says"), [
-    (lambda: Contrast(towers(), cached=0), "cached=0"),
-    (lambda: Contrast(towers(), chunk=-1), "chunk=-1"),
-    (lambda: Contrast(towers(), duplicates="drop"), "duplicates='drop'"),
-    (lambda: Contrast(towers(), hub="audio"), "hub='audio': the model has image, text"),
-    (lambda: Contrast(towers(), lr=-1.0), "lr=-1.0"),
+    (lambda: ContrastiveTask(towers(), grad_cache_size=0), "grad_cache_size=0"),
+    (lambda: ContrastiveTask(towers(), loss_chunk_size=-1), "loss_chunk_size=-1"),
+    (lambda: ContrastiveTask(towers(), duplicates="drop"), "duplicates='drop'"),
+    (lambda: ContrastiveTask(towers(), hub="audio"), "hub='audio': the model has image, text"),
+    (lambda: ContrastiveTask(towers(), lr=-1.0), "lr=-1.0"),
     (lambda: unknown().loss_of(batch(1), 0, 0), "a batch of 1 has nothing to contrast"),
     (lambda: unknown().loss_of({"pixel_values": batch()["pixel_values"]}, 0, 0), "a batch of image alone"),
     (lambda: unknown().loss_of({"images": 1, "labels": 2}, 0, 0), "the batch has images, labels"),
-    (lambda: Contrast(towers("image", "text", "audio"), hub="audio").loss_of(
+    (lambda: ContrastiveTask(towers("image", "text", "audio"), hub="audio").loss_of(
         {n: x for n, x in batch().items() if n != "input_values"}, 0, 0), "with the hub 'audio' among them"),
 ])  # fmt: skip
 def test_bad_arguments(call: Any, says: str) -> None:

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.audio.speech import Listen, Recordings, Utterances
-from zoo.data.audio.tables import Clips
+from zoo.data.audio.speech import Recordings, Utterances, WaveformAugment
+from zoo.data.audio.tables import AudioClips
 from zoo.data.keyed_batches import Keys
 from zoo.inference.ctc_decoding import beam
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks import CTC
-from zoo.training.recipes.speech import SpeechModule
+from zoo.tasks import CTCTask
+from zoo.training.recipes.speech import SpeechDataModule
 
 SMALL = dict(conv_channels=(32, 32), conv_kernels=(10, 4), conv_strides=(5, 4), width=32, depth=1, heads=2,
              position_kernel=8, position_groups=2, dropout=0.0, attention_dropout=0.0)  # fmt: skip
@@ -26,13 +26,13 @@ def data() -> Utterances:
     tones = {c: torch.sin(2 * torch.pi * f * torch.arange(160)) for c, f in LETTERS.items()}
     waves = [torch.cat([torch.cat([tones[c], torch.zeros(32)]) for c in text]) for text in texts]
     waves = [wave + 0.05 * torch.randn(len(wave), generator=draw) for wave in waves]
-    return Utterances(Recordings(Clips.of(waves, 8000), texts), Vocabulary.of(["abc"]))
+    return Utterances(Recordings(AudioClips.of(waves, 8000), texts), Vocabulary.of(["abc"]))
 
 
 def test_it_learns(data: Utterances) -> None:
     model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
-    task = CTC(model, lr=1e-2, vocabulary=data.vocabulary, augment=Listen(model.preprocess), width=4)
-    module = SpeechModule(data, data, data, 16, listen=task.augment)
+    task = CTCTask(model, lr=1e-2, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=4)
+    module = SpeechDataModule(data, data, data, 16, listen=task.augment)
     trainer = L.Trainer(max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         accelerator="cpu", gradient_clip_val=1.0, log_every_n_steps=1000)  # fmt: skip
     trainer.fit(task, module)
@@ -52,6 +52,6 @@ def test_it_learns(data: Utterances) -> None:
 def test_what_is_refused(data: Utterances) -> None:
     model = zoo.create_model("wav2vec2_tiny", head=None, seed=0, **SMALL)
     with pytest.raises(ValueError, match="texts need a vocabulary"):
-        CTC(model)
+        CTCTask(model)
     with pytest.raises(ValueError, match="width=0"):
-        CTC(model, vocabulary=data.vocabulary, width=0)
+        CTCTask(model, vocabulary=data.vocabulary, width=0)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import zoo
-from zoo.tasks import MaskedToken, NextToken
+from zoo.tasks import CausalLMTask, MaskedLMTask
 
 MASK, SPECIAL = 4, (0, 1, 2, 3, 4)
 
@@ -27,8 +27,8 @@ def batch(index: list[int], n: int = 10) -> dict[str, torch.Tensor]:
     return {"input_ids": rows * keep, "attention_mask": keep, "index": torch.tensor(index), "epoch": torch.tensor(1)}
 
 
-def masked(encoder: zoo.Model, **options: float) -> MaskedToken:
-    return MaskedToken(encoder, lr=1e-3, mask_id=MASK, special=SPECIAL, **options)  # type: ignore[arg-type]
+def masked(encoder: zoo.Model, **options: float) -> MaskedLMTask:
+    return MaskedLMTask(encoder, lr=1e-3, mask_id=MASK, special=SPECIAL, **options)  # type: ignore[arg-type]
 
 
 def test_what_is_hidden_depends_on_the_text_alone(encoder: zoo.Model) -> None:
@@ -60,15 +60,15 @@ def test_loss_of_hidden_tokens_is_that_of_the_whole_forward(encoder: zoo.Model) 
 
 
 def test_at_least_one_token_of_a_text_is_hidden(encoder: zoo.Model) -> None:
-    task = masked(encoder, share=1e-6)
+    task = masked(encoder, mask_probability=1e-6)
     assert task.hide(batch([0, 1, 2, 3, 4]), 0)[1].sum(1).tolist() == [1] * 5
-    with pytest.raises(ValueError, match="share=0"):
-        masked(encoder, share=0.0)
+    with pytest.raises(ValueError, match="mask_probability=0"):
+        masked(encoder, mask_probability=0.0)
 
 
 def test_next_token_counts_what_is_real() -> None:
     model = zoo.create_model("gpt_nano", seed=0, vocab_size=50, width=16, depth=1, heads=2, max_length=16).eval()
-    task, given = NextToken(model, lr=1e-3), batch([0, 1])
+    task, given = CausalLMTask(model, lr=1e-3), batch([0, 1])
     scores = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
     logp = scores.log_softmax(-1)
     pairs = [(r, t) for r, n in ((0, 10), (1, 7)) for t in range(n - 1)]

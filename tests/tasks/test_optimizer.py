@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.tasks.ema import Follower, averaged_copy
+from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
 
@@ -118,7 +118,7 @@ def test_adamw_is_fused_and_keeps_the_groups_rates() -> None:
 def test_the_average_follows_its_formula() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     average = averaged_copy(model)
-    follower = Follower(average, model, 0.9)
+    follower = EMA(average, model, 0.9)
     expected = average[0].weight.clone()
     for step in range(200):
         with torch.no_grad():

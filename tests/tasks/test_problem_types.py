@@ -15,22 +15,26 @@ def test_losses() -> None:
         Objective(class_weights=weights).loss(logits, labels), F.cross_entropy(logits, labels, weights)
     )
     many = F.one_hot(labels, 3).float()
-    several = Objective("several", class_weights=balanced(many, 3))
+    several = Objective("multi_label_classification", class_weights=balanced(many, 3))
     assert torch.allclose(balanced(many, 3), torch.tensor([1.0, 2.0, 5.0]))
     assert several.losses(logits, many).shape == (6,)
     expected = F.binary_cross_entropy_with_logits(logits, many, pos_weight=several.class_weights)
     assert torch.allclose(several.loss(logits, many), expected)
-    number = Objective("number")
+    number = Objective("regression")
     assert torch.allclose(number.loss(logits[:, :1], logits[:, 0] + 2), torch.tensor(4.0))
     assert number.answer(logits[:, :1]).shape == (6,) and number.monitor == ("error", "min")
 
 
-@pytest.mark.parametrize("kind", ["one", "several", "number"])
-def test_figures(kind: str) -> None:
-    objective = Objective(kind)  # type: ignore[arg-type]
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
+def test_figures(problem_type: str) -> None:
+    objective = Objective(problem_type)  # type: ignore[arg-type]
     labels = torch.tensor([0, 1, 1, 0])
     logits = F.one_hot(labels, 2).float() * 10 - 5
-    given = {"one": labels, "several": F.one_hot(labels, 2).float(), "number": logits[:, 0]}[kind]
+    given = {
+        "single_label_classification": labels,
+        "multi_label_classification": F.one_hot(labels, 2).float(),
+        "regression": logits[:, 0],
+    }[problem_type]
     found = {}
     for name, metric in objective.metrics("test", 2).items():
         metric.update(*objective.scores(logits, given))
@@ -43,19 +47,19 @@ def test_figures(kind: str) -> None:
 def test_numbers_are_learned_in_a_unit() -> None:
     numbers = torch.tensor([90.0, 110.0, 90.0, 110.0])
     assert unit_of(numbers) == (100.0, 10.0) and unit_of(torch.ones(3)) == (1.0, 1.0)
-    assert unit_of(torch.tensor([3.0, 4.0]), centred=False) == (0.0, pytest.approx(12.5**0.5))
-    objective = Objective("number", unit=unit_of(numbers))
+    assert unit_of(torch.tensor([3.0, 4.0]), centered=False) == (0.0, pytest.approx(12.5**0.5))
+    objective = Objective("regression", unit=unit_of(numbers))
     logits = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
     assert torch.allclose(objective.answer(logits), numbers) and objective.loss(logits, numbers) == 0
     assert torch.equal(objective.losses(logits + 1, numbers), torch.ones(4))
     with pytest.raises(ValueError, match="of numbers"):
-        Objective("one", unit=(1.0, 2.0))
+        Objective("single_label_classification", unit=(1.0, 2.0))
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(ValueError, match="kind='two'"):
+    with pytest.raises(ValueError, match="problem_type='two'"):
         Objective("two")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="label_smoothing"):
-        Objective("several", label_smoothing=0.1)
+        Objective("multi_label_classification", label_smoothing=0.1)
     with pytest.raises(ValueError, match="no classes"):
-        Objective("number", class_weights=torch.ones(1))
+        Objective("regression", class_weights=torch.ones(1))

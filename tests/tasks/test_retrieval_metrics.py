@@ -10,7 +10,7 @@ from ranks import ranks
 from torch import Tensor
 
 import zoo.tasks.retrieval_metrics
-from zoo.tasks import Retrieval
+from zoo.tasks import RetrievalMetrics
 
 torch.set_num_threads(1)
 
@@ -38,7 +38,7 @@ def figures_by_hand(a: Tensor, b: Tensor, a_ids: list[int], b_ids: list[int]) ->
     return found
 
 
-def figures(metric: Retrieval) -> dict[str, float]:
+def figures(metric: RetrievalMetrics) -> dict[str, float]:
     return {name: float(x) for name, x in metric.compute().items()}
 
 
@@ -55,7 +55,7 @@ def test_against_a_search_by_hand(n: int, m: int, kinds: int, seed: int, cut: in
     a, b = grid(n, seed), grid(m, seed + 1)
     a_ids, b_ids = (torch.randint(-kinds, kinds, (k,), generator=g) for k in (n, m))
     a_ids[0] = b_ids[0]
-    metric = Retrieval()
+    metric = RetrievalMetrics()
     metric.update(a[:cut], b[:cut], a_ids=a_ids[:cut], b_ids=b_ids[:cut])
     metric.update(a[cut:], b[cut:], a_ids=a_ids[cut:], b_ids=b_ids[cut:])
     assert figures(metric) == pytest.approx(figures_by_hand(a, b, a_ids.tolist(), b_ids.tolist()), rel=1e-6)
@@ -65,7 +65,7 @@ def test_pairs_in_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = grid(23, 0), grid(23, 1)
     expected = figures_by_hand(a, b, list(range(23)), list(range(23)))
     monkeypatch.setattr(zoo.tasks.retrieval_metrics, "_ENTRIES", 70)  # 3 rows at a time
-    metric = Retrieval()
+    metric = RetrievalMetrics()
     for start in range(0, 23, 5):
         metric.update(a[start : start + 5], b[start : start + 5])
     assert figures(metric) == pytest.approx(expected, rel=1e-6)
@@ -79,7 +79,7 @@ def test_five_captions_of_each_picture() -> None:
     pictures, captions = torch.randn(8, 4), torch.randn(40, 4)
     ids = torch.arange(8).repeat_interleave(5)
     expected = figures_by_hand(pictures, captions, list(range(8)), ids.tolist())
-    once, repeated, shuffled = Retrieval(), Retrieval(), torch.randperm(40)
+    once, repeated, shuffled = RetrievalMetrics(), RetrievalMetrics(), torch.randperm(40)
     once.update(pictures, captions, a_ids=torch.arange(8), b_ids=ids)
     ids, captions = ids[shuffled], captions[shuffled]
     for part in torch.arange(40).split(7):
@@ -90,11 +90,11 @@ def test_five_captions_of_each_picture() -> None:
 def test_equal_captions_are_one_answer() -> None:
     """Two pictures say "dog": either is right for the caption, which stands once among the answers."""
     text = torch.eye(3)
-    metric = Retrieval()
+    metric = RetrievalMetrics()
     metric.update(torch.eye(3)[[0, 1, 0, 2]], text[[0, 1, 0, 2]], b_items=torch.tensor([7, 8, 7, 9]))
     found = figures(metric)
     assert all(found[f"{way}_r1"] == 1 for way in ("image_to_text", "text_to_image"))
-    apart = Retrieval()
+    apart = RetrievalMetrics()
     apart.update(torch.eye(3)[[0, 1, 0, 2]], text[[0, 1, 0, 2]])
     assert figures(apart)["image_to_text_r1"] == 0.5
 
@@ -102,7 +102,7 @@ def test_equal_captions_are_one_answer() -> None:
 @pytest.mark.parametrize("broken", [torch.zeros(20, 4), torch.ones(20, 4), torch.full((20, 4), torch.nan)])
 def test_features_that_say_nothing_come_last(broken: Tensor) -> None:
     for pair in ((broken, torch.randn(20, 4)), (torch.randn(20, 4), broken)):
-        metric = Retrieval()
+        metric = RetrievalMetrics()
         metric.update(*pair)
         found = figures(metric)
         if torch.isnan(broken).any() or broken is pair[1]:
@@ -110,21 +110,21 @@ def test_features_that_say_nothing_come_last(broken: Tensor) -> None:
 
 
 def test_what_has_no_right_answer_is_an_answer_only() -> None:
-    metric = Retrieval()
+    metric = RetrievalMetrics()
     metric.update(torch.eye(4)[:1], torch.eye(4), a_ids=torch.tensor([3]), b_ids=torch.arange(4))
     found = figures(metric)
     assert found["text_to_image_median_rank"] == 1 and found["image_to_text_median_rank"] == 4
 
 
 def test_median_is_between_the_two_in_the_middle() -> None:
-    metric = Retrieval("a", "b", at=(2,))
+    metric = RetrievalMetrics("a", "b", at=(2,))
     metric.update(torch.eye(4)[[0, 1, 3, 2]], torch.eye(4))  # ranks 1, 1, 4, 4: the swapped two are last
     assert figures(metric) == {"a_to_b_r2": 0.5, "a_to_b_median_rank": 2.5, "b_to_a_r2": 0.5, "b_to_a_median_rank": 2.5}
 
 
 def test_forward_gives_the_batch_and_keeps_all() -> None:
     a, b = grid(12, 3), grid(12, 4)
-    metric, whole = Retrieval(), Retrieval()
+    metric, whole = RetrievalMetrics(), RetrievalMetrics()
     first = metric(a[:6], b[:6])
     metric(a[6:], b[6:])
     whole.update(a, b)
@@ -134,7 +134,7 @@ def test_forward_gives_the_batch_and_keeps_all() -> None:
 
 
 def test_loss_sees_every_row() -> None:
-    metric = Retrieval(loss=lambda a, b, ids: (a.sum() + b.sum() + len(ids.unique())) * 1.0)
+    metric = RetrievalMetrics(loss=lambda a, b, ids: (a.sum() + b.sum() + len(ids.unique())) * 1.0)
     a, b = grid(6, 0), grid(6, 1)
     metric.update(a, b, a_items=torch.zeros(6, dtype=torch.long))
     assert figures(metric)["loss"] == a.sum() + b.sum() + 6
@@ -142,7 +142,7 @@ def test_loss_sees_every_row() -> None:
 
 def part(rank: int, bounds: list[int], ids: list[int] | None) -> dict[str, float]:
     rows = slice(bounds[rank], bounds[rank + 1])
-    metric = Retrieval(loss=lambda a, b, ids: a.sum())
+    metric = RetrievalMetrics(loss=lambda a, b, ids: a.sum())
     own = None if ids is None else torch.tensor(ids)[rows]
     if rows.start < rows.stop:
         metric.update(grid(17, 0)[rows], grid(17, 1)[rows], a_ids=own, b_ids=own)
@@ -160,12 +160,12 @@ X = torch.randn(3, 4)
 
 
 @pytest.mark.parametrize(("call", "says"), [
-    (lambda: Retrieval().update(X, X[:, :2]), r"\[3, 4\] and \[3, 2\]"),
-    (lambda: Retrieval().update(X, X[:2]), "3 rows and 2: which belong together"),
-    (lambda: Retrieval().update(X, X, a_ids=torch.arange(3)), "ids of one side alone"),
-    (lambda: Retrieval().update(X, X, a_items=torch.arange(2)), r"a_items of \[2\] for 3 rows"),
-    (lambda: Retrieval(at=(0,)), r"at=\[0\]"),
-    (lambda: Retrieval().compute(), "nothing to retrieve"),
+    (lambda: RetrievalMetrics().update(X, X[:, :2]), r"\[3, 4\] and \[3, 2\]"),
+    (lambda: RetrievalMetrics().update(X, X[:2]), "3 rows and 2: which belong together"),
+    (lambda: RetrievalMetrics().update(X, X, a_ids=torch.arange(3)), "ids of one side alone"),
+    (lambda: RetrievalMetrics().update(X, X, a_items=torch.arange(2)), r"a_items of \[2\] for 3 rows"),
+    (lambda: RetrievalMetrics(at=(0,)), r"at=\[0\]"),
+    (lambda: RetrievalMetrics().compute(), "nothing to retrieve"),
 ])  # fmt: skip
 def test_refusals(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_run import assert_same, checkpoint, figures, in_child, tiny_run
 
-from zoo.tasks import Classify, NonFiniteLoss
+from zoo.tasks import ClassificationTask, NonFiniteLoss
 from zoo.training.callbacks import Interrupted
 from zoo.training.main import _ended
 from zoo.training.parse import SettingsError
@@ -46,7 +46,7 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: int, capsy
 
 def test_the_budget_stops_and_never_shapes_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
-    result = tiny_run(folder, "steps=400", "minutes=0.001")
+    result = tiny_run(folder, "steps=400", "max_minutes=0.001")
     assert 0 < result.steps < 400 and not result.finished
     written = json.loads((folder / "metrics.json").read_text())
     assert (written["finished"], written["steps"], written["planned_steps"]) == (False, result.steps, 400)
@@ -54,7 +54,7 @@ def test_the_budget_stops_and_never_shapes_the_schedule(tmp_path: Path, capsys: 
     rows = [row for row in figures(folder) if row["lr"]]
     last = float(rows[-1]["lr"])
     assert last > 1e-4 or result.steps > 300  # the cosine's end is far away
-    tiny_run(folder, "steps=400", "minutes=0.001")
+    tiny_run(folder, "steps=400", "max_minutes=0.001")
     assert "going on at step" in capsys.readouterr().out
 
 
@@ -77,7 +77,7 @@ def test_a_changed_unfinished_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_nan_stops_with_step_and_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    class Breaks(Classify):
+    class Breaks(ClassificationTask):
         def loss_of(self, batch: Any, step: int, micro: int) -> torch.Tensor:
             return super().loss_of(batch, step, micro) * (float("nan") if step == 5 else 1.0)
 

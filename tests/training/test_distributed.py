@@ -12,7 +12,7 @@ import torch
 from tiny_run import Kill, assert_same, figures, image_sets, in_child, tiny_run
 from torch import distributed as dist
 
-from zoo.data.image.datamodule import ImageModule
+from zoo.data.image.datamodule import ImageDataModule
 from zoo.training.run_dir import read_config
 
 
@@ -84,7 +84,10 @@ def accumulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process with two accumulation steps."""
     folder = tmp_path_factory.mktemp("one") / "run"
     assert (
-        in_child(tiny_run, folder, "steps=6", "accumulate=2", callbacks=(Recorder(folder.with_suffix(".seen")),)) == 0
+        in_child(
+            tiny_run, folder, "steps=6", "accumulate_grad_batches=2", callbacks=(Recorder(folder.with_suffix(".seen")),)
+        )
+        == 0
     )
     return folder
 
@@ -112,15 +115,15 @@ def test_ddp_is_accumulation(accumulated: Path, tmp_path: Path) -> None:
 def test_one_process_goes_on_where_two_were_killed(accumulated: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert two(folder, "steps=6", kill=5) == [-9, -9]
-    assert in_child(tiny_run, folder, "steps=6", "accumulate=2") == 0
+    assert in_child(tiny_run, folder, "steps=6", "accumulate_grad_batches=2") == 0
     assert_same(accumulated, folder)
 
 
 def test_fsdp2_is_accumulation(accumulated: Path, tmp_path: Path) -> None:
     one, folder = tmp_path / "one", tmp_path / "run"
     record = (Recorder(one.with_suffix(".seen")),)
-    assert in_child(tiny_run, one, "steps=6", "accumulate=2", "clip=0", callbacks=record) == 0
-    assert two(folder, "steps=6", "clip=0", "strategy=fsdp2") == [0, 0]
+    assert in_child(tiny_run, one, "steps=6", "accumulate_grad_batches=2", "gradient_clip_val=0", callbacks=record) == 0
+    assert two(folder, "steps=6", "gradient_clip_val=0", "strategy=fsdp2") == [0, 0]
     assert_same_training(one, folder)
     assert_same(one, folder, optimizer=False)  # its state is filed in another order
 
@@ -155,5 +158,5 @@ def test_evaluation_counts_every_image_once() -> None:
 
     rows = [row for rank in range(2) for batch in EvalBatches(11, 3, rank=rank, world=2) for row in batch]
     assert sorted(rows) == list(range(11))
-    assert len(ImageModule(image_sets(), 8).val_dataloader()) > 0
+    assert len(ImageDataModule(image_sets(), 8).val_dataloader()) > 0
     assert not dist.is_initialized()

@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from zoo.training.config import ImageSettings
-from zoo.training.parse import SettingsError, make_settings, merge, parse, read_words, read_yaml, resolve, shortest
+from zoo.training.parse import (
+    SettingsError,
+    make_settings,
+    merge,
+    parse,
+    read_command_line,
+    read_yaml,
+    resolve,
+    shortest,
+)
 from zoo.training.run_dir import differences
 from zoo.utils.options import as_dict, build, flatten, options
 
@@ -47,7 +56,7 @@ def test_keys(key: str, path: str) -> None:
     ("flip=2", ["flip=2.0", "0 to 1"]),
     ("batch_size=0", ["batch_size=0"]),
     ("train", ["key=value", "--help"]),
-    ("overlay=gpu9", ["overlay=gpu9", "cpu", "did you mean 'gpu'"]),
+    ("hardware=gpu9", ["hardware=gpu9", "cpu", "did you mean 'gpu'"]),
 ])  # fmt: skip
 def test_bad_words(word: str, says: list[str]) -> None:
     with pytest.raises(SettingsError) as error:
@@ -75,7 +84,7 @@ def test_a_key_given_twice_is_refused() -> None:
 
 def test_values_and_overrides() -> None:
     s = settings("lr=3e-4", "attention={kind: local, window: 9}", "image_size=[32, 48]", "encoder.depth=2",
-                 "betas=[0.9, 0.95]", "freeze=[patches]", "--seed=7", "minutes=2", "mixer=my_file:Mine")  # fmt: skip
+                 "betas=[0.9, 0.95]", "freeze=[patches]", "--seed=7", "max_minutes=2", "mixer=my_file:Mine")  # fmt: skip
     assert (s.optim.lr, s.optim.betas, s.optim.freeze, s.seed) == (3e-4, (0.9, 0.95), ["patches"], 7)
     assert s.model.overrides == {
         "attention": {"kind": "local", "window": 9},
@@ -98,10 +107,10 @@ def test_layers_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "hardware").mkdir()
     (tmp_path / "x.yaml").write_text("optim: {lr: 1.0, weight_decay: 1.0, eps: 1.0}\n")
     (tmp_path / "hardware" / "cpu.yaml").write_text("optim: {lr: 2.0, weight_decay: 2.0}\n")
-    s = settings("lr=3", configs=tmp_path, recipe="x", overlay="cpu")
+    s = settings("lr=3", configs=tmp_path, recipe="x", hardware="cpu")
     assert (s.optim.lr, s.optim.weight_decay, s.optim.eps) == (3.0, 2.0, 1.0)
     (tmp_path / "more.yaml").write_text("optim: {weight_decay: 4.0}\n")
-    s = settings(f"config={tmp_path / 'more.yaml'}", configs=tmp_path, recipe="x", overlay="cpu")
+    s = settings(f"config={tmp_path / 'more.yaml'}", configs=tmp_path, recipe="x", hardware="cpu")
     assert (s.optim.lr, s.optim.weight_decay) == (2.0, 4.0)
 
 
@@ -173,4 +182,4 @@ def test_help_is_fast_and_brings_no_torch() -> None:
 
 
 def test_words_tell_help_apart() -> None:
-    assert read_words(["lr=1", "--help"], ImageSettings).help
+    assert read_command_line(["lr=1", "--help"], ImageSettings).help

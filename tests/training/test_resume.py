@@ -48,14 +48,14 @@ def test_killed_and_started_again(whole: Path, tmp_path: Path, step: int, where:
 def test_killed_again_and_again_with_workers(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for step in (3, 9):
-        assert in_child(tiny_run, folder, *SEVEN, "workers=2", callbacks=(Kill(step),)) == -9
-    assert in_child(tiny_run, folder, *SEVEN, "workers=2") == 0
+        assert in_child(tiny_run, folder, *SEVEN, "num_workers=2", callbacks=(Kill(step),)) == -9
+    assert in_child(tiny_run, folder, *SEVEN, "num_workers=2") == 0
     assert_same(whole, folder)
 
 
 def test_accumulation_is_resumed_too(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    assert in_child(tiny_run, one, *SEVEN, "accumulate=2") == 0
-    assert in_child(tiny_run, other, *SEVEN, "accumulate=2", callbacks=(Kill(7),)) == -9
-    assert in_child(tiny_run, other, *SEVEN, "accumulate=2") == 0
+    assert in_child(tiny_run, one, *SEVEN, "accumulate_grad_batches=2") == 0
+    assert in_child(tiny_run, other, *SEVEN, "accumulate_grad_batches=2", callbacks=(Kill(7),)) == -9
+    assert in_child(tiny_run, other, *SEVEN, "accumulate_grad_batches=2") == 0
     assert_same(one, other)

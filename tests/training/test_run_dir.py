@@ -80,14 +80,16 @@ def test_a_run_that_saved_nothing_protects_nothing(tmp_path: Path) -> None:
 
 def test_what_does_not_change_results_may_change(tmp_path: Path) -> None:
     begin(tmp_path / "r")
-    now = changed(trainer__minutes=3.0, trainer__logger="TensorBoardLogger", data__workers=2, trainer__log_every=7)
+    now = changed(
+        trainer__max_minutes=3.0, trainer__logger="TensorBoardLogger", data__num_workers=2, trainer__log_every=7
+    )
     assert open_run(tmp_path / "r", now).unfinished
 
 
 def test_devices_and_accumulation_may_change_places(tmp_path: Path) -> None:
     begin(tmp_path / "r", changed(trainer__accumulate=2))
     assert open_run(tmp_path / "r", changed(trainer__devices=2)).unfinished
-    with pytest.raises(RunError, match="devices x nodes x accumulate: 2 there, 4 here"):
+    with pytest.raises(RunError, match="devices x num_nodes x accumulate_grad_batches: 2 there, 4 here"):
         open_run(tmp_path / "r", changed(trainer__devices=4))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zoo.utils.keyed_random import Draws, beta_quantiles, fold, log_uniform_quantiles, mix, seed_for
+from zoo.utils.keyed_random import KeyedRandom, beta_quantiles, fold, log_uniform_quantiles, mix, seed_for
 
 WORD = (1 << 64) - 1
 N = 200_000
@@ -24,7 +24,7 @@ def test_mix_is_splitmix64() -> None:
 
 
 def test_uniform_and_integers_have_their_distributions() -> None:
-    draws = Draws(0, 0, torch.arange(N))
+    draws = KeyedRandom(0, 0, torch.arange(N))
     u = draws.uniform("a").double()
     assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 0.003 and abs(u.var() - 1 / 12) < 0.001
@@ -35,21 +35,21 @@ def test_uniform_and_integers_have_their_distributions() -> None:
 
 def test_draws_of_other_keys_are_uncorrelated() -> None:
     i = torch.arange(N)
-    base = Draws(0, 0, i)
+    base = KeyedRandom(0, 0, i)
     others = [
         base.uniform("b"),
-        Draws(1, 0, i).uniform("a"),
-        Draws(0, 1, i).uniform("a"),
-        Draws(0, 0, i + 1).uniform("a"),
+        KeyedRandom(1, 0, i).uniform("a"),
+        KeyedRandom(0, 1, i).uniform("a"),
+        KeyedRandom(0, 0, i + 1).uniform("a"),
     ]
     table = torch.corrcoef(torch.stack([base.uniform("a"), *others]))
     assert (table - torch.eye(5)).abs().max() < 0.01
 
 
 def test_a_draw_depends_on_its_key_alone() -> None:
-    whole = Draws(3, 2, torch.arange(100)).uniform("flip")
+    whole = KeyedRandom(3, 2, torch.arange(100)).uniform("flip")
     some = torch.tensor([70, 3, 99])
-    assert torch.equal(Draws(3, torch.tensor(2), some).uniform("flip"), whole[some])
+    assert torch.equal(KeyedRandom(3, torch.tensor(2), some).uniform("flip"), whole[some])
 
 
 def test_keys_do_not_swap() -> None:

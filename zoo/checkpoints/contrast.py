@@ -13,7 +13,7 @@ from zoo.models.contrast.model import Contrastive
 from zoo.models.load_report import LoadReport
 from zoo.models.registry import family, find_variant, list_models
 from zoo.models.tower_config import KIND, MODALITIES, ContrastiveConfig, Tower
-from zoo.nn.init import initialise, uninitialised
+from zoo.nn.init import initialize, uninitialized
 from zoo.utils.errors import did_you_mean
 
 Source = str | Path | Model | Mapping[str, Any]
@@ -63,18 +63,18 @@ def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> C
     """Towers with fresh projections and temperature."""
     first = next(iter(towers.values()))
     family("contrast")
-    with torch.device(first.device), uninitialised():
+    with torch.device(first.device), uninitialized():
         model = Contrastive(config, towers)
     for part in (model.image_proj, model.text_proj, model.audio_proj):
         if part is not None:
             part.to(first.dtype)
     fresh = {name for name, _ in model.named_parameters() if name.split(".")[0] not in MODALITIES}
-    initialise(model, seed, only=fresh)
+    initialize(model, seed, only=fresh)
     model.preprocess = model.default_preprocess()
     reports = {name: tower.load_report for name, tower in towers.items() if tower.load_report is not None}
-    model.load_report = LoadReport("towers", initialised=sorted(fresh))
+    model.load_report = LoadReport("towers", initialized=sorted(fresh))
     for name, report in reports.items():
-        for kind in ("mapped", "dropped", "initialised", "resampled"):
+        for kind in ("mapped", "dropped", "initialized", "resampled"):
             getattr(model.load_report, kind).extend(f"{name}.{each}" for each in getattr(report, kind))
         model.load_report.notes += report.notes
     return model
@@ -144,7 +144,7 @@ def pooled(modality: str, model: Model, seed: int) -> Model:
         model.config = model.config.replace(head="pool")
     except ValueError as error:
         raise ValueError(f"the {modality} tower ({model.family}) cannot pool its tokens: {error}") from None
-    with uninitialised():
+    with uninitialized():
         model.head = model.make_head()
     model.labels = None
     if model.head is None:
@@ -152,6 +152,6 @@ def pooled(modality: str, model: Model, seed: int) -> Model:
     model.head.to(like.device, like.dtype).train(model.training)
     own = model.head.state_dict()
     kept = {name: value for name, value in before.items() if name in own and own[name].shape == value.shape}
-    initialise(model, seed, only={f"head.{name}" for name in own.keys() - kept.keys()})
+    initialize(model, seed, only={f"head.{name}" for name in own.keys() - kept.keys()})
     model.head.load_state_dict(kept, strict=False)
     return model

@@ -9,7 +9,7 @@ from zoo.models.base import Model
 from zoo.models.config import NAMING
 from zoo.models.load_report import LoadReport
 from zoo.models.registry import FILE, admitted, build, find_variant
-from zoo.nn.init import initialise
+from zoo.nn.init import initialize
 
 
 def create_model(
@@ -39,8 +39,8 @@ def create_model(
     with torch.random.fork_rng(devices=[]):  # parts of one's own draw from torch's generator: keyed as well
         torch.manual_seed(seed)
         model = build(f, config, "cpu")
-    initialise(model, seed)
+    initialize(model, seed)
     model.variant = name
     model.preprocess = model.default_preprocess()
-    model.load_report = LoadReport("nothing", initialised=list(model.state_dict()))
+    model.load_report = LoadReport("nothing", initialized=list(model.state_dict()))
     return model

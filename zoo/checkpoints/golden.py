@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.base import Model
-from zoo.models.eval_mode import evaluating
+from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
 
 # --- Golden outputs ---------------------------------------------------------------------------------------------------
@@ -23,7 +23,7 @@ def golden(model: Model) -> dict[str, Tensor]:
 def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Outputs on the CPU, in evaluation mode."""
     placed = {name: value.to(model.device) for name, value in _cast(batch, model.dtype).items()}
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return {name: tensor.cpu() for name, tensor in named(model(**placed)).items()}
 
 

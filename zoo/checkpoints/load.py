@@ -22,8 +22,8 @@ from zoo.models.config import NAMING, Config
 from zoo.models.load_report import LoadReport
 from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_names
 from zoo.models.registry import FILE, admitted, build, family
-from zoo.nn.init import initialise, known
-from zoo.preprocessing.audio import Listening
+from zoo.nn.init import initialize, known
+from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.image import pair
 from zoo.utils.errors import LoadError
 from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
@@ -122,7 +122,7 @@ def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] |
             raise ValueError(f"{len(labels)} labels were given for num_classes={num_classes}")
         num_classes = len(labels)
     if num_classes is not None:
-        anew = {"answer": None} if "answer" in own.names() and num_classes != own.num_classes else {}
+        anew = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}
         overrides = anew | {"num_classes": num_classes} | overrides
         if num_classes and own.head not in NAMING:
             overrides.setdefault("head", "classify")
@@ -184,7 +184,7 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
         said = [_compare(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
         raise LoadError(f"{report.source} cannot give what the overrides ask for: {'; '.join(said)}")
     report.dropped += [name for name in odd if name in unfit]
-    report.initialised += [name for name in odd if name in absent]
+    report.initialized += [name for name in odd if name in absent]
     for name in unfit:
         del tensors[name]
     report.mapped = [name for name in report.mapped if name in tensors]
@@ -218,7 +218,7 @@ def _assign(
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
     tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
-    fresh = set(report.initialised)
+    fresh = set(report.initialized)
     if any(not known(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
         with torch.random.fork_rng(devices=[]):  # a part of the user's own has the values that its constructor draws
             torch.manual_seed(0)
@@ -232,7 +232,7 @@ def _assign(
     model.load_state_dict(tensors | {name: tensors[other] for name, other in tied.items()}, assign=True)
     tie(model, tied)
     if fresh:
-        initialise(model, 0, only=fresh)
+        initialize(model, 0, only=fresh)
     if lost := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
         raise ValueError(
             f"the buffer {lost[0]} is not part of the state dict, so no file can fill it: make it persistent"
@@ -264,7 +264,7 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
         model.labels = None
     model.preprocess = checkpoint.preprocess
     before: Any = checkpoint.config
-    if checkpoint.preprocess is not None and (config.parts or isinstance(checkpoint.preprocess, Listening)):
+    if checkpoint.preprocess is not None and (config.parts or isinstance(checkpoint.preprocess, AudioProcessor)):
         model.preprocess = checkpoint.preprocess.fitted_to(config)
         for name in config.parts:
             getattr(model, name).preprocess = getattr(model.preprocess, name)

@@ -71,7 +71,7 @@ def model_card(model: Model, name: str, format: str = "zoo", training: Training 
     lines += ["```", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in described(model).items())]
     if model.labels:
         shown = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")
-        what = "number" if getattr(model.config, "answers", "") == "number" else "class"
+        what = "number" if getattr(model.config, "resolved_problem_type", "") == "regression" else "class"
         count = len(model.labels)
         lines += ["", f"{count} {what if count == 1 else {'class': 'classes'}.get(what, what + 's')}: {shown}"]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.frontends.image import Patches, adapt_channels, resample_grid, resample_kernel
+from zoo.nn.frontends.image import PatchEmbedding, adapt_channels, resample_grid, resample_kernel
 
 
 def fit_patches(tensors: dict[str, Tensor], old: nn.Module, new: nn.Module) -> list[str]:
@@ -24,14 +24,16 @@ def fit_patches(tensors: dict[str, Tensor], old: nn.Module, new: nn.Module) -> l
     return changed
 
 
-def _front_ends(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Patches, Patches]]:
+def _front_ends(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, PatchEmbedding, PatchEmbedding]]:
     after = dict(new.named_modules())
     for path, module in old.named_modules():
-        if isinstance(module, Patches) and isinstance(theirs := after.get(path), Patches):
+        if isinstance(module, PatchEmbedding) and isinstance(theirs := after.get(path), PatchEmbedding):
             yield f"{path}.", module, theirs
 
 
-def _fitted(tensors: dict[str, Tensor], path: str, old: Patches, new: Patches) -> Iterator[tuple[str, Tensor]]:
+def _fitted(
+    tensors: dict[str, Tensor], path: str, old: PatchEmbedding, new: PatchEmbedding
+) -> Iterator[tuple[str, Tensor]]:
     kernel = f"{path}proj.weight" if isinstance(old.proj, nn.Conv2d) else f"{path}proj.0.weight"
     if kernel in tensors:
         weight = adapt_channels(tensors[kernel], new.in_chans)

@@ -12,7 +12,7 @@ from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import NAMING, Config
 from zoo.models.family import Family
-from zoo.models.mapping.multi_tower import Towers
+from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.registry import build, family
 from zoo.utils.errors import did_you_mean
@@ -77,7 +77,7 @@ def _state(model: Model) -> dict[str, Tensor]:
     if odd:
         raise ValueError(
             f"{sorted(odd)[0]!r} does not belong to a {model.family} of this config, and could not be loaded again; "
-            f"merge adapters, or save the model that was optimised"
+            f"merge adapters, or save the model that was optimized"
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
@@ -107,7 +107,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
-    if isinstance(dialect, Towers):
+    if isinstance(dialect, MultiTowerMapping):
         files = dialect.dress(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and dialect.embeds is not None and model.config.head == "pool":
         files |= _embedding(model)

@@ -208,14 +208,14 @@ for endpoint in sys.argv[1:]:
 LISTEN = """
 import io, json, soundfile, torch
 from zoo.preprocessing import audio_io
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 wave, reads = torch.sin(torch.arange(8000) / 9) / 2, []
 for format in ("WAV", "FLAC", "OGG", "MP3"):
     file = io.BytesIO()
     if format in soundfile.available_formats():
         soundfile.write(file, wave.numpy(), 16000, format=format)
         reads += [format.lower()] * (len(audio_io.read(file.getvalue())[0]) == 8000)
-SpectrogramPreprocess()((audio_io.resampled(wave, 8000, 16000), 16000))
+SpectrogramFeatureExtractor()((audio_io.resampled(wave, 8000, 16000), 16000))
 print(json.dumps({"reads": reads, "version": soundfile.__libsndfile_version__}), flush=True)
 """
 
@@ -384,10 +384,10 @@ def show(findings: list[Finding]) -> None:
         for f in findings:
             print(f"{signs[f.state]:<7} {f.what:<16} {f.said}")
     else:
-        colours = {"ok": "green", "note": "yellow", "broken": "bold red"}
+        colors = {"ok": "green", "note": "yellow", "broken": "bold red"}
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_header=False)
         for f in findings:
-            table.add_row(Text(signs[f.state], style=colours[f.state]), Text(f.what), Text(f.said))
+            table.add_row(Text(signs[f.state], style=colors[f.state]), Text(f.what), Text(f.said))
         if sys.stderr.isatty():
             print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
         Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.retrieval import add_commands as add_search
+from zoo.utils import renamed
 from zoo.utils.console import EXPONENT, make_table, scaled, screen, spoken
 from zoo.utils.errors import did_you_mean
 from zoo.utils.version import __version__
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, 1 where an answer is no, 2 for a mistake in what was given."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = renamed.flags(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in words
     parser = make_parser()
     args = read(parser, [word for word in words if word != "--traceback"])
@@ -63,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     new = command("info", run_info, "What a model is and costs: fields, parameters, FLOPs, memory.")
     new.add_argument("model", help="a name, a folder, or a repository of the hub")
     new.add_argument("overrides", nargs="*", metavar="key=value", help="fields of its config, e.g. attention=performer")
-    new.add_argument("--batch", type=int, default=1, help="rows of the batch (1)")
+    new.add_argument("--batch-size", type=int, default=1, help="rows of the batch (1)")
     new.add_argument("--length", type=int, help="tokens in each row of a text (128)")
     new.set_defaults(rest="overrides")
 
@@ -73,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
     )
-    new.add_argument("--top", type=int, default=5, help="labels for each (5)")
+    new.add_argument("--top-k", type=int, default=5, help="labels for each (5)")
     new.add_argument("--resample", action="store_true", help="convert sounds of another rate than the model's")
     new.set_defaults(rest="inputs")
 
@@ -93,9 +94,11 @@ def make_parser() -> argparse.ArgumentParser:
 def add_tools(command: Callable[..., Any]) -> None:
     """What compares, converts and tests models."""
     new = command("compare", run_compare, "Runs of one recipe that differ in one setting, side by side.",
-                  "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5")  # fmt: skip
+                  "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5")  # fmt: skip
     new.add_argument("recipe", help="the name of a script in recipes/")
-    new.add_argument("options", nargs="*", metavar="key=value", help="one with several values; seeds=, minutes=, out=")
+    new.add_argument(
+        "options", nargs="*", metavar="key=value", help="one with several values; seeds=, max_minutes=, out="
+    )
     new.set_defaults(rest="options")
 
     new = command("export", run_export, "Write a model as a folder that another library loads.")
@@ -153,12 +156,12 @@ def run_info(args: argparse.Namespace) -> int:
     from zoo.inference.cost import measure
 
     name, found, model, source = described(args.model, settings(args.overrides))
-    cost = measure(model, args.batch, length=args.length)
+    cost = measure(model, args.batch_size, length=args.length)
     out = screen()
     out.print(f"{name}  {type(model).__name__}, {found.modality}", style="bold")
     table = make_table("", "")
     table.show_header = False
-    for row in [*costs(cost), ("takes", takes(model, args.batch, args.length)), ("source", source or "-")]:
+    for row in [*costs(cost), ("takes", takes(model, args.batch_size, args.length)), ("source", source or "-")]:
         table.add_row(*row)
     if model.labels:
         table.add_row(
@@ -174,8 +177,8 @@ def run_predict(args: argparse.Namespace) -> int:
     given = [*args.inputs, *map(tuple, args.pair)]
     if not given:
         raise ValueError('give at least one picture, sound or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
-    if args.top < 1:
-        raise ValueError(f"--top {args.top}: expected at least 1")
+    if args.top_k < 1:
+        raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.checkpoints.load import load
     from zoo.inference.predict import predict
 
@@ -190,8 +193,8 @@ def run_predict(args: argparse.Namespace) -> int:
         model.preprocess = replace(model.preprocess, resample=True)
     if args.pair and "input_ids" not in model.inputs:
         raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
-    answers: Any = predict(model, given, args.top)
-    number = model.config.head == "classify" and model.config.answers == "number"
+    answers: Any = predict(model, given, args.top_k)
+    number = model.config.head == "classify" and model.config.resolved_problem_type == "regression"
     said = "text" if model.config.head == "ctc" else "label"
     table = make_table("", said, "number" if number else "probability")
     table.columns[2].justify = "right"

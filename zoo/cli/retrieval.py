@@ -17,23 +17,25 @@ def add_commands(command: Command) -> None:
     new.add_argument("folder", metavar="FOLDER", help="looked through with its sub-folders")
     new.add_argument("--model", required=True, help="a folder or hub name of a model of several towers")
     new.add_argument("--out", required=True, metavar="FILE", help="vectors.safetensors, or vectors.parquet")
-    new.add_argument("--kinds", metavar="image,text,audio", help="what to embed (all that the model takes)")
-    new.add_argument("--skip", action="store_true", help="leave broken files out and list them; else the first stops")
+    new.add_argument("--modalities", metavar="image,text,audio", help="what to embed (all that the model takes)")
+    new.add_argument("--on-error", choices=("raise", "skip"), default="raise",
+                     help="skip leaves broken files out and lists them; raise (default) stops at the first")  # fmt: skip
     new.add_argument("--dtype", default="float32", help="float32 (default), float16 or bfloat16")
-    new.add_argument("--batch", type=int, default=32, help="files that are computed at once (32)")
+    new.add_argument("--batch-size", type=int, default=32, help="files that are encoded at once (32)")
     new.add_argument("--overwrite", action="store_true", help="replace a file that another model made")
 
     new = command("search", run_search, "What in a folder is most like a text, a picture or a sound.",
-                  'zoo search "a red bird" --in pictures --model FOLDER --page result.html')  # fmt: skip
+                  'zoo search "a red bird" --corpus images --model FOLDER --html result.html')  # fmt: skip
     new.add_argument("queries", nargs="*", metavar="query", help="texts in quotes, or paths of pictures or sounds")
-    new.add_argument("--in", required=True, dest="inside", metavar="FOLDER|FILE",
+    new.add_argument("--corpus", required=True, metavar="FOLDER|FILE",
                      help="a folder (its vectors are kept in your cache), or what zoo embed wrote")  # fmt: skip
     new.add_argument("--model", help="a folder or hub name (the one that a FILE says)")
-    new.add_argument("--top", type=int, default=10, help="answers to each query (10)")
-    new.add_argument("--kinds", metavar="image,text,audio", help="what to look among (all but texts)")
-    new.add_argument("--page", metavar="FILE.html", help="write the answers as a page to look at")
-    new.add_argument("--engine", default="exact", help="exact (default), or faiss with the same answers")
-    new.add_argument("--stop", action="store_true", help="stop at a broken file; else they are left out and named")
+    new.add_argument("--top-k", type=int, default=10, help="results for each query (10)")
+    new.add_argument("--modalities", metavar="image,text,audio", help="what to look among (all but texts)")
+    new.add_argument("--html", metavar="FILE.html", help="write the results as an HTML page")
+    new.add_argument("--engine", default="exact", help="exact (default), or faiss with the same results")
+    new.add_argument("--on-error", choices=("raise", "skip"), default="skip",
+                     help="skip (default) leaves broken files out and names them; raise stops at the first")  # fmt: skip
     new.set_defaults(rest="queries")
 
     new = command("classify", run_classify, "Which of some names goes best with a picture or a sound.",
@@ -43,7 +45,7 @@ def add_commands(command: Command) -> None:
     new.add_argument("--labels", required=True, metavar="a,b,c|FILE",
                      help="names, a text file with one in each line, or a classifier that --save wrote")  # fmt: skip
     new.add_argument("--templates", metavar="FILE", help='lines like "a picture of a {}." for each name (some of ours)')
-    new.add_argument("--top", type=int, default=5, help="labels for each (5)")
+    new.add_argument("--top-k", type=int, default=5, help="labels for each (5)")
     new.add_argument("--save", metavar="FILE", help="keep the classifier, to be given as --labels")
     new.set_defaults(rest="files")
 
@@ -56,10 +58,10 @@ def run_embed(args: argparse.Namespace) -> int:
         load(args.model),
         args.folder,
         args.out,
-        kinds=words(args.kinds),
-        on_error="skip" if args.skip else "stop",
+        modalities=words(args.modalities),
+        on_error=args.on_error,
         dtype=args.dtype,
-        batch_size=args.batch,
+        batch_size=args.batch_size,
         overwrite=args.overwrite,
     )
     print(
@@ -72,22 +74,22 @@ def run_embed(args: argparse.Namespace) -> int:
 
 def run_search(args: argparse.Namespace) -> int:
     if not args.queries:
-        raise ValueError('give a query: zoo search "a red bird" --in FOLDER, or the path of a picture')
-    if args.top < 1:
-        raise ValueError(f"--top {args.top}: expected at least 1")
+        raise ValueError('give a query: zoo search "a red bird" --corpus FOLDER, or the path of a picture')
+    if args.top_k < 1:
+        raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.retrieval.search import search
     from zoo.utils.console import make_table, screen
 
     with told():
         answers = search(
             list(args.queries),
-            args.inside,
+            args.corpus,
             args.model,
-            k=args.top,
-            kinds=words(args.kinds),
+            k=args.top_k,
+            modalities=words(args.modalities),
             engine=args.engine,
-            on_error="stop" if args.stop else "skip",
-            page=args.page,
+            on_error=args.on_error,
+            html=args.html,
         )
     table = make_table("", "", "score")
     table.columns[2].justify = "right"
@@ -95,28 +97,28 @@ def run_search(args: argparse.Namespace) -> int:
         for i, hit in enumerate(hits):
             table.add_row("" if i else query, hit.name, f"{hit.score:.3f}")
     screen().print(table)
-    if args.page:
-        print(f"{args.page} shows them")
+    if args.html:
+        print(f"{args.html} shows them")
     return 0
 
 
 def run_classify(args: argparse.Namespace) -> int:
     if not args.files:
         raise ValueError("give at least one picture or sound: zoo classify picture.png --model FOLDER --labels a,b")
-    if args.top < 1:
-        raise ValueError(f"--top {args.top}: expected at least 1")
+    if args.top_k < 1:
+        raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.checkpoints.load import load
-    from zoo.retrieval.encode import file_kind
+    from zoo.retrieval.encode import file_modality
     from zoo.retrieval.zero_shot import zero_shot
     from zoo.utils.console import make_table, screen
 
     for file in args.files:
-        if not Path(file).is_file() or file_kind(file) not in ("image", "audio"):
+        if not Path(file).is_file() or file_modality(file) not in ("image", "audio"):
             raise ValueError(f"there is no picture or sound {file}")
-    labels, kind = labels_of(args.labels), str(file_kind(args.files[0]))
+    labels, kind = labels_of(args.labels), str(file_modality(args.files[0]))
     templates = Path(args.templates) if args.templates else None
     classifier = zero_shot(load(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)
-    answers = classifier.predict([Path(file) for file in args.files], args.top)
+    answers = classifier.predict([Path(file) for file in args.files], args.top_k)
     if args.save:
         classifier.save(args.save)
     table = make_table("", "label", "probability")

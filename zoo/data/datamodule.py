@@ -24,21 +24,21 @@ class Loader:
     Args:
         data: A data set that gathers a whole batch by `__getitems__(keys)`.
         batches: The batch sampler.
-        workers: 0 gathers in this process; more hand the gathering to a DataLoader with so many processes.
+        num_workers: 0 gathers in this process; more hand the gathering to a DataLoader with so many processes.
         pin_memory: Put batches into page-locked memory for a faster way to a GPU.
     """
 
     def __init__(
-        self, data: Dataset[Any], batches: KeyedBatches | EvalBatches, *, workers: int = 0, pin_memory: bool = False
+        self, data: Dataset[Any], batches: KeyedBatches | EvalBatches, *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.batches = batches
         self._loader = DataLoader(
             data,
             batch_sampler=batches,
-            num_workers=workers,
+            num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            persistent_workers=workers > 0,
+            persistent_workers=num_workers > 0,
         )
 
     def __len__(self) -> int:
@@ -48,14 +48,14 @@ class Loader:
         return iter(self._loader)
 
 
-class KeyedModule(L.LightningDataModule):
+class KeyedDataModule(L.LightningDataModule):
     """Train, validation and test sets in batches that are keyed by the step.
 
     Args:
         train, val, test: Data sets that gather a whole batch by `__getitems__(keys)`.
         batch_size: Items per optimizer step, over all devices and accumulation steps.
         seed: Of the order.
-        workers: Loader processes; 0 is the fastest for what lies in memory.
+        num_workers: Loader processes; 0 is the fastest for what lies in memory.
         eval_batch_size: Items per evaluation batch of one device; twice a training micro-batch without it.
     """
 
@@ -69,12 +69,17 @@ class KeyedModule(L.LightningDataModule):
         batch_size: int,
         *,
         seed: int = 0,
-        workers: int = 0,
+        num_workers: int = 0,
         eval_batch_size: int = 0,
     ) -> None:
         super().__init__()
         self.train, self.val, self.test = train, val, test
-        self.batch_size, self.seed, self.workers, self.eval_batch_size = batch_size, seed, workers, eval_batch_size
+        self.batch_size, self.seed, self.num_workers, self.eval_batch_size = (
+            batch_size,
+            seed,
+            num_workers,
+            eval_batch_size,
+        )
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The order of training; `place`: what KeyedBatches needs to know of this process."""
@@ -121,7 +126,7 @@ class KeyedModule(L.LightningDataModule):
 
     def _loader(self, data: Any, batches: KeyedBatches | EvalBatches) -> Loader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(data, batches, workers=self.workers, pin_memory=on_gpu)
+        return Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu)
 
     def _place(self) -> tuple[int, int, int]:
         """Data-parallel rank and world (tensor-parallel ranks share one), and micro-batches per step."""

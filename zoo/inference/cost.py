@@ -47,7 +47,7 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
     """
     if batch < 1 or (length is not None and length < 1):
         raise ValueError(f"batch={batch}, length={length}: expected at least 1")
-    twin = hollow(model, overrides)
+    twin = meta_twin(model, overrides)
     inputs = empty_batch(twin, batch, length)
     weights = sum(t.nbytes for t in [*twin.parameters(), *twin.buffers()])
     learned = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
@@ -71,7 +71,7 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
     )
 
 
-def hollow(model: Model | str, overrides: dict[str, Any]) -> Model:
+def meta_twin(model: Model | str, overrides: dict[str, Any]) -> Model:
     """The same model on the meta device: shapes, and no data."""
     if isinstance(model, str):
         found = find_variant(model)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.nn.attention import Attention, is_plain
 from zoo.nn.block import Block
-from zoo.nn.frontends.image import Patches
-from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, Waveform
+from zoo.nn.frontends.image import PatchEmbedding
+from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbedding
 from zoo.nn.mlp import MLP
 
 Rows = Literal["many", "one"]
@@ -38,7 +38,7 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
 
     dtype: compute in it (torch.bfloat16); inputs are cast at the door, outputs come back in float32. rows: "many" for
     batches and long sequences, "one" where a single row at a time goes through (decoding one text). The result cannot
-    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimised
+    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimized
     (layers with hooks, adapters or shards) is called as it is, with a warning that names it.
     """
     if rows not in ("many", "one"):
@@ -46,7 +46,7 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: expected a floating point type such as torch.bfloat16")
     if isinstance(model, Optimized):
-        raise ValueError("this model is optimised already; call zoo.optimize on the model it was made from")
+        raise ValueError("this model is optimized already; call zoo.optimize on the model it was made from")
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # no second copy of the weights
     report, preprocess = model.load_report, model.preprocess
     fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
@@ -62,12 +62,12 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
     assert isinstance(fast, Optimized)
     fast.arm(model, dtype)
     if left:
-        warnings.warn(f"not optimised, because not plain nn.Linear layers: {', '.join(left)}", stacklevel=2)
+        warnings.warn(f"not optimized, because not plain nn.Linear layers: {', '.join(left)}", stacklevel=2)
     return fast
 
 
 class Optimized:
-    """Mixed into the class of an optimised model: casts at the door, watches the weights it was made from."""
+    """Mixed into the class of an optimized model: casts at the door, watches the weights it was made from."""
 
     def arm(self, model: Model, dtype: torch.dtype | None) -> None:
         self.source_ = weakref.ref(model)
@@ -129,15 +129,15 @@ class Optimized:
 
     def train(self, mode: bool = True) -> Any:
         if mode:
-            raise ValueError("an optimised model is for inference; train the model it was made from")
+            raise ValueError("an optimized model is for inference; train the model it was made from")
         return super().train(False)  # type: ignore[misc]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError("an optimised model keeps its weights in a form of its own; save the model it was made from")
+        raise ValueError("an optimized model keeps its weights in a form of its own; save the model it was made from")
 
 
 def door(name: str) -> Callable[..., Any]:
-    """A method `name` of an optimised model that casts at the door, as `encode` does."""
+    """A method `name` of an optimized model that casts at the door, as `encode` does."""
 
     def method(self: Any, *args: Any, **batch: Any) -> Any:
         return self.answer(getattr(super(Optimized, self), name), *args, **batch)
@@ -300,9 +300,9 @@ def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
             fuse_attention(module.mixer, pack)
         elif isinstance(module, MLP):
             fuse_mlp(module, pack)
-        elif isinstance(module, Patches) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
+        elif isinstance(module, PatchEmbedding) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
             module.proj = LinearPatches(conv, pack)
-        elif isinstance(module, Waveform):
+        elif isinstance(module, WaveformEmbedding):
             for i, layer in enumerate(module.layers):
                 if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and hookless(layer):
                     module.layers[i] = FrameProducts(layer, pack)

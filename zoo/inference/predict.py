@@ -6,23 +6,23 @@ from typing import Any, overload
 from zoo.inference import long_audio
 from zoo.inference.probabilities import Answer, best, run
 from zoo.models.base import Model
-from zoo.preprocessing.audio import Listening
+from zoo.preprocessing.audio import AudioProcessor
 
 
 @overload
-def predict(model: Model, x: list[Any], top: int = 5) -> list[Answer]: ...
+def predict(model: Model, x: list[Any], top_k: int = 5) -> list[Answer]: ...
 @overload
-def predict(model: Model, x: Any, top: int = 5) -> Answer: ...
-def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
-    """The `top` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
+def predict(model: Model, x: Any, top_k: int = 5) -> Answer: ...
+def predict(model: Model, x: Any, top_k: int = 5) -> Answer | list[Answer]:
+    """The `top_k` most probable labels of an input: [(label, probability), ...], best first; for a list, a list of them.
 
     x: what `model.preprocess` takes: pictures, paths, texts, pairs of texts (tuples), sounds (paths, (samples, rate)),
     which may be longer than the model hears at a time. Classes without a name are called
-    by their number. `model.config.answers` says what is given: where it is "several", each label has a probability of
-    its own; where it is "number", every label comes with its number, in their own order. A model with
+    by their number. `model.config.resolved_problem_type` says what is given: where it is "multi_label_classification", each label has a probability of
+    its own; where it is "regression", every label comes with its number, in their own order. A model with
     head="masked_lm" answers with tokens for the one mask in each text, one with head="ctc" with texts for each sound.
     """
-    answer = {"classify": classes, "masked_lm": tokens, "ctc": transcripts}.get(model.config.head)
+    answer = {"classify": classify, "masked_lm": fill_mask, "ctc": transcribe}.get(model.config.head)
     if answer is None:
         way = "; zoo.generate continues texts" if model.config.head == "lm" else ""
         way = "; zoo.zero_shot(model, labels) classifies by texts" if model.config.parts else way
@@ -32,36 +32,39 @@ def predict(model: Model, x: Any, top: int = 5) -> Answer | list[Answer]:
         )
     if model.preprocess is None:
         raise ValueError(
-            "the model has no preprocessing: set model.preprocess, zoo.preprocessing.image.ImagePreprocess(...) for "
+            "the model has no preprocessing: set model.preprocess, zoo.preprocessing.image.ImageProcessor(...) for "
             "pictures, "
-            "zoo.preprocessing.text.TextPreprocess(...) for texts, one of zoo.preprocessing.spectrogram for sounds"
+            "zoo.preprocessing.text.TextProcessor(...) for texts, one of zoo.preprocessing.spectrogram for sounds"
         )
     many = isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple)
     if many and not len(x):
         return []
-    answers = answer(model, x, top)
+    answers = answer(model, x, top_k)
     return answers if many else answers[0]
 
 
-def classes(model: Model, x: Any, top: int) -> list[Answer]:
+def classify(model: Model, x: Any, top_k: int) -> list[Answer]:
     """The labels of each input."""
-    if isinstance(model.preprocess, Listening):
-        shares = long_audio.shares(model, x)
+    if isinstance(model.preprocess, AudioProcessor):
+        shares = long_audio.probabilities(model, x)
     else:
         scores = run(model, model.preprocess(x))
-        shares = {"one": scores.softmax(-1), "several": scores.sigmoid()}.get(model.config.answers, scores)
+        shares = {
+            "single_label_classification": scores.softmax(-1),
+            "multi_label_classification": scores.sigmoid(),
+        }.get(model.config.resolved_problem_type, scores)
     name = model.labels or [str(i) for i in range(shares.shape[-1])]
-    if model.config.answers == "number":
+    if model.config.resolved_problem_type == "regression":
         return [list(zip(name, row)) for row in shares.tolist()]
-    return best(shares, top, lambda i: name[i])
+    return best(shares, top_k, lambda i: name[i])
 
 
-def transcripts(model: Model, x: Any, top: int) -> list[Answer]:
+def transcribe(model: Model, x: Any, top_k: int) -> list[Answer]:
     """What is said in each sound."""
-    return long_audio.transcripts(model, x, top)
+    return long_audio.transcripts(model, x, top_k)
 
 
-def tokens(model: Model, x: Any, top: int) -> list[Answer]:
+def fill_mask(model: Model, x: Any, top_k: int) -> list[Answer]:
     """What may stand for the mask of each text."""
     mask, batch = model.preprocess.id("mask"), model.preprocess(x)
     found = batch["input_ids"] == (-1 if mask is None else mask)
@@ -70,4 +73,4 @@ def tokens(model: Model, x: Any, top: int) -> list[Answer]:
         token = model.preprocess.special.get("mask")
         odd = next((f": text {i} has {n}" for i, n in enumerate(counts) if n != 1), "")
         raise ValueError(f"expected one mask ({token!r}) in each text, for which to find a token{odd}")
-    return best(run(model, batch)[found].softmax(-1), top, lambda i: model.preprocess.decode([i], skip_special=False))
+    return best(run(model, batch)[found].softmax(-1), top_k, lambda i: model.preprocess.decode([i], skip_special=False))

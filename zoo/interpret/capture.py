@@ -27,12 +27,12 @@ from zoo.nn.attention import Attention
 from zoo.nn.block import Block
 from zoo.nn.context import Context, Groups
 from zoo.nn.core import Core
-from zoo.nn.kv_cache import RunningSum, State
-from zoo.nn.linear_attention import Linear, Performer, RandomFeature
-from zoo.nn.masks import Mask, Padding, View, as_mask
+from zoo.nn.kv_cache import LinearAttentionState, State
+from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
+from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
 from zoo.nn.position_biases import as_bias
-from zoo.nn.softmax_attention import Additive, Softmax
-from zoo.nn.sparse_attention import BigBird, Local, Longformer, Strided_
+from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
+from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean
 
@@ -44,8 +44,9 @@ Maps = dict[str, Any]  # {name: [B, H, N, M], or a list of them}
 # The cores whose heads know nothing of each other, and their parameters with a row per head: of these, heads are chosen
 # before the product. Any other core (it may mix heads) makes all of them first.
 SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
-    Softmax: (), Local: (), Strided_: (), Longformer: (), BigBird: (), Additive: ("w",),
-    Linear: (), Performer: (), RandomFeature: (),
+    SoftmaxAttention: (), LocalAttention: (), StridedAttention: (), Longformer: (), BigBird: (),
+    AdditiveAttention: ("w",),
+    LinearAttention: (), Performer: (), RandomFeatureAttention: (),
 }  # fmt: skip
 
 
@@ -238,7 +239,7 @@ class Recorder:
         """In the place of the core's own `decode`: what remembers a sum cannot tell its keys, so keep them here."""
         core = self.attention.core
         keys = k
-        if isinstance(state, RunningSum):
+        if isinstance(state, LinearAttentionState):
             before, known = self.seen_keys.get(state, (k[:, :, :0], state.sum))
             if before.shape[2] != state.length or known is not state.sum:
                 raise ValueError(
@@ -247,7 +248,7 @@ class Recorder:
                 )
             keys = torch.cat([before, k.detach()], 2)
         y = type(core).decode(core, q, k, v, state, mask, bias)
-        if isinstance(state, RunningSum):
+        if isinstance(state, LinearAttentionState):
             self.seen_keys[state] = keys, state.sum
             if self.map is None:
                 self.take(q, keys, mask, bias)
@@ -367,9 +368,9 @@ class Chosen(Mask):
         return replace(self, inner=self.inner & other)
 
     def parts(self) -> tuple[Mask, ...]:
-        """Padding is told by row, everything else a core may recognise is the same for all."""
+        """PaddingMask is told by row, everything else a core may recognize is the same for all."""
         return tuple(
-            Padding(some(part.keep, 0, self.rows)) if isinstance(part, Padding) else part  # type: ignore[arg-type]
+            PaddingMask(some(part.keep, 0, self.rows)) if isinstance(part, PaddingMask) else part  # type: ignore[arg-type]
             for part in self.inner.parts()
         )
 
@@ -391,7 +392,7 @@ class Chosen(Mask):
 
 def blank(weights: Tensor, mask: Any, rows: list[int] | None) -> Tensor:
     """Zeros for the queries that are padding, as where padding is dropped."""
-    if not isinstance(mask, View) or mask.keep is None:
+    if not isinstance(mask, MaskView) or mask.keep is None:
         return weights
     real = some(mask.keep[:, -weights.shape[2] :], 0, rows)  # the queries are the last tokens
     assert real is not None

@@ -2,7 +2,7 @@
 
     with zoo.capture(model) as maps:
         model(**model.preprocess("cat.png"))
-    zoo.draw("cat.png", maps, model=model, path="cat-attention.png")
+    zoo.plot_attention("cat.png", maps, model=model, path="cat-attention.png")
 
 Figures of matplotlib that need no display; `path=` writes a PNG.
 """
@@ -30,7 +30,7 @@ Query = Literal["cls", "mean"] | int
 
 PANEL = 1.7  # inches
 DPI = 120
-COLOURS = "inferno"
+COLORS = "inferno"
 EVEN = 0.2  # the least width of a scale, in even shares
 
 
@@ -51,7 +51,7 @@ class Panel:
     heat: Tensor | None = None
 
 
-def draw(
+def plot_attention(
     images: Any,
     maps: Maps,
     *,
@@ -127,7 +127,7 @@ def attention_grid(
     chosen = {names[i]: maps[names[i]] for i in spread}
     together = rollout([w[:, None] for w in maps.values()])
     titles = said_of(inner(model), logits, labels)
-    return draw(images, chosen | {"all (rollout)": together}, model=model, titles=titles, path=path)
+    return plot_attention(images, chosen | {"all (rollout)": together}, model=model, titles=titles, path=path)
 
 
 def said_of(model: Any, logits: Any, labels: Sequence[int] | None) -> list[str] | None:
@@ -243,7 +243,7 @@ def opened(picture: Any) -> Tensor:
 
 
 def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], tokens: Sequence[str] | None) -> "Figure":
-    """Panels in rows and columns, and the bar of their colours. Each column has a scale, named above it."""
+    """Panels in rows and columns, and the bar of their colors. Each column has a scale, named above it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
@@ -264,7 +264,7 @@ def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], to
     for j, column in enumerate(columns):
         axes[0, j].set_title("\n".join(filter(None, (column, told(scales[j])))), fontsize=9)
     bar = figure.colorbar(
-        ScalarMappable(cmap=COLOURS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
+        ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
     )
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
     bar.set_label("attention (1× is the even share)", fontsize=8)
@@ -272,7 +272,7 @@ def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], to
 
 
 def scale(panels: list[Panel]) -> tuple[float, float] | None:
-    """The ends of a column's colours: what all but the weakest and the strongest 1 in 200 lie between.
+    """The ends of a column's colors: what all but the weakest and the strongest 1 in 200 lie between.
 
     A spike is not cut to less than a quarter, and even attention not stretched until its noise looks like a pattern.
     """
@@ -295,7 +295,7 @@ def paint(axis: "Axes", panel: Panel, ends: tuple[float, float] | None, tokens: 
         if tokens is not None:
             axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
             axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
-        axis.imshow(panel.heat, cmap=COLOURS, vmin=ends[0], vmax=ends[1], interpolation="nearest")
+        axis.imshow(panel.heat, cmap=COLORS, vmin=ends[0], vmax=ends[1], interpolation="nearest")
         return
     height, width = panel.image.shape[1:]
     if panel.heat is None or ends is None:
@@ -306,11 +306,11 @@ def paint(axis: "Axes", panel: Panel, ends: tuple[float, float] | None, tokens: 
     smooth = F.interpolate(panel.heat[None, None], fine, mode="bicubic", align_corners=False)[0, 0]
     share = ((smooth - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axis.imshow(share, cmap=COLOURS, vmin=0, vmax=1, alpha=0.4 + 0.45 * share, extent=extent)
+    axis.imshow(share, cmap=COLORS, vmin=0, vmax=1, alpha=0.4 + 0.45 * share, extent=extent)
 
 
 def rgb(image: Tensor) -> Any:
-    """uint8 [C, H, W] -> [H, W, 3]; other numbers of channels become grey."""
+    """uint8 [C, H, W] -> [H, W, 3]; other numbers of channels become gray."""
     if image.shape[0] != 3:
         image = image.float().mean(0, keepdim=True).round().to(torch.uint8).expand(3, -1, -1)
     return image.permute(1, 2, 0).numpy()

@@ -1,6 +1,6 @@
 """What a model attends to in sounds: over time and frequency.
 
-    zoo.interpret.plot_audio.attention_of_sounds(model, ["dog.wav", "bell.wav"], path="attention.png")
+    zoo.interpret.plot_audio.plot_audio_attention(model, ["dog.wav", "bell.wav"], path="attention.png")
 
 Figures of matplotlib that need no display.
 """
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from zoo.interpret.attention_maps import rollout
 from zoo.interpret.capture import capture
-from zoo.interpret.plot import COLOURS, DPI, over_patches, said_of, saved, scale, told, where
+from zoo.interpret.plot import COLORS, DPI, over_patches, said_of, saved, scale, told, where
 from zoo.interpret.plot import Panel as Patch
-from zoo.models.eval_mode import evaluating
+from zoo.models.eval_mode import eval_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 WIDE, TALL = 4.2, 1.9  # inches of a spectrogram
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
-FINE = 4  # points per frame and bin of the coloured maps
+FINE = 4  # points per frame and bin of the colored maps
 
 
-def attention_of_sounds(
+def plot_audio_attention(
     model: Any, sounds: Any, path: str | Path | None = None, labels: Sequence[int] | None = None
 ) -> "Figure":
     """One page: spectrograms, and over them what the model attends to through all its layers (`zoo.rollout`).
@@ -37,7 +37,7 @@ def attention_of_sounds(
     sounds: what `model.preprocess` takes, or the spectrograms that it makes, [B, T, F]. labels: the true classes;
     beside each sound stands what the model says. path: where to write a PNG.
 
-    A row per sound: its spectrogram; the same in grey under the attention, with its means over frequency (above) and
+    A row per sound: its spectrogram; the same in gray under the attention, with its means over frequency (above) and
     over time (right), where 1x is what each place would get if all got the same.
 
     Raises ValueError for a model without spectrogram patches, or with a layer that has no weights.
@@ -45,7 +45,7 @@ def attention_of_sounds(
     if "input_values" not in model.inputs or not hasattr(model, "patches"):
         raise ValueError(f"{type(model).__name__} has no spectrogram patches to draw attention over")
     values = sounds if isinstance(sounds, Tensor) else model.preprocess(sounds)["input_values"]
-    with evaluating(model), torch.no_grad(), capture(model, layers="blocks.*.mixer") as maps:
+    with eval_mode(model), torch.no_grad(), capture(model, layers="blocks.*.mixer") as maps:
         scores = model(values.to(model.device, model.dtype))
     together = rollout({name: weights.float().cpu() for name, weights in maps.items()})
     heats = over_patches(together[:, None], where(model, None, None), None)[:, 0]  # [B, rows, columns], bins upwards
@@ -76,12 +76,12 @@ def figure_of(model: Any, values: Tensor, heats: Tensor, titles: list[str]) -> "
     axes[0, 1].set_title("attention of all layers (rollout), and its means over frequency and time", fontsize=9)
     for axis in axes[-1, :2]:
         axis.set_xlabel("seconds", fontsize=8)
-    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes, shrink=min(1.0, 2.5 / (TALL * count)), aspect=16)
+    bar = figure.colorbar(ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 2.5 / (TALL * count)), aspect=16)
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
     return figure
 
 
-def spectrogram(axis: "Axes", model: Any, values: Tensor, colours: str) -> None:
+def spectrogram(axis: "Axes", model: Any, values: Tensor, colors: str) -> None:
     """[T, F] with low frequencies at the bottom; padding, which is no sound, is left white."""
     hearer = model.preprocess
     frames, bins = values.shape
@@ -90,11 +90,11 @@ def spectrogram(axis: "Axes", model: Any, values: Tensor, colours: str) -> None:
         empty = (values + hearer.mean / hearer.std).abs().amax(1) < 1e-4
         shown[:, empty] = torch.nan
     low, high = (values.quantile(q).item() for q in (0.02, 0.995))
-    axis.imshow(shown, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="nearest")
+    axis.imshow(shown, cmap=colors, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="nearest")
     axis.tick_params(labelsize=7)
     if hearer is None:
         return
-    seconds = hearer.shift / 1000
+    seconds = hearer.frame_shift / 1000
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 60) if frames * seconds / s <= 8 or s == 60)
     places = [i * step for i in range(int(frames * seconds / step) + 1)]
     axis.set_xticks([p / seconds - 0.5 for p in places], [f"{p:g}" for p in places])
@@ -106,7 +106,7 @@ def spectrogram(axis: "Axes", model: Any, values: Tensor, colours: str) -> None:
 def bin_of(hearer: Any, bins: int, hertz: float) -> float:
     """The mel bin, counted from 0, whose filter stands at a frequency."""
     mel = lambda f: 1127 * math.log(1 + f / 700)  # noqa: E731
-    low, high = mel(hearer.low), mel(hearer.high or hearer.rate / 2)
+    low, high = mel(hearer.low_freq), mel(hearer.high_freq or hearer.sampling_rate / 2)
     return (mel(hertz) - low) / (high - low) * (bins + 1) - 1
 
 
@@ -126,7 +126,7 @@ def overlay(axis: "Axes", model: Any, heat: Tensor) -> None:
     smooth = F.interpolate(heat[None, None], size, mode="bicubic", align_corners=False)[0, 0]
     share = ((smooth - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
     limits = axis.get_xlim(), axis.get_ylim()
-    axis.imshow(share, cmap=COLOURS, vmin=0, vmax=1, alpha=0.75 * share.sqrt(), extent=(*across, *up), origin="lower",
+    axis.imshow(share, cmap=COLORS, vmin=0, vmax=1, alpha=0.75 * share.sqrt(), extent=(*across, *up), origin="lower",
                 aspect="auto")  # fmt: skip
     axis.set(xlim=limits[0], ylim=limits[1])
     box = dict(facecolor="white", alpha=0.7, linewidth=0, pad=1.5)
@@ -138,7 +138,7 @@ def over_time(axis: "Axes", below: "Axes", model: Any, share: Tensor) -> None:
     left, right = sides(model)[0]
     width = (right - left) / len(share)
     axis.bar([left + (i + 0.5) * width for i in range(len(share))], share.tolist(), width, color="tab:orange")
-    axis.axhline(1, color="grey", linewidth=0.6)
+    axis.axhline(1, color="gray", linewidth=0.6)
     axis.set(xlim=below.get_xlim(), xticks=[])
     tidy(axis, "y")
 
@@ -151,7 +151,7 @@ def over_frequency(axis: "Axes", beside: "Axes", model: Any, share: Tensor) -> N
     bottom, top = sides(model)[1]
     height = (top - bottom) / len(share)
     axis.barh([bottom + (i + 0.5) * height for i in range(len(share))], share.tolist(), height, color="tab:orange")
-    axis.axvline(1, color="grey", linewidth=0.6)
+    axis.axvline(1, color="gray", linewidth=0.6)
     axis.set(ylim=beside.get_ylim(), yticks=[])
     tidy(axis, "x")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zoo.models.config import NAMING
-from zoo.nn.init import initialise
+from zoo.nn.init import initialize
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean
 
@@ -85,14 +85,14 @@ class Model(nn.Module):
         kept = self.config.head if self.config.head in NAMING else "classify"
         head = "pool" if num_classes == 0 else kept
         before = next(self.parameters())
-        answer = {"answer": None} if "answer" in self.config.names() else {}
+        answer = {"problem_type": None} if "problem_type" in self.config.names() else {}
         self.config = self.config.replace(num_classes=num_classes, head=head, **answer)
         self.head = self.make_head()
         if self.head is not None:
             self.head.to(before.device, before.dtype).train(self.training)
         self.labels = None
         names = {name for name, _ in self.named_parameters() if name.startswith("head.")}
-        initialise(self, seed, only=names)
+        initialize(self, seed, only=names)
 
     def set_checkpointing(self, enabled: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""

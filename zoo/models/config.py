@@ -10,18 +10,18 @@ from typing import Any, Literal, Self
 from zoo.utils.errors import did_you_mean
 
 # What other libraries call our fields; error messages know them, configs do not.
-THEIR_WORDS = {
+FOREIGN_NAMES = {
     "embed_dim": "width", "hidden_size": "width", "n_embd": "width", "dim": "width", "d_model": "width",
     "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "nhead": "heads",
     "num_key_value_heads": "kv_heads", "num_hidden_layers": "depth", "num_layers": "depth", "n_layer": "depth",
-    "layers": "depth", "intermediate_size": "hidden", "mlp_ratio": "hidden", "d_ff": "hidden", "n_inner": "hidden",
+    "layers": "depth", "intermediate_size": "mlp_dim", "mlp_ratio": "mlp_dim", "d_ff": "mlp_dim", "n_inner": "mlp_dim",
     "img_size": "image_size", "num_channels": "in_chans", "in_channels": "in_chans", "num_labels": "num_classes",
     "drop_path_rate": "drop_path", "drop_rate": "dropout", "hidden_dropout_prob": "dropout",
     "attn_drop_rate": "attention_dropout", "attention_probs_dropout_prob": "attention_dropout",
     "init_values": "layer_scale", "layerscale_value": "layer_scale", "global_pool": "pool", "hidden_act": "act",
-    "act_layer": "act", "layer_norm_eps": "eps", "n_positions": "max_length", "max_position_embeddings": "max_length",
+    "act_layer": "act", "layer_norm_eps": "norm_eps", "n_positions": "max_length", "max_position_embeddings": "max_length",
     "reg_tokens": "registers", "num_register_tokens": "registers", "attn_implementation": "attention",
-    "attn": "attention", "patch": "patch_size", "problem_type": "answer", "num_mel_bins": "mel_bins",
+    "attn": "attention", "patch": "patch_size", "num_mel_bins": "mel_bins",
     "frames": "max_length", "frequency_stride": "stride", "time_stride": "stride",
     "conv_dim": "conv_channels", "conv_kernel": "conv_kernels", "conv_stride": "conv_strides",
     "feat_extract_norm": "conv_norm", "feat_extract_activation": "conv_act", "feat_proj_layer_norm": "feature_norm",
@@ -34,16 +34,16 @@ THEIR_WORDS = {
 # Heads that answer with named classes, for a sample or for each token.
 NAMING = ("classify", "token")
 
-# What the scores of head="classify" say: `one` class of all, `several` of them (each with a probability of its own), or
-# a `number` each. None: `one`, and of a single score a `number`.
-Answer = Literal["one", "several", "number"]
+# What the scores of head="classify" say: `single_label_classification` class of all, `multi_label_classification` of them (each with a probability of its own), or
+# a `regression` each. None: `single_label_classification`, and of a single score a `regression`.
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 # Fields that came after folders had been written, and what they are where a file does not say: then they are left out.
-LATER: dict[str, Any] = {"answer": None, "pre_norm": False, "cut_edges": False}
+LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False}
 
 # What a field may hold, wherever a family has it.
 COUNTS = (
-    "width", "depth", "heads", "kv_heads", "head_dim", "hidden", "in_chans", "vocab_size", "max_length", "mel_bins"
+    "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins"
 )  # fmt: skip
 SIZES = ("image_size", "patch_size", "stride")
 CHANCES = ("dropout", "attention_dropout", "drop_path")
@@ -73,8 +73,14 @@ class Config:
         if self.head in NAMING and getattr(self, "num_classes", 1) < 1:
             classes = getattr(self, "num_classes", None)
             raise ValueError(f"head={self.head!r} has num_classes={classes}: give num_classes= of at least 1")
-        if self.head == "classify" and getattr(self, "answer", None) == "one" and getattr(self, "num_classes", 0) == 1:
-            raise ValueError("answer='one' of num_classes=1: a single score is a 'number', or a yes or no ('several')")
+        if (
+            self.head == "classify"
+            and getattr(self, "problem_type", None) == "single_label_classification"
+            and getattr(self, "num_classes", 0) == 1
+        ):
+            raise ValueError(
+                "problem_type='single_label_classification' of num_classes=1: a single score is a 'regression', or a yes or no ('multi_label_classification')"
+            )
 
     @classmethod
     def names(cls) -> list[str]:
@@ -107,10 +113,10 @@ class Config:
         return self
 
     @property
-    def answers(self) -> Answer:
-        """What the scores of head="classify" say: `one` class, `several`, or a `number`."""
-        usual: Answer = "number" if getattr(self, "num_classes", 0) == 1 else "one"
-        return getattr(self, "answer", None) or usual
+    def resolved_problem_type(self) -> ProblemType:
+        """What the scores of head="classify" say: `single_label_classification` class, `multi_label_classification`, or a `regression`."""
+        usual: ProblemType = "regression" if getattr(self, "num_classes", 0) == 1 else "single_label_classification"
+        return getattr(self, "problem_type", None) or usual
 
     def replace(self, **overrides: Any) -> Self:
         """A copy with other values; an unknown name raises with the nearest."""
@@ -121,7 +127,7 @@ class Config:
     def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
         for name in values:
             if name not in cls.names():
-                hint = did_you_mean(name, cls.names(), THEIR_WORDS)
+                hint = did_you_mean(name, cls.names(), FOREIGN_NAMES)
                 raise ValueError(f"{cls.__name__} has no field {name!r}{hint} (it has {', '.join(cls.names())})")
 
 

@@ -12,8 +12,9 @@ import torch
 from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family
-from zoo.nn.init import uninitialised
+from zoo.nn.init import uninitialized
 from zoo.nn.registry import MIXERS, admit
+from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 
 FILE = object()  # head=FILE: the head that the name or the file has
@@ -66,8 +67,8 @@ def find_variant(name: str) -> Family:
 
 def admitted(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
     """What a user wrote, made fit for a config: classes become names, `num_classes=0` becomes `head="pool"`."""
+    overrides = _under_new_names(overrides)
     family.config.refuse_unknown(overrides)
-    overrides = dict(overrides)
     for name in overrides:
         if name == "attention" or name.endswith(("_attention", ".attention")):
             overrides[name] = admit(overrides[name])
@@ -78,7 +79,23 @@ def admitted(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
     return overrides
 
 
+def _under_new_names(overrides: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in overrides.items():
+        aim, dot, field = name.rpartition(".")
+        new = f"{aim}{dot}{renamed.FIELDS.get(field, field)}"
+        if new != name:
+            renamed.warn(f"{name}=", f"{new}=")
+        if new in result or (new != name and new in overrides):
+            raise ValueError(f"{new}= is given twice, once under its old name {name}=")
+        if new.endswith("problem_type") and value in renamed.PROBLEM_TYPES:
+            renamed.warn(f"problem_type={value!r}", repr(renamed.PROBLEM_TYPES[value]))
+            value = renamed.PROBLEM_TYPES[value]
+        result[new] = value
+    return result
+
+
 def build(family: Family, config: Config, device: str | torch.device = "meta") -> Model:
-    """Construct without drawing initial values: on "meta" to be filled from a file, elsewhere for `initialise`."""
-    with torch.device(device), uninitialised():
+    """Construct without drawing initial values: on "meta" to be filled from a file, elsewhere for `initialize`."""
+    with torch.device(device), uninitialized():
         return family.model(config)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.base import Model
-from zoo.models.config import Answer, Config
+from zoo.models.config import Config, ProblemType
 from zoo.nn.context import Context
-from zoo.nn.frontends.packed_documents import Documents
-from zoo.nn.frontends.text import Tokens, count_positions
-from zoo.nn.heads import ClassifyText, PerToken, PoolTokens, TokenPooling
+from zoo.nn.frontends.packed_documents import PackedDocuments
+from zoo.nn.frontends.text import TextEmbedding, count_positions
+from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState
 from zoo.nn.stack import Stack
 
@@ -22,7 +22,7 @@ HEADS = ("classify", "token", "qa", "pool", None)
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Config):
     """Fields of every text family. max_length: of the position table, or of the texts that the model was made for.
-    answer: what a classifier's scores say, `one` class, `several`, or a `number`."""
+    problem_type: what a classifier's scores say, `single_label_classification` class, `multi_label_classification`, or a `regression`."""
 
     vocab_size: int
     max_length: int
@@ -31,12 +31,12 @@ class TextConfig(Config):
     heads: int
     kv_heads: int | None = None
     head_dim: int | None = None
-    hidden: int | None = None
+    mlp_dim: int | None = None
     act: str = "gelu"
-    eps: float = 1e-5
+    norm_eps: float = 1e-5
     num_classes: int = 2
-    answer: Answer | None = None
-    pool: TokenPooling = "cls"
+    problem_type: ProblemType | None = None
+    pool: TokenPoolingMode = "cls"
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
@@ -54,8 +54,8 @@ class DecoderConfig(TextConfig):
     """tied: the word table is also the last map. The ids of tokens that begin, end (one or several) and fill a text."""
 
     head: str | None = "lm"
-    pool: TokenPooling = "last"
-    tied: bool = True
+    pool: TokenPoolingMode = "last"
+    tie_word_embeddings: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -74,7 +74,7 @@ class TextModel(Model):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids")
-    tokens: Tokens
+    tokens: TextEmbedding
     blocks: Stack
 
     def context(self, positions: Tensor) -> Context:
@@ -104,7 +104,7 @@ class TextModel(Model):
         if document_ids is not None:
             if attention_mask is not None or state is not None:
                 raise ValueError("document_ids say themselves what is padding (-1), and go with no mask and no state")
-            return self.encode_documents(Documents.of(document_ids), input_ids, token_type_ids, layers)
+            return self.encode_documents(PackedDocuments.of(document_ids), input_ids, token_type_ids, layers)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids)
         return self.blocks(
@@ -112,7 +112,7 @@ class TextModel(Model):
         )
 
     def encode_documents(
-        self, documents: Documents, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
+        self, documents: PackedDocuments, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
     ) -> Any:
         """`encode`, each document in a row of its own, whose padding costs nothing."""
         types = None if types is None else documents.take(types)
@@ -127,8 +127,8 @@ class TextModel(Model):
         document_ids: Tensor | None = None,
     ) -> Tensor:
         x = self.encode(input_ids, attention_mask, token_type_ids, document_ids)
-        if document_ids is not None and isinstance(self.head, PoolTokens):
-            documents = Documents.of(document_ids)
+        if document_ids is not None and isinstance(self.head, TextPooling):
+            documents = PackedDocuments.of(document_ids)
             return self.head(documents.take(x), documents.keep)
         return x if self.head is None else self.head(x, attention_mask)
 
@@ -149,15 +149,15 @@ class TextModel(Model):
         return self.head(x if every else last_real(x, attention_mask))
 
     def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:
-        """The heads that all text families have; `classify`: what ClassifyText is given besides."""
+        """The heads that all text families have; `classify`: what TextClassificationHead is given besides."""
         c = self.config
         if c.head == "classify":
-            return ClassifyText(c.pool, c.width, c.num_classes, dropout=c.dropout, bias=bias, **classify)
+            return TextClassificationHead(c.pool, c.width, c.num_classes, dropout=c.dropout, bias=bias, **classify)
         if c.head == "pool":
-            return PoolTokens(c.pool, c.width)
+            return TextPooling(c.pool, c.width)
         if c.head == "token":
-            return PerToken(c.width, c.num_classes, c.dropout)
-        return PerToken(c.width, 2) if c.head == "qa" else None
+            return TokenClassificationHead(c.width, c.num_classes, c.dropout)
+        return TokenClassificationHead(c.width, 2) if c.head == "qa" else None
 
 
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:

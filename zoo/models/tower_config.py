@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from zoo.models.config import THEIR_WORDS, Config, plain
+from zoo.models.config import FOREIGN_NAMES, Config, plain
 from zoo.models.registry import family
 from zoo.utils.errors import did_you_mean
 
@@ -136,7 +136,7 @@ class ContrastiveConfig(Config):
         takers = [(tower, name) for tower, config in self.parts.items() if name in config.names()]
         if not takers:
             known = [*self.names(), *(f"{t}.{n}" for t, c in self.parts.items() for n in c.names())]
-            near = did_you_mean(name, known, THEIR_WORDS)
+            near = did_you_mean(name, known, FOREIGN_NAMES)
             raise ValueError(f"{type(self).__name__} has no field {name!r}{near} (towers: {', '.join(self.towers)})")
         if len(takers) > 1 and name not in EVERYWHERE:
             ways = " or ".join(f"{tower}.{name}" for tower, _ in takers)

@@ -107,7 +107,7 @@ class Attention(nn.Module):
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Calling it is the same as multiplying by its weight: no adapter, hook, parametrisation or sharding in between."""
+    """Calling it is the same as multiplying by its weight: no adapter, hook, parametrization or sharding in between."""
     if type(linear) is not nn.Linear or type(linear.weight) is not nn.Parameter:
         return False
     hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks

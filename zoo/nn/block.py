@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from zoo.nn.attention import by_rows
 from zoo.nn.context import Context, Groups
-from zoo.nn.init import Draw
+from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState
-from zoo.nn.masks import View
+from zoo.nn.masks import MaskView
 
 Order = Literal["pre", "post", "parallel"]
 
@@ -24,7 +24,7 @@ class LayerScale(nn.Module):
         self.value = value
         self.gamma = nn.Parameter(torch.empty(width))
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         nn.init.constant_(self.gamma, self.value)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Block(nn.Module):
         if getattr(self.mixer, "packs", False):
             return self.mixer(x, context, state)
         if context.groups is None:
-            if isinstance(context.mask, View) and context.mask.keep is not None:
+            if isinstance(context.mask, MaskView) and context.mask.keep is not None:
                 name = type(self.mixer).__name__
                 raise ValueError(
                     f"{name} has no weights with which it could hide padding: leave drop_padding on, decode rows of "

@@ -1,4 +1,4 @@
-"""A block is data: `BlockSpec` describes it completely, and builds stacks of it.
+"""A block is data: `BlockConfig` describes it completely, and builds stacks of it.
 
 A field enters it only when two families need it; what only one family does stays in that family's file.
 """
@@ -18,11 +18,11 @@ from zoo.nn.stack import Stack
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockSpec:
+class BlockConfig:
     """One block.
 
     width D; heads query heads, kv_heads key and value heads (None: as many), each of head_dim (None: width / heads);
-    hidden: inner width of the MLP (None: 4 * width). bias: of all projections, with qkv_bias and k_bias for those of q,
+    mlp_dim: inner width of the MLP (None: 4 * width). bias: of all projections, with qkv_bias and k_bias for those of q,
     k, v and of k alone where they differ. scale: of q . k. attention: see `registry.py`; mixer: what takes the place of
     attention altogether.
     """
@@ -31,11 +31,11 @@ class BlockSpec:
     heads: int
     kv_heads: int | None = None
     head_dim: int | None = None
-    hidden: int | None = None
+    mlp_dim: int | None = None
     act: str = "gelu"
-    gated: bool = False
+    gated_mlp: bool = False
     norm: Literal["layer", "layer_unbiased", "rms"] = "layer"
-    eps: float = 1e-6
+    norm_eps: float = 1e-6
     order: Order = "pre"
     bias: bool = True
     qkv_bias: bool | None = None
@@ -66,8 +66,8 @@ class BlockSpec:
 
     def make_norm(self, width: int | None = None) -> nn.Module:
         if self.norm == "rms":
-            return nn.RMSNorm(width or self.width, eps=self.eps)
-        return nn.LayerNorm(width or self.width, eps=self.eps, bias=self.norm == "layer")
+            return nn.RMSNorm(width or self.width, eps=self.norm_eps)
+        return nn.LayerNorm(width or self.width, eps=self.norm_eps, bias=self.norm == "layer")
 
     def core_spec(self, layer: int, depth: int, *, cross: bool = False) -> CoreSpec:
         return CoreSpec(
@@ -103,10 +103,10 @@ class BlockSpec:
         if self.mixer is None:
             mixer: nn.Module = self.attend(layer, depth, self.attention)
         else:
-            mixer = build_mixer(for_layer(self.mixer, layer, depth), MixerSpec(self, layer, depth))
+            mixer = build_mixer(for_layer(self.mixer, layer, depth), MixerConfig(self, layer, depth))
         return Block(
             mixer,
-            MLP(self.width, self.hidden or 4 * self.width, self.act, self.gated, self.bias),
+            MLP(self.width, self.mlp_dim or 4 * self.width, self.act, self.gated_mlp, self.bias),
             self.make_norm,
             width=self.width,
             cross=None if cross is None else self.attend(layer, depth, cross, cross=True, memory_width=memory_width),
@@ -126,10 +126,10 @@ class BlockSpec:
 
 
 @dataclass(frozen=True)
-class MixerSpec:
+class MixerConfig:
     """What a mixer may know about its place; `block` has width, heads, causal and the rest."""
 
-    block: BlockSpec
+    block: BlockConfig
     layer: int
     depth: int
 
@@ -147,12 +147,12 @@ class MixerSpec:
 
 
 class Mixer(nn.Module):
-    """What mixes tokens without attention weights. Subclass it: `__init__(self, spec: MixerSpec)` and `forward`.
+    """What mixes tokens without attention weights. Subclass it: `__init__(self, spec: MixerConfig)` and `forward`.
 
     forward(x [B, N, D], context, state) -> [B, N, D]. Rows come without padding (they are handed over one length at a
     time); `context.mask` says whether the future is hidden. One that decodes has `new_state(batch, capacity, like)`.
     """
 
-    def __init__(self, spec: MixerSpec) -> None:
+    def __init__(self, spec: MixerConfig) -> None:
         super().__init__()
         self.spec = spec

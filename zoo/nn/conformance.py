@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from zoo.nn.core import Core, CoreSpec
-from zoo.nn.init import initialise
-from zoo.nn.masks import CAUSAL, Mask, Padding, Window
+from zoo.nn.init import initialize
+from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
 from zoo.nn.position_biases import ALiBi
 from zoo.nn.registry import BUILT_IN, CORES, construct, load_class, resolve
 from zoo.nn.sdpa import share
@@ -25,7 +25,7 @@ BATCH, HEADS, TOKENS, DIM = 2, 4, 7, 8
 KEEP = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]]).bool()
 
 
-class Wrong(Exception):
+class CheckFailed(Exception):
     """A check that failed, and how."""
 
 
@@ -93,7 +93,7 @@ def outcome(examine: Callable[["Bench"], str], bench: "Bench", may_refuse: bool)
     """(what stands in the table, what is wrong: an empty string if nothing is)."""
     try:
         return examine(bench), ""
-    except Wrong as wrong:
+    except CheckFailed as wrong:
         return "FAILS", str(wrong)
     except ValueError as refusal:
         return ("refused", "") if may_refuse else ("FAILS", f"it raised ValueError: {refusal}")
@@ -116,9 +116,9 @@ class Bench:
             core: Core = construct(self.cls, self.options, spec, self.cls.__name__)
             if device == "meta":
                 return core.eval()
-            initialise(core, 0)
+            initialize(core, 0)
             with torch.no_grad():
-                for p in core.parameters():  # what starts at zero would stop the gradient of its neighbours
+                for p in core.parameters():  # what starts at zero would stop the gradient of its neighbors
                     p.copy_(torch.where(p == 0, 0.02 * torch.randn(p.shape), p))
         return core.eval()
 
@@ -132,13 +132,13 @@ class Bench:
 def near(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
     """Raises Wrong unless a and b agree: max|a - b| / max(1, max|b|) <= tolerance."""
     if a.shape != b.shape:
-        raise Wrong(f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
+        raise CheckFailed(f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
     if not a.isfinite().all():
-        raise Wrong(f"{what}: not finite")
+        raise CheckFailed(f"{what}: not finite")
     a, b = a.detach().double(), b.detach().double()
     off = float((a - b).abs().max() / b.abs().max().clamp(min=1))
     if not off <= tolerance:
-        raise Wrong(f"{what}: off by {off:.1e}")
+        raise CheckFailed(f"{what}: off by {off:.1e}")
 
 
 def hold_law(core: Core, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, what: str = "") -> Tensor:
@@ -147,7 +147,7 @@ def hold_law(core: Core, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias
     weights = core.maps(q, k, mask, bias)
     full = (*q.shape[:3], k.shape[2])
     if weights.shape != full:
-        raise Wrong(f"weights have the shape {tuple(weights.shape)}, expected [B, H, N, M] = {full}{what}")
+        raise CheckFailed(f"weights have the shape {tuple(weights.shape)}, expected [B, H, N, M] = {full}{what}")
     near(y, weights @ share(v, q.shape[1]), 1e-4, f"forward is not weights @ v{what}")
     return y
 
@@ -167,12 +167,12 @@ def gradient(bench: Bench) -> str:
     core(q, k, v).square().sum().backward()
     for name, p in core.named_parameters():
         if p.requires_grad and (p.grad is None or not p.grad.any()):
-            raise Wrong(f"no gradient reaches the parameter {name!r}")
+            raise CheckFailed(f"no gradient reaches the parameter {name!r}")
     for name, leaf in [("q", q), ("k", k), ("v", v), *core.named_parameters()]:
         if leaf.grad is not None and not leaf.grad.isfinite().all():
-            raise Wrong(f"the gradient of {name!r} is not finite")
+            raise CheckFailed(f"the gradient of {name!r} is not finite")
     if v.grad is None or not v.grad.any():
-        raise Wrong("no gradient reaches the values")
+        raise CheckFailed("no gradient reaches the values")
     return "yes"
 
 
@@ -198,7 +198,7 @@ def hidden(bench: Bench, mask: Mask, seen: Tensor, what: str) -> Tensor:
 
 
 def padding(bench: Bench) -> str:
-    y = hidden(bench, Padding(KEEP), KEEP, "padding")
+    y = hidden(bench, PaddingMask(KEEP), KEEP, "padding")
     real = int(KEEP[0].sum())
     alone = bench.core()(*(t[:1, :, :real] for t in bench.qkv()))
     near(y[:1, :, :real], alone, 1e-5, "a padded row differs from the row alone")
@@ -221,7 +221,7 @@ def bias(bench: Bench) -> str:
     for added in (ALiBi(HEADS), 3 * torch.eye(TOKENS)):
         y = hold_law(core, *qkv, bias=added, what=" with a bias")
         if torch.allclose(y, plain):
-            raise Wrong("a bias is ignored; add it to the scores (self.scores does) or raise ValueError")
+            raise CheckFailed("a bias is ignored; add it to the scores (self.scores does) or raise ValueError")
     return "yes"
 
 
@@ -268,7 +268,7 @@ def precision(dtype: torch.dtype, tolerance: float) -> Callable[[Bench], str]:
         exact = core(*qkv)
         y = core.to(dtype)(*(t.to(dtype) for t in qkv))
         if y.dtype != dtype:
-            raise Wrong(f"outputs are {y.dtype} for inputs of {dtype}")
+            raise CheckFailed(f"outputs are {y.dtype} for inputs of {dtype}")
         near(y, exact, tolerance, f"{dtype} differs from float32")
         return "yes"
 
@@ -278,12 +278,12 @@ def precision(dtype: torch.dtype, tolerance: float) -> Callable[[Bench], str]:
 def blind(bench: Bench) -> str:
     """A query that may see no key gives zeros and finite gradients."""
     core, (q, k, v) = bench.core(), (t.requires_grad_() for t in bench.qkv())
-    y = core(q, k, v, Padding(KEEP & torch.tensor([[False], [True]])))
+    y = core(q, k, v, PaddingMask(KEEP & torch.tensor([[False], [True]])))
     if y[0].any() or not y.isfinite().all():
-        raise Wrong("a query that may see no key gets something other than zeros")
+        raise CheckFailed("a query that may see no key gets something other than zeros")
     y.square().sum().backward()
     if not all(t.grad is None or t.grad.isfinite().all() for t in (q, k, v, *core.parameters())):
-        raise Wrong("gradients are not finite where a query sees no key")
+        raise CheckFailed("gradients are not finite where a query sees no key")
     return "yes"
 
 
@@ -293,7 +293,7 @@ def loading(bench: Bench) -> str:
     filled.load_state_dict(core.state_dict(), assign=True)
     for name, tensor in [*filled.named_buffers(), *filled.named_parameters()]:
         if tensor.is_meta:
-            raise Wrong(f"{name!r} is not in the state dict, so a loaded model lacks it: register it persistent")
+            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: register it persistent")
     near(filled(*qkv), core(*qkv), 0.0, "a loaded core differs; keep tensors in buffers or parameters")
     return "yes"
 

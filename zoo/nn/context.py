@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from zoo.nn.masks import Mask, View, as_mask
+from zoo.nn.masks import Mask, MaskView, as_mask
 from zoo.nn.position_biases import Bias, BiasView
 from zoo.nn.rotary import Rotary
 
@@ -56,5 +56,5 @@ class Context:
             else:
                 tables = tuple(each.placed(k, queries) for each in tables)
         bias = None if self.bias is None else BiasView(self.bias, q, k, {} if remember else None)
-        mask = View(as_mask(self.mask), q, k, keep)
-        return replace(self, mask=mask, bias=bias, rotary=tables, memory_mask=View(as_mask(self.memory_mask)))
+        mask = MaskView(as_mask(self.mask), q, k, keep)
+        return replace(self, mask=mask, bias=bias, rotary=tables, memory_mask=MaskView(as_mask(self.memory_mask)))

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.kv_cache import KeyValues, State
-from zoo.nn.masks import FULL, Mask, as_mask
+from zoo.nn.kv_cache import KVCache, State
+from zoo.nn.masks import NO_MASK, Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
 from zoo.nn.sdpa import share
 
@@ -44,7 +44,7 @@ class Core(nn.Module):
     and held to the law.
     """
 
-    pattern: Mask = FULL  # what this core hides by itself
+    pattern: Mask = NO_MASK  # what this core hides by itself
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__()
@@ -102,23 +102,23 @@ class Core(nn.Module):
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         """An empty memory for decoding, on the device and in the dtype of `like`."""
-        return KeyValues(batch, self.spec.kv_heads, capacity, self.spec.head_dim, like)
+        return KVCache(batch, self.spec.kv_heads, capacity, self.spec.head_dim, like)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
         """`forward` for queries that follow what `state` remembers; appends k and v to it."""
-        assert isinstance(state, KeyValues)
+        assert isinstance(state, KVCache)
         k, v = state.append(k, v)
         if state.static:
             mask, bias = state.visible(as_mask(mask), as_bias(bias), q.shape[2])
         return self(q, k, v, mask, bias)
 
     def extra_repr(self) -> str:
-        return "" if self.pattern == FULL else f"pattern={self.pattern}"
+        return "" if self.pattern == NO_MASK else f"pattern={self.pattern}"
 
 
-def normalised(scores: Tensor) -> Tensor:
+def normalized(scores: Tensor) -> Tensor:
     """Softmax over keys; a row that is hidden altogether (-inf everywhere) gives zeros, and zero gradients."""
     blind = (scores == -torch.inf).all(-1, keepdim=True)
     return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)

@@ -7,23 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.init import Draw, trunc_normal_
+from zoo.nn.init import Initializer, trunc_normal_
 from zoo.nn.mlp import MLP, activation
 
-Pooling = Literal["cls", "mean", "cls_mean"]
-TokenPooling = Literal["cls", "mean", "last"]
+PoolingMode = Literal["cls", "mean", "cls_mean"]
+TokenPoolingMode = Literal["cls", "mean", "last"]
 
 
-class Pool(nn.Module):
+class PoolingHead(nn.Module):
     """Hidden states [B, N, D] -> features [B, F].
 
     how: "cls", the first token; "mean", over the tokens behind the prefix; "cls_mean", both side by side (F = 2 D);
     "prefix", the mean of the prefix. norm: a norm that stands after pooling.
     """
 
-    def __init__(self, how: Pooling | Literal["prefix"], prefix: int, norm: nn.Module | None = None) -> None:
+    def __init__(self, how: PoolingMode | Literal["prefix"], prefix: int, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.how, self.prefix, self.norm = how, prefix, norm
 
@@ -42,12 +42,12 @@ class Pool(nn.Module):
         return f"{self.how!r}"
 
 
-class Classify(Pool):
+class ClassificationHead(PoolingHead):
     """Class scores [B, C] from pooled features."""
 
     def __init__(
         self,
-        how: Pooling | Literal["prefix"],
+        how: PoolingMode | Literal["prefix"],
         prefix: int,
         features: int,
         classes: int,
@@ -60,19 +60,19 @@ class Classify(Pool):
         return self.proj(super().forward(x))
 
 
-class PoolByAttention(nn.Module):
+class AttentionPooling(nn.Module):
     """Features [B, D] by a learned query that attends to all tokens, and an MLP behind it (SigLIP's head; Lee et al.
     2019 call it PMA); with `classes`, their scores [B, C]."""
 
-    def __init__(self, spec: BlockSpec, classes: int | None = None) -> None:
+    def __init__(self, spec: BlockConfig, classes: int | None = None) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.empty(spec.width))
         self.mixer = spec.attend(0, 1, "softmax", cross=True)
         self.norm = spec.make_norm()
-        self.mlp = MLP(spec.width, spec.hidden or 4 * spec.width, spec.act, spec.gated, spec.bias)
+        self.mlp = MLP(spec.width, spec.mlp_dim or 4 * spec.width, spec.act, spec.gated_mlp, spec.bias)
         self.proj = None if classes is None else nn.Linear(spec.width, classes)
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         trunc_normal_(self.probe, len(self.probe) ** -0.5, draw("probe"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class PoolByAttention(nn.Module):
         return y if self.proj is None else self.proj(y)
 
 
-class ClassifyDistilled(nn.Module):
+class DistilledClassificationHead(nn.Module):
     """DeiT's two heads, on the class and the distillation token; their mean answers (Touvron et al. 2021)."""
 
     def __init__(self, features: int, classes: int) -> None:
@@ -99,32 +99,32 @@ class ClassifyDistilled(nn.Module):
         return (first + second) / 2
 
 
-class PoolDistilled(nn.Module):
+class DistilledPooling(nn.Module):
     """Features [B, D] of a distilled model: the mean of its two tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x[:, 0] + x[:, 1]) / 2
 
 
-class PoolTokens(nn.Module):
+class TextPooling(nn.Module):
     """Hidden states [B, N, D] of text -> features [B, D], of real tokens only.
 
     how: "cls", the first token; "mean"; "last". dense: a linear map and this activation behind it (BERT's pooler).
-    unit: features of length 1 (embedding models).
+    normalize: features of length 1 (embedding models).
     """
 
     def __init__(
         self,
-        how: TokenPooling,
+        how: TokenPoolingMode,
         width: int,
         dense: str | None = None,
         norm: nn.Module | None = None,
         *,
         dense_bias: bool = True,
-        unit: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.how, self.unit = how, unit
+        self.how, self.normalize = how, normalize
         self.dense = None if dense is None else nn.Linear(width, width, dense_bias)
         self.act = None if dense is None else activation(dense)
         self.norm = norm
@@ -132,7 +132,7 @@ class PoolTokens(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep [B, N] is True or 1 for real tokens."""
         x = transform(self.pool(x, keep), self.dense, self.act, self.norm)
-        return F.normalize(x, dim=-1) if self.unit else x
+        return F.normalize(x, dim=-1) if self.normalize else x
 
     def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
@@ -147,7 +147,7 @@ class PoolTokens(nn.Module):
         return f"{self.how!r}"
 
 
-class AtToken(nn.Module):
+class TokenPooling(nn.Module):
     """Hidden states [B, N, D] -> features [B, D] of the token at a given place; with `classes`, their scores [B, C]."""
 
     def __init__(self, width: int, classes: int | None = None) -> None:
@@ -160,12 +160,12 @@ class AtToken(nn.Module):
         return x if self.proj is None else self.proj(x)
 
 
-class ClassifyText(PoolTokens):
+class TextClassificationHead(TextPooling):
     """Class scores [B, C] from pooled features, with dropout before the last map."""
 
     def __init__(
         self,
-        how: TokenPooling,
+        how: TokenPoolingMode,
         width: int,
         classes: int,
         *,
@@ -183,7 +183,7 @@ class ClassifyText(PoolTokens):
         return self.proj(self.dropout(super().forward(x, keep)))
 
 
-class PerToken(nn.Module):
+class TokenClassificationHead(nn.Module):
     """Scores per token: [B, N, C] for token classification, [B, N, 2] (start, end) for question answering.
 
     dense, norm: a linear map, this activation and a norm before the last map (ModernBERT).
@@ -228,7 +228,7 @@ def rescale(proj: nn.Linear, mean: float, std: float) -> None:
             proj.bias.mul_(std).add_(mean)
 
 
-class NextToken(nn.Module):
+class LMHead(nn.Module):
     """Scores of the next token [B, N, V]; `tied` is the word table that serves as the map, where one does."""
 
     def __init__(self, width: int, vocab_size: int, tied: nn.Embedding | None = None, bias: bool = False) -> None:
@@ -241,7 +241,7 @@ class NextToken(nn.Module):
         return self.proj(x)
 
 
-class MaskedToken(NextToken):
+class MaskedLMHead(LMHead):
     """BERT's masked-language-model head: dense, activation, norm, then the tied word table with a bias. [B, N, V]."""
 
     def __init__(
@@ -263,7 +263,7 @@ class MaskedToken(NextToken):
         return self.proj(self.norm(self.act(self.dense(x))))
 
 
-class MixLayers(nn.Module):
+class WeightedLayerSum(nn.Module):
     """A head that may read a mixture of hidden states, by learned weights whose softmax sums to 1 (Yang et al. 2021).
 
     layers: how many of them; None for the last alone.
@@ -273,7 +273,7 @@ class MixLayers(nn.Module):
         super().__init__()
         self.mix = None if layers is None else nn.Parameter(torch.empty(layers))
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         if self.mix is not None:
             nn.init.constant_(self.mix, 1 / len(self.mix))
 
@@ -282,7 +282,7 @@ class MixLayers(nn.Module):
         return x if self.mix is None else torch.einsum("l,lbnd->bnd", self.mix.softmax(0), x)
 
 
-class ClassifyFrames(MixLayers):
+class AudioClassificationHead(WeightedLayerSum):
     """Class scores [B, C] from the mean of the real frames, through an inner width and no activation."""
 
     def __init__(self, width: int, inner: int, classes: int, layers: int | None = None) -> None:
@@ -300,7 +300,7 @@ class ClassifyFrames(MixLayers):
         return self.proj(self.dense(mean))
 
 
-class PerFrame(MixLayers):
+class FrameClassificationHead(WeightedLayerSum):
     """Scores [B, N, C] for each frame: of classes (who speaks when), or of the symbols of a CTC model."""
 
     def __init__(self, width: int, classes: int, layers: int | None = None, dropout: float = 0.0) -> None:

@@ -1,8 +1,8 @@
 """Initial values: each a pure function of (seed, parameter name, shape).
 
 So two models that differ in attention start equal in all they share, a fresh head at load is the same everywhere, and
-sharded and single-process starts agree. `initialise` is the one place; a module that owns unusual parameters has a
-method `initialise(draw)`, where `draw("w")` is the generator of its parameter or buffer `w`.
+sharded and single-process starts agree. `initialize` is the one place; a module that owns unusual parameters has a
+method `initialize(draw)`, where `draw("w")` is the generator of its parameter or buffer `w`.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Draw = Callable[[str], torch.Generator]
+Initializer = Callable[[str], torch.Generator]
 STD = 0.02  # of embeddings and tokens
 
 
@@ -23,7 +23,7 @@ def generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> torch.Genera
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def initialise(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
+def initialize(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
     """Draw all parameters and buffers in place, or those named in `only` (a fresh head of a loaded model).
 
     Modules of other packages (a core of one's own) keep what their constructor gave them. A tensor with several names
@@ -52,11 +52,11 @@ def known(module: nn.Module) -> bool:
     return type(module).__module__.split(".")[0] in ("zoo", "torch") and not getattr(module, "foreign", False)
 
 
-def reset(module: nn.Module, draw: Draw) -> None:
+def reset(module: nn.Module, draw: Initializer) -> None:
     """The rule for one module's own parameters."""
     own: Any = module
-    if hasattr(own, "initialise"):
-        own.initialise(draw)
+    if hasattr(own, "initialize"):
+        own.initialize(draw)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
         nn.init.ones_(own.weight)
         if getattr(own, "bias", None) is not None:
@@ -69,7 +69,7 @@ def reset(module: nn.Module, draw: Draw) -> None:
         if getattr(own, "bias", None) is not None:
             nn.init.zeros_(own.bias)
     else:
-        raise NotImplementedError(f"{type(module).__name__} owns parameters and has no initialise(draw)")
+        raise NotImplementedError(f"{type(module).__name__} owns parameters and has no initialize(draw)")
 
 
 def normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
@@ -100,23 +100,23 @@ def orthogonal_gaussian(tensor: Tensor, draw: torch.Generator) -> None:
     tensor.copy_(torch.cat(blocks)[:rows] * norms)
 
 
-class uninitialised(TorchFunctionMode):
-    """Within it torch's own `nn.init` calls do nothing: constructors allocate, and `initialise` draws afterwards."""
+class uninitialized(TorchFunctionMode):
+    """Within it torch's own `nn.init` calls do nothing: constructors allocate, and `initialize` draws afterwards."""
 
     paused = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if not uninitialised.paused and getattr(func, "__module__", None) == "torch.nn.init":
+        if not uninitialized.paused and getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 
 
-class initialised_by_itself:
-    """Around the constructor of a module of somebody else's, which initialises itself."""
+class initialized_by_itself:
+    """Around the constructor of a module of somebody else's, which initializes itself."""
 
     def __enter__(self) -> None:
-        self.before, uninitialised.paused = uninitialised.paused, True
+        self.before, uninitialized.paused = uninitialized.paused, True
 
     def __exit__(self, *_: object) -> None:
-        uninitialised.paused = self.before
+        uninitialized.paused = self.before

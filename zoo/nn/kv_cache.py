@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.nn.masks import Mask, View
+from zoo.nn.masks import Mask, MaskView
 from zoo.nn.position_biases import Bias, BiasView
 
 
@@ -21,7 +21,7 @@ class State:
         raise NotImplementedError
 
 
-class KeyValues(State):
+class KVCache(State):
     """Keys and values [B, G, capacity, P], written in place.
 
     Eager decoding appends at `length` and attends over a slice; the buffer doubles when it is full. With `static=True`
@@ -63,7 +63,7 @@ class KeyValues(State):
         keys = torch.arange(self.k.shape[2], device=self.k.device)[None]
         query = self.position - queries + torch.arange(queries, device=self.k.device)[None]
         bias = None if bias is None else BiasView(bias, q=query, k=keys, memo=None)
-        return View(mask, q=query, k=keys, keep=keys < self.position), bias
+        return MaskView(mask, q=query, k=keys, keep=keys < self.position), bias
 
     def grow(self, capacity: int) -> None:
         def larger(old: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class KeyValues(State):
         self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
 
 
-class RunningSum(State):
+class LinearAttentionState(State):
     """What linear attention remembers: one matrix [B, H, F, P + 1] of features times values, whatever the length."""
 
     def __init__(self, batch: int, heads: int, features: int, dim: int, like: Tensor) -> None:

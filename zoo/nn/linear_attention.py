@@ -1,4 +1,4 @@
-"""Attention in linear time: phi(q) (phi(k)^T v), normalised. Subclasses choose the feature map phi.
+"""Attention in linear time: phi(q) (phi(k)^T v), normalized. Subclasses choose the feature map phi.
 
 Causal kinds go through the sequence in chunks: inside a chunk as a small masked matrix, between chunks by the running
 sum of phi(k)^T [v, 1], which is also all that decoding has to remember.
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import Core, CoreSpec
-from zoo.nn.init import Draw, orthogonal_gaussian
-from zoo.nn.kv_cache import RunningSum, State
-from zoo.nn.masks import CAUSAL, Mask, Padding, as_mask
+from zoo.nn.init import Initializer, orthogonal_gaussian
+from zoo.nn.kv_cache import LinearAttentionState, State
+from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import Bias
 from zoo.nn.sdpa import share
 from zoo.nn.sparse_attention import positive
@@ -21,7 +21,7 @@ from zoo.nn.sparse_attention import positive
 CHUNK = 64
 
 
-class Linear(Core):
+class LinearAttention(Core):
     """Katharopoulos et al. 2020: phi(x) = elu(x) + 1.
 
     Weights that are never formed cannot be dropped one by one: attention dropout drops a key's value for all queries of
@@ -44,7 +44,7 @@ class Linear(Core):
         return phi_q, phi_k if keep is None else phi_k * keep
 
     def read(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
-        """What this kind can honour: a causal mask and hidden keys. -> (causal, keep [B, 1, M, 1] or None)."""
+        """What this kind can honor: a causal mask and hidden keys. -> (causal, keep [B, 1, M, 1] or None)."""
         if bias is not None:
             raise ValueError(
                 f"{self.kind} attention has no scores that a bias could be added to. Use an attention kind with scores "
@@ -54,12 +54,12 @@ class Linear(Core):
         for part in as_mask(mask).parts():
             if part == CAUSAL:
                 causal = True
-            elif isinstance(part, Padding):
+            elif isinstance(part, PaddingMask):
                 keep = part.keep.bool() if keep is None else keep & part.keep.bool()
             elif not part.hides_nothing(queries, keys):
                 raise ValueError(
                     f"{self.kind} attention never forms its weights, so it cannot hide single pairs as {part} asks. "
-                    "It honours causal masks and padding; for a pattern use attention='local', 'longformer' ..."
+                    "It honors causal masks and padding; for a pattern use attention='local', 'longformer' ..."
                 )
         if causal and queries > keys:
             raise ValueError(f"a causal mask over {keys} keys leaves the first of {queries} queries nothing to see")
@@ -102,12 +102,12 @@ class Linear(Core):
         return self.weights(q, k, mask, bias)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
-        return RunningSum(batch, self.spec.heads, self.num_features(), self.spec.head_dim, like)
+        return LinearAttentionState(batch, self.spec.heads, self.num_features(), self.spec.head_dim, like)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
-        assert isinstance(state, RunningSum)
+        assert isinstance(state, LinearAttentionState)
         causal, keep = self.read(mask, bias, q.shape[2], state.length + k.shape[2])
         if not causal:
             raise ValueError("decoding goes from left to right: it needs a causal mask")
@@ -119,7 +119,7 @@ class Linear(Core):
         return divided(y, v.dtype)
 
 
-class Projected(Linear):
+class Projected(LinearAttention):
     """Feature maps of `features` random projections w . x, orthogonal in blocks of the head dimension."""
 
     projection: Tensor
@@ -129,7 +129,7 @@ class Projected(Linear):
         positive(features=features)
         self.register_buffer("projection", torch.empty(features, spec.head_dim))
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         orthogonal_gaussian(self.projection, draw("projection"))
 
 
@@ -137,7 +137,7 @@ class Performer(Projected):
     """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
 
     phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. Factors
-    that cancel in the normalisation keep the exponentials in range: per query its largest feature; for keys the largest
+    that cancel in the normalization keep the exponentials in range: per query its largest feature; for keys the largest
     of all, but none under a causal mask, where it would let the future show through rounding.
     """
 
@@ -158,7 +158,7 @@ class Performer(Projected):
         return (z - z.amax((-2, -1), keepdim=True).detach().clamp(min=-1e30)).exp()
 
 
-class RandomFeature(Projected):
+class RandomFeatureAttention(Projected):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 
     An estimate of softmax attention at temperature 1 between unit vectors: there exp(q . k) is, up to a factor, the

@@ -4,7 +4,7 @@
 
 - the dense reference: `mask.dense(queries, keys)`, a bool tensor [B or 1, H or 1, N, M], True where a key may be seen;
 - flex_attention's `mask_mod`: `create_block_mask(mask, ...)`;
-- what a fused kernel recognises by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
+- what a fused kernel recognizes by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
 
 Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)`
 is a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are
@@ -38,13 +38,13 @@ class Mask:
         raise NotImplementedError
 
     def __and__(self, other: "Mask") -> "Mask":
-        if isinstance(self, Full) or isinstance(other, View):
-            return other if isinstance(self, Full) else other & self
-        return self if isinstance(other, Full) or other in self.parts() else And(self, other)
+        if isinstance(self, NoMask) or isinstance(other, MaskView):
+            return other if isinstance(self, NoMask) else other & self
+        return self if isinstance(other, NoMask) or other in self.parts() else And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
-        if isinstance(self, Full) or isinstance(other, Full):
-            return FULL
+        if isinstance(self, NoMask) or isinstance(other, NoMask):
+            return NO_MASK
         return Or(self, other)
 
     def parts(self) -> tuple["Mask", ...]:
@@ -73,7 +73,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Full(Mask):
+class NoMask(Mask):
     """Everyone sees everyone."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
@@ -113,7 +113,7 @@ class Window(Mask):
 
 @dataclass(frozen=True)
 class Window2D(Mask):
-    """A neighbourhood on a grid of tokens laid out row by row: at most `rows` up or down and `columns` left or right.
+    """A neighborhood on a grid of tokens laid out row by row: at most `rows` up or down and `columns` left or right.
 
     The `prefix` tokens before the grid (class token, registers) see all and are seen by all.
     """
@@ -142,7 +142,7 @@ class Strided(Mask):
 
 
 @dataclass(frozen=True)
-class Global(Mask):
+class GlobalTokensMask(Mask):
     """The first `tokens` positions see everyone and are seen by everyone."""
 
     tokens: int
@@ -193,7 +193,7 @@ class Prefix(Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Padding(Mask):
+class PaddingMask(Mask):
     """`keep` [B, M] is True (or 1) for a real key; transformers' `attention_mask`."""
 
     keep: Tensor = field(repr=False)
@@ -207,7 +207,7 @@ class Padding(Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Documents(Mask):
+class DocumentMask(Mask):
     """Several documents in one row: `ids` [B, N] names the document of each token; nobody sees another document."""
 
     ids: Tensor = field(repr=False)
@@ -220,7 +220,7 @@ class Documents(Mask):
         return self.ids[b, q] == self.ids[b, k]
 
 
-class Edges(Mask):
+class GraphMask(Mask):
     """A graph of `nodes`: query `edges[1, e]` sees key `edges[0, e]` (source, target, as in PyTorch Geometric)."""
 
     def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True) -> None:
@@ -242,7 +242,7 @@ class Edges(Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Mask):
+class TensorMask(Mask):
     """A bool tensor [B or 1, H or 1, N, M] that somebody made already, True where a key may be seen."""
 
     values: Tensor = field(repr=False)
@@ -317,7 +317,7 @@ class Or(Pair):
 
 
 @dataclass(frozen=True, eq=False)
-class View(Mask):
+class MaskView(Mask):
     """A mask as one forward sees it: where its queries and keys stand, which keys are real, what was evaluated already.
 
     `inner` speaks of positions (which count real tokens only); `q` and `k` [B or 1, N] give the position of each index,
@@ -351,7 +351,7 @@ class View(Mask):
         return seen if self.keep is None else seen & self.keep[b, k]
 
     def parts(self) -> tuple[Mask, ...]:
-        return self.inner.parts() + (() if self.keep is None else (Padding(self.keep),))
+        return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return not self.placed and self.keep is None and self.inner.hides_nothing(queries, keys)
@@ -379,7 +379,7 @@ def at(positions: Tensor | None, b: Index, i: Index) -> Tensor:
 def as_mask(mask: "Mask | Tensor | None") -> Mask:
     """None -> FULL, a bool tensor (broadcastable to [B, H, N, M]) -> Given, a mask -> itself."""
     if mask is None:
-        return FULL
+        return NO_MASK
     if isinstance(mask, Mask):
         return mask
     if mask.dtype != torch.bool:
@@ -387,8 +387,8 @@ def as_mask(mask: "Mask | Tensor | None") -> Mask:
             f"a mask is a zoo.nn.Mask or a bool tensor, True where a key may be seen; given a tensor of {mask.dtype}. "
             "Numbers that are added to the scores go to bias="
         )
-    return Given(mask[(None,) * (4 - mask.ndim)])
+    return TensorMask(mask[(None,) * (4 - mask.ndim)])
 
 
-FULL = Full()
+NO_MASK = NoMask()
 CAUSAL = Causal()

@@ -54,7 +54,7 @@ class ALiBi(Bias):
 
 
 @dataclass(frozen=True, eq=False)
-class Buckets(Bias):
+class T5RelativeBias(Bias):
     """T5's relative positions (Raffel et al. 2020): one learned number per head and bucket of the distance k - q.
 
     table: [buckets, H]. Half of the buckets hold one distance each, the others grow like a logarithm up to
@@ -89,7 +89,7 @@ class Buckets(Bias):
 
 
 @dataclass(frozen=True, eq=False)
-class Tabled(Bias):
+class TensorBias(Bias):
     """A float tensor [B or 1, H or 1, N, M] that somebody made already (it may be learned)."""
 
     values: Tensor
@@ -190,4 +190,4 @@ def as_bias(bias: "Bias | Tensor | None") -> Bias | None:
         raise ValueError(
             f"a bias is a zoo.nn.Bias or a float tensor, given a tensor of {bias.dtype}; masks go to mask="
         )
-    return Tabled(bias[(None,) * (4 - bias.ndim)])
+    return TensorBias(bias[(None,) * (4 - bias.ndim)])

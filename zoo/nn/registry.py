@@ -17,24 +17,24 @@ from typing import Any
 from torch import nn
 
 from zoo.nn.core import Core, CoreSpec
-from zoo.nn.init import initialised_by_itself
-from zoo.nn.linear_attention import Linear, Performer, RandomFeature
-from zoo.nn.softmax_attention import Additive, Softmax
-from zoo.nn.sparse_attention import BigBird, Local, Longformer, Strided_
+from zoo.nn.init import initialized_by_itself
+from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
+from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
+from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
 from zoo.utils.errors import did_you_mean
 
 Kind = str | dict[str, Any] | type[nn.Module]
 
 CORES: dict[str, type[Core]] = {
-    "softmax": Softmax,
-    "additive": Additive,
-    "local": Local,
-    "strided": Strided_,
+    "softmax": SoftmaxAttention,
+    "additive": AdditiveAttention,
+    "local": LocalAttention,
+    "strided": StridedAttention,
     "longformer": Longformer,
     "bigbird": BigBird,
-    "linear": Linear,
+    "linear": LinearAttention,
     "performer": Performer,
-    "rfa": RandomFeature,
+    "rfa": RandomFeatureAttention,
 }
 BUILT_IN = tuple(CORES)
 MIXERS: dict[str, type[nn.Module]] = {}
@@ -157,7 +157,7 @@ def construct(cls: type, options: dict[str, Any], spec: Any, kind: Any) -> Any:
         )
     if cls.__module__.split(".")[0] == "zoo":
         return cls(spec, **options)
-    with initialised_by_itself():
+    with initialized_by_itself():
         module = cls(spec, **options)
     for part in module.modules():
         part.foreign = True  # its torch parts too keep what its constructor gave them

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, Mask, View, Window
+from zoo.nn.masks import CAUSAL, Mask, MaskView, Window
 from zoo.nn.position_biases import Bias
 
 # On a CPU in bfloat16, matmul-softmax-matmul beats torch's fused kernel up to about this many queries and keys
@@ -47,7 +47,7 @@ def attend(
 
 def is_causal(mask: Mask, queries: int, keys: int) -> bool:
     """Nothing but the future is hidden, and the two ends line up: what kernels call `is_causal`."""
-    if queries != keys or (isinstance(mask, View) and mask.placed):
+    if queries != keys or (isinstance(mask, MaskView) and mask.placed):
         return False
     hiding = {part for part in mask.parts() if not part.hides_nothing(queries, keys)}
     return bool(hiding) and hiding <= {CAUSAL, *(w for w in hiding if only_hides_the_future(w, keys))}
@@ -81,7 +81,7 @@ def plain_is_faster(q: Tensor, k: Tensor, dropout: float, allowed: Tensor | None
     short = max(q.shape[2], k.shape[2]) <= SHORT
     if q.dtype in (torch.bfloat16, torch.float16):
         return short if q.shape[2] > 1 else k.shape[2] >= FEW
-    # torch has no fused CPU kernel for these two; its own fallback materialises more than the plain form does
+    # torch has no fused CPU kernel for these two; its own fallback materializes more than the plain form does
     return dropout > 0 or (allowed is not None and allowed.requires_grad)
 
 

@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.core import Core, CoreSpec, normalised
-from zoo.nn.init import Draw, normal_
+from zoo.nn.core import Core, CoreSpec, normalized
+from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
 from zoo.nn.sdpa import attend, share
 
 
-class Softmax(Core):
+class SoftmaxAttention(Core):
     """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), fused wherever torch has a kernel that is faster."""
 
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        return normalised(self.scores(q, k, as_mask(mask) & self.pattern, bias))
+        return normalized(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
     def maps(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
@@ -34,14 +34,14 @@ class Softmax(Core):
         return attend(q, k, v, as_mask(mask) & self.pattern, as_bias(bias), self.scale, self.dropout)
 
 
-class Additive(Core):
+class AdditiveAttention(Core):
     """Bahdanau et al. 2015: the score is w . tanh(q + k), one w per head; W_q and W_k are the projections around it."""
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)
         self.w = nn.Parameter(torch.empty(spec.heads, spec.head_dim))
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         normal_(self.w, self.spec.head_dim**-0.5, draw("w"))
 
     def weights(
@@ -49,4 +49,4 @@ class Additive(Core):
     ) -> Tensor:
         both = q.unsqueeze(3) + share(k, q.shape[1]).unsqueeze(2)  # B H N M P
         scores = torch.einsum("bhnmp,hp->bhnm", both.tanh(), self.w.to(q.dtype))
-        return normalised(self.hide(scores, mask, bias))
+        return normalized(self.hide(scores, mask, bias))

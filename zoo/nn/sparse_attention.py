@@ -1,14 +1,14 @@
 """Softmax attention under a fixed pattern: local, strided, Longformer, BigBird."""
 
 from zoo.nn.core import CoreSpec
-from zoo.nn.masks import Global, RandomBlocks, Strided, Window, Window2D
-from zoo.nn.softmax_attention import Softmax
+from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
+from zoo.nn.softmax_attention import SoftmaxAttention
 
 
-class Local(Softmax):
+class LocalAttention(SoftmaxAttention):
     """A sliding window: `window // 2` keys on either side, or, in a causal model, the last `window` up to the query.
 
-    With `grid=(rows, columns)` the neighbourhood is a square of `window` by `window` cells on the grid of patches
+    With `grid=(rows, columns)` the neighborhood is a square of `window` by `window` cells on the grid of patches
     behind `prefix` tokens that see and are seen by all.
     """
 
@@ -21,7 +21,7 @@ class Local(Softmax):
             self.pattern = sliding(window, spec.causal)
 
 
-class Strided_(Softmax):
+class StridedAttention(SoftmaxAttention):
     """Child et al. 2019: a sliding window, and every `step`-th key before (and after) it."""
 
     def __init__(self, spec: CoreSpec, window: int = 16, step: int = 16) -> None:
@@ -30,7 +30,7 @@ class Strided_(Softmax):
         self.pattern = sliding(window, spec.causal) | Strided(step)
 
 
-class Longformer(Softmax):
+class Longformer(SoftmaxAttention):
     """Beltagy et al. 2020: a sliding window, and the first `tokens` positions see and are seen by all.
 
     The pattern of the paper with shared projections; its separate projections for the global tokens belong to the
@@ -40,10 +40,10 @@ class Longformer(Softmax):
     def __init__(self, spec: CoreSpec, window: int = 16, tokens: int = 1) -> None:
         super().__init__(spec)
         positive(window=window, tokens=tokens)
-        self.pattern = sliding(window, spec.causal) | Global(tokens)
+        self.pattern = sliding(window, spec.causal) | GlobalTokensMask(tokens)
 
 
-class BigBird(Softmax):
+class BigBird(SoftmaxAttention):
     """Zaheer et al. 2020: a window of three blocks, `tokens` global positions (default: one block), random blocks.
 
     `random` is how many earlier blocks each block is linked with; see `RandomBlocks`.
@@ -54,7 +54,7 @@ class BigBird(Softmax):
     ) -> None:
         super().__init__(spec)
         positive(block=block, random=random)
-        first = Global(block if tokens is None else tokens)
+        first = GlobalTokensMask(block if tokens is None else tokens)
         self.pattern = Window(block, block) | first | RandomBlocks(block, random, seed + spec.layer)
 
 

@@ -112,7 +112,7 @@ class Stack(nn.Module):
 
 
 def group_rows(keep: Tensor) -> Groups:
-    """keep [B, N] -> the real tokens of all rows, rows ordered by length, so equally long rows are neighbours."""
+    """keep [B, N] -> the real tokens of all rows, rows ordered by length, so equally long rows are neighbors."""
     lengths = keep.sum(1)
     order = lengths.argsort(stable=True)
     rows, columns = keep[order].nonzero(as_tuple=True)

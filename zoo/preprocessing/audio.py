@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import audio_io
-from zoo.preprocessing.audio_io import Block, SoundError
+from zoo.preprocessing.audio_io import AudioBlock, AudioError
 from zoo.utils.errors import LoadError, check_keys, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,27 +24,27 @@ TooLong = Literal["error", "cut", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening:
+class AudioProcessor:
     """What spectrograms and waveforms share.
 
     A sound is a path, the bytes of a file, a pair (samples, rate) or what `datasets` makes of one, {"array": samples,
-    "sampling_rate": rate}, or samples alone with `rate=`. Samples are [S] or, in a pair, [C, S], whose channels are
+    "sampling_rate": rate}, or samples alone with `sampling_rate=`. Samples are [S] or, in a pair, [C, S], whose channels are
     mixed: floats in -1 .. 1, or int16 or int32 of full scale. A list of sounds is a batch, one sound a batch of one.
 
-    rate: samples per second that the model was trained on.
+    sampling_rate: samples per second that the model was trained on.
     resample: whether a sound of another rate is converted; otherwise it is an error.
     too_long: what happens to a clip longer than the model takes: "error" raises, "cut" takes its beginning, "windows"
         makes several rows of it (as `windows` cuts them).
     """
 
     kind: ClassVar[str]
-    rate: int = 16000
+    sampling_rate: int = 16000
     resample: bool = False
     too_long: TooLong = "error"
 
     def __post_init__(self) -> None:
-        if self.rate < 1:
-            raise ValueError(f"rate={self.rate}: expected samples per second, such as 16000")
+        if self.sampling_rate < 1:
+            raise ValueError(f"sampling_rate={self.sampling_rate}: expected samples per second, such as 16000")
         one_of("too_long", self.too_long, ("error", "cut", "windows"))
 
     @property
@@ -58,99 +58,101 @@ class Listening:
         return 1
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Clips [S] at `rate`, of lengths from `least` to `limit`, as the model takes them."""
+        """Clips [S] at `sampling_rate`, of lengths from `least` to `limit`, as the model takes them."""
         raise NotImplementedError
 
     def __call__(
         self,
         given: "Sound | Sequence[Sound]",
         *,
-        rate: int | None = None,
+        sampling_rate: int | None = None,
         resample: bool | None = None,
         too_long: TooLong | None = None,
     ) -> dict[str, Tensor]:
         """given: one sound or a list; rate: of bare samples. The other options are those of the class, for this call.
 
-        Raises SoundError (a ValueError) that names a sound which is none, empty, too short or long, of another rate, or
+        Raises AudioError (a ValueError) that names a sound which is none, empty, too short or long, of another rate, or
         has samples that are no numbers.
         """
         options: dict[str, Any] = {"resample": resample, "too_long": too_long}
         if chosen := {name: value for name, value in options.items() if value is not None}:
-            return replace(self, **chosen)(given, rate=rate)
+            return replace(self, **chosen)(given, sampling_rate=sampling_rate)
         if isinstance(given, Sequence) and not isinstance(given, str | bytes) and not _is_pair(given):
             batch: list[Any] = list(given)
         else:
             batch = [given]
         if not batch:
             raise ValueError("no sounds given: expected one or a list of them")
-        waves = [wave for place, sound in enumerate(batch) for wave in self._rows(sound, place, rate)]
+        waves = [wave for place, sound in enumerate(batch) for wave in self._rows(sound, place, sampling_rate)]
         return self.batch(waves)
 
-    def windows(self, sound: "Sound", *, rate: int | None = None, place: int = 0) -> Iterator[Block]:
+    def windows(self, sound: "Sound", *, sampling_rate: int | None = None, place: int = 0) -> Iterator[AudioBlock]:
         """A sound in pieces of `limit` samples; the last one ends where the sound ends, and overlaps the one before.
 
-        Files are read in a stream. The samples of a piece are a sound again: `preprocess([(p.wave, p.rate), ...])`.
+        Files are read in a stream. The samples of a piece are a sound again: `preprocess([(p.wave, p.sampling_rate), ...])`.
         place: which of several it is, for messages.
         """
         if self.limit is None:
-            raise ValueError("this preprocessing has no limit to make windows of: set longest= (samples)")
+            raise ValueError("this preprocessing has no limit to make windows of: set max_length= (samples)")
         before: Tensor | None = None
-        for piece in self._pieces(sound, name_of(sound, place), rate):
+        for piece in self._pieces(sound, name_of(sound, place), sampling_rate):
             wave, start = piece.wave, piece.start
             if before is not None and len(wave) < self.limit:
                 start -= self.limit - len(wave)
                 wave = torch.cat([before[len(wave) :], wave])
-            yield Block(start, wave, self.rate)
+            yield AudioBlock(start, wave, self.sampling_rate)
             before = wave
 
-    def _rows(self, sound: Any, place: int, rate: int | None) -> list[Tensor]:
+    def _rows(self, sound: Any, place: int, sampling_rate: int | None) -> list[Tensor]:
         """One sound as the clips that become rows."""
         name = name_of(sound, place)
         if self.limit is None or self.too_long == "error":
-            waves = [self._whole(sound, name, rate)]
+            waves = [self._whole(sound, name, sampling_rate)]
         elif self.too_long == "cut":
-            waves = [next(self._pieces(sound, name, rate)).wave]
+            waves = [next(self._pieces(sound, name, sampling_rate)).wave]
         else:
-            waves = [window.wave for window in self.windows(sound, rate=rate, place=place)]
+            waves = [window.wave for window in self.windows(sound, sampling_rate=sampling_rate, place=place)]
         for wave in waves:
             self.check_length(name, len(wave))
         return waves
 
     def check_length(self, name: str, samples: int, least: int = 0) -> None:
-        """Raises SoundError for a clip of too few samples, for this or for a model that needs `least`; or too many."""
+        """Raises AudioError for a clip of too few samples, for this or for a model that needs `least`; or too many."""
         least = max(least, self.least)
-        seconds = f"{samples} samples ({samples / self.rate:.3g} s at {self.rate} Hz)"
+        seconds = f"{samples} samples ({samples / self.sampling_rate:.3g} s at {self.sampling_rate} Hz)"
         if samples < least:
-            raise SoundError(f"{name} has {seconds}, at least {least} are needed")
+            raise AudioError(f"{name} has {seconds}, at least {least} are needed")
         if self.limit is not None and samples > self.limit:
-            raise SoundError(
-                f"{name} has {seconds}, at most {self.limit} ({self.limit / self.rate:.3g} s) are taken: cut it with "
+            raise AudioError(
+                f"{name} has {seconds}, at most {self.limit} ({self.limit / self.sampling_rate:.3g} s) are taken: cut it with "
                 f"model.preprocess(sounds, too_long='cut'), or listen to all of it with too_long='windows'"
             )
 
-    def _whole(self, sound: Any, name: str, rate: int | None) -> Tensor:
+    def _whole(self, sound: Any, name: str, sampling_rate: int | None) -> Tensor:
         """All samples [S] of a sound, at the rate of the model."""
         if isinstance(sound, str | Path | bytes):
-            return audio_io.read(sound, rate=self.rate, resample=self.resample)[0]
+            return audio_io.read(sound, sampling_rate=self.sampling_rate, resample=self.resample)[0]
         sound = as_pair(sound)
-        wave, given = sound if _is_pair(sound) else (sound, rate)
+        wave, given = sound if _is_pair(sound) else (sound, sampling_rate)
         wave = audio_io.as_wave(wave, name, channels=_is_pair(sound))
         if given is None:
             raise ValueError(f"{name} has no sampling rate: give (samples, rate), or rate= for all of them")
-        have = audio_io.as_rate(given, name)
-        if have != self.rate and not self.resample:
-            raise audio_io.wrong_rate(name, have, self.rate)
-        return audio_io.resampled(wave, have, self.rate)
+        have = audio_io.as_sampling_rate(given, name)
+        if have != self.sampling_rate and not self.resample:
+            raise audio_io.wrong_sampling_rate(name, have, self.sampling_rate)
+        return audio_io.resampled(wave, have, self.sampling_rate)
 
-    def _pieces(self, sound: Any, name: str, rate: int | None) -> Iterator[Block]:
+    def _pieces(self, sound: Any, name: str, sampling_rate: int | None) -> Iterator[AudioBlock]:
         """A sound in consecutive pieces of `limit` samples, the last one of what is left."""
         assert self.limit is not None
         if isinstance(sound, str | Path | bytes):
-            yield from audio_io.blocks(sound, self.limit / self.rate, rate=self.rate, resample=self.resample)
+            yield from audio_io.blocks(
+                sound, self.limit / self.sampling_rate, sampling_rate=self.sampling_rate, resample=self.resample
+            )
             return
-        wave = self._whole(sound, name, rate)
+        wave = self._whole(sound, name, sampling_rate)
         for start in range(0, len(wave), self.limit):
-            yield Block(start, wave[start : start + self.limit], self.rate)
+            yield AudioBlock(start, wave[start : start + self.limit], self.sampling_rate)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -163,7 +165,7 @@ class Listening:
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
         check_keys("preprocess", values, [field.name for field in fields(cls)])
-        for name in ("rate", "frames", "bins", "length", "shift", "low", "mean", "std"):
+        for name in ("sampling_rate", "frames", "bins", "length", "shift", "low", "mean", "std"):
             if isinstance(values.get(name, 0), bool | str | list | dict | None):
                 raise LoadError(f"preprocess has {name}={values[name]!r}, expected a number")
         return cls(**values)

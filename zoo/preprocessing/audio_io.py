@@ -31,39 +31,44 @@ _KILOBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of 
 _FULL_SCALE = {torch.int16: 1 << 15, torch.int32: 1 << 31}
 
 
-class SoundError(ValueError):
+class AudioError(ValueError):
     """A sound that cannot be used: it is named, with what is wrong. Broken libraries raise ImportError instead."""
 
 
-class Info(NamedTuple):
+class AudioInfo(NamedTuple):
     """What a file says of itself: frames (samples of each channel), rate in Hz, channels."""
 
     frames: int
-    rate: int
+    sampling_rate: int
     channels: int
 
 
-class Block(NamedTuple):
+class AudioBlock(NamedTuple):
     """A piece of a stream: the place of its first sample, wave float32 [S], rate in Hz."""
 
     start: int
     wave: Tensor
-    rate: int
+    sampling_rate: int
 
 
-def info(source: "Source") -> Info:
-    """Length, rate and channels without decoding. Raises SoundError for what is no sound."""
+def info(source: "Source") -> AudioInfo:
+    """Length, rate and channels without decoding. Raises AudioError for what is no sound."""
     with _opened(source) as file:
-        return Info(file.frames, file.samplerate, file.channels)
+        return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
 def read(
-    source: "Source", *, rate: int | None = None, mono: bool = True, resample: bool = False, partial: bool = False
+    source: "Source",
+    *,
+    sampling_rate: int | None = None,
+    mono: bool = True,
+    resample: bool = False,
+    partial: bool = False,
 ) -> tuple[Tensor, int]:
     """Decode a file, or the bytes of one.
 
     Args:
-        rate: The rate that is wanted, in Hz; None takes the file's.
+        sampling_rate: The rate that is wanted, in Hz; None takes the file's.
         mono: Mix all channels into one by their mean.
         resample: Whether a file of another rate is resampled; otherwise it is an error.
         partial: Take what there is of a file that is cut off; otherwise that is an error.
@@ -72,47 +77,47 @@ def read(
         float32 samples [S], or [C, S] with mono=False, in -1 .. 1, and their rate in Hz.
 
     Raises:
-        SoundError: It is missing, no sound, empty, cut off, of another rate, or has samples that are no numbers.
+        AudioError: It is missing, no sound, empty, cut off, of another rate, or has samples that are no numbers.
         ImportError: soundfile or, to resample, torchaudio does not work.
     """
     name = name_of(source)
     with _opened(source) as file:
         have = file.samplerate
-        _check_rate(name, have, rate, resample)
+        _check_rate(name, have, sampling_rate, resample)
         wave = _all(file, name, partial)  # [C, S]
         if not partial:
             _refuse_cut(source, file, name, wave.shape[1])
     wave = mixed(wave) if mono else wave.contiguous()
-    return resampled(checked(wave, name), have, rate or have), rate or have
+    return resampled(checked(wave, name), have, sampling_rate or have), sampling_rate or have
 
 
 def blocks(
-    source: "Source", seconds: float, overlap: float = 0.0, *, rate: int | None = None, resample: bool = False
-) -> Iterator[Block]:
+    source: "Source", seconds: float, overlap: float = 0.0, *, sampling_rate: int | None = None, resample: bool = False
+) -> Iterator[AudioBlock]:
     """A long file piece by piece, mixed to one channel, in memory for one piece; their samples are those of `read`.
 
     Args:
         seconds: Length of a piece; the last one is what is left.
         overlap: Seconds that a piece shares with the one before.
-        rate, resample: As in `read`.
+        sampling_rate, resample: As in `read`.
 
     Raises:
-        SoundError: As in `read`; that a file is cut off shows at its end.
+        AudioError: As in `read`; that a file is cut off shows at its end.
     """
     name = name_of(source)
     if not seconds > overlap >= 0:
         raise ValueError(f"seconds={seconds}, overlap={overlap}: expected an overlap from 0 to less than a piece")
     with _opened(source) as file:
-        _check_rate(name, file.samplerate, rate, resample)
-        want = rate or file.samplerate
+        _check_rate(name, file.samplerate, sampling_rate, resample)
+        want = sampling_rate or file.samplerate
         length, shared = round(seconds * want), round(overlap * want)
         start, rest = 0, torch.empty(0)
         for wave in _resampled_stream(_stream(source, file, name), file.samplerate, want):
             rest = torch.cat([rest, checked(wave, name)])
             while len(rest) > length:
-                yield Block(start, rest[:length], want)
+                yield AudioBlock(start, rest[:length], want)
                 start, rest = start + length - shared, rest[length - shared :]
-        yield Block(start, checked(rest, name), want)
+        yield AudioBlock(start, checked(rest, name), want)
 
 
 def mixed(wave: Tensor) -> Tensor:
@@ -129,12 +134,12 @@ def resampled(wave: Tensor, have: int, want: int) -> Tensor:
 
 
 def checked(wave: Tensor, name: str) -> Tensor:
-    """The samples themselves, unless there are none or some are no numbers, which raises SoundError."""
+    """The samples themselves, unless there are none or some are no numbers, which raises AudioError."""
     if not wave.numel():
-        raise SoundError(f"{name} is empty: it has no samples")
+        raise AudioError(f"{name} is empty: it has no samples")
     if not wave.sum().isfinite() and not wave.isfinite().all():
         places = (~wave.isfinite()).nonzero()
-        raise SoundError(
+        raise AudioError(
             f"{name} has {len(places)} samples that are NaN or infinite, the first at {int(places[0, -1])}; "
             f"mend the recording, or torch.nan_to_num(wave) if they may be silence"
         )
@@ -163,21 +168,21 @@ def as_wave(given: Any, name: str, *, channels: bool = False) -> Tensor:
     return checked(mixed(wave) if wave.ndim == 2 else wave, name)
 
 
-def as_rate(given: Any, name: str) -> int:
+def as_sampling_rate(given: Any, name: str) -> int:
     """A sampling rate in Hz. Raises ValueError for what cannot be one."""
     try:
-        rate = int(given)
-        whole = rate == given and rate > 0
+        sampling_rate = int(given)
+        whole = sampling_rate == given and sampling_rate > 0
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
         raise ValueError(f"{name} has the sampling rate {given!r}: expected samples per second, such as 16000")
-    return rate
+    return sampling_rate
 
 
-def wrong_rate(name: str, have: int, want: int) -> SoundError:
+def wrong_sampling_rate(name: str, have: int, want: int) -> AudioError:
     """What is said of a sound that would have to be resampled, and was not allowed to be."""
-    return SoundError(
+    return AudioError(
         f"{name} has {have} samples per second, expected {want}: pass resample=True to convert it, to "
         f"model.preprocess(sounds, resample=True) or once for all, model.preprocess = dataclasses.replace("
         f"model.preprocess, resample=True); zoo predict takes --resample"
@@ -198,19 +203,19 @@ def _opened(source: "Source") -> Iterator["SoundFile"]:
     if not isinstance(source, bytes | str | Path):
         raise ValueError(f"expected a path or the bytes of a sound file, given {type(source).__name__}")
     if not isinstance(source, bytes) and not Path(source).is_file():
-        raise SoundError(f"there is no sound file {source}")
+        raise AudioError(f"there is no sound file {source}")
     if isinstance(source, bytes) and not source:
-        raise SoundError(f"{name} is empty: it has no samples")
+        raise AudioError(f"{name} is empty: it has no samples")
     try:
         file = module.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
     except (RuntimeError, TypeError, OSError) as error:
-        raise SoundError(
+        raise AudioError(
             f"{name} is no sound file that can be read: {_reason(error)} Known are wav, flac, ogg, mp3 and aiff; "
             f"others are converted by ffmpeg -i FILE FILE.wav"
         ) from None
     with file:
         if file.frames >= _UNKNOWN:
-            raise SoundError(f"{name} does not say how long it is; convert it with ffmpeg -i FILE FILE.wav")
+            raise AudioError(f"{name} does not say how long it is; convert it with ffmpeg -i FILE FILE.wav")
         yield file
 
 
@@ -222,7 +227,7 @@ def _all(file: "SoundFile", name: str, partial: bool) -> Tensor:
     try:
         while len(chunk := _decoded(file, name, CHUNK // 64)):
             parts.append(torch.from_numpy(chunk))
-    except SoundError:
+    except AudioError:
         pass
     return torch.cat(parts).T
 
@@ -232,7 +237,7 @@ def _decoded(file: "SoundFile", name: str, frames: int) -> Any:
     try:
         return file.read(frames, dtype="float32", always_2d=True)
     except (RuntimeError, MemoryError) as error:
-        raise SoundError(f"{name} is damaged or cut off: {_reason(error)}") from None
+        raise AudioError(f"{name} is damaged or cut off: {_reason(error)}") from None
 
 
 def _stream(source: "Source", file: "SoundFile", name: str) -> Iterator[Tensor]:
@@ -261,7 +266,7 @@ def _refuse_cut(source: "Source", file: "SoundFile", name: str, frames: int) -> 
     if file.format == "MP3":
         said = _mp3_lacks(source, frames, file.frames)
     if said:
-        raise SoundError(
+        raise AudioError(
             f"{name} is cut off: {said}. Get it anew, or take what there is: "
             f"zoo.preprocessing.audio_io.read(source, partial=True)"
         )
@@ -295,12 +300,12 @@ def _mp3_frames(data: bytes, place: int) -> int:
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] & 0xE6 == 0xE2:
         one = data[place + 1] & 0x18 == 0x18  # MPEG 1; else 2 or 2.5
         low = 0 if one else 1 if data[place + 1] & 0x18 == 0x10 else 2
-        bits, rate = data[place + 2] >> 4, data[place + 2] >> 2 & 3
-        if bits in (0, 15) or rate == 3:
+        bits, sampling_rate = data[place + 2] >> 4, data[place + 2] >> 2 & 3
+        if bits in (0, 15) or sampling_rate == 3:
             break
         samples = 1152 if one else 576
         kilobits = (_KILOBITS if one else _KILOBITS_2)[bits - 1]
-        place += samples * kilobits * 125 // ((44100, 48000, 32000)[rate] >> low) + (data[place + 2] >> 1 & 1)
+        place += samples * kilobits * 125 // ((44100, 48000, 32000)[sampling_rate] >> low) + (data[place + 2] >> 1 & 1)
         count += samples
     return count
 
@@ -321,15 +326,15 @@ def _edge(source: "Source", count: int) -> bytes:
 
 def _check_rate(name: str, have: int, want: int | None, resample: bool) -> None:
     if want is not None and want < 1:
-        raise ValueError(f"rate={want}: expected samples per second, such as 16000")
+        raise ValueError(f"sampling_rate={want}: expected samples per second, such as 16000")
     if want is not None and have != want and not resample:
-        raise wrong_rate(name, have, want)
+        raise wrong_sampling_rate(name, have, want)
 
 
 def _check_kernel(have: int, want: int) -> None:
-    a, b = (rate // math.gcd(have, want) for rate in (have, want))
+    a, b = (sampling_rate // math.gcd(have, want) for sampling_rate in (have, want))
     if b * (a + 2 * _width(a, b)) > _LARGEST_KERNEL:
-        raise SoundError(
+        raise AudioError(
             f"{have} Hz cannot be resampled to {want} Hz: they have hardly a common divisor, and the filter would not "
             f"fit into memory; declare the nearest usual rate"
         )
@@ -345,7 +350,7 @@ def _resampled_stream(chunks: Iterator[Tensor], have: int, want: int) -> Iterato
     if have == want:
         yield from chunks
         return
-    a, b = (rate // math.gcd(have, want) for rate in (have, want))
+    a, b = (sampling_rate // math.gcd(have, want) for sampling_rate in (have, want))
     around = math.ceil(_width(a, b) / a)  # in units of a samples, which become b
     held = torch.zeros(around * a)
     for chunk in chunks:

@@ -5,23 +5,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.preprocessing.image import ImagePreprocess
-from zoo.preprocessing.multimodal import PairPreprocess
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.text import TextPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.errors import LoadError, check_keys
 
 KINDS: dict[str, Any] = {
-    "image": ImagePreprocess,
-    "text": TextPreprocess,
-    "spectrogram": SpectrogramPreprocess,
-    "waveform": WaveformPreprocess,
-    "pair": PairPreprocess,
+    "image": ImageProcessor,
+    "text": TextProcessor,
+    "spectrogram": SpectrogramFeatureExtractor,
+    "waveform": WaveformFeatureExtractor,
+    "pair": MultimodalProcessor,
 }
 
 
-def preprocess_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
+def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
     """The preprocess of one of our config.json files, of whichever kind; its files are within or in the folder."""
     if values is None:
         return None
@@ -33,8 +33,8 @@ def preprocess_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()
     values = {name: value for name, value in values.items() if name != "files"}
     if kind == "pair":
         towers = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", towers, [field.name for field in fields(PairPreprocess)])
-        return PairPreprocess(
-            **{name: preprocess_from_dict(value and {**value, "files": files}) for name, value in towers.items()}
+        check_keys("preprocess", towers, [field.name for field in fields(MultimodalProcessor)])
+        return MultimodalProcessor(
+            **{name: processor_from_dict(value and {**value, "files": files}) for name, value in towers.items()}
         )
     return KINDS[kind].from_dict(values, files)

@@ -24,13 +24,13 @@ EPSILON = torch.finfo(torch.float32).eps  # kaldi's floor of an energy, whatever
 @torch.no_grad()
 def fbank(
     waves: Tensor,
-    rate: int,
+    sampling_rate: int,
     *,
-    bins: int = 128,
-    length: float = 25.0,
-    shift: float = 10.0,
-    low: float = 20.0,
-    high: float | None = None,
+    num_mel_bins: int = 128,
+    frame_length: float = 25.0,
+    frame_shift: float = 10.0,
+    low_freq: float = 20.0,
+    high_freq: float | None = None,
     window: Window = "hanning",
     preemphasis: float = 0.97,
     out: Tensor | None = None,
@@ -39,9 +39,9 @@ def fbank(
 
     Args:
         waves: float [B, S] in -1 .. 1.
-        rate: Samples per second.
-        length, shift: Of a frame, in milliseconds.
-        low, high: Hz between which the filters lie; high=None is half the rate.
+        sampling_rate: Samples per second.
+        length, frame_shift: Of a frame, in milliseconds.
+        low_freq, high_freq: Hz between which the filters lie; high_freq=None is half the rate.
         out: Where the result goes, of its shape.
 
     Returns:
@@ -50,56 +50,64 @@ def fbank(
     Raises:
         ValueError: The clips are shorter than one frame, or the filters do not fit the rate.
     """
-    size, step = _samples(rate, length), _samples(rate, shift)
+    size, step = _samples(sampling_rate, frame_length), _samples(sampling_rate, frame_shift)
     if waves.ndim != 2 or waves.shape[1] < size or step < 1:
         raise ValueError(
             f"waves of shape {list(waves.shape)}: expected [B, S] with at least one frame of {size} samples "
-            f"({length:g} ms at {rate} Hz)"
+            f"({frame_length:g} ms at {sampling_rate} Hz)"
         )
     waves = waves if waves.dtype == torch.float64 else waves.float()
     padded = 1 << (size - 1).bit_length()
-    filters = _kaldi_filters(bins, padded, rate, low, rate / 2 if high is None else high, waves.dtype, waves.device)
+    filters = _kaldi_filters(
+        num_mel_bins,
+        padded,
+        sampling_rate,
+        low_freq,
+        sampling_rate / 2 if high_freq is None else high_freq,
+        waves.dtype,
+        waves.device,
+    )
     shape = _window(window, size, waves.dtype, waves.device)
     frames = waves.unfold(1, size, step)  # [B, T, size]
-    out = waves.new_empty(*frames.shape[:2], bins) if out is None else out
+    out = waves.new_empty(*frames.shape[:2], num_mel_bins) if out is None else out
     work = waves.new_zeros(0)
     for clips, part in _pieces(len(waves), frames.shape[1], waves.device.type == "cpu"):
         piece = frames[clips, part]
         if work.shape[:2] != piece.shape[:2]:
             work = waves.new_zeros(*piece.shape[:2], padded)
-        _emphasised(piece, shape, preemphasis, work[..., :size])
+        _emphasized(piece, shape, preemphasis, work[..., :size])
         spectrum = torch.view_as_real(torch.fft.rfft(work)).square_()
         power = (spectrum[..., 0] + spectrum[..., 1]).flatten(0, 1)  # [b * t, padded / 2 + 1]
         energies = torch.cat([power[:, rows] @ weights for rows, weights in filters], 1)
-        out[clips, part] = energies.view(*piece.shape[:2], bins).clamp_min_(EPSILON).log_()
+        out[clips, part] = energies.view(*piece.shape[:2], num_mel_bins).clamp_min_(EPSILON).log_()
     return out
 
 
-def frames_of(samples: int, rate: int, length: float = 25.0, shift: float = 10.0) -> int:
+def frames_of(samples: int, sampling_rate: int, frame_length: float = 25.0, frame_shift: float = 10.0) -> int:
     """How many frames `fbank` makes of so many samples."""
-    size, step = _samples(rate, length), _samples(rate, shift)
+    size, step = _samples(sampling_rate, frame_length), _samples(sampling_rate, frame_shift)
     return max(0, 1 + (samples - size) // step)
 
 
-def samples_of(frames: int, rate: int, length: float = 25.0, shift: float = 10.0) -> int:
+def samples_of(frames: int, sampling_rate: int, frame_length: float = 25.0, frame_shift: float = 10.0) -> int:
     """The fewest samples that `fbank` makes so many frames of."""
-    return _samples(rate, length) + (frames - 1) * _samples(rate, shift)
+    return _samples(sampling_rate, frame_length) + (frames - 1) * _samples(sampling_rate, frame_shift)
 
 
 @torch.no_grad()
 def log_mel(
     waves: Tensor,
-    rate: int,
+    sampling_rate: int,
     *,
-    bins: int = 80,
+    num_mel_bins: int = 80,
     fft: int = 400,
     hop: int = 160,
-    low: float = 0.0,
-    high: float | None = None,
+    low_freq: float = 0.0,
+    high_freq: float | None = None,
     scale: Literal["htk", "slaney"] = "htk",
     floor: float = 1e-10,
 ) -> Tensor:
-    """Natural logarithm of torchaudio's MelSpectrogram: periodic Hann window, centred frames, power.
+    """Natural logarithm of torchaudio's MelSpectrogram: periodic Hann window, centered frames, power.
 
     Args:
         waves: float [B, S]; half a window of them at least, as the edges are reflected.
@@ -110,13 +118,21 @@ def log_mel(
     Returns:
         [B, S // hop + 1, bins].
     """
-    filters = _mel_filters(bins, fft, rate, low, rate / 2 if high is None else high, scale)
+    filters = _mel_filters(
+        num_mel_bins, fft, sampling_rate, low_freq, sampling_rate / 2 if high_freq is None else high_freq, scale
+    )
     return _mel_power(waves, filters, fft, hop).clamp_min_(floor).log_().mT
 
 
 @torch.no_grad()
 def whisper_log_mel(
-    waves: Tensor, rate: int = 16000, *, bins: int = 80, fft: int = 400, hop: int = 160, frames: int | None = None
+    waves: Tensor,
+    sampling_rate: int = 16000,
+    *,
+    num_mel_bins: int = 80,
+    fft: int = 400,
+    hop: int = 160,
+    frames: int | None = None,
 ) -> Tensor:
     """What Whisper listens to: log10 of mel power, at most 8 below the loudest of the clip (Radford et al. 2022).
 
@@ -130,7 +146,7 @@ def whisper_log_mel(
     frames = waves.shape[1] // hop if frames is None else frames
     there = min(frames, (waves.shape[1] + fft // 2) // hop + 1)  # the others see silence alone
     waves = F.pad(waves, (0, max(0, min(frames * hop, there * hop + fft) - waves.shape[1])))
-    power = _mel_power(waves, _whisper_filters(bins, fft, rate), fft, hop)[..., :there]
+    power = _mel_power(waves, _whisper_filters(num_mel_bins, fft, sampling_rate), fft, hop)[..., :there]
     logs = F.pad(power, (0, frames - there)).clamp_min_(1e-10).log10_()
     return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
 
@@ -138,8 +154,8 @@ def whisper_log_mel(
 # --- Inside -----------------------------------------------------------------------------------------------------------
 
 
-def _samples(rate: int, milliseconds: float) -> int:
-    return int(rate * milliseconds * 0.001)  # kaldi cuts
+def _samples(sampling_rate: int, milliseconds: float) -> int:
+    return int(sampling_rate * milliseconds * 0.001)  # kaldi cuts
 
 
 def _pieces(clips: int, frames: int, small: bool) -> list[tuple[slice, slice]]:
@@ -154,12 +170,12 @@ def _pieces(clips: int, frames: int, small: bool) -> list[tuple[slice, slice]]:
     ]
 
 
-def _emphasised(frames: Tensor, window: Tensor, amount: float, out: Tensor) -> None:
+def _emphasized(frames: Tensor, window: Tensor, amount: float, out: Tensor) -> None:
     """Frames [..., size] without their mean, each sample less a share of the one before, windowed."""
-    centred = frames - frames.mean(-1, keepdim=True)
-    torch.mul(centred[..., :-1], amount, out=out[..., 1:])
-    torch.mul(centred[..., :1], amount, out=out[..., :1])
-    torch.sub(centred, out, out=out)
+    centered = frames - frames.mean(-1, keepdim=True)
+    torch.mul(centered[..., :-1], amount, out=out[..., 1:])
+    torch.mul(centered[..., :1], amount, out=out[..., :1])
+    torch.sub(centered, out, out=out)
     out.mul_(window)
 
 
@@ -178,14 +194,22 @@ def _window(name: Window, size: int, dtype: torch.dtype, device: torch.device) -
 
 @lru_cache(maxsize=16)
 def _kaldi_filters(
-    bins: int, fft: int, rate: int, low: float, high: float, dtype: torch.dtype, device: torch.device
+    num_mel_bins: int,
+    fft: int,
+    sampling_rate: int,
+    low_freq: float,
+    high_freq: float,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> list[tuple[slice, Tensor]]:
-    """The mel filters in groups of neighbours, of each the rows that are not zero: (rows, weights)."""
-    if not (0 <= low < high <= rate / 2 and bins > 3):
+    """The mel filters in groups of neighbors, of each the rows that are not zero: (rows, weights)."""
+    if not (0 <= low_freq < high_freq <= sampling_rate / 2 and num_mel_bins > 3):
         raise ValueError(
-            f"bins={bins} between {low:g} and {high:g} Hz: expected more than 3, below half the rate of {rate} Hz"
+            f"num_mel_bins={num_mel_bins} between {low_freq:g} and {high_freq:g} Hz: expected more than 3, below half the rate of {sampling_rate} Hz"
         )
-    banks, _ = torchaudio("compliance.kaldi").get_mel_banks(bins, fft, float(rate), low, high, 100.0, -500.0, 1.0)
+    banks, _ = torchaudio("compliance.kaldi").get_mel_banks(
+        num_mel_bins, fft, float(sampling_rate), low_freq, high_freq, 100.0, -500.0, 1.0
+    )
     weights = F.pad(banks, (0, 1)).T.to(device, dtype)  # [fft / 2 + 1, bins]
     groups = []
     for own in weights.chunk(GROUPS, 1):
@@ -207,24 +231,30 @@ def _mel_power(waves: Tensor, filters: Tensor, fft: int, hop: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _mel_filters(bins: int, fft: int, rate: int, low: float, high: float, scale: Literal["htk", "slaney"]) -> Tensor:
+def _mel_filters(
+    num_mel_bins: int, fft: int, sampling_rate: int, low_freq: float, high_freq: float, scale: Literal["htk", "slaney"]
+) -> Tensor:
     """[bins, fft / 2 + 1]."""
     if scale not in ("htk", "slaney"):
         raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
     norm = "slaney" if scale == "slaney" else None
-    return torchaudio("functional").melscale_fbanks(fft // 2 + 1, low, high, bins, rate, norm, scale).T.contiguous()
+    return (
+        torchaudio("functional")
+        .melscale_fbanks(fft // 2 + 1, low_freq, high_freq, num_mel_bins, sampling_rate, norm, scale)
+        .T.contiguous()
+    )
 
 
 @lru_cache(maxsize=4)
-def _whisper_filters(bins: int, fft: int, rate: int) -> Tensor:
+def _whisper_filters(num_mel_bins: int, fft: int, sampling_rate: int) -> Tensor:
     """float64 [bins, fft / 2 + 1]: up to 8000 Hz on the Slaney scale, linear to 1000 Hz and logarithmic above.
 
     They are torchaudio's too, which are computed in float32: with 128 bins that alone moves Whisper's features by 2e-5.
     """
     top = 15 + math.log(8) * 27 / math.log(6.4)
-    mels = torch.linspace(0, top, bins + 2, dtype=torch.float64)
+    mels = torch.linspace(0, top, num_mel_bins + 2, dtype=torch.float64)
     edges = torch.where(mels < 15, mels * 200 / 3, 1000 * ((mels - 15) * math.log(6.4) / 27).exp())
-    hz = torch.linspace(0, rate // 2, fft // 2 + 1, dtype=torch.float64)
+    hz = torch.linspace(0, sampling_rate // 2, fft // 2 + 1, dtype=torch.float64)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     filters = torch.minimum((hz - left) / (middle - left), (right - hz) / (right - middle)).clamp_min(0)
     return filters * 2 / (right - left)

@@ -27,18 +27,18 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePreprocess:
+class ImageProcessor:
     """Pictures -> {"pixel_values": float [B, C, H, W]}.
 
-    A picture is resized to meet `resize_to`, cropped (or padded) around its centre to `size`, multiplied by
-    `rescale` and normalised. A picture is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], a tensor
+    A picture is resized to meet `resize_to`, cropped (or padded) around its center to `size`, multiplied by
+    `rescale` and normalized. A picture is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], a tensor
     [C, H, W]. A list of them, or a uint8 tensor [B, C, H, W], is a batch; one picture is a batch of one.
 
     size, resize_to: (height, width); resize_to None = size.
     fit: how a picture meets resize_to: "shortest" or "longest" edge keeps its proportions, "squash" does not,
         "none" leaves it as it is.
-    backend: whose resizing, "pil" (timm, open_clip) or "tensor" (transformers 5); they differ by a grey level or two.
-    channels: 1 converts pictures to grey, 3 to RGB; with other counts only arrays and tensors are taken.
+    backend: whose resizing, "pil" (timm, open_clip) or "tensor" (transformers 5); they differ by a gray level or two.
+    channels: 1 converts pictures to gray, 3 to RGB; with other counts only arrays and tensors are taken.
     """
 
     size: tuple[int, int]
@@ -83,11 +83,11 @@ class ImagePreprocess:
         have = opened.shape[-2:] if isinstance(opened, Tensor) else opened.size[::-1]
         share = math.sqrt(math.prod(self.size) / math.prod(have))
         size = tuple(max(step, round(edge * share / step) * step) for edge, step in zip(have, steps))
-        return self._normalise(replace(self, size=size, resize_to=None, fit="squash")._resize(opened))
+        return self._normalize(replace(self, size=size, resize_to=None, fit="squash")._resize(opened))
 
     def _one(self, picture: "Picture") -> Tensor:
         pixels = self._crop(self._resize(_opened(picture, self.channels, self.backend)))
-        return self._normalise(pixels)
+        return self._normalize(pixels)
 
     def _resize(self, picture: Any) -> Any:
         from torchvision.transforms.v2 import InterpolationMode
@@ -127,19 +127,19 @@ class ImagePreprocess:
         return F.crop(picture, top, left, *self.size)
 
     def _fill(self) -> int | list[int]:
-        """The colour of added borders: black, and where the whole picture is kept its mean (timm's "border")."""
+        """The color of added borders: black, and where the whole picture is kept its mean (timm's "border")."""
         if self.fit != "longest":
             return 0
         return [round(255 * value) for value in self.mean]
 
-    def _normalise(self, picture: Any) -> Tensor:
+    def _normalize(self, picture: Any) -> Tensor:
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         pixels = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
         mean, std = (torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (self.mean, self.std))
         return (pixels.float() * self.rescale - mean) / std
 
-    def fitted(self, size: tuple[int, int], channels: int) -> "ImagePreprocess":
+    def fitted(self, size: tuple[int, int], channels: int) -> "ImageProcessor":
         """The same for a model of another image size or channel count: the crop keeps its share of the picture."""
         fitted = self
         if size != self.size:
@@ -159,14 +159,14 @@ class ImagePreprocess:
         return {"kind": "image"} | lists
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> "ImagePreprocess":
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> "ImageProcessor":
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
         check_keys("preprocess", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     @classmethod
-    def from_timm(cls, pretrained: Mapping[str, Any]) -> "ImagePreprocess":
+    def from_timm(cls, pretrained: Mapping[str, Any]) -> "ImageProcessor":
         """From timm's `pretrained_cfg`; what it leaves out has timm's defaults."""
         channels, *edges = pretrained.get("input_size", (3, 224, 224))
         size, share = (edges[0], edges[1]), pretrained.get("crop_pct") or 0.875
@@ -183,7 +183,7 @@ class ImagePreprocess:
             std=std,
             channels=len(mean),
         )
-        return preprocess.fitted(size, channels)  # a model that was adapted to grey still has the colours' mean
+        return preprocess.fitted(size, channels)  # a model that was adapted to gray still has the colors' mean
 
     def to_timm(self) -> dict[str, Any]:
         """The keys of timm's `pretrained_cfg`. Raises ValueError where timm has no word for it."""
@@ -210,7 +210,7 @@ class ImagePreprocess:
     @classmethod
     def from_transformers(
         cls, processor: Mapping[str, Any], size: tuple[int, int], channels: int = 3
-    ) -> "ImagePreprocess":
+    ) -> "ImageProcessor":
         """From transformers' `preprocessor_config.json`; what it leaves out has the defaults of its class.
 
         size: the model's own (height, width), for a processor that neither resizes nor crops to a fixed one.
@@ -323,7 +323,7 @@ def _as_tensor(picture: Any) -> Tensor:
     if tensor.dtype != torch.uint8 or tensor.ndim != 3:
         raise ValueError(
             f"expected uint8 pixels of one picture, got {tensor.dtype} of shape {list(tensor.shape)}; "
-            "floats that are normalised already go straight into the model"
+            "floats that are normalized already go straight into the model"
         )
     return tensor
 

@@ -16,14 +16,14 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".m4a")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "image": (),
     "text": ("truncate", "max_length", "padding", "multiple"),
-    "audio": ("rate", "resample", "too_long"),
+    "audio": ("sampling_rate", "resample", "too_long"),
 }
 # What a tower's own preprocess calls an input that has another name beside other towers.
 RENAMED = {"audio": {"attention_mask": "audio_attention_mask"}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairPreprocess:
+class MultimodalProcessor:
     """images, texts and sounds -> one batch: {"pixel_values", "input_ids", "attention_mask", "input_values", ...}.
 
         model.preprocess(images=[picture], text=["a red bird"])   each under its name
@@ -70,8 +70,8 @@ class PairPreprocess:
         own = getattr(self, name)
         if own is None:
             ways = {
-                "image": "ImagePreprocess",
-                "text": "TextPreprocess (zoo.preprocessing.tokenizer_training.train makes one)",
+                "image": "ImageProcessor",
+                "text": "TextProcessor (zoo.preprocessing.tokenizer_training.train makes one)",
             }
             raise ValueError(
                 f"no preprocessing for {name}: set model.preprocess = dataclasses.replace(model.preprocess, {name}=...)"

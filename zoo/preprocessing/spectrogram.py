@@ -9,73 +9,75 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import filter_banks
-from zoo.preprocessing.audio import Listening, _extractor, one_of
+from zoo.preprocessing.audio import AudioProcessor, _extractor, one_of
 
 SHORT = 2  # seconds: longer clips gain nothing by being copied into one tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrogramPreprocess(Listening):
+class SpectrogramFeatureExtractor(AudioProcessor):
     """Sounds -> {"input_values": float32 [B, frames, bins]}, for Whisper {"input_features": [B, bins, frames]}.
 
-    flavour: "kaldi" has its filter banks (AST), "log_mel" torchaudio's mel spectrogram, "whisper" Whisper's.
-    frames, bins: shorter clips are padded, with zeros in place of log energies as AST has it (Whisper: with silence).
-    length, shift: of a frame, in milliseconds. low, high: Hz between which the filters lie; high=None is half the rate.
+    feature_type: "kaldi" has its filter banks (AST), "log_mel" torchaudio's mel spectrogram, "whisper" Whisper's.
+    frames, num_mel_bins: shorter clips are padded, with zeros in place of log energies as AST has it (Whisper: with silence).
+    frame_length, frame_shift: of a frame, in milliseconds. low_freq, high_freq: Hz between which the filters lie; high_freq=None is half the rate.
     mean, std: the result is (x - mean) / std. AST's files hold half of this std.
     """
 
     kind: ClassVar[str] = "spectrogram"
-    flavour: Literal["kaldi", "log_mel", "whisper"] = "kaldi"
-    bins: int = 128
+    feature_type: Literal["kaldi", "log_mel", "whisper"] = "kaldi"
+    num_mel_bins: int = 128
     frames: int = 1024
-    length: float = 25.0
-    shift: float = 10.0
-    low: float = 20.0
-    high: float | None = None
+    frame_length: float = 25.0
+    frame_shift: float = 10.0
+    low_freq: float = 20.0
+    high_freq: float | None = None
     mean: float = -4.2677393
     std: float = 2 * 4.5689974
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("flavour", self.flavour, ("kaldi", "log_mel", "whisper"))
-        for name in ("bins", "frames", "length", "shift", "std"):
+        one_of("feature_type", self.feature_type, ("kaldi", "log_mel", "whisper"))
+        for name in ("num_mel_bins", "frames", "frame_length", "frame_shift", "std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
-        if not 0 <= self.low < (self.high or self.rate / 2) <= self.rate / 2:
-            raise ValueError(f"filters from {self.low:g} to {self.high or self.rate / 2:g} Hz at {self.rate} Hz")
+        if not 0 <= self.low_freq < (self.high_freq or self.sampling_rate / 2) <= self.sampling_rate / 2:
+            raise ValueError(
+                f"filters from {self.low_freq:g} to {self.high_freq or self.sampling_rate / 2:g} Hz at {self.sampling_rate} Hz"
+            )
 
     @property
     def limit(self) -> int:
-        if self.flavour == "kaldi":
-            return filter_banks.samples_of(self.frames + 1, self.rate, self.length, self.shift) - 1
-        return self.frames * self._hop - (self.flavour == "log_mel")
+        if self.feature_type == "kaldi":
+            return filter_banks.samples_of(self.frames + 1, self.sampling_rate, self.frame_length, self.frame_shift) - 1
+        return self.frames * self._hop - (self.feature_type == "log_mel")
 
     @property
     def least(self) -> int:
         """One frame; where edges are reflected, half of one and a sample. Whisper's clips are padded before."""
-        if self.flavour == "whisper":
+        if self.feature_type == "whisper":
             return 1
         return (
-            filter_banks.samples_of(1, self.rate, self.length, self.shift)
-            if self.flavour == "kaldi"
+            filter_banks.samples_of(1, self.sampling_rate, self.frame_length, self.frame_shift)
+            if self.feature_type == "kaldi"
             else self._fft // 2 + 1
         )
 
     @property
     def _hop(self) -> int:
-        return int(self.rate * self.shift * 0.001)
+        return int(self.sampling_rate * self.frame_shift * 0.001)
 
     @property
     def _fft(self) -> int:
-        return int(self.rate * self.length * 0.001)
+        return int(self.sampling_rate * self.frame_length * 0.001)
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Neighbours of one length are worked through together."""
-        if self.flavour == "whisper":
+        """Neighbors of one length are worked through together."""
+        if self.feature_type == "whisper":
             return {"input_features": torch.cat([self._whispers(wave[None]) for wave in waves])}
-        out, done = torch.zeros(len(waves), self.frames, self.bins), 0
+        out, done = torch.zeros(len(waves), self.frames, self.num_mel_bins), 0
         for length, run in groupby(waves, len):
-            together = length < SHORT * self.rate
+            together = length < SHORT * self.sampling_rate
             for clips in [torch.stack(list(run))] if together else [wave[None] for wave in run]:
                 self._write_logs(clips, out[done : done + len(clips)])
                 done += len(clips)
@@ -85,59 +87,78 @@ class SpectrogramPreprocess(Listening):
 
     def _whispers(self, clips: Tensor) -> Tensor:
         return filter_banks.whisper_log_mel(
-            clips, self.rate, bins=self.bins, fft=self._fft, hop=self._hop, frames=self.frames
+            clips, self.sampling_rate, num_mel_bins=self.num_mel_bins, fft=self._fft, hop=self._hop, frames=self.frames
         )
 
     def _write_logs(self, clips: Tensor, out: Tensor) -> None:
         """Clips [B, S] into out [B, frames, bins]; what lies behind their own frames is left as it is."""
-        common: dict[str, Any] = dict(bins=self.bins, low=self.low, high=self.high)
-        if self.flavour == "kaldi":
-            frames = filter_banks.frames_of(clips.shape[1], self.rate, self.length, self.shift)
-            filter_banks.fbank(clips, self.rate, length=self.length, shift=self.shift, out=out[:, :frames], **common)
+        common: dict[str, Any] = dict(num_mel_bins=self.num_mel_bins, low_freq=self.low_freq, high_freq=self.high_freq)
+        if self.feature_type == "kaldi":
+            frames = filter_banks.frames_of(clips.shape[1], self.sampling_rate, self.frame_length, self.frame_shift)
+            filter_banks.fbank(
+                clips,
+                self.sampling_rate,
+                frame_length=self.frame_length,
+                frame_shift=self.frame_shift,
+                out=out[:, :frames],
+                **common,
+            )
         else:
-            logs = filter_banks.log_mel(clips, self.rate, fft=self._fft, hop=self._hop, **common)
+            logs = filter_banks.log_mel(clips, self.sampling_rate, fft=self._fft, hop=self._hop, **common)
             out[:, : logs.shape[1]] = logs
 
-    def fitted_to(self, config: Any) -> "SpectrogramPreprocess":
-        return replace(self, frames=config.max_length, bins=config.mel_bins)
+    def fitted_to(self, config: Any) -> "SpectrogramFeatureExtractor":
+        return replace(self, frames=config.max_length, num_mel_bins=config.mel_bins)
 
     def check(self, config: Any) -> None:
-        for mine, its in (("frames", "max_length"), ("bins", "mel_bins")):
+        for mine, its in (("frames", "max_length"), ("num_mel_bins", "mel_bins")):
             if (want := getattr(config, its, None)) is not None and getattr(self, mine) != want:
                 raise ValueError(f"{mine}={getattr(self, mine)} of the preprocessing, but the model has {its}={want}")
 
     @classmethod
-    def from_transformers(cls, extractor: Mapping[str, Any]) -> "SpectrogramPreprocess":
+    def from_transformers(cls, extractor: Mapping[str, Any]) -> "SpectrogramFeatureExtractor":
         """From the `preprocessor_config.json` of ASTFeatureExtractor or WhisperFeatureExtractor; what it leaves out has
         the defaults of its class. Raises LoadError for what cannot be meant."""
         kind, values = _extractor(extractor, "ASTFeatureExtractor", "WhisperFeatureExtractor")
-        rate = values["sampling_rate"]
+        sampling_rate = values["sampling_rate"]
         if kind == "WhisperFeatureExtractor":
-            shift, length = (1000 * values[name] / rate for name in ("hop_length", "n_fft"))
-            frames = values["chunk_length"] * rate // values["hop_length"]
-            sizes: dict[str, Any] = dict(bins=values["feature_size"], frames=frames, length=length, shift=shift)
-            return cls(flavour="whisper", rate=rate, low=0.0, mean=0.0, std=1.0, **sizes)
+            shift, length = (1000 * values[name] / sampling_rate for name in ("hop_length", "n_fft"))
+            frames = values["chunk_length"] * sampling_rate // values["hop_length"]
+            sizes: dict[str, Any] = dict(
+                num_mel_bins=values["feature_size"], frames=frames, frame_length=length, frame_shift=shift
+            )
+            return cls(feature_type="whisper", sampling_rate=sampling_rate, low_freq=0.0, mean=0.0, std=1.0, **sizes)
         mean, std = (values["mean"], 2 * values["std"]) if values["do_normalize"] else (0.0, 1.0)
-        return cls(rate=rate, bins=values["num_mel_bins"], frames=values["max_length"], mean=mean, std=std)
+        return cls(
+            sampling_rate=sampling_rate,
+            num_mel_bins=values["num_mel_bins"],
+            frames=values["max_length"],
+            mean=mean,
+            std=std,
+        )
 
     def to_transformers(self) -> dict[str, Any]:
-        name = {"kaldi": "ASTFeatureExtractor", "whisper": "WhisperFeatureExtractor"}.get(self.flavour)
+        name = {"kaldi": "ASTFeatureExtractor", "whisper": "WhisperFeatureExtractor"}.get(self.feature_type)
         if name is None:
-            raise ValueError(f"transformers has no feature extractor for flavour={self.flavour!r}")
-        common: dict[str, Any] = {"feature_extractor_type": name, "sampling_rate": self.rate, "padding_value": 0.0}
+            raise ValueError(f"transformers has no feature extractor for feature_type={self.feature_type!r}")
+        common: dict[str, Any] = {
+            "feature_extractor_type": name,
+            "sampling_rate": self.sampling_rate,
+            "padding_value": 0.0,
+        }
         common |= {"padding_side": "right", "return_attention_mask": False}
-        if self.flavour == "whisper":
-            seconds, rest = divmod(self.frames * self._hop, self.rate)
+        if self.feature_type == "whisper":
+            seconds, rest = divmod(self.frames * self._hop, self.sampling_rate)
             values: dict[str, Any] = {
                 "chunk_length": seconds,
-                "feature_size": self.bins,
+                "feature_size": self.num_mel_bins,
                 "hop_length": self._hop,
                 "n_fft": self._fft,
             }
             values |= {"n_samples": self.limit, "nb_max_frames": self.frames, "dither": 0.0}
         else:
             rest = 0
-            values = {"num_mel_bins": self.bins, "max_length": self.frames, "feature_size": 1}
+            values = {"num_mel_bins": self.num_mel_bins, "max_length": self.frames, "feature_size": 1}
             values |= {"do_normalize": True, "mean": self.mean, "std": self.std / 2}
         again = type(self).from_transformers(common | values)
         if rest or replace(again, resample=self.resample, too_long=self.too_long) != self:

@@ -27,7 +27,7 @@ SPECIAL = ("unk", "pad", "cls", "sep", "mask", "bos", "eos")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPreprocess:
+class TextProcessor:
     """Texts -> {"input_ids", "attention_mask"[, "token_type_ids"]}, each int64 [B, N].
 
     A text is a string, or a pair of them (a tuple); a list of texts is a batch, one text a batch of one.
@@ -152,11 +152,12 @@ class TextPreprocess:
                 f"the tokenizer does not belong to this model: its ids go up to {self.vocab_size - 1}, the model has "
                 f"vocab_size={config.vocab_size}"
             )
-        pad, expected = self.id("pad"), getattr(config, "pad_id", None)
+        encoder = not hasattr(config, "bos_token_id")  # a decoder takes any padding: it is masked, and at no position
+        pad, expected = self.id("pad"), getattr(config, "pad_token_id", None) if encoder else None
         if None not in (pad, expected) and pad != expected:
             raise ValueError(
                 f"the tokenizer does not belong to this model: it pads with {pad} ({self.special['pad']!r}), the model "
-                f"has pad_id={expected}"
+                f"has pad_token_id={expected}"
             )
         if self.max_length > config.max_length:
             raise ValueError(f"max_length={self.max_length} of the tokenizer, but the model has {config.max_length}")
@@ -173,7 +174,7 @@ class TextPreprocess:
         return {"tokenizer.json": self.tokenizer}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextPreprocess":
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextProcessor":
         """The inverse of `to_dict` and `files`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
         check_keys("preprocess", values, _FIELDS, later=("mask",))
@@ -209,7 +210,7 @@ def _backend(text: str, cut: int | None = None) -> "Tokenizer":
     return backend
 
 
-_FIELDS = [f.name for f in fields(TextPreprocess) if f.name != "tokenizer"]
+_FIELDS = [f.name for f in fields(TextProcessor) if f.name != "tokenizer"]
 
 
 def _keep(learned: str, file: Path) -> None:

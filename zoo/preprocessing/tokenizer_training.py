@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.preprocessing.text import TextPreprocess, _keep, _one_of
+from zoo.preprocessing.text import TextProcessor, _keep, _one_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +26,7 @@ def train(
     max_length: int = 512,
     lowercase: bool = True,
     cache: str | Path | None = None,
-) -> TextPreprocess:
+) -> TextProcessor:
     """A tokenizer learned from texts: the same from the same texts, whatever the process or machine.
 
     kind: "wordpiece" as BERT has (with [CLS] text [SEP] around each text), "bpe" over bytes as GPT-2 has (nothing
@@ -53,7 +53,7 @@ def train(
         learned = learn(texts, vocab_size, lowercase).to_str()
         if file is not None:
             _keep(learned, file)
-    return TextPreprocess(tokenizer=learned, special=special, max_length=max_length, types=kind == "wordpiece")
+    return TextProcessor(tokenizer=learned, special=special, max_length=max_length, types=kind == "wordpiece")
 
 
 def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> "Tokenizer":

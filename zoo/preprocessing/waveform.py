@@ -7,43 +7,43 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.audio import Listening, _extractor
+from zoo.preprocessing.audio import AudioProcessor, _extractor
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.utils.errors import LoadError
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaveformPreprocess(Listening):
+class WaveformFeatureExtractor(AudioProcessor):
     """Sounds -> {"input_values": float32 [B, S][, "attention_mask": int64 [B, S]]}; no mask where all are equally long.
 
-    normalise: whether each clip is brought to mean 0 and variance 1, over its own samples.
-    longest: the most samples of a clip; None takes any.
-    masked: what transformers' extractor is told on export, whether its model takes a mask; ours do.
+    normalize: whether each clip is brought to mean 0 and variance 1, over its own samples.
+    max_length: the most samples of a clip; None takes any.
+    return_attention_mask: what transformers' extractor is told on export, whether its model takes a mask; ours do.
     vocabulary: the symbols of a CTC model.
     """
 
     kind: ClassVar[str] = "waveform"
-    normalise: bool = True
-    longest: int | None = None
-    masked: bool = False
+    normalize: bool = True
+    max_length: int | None = None
+    return_attention_mask: bool = False
     vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.longest is not None and self.longest < 1:
-            raise ValueError(f"longest={self.longest}: expected a number of samples, or None")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length={self.max_length}: expected a number of samples, or None")
         if isinstance(self.vocabulary, Mapping):
             object.__setattr__(self, "vocabulary", Vocabulary.from_dict(self.vocabulary))
 
     @property
     def limit(self) -> int | None:
-        return self.longest
+        return self.max_length
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
         lengths = torch.tensor([len(wave) for wave in waves])
         values = torch.zeros(len(waves), int(lengths.max()))
         for row, wave in zip(values, waves):
-            row[: len(wave)] = normalised(wave) if self.normalise else wave
+            row[: len(wave)] = normalized(wave) if self.normalize else wave
         if bool((lengths == values.shape[1]).all()):
             return {"input_values": values}
         mask = torch.arange(values.shape[1]) < lengths[:, None]
@@ -56,7 +56,7 @@ class WaveformPreprocess(Listening):
             values["vocabulary"]["tokens"] = list(self.vocabulary.tokens)
         return values
 
-    def fitted_to(self, config: Any) -> "WaveformPreprocess":
+    def fitted_to(self, config: Any) -> "WaveformFeatureExtractor":
         """Without the vocabulary where the model has another number of symbols."""
         amiss = self.vocabulary is not None and len(self.vocabulary) != getattr(config, "vocab_size", None)
         return replace(self, vocabulary=None) if amiss else self
@@ -69,24 +69,24 @@ class WaveformPreprocess(Listening):
     @classmethod
     def from_transformers(
         cls, extractor: Mapping[str, Any], vocabulary: Vocabulary | None = None
-    ) -> "WaveformPreprocess":
+    ) -> "WaveformFeatureExtractor":
         """From the `preprocessor_config.json` of Wav2Vec2FeatureExtractor."""
         kind, values = _extractor(extractor, "Wav2Vec2FeatureExtractor")
         if values["feature_size"] != 1:
             raise LoadError(f"transformers' {kind} with feature_size={values['feature_size']}: a waveform has 1")
         return cls(
-            rate=values["sampling_rate"],
-            normalise=values["do_normalize"],
-            masked=values["return_attention_mask"],
+            sampling_rate=values["sampling_rate"],
+            normalize=values["do_normalize"],
+            return_attention_mask=values["return_attention_mask"],
             vocabulary=vocabulary,
         )
 
     def to_transformers(self) -> dict[str, Any]:
         return {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "sampling_rate": self.rate,
-            "do_normalize": self.normalise,
-            "return_attention_mask": self.masked,
+            "sampling_rate": self.sampling_rate,
+            "do_normalize": self.normalize,
+            "return_attention_mask": self.return_attention_mask,
             "feature_size": 1,
             "padding_value": 0.0,
             "padding_side": "right",
@@ -110,7 +110,7 @@ class WaveformPreprocess(Listening):
         }
 
 
-def normalised(wave: Tensor) -> Tensor:
+def normalized(wave: Tensor) -> Tensor:
     """[S] with mean 0 and variance 1, as wav2vec 2.0 hears it; silence stays 0."""
-    centred = wave - wave.mean()
-    return centred.div_((centred.dot(centred) / len(wave) + 1e-7).sqrt())
+    centered = wave - wave.mean()
+    return centered.div_((centered.dot(centered) / len(wave) + 1e-7).sqrt())

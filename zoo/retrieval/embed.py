@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items
-from zoo.retrieval.encode import KINDS, PLURAL, SUFFIXES, Towers, file_kind, fingerprint
-from zoo.retrieval.journal import Work
+from zoo.retrieval.encode import MODALITIES, PLURAL, SUFFIXES, Encoder, file_modality, fingerprint
+from zoo.retrieval.journal import EmbeddingJournal
 from zoo.utils.errors import did_you_mean
 
-OnError = Literal["stop", "skip"]
+OnError = Literal["raise", "skip"]
 AHEAD = 2  # batches that are decoded while one is computed
 
 
@@ -34,8 +34,8 @@ def embed(
     items: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    kinds: Sequence[str] | None = None,
-    on_error: OnError = "stop",
+    modalities: Sequence[str] | None = None,
+    on_error: OnError = "raise",
     dtype: str = "float32",
     batch_size: int = 32,
     workers: int | None = None,
@@ -50,7 +50,7 @@ def embed(
             a picture, a sound or .txt is a path.
         out: A file of safetensors, or of parquet where its name ends so. One that is there already is brought up to
             date: files that have not changed since are not computed again.
-        kinds: Which of "image", "text", "audio"; default those that the model has towers for.
+        modalities: Which of "image", "text", "audio"; default those that the model has towers for.
         on_error: What a missing or broken file does: "stop" raises and names it (what is done is kept), "skip" leaves
             it out and lists it in the result's `broken`.
         dtype: "float32", or "float16", "bfloat16" for half the size.
@@ -62,13 +62,13 @@ def embed(
         ValueError: Nothing to embed; `out` made by another model; a kind that the model has no tower for.
         EmbedError: A broken file with "stop", or none that is not with "skip".
     """
-    towers, out = Towers(model), Path(out)
-    check_options(towers, kinds, on_error, dtype, batch_size, out)
+    towers, out = Encoder(model), Path(out)
+    check_options(towers, modalities, on_error, dtype, batch_size, out)
     folder = Path(items) if isinstance(items, str | Path) else None
-    listed = items_of_folder(folder, kinds or towers.kinds) if folder else items_of_list(items, towers)  # type: ignore[arg-type]
+    listed = items_of_folder(folder, modalities or towers.modalities) if folder else items_of_list(items, towers)  # type: ignore[arg-type]
     mark = fingerprint(model)
     old = None if overwrite or not out.exists() else former(out, mark, dtype)
-    work = Work(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
+    work = EmbeddingJournal(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
     with work.held():
         known = {} if old is None else {item: i for i, item in enumerate(old.items)}
         todo = [item for item in dict.fromkeys(listed) if item not in known]
@@ -101,27 +101,29 @@ class Options:
 # --- What there is to embed -------------------------------------------------------------------------------------------
 
 
-def items_of_folder(folder: Path, kinds: Sequence[str]) -> list[Item]:
+def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
     """The files of these kinds in a folder and below it, in the order of their names; hidden ones are left out."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{folder} {what}: expected a folder of {' or '.join(PLURAL[k] for k in kinds)}, or a list")
+        raise ValueError(
+            f"{folder} {what}: expected a folder of {' or '.join(PLURAL[k] for k in modalities)}, or a list"
+        )
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if not name.startswith(".") and (kind := file_kind(name)) in kinds:
+            if not name.startswith(".") and (kind := file_modality(name)) in modalities:
                 path = Path(parent, name)
                 found.append(stamped(kind, path.relative_to(folder).as_posix(), path))
     if not found:
-        endings = ", ".join(suffix for kind in kinds for suffix in SUFFIXES[kind])
+        endings = ", ".join(suffix for kind in modalities for suffix in SUFFIXES[kind])
         raise ValueError(
-            f"{folder} has no {' or '.join(PLURAL[k] for k in kinds)} in it (files that end with {endings})"
+            f"{folder} has no {' or '.join(PLURAL[k] for k in modalities)} in it (files that end with {endings})"
         )
     return sorted(found, key=lambda item: item.name)
 
 
-def items_of_list(things: Sequence[str | Path], towers: Towers) -> list[Item]:
+def items_of_list(things: Sequence[str | Path], towers: Encoder) -> list[Item]:
     """Paths and texts as items."""
     if not len(things):
         raise ValueError("nothing to embed: an empty list")
@@ -129,7 +131,7 @@ def items_of_list(things: Sequence[str | Path], towers: Towers) -> list[Item]:
     for thing in things:
         if not isinstance(thing, str | Path):
             raise ValueError(f"expected paths or texts, given {type(thing).__name__}")
-        kind = file_kind(thing)
+        kind = file_modality(thing)
         if kind is None and (isinstance(thing, Path) or not thing.strip()):
             raise ValueError(f"{str(thing)!r}: expected a text, or a file that ends like a picture, a sound or .txt")
         towers.need(kind or "text", str(thing))
@@ -146,14 +148,16 @@ def stamped(kind: str | None, name: str, path: Path) -> Item:
 
 
 def check_options(
-    towers: Towers, kinds: Sequence[str] | None, on_error: str, dtype: str, batch_size: int, out: Path
+    towers: Encoder, modalities: Sequence[str] | None, on_error: str, dtype: str, batch_size: int, out: Path
 ) -> None:
-    for kind in kinds or ():
-        if kind not in KINDS:
-            raise ValueError(f"kinds: {kind!r} is not one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    for kind in modalities or ():
+        if kind not in MODALITIES:
+            raise ValueError(
+                f"modalities: {kind!r} is not one of {', '.join(MODALITIES)}{did_you_mean(kind, MODALITIES)}"
+            )
         towers.need(kind)
-    if on_error not in ("stop", "skip"):
-        raise ValueError(f"on_error={on_error!r}: expected 'stop' or 'skip'")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     if dtype == "bfloat16" and out.suffix in PARQUET:
@@ -182,7 +186,7 @@ def source_of(model: Any) -> str:
     return str(Path(said).resolve()) if said and Path(said).exists() else said if "/" in said else ""
 
 
-def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], work: Work) -> Tensor:
+def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], work: EmbeddingJournal) -> Tensor:
     """The vectors of all items in their order, [N, D]."""
     new = work.vectors()
     rows = [work.rows.get(item, -1) for item in kept]
@@ -200,7 +204,7 @@ def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], w
 # --- Computing --------------------------------------------------------------------------------------------------------
 
 
-def compute(towers: Towers, folder: Path | None, todo: list[Item], work: Work, options: Options) -> None:
+def compute(towers: Encoder, folder: Path | None, todo: list[Item], work: EmbeddingJournal, options: Options) -> None:
     """Vectors of all items into `work`. Batches are cut from the whole list, whatever of it is done already."""
     size = options.batch_size
     batches = [todo[i : i + size] for i in range(0, len(todo), size)]
@@ -210,7 +214,7 @@ def compute(towers: Towers, folder: Path | None, todo: list[Item], work: Work, o
     with shown(options.progress, len(todo), done) as advance, ThreadPoolExecutor(workers) as pool:
         try:
             for batch, loaded in ahead(pool, towers, folder, [batch for batch in left if batch]):
-                for kind in KINDS:
+                for kind in MODALITIES:
                     mine = [item for item in batch if item.kind == kind]
                     compute_kind(towers, kind, mine, loaded, work, options)
                 work.commit()
@@ -221,7 +225,7 @@ def compute(towers: Towers, folder: Path | None, todo: list[Item], work: Work, o
 
 
 def ahead(
-    pool: ThreadPoolExecutor, towers: Towers, folder: Path | None, batches: list[list[Item]]
+    pool: ThreadPoolExecutor, towers: Encoder, folder: Path | None, batches: list[list[Item]]
 ) -> Iterator[tuple[list[Item], dict[Item, Any]]]:
     """Batches with what their files hold, or the error that they gave; decoded while earlier ones are computed."""
     waiting: deque[tuple[list[Item], list[Future]]] = deque()
@@ -234,10 +238,10 @@ def ahead(
         yield first, {item: future.result() for item, future in zip(first, futures)}
 
 
-def loaded_item(towers: Towers, folder: Path | None, item: Item) -> Any:
+def loaded_item(towers: Encoder, folder: Path | None, item: Item) -> Any:
     """A picture or a sound as the model takes it ({name: [1, ...]}), a text as it is, or what went wrong."""
     path = folder / item.name if folder else Path(item.name)
-    is_file = item.kind != "text" or file_kind(item.name) == "text"
+    is_file = item.kind != "text" or file_modality(item.name) == "text"
     try:
         if is_file and not path.is_file():
             return ValueError("there is no such file")
@@ -252,7 +256,7 @@ def loaded_item(towers: Towers, folder: Path | None, item: Item) -> Any:
 
 
 def compute_kind(
-    towers: Towers, kind: str, batch: list[Item], loaded: dict[Item, Any], work: Work, options: Options
+    towers: Encoder, kind: str, batch: list[Item], loaded: dict[Item, Any], work: EmbeddingJournal, options: Options
 ) -> None:
     """The vectors of those items of a batch that can be read; the others are refused or listed."""
     if kind == "text":
@@ -274,7 +278,7 @@ def compute_kind(
         work.add(fine, rows[torch.tensor(finite)].to(options.dtype))
 
 
-def prepared_texts(towers: Towers, texts: dict[Item, Any]) -> dict[Item, Any]:
+def prepared_texts(towers: Encoder, texts: dict[Item, Any]) -> dict[Item, Any]:
     """Texts as the model takes them, {name: [1, N]} each: tokenized together, padded alike."""
     good = [item for item, text in texts.items() if isinstance(text, str)]
     try:
@@ -289,10 +293,10 @@ def prepared_texts(towers: Towers, texts: dict[Item, Any]) -> dict[Item, Any]:
         return made
 
 
-def refuse(item: Item, error: Exception, work: Work, options: Options) -> None:
+def refuse(item: Item, error: Exception, work: EmbeddingJournal, options: Options) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
     said = reason if item.name in reason else f"{item.name}: {reason}"
-    if options.on_error == "stop":
+    if options.on_error == "raise":
         raise EmbedError(
             f"{said}. Mend or remove it, or leave such files out with on_error='skip' (zoo embed --skip); what is done "
             "is kept"

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.eval_mode import evaluating
+from zoo.models.eval_mode import eval_mode
 from zoo.preprocessing.multimodal import PICTURES, SOUNDS
+from zoo.utils import renamed
 
-KINDS = ("image", "text", "audio")
+MODALITIES = ("image", "text", "audio")
 TEXTS = (".txt",)
 SUFFIXES = {"image": PICTURES, "text": TEXTS, "audio": SOUNDS}
 # What a model with one tower is asked by.
@@ -22,7 +23,7 @@ INPUTS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio"}
 PLURAL = {"image": "pictures", "text": "texts", "audio": "sounds"}
 
 
-class Towers:
+class Encoder:
     """The towers of a model by kind of input: "image", "text", "audio".
 
     model: anything with `encode_image`, `encode_text` or `encode_audio` and a `preprocess` that takes the same words,
@@ -31,23 +32,25 @@ class Towers:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.kinds = tuple(kind for kind in getattr(model, "modalities", KINDS) if hasattr(model, f"encode_{kind}"))
-        self.single = not self.kinds
+        self.modalities = tuple(
+            kind for kind in getattr(model, "modalities", MODALITIES) if hasattr(model, f"encode_{kind}")
+        )
+        self.single = not self.modalities
         if self.single:
             if getattr(getattr(model, "config", None), "head", None) != "pool":
                 raise ValueError(
                     f"{type(model).__name__} gives no vectors to compare: expected a model of several towers "
                     "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
                 )
-            self.kinds = tuple(kind for name, kind in INPUTS.items() if name in model.inputs)
+            self.modalities = tuple(kind for name, kind in INPUTS.items() if name in model.inputs)
         if getattr(model, "preprocess", None) is None:
             raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
 
     def need(self, kind: str, what: str = "") -> None:
         """Raise ValueError unless there is a tower for `kind`."""
-        if kind not in self.kinds:
+        if kind not in self.modalities:
             said = f"{what}: " if what else ""
-            raise ValueError(f"{said}the model has no {kind} tower; it has {', '.join(self.kinds)}")
+            raise ValueError(f"{said}the model has no {kind} tower; it has {', '.join(self.modalities)}")
 
     def prepare(self, kind: str, things: Sequence[Any]) -> dict[str, Tensor]:
         """What `encode` takes, of things of one kind: pictures or sounds (or their paths), or texts."""
@@ -64,7 +67,7 @@ class Towers:
         placed = {name: x.to(like.dtype) if x.is_floating_point() else x for name, x in placed.items()}
         call: Callable[..., Tensor] = self.model if self.single else getattr(self.model, f"encode_{kind}")
         if isinstance(self.model, nn.Module):
-            with evaluating(self.model):
+            with eval_mode(self.model):
                 rows = call(**placed)
         else:
             rows = call(**placed)
@@ -77,16 +80,16 @@ class Towers:
         return torch.cat([self.encode(kind, self.prepare(kind, things[i : i + batch_size])) for i in starts])
 
 
-def file_kind(name: str | Path) -> str | None:
+def file_modality(name: str | Path) -> str | None:
     """Which kind of file a name ends like, or None."""
     ending = Path(name).suffix.lower() if len(str(name)) < 4096 else ""
     return next((kind for kind, suffixes in SUFFIXES.items() if ending in suffixes), None)
 
 
-def thing_kind(thing: Any) -> str:
+def item_modality(thing: Any) -> str:
     """The kind of a query or an item. A string that ends like a picture or a sound is the path of one."""
     if isinstance(thing, str | Path):
-        kind = file_kind(thing)
+        kind = file_modality(thing)
         if kind is None and isinstance(thing, Path):
             raise ValueError(f"{thing}: expected a file that ends with {', '.join(sum(SUFFIXES.values(), ()))}")
         return kind or "text"
@@ -98,18 +101,18 @@ def thing_kind(thing: Any) -> str:
 def fingerprint(model: Any) -> str:
     """32 hexadecimal digits that change with any weight, with the config and with the preprocessing of a model.
 
-    Vectors of two models with one fingerprint can be compared. An optimised model has that of the model that it was
+    Vectors of two models with one fingerprint can be compared. An optimized model has that of the model that it was
     made from, with its own precision.
     """
     precision = getattr(model, "dtype_", None)
     if hasattr(model, "source_"):
         model = model.source_()
         if model is None:
-            raise ValueError("the model that this one was optimised from is gone: keep it, its weights are what counts")
+            raise ValueError("the model that this one was optimized from is gone: keep it, its weights are what counts")
     told = {
         "family": getattr(model, "family", type(model).__name__),
-        "config": _told(getattr(model, "config", None)),
-        "preprocess": _told(getattr(model, "preprocess", None)),
+        "config": renamed.in_format_1(_told(getattr(model, "config", None))),
+        "preprocess": renamed.in_format_1(_told(getattr(model, "preprocess", None))),
         "files": model.preprocess.files() if hasattr(getattr(model, "preprocess", None), "files") else {},
         "precision": str(precision),
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.retrieval.encode import file_kind, thing_kind
+from zoo.retrieval.encode import file_modality, item_modality
 from zoo.utils.files import write_atomic
 
 EDGE = 320  # pixels of a thumbnail's longer edge
@@ -93,7 +93,7 @@ def item(rank: int, card: Card, best: float, least: float) -> str:
 def media(thing: Any, said: str) -> str:
     """The HTML of a picture, a sound or a text, or of the reason why it cannot be shown."""
     try:
-        kind = thing_kind(thing)
+        kind = item_modality(thing)
         if isinstance(thing, Path) and not thing.is_file():
             raise ValueError("the file is gone")
         if kind == "image":
@@ -130,8 +130,8 @@ def sound(thing: Any, said: str) -> str:
     if isinstance(thing, tuple):
         import soundfile
 
-        buffer, rate = io.BytesIO(), int(thing[1])
-        soundfile.write(buffer, Tensor(thing[0]).numpy(), rate, format="WAV", subtype="PCM_16")
+        buffer, sampling_rate = io.BytesIO(), int(thing[1])
+        soundfile.write(buffer, Tensor(thing[0]).numpy(), sampling_rate, format="WAV", subtype="PCM_16")
         content, mime = buffer.getvalue(), MEDIA[".wav"]
     else:
         ending = Path(thing).suffix.lower()
@@ -147,7 +147,7 @@ def sound(thing: Any, said: str) -> str:
 
 
 def text(thing: Any) -> str:
-    is_file = isinstance(thing, Path) or file_kind(thing) == "text"
+    is_file = isinstance(thing, Path) or file_modality(thing) == "text"
     whole = Path(thing).read_text(encoding="utf-8") if is_file else str(thing)
     cut = whole[:TEXT_LENGTH].rstrip() + " …" if len(whole) > TEXT_LENGTH else whole
     return f"<blockquote>{shown(cut)}</blockquote>"
@@ -158,7 +158,7 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def is_text(thing: Any) -> bool:
-    return isinstance(thing, str) and thing_kind(thing) == "text"
+    return isinstance(thing, str) and item_modality(thing) == "text"
 
 
 def short(thing: Any) -> str:

@@ -19,7 +19,7 @@ SECONDS = 2.0  # between two writings of what is done: what a kill costs at most
 
 
 @dataclass
-class Work:
+class EmbeddingJournal:
     """Rows that are computed, on disk beside the file that they will stand in.
 
     rows.bin holds vectors one after the other, journal.jsonl which items they are of. A line is written once its rows

@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.checkpoints.load import load
 from zoo.retrieval.embed import embed
 from zoo.retrieval.embeddings_file import Embeddings
-from zoo.retrieval.encode import KINDS, Towers, fingerprint, thing_kind
+from zoo.retrieval.encode import MODALITIES, Encoder, fingerprint, item_modality
 from zoo.retrieval.html_page import write_page
 from zoo.retrieval.index import UNIT, Engine, Index
 from zoo.utils.errors import LoadError, did_you_mean
@@ -40,10 +40,10 @@ def search(
     model: Any = None,
     *,
     k: int = 10,
-    kinds: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
     engine: Engine = "exact",
-    on_error: Literal["stop", "skip"] = "skip",
-    page: str | Path | None = None,
+    on_error: Literal["raise", "skip"] = "skip",
+    html: str | Path | None = None,
     progress: bool = True,
 ) -> Any:
     """The k things most like a query, best first: [(name, score, kind, path), ...]; for a list of queries one for each.
@@ -55,47 +55,49 @@ def search(
             only what is new in it.
         model: Of the same fingerprint as the vectors; a folder or hub name is loaded. Default: where the file of
             embeddings says that its model came from.
-        kinds: Which of "image", "text", "audio" to look among; default all but texts, unless there are texts alone.
+        modalities: Which of "image", "text", "audio" to look among; default all but texts, unless there are texts alone.
         engine: "faiss" looks in an index of faiss (an extra: pip install attention-zoo[search]); the answers are equal.
         on_error: Of a folder: broken files are left out with a warning, or "stop" raises at the first.
-        page: Where to write the answers as one HTML file.
+        html: Where to write the answers as one HTML file.
 
     Raises:
         ValueError: An empty query, k < 1, vectors of another model, or a kind that the model has no tower for.
     """
     many = isinstance(query, list)
     queries = query if many else [query]
-    check_queries(queries, k, kinds)
+    check_queries(queries, k, modalities)
     if not queries:
         return []
     found, towers = opened(inside, model, queries, on_error, progress)
     vectors = torch.cat([vector_of(each, towers, found) for each in queries])
     index = Index(found.vectors, longest=UNIT, engine=engine)
-    scores, rows = index.top(vectors, k, where=rows_of(found, kinds))
+    scores, rows = index.top(vectors, k, where=rows_of(found, modalities))
     hits = [[hit_of(found, i, s) for s, i in zip(*pair)] for pair in zip(scores, rows)]
-    if page is not None:
+    if html is not None:
         where = found.folder.name if found.folder else found.file.name if found.file else "memory"
         pairs = list(zip(queries, hits))
-        write_page(page, pairs, title="Search", note=f"{len(found):,} things in {where}, scores are cosines")
+        write_page(html, pairs, title="Search", note=f"{len(found):,} things in {where}, scores are cosines")
     return hits if many else hits[0]
 
 
-def check_queries(queries: list[Any], k: int, kinds: Sequence[str] | None) -> None:
+def check_queries(queries: list[Any], k: int, modalities: Sequence[str] | None) -> None:
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
-    for kind in kinds or ():
-        if kind not in KINDS:
-            raise ValueError(f"kinds: {kind!r} is not one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    for kind in modalities or ():
+        if kind not in MODALITIES:
+            raise ValueError(
+                f"modalities: {kind!r} is not one of {', '.join(MODALITIES)}{did_you_mean(kind, MODALITIES)}"
+            )
     for query in queries:
         if isinstance(query, str) and not query.strip():
             raise ValueError("the query is empty: expected a text, or the path of a picture or a sound")
-        if isinstance(query, str | Path) and thing_kind(query) != "text" and not Path(query).is_file():
+        if isinstance(query, str | Path) and item_modality(query) != "text" and not Path(query).is_file():
             raise ValueError(f"there is no file {query} to search with")
 
 
 def opened(
-    inside: str | Path | Embeddings, model: Any, queries: list[Any], on_error: Literal["stop", "skip"], progress: bool
-) -> tuple[Embeddings, Towers | None]:
+    inside: str | Path | Embeddings, model: Any, queries: list[Any], on_error: Literal["raise", "skip"], progress: bool
+) -> tuple[Embeddings, Encoder | None]:
     """The vectors to look through, and the towers for the queries (None where all are vectors)."""
     found = inside if isinstance(inside, Embeddings) else None
     is_folder = found is None and Path(inside).is_dir()  # type: ignore[arg-type]
@@ -113,7 +115,7 @@ def opened(
             warnings.warn(f"left out: {'; '.join(found.broken[:3])}{more}", stacklevel=3)
     else:
         found.check(fingerprint(model))
-    return found, Towers(model)
+    return found, Encoder(model)
 
 
 def loaded(model: Any, found: Embeddings | None) -> Any:
@@ -143,31 +145,31 @@ def readable(file: Path) -> bool:
         return False
 
 
-def vector_of(query: Any, towers: Towers | None, found: Embeddings) -> Tensor:
+def vector_of(query: Any, towers: Encoder | None, found: Embeddings) -> Tensor:
     """float32 [1, D] of length 1."""
     if isinstance(query, Tensor) and query.ndim == 1:
         return F.normalize(query.detach().float().cpu()[None], dim=-1)
     assert towers is not None
-    kind = thing_kind(query)
+    kind = item_modality(query)
     towers.need(kind, f"a query by {kind}")
     if kind == "text" and isinstance(query, Path):
         query = query.read_text(encoding="utf-8")
     return towers.vectors(kind, [query])
 
 
-def rows_of(found: Embeddings, kinds: Sequence[str] | None) -> Tensor | None:
+def rows_of(found: Embeddings, modalities: Sequence[str] | None) -> Tensor | None:
     """Which rows to look among, bool [N]; None is all of them."""
     numbers = getattr(found.items, "kinds", None)
     if numbers is None:
-        numbers = torch.tensor([KINDS.index(item.kind) for item in found.items], dtype=torch.uint8)
-    text = KINDS.index("text")
-    if kinds is None:
+        numbers = torch.tensor([MODALITIES.index(item.kind) for item in found.items], dtype=torch.uint8)
+    text = MODALITIES.index("text")
+    if modalities is None:
         chosen = numbers != text
         return None if not chosen.any() or chosen.all() else chosen
-    chosen = torch.isin(numbers, torch.tensor([KINDS.index(kind) for kind in kinds], dtype=torch.uint8))
+    chosen = torch.isin(numbers, torch.tensor([MODALITIES.index(kind) for kind in modalities], dtype=torch.uint8))
     if not chosen.any():
-        there = ", ".join(KINDS[i] for i in numbers.unique().tolist())
-        raise ValueError(f"{found.file or 'the embeddings'} has no {' or '.join(kinds)}: it has {there}")
+        there = ", ".join(MODALITIES[i] for i in numbers.unique().tolist())
+        raise ValueError(f"{found.file or 'the embeddings'} has no {' or '.join(modalities)}: it has {there}")
     return chosen
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.inference.probabilities import Answer
-from zoo.retrieval.encode import PLURAL, Towers, fingerprint, thing_kind
+from zoo.retrieval.encode import PLURAL, Encoder, fingerprint, item_modality
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
 
@@ -55,19 +55,19 @@ class ZeroShot:
         """One thing or a list of them -> float32 [B, C]."""
         things = list(x) if isinstance(x, list) else [x]
         for thing in things:
-            if (kind := thing_kind(thing)) != self.kind:
+            if (kind := item_modality(thing)) != self.kind:
                 raise ValueError(f"{thing!r} is a {kind}: this classifier is for {PLURAL[self.kind]}")
             if isinstance(thing, str | Path) and not Path(thing).is_file():
                 raise ValueError(f"there is no file {thing}")
-        return Towers(self.model).vectors(self.kind, things) @ self.weights.T
+        return Encoder(self.model).vectors(self.kind, things) @ self.weights.T
 
-    def predict(self, x: Any, top: int = 5, each: bool = False) -> Any:
-        """The `top` most probable labels, [(label, probability), ...], best first; for a list of things a list of them.
+    def predict(self, x: Any, top_k: int = 5, each: bool = False) -> Any:
+        """The `top_k` most probable labels, [(label, probability), ...], best first; for a list of things a list of them.
 
         each: the probability of each label by itself, for models of SigLIP's loss; they need not add up to 1.
         """
-        if top < 1:
-            raise ValueError(f"top={top}: expected at least 1")
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}: expected at least 1")
         if each and self.bias is None:
             raise ValueError(
                 "each=True needs a model of SigLIP's loss: this one's probabilities are of one label of all"
@@ -76,7 +76,7 @@ class ZeroShot:
             return []
         logits = self.scale * self.cosines(x)
         shares = (logits + self.bias).sigmoid() if each and self.bias is not None else logits.softmax(-1)
-        found = shares.topk(min(top, len(self.labels)))
+        found = shares.topk(min(top_k, len(self.labels)))
         rows = zip(found.values.tolist(), found.indices.tolist())
         answers: list[Answer] = [[(self.labels[i], p) for p, i in zip(*row)] for row in rows]
         return answers if isinstance(x, list) else answers[0]
@@ -112,11 +112,11 @@ def zero_shot(
     templates: sentences with {} where the name goes, one of them, or a text file with one in each line; default: some
     for pictures and some for sounds, `TEMPLATES`. kind: "image" or "audio", where the model takes both.
     """
-    towers = Towers(model)
+    towers = Encoder(model)
     if isinstance(labels, str | Path):
         return read(towers, Path(labels), templates)
     towers.need("text", "classifying by names")
-    things = [each for each in towers.kinds if each != "text"]
+    things = [each for each in towers.modalities if each != "text"]
     if kind is not None:
         towers.need(kind)
     elif not things:
@@ -163,7 +163,7 @@ def temperature(model: Any) -> tuple[float, float | None]:
     )
 
 
-def read(towers: Towers, file: Path, templates: Any) -> ZeroShot:
+def read(towers: Encoder, file: Path, templates: Any) -> ZeroShot:
     """A classifier that was saved. Raises LoadError, or ValueError where it is another model's."""
     from safetensors import SafetensorError, safe_open
 

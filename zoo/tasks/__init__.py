@@ -4,12 +4,12 @@ from zoo.utils.lazy import names_from
 
 _HOME = {
     "Task": "zoo.tasks.base",
-    "Classify": "zoo.tasks.classification",
-    "CTC": "zoo.tasks.ctc",
-    "NextToken": "zoo.tasks.language_modeling",
-    "MaskedToken": "zoo.tasks.language_modeling",
-    "Contrast": "zoo.tasks.contrastive",
-    "Retrieval": "zoo.tasks.retrieval_metrics",
+    "ClassificationTask": "zoo.tasks.classification",
+    "CTCTask": "zoo.tasks.ctc",
+    "CausalLMTask": "zoo.tasks.language_modeling",
+    "MaskedLMTask": "zoo.tasks.language_modeling",
+    "ContrastiveTask": "zoo.tasks.contrastive",
+    "RetrievalMetrics": "zoo.tasks.retrieval_metrics",
     "balanced": "zoo.tasks.problem_types",
     "add_lora": "zoo.tasks.lora",
     "merge_lora": "zoo.tasks.lora",

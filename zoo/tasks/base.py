@@ -16,7 +16,7 @@ from zoo.checkpoints.formats import native
 from zoo.models.base import Model
 from zoo.parallel.fsdp import shard
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.ema import Follower, averaged_copy
+from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.lora import merge_lora
 from zoo.tasks.loss_guard import LossGuard
 from zoo.tasks.optimizer import adamw, freeze, param_groups
@@ -52,7 +52,7 @@ class Task(L.LightningModule):
         self.guard = LossGuard()
         self.strict_loading = True
         self._losses: list[Tensor] = []
-        self._follower: Follower | None = None
+        self._follower: EMA | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """The scalar loss of one micro-batch in training."""
@@ -149,7 +149,7 @@ class Task(L.LightningModule):
         """Where a bad batch would be saved; the average and its model, now that they are where they stay."""
         self.guard.folder = Path(self.trainer.default_root_dir)
         self._losses = []
-        self._follower = None if self.ema is None else Follower(self.ema, self.model, self.ema_decay)
+        self._follower = None if self.ema is None else EMA(self.ema, self.model, self.ema_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look at all losses before weights go to disk, and say what model they belong to."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from zoo.models.base import Model
-from zoo.models.config import Answer as Kind
+from zoo.models.config import ProblemType
 from zoo.nn.heads import rescale
 from zoo.tasks.base import Task, named
 from zoo.tasks.config import OptimSettings
@@ -25,7 +25,7 @@ class Augmentation(Protocol):
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]: ...
 
 
-class Classify(Task):
+class ClassificationTask(Task):
     """Train and evaluate a classifier; also in a `lightning.Trainer` of one's own.
 
         L.Trainer(max_epochs=3).fit(Classify(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3), loader)
@@ -39,7 +39,8 @@ class Classify(Task):
         lr: Highest learning rate; goes over the one in `optim`.
         optim: The other settings of the optimizer.
         label_smoothing: Share of the target spread over all classes.
-        kind: `one` class a row; `several`, labels [B, C] of 0 and 1; a `number`, labels [B] for logits [B, 1]. None:
+        problem_type: `single_label_classification`; `multi_label_classification`, labels [B, C] of 0 and 1; `regression`,
+            labels [B] for logits [B, 1]. None:
             what the model's config says it answers with; given, the config says so from here on.
         unit: (mean, std) that numbers are learned in. Checkpoints know it, and `finished` puts it into `head.proj`.
         class_weights: [C], in the training loss; `zoo.tasks.balanced` makes them of the labels.
@@ -49,15 +50,18 @@ class Classify(Task):
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
-                 label_smoothing: float = 0.0, kind: Kind | None = None, class_weights: Tensor | None = None,
+                 label_smoothing: float = 0.0, problem_type: ProblemType | None = None, class_weights: Tensor | None = None,
                  unit: Unit = _OWN, augment: Augmentation | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         if isinstance(model, Model):
-            kind = kind or model.config.answers
-            if kind != model.config.answers:
-                model.config = model.config.replace(answer=kind)
+            problem_type = problem_type or model.config.resolved_problem_type
+            if problem_type != model.config.resolved_problem_type:
+                model.config = model.config.replace(problem_type=problem_type)
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        self.objective, self.augment = Objective(kind or "one", label_smoothing, class_weights, unit), augment
+        self.objective, self.augment = (
+            Objective(problem_type or "single_label_classification", label_smoothing, class_weights, unit),
+            augment,
+        )
         figure, self.mode = self.objective.monitor
         self.monitor = f"val_{figure}"
         self.metrics: dict[str, Metric] = {}  # no submodules: nothing of them belongs into a checkpoint

@@ -40,7 +40,7 @@ class OptimSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifySettings:
+class ClassificationSettings:
     """The objective of a classifier.
 
     Attributes:
@@ -54,20 +54,20 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedSettings(ClassifySettings):
+class WeightedClassificationSettings(ClassificationSettings):
     """The objective of a classifier whose classes may be weighted, and that may end early.
 
     Attributes:
         class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
     """
 
     class_weights: Literal["none", "balanced"] = "none"
-    patience: int = 0
+    early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within("patience", self.patience, 0, float("inf"))
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
 
 
 def _within(name: str, value: float | None, least: float, most: float, *, open_below: bool = False,

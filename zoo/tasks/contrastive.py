@@ -16,7 +16,7 @@ from zoo.nn.losses.all_gather import Group, gather, place
 from zoo.tasks.base import Task, named, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.retrieval_metrics import Retrieval
+from zoo.tasks.retrieval_metrics import RetrievalMetrics
 from zoo.utils.keyed_random import mix
 
 Duplicates = Literal["name", "refuse", "positives", "ignore"]
@@ -25,12 +25,12 @@ _KINDS = ("name", "refuse", "positives", "ignore")
 _SHOWN = 5
 
 
-class Contrast(Task):
+class ContrastiveTask(Task):
     """Train a model of several towers so that what belongs together lies close; also in a `lightning.Trainer` of one's
     own.
 
         model = zoo.contrast(image="vit_cifar_tiny", text="bert_tiny")
-        L.Trainer(max_epochs=3).fit(Contrast(model, lr=1e-3, cached=64), loader)
+        L.Trainer(max_epochs=3).fit(Contrast(model, lr=1e-3, grad_cache_size=64), loader)
 
     Batches are dicts with the inputs of two towers or more, row i of one belonging to row i of the others. They may
     hold as well: `positives` [B], integers (pairs with equal ones are positives of one another); `captions`, the B
@@ -48,8 +48,8 @@ class Contrast(Task):
             `logit_scale`: what `zoo.contrast` makes, or the like.
         lr: Highest learning rate; goes over the one in `optim`.
         optim: The other settings of the optimizer.
-        chunk: Rows of scores that the loss holds at a time; None takes a number that suits the device.
-        cached: Rows that are encoded at a time. A large batch then needs the memory of a small one: features are
+        loss_chunk_size: Rows of scores that the loss holds at a time; None takes a number that suits the device.
+        grad_cache_size: Rows that are encoded at a time. A large batch then needs the memory of a small one: features are
             computed without keeping anything, and once more, with the same dropout, for the gradients, which are the
             same (Gao et al. 2021, GradCache, https://arxiv.org/abs/2101.06983). None encodes all rows at once.
         duplicates: What to do about equal texts in a batch, each of which counts as a wrong answer to the other's
@@ -63,12 +63,12 @@ class Contrast(Task):
     mode = "max"
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
-                 chunk: int | None = None, cached: int | None = None, duplicates: Duplicates = "name",
+                 loss_chunk_size: int | None = None, grad_cache_size: int | None = None, duplicates: Duplicates = "name",
                  hub: str | None = None, augment: Augmentation | None = None,
                  ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        for name, value in (("chunk", chunk), ("cached", cached)):
+        for name, value in (("loss_chunk_size", loss_chunk_size), ("grad_cache_size", grad_cache_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1 row")
         if duplicates not in _KINDS:
@@ -76,8 +76,14 @@ class Contrast(Task):
         known = getattr(model, "modalities", None)
         if hub is not None and known is not None and hub not in known:
             raise ValueError(f"hub={hub!r}: the model has {', '.join(known)}")
-        self.chunk, self.cached, self.duplicates, self.hub, self.augment = chunk, cached, duplicates, hub, augment
-        self.metrics: dict[str, Retrieval] = {}  # no submodules: nothing of them belongs into a checkpoint
+        self.loss_chunk_size, self.grad_cache_size, self.duplicates, self.hub, self.augment = (
+            loss_chunk_size,
+            grad_cache_size,
+            duplicates,
+            hub,
+            augment,
+        )
+        self.metrics: dict[str, RetrievalMetrics] = {}  # no submodules: nothing of them belongs into a checkpoint
         self._warned = False
 
     # --- training ----------------------------------------------------------------------------------------------------
@@ -87,16 +93,16 @@ class Contrast(Task):
         batch = self._prepare(batch, step, train=True)
         inputs = self._inputs(batch)
         ids = self._positives(batch, step)
-        output = self._encode_in_parts(inputs, step, micro) if self.cached else self.model(**inputs)
+        output = self._encode_in_parts(inputs, step, micro) if self.grad_cache_size else self.model(**inputs)
         return self._loss(self.model, output, ids, self._group)
 
     def _encode_in_parts(self, inputs: dict[str, Tensor], step: int, micro: int) -> Any:
-        """The output of the model for all rows, `cached` at a time, of which only features are kept.
+        """The output of the model for all rows, `grad_cache_size` at a time, of which only features are kept.
 
         Part k of rank r's n draws what micro-batch r * n + k would: dropout is that of as many processes without parts.
         """
-        assert self.cached is not None
-        split = {name: x.split(self.cached) for name, x in inputs.items()}
+        assert self.grad_cache_size is not None
+        split = {name: x.split(self.grad_cache_size) for name, x in inputs.items()}
         count = len(next(iter(split.values())))
         outputs = [
             checkpoint(
@@ -113,7 +119,7 @@ class Contrast(Task):
 
     def _loss(self, model: nn.Module, output: Any, ids: Tensor | None, group: Group) -> Tensor:
         """The mean over the pairs of modalities that count."""
-        options = {"chunk": self.chunk, "group": group, "positives": ids}
+        options = {"chunk": self.loss_chunk_size, "group": group, "positives": ids}
         losses = [model.loss(alone(output, *pair), **options) for pair in self._pairs(output)]  # type: ignore[operator]
         return torch.stack(losses).mean()
 
@@ -122,7 +128,7 @@ class Contrast(Task):
         if not pairs:
             there = ", ".join(name for name, _ in features(output))
             about = f" with the hub {self.hub!r} among them" if self.hub else ""
-            raise ValueError(f"a batch of {there} alone: Contrast needs the inputs of two modalities{about}")
+            raise ValueError(f"a batch of {there} alone: ContrastiveTask needs the inputs of two modalities{about}")
         return pairs
 
     @property
@@ -144,7 +150,7 @@ class Contrast(Task):
             raise ValueError(
                 f"accumulate_grad_batches={many}: rows of different batches would never be contrasted, so this is not "
                 f"the gradient of a batch {many} times as large. Make the batch itself {many} times as large and give "
-                f"Contrast cached=<rows to encode at a time>: about the same memory, and exact"
+                f"ContrastiveTask grad_cache_size=<rows to encode at a time>: about the same memory, and exact"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -256,7 +262,7 @@ class Contrast(Task):
         for pair in self._pairs(output):
             name = "_".join((stage, *pair))
             if name not in self.metrics:
-                self.metrics[name] = Retrieval(*pair).to(self.device)
+                self.metrics[name] = RetrievalMetrics(*pair).to(self.device)
             metric = self.metrics[name]
             metric.loss = partial(self._whole_loss, output, pair)
             a, b = (found[side][keep] for side in pair)

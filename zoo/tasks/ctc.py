@@ -17,7 +17,7 @@ from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
 
 
-class CTC(Task):
+class CTCTask(Task):
     """Train a model of frames to write what is said.
 
         L.Trainer(max_steps=2000).fit(CTC(model, lr=1e-3), loader)

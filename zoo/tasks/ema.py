@@ -16,7 +16,7 @@ def averaged_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-class Follower:
+class EMA:
     """Keeps an average in step with its model. Made once both are where they stay: sharding replaces parameters."""
 
     def __init__(self, average: nn.Module, model: nn.Module, decay: float):

@@ -1,4 +1,4 @@
-"""Language modelling: the next token, or those that a mask hides."""
+"""Language modeling: the next token, or those that a mask hides."""
 
 import math
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from torchmetrics import MeanMetric
 
 from zoo.tasks.base import Task, named
 from zoo.tasks.config import OptimSettings
-from zoo.utils.keyed_random import Draws
+from zoo.utils.keyed_random import KeyedRandom
 
 IGNORED = -100
 
 
-class LanguageTask(Task):
+class LanguageModelingTask(Task):
     """A task whose evaluation is the mean loss of a token, and its exponential, the perplexity.
 
     Logs `train_loss`, `lr`, `val_loss`, `val_perplexity`, `test_loss`, `test_perplexity`.
@@ -75,10 +75,10 @@ class LanguageTask(Task):
             self.record(row, self.trainer.global_step)
 
 
-class NextToken(LanguageTask):
+class CausalLMTask(LanguageModelingTask):
     """Train a decoder on the next token.
 
-        L.Trainer(max_steps=1000).fit(NextToken(zoo.create_model("gpt_nano"), lr=1e-3), loader)
+        L.Trainer(max_steps=1000).fit(LMHead(zoo.create_model("gpt_nano"), lr=1e-3), loader)
 
     Batches: `input_ids` [B, N], and `labels` [B, N], the token behind each; without them the ids themselves say what
     follows. Padding (`attention_mask` 0) and labels of -100 do not count.
@@ -95,10 +95,10 @@ class NextToken(LanguageTask):
         return losses[labels.flatten() != IGNORED]
 
 
-class MaskedToken(LanguageTask):
+class MaskedLMTask(LanguageModelingTask):
     """Train an encoder to find tokens that are hidden from it.
 
-    Of all tokens that are not special, `share` are chosen, and at least one of each text: 8 of 10 become the mask, 1
+    Of all tokens that are not special, `mask_probability` are chosen, and at least one of each text: 8 of 10 become the mask, 1
     another token, 1 stays. Which they are is a pure function of (seed, epoch, index, place); in evaluation always the
     same.
 
@@ -108,18 +108,18 @@ class MaskedToken(LanguageTask):
         model: With head="masked_lm".
         mask_id: The mask's token id.
         special: Ids that are never hidden.
-        share: Of the tokens that are hidden.
-        options: Of LanguageTask.
+        mask_probability: Of the tokens that are hidden.
+        options: Of LanguageModelingTask.
 
     Source: Devlin et al. 2019, section 3.1, https://arxiv.org/abs/1810.04805.
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, mask_id: int, special: tuple[int, ...] = (),
-                 share: float = 0.15, **options: Any):  # fmt: skip
+                 mask_probability: float = 0.15, **options: Any):  # fmt: skip
         super().__init__(model, lr, **options)
-        if not 0.0 < share < 1.0:
-            raise ValueError(f"share={share}: expected more than 0 and less than 1")
-        self.mask_id, self.special, self.share = mask_id, special, share
+        if not 0.0 < mask_probability < 1.0:
+            raise ValueError(f"mask_probability={mask_probability}: expected more than 0 and less than 1")
+        self.mask_id, self.special, self.mask_probability = mask_id, special, mask_probability
         self.vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
@@ -136,12 +136,12 @@ class MaskedToken(LanguageTask):
         ids = batch["input_ids"]
         index = batch["index"][:, None] if "index" in batch else torch.arange(len(ids), device=ids.device)[:, None]
         places = torch.arange(ids.shape[1], device=ids.device)
-        draws = Draws(self.seed, -1 if epoch is None else epoch, (index << 20) + places)
+        draws = KeyedRandom(self.seed, -1 if epoch is None else epoch, (index << 20) + places)
         open_ = torch.isin(ids, torch.tensor(self.special, device=ids.device), invert=True)
         if (keep := batch.get("attention_mask")) is not None:
             open_ = open_ & keep.bool()
         rank = draws.uniform("masked").masked_fill(~open_, 2.0)
-        chosen = rank <= rank.amin(1, keepdim=True).clamp(min=self.share, max=1.0)
+        chosen = rank <= rank.amin(1, keepdim=True).clamp(min=self.mask_probability, max=1.0)
         how = draws.uniform("masked/how")
         other = draws.integers("masked/other", self.vocab_size)
         hidden = torch.where(chosen & (how < 0.8), torch.full_like(ids, self.mask_id), ids)

@@ -75,6 +75,6 @@ class LossGuard:
         torch.save({"step": seen.step, "micro": seen.micro, "loss": value, "batch": batch}, file)
         raise NonFiniteLoss(
             f"the loss is {value} at step {seen.step + 1}; its batch is saved in {file}. Usual causes: lr too high, "
-            f"no clipping (clip=1.0), fp16 (precision=bf16 has more range), or a broken input in that batch.",
+            f"no clipping (gradient_clip_val=1.0), fp16 (precision=bf16 has more range), or a broken input in that batch.",
             seen.step, file,
         )  # fmt: skip

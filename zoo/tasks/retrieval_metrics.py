@@ -12,7 +12,7 @@ _OWN = -(1 << 63)  # stands for a number that nothing else has
 _ENTRIES = 1 << 22  # scores that are held at a time
 
 
-class Retrieval(Metric):
+class RetrievalMetrics(Metric):
     """R@k and median rank of two modalities that share a space, from a to b and from b to a.
 
         metric = Retrieval("image", "text")
@@ -53,7 +53,7 @@ class Retrieval(Metric):
 
     def update(self, a: Tensor, b: Tensor, *, a_ids: Tensor | None = None, b_ids: Tensor | None = None,
                a_items: Tensor | None = None, b_items: Tensor | None = None) -> None:  # fmt: skip
-        """Take in features a [A, D] and b [B, D], L2-normalised as a rule.
+        """Take in features a [A, D] and b [B, D], L2-normalized as a rule.
 
         Args:
             a_ids, b_ids: Integers; a row of one side is a right answer to those of the other with its id. Without

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zoo.data.config import DataSettings
-from zoo.tasks.config import ClassifySettings, OptimSettings, _within
+from zoo.tasks.config import ClassificationSettings, OptimSettings, _within
 
 MODEL_FIELDS = {
     "attention": "Attention kind: a name, {kind: local, window: 9}, my_file:MyCore, or a list over the layers.",
@@ -24,9 +24,9 @@ MODEL_FIELDS = {
     "heads": "Attention heads.",
     "kv_heads": "Key and value heads (fewer than `heads`: grouped queries).",
     "head_dim": "Width of a head.",
-    "hidden": "Width of the MLP's hidden layer.",
+    "mlp_dim": "Width of the MLP's hidden layer.",
     "act": "Activation of the MLP.",
-    "gated": "A gated MLP.",
+    "gated_mlp": "A gated MLP.",
     "registers": "Register tokens.",
     "layer_scale": "Initial value of layer scale.",
     "dropout": "Dropout of residual branches.",
@@ -41,12 +41,12 @@ TOWERS = ("encoder", "decoder", "text", "vision", "image", "audio")
 """Parts of a model at which a field can be aimed: `encoder.attention=performer`."""
 
 FREE = frozenset({
-    "run_dir", "resume", "data.data_dir", "data.workers",
-    "trainer.minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
-    "trainer.progress", "trainer.pictures", "trainer.checkpoint_every", "trainer.checkpointing",
+    "run_dir", "resume", "data.data_dir", "data.num_workers",
+    "trainer.max_minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
+    "trainer.progress", "trainer.plots", "trainer.checkpoint_every", "trainer.gradient_checkpointing",
 })  # fmt: skip
 """Settings that a resumed run may change: none of them enters a weight or a loss. Batches are keyed by (seed, step), so
-neither are workers; `devices`, `nodes` and `accumulate` may change as long as their product, the number of
+neither are workers; `devices`, `num_nodes` and `accumulate_grad_batches` may change as long as their product, the number of
 micro-batches in a step, stays. Another kind of device is allowed, but rounds differently."""
 
 
@@ -72,58 +72,58 @@ class TrainerSettings:
     Attributes:
         epochs: Passes over the training set; give this or `steps`.
         steps: Optimizer steps; give this or `epochs`.
-        minutes: Stop after so many minutes of this start (never shapes the schedule); the same command goes on.
-        accumulate: Micro-batches per device that a step's batch is cut into.
-        clip: Greatest norm of the gradient; 0 does not clip.
+        max_minutes: Stop after so many minutes of this start (never shapes the schedule); the same command goes on.
+        accumulate_grad_batches: Micro-batches per device that a step's batch is cut into.
+        gradient_clip_val: Greatest norm of the gradient; 0 does not clip.
         precision: Number format of the forward pass; weights and optimizer stay in float32. `auto` takes bf16 where
             the device computes in it, else fp32.
         accelerator: `auto` takes CUDA, MPS or the CPU, in this order.
         devices: Processes on this machine, one device each; 0 takes all GPUs, and one process on a CPU.
-        nodes: Machines that take part.
+        num_nodes: Machines that take part.
         strategy: How several devices share the work; `auto` is ddp for more than one.
         compile: Run the model through `torch.compile`.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         ema: Decay of the moving average of the weights that is evaluated and saved; 0 keeps none.
         deterministic: Ask torch for deterministic kernels on a GPU too.
-        holdout: Share of the training set that is kept for validation; 0 validates on the test set.
+        val_fraction: Share of the training set that is kept for validation; 0 validates on the test set.
         validate_every: Steps between validations; 0 validates after each epoch.
         checkpoint_every: Steps between checkpoints; there is one after each validation in any case.
         log_every: Steps between two rows of `metrics.csv`.
         logger: Class name of a further Lightning logger, e.g. `TensorBoardLogger`.
         progress: A progress bar in a terminal, a line per validation elsewhere.
-        pictures: Draw curves, confusion matrix and attention maps into the run folder.
+        plots: Draw curves, confusion matrix and attention maps into the run folder.
     """
 
     epochs: int | None = None
     steps: int | None = None
-    minutes: float | None = None
-    accumulate: int = 1
-    clip: float = 1.0
+    max_minutes: float | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
-    nodes: int = 1
+    num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     compile: bool = False
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     ema: float = 0.0
     deterministic: bool = False
-    holdout: float = 0.04
+    val_fraction: float = 0.04
     validate_every: int = 0
     checkpoint_every: int = 200
     log_every: int = 50
     logger: str | None = None
     progress: bool = True
-    pictures: bool = True
+    plots: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("accumulate", 1), ("nodes", 1), ("log_every", 1), ("devices", 0), ("validate_every", 0),
+        for name, least in (("accumulate_grad_batches", 1), ("num_nodes", 1), ("log_every", 1), ("devices", 0), ("validate_every", 0),
                             ("checkpoint_every", 0), ("epochs", 1), ("steps", 1)):  # fmt: skip
             _within(name, getattr(self, name), least, float("inf"))
-        _within("clip", self.clip, 0.0, float("inf"))
-        _within("holdout", self.holdout, 0.0, 1.0, open_above=True)
+        _within("gradient_clip_val", self.gradient_clip_val, 0.0, float("inf"))
+        _within("val_fraction", self.val_fraction, 0.0, 1.0, open_above=True)
         _within("ema", self.ema, 0.0, 1.0, open_above=True)
-        _within("minutes", self.minutes, 0.0, float("inf"), open_below=True)
+        _within("max_minutes", self.max_minutes, 0.0, float("inf"), open_below=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,4 +152,4 @@ class ImageSettings(RunSettings):
     """A classifier of images."""
 
     data: DataSettings = field(default_factory=DataSettings)
-    task: ClassifySettings = field(default_factory=ClassifySettings)
+    task: ClassificationSettings = field(default_factory=ClassificationSettings)

@@ -37,18 +37,18 @@ def settle(settings: RunSettings) -> Any:
     trainer = settings.trainer
     accelerator = best_accelerator() if trainer.accelerator == "auto" else trainer.accelerator
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("accelerator=cuda: torch sees no CUDA GPU here; use accelerator=cpu (overlay=cpu)")
+        raise ValueError("accelerator=cuda: torch sees no CUDA GPU here; use accelerator=cpu (hardware=cpu)")
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("accelerator=mps: torch sees no Apple GPU here; use accelerator=cpu (overlay=cpu)")
+        raise ValueError("accelerator=mps: torch sees no Apple GPU here; use accelerator=cpu (hardware=cpu)")
     there = torch.cuda.device_count() if accelerator == "cuda" else 1
     devices = trainer.devices or there
     if accelerator == "cuda" and devices > there:
         raise ValueError(f"devices={devices}: this machine has {there} GPUs")
-    parts = devices * trainer.nodes * trainer.accumulate
+    parts = devices * trainer.num_nodes * trainer.accumulate_grad_batches
     size = getattr(getattr(settings, "data", None), "batch_size", parts)
     if size % parts:
-        raise ValueError(f"batch_size={size} is that of a whole step and does not divide into devices x nodes x "
-                         f"accumulate = {parts} parts; take a multiple of {parts}")  # fmt: skip
+        raise ValueError(f"batch_size={size} is that of a whole step and does not divide into devices x num_nodes x "
+                         f"accumulate_grad_batches = {parts} parts; take a multiple of {parts}")  # fmt: skip
     precision = best_precision(accelerator) if trainer.precision == "auto" else trainer.precision
     settled = replace(trainer, accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
@@ -56,7 +56,7 @@ def settle(settings: RunSettings) -> Any:
 
 def world(settings: RunSettings) -> int:
     """Processes of the whole run."""
-    return settings.trainer.devices * settings.trainer.nodes
+    return settings.trainer.devices * settings.trainer.num_nodes
 
 
 def describe_device(settings: RunSettings) -> str:

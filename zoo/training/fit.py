@@ -19,7 +19,7 @@ from zoo.models.registry import build, family
 from zoo.tasks.base import Task
 from zoo.training import devices
 from zoo.training.callbacks import Checkpoints, Clock, CsvLogger, Stops
-from zoo.training.plots import Plot, draw_all
+from zoo.training.plots import Plot, save_plots
 from zoo.training.progress import Bar, spoken
 from zoo.training.result import Result
 from zoo.training.run import Run
@@ -73,14 +73,14 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     validate_every = min(t.validate_every or steps_per_epoch, steps)
     clock = Clock(run.settings.data.batch_size)
     csv = CsvLogger(run.folder.path / "metrics.csv", clock)
-    patience = getattr(getattr(run.settings, "task", None), "patience", 0)
+    patience = getattr(getattr(run.settings, "task", None), "early_stopping_patience", 0)
     keeper = Checkpoints(run.folder.checkpoints, t.checkpoint_every, validate_every, task.monitor, task.mode, patience)
-    stops = Stops(keeper, t.minutes)
+    stops = Stops(keeper, t.max_minutes)
     callbacks: list[Callback] = [clock, stops, keeper, *further]
     if t.progress:
         callbacks.append(Bar(out, clock))
     trainer = make_trainer(run.settings, run.folder.path, steps, validate_every, callbacks, csv)
-    prepare_model(task, t.checkpointing)
+    prepare_model(task, t.gradient_checkpointing)
     done = resumed_step(run, csv)
     banner(run, task, out, steps, steps_per_epoch, done, sample)
     if t.compile:
@@ -105,7 +105,7 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
     """Recompute activations if asked to."""
     if checkpointing:
         if not hasattr(task.model, "set_checkpointing"):
-            raise ValueError(f"checkpointing=true: {type(task.model).__name__} has no set_checkpointing")
+            raise ValueError(f"gradient_checkpointing=true: {type(task.model).__name__} has no set_checkpointing")
         cast(Any, task.model).set_checkpointing(True)
 
 
@@ -155,8 +155,8 @@ def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, sample:
     validations = steps / (t.validate_every or steps_per_epoch)
     seconds = per_item * (steps * run.settings.data.batch_size + (validations + 1) * run.data.test / 3)
     budget = ""
-    if t.minutes and 60 * t.minutes < seconds:
-        budget = f", but minutes={t.minutes:g} stops it at {clock_time(60 * t.minutes)}"
+    if t.max_minutes and 60 * t.max_minutes < seconds:
+        budget = f", but max_minutes={t.max_minutes:g} stops it at {clock_time(60 * t.max_minutes)}"
     return f"{clock_time(seconds)} (in about {spoken(seconds)}{budget})"
 
 
@@ -194,8 +194,8 @@ def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoint
     """`model/`, pictures, then `metrics.json`: what says finished comes last."""
     assert run.folder is not None and run.data is not None
     save_model(run, task, result)
-    if run.settings.trainer.pictures:
-        draw_all(run, task, result, plots)
+    if run.settings.trainer.plots:
+        save_plots(run, task, result, plots)
     s = run.settings
     run.folder.write_result({
         "recipe": run.recipe, "result": result.figures, "finished": result.finished, "data": run.data.name,

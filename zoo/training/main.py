@@ -26,7 +26,7 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
     configs = file.parent.parent / "configs"
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if parse.read_words(argv, settings).help:
+        if parse.read_command_line(argv, settings).help:
             defaults = parse.read_yaml(configs / f"{file.stem}.yaml", settings)
             parse.print_help(settings, train.__globals__.get("__doc__") or "", [defaults])
             return 0

@@ -1,6 +1,6 @@
 """The thin front of a recipe: `key=value` words into settings, with `jsonargparse` behind it for YAML values and types.
 
-Layers, each over the one before: defaults, the recipe's YAML, the hardware overlay's YAML, `config=`, the command line.
+Layers, each over the one before: defaults, the recipe's YAML, the hardware's YAML, `config=`, the command line.
 """
 
 import json
@@ -8,24 +8,26 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from zoo.training.config import MODEL_FIELDS, TOWERS
+from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 from zoo.utils.options import Option, as_dict, build, flatten, options, sections
 
 EXCLUSIVE = (("trainer.epochs", "trainer.steps"),)
 """Settings of which a later layer's one drops the other."""
 
-ALIASES = {
+FOREIGN_NAMES = {
     "learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay", "wdecay": "weight_decay", "bs": "batch_size",
     "batch": "batch_size", "max_epochs": "epochs", "num_epochs": "epochs", "num_train_epochs": "epochs",
-    "max_steps": "steps", "num_workers": "workers", "gpus": "devices", "nproc": "devices", "num_nodes": "nodes",
-    "max_time": "minutes", "grad_clip": "clip", "gradient_clip_val": "clip", "clip_grad": "clip",
-    "accumulate_grad_batches": "accumulate", "grad_accum_steps": "accumulate", "output": "run_dir",
+    "max_steps": "steps", "gpus": "devices", "nproc": "devices",
+    "max_time": "max_minutes", "grad_clip": "gradient_clip_val", "clip_grad": "gradient_clip_val", "max_grad_norm": "gradient_clip_val",
+    "grad_accum_steps": "accumulate_grad_batches", "gradient_accumulation_steps": "accumulate_grad_batches", "output": "run_dir",
     "output_dir": "run_dir", "out_dir": "run_dir", "embed_dim": "width", "hidden_size": "width", "dim": "width",
     "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "num_hidden_layers": "depth",
     "num_layers": "depth", "n_layer": "depth", "img_size": "image_size", "drop_path_rate": "drop_path",
@@ -42,16 +44,16 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Words:
+class CommandLine:
     """A command line, taken apart but not yet typed."""
 
     values: dict[str, str] = field(default_factory=dict)
-    overlay: str | None = None
+    hardware: str | None = None
     config: str | None = None
     help: bool = False
 
 
-def read_words(argv: Sequence[str], cls: type) -> Words:
+def read_command_line(argv: Sequence[str], cls: type) -> CommandLine:
     """`["lr=1e-3", "data=cifar10"]` -> paths and values. Dashes before a key are tolerated.
 
     Raises: SettingsError for a word without `=`, an unknown or ambiguous key, a key given twice.
@@ -60,16 +62,20 @@ def read_words(argv: Sequence[str], cls: type) -> Words:
     special: dict[str, str] = {}
     for word in argv:
         if word in ("-h", "--help", "help"):
-            return Words(help=True)
+            return CommandLine(help=True)
         key, equals, value = word.lstrip("-").partition("=")
         if not equals or not key:
             raise SettingsError(f"{word!r}: expected key=value, e.g. epochs=3 (all options: --help)")
-        target = special if key in ("overlay", "config") else values
+        if key in renamed.WORDS:
+            _note(key, renamed.WORDS[key])
+            key = renamed.WORDS[key]
+        target = special if key in ("hardware", "config") else values
         path = key if target is special else resolve(key, cls)
+        value = current_value(path, value)
         if path in target:
             raise SettingsError(f"{path} is given twice: {target[path]!r} and {value!r}")
         target[path] = value
-    return Words(values, special.get("overlay"), special.get("config"))
+    return CommandLine(values, special.get("hardware"), special.get("config"))
 
 
 def resolve(key: str, cls: type) -> str:
@@ -92,7 +98,26 @@ def resolve(key: str, cls: type) -> str:
         return f"model.overrides.{rest}"
     if head in TOWERS and rest:
         return f"model.overrides.{key}"
+    if new := renamed.option(key, paths):
+        _note(key, new)
+        return new
+    if (field := renamed.FIELDS.get(key, "")) in MODEL_FIELDS:
+        _note(key, field)
+        return f"model.overrides.{field}"
     raise SettingsError(f"unknown option {key!r}{_hint(key, paths)} (all options: --help)")
+
+
+def current_value(path: str, value: str) -> str:
+    """The value of an option; an old word for it becomes today's, with a note."""
+    new = renamed.OPTION_VALUES.get(path, {}).get(value, value)
+    if new != value:
+        _note(f"{path}={value}", f"{path}={new}")
+    return new
+
+
+@cache
+def _note(old: str, new: str) -> None:
+    print(f"note: {old} is now called {new}; the old name will go with the next release", file=sys.stderr)
 
 
 def shortest(path: str, cls: type) -> str:
@@ -122,6 +147,11 @@ def read_yaml(file: Path, cls: type) -> dict[str, str]:
     paths = [option.path for option in options(cls)]
     layer = {}
     for path, value in flatten(content or {}).items():
+        if path not in paths and (new := renamed.option(path, paths)):
+            _note(f"{file}: {path}", new)
+            path = new
+        if isinstance(value, str):
+            value = current_value(path, value)
         if path not in paths and path.partition(".")[0] in TOWERS:
             path = f"model.{path}"
         if path not in paths and not path.startswith("model."):
@@ -171,38 +201,38 @@ def make_settings(cls: type, merged: Layer) -> Any:
 
 
 def parse(cls: type, argv: Sequence[str], *, configs: Path | None = None, recipe: str = "",
-          overlay: str | None = None) -> Any:  # fmt: skip
+          hardware: str | None = None) -> Any:  # fmt: skip
     """Settings of a command line.
 
     Args:
         cls: A settings dataclass, e.g. `ImageSettings`.
         argv: The words after the recipe's name.
-        configs: Folder with `<recipe>.yaml` and `hardware/<overlay>.yaml`; None reads no files.
+        configs: Folder with `<recipe>.yaml` and `hardware/<name>.yaml`; None reads no files.
         recipe: Name of the recipe.
-        overlay: The overlay taken when the command line names none; None takes none.
+        hardware: The file of `hardware/` taken when the command line names none; None takes none.
     """
-    words = read_words(argv, cls)
-    return make_settings(cls, merge(layers_of(words, cls, configs, recipe, overlay)))
+    words = read_command_line(argv, cls)
+    return make_settings(cls, merge(layers_of(words, cls, configs, recipe, hardware)))
 
 
-def layers_of(words: Words, cls: type, configs: Path | None, recipe: str, overlay: str | None) -> list[Layer]:
+def layers_of(words: CommandLine, cls: type, configs: Path | None, recipe: str, hardware: str | None) -> list[Layer]:
     """The layers over the defaults, lowest first."""
     files = [configs / f"{recipe}.yaml"] if configs else []
-    chosen = words.overlay or overlay
+    chosen = words.hardware or hardware
     if chosen and configs:
-        files.append(overlay_file(chosen, configs))
-    elif words.overlay:
-        raise SettingsError(f"overlay={words.overlay}: this recipe has no configs folder")
+        files.append(hardware_file(chosen, configs))
+    elif words.hardware:
+        raise SettingsError(f"hardware={words.hardware}: this recipe has no configs folder")
     if words.config:
         files.append(Path(words.config))
     return [*(read_yaml(file, cls) for file in files), words.values]
 
 
-def overlay_file(name: str, configs: Path) -> Path:
-    """`configs/hardware/<name>.yaml`. Raises: SettingsError listing the overlays there are."""
+def hardware_file(name: str, configs: Path) -> Path:
+    """`configs/hardware/<name>.yaml`. Raises: SettingsError listing the files there are."""
     known = sorted(file.stem for file in (configs / "hardware").glob("*.yaml"))
     if name not in known:
-        raise SettingsError(f"overlay={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingsError(f"hardware={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
     return configs / "hardware" / f"{name}.yaml"
 
 
@@ -231,7 +261,7 @@ def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
 
 
 _FOOT = """Bare keys work where they are unique (lr=1e-3); data=cifar10 is data.name=cifar10. Values are YAML.
-overlay=cpu|gpu|ddp8|fsdp2 lays configs/hardware/*.yaml over the recipe's own file, config=FILE another one."""
+hardware=cpu|gpu|ddp8|fsdp2 lays configs/hardware/*.yaml over the recipe's own file, config=FILE another one."""
 
 
 def _one_key(path: str) -> str:
@@ -250,12 +280,12 @@ def _shown(path: str) -> str:
 
 def _hint(key: str, paths: list[str]) -> str:
     last = key.rpartition(".")[2]
-    if ALIASES.get(last):
-        return f"; did you mean {ALIASES[last]!r}?"
+    if FOREIGN_NAMES.get(last):
+        return f"; did you mean {FOREIGN_NAMES[last]!r}?"
     leaves = {path.rpartition(".")[2]: path for path in paths}
     if last in leaves:
         return f"; did you mean {leaves[last]!r}?"
-    hint = did_you_mean(last, [*leaves, *MODEL_FIELDS, "overlay", "config"])
+    hint = did_you_mean(last, [*leaves, *MODEL_FIELDS, "hardware", "config"])
     return (did_you_mean(key, paths) or hint) if "." in key else hint
 
 

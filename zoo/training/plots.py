@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo.interpret.plot import attention_grid
-from zoo.interpret.plot_audio import attention_of_sounds
+from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.preprocessing.audio_io import soundfile
 from zoo.training.metrics_file import MetricsTable
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Plot = Callable[["Run", Any, "Result"], "Figure | None"]
 
 
-def draw_all(run: "Run", task: Any, result: "Result", further: Mapping[str, Plot] | None = None) -> list[Path]:
+def save_plots(run: "Run", task: Any, result: "Result", further: Mapping[str, Plot] | None = None) -> list[Path]:
     """Draw every picture in `PICTURES`, and `further` ones, that has something to show into the run folder; returns
     the files."""
     assert run.folder is not None
     files = []
-    for name, draw in {**PICTURES, **(further or {})}.items():
+    for name, draw in {**PLOTS, **(further or {})}.items():
         figure = draw(run, task, result)
         if figure is not None:
             files.append(run.folder.path / f"{name}.png")
@@ -53,7 +53,7 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
     reached = result.figures.get(f"test_{name}")
     if reached is not None:
         said = f"{reached:.2%}" if name in ("accuracy", "f1", "wer") else f"{reached:.4g}"
-        right.axhline(reached, color="grey", linewidth=0.8, linestyle="--")
+        right.axhline(reached, color="gray", linewidth=0.8, linestyle="--")
         right.annotate(f"test {said}", (0.02, reached), xycoords=("axes fraction", "data"), va="bottom")
     right.set(xlabel="step", ylabel=name, title=f"validation {name}")
     name = run.settings.model.source or run.settings.model.name
@@ -94,8 +94,8 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
     assert run.folder is not None
     data: Any = getattr(task.trainer, "datamodule", None)
     if hasattr(data, "first_sound"):
-        wave, rate = data.first_sound()
-        soundfile().write(run.folder.path / "sample.wav", wave.numpy(), rate)
+        wave, sampling_rate = data.first_sound()
+        soundfile().write(run.folder.path / "sample.wav", wave.numpy(), sampling_rate)
         return None
     sets = getattr(data, "sets", None)
     if sets is not None:
@@ -128,13 +128,13 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
 def sound_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
     """The same over time and frequency of spectrograms [B, T, F]."""
     try:
-        return attention_of_sounds(model, values, labels=labels)
+        return plot_audio_attention(model, values, labels=labels)
     except ValueError as error:
         print(f"attention.png is left out: {error}")
         return None
 
 
-PICTURES: dict[str, Plot] = {
+PLOTS: dict[str, Plot] = {
     "curves": curves,
     "confusion": confusion,
     "sample": sample,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DatasetInfo:
     """What a run says about its data, in the banner, in `config.yaml` and in `metrics.json`.
 
     Attributes:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.training import devices, parse
-from zoo.training.parse import SettingsError, Words
-from zoo.training.result import DataFacts
+from zoo.training.parse import CommandLine, SettingsError
+from zoo.training.result import DatasetInfo
 from zoo.training.run_dir import RunFolder, open_run
 from zoo.utils import distributed
 from zoo.utils.options import as_dict
@@ -35,11 +35,11 @@ class Run:
 
     recipe: str
     cls: type
-    words: Words
+    words: CommandLine
     configs: Path | None
     settings: Any
-    overlay: str | None = None
-    data: DataFacts | None = None
+    hardware: str | None = None
+    data: DatasetInfo | None = None
     folder: RunFolder | None = None
 
     @classmethod
@@ -48,20 +48,20 @@ class Run:
 
         Raises: SettingsError.
         """
-        words = parse.read_words(argv, settings)
+        words = parse.read_command_line(argv, settings)
         parse.make_settings(settings, parse.merge(parse.layers_of(words, settings, configs, recipe, None)))
         accelerator = words.values.get("trainer.accelerator", "auto")
         chosen = devices.best_accelerator() if accelerator == "auto" else accelerator
-        overlay = words.overlay or (devices.OVERLAYS.get(chosen) if configs else None)
-        run = cls(recipe, settings, words, configs, None, overlay=overlay)
+        hardware = words.hardware or (devices.OVERLAYS.get(chosen) if configs else None)
+        run = cls(recipe, settings, words, configs, None, hardware=hardware)
         run.settings = run._settings()
         return run
 
     def _settings(self, data: str | None = None) -> Any:
         """All layers: recipe, hardware, recipe on this hardware, data, from weights, `config=`, command line."""
-        layers = parse.layers_of(self.words, self.cls, self.configs, self.recipe, self.overlay)
+        layers = parse.layers_of(self.words, self.cls, self.configs, self.recipe, self.hardware)
         source = "source" if "model.source" in self.words.values else None
-        special = [f"{self.recipe}.{name}.yaml" for name in (self.overlay, data, source) if name]
+        special = [f"{self.recipe}.{name}.yaml" for name in (self.hardware, data, source) if name]
         files = [self.configs / name for name in special if (self.configs / name).exists()] if self.configs else []
         at = len(layers) - (2 if self.words.config else 1)
         layers[at:at] = [parse.read_yaml(file, self.cls) for file in files]
@@ -93,7 +93,7 @@ class Run:
         except (ValueError, TypeError) as error:
             raise SettingsError(str(error)) from error
 
-    def open(self, data: DataFacts) -> None:
+    def open(self, data: DatasetInfo) -> None:
         """Now that the data is known: the final settings, and the run folder.
 
         Raises: RunError when the folder holds another run.
@@ -120,21 +120,21 @@ class Run:
 
     def longer(self, words: str) -> str:
         """This command with `words` (`epochs=30`) in the place of its own length."""
-        length = ("trainer.epochs", "trainer.steps", "trainer.minutes")
+        length = ("trainer.epochs", "trainer.steps", "trainer.max_minutes")
         said = {path: value for path, value in self.words.values.items() if path not in length}
         return self._command(said, *words.split())
 
     @property
     def command(self) -> str:
         """This command, as it can be given again."""
-        special = {"overlay": self.words.overlay, "config": self.words.config}
+        special = {"hardware": self.words.hardware, "config": self.words.config}
         return self._command(self.words.values, *(f"{key}={value}" for key, value in special.items() if value))
 
     def _command(self, values: Mapping[str, Any], *words: str) -> str:
         given = [f"{parse.shortest(path, self.cls)}={value}" for path, value in values.items()]
         return shlex.join(["python", f"recipes/{self.recipe}.py", *given, *words])
 
-    def _header(self, data: DataFacts) -> str:
+    def _header(self, data: DatasetInfo) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M")
         about = f"{data.name} ({'real' if data.real else 'NOT REAL'}; {data.source})"
         return f"{self.recipe}, started {stamp}\ndata: {about}"

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import yaml
 
 from zoo.training.config import FREE
+from zoo.utils import renamed
 from zoo.utils.options import flatten
 
 
@@ -187,7 +188,7 @@ def _refusal(path: Path, changes: dict[str, tuple[Any, Any]]) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ and matter, `{path: (old value, new value)}`; what `FREE` lists is not looked at."""
-    before, now = _comparable(old), _comparable(new)
+    before, now = _comparable(renamed.options(flatten(old))), _comparable(flatten(new))
     return {
         path: (before.get(path), now.get(path))
         for path in sorted(before.keys() | now.keys())
@@ -197,9 +198,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Flat settings without the free ones, and with the micro-batches of a step in the place of their factors."""
-    flat = {path: value for path, value in flatten(values).items() if path not in FREE}
-    factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "nodes", "accumulate")]
+    flat = {path: value for path, value in values.items() if path not in FREE}
+    factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
     if "trainer.strategy" in flat:  # FSDP2 files the optimizer's state in an order of its own
         flat["trainer.strategy"] = "fsdp2" if flat["trainer.strategy"] == "fsdp2" else "a copy per device"
-    flat["trainer.devices x nodes x accumulate"] = factors[0] * factors[1] * factors[2]
+    flat["trainer.devices x num_nodes x accumulate_grad_batches"] = factors[0] * factors[1] * factors[2]
     return flat

@@ -47,9 +47,9 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
         warnings.filterwarnings("ignore", message=f".*{expected}")
     return L.Trainer(
         accelerator="gpu" if t.accelerator == "cuda" else t.accelerator,
-        devices=t.devices, num_nodes=t.nodes, strategy=make_strategy(settings), precision=PRECISION[t.precision],  # type: ignore[arg-type]
-        max_epochs=-1, max_steps=steps, accumulate_grad_batches=t.accumulate,
-        gradient_clip_val=t.clip or None, val_check_interval=validate_every * t.accumulate,
+        devices=t.devices, num_nodes=t.num_nodes, strategy=make_strategy(settings), precision=PRECISION[t.precision],  # type: ignore[arg-type]
+        max_epochs=-1, max_steps=steps, accumulate_grad_batches=t.accumulate_grad_batches,
+        gradient_clip_val=t.gradient_clip_val or None, val_check_interval=validate_every * t.accumulate_grad_batches,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
         use_distributed_sampler=False,   # it reshuffles; the data module slices by rank
         deterministic=t.deterministic, benchmark=False,

@@ -1,6 +1,6 @@
 """Random numbers as pure functions of integer keys: no generator, no state, the same on every device.
 
-A draw is SplitMix64's finaliser (Steele et al. 2014) over a chain of keys, on int64 tensors whose products wrap as
+A draw is SplitMix64's finalizer (Steele et al. 2014) over a chain of keys, on int64 tensors whose products wrap as
 unsigned ones do. So what an image gets depends on (seed, epoch, index) alone: not on its batch, its worker or its rank.
 """
 
@@ -43,7 +43,7 @@ def seed_for(*keys: int) -> int:
     return int(fold(*keys)) & 0x7FFFFFFFFFFFFFFF
 
 
-class Draws:
+class KeyedRandom:
     """Independent draws for each of B keys; a purpose (any text) names a draw, so that adding one changes no other."""
 
     def __init__(self, seed: int, epoch: int | Tensor, index: Tensor) -> None:

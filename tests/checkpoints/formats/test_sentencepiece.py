@@ -7,10 +7,10 @@ import torch
 
 import zoo
 from zoo.checkpoints.formats.sentencepiece import Pieces, tokenizer
-from zoo.data.synthetic.sentences import compose_sentences
+from zoo.data.synthetic.sentences import make_sentences
 from zoo.utils.errors import LoadError
 
-LINES = [text.capitalize() for text in compose_sentences(400, seed=0)[0]]
+LINES = [text.capitalize() for text in make_sentences(400, seed=0)[0]]
 ODD = ["  two  spaces  and tail ", "naïve café 漢字 ﬁne ①", "tab\there", "", "x", "a\nb", "🙂 emoji"]
 BYTES = dict(byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from audio_files import folder_of_classes, tone, write
 
-from zoo.data.audio.load import load_sounds
+from zoo.data.audio.load import load_audio
 from zoo.data.audio.speech import load_speech
 from zoo.data.config import AudioDataSettings, SpeechSettings
 from zoo.utils.errors import DataError
 
 
 def load(name: object, **options: object):
-    return load_sounds(AudioDataSettings(name=str(name), **options))
+    return load_audio(AudioDataSettings(name=str(name), **options))
 
 
 def parquet(file: Path, sounds: list, **columns: list) -> Path:
@@ -27,7 +27,7 @@ def parquet(file: Path, sounds: list, **columns: list) -> Path:
 
 def test_a_folder_is_split_evenly(tmp_path: Path) -> None:
     sets = load(folder_of_classes(tmp_path, 10))
-    assert sets.classes == ["high", "low"] and sets.real and sets.rate == 8000
+    assert sets.classes == ["high", "low"] and sets.real and sets.sampling_rate == 8000
     assert sets.train.labels.bincount().tolist() == [9, 9] and sets.test.labels.bincount().tolist() == [1, 1]
     again = load(tmp_path)
     assert torch.equal(sets.test.clips.samples, again.test.clips.samples)
@@ -62,23 +62,23 @@ def test_a_table_with_paths(tmp_path: Path) -> None:
 def test_one_speaker_held_out(tmp_path: Path) -> None:
     sounds = [write(tmp_path / f"{i}.wav", 200 + 50 * i) for i in range(8)]
     file = parquet(tmp_path / "t.parquet", sounds, label=["x", "y"] * 4, speaker=["ann", "ann", "bob", "bob"] * 2)
-    sets = load(file, hold_speaker="ann")
+    sets = load(file, held_out_speaker="ann")
     assert set(sets.test.speakers) == {"ann"} and set(sets.train.speakers) == {"bob"} and len(sets.test) == 4
     with pytest.raises(DataError, match="did you mean 'bob'"):
-        load(file, hold_speaker="bobb")
+        load(file, held_out_speaker="bobb")
     with pytest.raises(DataError, match="no such column"):
-        load(file, hold_speaker="ann", speaker="who")
+        load(file, held_out_speaker="ann", speaker="who")
 
 
 def test_rates_are_never_mixed_unasked(tmp_path: Path) -> None:
-    write(folder_of_classes(tmp_path) / "low" / "fast.wav", rate=16000)
+    write(folder_of_classes(tmp_path) / "low" / "fast.wav", sampling_rate=16000)
     with pytest.raises(DataError, match=r"fast\.wav has 16000 samples.*8000: resample=true"):
         load(tmp_path, on_error="skip")
     sets = load(tmp_path, resample=True)
-    assert sets.rate == 8000 and max(sets.train.clips.lengths.tolist()) < 3200
-    assert load(tmp_path, resample=True, rate=4000).rate == 4000
+    assert sets.sampling_rate == 8000 and max(sets.train.clips.lengths.tolist()) < 3200
+    assert load(tmp_path, resample=True, sampling_rate=4000).sampling_rate == 4000
     with pytest.raises(DataError, match=r"model\.source= hears 16000"):
-        load_sounds(AudioDataSettings(name=str(tmp_path), rate=8000), rate=16000)
+        load_audio(AudioDataSettings(name=str(tmp_path), sampling_rate=8000), sampling_rate=16000)
 
 
 @pytest.mark.parametrize(("name", "content", "says"), [
@@ -167,8 +167,8 @@ def test_a_folder_with_transcripts(tmp_path: Path) -> None:
 
 def test_speech_that_is_too_long_or_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"line 12 has 0\.7 s"):
-        spoken(tmp_path, longest=0.66)
-    assert len(spoken(tmp_path, longest=0.66, on_error="skip").train) == 9
+        spoken(tmp_path, max_duration=0.66)
+    assert len(spoken(tmp_path, max_duration=0.66, on_error="skip").train) == 9
     assert "2 clips longer than 0.66 s were left out" in capsys.readouterr().err
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.wav,a\n1.wav,\n2.wav,b\n")
     with pytest.raises(DataError, match="line 3: no transcript"):

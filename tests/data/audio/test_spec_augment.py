@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.audio.spec_augment import SpecAugment
-from zoo.utils.keyed_random import Draws
+from zoo.utils.keyed_random import KeyedRandom
 
 T, F = 40, 24
 
@@ -36,7 +36,7 @@ def test_bands_and_stretches_are_hidden_and_nothing_else_changes() -> None:
 
 def test_widths_are_even_and_every_place_is_hit() -> None:
     out = SpecAugment(freq_masks=1, freq_width=4, time_masks=0).hidden(
-        torch.ones(20_000, 2, F), Draws(0, 0, torch.arange(20_000))
+        torch.ones(20_000, 2, F), KeyedRandom(0, 0, torch.arange(20_000))
     )
     width = (out[:, 0] == 0).sum(1)
     assert (width.bincount() / len(width) - 0.2).abs().max() < 0.02
@@ -88,8 +88,8 @@ def test_what_cannot_be() -> None:
 
 def test_it_is_an_augmentation_of_a_classifier() -> None:
     import zoo
-    from zoo.tasks import Classify
+    from zoo.tasks import ClassificationTask
 
     model = zoo.create_model("ast_tiny", max_length=T, mel_bins=F, patch_size=8, stride=8, width=16, heads=2, depth=1)
-    task = Classify(model, lr=1e-3, augment=SpecAugment())
+    task = ClassificationTask(model, lr=1e-3, augment=SpecAugment())
     assert task.loss_of(batch(4), step=0, micro=0).isfinite()

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.data.audio.speech import Listen, Recordings, Strings, Utterances, faster, load_speech
-from zoo.data.audio.tables import Clips
+from zoo.data.audio.speech import Recordings, Strings, Utterances, WaveformAugment, faster, load_speech
+from zoo.data.audio.tables import AudioClips
 from zoo.data.config import SpeechSettings
 from zoo.data.keyed_batches import Keys
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 WORDS = ["one", "two", "one", "two", "one", "two"]
 
@@ -19,7 +19,7 @@ WORDS = ["one", "two", "one", "two", "one", "two"]
 @pytest.fixture(scope="module")
 def strings() -> Strings:
     """Clip i is 100 + i samples of the value i + 1, so that a string tells what it is made of."""
-    clips = Clips.of([torch.full((100 + i,), i + 1.0) for i in range(6)], 1000)
+    clips = AudioClips.of([torch.full((100 + i,), i + 1.0) for i in range(6)], 1000)
     return Strings(clips, WORDS, ["ann", "ann", "ann", "bob", "bob", "bob"], 50, 4, 0.05, seed=3)
 
 
@@ -70,20 +70,20 @@ def test_faster_is_shorter_and_higher() -> None:
     assert int(torch.fft.rfft(wave).abs().argmax()) * 8000 / 6400 == pytest.approx(500)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_evaluation_is_what_the_preprocessing_makes(strings: Strings, normalise: bool) -> None:
-    hearer = WaveformPreprocess(rate=1000, normalise=normalise)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_evaluation_is_what_the_preprocessing_makes(strings: Strings, normalize: bool) -> None:
+    hearer = WaveformFeatureExtractor(sampling_rate=1000, normalize=normalize)
     batch = Utterances(strings, Vocabulary.of(strings.texts())).__getitems__(Keys([1, 2, 3], 0))
-    found = Listen(hearer, noise=0.5)(batch, seed=0, step=0, train=False)
+    found = WaveformAugment(hearer, noise=0.5)(batch, seed=0, step=0, train=False)
     wanted = hearer([(w[:n], 1000) for w, n in zip(batch["waves"], batch["samples"].tolist())])
     assert torch.allclose(found["input_values"], wanted["input_values"], atol=1e-5)
     assert torch.equal(found["attention_mask"], wanted["attention_mask"])
 
 
 def test_noise_hangs_on_the_clip_alone() -> None:
-    clips = Clips.of([torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (4000, 6000)], 1000)
+    clips = AudioClips.of([torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (4000, 6000)], 1000)
     data = Utterances(Recordings(clips, ["a", "b"]), Vocabulary.of(["a b"]))
-    listen = Listen(WaveformPreprocess(rate=1000, normalise=False), noise=0.5)
+    listen = WaveformAugment(WaveformFeatureExtractor(sampling_rate=1000, normalize=False), noise=0.5)
     both, one = (data.__getitems__(Keys(keys, 3)) for keys in ([0, 1], [0]))
     noisy = listen(both, seed=1, step=0, train=True)["input_values"]
     alone = listen(one, seed=1, step=7, train=True)["input_values"][0]
@@ -95,12 +95,12 @@ def test_noise_hangs_on_the_clip_alone() -> None:
 @pytest.mark.skipif(not (Path(os.environ.get("ZOO_DATA_DIR", "nowhere")) / "fsdd").is_dir(),
                     reason="the spoken digits are read from ZOO_DATA_DIR")  # fmt: skip
 def test_digits_of_the_test_are_takes_that_training_never_hears() -> None:
-    sets = load_speech(SpeechSettings(name="fsdd", test_size=20))
+    sets = load_speech(SpeechSettings(name="fsdd", max_test_samples=20))
     first = {hash(clip.numpy().tobytes()) for clip in map(sets.train.clips.__getitem__, range(len(sets.train.clips)))}
     for part in (sets.validation, sets.test):
         assert not first & {hash(part.clips[i].numpy().tobytes()) for i in range(len(part.clips))}
     waves, texts = sets.test.get(torch.arange(20), 0)
     assert len(sets.test) == 20 and {len(text.split()) for text in texts} == {1, 2, 3, 4, 5}
     assert all(0.1 < len(wave) / 8000 < 12 for wave in waves)
-    held = load_speech(SpeechSettings(name="fsdd", hold_speaker="theo"), holdout=0.0)
+    held = load_speech(SpeechSettings(name="fsdd", held_out_speaker="theo"), val_fraction=0.0)
     assert set(held.test.speakers) == {"theo"} and "theo" not in held.train.speakers and held.validation is None

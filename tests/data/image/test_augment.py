@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.data.config import AugmentSettings
+from zoo.data.augment_config import AugmentSettings
 from zoo.data.image.augment import Augment, crop_flip, erase, partners
-from zoo.utils.keyed_random import Draws
+from zoo.utils.keyed_random import KeyedRandom
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 OFF = AugmentSettings(crop=0, flip=0.0)
@@ -24,7 +24,7 @@ def run(settings: AugmentSettings, data: dict[str, Tensor], seed: int = 0, step:
     return Augment(settings, MEAN, STD, num_classes=10)(data, seed=seed, step=step, train=True)
 
 
-def test_evaluation_only_normalises() -> None:
+def test_evaluation_only_normalizes() -> None:
     data = batch(8)
     out = Augment(FULL, MEAN, STD, 10)(data, seed=0, step=0, train=False)
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
@@ -35,7 +35,7 @@ def test_evaluation_only_normalises() -> None:
 @pytest.mark.parametrize("padding", [0, 3])
 def test_crop_is_exactly_a_crop_of_the_padded_image(padding: int) -> None:
     data = batch(300)
-    x, draws = data["pixel_values"], Draws(0, 0, data["index"])
+    x, draws = data["pixel_values"], KeyedRandom(0, 0, data["index"])
     out = crop_flip(x, draws, padding, 0.5)
     down, right = draws.integers("crop/down", 2 * padding + 1), draws.integers("crop/right", 2 * padding + 1)
     padded = torch.nn.functional.pad(x, (padding,) * 4)
@@ -51,17 +51,17 @@ def test_crop_is_exactly_a_crop_of_the_padded_image(padding: int) -> None:
 def test_offsets_are_uniform_and_flips_have_their_rate() -> None:
     n, padding = 50_000, 4
     x = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).expand(n, 1, 5, 5)
-    out = crop_flip(x, Draws(0, 0, torch.arange(n)), padding, 0.3)
+    out = crop_flip(x, KeyedRandom(0, 0, torch.arange(n)), padding, 0.3)
     keys, counts = out.flatten(1).unique(dim=0, return_counts=True)
     assert len(keys) == 2 * (2 * padding + 1) ** 2  # all offsets, both ways round; none falls outside the image
-    left = Draws(0, 0, torch.arange(n)).uniform("flip") < 0.3
+    left = KeyedRandom(0, 0, torch.arange(n)).uniform("flip") < 0.3
     assert abs(left.float().mean() - 0.3) < 0.01
     assert counts.max() / counts.sum() < 0.7 / 81 * 1.3 and counts.min() / counts.sum() > 0.3 / 81 * 0.7
 
 
 def test_flip_never_and_always() -> None:
     data = batch(50)
-    x, draws = data["pixel_values"], Draws(0, 0, data["index"])
+    x, draws = data["pixel_values"], KeyedRandom(0, 0, data["index"])
     assert torch.equal(crop_flip(x, draws, 0, 0.0), x) and torch.equal(crop_flip(x, draws, 0, 1.0), x.flip(3))
 
 
@@ -82,7 +82,7 @@ def test_seed_and_epoch_change_it_and_step_does_not() -> None:
 
 def test_erasing_puts_one_box_of_the_mean_into_its_share() -> None:
     n, side = 20_000, 24
-    out = erase(torch.ones(n, 1, side, side), Draws(0, 0, torch.arange(n)), 0.4)
+    out = erase(torch.ones(n, 1, side, side), KeyedRandom(0, 0, torch.arange(n)), 0.4)
     hole = out[:, 0] == 0
     hit = hole.flatten(1).any(1)
     assert abs(hit.float().mean() - 0.4) < 0.015
@@ -109,7 +109,7 @@ def test_mixup_is_the_weighted_mean_that_its_targets_say() -> None:
     data = batch(64)
     plain, mixed = run(OFF, data)["pixel_values"], run(settings, data)
     partner = partners(0, 0, data["index"])
-    share = Draws(0, 0, data["index"]).choice("mixup", torch.linspace(0, 1, 1 << 16))  # Beta(1, 1) is uniform
+    share = KeyedRandom(0, 0, data["index"]).choice("mixup", torch.linspace(0, 1, 1 << 16))  # Beta(1, 1) is uniform
     want = plain * share[:, None, None, None] + plain[partner] * (1 - share)[:, None, None, None]
     torch.testing.assert_close(mixed["pixel_values"], want, rtol=0, atol=1e-3)
     one_hot = torch.nn.functional.one_hot(data["labels"], 10).float()
@@ -168,7 +168,7 @@ def test_refuses_settings_that_contradict() -> None:
         {"flip": 1.5},
         {"crop": -1},
         {"magnitude": 31},
-        {"operations": 0},
+        {"num_ops": 0},
         {"mixup": -1.0},
         {"policy": "auto"},
     ):

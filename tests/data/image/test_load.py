@@ -89,7 +89,7 @@ def test_the_option_goes_before_the_variable_and_must_hold_the_data(
 ) -> None:
     monkeypatch.setenv("ZOO_DATA_DIR", str(cifar(tmp_path / "a")))
     assert len(load_images("cifar10", cifar(tmp_path / "b", train=20)).train) == 20
-    with pytest.raises(DataError, match=r"train\.parquet does not exist.*ZOO_DATA_DIR.*data=embedded"):
+    with pytest.raises(DataError, match=r"train\.parquet does not exist.*ZOO_DATA_DIR.*data=synthetic"):
         load_images("auto", tmp_path)
 
 
@@ -105,21 +105,21 @@ def test_auto_takes_the_hub_before_the_embedded_set(tmp_path: Path, monkeypatch:
 
 
 def test_auto_falls_back_to_the_embedded_set_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    sets = load_images(train_size=50, test_size=20)
+    sets = load_images(max_train_samples=50, max_test_samples=20)
     said = capsys.readouterr().err
     assert "NOT CIFAR-10" in said and "no connection" in said
-    assert not sets.real and sets.name == "embedded" and sets.notice is not None
+    assert not sets.real and sets.name == "synthetic" and sets.notice is not None
     assert sets.train.labels.bincount().tolist() == [5] * 10 and len(sets.test) == 20
 
 
 def test_a_named_set_that_is_not_to_be_had_is_an_error() -> None:
-    with pytest.raises(HubError, match=r"no connection.*ZOO_DATA_DIR.*data=embedded"):
+    with pytest.raises(HubError, match=r"no connection.*ZOO_DATA_DIR.*data=synthetic"):
         load_images("cifar10")
     with pytest.raises(DataError, match="did you mean 'cifar10'"):
         load_images("cifra10")
 
 
-def test_hf_hub_offline_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hf_hub_offline_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

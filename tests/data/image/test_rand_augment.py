@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAugmentWide
 
-from zoo.data.image.rand_augment import BINS, OPERATIONS, Policy, _rows, strengths
-from zoo.utils.keyed_random import Draws
+from zoo.data.image.rand_augment import BINS, OPERATIONS, AugmentPolicy, _rows, strengths
+from zoo.utils.keyed_random import KeyedRandom
 
 FEW = 0.01  # of the pixels of a picture
 THEIRS = {"randaugment": RandAugment(), "trivialaugment": TrivialAugmentWide()}
@@ -36,10 +36,10 @@ def test_the_space_is_torchvisions(name: str) -> None:
 def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: int) -> None:
     """Pixel for pixel: the draw says operation and signed strength, torchvision applies them to that image alone.
 
-    Where a processor has no fused multiply-add, torchvision rounds a few grey levels the other way.
+    Where a processor has no fused multiply-add, torchvision rounds a few gray levels the other way.
     """
     x = images(600, channels=channels)
-    policy, draws = Policy(name, operations=1), Draws(0, 0, torch.arange(len(x)))
+    policy, draws = AugmentPolicy(name, num_ops=1), KeyedRandom(0, 0, torch.arange(len(x)))
     operation, row = policy.draw(draws, 0)
     ours = policy(x, draws)
     seen = set()
@@ -57,7 +57,7 @@ def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: 
 
 def test_operations_and_strengths_are_uniform() -> None:
     n = 60_000
-    operation, row = Policy("trivialaugment").draw(Draws(0, 0, torch.arange(n)), 0)
+    operation, row = AugmentPolicy("trivialaugment").draw(KeyedRandom(0, 0, torch.arange(n)), 0)
     for drawn, kinds in ((operation, len(OPERATIONS)), (row, 2 * BINS)):
         counts = torch.bincount(drawn, minlength=kinds)
         assert len(counts) == kinds
@@ -65,13 +65,14 @@ def test_operations_and_strengths_are_uniform() -> None:
 
 
 def test_two_operations_are_drawn_independently() -> None:
-    policy = Policy("randaugment", operations=2)
-    draws = Draws(0, 0, torch.arange(60_000))
+    policy = AugmentPolicy("randaugment", num_ops=2)
+    draws = KeyedRandom(0, 0, torch.arange(60_000))
     first, second = policy.draw(draws, 0)[0], policy.draw(draws, 1)[0]
     assert abs((first == second).float().mean() - 1 / len(OPERATIONS)) < 0.005
     x = images(64)
     assert not torch.equal(
-        policy(x, Draws(0, 0, torch.arange(64))), Policy("randaugment", operations=1)(x, Draws(0, 0, torch.arange(64)))
+        policy(x, KeyedRandom(0, 0, torch.arange(64))),
+        AugmentPolicy("randaugment", num_ops=1)(x, KeyedRandom(0, 0, torch.arange(64))),
     )
 
 
@@ -82,21 +83,21 @@ def test_the_accelerators_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) ->
     def select(x: Tensor, chosen: Tensor, row: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
         return torch.where(chosen[:, None, None, None], change(x, row), x)
 
-    x, draws = images(300), Draws(0, 1, torch.arange(300))
-    by_group = Policy("trivialaugment")(x, draws)
+    x, draws = images(300), KeyedRandom(0, 1, torch.arange(300))
+    by_group = AugmentPolicy("trivialaugment")(x, draws)
     monkeypatch.setattr(module, "_where", select)
-    assert torch.equal(Policy("trivialaugment")(x, draws), by_group)
+    assert torch.equal(AugmentPolicy("trivialaugment")(x, draws), by_group)
 
 
 def test_the_given_images_stay_as_they_are() -> None:
     x = images(64)
     before = x.clone()
-    Policy("randaugment")(x, Draws(0, 0, torch.arange(64)))
+    AugmentPolicy("randaugment")(x, KeyedRandom(0, 0, torch.arange(64)))
     assert torch.equal(x, before)
 
 
 def test_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="randaugment, trivialaugment"):
-        Policy("autoaugment")
+        AugmentPolicy("autoaugment")
     with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
-        Policy("randaugment")(images(2, channels=4), Draws(0, 0, torch.arange(2)))
+        AugmentPolicy("randaugment")(images(2, channels=4), KeyedRandom(0, 0, torch.arange(2)))

@@ -10,17 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.data.config import AugmentSettings, PairDataSettings
-from zoo.data.pairs.datamodule import FamilyBatches, PairModule, PairRows, Pictures, may_be_mirrored
-from zoo.data.pairs.dataset import PairSet, PairSets
-from zoo.data.pairs.images import Fit
+from zoo.data.augment_config import AugmentSettings
+from zoo.data.config import PairDataSettings
+from zoo.data.pairs.datamodule import FamilyBatches, ImageBatch, PairDataModule, PairRows, may_be_mirrored
+from zoo.data.pairs.dataset import PairDataset, PairSplits
+from zoo.data.pairs.images import ResizeAndCrop
 from zoo.data.pairs.load import load_pairs
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.errors import DataError
 
 
-def load(name: Path | str, **options: object) -> PairSets[torch.Tensor]:
+def load(name: Path | str, **options: object) -> PairSplits[torch.Tensor]:
     return load_pairs(PairDataSettings(name=str(name), **options), size=(16, 16))  # type: ignore[arg-type]
 
 
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shade_of(sets: PairSets[torch.Tensor]) -> dict[str, int]:
+def shade_of(sets: PairSplits[torch.Tensor]) -> dict[str, int]:
     return {
         captions[0]: int(picture[0, 0, 0])
         for part in (sets.train, sets.test)
@@ -110,9 +111,9 @@ def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
     tall.save(tmp_path / "0.png")
     tall.save(tmp_path / "1.png")
     (tmp_path / "captions.csv").write_text("file,caption\n0.png,zero\n1.png,one\n")
-    preprocess = ImagePreprocess(size=(16, 16), resize_to=(20, 20), fit="shortest", mean=(0.5,), std=(0.5,))
+    preprocess = ImageProcessor(size=(16, 16), resize_to=(20, 20), fit="shortest", mean=(0.5,), std=(0.5,))
     sets = load_pairs(PairDataSettings(name=str(tmp_path), test=str(tmp_path / "captions.csv")), size=(16, 16),
-                      fit=Fit(preprocess))  # fmt: skip
+                      fit=ResizeAndCrop(preprocess))  # fmt: skip
     ours = (sets.train.things[0].float() / 255 - 0.5) / 0.5
     assert (ours - preprocess(tall)["pixel_values"][0]).abs().max() < 0.03
 
@@ -168,17 +169,17 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def pairs_of(n: int = 12, captions: int = 3, family: int = 1) -> PairSet[torch.Tensor]:
+def pairs_of(n: int = 12, captions: int = 3, family: int = 1) -> PairDataset[torch.Tensor]:
     things = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 8, 8).contiguous()
-    return PairSet(things, [tuple(f"text {i} said {j}" for j in range(captions)) for i in range(n)], family)
+    return PairDataset(things, [tuple(f"text {i} said {j}" for j in range(captions)) for i in range(n)], family)
 
 
-def rows_of(pairs: PairSet[torch.Tensor], seed: int | None = 0) -> PairRows:
+def rows_of(pairs: PairDataset[torch.Tensor], seed: int | None = 0) -> PairRows:
     texts = [text for captions in pairs.captions for text in captions]
     return PairRows(pairs, {"pixel_values": pairs.things}, train("wordpiece", texts, 200, max_length=16), seed=seed)
 
 
-def texts_of(rows: PairRows, pairs: PairSet[torch.Tensor], epoch: int) -> list[int]:
+def texts_of(rows: PairRows, pairs: PairDataset[torch.Tensor], epoch: int) -> list[int]:
     """Which caption each thing shows."""
     return (rows.captions_of(torch.arange(len(pairs)), epoch) - rows.first).tolist()
 
@@ -204,11 +205,11 @@ def test_families_stay_together() -> None:
     assert list(resumed) == list(batches)[5:]
 
 
-def module(pairs: PairSet[torch.Tensor], **augment: object) -> PairModule:
-    preprocess = ImagePreprocess(size=(8, 8), mean=(0.5,), std=(0.25,))
+def module(pairs: PairDataset[torch.Tensor], **augment: object) -> PairDataModule:
+    preprocess = ImageProcessor(size=(8, 8), mean=(0.5,), std=(0.25,))
     settings = AugmentSettings(**{"crop": 0, "flip": 0.0} | augment)  # type: ignore[arg-type]
-    prepare = Pictures(settings, preprocess, may_be_mirrored(pairs))
-    return PairModule(rows_of(pairs), rows_of(pairs, None), rows_of(pairs, None), 4, prepare=prepare, seed=3)
+    prepare = ImageBatch(settings, preprocess, may_be_mirrored(pairs))
+    return PairDataModule(rows_of(pairs), rows_of(pairs, None), rows_of(pairs, None), 4, prepare=prepare, seed=3)
 
 
 def test_batches_are_what_the_model_takes() -> None:
@@ -221,15 +222,15 @@ def test_batches_are_what_the_model_takes() -> None:
     assert torch.allclose(ready["pixel_values"][:, 0, 0, 0], expected, atol=1e-6)
     assert data.sample()["pixel_values"].dtype == torch.float32
     with pytest.raises(ValueError, match="do not fill one batch"):
-        PairModule(rows_of(pairs), rows_of(pairs), rows_of(pairs), 99, prepare=data.prepare)
+        PairDataModule(rows_of(pairs), rows_of(pairs), rows_of(pairs), 99, prepare=data.prepare)
 
 
 def test_what_speaks_of_sides_is_not_mirrored() -> None:
     captions = [("a dog", "a cat"), ("a dog", "Left of a cat."), ("a copyright",), ("turn right!",)]
-    assert may_be_mirrored(PairSet(torch.empty(4), captions)).tolist() == [True, False, True, False]
+    assert may_be_mirrored(PairDataset(torch.empty(4), captions)).tolist() == [True, False, True, False]
     things = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
     things[..., 0] = 255
-    pairs = PairSet(things, [("a left side",) if i % 2 else ("a side",) for i in range(8)])
+    pairs = PairDataset(things, [("a left side",) if i % 2 else ("a side",) for i in range(8)])
     batch = rows_of(pairs).__getitems__(type("K", (list,), {"epoch": 0})(range(8)))
     ready = module(pairs, flip=1.0).prepare(batch, seed=0, step=0, train=True)["pixel_values"]
     assert (ready[::2, 0, 0, 0] < 0).all() and (ready[1::2, 0, 0, 0] > 0).all()

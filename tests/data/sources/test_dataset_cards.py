@@ -12,7 +12,7 @@ from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 
 
 def test_known_cards() -> None:
-    assert {"cifar10", "embedded"} <= set(list_cards())
+    assert {"cifar10", "synthetic_images"} <= set(list_cards())
     card = load_card("cifar10")
     assert card.hub == "uoft-cs/cifar10" and card.columns == {"image": "img", "label": "label"}
     assert len(card.labels) == 10 and len(card.mean) == len(card.std) == card.image["channels"]
@@ -21,17 +21,17 @@ def test_known_cards() -> None:
 @pytest.mark.parametrize("name", list_cards())
 def test_every_card_is_complete(name: str) -> None:
     card = load_card(name)
-    assert card.name == name and card.licence and card.source and card.task and {"train", "test"} <= set(card.splits)
+    assert card.name == name and card.license and card.source and card.task and {"train", "test"} <= set(card.splits)
 
 
 def test_unknown_name_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="did you mean 'cifar10'"):
         load_card("cifar")
-    (tmp_path / "mine.yaml").write_text("name: mine\nlicense: MIT\n")
+    (tmp_path / "mine.yaml").write_text("name: mine\nlicence: MIT\n")
     (tmp_path / "less.yaml").write_text("name: less\n")
     (tmp_path / "list.yaml").write_text("- name\n")
     monkeypatch.setattr(dataset_cards, "_FOLDERS", (tmp_path,))
-    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'license'; did you mean 'licence'"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'licence'; did you mean 'license'"):
         load_card("mine")
     with pytest.raises(ValueError, match="missing"):
         load_card("less")
@@ -41,7 +41,7 @@ def test_unknown_name_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_installed_package_reads_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cards").mkdir()
-    text = "name: x\ntitle: X\ntask: t\nreal: true\nlicence: MIT\nsource: s\n"
+    text = "name: x\ntitle: X\ntask: t\nreal: true\nlicense: MIT\nsource: s\n"
     (tmp_path / "cards" / "x.yaml").write_text(text)
     monkeypatch.setattr(dataset_cards, "_FOLDERS", (tmp_path / "cards", tmp_path / "data"))
     assert list_cards() == ["x"] and isinstance(load_card("x"), Card)

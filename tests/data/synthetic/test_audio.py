@@ -9,44 +9,44 @@ from torch import nn
 from zoo.data.sources.dataset_cards import load_card
 from zoo.data.synthetic.audio import (
     CLASSES,
-    RATE,
+    SAMPLING_RATE,
     SPELLED_TEST,
     SPELLED_TRAIN,
     TEST,
     TRAIN,
-    spell_tones,
-    synthesise_sounds,
+    make_audio,
+    make_speech,
 )
 from zoo.preprocessing.filter_banks import fbank
 
 
 @pytest.fixture(scope="module")
 def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return *synthesise_sounds(1200, seed=0), *synthesise_sounds(400, seed=1)
+    return *make_audio(1200, seed=0), *make_audio(400, seed=1)
 
 
 def test_the_same_seed_makes_the_same() -> None:
-    waves, labels = synthesise_sounds(20, seed=3)
-    again, labels_again = synthesise_sounds(20, seed=3)
+    waves, labels = make_audio(20, seed=3)
+    again, labels_again = make_audio(20, seed=3)
     assert torch.equal(waves, again) and torch.equal(labels, labels_again)
-    assert not torch.equal(waves, synthesise_sounds(20, seed=4)[0])
+    assert not torch.equal(waves, make_audio(20, seed=4)[0])
 
 
 def test_sounds_are_whole_and_classes_even(made: tuple) -> None:
     waves, labels = made[:2]
-    assert waves.dtype == torch.float32 and waves.shape == (1200, RATE) and waves.abs().max() <= 1
+    assert waves.dtype == torch.float32 and waves.shape == (1200, SAMPLING_RATE) and waves.abs().max() <= 1
     assert labels.bincount().tolist() == [150] * len(CLASSES)
     loud = waves.square().mean(1).sqrt()
     assert loud.min() > 0.005, "some sound cannot be heard"
     assert all(load_card(name).splits == counts for name, counts in (
-        ("sounds", {"train": TRAIN, "test": TEST}), ("tones", {"train": SPELLED_TRAIN, "test": SPELLED_TEST})
+        ("synthetic_audio", {"train": TRAIN, "test": TEST}), ("synthetic_speech", {"train": SPELLED_TRAIN, "test": SPELLED_TEST})
     ))  # fmt: skip
-    assert load_card("sounds").labels == tuple(CLASSES)
+    assert load_card("synthetic_audio").labels == tuple(CLASSES)
 
 
 def test_a_linear_model_of_mean_spectra_stays_under_60_percent(made: tuple) -> None:
     waves, labels, test_waves, test_labels = made
-    features, test = (spectra(fbank(w, RATE, bins=64)) for w in (waves, test_waves))
+    features, test = (spectra(fbank(w, SAMPLING_RATE, num_mel_bins=64)) for w in (waves, test_waves))
     mean, std = features.mean(0), features.std(0) + 1e-6
     model = nn.Linear(features.shape[1], len(CLASSES))
     steps = torch.optim.LBFGS(model.parameters(), max_iter=100)
@@ -70,16 +70,16 @@ def spectra(logs: torch.Tensor) -> torch.Tensor:
 
 def test_a_second_of_sound_takes_milliseconds() -> None:
     start = time.process_time()
-    synthesise_sounds(128, seed=0)
+    make_audio(128, seed=0)
     assert time.process_time() - start < 1.5
 
 
 def test_letters_are_chords() -> None:
-    waves, texts = spell_tones(12, seed=0)
-    again, texts_again = spell_tones(12, seed=0)
+    waves, texts = make_speech(12, seed=0)
+    again, texts_again = make_speech(12, seed=0)
     assert texts == texts_again and all(torch.equal(a, b) for a, b in zip(waves, again))
     assert len(set(texts)) == 12 and all(set(text) <= set("abdefgiklmnoprstu ") for text in texts)
-    seconds = torch.tensor([len(wave) / RATE for wave in waves])
+    seconds = torch.tensor([len(wave) / SAMPLING_RATE for wave in waves])
     letters = torch.tensor([len(text) for text in texts])
     assert (seconds / letters > 0.06).all() and (seconds / letters < 0.3).all()
 
@@ -87,4 +87,4 @@ def test_letters_are_chords() -> None:
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"n": 3, "samples": 100}])
 def test_what_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="expected at least one sound"):
-        synthesise_sounds(**wrong, seed=0)
+        make_audio(**wrong, seed=0)

@@ -7,19 +7,19 @@ import torch
 from torch import nn
 
 from zoo.data.sources.dataset_cards import load_card
-from zoo.data.synthetic.shapes import CLASSES, TEST, TRAIN, draw_images
+from zoo.data.synthetic.shapes import CLASSES, TEST, TRAIN, make_images
 
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return *draw_images(4000, seed=0), *draw_images(1000, seed=1)
+    return *make_images(4000, seed=0), *make_images(1000, seed=1)
 
 
 def test_the_same_seed_draws_the_same() -> None:
-    images, labels = draw_images(60, seed=3)
-    again, labels_again = draw_images(60, seed=3)
+    images, labels = make_images(60, seed=3)
+    again, labels_again = make_images(60, seed=3)
     assert torch.equal(images, again) and torch.equal(labels, labels_again)
-    assert not torch.equal(images, draw_images(60, seed=4)[0])
+    assert not torch.equal(images, make_images(60, seed=4)[0])
     assert images.shape == (60, 3, 32, 32) and images.dtype == torch.uint8
 
 
@@ -32,7 +32,7 @@ def test_classes_are_balanced_and_each_image_is_its_own(drawn: tuple[torch.Tenso
 
 def test_it_takes_a_couple_of_seconds() -> None:
     started = time.process_time()
-    draw_images(TRAIN, seed=0)
+    make_images(TRAIN, seed=0)
     assert time.process_time() - started < 6  # about 1.5 on an idle core
 
 
@@ -60,13 +60,13 @@ def test_a_flip_keeps_the_class_and_the_card_tells_the_truth() -> None:
     for form in _FORMS:
         straight = form(line[None, :], line[:, None])
         assert abs(straight - straight[:, ::-1]).max() < 1e-6
-    card = load_card("embedded")
+    card = load_card("synthetic_images")
     assert card.labels == tuple(CLASSES) and card.splits == {"train": TRAIN, "test": TEST} and not card.real
-    pixels = draw_images(2000, seed=0)[0] / 255
+    pixels = make_images(2000, seed=0)[0] / 255
     assert (pixels.mean((0, 2, 3)) - torch.tensor(card.mean)).abs().max() < 0.02
     assert (pixels.std((0, 2, 3)) - torch.tensor(card.std)).abs().max() < 0.02
 
 
 def test_refuses_pictures_too_small_to_show_a_form() -> None:
     with pytest.raises(ValueError, match="at least 16 x 16"):
-        draw_images(10, seed=0, size=8)
+        make_images(10, seed=0, size=8)

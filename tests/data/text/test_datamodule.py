@@ -4,12 +4,12 @@ import torch
 
 from zoo.data.keyed_batches import Keys
 from zoo.data.text.corpus import characters, chunks_of, ids_of
-from zoo.data.text.datamodule import BucketBatches, Pieces, TokenSet
+from zoo.data.text.datamodule import GroupedByLengthBatches, TextChunks, TokenDataset
 from zoo.preprocessing.tokenizer_training import train
 
 
-def ragged(n: int = 50) -> TokenSet:
-    return TokenSet([[2, *range(10, 10 + i % 13), 3] for i in range(n)], torch.arange(n), pad=0, types=None)
+def ragged(n: int = 50) -> TokenDataset:
+    return TokenDataset([[2, *range(10, 10 + i % 13), 3] for i in range(n)], torch.arange(n), pad=0, types=None)
 
 
 def test_a_batch_is_padded_to_its_longest() -> None:
@@ -24,8 +24,8 @@ def test_a_batch_is_padded_to_its_longest() -> None:
 def test_buckets_visit_all_alike_and_are_keyed() -> None:
     lengths = torch.randint(2, 60, (1003,), generator=torch.Generator().manual_seed(0))
 
-    def make(seed: int) -> BucketBatches:
-        return BucketBatches(lengths, 8, seed=seed, step=lambda: 0)
+    def make(seed: int) -> GroupedByLengthBatches:
+        return GroupedByLengthBatches(lengths, 8, seed=seed, step=lambda: 0)
 
     one = make(1)
     order = one.order(3)
@@ -39,22 +39,22 @@ def test_buckets_visit_all_alike_and_are_keyed() -> None:
 
 def test_buckets_resume_in_the_middle_of_an_epoch() -> None:
     lengths = torch.arange(100) % 17
-    whole = list(BucketBatches(lengths, 10, seed=0, step=lambda: 10))
-    late = list(BucketBatches(lengths, 10, seed=0, step=lambda: 14))
+    whole = list(GroupedByLengthBatches(lengths, 10, seed=0, step=lambda: 10))
+    late = list(GroupedByLengthBatches(lengths, 10, seed=0, step=lambda: 14))
     assert late == whole[4:] and late[0].epoch == 1
-    ranks = [list(BucketBatches(lengths, 10, seed=0, step=lambda: 10, rank=r, world=2)) for r in (0, 1)]
+    ranks = [list(GroupedByLengthBatches(lengths, 10, seed=0, step=lambda: 10, rank=r, world=2)) for r in (0, 1)]
     assert [a + b for a, b in zip(*ranks)] == whole
 
 
 def test_pieces_know_what_follows() -> None:
     ids = torch.arange(101, dtype=torch.int32)
-    still = Pieces(ids, 10)
+    still = TextChunks(ids, 10)
     assert len(still) == 10
     batch = still.__getitems__(Keys([0, 9], 0))
     assert batch["input_ids"][1].tolist() == list(range(90, 100)) and batch["labels"][1].tolist() == list(
         range(91, 101)
     )
-    moving = Pieces(ids, 10, moving=True, seed=1)
+    moving = TextChunks(ids, 10, moving=True, seed=1)
     starts = {int(moving.__getitems__(Keys([0], epoch))["input_ids"][0, 0]) for epoch in range(20)}
     assert len(starts) > 3
     assert all(moving.__getitems__(Keys([len(moving) - 1], epoch))["labels"][0, -1] <= 100 for epoch in range(20))

@@ -1,15 +1,15 @@
-"""Labelled texts: what is read, how it is split, and what is said about rows that are wrong."""
+"""Labeled texts: what is read, how it is split, and what is said about rows that are wrong."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from zoo.data import DataError, TextDataSettings, TextSets, compose_sentences, load_texts
+from zoo.data import DataError, TextDataSettings, TextSplits, load_texts, make_sentences
 from zoo.data.sources.hub import HubError, hub_name
 
 
-def load(file: Path | str, **options: object) -> TextSets:
+def load(file: Path | str, **options: object) -> TextSplits:
     return load_texts(TextDataSettings(name=str(file), **options))  # type: ignore[arg-type]
 
 
@@ -24,7 +24,12 @@ def write(path: Path, text: str) -> Path:
 
 def test_a_table_with_columns_by_option(tmp_path: Path) -> None:
     sets = load(write(tmp_path / "a.csv", rows()), text="review", label="stars")
-    assert sets.kind == "one" and sets.classes == ["bad", "good"] and sets.real and sets.validation is None
+    assert (
+        sets.problem_type == "single_label_classification"
+        and sets.classes == ["bad", "good"]
+        and sets.real
+        and sets.validation is None
+    )
     assert (len(sets.train), len(sets.test)) == (36, 4)
     assert not set(sets.train.texts) & set(sets.test.texts)
     assert sets.test.labels.bincount().tolist() == [2, 2]
@@ -63,11 +68,15 @@ def test_pairs_and_given_parts(tmp_path: Path) -> None:
 
 def test_several_labels_and_numbers(tmp_path: Path) -> None:
     columns = load(write(tmp_path / "a.csv", "text,toxic,rude\n" + "t,1,0\nu,0,0\nv,1,1\n" * 4), label="toxic,rude")
-    assert columns.kind == "several" and columns.classes == ["toxic", "rude"] and columns.train.labels.shape[1] == 2
+    assert (
+        columns.problem_type == "multi_label_classification"
+        and columns.classes == ["toxic", "rude"]
+        and columns.train.labels.shape[1] == 2
+    )
     lists = load(write(tmp_path / "b.jsonl", '{"text": "t", "label": ["a", "b"]}\n{"text": "u", "label": []}\n' * 5))
-    assert lists.kind == "several" and lists.classes == ["a", "b"]
+    assert lists.problem_type == "multi_label_classification" and lists.classes == ["a", "b"]
     numbers = load(write(tmp_path / "c.csv", "text,score\n" + "t,0.5\nu,2\n" * 5))
-    assert numbers.kind == "number" and numbers.train.labels.dtype == torch.float32
+    assert numbers.problem_type == "regression" and numbers.train.labels.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -128,7 +137,7 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZOO_DATA_DIR", raising=False)
     monkeypatch.setattr("zoo.data.sources.hub.reachable", lambda *_: False)
     monkeypatch.setattr("zoo.data.sources.hub._cached", lambda *_: False)
-    with pytest.raises(HubError, match=r"ZOO_DATA_DIR .*sst2/train\.parquet.* or take data=embedded"):
+    with pytest.raises(HubError, match=r"ZOO_DATA_DIR .*sst2/train\.parquet.* or use data=synthetic"):
         load("sst2")
 
 
@@ -202,16 +211,16 @@ def test_configurations_that_are_not_named(message: str, name: str, says: str, m
 
 
 def test_embedded_sentences_are_new_and_balanced() -> None:
-    sets = load("embedded")
+    sets = load("synthetic")
     assert not sets.real and (len(sets.train), len(sets.test)) == (8000, 2000)
     assert not set(sets.train.texts) & set(sets.test.texts)
     assert abs(sets.train.labels.float().mean() - 0.5) < 0.02
-    assert compose_sentences(50, seed=3) == compose_sentences(50, seed=3) != compose_sentences(50, seed=4)
+    assert make_sentences(50, seed=3) == make_sentences(50, seed=3) != make_sentences(50, seed=4)
 
 
 def test_counting_words_says_little() -> None:
     """Logistic regression on the counts of words stays under 75 %."""
-    sets = load("embedded", train_size=2000, test_size=1000)
+    sets = load("synthetic", max_train_samples=2000, max_test_samples=1000)
     words = sorted({word for text in sets.train.texts for word in str(text).split()})
 
     def counts(texts: list) -> torch.Tensor:

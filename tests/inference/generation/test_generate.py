@@ -8,9 +8,9 @@ from torch import Tensor
 
 import zoo
 from zoo.inference.generation import sampling
-from zoo.nn import RunningSum
+from zoo.nn import LinearAttentionState
 
-SMALL = dict(vocab_size=61, max_length=64, width=32, depth=2, heads=4, hidden=48)
+SMALL = dict(vocab_size=61, max_length=64, width=32, depth=2, heads=4, mlp_dim=48)
 NEW = 12
 
 
@@ -36,7 +36,7 @@ def gap(model: zoo.Model, out: Tensor, start: int, mask: Tensor | None = None, p
     with torch.no_grad():
         scores = model(out, keep)
         said = torch.nn.functional.one_hot(out, scores.shape[-1]) * (1 if keep is None else keep[..., None])
-        best = sampling.penalised(scores, said.cumsum(1) > 0, penalty)[:, start - 1 : -1].topk(2).values
+        best = sampling.penalized(scores, said.cumsum(1) > 0, penalty)[:, start - 1 : -1].topk(2).values
     return (best[..., 0] - best[..., 1]).min().item()
 
 
@@ -141,7 +141,9 @@ def test_linear_kinds_remember_the_same_amount_whatever_the_length(monkeypatch):
     monkeypatch.setattr(model, "new_state", lambda *a: states.append(make(*a)) or states[-1])
     for new in (2, 200):
         zoo.generate(model, prompt(), max_new_tokens=new)
-    sums = [[layer.mixer.sum.shape for layer in state if isinstance(layer.mixer, RunningSum)] for state in states]
+    sums = [
+        [layer.mixer.sum.shape for layer in state if isinstance(layer.mixer, LinearAttentionState)] for state in states
+    ]
     assert sums[0] == sums[1] and len(sums[0]) == 2
 
 
@@ -163,7 +165,7 @@ def test_the_model_is_left_as_it_was_and_the_output_can_be_trained_on():
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_optimised_models_generate(dtype):
+def test_optimized_models_generate(dtype):
     model = nano(width=256, heads=4)
     fast = zoo.optimize(model, dtype=dtype, rows="one")
     out, ids = zoo.generate(fast, prompt(), max_new_tokens=NEW), prompt()

@@ -116,7 +116,7 @@ def test_dropped_and_optional_tensors_are_listed():
     theirs |= {"m.pooler.dense.weight": torch.ones(1), "m.h.0.attn.mask": torch.ones(1)}
     again, report = import_tensors(TABLE, meta(ours), theirs, base="m.")
     assert report.dropped == ["m.pooler.dense.weight", "m.h.0.attn.mask"]
-    assert report.initialised == ["scale"] and "scale" not in again
+    assert report.initialized == ["scale"] and "scale" not in again
     fails(theirs | {"m.h.0.attn.deep.mask": torch.ones(1)}, match="deep")
 
 
@@ -164,8 +164,8 @@ def test_every_op_is_undone_by_its_inverse(name):
 
 
 def test_the_report_is_one_line():
-    report = LoadReport("google/vit", mapped=["a"] * 200, dropped=[f"d{n}" for n in range(9)], initialised=["head"])
-    assert str(report) == "google/vit: 200 tensors mapped; 9 dropped (d0, d1, d2, d3 and 5 more); 1 initialised (head)"
+    report = LoadReport("google/vit", mapped=["a"] * 200, dropped=[f"d{n}" for n in range(9)], initialized=["head"])
+    assert str(report) == "google/vit: 200 tensors mapped; 9 dropped (d0, d1, d2, d3 and 5 more); 1 initialized (head)"
     assert not report.plain and LoadReport(mapped=["a"]).plain
     empty = LoadReport()
-    assert [empty.mapped, empty.dropped, empty.initialised, empty.resampled] == [[], [], [], []]
+    assert [empty.mapped, empty.dropped, empty.initialized, empty.resampled] == [[], [], [], []]

@@ -18,7 +18,7 @@ import csv, json, os, sys
 from pathlib import Path
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 folder = Path(words["run_dir"])
-said = [f"{k}={v}" for k, v in sorted(words.items()) if k not in ("run_dir", "pictures", "progress")]
+said = [f"{k}={v}" for k, v in sorted(words.items()) if k not in ("run_dir", "plots", "progress")]
 with open(folder.parent.parent / "calls.txt", "a") as calls:
     calls.write(" ".join(said) + "\\n")
 value, seed = words["attention"], int(words["seed"])
@@ -34,7 +34,7 @@ with open(folder / "metrics.csv", "w", newline="") as file:
     rows.writerow(["step", "val_accuracy", "train_loss", "items_per_second", "seconds"])
     for step in (10, 20, 30):
         rows.writerow([step, 0.01 * step + 0.1 * seed + gain, 1 / step, 100 / pace, pace * step])
-result = {"finished": "minutes" not in words, "seconds": pace * 30, "real": False, "data": "embedded"}
+result = {"finished": "max_minutes" not in words, "seconds": pace * 30, "real": False, "data": "synthetic"}
 (folder / "metrics.json").write_text(json.dumps(result | {"parameters": 1000}))
 """
 
@@ -64,7 +64,7 @@ def test_split_minds_brackets_and_quotes() -> None:
 
 
 def test_a_plan(recipe: Path) -> None:
-    plan = read_plan("quick", ["attention=softmax,linear", "seeds=2", "minutes=5", "lr=1e-3", "betas=[0.9, 0.95]"])
+    plan = read_plan("quick", ["attention=softmax,linear", "seeds=2", "max_minutes=5", "lr=1e-3", "betas=[0.9, 0.95]"])
     assert (plan.key, plan.values, plan.seeds, plan.minutes) == ("attention", ["softmax", "linear"], [0, 1], 5.0)
     assert plan.rest == ["lr=1e-3", "betas=[0.9, 0.95]"] and plan.out == Path("runs/compare-quick-attention")
     assert read_plan("quick", ["depth=2,4", "seeds=3,8"]).seeds == [3, 8]
@@ -83,7 +83,7 @@ def test_a_plan(recipe: Path) -> None:
         (["attention=a,"], "not empty"),
         (["attention=a,b", "seed=3"], "seeds=3"),
         (["attention=a,b", "run_dir=x"], "out="),
-        (["attention=a,b", "minutes=soon"], "above 0"),
+        (["attention=a,b", "max_minutes=soon"], "above 0"),
         (["attention=a,b", "seeds=0"], "at least one seed"),
         (["attention=a,b", "seeds=x"], "how many"),
         (["attention=a,b", "attention=c,d"], "given twice"),
@@ -206,12 +206,12 @@ def test_it_goes_on_where_it_was_interrupted_and_can_grow(quick: Path, monkeypat
 
 
 def test_a_time_budget_is_that_of_the_whole_run(quick: Path) -> None:
-    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=2"])
-    assert [call.split()[1] for call in calls(quick)] == ["minutes=2", "minutes=2"]
-    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=2"])  # slow has trained its two minutes, fast one
-    assert [call.split()[:2] for call in calls(quick)[2:]] == [["attention=fast", "minutes=1"]]
-    compare("quick", ["attention=slow,fast", "seeds=1", "minutes=3"])
-    assert [call.split()[1] for call in calls(quick)[3:]] == ["minutes=1", "minutes=2"]
+    compare("quick", ["attention=slow,fast", "seeds=1", "max_minutes=2"])
+    assert [call.split()[1] for call in calls(quick)] == ["max_minutes=2", "max_minutes=2"]
+    compare("quick", ["attention=slow,fast", "seeds=1", "max_minutes=2"])  # slow has trained its two minutes, fast one
+    assert [call.split()[:2] for call in calls(quick)[2:]] == [["attention=fast", "max_minutes=1"]]
+    compare("quick", ["attention=slow,fast", "seeds=1", "max_minutes=3"])
+    assert [call.split()[1] for call in calls(quick)[3:]] == ["max_minutes=1", "max_minutes=2"]
 
 
 def test_what_the_recipe_refuses_ends_it_and_what_diverges_does_not(quick: Path) -> None:

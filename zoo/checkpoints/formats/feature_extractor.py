@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
 
-def read(folder: Path, config: Any) -> tuple[SpectrogramPreprocess | WaveformPreprocess | None, list[str]]:
+def read(folder: Path, config: Any) -> tuple[SpectrogramFeatureExtractor | WaveformFeatureExtractor | None, list[str]]:
     """(the preprocessing of a folder, notes); None, and a note that says why, where there is none for such a model."""
     values = _values(folder)
     if values is None:
         return None, []
     try:
         if hasattr(config, "mel_bins"):
-            heard = SpectrogramPreprocess.from_transformers(values)
+            heard = SpectrogramFeatureExtractor.from_transformers(values)
             fitted = heard.fitted_to(config)
-            told = f"the file's preprocessing for {heard.frames} frames of {heard.bins} bins was fitted to the model"
+            told = f"the file's preprocessing for {heard.frames} frames of {heard.num_mel_bins} bins was fitted to the model"
             return fitted, [told] if fitted != heard else []
         vocabulary, notes = _vocabulary(folder, config)
-        return WaveformPreprocess.from_transformers(values, vocabulary), notes
+        return WaveformFeatureExtractor.from_transformers(values, vocabulary), notes
     except LoadError as error:
         return None, [f"no preprocessing: {error}"]
 

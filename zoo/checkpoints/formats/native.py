@@ -8,11 +8,12 @@ from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
 from zoo.models.mapping.tensors import tied_names
 from zoo.models.registry import family
-from zoo.preprocessing.auto import preprocess_from_dict
+from zoo.preprocessing.auto import processor_from_dict
+from zoo.utils import renamed
 from zoo.utils.errors import LoadError, check_keys
 from zoo.utils.files import read_json
 
-FORMAT = 1
+FORMAT = 2  # 1 had other names for some fields: they are read under the new ones
 KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
 
 
@@ -45,12 +46,26 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
     if isinstance(newer, int) and newer > FORMAT:
         raise LoadError(f"{named} has format {newer}, this zoo reads up to {FORMAT}: upgrade attention-zoo")
     check_keys(named, values, KEYS)
+    if newer == 1:
+        values = _from_format_1(values, named)
     try:
         found = family(values["family"])
         config = found.config.from_dict(values["config"])
-        preprocess = preprocess_from_dict(values["preprocess"], path)
+        preprocess = processor_from_dict(values["preprocess"], path)
         if preprocess is not None:
             preprocess.check(config)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{named}: {error}") from None
     return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])
+
+
+def _from_format_1(values: Mapping[str, Any], named: Path) -> dict[str, Any]:
+    for name in ("config", "preprocess"):
+        if not isinstance(values[name], Mapping | None):
+            raise LoadError(f"{named}: {name} is {type(values[name]).__name__}, expected an object")
+    config, preprocess = values["config"], values["preprocess"]
+    return {
+        **values,
+        "config": config and renamed.fields(config),
+        "preprocess": preprocess and renamed.processor(preprocess),
+    }

@@ -12,14 +12,14 @@ from zoo.models.base import Model
 from zoo.models.clip_text.mapping import OPEN_CLIP_TEXT
 from zoo.models.config import Config
 from zoo.models.family import Family
-from zoo.models.mapping.config_keys import Dialect, differences
-from zoo.models.mapping.multi_tower import Part, Towers
+from zoo.models.mapping.config_keys import CheckpointMapping, differences
+from zoo.models.mapping.multi_tower import MultiTowerMapping, TowerMapping
 from zoo.models.registry import family
 from zoo.models.vit.clip_mapping import OPEN_CLIP_VISION
 from zoo.models.vit.mapping import TIMM, sizes
 from zoo.models.vit.model import VARIANTS
-from zoo.preprocessing.image import ImagePreprocess, pair
-from zoo.preprocessing.text import TextPreprocess
+from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
@@ -69,7 +69,7 @@ def read(folder: Path) -> Checkpoint:
 # --- Towers -----------------------------------------------------------------------------------------------------------
 
 
-def towers_of(model: Mapping[str, Any], file: Path) -> Towers:
+def towers_of(model: Mapping[str, Any], file: Path) -> MultiTowerMapping:
     """The towers that a `model_cfg` speaks of. What is of another kind is refused by name."""
     if "multimodal_cfg" in model:
         raise LoadError(f"{file}: CoCa (multimodal_cfg) is not in this zoo")
@@ -96,7 +96,7 @@ def towers_of(model: Mapping[str, Any], file: Path) -> Towers:
     )
 
 
-def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scalar: bool = True) -> Towers:
+def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scalar: bool = True) -> MultiTowerMapping:
     """timm: the image tower is one of timm's; custom: the text tower is a module of its own; proj: of the texts;
     scalar: scale and bias are numbers, not lists of one."""
     text = "text." if custom else ""
@@ -107,17 +107,17 @@ def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scala
         lines.append(f"text_proj.weight = {text}text_projection T")
     elif proj == "affine":
         lines.append(f"text_proj.@ = {text}text_projection.@")
-    image = Part(
+    image = TowerMapping(
         key="vision_cfg",
         prefix="visual.trunk." if timm else "visual.",
         family="vit",
         dialect=timm_tower() if timm else OPEN_CLIP_VISION,
         proj=None if timm else "linear",
     )
-    words = Part(key="text_cfg", prefix=text, family="clip_text", dialect=OPEN_CLIP_TEXT, proj=proj)
+    words = TowerMapping(key="text_cfg", prefix=text, family="clip_text", dialect=OPEN_CLIP_TEXT, proj=proj)
     extra: dict[str, Any] = {"custom_text": True} if custom else {}
     extra |= {"init_logit_bias": -10.0} if bias else {}
-    return Towers(
+    return MultiTowerMapping(
         name="open_clip",
         architecture="open_clip's CLIP",
         parts={"image": image, "text": words},
@@ -128,7 +128,7 @@ def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scala
     )
 
 
-def timm_tower() -> Dialect:
+def timm_tower() -> CheckpointMapping:
     """An image tower that timm builds by its name."""
 
     def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def timm_tower() -> Dialect:
     def known_towers() -> list[str]:
         return [name for name, fields in VARIANTS.items() if fields.get("pool") == "map"]
 
-    return Dialect(name="open_clip's image tower", keys="", table=TIMM.table, read=read, write=write)
+    return CheckpointMapping(name="open_clip's image tower", keys="", table=TIMM.table, read=read, write=write)
 
 
 def spread(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def describe(model: Model, own: Family) -> tuple[dict[str, Any], Any, Config]:
 # --- Preprocessing ----------------------------------------------------------------------------------------------------
 
 
-def read_picture(said: Mapping[str, Any], size: tuple[int, int], file: Path) -> ImagePreprocess:
+def read_picture(said: Mapping[str, Any], size: tuple[int, int], file: Path) -> ImageProcessor:
     """open_clip's transform for evaluation; what the file leaves out has open_clip's defaults, the size the model's."""
     if unknown := [name for name in said if name not in USUAL]:
         raise LoadError(f"{file}: preprocess_cfg has {unknown[0]}={said[unknown[0]]!r}, which is not supported")
@@ -205,7 +205,7 @@ def read_picture(said: Mapping[str, Any], size: tuple[int, int], file: Path) -> 
         raise LoadError(f"{file}: preprocess_cfg with mode={values['mode']!r}, fill_color={values['fill_color']}")
     if values["resize_mode"] not in ("shortest", "squash"):
         raise LoadError(f"{file}: resize_mode={values['resize_mode']!r} is not supported, only 'shortest' and 'squash'")
-    return ImagePreprocess(
+    return ImageProcessor(
         size=pair(values["size"]),
         fit=values["resize_mode"],
         interpolation=values["interpolation"],
@@ -214,7 +214,7 @@ def read_picture(said: Mapping[str, Any], size: tuple[int, int], file: Path) -> 
     )
 
 
-def write_picture(picture: ImagePreprocess) -> dict[str, Any]:
+def write_picture(picture: ImageProcessor) -> dict[str, Any]:
     """`preprocess_cfg`. Raises ValueError where open_clip has no word for it."""
     odd = picture.resize_to not in (None, picture.size) or picture.fit not in ("shortest", "squash")
     if odd or picture.channels != 3 or not math.isclose(picture.rescale, 1 / 255):
@@ -233,19 +233,19 @@ def write_picture(picture: ImagePreprocess) -> dict[str, Any]:
     }
 
 
-def read_tokenizer(folder: Path, text: Mapping[str, Any], config: Any) -> tuple[TextPreprocess | None, list[str]]:
+def read_tokenizer(folder: Path, text: Mapping[str, Any], config: Any) -> tuple[TextProcessor | None, list[str]]:
     """The tokenizer of a folder, else CLIP's own from the package open_clip, with what it does to longer texts."""
     found, notes = tokenizer.read(folder, config, "clip")
     if found is None and not text.get("hf_tokenizer_name") and (own := tokenizer.open_clip_tokenizer()):
         special = {"bos": tokenizer.START, "eos": tokenizer.END, "unk": tokenizer.END}
-        usual = TextPreprocess(tokenizer=own, special=special, max_length=config.max_length)
+        usual = TextProcessor(tokenizer=own, special=special, max_length=config.max_length)
         if usual.vocab_size > config.vocab_size:
             return None, [f"no tokenizer: CLIP's has {usual.vocab_size} tokens, the model {config.vocab_size}"]
         return usual, []
     return found, notes
 
 
-def tokenizer_keys(text: TextPreprocess) -> dict[str, Any]:
+def tokenizer_keys(text: TextProcessor) -> dict[str, Any]:
     """CLIP's own tokenizer needs no word; any other is read from the folder, which a name asks open_clip to do."""
     return {} if text.tokenizer == tokenizer.open_clip_tokenizer() else {"hf_tokenizer_name": "tokenizer.json"}
 

@@ -11,7 +11,7 @@ KIND = "sentence_transformers.models."
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Fields of ours: {"head": "pool", "pool": ..., "unit": ...}; none where there is no modules.json."""
+    """Fields of ours: {"head": "pool", "pool": ..., "normalize": ...}; none where there is no modules.json."""
     file = folder / "modules.json"
     if not file.is_file():
         return {}
@@ -23,7 +23,7 @@ def read(folder: Path) -> dict[str, Any]:
             "the folder without modules.json is loaded as the model alone"
         )
     pooling = folder / modules[1]["path"] / "config.json"
-    return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "unit": "Normalize" in kinds}
+    return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "normalize": "Normalize" in kinds}
 
 
 def _pool(said: dict[str, Any], file: Path) -> str:
@@ -41,7 +41,11 @@ def files(config: Any, max_length: int) -> dict[str, Any]:
     """{file name: contents} for a model with head="pool" and nothing behind pooling."""
     pool = next(theirs for theirs, ours in POOLS.items() if ours == config.pool)
     flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if config.unit else [])]
+    modules = [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        *([("2_Normalize", "Normalize")] if config.normalize else []),
+    ]
     return {
         "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": KIND + kind} for i, (path, kind) in enumerate(modules)

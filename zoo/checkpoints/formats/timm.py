@@ -8,9 +8,9 @@ from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family, config_of
-from zoo.models.mapping.config_keys import Dialect, dialects, differences
+from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.registry import families
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import LoadError, did_you_mean
 from zoo.utils.files import read_json
 
@@ -30,7 +30,7 @@ def read(folder: Path) -> Checkpoint:
         family=family,
         config=config,
         variant=architecture,
-        preprocess=ImagePreprocess.from_timm(pretrained),
+        preprocess=ImageProcessor.from_timm(pretrained),
         labels=labels,
         table=dialect.table_for(config),
         dialect=dialect,
@@ -38,9 +38,9 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def _family_of(architecture: str) -> tuple[Family, Dialect]:
-    known = [name for family, _ in dialects(families(), "timm") for name in family.variants]
-    for family, dialect in dialects(families(), "timm"):
+def _family_of(architecture: str) -> tuple[Family, CheckpointMapping]:
+    known = [name for family, _ in mappings(families(), "timm") for name in family.variants]
+    for family, dialect in mappings(families(), "timm"):
         if architecture in family.variants and not architecture.startswith(dialect.own_names):
             return family, dialect
     raise LoadError(f"timm's architecture {architecture!r} is not in this zoo{did_you_mean(architecture, known)}")
@@ -54,7 +54,9 @@ def _arguments(values: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict
     return arguments | values.get("model_args", {})
 
 
-def _fields(family: Family, dialect: Dialect, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(
+    family: Family, dialect: CheckpointMapping, architecture: str, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     start = family.config().to_dict() | dict(dialect.defaults) | family.variants[architecture]
     return dialect.to_ours(start, arguments)
 
@@ -65,7 +67,7 @@ def _labels(names: Any, config: Config) -> list[str] | None:
     return [str(name) for name in names] if names and None not in names else None
 
 
-def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
+def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
     """(config.json, dialect, the config that was written). Raises ValueError naming what timm cannot express."""
     found = family.dialects.get("timm")
     if found is None:
@@ -85,7 +87,7 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Con
     raise ValueError(f"timm cannot express {', '.join(least)}")
 
 
-def _architectures(model: Model, dialect: Dialect) -> Iterable[str]:
+def _architectures(model: Model, dialect: CheckpointMapping) -> Iterable[str]:
     if model.variant and not model.variant.startswith(dialect.own_names):
         yield model.variant
     yield from dialect.architectures

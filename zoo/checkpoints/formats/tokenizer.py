@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoints.formats import sentencepiece
-from zoo.preprocessing.text import SPECIAL, TextPreprocess
+from zoo.preprocessing.text import SPECIAL, TextProcessor
 from zoo.preprocessing.tokenizer_training import byte_bpe, wordpiece
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
@@ -32,7 +32,7 @@ SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 READS_PIECES = ("llama", "mistral", "xlm-roberta")  # whose SentencePiece models are read as they are
 
 
-def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | None, list[str]]:
+def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
     """(the tokenizer of a folder, notes). Raises LoadError for one that does not belong to the model."""
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
@@ -47,12 +47,12 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextPreprocess | N
     try:
         special, absent = _special(text, named | settings)
         notes += [f"the tokenizer has no token {token!r}, which its settings call {role}" for role, token in absent]
-        preprocess = TextPreprocess(
+        preprocess = TextProcessor(
             tokenizer=text,
             special=special,
             max_length=_length(folder, settings, config),
             padding=settings.get("padding_side", "right"),
-            types=getattr(config, "types", 0) > 1,
+            types=getattr(config, "type_vocab_size", 0) > 1,
         )
         preprocess.check(config)
     except ValueError as error:

@@ -2,31 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
-from zoo.models.config import NAMING, Config
+from zoo.models.config import NAMING, Config, ProblemType
 from zoo.models.family import Family, config_of
-from zoo.models.mapping.config_keys import Dialect, dialects, differences
-from zoo.models.mapping.multi_tower import Towers
+from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
+from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.registry import families
-from zoo.preprocessing.image import ImagePreprocess, pair
+from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.utils.errors import LoadError, did_you_mean
 from zoo.utils.files import read_json
-
-# What they call our `answer`.
-PROBLEMS = {
-    "single_label_classification": "one", "multi_label_classification": "several", "regression": "number"
-}  # fmt: skip
 
 
 def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     values = read_json(file) | _ends(folder)
     family, dialect, architecture = _kind(values, file)
-    if isinstance(dialect, Towers):
+    if isinstance(dialect, MultiTowerMapping):
         return transformers_multi_tower.read(folder, values, family, dialect)
     fields = _fields(family, dialect, architecture, values)
     if dialect.embeds is not None and (embedding := sentence_transformers.read(folder)):
@@ -55,9 +50,9 @@ def _ends(folder: Path) -> dict[str, Any]:
     return {} if ids is None else {"eos_token_id": ids}
 
 
-def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:
+def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapping, str]:
     """The dialect that a config is written in, and the class whose weights the folder holds."""
-    known = {dialect.name: (family, dialect) for family, dialect in dialects(families(), "transformers")}
+    known = {dialect.name: (family, dialect) for family, dialect in mappings(families(), "transformers")}
     if (model_type := str(values["model_type"])) not in known:
         near = did_you_mean(model_type, known)
         raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
@@ -70,23 +65,24 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, Dialect, str]:
     return family, dialect, named[0]
 
 
-def _fields(family: Family, dialect: Dialect, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(family: Family, dialect: CheckpointMapping, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
     start = family.config().to_dict() | dict(dialect.defaults)
     fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
     if "num_classes" in fields:
         fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
-    known = fields.pop("answer", None)  # to the family, of files that do not say it
-    if fields.get("head") == "classify" and "answer" in family.config.names():
-        fields["answer"] = _answer(values, fields["num_classes"]) or known
+    known = fields.pop("problem_type", None)  # to the family, of files that do not say it
+    if fields.get("head") == "classify" and "problem_type" in family.config.names():
+        fields["problem_type"] = _problem_type(values, fields["num_classes"]) or known
     return fields
 
 
-def _answer(values: Mapping[str, Any], classes: int) -> str | None:
+def _problem_type(values: Mapping[str, Any], classes: int) -> str | None:
     """Their pipelines' rule: a single score, of which nothing is said, is the logit of a yes (cross-encoders)."""
     problem = values.get("problem_type")
-    if problem not in (None, *PROBLEMS):
-        raise LoadError(f"problem_type={problem!r} is not known, only {', '.join(PROBLEMS)}")
-    return PROBLEMS[problem] if problem else "several" if classes == 1 else None
+    known = get_args(ProblemType)
+    if problem not in (None, *known):
+        raise LoadError(f"problem_type={problem!r} is not known, only {', '.join(known)}")
+    return problem or ("multi_label_classification" if classes == 1 else None)
 
 
 def _class_count(values: Mapping[str, Any]) -> int:
@@ -101,7 +97,7 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
     return None if placeholders else labels
 
 
-def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> tuple[Any, list[str]]:
+def _preprocess(folder: Path, config: Any, family: Family, dialect: CheckpointMapping) -> tuple[Any, list[str]]:
     if family.modality == "text":
         return tokenizer.read(folder, config, dialect.name)
     if family.modality == "audio":
@@ -110,16 +106,16 @@ def _preprocess(folder: Path, config: Any, family: Family, dialect: Dialect) -> 
     if not file.is_file():
         return None, []
     try:
-        return ImagePreprocess.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
+        return ImageProcessor.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
     except LoadError as error:
         return None, [f"no preprocessing: {error}"]
 
 
-def describe(model: Model, family: Family) -> tuple[dict[str, Any], Dialect, Config]:
+def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
     """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
     lost: dict[str, list[str]] = {}
-    for _, dialect in dialects(iter([family]), "transformers"):
-        if isinstance(dialect, Towers):
+    for _, dialect in mappings(iter([family]), "transformers"):
+        if isinstance(dialect, MultiTowerMapping):
             return transformers_multi_tower.describe(model, family, dialect)
         config = dialect.rewrite(model.config)
         pools = any(fields.get("head") == "pool" for fields in dialect.heads.values())
@@ -149,7 +145,7 @@ def _head(model: Model, config: Any) -> dict[str, Any]:
         return {}
     labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     ids = {str(i): label for i, label in enumerate(labels)}
-    problem = next(theirs for theirs, ours in PROBLEMS.items() if ours == config.answers)
-    usual = problem == "single_label_classification" and getattr(config, "answer", None) is None
+    problem = config.resolved_problem_type
+    usual = problem == "single_label_classification" and getattr(config, "problem_type", None) is None
     said = {"problem_type": problem} if config.head == "classify" and not usual else {}
     return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | said

@@ -10,15 +10,15 @@ from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family
-from zoo.models.mapping.multi_tower import Towers
+from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.tower_config import ContrastiveConfig
-from zoo.preprocessing.image import ImagePreprocess, pair
-from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
 
-def read(folder: Path, values: Mapping[str, Any], own: Family, towers: Towers) -> Checkpoint:
+def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowerMapping) -> Checkpoint:
     """A folder of transformers."""
     config: Any = towers.config(own, values, folder / "config.json")
     preprocess, notes = read_preprocess(folder, config, towers.name)
@@ -35,25 +35,25 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, towers: Towers) -
     )
 
 
-def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple[PairPreprocess | None, list[str]]:
+def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple[MultimodalProcessor | None, list[str]]:
     """What pictures and texts are given to the towers by, and notes on what could not be taken."""
     image, notes = None, []
     picture: Any = config.parts["image"]
     try:
         if (processor := picture_processor(folder)) is not None:
-            image = ImagePreprocess.from_transformers(processor, pair(picture.image_size), picture.in_chans)
+            image = ImageProcessor.from_transformers(processor, pair(picture.image_size), picture.in_chans)
     except LoadError as error:
         notes.append(f"no preprocessing of pictures: {error}")
     text, others = tokenizer.read(folder, config.parts["text"], name)
     return pairing(image, text, config), notes + others
 
 
-def pairing(image: Any, text: Any, config: ContrastiveConfig) -> PairPreprocess | None:
+def pairing(image: Any, text: Any, config: ContrastiveConfig) -> MultimodalProcessor | None:
     """Both together; a text tower that sees its padding has texts of one length and no mask."""
     words: Any = config.parts["text"]
     if text is not None and not words.causal:
         text = replace(text, mask=False, multiple=text.max_length)
-    return PairPreprocess(image=image, text=text) if image or text else None
+    return MultimodalProcessor(image=image, text=text) if image or text else None
 
 
 def picture_processor(folder: Path) -> Mapping[str, Any] | None:
@@ -64,7 +64,7 @@ def picture_processor(folder: Path) -> Mapping[str, Any] | None:
     return both.get("image_processor")
 
 
-def describe(model: Model, own: Family, towers: Towers) -> tuple[dict[str, Any], Any, Config]:
+def describe(model: Model, own: Family, towers: MultiTowerMapping) -> tuple[dict[str, Any], Any, Config]:
     """(config.json, the dialect, the config written), for transformers."""
     values = towers.values(own, model.config)
     for part in towers.parts.values():

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.utils.keyed_random import Draws
+from zoo.utils.keyed_random import KeyedRandom
 
 FEATURES = {"input_values": (1, 2), "input_features": (2, 1)}  # where time and frequency lie
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugment:
-    """Hides parts of normalised spectrograms in training (Park et al. 2019, https://arxiv.org/abs/1904.08779, without
-    its time warp, which brought the least there). As `augment=` of `zoo.tasks.Classify`.
+    """Hides parts of normalized spectrograms in training (Park et al. 2019, https://arxiv.org/abs/1904.08779, without
+    its time warp, which brought the least there). As `augment=` of `zoo.tasks.ClassificationTask`.
 
     freq_masks, freq_width: how many bands, and the most bins of one; widths are drawn evenly from 0 up.
     time_masks, time_width: how many stretches of time, and the most frames of one.
     time_share: a stretch takes at most this share of a clip's own frames.
-    fill: what stands in a hidden place; 0 is the mean of normalised features.
+    fill: what stands in a hidden place; 0 is the mean of normalized features.
     """
 
     freq_masks: int = 2
@@ -58,12 +58,12 @@ class SpecAugment:
                 f"SpecAugment needs input_values or input_features, index and epoch, for each clip draws by its "
                 f"number; the batch has {', '.join(batch)}"
             )
-        draws = Draws(seed, batch["epoch"], batch["index"])
+        draws = KeyedRandom(seed, batch["epoch"], batch["index"])
         result[name] = self.hidden(batch[name], draws, batch.get("frames"), *FEATURES[name])
         return result
 
     def hidden(
-        self, values: Tensor, draws: Draws, frames: Tensor | None = None, time: int = 1, frequency: int = 2
+        self, values: Tensor, draws: KeyedRandom, frames: Tensor | None = None, time: int = 1, frequency: int = 2
     ) -> Tensor:
         """values: [B, T, F], or with its axes where `time` and `frequency` say. frames: int64 [B]."""
         whole = torch.full(values.shape[:1], values.shape[time], device=values.device)

@@ -15,18 +15,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.audio.spec_augment import SpecAugment
-from zoo.data.audio.tables import Clips
-from zoo.data.config import HearSettings
+from zoo.data.audio.tables import AudioClips
+from zoo.data.augment_config import SpectrogramAugmentSettings
 from zoo.data.keyed_batches import Keys
 from zoo.preprocessing.filter_banks import frames_of
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.utils.keyed_random import Draws
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.utils.keyed_random import KeyedRandom
 
 _AT_ONCE = 256  # clips whose features are made together
 
 
 class Spectrograms(Dataset[Any]):
-    """Log mel spectrograms of different lengths, normalised. Batches: `input_values` [B, T, F], T that of the longest,
+    """Log mel spectrograms of different lengths, normalized. Batches: `input_values` [B, T, F], T that of the longest,
     `frames` [B] (how many are real), `labels` [B], `index` [B], `epoch`.
     """
 
@@ -35,7 +35,7 @@ class Spectrograms(Dataset[Any]):
         self.starts = lengths.cumsum(0) - lengths
 
     @classmethod
-    def of(cls, clips: Clips, labels: Tensor, preprocess: SpectrogramPreprocess) -> "Spectrograms":
+    def of(cls, clips: AudioClips, labels: Tensor, preprocess: SpectrogramFeatureExtractor) -> "Spectrograms":
         """All clips through a model's features. Raises: ValueError for a clip shorter than a frame, by its number."""
         lengths = torch.tensor([frames_in(preprocess, n) for n in clips.lengths.tolist()])
         if len(short := (lengths < 1).nonzero()):
@@ -61,22 +61,22 @@ class Spectrograms(Dataset[Any]):
         return found | {"index": rows, "epoch": torch.tensor(keys.epoch)}
 
 
-def frames_in(preprocess: SpectrogramPreprocess, samples: int) -> int:
+def frames_in(preprocess: SpectrogramFeatureExtractor, samples: int) -> int:
     """How many frames a preprocessing makes of so many samples."""
-    if preprocess.flavour == "kaldi":
-        return frames_of(samples, preprocess.rate, preprocess.length, preprocess.shift)
-    hop = int(preprocess.rate * preprocess.shift * 0.001)
+    if preprocess.feature_type == "kaldi":
+        return frames_of(samples, preprocess.sampling_rate, preprocess.frame_length, preprocess.frame_shift)
+    hop = int(preprocess.sampling_rate * preprocess.frame_shift * 0.001)
     return samples // hop + 1 if samples >= preprocess.least else 0
 
 
-def statistics(clips: Clips, preprocess: SpectrogramPreprocess) -> tuple[float, float]:
+def statistics(clips: AudioClips, preprocess: SpectrogramFeatureExtractor) -> tuple[float, float]:
     """Mean and standard deviation of all log energies of a set, padding left out."""
     plain = replace(preprocess, mean=0.0, std=1.0)
     values = Spectrograms.of(clips, torch.zeros(len(clips)), plain).values.double()
     return values.mean().item(), max(values.std().item(), 1e-3)
 
 
-class Hear:
+class SpectrogramAugment:
     """Makes the model's batch of a raw one: each clip at its place in the window, in training augmented.
 
     In evaluation a clip stands at the beginning, as `model.preprocess` has it; of one that is longer than the window
@@ -87,7 +87,7 @@ class Hear:
         preprocess: Of the model: its window, and what padding is in its units.
     """
 
-    def __init__(self, settings: HearSettings, preprocess: SpectrogramPreprocess) -> None:
+    def __init__(self, settings: SpectrogramAugmentSettings, preprocess: SpectrogramFeatureExtractor) -> None:
         s = self.settings = settings
         self.hide = SpecAugment(freq_masks=s.freq_masks, freq_width=s.freq_width, time_masks=s.time_masks,
                                 time_width=s.time_width)  # fmt: skip
@@ -101,14 +101,14 @@ class Hear:
         if not train:
             window = self._window(values, lengths, (lengths - self.frames).clamp(min=0) // 2, torch.zeros_like(lengths))
             return {"input_values": window, "labels": labels, "targets": labels}
-        draws, s = Draws(seed, batch["epoch"], batch["index"]), self.settings
-        speed = 1 + s.stretch * (2 * draws.uniform("hear/stretch") - 1)
+        draws, s = KeyedRandom(seed, batch["epoch"], batch["index"]), self.settings
+        speed = 1 + s.time_stretch * (2 * draws.uniform("hear/stretch") - 1)
         after = ((lengths - 1) / speed).long() + 1  # frames once it is played at that speed
         start = draws.integers("hear/start", (after - self.frames).clamp(min=0) + 1) * speed
         room = (self.frames - after).clamp(min=0) + 1
-        offset = draws.integers("hear/shift", room) if s.shift else torch.zeros_like(lengths)
-        if s.tilt:
-            values = tilted(values, draws.integers("hear/tilt", 2 * s.tilt + 1) - s.tilt)
+        offset = draws.integers("hear/shift", room) if s.time_shift else torch.zeros_like(lengths)
+        if s.pitch_shift:
+            values = tilted(values, draws.integers("hear/tilt", 2 * s.pitch_shift + 1) - s.pitch_shift)
         if s.gain:
             values = values + (self.decibel * s.gain * (2 * draws.uniform("hear/gain") - 1))[:, None, None]
         window = self._window(values, lengths, start, offset, speed)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.config import SoundSettings
+from zoo.data.config import AudioSourceSettings
 from zoo.data.sources.dataset_cards import Card
 from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
-from zoo.preprocessing.audio_io import SoundError, info, name_of, read
+from zoo.preprocessing.audio_io import AudioError, info, name_of, read
 from zoo.utils.errors import DataError, did_you_mean
 
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64")
@@ -27,18 +27,18 @@ _LAYOUT = (
 
 
 @dataclass
-class Clips:
+class AudioClips:
     """Decoded sounds, one behind the other.
 
     Attributes:
         samples: float32, of all of them.
         lengths: int64 [N].
-        rate: Samples per second.
+        sampling_rate: Samples per second.
     """
 
     samples: Tensor
     lengths: Tensor
-    rate: int
+    sampling_rate: int
     starts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,42 +51,44 @@ class Clips:
         """One sound [S]."""
         return self.samples[int(self.starts[i]) : int(self.starts[i] + self.lengths[i])]
 
-    def take(self, rows: Tensor) -> "Clips":
+    def take(self, rows: Tensor) -> "AudioClips":
         """The sounds of these rows."""
-        return Clips.of([self[i] for i in rows.tolist()], self.rate)
+        return AudioClips.of([self[i] for i in rows.tolist()], self.sampling_rate)
 
     @classmethod
-    def of(cls, waves: Sequence[Tensor], rate: int) -> "Clips":
+    def of(cls, waves: Sequence[Tensor], sampling_rate: int) -> "AudioClips":
         """Sounds [S] of any lengths."""
-        return cls(torch.cat(list(waves)) if waves else torch.empty(0), torch.tensor([len(w) for w in waves]), rate)
+        return cls(
+            torch.cat(list(waves)) if waves else torch.empty(0), torch.tensor([len(w) for w in waves]), sampling_rate
+        )
 
 
 @dataclass
-class Heard:
+class DecodedAudio:
     """Clips; kept: which rows of the table they are; broken: "where: why" of all others."""
 
-    clips: Clips
+    clips: AudioClips
     kept: list[int]
     broken: list[str]
 
 
-def decode_sounds(
-    sources: Sequence[Any], where: Callable[[int], str], *, rate: int, resample: bool, on_error: str
-) -> Heard:
+def decode_audio(
+    sources: Sequence[Any], where: Callable[[int], str], *, sampling_rate: int, resample: bool, on_error: str
+) -> DecodedAudio:
     """Decode sounds of one rate, in threads.
 
     Args:
         sources: Paths, or the bytes of files.
         where: Names the i-th one in messages.
-        rate: Of the result; 0 takes that of the first one that can be read.
+        sampling_rate: Of the result; 0 takes that of the first one that can be read.
         resample: Convert those of another rate; without it they are an error, also with on_error="skip".
 
     Raises:
-        DataError: Another rate; a broken file with on_error="stop"; nothing left with "skip".
+        DataError: Another rate; a broken file with on_error="raise"; nothing left with "skip".
     """
     waves: list[Tensor | None] = [None] * len(sources)
     broken: dict[int, str] = {}
-    rate = rate or _first_rate(sources)
+    sampling_rate = sampling_rate or _first_rate(sources)
 
     def work(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(sources))):
@@ -94,14 +96,14 @@ def decode_sounds(
                 broken[i] = f"{where(i)}: holds neither bytes nor a path."
                 continue
             try:
-                have = info(sources[i]).rate
-                if have != rate and not resample:
-                    raise _OtherRate(f"{where(i)} has {have} samples per second, others have, or data.rate says, "
-                                     f"{rate}: resample=true converts them (data.rate= says to what)")  # fmt: skip
-                wave = read(sources[i], rate=rate, resample=resample)[0]
-                if len(wave) < int(SHORTEST * rate):
-                    raise SoundError(f"{name_of(sources[i])} has {len(wave)} samples, at least {SHORTEST * 1000:g} ms "
-                                     f"({int(SHORTEST * rate)} samples) make a frame")  # fmt: skip
+                have = info(sources[i]).sampling_rate
+                if have != sampling_rate and not resample:
+                    raise _OtherRate(f"{where(i)} has {have} samples per second, others have, or data.sampling_rate says, "
+                                     f"{sampling_rate}: resample=true converts them (data.sampling_rate= says to what)")  # fmt: skip
+                wave = read(sources[i], sampling_rate=sampling_rate, resample=resample)[0]
+                if len(wave) < int(SHORTEST * sampling_rate):
+                    raise AudioError(f"{name_of(sources[i])} has {len(wave)} samples, at least {SHORTEST * 1000:g} ms "
+                                     f"({int(SHORTEST * sampling_rate)} samples) make a frame")  # fmt: skip
                 waves[i] = wave
             except _OtherRate:
                 raise
@@ -110,16 +112,16 @@ def decode_sounds(
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 4)) as pool:
         for _ in pool.map(work, range(0, len(sources), _CHUNK)):
-            if broken and on_error == "stop":
+            if broken and on_error == "raise":
                 pool.shutdown(cancel_futures=True)
                 break
     messages = [broken[i] for i in sorted(broken)]
-    if messages and on_error == "stop":
+    if messages and on_error == "raise":
         raise DataError(f"broken sound {messages[0]} Mend or remove it, or pass on_error=skip to go on without it")
     kept = [i for i, wave in enumerate(waves) if wave is not None]
     if not kept:
         raise DataError(f"no sound can be read; the first is {messages[0] if messages else 'missing'}")
-    return Heard(Clips.of([w for w in waves if w is not None], rate), kept, messages)
+    return DecodedAudio(AudioClips.of([w for w in waves if w is not None], sampling_rate), kept, messages)
 
 
 class _OtherRate(DataError):
@@ -129,7 +131,7 @@ class _OtherRate(DataError):
 def _first_rate(sources: Sequence[Any]) -> int:
     for source in sources:
         try:
-            return info(source).rate
+            return info(source).sampling_rate
         except ValueError:
             continue
     return 0
@@ -201,7 +203,7 @@ def _class_table(folder: Path) -> Table:
     return Table({"audio": sounds, "label": labels}, str(folder))
 
 
-def card_tables(card: Card, s: SoundSettings, instead: str) -> tuple[dict[str, Table], str]:
+def card_tables(card: Card, s: AudioSourceSettings, instead: str) -> tuple[dict[str, Table], str]:
     """The tables of a data set with a card, and where they are. Raises: DataError that says how to get them."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
@@ -210,7 +212,7 @@ def card_tables(card: Card, s: SoundSettings, instead: str) -> tuple[dict[str, T
         what = f"{absent[0]} does not exist" if absent else "neither data_dir= nor ZOO_DATA_DIR is given"
         raise DataError(
             f"{card.name}: {what}. Set ZOO_DATA_DIR (or data_dir=) to a folder that holds "
-            f"{' and '.join(card.files.values())} (from {card.source}), or take data=embedded, {instead}"
+            f"{' and '.join(card.files.values())} (from {card.source}), or use data=synthetic, {instead}"
         )
     return {split: read_table(file) for split, file in files.items()}, str(next(iter(files.values())).parent)
 

@@ -1,1 +1,1 @@
-"""Labelled images: found, decoded, augmented."""
+"""Labeled images: found, decoded, augmented."""

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.data.config import AugmentSettings
-from zoo.data.image.rand_augment import Policy
-from zoo.utils.keyed_random import Draws, beta_quantiles, log_uniform_quantiles
+from zoo.data.augment_config import AugmentSettings
+from zoo.data.image.rand_augment import AugmentPolicy
+from zoo.utils.keyed_random import KeyedRandom, beta_quantiles, log_uniform_quantiles
 
 ERASED_AREA = (0.02, 1 / 3)  # Zhong et al. 2020, as in torchvision and timm
 ERASED_SHAPE = (0.3, 3.3)
 
 
 class Augment:
-    """Turns a batch of uint8 images into normalised floats and, in training, augments it on the way.
+    """Turns a batch of uint8 images into normalized floats and, in training, augments it on the way.
 
     Args:
         settings: What to do in training.
@@ -38,12 +38,12 @@ class Augment:
         self.settings, self.num_classes = settings, num_classes
         self.mean = torch.tensor(mean, dtype=torch.float32).mul(255)[:, None, None]
         self.scale = 1 / torch.tensor(std, dtype=torch.float32).mul(255)[:, None, None]
-        self.policy: Policy | None = None
+        self.policy: AugmentPolicy | None = None
         if settings.policy != "none":
-            self.policy = Policy(settings.policy, operations=settings.operations, magnitude=settings.magnitude)
+            self.policy = AugmentPolicy(settings.policy, num_ops=settings.num_ops, magnitude=settings.magnitude)
 
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
-        """Augment and normalise.
+        """Augment and normalize.
 
         Args:
             batch: pixel_values uint8 [B, C, H, W] and labels int64 [B]; in training also index int64 [B], each image's
@@ -51,7 +51,7 @@ class Augment:
                 them may be flipped at all.
             seed: Of the run.
             step: Any count that differs from batch to batch; it shuffles the partners of MixUp and CutMix.
-            train: False only normalises.
+            train: False only normalizes.
 
         Returns:
             pixel_values float32 [B, C, H, W]; labels int64 [B]; targets: the labels, or with MixUp or CutMix the
@@ -60,14 +60,14 @@ class Augment:
         images, labels = batch["pixel_values"], batch["labels"]
         self._check(batch, train)
         if not train:
-            return {"pixel_values": self._normalise(images), "labels": labels, "targets": labels}
-        draws = Draws(seed, batch["epoch"], batch["index"])
+            return {"pixel_values": self._normalize(images), "labels": labels, "targets": labels}
+        draws = KeyedRandom(seed, batch["epoch"], batch["index"])
         if self.settings.crop or self.settings.flip:
             flip = self.settings.flip * batch.get("mirrors", 1)
             images = crop_flip(images, draws, self.settings.crop, flip)
         if self.policy is not None:
             images = self.policy(images, draws)
-        pixels = self._normalise(images)
+        pixels = self._normalize(images)
         if self.settings.erasing:
             pixels = erase(pixels, draws, self.settings.erasing)
         if not self.settings.mixes:
@@ -79,7 +79,7 @@ class Augment:
         targets = whole * share[:, None] + whole[partner] * (1 - share)[:, None]
         return {"pixel_values": pixels, "labels": labels, "targets": targets}
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.mean, self.scale = self.mean.to(images.device), self.scale.to(images.device)
         return images.float().sub_(self.mean).mul_(self.scale)
@@ -94,7 +94,7 @@ class Augment:
             raise ValueError(f"each image draws by its number, but the batch lacks {' and '.join(absent)}")
 
 
-def crop_flip(images: Tensor, draws: Draws, padding: int, flip: float | Tensor) -> Tensor:
+def crop_flip(images: Tensor, draws: KeyedRandom, padding: int, flip: float | Tensor) -> Tensor:
     """Cut [B, C, H, W] at a random place out of itself padded with black; mirror it with probability `flip` (of all, or
     of each [B])."""
     channels, height, width = images.shape[1:]
@@ -109,8 +109,8 @@ def crop_flip(images: Tensor, draws: Draws, padding: int, flip: float | Tensor) 
     return padded.gather(2, source.flatten(1)[:, None].expand(-1, channels, -1)).view_as(images)
 
 
-def erase(pixels: Tensor, draws: Draws, probability: float) -> Tensor:
-    """Put a box of zeros, the mean of normalised pixels, into a share of the images [B, C, H, W].
+def erase(pixels: Tensor, draws: KeyedRandom, probability: float) -> Tensor:
+    """Put a box of zeros, the mean of normalized pixels, into a share of the images [B, C, H, W].
 
     Area and shape are drawn as in Random Erasing; a side longer than the image's is cut to it instead of redrawn.
     """
@@ -135,13 +135,13 @@ def _box(top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, height: int, wid
 
 def partners(seed: int, step: int, index: Tensor) -> Tensor:
     """For each of B images the place of another one: the next in a random circle, so that nobody is left out."""
-    circle = Draws(seed, step, index).bits("mix/partner").argsort()
+    circle = KeyedRandom(seed, step, index).bits("mix/partner").argsort()
     partner = torch.empty_like(circle)
     partner[circle] = circle.roll(-1)
     return partner
 
 
-def mix_images(pixels: Tensor, partner: Tensor, draws: Draws, settings: AugmentSettings) -> tuple[Tensor, Tensor]:
+def mix_images(pixels: Tensor, partner: Tensor, draws: KeyedRandom, settings: AugmentSettings) -> tuple[Tensor, Tensor]:
     """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), chosen and measured out for each image by itself.
 
     Returns:
@@ -166,7 +166,7 @@ def mix_images(pixels: Tensor, partner: Tensor, draws: Draws, settings: AugmentS
     return result, share
 
 
-def _cut_box(draws: Draws, alpha: float, hit: Tensor, height: int, width: int) -> Tensor:
+def _cut_box(draws: KeyedRandom, alpha: float, hit: Tensor, height: int, width: int) -> Tensor:
     """CutMix's box, bool [B, 1, H, W]: of relative area 1 - lambda around any pixel, cut at the image's border."""
     side = (1 - draws.choice("cutmix", beta_quantiles(alpha, hit.device))).sqrt()
     tall, wide = (side * height).long(), (side * width).long()

@@ -1,4 +1,4 @@
-"""Labelled images in memory."""
+"""Labeled images in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from zoo.utils.errors import DataError
 
 
 @dataclass
-class ImageSet(Dataset[dict[str, Tensor]]):
+class ImageDataset(Dataset[dict[str, Tensor]]):
     """images uint8 [N, C, H, W]; labels int64 [N]; classes: the name of each label; broken: images left out."""
 
     images: Tensor
@@ -38,16 +38,16 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         index, epoch = torch.tensor(rows), torch.tensor(rows.epoch)
         return {"pixel_values": self.images[index], "labels": self.labels[index], "index": index, "epoch": epoch}
 
-    def subset(self, count: int, *, seed: int = 0) -> "ImageSet":
+    def subset(self, count: int, *, seed: int = 0) -> "ImageDataset":
         """`count` images, the classes as evenly as they allow, the same for the same seed; 0 keeps all."""
         if not count or count >= len(self):
             return self
         rows = even_rows(self.labels, count, seed)
-        return ImageSet(self.images[rows], self.labels[rows], self.classes, self.broken)
+        return ImageDataset(self.images[rows], self.labels[rows], self.classes, self.broken)
 
 
 @dataclass
-class ImageSets:
+class ImageSplits:
     """A training and a test set.
 
     Attributes:
@@ -58,8 +58,8 @@ class ImageSets:
         notice: What the user must be told about the choice of the data, if anything.
     """
 
-    train: ImageSet
-    test: ImageSet
+    train: ImageDataset
+    test: ImageDataset
     name: str
     real: bool
     source: str
@@ -73,10 +73,10 @@ class ImageSets:
         return self.train.classes
 
 
-def labelled(decoded: Decoded, labels: list[Any], classes: list[str], where: str) -> ImageSet:
+def labeled(decoded: Decoded, labels: list[Any], classes: list[str], where: str) -> ImageDataset:
     """Join images and labels, which count from 0 and know no gaps."""
     tensor = torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)[decoded.kept]
     if len(wrong := ((tensor < 0) | (tensor >= len(classes))).nonzero()):
         row = int(decoded.kept[wrong[0, 0]])
         raise DataError(f"{where}, row {row}: label {labels[row]!r}, expected 0 to {len(classes) - 1}")
-    return ImageSet(decoded.images, tensor, classes, decoded.broken)
+    return ImageDataset(decoded.images, tensor, classes, decoded.broken)

@@ -36,7 +36,7 @@ def decode(
     *,
     size: tuple[int, int],
     resize: bool | Callable[[Tensor], Tensor] = False,
-    on_error: str = "stop",
+    on_error: str = "raise",
     keep_as: str = "",
 ) -> Decoded:
     """Decode images of one size, (height, width).
@@ -44,8 +44,8 @@ def decode(
     Args:
         blobs: Encoded images (JPEG, PNG, WebP, and what PIL reads besides), as bytes or as files.
         where: Names the i-th one in messages.
-        resize: Scale and centre-crop to `size`, or a function that does it; otherwise another size is an error.
-        on_error: `stop` raises at the first broken image, `skip` leaves it out and lists it.
+        resize: Scale and center-crop to `size`, or a function that does it; otherwise another size is an error.
+        on_error: `raise` raises at the first broken image, `skip` leaves it out and lists it.
         keep_as: Anything that identifies these very blobs; with it, a slow result is kept in the user's cache.
 
     Raises:
@@ -78,16 +78,16 @@ def _decode(
                 images[i] = resize(picture) if callable(resize) else _fit(picture, size, resize)
             except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # PIL raises SyntaxError for broken PNGs
                 broken[i] = f"{where(i)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-                if on_error == "stop":
+                if on_error == "raise":
                     return
 
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)) as pool:
         for _ in pool.map(work, range(0, len(blobs), _CHUNK)):
-            if broken and on_error == "stop":
+            if broken and on_error == "raise":
                 pool.shutdown(cancel_futures=True)
                 break
     messages = [broken[i] for i in sorted(broken)]
-    if messages and on_error == "stop":
+    if messages and on_error == "raise":
         raise DataError(f"broken image {messages[0]}. Mend or remove it, or pass on_error=skip to go on without it")
     if len(messages) == len(blobs):
         raise DataError(f"no image can be read; the first is {messages[0] if messages else 'missing'}")
@@ -96,7 +96,7 @@ def _decode(
 
 
 def decode_image(blob: Blob) -> Tensor:
-    """One image as uint8 [3, H, W], upright. Raises what the decoder raises; a cut-off file is an error, never grey."""
+    """One image as uint8 [3, H, W], upright. Raises what the decoder raises; a cut-off file is an error, never gray."""
     from torchvision.io import ImageReadMode
     from torchvision.io import decode_image as fast
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.image.dataset import ImageSet, ImageSets, labelled
+from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import decode, identity
 from zoo.data.sources.tables import image_bytes, read_parquet
 from zoo.utils.errors import DataError
@@ -21,7 +21,7 @@ _LAYOUT = (
 )
 
 
-def load_folder(folder: Path, *, on_error: str = "stop", size: int = 32, seed: int = 0) -> ImageSets:
+def load_folder(folder: Path, *, on_error: str = "raise", size: int = 32, seed: int = 0) -> ImageSplits:
     """Read a folder of one's own; see `load_images`. Without a test part, a tenth of each class becomes it."""
     if (folder / "train.parquet").is_file():
         files = (folder / "train.parquet", _test_part(folder, ".parquet"))
@@ -40,7 +40,7 @@ def load_folder(folder: Path, *, on_error: str = "stop", size: int = 32, seed: i
         train, test = (_read(files, classes, on_error, size) for files in (train_files, test_files))
     pixels = train.images.movedim(1, 0).flatten(1)  # [C, N*H*W]
     mean, std = zip(*(_statistics(channel) for channel in pixels))
-    return ImageSets(train, test, folder.resolve().name, True, str(folder), mean, std)
+    return ImageSplits(train, test, folder.resolve().name, True, str(folder), mean, std)
 
 
 def _statistics(channel: torch.Tensor) -> tuple[float, float]:
@@ -97,15 +97,15 @@ def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, i
     return train, test
 
 
-def _read(files: list[tuple[Path, int]], classes: list[str], on_error: str, size: int) -> ImageSet:
+def _read(files: list[tuple[Path, int]], classes: list[str], on_error: str, size: int) -> ImageDataset:
     paths = [path for path, _ in files]
     decoded = decode(
         paths, lambda i: str(paths[i]), size=(size, size), resize=True, on_error=on_error, keep_as=identity(paths)
     )
-    return labelled(decoded, [label for _, label in files], classes, "folder")
+    return labeled(decoded, [label for _, label in files], classes, "folder")
 
 
-def _read_table(file: Path, on_error: str, size: int) -> ImageSet:
+def _read_table(file: Path, on_error: str, size: int) -> ImageDataset:
     table = read_parquet(file)
     image = _column(file, table, ("image", "img", "pixel_values"))
     label = _column(file, table, ("label", "labels", "fine_label"))
@@ -115,7 +115,7 @@ def _read_table(file: Path, on_error: str, size: int) -> ImageSet:
     decoded = decode(
         blobs, lambda i: f"{file}, row {i}", size=(size, size), resize=True, on_error=on_error, keep_as=identity([file])
     )
-    return labelled(decoded, numbers, classes, str(file))
+    return labeled(decoded, numbers, classes, str(file))
 
 
 def _column(file: Path, table: Any, names: tuple[str, ...]) -> str:

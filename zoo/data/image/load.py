@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from zoo.data.image.dataset import ImageSet, ImageSets, labelled
+from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import decode
 from zoo.data.image.folder import load_folder
 from zoo.data.sources.dataset_cards import Card, list_cards, load_card
@@ -15,7 +15,7 @@ from zoo.utils.errors import DataError, did_you_mean
 
 MISSING = (
     "Set ZOO_DATA_DIR (or data_dir=) to a folder that holds {files}, "
-    "or take data=embedded, the shapes that the program draws itself"
+    "or use data=synthetic, shapes that the program makes"
 )
 
 
@@ -23,32 +23,32 @@ def load_images(
     name: str = "auto",
     data_dir: str | Path | None = None,
     *,
-    on_error: str = "stop",
+    on_error: str = "raise",
     size: int = 32,
-    train_size: int = 0,
-    test_size: int = 0,
+    max_train_samples: int = 0,
+    max_test_samples: int = 0,
     seed: int = 0,
-) -> ImageSets:
+) -> ImageSplits:
     """Find, read and decode an image set.
 
     Args:
-        name: `cifar10`, from `data_dir`, else ZOO_DATA_DIR, else the hub; `embedded`, drawn by the program; `auto`,
+        name: `cifar10`, from `data_dir`, else ZOO_DATA_DIR, else the hub; `synthetic`, made by the program; `auto`,
             the first where it can be had and, announced, else the second; or a folder of one's own with a sub-folder
             for each class (inside `train/` and `test/`, or to be split 9 : 1), or with train.parquet and test.parquet.
         data_dir: Folder that holds `cifar10/train.parquet` and `cifar10/test.parquet`.
-        on_error: `stop` raises at a broken image, `skip` goes on without it; both name it.
+        on_error: `raise` raises at a broken image, `skip` goes on without it; both name it.
         size: Height and width that the images of one's own folder get.
-        train_size, test_size: Use only so many images, the classes evenly; 0 takes all.
+        max_train_samples, max_test_samples: Use only so many images, the classes evenly; 0 takes all.
         seed: Of the split and of the choice of fewer images.
 
     Raises:
         DataError: An unknown name, a missing or broken file, a data set that is not to be had; says how to mend it.
     """
-    if on_error not in ("stop", "skip"):
-        raise DataError(f"on_error={on_error!r}: expected 'stop' or 'skip'")
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
     sets = _load(name, data_dir, on_error, size, seed)
-    sets.train = sets.train.subset(train_size, seed=seed)
-    sets.test = sets.test.subset(test_size, seed=seed)
+    sets.train = sets.train.subset(max_train_samples, seed=seed)
+    sets.test = sets.test.subset(max_test_samples, seed=seed)
     if broken := sets.train.broken + sets.test.broken:
         announce(f"{len(broken)} broken images were skipped: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
     if sets.notice:
@@ -56,34 +56,34 @@ def load_images(
     return sets
 
 
-def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed: int) -> ImageSets:
-    if name == "embedded":
-        return _embedded()
+def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed: int) -> ImageSplits:
+    if name in ("synthetic", "synthetic_images"):
+        return _synthetic()
     if name in ("auto", "cifar10"):
         try:
             return _from_card(load_card("cifar10"), data_dir, on_error)
         except HubError as error:
             if name != "auto":
                 raise HubError(f"{error}. {_how(load_card(name))}") from error
-            sets = _embedded()
-            sets.notice = f"NOT CIFAR-10 but {len(sets.train):,} shapes drawn by the program: {error}"
+            sets = _synthetic()
+            sets.notice = f"NOT CIFAR-10 but {len(sets.train):,} shapes made by the program: {error}"
             return sets
     if Path(name).expanduser().is_dir():
         return load_folder(Path(name).expanduser(), on_error=on_error, size=size, seed=seed)
-    known = ["auto", *(n for n in list_cards() if load_card(n).task == "image classification")]
+    known = ["auto", "synthetic", *(n for n in list_cards() if load_card(n).task == "image classification")]
     raise DataError(f"data {name!r}: no such folder, and none of {', '.join(known)}{did_you_mean(name, known)}")
 
 
-def _embedded() -> ImageSets:
-    card = load_card("embedded")
+def _synthetic() -> ImageSplits:
+    card = load_card("synthetic_images")
     train, test = (
-        ImageSet(*shapes.draw_images(n, seed=seed), list(shapes.CLASSES))
+        ImageDataset(*shapes.make_images(n, seed=seed), list(shapes.CLASSES))
         for seed, n in enumerate((shapes.TRAIN, shapes.TEST))
     )
-    return ImageSets(train, test, card.name, card.real, "drawn by the program", card.mean, card.std, card)
+    return ImageSplits(train, test, "synthetic", card.real, "made by the program", card.mean, card.std, card)
 
 
-def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageSets:
+def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageSplits:
     """A data set with a card: from local parquet files where they are, else from the hub."""
     folder = data_dir or os.environ.get("ZOO_DATA_DIR")
     if folder:
@@ -102,11 +102,11 @@ def _how(card: Card) -> str:
     return MISSING.format(files=" and ".join(card.files.values()))
 
 
-def _with_card(card: Card, sets: dict[str, ImageSet], source: str) -> ImageSets:
-    return ImageSets(sets["train"], sets["test"], card.name, card.real, source, card.mean, card.std, card)
+def _with_card(card: Card, sets: dict[str, ImageDataset], source: str) -> ImageSplits:
+    return ImageSplits(sets["train"], sets["test"], card.name, card.real, source, card.mean, card.std, card)
 
 
-def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> ImageSet:
+def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> ImageDataset:
     if file is None:
         assert card.hub is not None
         table, where = load_table(card.hub, split), f"{card.hub} {split}"
@@ -117,4 +117,4 @@ def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> Ima
     if absent := {image, label} - set(table.column_names):
         raise DataError(f"{where}: no column {sorted(absent)[0]!r}, it has {', '.join(table.column_names)}")
     decoded = decode(image_bytes(table, image), lambda i: f"{where}, row {i}", size=size, on_error=on_error)
-    return labelled(decoded, table.column(label).to_pylist(), list(card.labels), where)
+    return labeled(decoded, table.column(label).to_pylist(), list(card.labels), where)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.utils.keyed_random import Draws
+from zoo.utils.keyed_random import KeyedRandom
 
 BINS = 31
 _GEOMETRY = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -116,31 +116,31 @@ def _tables(policy: str, bins: tuple[int, ...], size: tuple[int, int], device: t
     )
 
 
-class Policy:
+class AugmentPolicy:
     """uint8 images [B, C, H, W] -> uint8 images, each changed by operations of its own draws.
 
     name: `randaugment` (operations in a row, one strength for all) or `trivialaugment` (one operation, any strength).
     """
 
-    def __init__(self, name: str, *, operations: int = 2, magnitude: int = 9) -> None:
+    def __init__(self, name: str, *, num_ops: int = 2, magnitude: int = 9) -> None:
         if name not in _WIDEST:
             raise ValueError(f"policy {name!r}: expected one of {', '.join(_WIDEST)}")
         self.name = name
-        self.operations = operations if name == "randaugment" else 1
+        self.num_ops = num_ops if name == "randaugment" else 1
         self.bins = (magnitude,) if name == "randaugment" else tuple(range(BINS))
 
-    def draw(self, draws: Draws, turn: int) -> tuple[Tensor, Tensor]:
+    def draw(self, draws: KeyedRandom, turn: int) -> tuple[Tensor, Tensor]:
         """The operation's number in OPERATIONS [B] and its row within the operation [B] for the turn-th change."""
         operation = draws.integers(f"policy/{turn}/operation", len(OPERATIONS))
         row = draws.integers(f"policy/{turn}/strength", 2 * len(self.bins))
         return operation, row
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: KeyedRandom) -> Tensor:
         if images.shape[1] not in (1, 3):
             raise ValueError(f"{self.name} takes images of 1 or 3 channels, not {images.shape[1]}; use policy=none")
         tables = _tables(self.name, self.bins, (images.shape[2], images.shape[3]), images.device)
         images = images.clone()
-        for turn in range(self.operations):
+        for turn in range(self.num_ops):
             operation, row = self.draw(draws, turn)
             images = _change(images, operation, row, 2 * len(self.bins), tables)
         return images
@@ -158,7 +158,7 @@ def _change(images: Tensor, operation: Tensor, row: Tensor, rows: int, tables: _
 
     group("ShearX", len(_GEOMETRY), lambda x, r: _move(x, tables.sources[r]))
     group("Brightness", len(_POINTWISE), lambda x, r: tables.values[r].gather(1, x.flatten(1).long()).view_as(x))
-    for offset, (name, blend) in enumerate({"Color": _colour, "Contrast": _contrast, "Sharpness": _sharpen}.items()):
+    for offset, (name, blend) in enumerate({"Color": _color, "Contrast": _contrast, "Sharpness": _sharpen}.items()):
         share, rest = tables.factors[:, offset * rows : (offset + 1) * rows]
         group(name, 1, lambda x, r, share=share, rest=rest, blend=blend: blend(x, share[r], rest[r]))  # type: ignore[misc]
     group("AutoContrast", 1, lambda x, _: torchvision_operation(x, "AutoContrast", 0.0))
@@ -181,7 +181,7 @@ def _move(images: Tensor, sources: Tensor) -> Tensor:
     return flat.gather(2, sources[:, None].expand(-1, images.shape[1], -1)).view_as(images)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """ITU-R 601-2 luma in whole numbers, float32 [B, 1, H, W]."""
     if images.shape[1] == 1:
         return images.float()
@@ -190,16 +190,16 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, rest: Tensor, other: Tensor) -> Tensor:
-    """images + rest * other as uint8, rounded once as a fused multiply-add does: the same grey level on any device."""
+    """images + rest * other as uint8, rounded once as a fused multiply-add does: the same gray level on any device."""
     return images.double().add_(rest.double() * other.double()).float().clamp_(0, 255).to(torch.uint8)
 
 
-def _colour(images: Tensor, share: Tensor, rest: Tensor) -> Tensor:
-    return images.clone() if images.shape[1] == 1 else _blend(images * share, rest, _grey(images))
+def _color(images: Tensor, share: Tensor, rest: Tensor) -> Tensor:
+    return images.clone() if images.shape[1] == 1 else _blend(images * share, rest, _gray(images))
 
 
 def _contrast(images: Tensor, share: Tensor, rest: Tensor) -> Tensor:
-    return _blend(images * share, rest, _grey(images).mean((1, 2, 3), keepdim=True))
+    return _blend(images * share, rest, _gray(images).mean((1, 2, 3), keepdim=True))
 
 
 def _sharpen(images: Tensor, share: Tensor, rest: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.datamodule import KeyedModule
+from zoo.data.datamodule import KeyedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.keyed_batches import KeyedBatches, Keys
-from zoo.data.pairs.dataset import PairSet
-from zoo.data.text.datamodule import TokenSet
-from zoo.preprocessing.text import TextPreprocess, Truncate
-from zoo.utils.keyed_random import Draws, seed_for
+from zoo.data.pairs.dataset import PairDataset
+from zoo.data.text.datamodule import TokenDataset
+from zoo.preprocessing.text import TextProcessor, Truncate
+from zoo.utils.keyed_random import KeyedRandom, seed_for
 
 Prepare = Callable[..., dict[str, Tensor]]
 """prepare(batch, seed=, step=, train=): what the model takes of a raw batch, on its device."""
@@ -28,16 +28,16 @@ class PairRows(Dataset[Any]):
         things: Gathers a whole batch by `__getitems__(keys)`; or tensors [N, ...] by the names of the model's inputs.
         preprocess: The tokenizer.
         seed: In training, the caption of a thing is drawn by (seed, epoch, index); None takes the first.
-        longest: Tokens that a caption may have.
+        max_length: Tokens that a caption may have.
     """
 
-    def __init__(self, pairs: PairSet[Any], things: Any, preprocess: TextPreprocess, *, seed: int | None = None,
-                 longest: int = 0, truncate: Truncate = "warn") -> None:  # fmt: skip
+    def __init__(self, pairs: PairDataset[Any], things: Any, preprocess: TextProcessor, *, seed: int | None = None,
+                 max_length: int = 0, truncate: Truncate = "warn") -> None:  # fmt: skip
         flat = [text for captions in pairs.captions for text in captions]
-        self.tokens = TokenSet.of(flat, preprocess, longest=longest, truncate=truncate)
+        self.tokens = TokenDataset.of(flat, preprocess, max_length=max_length, truncate=truncate)
         self.count = torch.tensor([len(captions) for captions in pairs.captions])
         self.first = self.count.cumsum(0) - self.count
-        self.things = Gathered(things) if isinstance(things, Mapping) else things
+        self.things = PairBatches(things) if isinstance(things, Mapping) else things
         self.seed, self.family, self.classes = seed, pairs.family, pairs.classes
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class PairRows(Dataset[Any]):
         """Which caption each of these rows shows in an epoch, int64 [B]."""
         if self.seed is None:
             return self.first[rows]
-        return self.first[rows] + Draws(self.seed, epoch, rows).integers("caption", self.count[rows])
+        return self.first[rows] + KeyedRandom(self.seed, epoch, rows).integers("caption", self.count[rows])
 
     def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
         rows = torch.tensor(list(keys))
@@ -59,7 +59,7 @@ class PairRows(Dataset[Any]):
         return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
 
 
-class Gathered(Dataset[Any]):
+class PairBatches(Dataset[Any]):
     """Tensors [N, ...]; waveforms with a mask are cut to the longest in the batch."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -89,20 +89,20 @@ class FamilyBatches(KeyedBatches):
         return torch.cat([rows, torch.arange(len(rows), self.n)])
 
 
-class PairModule(KeyedModule):
+class PairDataModule(KeyedDataModule):
     """Pairs in batches keyed by the step, made ready for the model behind their transfer to its device.
 
     Args:
         train, val, test: PairRows.
-        prepare: Augments and normalises a raw batch; called with train=True in training alone.
-        options: Of KeyedModule.
+        prepare: Augments and normalizes a raw batch; called with train=True in training alone.
+        options: Of KeyedDataModule.
 
     Attributes:
         shown: The test pairs as they came, for pictures of the result.
     """
 
     items = "pairs"
-    shown: PairSet[Any] | None = None
+    shown: PairDataset[Any] | None = None
 
     def __init__(self, train: PairRows, val: PairRows, test: PairRows, batch_size: int, *, prepare: Prepare,
                  **options: Any) -> None:  # fmt: skip
@@ -132,8 +132,8 @@ class PairModule(KeyedModule):
         return self.ready(super().sample(count))
 
 
-class Pictures:
-    """prepare() of pictures: augmentation, where allowed, and the normalisation of the model's preprocess.
+class ImageBatch:
+    """prepare() of pictures: augmentation, where allowed, and the normalization of the model's preprocess.
 
     Args:
         settings: What to do in training.
@@ -155,7 +155,7 @@ class Pictures:
         return {"pixel_values": self.augment(raw, seed=seed, step=step, train=train)["pixel_values"]}
 
 
-class Sounds:
+class AudioBatch:
     """prepare() of sounds: spectrograms in the model's window, in training augmented; waveforms as they are.
 
     Args:
@@ -172,7 +172,7 @@ class Sounds:
         return {"input_values": self.hear(batch, seed=seed, step=step, train=train)["input_values"]}
 
 
-def may_be_mirrored(pairs: PairSet[Any]) -> Tensor:
+def may_be_mirrored(pairs: PairDataset[Any]) -> Tensor:
     """bool [N]: things none of whose captions speaks of left or right."""
     return torch.tensor([not any(_SIDED & set(_words(text)) for text in captions) for captions in pairs.captions])
 

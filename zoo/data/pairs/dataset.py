@@ -7,14 +7,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from zoo.data.audio.tables import Clips
+from zoo.data.audio.tables import AudioClips
 from zoo.data.pairs.tables import Rows
 
-T = TypeVar("T", Tensor, Clips)
+T = TypeVar("T", Tensor, AudioClips)
 
 
 @dataclass
-class PairSet(Generic[T]):
+class PairDataset(Generic[T]):
     """Things and their captions.
 
     Attributes:
@@ -33,13 +33,13 @@ class PairSet(Generic[T]):
     def __len__(self) -> int:
         return len(self.captions)
 
-    def take(self, rows: Tensor) -> "PairSet[T]":
+    def take(self, rows: Tensor) -> "PairDataset[T]":
         """The pairs of these rows, each a family of its own."""
         things: Any = self.things[rows] if isinstance(self.things, Tensor) else self.things.take(rows)
         classes = None if self.classes is None else self.classes[rows]
-        return PairSet(things, [self.captions[i] for i in rows.tolist()], classes=classes)
+        return PairDataset(things, [self.captions[i] for i in rows.tolist()], classes=classes)
 
-    def subset(self, count: int, *, seed: int = 0) -> "PairSet[T]":
+    def subset(self, count: int, *, seed: int = 0) -> "PairDataset[T]":
         """`count` pairs, a seeded choice, whole families as long as `count` has room for them; 0 keeps all."""
         if not count or count >= len(self):
             return self
@@ -50,7 +50,7 @@ class PairSet(Generic[T]):
 
 
 @dataclass
-class PairSets(Generic[T]):
+class PairSplits(Generic[T]):
     """Parts of a data set of pairs.
 
     Attributes:
@@ -63,17 +63,17 @@ class PairSets(Generic[T]):
         notice: What the user must be told about the choice of the data, if anything.
     """
 
-    train: PairSet[T]
-    validation: PairSet[T] | None
-    test: PairSet[T]
+    train: PairDataset[T]
+    validation: PairDataset[T] | None
+    test: PairDataset[T]
     name: str
     real: bool
     source: str
     classes: list[str] = field(default_factory=list)
-    unseen: PairSet[T] | None = None
+    unseen: PairDataset[T] | None = None
     skipped: list[str] = field(default_factory=list)
     notice: str | None = None
 
 
-Decoder = Callable[[Rows, list[str]], PairSet[T]]
+Decoder = Callable[[Rows, list[str]], PairDataset[T]]
 """Makes a set of rows; what it leaves out, with the reason, goes into the list."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from zoo.data.image.decode import decode, identity
-from zoo.data.pairs.dataset import PairSet
+from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.tables import Rows
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Resizing and cropping of an ImagePreprocess, without its normalisation."""
+class ResizeAndCrop:
+    """Resizing and cropping of an ImageProcessor, without its normalization."""
 
     preprocess: Any
 
@@ -28,14 +28,14 @@ class Fit:
         return self.preprocess._crop(self.preprocess._resize(picture))
 
 
-def picture_set(rows: Rows, size: tuple[int, int], fit: Callable[[Tensor], Tensor] | None,
-                skipped: list[str]) -> PairSet[Tensor]:  # fmt: skip
+def decode_images(rows: Rows, size: tuple[int, int], fit: Callable[[Tensor], Tensor] | None,
+                skipped: list[str]) -> PairDataset[Tensor]:  # fmt: skip
     """Decode pictures; those that cannot be are left out and go into `skipped`."""
     if not len(rows):
-        return PairSet(torch.empty(0, 3, *size, dtype=torch.uint8), [])
+        return PairDataset(torch.empty(0, 3, *size, dtype=torch.uint8), [])
     files = [blob for blob in rows.blobs if isinstance(blob, Path)]
     keep_as = identity(files) if len(files) == len(rows) else ""
     decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit or True, on_error="skip",
                      keep_as=keep_as)  # fmt: skip
     skipped += decoded.broken
-    return PairSet(decoded.images, [rows.captions[i] for i in decoded.kept.tolist()])
+    return PairDataset(decoded.images, [rows.captions[i] for i in decoded.kept.tolist()])

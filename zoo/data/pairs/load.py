@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.config import PairDataSettings
-from zoo.data.pairs.dataset import Decoder, PairSet, PairSets, T
-from zoo.data.pairs.images import picture_set
+from zoo.data.pairs.dataset import Decoder, PairDataset, PairSplits, T
+from zoo.data.pairs.images import decode_images
 from zoo.data.pairs.tables import find_tables, pair_rows
 from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 from zoo.data.sources.hub import HubError, hub_tables
@@ -25,7 +25,7 @@ TEST_SHARE = 0.1
 
 
 def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
-               fit: Callable[[Tensor], Tensor] | None = None, seed: int = 0) -> PairSets[Tensor]:  # fmt: skip
+               fit: Callable[[Tensor], Tensor] | None = None, seed: int = 0) -> PairSplits[Tensor]:  # fmt: skip
     """Find, read and decode pictures with captions; see `PairDataSettings` for where from.
 
     Args:
@@ -38,27 +38,25 @@ def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int
             missing; says how to mend it.
     """
     s = settings or PairDataSettings()
-    if s.name in ("auto", "embedded", "drawn"):
-        return finish(drawn_pairs(size), s, seed)
-    if size[0] != size[1] and s.name == "drawn":
-        raise DataError(f"drawn pictures are square: image_size={size[0]}, not {size}")
-    return finish(_read(s, "images", lambda rows, skipped: picture_set(rows, size, fit, skipped), seed), s, seed)
+    if s.name in ("auto", "synthetic", "synthetic_image_text"):
+        return finish(synthetic_pairs(size), s, seed)
+    return finish(_read(s, "images", lambda rows, skipped: decode_images(rows, size, fit, skipped), seed), s, seed)
 
 
-def drawn_pairs(size: tuple[int, int]) -> PairSets[Tensor]:
+def synthetic_pairs(size: tuple[int, int]) -> PairSplits[Tensor]:
     """The scenes that the program draws."""
     if size[0] != size[1] or size[0] < 24:
-        raise DataError(f"drawn pictures are squares of at least 24 pixels, the model takes {size[0]} x {size[1]}: "
+        raise DataError(f"synthetic images are squares of at least 24 pixels, the model takes {size[0]} x {size[1]}: "
                         f"give image.image_size=32")  # fmt: skip
     train, validation, test = (
-        PairSet(*scenes.draw_pairs(split, size=size[0])) for split in ("train", "validation", "test")
+        PairDataset(*scenes.make_pairs(split, size=size[0])) for split in ("train", "validation", "test")
     )
     train.family = scenes.FAMILY
-    source = "drawn by the program; the test scenes combine what training never did"
-    return PairSets(train, validation, test, "drawn", False, source)
+    source = "scenes made by the program; the test scenes combine what training never did"
+    return PairSplits(train, validation, test, "synthetic", False, source)
 
 
-def finish(sets: PairSets[T], s: Any, seed: int) -> PairSets[T]:
+def finish(sets: PairSplits[T], s: Any, seed: int) -> PairSplits[T]:
     """Smaller choices, and what has to be said."""
     if sets.skipped:
         some = "; ".join(sets.skipped[:3]) + (" ..." * (len(sets.skipped) > 3))
@@ -66,7 +64,9 @@ def finish(sets: PairSets[T], s: Any, seed: int) -> PairSets[T]:
     if sets.notice:
         announce(sets.notice)
     return replace(
-        sets, train=sets.train.subset(s.train_size, seed=seed), test=sets.test.subset(s.test_size, seed=seed)
+        sets,
+        train=sets.train.subset(s.max_train_samples, seed=seed),
+        test=sets.test.subset(s.max_test_samples, seed=seed),
     )
 
 
@@ -78,7 +78,7 @@ def pair_cards(task: str) -> list[str]:
 # --- tables -> sets ---------------------------------------------------------------------------------------------------
 
 
-def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
+def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSplits[T]:
     known: list[str] = pair_cards("image-text pairs")
     if s.name in known:
         return from_card(load_card(s.name), s, role, decode, seed)
@@ -86,12 +86,12 @@ def _read(s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> Pair
     shards = s.name.endswith((".tar", "}"))
     if path.is_dir() or path.suffix.lower() in SUFFIXES or shards or s.name.count("/") == 1:
         return from_tables(find_tables(s.name, s.test), s, role, decode, seed, name=path.name or s.name, source=s.name)
-    names = ["drawn", *known]
+    names = ["synthetic", *known]
     raise DataError(f"data {s.name!r}: no such table, shards or folder, no hub data set (org/name), and none of "
                     f"{', '.join(names)}{did_you_mean(s.name, names)}")  # fmt: skip
 
 
-def from_card(card: Card, s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSets[T]:
+def from_card(card: Card, s: PairDataSettings, role: str, decode: Decoder[T], seed: int) -> PairSplits[T]:
     """A data set with a card: from local files where they are, else from the hub."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
@@ -114,7 +114,7 @@ def from_card(card: Card, s: PairDataSettings, role: str, decode: Decoder[T], se
 
 
 def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], seed: int, *, name: str,
-                source: str) -> PairSets[T]:  # fmt: skip
+                source: str) -> PairSplits[T]:  # fmt: skip
     """The splits of a data set, decoded; without a test part, a tenth of the training becomes it."""
     skipped: list[str] = []
     rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
@@ -125,11 +125,11 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
             raise DataError(f"{source} has {len(held)} pairs{why}: too few to hold some out for the test")
         rows |= {"test": rows["train"].take(held), "train": rows["train"].take(~held)}
     sets = {split: decode(each, skipped) for split, each in rows.items()}
-    if skipped and s.on_error == "stop":
+    if skipped and s.on_error == "raise":
         listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
         raise DataError(f"{len(skipped)} of the pairs cannot be used; mend or remove them, or pass on_error=skip to go "
                         f"on without them:\n  {listed}")  # fmt: skip
     for split, each in sets.items():
         if not len(each):
             raise DataError(f"{source}: no pair of {split} can be used; the first: {skipped[0]}")
-    return PairSets(sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped)
+    return PairSplits(sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped)

@@ -22,7 +22,7 @@ class Card:
     title: str
     task: str
     real: bool
-    licence: str
+    license: str
     source: str
     hub: str | None = None
     columns: dict[str, str] = field(default_factory=dict)

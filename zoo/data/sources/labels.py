@@ -1,15 +1,15 @@
 """Labels as they stand in tables -> tensors: one class a row, several, or a number."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from zoo.data.sources.tables import Table
+from zoo.models.config import ProblemType
 from zoo.utils.errors import DataError, did_you_mean
 
-Kind = Literal["one", "several", "number"]
 MOST_CLASSES = 1000
 _YES_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
@@ -18,46 +18,48 @@ def encode_labels(
     tables: Mapping[str, Table],
     columns: list[str],
     rows: Mapping[str, list[int]],
-    kind: str = "auto",
+    problem_type: str = "auto",
     classes: list[str] | None = None,
-) -> tuple[Kind, list[str], dict[str, Tensor]]:
-    """(kind, class names, labels of each table).
+) -> tuple[ProblemType, list[str], dict[str, Tensor]]:
+    """(problem type, class names, labels of each table).
 
     Args:
         tables: By split; classes are those of `train`.
         columns: One column, or several of zeros and ones, a class each.
         rows: Which rows of each table are used; none of them lacks a label.
-        kind: `one`, `several` or `number`; `auto` looks at the values of `train`.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`; `auto` looks at the values of `train`.
         classes: Names of the classes 0, 1 ..., where they are known.
 
     Raises: DataError for labels that are mixed, of one class only, unknown in `train`, or no numbers.
     """
     values = {s: [[t.columns[name][row] for name in columns] for row in rows[s]] for s, t in tables.items()}
     if len(columns) > 1:
-        if kind not in ("auto", "several"):
-            raise DataError(f"label={','.join(columns)} with kind={kind}: several columns are several labels a row")
+        if problem_type not in ("auto", "multi_label_classification"):
+            raise DataError(
+                f"label={','.join(columns)} with problem_type={problem_type}: several columns are several labels a row"
+            )
         made = {s: _yes_no(tables[s], columns, rows[s], values[s]) for s in tables}
-        return "several", columns, made
+        return "multi_label_classification", columns, made
     plain = {s: [value[0] for value in rows_] for s, rows_ in values.items()}
-    found = cast(Kind, _guess(plain["train"]) if kind == "auto" else kind)
-    if found == "number":
-        return "number", columns, {s: _numbers(tables[s], rows[s], plain[s]) for s in tables}
-    if found == "several":
-        return "several", *_sets(tables, rows, plain)
+    found = cast(ProblemType, _guess(plain["train"]) if problem_type == "auto" else problem_type)
+    if found == "regression":
+        return "regression", columns, {s: _numbers(tables[s], rows[s], plain[s]) for s in tables}
+    if found == "multi_label_classification":
+        return "multi_label_classification", *_sets(tables, rows, plain)
     stored = tables["train"].names.get(columns[0]) or classes
     names, index = _classes(tables["train"], columns[0], rows["train"], plain["train"], stored)
-    return "one", names, {s: _indices(tables[s], rows[s], plain[s], index) for s in tables}
+    return "single_label_classification", names, {s: _indices(tables[s], rows[s], plain[s], index) for s in tables}
 
 
-def _guess(values: list[Any]) -> Kind:
+def _guess(values: list[Any]) -> ProblemType:
     """Lists are several labels; numbers with a fraction are numbers; anything else is a class."""
     if any(isinstance(value, list) for value in values):
-        return "several"
+        return "multi_label_classification"
     if all(isinstance(value, float | int | str) and not isinstance(value, bool) for value in values):
         numbers = [_as_number(value) for value in values]
         if all(n is not None for n in numbers) and any(n != int(n) for n in numbers if n is not None):
-            return "number"
-    return "one"
+            return "regression"
+    return "single_label_classification"
 
 
 def _as_number(value: Any) -> float | None:
@@ -74,22 +76,24 @@ def _classes(table: Table, column: str, rows: list[int], values: list[Any],
     texts: dict[str, tuple[type, int]] = {}
     for row, value in zip(rows, values):
         if not isinstance(value, str | int | bool) and not (isinstance(value, float) and value.is_integer()):
-            raise DataError(f"{table.place(row)}: label {value!r} is no class; kind=number learns numbers")
-        kind = str if isinstance(value, str) else int
-        first = next(iter(texts.values()), (kind, row))
-        if first[0] is not kind:
-            what = "text" if kind is str else "a number"
+            raise DataError(
+                f"{table.place(row)}: label {value!r} is not a class; problem_type=regression learns numbers"
+            )
+        value_type = str if isinstance(value, str) else int
+        first = next(iter(texts.values()), (value_type, row))
+        if first[0] is not value_type:
+            what = "text" if value_type is str else "a number"
             raise DataError(
                 f"{table.place(row)}: label {value!r} is {what}, but that of {table.place(first[1])} is not; "
                 f"write all labels alike"
             )
-        texts.setdefault(_text(value), (kind, row))
+        texts.setdefault(_text(value), (value_type, row))
     if len(texts) < 2:
         only = next(iter(texts))
         raise DataError(f"{table.where}: all labels in {column!r} are {only!r}; a classifier needs two classes")
     if len(texts) > MOST_CLASSES:
         raise DataError(f"{table.where}: {len(texts):,} different labels in {column!r}; is it the right column? "
-                        f"kind=number learns numbers")  # fmt: skip
+                        f"problem_type=regression learns numbers")  # fmt: skip
     found = sorted(texts, key=lambda text: (_as_number(text) is None, _as_number(text) or 0.0, text))
     if stored and set(found) <= set(stored):
         return list(stored), {name: i for i, name in enumerate(stored)}

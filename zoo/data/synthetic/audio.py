@@ -1,4 +1,4 @@
-"""Embedded sounds, synthesised by the program, so that every path of audio runs without a download.
+"""Embedded sounds, synthesized by the program, so that every path of audio runs without a download.
 
 What makes a class is how a sound goes on in time: pitch, harmonics, roughness, loudness, place and noise are drawn
 independently of it, and the classes come in pairs that differ only in when things happen. So the mean spectrum says
@@ -15,7 +15,7 @@ from torch import Tensor
 Array = np.ndarray
 
 CLASSES = ["tone", "warble", "rising", "falling", "pulses", "gallop", "swell", "burst"]
-RATE = 8000  # Hz
+SAMPLING_RATE = 8000  # Hz
 SAMPLES = 8000  # a second
 TRAIN, TEST = 2400, 600
 
@@ -25,13 +25,15 @@ COLUMNS = (1500.0, 1800.0, 2160.0, 2600.0, 3100.0)  # Hz, its upper tone
 SPELLED_TRAIN, SPELLED_TEST = 3000, 300
 
 
-def synthesise_sounds(n: int, *, seed: int, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
+def make_audio(n: int, *, seed: int, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
     """`n` sounds, the classes in equal shares and shuffled: float32 [n, samples] from -1 to 1, labels int64 [n].
 
     The same for the same arguments.
     """
-    if n < 1 or samples < RATE // 2:
-        raise ValueError(f"n={n}, samples={samples}: expected at least one sound of half a second, {RATE // 2} samples")
+    if n < 1 or samples < SAMPLING_RATE // 2:
+        raise ValueError(
+            f"n={n}, samples={samples}: expected at least one sound of half a second, {SAMPLING_RATE // 2} samples"
+        )
     rng = np.random.default_rng([seed, n, samples])
     labels = rng.permutation(np.arange(n) % len(CLASSES))
     waves = np.empty((n, samples), np.float32)
@@ -50,7 +52,7 @@ def _sounds(rng: np.random.Generator, labels: Array, samples: int) -> Array:
     for number in np.unique(labels):
         rows = np.flatnonzero(labels == number)
         pitch[rows], loudness[rows] = _SHAPES[number](rng, u[rows].clip(0, 1))
-    edges = np.clip(np.minimum(u, 1 - u) * length / (0.008 * RATE), 0, 1)
+    edges = np.clip(np.minimum(u, 1 - u) * length / (0.008 * SAMPLING_RATE), 0, 1)
     wave, level = _voice(rng, pitch) * loudness * edges, _uniform(rng, 0.08, 0.5, n)
     noise = rng.standard_normal(u.shape, dtype=np.float32) * _uniform(rng, 0.02, 0.15, n)
     return ((wave + noise) * level).clip(-1, 1)
@@ -63,7 +65,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, n: int) -> Array
 def _voice(rng: np.random.Generator, pitch: Array) -> Array:
     """A rough tone with three harmonics that follows a pitch [n, samples] around 1, somewhere from 250 to 900 Hz."""
     n = len(pitch)
-    step = 2 * np.pi * 250 / RATE * (900 / 250) ** _uniform(rng, 0, 1, n)
+    step = 2 * np.pi * 250 / SAMPLING_RATE * (900 / 250) ** _uniform(rng, 0, 1, n)
     rough = rng.standard_normal(pitch.shape, dtype=np.float32) * _uniform(rng, 0, 0.15, n)  # widens the line
     wave = np.cos(np.cumsum(step * pitch + rough, 1))
     parts = rng.dirichlet(np.ones(3), n).astype(np.float32)[:, :, None]
@@ -122,7 +124,7 @@ _SHAPES: list[Shape] = [_tone, _warble, _rising, _falling, _pulses, _gallop, _sw
 # --- spelled tones ----------------------------------------------------------------------------------------------------
 
 
-def spell_tones(n: int, *, seed: int, words: tuple[int, int] = (1, 3)) -> tuple[list[Tensor], list[str]]:
+def make_speech(n: int, *, seed: int, words: tuple[int, int] = (1, 3)) -> tuple[list[Tensor], list[str]]:
     """`n` texts of made-up words, spelled in chords: waves float32 [S] at RATE Hz, of different lengths, and the texts.
 
     Sets that shall have no text in common are parts of one call. words: the least and the most of a text.
@@ -146,14 +148,14 @@ def _word(rng: np.random.Generator) -> str:
 
 def _spelled(rng: np.random.Generator, text: str) -> Tensor:
     """Chords of 50 to 90 ms with short gaps, longer ones between words, in noise."""
-    pieces = [np.zeros(int(RATE * rng.uniform(0.02, 0.08)))]
+    pieces = [np.zeros(int(SAMPLING_RATE * rng.uniform(0.02, 0.08)))]
     tempo, tune = rng.uniform(0.85, 1.15), rng.uniform(0.985, 1.015)
     for character in text:
         if character == " ":
-            pieces.append(np.zeros(int(RATE * tempo * rng.uniform(0.08, 0.14))))
+            pieces.append(np.zeros(int(SAMPLING_RATE * tempo * rng.uniform(0.08, 0.14))))
             continue
-        pieces += [_chord(rng, character, tempo, tune), np.zeros(int(RATE * tempo * rng.uniform(0.02, 0.035)))]
-    wave = np.concatenate([*pieces, np.zeros(int(RATE * rng.uniform(0.02, 0.08)))])
+        pieces += [_chord(rng, character, tempo, tune), np.zeros(int(SAMPLING_RATE * tempo * rng.uniform(0.02, 0.035)))]
+    wave = np.concatenate([*pieces, np.zeros(int(SAMPLING_RATE * rng.uniform(0.02, 0.08)))])
     wave = wave * rng.uniform(0.1, 0.4)
     wave += rng.standard_normal(len(wave)) * np.abs(wave).max() * rng.uniform(0.02, 0.15)
     return torch.from_numpy(wave.clip(-1, 1).astype(np.float32))
@@ -162,7 +164,7 @@ def _spelled(rng: np.random.Generator, text: str) -> Tensor:
 def _chord(rng: np.random.Generator, letter: str, tempo: float, tune: float) -> Array:
     number = (CONSONANTS + VOWELS).index(letter)
     lower, upper = ROWS[number % len(ROWS)], COLUMNS[number // len(ROWS)]
-    t = np.arange(int(RATE * tempo * rng.uniform(0.05, 0.09))) / RATE
+    t = np.arange(int(SAMPLING_RATE * tempo * rng.uniform(0.05, 0.09))) / SAMPLING_RATE
     edges = np.clip(np.minimum(t, t[-1] - t) / 0.006, 0, 1)
     loud, phases = rng.uniform(0.35, 0.65), rng.uniform(0, 2 * np.pi, 2)
     both = (np.sin(2 * np.pi * tune * f * t + p) for f, p in zip((lower, upper), phases))

@@ -1,12 +1,12 @@
 """The embedded image-text set: scenes drawn by the program with captions that say what stands where.
 
-A scene is one form, or two of which one is left of or above the other; a form has a size, a colour and a shape:
-"a small red circle left of a large blue square". Some pairs of colour and shape are held out: no training picture
-shows them and no training caption names them, while every colour and every shape is seen in other company. The test
+A scene is one form, or two of which one is left of or above the other; a form has a size, a color and a shape:
+"a small red circle left of a large blue square". Some pairs of color and shape are held out: no training picture
+shows them and no training caption names them, while every color and every shape is seen in other company. The test
 scenes consist of held-out pairs alone, so what is measured is whether parts that were learned apart are put together.
 
 Training scenes come in families of `FAMILY` rows that differ in little (the same forms with their places, sizes or
-colours exchanged): in one batch they are each other's near misses. The set is for learning and testing the library; it
+colors exchanged): in one batch they are each other's near misses. The set is for learning and testing the library; it
 ranks no model.
 """
 
@@ -22,7 +22,7 @@ from zoo.data.synthetic.shapes import CLASSES as _NAMES
 SIZES = ("small", "large")
 SHAPES = {"circle": "disc", "ring": "ring", "square": "square", "triangle": "triangle", "cross": "cross",
           "plus": "plus"}  # fmt: skip
-COLOURS = {
+COLORS = {
     "red": (230, 40, 40),
     "orange": (245, 140, 20),
     "yellow": (240, 225, 60),
@@ -40,14 +40,14 @@ _RADII = ((3.1, 4.1), (6.3, 7.3))  # pixels of 32, small and large
 _SLANT = 0.4  # greatest step across a scene's axis, as a share of the step along it
 
 HELD_OUT = tuple(
-    (colour, shape)
+    (color, shape)
     for s, shape in enumerate(SHAPES)
-    for c, colour in enumerate(COLOURS)
+    for c, color in enumerate(COLORS)
     if (c - 3 * s) % 4 == 0
 )  # fmt: skip
-"""Pairs of colour and shape that stand in no training scene: two of each shape, one or two of each colour."""
+"""Pairs of color and shape that stand in no training scene: two of each shape, one or two of each color."""
 
-Form = tuple[int, int, int]  # size, colour, shape
+Form = tuple[int, int, int]  # size, color, shape
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Scene:
 
 def name(form: Form) -> str:
     """`small red circle`."""
-    return f"{SIZES[form[0]]} {list(COLOURS)[form[1]]} {list(SHAPES)[form[2]]}"
+    return f"{SIZES[form[0]]} {list(COLORS)[form[1]]} {list(SHAPES)[form[2]]}"
 
 
 def is_held_out(form: Form) -> bool:
-    """Whether a form's colour and shape stand together in test scenes only."""
+    """Whether a form's color and shape stand together in test scenes only."""
     return (form[1] - 3 * form[2]) % 4 == 0
 
 
-def draw_pairs(split: str, n: int = 0, *, seed: int = 0, size: int = SIZE) -> tuple[Tensor, list[tuple[str, ...]]]:
+def make_pairs(split: str, n: int = 0, *, seed: int = 0, size: int = SIZE) -> tuple[Tensor, list[tuple[str, ...]]]:
     """Scenes of a split and what can be said of each; the same for the same arguments.
 
     Args:
-        split: `train` (families of rows, see above), `validation` (colours and shapes paired as in training, scenes and
+        split: `train` (families of rows, see above), `validation` (colors and shapes paired as in training, scenes and
             captions all different) or `test` (held-out pairs alone, scenes and captions all different).
         n: How many; 0 takes the usual number.
 
@@ -105,7 +105,7 @@ def draw_pairs(split: str, n: int = 0, *, seed: int = 0, size: int = SIZE) -> tu
 
 def _form(rng: np.random.Generator, held_out: bool = False) -> Form:
     while True:
-        form = (int(rng.integers(2)), int(rng.integers(len(COLOURS))), int(rng.integers(len(SHAPES))))
+        form = (int(rng.integers(2)), int(rng.integers(len(COLORS))), int(rng.integers(len(SHAPES))))
         if is_held_out(form) == held_out:
             return form
 
@@ -148,8 +148,8 @@ def _with(form: Form, part: int, value: int) -> Form:
 
 
 def _changed(rng: np.random.Generator, form: Form, part: int) -> Form:
-    """The form with another size (part 0), colour (1) or shape (2), not a held-out one."""
-    count = (2, len(COLOURS), len(SHAPES))[part]
+    """The form with another size (part 0), color (1) or shape (2), not a held-out one."""
+    count = (2, len(COLORS), len(SHAPES))[part]
     while True:
         other = _with(form, part, int(rng.integers(count)))
         if other != form and not is_held_out(other):
@@ -159,7 +159,7 @@ def _changed(rng: np.random.Generator, form: Form, part: int) -> Form:
 def _different(rng: np.random.Generator, n: int, *, held_out: bool) -> list[Scene]:
     """`n` scenes of two forms, no two alike."""
     found: dict[Scene, None] = {}
-    forms = (2 * len(HELD_OUT)) if held_out else 2 * (len(COLOURS) * len(SHAPES) - len(HELD_OUT))
+    forms = (2 * len(HELD_OUT)) if held_out else 2 * (len(COLORS) * len(SHAPES) - len(HELD_OUT))
     if n > 2 * forms**2:
         raise ValueError(f"n={n}: there are {2 * forms**2} different scenes")
     while len(found) < n:
@@ -178,20 +178,20 @@ def _draw(rng: np.random.Generator, scenes: list[Scene], size: int) -> Tensor:
     axis = np.array([scene.axis for scene in scenes])
     low, high = np.array(_RADII).T * size / 32
     radius = rng.uniform(low[parts[..., 0]], high[parts[..., 0]])  # [n, 2]
-    centres = _centres(rng, radius, axis, two, size)
+    centers = _centers(rng, radius, axis, two, size)
     image = np.empty((n, 3, size, size), np.float32)
     image[:] = rng.uniform(10, 80, (n, 1, 1, 1)) + rng.uniform(-12, 12, (n, 3, 1, 1))
     for which in (0, 1):
         there = np.flatnonzero(two) if which else np.arange(n)
-        colour = np.array(list(COLOURS.values()), np.float32)[parts[there, which, 1]]
-        colour = colour * rng.uniform(0.85, 1.05, (len(there), 1)) + rng.uniform(-14, 14, (len(there), 3))
-        cover = _coverage(rng, parts[there, which, 2], centres[there, which], radius[there, which], size)
-        image[there] += cover[:, None] * (colour[..., None, None].astype(np.float32) - image[there])
+        color = np.array(list(COLORS.values()), np.float32)[parts[there, which, 1]]
+        color = color * rng.uniform(0.85, 1.05, (len(there), 1)) + rng.uniform(-14, 14, (len(there), 3))
+        cover = _coverage(rng, parts[there, which, 2], centers[there, which], radius[there, which], size)
+        image[there] += cover[:, None] * (color[..., None, None].astype(np.float32) - image[there])
     image += rng.standard_normal((n, 1, size, size), dtype=np.float32) * 5
     return torch.from_numpy(np.clip(image + 0.5, 0, 255).astype(np.uint8))
 
 
-def _centres(rng: np.random.Generator, radius: Array, axis: Array, two: Array, size: int) -> Array:
+def _centers(rng: np.random.Generator, radius: Array, axis: Array, two: Array, size: int) -> Array:
     """Where forms of radius [n, 2] stand, [n, 2, (x, y)]: along the axis one behind the other with a gap between."""
     n = len(radius)
     reach = np.where(two[:, None], radius, np.stack([radius[:, 0], np.zeros(n)], 1))
@@ -208,7 +208,7 @@ def _centres(rng: np.random.Generator, radius: Array, axis: Array, two: Array, s
     return np.where(axis[:, None, None] == 0, np.stack([along, aside], 2), np.stack([aside, along], 2))
 
 
-def _coverage(rng: np.random.Generator, shapes: Array, centres: Array, radius: Array, size: int) -> Array:
+def _coverage(rng: np.random.Generator, shapes: Array, centers: Array, radius: Array, size: int) -> Array:
     """Coverage of each pixel by forms [n], float32 [n, size, size], from 0 to 1."""
     x, y = _grid(size)
     tilt = rng.uniform(-0.15, 0.15, len(shapes))
@@ -216,7 +216,7 @@ def _coverage(rng: np.random.Generator, shapes: Array, centres: Array, radius: A
     for number, form in enumerate(SHAPES.values()):
         rows = np.flatnonzero(shapes == number)
         cx, cy, r, c, s = (a[rows, None, None].astype(np.float32) for a in
-                           (centres[:, 0], centres[:, 1], radius, np.cos(tilt), np.sin(tilt)))  # fmt: skip
+                           (centers[:, 0], centers[:, 1], radius, np.cos(tilt), np.sin(tilt)))  # fmt: skip
         u, v = (x - cx) / r, (y - cy) / r
         distance = _FORMS[_NAMES.index(form)](c * u + s * v, c * v - s * u)
         coverage[rows] = np.clip(0.5 - r * distance, 0, 1)

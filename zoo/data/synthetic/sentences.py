@@ -26,7 +26,7 @@ OPENINGS = ["", "", "", "last week", "on our second visit", "this summer", "for 
 Pick = Callable[[Sequence[str]], str]
 
 
-def compose_sentences(n: int, *, seed: int) -> tuple[list[str], list[int]]:
+def make_sentences(n: int, *, seed: int) -> tuple[list[str], list[int]]:
     """`n` different sentences and their labels, 0 (blames) and 1 (praises) in equal shares; equal for equal arguments.
 
     Sets that shall have no sentence in common are parts of one call.

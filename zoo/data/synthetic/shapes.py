@@ -1,6 +1,6 @@
 """The embedded image set: ten shapes drawn by the program, so that every path runs without a download.
 
-What makes a class is the form alone: colours, place, size, tilt, shading, grain and stray dots are drawn independently
+What makes a class is the form alone: colors, place, size, tilt, shading, grain and stray dots are drawn independently
 of it. In most images, not in all, the form is the lighter part: enough that a small model learns the forms in a minute
 or two, not enough for a linear model on pixels, which stays under 60 %. The set is for learning and testing the
 library; it ranks no model.
@@ -46,7 +46,7 @@ _FORMS: list[Callable[[Array, Array], Array]] = [
 ]
 
 
-def draw_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
+def make_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
     """Draw `n` images, the classes in equal shares and shuffled.
 
     Returns:
@@ -57,7 +57,7 @@ def draw_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]
     rng = np.random.default_rng([seed, n, size])
     labels = rng.permutation(np.arange(n) % len(CLASSES))
     form = _forms(rng, labels, size)[:, None]
-    ground, figure = _colours(rng, n)
+    ground, figure = _colors(rng, n)
     image = ground[..., None, None] * _shading(rng, n, size)
     dot = _stray_dots(rng, n, size)[:, None]
     image += dot * (rng.random((n, 3, 1, 1), dtype=np.float32) - image)
@@ -69,7 +69,7 @@ def draw_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]
 
 
 def _grid(size: int) -> tuple[Array, Array]:
-    """x and y of the pixels' centres, [size, size] each."""
+    """x and y of the pixels' centers, [size, size] each."""
     line = np.arange(size, dtype=np.float32) + 0.5
     return np.broadcast_to(line, (size, size)), np.broadcast_to(line[:, None], (size, size))
 
@@ -93,8 +93,8 @@ def _forms(rng: np.random.Generator, labels: Array, size: int) -> Array:
     return coverage
 
 
-def _colours(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
-    """Ground and figure, float32 [n, 3] each: any two colours that differ enough to be told apart."""
+def _colors(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    """Ground and figure, float32 [n, 3] each: any two colors that differ enough to be told apart."""
     dark = rng.uniform(0.0, 0.5, (n, 3))
     step = np.abs(rng.standard_normal((n, 3)))
     step *= rng.uniform(0.5, 0.85, (n, 1)) / np.linalg.norm(step, axis=1, keepdims=True)

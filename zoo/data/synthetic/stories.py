@@ -34,7 +34,7 @@ ENDS = [
 ]
 
 
-def compose_stories(n: int = STORIES, *, seed: int = 0) -> str:
+def make_stories(n: int = STORIES, *, seed: int = 0) -> str:
     """A text of `n` short stories, an empty line between them; the same for the same arguments."""
     draw = random.Random(seed).random  # the one method whose numbers are promised to stay
     return "\n\n".join(_story(lambda options: int(draw() * options)) for _ in range(n)) + "\n"

@@ -1,1 +1,1 @@
-"""Labelled texts and plain text: found, tokenized, batched."""
+"""Labeled texts and plain text: found, tokenized, batched."""

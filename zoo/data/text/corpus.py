@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.dataset_cards import load_card
 from zoo.data.sources.tables import SUFFIXES, read_table, read_text
-from zoo.data.synthetic.stories import compose_stories
-from zoo.data.text.load import TEXT_NAMES, _columns, embedded_sentences, load_texts, text_cards
-from zoo.preprocessing.text import TextPreprocess
+from zoo.data.synthetic.stories import make_stories
+from zoo.data.text.load import TEXT_NAMES, _columns, load_texts, synthetic_texts, text_cards
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.errors import DataError, did_you_mean
 
@@ -21,7 +22,7 @@ PLAIN = (".txt", ".md", ".text")
 
 @dataclass
 class Corpus:
-    """texts: documents, or one long text. real: False for what the program composed. source: where they came from."""
+    """texts: documents, or one long text. real: False for what the program made. source: where they came from."""
 
     texts: list[str]
     name: str
@@ -34,14 +35,14 @@ class Corpus:
         return [line for text in self.texts for line in text.splitlines() if line.strip()]
 
 
-def load_corpus(settings: CorpusSettings, embedded: str = "stories") -> Corpus:
-    """The text that the settings name; `embedded`: which of the composed ones, `stories` or `sentences`.
+def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentences"] = "stories") -> Corpus:
+    """The text that the settings name; `synthetic`: what "synthetic" stands for.
 
     Raises: DataError for what is not there, empty, or no text; says how to mend it.
     """
     s, path = settings, Path(settings.name).expanduser()
-    if s.name in ("auto", "embedded", "stories", "sentences"):
-        return composed(embedded if s.name in ("auto", "embedded") else s.name)
+    if s.name in ("auto", "synthetic", "synthetic_stories", "synthetic_sentences"):
+        return synthetic_corpus(s.name.removeprefix("synthetic_"), synthetic)
     if s.name in text_cards():
         sets = load_texts(TextDataSettings(name=s.name, data_dir=s.data_dir))
         texts = [text for text in sets.train.texts if isinstance(text, str)]
@@ -58,7 +59,7 @@ def load_corpus(settings: CorpusSettings, embedded: str = "stories") -> Corpus:
     elif path.is_file():
         corpus = Corpus([read_text(path)], s.name, True, str(path))
     else:
-        known = ["embedded", "tinyshakespeare", *text_cards()]
+        known = ["synthetic", "tinyshakespeare", *text_cards()]
         raise DataError(f"data {s.name!r}: no such file or folder, and none of {', '.join(known)}"
                         f"{did_you_mean(s.name, known)}")  # fmt: skip
     if not any(text.strip() for text in corpus.texts):
@@ -66,11 +67,12 @@ def load_corpus(settings: CorpusSettings, embedded: str = "stories") -> Corpus:
     return corpus
 
 
-def composed(name: str) -> Corpus:
-    """`stories`, or the `sentences` of the classifier's training set."""
-    if name == "stories":
-        return Corpus([compose_stories()], name, False, "composed by the program")
-    return Corpus([str(text) for text in embedded_sentences().train.texts], name, False, "composed by the program")
+def synthetic_corpus(name: str, usual: str) -> Corpus:
+    """Stories, or the sentences of the text classifier's training set; `usual`: which of them "synthetic" means."""
+    what = name if name in ("stories", "sentences") else usual
+    called = "synthetic" if what == usual else f"synthetic_{what}"
+    texts = [make_stories()] if what == "stories" else [str(text) for text in synthetic_texts().train.texts]
+    return Corpus(texts, called, False, f"{what} made by the program")
 
 
 def _shakespeare(data_dir: str | None) -> Corpus:
@@ -95,7 +97,7 @@ def _column(file: Path, asked: str) -> Corpus:
 # --- to tokens --------------------------------------------------------------------------------------------------------
 
 
-def characters(text: str, max_length: int) -> TextPreprocess:
+def characters(text: str, max_length: int) -> TextProcessor:
     """A tokenizer whose tokens are the characters of a text; others become one unknown token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -103,28 +105,28 @@ def characters(text: str, max_length: int) -> TextPreprocess:
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return TextPreprocess(tokenizer=tokenizer.to_str(), special={"unk": "<unk>"}, max_length=max_length)
+    return TextProcessor(tokenizer=tokenizer.to_str(), special={"unk": "<unk>"}, max_length=max_length)
 
 
-def text_tokenizer(text: str, tokens: str, vocab_size: int, max_length: int, cache: Path | None) -> TextPreprocess:
+def text_tokenizer(text: str, tokens: str, vocab_size: int, max_length: int, cache: Path | None) -> TextProcessor:
     """`characters`, or `bpe` learned from a text."""
     if tokens == "characters":
         return characters(text, max_length)
     return train("bpe", text.splitlines(keepends=True), vocab_size, max_length=max_length, cache=cache)
 
 
-def ids_of(text: str, preprocess: TextPreprocess) -> Tensor:
+def ids_of(text: str, preprocess: TextProcessor) -> Tensor:
     """One long text as token ids, int32 [T], line by line."""
     encoded = preprocess.backend.encode_batch(text.splitlines(keepends=True), add_special_tokens=False)
     return torch.tensor([i for one in encoded for i in one.ids], dtype=torch.int32)
 
 
-def chunks_of(texts: list[str], preprocess: TextPreprocess, longest: int) -> tuple[list[list[int]], list[list[int]]]:
-    """(ids, type ids) of texts with the tokens around them; a text of more than `longest` tokens becomes several."""
-    most = min(longest, preprocess.max_length)
+def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
+    """(ids, type ids) of texts with the tokens around them; a text of more than `max_length` tokens becomes several."""
+    most = min(max_length, preprocess.max_length)
     around = preprocess.backend.num_special_tokens_to_add(False)
     if most <= around:
-        raise DataError(f"longest={longest}: {around} tokens stand around each text alone")
+        raise DataError(f"max_length={max_length}: {around} tokens stand around each text alone")
     bare = preprocess.backend.encode_batch(texts, add_special_tokens=False)
     whole = replace(preprocess, max_length=most, truncate="cut").backend.encode("a")
     first = next(i for i, special in enumerate(whole.special_tokens_mask) if not special)

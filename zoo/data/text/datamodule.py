@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.data.datamodule import KeyedModule
+from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import KeyedBatches, Keys
 from zoo.data.text.dataset import Text
-from zoo.preprocessing.text import TextPreprocess, Truncate
+from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import seed_for
 
 POOL = 32  # batches that are sorted by length together
 
 
-class TokenSet(Dataset[Any]):
+class TokenDataset(Dataset[Any]):
     """Texts of different lengths. Batches: `input_ids`, `attention_mask` [, `token_type_ids`] [B, N], N that of the
     longest text in the batch, `labels` if there are any, `index` [B], `epoch`.
 
@@ -33,13 +33,13 @@ class TokenSet(Dataset[Any]):
         self.labels, self.pad = labels, pad
 
     @classmethod
-    def of(cls, texts: Sequence[Text], preprocess: TextPreprocess, labels: Tensor | None = None, *,
-           longest: int = 0, truncate: Truncate = "warn") -> "TokenSet":  # fmt: skip
-        """Texts through a model's tokenizer, at most `longest` tokens each (0: as many as it takes).
+    def of(cls, texts: Sequence[Text], preprocess: TextProcessor, labels: Tensor | None = None, *,
+           max_length: int = 0, truncate: Truncate = "warn") -> "TokenDataset":  # fmt: skip
+        """Texts through a model's tokenizer, at most `max_length` tokens each (0: as many as it takes).
 
         Raises: ValueError for a text without tokens, and with truncate="error" for one that is too long.
         """
-        most = min(longest or preprocess.max_length, preprocess.max_length)
+        most = min(max_length or preprocess.max_length, preprocess.max_length)
         encoded = replace(preprocess, max_length=most, truncate=truncate)._fitting(list(texts))
         types = [one.type_ids for one in encoded] if preprocess.types else None
         return cls([one.ids for one in encoded], labels, pad=preprocess.id("pad") or 0, types=types)
@@ -61,7 +61,7 @@ class TokenSet(Dataset[Any]):
         return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
 
 
-class Pieces(Dataset[Any]):
+class TextChunks(Dataset[Any]):
     """One long text in pieces of `length` tokens. Batches: `input_ids`, `labels` (the next tokens) [B, N], `index`,
     `epoch`. With `moving`, each epoch cuts at other places, a pure function of (seed, epoch).
     """
@@ -85,7 +85,7 @@ class Pieces(Dataset[Any]):
         return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
 
 
-class BucketBatches(KeyedBatches):
+class GroupedByLengthBatches(KeyedBatches):
     """KeyedBatches of items of like length: pools of a random order are sorted, cut into batches, and those shuffled.
 
     As a pure function of (seed, epoch). lengths: of all samples, int64 [n].
@@ -104,26 +104,26 @@ class BucketBatches(KeyedBatches):
         return torch.cat([batches[torch.randperm(self.steps, generator=draw)].flatten(), random[whole.numel() :]])
 
 
-class BucketModule(KeyedModule):
+class GroupedByLengthDataModule(KeyedDataModule):
     """Items of unlike length in batches keyed by the step.
 
     Args:
-        train, val, test: TokenSet, Pieces, or other sets; those with `lengths` can be put into buckets.
-        buckets: Put items of like length into a batch.
-        options: Of KeyedModule.
+        train, val, test: TokenDataset, Pieces, or other sets; those with `lengths` can be put into buckets.
+        group_by_length: Put items of like length into a batch.
+        options: Of KeyedDataModule.
     """
 
     def __init__(
-        self, train: Any, val: Any, test: Any, batch_size: int, *, buckets: bool = True, **options: Any
+        self, train: Any, val: Any, test: Any, batch_size: int, *, group_by_length: bool = True, **options: Any
     ) -> None:
         super().__init__(train, val, test, batch_size, **options)
-        self.buckets = buckets and hasattr(train, "lengths")
+        self.group_by_length = group_by_length and hasattr(train, "lengths")
         self.refuse_too_few()
 
     def batches(self, **place: Any) -> KeyedBatches:
-        if not self.buckets:
+        if not self.group_by_length:
             return super().batches(**place)
-        return BucketBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
+        return GroupedByLengthBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
 
 
 def _flat(rows: list[list[int]]) -> Tensor:

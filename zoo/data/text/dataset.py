@@ -1,18 +1,18 @@
-"""Labelled texts in memory."""
+"""Labeled texts in memory."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from zoo.data.sources.labels import Kind
 from zoo.data.splits import even_rows
+from zoo.models.config import ProblemType
 
 Text = str | tuple[str, str]
 
 
 @dataclass
-class TextSet:
+class TextDataset:
     """texts: strings or pairs of them; labels: int64 [N], or float32 [N, K] (several a row) or [N] (numbers)."""
 
     texts: list[Text]
@@ -21,21 +21,21 @@ class TextSet:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, rows: Tensor) -> "TextSet":
+    def take(self, rows: Tensor) -> "TextDataset":
         """The texts of these rows."""
-        return TextSet([self.texts[i] for i in rows.tolist()], self.labels[rows])
+        return TextDataset([self.texts[i] for i in rows.tolist()], self.labels[rows])
 
-    def subset(self, count: int, *, seed: int = 0) -> "TextSet":
+    def subset(self, count: int, *, seed: int = 0) -> "TextDataset":
         """`count` texts, the classes as evenly as they allow; 0 keeps all."""
         return self if not count or count >= len(self) else self.take(even_rows(groups(self.labels), count, seed))
 
 
 @dataclass
-class TextSets:
+class TextSplits:
     """Parts of a data set of texts.
 
     Attributes:
-        kind: `one` class a text, `several`, or a `number`.
+        problem_type: `single_label_classification` class a text, `multi_label_classification`, or a `regression`.
         classes: Their names; of a number, the one name of its column.
         validation: None where the data brings none: a part of `train` is then to be held out.
         real: False for texts that the program composed.
@@ -43,10 +43,10 @@ class TextSets:
         notice: What the user must be told about the choice of the data, if anything.
     """
 
-    train: TextSet
-    validation: TextSet | None
-    test: TextSet
-    kind: Kind
+    train: TextDataset
+    validation: TextDataset | None
+    test: TextDataset
+    problem_type: ProblemType
     classes: list[str]
     name: str
     real: bool

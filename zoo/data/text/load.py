@@ -1,4 +1,4 @@
-"""Labelled texts: SST-2, tables of a user's own, the hub's, or the embedded sentences."""
+"""Labeled texts: SST-2, tables of a user's own, the hub's, or the embedded sentences."""
 
 import os
 from dataclasses import replace
@@ -14,7 +14,7 @@ from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
 from zoo.data.splits import held_rows
 from zoo.data.synthetic import sentences
-from zoo.data.text.dataset import Text, TextSet, TextSets, groups
+from zoo.data.text.dataset import Text, TextDataset, TextSplits, groups
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
@@ -23,8 +23,8 @@ LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "s
 TEST_SHARE = 0.1
 
 
-def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> TextSets:
-    """Find, read and check a set of labelled texts; see `TextDataSettings` for where from.
+def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> TextSplits:
+    """Find, read and check a set of labeled texts; see `TextDataSettings` for where from.
 
     Raises:
         DataError: An unknown name or column, a missing or broken file or line, texts or labels that are missing,
@@ -33,53 +33,64 @@ def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> Te
     s = settings or TextDataSettings()
     sets = _find(s, seed)
     sets = replace(
-        sets, train=sets.train.subset(s.train_size, seed=seed), test=sets.test.subset(s.test_size, seed=seed)
+        sets,
+        train=sets.train.subset(s.max_train_samples, seed=seed),
+        test=sets.test.subset(s.max_test_samples, seed=seed),
     )
     if sets.notice:
         announce(sets.notice)
     return sets
 
 
-def _find(s: TextDataSettings, seed: int) -> TextSets:
+def _find(s: TextDataSettings, seed: int) -> TextSplits:
     name, path = s.name, Path(s.name).expanduser()
-    if name in ("auto", "embedded", "sentences"):
-        return embedded_sentences()
+    if name in ("auto", "synthetic", "synthetic_sentences"):
+        return synthetic_texts()
     if name in text_cards():
         return _from_card(load_card(name), s, seed)
     if path.suffix.lower() in SUFFIXES or path.is_dir():
         return _from_tables(_folder_tables(path) if path.is_dir() else {"train": read_table(path)}, s, str(path), seed)
     if (found := hub_name(name)) and not path.exists():
         return _from_tables(hub_tables(*found), s, f"hub {name.removeprefix('hf-hub:')}", seed)
-    known = ["embedded", *text_cards()]
+    known = ["synthetic", *text_cards()]
     raise DataError(f"data {name!r}: no such table or folder, no hub data set (org/name or org/name:config), none of "
                     f"{', '.join(known)}{did_you_mean(name, known)}")  # fmt: skip
 
 
 def text_cards() -> list[str]:
-    """Names of the data sets of labelled texts that have a card and files."""
+    """Names of the data sets of labeled texts that have a card and files."""
     return [n for n in list_cards() if (card := load_card(n)).task == "text classification" and card.real]
 
 
-def embedded_sentences() -> TextSets:
+def synthetic_texts() -> TextSplits:
     """The sentences that the program composes."""
-    texts, labels = sentences.compose_sentences(sentences.TRAIN + sentences.TEST, seed=0)
+    texts, labels = sentences.make_sentences(sentences.TRAIN + sentences.TEST, seed=0)
     train, test = (
-        TextSet(list(texts[part]), torch.tensor(labels[part]))
+        TextDataset(list(texts[part]), torch.tensor(labels[part]))
         for part in (slice(sentences.TRAIN), slice(sentences.TRAIN, None))
     )
-    return TextSets(train, None, test, "one", list(sentences.CLASSES), "sentences", False, "composed by the program")
+    return TextSplits(
+        train,
+        None,
+        test,
+        "single_label_classification",
+        list(sentences.CLASSES),
+        "synthetic",
+        False,
+        "sentences made by the program",
+    )
 
 
 # --- where the tables are ---------------------------------------------------------------------------------------------
 
 
-def _from_card(card: Card, s: TextDataSettings, seed: int) -> TextSets:
+def _from_card(card: Card, s: TextDataSettings, seed: int) -> TextSplits:
     """A data set with a card: from local files where they are, else from the hub."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
     absent = [str(file) for file in files.values() if not file.is_file()]
     how = (f"Set ZOO_DATA_DIR (or data_dir=) to a folder that holds {' and '.join(card.files.values())}, "
-           f"or take data=embedded, sentences that the program composes itself")  # fmt: skip
+           f"or use data=synthetic, sentences that the program makes")  # fmt: skip
     if s.data_dir and absent:
         raise DataError(f"data_dir={s.data_dir}: {absent[0]} does not exist. {how}")
     if files and not absent:
@@ -117,7 +128,7 @@ def _folder_tables(folder: Path) -> dict[str, Table]:
     return found
 
 
-def _labelled(tables: dict[str, Table], label: list[str]) -> tuple[dict[str, Table], str | None]:
+def _labeled(tables: dict[str, Table], label: list[str]) -> tuple[dict[str, Table], str | None]:
     """The tables without those whose labels are kept secret (-1 or empty in each row), and what to say of it."""
     secret = [split for split in ("validation", "test") if split in tables and not _tells(tables[split], label)]
     if not secret or not _tells(tables["train"], label):
@@ -136,13 +147,13 @@ def _tells(table: Table, label: list[str]) -> bool:
 
 
 def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, seed: int,
-                 classes: list[str] | None = None) -> TextSets:  # fmt: skip
+                 classes: list[str] | None = None) -> TextSplits:  # fmt: skip
     for split in ("validation", "test"):
         if given := getattr(s, split):
             tables = tables | {split: read_table(Path(given).expanduser())}
     text = _columns(tables["train"], s.text, "text", TEXT_NAMES)
     label = _columns(tables["train"], s.label, "label", LABEL_NAMES)
-    tables, notice = _labelled(tables, label)
+    tables, notice = _labeled(tables, label)
     if len(text) > 2:
         raise DataError(f"text={','.join(text)}: a text is one column, or a pair of two")
     read: dict[str, tuple[list[Text], list[int]]] = {}
@@ -154,12 +165,14 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
     if broken:
         announce(f"{len(broken)} rows were skipped: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
     rows = {split: kept for split, (_, kept) in read.items()}
-    kind, names, labels = encode_labels(tables, label, rows, s.kind, classes)
-    sets = {split: TextSet(texts, labels[split]) for split, (texts, _) in read.items()}
+    problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, classes)
+    sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
     if "test" not in sets:
         held = held_rows(groups(sets["train"].labels), TEST_SHARE, seed)
         sets |= {"test": sets["train"].take(held.nonzero()[:, 0]), "train": sets["train"].take((~held).nonzero()[:, 0])}
-    return TextSets(sets["train"], sets.get("validation"), sets["test"], kind, names, s.name, True, source, notice)
+    return TextSplits(
+        sets["train"], sets.get("validation"), sets["test"], problem_type, names, s.name, True, source, notice
+    )
 
 
 def _columns(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> list[str]:

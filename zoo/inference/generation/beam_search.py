@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.inference.generation.sampling import Sampling, penalised
-from zoo.inference.generation.stopping import Ends
+from zoo.inference.generation.sampling import Sampling, penalized
+from zoo.inference.generation.stopping import StoppingCriteria
 
 if TYPE_CHECKING:
     from zoo.inference.generation.prompt import Prompt
@@ -32,7 +32,9 @@ def picked(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def search(prompt: "Prompt", sampling: Sampling, ends: Ends, fill: int, options: tuple[int, int, float]) -> Tensor:
+def search(
+    prompt: "Prompt", sampling: Sampling, ends: StoppingCriteria, fill: int, options: tuple[int, int, float]
+) -> Tensor:
     """[B * copies, new], the best `copies` of `beams` for each prompt; options: (beams, copies, length_penalty).
 
     A text that ends is set aside with its score divided by length ** length_penalty; the search is over when no open
@@ -78,7 +80,7 @@ def grow(
 ) -> tuple[Beams, Tensor]:
     """The best `wanted` texts that are one token longer, best first, and which beam each of them came from [B, w]."""
     batch, beams = open_.scores.shape
-    gains = penalised(logits.float().log_softmax(-1), seen, sampling.repetition_penalty)
+    gains = penalized(logits.float().log_softmax(-1), seen, sampling.repetition_penalty)
     total = (gains.view(batch, beams, -1) + open_.scores[..., None]).flatten(1)
     scores, place = total.topk(min(wanted, total.shape[1]))
     origin, token = place // gains.shape[-1], place % gains.shape[-1]

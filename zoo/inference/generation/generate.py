@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.beam_search import search
-from zoo.inference.generation.prompt import Prompt, Task
+from zoo.inference.generation.prompt import GenerationTask, Prompt
 from zoo.inference.generation.sampling import Sampling, demand
 from zoo.inference.generation.speculative import speculate
-from zoo.inference.generation.stopping import Ends, Stream, decoder_of
+from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter, decoder_of
 from zoo.models.base import Model
-from zoo.models.eval_mode import evaluating
+from zoo.models.eval_mode import eval_mode
 
 EndIds = int | Sequence[int] | None | Literal["model"]
 
@@ -59,15 +59,15 @@ def generate(
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
     ids = end_ids(model, eos_token_id)
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    ends = Ends(ids, stop, decoder_of(model, tokenizer) if stop else None, prompt.ids.device)
+    ends = StoppingCriteria(ids, stop, decoder_of(model, tokenizer) if stop else None, prompt.ids.device)
     fill = fill_id(pad_token_id, ids, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
     draw = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
-    with evaluating(model), evaluating(draft or model), torch.inference_mode():
+    with eval_mode(model), eval_mode(draft or model), torch.inference_mode():
         if num_beams > 1:
             new = search(prompt, sampling, ends, fill, (num_beams, num_return_sequences, length_penalty))
         else:
-            stream = Stream(streamer, prompt.ids)
-            task = Task(prompt.repeated(num_return_sequences), sampling, ends, fill, draw, stream)
+            stream = StreamerAdapter(streamer, prompt.ids)
+            task = GenerationTask(prompt.repeated(num_return_sequences), sampling, ends, fill, draw, stream)
             if draft is None:
                 new = roll(task)
             else:
@@ -77,7 +77,7 @@ def generate(
     return torch.cat([given, new.to(given.device)], 1)
 
 
-def roll(task: Task) -> Tensor:
+def roll(task: GenerationTask) -> Tensor:
     """One token after the other: [rows, new]."""
     prompt, ends, choose = task.prompt, task.ends, task.sampling.choose
     reader, scores = prompt.read()

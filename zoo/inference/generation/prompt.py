@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.sampling import Sampling, demand
-from zoo.inference.generation.stopping import Ends, Stream
+from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
 from zoo.nn.kv_cache import StackState
 
@@ -57,9 +57,9 @@ class Prompt:
     def rows(self) -> int:
         return len(self.ids) * self.copies
 
-    def read(self) -> tuple["Reader", Tensor]:
+    def read(self) -> tuple["DecodingSession", Tensor]:
         """A reader that has read the prompt, and the scores of what follows: [rows, V]."""
-        reader = Reader(self)
+        reader = DecodingSession(self)
         scores = reader.read(self.ids)
         if self.copies > 1:
             index = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.copies)
@@ -75,7 +75,7 @@ class Prompt:
         return (counts > 0).repeat_interleave(self.copies, 0)
 
 
-class Reader:
+class DecodingSession:
     """A model that reads on: what it remembers, and which of all tokens so far are real."""
 
     def __init__(self, prompt: Prompt) -> None:
@@ -98,15 +98,15 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Task:
+class GenerationTask:
     """A prompt and how to go on from it."""
 
     prompt: Prompt
     sampling: Sampling
-    ends: Ends
+    ends: StoppingCriteria
     fill: int
     draw: torch.Generator | None
-    stream: Stream
+    stream: StreamerAdapter
 
 
 # --- What was given ---------------------------------------------------------------------------------------------------

@@ -34,12 +34,12 @@ class Sampling:
     def choose(self, scores: Tensor, seen: Tensor | None, draw: torch.Generator | None) -> Tensor:
         """Scores [B, V] -> tokens [B]; seen [B, V] is True for tokens that a row holds."""
         if self.greedy:
-            return penalised(scores, seen, self.repetition_penalty).argmax(-1)
+            return penalized(scores, seen, self.repetition_penalty).argmax(-1)
         return draw_from(self.probabilities(scores, seen), draw)
 
     def probabilities(self, scores: Tensor, seen: Tensor | None) -> Tensor:
         """What `choose` draws from, [..., V]; all of it on one token when greedy."""
-        scores = penalised(scores.float(), seen, self.repetition_penalty)
+        scores = penalized(scores.float(), seen, self.repetition_penalty)
         if self.greedy:
             return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
         scores = scores / self.temperature
@@ -50,7 +50,7 @@ class Sampling:
         return scores.softmax(-1)
 
 
-def penalised(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
+def penalized(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
     """Keskar et al. 2019 (CTRL): scores of tokens seen before are divided by the penalty, negative ones multiplied."""
     if seen is None or penalty == 1:
         return scores

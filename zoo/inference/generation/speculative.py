@@ -15,12 +15,12 @@ from zoo.inference.generation.sampling import draw_from
 from zoo.nn.kv_cache import State
 
 if TYPE_CHECKING:
-    from zoo.inference.generation.prompt import Prompt, Reader, Task
+    from zoo.inference.generation.prompt import DecodingSession, GenerationTask, Prompt
 
 AHEAD = 4  # tokens that the draft proposes at a time
 
 
-def speculate(task: "Task", draft: "Prompt") -> Tensor:
+def speculate(task: "GenerationTask", draft: "Prompt") -> Tensor:
     """[rows, new], as `roll` gives it."""
     prompt, sampling = task.prompt, task.sampling
     if task.stream.streamer is not None and prompt.rows > 1:
@@ -48,7 +48,7 @@ def speculate(task: "Task", draft: "Prompt") -> Tensor:
         read = ahead + 1
 
 
-def refuse_sums(reader: "Reader") -> None:
+def refuse_sums(reader: "DecodingSession") -> None:
     for layer in reader.state:
         if type(layer.mixer).crop is State.crop:
             raise ValueError(
@@ -58,7 +58,12 @@ def refuse_sums(reader: "Reader") -> None:
 
 
 def one_round(
-    task: "Task", model: "Reader", helper: "Reader", last: Tensor, seen: Tensor | None, ahead: int
+    task: "GenerationTask",
+    model: "DecodingSession",
+    helper: "DecodingSession",
+    last: Tensor,
+    seen: Tensor | None,
+    ahead: int,
 ) -> tuple[Tensor, Tensor]:
     """Tokens [rows, ahead + 1], of which each row takes the first accepted + 1; and accepted [rows]."""
     sampling, rows = task.sampling, len(last)
@@ -90,7 +95,7 @@ def one_round(
     return new.scatter(1, accepted[:, None], chosen[:, None]), accepted
 
 
-def write(tokens: Tensor, count: Tensor, over: Tensor, new: Tensor, accepted: Tensor, task: "Task") -> Tensor:
+def write(tokens: Tensor, count: Tensor, over: Tensor, new: Tensor, accepted: Tensor, task: "GenerationTask") -> Tensor:
     """Put the first accepted + 1 of `new` behind what each open row has; -> which rows are over now."""
     for i in range(new.shape[1]):
         taken = ~over & (i <= accepted)
@@ -115,7 +120,7 @@ def mark(seen: Tensor, new: Tensor, accepted: Tensor) -> None:
         seen |= torch.zeros_like(seen).scatter(1, new[:, i : i + 1], True) & here
 
 
-def retain(reader: "Reader", going: Tensor, accepted: Tensor, read: int) -> None:
+def retain(reader: "DecodingSession", going: Tensor, accepted: Tensor, read: int) -> None:
     """Of the last `read` columns forget those that no row accepted; the others become padding where rejected.
 
     From here on all columns of rows that are over are padding, so that they take no more positions.

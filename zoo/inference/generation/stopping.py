@@ -10,7 +10,7 @@ from torch import Tensor
 SLACK = 8
 
 
-class Ends:
+class StoppingCriteria:
     """Which rows are over: those whose last token is one of `ids`, or whose new text holds one of `stop`."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Ends:
         return max(map(len, self.stop)) + SLACK
 
 
-class Stream:
+class StreamerAdapter:
     """Hands new tokens to a streamer: a callable, or an object with put (given the prompt first) and end."""
 
     def __init__(self, streamer: Any, prompt: Tensor) -> None:

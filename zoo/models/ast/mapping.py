@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.models.vit.model import pair
 
 AUDIOSET = 527  # classes
@@ -15,9 +15,9 @@ KEYS = """
     width             = hidden_size
     depth             = num_hidden_layers
     heads             = num_attention_heads
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_eps
+    norm_eps          = layer_norm_eps
     qkv_bias          = qkv_bias
     dropout           = hidden_dropout_prob
     attention_dropout = attention_probs_dropout_prob
@@ -48,7 +48,9 @@ def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     steps = theirs.get("frequency_stride", 10), theirs.get("time_stride", 10)
     names = {str(i): name for i, name in (theirs.get("id2label") or {}).items()}
     several = len(names) == AUDIOSET and names.get("0") == "Speech"
-    return {"stride": steps[0] if steps[0] == steps[1] else steps} | ({"answer": "several"} if several else {})
+    return {"stride": steps[0] if steps[0] == steps[1] else steps} | (
+        {"problem_type": "multi_label_classification"} if several else {}
+    )
 
 
 def write(config: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def write(config: Any) -> dict[str, Any]:
     return {"frequency_stride": rows, "time_stride": columns, "patch_size": pair(config.patch_size)[0]}
 
 
-TRANSFORMERS = Dialect(
+TRANSFORMERS = CheckpointMapping(
     name="audio-spectrogram-transformer",
     base="audio_spectrogram_transformer.",
     keys=KEYS,

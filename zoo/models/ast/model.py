@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from zoo.models.ast.mapping import TRANSFORMERS
 from zoo.models.base import Model
-from zoo.models.config import Answer, Config
+from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.load_report import LoadReport
 from zoo.models.vit.model import Size, ViT, pair
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import resample_kernel
-from zoo.nn.frontends.spectrogram import SpectrogramPatches
-from zoo.nn.heads import Classify, Pool
-from zoo.nn.init import initialise
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
+from zoo.nn.frontends.spectrogram import SpectrogramEmbedding
+from zoo.nn.heads import ClassificationHead, PoolingHead
+from zoo.nn.init import initialize
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,16 @@ class ASTConfig(Config):
     patch_size: Size = 16
     stride: Size = 10
     num_classes: int = 527  # AudioSet's
-    answer: Answer | None = None
+    problem_type: ProblemType | None = None
     width: int = 768
     depth: int = 12
     heads: int = 12
     kv_heads: int | None = None
     head_dim: int | None = None
-    hidden: int | None = None
+    mlp_dim: int | None = None
     act: str = "gelu"
-    gated: bool = False
-    eps: float = 1e-12
+    gated_mlp: bool = False
+    norm_eps: float = 1e-12
     qkv_bias: bool = True
     layer_scale: float | None = None
     class_token: bool = True
@@ -75,7 +75,7 @@ class AST(Model):
     def __init__(self, config: ASTConfig) -> None:
         super().__init__(config)
         c = config
-        self.patches = SpectrogramPatches(
+        self.patches = SpectrogramEmbedding(
             c.mel_bins,
             c.max_length,
             pair(c.patch_size),
@@ -84,18 +84,20 @@ class AST(Model):
             class_token=c.class_token,
             distilled=c.distilled,
         )
-        self.blocks = BlockSpec.of(c).stack(c.depth)
+        self.blocks = BlockConfig.of(c).stack(c.depth)
         self.head = self.make_head()
 
     def make_head(self) -> nn.Module | None:
         c = self.config
         how: Any = "prefix" if c.pool == "cls" else "mean"
         if c.head == "classify":
-            return Classify(how, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.eps))
-        return None if c.head is None else Pool(how, self.patches.prefix)
+            return ClassificationHead(
+                how, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.norm_eps)
+            )
+        return None if c.head is None else PoolingHead(how, self.patches.prefix)
 
-    def default_preprocess(self) -> SpectrogramPreprocess:
-        return SpectrogramPreprocess(frames=self.config.max_length, bins=self.config.mel_bins)
+    def default_preprocess(self) -> SpectrogramFeatureExtractor:
+        return SpectrogramFeatureExtractor(frames=self.config.max_length, num_mel_bins=self.config.mel_bins)
 
     def embed(self, input_values: Tensor) -> Tensor:
         """[B, T, F] -> [B, N, D]."""
@@ -109,7 +111,7 @@ class AST(Model):
 
 # What a ViT and an AST have in common; the rest of the config is about sounds.
 SHARED = (
-    "patch_size", "width", "depth", "heads", "kv_heads", "head_dim", "hidden", "act", "gated", "eps", "qkv_bias",
+    "patch_size", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "gated_mlp", "norm_eps", "qkv_bias",
     "layer_scale", "class_token", "attention", "mixer",
 )  # fmt: skip
 
@@ -117,7 +119,7 @@ SHARED = (
 def from_vit(vit: Model, *, seed: int = 0, **config: Any) -> AST:
     """An AST that starts from a ViT or DeiT, as in section 2.2 of the paper. The ViT is left as it is.
 
-    Patch kernels are averaged over the colours; positions are cut where the spectrogram has fewer patches than the
+    Patch kernels are averaged over the colors; positions are cut where the spectrogram has fewer patches than the
     picture and interpolated where it has more; the tokens in front stay; the head is drawn from `seed`.
 
     config: fields of ASTConfig: max_length, mel_bins, stride, num_classes, ...; the shape of the blocks is the ViT's.
@@ -134,7 +136,7 @@ def from_vit(vit: Model, *, seed: int = 0, **config: Any) -> AST:
     if wrong := [name for name in config if name in SHARED and name not in ("patch_size", "attention", "mixer")]:
         raise ValueError(f"{wrong[0]}={config[wrong[0]]!r}: the shape of the blocks is that of the ViT")
     model = AST(ASTConfig().replace(**fields | config))
-    initialise(model, seed)
+    initialize(model, seed)
     taken, fitted = shared_tensors(vit, model)
     names = model.state_dict().keys()
     model.load_state_dict(taken | fitted, strict=False)

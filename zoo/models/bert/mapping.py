@@ -3,24 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 KEYS = """
     vocab_size        = vocab_size
     max_length        = max_position_embeddings
-    types             = type_vocab_size
+    type_vocab_size   = type_vocab_size
     width             = hidden_size
     depth             = num_hidden_layers
     heads             = num_attention_heads
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_eps
+    norm_eps          = layer_norm_eps
     dropout           = hidden_dropout_prob
     attention_dropout = attention_probs_dropout_prob
-    tied              = tie_word_embeddings
-    pad_id            = pad_token_id
+    tie_word_embeddings = tie_word_embeddings
+    pad_token_id      = pad_token_id
 """
 
 TABLE = """
@@ -87,7 +87,7 @@ def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
-BERT = Dialect(
+BERT = CheckpointMapping(
     name="bert",
     base="bert.",
     keys=KEYS,

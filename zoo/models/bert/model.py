@@ -12,9 +12,9 @@ from torch import nn
 from zoo.models.bert.mapping import BERT
 from zoo.models.family import Family
 from zoo.models.text import HEADS, TextConfig, TextModel
-from zoo.nn.block_config import BlockSpec
-from zoo.nn.frontends.text import Tokens
-from zoo.nn.heads import MaskedToken, PoolTokens
+from zoo.nn.block_config import BlockConfig
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.heads import MaskedLMHead, TextPooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,14 @@ class BertConfig(TextConfig):
     width: int = 768
     depth: int = 12
     heads: int = 12
-    eps: float = 1e-12
+    norm_eps: float = 1e-12
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    types: int = 2
+    type_vocab_size: int = 2
     pooler: Literal["tanh", "relu"] | None = "tanh"
-    unit: bool = False
-    tied: bool = True
-    pad_id: int | None = 0
+    normalize: bool = False
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,13 +56,13 @@ class Bert(TextModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         c = config
-        spec = BlockSpec.of(c, order="post")
-        self.tokens = Tokens(
+        spec = BlockConfig.of(c, order="post")
+        self.tokens = TextEmbedding(
             c.vocab_size,
             c.width,
             max_length=c.max_length,
             first=c.first_position,
-            types=c.types,
+            types=c.type_vocab_size,
             norm=spec.make_norm(),
             dropout=c.dropout,
         )
@@ -77,10 +77,10 @@ class Bert(TextModel):
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "masked_lm":
-            word = self.tokens.word if c.tied else None
-            return MaskedToken(c.width, c.vocab_size, nn.LayerNorm(c.width, c.eps), act=self.head_act, tied=word)
+            word = self.tokens.word if c.tie_word_embeddings else None
+            return MaskedLMHead(c.width, c.vocab_size, nn.LayerNorm(c.width, c.norm_eps), act=self.head_act, tied=word)
         if c.head == "pool":
-            return PoolTokens(c.pool, c.width, c.pooler if self.pools_through else None, unit=c.unit)
+            return TextPooling(c.pool, c.width, c.pooler if self.pools_through else None, normalize=c.normalize)
         return self.common_head(dense=c.pooler)
 
 
@@ -93,8 +93,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bert_base_cased": dict(vocab_size=28996),
     "bert_base_multilingual_cased": dict(vocab_size=119547),
     "bert_large": dict(width=1024, depth=24, heads=16),
-    "minilm_l6": dict(width=384, depth=6, head="pool", pool="mean", pooler=None, unit=True),
-    "minilm_l12": dict(width=384, depth=12, head="pool", pool="mean", pooler=None, unit=True),
+    "minilm_l6": dict(width=384, depth=6, head="pool", pool="mean", pooler=None, normalize=True),
+    "minilm_l12": dict(width=384, depth=12, head="pool", pool="mean", pooler=None, normalize=True),
 }
 
 SOURCES = {

@@ -1,15 +1,19 @@
 """How transformers writes CLIP: config keys and tensor names, read both ways."""
 
 from zoo.models.clip_text.mapping import CLIP_TEXT
-from zoo.models.mapping.multi_tower import Part, Towers
+from zoo.models.mapping.multi_tower import MultiTowerMapping, TowerMapping
 from zoo.models.vit.clip_mapping import CLIP_VISION
 
-TRANSFORMERS = Towers(
+TRANSFORMERS = MultiTowerMapping(
     name="clip",
     architecture="CLIPModel",
     parts={
-        "image": Part(key="vision_config", prefix="vision_model.", family="vit", dialect=CLIP_VISION, proj="linear"),
-        "text": Part(key="text_config", prefix="text_model.", family="clip_text", dialect=CLIP_TEXT, proj="linear"),
+        "image": TowerMapping(
+            key="vision_config", prefix="vision_model.", family="vit", dialect=CLIP_VISION, proj="linear"
+        ),
+        "text": TowerMapping(
+            key="text_config", prefix="text_model.", family="clip_text", dialect=CLIP_TEXT, proj="linear"
+        ),
     },
     table="""
         logit_scale         = logit_scale

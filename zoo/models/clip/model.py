@@ -11,7 +11,7 @@ from zoo.models.family import Family
 from zoo.models.tower_config import ContrastiveConfig, Tower
 from zoo.models.vit.clip_mapping import CLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
-from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.multimodal import MultimodalProcessor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -19,16 +19,16 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 class CLIP(Contrastive):
     """See Contrastive."""
 
-    def default_preprocess(self) -> PairPreprocess:
+    def default_preprocess(self) -> MultimodalProcessor:
         image: Any = self.tower("image").default_preprocess()
-        colours = dict(mean=MEAN, std=STD) if image.channels == 3 else {}
-        return PairPreprocess(image=replace(image, **colours))
+        colors = dict(mean=MEAN, std=STD) if image.channels == 3 else {}
+        return MultimodalProcessor(image=replace(image, **colors))
 
 
 def clip(width: int, image: Mapping[str, Any], text: Mapping[str, Any], act: str = "quick_gelu") -> dict[str, Any]:
     """Overrides of a variant."""
     common: dict[str, Any] = {"act": act}
-    picture = ViTConfig(**{**CLIP_IMAGE, "eps": 1e-5, **common, **image})
+    picture = ViTConfig(**{**CLIP_IMAGE, "norm_eps": 1e-5, **common, **image})
     return {
         "image": Tower(family="vit", config=picture),
         "text": Tower(family="clip_text", config=ClipTextConfig(**{**common, **text})),
@@ -38,8 +38,8 @@ def clip(width: int, image: Mapping[str, Any], text: Mapping[str, Any], act: str
 
 VIT_L = dict(patch_size=14, width=1024, depth=24, heads=16)
 VIT_H = dict(patch_size=14, width=1280, depth=32, heads=16)
-VIT_G = dict(patch_size=14, width=1408, depth=40, heads=16, hidden=6144)
-VIT_BIG_G = dict(patch_size=14, width=1664, depth=48, heads=16, hidden=8192)
+VIT_G = dict(patch_size=14, width=1408, depth=40, heads=16, mlp_dim=6144)
+VIT_BIG_G = dict(patch_size=14, width=1664, depth=48, heads=16, mlp_dim=8192)
 TINY_IMAGE = dict(image_size=64, patch_size=8, width=192, depth=6, heads=3)
 TINY_TEXT = dict(vocab_size=2048, max_length=32, width=128, depth=4, heads=4, pool="eos", eos_token_id=1)
 

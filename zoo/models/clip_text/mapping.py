@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.models.vit.clip_mapping import (
     BLOCK_KEYS,
     BLOCKS,
@@ -36,17 +36,17 @@ def first(ids: Any) -> Any:
     return ids[0] if isinstance(ids, list | tuple) else ids
 
 
-CLIP_TEXT = Dialect(
+CLIP_TEXT = CheckpointMapping(
     name="clip_text_model",
     base="text_model.",
     heads={"CLIPTextModel": {"head": None}},
     keys=TEXT_KEYS,
     table=TEXT_TABLE,
-    defaults=dict(hidden=2048),
+    defaults=dict(mlp_dim=2048),
     read=read_text,
     write=lambda config: {"eos_token_id": ARGMAX if config.pool == "argmax" else config.eos_token_id},
 )
-SIGLIP_TEXT = Dialect(
+SIGLIP_TEXT = CheckpointMapping(
     name="siglip_text_model",
     keys=TEXT_KEYS,
     table=TEXT_TABLE,
@@ -56,7 +56,7 @@ SIGLIP_TEXT = Dialect(
 )
 
 
-OPEN_CLIP_TEXT = Dialect(
+OPEN_CLIP_TEXT = CheckpointMapping(
     name="open_clip's text tower",
     keys="""
         max_length   = context_length

@@ -11,10 +11,10 @@ from torch import Tensor
 from zoo.models.clip_text.mapping import CLIP_TEXT
 from zoo.models.family import Family
 from zoo.models.text import TextConfig, TextModel
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.frontends.text import Tokens
-from zoo.nn.heads import AtToken
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.heads import TokenPooling
 from zoo.nn.masks import CAUSAL
 
 
@@ -50,20 +50,20 @@ class ClipText(TextModel):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
-    head: AtToken | None
+    head: TokenPooling | None
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__(config)
         c = config
-        self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
-        self.blocks = BlockSpec.of(c).stack(c.depth)
+        self.tokens = TextEmbedding(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
+        self.blocks = BlockConfig.of(c).stack(c.depth)
         self.head = self.make_head()
         if not c.causal:
             setattr(self, "inputs", ("input_ids",))  # noqa: B010 (of the class elsewhere, of the object here)
 
-    def make_head(self) -> AtToken | None:
+    def make_head(self) -> TokenPooling | None:
         c = self.config
-        return None if c.head is None else AtToken(c.width, c.num_classes if c.head == "classify" else None)
+        return None if c.head is None else TokenPooling(c.width, c.num_classes if c.head == "classify" else None)
 
     def context(self, positions: Tensor) -> Context:
         return Context(mask=CAUSAL) if self.config.causal else Context()
@@ -122,9 +122,9 @@ LARGE = dict(width=768, heads=12)
 HUGE = dict(width=1024, depth=24, heads=16, act="gelu")
 GIGANTIC = dict(width=1280, depth=32, heads=20, act="gelu")
 SIGLIP = dict(
-    causal=False, pool="last", vocab_size=32000, max_length=64, width=768, heads=12, act="gelu_tanh", eps=1e-6,
+    causal=False, pool="last", vocab_size=32000, max_length=64, width=768, heads=12, act="gelu_tanh", norm_eps=1e-6,
 )  # fmt: skip
-SO400M = dict(width=1152, depth=27, heads=16, hidden=4304)
+SO400M = dict(width=1152, depth=27, heads=16, mlp_dim=4304)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "clip_text_tiny": dict(vocab_size=2048, max_length=32, width=128, depth=4, heads=4, act="gelu", eos_token_id=1),

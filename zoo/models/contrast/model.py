@@ -22,9 +22,9 @@ from zoo.models.registry import family
 from zoo.models.tower_config import CLASSES, INPUTS, KIND, MODALITIES, ContrastiveConfig, Tower
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
-from zoo.nn.init import Draw
+from zoo.nn.init import Initializer
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
-from zoo.preprocessing.multimodal import PairPreprocess
+from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import did_you_mean
 
 
@@ -85,7 +85,7 @@ class Contrastive(Model):
         taken = [INPUTS[m][n] for m in self.modalities for n in self.tower(m).inputs if n in INPUTS[m]]
         setattr(self, "inputs", tuple(taken))  # noqa: B010 (of the class elsewhere, of the object here)
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         """The published starts: a temperature of 0.07 (CLIP), and of 0.1 with a bias of -10 (SigLIP)."""
         siglip = self.logit_bias is not None
         nn.init.constant_(self.logit_scale, math.log(10) if siglip else math.log(1 / 0.07))
@@ -106,7 +106,7 @@ class Contrastive(Model):
     def default_preprocess(self) -> Any:
         """What the towers are given their inputs by, as far as they know without files."""
         parts = {name: self.tower(name).preprocess or self.tower(name).default_preprocess() for name in self.modalities}
-        return PairPreprocess(**parts) if any(parts.values()) else None
+        return MultimodalProcessor(**parts) if any(parts.values()) else None
 
     # --- features -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """How transformers writes DistilBERT: config keys and tensor names, read both ways."""
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 
 # --- transformers -----------------------------------------------------------------------------------------------------
 
@@ -10,12 +10,12 @@ KEYS = """
     width             = dim
     depth             = n_layers
     heads             = n_heads
-    hidden            = hidden_dim
+    mlp_dim           = hidden_dim
     act               = activation             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
     dropout           = dropout
     attention_dropout = attention_dropout
-    tied              = tie_word_embeddings
-    pad_id            = pad_token_id
+    tie_word_embeddings = tie_word_embeddings
+    pad_token_id      = pad_token_id
 """
 
 TABLE = """
@@ -49,7 +49,7 @@ HEAD_TABLES: dict[str | None, str] = {
     "qa": "head.proj.@ = qa_outputs.@",
 }
 
-DISTILBERT = Dialect(
+DISTILBERT = CheckpointMapping(
     name="distilbert",
     base="distilbert.",
     keys=KEYS,

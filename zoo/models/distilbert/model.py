@@ -13,7 +13,7 @@ class DistilBertConfig(BertConfig):
     """See BertConfig; the pooler belongs to the classifier alone."""
 
     depth: int = 6
-    types: int = 0
+    type_vocab_size: int = 0
     pooler: Literal["tanh", "relu"] | None = "relu"
 
 

@@ -1,6 +1,6 @@
 """How transformers writes GPT-2: config keys and tensor names, read both ways."""
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 
 KEYS = """
     vocab_size        = vocab_size
@@ -8,12 +8,12 @@ KEYS = """
     width             = n_embd
     depth             = n_layer
     heads             = n_head
-    hidden            = n_inner
+    mlp_dim           = n_inner
     act               = activation_function      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_epsilon
+    norm_eps          = layer_norm_epsilon
     dropout           = resid_pdrop
     attention_dropout = attn_pdrop
-    tied              = tie_word_embeddings
+    tie_word_embeddings = tie_word_embeddings
     bos_token_id      = bos_token_id
     eos_token_id      = eos_token_id
     pad_token_id      = pad_token_id
@@ -35,7 +35,7 @@ TABLE = """
     -                           = lm_head.weight
 """
 
-TRANSFORMERS = Dialect(
+TRANSFORMERS = CheckpointMapping(
     name="gpt2",
     base="transformer.",
     keys=KEYS,

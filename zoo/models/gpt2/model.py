@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from zoo.models.family import Family
 from zoo.models.gpt2.mapping import TRANSFORMERS
 from zoo.models.text import DecoderConfig, TextModel
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.frontends.text import Tokens
-from zoo.nn.heads import NextToken
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.heads import LMHead
 from zoo.nn.masks import CAUSAL
 
 
@@ -35,15 +35,15 @@ class GPT2(TextModel):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         c = config
-        self.tokens = Tokens(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
-        spec = BlockSpec.of(c, causal=True)
+        self.tokens = TextEmbedding(c.vocab_size, c.width, max_length=c.max_length, dropout=c.dropout)
+        spec = BlockConfig.of(c, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "lm":
-            return NextToken(c.width, c.vocab_size, self.tokens.word if c.tied else None)
+            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
         return self.common_head(bias=c.head != "classify")
 
     def context(self, positions: Tensor) -> Context:

@@ -1,10 +1,10 @@
 """How transformers writes HuBERT: config keys and tensor names, read both ways."""
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.models.wav2vec2 import mapping
 from zoo.models.wav2vec2.mapping import HEAD_TABLES, KEYS, ONLY, TABLE
 
-TRANSFORMERS = Dialect(
+TRANSFORMERS = CheckpointMapping(
     name="hubert",
     base="hubert.",
     keys=KEYS + "\n feature_norm = feat_proj_layer_norm",

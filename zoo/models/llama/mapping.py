@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.utils.errors import LoadError
 
 KEYS = """
@@ -15,11 +15,11 @@ KEYS = """
     heads             = num_attention_heads
     kv_heads          = num_key_value_heads
     head_dim          = head_dim
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_act              gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = rms_norm_eps
+    norm_eps          = rms_norm_eps
     attention_dropout = attention_dropout
-    tied              = tie_word_embeddings
+    tie_word_embeddings = tie_word_embeddings
     bos_token_id      = bos_token_id
     eos_token_id      = eos_token_id
     pad_token_id      = pad_token_id
@@ -127,11 +127,11 @@ def write_qwen(config: Any) -> dict[str, Any]:
 
 def dialect(
     name: str, read: Callable[..., dict[str, Any]], write: Callable[..., dict[str, Any]], **own: Any
-) -> Dialect:
+) -> CheckpointMapping:
     """One relative; its classes are called `<Prefix>ForCausalLM` ..."""
     prefix = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[name]
-    common = {"eps": 1e-6, "rope_base": 10000.0, "tied": False}
-    return Dialect(
+    common = {"norm_eps": 1e-6, "rope_base": 10000.0, "tie_word_embeddings": False}
+    return CheckpointMapping(
         name=name,
         base="model.",
         keys=KEYS,
@@ -163,7 +163,7 @@ DIALECTS = (
         "mistral",
         read_mistral,
         write_mistral,
-        hidden=14336,
+        mlp_dim=14336,
         kv_heads=8,
         max_length=131072,
         bos_token_id=1,
@@ -174,7 +174,7 @@ DIALECTS = (
         partial(read_qwen, qkv_bias=True),
         write_qwen,
         vocab_size=151936,
-        hidden=22016,
+        mlp_dim=22016,
         max_length=32768,
     ),
     dialect(
@@ -182,7 +182,7 @@ DIALECTS = (
         partial(read_qwen, qk_norm=True),
         write_qwen,
         vocab_size=151936,
-        hidden=22016,
+        mlp_dim=22016,
         max_length=32768,
         head_dim=128,
     ),

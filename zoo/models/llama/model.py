@@ -12,10 +12,10 @@ from zoo.models.family import Family
 from zoo.models.llama.mapping import DIALECTS
 from zoo.models.llama.rope_scaling import SCALINGS, scaled_frequencies
 from zoo.models.text import DecoderConfig, TextModel
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.frontends.text import Tokens
-from zoo.nn.heads import NextToken
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.heads import LMHead
 from zoo.nn.masks import CAUSAL
 from zoo.nn.rotary import Rotary, rotary
 
@@ -23,21 +23,21 @@ from zoo.nn.rotary import Rotary, rotary
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(DecoderConfig):
     """See DecoderConfig. rope_base: of the rotary frequencies. rope_scaling: how they are stretched, a dict with
-    "kind" ("linear", "llama3", "yarn") and the options in SCALINGS. qkv_bias, qk_norm: as in BlockSpec."""
+    "kind" ("linear", "llama3", "yarn") and the options in SCALINGS. qkv_bias, qk_norm: as in BlockConfig."""
 
     vocab_size: int = 32000
     max_length: int = 4096
     width: int = 4096
     depth: int = 32
     heads: int = 32
-    hidden: int | None = 11008
+    mlp_dim: int | None = 11008
     act: str = "silu"
-    eps: float = 1e-5
+    norm_eps: float = 1e-5
     rope_base: float = 10000.0
     rope_scaling: dict | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
-    tied: bool = False
+    tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,15 +57,15 @@ class Llama(TextModel):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         c = config
-        self.tokens = Tokens(c.vocab_size, c.width, dropout=c.dropout)
-        spec = BlockSpec.of(c, gated=True, norm="rms", bias=False, causal=True)
+        self.tokens = TextEmbedding(c.vocab_size, c.width, dropout=c.dropout)
+        spec = BlockConfig.of(c, gated_mlp=True, norm="rms", bias=False, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "lm":
-            return NextToken(c.width, c.vocab_size, self.tokens.word if c.tied else None)
+            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
         return self.common_head(bias=c.head != "classify")
 
     def context(self, positions: Tensor) -> Context:
@@ -85,40 +85,42 @@ LLAMA3 = dict(
     kind="llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
 )  # fmt: skip
 LLAMA3_8B = dict(
-    vocab_size=128256, max_length=8192, kv_heads=8, hidden=14336, rope_base=500000.0, bos_token_id=128000,
+    vocab_size=128256, max_length=8192, kv_heads=8, mlp_dim=14336, rope_base=500000.0, bos_token_id=128000,
     eos_token_id=128001,
 )  # fmt: skip
-LLAMA32 = LLAMA3_8B | dict(max_length=131072, rope_scaling=LLAMA3, tied=True)
-MISTRAL = dict(max_length=32768, kv_heads=8, hidden=14336, bos_token_id=1, eos_token_id=2)
+LLAMA32 = LLAMA3_8B | dict(max_length=131072, rope_scaling=LLAMA3, tie_word_embeddings=True)
+MISTRAL = dict(max_length=32768, kv_heads=8, mlp_dim=14336, bos_token_id=1, eos_token_id=2)
 QWEN2 = dict(
-    vocab_size=151936, max_length=131072, eps=1e-6, rope_base=1e6, qkv_bias=True, bos_token_id=151643,
+    vocab_size=151936, max_length=131072, norm_eps=1e-6, rope_base=1e6, qkv_bias=True, bos_token_id=151643,
     eos_token_id=151643,
 )  # fmt: skip
 QWEN3 = dict(
-    vocab_size=151936, max_length=40960, eps=1e-6, rope_base=1e6, qk_norm=True, head_dim=128, kv_heads=8,
+    vocab_size=151936, max_length=40960, norm_eps=1e-6, rope_base=1e6, qk_norm=True, head_dim=128, kv_heads=8,
     bos_token_id=151643, eos_token_id=151645,
 )  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama2_7b": dict(bos_token_id=1, eos_token_id=2),
-    "llama2_13b": dict(width=5120, depth=40, heads=40, hidden=13824, bos_token_id=1, eos_token_id=2),
-    "llama2_70b": dict(width=8192, depth=80, heads=64, kv_heads=8, hidden=28672, bos_token_id=1, eos_token_id=2),
+    "llama2_13b": dict(width=5120, depth=40, heads=40, mlp_dim=13824, bos_token_id=1, eos_token_id=2),
+    "llama2_70b": dict(width=8192, depth=80, heads=64, kv_heads=8, mlp_dim=28672, bos_token_id=1, eos_token_id=2),
     "llama3_8b": LLAMA3_8B,
     "llama31_8b": LLAMA3_8B | dict(max_length=131072, rope_scaling=LLAMA3 | {"factor": 8.0}),
-    "llama32_1b": LLAMA32 | dict(width=2048, depth=16, head_dim=64, hidden=8192),
-    "llama32_3b": LLAMA32 | dict(width=3072, depth=28, heads=24, head_dim=128, hidden=8192),
+    "llama32_1b": LLAMA32 | dict(width=2048, depth=16, head_dim=64, mlp_dim=8192),
+    "llama32_3b": LLAMA32 | dict(width=3072, depth=28, heads=24, head_dim=128, mlp_dim=8192),
     "tinyllama_1b": dict(
-        max_length=2048, width=2048, depth=22, kv_heads=4, hidden=5632, bos_token_id=1, eos_token_id=2
+        max_length=2048, width=2048, depth=22, kv_heads=4, mlp_dim=5632, bos_token_id=1, eos_token_id=2
     ),
     "mistral_7b": MISTRAL | dict(attention={"kind": "local", "window": 4096}),
     "mistral_7b_v03": MISTRAL | dict(vocab_size=32768, rope_base=1e6),
-    "qwen2_0_5b": QWEN2 | dict(width=896, depth=24, heads=14, kv_heads=2, hidden=4864, tied=True),
-    "qwen2_1_5b": QWEN2 | dict(width=1536, depth=28, heads=12, kv_heads=2, hidden=8960, tied=True),
-    "qwen2_7b": QWEN2 | dict(vocab_size=152064, width=3584, depth=28, heads=28, kv_heads=4, hidden=18944),
-    "qwen3_0_6b": QWEN3 | dict(width=1024, depth=28, heads=16, hidden=3072, tied=True),
-    "qwen3_1_7b": QWEN3 | dict(width=2048, depth=28, heads=16, hidden=6144, tied=True),
-    "qwen3_8b": QWEN3 | dict(depth=36, hidden=12288),
-    "llama_nano": dict(vocab_size=256, max_length=256, width=192, depth=6, heads=6, kv_heads=2, hidden=512, tied=True),
+    "qwen2_0_5b": QWEN2 | dict(width=896, depth=24, heads=14, kv_heads=2, mlp_dim=4864, tie_word_embeddings=True),
+    "qwen2_1_5b": QWEN2 | dict(width=1536, depth=28, heads=12, kv_heads=2, mlp_dim=8960, tie_word_embeddings=True),
+    "qwen2_7b": QWEN2 | dict(vocab_size=152064, width=3584, depth=28, heads=28, kv_heads=4, mlp_dim=18944),
+    "qwen3_0_6b": QWEN3 | dict(width=1024, depth=28, heads=16, mlp_dim=3072, tie_word_embeddings=True),
+    "qwen3_1_7b": QWEN3 | dict(width=2048, depth=28, heads=16, mlp_dim=6144, tie_word_embeddings=True),
+    "qwen3_8b": QWEN3 | dict(depth=36, mlp_dim=12288),
+    "llama_nano": dict(
+        vocab_size=256, max_length=256, width=192, depth=6, heads=6, kv_heads=2, mlp_dim=512, tie_word_embeddings=True
+    ),
 }
 
 SOURCES = {

@@ -14,7 +14,7 @@ TRAINING_ONLY = ("dropout", "attention_dropout", "drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dialect:
+class CheckpointMapping:
     """One kind of foreign checkpoint of a family.
 
     name: transformers' `model_type`; for timm, the name that messages use.
@@ -89,7 +89,7 @@ def key_lines(keys: str) -> tuple[tuple[str, str, dict[str, str]], ...]:
     return tuple((ours, theirs, dict(word.split("=") for word in words)) for ours, theirs, *words in lines)
 
 
-def dialects(families: Iterator[Family], format: str) -> Iterator[tuple[Family, Dialect]]:
+def mappings(families: Iterator[Family], format: str) -> Iterator[tuple[Family, CheckpointMapping]]:
     """Every (family, dialect) of a format; a family may have one or a tuple of them."""
     for family in families:
         found = family.dialects.get(format, ())
@@ -110,8 +110,8 @@ def settled(config: Config) -> dict[str, Any]:
         values.pop("num_classes", None)
     if values.get("pool") == "argmax":  # whichever it is, it is not looked for
         values.pop("eos_token_id", None)
-    values["answer"] = config.answers if values.get("head") == "classify" else None
-    unused = {"classify": ("unit",), "pool": ()}.get(values.get("head") or "", ("pool", "pooler", "unit"))
+    values["problem_type"] = config.resolved_problem_type if values.get("head") == "classify" else None
+    unused = {"classify": ("normalize",), "pool": ()}.get(values.get("head") or "", ("pool", "pooler", "normalize"))
     for name in unused:
         values.pop(name, None)
     for name in SIZES:
@@ -126,7 +126,7 @@ def settled(config: Config) -> dict[str, Any]:
 def written_out(values: dict[str, Any]) -> dict[str, Any]:
     """Fields of a config with the values that None stands for."""
     usual: dict[str, Callable[[], int]] = {
-        "hidden": lambda: 4 * values["width"],
+        "mlp_dim": lambda: 4 * values["width"],
         "kv_heads": lambda: values["heads"],
         "head_dim": lambda: values["width"] // values["heads"],
     }

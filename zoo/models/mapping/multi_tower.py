@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.models.config import Config
 from zoo.models.family import Family, config_of
-from zoo.models.mapping.config_keys import Dialect, differences
+from zoo.models.mapping.config_keys import CheckpointMapping, differences
 from zoo.models.mapping.tensors import OPS
 from zoo.models.registry import family
 from zoo.models.tower_config import ContrastiveConfig, Tower
@@ -18,14 +18,14 @@ PICTURES = {"BitImageProcessor": "CLIPImageProcessor", "ViTImageProcessor": "Sig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TowerMapping:
     """One tower: where its config stands (`key`), what its tensors begin with (`prefix`), its family, its dialect, and
     how its features enter the common space (`proj`)."""
 
     key: str
     prefix: str
     family: str
-    dialect: Dialect
+    dialect: CheckpointMapping
     proj: Any = None
 
     def read(self, theirs: Mapping[str, Any], file: Path) -> Tower:
@@ -42,7 +42,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Towers:
+class MultiTowerMapping:
     """One kind of foreign checkpoint of a model of several towers.
 
     name: transformers' `model_type`; architecture: its class. parts: by modality. table: what is between the towers,
@@ -52,7 +52,7 @@ class Towers:
 
     name: str
     architecture: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TowerMapping]
     table: str
     loss: str
     read: Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -139,7 +139,7 @@ def import_tensors(
 
     own: our tensors (on meta: only shapes are looked at). foreign: theirs, read lazily. base: their prefix for `~`.
     Raises LoadError naming every tensor that is missing, left over or of another shape. A tensor of an optional line
-    that is absent is left out of the result and listed as initialised.
+    that is absent is left out of the result and listed as initialized.
     """
     names = {_modern(name): name for name in foreign}
     prefix = base if base and any(name.startswith(base) for name in names) else ""
@@ -149,7 +149,7 @@ def import_tensors(
         wanted = [name.replace("~", prefix) for name in line.theirs]
         theirs = next((name for name in wanted if name in names), None)
         if theirs is None and line.optional:
-            report.initialised += line.ours
+            report.initialized += line.ours
         elif theirs is None:
             problems.missing.append(f"{wanted[0]} (our {', '.join(line.ours)})")
         else:

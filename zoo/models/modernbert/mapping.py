@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.utils.errors import LoadError
 
 # --- transformers -----------------------------------------------------------------------------------------------------
@@ -14,15 +14,15 @@ KEYS = """
     width             = hidden_size
     depth             = num_hidden_layers
     heads             = num_attention_heads
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_activation      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = norm_eps
+    norm_eps          = norm_eps
     attention_dropout = attention_dropout
     window            = local_attention
     pool              = classifier_pooling
     pooler            = classifier_activation  swish=silu
-    tied              = tie_word_embeddings
-    pad_id            = pad_token_id
+    tie_word_embeddings = tie_word_embeddings
+    pad_token_id      = pad_token_id
 """
 
 TABLE = """
@@ -87,7 +87,7 @@ def shortest(config: Any) -> Any:
     return config.replace(global_every=min(config.global_every, config.depth))
 
 
-MODERNBERT = Dialect(
+MODERNBERT = CheckpointMapping(
     name="modernbert",
     base="model.",
     keys=KEYS,

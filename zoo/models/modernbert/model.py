@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from zoo.models.family import Family
 from zoo.models.modernbert.mapping import MODERNBERT
 from zoo.models.text import HEADS, TextConfig, TextModel
-from zoo.nn.block_config import BlockSpec
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.frontends.text import Tokens
-from zoo.nn.heads import MaskedToken, PerToken, PoolTokens
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.heads import MaskedLMHead, TextPooling, TokenClassificationHead
 from zoo.nn.rotary import rotary
 
 
@@ -28,17 +28,17 @@ class ModernBertConfig(TextConfig):
     width: int = 768
     depth: int = 22
     heads: int = 12
-    hidden: int | None = 1152
-    eps: float = 1e-5
+    mlp_dim: int | None = 1152
+    norm_eps: float = 1e-5
     attention: Any = None
     window: int = 128
     global_every: int = 3
     rope: float = 160000.0
     local_rope: float = 10000.0
     pooler: Literal["gelu", "silu", "tanh", "relu"] = "gelu"
-    unit: bool = False
-    tied: bool = True
-    pad_id: int | None = 50283
+    normalize: bool = False
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 50283
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,15 +58,15 @@ class ModernBert(TextModel):
         c = config
         local = {"kind": "local", "window": c.window}
         published = tuple(local if c.is_local(layer) else "softmax" for layer in range(c.depth))
-        spec = BlockSpec.of(
+        spec = BlockConfig.of(
             c,
-            gated=True,
+            gated_mlp=True,
             norm="layer_unbiased",
             bias=False,
             attention=published if c.attention is None else c.attention,
         )
         self.make_norm = spec.make_norm
-        self.tokens = Tokens(c.vocab_size, c.width, norm=spec.make_norm(), dropout=c.dropout)
+        self.tokens = TextEmbedding(c.vocab_size, c.width, norm=spec.make_norm(), dropout=c.dropout)
         self.blocks = spec.stack(c.depth)
         self.blocks[0].norm1 = nn.Identity()  # what the tokens' own norm did already
         self.head = self.make_head()
@@ -75,12 +75,12 @@ class ModernBert(TextModel):
         c = self.config
         dense: dict[str, Any] = dict(dense=c.pooler, norm=self.make_norm(), dense_bias=False)
         if c.head == "masked_lm":
-            word = self.tokens.word if c.tied else None
-            return MaskedToken(c.width, c.vocab_size, self.make_norm(), act=c.pooler, tied=word, dense_bias=False)
+            word = self.tokens.word if c.tie_word_embeddings else None
+            return MaskedLMHead(c.width, c.vocab_size, self.make_norm(), act=c.pooler, tied=word, dense_bias=False)
         if c.head in ("token", "qa"):
-            return PerToken(c.width, c.num_classes if c.head == "token" else 2, c.dropout, **dense)
+            return TokenClassificationHead(c.width, c.num_classes if c.head == "token" else 2, c.dropout, **dense)
         if c.head == "pool":
-            return PoolTokens(c.pool, c.width, unit=c.unit)
+            return TextPooling(c.pool, c.width, normalize=c.normalize)
         return self.common_head(**dense)
 
     def context(self, positions: Tensor) -> Context:
@@ -91,10 +91,10 @@ class ModernBert(TextModel):
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "modernbert_tiny": dict(width=192, depth=6, heads=3, hidden=288),
-    "modernbert_small": dict(width=384, depth=12, heads=6, hidden=576),
+    "modernbert_tiny": dict(width=192, depth=6, heads=3, mlp_dim=288),
+    "modernbert_small": dict(width=384, depth=12, heads=6, mlp_dim=576),
     "modernbert_base": {},
-    "modernbert_large": dict(width=1024, depth=28, heads=16, hidden=2624),
+    "modernbert_large": dict(width=1024, depth=28, heads=16, mlp_dim=2624),
 }
 
 SOURCES = {

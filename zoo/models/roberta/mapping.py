@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.models.bert.mapping import HEAD_TABLES, KEYS, ONLY, TABLE, heads_of
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 
 # --- transformers -----------------------------------------------------------------------------------------------------
 
@@ -33,15 +33,15 @@ FILE_KEYS = "\n".join(line for line in KEYS.splitlines() if "max_length" not in 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Their table counts the rows that no token takes."""
-    return {"max_length": theirs.get("max_position_embeddings", 514) - (fields["pad_id"] or 0) - 1}
+    return {"max_length": theirs.get("max_position_embeddings", 514) - (fields["pad_token_id"] or 0) - 1}
 
 
 def write(config: Any) -> dict[str, Any]:
     return {"max_position_embeddings": config.max_length + config.first_position}
 
 
-def dialect(name: str, cls: str, **defaults: Any) -> Dialect:
-    return Dialect(
+def dialect(name: str, cls: str, **defaults: Any) -> CheckpointMapping:
+    return CheckpointMapping(
         name=name,
         base="roberta.",
         keys=FILE_KEYS,
@@ -49,7 +49,7 @@ def dialect(name: str, cls: str, **defaults: Any) -> Dialect:
         head_tables=ROBERTA_HEADS,
         only=ONLY,
         embeds=dict(pooler=None),
-        defaults={"eps": 1e-12, "types": 2, **defaults},
+        defaults={"norm_eps": 1e-12, "type_vocab_size": 2, **defaults},
         heads={known: fields for known, fields in heads_of(cls).items() if "PreTraining" not in known},
         read=read,
         write=write,

@@ -14,18 +14,18 @@ class RobertaConfig(BertConfig):
     """See BertConfig. max_length counts tokens; the position table has pad_id + 1 rows more, which no token takes."""
 
     vocab_size: int = 50265
-    eps: float = 1e-5
-    types: int = 1
-    pad_id: int | None = 1
+    norm_eps: float = 1e-5
+    type_vocab_size: int = 1
+    pad_token_id: int | None = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pad_id is None:
-            raise ValueError("pad_id=None: a RoBERTa counts its positions from behind the padding id")
+        if self.pad_token_id is None:
+            raise ValueError("pad_token_id=None: a RoBERTa counts its positions from behind the padding id")
 
     @property
     def first_position(self) -> int:
-        return (self.pad_id or 0) + 1
+        return (self.pad_token_id or 0) + 1
 
 
 class Roberta(Bert):

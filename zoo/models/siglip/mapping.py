@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.models.clip_text.mapping import SIGLIP_TEXT
-from zoo.models.mapping.multi_tower import Part, Towers
+from zoo.models.mapping.multi_tower import MultiTowerMapping, TowerMapping
 from zoo.models.vit.clip_mapping import SIGLIP_VISION
 
 
@@ -14,12 +14,14 @@ def width_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"width": text.get("projection_size") or text.get("hidden_size", 768)}
 
 
-TRANSFORMERS = Towers(
+TRANSFORMERS = MultiTowerMapping(
     name="siglip",
     architecture="SiglipModel",
     parts={
-        "image": Part(key="vision_config", prefix="vision_model.", family="vit", dialect=SIGLIP_VISION),
-        "text": Part(key="text_config", prefix="text_model.", family="clip_text", dialect=SIGLIP_TEXT, proj="affine"),
+        "image": TowerMapping(key="vision_config", prefix="vision_model.", family="vit", dialect=SIGLIP_VISION),
+        "text": TowerMapping(
+            key="text_config", prefix="text_model.", family="clip_text", dialect=SIGLIP_TEXT, proj="affine"
+        ),
     },
     table="""
         logit_scale     = logit_scale           row0

@@ -18,7 +18,7 @@ class SigLIP(Contrastive):
 
 def siglip(image: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides of a variant: the picture's features enter the common space as they are, the text's by a linear map."""
-    picture = ViTConfig(**{**SIGLIP_IMAGE, "act": "gelu_tanh", "eps": 1e-6, **image})
+    picture = ViTConfig(**{**SIGLIP_IMAGE, "act": "gelu_tanh", "norm_eps": 1e-6, **image})
     words = ClipTextConfig(**{**SIGLIP, **text})
     return {
         "image": Tower(family="vit", config=picture, proj=None),

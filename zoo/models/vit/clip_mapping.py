@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.models.vit.mapping import sizes
 
 # --- transformers -----------------------------------------------------------------------------------------------------
@@ -12,9 +12,9 @@ BLOCK_KEYS = """
     width             = hidden_size
     depth             = num_hidden_layers
     heads             = num_attention_heads
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_eps
+    norm_eps          = layer_norm_eps
     attention_dropout = attention_dropout
 """
 VISION_KEYS = BLOCK_KEYS + "image_size = image_size \n patch_size = patch_size \n in_chans = num_channels"
@@ -51,7 +51,7 @@ VISION_TABLE = (
 POOLED = dict(num_classes=0, head="pool")
 CLIP_IMAGE = POOLED | dict(pre_norm=True, pool="cls")
 SIGLIP_IMAGE = POOLED | dict(class_token=False, pool="map")
-SIGLIP_SAYS = dict(act="gelu_tanh", eps=1e-6, hidden=3072)  # what transformers assumes
+SIGLIP_SAYS = dict(act="gelu_tanh", norm_eps=1e-6, mlp_dim=3072)  # what transformers assumes
 
 
 def read_edges(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def read_heads(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
     return read_blocks(fields, theirs) | {"heads": fields["width"] // theirs.get("head_width", 64)}
 
 
-CLIP_VISION = Dialect(
+CLIP_VISION = CheckpointMapping(
     name="clip_vision_model",
     base="vision_model.",
     heads={"CLIPVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
-    defaults=CLIP_IMAGE | dict(patch_size=32, hidden=3072, act="quick_gelu", eps=1e-5),
+    defaults=CLIP_IMAGE | dict(patch_size=32, mlp_dim=3072, act="quick_gelu", norm_eps=1e-5),
     read=read_edges,
 )
-SIGLIP_VISION = Dialect(
+SIGLIP_VISION = CheckpointMapping(
     name="siglip_vision_model",
     base="vision_model.",
     heads={"SiglipVisionModel": {"head": "pool"}},
@@ -121,23 +121,23 @@ def read_blocks(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, 
     eps = norms.pop("eps", 1e-5)
     if norms:
         raise ValueError(f"norm_kwargs={norms!r} is not supported")
-    return {"hidden": int(fields["width"] * theirs.get("mlp_ratio", 4.0)), "act": act, "eps": eps}
+    return {"mlp_dim": int(fields["width"] * theirs.get("mlp_ratio", 4.0)), "act": act, "norm_eps": eps}
 
 
 def write_blocks(config: Any) -> dict[str, Any]:
-    hidden = config.hidden or 4 * config.width
+    hidden = config.mlp_dim or 4 * config.width
     ratio = hidden / config.width
     values: dict[str, Any] = {"mlp_ratio": ratio if int(config.width * ratio) == hidden else ratio + 0.5 / config.width}
     if config.act == "quick_gelu":
         values["quick_gelu"] = True
     if config.act == "gelu_tanh":
         values["act_kwargs"] = {"approximate": "tanh"}
-    if config.eps != 1e-5:
-        values["norm_kwargs"] = {"eps": config.eps}
+    if config.norm_eps != 1e-5:
+        values["norm_kwargs"] = {"eps": config.norm_eps}
     return values
 
 
-OPEN_CLIP_VISION = Dialect(
+OPEN_CLIP_VISION = CheckpointMapping(
     name="open_clip's image tower",
     keys="""
         image_size  = image_size
@@ -154,7 +154,7 @@ OPEN_CLIP_VISION = Dialect(
         patches.norm.@      = ~ln_pre.@
         blocks.norm.@       = ~ln_post.@
     """,
-    defaults=CLIP_IMAGE | dict(eps=1e-5),
+    defaults=CLIP_IMAGE | dict(norm_eps=1e-5),
     only=PLAIN
     | {
         "attentional_pool": (False,),

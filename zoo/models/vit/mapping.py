@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.utils.errors import LoadError
 
 # --- timm -----------------------------------------------------------------------------------------------------------
@@ -65,9 +65,9 @@ def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     ours: dict[str, Any] = {"act": fields["act"] or "gelu"}
     if isinstance(size := fields["image_size"], tuple) and size[0] == size[1]:
         ours["image_size"] = size[0]
-    if "mlp_ratio" in theirs or (fields["gated"] and "embed_dim" in theirs):
+    if "mlp_ratio" in theirs or (fields["gated_mlp"] and "embed_dim" in theirs):
         inner = int(fields["width"] * theirs.get("mlp_ratio", 2.66667 * 2))
-        ours["hidden"] = inner // 2 if fields["gated"] else inner
+        ours["mlp_dim"] = inner // 2 if fields["gated_mlp"] else inner
     pool = theirs.get("global_pool", "map" if fields["pool"] == "map" else "token")
     if pool not in POOLS and (pool or fields["num_classes"]):
         raise LoadError(f"timm: global_pool={pool!r} is not supported, only {', '.join(POOLS)}")
@@ -93,7 +93,7 @@ def write_timm(config: Any) -> dict[str, Any]:
     return {
         "img_size": [size, size] if isinstance(size, int) else list(size),
         "num_classes": config.num_classes if config.head == "classify" else 0,
-        "mlp_ratio": ratio_for((config.hidden or 4 * config.width) * (1 + config.gated), config.width),
+        "mlp_ratio": ratio_for((config.mlp_dim or 4 * config.width) * (1 + config.gated_mlp), config.width),
         "global_pool": pool if config.head else "",
         "fc_norm": config.pool_norm,
         "no_embed_class": config.position_prefix == 0,
@@ -119,7 +119,7 @@ def positions_for_timm(config: Any) -> Any:
     return config.replace(position_prefix=0)
 
 
-TIMM = Dialect(
+TIMM = CheckpointMapping(
     name="timm's VisionTransformer",
     keys=TIMM_KEYS,
     table=TIMM_TABLE,
@@ -171,12 +171,12 @@ SHARED_KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_eps
+    norm_eps          = layer_norm_eps
     qkv_bias          = qkv_bias
     dropout           = hidden_dropout_prob
     attention_dropout = attention_probs_dropout_prob
 """
-VIT_KEYS = SHARED_KEYS + "hidden = intermediate_size"
+VIT_KEYS = SHARED_KEYS + "mlp_dim = intermediate_size"
 DINO_KEYS = SHARED_KEYS + "layer_scale = layerscale_value \n drop_path = drop_path_rate"
 
 SHARED_TABLE = """
@@ -224,17 +224,17 @@ def read_dino(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     """DINOv2's MLP is gated or not, and as wide as its ratio says (a gated one two thirds of that, in eights)."""
     inner = int(fields["width"] * theirs.get("mlp_ratio", 4))
     if not theirs.get("use_swiglu_ffn", False):
-        return {"hidden": inner, "gated": False}
-    return {"hidden": (int(inner * 2 / 3) + 7) // 8 * 8, "gated": True, "act": "silu"}
+        return {"mlp_dim": inner, "gated_mlp": False}
+    return {"mlp_dim": (int(inner * 2 / 3) + 7) // 8 * 8, "gated_mlp": True, "act": "silu"}
 
 
 def write_dino(config: Any) -> dict[str, Any]:
     """transformers takes whole ratios only; what they cannot say shows when the file is read back."""
     if isinstance(config.image_size, tuple) and config.image_size[0] != config.image_size[1]:
         raise ValueError(f"image_size={config.image_size} (its DINOv2 takes squares)")
-    hidden = config.hidden or 4 * config.width
-    ratio = round((1.5 if config.gated else 1) * hidden / config.width)
-    return {"mlp_ratio": ratio, "use_swiglu_ffn": config.gated}
+    hidden = config.mlp_dim or 4 * config.width
+    ratio = round((1.5 if config.gated_mlp else 1) * hidden / config.width)
+    return {"mlp_ratio": ratio, "use_swiglu_ffn": config.gated_mlp}
 
 
 def positions_for_transformers(config: Any) -> Any:
@@ -242,8 +242,8 @@ def positions_for_transformers(config: Any) -> Any:
     return config.replace(position_prefix=None)
 
 
-OLDER = {"eps": 1e-12}  # what transformers' ViTConfig assumes
-VIT = Dialect(
+OLDER = {"norm_eps": 1e-12}  # what transformers' ViTConfig assumes
+VIT = CheckpointMapping(
     name="vit",
     base="vit.",
     keys=VIT_KEYS,
@@ -252,7 +252,7 @@ VIT = Dialect(
     heads={"ViTModel": {"head": None}, "ViTForImageClassification": {"head": "classify"}},
     rewrite=positions_for_transformers,
 )
-DEIT = Dialect(
+DEIT = CheckpointMapping(
     name="deit",
     base="deit.",
     keys=VIT_KEYS,
@@ -265,7 +265,7 @@ DEIT = Dialect(
     },
     rewrite=positions_for_transformers,
 )
-DINOV2 = Dialect(
+DINOV2 = CheckpointMapping(
     name="dinov2",
     base="dinov2.",
     keys=DINO_KEYS,
@@ -280,7 +280,7 @@ DINOV2 = Dialect(
     rewrite=positions_for_transformers,
     writes={"use_mask_token": False},
 )
-DINOV2_WITH_REGISTERS = Dialect(
+DINOV2_WITH_REGISTERS = CheckpointMapping(
     name="dinov2_with_registers",
     base="dinov2_with_registers.",
     keys=DINO_KEYS + "\n registers = num_register_tokens",

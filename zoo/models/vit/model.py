@@ -9,15 +9,21 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from zoo.models.base import Model
-from zoo.models.config import Answer, Config
+from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
 from zoo.models.vit.mapping import DIALECTS
-from zoo.nn.block_config import BlockSpec
-from zoo.nn.frontends.image import Patches, Stem, by_size
-from zoo.nn.heads import Classify, ClassifyDistilled, Pool, PoolByAttention, PoolDistilled
+from zoo.nn.block_config import BlockConfig
+from zoo.nn.frontends.image import PatchEmbedding, Stem, by_size
+from zoo.nn.heads import (
+    AttentionPooling,
+    ClassificationHead,
+    DistilledClassificationHead,
+    DistilledPooling,
+    PoolingHead,
+)
 from zoo.nn.masks import Window2D
-from zoo.preprocessing.image import ImagePreprocess
+from zoo.preprocessing.image import ImageProcessor
 
 Size = int | tuple[int, int]
 
@@ -26,8 +32,8 @@ Size = int | tuple[int, int]
 class ViTConfig(Config):
     """image_size and patch_size in pixels, one number or (rows, columns); width D, hidden the inner width of the MLP
     (None: 4 * width); distilled: with DeiT's distillation token and its head, "token" with the token alone (as
-    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before; answer: what the
-    scores say, `one` class, `several`, or a `number`.
+    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before; problem_type: what the
+    scores say, `single_label_classification` class, `multi_label_classification`, or a `regression`.
 
     pre_norm: a norm before the blocks too, and none but its bias on patches (CLIP); cut_edges: an image_size that
     patch_size does not divide, what is left at the far edges not looked at; pool="map": by a learned query (SigLIP)."""
@@ -37,16 +43,16 @@ class ViTConfig(Config):
     patch_size: Size = 16
     in_chans: int = 3
     num_classes: int = 1000
-    answer: Answer | None = None
+    problem_type: ProblemType | None = None
     width: int = 768
     depth: int = 12
     heads: int = 12
     kv_heads: int | None = None
     head_dim: int | None = None
-    hidden: int | None = None
+    mlp_dim: int | None = None
     act: str = "gelu"
-    gated: bool = False
-    eps: float = 1e-6
+    gated_mlp: bool = False
+    norm_eps: float = 1e-6
     qkv_bias: bool = True
     layer_scale: float | None = None
     stem: Stem = "patch"
@@ -88,8 +94,8 @@ class ViT(Model):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
         c = config
-        spec = BlockSpec.of(c)
-        self.patches = Patches(
+        spec = BlockConfig.of(c)
+        self.patches = PatchEmbedding(
             pair(c.image_size),
             pair(c.patch_size),
             c.in_chans,
@@ -114,17 +120,17 @@ class ViT(Model):
         if c.head is None:
             return None
         if c.distilled is True:
-            return ClassifyDistilled(c.width, c.num_classes) if c.head == "classify" else PoolDistilled()
+            return DistilledClassificationHead(c.width, c.num_classes) if c.head == "classify" else DistilledPooling()
         if c.pool == "map":
-            return PoolByAttention(BlockSpec.of(c), c.num_classes if c.head == "classify" else None)
-        norm = nn.LayerNorm(self.num_features, c.eps) if c.pool_norm else None
+            return AttentionPooling(BlockConfig.of(c), c.num_classes if c.head == "classify" else None)
+        norm = nn.LayerNorm(self.num_features, c.norm_eps) if c.pool_norm else None
         if c.head == "pool":
-            return Pool(c.pool, self.patches.prefix, norm)
-        return Classify(c.pool, self.patches.prefix, self.num_features, c.num_classes, norm)
+            return PoolingHead(c.pool, self.patches.prefix, norm)
+        return ClassificationHead(c.pool, self.patches.prefix, self.num_features, c.num_classes, norm)
 
-    def default_preprocess(self) -> ImagePreprocess:
+    def default_preprocess(self) -> ImageProcessor:
         c = self.config
-        return ImagePreprocess(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
+        return ImageProcessor(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
 
     def forward(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor:
         if isinstance(pixel_values, Tensor):
@@ -156,20 +162,20 @@ HUGE = dict(width=1280, depth=32, heads=16)
 DEIT3 = dict(layer_scale=1e-6, position_prefix=0)
 DINO = dict(patch_size=14, image_size=518, layer_scale=1e-5, num_classes=0, head="pool")
 REG4 = dict(registers=4, position_prefix=0)
-GIANT_DINO = dict(width=1536, depth=40, heads=24, hidden=4096, gated=True, act="silu")
+GIANT_DINO = dict(width=1536, depth=40, heads=24, mlp_dim=4096, gated_mlp=True, act="silu")
 CIFAR = dict(image_size=32, patch_size=4, num_classes=10)
 CIFAR_CONV = CIFAR | dict(stem="conv", class_token=False, pool="mean")
 
-CLIP = dict(pre_norm=True, eps=1e-5)
+CLIP = dict(pre_norm=True, norm_eps=1e-5)
 QUICK = CLIP | dict(act="quick_gelu")
 SIGLIP = dict(class_token=False, pool="map", num_classes=0, head="pool")
-SO400M = dict(width=1152, depth=27, heads=16, hidden=4304)
-GIANT_CLIP = dict(width=1408, depth=40, heads=16, hidden=6144)
-GIGANTIC_CLIP = dict(width=1664, depth=48, heads=16, hidden=8192)
+SO400M = dict(width=1152, depth=27, heads=16, mlp_dim=4304)
+GIANT_CLIP = dict(width=1408, depth=40, heads=16, mlp_dim=6144)
+GIGANTIC_CLIP = dict(width=1664, depth=48, heads=16, mlp_dim=8192)
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "vit_cifar_tiny": CIFAR_CONV | dict(width=96, depth=5, heads=3, hidden=288),
-    "vit_cifar_small": CIFAR_CONV | dict(width=128, depth=7, heads=4, hidden=384),
+    "vit_cifar_tiny": CIFAR_CONV | dict(width=96, depth=5, heads=3, mlp_dim=288),
+    "vit_cifar_small": CIFAR_CONV | dict(width=128, depth=7, heads=4, mlp_dim=384),
     "vit_cifar": CIFAR | dict(width=192, depth=12, heads=3),
     "vit_tiny_patch16_224": TINY,
     "vit_tiny_patch16_384": TINY | dict(image_size=384),

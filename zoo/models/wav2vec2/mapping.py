@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.models.mapping.config_keys import Dialect
+from zoo.models.mapping.config_keys import CheckpointMapping
 
 # --- transformers -----------------------------------------------------------------------------------------------------
 
@@ -23,9 +23,9 @@ KEYS = """
     width             = hidden_size
     depth             = num_hidden_layers
     heads             = num_attention_heads
-    hidden            = intermediate_size
+    mlp_dim           = intermediate_size
     act               = hidden_act                gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
-    eps               = layer_norm_eps
+    norm_eps          = layer_norm_eps
     dropout           = hidden_dropout
     attention_dropout = attention_dropout
 """
@@ -104,7 +104,7 @@ def write(config: Any) -> dict[str, Any]:
     return {"do_stable_layer_norm": config.order == "pre"} | masking
 
 
-TRANSFORMERS = Dialect(
+TRANSFORMERS = CheckpointMapping(
     name="wav2vec2",
     base="wav2vec2.",
     keys=KEYS,

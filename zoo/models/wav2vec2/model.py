@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.base import Model
-from zoo.models.config import Answer, Config
+from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.wav2vec2.mapping import TRANSFORMERS
-from zoo.nn.block_config import BlockSpec
-from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, Waveform, samples_for
-from zoo.nn.heads import ClassifyFrames, MixLayers, PerFrame, PoolTokens
-from zoo.preprocessing.waveform import WaveformPreprocess
+from zoo.nn.block_config import BlockConfig
+from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, samples_for
+from zoo.nn.heads import AudioClassificationHead, FrameClassificationHead, TextPooling, WeightedLayerSum
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 HEADS = ("ctc", "classify", "token", "pool", None)
 
@@ -45,7 +45,7 @@ class Wav2Vec2Config(Config):
     vocab_size: int = 32
     blank: int = 0
     num_classes: int = 2
-    answer: Answer | None = None
+    problem_type: ProblemType | None = None
     classifier_width: int = 256
     layer_sum: bool = False
     width: int = 768
@@ -53,10 +53,10 @@ class Wav2Vec2Config(Config):
     heads: int = 12
     kv_heads: int | None = None
     head_dim: int | None = None
-    hidden: int | None = None
+    mlp_dim: int | None = None
     act: str = "gelu"
     order: Literal["pre", "post"] = "post"
-    eps: float = 1e-5
+    norm_eps: float = 1e-5
     dropout: float = 0.1
     attention_dropout: float = 0.1
     drop_path: float = 0.0
@@ -91,8 +91,8 @@ class Wav2Vec2(Model):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
         c = config
-        spec = BlockSpec.of(c)
-        self.waves = Waveform(
+        spec = BlockConfig.of(c)
+        self.waves = WaveformEmbedding(
             c.conv_channels,
             c.conv_kernels,
             c.conv_strides,
@@ -112,15 +112,15 @@ class Wav2Vec2(Model):
         c = self.config
         layers = c.depth + 1 if c.layer_sum else None
         if c.head == "ctc":
-            return PerFrame(c.width, c.vocab_size, dropout=c.dropout)
+            return FrameClassificationHead(c.width, c.vocab_size, dropout=c.dropout)
         if c.head == "token":
-            return PerFrame(c.width, c.num_classes, layers)
+            return FrameClassificationHead(c.width, c.num_classes, layers)
         if c.head == "classify":
-            return ClassifyFrames(c.width, c.classifier_width, c.num_classes, layers)
-        return PoolTokens("mean", c.width) if c.head == "pool" else None
+            return AudioClassificationHead(c.width, c.classifier_width, c.num_classes, layers)
+        return TextPooling("mean", c.width) if c.head == "pool" else None
 
-    def default_preprocess(self) -> WaveformPreprocess:
-        return WaveformPreprocess(masked=self.config.conv_norm == "layer")
+    def default_preprocess(self) -> WaveformFeatureExtractor:
+        return WaveformFeatureExtractor(return_attention_mask=self.config.conv_norm == "layer")
 
     def frames(self, samples: Any) -> Any:
         """How many tokens clips of so many samples become: an int, or a tensor [B] of them."""
@@ -139,7 +139,7 @@ class Wav2Vec2(Model):
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         x, keep = self.embed(input_values, attention_mask)
-        if isinstance(self.head, MixLayers) and self.head.mix is not None:
+        if isinstance(self.head, WeightedLayerSum) and self.head.mix is not None:
             _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
             return self.head(torch.stack([x, *outputs]), keep)
         y = self.blocks(x, keep=keep, drop_padding=self.drop_padding)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.init import Draw, normal_, trunc_normal_
+from zoo.nn.init import Initializer, normal_, trunc_normal_
 
 Stem = Literal["patch", "conv"]
 
 
-class Patches(nn.Module):
+class PatchEmbedding(nn.Module):
     """pixels [B, C, H, W] -> tokens [B, prefix + rows * columns, D]: class, distillation or registers, patches.
 
     stem: "patch", one linear map per patch (Dosovitskiy et al. 2021), or "conv", 3 x 3 convolutions of stride 2 in its
@@ -59,7 +59,7 @@ class Patches(nn.Module):
         self.norm = norm
         self.looked = False  # at the range of the pixels, once
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         """timm's: class token nearly zero, positions a truncated normal."""
         for name, token in (("cls", self.cls), ("dist", self.dist), ("registers", self.registers)):
             if token is not None:
@@ -114,7 +114,7 @@ class Patches(nn.Module):
 
 
 def warn_of_range(pixels: Tensor) -> None:
-    """Say so when a batch cannot have been normalised; a meta tensor tells nothing."""
+    """Say so when a batch cannot have been normalized; a meta tensor tells nothing."""
     if pixels.device.type == "meta" or pixels.numel() == 0:
         return
     what = None
@@ -123,10 +123,10 @@ def warn_of_range(pixels: Tensor) -> None:
     elif pixels.max() > 20:
         what = f"values up to {float(pixels.max()):.0f}, as bytes have"
     elif pixels.min() >= 0 and pixels.max() > 0:
-        what = f"only values from {float(pixels.min()):.2g} to {float(pixels.max()):.2g}, as unnormalised images have"
+        what = f"only values from {float(pixels.min()):.2g} to {float(pixels.max()):.2g}, as unnormalized images have"
     if what:
         warnings.warn(
-            f"pixel_values holds {what}; models expect normalised floats. model.preprocess(images) makes them",
+            f"pixel_values holds {what}; models expect normalized floats. model.preprocess(images) makes them",
             stacklevel=6,
         )
 

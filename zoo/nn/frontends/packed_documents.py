@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Documents:
+class PackedDocuments:
     """Where the documents of packed rows [B, N] lie: index [D, L] into B * N, keep [D, L] True at tokens."""
 
     shape: torch.Size
@@ -15,7 +15,7 @@ class Documents:
     keep: Tensor
 
     @classmethod
-    def of(cls, ids: Tensor) -> "Documents":
+    def of(cls, ids: Tensor) -> "PackedDocuments":
         """ids [B, N] numbers the document of each token in its row, negative at padding. Row by row, then by number."""
         flat, rows = ids.flatten(), torch.arange(ids.numel(), device=ids.device) // ids.shape[1]
         place = (flat >= 0).nonzero()[:, 0]

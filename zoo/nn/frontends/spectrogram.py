@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from zoo.nn.frontends.image import Patches
+from zoo.nn.frontends.image import PatchEmbedding
 
 
-class SpectrogramPatches(Patches):
+class SpectrogramEmbedding(PatchEmbedding):
     """[B, T, F] (time first, as feature extractors give it) -> tokens [B, prefix + rows * columns, D].
 
     Rows of patches run along frequency, columns along time, `stride` apart (Gong et al. 2021: 16 x 16, every 10).

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.init import STD, Draw, trunc_normal_
+from zoo.nn.init import STD, Initializer, trunc_normal_
 
 
-class Tokens(nn.Module):
+class TextEmbedding(nn.Module):
     """ids [B, N] -> [B, N, D]: word embeddings, plus learned positions and types where there are any.
 
     max_length: tokens that the position table has rows for (None: positions enter elsewhere), behind `first` rows that
@@ -32,7 +32,7 @@ class Tokens(nn.Module):
         self.norm, self.dropout, self.first = norm, dropout, first
         self.looked = False
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         if self.positions is not None:
             trunc_normal_(self.positions, STD, draw("positions"))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.nn.init import Draw, normal_
+from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
 
 ConvNorm = Literal["group", "layer"]
@@ -31,9 +31,9 @@ class ClipNorm(nn.GroupNorm):
         keep = real[:, None]
         wide = x.double() if x.dtype == torch.float64 else x.float()
         count = keep.sum(-1, keepdim=True).clamp(min=1)
-        centred = (wide - (wide * keep).sum(-1, keepdim=True) / count) * keep
-        scale = (centred.square().sum(-1, keepdim=True) / count + self.eps).rsqrt()
-        return (centred * scale).to(x.dtype) * self.weight[:, None] + self.bias[:, None]
+        centered = (wide - (wide * keep).sum(-1, keepdim=True) / count) * keep
+        scale = (centered.square().sum(-1, keepdim=True) / count + self.eps).rsqrt()
+        return (centered * scale).to(x.dtype) * self.weight[:, None] + self.bias[:, None]
 
 
 class ConvLayer(nn.Module):
@@ -73,7 +73,7 @@ class ConvPositions(nn.Module):
         self.direction = nn.Parameter(torch.empty(width, width // groups, kernel))
         self.bias = nn.Parameter(torch.empty(width))
 
-    def initialise(self, draw: Draw) -> None:
+    def initialize(self, draw: Initializer) -> None:
         """fairseq's: the weight has the variance 4 / (kernel * width)."""
         normal_(self.direction, 2 * (self.kernel * len(self.bias)) ** -0.5, draw("direction"))
         self.gain.copy_(torch.linalg.vector_norm(self.direction, dim=(0, 1)))
@@ -93,7 +93,7 @@ class ConvPositions(nn.Module):
         return f"{len(self.bias)}, kernel={self.kernel}, groups={self.groups}"
 
 
-class Waveform(nn.Module):
+class WaveformEmbedding(nn.Module):
     """Samples [B, S] -> tokens [B, N, D], and which of them are real.
 
     channels, kernels, strides: of each convolution. conv_norm: "group", over time, behind the first of them, or

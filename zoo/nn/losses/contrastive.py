@@ -36,7 +36,7 @@ def clip_loss(a: Tensor, b: Tensor, scale: Tensor | float, *, group: Group = Non
     are equal in all their features learn the same without: the plain loss, too, is least where they share.)
 
     Args:
-        a: Features [B, D], L2-normalised as a rule.
+        a: Features [B, D], L2-normalized as a rule.
         b: Features [B, D].
         scale: Factor of the scores, the exponential of CLIP's parameter.
         group: Processes whose rows make up the batch; None takes all there are, "local" this one alone.

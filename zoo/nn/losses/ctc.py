@@ -35,7 +35,7 @@ def ctc_loss(
 
 
 def frames_needed(labels: Tensor, label_lengths: Tensor) -> Tensor:
-    """[B], the least frames of texts [B, L]: one per symbol, and a blank between two equal neighbours."""
+    """[B], the least frames of texts [B, L]: one per symbol, and a blank between two equal neighbors."""
     places = torch.arange(labels.shape[1] - 1, device=labels.device) if labels.shape[1] else labels.new_zeros(0)
     again = (labels[:, 1:] == labels[:, :-1]) & (places + 1 < label_lengths[:, None])
     return label_lengths + again.sum(1)

@@ -7,39 +7,40 @@ from torch import Tensor
 
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
-from zoo.data.audio.dataset import SoundSet, SoundSets
-from zoo.data.audio.load import load_sounds
-from zoo.data.audio.spectrograms import Hear, Spectrograms, frames_in, statistics
-from zoo.data.datamodule import KeyedModule
+from zoo.data.audio.dataset import AudioDataset, AudioSplits
+from zoo.data.audio.load import load_audio
+from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, frames_in, statistics
+from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import even_rows, held_rows
 from zoo.models.ast.model import from_vit as ast_from_vit
 from zoo.models.base import Model
-from zoo.preprocessing.spectrogram import SpectrogramPreprocess
-from zoo.tasks.classification import Classify
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import balanced
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import asked, check_export
-from zoo.training.result import DataFacts
+from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import announce
 
 LONGEST = 10.0  # seconds that a fresh model hears at a time, unless `seconds=` says more
 
 
-class SoundModule(KeyedModule):
+class AudioDataModule(KeyedDataModule):
     """Spectrograms in batches keyed by the step; `sounds` and `hear` are for pictures and the task.
 
     Args:
         sets: What the spectrograms were made of.
         hear: Makes the model's batches of raw ones.
         parts: Training, validation and test set.
-        options: Of KeyedModule.
+        options: Of KeyedDataModule.
     """
 
     items = "sounds"
 
-    def __init__(self, sets: SoundSets, hear: Hear, parts: tuple[Spectrograms, Spectrograms, Spectrograms],
+    def __init__(self, sets: AudioSplits, hear: SpectrogramAugment,
+                 parts: tuple[Spectrograms, Spectrograms, Spectrograms],
                  batch_size: int, **options: Any) -> None:  # fmt: skip
         super().__init__(*parts, batch_size, **options)
         self.sounds, self.hear = sets, hear
@@ -47,7 +48,7 @@ class SoundModule(KeyedModule):
 
     def first_sound(self) -> tuple[Tensor, int]:
         """The first sound of the test [S], and its rate."""
-        return self.sounds.test.clips[0], self.sounds.rate
+        return self.sounds.test.clips[0], self.sounds.sampling_rate
 
     def some_sounds(self, count: int) -> tuple[Tensor, list[int]]:
         """Spectrograms [count, T, F] of the test as the model hears them, of as many classes as can be, and labels."""
@@ -56,7 +57,7 @@ class SoundModule(KeyedModule):
         return batch["input_values"], batch["labels"].tolist()
 
 
-def open_sounds(run: Run) -> tuple[Model, SoundModule]:
+def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
     """The model, checked before data is touched; then the data; then the run folder. The model knows both.
 
     Raises: SettingsError, RunError.
@@ -64,26 +65,26 @@ def open_sounds(run: Run) -> tuple[Model, SoundModule]:
     model = started(run)
     try:
         heard = model.preprocess if run.settings.model.source else None
-        sets = load_sounds(run.settings.data, seed=run.settings.seed, rate=heard.rate if heard else 0)
-        run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        train_set, val_set = parts(sets, run.settings.trainer.holdout, run.settings.seed)
+        sets = load_audio(run.settings.data, seed=run.settings.seed, sampling_rate=heard.sampling_rate if heard else 0)
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        train_set, val_set = parts(sets, run.settings.trainer.val_fraction, run.settings.seed)
         if heard is None:
             model = fitted(run, model, train_set, len(sets.classes))
         elif model.labels != sets.classes:
             model.reset_head(len(sets.classes), seed=run.settings.seed)
         model.labels = list(sets.classes)
         check_export(run, model)
-        return model, sound_module(run, model.preprocess, sets, (train_set, val_set))
+        return model, audio_datamodule(run, model.preprocess, sets, (train_set, val_set))
     except ValueError as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
 
 
-def sound_classifier(run: Run, model: Model, data: SoundModule) -> Classify:
+def audio_classifier(run: Run, model: Model, data: AudioDataModule) -> ClassificationTask:
     """The task of the settings. Raises: SettingsError."""
     s = run.settings
     try:
         weights = balanced(data.train.labels, len(data.sounds.classes)) if s.task.class_weights == "balanced" else None
-        return Classify(model, optim=s.optim, label_smoothing=s.task.label_smoothing, class_weights=weights,
+        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, class_weights=weights,
                         augment=data.hear, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -111,7 +112,7 @@ def started(run: Run) -> Model:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
     if "mel_bins" not in model.config.names():
         raise SettingsError(f"{s.model.source or s.model.name} does not take spectrograms: expected an AST")
-    if s.model.source and not isinstance(model.preprocess, SpectrogramPreprocess):
+    if s.model.source and not isinstance(model.preprocess, SpectrogramFeatureExtractor):
         raise SettingsError(f"model.source={s.model.source} does not say how it hears: expected its preprocessing "
                             f"(preprocessor_config.json) beside it")  # fmt: skip
     return model
@@ -124,15 +125,15 @@ def from_vit(run: Run, **fields: Any) -> Model:
     return ast_from_vit(load(s.vit, head="pool"), seed=s.seed, **named).train()
 
 
-def fitted(run: Run, model: Model, train: SoundSet, classes: int) -> Model:
+def fitted(run: Run, model: Model, train: AudioDataset, classes: int) -> Model:
     """The fresh model with a window as long as its sounds, as many classes, and their statistics."""
     s, config = run.settings, model.config
-    preprocess = SpectrogramPreprocess(rate=train.clips.rate, bins=config.mel_bins)
+    preprocess = SpectrogramFeatureExtractor(sampling_rate=train.clips.sampling_rate, num_mel_bins=config.mel_bins)
     frames = config.max_length
     if "max_length" not in asked(run):
-        longest = int(train.clips.lengths.max()) / train.clips.rate
-        seconds = s.data.seconds or min(longest, LONGEST)
-        frames = max(frames_in(preprocess, round(seconds * train.clips.rate)), _least_frames(config))
+        longest = int(train.clips.lengths.max()) / train.clips.sampling_rate
+        seconds = s.data.max_duration or min(longest, LONGEST)
+        frames = max(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), _least_frames(config))
     fields = {"max_length": frames, "num_classes": classes}
     model = from_vit(run, **fields) if s.vit else create_model(
         s.model.name, head="classify", seed=s.seed, **s.model.overrides | fields
@@ -150,7 +151,7 @@ def _least_frames(config: Any) -> int:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def parts(sets: SoundSets, share: float, seed: int) -> tuple[SoundSet, SoundSet]:
+def parts(sets: AudioSplits, share: float, seed: int) -> tuple[AudioDataset, AudioDataset]:
     """(training set, validation set): the given one, else a share of the training set, else the test set."""
     if sets.validation is not None:
         return sets.train, sets.validation
@@ -158,19 +159,19 @@ def parts(sets: SoundSets, share: float, seed: int) -> tuple[SoundSet, SoundSet]
         return sets.train, sets.test
     held = held_rows(sets.train.labels, share, seed)
     if held.all():
-        raise SettingsError(f"holdout={share} leaves none of {len(sets.train)} training sounds")
+        raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training sounds")
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
-def sound_module(run: Run, preprocess: SpectrogramPreprocess, sets: SoundSets,
-                 given: tuple[SoundSet, SoundSet]) -> SoundModule:  # fmt: skip
+def audio_datamodule(run: Run, preprocess: SpectrogramFeatureExtractor, sets: AudioSplits,
+                 given: tuple[AudioDataset, AudioDataset]) -> AudioDataModule:  # fmt: skip
     """Spectrograms of all sounds, in batches of the settings."""
     s = run.settings
     made = [Spectrograms.of(one.clips, one.labels, preprocess) for one in (*given, sets.test)]
     longer = sum(int((one.lengths > preprocess.frames).sum()) for one in made)
     if longer:
-        window = preprocess.limit / preprocess.rate
+        window = preprocess.limit / preprocess.sampling_rate
         announce(f"{longer} sounds are longer than the {window:.2f} s that the model hears at a time: training takes "
-                 f"another part of each in every epoch, tests their middle (seconds= widens it)")  # fmt: skip
-    return SoundModule(sets, Hear(s.data.augment, preprocess), (made[0], made[1], made[2]), s.data.batch_size,
-                       seed=s.seed, workers=s.data.workers)  # fmt: skip
+                 f"another part of each in every epoch, tests their middle (max_duration= widens it)")  # fmt: skip
+    return AudioDataModule(sets, SpectrogramAugment(s.data.augment, preprocess), (made[0], made[1], made[2]),
+                           s.data.batch_size,                       seed=s.seed, num_workers=s.data.num_workers)  # fmt: skip

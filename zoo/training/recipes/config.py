@@ -5,14 +5,14 @@ from typing import Literal
 
 from zoo.data.config import (
     AudioDataSettings,
+    AudioPairSettings,
     LinesSettings,
     PairDataSettings,
-    SoundPairSettings,
     SpeechSettings,
     StreamSettings,
     TextDataSettings,
 )
-from zoo.tasks.config import WeightedSettings, _within
+from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
 
@@ -46,7 +46,7 @@ class FinetuneSettings(RunSettings):
     """
 
     data: TextDataSettings = field(default_factory=TextDataSettings)
-    task: WeightedSettings = field(default_factory=WeightedSettings)
+    task: WeightedClassificationSettings = field(default_factory=WeightedClassificationSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 
@@ -83,16 +83,16 @@ class MaskSettings:
     """The objective of masked-token models.
 
     Attributes:
-        share: Of the tokens that are hidden.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        mask_probability: Of the tokens that are hidden.
+        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
     """
 
-    share: float = 0.15
-    patience: int = 0
+    mask_probability: float = 0.15
+    early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
-        _within("share", self.share, 0.0, 1.0, open_below=True, open_above=True)
-        _within("patience", self.patience, 0, float("inf"))
+        _within("mask_probability", self.mask_probability, 0.0, 1.0, open_below=True, open_above=True)
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,13 @@ class AudioSettings(RunSettings):
     """A classifier of sounds.
 
     Attributes:
-        vit: Start from this ViT or DeiT (a name on the hub, a folder, a run), its colours averaged and its positions
+        vit: Start from this ViT or DeiT (a name on the hub, a folder, a run), its colors averaged and its positions
             fitted, instead of from fresh weights.
         export: Write the best model for another library, too, into `transformers/`.
     """
 
     data: AudioDataSettings = field(default_factory=AudioDataSettings)
-    task: WeightedSettings = field(default_factory=WeightedSettings)
+    task: WeightedClassificationSettings = field(default_factory=WeightedClassificationSettings)
     vit: str | None = None
     export: Literal["none", "transformers"] = "none"
 
@@ -124,17 +124,17 @@ class DecodeSettings:
     """From scores to texts.
 
     Attributes:
-        beam: Texts that the decoder follows at a time in the test; 1 takes the best symbol of each frame, as
+        beam_width: Texts that the decoder follows at a time in the test; 1 takes the best symbol of each frame, as
             validations do.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
     """
 
-    beam: int = 8
-    patience: int = 0
+    beam_width: int = 8
+    early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
-        _within("beam", self.beam, 1, float("inf"))
-        _within("patience", self.patience, 0, float("inf"))
+        _within("beam_width", self.beam_width, 1, float("inf"))
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,20 +178,20 @@ class ContrastSettings:
         loss: `clip` (find the partner among all of the batch) or `siglip` (judge each pair by itself).
         duplicates: What captions that stand twice in a batch do: `name` says so and goes on, `refuse` ends, `positives`
             takes each for a partner, `ignore` takes the others for strangers in silence.
-        cached: Pairs that go through the towers at a time, with the gradients of the whole batch (two passes); 0 takes
+        grad_cache_size: Pairs that go through the towers at a time, with the gradients of the whole batch (two passes); 0 takes
             the batch at once. A small machine so trains with a large batch.
-        chunk: Rows of the loss's scores that are held at a time; 0 takes a number that suits a cache.
-        patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        loss_chunk_size: Rows of the loss's scores that are held at a time; 0 takes a number that suits a cache.
+        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
     """
 
     loss: Literal["clip", "siglip"] = "clip"
     duplicates: Literal["name", "refuse", "positives", "ignore"] = "name"
-    cached: int = 0
-    chunk: int = 0
-    patience: int = 0
+    grad_cache_size: int = 0
+    loss_chunk_size: int = 0
+    early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("cached", "chunk", "patience"):
+        for name in ("grad_cache_size", "loss_chunk_size", "early_stopping_patience"):
             _within(name, getattr(self, name), 0, float("inf"))
 
 
@@ -211,5 +211,5 @@ class ClapSettings(RunSettings):
 
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
-    data: SoundPairSettings = field(default_factory=SoundPairSettings)
+    data: AudioPairSettings = field(default_factory=AudioPairSettings)
     task: ContrastSettings = field(default_factory=ContrastSettings)

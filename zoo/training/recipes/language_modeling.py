@@ -1,4 +1,4 @@
-"""What the recipes of language modelling do with their settings: text, tokenizer, model, task, samples."""
+"""What the recipes of language modeling do with their settings: text, tokenizer, model, task, samples."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from zoo.data.splits import held_rows
 from zoo.data.text.corpus import Corpus, chunks_of, ids_of, load_corpus, text_tokenizer
-from zoo.data.text.datamodule import BucketModule, Pieces, TokenSet
+from zoo.data.text.datamodule import GroupedByLengthDataModule, TextChunks, TokenDataset
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
-from zoo.preprocessing.text import TextPreprocess
-from zoo.tasks.language_modeling import MaskedToken, NextToken
+from zoo.preprocessing.text import TextProcessor
+from zoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import VOCABULARY, fresh, make, start, token_fields, tokenizer_cache
-from zoo.training.result import DataFacts
+from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import console
 from zoo.utils.errors import DataError
 
 
-def open_stream(run: Run) -> tuple[Model, BucketModule, str]:
-    """A decoder and one long text in pieces as long as it reads; the last `holdout` of it validates, and tests.
+def open_stream(run: Run) -> tuple[Model, GroupedByLengthDataModule, str]:
+    """A decoder and one long text in pieces as long as it reads; the last `val_fraction` of it validates, and tests.
 
     Returns: the model, the data, and a beginning for samples. Raises: SettingsError, RunError.
     """
@@ -31,16 +31,16 @@ def open_stream(run: Run) -> tuple[Model, BucketModule, str]:
     try:
         corpus = load_corpus(run.settings.data)
         text = "\n".join(corpus.texts)
-        cut = int(len(text) * (1 - run.settings.trainer.holdout))
+        cut = int(len(text) * (1 - run.settings.trainer.val_fraction))
         if cut == len(text):
-            raise SettingsError("holdout=0 leaves nothing to validate on: take the last tenth, holdout=0.1")
+            raise SettingsError("val_fraction=0 leaves nothing to validate on: take the last tenth, val_fraction=0.1")
         preprocess = model.preprocess
         if not run.settings.model.source:
             preprocess = learned(run, text, cut, model.config.max_length)
         length = model.config.max_length
         s = run.settings
-        train = Pieces(ids_of(text[:cut], preprocess), length, moving=True, seed=s.seed)
-        held = Pieces(ids_of(text[cut:], preprocess), length)
+        train = TextChunks(ids_of(text[:cut], preprocess), length, moving=True, seed=s.seed)
+        held = TextChunks(ids_of(text[cut:], preprocess), length)
         open_run(run, corpus, train, held)
         s = run.settings
         if not s.model.source:
@@ -48,14 +48,16 @@ def open_stream(run: Run) -> tuple[Model, BucketModule, str]:
         model.preprocess = preprocess
         return (
             model,
-            BucketModule(train, held, held, s.data.batch_size, seed=s.seed, workers=s.data.workers),
+            GroupedByLengthDataModule(
+                train, held, held, s.data.batch_size, seed=s.seed, num_workers=s.data.num_workers
+            ),
             text.split()[0],
         )
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
 
 
-def learned(run: Run, text: str, cut: int, max_length: int) -> TextPreprocess:
+def learned(run: Run, text: str, cut: int, max_length: int) -> TextProcessor:
     """A tokenizer: all characters of a text, or the pairs that are frequent in what is trained on."""
     s = run.settings
     size = s.model.overrides.get("vocab_size", VOCABULARY)
@@ -63,53 +65,61 @@ def learned(run: Run, text: str, cut: int, max_length: int) -> TextPreprocess:
     return text_tokenizer(seen, s.data.tokens, size, max_length, tokenizer_cache(run))
 
 
-def open_lines(run: Run) -> tuple[Model, BucketModule]:
+def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
     """An encoder and texts of their own; a seeded share of them validates, and tests.
 
     Raises: SettingsError, RunError.
     """
     model = start(run, "masked_lm")
     try:
-        corpus = load_corpus(run.settings.data, embedded="sentences")
+        corpus = load_corpus(run.settings.data, synthetic="sentences")
         lines = corpus.lines
-        held = held_rows(torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.holdout, run.settings.seed)
+        held = held_rows(
+            torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.val_fraction, run.settings.seed
+        )
         sides = [[line for line, out in zip(lines, held.tolist()) if out == side] for side in (False, True)]
         if not sides[0]:
             raise SettingsError(f"{corpus.source} has {len(lines)} lines: too few to hold some out for validation")
         if not run.settings.model.source:
             model = fresh(run, sides[0], "masked_lm")
-        train, val = (token_set(side, model.preprocess, run.settings.data.longest) for side in sides)
+        train, val = (token_set(side, model.preprocess, run.settings.data.max_length) for side in sides)
         open_run(run, corpus, train, val)
         s = run.settings
-        data = BucketModule(
-            train, val, val, s.data.batch_size, buckets=s.data.buckets, seed=s.seed, workers=s.data.workers
+        data = GroupedByLengthDataModule(
+            train,
+            val,
+            val,
+            s.data.batch_size,
+            group_by_length=s.data.group_by_length,
+            seed=s.seed,
+            num_workers=s.data.num_workers,
         )
         return model, data
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
 
 
-def token_set(lines: list[str], preprocess: TextPreprocess, longest: int) -> TokenSet:
+def token_set(lines: list[str], preprocess: TextProcessor, max_length: int) -> TokenDataset:
     """Lines, cut where they are too long, with the tokens that stand around a text."""
-    ids, types = chunks_of(lines, preprocess, longest)
-    return TokenSet(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
+    ids, types = chunks_of(lines, preprocess, max_length)
+    return TokenDataset(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
 
 
 def open_run(run: Run, corpus: Corpus, train: Any, held: Any) -> None:
     """The run folder; the facts say what is validated and tested on."""
-    run.open(DataFacts(corpus.name, corpus.real, corpus.source, len(train), len(held)))
+    run.open(DatasetInfo(corpus.name, corpus.real, corpus.source, len(train), len(held)))
 
 
-def next_token(run: Run, model: Model) -> NextToken:
+def next_token(run: Run, model: Model) -> CausalLMTask:
     """The task of the settings. Raises: SettingsError."""
     s = run.settings
     try:
-        return NextToken(model, optim=s.optim, ema=s.trainer.ema, seed=s.seed)
+        return CausalLMTask(model, optim=s.optim, ema=s.trainer.ema, seed=s.seed)
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def masked_token(run: Run, model: Model) -> MaskedToken:
+def masked_token(run: Run, model: Model) -> MaskedLMTask:
     """The task of the settings. Raises: SettingsError for a tokenizer without a mask."""
     s, preprocess = run.settings, model.preprocess
     mask = preprocess.id("mask")
@@ -117,7 +127,7 @@ def masked_token(run: Run, model: Model) -> MaskedToken:
         raise SettingsError("the tokenizer has no mask token: masked-token training needs one")
     special = tuple(sorted({i for name in preprocess.special if (i := preprocess.id(name)) is not None}))
     try:
-        return MaskedToken(model, mask_id=mask, special=special, share=s.task.share, optim=s.optim, ema=s.trainer.ema,
+        return MaskedLMTask(model, mask_id=mask, special=special, mask_probability=s.task.mask_probability, optim=s.optim, ema=s.trainer.ema,
                            seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -10,9 +10,9 @@ import torch
 from zoo.checkpoints.contrast import contrast
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
-from zoo.data.pairs.datamodule import PairModule, PairRows, Pictures, may_be_mirrored
-from zoo.data.pairs.dataset import PairSet, PairSets
-from zoo.data.pairs.images import Fit
+from zoo.data.pairs.datamodule import ImageBatch, PairDataModule, PairRows, may_be_mirrored
+from zoo.data.pairs.dataset import PairDataset, PairSplits
+from zoo.data.pairs.images import ResizeAndCrop
 from zoo.data.pairs.load import load_pairs
 from zoo.data.splits import held_rows
 from zoo.models.contrast.model import Contrastive
@@ -20,14 +20,14 @@ from zoo.models.registry import find_variant, list_models
 from zoo.models.text import DecoderConfig
 from zoo.models.tower_config import EVERYWHERE
 from zoo.preprocessing.image import pair
-from zoo.preprocessing.multimodal import PairPreprocess
-from zoo.preprocessing.text import TextPreprocess
+from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
-from zoo.tasks.contrastive import Contrast
+from zoo.tasks.contrastive import ContrastiveTask
 from zoo.training import parse
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import asked, token_fields, tokenizer_cache
-from zoo.training.result import DataFacts
+from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.training.run_dir import write_text
 from zoo.utils import distributed
@@ -36,41 +36,41 @@ from zoo.utils.errors import DataError
 VOCABULARY = 4000  # tokens that are learned where `text.vocab_size=` says nothing
 
 
-def open_pictures(run: Run) -> tuple[Contrastive, PairModule, PairSets[torch.Tensor]]:
+def open_image_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[torch.Tensor]]:
     """The model, checked before data is touched; then the data; then the run folder. The model knows both.
 
     Raises: SettingsError, RunError.
     """
-    run.expect("drawn" if run.settings.data.name in ("auto", "embedded") else run.settings.data.name)
+    run.expect("synthetic" if run.settings.data.name == "auto" else run.settings.data.name)
     model = start(run, ("image", "text"))
     try:
         tower = model.tower("image")
         preprocess = (model.preprocess and model.preprocess.image) or tower.default_preprocess()
         size = pair(tower.config.image_size)
-        sets = load_pairs(run.settings.data, size=size, fit=Fit(preprocess), seed=run.settings.seed)
-        run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        sets = load_pairs(run.settings.data, size=size, fit=ResizeAndCrop(preprocess), seed=run.settings.seed)
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         note_skipped(run, sets)
-        parts = with_validation(sets, run.settings.trainer.holdout, run.settings.seed)
+        parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         model = remade(run, model, ("image", "text"), *text_fields(run, model, parts[0]))
-        prepare = Pictures(run.settings.data.augment, preprocess, may_be_mirrored(parts[0]))
+        prepare = ImageBatch(run.settings.data.augment, preprocess, may_be_mirrored(parts[0]))
         rows = [pair_rows(run, model, each, {"pixel_values": each.things}, n == 0) for n, each in enumerate(parts)]
-        data = pair_module(run, rows, prepare)
+        data = pair_datamodule(run, rows, prepare)
         data.shown = sets.test
         return model, data, sets
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
 
 
-def contrast_task(run: Run, model: Contrastive) -> Contrast:
+def contrast_task(run: Run, model: Contrastive) -> ContrastiveTask:
     """The task of the settings. Raises: SettingsError."""
     s = run.settings
-    if s.trainer.accumulate > 1:
-        raise SettingsError(f"accumulate={s.trainer.accumulate}: pairs of different micro-batches would never be "
-                            f"contrasted; cached={max(1, s.data.batch_size // s.trainer.accumulate)} takes as little "
+    if s.trainer.accumulate_grad_batches > 1:
+        raise SettingsError(f"accumulate_grad_batches={s.trainer.accumulate_grad_batches}: pairs of different micro-batches would never be "
+                            f"contrasted; grad_cache_size={max(1, s.data.batch_size // s.trainer.accumulate_grad_batches)} takes as little "
                             f"memory, and has the gradients of the whole batch")  # fmt: skip
     try:
-        return Contrast(model, chunk=s.task.chunk or None, cached=s.task.cached or None, duplicates=s.task.duplicates,
-                        optim=s.optim, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
+        return ContrastiveTask(model, loss_chunk_size=s.task.loss_chunk_size or None, grad_cache_size=s.task.grad_cache_size or None,
+                               duplicates=s.task.duplicates, optim=s.optim, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
@@ -90,7 +90,7 @@ def start(run: Run, modalities: tuple[str, str]) -> Contrastive:
     for name in modalities:
         if name not in model.modalities:
             raise SettingsError(f"the model has the towers {', '.join(model.modalities)}: expected {name} among them")
-    if not fresh_text(run) and not (model.preprocess and isinstance(model.preprocess.text, TextPreprocess)):
+    if not fresh_text(run) and not (model.preprocess and isinstance(model.preprocess.text, TextProcessor)):
         raise SettingsError(f"{run.settings.model.source or run.settings.text.name} has no tokenizer: expected its "
                             f"tokenizer.json beside it")  # fmt: skip
     return model
@@ -173,13 +173,13 @@ def fresh_text(run: Run) -> bool:
     return not s.model.source and (bool(s.model.name) or s.text.name in list_models())
 
 
-def text_fields(run: Run, model: Contrastive, pairs: PairSet[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def text_fields(run: Run, model: Contrastive, pairs: PairDataset[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """({field of the model: value}, {"text": tokenizer}) as the captions teach them; empty for a tower that knows."""
     if not fresh_text(run):
         return {}, {}
     s, before = run.settings, model.tower("text").config
     given = s.model.overrides
-    longest = given.get("text.max_length", given.get("max_length", s.data.longest))
+    longest = given.get("text.max_length", given.get("max_length", s.data.max_length))
     wanted = given.get("text.vocab_size", given.get("vocab_size", VOCABULARY))
     kind: Any = "bpe" if isinstance(before, DecoderConfig) else "wordpiece"
     texts = [text for captions in pairs.captions for text in captions]
@@ -197,7 +197,7 @@ def remade(run: Run, model: Contrastive, modalities: tuple[str, str], fields: di
     if fields:
         model = make(run, modalities, fields)
     if preprocess:
-        model.preprocess = replace(model.preprocess or PairPreprocess(), **preprocess)
+        model.preprocess = replace(model.preprocess or MultimodalProcessor(), **preprocess)
     s = run.settings
     whole = s.model.source or s.model.name
     shown = whole or " + ".join(getattr(s, name).name for name in modalities)
@@ -208,7 +208,7 @@ def remade(run: Run, model: Contrastive, modalities: tuple[str, str], fields: di
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def with_validation(sets: PairSets[Any], share: float, seed: int) -> list[PairSet[Any]]:
+def with_validation(sets: PairSplits[Any], share: float, seed: int) -> list[PairDataset[Any]]:
     """[training, validation, test]: validation is the data's own, else a share of the training, else the test."""
     if sets.validation is not None:
         return [sets.train, sets.validation, sets.test]
@@ -216,24 +216,28 @@ def with_validation(sets: PairSets[Any], share: float, seed: int) -> list[PairSe
         return [sets.train, sets.test, sets.test]
     held = held_rows(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
     if held.all() or held.sum() < 2:
-        raise SettingsError(f"holdout={share} of {len(sets.train)} training pairs: expected two or more on either side")
+        raise SettingsError(
+            f"val_fraction={share} of {len(sets.train)} training pairs: expected two or more on either side"
+        )
     return [sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0]), sets.test]
 
 
-def pair_rows(run: Run, model: Contrastive, pairs: PairSet[Any], things: Any, training: bool) -> PairRows:
+def pair_rows(run: Run, model: Contrastive, pairs: PairDataset[Any], things: Any, training: bool) -> PairRows:
     """A set with its captions as tokens of the model."""
     preprocess, s = model.preprocess.text, run.settings
     return PairRows(pairs, things, preprocess, seed=s.seed if training else None,
-                    longest=min(s.data.longest, preprocess.max_length))  # fmt: skip
+                    max_length=min(s.data.max_length, preprocess.max_length))  # fmt: skip
 
 
-def pair_module(run: Run, rows: Sequence[PairRows], prepare: Callable[..., Any]) -> PairModule:
+def pair_datamodule(run: Run, rows: Sequence[PairRows], prepare: Callable[..., Any]) -> PairDataModule:
     """Batches of the settings."""
     s, (train, val, test) = run.settings, rows
-    return PairModule(train, val, test, s.data.batch_size, prepare=prepare, seed=s.seed, workers=s.data.workers)
+    return PairDataModule(
+        train, val, test, s.data.batch_size, prepare=prepare, seed=s.seed, num_workers=s.data.num_workers
+    )
 
 
-def note_skipped(run: Run, sets: PairSets[Any]) -> None:
+def note_skipped(run: Run, sets: PairSplits[Any]) -> None:
     """List what was left out in `skipped.txt` of the run folder."""
     assert run.folder is not None
     if sets.skipped and distributed.rank() == 0:

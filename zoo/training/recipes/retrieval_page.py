@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.keyed_batches import Keys
-from zoo.data.pairs.dataset import PairSet, PairSets
+from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.retrieval import html_page
 from zoo.training.run import Run
 from zoo.utils import distributed
@@ -23,7 +23,7 @@ QUERIES, ANSWERS = 8, 6  # of the sheet
 PAGED, PAGE_ANSWERS = 24, 8  # of the page
 
 
-def save_pictures(run: Run, sets: PairSets[Tensor]) -> Path:
+def save_images(run: Run, sets: PairSplits[Tensor]) -> Path:
     """Test pictures as files, something to search in; returns their folder."""
     from PIL import Image
 
@@ -49,7 +49,7 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     from torch.distributed.fsdp import FSDPModule
 
     data = getattr(task.trainer, "datamodule", None)
-    pairs: PairSet[Any] | None = getattr(data, "shown", None)
+    pairs: PairDataset[Any] | None = getattr(data, "shown", None)
     if pairs is None or isinstance(task.model, FSDPModule):
         return None
     rows = some_rows(pairs, PAGED)
@@ -58,7 +58,7 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     return sheet(pairs, rows, found, scores, headline(pairs, result)) if isinstance(pairs.things, Tensor) else None
 
 
-def some_rows(pairs: PairSet[Any], count: int) -> Tensor:
+def some_rows(pairs: PairDataset[Any], count: int) -> Tensor:
     """Rows of different captions, spread over a set."""
     first: dict[str, int] = {}
     for row in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist():
@@ -66,7 +66,7 @@ def some_rows(pairs: PairSet[Any], count: int) -> Tensor:
     return torch.tensor(sorted(list(first.values())[:count]))
 
 
-def headline(pairs: PairSet[Any], result: "Result") -> str:
+def headline(pairs: PairDataset[Any], result: "Result") -> str:
     """What is seen, and the figure."""
     thing = "image" if isinstance(pairs.things, Tensor) else "audio"
     share = result.figures.get(f"test_text_to_{thing}_r1")
@@ -74,7 +74,7 @@ def headline(pairs: PairSet[Any], result: "Result") -> str:
     return f"text to {kind} among {len(pairs)} of the test" + ("" if share is None else f", R@1 {share:.1%}")
 
 
-def write_page(run: "Run", pairs: PairSet[Any], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> None:
+def write_page(run: "Run", pairs: PairDataset[Any], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> None:
     """`retrieval.html`: what was found for captions, to look at and to listen to."""
     assert run.folder is not None and run.data is not None
     results = []
@@ -86,17 +86,17 @@ def write_page(run: "Run", pairs: PairSet[Any], rows: Tensor, found: Tensor, sco
     html_page.write_page(run.folder.path / "retrieval.html", results, title=title, note=note)
 
 
-def thing(pairs: PairSet[Any], row: int) -> Any:
+def thing(pairs: PairDataset[Any], row: int) -> Any:
     """A picture uint8 [C, H, W], or (waveform, rate)."""
-    return pairs.things[row] if isinstance(pairs.things, Tensor) else (pairs.things[row], pairs.things.rate)
+    return pairs.things[row] if isinstance(pairs.things, Tensor) else (pairs.things[row], pairs.things.sampling_rate)
 
 
-def is_right(pairs: PairSet[Any], row: int, asked: int) -> bool:
+def is_right(pairs: PairDataset[Any], row: int, asked: int) -> bool:
     """Whether what is said of one thing holds of another."""
     return row == asked if pairs.classes is None else bool(pairs.classes[row] == pairs.classes[asked])
 
 
-def sheet(pairs: PairSet[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
+def sheet(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
     """The first queries in one picture."""
     from matplotlib.figure import Figure
 

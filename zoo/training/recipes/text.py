@@ -13,20 +13,20 @@ from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.checkpoints.save import export
 from zoo.data.splits import held_rows
-from zoo.data.text.datamodule import BucketModule, TokenSet
-from zoo.data.text.dataset import TextSet, TextSets, groups
+from zoo.data.text.datamodule import GroupedByLengthDataModule, TokenDataset
+from zoo.data.text.dataset import TextDataset, TextSplits, groups
 from zoo.data.text.load import load_texts
 from zoo.models.base import Model
 from zoo.models.text import DecoderConfig
 from zoo.nn.heads import rescale
-from zoo.preprocessing.text import TextPreprocess
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
-from zoo.tasks.classification import Classify
+from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.lora import add_lora
 from zoo.tasks.problem_types import Unit, balanced, unit_of
 from zoo.training.fit import write_card
 from zoo.training.parse import SettingsError, read_yaml
-from zoo.training.result import DataFacts, Result
+from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 from zoo.utils import distributed
 from zoo.utils.console import console
@@ -36,7 +36,7 @@ from zoo.utils.keyed_random import seed_for
 VOCABULARY = 8000  # tokens that are learned where `vocab_size=` says nothing
 
 
-def open_texts(run: Run) -> tuple[Model, BucketModule, TextSets]:
+def open_texts(run: Run) -> tuple[Model, GroupedByLengthDataModule, TextSplits]:
     """The model, checked before data is touched; then the data; then the run folder. The model knows both.
 
     Raises: SettingsError, RunError.
@@ -44,24 +44,24 @@ def open_texts(run: Run) -> tuple[Model, BucketModule, TextSets]:
     model = start(run, "classify")
     try:
         sets = load_texts(run.settings.data, seed=run.settings.seed)
-        run.open(DataFacts(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        train_set, val_set = parts(sets, run.settings.trainer.holdout, run.settings.seed)
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        train_set, val_set = parts(sets, run.settings.trainer.val_fraction, run.settings.seed)
         if not run.settings.model.source:
             words = [part for text in train_set.texts for part in ([text] if isinstance(text, str) else text)]
             model = fresh(run, words, "classify", num_classes=len(sets.classes))
         elif model.labels != sets.classes:
             model.reset_head(len(sets.classes), seed=run.settings.seed)
-        elif sets.kind == "number":  # the head that it brings answers in the numbers' own unit
-            mean, std = unit(model, train_set.labels, sets.kind)
+        elif sets.problem_type == "regression":  # the head that it brings answers in the numbers' own unit
+            mean, std = unit(model, train_set.labels, sets.problem_type)
             rescale(cast(Any, model.head).proj, -mean / std, 1 / std)
         model.labels = list(sets.classes)
         check_export(run, model)
-        return model, token_module(run, model.preprocess, (train_set, val_set, sets.test)), sets
+        return model, text_datamodule(run, model.preprocess, (train_set, val_set, sets.test)), sets
     except (DataError, ValueError) as error:
         raise SettingsError(str(error)) from error
 
 
-def text_classifier(run: Run, model: Model, data: BucketModule, sets: TextSets) -> Classify:
+def text_classifier(run: Run, model: Model, data: GroupedByLengthDataModule, sets: TextSplits) -> ClassificationTask:
     """The task of the settings, adapters put into the model. Raises: SettingsError."""
     s = run.settings
     try:
@@ -69,16 +69,16 @@ def text_classifier(run: Run, model: Model, data: BucketModule, sets: TextSets) 
             add_lora(model, s.lora.rank, alpha=s.lora.alpha, dropout=s.lora.adapter_dropout, targets=s.lora.targets,
                      seed=seed_for(s.seed, s.lora.rank))  # fmt: skip
         weights = balanced(data.train.labels, len(sets.classes)) if s.task.class_weights == "balanced" else None
-        return Classify(model, optim=s.optim, label_smoothing=s.task.label_smoothing, kind=sets.kind,
-                        class_weights=weights, unit=unit(model, data.train.labels, sets.kind), ema=s.trainer.ema,
+        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, problem_type=sets.problem_type,
+                        class_weights=weights, unit=unit(model, data.train.labels, sets.problem_type), ema=s.trainer.ema,
                         seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def unit(model: Any, labels: Tensor, kind: str) -> Unit:
+def unit(model: Any, labels: Tensor, problem_type: str) -> Unit:
     """What numbers are learned in: of mean 0, where the head has a bias to put it back, and standard deviation 1."""
-    return unit_of(labels, centred=model.head.proj.bias is not None) if kind == "number" else (0.0, 1.0)
+    return unit_of(labels, centered=model.head.proj.bias is not None) if problem_type == "regression" else (0.0, 1.0)
 
 
 def check_export(run: Run, model: Model) -> None:
@@ -107,7 +107,7 @@ def export_model(run: Run, result: Result) -> None:
     console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
 
 
-def try_text(sets: TextSets) -> str:
+def try_text(sets: TextSplits) -> str:
     """A command that asks the model about a text of the test set, a short one."""
     if not sets.real:
         return 'zoo predict {model} "the soup was cold but the evening was lovely ."'
@@ -131,7 +131,7 @@ def start(run: Run, head: str) -> Model:
         model = load(s.model.source, **{"head": head} | asked(run)).train()
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
-    if not isinstance(model.preprocess, TextPreprocess):
+    if not isinstance(model.preprocess, TextProcessor):
         raise SettingsError(f"model.source={s.model.source} has no tokenizer: expected its tokenizer.json beside it")
     return model
 
@@ -164,9 +164,9 @@ def fresh(run: Run, texts: list[str], head: str, **fields: Any) -> Model:
     return model
 
 
-def token_fields(config: Any, preprocess: TextPreprocess) -> dict[str, Any]:
+def token_fields(config: Any, preprocess: TextProcessor) -> dict[str, Any]:
     """The fields of a model that its tokenizer decides."""
-    found = {"vocab_size": preprocess.vocab_size, "pad_id": preprocess.id("pad"), "pad_token_id": preprocess.id("pad"),
+    found = {"vocab_size": preprocess.vocab_size, "pad_token_id": preprocess.id("pad"),
              "bos_token_id": preprocess.id("bos"), "eos_token_id": preprocess.id("eos")}  # fmt: skip
     return {name: value for name, value in found.items() if name in config.names()}
 
@@ -180,7 +180,7 @@ def tokenizer_cache(run: Run) -> Path:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def parts(sets: TextSets, share: float, seed: int) -> tuple[TextSet, TextSet]:
+def parts(sets: TextSplits, share: float, seed: int) -> tuple[TextDataset, TextDataset]:
     """(training set, validation set): the given one, else a share of the training set, else the test set."""
     if sets.validation is not None:
         return sets.train, sets.validation
@@ -188,15 +188,18 @@ def parts(sets: TextSets, share: float, seed: int) -> tuple[TextSet, TextSet]:
         return sets.train, sets.test
     held = held_rows(groups(sets.train.labels), share, seed)
     if held.all():
-        raise SettingsError(f"holdout={share} leaves none of {len(sets.train)} training texts")
+        raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training texts")
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
-def token_module(run: Run, preprocess: TextPreprocess, given: tuple[TextSet, TextSet, TextSet]) -> BucketModule:
+def text_datamodule(
+    run: Run, preprocess: TextProcessor, given: tuple[TextDataset, TextDataset, TextDataset]
+) -> GroupedByLengthDataModule:
     """Texts as tokens, in batches of the settings."""
     d = run.settings.data
     train_set, val_set, test_set = (
-        TokenSet.of(one.texts, preprocess, one.labels, longest=d.longest, truncate=d.truncate) for one in given
+        TokenDataset.of(one.texts, preprocess, one.labels, max_length=d.max_length, truncate=d.truncate)
+        for one in given
     )
-    return BucketModule(train_set, val_set, test_set, d.batch_size, buckets=d.buckets, seed=run.settings.seed,
-                      workers=d.workers)  # fmt: skip
+    return GroupedByLengthDataModule(train_set, val_set, test_set, d.batch_size, group_by_length=d.group_by_length,
+                                     seed=run.settings.seed, num_workers=d.num_workers)  # fmt: skip

@@ -1,6 +1,6 @@
 """`zoo compare`: one recipe, one setting with several values, some seeds; a fair table. Torch-free.
 
-    zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 minutes=5
+    zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5
 
 Each (value, seed) is a run of the recipe in a process and a folder of its own. Runs of one seed start from equal
 weights, in all that their models share, and see equal batches: recipes draw both by key. The order is seed by seed, so
@@ -21,9 +21,9 @@ from typing import Any
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
 from zoo.utils.errors import did_you_mean
 
-OWN = ("seeds", "minutes", "out", "metric")
+OWN = ("seeds", "max_minutes", "out", "metric")
 _REFUSED = {"seed": "seeds=3 or seeds=0,7", "run_dir": "out=", "resume": "nothing: an interrupted comparison goes on"}
-_QUIET = {"pictures": "false", "progress": "false"}
+_QUIET = {"plots": "false", "progress": "false"}
 _SETTINGS = "compare.json"
 _RUNNER = ("-m", "zoo.training.sweep.compare")  # `_record` below, in a process of its own
 
@@ -66,7 +66,7 @@ def compare(recipe: str, options: list[str]) -> Comparison:
     Args:
         recipe: Name of a script in `recipes/`, or a path to one.
         options: `key=value` words: one key with several values separated by commas; `seeds` (a number, or a list;
-            default 3), `minutes` (of each run), `out` (folder), `metric`; anything else goes to the recipe.
+            default 3), `max_minutes` (of each run), `out` (folder), `metric`; anything else goes to the recipe.
 
     Raises: ValueError for options that make no comparison, or that the recipe refuses.
     """
@@ -93,7 +93,7 @@ def read_plan(recipe: str, options: list[str]) -> Plan:
     rest = [f"{name}={value}" for name, value in words.items() if name not in (*OWN, key)]
     name = key.rpartition(".")[2]
     out = Path(words.get("out") or Path("runs") / f"compare-{script.stem}-{name}")
-    minutes = _positive("minutes", words["minutes"]) if "minutes" in words else None
+    minutes = _positive("max_minutes", words["max_minutes"]) if "max_minutes" in words else None
     return Plan(script, key, values, _seeds(words.get("seeds", "3")), minutes, rest, out, words.get("metric"))
 
 
@@ -221,7 +221,7 @@ def _run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     given = {word.partition("=")[0].rpartition(".")[2] for word in plan.rest}
     quiet = [f"{key}={choice}" for key, choice in _QUIET.items() if key not in given]
-    budget = [] if minutes is None else [f"minutes={minutes:.4g}"]
+    budget = [] if minutes is None else [f"max_minutes={minutes:.4g}"]
     words = [f"{plan.key}={value}", *plan.rest, f"seed={seed}", f"run_dir={folder}", *budget, *quiet]
     command = [sys.executable, *_RUNNER, str(folder / "measured.json"), str(plan.script), *words]
     root = str(Path(__file__).parents[3])

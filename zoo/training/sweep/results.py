@@ -258,7 +258,7 @@ class Comparison:
         failures = [f"{t.value}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
         return "; ".join([words, *failures])
 
-    def _draw_curve(self, axis: Any, value: str, column: int, colour: str) -> None:
+    def _draw_curve(self, axis: Any, value: str, column: int, color: str) -> None:
         """One value's mean curve, up to where its shortest run goes, in a band of one standard error."""
         curves = [trial.curves[self.metric] for trial in self._good(value)]
         if not curves:
@@ -268,9 +268,9 @@ class Comparison:
         figures = [[interpolate(curve, column, place) for curve in curves] for place in places]
         mean = [statistics.fmean(each) for each in figures]
         error = [statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 0.0 for each in figures]
-        axis.plot(places, mean, color=colour, label=value, marker="o", markersize=3)
+        axis.plot(places, mean, color=color, label=value, marker="o", markersize=3)
         axis.fill_between(
-            places, [m - e for m, e in zip(mean, error)], [m + e for m, e in zip(mean, error)], color=colour, alpha=0.2
+            places, [m - e for m, e in zip(mean, error)], [m + e for m, e in zip(mean, error)], color=color, alpha=0.2
         )
 
 
