@@ -253,6 +253,6 @@ def test_a_name_of_timms_has_timms_tensors(name):
     classes = config.num_classes if config.head == "classify" else 0
     with torch.device("meta"):
         theirs = timm.create_model(name, depth=1, num_classes=classes)
-    ours = export_tensors(found.dialects["timm"].table, build(found, config).state_dict())
+    ours = export_tensors(found.mappings["timm"].table, build(found, config).state_dict())
     shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
     assert {key: tensor.shape for key, tensor in ours.items()} == shapes

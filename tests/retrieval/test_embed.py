@@ -69,8 +69,8 @@ def test_a_folder(folder, tmp_path, ending, dtype):
 
 
 def test_a_list_of_paths_and_texts(folder, tmp_path):
-    things = ["a red one", str(folder / "red-0.png"), folder / "note.txt", "a red one"]
-    found = embed(Colors(), things, tmp_path / "v.safetensors")
+    items = ["a red one", str(folder / "red-0.png"), folder / "note.txt", "a red one"]
+    found = embed(Colors(), items, tmp_path / "v.safetensors")
     assert [item.kind for item in found.items] == ["text", "image", "text", "text"]
     assert found.path(0) is None and found.path(1) == folder / "red-0.png" and found.folder is None
     torch.testing.assert_close(found.vectors[0], found.vectors[3], atol=1e-6, rtol=0)
@@ -251,19 +251,19 @@ def test_missing_and_broken_files_are_named(folder, tmp_path):
     (folder / "empty.txt").write_text(" \n")
     (folder / "latin.txt").write_bytes(b"gr\xfcn")
     (folder / "long.txt").write_text("red " * 100)
-    things = [*sorted(folder.glob("[!.]*.png")), *sorted(folder.glob("*.txt")), str(folder / "gone.jpg")]
-    found = embed(Colors(), things, tmp_path / "v.safetensors", on_error="skip")
+    items = [*sorted(folder.glob("[!.]*.png")), *sorted(folder.glob("*.txt")), str(folder / "gone.jpg")]
+    found = embed(Colors(), items, tmp_path / "v.safetensors", on_error="skip")
     said = "\n".join(found.broken)
     for name, why in [("cut.png", ""), ("empty.txt", "it is empty"), ("latin.txt", "utf-8"),
                       ("long.txt", "more than 200"), ("gone.jpg", "no such file")]:  # fmt: skip
         assert name in said and why in said
-    assert len(found.broken) == 5 and len(found) == len(things) - 5
+    assert len(found.broken) == 5 and len(found) == len(items) - 5
     assert Embeddings.open(tmp_path / "v.safetensors").broken == found.broken
-    for path in things:
+    for path in items:
         if Path(path).exists():
             Path(path).write_bytes(b"nothing")
     with pytest.raises(EmbedError, match="none of"):
-        embed(Colors(), things[:3], tmp_path / "w.safetensors", on_error="skip")
+        embed(Colors(), items[:3], tmp_path / "w.safetensors", on_error="skip")
 
 
 def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):

@@ -160,12 +160,12 @@ def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
     """
     old = {name: tensors.pop(name) for name in list(tensors) if name.startswith("head.")}
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
-    if checkpoint.dialect is None:
+    if checkpoint.mapping is None:
         alike = {checkpoint.config.head, model.config.head} == {"classify", "pool"}
         found = {name: (name, tensor) for name, tensor in old.items() if alike and name in own}
     else:
         raw = _raw(checkpoint, next(iter(tensors.values())).device)
-        found = find_tensors(checkpoint.dialect.table_for(model.config), own, raw, base=checkpoint.base)
+        found = find_tensors(checkpoint.mapping.table_for(model.config), own, raw, base=checkpoint.base)
     tensors |= {name: tensor for name, (_, tensor) in found.items()}
     used = {theirs for theirs, _ in found.values()}
     report.dropped = [name for name in report.dropped if name not in used]

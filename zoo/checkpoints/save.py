@@ -98,22 +98,22 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     tensors, own = _state(model), family(model.family)
     if own.name == "contrast":  # other libraries know towers put together as one of these
         own = family("siglip" if model.config.loss == "siglip" else "clip")
-    if format not in FORMATS or not own.dialects.get(format):
-        known = [name for name in FORMATS if own.dialects.get(name)]
+    if format not in FORMATS or not own.mappings.get(format):
+        known = [name for name in FORMATS if own.mappings.get(name)]
         near = did_you_mean(format, known)
         raise ValueError(f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
-    values, dialect, config = FORMATS[format].describe(model, own)
+    values, mapping, config = FORMATS[format].describe(model, own)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
-    if isinstance(dialect, MultiTowerMapping):
-        files = dialect.dress(files) if format == "transformers" else files | open_clip.files(model)
-    if format == "transformers" and dialect.embeds is not None and model.config.head == "pool":
+    if isinstance(mapping, MultiTowerMapping):
+        files = mapping.dress(files) if format == "transformers" else files | open_clip.files(model)
+    if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _embedding(model)
     bare = config.head is None
     tensors = _as(tensors, model, own, config)
-    return files, export_tensors(dialect.table_for(model.config), tensors, base="" if bare else dialect.base)
+    return files, export_tensors(mapping.table_for(model.config), tensors, base="" if bare else mapping.base)
 
 
 def _embedding(model: Model) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
 
 def _pools(checkpoint: Checkpoint) -> bool:
     """Whether their class answers with pooled features."""
-    return checkpoint.dialect.heads.get(checkpoint.architecture, {}).get("head") == "pool"
+    return checkpoint.mapping.heads.get(checkpoint.architecture, {}).get("head") == "pool"
 
 
 def _against_golden(source: str, path: Path, model: Model) -> Verification:

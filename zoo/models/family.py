@@ -12,7 +12,7 @@ from zoo.utils.errors import LoadError
 @dataclass(frozen=True)
 class Family:
     """One family: its classes, its named variants (overrides of the config), where each comes from by default, and how
-    other libraries write it (`dialects`: "timm", "transformers", "open_clip")."""
+    other libraries write it (`mappings`: "timm", "transformers", "open_clip")."""
 
     name: str
     model: type[Model]
@@ -20,7 +20,7 @@ class Family:
     modality: str
     variants: dict[str, dict[str, Any]]
     sources: dict[str, str] = field(default_factory=dict)
-    dialects: dict[str, Any] = field(default_factory=dict)
+    mappings: dict[str, Any] = field(default_factory=dict)
 
 
 def config_of(family: Family, fields: dict[str, Any], source: Path) -> Config:

@@ -123,20 +123,20 @@ def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
     return sorted(found, key=lambda item: item.name)
 
 
-def items_of_list(things: Sequence[str | Path], towers: Encoder) -> list[Item]:
+def items_of_list(items: Sequence[str | Path], towers: Encoder) -> list[Item]:
     """Paths and texts as items."""
-    if not len(things):
+    if not len(items):
         raise ValueError("nothing to embed: an empty list")
-    items = []
-    for thing in things:
+    found = []
+    for thing in items:
         if not isinstance(thing, str | Path):
             raise ValueError(f"expected paths or texts, given {type(thing).__name__}")
         kind = file_modality(thing)
         if kind is None and (isinstance(thing, Path) or not thing.strip()):
             raise ValueError(f"{str(thing)!r}: expected a text, or a file that ends like a picture, a sound or .txt")
         towers.need(kind or "text", str(thing))
-        items.append(stamped(kind, str(thing), Path(thing)) if kind else Item("text", str(thing)))
-    return items
+        found.append(stamped(kind, str(thing), Path(thing)) if kind else Item("text", str(thing)))
+    return found
 
 
 def stamped(kind: str | None, name: str, path: Path) -> Item:

@@ -52,9 +52,9 @@ class Encoder:
             said = f"{what}: " if what else ""
             raise ValueError(f"{said}the model has no {kind} tower; it has {', '.join(self.modalities)}")
 
-    def prepare(self, kind: str, things: Sequence[Any]) -> dict[str, Tensor]:
+    def prepare(self, kind: str, items: Sequence[Any]) -> dict[str, Tensor]:
         """What `encode` takes, of things of one kind: pictures or sounds (or their paths), or texts."""
-        many: Any = list(things)
+        many: Any = list(items)
         if self.single:
             return dict(self.model.preprocess(many))
         return dict(self.model.preprocess(**{{"image": "images"}.get(kind, kind): many}))
@@ -73,11 +73,11 @@ class Encoder:
             rows = call(**placed)
         return F.normalize(rows.float().cpu(), dim=-1)
 
-    def vectors(self, kind: str, things: Sequence[Any], batch_size: int = 64) -> Tensor:
+    def vectors(self, kind: str, items: Sequence[Any], batch_size: int = 64) -> Tensor:
         """float32 [N, D], each row of length 1, of things of one kind."""
         self.need(kind)
-        starts = range(0, len(things), batch_size)
-        return torch.cat([self.encode(kind, self.prepare(kind, things[i : i + batch_size])) for i in starts])
+        starts = range(0, len(items), batch_size)
+        return torch.cat([self.encode(kind, self.prepare(kind, items[i : i + batch_size])) for i in starts])
 
 
 def file_modality(name: str | Path) -> str | None:

@@ -53,13 +53,13 @@ class ZeroShot:
 
     def cosines(self, x: Any) -> Tensor:
         """One thing or a list of them -> float32 [B, C]."""
-        things = list(x) if isinstance(x, list) else [x]
-        for thing in things:
+        items = list(x) if isinstance(x, list) else [x]
+        for thing in items:
             if (kind := item_modality(thing)) != self.kind:
                 raise ValueError(f"{thing!r} is a {kind}: this classifier is for {PLURAL[self.kind]}")
             if isinstance(thing, str | Path) and not Path(thing).is_file():
                 raise ValueError(f"there is no file {thing}")
-        return Encoder(self.model).vectors(self.kind, things) @ self.weights.T
+        return Encoder(self.model).vectors(self.kind, items) @ self.weights.T
 
     def predict(self, x: Any, top_k: int = 5, each: bool = False) -> Any:
         """The `top_k` most probable labels, [(label, probability), ...], best first; for a list of things a list of them.
@@ -116,12 +116,12 @@ def zero_shot(
     if isinstance(labels, str | Path):
         return read(towers, Path(labels), templates)
     towers.need("text", "classifying by names")
-    things = [each for each in towers.modalities if each != "text"]
+    items = [each for each in towers.modalities if each != "text"]
     if kind is not None:
         towers.need(kind)
-    elif not things:
+    elif not items:
         raise ValueError("the model has a text tower alone: there is nothing to classify")
-    kind = kind or things[0]
+    kind = kind or items[0]
     if kind not in TEMPLATES:
         raise ValueError(f"kind={kind!r}: expected 'image' or 'audio'")
     names = checked_labels(labels)

@@ -110,7 +110,7 @@ class RetrievalMetrics(Metric):
 
 class _Side:
     """The rows of one side [R, D], the ids that match them with the other side, and what of them are distinct things:
-    `things` [T, D], `thing` [R], the one that a row holds; `sorted` and `order` find the rows of an id."""
+    `items` [T, D], `thing` [R], the one that a row holds; `sorted` and `order` find the rows of an id."""
 
     def __init__(self, rows: Tensor, ids: Tensor, items: Tensor):
         self.rows, self.ids = rows, ids
@@ -118,7 +118,7 @@ class _Side:
         distinct, self.thing = numbered(items)[0].unique(return_inverse=True)
         first = torch.full((len(distinct),), len(rows), device=rows.device)
         first = first.scatter_reduce(0, self.thing, torch.arange(len(rows), device=rows.device), "amin")
-        self.things = rows[first]
+        self.items = rows[first]
 
 
 def numbered(*sides: Tensor) -> list[Tensor]:
@@ -132,9 +132,9 @@ def numbered(*sides: Tensor) -> list[Tensor]:
 def ranks_of(queries: _Side, answers: _Side) -> Tensor:
     """Ranks from 1 on of the queries that have a right answer, int64."""
     ranks = []
-    for start in range(0, len(queries.things), max(1, _ENTRIES // max(1, len(answers.things)))):
-        stop = start + max(1, _ENTRIES // max(1, len(answers.things)))
-        scores = queries.things[start:stop] @ answers.things.T
+    for start in range(0, len(queries.items), max(1, _ENTRIES // max(1, len(answers.items)))):
+        stop = start + max(1, _ENTRIES // max(1, len(answers.items)))
+        scores = queries.items[start:stop] @ answers.items.T
         right = _right(queries, answers, start, len(scores))
         best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
         ahead = ~(scores < best) & ~right  # what cannot be compared is ahead
@@ -150,7 +150,7 @@ def _right(queries: _Side, answers: _Side, start: int, count: int) -> Tensor:
     many = high - low  # rows of the other side with the id of each
     before = many.cumsum(0) - many
     place = torch.arange(int(many.sum()), device=rows.device) + (low - before).repeat_interleave(many)
-    right = torch.zeros(count, len(answers.things), dtype=torch.bool, device=rows.device)
+    right = torch.zeros(count, len(answers.items), dtype=torch.bool, device=rows.device)
     right[(queries.thing[rows] - start).repeat_interleave(many), answers.thing[answers.order[place]]] = True
     return right
 

@@ -46,7 +46,7 @@ def shade_of(sets: PairSplits[torch.Tensor]) -> dict[str, int]:
     return {
         captions[0]: int(picture[0, 0, 0])
         for part in (sets.train, sets.test)
-        for picture, captions in zip(part.things, part.captions)
+        for picture, captions in zip(part.items, part.captions)
     }
 
 
@@ -114,7 +114,7 @@ def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
     preprocess = ImageProcessor(size=(16, 16), resize_to=(20, 20), fit="shortest", mean=(0.5,), std=(0.5,))
     sets = load_pairs(PairDataSettings(name=str(tmp_path), test=str(tmp_path / "captions.csv")), size=(16, 16),
                       fit=ResizeAndCrop(preprocess))  # fmt: skip
-    ours = (sets.train.things[0].float() / 255 - 0.5) / 0.5
+    ours = (sets.train.items[0].float() / 255 - 0.5) / 0.5
     assert (ours - preprocess(tall)["pixel_values"][0]).abs().max() < 0.03
 
 
@@ -170,13 +170,13 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pairs_of(n: int = 12, captions: int = 3, family: int = 1) -> PairDataset[torch.Tensor]:
-    things = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 8, 8).contiguous()
-    return PairDataset(things, [tuple(f"text {i} said {j}" for j in range(captions)) for i in range(n)], family)
+    items = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 8, 8).contiguous()
+    return PairDataset(items, [tuple(f"text {i} said {j}" for j in range(captions)) for i in range(n)], family)
 
 
 def rows_of(pairs: PairDataset[torch.Tensor], seed: int | None = 0) -> PairRows:
     texts = [text for captions in pairs.captions for text in captions]
-    return PairRows(pairs, {"pixel_values": pairs.things}, train("wordpiece", texts, 200, max_length=16), seed=seed)
+    return PairRows(pairs, {"pixel_values": pairs.items}, train("wordpiece", texts, 200, max_length=16), seed=seed)
 
 
 def texts_of(rows: PairRows, pairs: PairDataset[torch.Tensor], epoch: int) -> list[int]:
@@ -228,9 +228,9 @@ def test_batches_are_what_the_model_takes() -> None:
 def test_what_speaks_of_sides_is_not_mirrored() -> None:
     captions = [("a dog", "a cat"), ("a dog", "Left of a cat."), ("a copyright",), ("turn right!",)]
     assert may_be_mirrored(PairDataset(torch.empty(4), captions)).tolist() == [True, False, True, False]
-    things = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
-    things[..., 0] = 255
-    pairs = PairDataset(things, [("a left side",) if i % 2 else ("a side",) for i in range(8)])
+    items = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+    items[..., 0] = 255
+    pairs = PairDataset(items, [("a left side",) if i % 2 else ("a side",) for i in range(8)])
     batch = rows_of(pairs).__getitems__(type("K", (list,), {"epoch": 0})(range(8)))
     ready = module(pairs, flip=1.0).prepare(batch, seed=0, step=0, train=True)["pixel_values"]
     assert (ready[::2, 0, 0, 0] < 0).all() and (ready[1::2, 0, 0, 0] > 0).all()

@@ -12,7 +12,7 @@ from zoo.models.family import Family
 class Checkpoint:
     """A source, described in our words. Its tensors are still on disk and, with a table, under their names.
 
-    dialect: a Dialect, or Towers of several. architecture: what the other library builds it with. notes: what could
+    mapping: a Dialect, or Towers of several. architecture: what the other library builds it with. notes: what could
     not be taken as it stands.
     """
 
@@ -25,6 +25,6 @@ class Checkpoint:
     labels: list[str] | None = None
     table: str | None = None
     base: str = ""
-    dialect: Any = None
+    mapping: Any = None
     architecture: str | None = None
     notes: list[str] = field(default_factory=list)

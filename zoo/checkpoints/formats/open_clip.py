@@ -60,7 +60,7 @@ def read(folder: Path) -> Checkpoint:
         config=config,
         preprocess=pairing(image, text, config),
         table=towers.table_for(config),
-        dialect=towers,
+        mapping=towers,
         architecture="CLIP",
         notes=notes,
     )
@@ -111,10 +111,10 @@ def make_towers(*, timm: bool, custom: bool, proj: str | None, bias: bool, scala
         key="vision_cfg",
         prefix="visual.trunk." if timm else "visual.",
         family="vit",
-        dialect=timm_tower() if timm else OPEN_CLIP_VISION,
+        mapping=timm_tower() if timm else OPEN_CLIP_VISION,
         proj=None if timm else "linear",
     )
-    words = TowerMapping(key="text_cfg", prefix=text, family="clip_text", dialect=OPEN_CLIP_TEXT, proj=proj)
+    words = TowerMapping(key="text_cfg", prefix=text, family="clip_text", mapping=OPEN_CLIP_TEXT, proj=proj)
     extra: dict[str, Any] = {"custom_text": True} if custom else {}
     extra |= {"init_logit_bias": -10.0} if bias else {}
     return MultiTowerMapping(

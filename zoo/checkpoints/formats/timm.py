@@ -20,9 +20,9 @@ def read(folder: Path) -> Checkpoint:
     values = read_json(file)
     pretrained = values.get("pretrained_cfg", values)  # the oldest files have all keys on one level
     architecture = str(values["architecture"]).split(".")[0]
-    family, dialect = _family_of(architecture)
+    family, mapping = _family_of(architecture)
     arguments = _arguments(values, pretrained)
-    config = config_of(family, _fields(family, dialect, architecture, arguments), file)
+    config = config_of(family, _fields(family, mapping, architecture, arguments), file)
     labels = _labels(values.get("label_names", pretrained.get("label_names", pretrained.get("labels"))), config)
     return Checkpoint(
         path=folder,
@@ -32,17 +32,17 @@ def read(folder: Path) -> Checkpoint:
         variant=architecture,
         preprocess=ImageProcessor.from_timm(pretrained),
         labels=labels,
-        table=dialect.table_for(config),
-        dialect=dialect,
+        table=mapping.table_for(config),
+        mapping=mapping,
         architecture=architecture,
     )
 
 
 def _family_of(architecture: str) -> tuple[Family, CheckpointMapping]:
     known = [name for family, _ in mappings(families(), "timm") for name in family.variants]
-    for family, dialect in mappings(families(), "timm"):
-        if architecture in family.variants and not architecture.startswith(dialect.own_names):
-            return family, dialect
+    for family, mapping in mappings(families(), "timm"):
+        if architecture in family.variants and not architecture.startswith(mapping.own_names):
+            return family, mapping
     raise LoadError(f"timm's architecture {architecture!r} is not in this zoo{did_you_mean(architecture, known)}")
 
 
@@ -55,10 +55,10 @@ def _arguments(values: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict
 
 
 def _fields(
-    family: Family, dialect: CheckpointMapping, architecture: str, arguments: Mapping[str, Any]
+    family: Family, mapping: CheckpointMapping, architecture: str, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    start = family.config().to_dict() | dict(dialect.defaults) | family.variants[architecture]
-    return dialect.to_ours(start, arguments)
+    start = family.config().to_dict() | dict(mapping.defaults) | family.variants[architecture]
+    return mapping.to_ours(start, arguments)
 
 
 def _labels(names: Any, config: Config) -> list[str] | None:
@@ -69,7 +69,7 @@ def _labels(names: Any, config: Config) -> list[str] | None:
 
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
     """(config.json, dialect, the config that was written). Raises ValueError naming what timm cannot express."""
-    found = family.dialects.get("timm")
+    found = family.mappings.get("timm")
     if found is None:
         raise ValueError(f"timm has no {family.name} models: export to another format")
     config, lost = found.rewrite(model.config), {}
@@ -87,10 +87,10 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
     raise ValueError(f"timm cannot express {', '.join(least)}")
 
 
-def _architectures(model: Model, dialect: CheckpointMapping) -> Iterable[str]:
-    if model.variant and not model.variant.startswith(dialect.own_names):
+def _architectures(model: Model, mapping: CheckpointMapping) -> Iterable[str]:
+    if model.variant and not model.variant.startswith(mapping.own_names):
         yield model.variant
-    yield from dialect.architectures
+    yield from mapping.architectures
 
 
 def _config_json(model: Model, architecture: str, arguments: dict[str, Any], config: Any) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from zoo.utils.files import read_json
 def read(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     values = read_json(file) | _ends(folder)
-    family, dialect, architecture = _kind(values, file)
-    if isinstance(dialect, MultiTowerMapping):
-        return transformers_multi_tower.read(folder, values, family, dialect)
-    fields = _fields(family, dialect, architecture, values)
-    if dialect.embeds is not None and (embedding := sentence_transformers.read(folder)):
-        fields |= {**dialect.embeds, **embedding}
+    family, mapping, architecture = _kind(values, file)
+    if isinstance(mapping, MultiTowerMapping):
+        return transformers_multi_tower.read(folder, values, family, mapping)
+    fields = _fields(family, mapping, architecture, values)
+    if mapping.embeds is not None and (embedding := sentence_transformers.read(folder)):
+        fields |= {**mapping.embeds, **embedding}
     config = config_of(family, fields, file)
-    preprocess, notes = _preprocess(folder, config, family, dialect)
+    preprocess, notes = _preprocess(folder, config, family, mapping)
     return Checkpoint(
         path=folder,
         format="transformers",
@@ -35,9 +35,9 @@ def read(folder: Path) -> Checkpoint:
         config=config,
         preprocess=preprocess,
         labels=_labels(values) if config.head in NAMING else None,
-        table=dialect.table_for(config),
-        base=dialect.base,
-        dialect=dialect,
+        table=mapping.table_for(config),
+        base=mapping.base,
+        mapping=mapping,
         architecture=architecture,
         notes=notes,
     )
@@ -52,22 +52,22 @@ def _ends(folder: Path) -> dict[str, Any]:
 
 def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapping, str]:
     """The dialect that a config is written in, and the class whose weights the folder holds."""
-    known = {dialect.name: (family, dialect) for family, dialect in mappings(families(), "transformers")}
+    known = {mapping.name: (family, mapping) for family, mapping in mappings(families(), "transformers")}
     if (model_type := str(values["model_type"])) not in known:
         near = did_you_mean(model_type, known)
         raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
-    family, dialect = known[model_type]
-    classes, named = ", ".join(dialect.heads), values.get("architectures") or dialect.assumes
+    family, mapping = known[model_type]
+    classes, named = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
     if not named:
         raise LoadError(f"{file} does not say which class the weights are of ('architectures'): {classes}")
-    if named[0] not in dialect.heads:
+    if named[0] not in mapping.heads:
         raise LoadError(f"transformers' {named[0]} ({model_type}) is not in this zoo; known: {classes}")
-    return family, dialect, named[0]
+    return family, mapping, named[0]
 
 
-def _fields(family: Family, dialect: CheckpointMapping, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    start = family.config().to_dict() | dict(dialect.defaults)
-    fields = dialect.to_ours(start, values) | dict(dialect.heads[architecture])
+def _fields(family: Family, mapping: CheckpointMapping, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    start = family.config().to_dict() | dict(mapping.defaults)
+    fields = mapping.to_ours(start, values) | dict(mapping.heads[architecture])
     if "num_classes" in fields:
         fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
     known = fields.pop("problem_type", None)  # to the family, of files that do not say it
@@ -97,9 +97,9 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
     return None if placeholders else labels
 
 
-def _preprocess(folder: Path, config: Any, family: Family, dialect: CheckpointMapping) -> tuple[Any, list[str]]:
+def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMapping) -> tuple[Any, list[str]]:
     if family.modality == "text":
-        return tokenizer.read(folder, config, dialect.name)
+        return tokenizer.read(folder, config, mapping.name)
     if family.modality == "audio":
         return feature_extractor.read(folder, config)
     file = folder / "preprocessor_config.json"
@@ -114,26 +114,26 @@ def _preprocess(folder: Path, config: Any, family: Family, dialect: CheckpointMa
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
     """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
     lost: dict[str, list[str]] = {}
-    for _, dialect in mappings(iter([family]), "transformers"):
-        if isinstance(dialect, MultiTowerMapping):
-            return transformers_multi_tower.describe(model, family, dialect)
-        config = dialect.rewrite(model.config)
-        pools = any(fields.get("head") == "pool" for fields in dialect.heads.values())
+    for _, mapping in mappings(iter([family]), "transformers"):
+        if isinstance(mapping, MultiTowerMapping):
+            return transformers_multi_tower.describe(model, family, mapping)
+        config = mapping.rewrite(model.config)
+        pools = any(fields.get("head") == "pool" for fields in mapping.heads.values())
         if config.head == "pool" and not pools:  # transformers' bare models return the tokens to pool
             config = config.replace(head=None)
-        for architecture, fields in dialect.heads.items():
+        for architecture, fields in mapping.heads.items():
             if fields.get("head") != config.head:
                 continue
             try:
-                values = dialect.to_theirs(config) | _head(model, config)
-                again = family.config(**_fields(family, dialect, architecture, values))
+                values = mapping.to_theirs(config) | _head(model, config)
+                again = family.config(**_fields(family, mapping, architecture, values))
             except ValueError as error:
                 lost[architecture] = [str(error)]
                 continue
             lost[architecture] = differences(config, again)
             if not lost[architecture]:
-                start = {"architectures": [architecture], "model_type": dialect.name, "dtype": str(model.dtype)[6:]}
-                return start | values, dialect, config
+                start = {"architectures": [architecture], "model_type": mapping.name, "dtype": str(model.dtype)[6:]}
+                return start | values, mapping, config
     if not lost:
         raise ValueError(f"transformers has no {family.name} model with head={model.config.head!r}")
     nearest = min(lost, key=lambda architecture: len(lost[architecture]))

@@ -29,7 +29,7 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowe
         config=config,
         preprocess=preprocess,
         table=towers.table_for(config),
-        dialect=towers,
+        mapping=towers,
         architecture=towers.architecture,
         notes=notes,
     )
@@ -68,6 +68,6 @@ def describe(model: Model, own: Family, towers: MultiTowerMapping) -> tuple[dict
     """(config.json, the dialect, the config written), for transformers."""
     values = towers.values(own, model.config)
     for part in towers.parts.values():
-        values[part.key] = {"model_type": part.dialect.name} | values[part.key]
+        values[part.key] = {"model_type": part.mapping.name} | values[part.key]
     start = {"architectures": [towers.architecture], "model_type": towers.name, "dtype": str(model.dtype)[6:]}
     return start | values, towers, model.config

@@ -80,10 +80,10 @@ def of_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[AudioClips
 
 def joined(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:
     """Sets behind each other."""
-    waves: list[Tensor] = [part.things[i] for part in parts for i in range(len(part))]
+    waves: list[Tensor] = [part.items[i] for part in parts for i in range(len(part))]
     labels = torch.cat([part.classes for part in parts if part.classes is not None])
     return PairDataset(
-        AudioClips.of(waves, parts[0].things.sampling_rate), [c for p in parts for c in p.captions], classes=labels
+        AudioClips.of(waves, parts[0].items.sampling_rate), [c for p in parts for c in p.captions], classes=labels
     )
 
 

@@ -25,19 +25,19 @@ class PairRows(Dataset[Any]):
 
     Args:
         pairs: Their captions.
-        things: Gathers a whole batch by `__getitems__(keys)`; or tensors [N, ...] by the names of the model's inputs.
+        items: Gathers a whole batch by `__getitems__(keys)`; or tensors [N, ...] by the names of the model's inputs.
         preprocess: The tokenizer.
         seed: In training, the caption of a thing is drawn by (seed, epoch, index); None takes the first.
         max_length: Tokens that a caption may have.
     """
 
-    def __init__(self, pairs: PairDataset[Any], things: Any, preprocess: TextProcessor, *, seed: int | None = None,
+    def __init__(self, pairs: PairDataset[Any], items: Any, preprocess: TextProcessor, *, seed: int | None = None,
                  max_length: int = 0, truncate: Truncate = "warn") -> None:  # fmt: skip
         flat = [text for captions in pairs.captions for text in captions]
         self.tokens = TokenDataset.of(flat, preprocess, max_length=max_length, truncate=truncate)
         self.count = torch.tensor([len(captions) for captions in pairs.captions])
         self.first = self.count.cumsum(0) - self.count
-        self.things = PairBatches(things) if isinstance(things, Mapping) else things
+        self.items = PairBatches(items) if isinstance(items, Mapping) else items
         self.seed, self.family, self.classes = seed, pairs.family, pairs.classes
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class PairRows(Dataset[Any]):
     def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
         rows = torch.tensor(list(keys))
         texts = self.tokens.__getitems__(Keys(self.captions_of(rows, keys.epoch).tolist(), keys.epoch))
-        batch = dict(self.things.__getitems__(keys))
+        batch = dict(self.items.__getitems__(keys))
         batch |= {name: texts[name] for name in ("input_ids", "attention_mask")}
         if self.classes is not None:
             batch["positives"] = self.classes[rows]

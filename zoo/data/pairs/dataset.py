@@ -18,14 +18,14 @@ class PairDataset(Generic[T]):
     """Things and their captions.
 
     Attributes:
-        things: Pictures, uint8 [N, 3, H, W], or sounds.
+        items: Pictures, uint8 [N, 3, H, W], or sounds.
         captions: Of each thing one or several. Training draws one of them, what is tested is the first.
         family: Rows that follow each other and stay in one batch, because they are each other's near misses.
         classes: int64 [N], where captions say no more than what class a thing is of: whatever is said of one then
             holds of all things of its class.
     """
 
-    things: T
+    items: T
     captions: list[tuple[str, ...]]
     family: int = 1
     classes: Tensor | None = None
@@ -35,9 +35,9 @@ class PairDataset(Generic[T]):
 
     def take(self, rows: Tensor) -> "PairDataset[T]":
         """The pairs of these rows, each a family of its own."""
-        things: Any = self.things[rows] if isinstance(self.things, Tensor) else self.things.take(rows)
+        items: Any = self.items[rows] if isinstance(self.items, Tensor) else self.items.take(rows)
         classes = None if self.classes is None else self.classes[rows]
-        return PairDataset(things, [self.captions[i] for i in rows.tolist()], classes=classes)
+        return PairDataset(items, [self.captions[i] for i in rows.tolist()], classes=classes)
 
     def subset(self, count: int, *, seed: int = 0) -> "PairDataset[T]":
         """`count` pairs, a seeded choice, whole families as long as `count` has room for them; 0 keeps all."""

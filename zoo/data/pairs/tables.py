@@ -120,16 +120,16 @@ def _shard_row(sample: dict[str, Any]) -> dict[str, Any]:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def pair_rows(table: Table, things: str, captions: str, role: str, skipped: list[str]) -> Rows:
+def pair_rows(table: Table, items: str, captions: str, role: str, skipped: list[str]) -> Rows:
     """The pairs of a table; rows that name a file again are further captions of it. Rows that lack something, and files
     that are not there, go into `skipped`.
 
     Args:
-        things, captions: Columns as the options name them; empty ones are looked for. Several caption columns have
+        items, captions: Columns as the options name them; empty ones are looked for. Several caption columns have
             commas between them.
         role: `images` or `audio`, as the setting of the column is called.
     """
-    column = _column(table, things, role, (*NAMES[role], *FILES))
+    column = _column(table, items, role, (*NAMES[role], *FILES))
     said = [_column(table, name.strip(), "captions", NAMES["captions"]) for name in captions.split(",")]
     base = Path(table.where).parent
     found: dict[Any, tuple[Blob, list[str], str]] = {}

@@ -9,10 +9,10 @@ TRANSFORMERS = MultiTowerMapping(
     architecture="CLIPModel",
     parts={
         "image": TowerMapping(
-            key="vision_config", prefix="vision_model.", family="vit", dialect=CLIP_VISION, proj="linear"
+            key="vision_config", prefix="vision_model.", family="vit", mapping=CLIP_VISION, proj="linear"
         ),
         "text": TowerMapping(
-            key="text_config", prefix="text_model.", family="clip_text", dialect=CLIP_TEXT, proj="linear"
+            key="text_config", prefix="text_model.", family="clip_text", mapping=CLIP_TEXT, proj="linear"
         ),
     },
     table="""

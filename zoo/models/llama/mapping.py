@@ -125,7 +125,7 @@ def write_qwen(config: Any) -> dict[str, Any]:
     }
 
 
-def dialect(
+def mapping(
     name: str, read: Callable[..., dict[str, Any]], write: Callable[..., dict[str, Any]], **own: Any
 ) -> CheckpointMapping:
     """One relative; its classes are called `<Prefix>ForCausalLM` ..."""
@@ -150,8 +150,8 @@ def dialect(
     )
 
 
-DIALECTS = (
-    dialect(
+MAPPINGS = (
+    mapping(
         "llama",
         lambda fields, theirs: read_rope(theirs),
         write_rope,
@@ -159,7 +159,7 @@ DIALECTS = (
         bos_token_id=1,
         eos_token_id=2,
     ),
-    dialect(
+    mapping(
         "mistral",
         read_mistral,
         write_mistral,
@@ -169,7 +169,7 @@ DIALECTS = (
         bos_token_id=1,
         eos_token_id=2,
     ),
-    dialect(
+    mapping(
         "qwen2",
         partial(read_qwen, qkv_bias=True),
         write_qwen,
@@ -177,7 +177,7 @@ DIALECTS = (
         mlp_dim=22016,
         max_length=32768,
     ),
-    dialect(
+    mapping(
         "qwen3",
         partial(read_qwen, qk_norm=True),
         write_qwen,

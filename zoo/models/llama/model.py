@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.models.family import Family
-from zoo.models.llama.mapping import DIALECTS
+from zoo.models.llama.mapping import MAPPINGS
 from zoo.models.llama.rope_scaling import SCALINGS, scaled_frequencies
 from zoo.models.text import DecoderConfig, TextModel
 from zoo.nn.block_config import BlockConfig
@@ -142,4 +142,4 @@ SOURCES = {
     "qwen3_8b": "hf-hub:Qwen/Qwen3-8B",
 }
 
-FAMILY = Family("llama", Llama, LlamaConfig, "text", VARIANTS, SOURCES, {"transformers": DIALECTS})
+FAMILY = Family("llama", Llama, LlamaConfig, "text", VARIANTS, SOURCES, {"transformers": MAPPINGS})

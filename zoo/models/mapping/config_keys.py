@@ -92,9 +92,9 @@ def key_lines(keys: str) -> tuple[tuple[str, str, dict[str, str]], ...]:
 def mappings(families: Iterator[Family], format: str) -> Iterator[tuple[Family, CheckpointMapping]]:
     """Every (family, dialect) of a format; a family may have one or a tuple of them."""
     for family in families:
-        found = family.dialects.get(format, ())
-        for dialect in found if isinstance(found, tuple) else (found,):
-            yield family, dialect
+        found = family.mappings.get(format, ())
+        for mapping in found if isinstance(found, tuple) else (found,):
+            yield family, mapping
 
 
 def differences(config: Config, other: Config) -> list[str]:

@@ -25,19 +25,19 @@ class TowerMapping:
     key: str
     prefix: str
     family: str
-    dialect: CheckpointMapping
+    mapping: CheckpointMapping
     proj: Any = None
 
     def read(self, theirs: Mapping[str, Any], file: Path) -> Tower:
         """Our tower, from its part of their config."""
         own = family(self.family)
-        start = own.config().to_dict() | dict(self.dialect.defaults)
+        start = own.config().to_dict() | dict(self.mapping.defaults)
         try:
-            fields = self.dialect.to_ours(start, theirs)
+            fields = self.mapping.to_ours(start, theirs)
         except LoadError as error:
             raise LoadError(f"{file}: {error}") from None
         except ValueError as error:
-            raise LoadError(f"{file}: {self.dialect.name}: {error}") from None
+            raise LoadError(f"{file}: {self.mapping.name}: {error}") from None
         return Tower(family=self.family, config=config_of(own, fields, file), proj=self.proj)
 
 
@@ -72,7 +72,7 @@ class MultiTowerMapping:
     def table_for(self, config: Any) -> str:
         """The weight table of all towers together."""
         return self.table + "".join(
-            prefixed(part.dialect.table_for(config.parts[name]), f"{name}.", part.prefix)
+            prefixed(part.mapping.table_for(config.parts[name]), f"{name}.", part.prefix)
             for name, part in self.parts.items()
         )
 
@@ -92,7 +92,7 @@ class MultiTowerMapping:
         if lost:
             raise ValueError(f"{self.architecture} cannot express {', '.join(lost)}")
         told: dict[str, Any] = {
-            part.key: part.dialect.to_theirs(config.parts[name]) for name, part in self.parts.items()
+            part.key: part.mapping.to_theirs(config.parts[name]) for name, part in self.parts.items()
         }
         for key, value in self.write(config).items():  # of a tower's part, or of the whole
             told[key] = told[key] | value if key in told else value

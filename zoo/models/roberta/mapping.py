@@ -40,7 +40,7 @@ def write(config: Any) -> dict[str, Any]:
     return {"max_position_embeddings": config.max_length + config.first_position}
 
 
-def dialect(name: str, cls: str, **defaults: Any) -> CheckpointMapping:
+def mapping(name: str, cls: str, **defaults: Any) -> CheckpointMapping:
     return CheckpointMapping(
         name=name,
         base="roberta.",
@@ -56,4 +56,4 @@ def dialect(name: str, cls: str, **defaults: Any) -> CheckpointMapping:
     )
 
 
-DIALECTS = (dialect("roberta", "Roberta"), dialect("xlm-roberta", "XLMRoberta", vocab_size=30522))
+MAPPINGS = (mapping("roberta", "Roberta"), mapping("xlm-roberta", "XLMRoberta", vocab_size=30522))

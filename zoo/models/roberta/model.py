@@ -6,7 +6,7 @@ from typing import Any
 
 from zoo.models.bert.model import Bert, BertConfig
 from zoo.models.family import Family
-from zoo.models.roberta.mapping import DIALECTS
+from zoo.models.roberta.mapping import MAPPINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +53,4 @@ SOURCES = {
     "xlm_roberta_large": "hf-hub:FacebookAI/xlm-roberta-large",
 }
 
-FAMILY = Family("roberta", Roberta, RobertaConfig, "text", VARIANTS, SOURCES, {"transformers": DIALECTS})
+FAMILY = Family("roberta", Roberta, RobertaConfig, "text", VARIANTS, SOURCES, {"transformers": MAPPINGS})

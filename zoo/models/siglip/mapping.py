@@ -18,9 +18,9 @@ TRANSFORMERS = MultiTowerMapping(
     name="siglip",
     architecture="SiglipModel",
     parts={
-        "image": TowerMapping(key="vision_config", prefix="vision_model.", family="vit", dialect=SIGLIP_VISION),
+        "image": TowerMapping(key="vision_config", prefix="vision_model.", family="vit", mapping=SIGLIP_VISION),
         "text": TowerMapping(
-            key="text_config", prefix="text_model.", family="clip_text", dialect=SIGLIP_TEXT, proj="affine"
+            key="text_config", prefix="text_model.", family="clip_text", mapping=SIGLIP_TEXT, proj="affine"
         ),
     },
     table="""

@@ -295,4 +295,4 @@ DINOV2_WITH_REGISTERS = CheckpointMapping(
     rewrite=positions_for_transformers,
 )
 
-DIALECTS: dict[str, Any] = {"timm": TIMM, "transformers": (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
+MAPPINGS: dict[str, Any] = {"timm": TIMM, "transformers": (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}

@@ -12,7 +12,7 @@ from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
-from zoo.models.vit.mapping import DIALECTS
+from zoo.models.vit.mapping import MAPPINGS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import PatchEmbedding, Stem, by_size
 from zoo.nn.heads import (
@@ -289,5 +289,5 @@ FAMILY = Family(
     "vision",
     VARIANTS,
     SOURCES,
-    {"timm": DIALECTS["timm"], "transformers": (*DIALECTS["transformers"], *TOWERS)},
+    {"timm": MAPPINGS["timm"], "transformers": (*MAPPINGS["transformers"], *TOWERS)},
 )

@@ -53,7 +53,7 @@ def open_audio_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         note_skipped(run, sets)
         parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         words, tokenizer = text_fields(run, model, parts[0])
-        sounds, hearing = audio_fields(run, model, parts[0].things) if heard is None else ({}, {})
+        sounds, hearing = audio_fields(run, model, parts[0].items) if heard is None else ({}, {})
         model = remade(run, model, TOWERS, words | sounds, tokenizer | hearing)
         rows = [audio_rows(run, model, each, number == 0) for number, each in enumerate(parts)]
         preprocess = model.preprocess.audio
@@ -97,7 +97,7 @@ def audio_fields(run: Run, model: Contrastive, clips: AudioClips) -> tuple[dict[
 
 def audio_rows(run: Run, model: Contrastive, pairs: PairDataset[AudioClips], training: bool) -> PairRows:
     """A set with its features and its captions as tokens."""
-    return pair_rows(run, model, pairs, features_of(model, pairs.things), training)
+    return pair_rows(run, model, pairs, features_of(model, pairs.items), training)
 
 
 def features_of(model: Contrastive, clips: AudioClips) -> Any:
@@ -137,7 +137,7 @@ class Prompts(L.Callback):
         found = {"prompt_accuracy": share(taken, test)}
         task.confusion, task.class_names = confused(taken, test, len(names)), names
         if self.sets.unseen is not None:
-            rows = PairRows(self.sets.unseen, features_of(model, self.sets.unseen.things), model.preprocess.text)
+            rows = PairRows(self.sets.unseen, features_of(model, self.sets.unseen.items), model.preprocess.text)
             vectors = encoded(model, rows, self.data)
             found["unseen_accuracy"] = share(closest(vectors, prompts, ~known), self.sets.unseen)
             found["unseen_among_all"] = share(closest(vectors, prompts, known | ~known), self.sets.unseen)
@@ -183,7 +183,7 @@ def try_it(run: Run, sets: PairSplits[AudioClips]) -> str:
     """A command for the model that came out."""
     assert isinstance(run.folder, RunFolder)
     file = run.folder.path / "sample.wav"
-    write_sound(file, sets.test.things)
+    write_sound(file, sets.test.items)
     if sets.classes:
         return f'zoo classify {file} --model {{model}} --labels "{",".join(sets.classes)}"'
     return f'zoo search "{sets.test.captions[0][0]}" --corpus FOLDER --model {{model}}'

@@ -53,7 +53,7 @@ def open_image_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         model = remade(run, model, ("image", "text"), *text_fields(run, model, parts[0]))
         prepare = ImageBatch(run.settings.data.augment, preprocess, may_be_mirrored(parts[0]))
-        rows = [pair_rows(run, model, each, {"pixel_values": each.things}, n == 0) for n, each in enumerate(parts)]
+        rows = [pair_rows(run, model, each, {"pixel_values": each.items}, n == 0) for n, each in enumerate(parts)]
         data = pair_datamodule(run, rows, prepare)
         data.shown = sets.test
         return model, data, sets
@@ -222,10 +222,10 @@ def with_validation(sets: PairSplits[Any], share: float, seed: int) -> list[Pair
     return [sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0]), sets.test]
 
 
-def pair_rows(run: Run, model: Contrastive, pairs: PairDataset[Any], things: Any, training: bool) -> PairRows:
+def pair_rows(run: Run, model: Contrastive, pairs: PairDataset[Any], items: Any, training: bool) -> PairRows:
     """A set with its captions as tokens of the model."""
     preprocess, s = model.preprocess.text, run.settings
-    return PairRows(pairs, things, preprocess, seed=s.seed if training else None,
+    return PairRows(pairs, items, preprocess, seed=s.seed if training else None,
                     max_length=min(s.data.max_length, preprocess.max_length))  # fmt: skip
 
 

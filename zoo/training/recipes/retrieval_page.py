@@ -33,7 +33,7 @@ def save_images(run: Run, sets: PairSplits[Tensor]) -> Path:
         folder.mkdir(exist_ok=True)
         for number in range(min(SHOWN, len(sets.test))):
             file = folder / f"{number:03d} {file_name(sets.test.captions[number][0])}.png"
-            Image.fromarray(sets.test.things[number].permute(1, 2, 0).numpy()).save(file)
+            Image.fromarray(sets.test.items[number].permute(1, 2, 0).numpy()).save(file)
     return folder
 
 
@@ -55,7 +55,7 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     rows = some_rows(pairs, PAGED)
     found, scores = ranked(task.evaluated, data, rows)
     write_page(run, pairs, rows, found, scores, headline(pairs, result))
-    return sheet(pairs, rows, found, scores, headline(pairs, result)) if isinstance(pairs.things, Tensor) else None
+    return sheet(pairs, rows, found, scores, headline(pairs, result)) if isinstance(pairs.items, Tensor) else None
 
 
 def some_rows(pairs: PairDataset[Any], count: int) -> Tensor:
@@ -68,7 +68,7 @@ def some_rows(pairs: PairDataset[Any], count: int) -> Tensor:
 
 def headline(pairs: PairDataset[Any], result: "Result") -> str:
     """What is seen, and the figure."""
-    thing = "image" if isinstance(pairs.things, Tensor) else "audio"
+    thing = "image" if isinstance(pairs.items, Tensor) else "audio"
     share = result.figures.get(f"test_text_to_{thing}_r1")
     kind = {"image": "picture", "audio": "sound"}[thing]
     return f"text to {kind} among {len(pairs)} of the test" + ("" if share is None else f", R@1 {share:.1%}")
@@ -88,7 +88,7 @@ def write_page(run: "Run", pairs: PairDataset[Any], rows: Tensor, found: Tensor,
 
 def thing(pairs: PairDataset[Any], row: int) -> Any:
     """A picture uint8 [C, H, W], or (waveform, rate)."""
-    return pairs.things[row] if isinstance(pairs.things, Tensor) else (pairs.things[row], pairs.things.sampling_rate)
+    return pairs.items[row] if isinstance(pairs.items, Tensor) else (pairs.items[row], pairs.items.sampling_rate)
 
 
 def is_right(pairs: PairDataset[Any], row: int, asked: int) -> bool:
@@ -106,7 +106,7 @@ def sheet(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores: Tenso
     for line, row, best, score in zip(axes, rows.tolist(), found.tolist(), scores.tolist()):
         line[0].text(1, 0.5, wrapped(pairs.captions[row][0]), ha="right", va="center", fontsize=9)
         for place, (number, value) in enumerate(zip(best, score), 1):
-            show(line[place], pairs.things[number], f"{value:.2f}", right=is_right(pairs, number, row))
+            show(line[place], pairs.items[number], f"{value:.2f}", right=is_right(pairs, number, row))
         for empty in (line[0], *line[1 + len(best) :]):
             empty.set_axis_off()
     figure.suptitle(title)
@@ -128,14 +128,14 @@ def ranked(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(numbers, scores), best first, both [len(rows), at most PAGE_ANSWERS], of the test things most like captions."""
     model.eval()
     device = next(model.parameters()).device
-    things, texts = [], []
+    items, texts = [], []
     for batch in batches(data.test, len(data.test)):
         ready = data.ready({name: value.to(device) for name, value in batch.items()})
         output = model(**{name: ready[name] for name in model.inputs if name in ready})
         (other,) = (name for name in output.present if name != "text")
-        things.append(output.features(other).float().cpu())
+        items.append(output.features(other).float().cpu())
         texts.append(output.features("text").float().cpu())
-    scores = torch.cat(texts)[rows] @ torch.cat(things).T
+    scores = torch.cat(texts)[rows] @ torch.cat(items).T
     best = scores.topk(min(PAGE_ANSWERS, scores.shape[1]))
     return best.indices, best.values
 

@@ -1,0 +1,102 @@
+"""The field's language: none of the words that only this project used, in code, messages, help, recipes and README."""
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Tables of old names, each beside the new one.
+ALIASES = {"zoo/utils/renamed.py"}
+CODE = [
+    path
+    for folder in ("zoo", "recipes", "examples", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if str(path.relative_to(ROOT)) not in ALIASES
+]
+TEXTS = [
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "configs").rglob("*.yaml")),
+    *sorted((ROOT / "data").glob("*.yaml")), ROOT / "data" / "README.md", ROOT / "pyproject.toml",
+]  # fmt: skip
+
+# In identifiers, comments, messages and prose: (what is not said, what is).
+WORDS = (
+    (r"sounds?", "audio, clip"),
+    (r"pictures?", "image"),
+    (r"hear(s|d|ing)?|hearers?|listen(s|ed|ing)?|listeners?", "take, process, audio processor"),
+    (r"told|tells?|saying|said|asked|wanted", "say what it is"),
+    (r"anew|amiss", "again, re-initialized; inconsistent"),
+    (r"mend(s|ed|ing)?", "fix"),
+    (r"draws?|drawn|drew|drawing", "sample, random; plot; initialize; synthetic"),
+    (r"composed?s?|composing", "make, synthetic"),
+    (r"figures", "metrics, numbers"),
+    (r"things?", "item, input, what it is"),
+    (r"dialects?", "mapping"),
+    (r"overlays?", "hardware (of settings)"),
+    (r"holdout|hold_out|patience(?!_)", "val_fraction, early_stopping_patience"),
+    (r"licen[c]e|colou[r]s?|gre[y]|behaviou[r]|centr[e]s?|labelle[d]|modellin[g]|initialis\w+|normalis\w+|optimis\w+",
+     "US spelling"),
+)  # fmt: skip
+# In sentences alone: comments, docstrings, messages, prose.
+PHRASES = (
+    (r"(?<!there )is no (?!longer)", "is not a"),
+    (r"NOT REAL DATA", "synthetic data"),
+    (r"(goes?|going|gone|went) on\b(?! (the|a|one|to a))", "continue, resume"),
+    (r"leave \S+= (out|away)", "omit"),
+    (r"embedded (set|sets|data|images?|audio|sentences|shapes|tones|text)", "synthetic"),
+    (r"of one's own|one's own|somebody else's", "your own, custom"),
+    (r"is no number|are no numbers", "is not finite"),
+)
+WHOLE = [(re.compile(rf"(?<![A-Za-z])({pattern})(?![A-Za-z])", re.IGNORECASE), word) for pattern, word in WORDS]
+SAID = [(re.compile(pattern), word) for pattern, word in PHRASES]
+# Names and words of others that are written so.
+ALLOWED = re.compile(
+    r"PIL\.ImageDraw|ImageDraw|set_figures|torch\.compose|Compose\b|v2\.Compose|anything|nothing|something|everything"
+)
+
+
+def found(text: str, *, sentence: bool) -> Iterator[str]:
+    text = ALLOWED.sub("", text)
+    for pattern, word in WHOLE + (SAID if sentence else []):
+        for match in pattern.finditer(text):
+            near = text[max(0, match.start() - 30) : match.end() + 30].replace("\n", " ")
+            yield f"{match[0]!r} (say: {word}) in ...{near}..."
+
+
+def parts(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """(line, text, whether it is a sentence) of each name, comment and string of a file."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.NAME:
+            yield token.start[0], token.string.replace("_", " "), False
+        elif token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield token.start[0], token.string, True
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_speaks_the_language_of_the_field(path: Path) -> None:
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {hit}" for line, text, is_text in parts(path)
+             for hit in found(text, sentence=is_text)]  # fmt: skip
+    assert not wrong, "\n".join(wrong[:40])
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_texts_speak_the_language_of_the_field(path: Path) -> None:
+    wrong = [hit for line in path.read_text().splitlines() for hit in found(line, sentence=True)]
+    assert not wrong, "\n".join(wrong[:40])
+
+
+HELP = [["-m", "zoo.cli.main", "--help"], *(
+    ["-m", "zoo.cli.main", name, "--help"]
+    for name in ("list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify")
+), *([str(path), "--help"] for path in sorted((ROOT / "recipes").glob("*.py")))]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", HELP, ids=lambda words: " ".join(words[-2:]).rpartition("/")[2])
+def test_help_speaks_the_language_of_the_field(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0 and not list(found(done.stdout, sentence=True)), list(found(done.stdout, sentence=True))
