@@ -277,7 +277,7 @@ def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("items", "options", "said"),
     [
-        ("empty", {}, "has no pictures or texts in it"),
+        ("empty", {}, "has no images or texts in it"),
         ("gone", {}, "does not exist"),
         ([], {}, "an empty list"),
         (["  "], {}, "expected a text"),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from search_models import draw
 
-from zoo.retrieval import html_page
+from zoo.preprocessing import display
 from zoo.retrieval.html_page import Card, write_page
 from zoo.retrieval.search import Hit
 
@@ -117,7 +117,7 @@ def test_sounds_are_in_the_page_unless_they_are_long(tmp_path, out, monkeypatch)
     assert len(audio) == 3 and all("controls" in a for a in audio) and audio[1]["aria-label"] == "answer 1: tone.wav"
     content = base64.b64decode(re.sub("^data:audio/wav;base64,", "", audio[1]["src"] or ""))
     assert content == (tmp_path / "tone.wav").read_bytes()
-    monkeypatch.setattr(html_page, "SOUND_BYTES", 1000)
+    monkeypatch.setattr(display, "AUDIO_BYTES", 1000)
     write_page(out, [("x", [Card(tmp_path / "tone.wav", 0.5), Card((wave, 8000))])])
     assert not Page(out).all("audio") and Page(out).text.count("too large to be put into the page") == 2
 

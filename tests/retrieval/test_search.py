@@ -172,7 +172,7 @@ def test_what_search_refuses(tmp_path):
     assert search([], tmp_path / "p", model) == []
     assert len(search("red", tmp_path / "p", model, k=1000)) == 4
     for words, options, said in [
-        (("red", tmp_path / "empty", model), {}, "has no pictures or texts in it"),
+        (("red", tmp_path / "empty", model), {}, "has no images or texts in it"),
         (("red", tmp_path / "gone", model), {}, "there is no file of embeddings"),
         (("gone.png", tmp_path / "p", model), {}, "there is no file gone.png"),
         (("red", tmp_path / "p", model), {"k": 0}, "k=0"),

@@ -7,8 +7,9 @@ from search_models import COLORS, Colors, draw, tiny
 from torch import nn
 
 import zoo
+from zoo.preprocessing.modality import MODALITIES
 from zoo.retrieval.encode import Encoder
-from zoo.retrieval.zero_shot import TEMPLATES, zero_shot
+from zoo.retrieval.zero_shot import zero_shot
 
 
 def test_pictures_are_named(tmp_path):
@@ -44,10 +45,11 @@ def test_names_may_hold_braces():
 
 
 def test_our_templates_have_a_place_for_the_name():
-    assert set(TEMPLATES) == {"image", "audio"}
-    for sentences in TEMPLATES.values():
+    templates = {name: record.templates for name, record in MODALITIES.items() if record.templates}
+    assert set(templates) == {"image", "audio"}
+    for sentences in templates.values():
         assert len(sentences) == len(set(sentences)) >= 8 and all(s.count("{}") == 1 for s in sentences)
-    assert zero_shot(Colors(), ["red"]).templates == TEMPLATES["image"]
+    assert zero_shot(Colors(), ["red"]).templates == templates["image"]
 
 
 def test_saved_and_read(tmp_path):
@@ -103,7 +105,7 @@ def test_what_is_refused(labels, templates, said):
 def test_what_a_model_and_a_classifier_refuse(tmp_path):
     model = Colors()
     made = zero_shot(model, ["red"])
-    for thing, said in [("a text", "is a text: this classifier is for pictures"), ("gone.png", "there is no file")]:
+    for thing, said in [("a text", "is a text: this classifier is for images"), ("gone.png", "there is no file")]:
         with pytest.raises(ValueError, match=said):
             made.predict(thing)
     with pytest.raises(ValueError, match="top_k=0"):

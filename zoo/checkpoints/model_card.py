@@ -5,17 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.models.base import Model
-from zoo.models.config import NAMING, plain
+from zoo.models.config import CLASSIFIER_HEADS, to_json_types
 from zoo.models.registry import family
+from zoo.preprocessing.modality import of_family
 
-# What the hub and transformers call the use of a head.
-PIPELINES = {
-    ("vision", "classify"): "image-classification",
-    ("text", "classify"): "text-classification", ("text", "token"): "token-classification",
-    ("text", "qa"): "question-answering", ("text", "masked_lm"): "fill-mask", ("text", "lm"): "text-generation",
-    ("text", "pool"): "feature-extraction", ("audio", "classify"): "audio-classification",
-    ("audio", "ctc"): "automatic-speech-recognition", ("multimodal", None): "zero-shot-image-classification",
-}  # fmt: skip
+# The hub's name of what several towers are used for; that of others is in the record of their modality.
+MULTIMODAL = "zero-shot-image-classification"
 
 # A line that puts a model to its use, by what the hub calls it.
 USES = {
@@ -38,7 +33,7 @@ class Training:
     Attributes:
         command: The command line.
         data, real, source: The data set, whether it is real, and where it came from.
-        figures: Of the test, by name.
+        metrics: Of the test, by name.
         facts: Whatever else is worth a line, by name.
     """
 
@@ -46,23 +41,21 @@ class Training:
     data: str
     real: bool
     source: str
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Markdown."""
         said = f"Trained on **{self.data}** ({self.source}) by"
         unreal = ["", "**Not real data:** the program made it itself, and these figures say nothing of any other."]
-        rows = [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in self.figures.items()]
+        rows = [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in self.metrics.items()]
         rows += [f"| {name.replace('_', ' ')} | {value} |" for name, value in self.facts.items() if value is not None]
         return [said, "```bash", self.command, "```", *([] if self.real else unreal), "", "| | |", "|---|---|", *rows]
 
 
 def model_card(model: Model, name: str, format: str = "zoo", training: Training | None = None) -> str:
     """The README.md of a folder or a hub repository. name: what the model is loaded by. format: whose files it has."""
-    task = PIPELINES.get((family(model.family).modality, model.config.head))
-    if model.config.parts and not {"image", "text"} <= model.config.parts.keys():
-        task = None
+    task = pipeline_tag(model)
     library = {"zoo": "attention-zoo"}.get(format, format)
     lines = ["---", f"library_name: {library}", *([f"pipeline_tag: {task}"] if task else [])]
     title = name.rstrip("/").removesuffix("/model").split("/")[-1]
@@ -75,6 +68,14 @@ def model_card(model: Model, name: str, format: str = "zoo", training: Training 
         count = len(model.labels)
         lines += ["", f"{count} {what if count == 1 else {'class': 'classes'}.get(what, what + 's')}: {shown}"]
     return "\n".join(lines) + "\n"
+
+
+def pipeline_tag(model: Model) -> str | None:
+    """The hub's name of the task of a model; None where it has none."""
+    modality = of_family(family(model.family).modality)
+    if modality is None:
+        return MULTIMODAL if {"image", "text"} <= model.config.parts.keys() else None
+    return modality.pipelines.get(model.config.head)
 
 
 def loading(model: Model, name: str, format: str, task: str | None) -> list[str]:
@@ -98,7 +99,7 @@ def loading(model: Model, name: str, format: str, task: str | None) -> list[str]
 def described(model: Model) -> dict[str, Any]:
     """The model by its config, without what is off."""
     facts = {"model": model.variant or model.family, "parameters": f"{sum(p.numel() for p in model.parameters()):,}"}
-    values = model.config.to_dict() if not model.config.parts else plain(model.config.flat())
-    if model.config.head not in NAMING:
+    values = model.config.to_dict() if not model.config.parts else to_json_types(model.config.flat())
+    if model.config.head not in CLASSIFIER_HEADS:
         values = {key: value for key, value in values.items() if key.split(".")[-1] != "num_classes"}
     return facts | {name: value for name, value in values.items() if value not in (None, False, 0)}

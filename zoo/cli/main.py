@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.utils import renamed
-from zoo.utils.console import EXPONENT, make_table, scaled, screen, spoken
+from zoo.utils.console import EXPONENT, format_value, make_table, stdout_console
 from zoo.utils.errors import did_you_mean
 from zoo.utils.version import __version__
 
@@ -144,11 +144,11 @@ def run_list(args: argparse.Namespace) -> int:
             row = [
                 name,
                 found.name,
-                spoken(size),
-                *(spoken(getattr(config, f, "")) for f in ("width", "depth", "heads")),
+                format_value(size),
+                *(format_value(getattr(config, f, "")) for f in ("width", "depth", "heads")),
             ]
             table.add_row(*row, found.sources.get(name, "").removeprefix("hf-hub:"))
-    screen().print(table)
+    stdout_console().print(table)
     return 0
 
 
@@ -157,7 +157,7 @@ def run_info(args: argparse.Namespace) -> int:
 
     name, found, model, source = described(args.model, settings(args.overrides))
     cost = measure(model, args.batch_size, length=args.length)
-    out = screen()
+    out = stdout_console()
     out.print(f"{name}  {type(model).__name__}, {found.modality}", style="bold")
     table = make_table("", "")
     table.show_header = False
@@ -168,7 +168,7 @@ def run_info(args: argparse.Namespace) -> int:
             "labels", f"{len(model.labels)}: {', '.join(model.labels[:4])}" + ", ..." * (len(model.labels) > 4)
         )
     for field, value in model.config.flat().items():
-        table.add_row(field, spoken(value))
+        table.add_row(field, format_value(value))
     out.print(table)
     return 0
 
@@ -176,20 +176,22 @@ def run_info(args: argparse.Namespace) -> int:
 def run_predict(args: argparse.Namespace) -> int:
     given = [*args.inputs, *map(tuple, args.pair)]
     if not given:
-        raise ValueError('give at least one picture, sound or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
+        raise ValueError('give at least one image, audio file or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.checkpoints.load import load
     from zoo.inference.predict import predict
+    from zoo.preprocessing.modality import of_inputs
 
     model = load(args.source)
-    for name, what in (("pixel_values", "picture"), ("input_values", "sound")):
-        for file in args.inputs if name in model.inputs else []:
+    for modality in of_inputs(model.inputs):
+        for file in args.inputs if modality.files_only else []:
             if not Path(file).is_file():
-                raise ValueError(f"there is no {what} {file}")
+                raise ValueError(f"there is no {modality.name} file {file}")
+    options = {option for modality in of_inputs(model.inputs) for option in modality.options}
     if args.resample:
-        if "input_values" not in model.inputs:
-            raise ValueError(f"--resample is for sounds, and the model takes {', '.join(model.inputs)}")
+        if "resample" not in options:
+            raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
         model.preprocess = replace(model.preprocess, resample=True)
     if args.pair and "input_ids" not in model.inputs:
         raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
@@ -202,7 +204,7 @@ def run_predict(args: argparse.Namespace) -> int:
         shown = one if isinstance(one, str) else " | ".join(one)
         for i, (label, value) in enumerate(answer):
             table.add_row("" if i else shown, label, f"{value:,.6g}" if number else f"{value:.1%}")
-    screen().print(table)
+    stdout_console().print(table)
     return 0
 
 
@@ -226,7 +228,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from zoo.training.sweep.compare import compare
 
     comparison = compare(args.recipe, args.options)
-    screen().print(comparison)
+    stdout_console().print(comparison)
     return 0 if comparison.ok else 1
 
 
@@ -260,7 +262,7 @@ def run_check(args: argparse.Namespace) -> int:
     table = make_table("check", "")
     for name, result in report.results.items():
         table.add_row(name, result)
-    screen().print(table)
+    stdout_console().print(table)
     print(f"{report.name}: " + ("ok" if report.ok else "WRONG"), *report.failures, sep="\n  ")
     return 0 if report.ok else 1
 
@@ -288,7 +290,7 @@ def settings(words: Sequence[str]) -> dict[str, Any]:
 
 def described(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":
     """(name, family, model on the meta device, where its weights are) of a name, a folder or a repository."""
-    from zoo.models.registry import admitted, build, find_variant, list_models
+    from zoo.models.registry import build, find_variant, list_models, resolve_overrides
 
     if given in list_models() or not (Path(given).exists() or "/" in given or ":" in given):
         found = find_variant(given)
@@ -300,7 +302,7 @@ def described(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Mode
         checkpoint = describe(given)
         found, config, labels = checkpoint.family, checkpoint.config, checkpoint.labels
         name, source = checkpoint.variant or checkpoint.architecture or found.name, f"{given} ({checkpoint.format})"
-    model = build(found, config.replace(**admitted(found, overrides)), "meta")
+    model = build(found, config.replace(**resolve_overrides(found, overrides)), "meta")
     model.labels = labels
     return name, found, model, source
 

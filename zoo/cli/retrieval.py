@@ -18,8 +18,12 @@ def add_commands(command: Command) -> None:
     new.add_argument("--model", required=True, help="a folder or hub name of a model of several towers")
     new.add_argument("--out", required=True, metavar="FILE", help="vectors.safetensors, or vectors.parquet")
     new.add_argument("--modalities", metavar="image,text,audio", help="what to embed (all that the model takes)")
-    new.add_argument("--on-error", choices=("raise", "skip"), default="raise",
-                     help="skip leaves broken files out and lists them; raise (default) stops at the first")  # fmt: skip
+    new.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="skip omits and lists broken files; raise (default) stops at the first one",
+    )
     new.add_argument("--dtype", default="float32", help="float32 (default), float16 or bfloat16")
     new.add_argument("--batch-size", type=int, default=32, help="files that are encoded at once (32)")
     new.add_argument("--overwrite", action="store_true", help="replace a file that another model made")
@@ -34,8 +38,12 @@ def add_commands(command: Command) -> None:
     new.add_argument("--modalities", metavar="image,text,audio", help="what to look among (all but texts)")
     new.add_argument("--html", metavar="FILE.html", help="write the results as an HTML page")
     new.add_argument("--engine", default="exact", help="exact (default), or faiss with the same results")
-    new.add_argument("--on-error", choices=("raise", "skip"), default="skip",
-                     help="skip (default) leaves broken files out and names them; raise stops at the first")  # fmt: skip
+    new.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="skip",
+        help="skip (default) omits and lists broken files; raise stops at the first one",
+    )
     new.set_defaults(rest="queries")
 
     new = command("classify", run_classify, "Which of some names goes best with a picture or a sound.",
@@ -78,7 +86,7 @@ def run_search(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.retrieval.search import search
-    from zoo.utils.console import make_table, screen
+    from zoo.utils.console import make_table, stdout_console
 
     with told():
         answers = search(
@@ -96,7 +104,7 @@ def run_search(args: argparse.Namespace) -> int:
     for query, hits in zip(args.queries, answers, strict=True):
         for i, hit in enumerate(hits):
             table.add_row("" if i else query, hit.name, f"{hit.score:.3f}")
-    screen().print(table)
+    stdout_console().print(table)
     if args.html:
         print(f"{args.html} shows them")
     return 0
@@ -108,13 +116,15 @@ def run_classify(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.checkpoints.load import load
-    from zoo.retrieval.encode import file_modality
+    from zoo.preprocessing.modality import MODALITIES, file_modality
     from zoo.retrieval.zero_shot import zero_shot
-    from zoo.utils.console import make_table, screen
+    from zoo.utils.console import make_table, stdout_console
 
     for file in args.files:
-        if not Path(file).is_file() or file_modality(file) not in ("image", "audio"):
-            raise ValueError(f"there is no picture or sound {file}")
+        modality = MODALITIES.get(file_modality(file) or "")
+        if not Path(file).is_file() or modality is None or not modality.templates:
+            known = " or ".join(record.name for record in MODALITIES.values() if record.templates)
+            raise ValueError(f"there is no {known} file {file}")
     labels, kind = labels_of(args.labels), str(file_modality(args.files[0]))
     templates = Path(args.templates) if args.templates else None
     classifier = zero_shot(load(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)
@@ -126,7 +136,7 @@ def run_classify(args: argparse.Namespace) -> int:
     for file, answer in zip(args.files, answers, strict=True):
         for i, (label, share) in enumerate(answer):
             table.add_row("" if i else file, label, f"{share:.1%}")
-    screen().print(table)
+    stdout_console().print(table)
     return 0
 
 

@@ -7,6 +7,7 @@ from zoo.inference import long_audio
 from zoo.inference.probabilities import Answer, best, run
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
+from zoo.preprocessing.modality import of_inputs
 
 
 @overload
@@ -31,11 +32,8 @@ def predict(model: Model, x: Any, top_k: int = 5) -> Answer | list[Answer]:
             f"head='masked_lm' or head='ctc'{way}"
         )
     if model.preprocess is None:
-        raise ValueError(
-            "the model has no preprocessing: set model.preprocess, zoo.preprocessing.image.ImageProcessor(...) for "
-            "pictures, "
-            "zoo.preprocessing.text.TextProcessor(...) for texts, one of zoo.preprocessing.spectrogram for sounds"
-        )
+        ways = " or ".join(record.processor for record in of_inputs(model.inputs))
+        raise ValueError(f"the model has no preprocessing: set model.preprocess = {ways}")
     many = isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple)
     if many and not len(x):
         return []

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.preprocessing.modality import MODALITIES, file_modality
 from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items
-from zoo.retrieval.encode import MODALITIES, PLURAL, SUFFIXES, Encoder, file_modality, fingerprint
+from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.journal import EmbeddingJournal
 from zoo.utils.errors import did_you_mean
 
@@ -106,7 +107,7 @@ def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(
-            f"{folder} {what}: expected a folder of {' or '.join(PLURAL[k] for k in modalities)}, or a list"
+            f"{folder} {what}: expected a folder of {' or '.join(MODALITIES[k].plural for k in modalities)}, or a list"
         )
     found = []
     for parent, folders, files in os.walk(folder):
@@ -116,9 +117,10 @@ def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
                 path = Path(parent, name)
                 found.append(stamped(kind, path.relative_to(folder).as_posix(), path))
     if not found:
-        endings = ", ".join(suffix for kind in modalities for suffix in SUFFIXES[kind])
+        endings = ", ".join(suffix for kind in modalities for suffix in MODALITIES[kind].suffixes)
         raise ValueError(
-            f"{folder} has no {' or '.join(PLURAL[k] for k in modalities)} in it (files that end with {endings})"
+            f"{folder} has no {' or '.join(MODALITIES[k].plural for k in modalities)} in it "
+            f"(files that end with {endings})"
         )
     return sorted(found, key=lambda item: item.name)
 
@@ -246,7 +248,7 @@ def loaded_item(towers: Encoder, folder: Path | None, item: Item) -> Any:
         if is_file and not path.is_file():
             return ValueError("there is no such file")
         if item.kind == "text":
-            text = path.read_text(encoding="utf-8") if is_file else item.name
+            text = MODALITIES["text"].load(path) if is_file else item.name
             return text.strip() if text.strip() else ValueError("it is empty")
         return towers.prepare(item.kind, [path])
     except (ImportError, MemoryError):

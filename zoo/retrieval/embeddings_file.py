@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from zoo.retrieval.encode import MODALITIES, file_modality
+from zoo.preprocessing.modality import NAMES, file_modality
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
 
@@ -56,7 +56,7 @@ class Items(Sequence[Item]):
         i %= len(self)
         start, end = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
         name = self.names[start:end].numpy().tobytes().decode("utf-8", "surrogateescape")
-        return Item(MODALITIES[int(self.kinds[i])], name, int(self.stamps[i, 0]), int(self.stamps[i, 1]))
+        return Item(NAMES[int(self.kinds[i])], name, int(self.stamps[i, 0]), int(self.stamps[i, 1]))
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> "Items":
@@ -64,7 +64,7 @@ class Items(Sequence[Item]):
         return cls(
             torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8) if any(parts) else torch.empty(0).byte(),
             torch.tensor([len(part) for part in parts], dtype=torch.int64).cumsum(0),
-            torch.tensor([MODALITIES.index(item.kind) for item in items], dtype=torch.uint8),
+            torch.tensor([NAMES.index(item.kind) for item in items], dtype=torch.uint8),
             torch.tensor([[item.size, item.time] for item in items], dtype=torch.int64).reshape(-1, 2),
         )
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.eval_mode import eval_mode
-from zoo.preprocessing.multimodal import PICTURES, SOUNDS
+from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.utils import renamed
-
-MODALITIES = ("image", "text", "audio")
-TEXTS = (".txt",)
-SUFFIXES = {"image": PICTURES, "text": TEXTS, "audio": SOUNDS}
-# What a model with one tower is asked by.
-INPUTS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio"}
-PLURAL = {"image": "pictures", "text": "texts", "audio": "sounds"}
 
 
 class Encoder:
@@ -42,7 +34,7 @@ class Encoder:
                     f"{type(model).__name__} gives no vectors to compare: expected a model of several towers "
                     "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
                 )
-            self.modalities = tuple(kind for name, kind in INPUTS.items() if name in model.inputs)
+            self.modalities = tuple(record.name for record in of_inputs(model.inputs))
         if getattr(model, "preprocess", None) is None:
             raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
 
@@ -57,7 +49,7 @@ class Encoder:
         many: Any = list(items)
         if self.single:
             return dict(self.model.preprocess(many))
-        return dict(self.model.preprocess(**{{"image": "images"}.get(kind, kind): many}))
+        return dict(self.model.preprocess(**{MODALITIES[kind].argument: many}))
 
     @torch.no_grad()
     def encode(self, kind: str, batch: Mapping[str, Tensor]) -> Tensor:
@@ -78,24 +70,6 @@ class Encoder:
         self.need(kind)
         starts = range(0, len(items), batch_size)
         return torch.cat([self.encode(kind, self.prepare(kind, items[i : i + batch_size])) for i in starts])
-
-
-def file_modality(name: str | Path) -> str | None:
-    """Which kind of file a name ends like, or None."""
-    ending = Path(name).suffix.lower() if len(str(name)) < 4096 else ""
-    return next((kind for kind, suffixes in SUFFIXES.items() if ending in suffixes), None)
-
-
-def item_modality(thing: Any) -> str:
-    """The kind of a query or an item. A string that ends like a picture or a sound is the path of one."""
-    if isinstance(thing, str | Path):
-        kind = file_modality(thing)
-        if kind is None and isinstance(thing, Path):
-            raise ValueError(f"{thing}: expected a file that ends with {', '.join(sum(SUFFIXES.values(), ()))}")
-        return kind or "text"
-    if isinstance(thing, tuple) and len(thing) == 2 and isinstance(thing[1], int | float):
-        return "audio"
-    return "image"
 
 
 def fingerprint(model: Any) -> str:

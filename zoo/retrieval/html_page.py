@@ -1,24 +1,13 @@
 """What a search found, as one HTML file: no server, no network, no script; pictures and sounds are within it."""
 
-import base64
-import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from zoo.retrieval.encode import file_modality, item_modality
+from zoo.preprocessing.display import escape, isolated
+from zoo.preprocessing.modality import item_modality, of_item
 from zoo.utils.files import write_atomic
-
-EDGE = 320  # pixels of a thumbnail's longer edge
-SMALL = 96  # pictures with shorter edges are shown in their own pixels
-SOUND_BYTES = 1_500_000  # of one sound; a longer one is named, not played
-TEXT_LENGTH = 600  # letters that are shown of a text
-MEDIA = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg", ".opus": "audio/ogg",
-         ".m4a": "audio/mp4"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,10 +31,10 @@ def write_page(path: str | Path, results: Sequence[tuple[Any, Sequence[Any]]], *
     if not results:
         raise ValueError("no results to write: expected (query, answers) of at least one query")
     sections = [section(i, query, [as_card(hit) for hit in hits]) for i, (query, hits) in enumerate(results)]
-    said = f'<p class="note">{shown(note)}</p>' if note else ""
-    links = "".join(f'<li><a href="#q{i}">{shown(short(query))}</a></li>' for i, (query, _) in enumerate(results))
+    said = f'<p class="note">{isolated(note)}</p>' if note else ""
+    links = "".join(f'<li><a href="#q{i}">{isolated(short(query))}</a></li>' for i, (query, _) in enumerate(results))
     menu = f'<nav aria-label="Queries"><ol>{links}</ol></nav>' if len(results) > 1 else ""
-    page = PAGE.format(title=escaped(title), head=shown(title), style=STYLE, note=said, menu=menu,
+    page = PAGE.format(title=escape(title), head=isolated(title), style=STYLE, note=said, menu=menu,
                        main="\n".join(sections))  # fmt: skip
     write_atomic(path, page)
     return Path(path)
@@ -61,7 +50,7 @@ def section(number: int, query: Any, cards: list[Card]) -> str:
     scores = [card.score for card in cards if card.score is not None]
     best, least = (max(scores), min(0.0, *scores)) if scores else (1.0, 0.0)
     items = "\n".join(item(rank, card, best, least) for rank, card in enumerate(cards, 1))
-    name = shown(short(query))
+    name = isolated(short(query))
     asked = f"<h2>{name}</h2>"
     if not is_text(query):
         asked = f'<h2 class="thing">{media(query, short(query))}<span>{name}</span></h2>'
@@ -83,100 +72,35 @@ def item(rank: int, card: Card, best: float, least: float) -> str:
     said = f"answer {rank}" + (f": {caption}" if caption else "")
     return (
         f'<li class="{kind}"><figure>{media(card.thing, said)}<figcaption><span class="rank">{rank}</span>'
-        f'<span class="name">{shown(caption)}{mark}</span>{score}</figcaption></figure></li>'
+        f'<span class="name">{isolated(caption)}{mark}</span>{score}</figcaption></figure></li>'
     )
 
 
 # --- Things -----------------------------------------------------------------------------------------------------------
 
 
-def media(thing: Any, said: str) -> str:
-    """The HTML of a picture, a sound or a text, or of the reason why it cannot be shown."""
+def media(item: Any, alt: str) -> str:
+    """The HTML of an item, or of the reason why it cannot be shown."""
     try:
-        kind = item_modality(thing)
-        if isinstance(thing, Path) and not thing.is_file():
+        modality = of_item(item)
+        if isinstance(item, Path) and not item.is_file():
             raise ValueError("the file is gone")
-        if kind == "image":
-            return picture(thing, said)
-        return sound(thing, said) if kind == "audio" else text(thing)
+        return modality.html(item, alt)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # what decoders raise for a file that changed since it was found
-        return f'<div class="missing"><span>cannot be shown: {shown(" ".join(str(error).split()))}</span></div>'
-
-
-def picture(thing: Any, said: str) -> str:
-    from PIL import Image, ImageOps
-
-    image: Any = thing
-    if isinstance(thing, str | Path):
-        with Image.open(thing) as image:
-            image.load()
-    elif isinstance(thing, Tensor):
-        image = Image.fromarray(thing.movedim(0, -1).squeeze(-1).cpu().numpy())
-    image = ImageOps.exif_transpose(image)
-    clear = image.has_transparency_data
-    image = image.convert("RGBA" if clear else "RGB")
-    image.thumbnail((EDGE, EDGE))
-    buffer, small = io.BytesIO(), max(image.size) <= SMALL
-    image.save(buffer, "PNG" if clear or small else "JPEG", quality=85)
-    data = data_uri(buffer.getvalue(), "image/png" if clear or small else "image/jpeg")
-    width, height = image.size
-    tiny = ' class="small"' if small else ""
-    return f'<img{tiny} src="{data}" width="{width}" height="{height}" alt="{escaped(said)}">'
-
-
-def sound(thing: Any, said: str) -> str:
-    if isinstance(thing, tuple):
-        import soundfile
-
-        buffer, sampling_rate = io.BytesIO(), int(thing[1])
-        soundfile.write(buffer, Tensor(thing[0]).numpy(), sampling_rate, format="WAV", subtype="PCM_16")
-        content, mime = buffer.getvalue(), MEDIA[".wav"]
-    else:
-        ending = Path(thing).suffix.lower()
-        if ending not in MEDIA:
-            raise ValueError(f"browsers do not play {ending} files")
-        size = Path(thing).stat().st_size
-        content, mime = (Path(thing).read_bytes() if size <= SOUND_BYTES else b""), MEDIA[ending]
-        if size > SOUND_BYTES:
-            raise ValueError(f"a sound of {size / 1e6:.1f} MB is too large to be put into the page")
-    if len(content) > SOUND_BYTES:
-        raise ValueError(f"a sound of {len(content) / 1e6:.1f} MB is too large to be put into the page")
-    return f'<audio controls preload="metadata" src="{data_uri(content, mime)}" aria-label="{escaped(said)}"></audio>'
-
-
-def text(thing: Any) -> str:
-    is_file = isinstance(thing, Path) or file_modality(thing) == "text"
-    whole = Path(thing).read_text(encoding="utf-8") if is_file else str(thing)
-    cut = whole[:TEXT_LENGTH].rstrip() + " …" if len(whole) > TEXT_LENGTH else whole
-    return f"<blockquote>{shown(cut)}</blockquote>"
-
-
-def data_uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    except Exception as error:  # decoders raise errors of many types for a file that changed since it was found
+        return f'<div class="missing"><span>cannot be shown: {isolated(" ".join(str(error).split()))}</span></div>'
 
 
 def is_text(thing: Any) -> bool:
     return isinstance(thing, str) and item_modality(thing) == "text"
 
 
-def short(thing: Any) -> str:
-    """What a thing is called."""
-    if is_text(thing):
-        return thing
-    return Path(thing).name if isinstance(thing, str | Path) else "a sound" if isinstance(thing, tuple) else "a picture"
-
-
-def escaped(text: str) -> str:
-    """For an attribute or a title: names of files may hold anything, quotes, tags and bytes that are no UTF-8."""
-    plain = text.encode("utf-8", "replace").decode("utf-8")
-    return html.escape("".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in plain), quote=True)
-
-
-def shown(text: str) -> str:
-    """For the page: whichever way the text is written, it does not turn what stands around it."""
-    return f"<bdi>{escaped(text)}</bdi>"
+def short(item: Any) -> str:
+    """A text itself, the name of a file, or what an item without a name is called."""
+    if is_text(item):
+        return item
+    return Path(item).name if isinstance(item, str | Path) else of_item(item).unnamed
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------

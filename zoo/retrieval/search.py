@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.checkpoints.load import load
+from zoo.preprocessing.modality import NAMES, item_modality
 from zoo.retrieval.embed import embed
 from zoo.retrieval.embeddings_file import Embeddings
-from zoo.retrieval.encode import MODALITIES, Encoder, fingerprint, item_modality
+from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.html_page import write_page
 from zoo.retrieval.index import UNIT, Engine, Index
 from zoo.utils.errors import LoadError, did_you_mean
@@ -84,10 +85,8 @@ def check_queries(queries: list[Any], k: int, modalities: Sequence[str] | None) 
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
     for kind in modalities or ():
-        if kind not in MODALITIES:
-            raise ValueError(
-                f"modalities: {kind!r} is not one of {', '.join(MODALITIES)}{did_you_mean(kind, MODALITIES)}"
-            )
+        if kind not in NAMES:
+            raise ValueError(f"modalities: {kind!r} is not one of {', '.join(NAMES)}{did_you_mean(kind, NAMES)}")
     for query in queries:
         if isinstance(query, str) and not query.strip():
             raise ValueError("the query is empty: expected a text, or the path of a picture or a sound")
@@ -161,14 +160,14 @@ def rows_of(found: Embeddings, modalities: Sequence[str] | None) -> Tensor | Non
     """Which rows to look among, bool [N]; None is all of them."""
     numbers = getattr(found.items, "kinds", None)
     if numbers is None:
-        numbers = torch.tensor([MODALITIES.index(item.kind) for item in found.items], dtype=torch.uint8)
-    text = MODALITIES.index("text")
+        numbers = torch.tensor([NAMES.index(item.kind) for item in found.items], dtype=torch.uint8)
+    text = NAMES.index("text")
     if modalities is None:
         chosen = numbers != text
         return None if not chosen.any() or chosen.all() else chosen
-    chosen = torch.isin(numbers, torch.tensor([MODALITIES.index(kind) for kind in modalities], dtype=torch.uint8))
+    chosen = torch.isin(numbers, torch.tensor([NAMES.index(kind) for kind in modalities], dtype=torch.uint8))
     if not chosen.any():
-        there = ", ".join(MODALITIES[i] for i in numbers.unique().tolist())
+        there = ", ".join(NAMES[i] for i in numbers.unique().tolist())
         raise ValueError(f"{found.file or 'the embeddings'} has no {' or '.join(modalities)}: it has {there}")
     return chosen
 

@@ -14,23 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.inference.probabilities import Answer
-from zoo.retrieval.encode import PLURAL, Encoder, fingerprint, item_modality
+from zoo.preprocessing.modality import MODALITIES, item_modality
+from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
 
-TEMPLATES = {
-    "image": (
-        "a picture of a {}.", "a photograph that shows a {}.", "here you see a {}.",
-        "the {} in the middle of the picture.",
-        "a {} from close by.", "a {} far away.", "a small {}.", "a big {}.", "a part of a {}.", "more than one {}.",
-        "a dim photograph of a {}.", "a bright photograph of a {}.", "a blurred photograph of a {}.",
-        "a drawing of a {}.", "a painted {}.", "{}",
-    ),
-    "audio": (
-        "the sound of {}.", "a recording of {}.", "here you hear {}.", "{} close to the microphone.",
-        "{} in the distance.", "a noisy recording of {}.", "somebody says {}.", "{}",
-    ),
-}  # fmt: skip
 LIBRARY = "attention-zoo classifier"
 SCALE = 100.0  # of a model that has no temperature of its own
 
@@ -56,7 +44,7 @@ class ZeroShot:
         items = list(x) if isinstance(x, list) else [x]
         for thing in items:
             if (kind := item_modality(thing)) != self.kind:
-                raise ValueError(f"{thing!r} is a {kind}: this classifier is for {PLURAL[self.kind]}")
+                raise ValueError(f"{thing!r} is a {kind}: this classifier is for {MODALITIES[self.kind].plural}")
             if isinstance(thing, str | Path) and not Path(thing).is_file():
                 raise ValueError(f"there is no file {thing}")
         return Encoder(self.model).vectors(self.kind, items) @ self.weights.T
@@ -94,7 +82,7 @@ class ZeroShot:
         return file
 
     def __repr__(self) -> str:
-        return f"ZeroShot({len(self.labels)} labels of {PLURAL[self.kind]}, {len(self.templates)} templates)"
+        return f"ZeroShot({len(self.labels)} labels of {MODALITIES[self.kind].plural}, {len(self.templates)} templates)"
 
 
 def zero_shot(
@@ -110,7 +98,7 @@ def zero_shot(
 
     labels: names, or a file that `ZeroShot.save` wrote (then the model has to be the one that it was made with).
     templates: sentences with {} where the name goes, one of them, or a text file with one in each line; default: some
-    for pictures and some for sounds, `TEMPLATES`. kind: "image" or "audio", where the model takes both.
+    for pictures and some for sounds, see `Modality.templates`. kind: "image" or "audio", where the model takes both.
     """
     towers = Encoder(model)
     if isinstance(labels, str | Path):
@@ -122,10 +110,11 @@ def zero_shot(
     elif not items:
         raise ValueError("the model has a text tower alone: there is nothing to classify")
     kind = kind or items[0]
-    if kind not in TEMPLATES:
-        raise ValueError(f"kind={kind!r}: expected 'image' or 'audio'")
+    if kind not in MODALITIES or not MODALITIES[kind].templates:
+        known = [name for name, record in MODALITIES.items() if record.templates]
+        raise ValueError(f"kind={kind!r}: expected {' or '.join(map(repr, known))}")
     names = checked_labels(labels)
-    sentences = checked_templates(TEMPLATES[kind] if templates is None else templates)
+    sentences = checked_templates(MODALITIES[kind].templates if templates is None else templates)
     prompts = [sentence.replace("{}", name) for name in names for sentence in sentences]
     rows = towers.vectors("text", prompts).unflatten(0, (len(names), len(sentences)))
     return ZeroShot(model, names, F.normalize(rows.mean(1), dim=-1), sentences, kind, *temperature(model))

@@ -1,0 +1,119 @@
+"""One item of a modality, as HTML and on matplotlib axes: an image, an audio clip, a text."""
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.preprocessing import audio_io
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
+
+EDGE = 320  # pixels of a thumbnail's longer edge
+SMALL = 96  # smaller images are shown pixel by pixel
+AUDIO_BYTES = 1_500_000  # of one clip; a longer one is named, not played
+TEXT_LENGTH = 600  # characters of a text that are shown
+MIME_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg",
+              ".opus": "audio/ogg", ".m4a": "audio/mp4"}  # fmt: skip
+
+
+def open_image(item: Any) -> "Image":
+    """A path, a PIL image or uint8 [C, H, W] as an upright PIL image."""
+    from PIL import Image, ImageOps
+
+    image: Any = item
+    if isinstance(item, str | Path):
+        with Image.open(item) as image:
+            image.load()
+    elif isinstance(item, Tensor):
+        image = Image.fromarray(item.movedim(0, -1).squeeze(-1).cpu().numpy())
+    return ImageOps.exif_transpose(image)
+
+
+def image_html(item: Any, alt: str) -> str:
+    """An `img` element with a thumbnail inside it."""
+    image = open_image(item)
+    transparent = image.has_transparency_data
+    image = image.convert("RGBA" if transparent else "RGB")
+    image.thumbnail((EDGE, EDGE))
+    buffer, small = io.BytesIO(), max(image.size) <= SMALL
+    image.save(buffer, "PNG" if transparent or small else "JPEG", quality=85)
+    source = data_uri(buffer.getvalue(), "image/png" if transparent or small else "image/jpeg")
+    width, height = image.size
+    style = ' class="small"' if small else ""
+    return f'<img{style} src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+
+
+def audio_html(item: Any, alt: str) -> str:
+    """An `audio` element with the clip inside it. Raises ValueError for one that is too large, or of another type."""
+    if isinstance(item, tuple):
+        buffer, sampling_rate = io.BytesIO(), int(item[1])
+        audio_io.soundfile().write(buffer, Tensor(item[0]).numpy(), sampling_rate, format="WAV", subtype="PCM_16")
+        content, size, mime = buffer.getvalue(), len(buffer.getvalue()), MIME_TYPES[".wav"]
+    else:
+        suffix, size = Path(item).suffix.lower(), Path(item).stat().st_size
+        if suffix not in MIME_TYPES:
+            raise ValueError(f"browsers do not play {suffix} files")
+        content, mime = (Path(item).read_bytes() if size <= AUDIO_BYTES else b""), MIME_TYPES[suffix]
+    if size > AUDIO_BYTES:
+        raise ValueError(f"an audio clip of {size / 1e6:.1f} MB is too large to be put into the page")
+    return f'<audio controls preload="metadata" src="{data_uri(content, mime)}" aria-label="{escape(alt)}"></audio>'
+
+
+def text_html(item: Any, alt: str = "") -> str:
+    """A `blockquote` with the beginning of a text, or of a text file."""
+    text = read_text(item)
+    return (
+        f"<blockquote>{isolated(text[:TEXT_LENGTH].rstrip() + ' …' if len(text) > TEXT_LENGTH else text)}</blockquote>"
+    )
+
+
+def read_text(item: Any) -> str:
+    """A text, or the content of a .txt file."""
+    is_file = isinstance(item, Path) or (len(str(item)) < 4096 and str(item).lower().endswith(".txt"))
+    return Path(item).read_text(encoding="utf-8") if is_file else str(item)
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def escape(text: str) -> str:
+    """For an attribute or a title: file names may hold anything, quotes, tags and bytes that are not UTF-8."""
+    plain = text.encode("utf-8", "replace").decode("utf-8")
+    return html.escape("".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in plain), quote=True)
+
+
+def isolated(text: str) -> str:
+    """For the body of a page: a text written from right to left does not turn what stands around it."""
+    return f"<bdi>{escape(text)}</bdi>"
+
+
+def plot_image(axes: "Axes", item: Any) -> None:
+    """The image, pixel by pixel."""
+    axes.imshow(open_image(item), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def plot_audio(axes: "Axes", item: Any) -> None:
+    """The waveform over time; item: a path or (waveform, sampling rate)."""
+    wave, sampling_rate = item if isinstance(item, tuple) else audio_io.read(item)
+    wave = torch.as_tensor(wave).reshape(-1)
+    axes.plot(torch.arange(len(wave)).div(sampling_rate).numpy(), wave.numpy(), linewidth=0.5)
+    axes.set_yticks([])
+
+
+def plot_text(axes: "Axes", item: Any) -> None:
+    """The beginning of the text, in lines."""
+    import textwrap
+
+    lines = textwrap.wrap(read_text(item), 26)[:4]
+    axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
+    axes.set_axis_off()
