@@ -58,6 +58,15 @@ SAID = [(re.compile(pattern), word) for pattern, word in PHRASES]
 ALLOWED = re.compile(
     r"PIL\.ImageDraw|ImageDraw|set_figures|torch\.compose|Compose\b|v2\.Compose|anything|nothing|something|everything"
 )
+# Strings that must stay byte for byte, by file: keys of random numbers and texts that models learn from decide the
+# numbers, and tables of users may have these column names.
+KEPT = {
+    "zoo/data/audio/spectrograms.py": re.compile(r'"hear/\w+"'),
+    "zoo/data/audio/tables.py": re.compile(r'^"sound"$'),
+    "zoo/data/config.py": re.compile(r'^"(the sound of|one can hear) \{\}"$'),
+    "zoo/data/pairs/tables.py": re.compile(r'^"(sound|picture)"$'),
+    "zoo/data/synthetic/stories.py": re.compile(r"asked \{friend\}|said \{name\}"),
+}
 
 
 def found(text: str, *, sentence: bool) -> Iterator[str]:
@@ -70,11 +79,12 @@ def found(text: str, *, sentence: bool) -> Iterator[str]:
 
 def parts(path: Path) -> Iterator[tuple[int, str, bool]]:
     """(line, text, whether it is a sentence) of each name, comment and string of a file."""
+    kept = KEPT.get(str(path.relative_to(ROOT)), re.compile(r"(?!)"))
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         if token.type == tokenize.NAME:
             yield token.start[0], token.string.replace("_", " "), False
         elif token.type in (tokenize.COMMENT, tokenize.STRING):
-            yield token.start[0], token.string, True
+            yield token.start[0], kept.sub("", token.string), True
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))

@@ -32,7 +32,7 @@ def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("ast_audio", tmp_path / "run", *TINY["ast_audio"], "steps=3", "ema=0.9", "export=transformers") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "synthesized by the program", "48 training and 16 test items", "test accuracy",
+    for text in ("NOT REAL DATA", "synthesized audio clips", "48 training and 16 test items", "test accuracy",
                  "sample.wav", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -108,7 +108,7 @@ def test_a_folder_of_sounds_longer_than_the_window(tmp_path: Path, capsys: pytes
     assert call("ast_audio", tmp_path / "again", *again) == 0
     assert zoo.load(tmp_path / "again").preprocess == model.preprocess
     assert call("ast_audio", tmp_path / "other", *again, "sampling_rate=16000") == 2
-    assert "hears 8000" in capsys.readouterr().err
+    assert "takes audio at 8000 Hz" in capsys.readouterr().err
 
 
 def test_speech_from_a_table_and_from_a_model(tmp_path: Path) -> None:

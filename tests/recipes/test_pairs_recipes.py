@@ -32,7 +32,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("clip_pairs", tmp_path / "run", *TINY["clip_pairs"], "steps=3", "ema=0.9") == 0
     said = capsys.readouterr().out
-    for text in ("NOT REAL DATA", "made by the program", "64 training and 12 test items", "zoo search",
+    for text in ("NOT REAL DATA", "generated scenes", "64 training and 12 test items", "zoo search",
                  "vit_cifar_tiny + bert_tiny", "test recall"):  # fmt: skip
         assert text in said, text
     folder = tmp_path / "run"

@@ -27,7 +27,7 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers", "pool=cls") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "made by the program", "80 training and 20 test items", "test accuracy", "f1",
+    for text in ("NOT REAL DATA", "generated sentences", "80 training and 20 test items", "test accuracy", "f1",
                  "zoo predict", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -36,7 +36,7 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     model = zoo.load(folder)
     assert model.labels == ["negative", "positive"]
     card, theirs = ((folder / where / "README.md").read_text() for where in ("model", "transformers"))
-    for text in ("Not real data", "made by the program", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
+    for text in ("Not real data", "generated sentences", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
                  f'zoo.load("{folder}/model")', "zoo.predict", "2 classes: negative, positive"):  # fmt: skip
         assert text in card, text
     assert f'pipeline("text-classification", "{folder}/transformers")' in theirs and "library_name: tr" in theirs

@@ -45,7 +45,7 @@ def test_it_learns(data: Utterances) -> None:
         model.eval()
         scores = model(batch["input_values"], batch["attention_mask"])
     said = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
-    right = sum(one == other for one, other in zip(said, data.spoken.said)) / 48
+    right = sum(one == other for one, other in zip(said, data.spoken.transcripts)) / 48
     assert right == pytest.approx(1 - figures["test_wer"])
 
 

@@ -1,6 +1,6 @@
-"""Readers, whole-batch augmentation and keyed loaders: a batch is a pure function of (seed, step)."""
+"""Datasets, batched augmentation and reproducible data loading: a batch is a pure function of (seed, step)."""
 
-from zoo.utils.lazy import names_from
+from zoo.utils.lazy import lazy_attributes
 
 _HOME = {
     "AugmentSettings": "zoo.data.augment_config",
@@ -41,4 +41,4 @@ _HOME = {
     "KeyedBatches": "zoo.data.keyed_batches",
 }
 __all__ = sorted(_HOME)
-__getattr__ = names_from(__name__, _HOME)
+__getattr__ = lazy_attributes(__name__, _HOME)

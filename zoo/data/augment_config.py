@@ -1,4 +1,4 @@
-"""The augmentation options of the recipes. Torch-free: `--help` reads this file."""
+"""Augmentation options of the recipes. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,18 +6,19 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Training-time augmentation of images; every image draws for itself, every batch is one tensor.
+    """Augmentation of training images, sampled independently for each image.
 
     Attributes:
-        crop: Padding in pixels around the image before a random crop of the original size; 0 switches it off.
-        flip: Probability of a left-right flip.
-        policy: Color and geometry policy, or none.
-        num_ops: Operations per image of `policy=randaugment`.
-        magnitude: Strength of `policy=randaugment`, 0 to 30.
+        crop: Padding in pixels before a random crop of the original size. 0 disables it.
+        flip: Probability of a horizontal flip.
+        policy: Automatic augmentation policy: `none`, `randaugment` or `trivialaugment`.
+        num_ops: Number of operations per image (`policy=randaugment` only).
+        magnitude: Magnitude of the operations, 0 to 30 (`policy=randaugment` only).
         erasing: Probability of random erasing.
-        mixup: Alpha of the Beta distribution of MixUp; 0 switches it off.
-        cutmix: Alpha of the Beta distribution of CutMix; 0 switches it off. With both, each image takes one of them.
-        mix_probability: Share of images that are mixed when `mixup` or `cutmix` is on.
+        mixup: Alpha of the Beta distribution of MixUp. 0 disables it.
+        cutmix: Alpha of the Beta distribution of CutMix. 0 disables it. If both are set, each image uses one of the
+            two.
+        mix_probability: Probability that an image is mixed when `mixup` or `cutmix` is set.
     """
 
     crop: int = 4
@@ -32,7 +33,7 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         if self.crop < 0:
-            raise ValueError(f"crop={self.crop}: expected a padding of 0 pixels or more")
+            raise ValueError(f"crop={self.crop}: expected a padding of at least 0 pixels")
         for name in ("flip", "erasing", "mix_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability from 0 to 1")
@@ -42,29 +43,29 @@ class AugmentSettings:
         if self.policy not in ("none", "randaugment", "trivialaugment"):
             raise ValueError(f"policy={self.policy!r}: expected 'none', 'randaugment' or 'trivialaugment'")
         if not 0 <= self.magnitude <= 30:
-            raise ValueError(f"magnitude={self.magnitude}: expected 0 (nothing) to 30 (strongest)")
+            raise ValueError(f"magnitude={self.magnitude}: expected 0 (no effect) to 30 (strongest)")
         if self.num_ops < 1:
-            raise ValueError(f"num_ops={self.num_ops}: expected 1 or more; policy=none switches them off")
+            raise ValueError(f"num_ops={self.num_ops}: expected 1 or more; policy=none disables them")
 
     @property
     def mixes(self) -> bool:
-        """Whether labels become soft targets."""
+        """Whether MixUp or CutMix is on, so that targets are soft."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrogramAugmentSettings:
-    """Training-time augmentation of spectrograms; every clip draws for itself, every batch is one tensor.
+    """Augmentation of training spectrograms, sampled independently for each clip.
 
     Attributes:
-        time_shift: Put a clip that is shorter than the model's window at any place in it, not at its beginning.
-        time_stretch: Greatest change of tempo, as a share: 0.1 plays a clip at 0.9 to 1.1 of its tempo.
-        pitch_shift: Greatest change of pitch, in mel bins up or down.
-        gain: Greatest change of loudness, in decibels up or down.
-        freq_masks: Bands of mel bins that are hidden (SpecAugment).
-        freq_width: The widest of them, in mel bins.
-        time_masks: Stretches of time that are hidden.
-        time_width: The longest of them, in frames.
+        time_shift: Place a clip that is shorter than the input window at a random position instead of at the start.
+        time_stretch: Maximum tempo change, as a fraction: 0.1 plays clips at 0.9 to 1.1 times their tempo.
+        pitch_shift: Maximum pitch shift in mel bins, up or down.
+        gain: Maximum volume change in decibels, up or down.
+        freq_masks: Number of frequency masks (SpecAugment).
+        freq_width: Maximum width of a frequency mask in mel bins.
+        time_masks: Number of time masks (SpecAugment).
+        time_width: Maximum width of a time mask in frames.
     """
 
     time_shift: bool = True
@@ -81,4 +82,4 @@ class SpectrogramAugmentSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not 0.0 <= self.time_stretch < 0.9:
-            raise ValueError(f"time_stretch={self.time_stretch}: expected a share of at least 0 and less than 0.9")
+            raise ValueError(f"time_stretch={self.time_stretch}: expected a fraction of at least 0 and less than 0.9")

@@ -1,4 +1,4 @@
-"""The data options of the recipes. Torch-free: `--help` reads this file."""
+"""Data options of the recipes. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
 
 
 def _at_least(settings: Any, least: int, *names: str) -> None:
-    """Raises ValueError for a setting below `least`; one that the settings do not have passes."""
+    """Raise ValueError if one of the named settings is below `least`; names that do not exist are ignored."""
     for name in names:
         if getattr(settings, name, least) < least:
             raise ValueError(f"{name}={getattr(settings, name)}: expected {least} or more")
@@ -15,18 +15,19 @@ def _at_least(settings: Any, least: int, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where the images come from and how they are fed.
+    """Labeled images for classification.
 
     Attributes:
-        name: `auto` (CIFAR-10, and the synthetic set where it cannot be had), `cifar10`, `synthetic`, or a folder
-            with one sub-folder per class.
-        data_dir: Folder that holds `cifar10/{train,test}.parquet`; without it `ZOO_DATA_DIR`, then the hub.
-        on_error: What a broken image does: `raise` names it and ends, `skip` names it and goes on without it.
-        batch_size: Images per optimizer step, over all devices and accumulation steps.
-        num_workers: Loader processes; 0 gathers batches from one tensor in memory, which is the fastest for small images.
-        max_train_samples: Use only so many training images (a seeded, class-balanced choice); 0 takes all.
-        max_test_samples: The same for the test images.
-        size: Height and width that images of a user's folder are resized to.
+        name: Dataset: `auto` (CIFAR-10, or the synthetic dataset if CIFAR-10 is not available), `cifar10`, `synthetic`,
+            or a folder with one sub-folder per class.
+        data_dir: Folder that contains `cifar10/{train,test}.parquet`. Default: `ZOO_DATA_DIR`, then the Hugging Face
+            Hub.
+        on_error: How to handle a broken image: `raise` an error that names it, or `skip` it with a warning.
+        batch_size: Images per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for small images.
+        max_train_samples: Maximum number of training images (a seeded, class-balanced subset). 0 uses all.
+        max_test_samples: Maximum number of test images (a seeded, class-balanced subset). 0 uses all.
+        size: Height and width in pixels to which images of your own folder are resized.
         augment: Augmentation of the training images.
     """
 
@@ -49,12 +50,13 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FeedSettings:
-    """How items are fed.
+    """Options shared by all text datasets.
 
     Attributes:
-        data_dir: Folder that holds `sst2/` and `tinyshakespeare/`; without it `ZOO_DATA_DIR`, then the hub.
-        batch_size: Texts per optimizer step, over all devices and accumulation steps.
-        num_workers: Loader processes; 0 gathers batches from memory, which is the fastest.
+        data_dir: Folder that contains `sst2/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, then the Hugging Face
+            Hub.
+        batch_size: Texts per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
     """
 
     data_dir: str | None = None
@@ -69,24 +71,26 @@ class FeedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TextDataSettings(FeedSettings):
-    """Labeled texts.
+    """Labeled texts for classification or regression.
 
     Attributes:
-        name: `synthetic` (sentences made by the program; so does `auto`), `sst2`, a table (.csv .tsv .jsonl .json
-            .parquet), a folder with train and, if there are such, validation and test tables, or `org/name` on the hub,
-            `org/name:config` for one of its configurations (`nyu-mll/glue:sst2`).
-        text: Column of the texts; two with a comma between them are pairs (`premise,hypothesis`).
-        label: Column of the labels; several with commas, of zeros and ones, are several labels a row.
-        problem_type: `single_label_classification`, `multi_label_classification` or `regression`; `auto` looks at the
-            labels.
-        validation: A table to validate on; else the data's own validation part, else `trainer.val_fraction` of the training.
-        test: A table to test on; else the data's own test part, else a tenth of the training.
-        on_error: What a row without a text or a label does: `raise` names it and ends, `skip` goes on without it.
-        max_train_samples: Use only so many training texts (a seeded, class-balanced choice); 0 takes all.
-        max_test_samples: The same for the test texts.
-        max_length: Tokens that a text may have.
-        truncate: What happens to a longer one: `warn` cuts it and says so, `cut` cuts it, `error` ends.
-        group_by_length: Put texts of like length into a batch.
+        name: Dataset: `synthetic` (generated sentences; also `auto`), `sst2`, a table (.csv .tsv .jsonl .json
+            .parquet), a folder with a train table and optional validation and test tables, or `org/name` on the Hugging
+            Face Hub (`org/name:config` for one of its configurations, e.g. `nyu-mll/glue:sst2`).
+        text: Column of the texts. Two columns separated by a comma are text pairs (`premise,hypothesis`).
+        label: Column of the labels. Several comma-separated columns of zeros and ones are multi-label targets.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`. `auto` infers it from
+            the labels.
+        validation: Table to validate on. Default: the validation split of the dataset, or else the fraction
+            `trainer.val_fraction` of the training texts.
+        test: Table to test on. Default: the test split of the dataset, or else 10 % of the training texts.
+        on_error: How to handle a row without text or label: `raise` an error that names it, or `skip` it with a
+            warning.
+        max_train_samples: Maximum number of training texts (a seeded, class-balanced subset). 0 uses all.
+        max_test_samples: Maximum number of test texts (a seeded, class-balanced subset). 0 uses all.
+        max_length: Maximum number of tokens per text.
+        truncate: How to handle longer texts: `warn` truncates with a warning, `cut` truncates silently, `error` raises.
+        group_by_length: Group texts of similar length into the same batch.
     """
 
     name: str = "auto"
@@ -105,11 +109,11 @@ class TextDataSettings(FeedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings(FeedSettings):
-    """Plain text to learn a language from.
+    """Plain text for language modeling.
 
     Attributes:
-        name: `synthetic` (made by the program; so does `auto`), `tinyshakespeare`, `sst2` (its training sentences),
-            a text file, a folder of .txt files, or a table with a column of texts.
+        name: Dataset: `synthetic` (generated text; also `auto`), `tinyshakespeare`, `sst2` (its training sentences), a
+            text file, a folder of .txt files, or a table with a text column.
         text: Column of the texts in a table.
     """
 
@@ -119,10 +123,10 @@ class CorpusSettings(FeedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings(CorpusSettings):
-    """One long text, cut into pieces as long as the model's `max_length`.
+    """Text as one token stream, split into blocks of the model's `max_length`.
 
     Attributes:
-        tokens: `characters`, or `bpe` learned from the text (its size: `vocab_size=`).
+        tokens: Tokenizer: `characters`, or `bpe` trained on the text (size: `vocab_size=`).
     """
 
     tokens: Literal["characters", "bpe"] = "characters"
@@ -130,11 +134,11 @@ class StreamSettings(CorpusSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LinesSettings(CorpusSettings):
-    """Texts of their own, a line or a row each.
+    """Text as separate sequences, one per line or table row.
 
     Attributes:
-        max_length: Tokens that a piece may have; longer texts are cut into several.
-        group_by_length: Put pieces of like length into a batch.
+        max_length: Maximum number of tokens per sequence. Longer texts are split into several sequences.
+        group_by_length: Group sequences of similar length into the same batch.
     """
 
     max_length: int = 128
@@ -143,21 +147,21 @@ class LinesSettings(CorpusSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSourceSettings:
-    """Sounds, and how they are fed.
+    """Options shared by all audio datasets.
 
     Attributes:
-        data_dir: Folder that holds `fsdd/`; without it `ZOO_DATA_DIR`.
-        audio: Column of the sounds in a table: bytes, paths, or both as `datasets` writes them.
-        sampling_rate: Samples per second that the model hears; 0 takes the model's or, for a fresh one, that of the files.
-        resample: Convert files of another rate instead of refusing them.
-        speaker: Column that says who speaks, for `held_out_speaker`.
-        held_out_speaker: Test on this speaker alone, and train on all others.
-        on_error: What a broken file, or a row that lacks something, does: `raise` names it and ends, `skip` names it
-            and goes on without it.
-        batch_size: Sounds per optimizer step, over all devices and accumulation steps.
-        num_workers: Loader processes; 0 gathers batches from memory, which is the fastest.
-        max_train_samples: Use only so many training sounds (a seeded choice); 0 takes all.
-        max_test_samples: The same for the test sounds.
+        data_dir: Folder that contains `fsdd/`. Default: `ZOO_DATA_DIR`.
+        audio: Column of the audio in a table: encoded bytes, file paths, or both as written by `datasets`.
+        sampling_rate: Sampling rate in Hz of the model input. 0 uses the model's, or for a new model that of the files.
+        resample: Resample files with a different sampling rate instead of raising an error.
+        speaker: Column of the speaker names, used by `held_out_speaker`.
+        held_out_speaker: Test on this speaker only and train on all others.
+        on_error: How to handle a broken file or an incomplete row: `raise` an error that names it, or `skip` it with a
+            warning.
+        batch_size: Clips per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
+        max_train_samples: Maximum number of training clips (a seeded subset). 0 uses all.
+        max_test_samples: Maximum number of test clips (a seeded subset). 0 uses all.
     """
 
     data_dir: str | None = None
@@ -178,20 +182,21 @@ class AudioSourceSettings:
         _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples", "sampling_rate")
         _at_least(self, 1, "batch_size")
         if 0 < self.sampling_rate < 1000:
-            raise ValueError(f"sampling_rate={self.sampling_rate}: expected samples per second, such as 16000")
+            raise ValueError(f"sampling_rate={self.sampling_rate}: expected a sampling rate in Hz, such as 16000")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioDataSettings(AudioSourceSettings):
-    """Sounds of named classes.
+    """Labeled audio clips for classification.
 
     Attributes:
-        name: `synthetic` (synthesized by the program; so does `auto`), `fsdd` (spoken digits), a folder with a
-            sub-folder for each class (inside train/ and test/, or to be split 9 : 1), a folder with train and test
-            tables, a table (.parquet .csv .tsv .jsonl), or `org/name` on the hub.
+        name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with one
+            sub-folder per class (directly, then split 9:1, or inside train/ and test/), a folder with train and test
+            tables, a table (.parquet .csv .tsv .jsonl), or `org/name` on the Hugging Face Hub.
         label: Column of the labels in a table.
-        max_duration: Length of sound that the model hears at a time; 0 takes the longest training clip, and 10 at most.
-        augment: Augmentation of the training sounds.
+        max_duration: Length of the model's input window in seconds. 0 uses the longest training clip, at most 10
+            seconds.
+        augment: Augmentation of the training clips.
     """
 
     name: str = "auto"
@@ -202,24 +207,26 @@ class AudioDataSettings(AudioSourceSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_duration < 0:
-            raise ValueError(f"max_duration={self.max_duration}: expected a length of sound, or 0")
+            raise ValueError(f"max_duration={self.max_duration}: expected a duration in seconds, or 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSettings(AudioSourceSettings):
-    """Sounds and what is said in them.
+    """Transcribed speech for speech recognition.
 
     Attributes:
-        name: `synthetic` (letters spelled in tones, synthesized by the program; so does `auto`), `fsdd` (strings of
-            spoken digits), a folder with train and test tables or with metadata.csv, a table (.parquet .csv .tsv
-            .jsonl), or `org/name` on the hub.
+        name: Dataset: `synthetic` (letters spelled as synthesized tones; also `auto`), `fsdd` (sequences of spoken
+            digits), a folder with train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or
+            `org/name` on the Hugging Face Hub.
         text: Column of the transcripts in a table.
-        max_duration: Seconds of the longest clip that is taken; longer ones are an error, or left out by `on_error=skip`.
-        digits: The most digits of a string (`fsdd`); each has at least one.
-        pause: The longest pause between two digits, in seconds.
-        tempo: Greatest change of speed in training, pitch included: 0.1 plays a clip at 0.9 to 1.1 of its speed.
-        noise: The strongest noise in training, as a share of the clip's loudness.
-        group_by_length: Put clips of like length into a batch.
+        max_duration: Maximum length of a clip in seconds. Longer clips raise an error, or are skipped with
+            `on_error=skip`.
+        digits: Maximum number of digits per sequence (`fsdd` only); the minimum is 1.
+        pause: Maximum pause between two digits in seconds (`fsdd` only).
+        tempo: Maximum speed perturbation in training, as a fraction: 0.1 plays clips at 0.9 to 1.1 times their speed,
+            which also changes the pitch.
+        noise: Maximum level of the noise added in training, as a fraction of the clip's RMS level.
+        group_by_length: Group clips of similar length into the same batch.
     """
 
     name: str = "auto"
@@ -234,42 +241,42 @@ class SpeechSettings(AudioSourceSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_duration <= 0:
-            raise ValueError(f"max_duration={self.max_duration}: expected seconds above 0")
+            raise ValueError(f"max_duration={self.max_duration}: expected a duration in seconds above 0")
         if self.digits < 1:
             raise ValueError(f"digits={self.digits}: expected at least 1")
         for name in ("pause", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not 0.0 <= self.tempo < 0.9:
-            raise ValueError(f"tempo={self.tempo}: expected a share of at least 0 and less than 0.9")
+            raise ValueError(f"tempo={self.tempo}: expected a fraction of at least 0 and less than 0.9")
 
 
 def no_augment() -> AugmentSettings:
-    """What pairs begin with: nothing that moves or mirrors, since captions may speak of places."""
+    """Default augmentation of image-caption pairs: no crop and no flip, because captions may mention positions."""
     return AugmentSettings(crop=0, flip=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairDataSettings:
-    """Pictures with captions.
+    """Images with captions.
 
     Attributes:
-        name: `synthetic` (scenes made by the program; so does `auto`), `emoji`, a table of files or pictures and captions
-            (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, webdataset shards
-            (`shards/{000..009}.tar`), or `org/name` on the hub.
-        data_dir: Folder that holds `emoji/`; without it `ZOO_DATA_DIR`.
-        images: Column of the pictures, or of their files.
-        captions: Column of the captions; a list in a row, or rows that repeat a picture, are several captions of it.
-            Training draws one of them, what is tested is the first.
-        test: A table (or shards) to test on; else the data's own test part, else a tenth of the training.
-        on_error: What missing or broken pictures do: `raise` lists them and ends, `skip` lists them and goes on without.
-        batch_size: Pairs per optimizer step, over all devices.
-        num_workers: Loader processes; 0 gathers batches from memory, which is the fastest.
-        max_train_samples: Use only so many training pairs (a seeded choice); 0 takes all.
-        max_test_samples: The same for the test pairs.
-        max_length: Tokens that a caption may have; longer ones are cut, and it is said.
-        augment: Augmentation of the training pictures. A picture whose captions speak of left or right is never
-            mirrored.
+        name: Dataset: `synthetic` (generated scenes; also `auto`), `emoji`, a table of images or image files with
+            captions (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, WebDataset
+            shards (`shards/{000..009}.tar`), or `org/name` on the Hugging Face Hub.
+        data_dir: Folder that contains `emoji/`. Default: `ZOO_DATA_DIR`.
+        images: Column of the images or image files.
+        captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
+            several captions: training samples one of them per epoch, evaluation uses the first.
+        test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training pairs.
+        on_error: How to handle missing or broken images: `raise` an error that lists them, or `skip` them with a
+            warning.
+        batch_size: Pairs per optimizer step, summed over all devices.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
+        max_train_samples: Maximum number of training pairs (a seeded subset). 0 uses all.
+        max_test_samples: Maximum number of test pairs (a seeded subset). 0 uses all.
+        max_length: Maximum number of tokens per caption. Longer captions are truncated with a warning.
+        augment: Augmentation of the training images. An image whose captions mention left or right is never flipped.
     """
 
     name: str = "auto"
@@ -289,26 +296,27 @@ class PairDataSettings:
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
         if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: a pair is told from the others in its batch: at least 2")
+            raise ValueError(f"batch_size={self.batch_size}: expected at least 2, for a contrastive loss")
         _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples")
         _at_least(self, 3, "max_length")
         if self.augment.mixes:
-            raise ValueError("mixup and cutmix make a picture of two, and no caption says both: set mixup=0 cutmix=0")
+            raise ValueError("mixup and cutmix blend two images, which no caption describes: set mixup=0 cutmix=0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioPairSettings(AudioDataSettings):
-    """Sounds with captions: written ones, or sentences about the classes that sounds are of.
+    """Audio clips with captions, either given in a table or made from class labels.
 
     Attributes:
-        name: `synthetic` (synthesized by the program; so does `auto`), `fsdd` (spoken digits), a folder with
-            captions.csv or with a sub-folder for each class, a table (.parquet .csv .tsv .jsonl), or `org/name` on the
-            hub.
-        captions: Column of the captions in a table; without one, sentences are made of the labels.
-        sentences: What is said of a sound of a class, `{}` standing for its name. Training draws one for each sound
-            and epoch; a prompt is the mean over all of them.
-        held_out_classes: Classes whose sounds and names are kept out of training, and tested on: `[three, seven]`.
-        max_length: Tokens that a caption may have; longer ones are cut, and it is said.
+        name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with captions.csv
+            or with one sub-folder per class, a table (.parquet .csv .tsv .jsonl), or `org/name` on the Hugging Face
+            Hub.
+        captions: Column of the captions in a table. Without it, captions are made from the class labels.
+        sentences: Caption templates for class labels; `{}` is replaced by the class name. Training samples one per clip
+            and epoch; for zero-shot classification their embeddings are averaged.
+        held_out_classes: Classes that are excluded from training and used to test zero-shot classification, e.g.
+            `[three, seven]`.
+        max_length: Maximum number of tokens per caption. Longer captions are truncated with a warning.
     """
 
     captions: str = ""
@@ -319,6 +327,6 @@ class AudioPairSettings(AudioDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: a pair is told from the others in its batch: at least 2")
-        if not self.sentences or any("{}" not in one for one in self.sentences):
-            raise ValueError(f"sentences={self.sentences}: expected at least one, each with {{}} for the class's name")
+            raise ValueError(f"batch_size={self.batch_size}: expected at least 2, for a contrastive loss")
+        if not self.sentences or any("{}" not in template for template in self.sentences):
+            raise ValueError(f"sentences={self.sentences}: expected templates with {{}} for the class name")

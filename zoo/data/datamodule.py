@@ -1,4 +1,4 @@
-"""A LightningDataModule whose batches are keyed by the step."""
+"""LightningDataModule with batches that are a function of the training step."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -11,21 +11,21 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.data.keyed_batches import EvalBatches, KeyedBatches, Keys
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 class Loader:
-    """Iterates over the batches that a sampler names.
+    """Data loader for a batch sampler.
 
-    It is no `DataLoader`, so a Trainer leaves its order alone: Lightning replaces a DataLoader's sampler by one that
-    shuffles as soon as there are several devices.
+    It is not a `DataLoader` subclass, so that the Trainer keeps its order: with several devices, Lightning replaces the
+    sampler of a DataLoader with a shuffling one.
 
     Args:
-        data: A data set that gathers a whole batch by `__getitems__(keys)`.
+        data: Dataset that returns a whole batch from `__getitems__(keys)`.
         batches: The batch sampler.
-        num_workers: 0 gathers in this process; more hand the gathering to a DataLoader with so many processes.
-        pin_memory: Put batches into page-locked memory for a faster way to a GPU.
+        num_workers: Number of worker processes; 0 loads in the main process.
+        pin_memory: Put batches into page-locked memory for faster transfer to a GPU.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Loader:
             data,
             batch_sampler=batches,
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
         )
@@ -49,17 +49,17 @@ class Loader:
 
 
 class KeyedDataModule(L.LightningDataModule):
-    """Train, validation and test sets in batches that are keyed by the step.
+    """Training, validation and test datasets in batches that are a function of (seed, step).
 
     Args:
-        train, val, test: Data sets that gather a whole batch by `__getitems__(keys)`.
-        batch_size: Items per optimizer step, over all devices and accumulation steps.
-        seed: Of the order.
-        num_workers: Loader processes; 0 is the fastest for what lies in memory.
-        eval_batch_size: Items per evaluation batch of one device; twice a training micro-batch without it.
+        train, val, test: Datasets that return a whole batch from `__getitems__(keys)`.
+        batch_size: Items per optimizer step, summed over all devices and accumulation steps.
+        seed: Seed of the order.
+        num_workers: Number of data loader processes; 0 is fastest for data in memory.
+        eval_batch_size: Items per evaluation batch and device. Default: twice a training micro-batch.
     """
 
-    items: ClassVar[str] = "items"  # what messages call them
+    items: ClassVar[str] = "items"  # the word for them in messages
 
     def __init__(
         self,
@@ -82,45 +82,45 @@ class KeyedDataModule(L.LightningDataModule):
         )
 
     def batches(self, **place: Any) -> KeyedBatches:
-        """The order of training; `place`: what KeyedBatches needs to know of this process."""
+        """The batch sampler of training; `place` is passed to KeyedBatches (step, rank, world, accumulate)."""
         return KeyedBatches(len(self.train), self.batch_size, seed=self.seed, **place)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the training set."""
+        """Optimizer steps per epoch."""
         return len(self.train) // self.batch_size
 
-    def refuse_too_few(self) -> None:
-        """Raises ValueError where the training set does not fill one batch."""
+    def require_full_batch(self) -> None:
+        """Raise ValueError if the training set is smaller than one batch."""
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(self.train)} training {self.items} do not fill one batch of {self.batch_size}; "
-                             f"take a smaller batch_size")  # fmt: skip
+                             f"use a smaller batch_size")  # fmt: skip
 
     def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small raw batch, to measure with."""
+        """A small raw batch, to profile with."""
         rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
         return self.train.__getitems__(Keys(rows.tolist(), 0))
 
     def train_dataloader(self) -> Loader:
-        """Batches from the trainer's step on, for this rank."""
-        rank, world, accumulate = self._place()
+        """Training batches of this rank, starting at the trainer's current step."""
+        rank, world, accumulate = self._rank_and_world()
         step = lambda: self.trainer.global_step if self.trainer else 0  # noqa: E731
         return self._loader(self.train, self.batches(step=step, rank=rank, world=world, accumulate=accumulate))
 
     def val_dataloader(self) -> Loader:
-        """The validation items, each once over all ranks."""
+        """Validation batches of this rank; every item is on exactly one rank."""
         return self._evaluation(self.val)
 
     def test_dataloader(self) -> Loader:
-        """The test items, each once over all ranks."""
+        """Test batches of this rank; every item is on exactly one rank."""
         return self._evaluation(self.test)
 
     def predict_dataloader(self) -> Loader:
-        """The test items, each once over all ranks; `index` says which."""
+        """Test batches of this rank; `index` holds the dataset index of each item."""
         return self._evaluation(self.test)
 
     def _evaluation(self, data: Any) -> Loader:
-        rank, world, accumulate = self._place()
+        rank, world, accumulate = self._rank_and_world()
         size = self.eval_batch_size or max(1, 2 * self.batch_size // (world * accumulate))
         return self._loader(data, EvalBatches(len(data), size, rank=rank, world=world))
 
@@ -128,9 +128,9 @@ class KeyedDataModule(L.LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu)
 
-    def _place(self) -> tuple[int, int, int]:
-        """Data-parallel rank and world (tensor-parallel ranks share one), and micro-batches per step."""
+    def _rank_and_world(self) -> tuple[int, int, int]:
+        """(data-parallel rank, data-parallel world size, micro-batches per step)."""
         if self.trainer is None:
             return 0, 1, 1
-        place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        return place["rank"], place["num_replicas"], self.trainer.accumulate_grad_batches
+        sampler = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return sampler["rank"], sampler["num_replicas"], self.trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""Splits and smaller choices of a data set, by seed, the classes as evenly as they allow."""
+"""Seeded, class-balanced subsets and splits of datasets."""
 
 import torch
 from torch import Tensor
@@ -6,21 +6,21 @@ from torch import Tensor
 from zoo.utils.keyed_random import seed_for
 
 
-def even_rows(groups: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows, sorted: a seeded choice that takes as evenly from each of the groups [N] as they allow."""
+def balanced_rows(groups: Tensor, count: int, seed: int) -> Tensor:
+    """Indices of `count` rows, sorted: a seeded subset, balanced over `groups` [N] as far as their sizes allow."""
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_for(seed, count)))
-    turn = torch.empty(len(groups), dtype=torch.int64)
+    rank = torch.empty(len(groups), dtype=torch.int64)  # of each row within its group
     for group in groups.unique():
-        mine = (groups[order] == group).nonzero()[:, 0]
-        turn[mine] = torch.arange(len(mine))
-    return order[turn.argsort(stable=True)[:count]].sort().values
+        members = (groups[order] == group).nonzero()[:, 0]
+        rank[members] = torch.arange(len(members))
+    return order[rank.argsort(stable=True)[:count]].sort().values
 
 
-def held_rows(groups: Tensor, share: float, seed: int) -> Tensor:
-    """bool [N]: a seeded choice of `share` of each group, at least one row of each."""
+def held_out_mask(groups: Tensor, fraction: float, seed: int) -> Tensor:
+    """bool [N]: True for a seeded `fraction` of the rows of each group, at least one row per group."""
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_for(seed, len(groups), 1)))
     held = torch.zeros(len(groups), dtype=torch.bool)
     for group in groups.unique():
-        mine = order[groups[order] == group]
-        held[mine[: max(1, round(share * len(mine)))]] = True
+        members = order[groups[order] == group]
+        held[members[: max(1, round(fraction * len(members)))]] = True
     return held

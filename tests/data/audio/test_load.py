@@ -72,12 +72,14 @@ def test_one_speaker_held_out(tmp_path: Path) -> None:
 
 def test_rates_are_never_mixed_unasked(tmp_path: Path) -> None:
     write(folder_of_classes(tmp_path) / "low" / "fast.wav", sampling_rate=16000)
-    with pytest.raises(DataError, match=r"fast\.wav has 16000 samples.*8000: resample=true"):
+    with pytest.raises(
+        DataError, match=r"fast\.wav has a sampling rate of 16000 Hz, expected 8000: pass data\.resample=true"
+    ):
         load(tmp_path, on_error="skip")
     sets = load(tmp_path, resample=True)
     assert sets.sampling_rate == 8000 and max(sets.train.clips.lengths.tolist()) < 3200
     assert load(tmp_path, resample=True, sampling_rate=4000).sampling_rate == 4000
-    with pytest.raises(DataError, match=r"model\.source= hears 16000"):
+    with pytest.raises(DataError, match=r"model\.source= takes audio at 16000 Hz"):
         load_audio(AudioDataSettings(name=str(tmp_path), sampling_rate=8000), sampling_rate=16000)
 
 
@@ -85,7 +87,7 @@ def test_rates_are_never_mixed_unasked(tmp_path: Path) -> None:
     ("notes.wav", b"this is no sound", "no sound file"),
     ("empty.wav", b"", "no sound file|empty"),
     ("cut.wav", None, "cut off"),
-    ("short.wav", "one", r"has 1 samples, at least 25 ms \(200 samples\) make a frame"),
+    ("short.wav", "one", r"has 1 samples, expected at least 25 ms \(200 samples\)"),
 ])  # fmt: skip
 def test_broken_files_stop_or_are_left_out(tmp_path: Path, name: str, content: bytes | str | None, says: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -114,13 +116,13 @@ def test_broken_rows_of_a_table_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "says"), [
-    (lambda f: None, "no such folder"),
-    (lambda f: f.mkdir(), "0 sub-folders of classes"),
-    (lambda f: [(f / n).mkdir(parents=True) for n in "ab"], "no sound in any of its sub-folders"),
-    (lambda f: write(f / "only" / "a.wav"), "1 sub-folders of classes"),
-    (lambda f: (folder_of_classes(f), (f / "none").mkdir()), "none holds no sound"),
-    (lambda f: folder_of_classes(f, 1), "a single sound"),
-    (lambda f: folder_of_classes(f / "test"), "1 sub-folders"),
+    (lambda f: None, "expected a folder or table that exists"),
+    (lambda f: f.mkdir(), "0 class folders, expected at least 2"),
+    (lambda f: [(f / n).mkdir(parents=True) for n in "ab"], "no audio file in any of its sub-folders"),
+    (lambda f: write(f / "only" / "a.wav"), "1 class folders, expected at least 2"),
+    (lambda f: (folder_of_classes(f), (f / "none").mkdir()), "none contains no audio file"),
+    (lambda f: folder_of_classes(f, 1), "a single clip"),
+    (lambda f: folder_of_classes(f / "test"), "1 class folders"),
 ])  # fmt: skip
 def test_folders_that_hold_no_classes(tmp_path: Path, make, says: str) -> None:
     make(tmp_path / "data")
@@ -131,7 +133,7 @@ def test_folders_that_hold_no_classes(tmp_path: Path, make, says: str) -> None:
 @pytest.mark.parametrize(("columns", "says"), [
     ({"label": ["a", "a", "a"]}, "all labels in 'label' are 'a'"),
     ({"label": ["a", None, "b"]}, "row 1: no label"),
-    ({"kind": ["a", "b", "a"]}, "say which one holds the label"),
+    ({"kind": ["a", "b", "a"]}, "name the label column"),
 ])  # fmt: skip
 def test_labels_that_are_none(tmp_path: Path, columns: dict, says: str) -> None:
     sounds = [write(tmp_path / f"{i}.wav", 200 + 50 * i) for i in range(3)]
@@ -160,16 +162,16 @@ def spoken(folder: Path, count: int = 12, **options: object):
 def test_a_folder_with_transcripts(tmp_path: Path) -> None:
     sets = spoken(tmp_path)
     assert (len(sets.train), len(sets.test), sets.real) == (11, 1, True)
-    said = sets.train.said + sets.test.said
-    assert sorted(said) == sorted(f"say {i}" for i in range(12))
-    assert int(sets.train.said[0].split()[1]) == round((len(sets.train.clips[0]) / 8000 - 0.2) / 0.05)
+    transcripts = sets.train.transcripts + sets.test.transcripts
+    assert sorted(transcripts) == sorted(f"say {i}" for i in range(12))
+    assert int(sets.train.transcripts[0].split()[1]) == round((len(sets.train.clips[0]) / 8000 - 0.2) / 0.05)
 
 
 def test_speech_that_is_too_long_or_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"line 12 has 0\.7 s"):
         spoken(tmp_path, max_duration=0.66)
     assert len(spoken(tmp_path, max_duration=0.66, on_error="skip").train) == 9
-    assert "2 clips longer than 0.66 s were left out" in capsys.readouterr().err
+    assert "skipped 2 clips longer than 0.66 s" in capsys.readouterr().err
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.wav,a\n1.wav,\n2.wav,b\n")
     with pytest.raises(DataError, match="line 3: no transcript"):
         load_speech(SpeechSettings(name=str(tmp_path)))

@@ -82,7 +82,7 @@ def test_what_cannot_be() -> None:
         SpecAugment(freq_width=-1)
     with pytest.raises(ValueError, match="time_share=2"):
         SpecAugment(time_share=2)
-    with pytest.raises(ValueError, match="draws by its number"):
+    with pytest.raises(ValueError, match="masks are sampled by index"):
         SpecAugment()({"input_values": torch.ones(1, 4, 4)}, seed=0, step=0, train=True)
 
 

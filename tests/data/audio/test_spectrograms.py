@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, statistics, tilted
+from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, shift_pitch, statistics
 from zoo.data.audio.tables import AudioClips
 from zoo.data.augment_config import SpectrogramAugmentSettings
 from zoo.data.keyed_batches import Keys
@@ -84,7 +84,7 @@ def test_each_option_does_what_it_says(sounds: Spectrograms) -> None:
 
 def test_tilt_moves_bins() -> None:
     values = torch.arange(5.0).expand(2, 3, 5)
-    assert tilted(values, torch.tensor([1, -2]))[:, 0].tolist() == [[0, 0, 1, 2, 3], [2, 3, 4, 4, 4]]
+    assert shift_pitch(values, torch.tensor([1, -2]))[:, 0].tolist() == [[0, 0, 1, 2, 3], [2, 3, 4, 4, 4]]
 
 
 def test_statistics_leave_padding_out(clips: AudioClips) -> None:
@@ -93,6 +93,6 @@ def test_statistics_leave_padding_out(clips: AudioClips) -> None:
     assert float(values.mean()) == pytest.approx(0, abs=1e-4) and float(values.std()) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_clip_shorter_than_a_frame_is_told() -> None:
-    with pytest.raises(ValueError, match="sound 1 has 100 samples"):
+def test_a_clip_shorter_than_a_frame_raises() -> None:
+    with pytest.raises(ValueError, match="clip 1 has 100 samples"):
         Spectrograms.of(AudioClips.of([torch.zeros(3000), torch.zeros(100)], 8000), torch.zeros(2), HEARER)

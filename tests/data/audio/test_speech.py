@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.data.audio.speech import Recordings, Strings, Utterances, WaveformAugment, faster, load_speech
+from zoo.data.audio.speech import Recordings, Utterances, WaveformAugment, WordSequences, change_speed, load_speech
 from zoo.data.audio.tables import AudioClips
 from zoo.data.config import SpeechSettings
 from zoo.data.keyed_batches import Keys
@@ -17,13 +17,13 @@ WORDS = ["one", "two", "one", "two", "one", "two"]
 
 
 @pytest.fixture(scope="module")
-def strings() -> Strings:
+def strings() -> WordSequences:
     """Clip i is 100 + i samples of the value i + 1, so that a string tells what it is made of."""
     clips = AudioClips.of([torch.full((100 + i,), i + 1.0) for i in range(6)], 1000)
-    return Strings(clips, WORDS, ["ann", "ann", "ann", "bob", "bob", "bob"], 50, 4, 0.05, seed=3)
+    return WordSequences(clips, WORDS, ["ann", "ann", "ann", "bob", "bob", "bob"], 50, 4, 0.05, seed=3)
 
 
-def test_strings_are_clips_of_one_speaker_with_pauses(strings: Strings) -> None:
+def test_strings_are_clips_of_one_speaker_with_pauses(strings: WordSequences) -> None:
     waves, texts = strings.get(torch.arange(50), 2)
     sizes = set()
     for wave, text in zip(waves, texts):
@@ -41,7 +41,7 @@ def test_strings_are_clips_of_one_speaker_with_pauses(strings: Strings) -> None:
     assert sizes == {1, 2, 3, 4}
 
 
-def test_strings_are_functions_of_seed_epoch_and_number(strings: Strings) -> None:
+def test_strings_are_functions_of_seed_epoch_and_number(strings: WordSequences) -> None:
     waves, texts = strings.get(torch.arange(10), 1)
     again, same = strings.get(torch.tensor([7]), 1)
     assert torch.equal(again[0], waves[7]) and same[0] == texts[7]
@@ -49,7 +49,7 @@ def test_strings_are_functions_of_seed_epoch_and_number(strings: Strings) -> Non
     assert [len(t.split()) for t in strings.get(torch.arange(10), 2)[1]] == [len(t.split()) for t in texts]
 
 
-def test_batches_are_padded_and_named(strings: Strings) -> None:
+def test_batches_are_padded_and_named(strings: WordSequences) -> None:
     vocabulary = Vocabulary.of(strings.texts())
     data = Utterances(strings, vocabulary, tempo=0.2, seed=0)
     batch = data.__getitems__(Keys([4, 9, 30], 5))
@@ -65,13 +65,13 @@ def test_batches_are_padded_and_named(strings: Strings) -> None:
 
 def test_faster_is_shorter_and_higher() -> None:
     t = torch.arange(8000) / 8000
-    wave = faster(torch.sin(2 * torch.pi * 400 * t), 1.25)
+    wave = change_speed(torch.sin(2 * torch.pi * 400 * t), 1.25)
     assert len(wave) == 6400
     assert int(torch.fft.rfft(wave).abs().argmax()) * 8000 / 6400 == pytest.approx(500)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_evaluation_is_what_the_preprocessing_makes(strings: Strings, normalize: bool) -> None:
+def test_evaluation_is_what_the_preprocessing_makes(strings: WordSequences, normalize: bool) -> None:
     hearer = WaveformFeatureExtractor(sampling_rate=1000, normalize=normalize)
     batch = Utterances(strings, Vocabulary.of(strings.texts())).__getitems__(Keys([1, 2, 3], 0))
     found = WaveformAugment(hearer, noise=0.5)(batch, seed=0, step=0, train=False)

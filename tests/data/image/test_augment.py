@@ -35,9 +35,9 @@ def test_evaluation_only_normalizes() -> None:
 @pytest.mark.parametrize("padding", [0, 3])
 def test_crop_is_exactly_a_crop_of_the_padded_image(padding: int) -> None:
     data = batch(300)
-    x, draws = data["pixel_values"], KeyedRandom(0, 0, data["index"])
-    out = crop_flip(x, draws, padding, 0.5)
-    down, right = draws.integers("crop/down", 2 * padding + 1), draws.integers("crop/right", 2 * padding + 1)
+    x, rng = data["pixel_values"], KeyedRandom(0, 0, data["index"])
+    out = crop_flip(x, rng, padding, 0.5)
+    down, right = rng.integers("crop/down", 2 * padding + 1), rng.integers("crop/right", 2 * padding + 1)
     padded = torch.nn.functional.pad(x, (padding,) * 4)
     mirrored = 0
     for i in range(len(x)):
@@ -61,8 +61,8 @@ def test_offsets_are_uniform_and_flips_have_their_rate() -> None:
 
 def test_flip_never_and_always() -> None:
     data = batch(50)
-    x, draws = data["pixel_values"], KeyedRandom(0, 0, data["index"])
-    assert torch.equal(crop_flip(x, draws, 0, 0.0), x) and torch.equal(crop_flip(x, draws, 0, 1.0), x.flip(3))
+    x, rng = data["pixel_values"], KeyedRandom(0, 0, data["index"])
+    assert torch.equal(crop_flip(x, rng, 0, 0.0), x) and torch.equal(crop_flip(x, rng, 0, 1.0), x.flip(3))
 
 
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment"])
@@ -123,7 +123,7 @@ def test_cutmix_shares_are_the_areas() -> None:
     plain, out = run(OFF, data)["pixel_values"], run(AugmentSettings(crop=0, flip=0.0, cutmix=1.0), data)
     partner = partners(0, 0, data["index"])
     own, other = (out["pixel_values"] == plain).all(1), (out["pixel_values"] == plain[partner]).all(1)
-    assert (own | other).all()  # every pixel is one's own or the partner's
+    assert (own | other).all()  # every pixel is the image's own or the partner's
     same = (plain == plain[partner]).all(1)
     share = (own & ~same).flatten(1).sum(1) / (~same).flatten(1).sum(1)
     kept = out["targets"].gather(1, data["labels"][:, None])[:, 0]
@@ -151,8 +151,8 @@ def test_a_single_image_mixes_with_itself() -> None:
     ("change", "message"),
     [
         ({"pixel_values": torch.zeros(2, 3, 8, 8)}, "expected uint8"),
-        ({"pixel_values": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "1 channels, mean and std have 3"),
-        ({"index": None}, "lacks index"),
+        ({"pixel_values": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "1 channels, but mean and std have 3"),
+        ({"index": None}, "has no index"),
     ],
 )
 def test_refuses_a_batch_it_cannot_augment(change: dict[str, Tensor | None], message: str) -> None:

@@ -107,7 +107,7 @@ def test_auto_takes_the_hub_before_the_embedded_set(tmp_path: Path, monkeypatch:
 def test_auto_falls_back_to_the_embedded_set_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     sets = load_images(max_train_samples=50, max_test_samples=20)
     said = capsys.readouterr().err
-    assert "NOT CIFAR-10" in said and "no connection" in said
+    assert "synthetic images instead of CIFAR-10" in said and "no connection" in said
     assert not sets.real and sets.name == "synthetic" and sets.notice is not None
     assert sets.train.labels.bincount().tolist() == [5] * 10 and len(sets.test) == 20
 
@@ -123,7 +123,7 @@ def test_hf_hub_offline_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "reachable", lambda endpoint: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: pytest.fail("used the network"))
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
         load_table("uoft-cs/cifar10", "train")
 
@@ -153,7 +153,7 @@ def test_a_failing_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None:
         load_table("uoft-cs/cifar10", "train")
 
 
-def test_reachable_knocks_once_and_soon_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_connects_once_and_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -173,7 +173,7 @@ def test_reachable_knocks_once_and_soon_gives_up(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket, "create_connection", hanging)
     started = time.monotonic()
-    assert not reachable("http://127.0.0.1", patience=0.1)
+    assert not reachable("http://127.0.0.1", timeout=0.1)
     assert time.monotonic() - started < 2
     finished.set()
 
@@ -310,7 +310,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     root = class_folders(tmp_path / "pets", {"cat": 6, "dog": 6})
     monkeypatch.setattr(decoding, "SLOW", -1.0)
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with pytest.warns(UserWarning, match="could not be kept"):
+    with pytest.warns(UserWarning, match="could not be cached"):
         assert len(load_images(str(root)).train) == 10
 
 

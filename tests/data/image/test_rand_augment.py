@@ -39,9 +39,9 @@ def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: 
     Where a processor has no fused multiply-add, torchvision rounds a few gray levels the other way.
     """
     x = images(600, channels=channels)
-    policy, draws = AugmentPolicy(name, num_ops=1), KeyedRandom(0, 0, torch.arange(len(x)))
-    operation, row = policy.draw(draws, 0)
-    ours = policy(x, draws)
+    policy, rng = AugmentPolicy(name, num_ops=1), KeyedRandom(0, 0, torch.arange(len(x)))
+    operation, row = policy.sample(rng, 0)
+    ours = policy(x, rng)
     seen = set()
     for i in range(len(x)):
         chosen = OPERATIONS[int(operation[i])]
@@ -57,7 +57,7 @@ def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: 
 
 def test_operations_and_strengths_are_uniform() -> None:
     n = 60_000
-    operation, row = AugmentPolicy("trivialaugment").draw(KeyedRandom(0, 0, torch.arange(n)), 0)
+    operation, row = AugmentPolicy("trivialaugment").sample(KeyedRandom(0, 0, torch.arange(n)), 0)
     for drawn, kinds in ((operation, len(OPERATIONS)), (row, 2 * BINS)):
         counts = torch.bincount(drawn, minlength=kinds)
         assert len(counts) == kinds
@@ -66,8 +66,8 @@ def test_operations_and_strengths_are_uniform() -> None:
 
 def test_two_operations_are_drawn_independently() -> None:
     policy = AugmentPolicy("randaugment", num_ops=2)
-    draws = KeyedRandom(0, 0, torch.arange(60_000))
-    first, second = policy.draw(draws, 0)[0], policy.draw(draws, 1)[0]
+    rng = KeyedRandom(0, 0, torch.arange(60_000))
+    first, second = policy.sample(rng, 0)[0], policy.sample(rng, 1)[0]
     assert abs((first == second).float().mean() - 1 / len(OPERATIONS)) < 0.005
     x = images(64)
     assert not torch.equal(
@@ -83,10 +83,10 @@ def test_the_accelerators_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) ->
     def select(x: Tensor, chosen: Tensor, row: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
         return torch.where(chosen[:, None, None, None], change(x, row), x)
 
-    x, draws = images(300), KeyedRandom(0, 1, torch.arange(300))
-    by_group = AugmentPolicy("trivialaugment")(x, draws)
+    x, rng = images(300), KeyedRandom(0, 1, torch.arange(300))
+    by_group = AugmentPolicy("trivialaugment")(x, rng)
     monkeypatch.setattr(module, "_where", select)
-    assert torch.equal(AugmentPolicy("trivialaugment")(x, draws), by_group)
+    assert torch.equal(AugmentPolicy("trivialaugment")(x, rng), by_group)
 
 
 def test_the_given_images_stay_as_they_are() -> None:

@@ -92,18 +92,18 @@ def test_what_is_missing_or_broken_is_listed_all_of_it(folder: Path, capsys: pyt
         load(folder)
     said = str(stopped.value)
     for text in (
-        "4 of the pairs",
+        "4 pairs cannot be used",
         "3.png does not exist",
         "line 7",
         "line 9",
-        "is no picture that can be read",
+        "is not a readable image",
         "on_error=skip",
         "line 22: no caption",
     ):
         assert text in said, said
     sets = load(folder, on_error="skip")
     assert len(sets.train) + len(sets.test) == 17 and len(sets.skipped) == 4
-    assert "4 pairs were skipped" in capsys.readouterr().err.replace("\n", " ")
+    assert "skipped 4 pairs" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("table", "says"), [
-    ("picture_of,said\n0.png,x\n", "say which one has the images, images=picture_of"),
-    ("file,said\n0.png,x\n", "say which one has the captions, captions=file"),
+    ("picture_of,said\n0.png,x\n", "name the images column, e.g. images=picture_of"),
+    ("file,said\n0.png,x\n", "name the captions column, e.g. captions=file"),
     ("file,caption\n", "no rows"),
     ("file,caption\nnone.png,x\n1.png,x\n", r"captions.csv, line 2: .*none.png does not exist"),
 ])  # fmt: skip

@@ -37,9 +37,10 @@ def test_sounds_are_whole_and_classes_even(made: tuple) -> None:
     assert waves.dtype == torch.float32 and waves.shape == (1200, SAMPLING_RATE) and waves.abs().max() <= 1
     assert labels.bincount().tolist() == [150] * len(CLASSES)
     loud = waves.square().mean(1).sqrt()
-    assert loud.min() > 0.005, "some sound cannot be heard"
+    assert loud.min() > 0.005, "some clip is silent"
     assert all(load_card(name).splits == counts for name, counts in (
-        ("synthetic_audio", {"train": TRAIN, "test": TEST}), ("synthetic_speech", {"train": SPELLED_TRAIN, "test": SPELLED_TEST})
+        ("synthetic_audio", {"train": TRAIN, "test": TEST}),
+        ("synthetic_speech", {"train": SPELLED_TRAIN, "test": SPELLED_TEST}),
     ))  # fmt: skip
     assert load_card("synthetic_audio").labels == tuple(CLASSES)
 
@@ -86,5 +87,5 @@ def test_letters_are_chords() -> None:
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"n": 3, "samples": 100}])
 def test_what_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="expected at least one sound"):
+    with pytest.raises(ValueError, match="expected at least one clip"):
         make_audio(**wrong, seed=0)

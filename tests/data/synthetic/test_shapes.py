@@ -54,10 +54,10 @@ def test_a_linear_model_stays_under_sixty_per_cent(drawn: tuple[torch.Tensor, ..
 
 
 def test_a_flip_keeps_the_class_and_the_card_tells_the_truth() -> None:
-    from zoo.data.synthetic.shapes import _FORMS
+    from zoo.data.synthetic.shapes import _DISTANCES
 
     line = torch.linspace(-1, 1, 41).numpy()
-    for form in _FORMS:
+    for form in _DISTANCES:
         straight = form(line[None, :], line[:, None])
         assert abs(straight - straight[:, ::-1]).max() < 1e-6
     card = load_card("synthetic_images")

@@ -80,15 +80,15 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("text,label\na,0\nb,1,2\n", r"line 3: 3 cells, the first line has 2 columns"),
+    ("text,label\na,0\nb,1,2\n", r"line 3: 3 cells, but the header has 2 columns"),
     ('text,label\n"a\nb",0\nc,"1\n', r"line 4: "),
     ("text,label\na,0\n,1\n", r"line 3: the text in 'text' is empty"),
     ("text,label\na,0\nb,\n", r"line 3: no label"),
     ("text,label\na,0\nb,0\n", r"all labels in 'label' are '0'"),
-    ("text,text\na,0\n", "two columns are called 'text'"),
+    ("text,text\na,0\n", "two columns are named 'text'"),
     ("text,label\n", "no rows"),
     ("", "is empty"),
-    ("phrase,label\na,0\nb,1\n", "say which one is the text, text=phrase"),
+    ("phrase,label\na,0\nb,1\n", "name the text column, e.g. text=phrase"),
 ])  # fmt: skip
 def test_broken_csv(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(DataError, match=says):
@@ -96,8 +96,8 @@ def test_broken_csv(tmp_path: Path, text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ('{"text": "a", "label": 0}\n{"text": "b", label: 1}\n', "line 2: no valid JSON"),
-    ('{"text": "a", "label": 0}\n[1]\n', "line 2: expected an object"),
+    ('{"text": "a", "label": 0}\n{"text": "b", label: 1}\n', "line 2: invalid JSON"),
+    ('{"text": "a", "label": 0}\n[1]\n', "line 2: expected a JSON object"),
     ('{"text": "a", "label": 0}\n{"text": "b", "label": "x"}\n', "line 2: label 'x' is text, but that of .*line 1"),
     ('{"text": "a", "label": 0}\n{"text": 5, "label": 1}\n', "line 2: the text in 'text' is int"),
     ('{"text": "a", "label": 0}\n{"label": 1}\n', "line 2: the text in 'text' is empty"),
@@ -109,7 +109,7 @@ def test_broken_json(tmp_path: Path, text: str, says: str) -> None:
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\na,0\n\xff,1\n")
-    with pytest.raises(DataError, match="line 3: byte 0xff is no UTF-8"):
+    with pytest.raises(DataError, match="line 3: byte 0xff is not valid UTF-8"):
         load(tmp_path / "a.csv")
 
 
@@ -117,7 +117,7 @@ def test_rows_that_lack_something_can_be_skipped(tmp_path: Path, capsys: pytest.
     table = write(tmp_path / "a.csv", rows() + ",good\ntext 99,\n")
     sets = load(table, text="review", label="stars", on_error="skip")
     assert len(sets.train) + len(sets.test) == 40
-    assert "2 rows were skipped" in capsys.readouterr().err
+    assert "skipped 2 rows" in capsys.readouterr().err
 
 
 def test_labels_that_training_does_not_know(tmp_path: Path) -> None:
@@ -184,14 +184,14 @@ def test_a_configuration_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(DataError, match=r"premise, hypothesis, label.*text=premise \(or two.*text=premise,hypothesis"):
         load("nyu-mll/glue:mnli")
     hub_of(monkeypatch, test=held)
-    with pytest.raises(DataError, match="the splits test: there is none to train on"):
+    with pytest.raises(DataError, match="the splits test: expected one named train"):
         load("nyu-mll/glue:ax", text="premise,hypothesis")
 
 
 @pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(("message", "name", "says"), [
     ("Config name is missing.\nPlease pick one among the available configs: ['ax', 'sst2']\nExample", "nyu-mll/glue",
-     r"nyu-mll/glue has several configurations: say one of \['ax', 'sst2'\], e.g. data=nyu-mll/glue:ax"),
+     r"nyu-mll/glue has several configurations: choose one of \['ax', 'sst2'\], e.g. data=nyu-mll/glue:ax"),
     ("BuilderConfig 'sst' not found. Available: ['ax', 'sst2']", "nyu-mll/glue:sst",
      "has no configuration 'sst'.*'sst2'"),
 ])  # fmt: skip

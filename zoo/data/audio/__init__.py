@@ -1,1 +1,1 @@
-"""Audio clips with labels or transcripts: found, decoded, augmented."""
+"""Audio datasets with labels or transcripts: loading, decoding, augmentation."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from zoo.data.audio.tables import AudioClips
-from zoo.data.splits import even_rows
+from zoo.data.splits import balanced_rows
 
 
 @dataclass
 class AudioDataset:
-    """clips: N sounds; labels: int64 [N]; speakers: who speaks in each, where that is known."""
+    """clips: N audio clips; labels: int64 [N]; speakers: speaker of each clip, empty if unknown."""
 
     clips: AudioClips
     labels: Tensor
@@ -20,24 +20,24 @@ class AudioDataset:
         return len(self.clips)
 
     def take(self, rows: Tensor) -> "AudioDataset":
-        """The sounds of these rows."""
+        """The clips of these rows."""
         speakers = [self.speakers[i] for i in rows.tolist()] if self.speakers else []
         return AudioDataset(self.clips.take(rows), self.labels[rows], speakers)
 
     def subset(self, count: int, *, seed: int = 0) -> "AudioDataset":
-        """`count` sounds, the classes as evenly as they allow; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(even_rows(self.labels, count, seed))
+        """A seeded, class-balanced subset of `count` clips; 0 keeps all."""
+        return self if not count or count >= len(self) else self.take(balanced_rows(self.labels, count, seed))
 
 
 @dataclass
 class AudioSplits:
-    """Parts of a data set of sounds.
+    """Splits of a labeled audio dataset.
 
     Attributes:
-        classes: Names of the labels.
-        validation: None where the data brings none: a part of `train` is then to be held out.
-        real: False for sounds that the program synthesized.
-        source: Where they came from.
+        classes: Class names.
+        validation: None if the dataset has no validation split; hold out a part of `train` then.
+        real: False for synthesized audio.
+        source: Origin of the data: a path, a Hub repository, or a description.
     """
 
     train: AudioDataset

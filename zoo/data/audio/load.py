@@ -1,4 +1,4 @@
-"""Sounds of named classes: spoken digits, folders and tables of a user's own, the hub's, or the embedded sounds."""
+"""Load labeled audio clips: spoken digits, your own folders and tables, Hub datasets or synthetic audio."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,36 +7,45 @@ from typing import Any
 import torch
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
-from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, card_tables, column, decode_audio, find_tables, sources_of
+from zoo.data.audio.tables import (
+    AUDIO_NAMES,
+    AudioClips,
+    card_tables,
+    decode_audio,
+    find_column,
+    find_tables,
+    sources_of,
+)
 from zoo.data.config import AudioDataSettings, AudioSourceSettings
 from zoo.data.sources.dataset_cards import list_cards, load_card
 from zoo.data.sources.hub import hub_tables
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, Table
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.data.synthetic import audio as synthetic
 from zoo.data.text.load import LABEL_NAMES
 from zoo.preprocessing.audio_io import resampled
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
-TEST_SHARE = 0.1
+TEST_FRACTION = 0.1
 TASK = "audio classification"
 
 
 def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, sampling_rate: int = 0) -> AudioSplits:
-    """Find, read and decode a set of sounds with labels; see `AudioDataSettings` for where from.
+    """Load and decode a labeled audio dataset.
 
     Args:
-        seed: Of the split and of the choice of fewer sounds.
-        sampling_rate: Samples per second that are needed; 0 leaves it to `settings.sampling_rate`, then to the files.
+        settings: Dataset and options; see `AudioDataSettings`.
+        seed: Seed of splits and subsets.
+        sampling_rate: Required sampling rate in Hz; 0 uses `settings.sampling_rate`, then that of the files.
 
     Raises:
-        DataError: An unknown name, column or speaker; a missing, broken or empty file; files of several rates; labels
-            that are missing, or all of one class; says how to mend it.
+        DataError: An unknown name, column or speaker; a missing, broken or empty file; files with different sampling
+            rates; labels that are missing or all of one class. The message says how to fix it.
     """
     s = settings or AudioDataSettings()
-    s = replace(s, sampling_rate=_agreed(s.sampling_rate, sampling_rate))
+    s = replace(s, sampling_rate=_check_sampling_rate(s.sampling_rate, sampling_rate))
     sets = _find(s, seed)
     return replace(
         sets,
@@ -45,42 +54,45 @@ def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, samp
     )
 
 
-def _agreed(asked: int, needed: int) -> int:
-    if asked and needed and asked != needed:
+def _check_sampling_rate(requested: int, required: int) -> int:
+    if requested and required and requested != required:
         raise DataError(
-            f"sampling_rate={asked}: the model of model.source= hears {needed} samples per second; leave rate= away"
+            f"data.sampling_rate={requested}: the model of model.source= takes audio at {required} Hz; "
+            f"omit data.sampling_rate="
         )
-    return needed or asked
+    return required or requested
 
 
 def _find(s: AudioDataSettings, seed: int) -> AudioSplits:
     if s.name in ("auto", "synthetic", "synthetic_audio"):
-        return _refit(synthetic_audio(), s)
-    tables, source, name = named_tables(s, TASK, "audio clips that the program synthesizes")
-    label = column(tables["train"], s.label, "label", LABEL_NAMES)
+        return _resample_synthetic(synthetic_audio(), s)
+    tables, source, name = named_tables(s, TASK, "synthesized audio clips")
+    label = find_column(tables["train"], s.label, "label", LABEL_NAMES)
     card = load_card(name) if name in list_cards() else None
     sets = from_tables(tables, s, label, list(card.labels) if card else None, seed)
     return replace(sets, name=name, source=source)
 
 
 def synthetic_audio() -> AudioSplits:
-    """The sounds that the program synthesizes."""
+    """The synthetic dataset of labeled audio clips."""
     train, test = (
         AudioDataset(AudioClips.of(list(waves), synthetic.SAMPLING_RATE), labels)
         for waves, labels in (
             synthetic.make_audio(n, seed=seed) for seed, n in enumerate((synthetic.TRAIN, synthetic.TEST))
         )
     )
-    return AudioSplits(train, None, test, list(synthetic.CLASSES), "synthetic", False, "synthesized by the program")
+    return AudioSplits(train, None, test, list(synthetic.CLASSES), "synthetic", False, "synthesized audio clips")
 
 
-def _refit(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
-    """The embedded sounds at another rate."""
+def _resample_synthetic(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
+    """The synthetic dataset at the sampling rate of the settings."""
     if not s.sampling_rate or s.sampling_rate == sets.sampling_rate:
         return sets
     if not s.resample:
-        raise DataError(f"the embedded sounds have {sets.sampling_rate} samples per second, {s.sampling_rate} are asked for: "
-                        f"resample=true converts them")  # fmt: skip
+        raise DataError(
+            f"data.sampling_rate={s.sampling_rate}: the synthetic audio has {sets.sampling_rate} Hz; "
+            f"pass data.resample=true to resample it"
+        )
     parts = []
     for part in (sets.train, sets.test):
         waves = [resampled(part.clips[i], sets.sampling_rate, s.sampling_rate) for i in range(len(part))]
@@ -89,9 +101,9 @@ def _refit(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
 
 
 def named_tables(s: Any, task: str, instead: str) -> tuple[dict[str, Table], str, str]:
-    """(tables by split, where they came from, name) of what `s.name` says: a card, a file or folder, a hub data set.
+    """(tables by split, source, name) of the dataset `s.name`: one with a card, a file or folder, or a Hub dataset.
 
-    Raises: DataError, for an unknown name with the nearest.
+    Raises: DataError for an unknown name, with the closest known one.
     """
     cards = [n for n in list_cards() if (card := load_card(n)).task == TASK and card.real]
     path = Path(s.name).expanduser()
@@ -103,14 +115,14 @@ def named_tables(s: Any, task: str, instead: str) -> tuple[dict[str, Table], str
         name = s.name.removeprefix("hf-hub:")
         return hub_tables(name), f"hub {name}", name
     known = ["synthetic", *cards]
-    raise DataError(f"data {s.name!r}: no such folder or table, no hub data set (org/name), and none of "
+    raise DataError(f"data={s.name!r}: expected a folder or table that exists, a hub dataset (org/name), or one of "
                     f"{', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip
 
 
 def from_tables(
     tables: dict[str, Table], s: AudioDataSettings, label: str, classes: list[str] | None, seed: int
 ) -> AudioSplits:
-    """Decoded sounds with the labels of a column; a tenth of each class becomes the test where there is none."""
+    """Decode labeled clips from tables; without a test table, 10 % of each class are held out as test split."""
     tables = hold_out_speaker(tables, s)
     read: dict[str, AudioClips] = {}
     rows: dict[str, list[int]] = {}
@@ -120,69 +132,77 @@ def from_tables(
             table, s, labeled, sampling_rate=read["train"].sampling_rate if read else s.sampling_rate
         )
     _, names, labels = encode_labels(tables, [label], rows, "single_label_classification", classes)
-    who = {split: t.columns.get(s.speaker, []) for split, t in tables.items()}
+    speakers = {split: t.columns.get(s.speaker, []) for split, t in tables.items()}
     sets = {
-        split: AudioDataset(clips, labels[split], [str(who[split][i]) for i in rows[split]] if who[split] else [])
+        split: AudioDataset(
+            clips, labels[split], [str(speakers[split][i]) for i in rows[split]] if speakers[split] else []
+        )
         for split, clips in read.items()
     }
     if "test" not in sets:
-        held = held_rows(sets["train"].labels, TEST_SHARE, seed)
+        held = held_out_mask(sets["train"].labels, TEST_FRACTION, seed)
         if not torch.equal(sets["train"].labels[~held].unique(), sets["train"].labels.unique()):
-            raise DataError(f"{tables['train'].where}: a class has a single sound, and none is left to train on once "
-                            f"a tenth is held out for the test; give more, or a test part")  # fmt: skip
+            raise DataError(f"{tables['train'].where}: a class has a single clip, so that none is left to train on "
+                            f"after 10 % are held out for testing; add clips or a test split")  # fmt: skip
         parts = [sets["train"].take(part.nonzero()[:, 0]) for part in (~held, held)]
         sets |= {"train": parts[0], "test": parts[1]}
     return AudioSplits(sets["train"], sets.get("validation"), sets["test"], names, s.name, True, tables["train"].where)
 
 
 def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:
-    """Rows that have something in a column. Raises: DataError for one that has not, unless on_error is "skip"."""
+    """Rows with a value in a column. Raises: DataError for an empty value, unless on_error is "skip"."""
     if name not in table.columns:
         raise DataError(f"{table.where} has no column {name!r} for the {role}, it has {', '.join(table.columns)}")
     values = table.columns[name]
     empty = [i for i, v in enumerate(values) if v is None or (isinstance(v, str) and not v.strip())]
     if empty and on_error == "raise":
-        raise DataError(f"{table.place(empty[0])}: no {role} in {name!r} (on_error=skip leaves such rows out)")
+        raise DataError(f"{table.place(empty[0])}: no {role} in {name!r} (on_error=skip skips such rows)")
     if empty:
-        announce(f"{len(empty)} rows without a {role} were skipped, the first is {table.place(empty[0])}")
+        announce(f"skipped {len(empty)} rows without a {role}, the first is {table.place(empty[0])}")
     if len(empty) == len(values):
         raise DataError(f"{table.where}: no row has a {role}")
-    gone = set(empty)
-    return [i for i in range(len(values)) if i not in gone]
+    skipped = set(empty)
+    return [i for i in range(len(values)) if i not in skipped]
 
 
 def read_audio(
     table: Table, s: AudioSourceSettings, rows: list[int], *, sampling_rate: int
 ) -> tuple[AudioClips, list[int]]:
-    """The sounds of some rows of a table, and the rows of those that could be read."""
-    sources, names = sources_of(table, column(table, s.audio, "audio", AUDIO_NAMES))
-    heard = decode_audio([sources[i] for i in rows], lambda i: names[rows[i]], sampling_rate=sampling_rate, resample=s.resample,
-                          on_error=s.on_error)  # fmt: skip
-    if heard.broken:
-        more = " ..." * (len(heard.broken) > 3)
-        announce(f"{len(heard.broken)} broken sounds were skipped: {' '.join(heard.broken[:3])}{more}")
-    return heard.clips, [rows[i] for i in heard.kept]
+    """(decoded clips, their rows) of the given rows of a table; broken files are skipped with on_error="skip"."""
+    sources, names = sources_of(table, find_column(table, s.audio, "audio", AUDIO_NAMES))
+    decoded = decode_audio(
+        [sources[i] for i in rows],
+        lambda i: names[rows[i]],
+        sampling_rate=sampling_rate,
+        resample=s.resample,
+        on_error=s.on_error,
+    )
+    if decoded.broken:
+        more = " ..." * (len(decoded.broken) > 3)
+        announce(f"skipped {len(decoded.broken)} broken audio files: {' '.join(decoded.broken[:3])}{more}")
+    return decoded.clips, [rows[i] for i in decoded.kept]
 
 
 def hold_out_speaker(tables: dict[str, Table], s: AudioSourceSettings) -> dict[str, Table]:
-    """With `s.held_out_speaker`: one speaker's rows of all tables are the test, the others' rows of `train` the training.
+    """Split by speaker: test on all rows of `s.held_out_speaker`, train on the other speakers' rows of `train`.
 
-    Raises: DataError for an unknown speaker, or a table that does not say who speaks.
+    Raises: DataError for an unknown speaker, or a table without a speaker column.
     """
     if not s.held_out_speaker:
         return tables
     for table in tables.values():
-        column(table, s.speaker, "speaker", ())
-    said = {split: [str(v) for v in t.columns[s.speaker]] for split, t in tables.items()}
-    known = sorted({name for names in said.values() for name in names})
+        find_column(table, s.speaker, "speaker", ())
+    speakers = {split: [str(v) for v in t.columns[s.speaker]] for split, t in tables.items()}
+    known = sorted({name for names in speakers.values() for name in names})
     if s.held_out_speaker not in known:
-        raise DataError(f"held_out_speaker={s.held_out_speaker}: nobody is called so in {s.speaker!r}; there are "
+        raise DataError(f"held_out_speaker={s.held_out_speaker}: not in column {s.speaker!r}, which has "
                         f"{', '.join(known[:20])}{did_you_mean(s.held_out_speaker, known)}")  # fmt: skip
-    if len(set(said["train"])) < 2:
-        raise DataError(f"held_out_speaker={s.held_out_speaker}: nobody else is left to train on")
-    train = _rows(tables["train"], [i for i, who in enumerate(said["train"]) if who != s.held_out_speaker])
+    if len(set(speakers["train"])) < 2:
+        raise DataError(f"held_out_speaker={s.held_out_speaker}: no other speaker is left to train on")
+    train = _rows(tables["train"], [i for i, name in enumerate(speakers["train"]) if name != s.held_out_speaker])
     held = [
-        _rows(t, [i for i, who in enumerate(said[split]) if who == s.held_out_speaker]) for split, t in tables.items()
+        _rows(t, [i for i, name in enumerate(speakers[split]) if name == s.held_out_speaker])
+        for split, t in tables.items()
     ]
     names = [name for name in train.columns if all(name in t.columns for t in held)]
     joined = {name: [value for t in held for value in t.columns[name]] for name in names}

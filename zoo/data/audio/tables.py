@@ -1,4 +1,4 @@
-"""Where sounds come from: folders, tables, the hub; and what is in their files, decoded into one tensor."""
+"""Tables of audio files from folders, table files and the Hub, and decoding of the files into one tensor."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,24 +16,24 @@ from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_tabl
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read
 from zoo.utils.errors import DataError, did_you_mean
 
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64")
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
-SHORTEST = 0.025  # seconds: a frame of kaldi's filter banks, and a token of wav2vec 2.0
+MIN_DURATION = 0.025  # seconds: one frame of Kaldi filter banks, and the receptive field of wav2vec 2.0
 _CHUNK = 64
 _LAYOUT = (
-    "expected one sub-folder of sounds per class (or train/ and test/ with such sub-folders), or train.parquet "
-    "(.csv .tsv .jsonl) with a column of sounds"
+    "expected one sub-folder of audio files per class (or train/ and test/ with such sub-folders), or train.parquet "
+    "(.csv .tsv .jsonl) with an audio column"
 )
 
 
 @dataclass
 class AudioClips:
-    """Decoded sounds, one behind the other.
+    """Decoded audio clips, concatenated.
 
     Attributes:
-        samples: float32, of all of them.
-        lengths: int64 [N].
-        sampling_rate: Samples per second.
+        samples: float32 samples of all clips.
+        lengths: Number of samples of each clip, int64 [N].
+        sampling_rate: Sampling rate in Hz.
     """
 
     samples: Tensor
@@ -48,16 +48,16 @@ class AudioClips:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> Tensor:
-        """One sound [S]."""
+        """Waveform [S] of one clip."""
         return self.samples[int(self.starts[i]) : int(self.starts[i] + self.lengths[i])]
 
     def take(self, rows: Tensor) -> "AudioClips":
-        """The sounds of these rows."""
+        """The clips of these rows."""
         return AudioClips.of([self[i] for i in rows.tolist()], self.sampling_rate)
 
     @classmethod
     def of(cls, waves: Sequence[Tensor], sampling_rate: int) -> "AudioClips":
-        """Sounds [S] of any lengths."""
+        """Clips from waveforms [S] of any lengths."""
         return cls(
             torch.cat(list(waves)) if waves else torch.empty(0), torch.tensor([len(w) for w in waves]), sampling_rate
         )
@@ -65,7 +65,7 @@ class AudioClips:
 
 @dataclass
 class DecodedAudio:
-    """Clips; kept: which rows of the table they are; broken: "where: why" of all others."""
+    """clips: Decoded clips; kept: their source indices; broken: "where: why" of all other sources."""
 
     clips: AudioClips
     kept: list[int]
@@ -75,57 +75,61 @@ class DecodedAudio:
 def decode_audio(
     sources: Sequence[Any], where: Callable[[int], str], *, sampling_rate: int, resample: bool, on_error: str
 ) -> DecodedAudio:
-    """Decode sounds of one rate, in threads.
+    """Decode audio files at one sampling rate, in threads.
 
     Args:
         sources: Paths, or the bytes of files.
-        where: Names the i-th one in messages.
-        sampling_rate: Of the result; 0 takes that of the first one that can be read.
-        resample: Convert those of another rate; without it they are an error, also with on_error="skip".
+        where: Returns the name of the i-th source for messages.
+        sampling_rate: Sampling rate of the result in Hz; 0 uses that of the first readable source.
+        resample: Resample sources with a different sampling rate; otherwise they raise, also with on_error="skip".
 
     Raises:
-        DataError: Another rate; a broken file with on_error="raise"; nothing left with "skip".
+        DataError: A different sampling rate; a broken file with on_error="raise"; no readable file with "skip".
     """
     waves: list[Tensor | None] = [None] * len(sources)
     broken: dict[int, str] = {}
     sampling_rate = sampling_rate or _first_rate(sources)
 
-    def work(start: int) -> None:
+    def decode_chunk(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(sources))):
             if sources[i] is None:
-                broken[i] = f"{where(i)}: holds neither bytes nor a path."
+                broken[i] = f"{where(i)}: contains neither bytes nor a path."
                 continue
             try:
                 have = info(sources[i]).sampling_rate
                 if have != sampling_rate and not resample:
-                    raise _OtherRate(f"{where(i)} has {have} samples per second, others have, or data.sampling_rate says, "
-                                     f"{sampling_rate}: resample=true converts them (data.sampling_rate= says to what)")  # fmt: skip
+                    raise _SamplingRateMismatch(
+                        f"{where(i)} has a sampling rate of {have} Hz, expected {sampling_rate}: pass "
+                        f"data.resample=true to resample (data.sampling_rate= sets the rate)"
+                    )
                 wave = read(sources[i], sampling_rate=sampling_rate, resample=resample)[0]
-                if len(wave) < int(SHORTEST * sampling_rate):
-                    raise AudioError(f"{name_of(sources[i])} has {len(wave)} samples, at least {SHORTEST * 1000:g} ms "
-                                     f"({int(SHORTEST * sampling_rate)} samples) make a frame")  # fmt: skip
+                if len(wave) < int(MIN_DURATION * sampling_rate):
+                    raise AudioError(
+                        f"{name_of(sources[i])} has {len(wave)} samples, expected at least {MIN_DURATION * 1000:g} ms "
+                        f"({int(MIN_DURATION * sampling_rate)} samples)"
+                    )
                 waves[i] = wave
-            except _OtherRate:
+            except _SamplingRateMismatch:
                 raise
             except ValueError as error:
-                broken[i] = _said(error, where(i), sources[i])
+                broken[i] = _error_message(error, where(i), sources[i])
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 4)) as pool:
-        for _ in pool.map(work, range(0, len(sources), _CHUNK)):
+        for _ in pool.map(decode_chunk, range(0, len(sources), _CHUNK)):
             if broken and on_error == "raise":
                 pool.shutdown(cancel_futures=True)
                 break
     messages = [broken[i] for i in sorted(broken)]
     if messages and on_error == "raise":
-        raise DataError(f"broken sound {messages[0]} Mend or remove it, or pass on_error=skip to go on without it")
+        raise DataError(f"broken audio file {messages[0]} Fix or remove it, or pass on_error=skip to skip it")
     kept = [i for i, wave in enumerate(waves) if wave is not None]
     if not kept:
-        raise DataError(f"no sound can be read; the first is {messages[0] if messages else 'missing'}")
+        raise DataError(f"no audio file can be read; the first is {messages[0] if messages else 'missing'}")
     return DecodedAudio(AudioClips.of([w for w in waves if w is not None], sampling_rate), kept, messages)
 
 
-class _OtherRate(DataError):
-    """Told apart from a broken file: leaving out half of a data set is nobody's wish."""
+class _SamplingRateMismatch(DataError):
+    """Raised even with on_error="skip", which would otherwise silently drop a large part of the dataset."""
 
 
 def _first_rate(sources: Sequence[Any]) -> int:
@@ -137,35 +141,35 @@ def _first_rate(sources: Sequence[Any]) -> int:
     return 0
 
 
-def _said(error: ValueError, where: str, source: Any) -> str:
-    """What is wrong, under the name that the user knows; libsndfile's reasons end with a dot, others get one."""
+def _error_message(error: ValueError, where: str, source: Any) -> str:
+    """Message with the name of the source and a final period."""
     text = f"{where}: {error}" if isinstance(source, bytes) else str(error)
     return text if text.endswith(".") else f"{text}."
 
 
-# --- tables of sounds -------------------------------------------------------------------------------------------------
+# --- tables of audio files --------------------------------------------------------------------------------------------
 
 
 def find_tables(path: Path) -> dict[str, Table]:
-    """The tables of a file or folder by split, `train` among them; files with paths have those made whole.
+    """The tables of a file or folder by split, including `train`, with paths relative to the table resolved.
 
-    Raises: DataError for a folder or file that holds no sounds as they are expected.
+    Raises: DataError for a folder or file without audio in the expected layout.
     """
     if not path.is_dir():
-        return {"train": _whole(read_table(path), path.parent)}
+        return {"train": _with_full_paths(read_table(path), path.parent)}
     found: dict[str, Table] = {}
     for split, names in (("train", ("train", "metadata")), ("validation", VALIDATION_NAMES), ("test", ("test",))):
         files = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
         files += [path / name / f"metadata{suffix}" for name in names for suffix in SUFFIXES]
-        if there := [file for file in files if file.is_file()]:
-            found[split] = _whole(read_table(there[0]), there[0].parent)
+        if present := [file for file in files if file.is_file()]:
+            found[split] = _with_full_paths(read_table(present[0]), present[0].parent)
     if found and "train" not in found:
-        raise DataError(f"{path} has a table for {next(iter(found))} and none for train; {_LAYOUT}")
+        raise DataError(f"{path} has a table for {next(iter(found))} but none for train; {_LAYOUT}")
     return found or _by_class(path)
 
 
-def _whole(table: Table, folder: Path) -> Table:
-    """Paths of sounds made relative to the table that names them."""
+def _with_full_paths(table: Table, folder: Path) -> Table:
+    """Prepend the folder of the table to the paths of audio files."""
     columns = dict(table.columns)
     for name in AUDIO_NAMES:
         if any(isinstance(value, str) for value in columns.get(name, [])):
@@ -174,7 +178,7 @@ def _whole(table: Table, folder: Path) -> Table:
 
 
 def _by_class(folder: Path) -> dict[str, Table]:
-    """A folder with a sub-folder for each class, or with train/ and test/ (or val/) of such."""
+    """Tables of a folder with one sub-folder per class, directly or inside train/ and test/ (or val/)."""
     if not (folder / "train").is_dir():
         return {"train": _class_table(folder)}
     found = {"train": _class_table(folder / "train")}
@@ -188,56 +192,59 @@ def _by_class(folder: Path) -> dict[str, Table]:
 
 
 def _class_table(folder: Path) -> Table:
-    names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} sub-folders of classes; {_LAYOUT}")
-    sounds, labels = [], []
+        raise DataError(f"{folder} has {len(names)} class folders, expected at least 2; {_LAYOUT}")
+    paths, labels = [], []
     for name in names:
-        files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in SOUNDS)
-        sounds += [str(file) for file in files]
+        files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in AUDIO_SUFFIXES)
+        paths += [str(file) for file in files]
         labels += [name] * len(files)
-    if not sounds:
-        raise DataError(f"{folder}: no sound in any of its sub-folders ({', '.join(SOUNDS)})")
+    if not paths:
+        raise DataError(f"{folder}: no audio file in any of its sub-folders ({', '.join(AUDIO_SUFFIXES)})")
     if empty := set(names) - set(labels):
-        raise DataError(f"{folder / min(empty)} holds no sound ({', '.join(SOUNDS)}); remove the folder, or fill it")
-    return Table({"audio": sounds, "label": labels}, str(folder))
+        raise DataError(
+            f"{folder / min(empty)} contains no audio file ({', '.join(AUDIO_SUFFIXES)}); add some or remove the folder"
+        )
+    return Table({"audio": paths, "label": labels}, str(folder))
 
 
 def card_tables(card: Card, s: AudioSourceSettings, instead: str) -> tuple[dict[str, Table], str]:
-    """The tables of a data set with a card, and where they are. Raises: DataError that says how to get them."""
+    """(tables, folder) of a dataset with a card. Raises: DataError that says how to get missing files."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
     absent = [str(file) for file in files.values() if not file.is_file()]
     if absent or not files:
-        what = f"{absent[0]} does not exist" if absent else "neither data_dir= nor ZOO_DATA_DIR is given"
+        reason = f"{absent[0]} does not exist" if absent else "neither data_dir= nor ZOO_DATA_DIR is set"
         raise DataError(
-            f"{card.name}: {what}. Set ZOO_DATA_DIR (or data_dir=) to a folder that holds "
+            f"{card.name}: {reason}. Set ZOO_DATA_DIR (or data_dir=) to a folder that contains "
             f"{' and '.join(card.files.values())} (from {card.source}), or use data=synthetic, {instead}"
         )
     return {split: read_table(file) for split, file in files.items()}, str(next(iter(files.values())).parent)
 
 
-def column(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> str:
-    """The column of an option, or the one that is called as usual. Raises: DataError naming those there are."""
-    has = ", ".join(table.columns)
-    if asked and asked not in table.columns:
-        raise DataError(f"{role}={asked}: {table.where} has no such column{did_you_mean(asked, table.columns)} "
-                        f"(it has {has})")  # fmt: skip
-    found = asked or next((name for name in usual if name in table.columns), "")
+def find_column(table: Table, requested: str, role: str, defaults: tuple[str, ...]) -> str:
+    """The requested column, or the first default that exists. Raises: DataError that lists the columns."""
+    columns = ", ".join(table.columns)
+    if requested and requested not in table.columns:
+        raise DataError(f"{role}={requested}: {table.where} has no such column{did_you_mean(requested, table.columns)} "
+                        f"(it has {columns})")  # fmt: skip
+    found = requested or next((name for name in defaults if name in table.columns), "")
     if not found:
-        raise DataError(f"{table.where} has the columns {has}: say which one holds the {role}, "
-                        f"{role}={next(iter(table.columns), 'name')}")  # fmt: skip
+        raise DataError(f"{table.where} has the columns {columns}: name the {role} column, "
+                        f"e.g. {role}={next(iter(table.columns), 'name')}")  # fmt: skip
     return found
 
 
 def sources_of(table: Table, name: str) -> tuple[list[Any], list[str]]:
-    """(paths, or bytes of files, None where there is neither; how each is called in messages) of a column."""
+    """(sources, names) of an audio column: paths, bytes or None, and the name of each for messages."""
     sources: list[Any] = []
     names: list[str] = []
     for row, value in enumerate(table.columns[name]):
         path = value.get("path") if isinstance(value, dict) else value
         source = (value.get("bytes") or path) if isinstance(value, dict) else value
         sources.append(source if isinstance(source, bytes | str) and source else None)
-        named = isinstance(path, str) and path
-        names.append(str(path) if named and source is path else table.place(row) + (f" ({path})" if named else ""))
+        has_path = isinstance(path, str) and path
+        place = table.place(row) + (f" ({path})" if has_path else "")
+        names.append(str(path) if has_path and source is path else place)
     return sources, names

@@ -1,1 +1,1 @@
-"""Labeled images: found, decoded, augmented."""
+"""Labeled image datasets: loading, decoding, augmentation."""

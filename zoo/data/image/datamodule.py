@@ -1,4 +1,4 @@
-"""A LightningDataModule of images in memory."""
+"""LightningDataModule of images in memory."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from zoo.data.image.dataset import ImageSplits
 
 
 class ImageDataModule(KeyedDataModule):
-    """An image set as a data module. Batches: uint8 `pixel_values` [B, C, H, W], `labels`, `index` [B], `epoch`.
+    """Data module of an image dataset. Batches: uint8 `pixel_values` [B, C, H, W], `labels`, `index` [B], `epoch`.
 
-    Augmentation and normalization run on whole batches where the model is: `batch = data.augment(batch, seed=..., ...)`
-    is the task's first line (`zoo.tasks.ClassificationTask` has it). With `normalize=True` the module does it by
-    itself, after the batch's transfer, and a task of one's own receives floats (and soft `targets`, where images are
-    mixed).
+    Augmentation and normalization run on whole batches on the model's device. By default the task applies them with
+    `batch = data.augment(batch, seed=..., ...)`, as `zoo.tasks.ClassificationTask` does. With `normalize=True` the data
+    module applies them after the transfer to the device, so that your own LightningModule receives float images (and
+    soft `targets` with MixUp or CutMix).
 
     Args:
-        sets: From `load_images`.
-        batch_size: Images per optimizer step, over all devices and accumulation steps.
-        seed: Of order and augmentation.
-        augment: What is done to training images.
-        num_workers: Loader processes; 0 is the fastest for small images.
-        eval_batch_size: Images per evaluation batch of one device; twice a training micro-batch without it.
-        normalize: Hand out augmented, normalized batches instead of raw ones.
+        sets: Dataset splits from `load_images`.
+        batch_size: Images per optimizer step, summed over all devices and accumulation steps.
+        seed: Seed of order and augmentation.
+        augment: Augmentation of the training images.
+        num_workers: Number of data loader processes; 0 is fastest for small images.
+        eval_batch_size: Images per evaluation batch and device. Default: twice a training micro-batch.
+        normalize: Return augmented and normalized batches instead of raw ones.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ImageDataModule(KeyedDataModule):
         self.augment = Augment(augment or AugmentSettings(), sets.mean, sets.std, len(sets.classes))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """With `normalize=True`, augment in training and normalize always; otherwise leave the batch alone."""
+        """With `normalize=True`, normalize the batch and, in training, augment it; otherwise return it unchanged."""
         if not self.normalize:
             return batch
         trainer = self.trainer

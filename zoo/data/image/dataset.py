@@ -11,13 +11,13 @@ from torch.utils.data import Dataset
 from zoo.data.image.decode import Decoded
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.dataset_cards import Card
-from zoo.data.splits import even_rows
+from zoo.data.splits import balanced_rows
 from zoo.utils.errors import DataError
 
 
 @dataclass
 class ImageDataset(Dataset[dict[str, Tensor]]):
-    """images uint8 [N, C, H, W]; labels int64 [N]; classes: the name of each label; broken: images left out."""
+    """images: uint8 [N, C, H, W]; labels: int64 [N]; classes: class names; broken: messages of skipped images."""
 
     images: Tensor
     labels: Tensor
@@ -28,34 +28,34 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """One image [C, H, W], its label and its number."""
+        """One image [C, H, W], its label and its index."""
         return {"pixel_values": self.images[i], "labels": self.labels[i], "index": torch.tensor(i)}
 
     def __getitems__(self, rows: Sequence[int]) -> Any:
-        """A whole batch where keyed batches ask for one; a list of images for any other loader."""
+        """A collated batch for keyed batch samplers; a list of items for any other data loader."""
         if not isinstance(rows, Keys):
             return [self[i] for i in rows]
         index, epoch = torch.tensor(rows), torch.tensor(rows.epoch)
         return {"pixel_values": self.images[index], "labels": self.labels[index], "index": index, "epoch": epoch}
 
     def subset(self, count: int, *, seed: int = 0) -> "ImageDataset":
-        """`count` images, the classes as evenly as they allow, the same for the same seed; 0 keeps all."""
+        """A seeded, class-balanced subset of `count` images; 0 keeps all."""
         if not count or count >= len(self):
             return self
-        rows = even_rows(self.labels, count, seed)
+        rows = balanced_rows(self.labels, count, seed)
         return ImageDataset(self.images[rows], self.labels[rows], self.classes, self.broken)
 
 
 @dataclass
 class ImageSplits:
-    """A training and a test set.
+    """Training and test split of an image dataset.
 
     Attributes:
-        name: Of the card, or of the user's folder.
-        real: False for images that the program drew; accuracies on them say nothing about any real data set.
-        source: Where they came from: a path, a hub repository, or the program.
-        mean, std: Of each channel's training pixels, from 0 to 1.
-        notice: What the user must be told about the choice of the data, if anything.
+        name: Name of the dataset card or of the folder.
+        real: False for synthetic images, whose accuracies say nothing about real datasets.
+        source: Origin of the data: a path, a Hub repository, or a description.
+        mean, std: Statistics of each channel's training pixels, from 0 to 1.
+        notice: Message for the user about the choice of the dataset, if any.
     """
 
     train: ImageDataset
@@ -74,7 +74,7 @@ class ImageSplits:
 
 
 def labeled(decoded: Decoded, labels: list[Any], classes: list[str], where: str) -> ImageDataset:
-    """Join images and labels, which count from 0 and know no gaps."""
+    """Combine decoded images with their labels. Raises: DataError for labels outside of the classes."""
     tensor = torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)[decoded.kept]
     if len(wrong := ((tensor < 0) | (tensor >= len(classes))).nonzero()):
         row = int(decoded.kept[wrong[0, 0]])

@@ -1,4 +1,4 @@
-"""Encoded images -> one uint8 tensor, in threads; a broken one is named."""
+"""Decode encoded images into one uint8 tensor, in threads, with a cache for slow datasets."""
 
 import hashlib
 import io
@@ -17,13 +17,13 @@ from zoo.utils.files import write_atomic
 
 Blob = bytes | Path
 _CHUNK = 256
-SLOW = 3.0  # seconds; what takes longer to decode is kept for the next run
+SLOW = 3.0  # seconds of decoding above which the result is cached
 _VERSION = 1
 
 
 @dataclass
 class Decoded:
-    """images uint8 [n, 3, H, W]; kept: which of the given ones they are; broken: "where: why" for all others."""
+    """images: uint8 [n, 3, H, W]; kept: their source indices; broken: "where: why" of all other sources."""
 
     images: Tensor
     kept: Tensor
@@ -37,21 +37,21 @@ def decode(
     size: tuple[int, int],
     resize: bool | Callable[[Tensor], Tensor] = False,
     on_error: str = "raise",
-    keep_as: str = "",
+    cache_key: str = "",
 ) -> Decoded:
     """Decode images of one size, (height, width).
 
     Args:
-        blobs: Encoded images (JPEG, PNG, WebP, and what PIL reads besides), as bytes or as files.
-        where: Names the i-th one in messages.
-        resize: Scale and center-crop to `size`, or a function that does it; otherwise another size is an error.
-        on_error: `raise` raises at the first broken image, `skip` leaves it out and lists it.
-        keep_as: Anything that identifies these very blobs; with it, a slow result is kept in the user's cache.
+        blobs: Encoded images (JPEG, PNG, WebP, or any other format of PIL), as bytes or as files.
+        where: Returns the name of the i-th image for messages.
+        resize: True scales and center-crops to `size`; a function does it instead. If False, other sizes are errors.
+        on_error: `raise` raises at the first broken image, `skip` skips and lists it.
+        cache_key: Text that identifies the blobs; if given, the result of a slow decoding is cached on disk.
 
     Raises:
-        DataError: A broken image with `stop`, or nothing left with `skip`.
+        DataError: A broken image with `raise`, or no readable image with `skip`.
     """
-    file = _cache_file(f"{keep_as}/{size}/{resize}/{len(blobs)}") if keep_as else None
+    file = _cache_file(f"{cache_key}/{size}/{resize}/{len(blobs)}") if cache_key else None
     if file is not None and (stored := _read_cache(file, (len(blobs), 3, *size))) is not None:
         return Decoded(stored, torch.arange(len(blobs)))
     started = time.perf_counter()
@@ -71,24 +71,24 @@ def _decode(
     images = torch.empty(len(blobs), 3, *size, dtype=torch.uint8)
     broken: dict[int, str] = {}
 
-    def work(start: int) -> None:
+    def decode_chunk(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(blobs))):
             try:
-                picture = decode_image(blobs[i])
-                images[i] = resize(picture) if callable(resize) else _fit(picture, size, resize)
+                image = decode_image(blobs[i])
+                images[i] = resize(image) if callable(resize) else _fit(image, size, resize)
             except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # PIL raises SyntaxError for broken PNGs
                 broken[i] = f"{where(i)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
                 if on_error == "raise":
                     return
 
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)) as pool:
-        for _ in pool.map(work, range(0, len(blobs), _CHUNK)):
+        for _ in pool.map(decode_chunk, range(0, len(blobs), _CHUNK)):
             if broken and on_error == "raise":
                 pool.shutdown(cancel_futures=True)
                 break
     messages = [broken[i] for i in sorted(broken)]
     if messages and on_error == "raise":
-        raise DataError(f"broken image {messages[0]}. Mend or remove it, or pass on_error=skip to go on without it")
+        raise DataError(f"broken image {messages[0]}. Fix or remove it, or pass on_error=skip to skip it")
     if len(messages) == len(blobs):
         raise DataError(f"no image can be read; the first is {messages[0] if messages else 'missing'}")
     kept = torch.tensor([i for i in range(len(blobs)) if i not in broken])
@@ -96,19 +96,20 @@ def _decode(
 
 
 def decode_image(blob: Blob) -> Tensor:
-    """One image as uint8 [3, H, W], upright. Raises what the decoder raises; a cut-off file is an error, never gray."""
+    """Decode one image to uint8 [3, H, W], with EXIF orientation. Broken or truncated files raise the decoder's
+    error."""
     from torchvision.io import ImageReadMode
     from torchvision.io import decode_image as fast
 
     data = blob.read_bytes() if isinstance(blob, Path) else blob
     if data is None:
-        raise ValueError("holds no bytes")
+        raise ValueError("contains no bytes")
     if data[:2] == b"\xff\xd8" or data[:8] == b"\x89PNG\r\n\x1a\n":
         buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
             image = fast(buffer, ImageReadMode.RGB, apply_exif_orientation=True)
         except RuntimeError:
-            return _decode_by_pil(data)  # CMYK and other rarities, and a plainer reason for what is broken
+            return _decode_by_pil(data)  # CMYK and rare formats, and clearer messages for broken files
         if image.dtype == torch.uint8:
             return image
     return _decode_by_pil(data)
@@ -122,12 +123,12 @@ def _decode_by_pil(data: bytes) -> Tensor:
         with Image.open(io.BytesIO(data)) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
             return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
-    except UnidentifiedImageError:  # its own words name a place in memory
-        raise ValueError("is no picture that can be read" if data else "is an empty file") from None
+    except UnidentifiedImageError:  # its own message names a memory address
+        raise ValueError("is not a readable image" if data else "is an empty file") from None
 
 
 def _fit(image: Tensor, size: tuple[int, int], resize: bool) -> Tensor:
-    """Scale the image so that it covers `size`, and cut the middle out."""
+    """Scale the image to cover `size` and center-crop it."""
     if tuple(image.shape[1:]) == size:
         return image
     if not resize:
@@ -144,7 +145,7 @@ def _fit(image: Tensor, size: tuple[int, int], resize: bool) -> Tensor:
 
 
 def identity(files: Sequence[Path]) -> str:
-    """Text that changes when a file is added, removed, replaced or touched."""
+    """Fingerprint of files that changes when one is added, removed, replaced or touched."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         stat = file.stat()
@@ -165,7 +166,7 @@ def _read_cache(file: Path, shape: tuple[int, ...]) -> Tensor | None:
     try:
         images = load_file(file)["images"]
     except (OSError, SafetensorError, KeyError):
-        return None  # absent or damaged: decoded anew
+        return None  # absent or damaged: decode again
     return images if tuple(images.shape) == shape and images.dtype == torch.uint8 else None
 
 
@@ -177,4 +178,4 @@ def _write_cache(file: Path, images: Tensor) -> None:
     try:
         write_atomic(file, lambda path: save_file({"images": images}, path))
     except OSError as error:
-        warnings.warn(f"decoded images could not be kept in {file.parent}: {error}", stacklevel=2)
+        warnings.warn(f"decoded images could not be cached in {file.parent}: {error}", stacklevel=2)

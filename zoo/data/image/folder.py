@@ -1,4 +1,4 @@
-"""A user's own images: sub-folders named by class, or parquet files."""
+"""Your own labeled images: one sub-folder per class, or parquet files."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from zoo.utils.keyed_random import seed_for
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TEST_NAMES = ("test", "val", "valid", "validation")
-TEST_SHARE = 0.1
+TEST_FRACTION = 0.1
 _LAYOUT = (
     "expected train/ and test/ with one sub-folder of images per class, or one sub-folder of images per class, "
     "or train.parquet and test.parquet"
@@ -22,7 +22,8 @@ _LAYOUT = (
 
 
 def load_folder(folder: Path, *, on_error: str = "raise", size: int = 32, seed: int = 0) -> ImageSplits:
-    """Read a folder of one's own; see `load_images`. Without a test part, a tenth of each class becomes it."""
+    """Load a folder of images; see `load_images`. Without a test folder, 10 % of each class are held out for
+    testing."""
     if (folder / "train.parquet").is_file():
         files = (folder / "train.parquet", _test_part(folder, ".parquet"))
         train, test = (_read_table(file, on_error, size) for file in files)
@@ -44,7 +45,7 @@ def load_folder(folder: Path, *, on_error: str = "raise", size: int = 32, seed: 
 
 
 def _statistics(channel: torch.Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 values, scaled to 0..1, from their counts."""
+    """Mean and standard deviation of uint8 values scaled to 0..1, computed from their histogram."""
     counts = torch.bincount(channel, minlength=256).double()
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = (counts * values).sum() / counts.sum()
@@ -57,26 +58,26 @@ def _test_part(folder: Path, suffix: str) -> Path:
         if (part := folder / f"{name}{suffix}").exists():
             return part
     names = ", ".join(name + suffix for name in TEST_NAMES)
-    raise DataError(f"{folder} has train{suffix} and none of {names}; {_LAYOUT}")
+    raise DataError(f"{folder} has train{suffix} but none of {names}; {_LAYOUT}")
 
 
 def _sub_folders(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _class_names(folder: Path) -> list[str]:
     names = _sub_folders(folder)
     if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} sub-folders of classes; {_LAYOUT}")
+        raise DataError(f"{folder} has {len(names)} class folders, expected at least 2; {_LAYOUT}")
     return names
 
 
 def _list(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    """The images of each class, with its number."""
+    """(file, class index) of all images."""
     found = []
     for number, name in enumerate(classes):
         part = folder / name
-        files = sorted(each for each in part.rglob("*") if each.suffix.lower() in SUFFIXES) if part.is_dir() else []
+        files = sorted(file for file in part.rglob("*") if file.suffix.lower() in SUFFIXES) if part.is_dir() else []
         found += [(file, number) for file in files]
     if not found:
         raise DataError(f"{folder}: no image in any of its sub-folders ({', '.join(sorted(SUFFIXES))})")
@@ -84,23 +85,26 @@ def _list(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 
 def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """A tenth of each class, at least one image, for the test; a class with a single image cannot be split."""
+    """Hold out 10 % of each class, at least one image, for testing. Raises: DataError for a class with a single
+    image."""
     train, test = [], []
     for number in sorted({label for _, label in files}):
-        mine = [each for each in files if each[1] == number]
-        if len(mine) < 2:
-            raise DataError(f"{mine[0][0].parent} holds a single image: none is left for the test; {_LAYOUT}")
-        order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed_for(seed, number))).tolist()
-        count = max(1, round(len(mine) * TEST_SHARE))
-        test += [mine[i] for i in sorted(order[:count])]
-        train += [mine[i] for i in sorted(order[count:])]
+        members = [(file, label) for file, label in files if label == number]
+        if len(members) < 2:
+            raise DataError(
+                f"{members[0][0].parent} has a single image: none is left to hold out for testing; {_LAYOUT}"
+            )
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed_for(seed, number))).tolist()
+        count = max(1, round(len(members) * TEST_FRACTION))
+        test += [members[i] for i in sorted(order[:count])]
+        train += [members[i] for i in sorted(order[count:])]
     return train, test
 
 
 def _read(files: list[tuple[Path, int]], classes: list[str], on_error: str, size: int) -> ImageDataset:
     paths = [path for path, _ in files]
     decoded = decode(
-        paths, lambda i: str(paths[i]), size=(size, size), resize=True, on_error=on_error, keep_as=identity(paths)
+        paths, lambda i: str(paths[i]), size=(size, size), resize=True, on_error=on_error, cache_key=identity(paths)
     )
     return labeled(decoded, [label for _, label in files], classes, "folder")
 
@@ -113,7 +117,12 @@ def _read_table(file: Path, on_error: str, size: int) -> ImageDataset:
     classes, numbers = _classes(table, label, values)
     blobs = image_bytes(table, image)
     decoded = decode(
-        blobs, lambda i: f"{file}, row {i}", size=(size, size), resize=True, on_error=on_error, keep_as=identity([file])
+        blobs,
+        lambda i: f"{file}, row {i}",
+        size=(size, size),
+        resize=True,
+        on_error=on_error,
+        cache_key=identity([file]),
     )
     return labeled(decoded, numbers, classes, str(file))
 
@@ -126,7 +135,7 @@ def _column(file: Path, table: Any, names: tuple[str, ...]) -> str:
 
 
 def _classes(table: Any, column: str, values: list[Any]) -> tuple[list[str], list[Any]]:
-    """Class names, from what `datasets` wrote into the file or else from the values, and labels as numbers."""
+    """(class names, labels as indices); the names are those stored by `datasets`, else the sorted values."""
     stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     names = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
     if names:

@@ -1,4 +1,4 @@
-"""Image classification data: CIFAR-10, a folder or parquet files of the user's, or the embedded shapes."""
+"""Load image classification datasets: CIFAR-10, your own folder or parquet files, or synthetic shapes."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,7 @@ from zoo.data.synthetic import shapes
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
-MISSING = (
-    "Set ZOO_DATA_DIR (or data_dir=) to a folder that holds {files}, "
-    "or use data=synthetic, shapes that the program makes"
-)
+MISSING = "Set ZOO_DATA_DIR (or data_dir=) to a folder that contains {files}, or use data=synthetic, generated shapes"
 
 
 def load_images(
@@ -29,20 +26,21 @@ def load_images(
     max_test_samples: int = 0,
     seed: int = 0,
 ) -> ImageSplits:
-    """Find, read and decode an image set.
+    """Load and decode a labeled image dataset.
 
     Args:
-        name: `cifar10`, from `data_dir`, else ZOO_DATA_DIR, else the hub; `synthetic`, made by the program; `auto`,
-            the first where it can be had and, announced, else the second; or a folder of one's own with a sub-folder
-            for each class (inside `train/` and `test/`, or to be split 9 : 1), or with train.parquet and test.parquet.
-        data_dir: Folder that holds `cifar10/train.parquet` and `cifar10/test.parquet`.
-        on_error: `raise` raises at a broken image, `skip` goes on without it; both name it.
-        size: Height and width that the images of one's own folder get.
-        max_train_samples, max_test_samples: Use only so many images, the classes evenly; 0 takes all.
-        seed: Of the split and of the choice of fewer images.
+        name: `cifar10` (from `data_dir`, ZOO_DATA_DIR or the Hugging Face Hub), `synthetic`, `auto` (CIFAR-10 if it is
+            available, else, with a notice, the synthetic dataset), or your own folder with one sub-folder per class
+            (directly, then split 9:1, or inside `train/` and `test/`), or with train.parquet and test.parquet.
+        data_dir: Folder that contains `cifar10/train.parquet` and `cifar10/test.parquet`.
+        on_error: `raise` raises an error that names a broken image, `skip` skips it with a warning.
+        size: Height and width to which images of your own folder are resized.
+        max_train_samples, max_test_samples: Maximum number of images (a seeded, class-balanced subset); 0 uses all.
+        seed: Seed of splits and subsets.
 
     Raises:
-        DataError: An unknown name, a missing or broken file, a data set that is not to be had; says how to mend it.
+        DataError: An unknown name, a missing or broken file, or a dataset that is not available. The message says how
+            to fix it.
     """
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
@@ -50,7 +48,7 @@ def load_images(
     sets.train = sets.train.subset(max_train_samples, seed=seed)
     sets.test = sets.test.subset(max_test_samples, seed=seed)
     if broken := sets.train.broken + sets.test.broken:
-        announce(f"{len(broken)} broken images were skipped: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
+        announce(f"skipped {len(broken)} broken images: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
     if sets.notice:
         announce(sets.notice)
     return sets
@@ -64,14 +62,16 @@ def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed
             return _from_card(load_card("cifar10"), data_dir, on_error)
         except HubError as error:
             if name != "auto":
-                raise HubError(f"{error}. {_how(load_card(name))}") from error
+                raise HubError(f"{error}. {_download_hint(load_card(name))}") from error
             sets = _synthetic()
-            sets.notice = f"NOT CIFAR-10 but {len(sets.train):,} shapes made by the program: {error}"
+            sets.notice = f"using {len(sets.train):,} synthetic images instead of CIFAR-10: {error}"
             return sets
     if Path(name).expanduser().is_dir():
         return load_folder(Path(name).expanduser(), on_error=on_error, size=size, seed=seed)
     known = ["auto", "synthetic", *(n for n in list_cards() if load_card(n).task == "image classification")]
-    raise DataError(f"data {name!r}: no such folder, and none of {', '.join(known)}{did_you_mean(name, known)}")
+    raise DataError(
+        f"data={name!r}: expected a folder that exists, or one of {', '.join(known)}{did_you_mean(name, known)}"
+    )
 
 
 def _synthetic() -> ImageSplits:
@@ -80,11 +80,11 @@ def _synthetic() -> ImageSplits:
         ImageDataset(*shapes.make_images(n, seed=seed), list(shapes.CLASSES))
         for seed, n in enumerate((shapes.TRAIN, shapes.TEST))
     )
-    return ImageSplits(train, test, "synthetic", card.real, "made by the program", card.mean, card.std, card)
+    return ImageSplits(train, test, "synthetic", card.real, "generated images", card.mean, card.std, card)
 
 
 def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageSplits:
-    """A data set with a card: from local parquet files where they are, else from the hub."""
+    """A dataset with a card, from local parquet files if they exist, else from the Hub."""
     folder = data_dir or os.environ.get("ZOO_DATA_DIR")
     if folder:
         files = {split: Path(folder).expanduser() / file for split, file in card.files.items()}
@@ -93,12 +93,12 @@ def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageS
             sets = {split: _read_split(card, split, file, on_error) for split, file in files.items()}
             return _with_card(card, sets, str(Path(folder).expanduser() / card.name))
         if data_dir:
-            raise DataError(f"data_dir={data_dir}: {absent[0]} does not exist. {_how(card)}")
+            raise DataError(f"data_dir={data_dir}: {absent[0]} does not exist. {_download_hint(card)}")
     sets = {split: _read_split(card, split, None, on_error) for split in card.splits}
     return _with_card(card, sets, f"hub {card.hub}")
 
 
-def _how(card: Card) -> str:
+def _download_hint(card: Card) -> str:
     return MISSING.format(files=" and ".join(card.files.values()))
 
 
@@ -115,6 +115,6 @@ def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> Ima
     size = (card.image["height"], card.image["width"])
     image, label = card.columns["image"], card.columns["label"]
     if absent := {image, label} - set(table.column_names):
-        raise DataError(f"{where}: no column {sorted(absent)[0]!r}, it has {', '.join(table.column_names)}")
+        raise DataError(f"{where}: no column {sorted(absent)[0]!r}, the columns are {', '.join(table.column_names)}")
     decoded = decode(image_bytes(table, image), lambda i: f"{where}, row {i}", size=size, on_error=on_error)
     return labeled(decoded, table.column(label).to_pylist(), list(card.labels), where)

@@ -1,1 +1,1 @@
-"""Images or audio clips with captions."""
+"""Datasets of images or audio clips with captions."""

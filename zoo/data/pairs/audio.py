@@ -1,4 +1,4 @@
-"""Sounds with captions: written ones from a table, or sentences about the classes of a labeled set."""
+"""Load audio clips with captions from tables, or with captions made from the labels of a labeled dataset."""
 
 from pathlib import Path
 
@@ -19,67 +19,66 @@ from zoo.utils.errors import DataError, did_you_mean
 def load_audio_pairs(
     settings: AudioPairSettings | None = None, *, sampling_rate: int = 0, seed: int = 0
 ) -> PairSplits[AudioClips]:
-    """Find, read and decode sounds with captions; see `AudioPairSettings` for where from.
+    """Load and decode a dataset of audio clips with captions.
 
     Args:
-        sampling_rate: Samples per second that are needed; 0 leaves it to `settings.sampling_rate`, then to the files.
-        seed: Of splits and smaller choices.
+        settings: Dataset and options; see `AudioPairSettings`.
+        sampling_rate: Required sampling rate in Hz; 0 uses `settings.sampling_rate`, then that of the files.
+        seed: Seed of splits and subsets.
 
     Raises:
-        DataError: An unknown name, column or class; missing or broken files (listed); files of several rates; says how
-            to mend it.
+        DataError: An unknown name, column or class; missing or broken files (listed); files with different sampling
+            rates. The message says how to fix it.
     """
     s = settings or AudioPairSettings()
-    if captioned(s):
+    if has_captions(s):
         if s.held_out_classes:
-            raise DataError(
-                f"held_out_classes={s.held_out_classes}: the sounds of {s.name} have captions and no classes"
-            )
+            raise DataError(f"held_out_classes={s.held_out_classes}: {s.name} has captions instead of class labels")
         decoder = AudioDecoder(sampling_rate or s.sampling_rate, s.resample)
         name = Path(s.name).name or s.name
         sets = from_tables(find_tables(s.name), s, "audio", decoder, seed, name=name, source=s.name)
         return finish(sets, s, seed)
-    return of_classes(load_audio(s, sampling_rate=sampling_rate, seed=seed), s)
+    return pairs_from_classes(load_audio(s, sampling_rate=sampling_rate, seed=seed), s)
 
 
-def captioned(s: AudioPairSettings) -> bool:
-    """Whether captions are written beside the sounds."""
+def has_captions(s: AudioPairSettings) -> bool:
+    """Whether the dataset has a caption column or a caption file."""
     folder = Path(s.name).expanduser()
     files = [folder / f"{CAPTION_FILES[0]}{suffix}" for suffix in SUFFIXES]
     return bool(s.captions) or any(file.is_file() for file in files)
 
 
 def prompts(s: AudioPairSettings, names: list[str]) -> list[tuple[str, ...]]:
-    """All that is said of each class."""
+    """All captions of each class, from the templates `s.sentences`."""
     return [tuple(sentence.replace("{}", name) for sentence in s.sentences) for name in names]
 
 
-def of_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[AudioClips]:
-    """A labeled set as pairs; classes that are to stay unseen are kept apart."""
+def pairs_from_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[AudioClips]:
+    """Pairs of clips and captions from a labeled dataset; held-out classes become the split `unseen`."""
     for name in s.held_out_classes:
         if name not in sets.classes:
-            raise DataError(f"held_out_classes={name}: the classes of {sets.name} are {', '.join(sets.classes)}"
+            raise DataError(f"held_out_classes={name}: expected classes of {sets.name}: {', '.join(sets.classes)}"
                             f"{did_you_mean(name, sets.classes)}")  # fmt: skip
     if len(sets.classes) - len(set(s.held_out_classes)) < 2:
         raise DataError(
-            f"held_out_classes={s.held_out_classes} leaves fewer than two of {len(sets.classes)} classes to train on"
+            f"held_out_classes={s.held_out_classes} leaves fewer than 2 of {len(sets.classes)} classes to train on"
         )
-    kept_out = torch.tensor([name in s.held_out_classes for name in sets.classes])
-    said = prompts(s, sets.classes)
+    is_held_out = torch.tensor([name in s.held_out_classes for name in sets.classes])
+    captions = prompts(s, sets.classes)
 
     def pairs(part: AudioDataset, unseen: bool) -> PairDataset[AudioClips]:
-        chosen = part.take((kept_out[part.labels] == unseen).nonzero()[:, 0])
-        return PairDataset(chosen.clips, [said[i] for i in chosen.labels.tolist()], classes=chosen.labels)
+        chosen = part.take((is_held_out[part.labels] == unseen).nonzero()[:, 0])
+        return PairDataset(chosen.clips, [captions[i] for i in chosen.labels.tolist()], classes=chosen.labels)
 
     parts = [sets.train, sets.validation, sets.test]
     validation = None if sets.validation is None else pairs(sets.validation, False)
     train, test = pairs(sets.train, False), pairs(sets.test, False)
-    unseen = joined([pairs(part, True) for part in parts if part]) if s.held_out_classes else None
+    unseen = concatenate([pairs(part, True) for part in parts if part]) if s.held_out_classes else None
     return PairSplits(train, validation, test, sets.name, sets.real, sets.source, sets.classes, unseen)
 
 
-def joined(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:
-    """Sets behind each other."""
+def concatenate(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:
+    """Concatenate datasets."""
     waves: list[Tensor] = [part.items[i] for part in parts for i in range(len(part))]
     labels = torch.cat([part.classes for part in parts if part.classes is not None])
     return PairDataset(
@@ -88,17 +87,22 @@ def joined(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:
 
 
 class AudioDecoder:
-    """Makes sets of rows, all of one rate: the given one, else that of the first sound."""
+    """Decodes rows to datasets of one sampling rate: the given one, or else that of the first clip."""
 
     def __init__(self, sampling_rate: int, resample: bool) -> None:
         self.sampling_rate, self.resample = sampling_rate, resample
 
     def __call__(self, rows: Rows, skipped: list[str]) -> PairDataset[AudioClips]:
-        """Decode; what cannot be read is left out and goes into `skipped`."""
+        """Decode the rows; messages of unreadable files are appended to `skipped`."""
         if not len(rows):
             return PairDataset(AudioClips.of([], self.sampling_rate), [])
-        heard = decode_audio(rows.blobs, rows.places.__getitem__, sampling_rate=self.sampling_rate, resample=self.resample,
-                              on_error="skip")  # fmt: skip
-        skipped += heard.broken
-        self.sampling_rate = heard.clips.sampling_rate
-        return PairDataset(heard.clips, [rows.captions[i] for i in heard.kept])
+        decoded = decode_audio(
+            rows.blobs,
+            rows.places.__getitem__,
+            sampling_rate=self.sampling_rate,
+            resample=self.resample,
+            on_error="skip",
+        )
+        skipped += decoded.broken
+        self.sampling_rate = decoded.clips.sampling_rate
+        return PairDataset(decoded.clips, [rows.captions[i] for i in decoded.kept])

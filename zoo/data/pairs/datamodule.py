@@ -1,4 +1,4 @@
-"""Pairs in batches that are keyed by the step: things, one drawn caption of each, augmentation on whole batches."""
+"""Image-text and audio-text pairs in reproducible batches, with sampled captions and batched augmentation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,19 +16,22 @@ from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import KeyedRandom, seed_for
 
 Prepare = Callable[..., dict[str, Tensor]]
-"""prepare(batch, seed=, step=, train=): what the model takes of a raw batch, on its device."""
+"""prepare(batch, seed=, step=, train=): converts a raw batch to model inputs, on its device."""
 
 
 class PairRows(Dataset[Any]):
-    """A set of pairs in memory. Batches: what the things' own set gathers, `input_ids`, `attention_mask` [B, N],
-    `index` [B], `epoch`; with classes, `positives` [B]: pairs with equal numbers describe each other as well.
+    """Dataset of pairs in memory.
+
+    Batches: the batch of `items`, `input_ids`, `attention_mask` [B, N], `index` [B], `epoch`, and with classes
+    `positives` [B]: pairs with equal values are positives of each other.
 
     Args:
-        pairs: Their captions.
-        items: Gathers a whole batch by `__getitems__(keys)`; or tensors [N, ...] by the names of the model's inputs.
+        pairs: The pairs, for their captions.
+        items: Dataset that returns a whole batch from `__getitems__(keys)`, or tensors [N, ...] by model input name.
         preprocess: The tokenizer.
-        seed: In training, the caption of a thing is drawn by (seed, epoch, index); None takes the first.
-        max_length: Tokens that a caption may have.
+        seed: Samples the caption of an item by (seed, epoch, index) in training; None uses the first caption.
+        max_length: Maximum number of tokens per caption.
+        truncate: How to handle longer captions; see TextProcessor.
     """
 
     def __init__(self, pairs: PairDataset[Any], items: Any, preprocess: TextProcessor, *, seed: int | None = None,
@@ -44,7 +47,7 @@ class PairRows(Dataset[Any]):
         return len(self.count)
 
     def captions_of(self, rows: Tensor, epoch: int) -> Tensor:
-        """Which caption each of these rows shows in an epoch, int64 [B]."""
+        """Index of the caption of each row in an epoch, int64 [B]."""
         if self.seed is None:
             return self.first[rows]
         return self.first[rows] + KeyedRandom(self.seed, epoch, rows).integers("caption", self.count[rows])
@@ -60,7 +63,7 @@ class PairRows(Dataset[Any]):
 
 
 class PairBatches(Dataset[Any]):
-    """Tensors [N, ...]; waveforms with a mask are cut to the longest in the batch."""
+    """Batches of tensors [N, ...]; waveforms with a mask are trimmed to the longest clip of the batch."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = dict(tensors)
@@ -74,71 +77,72 @@ class PairBatches(Dataset[Any]):
 
 
 class FamilyBatches(KeyedBatches):
-    """KeyedBatches in which families of rows that follow each other stay together."""
+    """KeyedBatches that keep families of consecutive rows together."""
 
     def __init__(self, n: int, batch_size: int, *, family: int, **options: Any) -> None:
         super().__init__(n, batch_size, **options)
         self.family = family
 
     def order(self, epoch: int) -> Tensor:
-        """Families in random order, the rest of the last one at the end."""
-        whole = self.n // self.family
-        draw = torch.Generator().manual_seed(seed_for(self.seed, epoch, self.family))
-        families = torch.randperm(whole, generator=draw)
+        """Sample order of an epoch: families in random order, an incomplete last family at the end."""
+        count = self.n // self.family
+        generator = torch.Generator().manual_seed(seed_for(self.seed, epoch, self.family))
+        families = torch.randperm(count, generator=generator)
         rows = (families[:, None] * self.family + torch.arange(self.family)).flatten()
         return torch.cat([rows, torch.arange(len(rows), self.n)])
 
 
 class PairDataModule(KeyedDataModule):
-    """Pairs in batches keyed by the step, made ready for the model behind their transfer to its device.
+    """Data module of pairs; batches are converted to model inputs after their transfer to the device.
 
     Args:
         train, val, test: PairRows.
-        prepare: Augments and normalizes a raw batch; called with train=True in training alone.
-        options: Of KeyedDataModule.
+        batch_size: Pairs per optimizer step, summed over all devices.
+        prepare: Augments and normalizes a raw batch; called with train=True only in training.
+        options: Options of KeyedDataModule.
 
     Attributes:
-        shown: The test pairs as they came, for pictures of the result.
+        test_pairs: The raw test pairs, for plots of the results.
     """
 
     items = "pairs"
-    shown: PairDataset[Any] | None = None
+    test_pairs: PairDataset[Any] | None = None
 
     def __init__(self, train: PairRows, val: PairRows, test: PairRows, batch_size: int, *, prepare: Prepare,
                  **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
         self.prepare, self.extra = prepare, ("input_ids", "attention_mask", "positives", "index", "epoch")
-        self.refuse_too_few()
+        self.require_full_batch()
 
     def batches(self, **place: Any) -> KeyedBatches:
-        """The order of training, families kept together."""
+        """The batch sampler of training, which keeps families together."""
         if self.train.family == 1:
             return super().batches(**place)
         return FamilyBatches(len(self.train), self.batch_size, family=self.train.family, seed=self.seed, **place)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
-        """What the task receives."""
+        """Convert a raw batch to the batch of the task."""
         trainer = self.trainer
         training = trainer is not None and trainer.training
         return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
 
     def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
-        """A raw batch as the task receives it."""
-        made = self.prepare(batch, seed=self.seed, step=step, train=train)
-        return made | {name: batch[name] for name in self.extra if name in batch}
+        """Convert a raw batch to the batch of the task."""
+        inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
+        return inputs | {name: batch[name] for name in self.extra if name in batch}
 
     def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small batch as the task receives it, to measure with."""
+        """A small batch of the task, to profile with."""
         return self.ready(super().sample(count))
 
 
 class ImageBatch:
-    """prepare() of pictures: augmentation, where allowed, and the normalization of the model's preprocess.
+    """`prepare` of images: augmentation in training, and normalization as in the model's preprocess.
 
     Args:
-        settings: What to do in training.
-        preprocess: The image tower's.
-        mirrors: bool [N], of the training pictures: whether they may be mirrored.
+        settings: Augmentation in training.
+        preprocess: ImageProcessor of the image tower.
+        mirrors: bool [N]: training images that may be flipped.
     """
 
     def __init__(self, settings: Any, preprocess: Any, mirrors: Tensor) -> None:
@@ -156,24 +160,24 @@ class ImageBatch:
 
 
 class AudioBatch:
-    """prepare() of sounds: spectrograms in the model's window, in training augmented; waveforms as they are.
+    """`prepare` of audio clips: spectrograms are fitted to the model's window and augmented, waveforms pass unchanged.
 
     Args:
-        hear: Of spectrograms; None for waveforms.
+        spectrograms: SpectrogramAugment of the model; None for waveforms.
     """
 
-    def __init__(self, hear: Any | None) -> None:
-        self.hear = hear
+    def __init__(self, spectrograms: Any | None) -> None:
+        self.spectrograms = spectrograms
 
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
         """input_values [B, T, F], or [B, S] with their mask."""
-        if self.hear is None:
+        if self.spectrograms is None:
             return {name: batch[name] for name in ("input_values", "audio_attention_mask") if name in batch}
-        return {"input_values": self.hear(batch, seed=seed, step=step, train=train)["input_values"]}
+        return {"input_values": self.spectrograms(batch, seed=seed, step=step, train=train)["input_values"]}
 
 
 def may_be_mirrored(pairs: PairDataset[Any]) -> Tensor:
-    """bool [N]: things none of whose captions speaks of left or right."""
+    """bool [N]: items whose captions do not mention left or right, so that the image may be flipped."""
     return torch.tensor([not any(_SIDED & set(_words(text)) for text in captions) for captions in pairs.captions])
 
 

@@ -15,14 +15,13 @@ T = TypeVar("T", Tensor, AudioClips)
 
 @dataclass
 class PairDataset(Generic[T]):
-    """Things and their captions.
+    """Images or audio clips with their captions.
 
     Attributes:
-        items: Pictures, uint8 [N, 3, H, W], or sounds.
-        captions: Of each thing one or several. Training draws one of them, what is tested is the first.
-        family: Rows that follow each other and stay in one batch, because they are each other's near misses.
-        classes: int64 [N], where captions say no more than what class a thing is of: whatever is said of one then
-            holds of all things of its class.
+        items: Images, uint8 [N, 3, H, W], or audio clips.
+        captions: One or several captions of each item. Training samples one of them, evaluation uses the first.
+        family: Number of consecutive rows that are hard negatives of each other and stay in one batch.
+        classes: int64 [N] if captions only name the class of an item, so that they fit all items of that class.
     """
 
     items: T
@@ -34,13 +33,13 @@ class PairDataset(Generic[T]):
         return len(self.captions)
 
     def take(self, rows: Tensor) -> "PairDataset[T]":
-        """The pairs of these rows, each a family of its own."""
+        """The pairs of these rows, with family=1."""
         items: Any = self.items[rows] if isinstance(self.items, Tensor) else self.items.take(rows)
         classes = None if self.classes is None else self.classes[rows]
         return PairDataset(items, [self.captions[i] for i in rows.tolist()], classes=classes)
 
     def subset(self, count: int, *, seed: int = 0) -> "PairDataset[T]":
-        """`count` pairs, a seeded choice, whole families as long as `count` has room for them; 0 keeps all."""
+        """A seeded subset of `count` pairs in whole families, except perhaps the last one; 0 keeps all."""
         if not count or count >= len(self):
             return self
         families = -(-count // self.family)
@@ -51,16 +50,16 @@ class PairDataset(Generic[T]):
 
 @dataclass
 class PairSplits(Generic[T]):
-    """Parts of a data set of pairs.
+    """Splits of a dataset of pairs.
 
     Attributes:
-        validation: None where the data brings none: a part of `train` is then to be held out.
-        real: False for what the program drew or made.
-        source: Where they came from.
-        classes: Their names, where things are of classes.
-        unseen: Things of classes that stand in neither training nor test.
-        skipped: What was left out, one line each.
-        notice: What the user must be told about the choice of the data, if anything.
+        validation: None if the dataset has no validation split; hold out a part of `train` then.
+        real: False for synthetic data.
+        source: Origin of the data: a path, a Hub repository, or a description.
+        classes: Class names, if the items have class labels.
+        unseen: Items of the held-out classes, which are neither in `train` nor in `test`.
+        skipped: One message for each skipped row.
+        notice: Message for the user about the choice of the dataset, if any.
     """
 
     train: PairDataset[T]
@@ -76,4 +75,4 @@ class PairSplits(Generic[T]):
 
 
 Decoder = Callable[[Rows, list[str]], PairDataset[T]]
-"""Makes a set of rows; what it leaves out, with the reason, goes into the list."""
+"""Decodes rows to a dataset; messages of skipped rows are appended to the list."""

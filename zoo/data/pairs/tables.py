@@ -1,4 +1,4 @@
-"""Tables of pairs: parquet, CSV, TSV, JSON, captions beside a folder of files, webdataset shards, the hub."""
+"""Tables of pairs from parquet, CSV, TSV and JSON files, folders with a caption file, WebDataset shards and the Hub."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ NAMES = {
     "audio": ("audio", "sound", "wav", "flac", "clip"),
     "captions": ("caption", "captions", "text", "sentence", "sentences", "description", "title", "alt_text", "alt"),
 }
-"""What columns are usually called; a column of files may also have one of the next."""
+"""Default column names; columns of file names may also be named as in FILES."""
 FILES = ("file", "file_name", "filename", "path", "file_path", "filepath")
 ENDINGS = {"images": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
            "audio": ("wav", "flac", "ogg", "mp3", "opus")}  # fmt: skip
@@ -28,7 +28,7 @@ CAPTION_FILES = ("captions", "metadata")
 
 @dataclass(frozen=True)
 class Rows:
-    """Pairs before they are decoded: encoded things (bytes, or files), the captions of each, and how errors name it."""
+    """Pairs before decoding: encoded items (bytes or files), their captions, and their positions for messages."""
 
     blobs: list[Blob]
     captions: list[tuple[str, ...]]
@@ -44,7 +44,7 @@ class Rows:
 
 
 def find_tables(name: str, test: str | None = None) -> dict[str, Table]:
-    """The tables of a file, a folder, shards or a hub data set, by split. Raises: DataError."""
+    """Tables by split of a file, a folder, shards or a Hub dataset. Raises: DataError."""
     path = Path(name).expanduser()
     if name.endswith((".tar", "}")):
         tables = {"train": read_shards(name)}
@@ -60,9 +60,7 @@ def find_tables(name: str, test: str | None = None) -> dict[str, Table]:
 
 
 def folder_tables(folder: Path) -> dict[str, Table]:
-    """train, validation and test tables beside each other; else captions.csv (or .jsonl ...) about a folder of files;
-    else shards.
-    """
+    """Tables of a folder: train, validation and test tables, else captions.csv (or .jsonl, ...), else shards."""
     if any((folder / f"train{suffix}").is_file() for suffix in SUFFIXES):
         return _folder_tables(folder)
     for stem in CAPTION_FILES:
@@ -72,20 +70,20 @@ def folder_tables(folder: Path) -> dict[str, Table]:
     if shards := sorted(folder.glob("*.tar")):
         parts = {"test": [str(s) for s in shards if "test" in s.name], "train": []}
         parts["train"] = [str(s) for s in shards if str(s) not in parts["test"]]
-        return {split: read_shards(some) for split, some in parts.items() if some}
-    raise DataError(f"{folder} has no table of captions: expected captions.csv (or {', '.join(SUFFIXES[1:])}) with a "
-                    f"column `file` and a column `caption`, train.parquet, or webdataset shards (*.tar)")  # fmt: skip
+        return {split: read_shards(files) for split, files in parts.items() if files}
+    raise DataError(f"{folder} has no caption table: expected captions.csv (or {', '.join(SUFFIXES[1:])}) with a "
+                    f"column `file` and a column `caption`, train.parquet, or WebDataset shards (*.tar)")  # fmt: skip
 
 
 def read_shards(urls: str | list[str]) -> Table:
-    """webdataset shards as a table: a column for each ending, `jpg`, `txt` ..., and those of `json`.
+    """Read WebDataset shards as a table with columns `image`, `audio`, `caption` and the keys of JSON files.
 
     Raises: DataError when webdataset is not installed, or a shard is missing or damaged.
     """
     try:
         import webdataset
     except ImportError:
-        raise DataError("shards (.tar) are read by webdataset, which is not installed: "
+        raise DataError("reading shards (.tar) needs webdataset, which is not installed: "
                         "pip install 'attention-zoo[shards]', or pip install webdataset") from None  # fmt: skip
     rows = []
     try:
@@ -95,7 +93,7 @@ def read_shards(urls: str | list[str]) -> Table:
         raise DataError(f"shards {urls}: {error}") from None
     where = urls if isinstance(urls, str) else f"{urls[0]} ..."
     if not rows:
-        raise DataError(f"shards {where} hold no samples")
+        raise DataError(f"shards {where} contain no samples")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Table({name: [row.get(name) for row in rows] for name in names}, where)
 
@@ -121,62 +119,63 @@ def _shard_row(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def pair_rows(table: Table, items: str, captions: str, role: str, skipped: list[str]) -> Rows:
-    """The pairs of a table; rows that name a file again are further captions of it. Rows that lack something, and files
-    that are not there, go into `skipped`.
+    """The pairs of a table; rows with the same file add captions to it.
 
     Args:
-        items, captions: Columns as the options name them; empty ones are looked for. Several caption columns have
-            commas between them.
-        role: `images` or `audio`, as the setting of the column is called.
+        table: The table.
+        items, captions: Columns from the options; empty ones are found by their default names. Several caption columns
+            are separated by commas.
+        role: `images` or `audio`, the name of the option of the item column.
+        skipped: List to which messages of incomplete rows and missing files are appended.
     """
     column = _column(table, items, role, (*NAMES[role], *FILES))
-    said = [_column(table, name.strip(), "captions", NAMES["captions"]) for name in captions.split(",")]
+    caption_columns = [_column(table, name.strip(), "captions", NAMES["captions"]) for name in captions.split(",")]
     base = Path(table.where).parent
     found: dict[Any, tuple[Blob, list[str], str]] = {}
     for row in range(len(table)):
         place, value = table.place(row), table.columns[column][row]
-        texts = [text for name in said for text in _texts(table.columns[name][row])]
-        blob, why = _blob(value, base)
-        why = why or ("" if texts else f"no caption in {', '.join(said)}")
-        if why or blob is None:
-            skipped.append(f"{place}: {why}")
+        texts = [text for name in caption_columns for text in _texts(table.columns[name][row])]
+        blob, problem = _blob(value, base)
+        problem = problem or ("" if texts else f"no caption in {', '.join(caption_columns)}")
+        if problem or blob is None:
+            skipped.append(f"{place}: {problem}")
             continue
         key = blob if isinstance(blob, Path) else row
         known = found.setdefault(key, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))
         known[1].extend(text for text in texts if text not in known[1])
     blobs, lists, places = zip(*found.values()) if found else ((), (), ())
-    return Rows(list(blobs), [tuple(one) for one in lists], list(places))
+    return Rows(list(blobs), [tuple(texts) for texts in lists], list(places))
 
 
-def _column(table: Table, asked: str, role: str, usual: tuple[str, ...]) -> str:
-    """The column of an option, or the one that is called as usual."""
-    has = ", ".join(table.columns)
-    if asked:
-        if asked not in table.columns:
-            raise DataError(f"{role}={asked}: {table.where} has no column {asked!r}"
-                            f"{did_you_mean(asked, table.columns)} (it has {has})")  # fmt: skip
-        return asked
-    for name in usual:
+def _column(table: Table, requested: str, role: str, defaults: tuple[str, ...]) -> str:
+    """The requested column, or the first default that exists."""
+    columns = ", ".join(table.columns)
+    if requested:
+        if requested not in table.columns:
+            raise DataError(f"{role}={requested}: {table.where} has no column {requested!r}"
+                            f"{did_you_mean(requested, table.columns)} (it has {columns})")  # fmt: skip
+        return requested
+    for name in defaults:
         if name in table.columns:
             return name
-    raise DataError(f"{table.where} has the columns {has}: say which one has the {role}, {role}="
+    raise DataError(f"{table.where} has the columns {columns}: name the {role} column, e.g. {role}="
                     f"{next(iter(table.columns))}")  # fmt: skip
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The captions in a cell: a text, or a list of them."""
+    """The captions of a cell, which is a string or a list of strings."""
     for text in value if isinstance(value, list | tuple) else [value]:
         if isinstance(text, str) and text.strip():
             yield text.strip()
 
 
 def _blob(value: Any, base: Path) -> tuple[Blob | None, str]:
-    """(encoded thing, why there is none) of a cell: bytes, {bytes, path} or the name of a file beside the table."""
+    """(blob, problem) of a cell: bytes, {bytes, path} or a file name relative to the table."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return value, "" if value else "holds no bytes"
+        return value, "" if value else "contains no bytes"
     if not isinstance(value, str) or not value:
-        return None, "no file is named" if value in (None, "") else f"expected a file, got {type(value).__name__}"
+        return None, "no file name" if value in (None, "") else f"expected a file, got {type(value).__name__}"
     file = base / Path(value).expanduser()
     return (file, "") if file.is_file() else (None, f"{file} does not exist")

@@ -1,1 +1,1 @@
-"""Where data comes from: dataset cards, tables, the hub."""
+"""Data sources: dataset cards, tables and the Hugging Face Hub."""

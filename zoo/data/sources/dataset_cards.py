@@ -1,4 +1,4 @@
-"""Dataset cards: what is known about a data set before it is opened. Torch-free."""
+"""Dataset cards: metadata of the known datasets. Imports no torch."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,8 +15,11 @@ _FOLDERS = (_PACKAGE / "cards", _PACKAGE.parent.parent / "data")
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One data set: `real` is False for what the program draws itself; mean and std are of pixels from 0 to 1; held_out
-    says what the test has and the training has not, where that is the point."""
+    """Metadata of a dataset.
+
+    `real` is False for synthetic data; `mean` and `std` refer to pixel values from 0 to 1; `held_out` describes content
+    that only the test split has, if the dataset is about that.
+    """
 
     name: str
     title: str
@@ -36,27 +39,28 @@ class Card:
 
 
 def list_cards() -> list[str]:
-    """Names of the data sets that have a card."""
+    """Names of the datasets that have a card."""
     return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.yaml")})
 
 
 def load_card(name: str) -> Card:
-    """Read the card of a data set. Raises ValueError for an unknown name and for a card with wrong keys."""
+    """Read the card of a dataset. Raises ValueError for an unknown name or a card with unknown keys."""
     for folder in _FOLDERS:
         if (path := folder / f"{name}.yaml").is_file():
             return _read(path)
-    raise ValueError(f"no data set {name!r}: known are {', '.join(list_cards())}{did_you_mean(name, list_cards())}")
+    known = list_cards()
+    raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
 
 
 def _read(path: Path) -> Card:
-    given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(given, dict):
+    values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of keys to values")
-    known = [each.name for each in fields(Card)]
-    if unknown := [key for key in given if key not in known]:
+    known = [f.name for f in fields(Card)]
+    if unknown := [key for key in values if key not in known]:
         raise ValueError(f"{path}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}")
-    lists = {key: tuple(given[key]) for key in ("labels", "mean", "std") if key in given}
+    lists = {key: tuple(values[key]) for key in ("labels", "mean", "std") if key in values}
     try:
-        return Card(**given | lists)
+        return Card(**values | lists)
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from None

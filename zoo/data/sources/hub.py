@@ -1,4 +1,7 @@
-"""The hub through `datasets`, asked only when it can answer: its own retries need half a minute to find a cut cable."""
+"""Datasets from the Hugging Face Hub through `datasets`.
+
+A quick connection test comes first, because the retries of `datasets` take half a minute without a network.
+"""
 
 import os
 import re
@@ -13,15 +16,15 @@ from urllib.parse import urlsplit
 from zoo.data.sources.tables import VALIDATION_NAMES, Table, from_arrow
 from zoo.utils.errors import DataError
 
-PATIENCE = 2.0  # seconds for a name lookup and a connection; with the import of `datasets` this stays below three
+CONNECT_TIMEOUT = 2.0  # seconds, for the name lookup and the connection together
 
 
 class HubError(DataError):
-    """The hub did not give the data set; says why."""
+    """A dataset could not be loaded from the Hugging Face Hub."""
 
 
-def reachable(endpoint: str, patience: float = PATIENCE) -> bool:
-    """Whether a connection to the endpoint, or to the proxy in front of it, opens within `patience` seconds."""
+def reachable(endpoint: str, timeout: float = CONNECT_TIMEOUT) -> bool:
+    """Whether a connection to the endpoint, or to its proxy, opens within `timeout` seconds."""
     target = urlsplit(endpoint)
     if not target.hostname:
         return False
@@ -29,40 +32,42 @@ def reachable(endpoint: str, patience: float = PATIENCE) -> bool:
     if proxy and not urllib.request.proxy_bypass(target.hostname):
         target = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
     address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
-    answers: list[bool] = []
+    connected: list[bool] = []
 
-    def knock() -> None:
+    def connect() -> None:
         try:
-            socket.create_connection(address, timeout=patience).close()
-            answers.append(True)
+            socket.create_connection(address, timeout=timeout).close()
+            connected.append(True)
         except OSError:
-            answers.append(False)
+            connected.append(False)
 
-    # A name lookup takes no timeout, so it waits in a thread that may be left behind.
-    thread = threading.Thread(target=knock, daemon=True)
+    # A name lookup has no timeout, so it runs in a daemon thread that can be abandoned.
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(patience)
-    return bool(answers and answers[0])
+    thread.join(timeout)
+    return bool(connected and connected[0])
 
 
 def load_table(hub: str, split: str) -> Any:
-    """One split of a hub data set as a pyarrow Table: from the hub, else from what an earlier run left in the cache.
+    """One split of a Hub dataset as a pyarrow Table, from the Hub or from the local cache of `datasets`.
 
     Raises:
-        HubError: It is neither to be reached nor in the cache.
+        HubError: The Hub cannot be reached and the dataset is not in the cache.
     """
     return _load(hub, split=split).with_format("arrow")[:]
 
 
 def load_splits(hub: str, config: str | None = None) -> dict[str, Any]:
-    """All splits of a hub data set, or of one of its configurations, as pyarrow Tables by name; see `load_table`."""
+    """All splits of a Hub dataset, or of one of its configurations, as pyarrow Tables by name; see `load_table`."""
     found = _load(hub, *([] if config is None else [config]))
     return {name: part.with_format("arrow")[:] for name, part in found.items()}
 
 
 def hub_name(text: str) -> tuple[str, str | None] | None:
-    """(repository, configuration) of `org/name`, `org/name:config`, `org/name/config`, `name:config` and, with
-    `hf-hub:` before it, `name`; None for what is none of them."""
+    """(repository, configuration) of a Hub dataset name, or None for other texts.
+
+    Accepts `org/name`, `org/name:config`, `org/name/config`, `name:config` and `hf-hub:name`.
+    """
     bare = text.removeprefix("hf-hub:")
     found = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)(?::([\w.-]+))?|([\w.-]+/[\w.-]+)/([\w.-]+)", bare)
     if not found or (bare == text and not set("/:") & set(bare)):
@@ -71,7 +76,7 @@ def hub_name(text: str) -> tuple[str, str | None] | None:
 
 
 def _load(hub: str, *config: str, **split: str) -> Any:
-    """`datasets.load_dataset`, its errors as HubError."""
+    """`datasets.load_dataset`, with its errors raised as HubError."""
     from huggingface_hub import constants
 
     offline = constants.is_offline_mode() or not reachable(constants.ENDPOINT)
@@ -83,10 +88,10 @@ def _load(hub: str, *config: str, **split: str) -> Any:
     try:
         with _offline(datasets, constants) if offline else nullcontext():
             return datasets.load_dataset(hub, *config, **split)
-    except Exception as error:  # whatever the hub's client, its storage or its file readers raise
+    except Exception as error:  # the hub client, its storage and its file readers raise many types
         if listed := re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", str(error), re.S):
-            which = f"has no configuration {config[0]!r}" if config else "has several configurations"
-            raise HubError(f"{hub} {which}: say one of {listed[1]}, e.g. data={hub}:{_first(listed[1])}") from None
+            problem = f"has no configuration {config[0]!r}" if config else "has several configurations"
+            raise HubError(f"{hub} {problem}: choose one of {listed[1]}, e.g. data={hub}:{_first(listed[1])}") from None
         raise HubError(f"{hub} could not be read: {type(error).__name__}: {error}") from error
 
 
@@ -96,7 +101,7 @@ def _first(listed: str) -> str:
 
 
 def _cached(hub: str) -> bool:
-    """Whether `datasets` has prepared this data set before; looked up without importing it."""
+    """Whether the dataset is in the cache of `datasets`, checked without importing `datasets`."""
     from huggingface_hub import constants
 
     home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
@@ -105,7 +110,7 @@ def _cached(hub: str) -> bool:
 
 @contextmanager
 def _offline(datasets: Any, constants: Any) -> Iterator[None]:
-    """Both libraries read their switch from the environment at import; here it is known only afterwards."""
+    """Offline mode of both libraries, which read HF_HUB_OFFLINE only at import."""
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
@@ -115,12 +120,12 @@ def _offline(datasets: Any, constants: Any) -> Iterator[None]:
 
 
 def hub_tables(hub: str, config: str | None = None) -> dict[str, Table]:
-    """The splits of a hub data set; validation and test only where it has them."""
+    """Tables of a Hub dataset by split: train and, if present, validation and test."""
     splits, tables = load_splits(hub, config), {}
-    usual = {"train": ("train",), "validation": (*VALIDATION_NAMES, "validation_matched"), "test": ("test",)}
-    for split, names in usual.items():
-        if there := next((name for name in names if name in splits), None):
-            tables[split] = from_arrow(splits[there], f"{hub} {there}")
+    aliases = {"train": ("train",), "validation": (*VALIDATION_NAMES, "validation_matched"), "test": ("test",)}
+    for split, names in aliases.items():
+        if found := next((name for name in names if name in splits), None):
+            tables[split] = from_arrow(splits[found], f"{hub} {found}")
     if "train" not in tables:
-        raise DataError(f"hub {hub} has the splits {', '.join(splits)}: there is none to train on")
+        raise DataError(f"hub {hub} has the splits {', '.join(splits)}: expected one named train")
     return tables

@@ -1,4 +1,4 @@
-"""Labels as they stand in tables -> tensors: one class a row, several, or a number."""
+"""Label columns of tables as tensors: single-label, multi-label or regression targets."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,7 +11,7 @@ from zoo.models.config import ProblemType
 from zoo.utils.errors import DataError, did_you_mean
 
 MOST_CLASSES = 1000
-_YES_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+_BINARY = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
 def encode_labels(
@@ -21,38 +21,40 @@ def encode_labels(
     problem_type: str = "auto",
     classes: list[str] | None = None,
 ) -> tuple[ProblemType, list[str], dict[str, Tensor]]:
-    """(problem type, class names, labels of each table).
+    """(problem type, class names, labels by split).
 
     Args:
-        tables: By split; classes are those of `train`.
-        columns: One column, or several of zeros and ones, a class each.
-        rows: Which rows of each table are used; none of them lacks a label.
-        problem_type: `single_label_classification`, `multi_label_classification` or `regression`; `auto` looks at the values of `train`.
-        classes: Names of the classes 0, 1 ..., where they are known.
+        tables: Tables by split; the classes are those of `train`.
+        columns: One column, or several columns of zeros and ones, one per class.
+        rows: Rows of each table to use; all of them have a label.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`; `auto` infers it from
+            the values of `train`.
+        classes: Names of the classes 0, 1, ..., if known.
 
-    Raises: DataError for labels that are mixed, of one class only, unknown in `train`, or no numbers.
+    Raises: DataError for labels of mixed types, of a single class, missing from `train`, or not numeric.
     """
     values = {s: [[t.columns[name][row] for name in columns] for row in rows[s]] for s, t in tables.items()}
     if len(columns) > 1:
         if problem_type not in ("auto", "multi_label_classification"):
             raise DataError(
-                f"label={','.join(columns)} with problem_type={problem_type}: several columns are several labels a row"
+                f"label={','.join(columns)} with problem_type={problem_type}: several label columns need "
+                f"problem_type=multi_label_classification"
             )
-        made = {s: _yes_no(tables[s], columns, rows[s], values[s]) for s in tables}
-        return "multi_label_classification", columns, made
+        targets = {s: _binary(tables[s], columns, rows[s], values[s]) for s in tables}
+        return "multi_label_classification", columns, targets
     plain = {s: [value[0] for value in rows_] for s, rows_ in values.items()}
-    found = cast(ProblemType, _guess(plain["train"]) if problem_type == "auto" else problem_type)
-    if found == "regression":
+    inferred = cast(ProblemType, _infer(plain["train"]) if problem_type == "auto" else problem_type)
+    if inferred == "regression":
         return "regression", columns, {s: _numbers(tables[s], rows[s], plain[s]) for s in tables}
-    if found == "multi_label_classification":
-        return "multi_label_classification", *_sets(tables, rows, plain)
+    if inferred == "multi_label_classification":
+        return "multi_label_classification", *_label_lists(tables, rows, plain)
     stored = tables["train"].names.get(columns[0]) or classes
     names, index = _classes(tables["train"], columns[0], rows["train"], plain["train"], stored)
     return "single_label_classification", names, {s: _indices(tables[s], rows[s], plain[s], index) for s in tables}
 
 
-def _guess(values: list[Any]) -> ProblemType:
-    """Lists are several labels; numbers with a fraction are numbers; anything else is a class."""
+def _infer(values: list[Any]) -> ProblemType:
+    """Problem type of label values: lists are multi-label, fractional numbers regression, anything else classes."""
     if any(isinstance(value, list) for value in values):
         return "multi_label_classification"
     if all(isinstance(value, float | int | str) and not isinstance(value, bool) for value in values):
@@ -72,20 +74,20 @@ def _as_number(value: Any) -> float | None:
 
 def _classes(table: Table, column: str, rows: list[int], values: list[Any],
              stored: list[str] | None) -> tuple[list[str], dict[str, int]]:  # fmt: skip
-    """Names of the classes, and the number of each value by its text."""
+    """Class names, and the class index of each value by its text."""
     texts: dict[str, tuple[type, int]] = {}
     for row, value in zip(rows, values):
         if not isinstance(value, str | int | bool) and not (isinstance(value, float) and value.is_integer()):
             raise DataError(
-                f"{table.place(row)}: label {value!r} is not a class; problem_type=regression learns numbers"
+                f"{table.place(row)}: label {value!r} is not a class; for numeric targets use problem_type=regression"
             )
         value_type = str if isinstance(value, str) else int
         first = next(iter(texts.values()), (value_type, row))
         if first[0] is not value_type:
-            what = "text" if value_type is str else "a number"
+            kind = "text" if value_type is str else "a number"
             raise DataError(
-                f"{table.place(row)}: label {value!r} is {what}, but that of {table.place(first[1])} is not; "
-                f"write all labels alike"
+                f"{table.place(row)}: label {value!r} is {kind}, but that of {table.place(first[1])} is not; "
+                f"use one type for all labels"
             )
         texts.setdefault(_text(value), (value_type, row))
     if len(texts) < 2:
@@ -93,7 +95,7 @@ def _classes(table: Table, column: str, rows: list[int], values: list[Any],
         raise DataError(f"{table.where}: all labels in {column!r} are {only!r}; a classifier needs two classes")
     if len(texts) > MOST_CLASSES:
         raise DataError(f"{table.where}: {len(texts):,} different labels in {column!r}; is it the right column? "
-                        f"problem_type=regression learns numbers")  # fmt: skip
+                        f"For numeric targets use problem_type=regression")  # fmt: skip
     found = sorted(texts, key=lambda text: (_as_number(text) is None, _as_number(text) or 0.0, text))
     if stored and set(found) <= set(stored):
         return list(stored), {name: i for i, name in enumerate(stored)}
@@ -117,28 +119,28 @@ def _indices(table: Table, rows: list[int], values: list[Any], index: Mapping[st
 def _numbers(table: Table, rows: list[int], values: list[Any]) -> Tensor:
     for row, value in zip(rows, values):
         if _as_number(value) is None or isinstance(value, bool):
-            raise DataError(f"{table.place(row)}: label {value!r} is no number")
+            raise DataError(f"{table.place(row)}: label {value!r} is not a number")
     return torch.tensor([float(value) for value in values], dtype=torch.float32)
 
 
-def _yes_no(table: Table, columns: list[str], rows: list[int], values: list[list[Any]]) -> Tensor:
-    """Several columns of zeros and ones."""
+def _binary(table: Table, columns: list[str], rows: list[int], values: list[list[Any]]) -> Tensor:
+    """Multi-label targets from several columns of zeros and ones."""
     for row, entries in zip(rows, values):
         for name, value in zip(columns, entries):
-            if _text(value).lower() not in _YES_NO:
-                raise DataError(f"{table.place(row)}: {name}={value!r}, expected 0 or 1 (several labels a row)")
-    return torch.tensor([[_YES_NO[_text(value).lower()] for value in entries] for entries in values])
+            if _text(value).lower() not in _BINARY:
+                raise DataError(f"{table.place(row)}: {name}={value!r}, expected 0 or 1 (multi-label columns)")
+    return torch.tensor([[_BINARY[_text(value).lower()] for value in entries] for entries in values])
 
 
-def _sets(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
+def _label_lists(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
           values: Mapping[str, list[Any]]) -> tuple[list[str], dict[str, Tensor]]:  # fmt: skip
-    """Lists of names, or names with `|` between them."""
+    """Multi-label targets from a column of lists of names, or of names separated by `|`."""
     lists = {s: [_names(value) for value in entries] for s, entries in values.items()}
     names = sorted({name for entry in lists["train"] for name in entry})
     index = {name: i for i, name in enumerate(names)}
-    made = {}
+    targets = {}
     for split, entries in lists.items():
-        made[split] = torch.zeros(len(entries), len(names))
+        targets[split] = torch.zeros(len(entries), len(names))
         for i, entry in enumerate(entries):
             for name in entry:
                 if name not in index:
@@ -146,8 +148,8 @@ def _sets(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
                     raise DataError(
                         f"{place}: label {name!r} is not among the training labels{did_you_mean(name, names)}"
                     )
-                made[split][i, index[name]] = 1.0
-    return names, made
+                targets[split][i, index[name]] = 1.0
+    return names, targets
 
 
 def _names(value: Any) -> list[str]:

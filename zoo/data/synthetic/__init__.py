@@ -1,1 +1,1 @@
-"""Data that the program makes, so that every recipe runs without a download."""
+"""Synthetic datasets, so that every recipe runs without a download."""

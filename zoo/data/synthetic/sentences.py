@@ -1,9 +1,9 @@
-"""The embedded text set: verdicts of guests, composed by the program, so that every path runs without a download.
+"""Synthetic review sentences for sentiment classification.
 
-A sentence praises or blames. What it says hangs on how its words stand together: a negation turns an adjective round,
-and of two clauses in contrast the main one decides ("although the soup was cold, the evening was not bad" praises).
-Each adjective stands in both kinds of sentences nearly as often, so counting words says little, and anything that sees
-which word belongs to which says all. The set is for learning and testing the library; it ranks no model.
+The label depends on how words combine: a negation inverts an adjective, and of two contrasting clauses the main clause
+decides ("although the soup was cold, the evening was not bad" is positive). Each adjective occurs about equally often
+in both classes, so that counting words is not enough. The dataset is for learning and testing the library, not for
+ranking models.
 """
 
 import random
@@ -27,43 +27,43 @@ Pick = Callable[[Sequence[str]], str]
 
 
 def make_sentences(n: int, *, seed: int) -> tuple[list[str], list[int]]:
-    """`n` different sentences and their labels, 0 (blames) and 1 (praises) in equal shares; equal for equal arguments.
+    """Generate `n` different sentences and their labels, 0 (negative) and 1 (positive), balanced.
 
-    Sets that shall have no sentence in common are parts of one call.
+    The result is the same for the same arguments. Split one call to get datasets without common sentences.
     """
-    draw = random.Random(seed).random  # the one method whose numbers are promised to stay
+    uniform = random.Random(seed).random  # the only method with a guaranteed sequence across Python versions
     sentences: dict[str, int] = {}
 
     def pick(options: Sequence[str]) -> str:
-        return options[int(draw() * len(options))]
+        return options[int(uniform() * len(options))]
 
     while len(sentences) < n:
         label = len(sentences) % 2
-        sentence = _sentence(pick, draw, bool(label))
+        sentence = _sentence(pick, uniform, bool(label))
         sentences.setdefault(sentence, label)
-    order = sorted(range(n), key=lambda _: draw())
+    order = sorted(range(n), key=lambda _: uniform())
     texts, labels = list(sentences), list(sentences.values())
     return [texts[i] for i in order], [labels[i] for i in order]
 
 
-def _sentence(pick: Pick, draw: Callable[[], float], praises: bool) -> str:
-    """One sentence: a clause, two that agree, or two of which the main one decides."""
+def _sentence(pick: Pick, uniform: Callable[[], float], positive: bool) -> str:
+    """One sentence: a clause, two agreeing clauses, or two contrasting clauses of which the main one decides."""
     opening = pick(OPENINGS)
-    main, kind = _clause(pick, draw, praises), draw()
+    main, kind = _clause(pick, uniform, positive), uniform()
     if kind < 0.4:
         body = main
     elif kind < 0.5:
-        body = f"{main} and {_clause(pick, draw, praises)}"
+        body = f"{main} and {_clause(pick, uniform, positive)}"
     else:
-        other = _clause(pick, draw, not praises)
+        other = _clause(pick, uniform, not positive)
         forms = ("{0} but {1}", "{0} , yet {1}", "although {0} , {1}", "{1} , although {0}", "{1} even though {0}")
         body = pick(forms).format(other, main)
     return f"{opening} {body} .".strip()
 
 
-def _clause(pick: Pick, draw: Callable[[], float], praises: bool) -> str:
-    """`the soup was [not] [very] cold`: says what `praises` asks for."""
-    turned = draw() < 0.35
-    negation = pick(NEGATIONS) if turned else ""
-    words = ["the", pick(NOUNS), "was", negation, pick(DEGREES), pick(GOOD if praises != turned else BAD)]
+def _clause(pick: Pick, uniform: Callable[[], float], positive: bool) -> str:
+    """A clause like `the soup was [not] [very] cold` with the given sentiment."""
+    negated = uniform() < 0.35
+    negation = pick(NEGATIONS) if negated else ""
+    words = ["the", pick(NOUNS), "was", negation, pick(DEGREES), pick(GOOD if positive != negated else BAD)]
     return " ".join(word for word in words if word)

@@ -1,9 +1,9 @@
-"""The embedded image set: ten shapes drawn by the program, so that every path runs without a download.
+"""Synthetic images of ten shapes for classification.
 
-What makes a class is the form alone: colors, place, size, tilt, shading, grain and stray dots are drawn independently
-of it. In most images, not in all, the form is the lighter part: enough that a small model learns the forms in a minute
-or two, not enough for a linear model on pixels, which stays under 60 %. The set is for learning and testing the
-library; it ranks no model.
+The class is the shape. Colors, position, size, tilt, shading, grain and stray dots are sampled independently of it. In
+most images, but not in all, the shape is lighter than the background: a small model learns the shapes in a minute or
+two, while a linear model on pixels stays below 60 %. The dataset is for learning and testing the library, not for
+ranking models.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ Array = np.ndarray
 CLASSES = ["disc", "ring", "square", "frame", "triangle", "plus", "cross", "bars", "pillars", "dots"]
 SIZE = 32
 TRAIN, TEST = 8000, 2000
-DARK_FIGURES = 0.15  # share of images whose form is darker than its ground; at 0 a linear model reaches 69 %
+DARK_SHAPES = 0.15  # fraction of images with a shape darker than the background; at 0 a linear model reaches 69 %
 
 
 def _bars(u: Array, v: Array) -> Array:
-    """Three horizontal bars: distance to the nearest, cut at the sides."""
+    """Three horizontal bars: distance to the nearest one, clipped at the sides."""
     return np.maximum(np.abs(u) - 0.9, np.abs(v - 0.66 * np.clip(np.round(v / 0.66), -1, 1)) - 0.19)
 
 
@@ -30,9 +30,9 @@ def _plus(u: Array, v: Array) -> Array:
     return np.minimum(np.maximum(u - 0.95, v - 0.27), np.maximum(v - 0.95, u - 0.27))
 
 
-# Signed distances (negative inside) in units of the form's radius; u points right, v down. Each form is its own mirror
-# image, so that a random flip keeps the label.
-_FORMS: list[Callable[[Array, Array], Array]] = [
+# Signed distances (negative inside) in units of the shape's radius; u points right, v down. Each shape is
+# mirror-symmetric, so that a random flip keeps the label.
+_DISTANCES: list[Callable[[Array, Array], Array]] = [
     lambda u, v: np.hypot(u, v) - 0.9,
     lambda u, v: np.abs(np.hypot(u, v) - 0.74) - 0.2,
     lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.78,
@@ -47,7 +47,7 @@ _FORMS: list[Callable[[Array, Array], Array]] = [
 
 
 def make_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    """Draw `n` images, the classes in equal shares and shuffled.
+    """Generate `n` images with balanced, shuffled classes.
 
     Returns:
         images uint8 [n, 3, size, size] and labels int64 [n], the same for the same arguments.
@@ -56,12 +56,12 @@ def make_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]
         raise ValueError(f"n={n}, size={size}: expected at least one image of at least 16 x 16 pixels")
     rng = np.random.default_rng([seed, n, size])
     labels = rng.permutation(np.arange(n) % len(CLASSES))
-    form = _forms(rng, labels, size)[:, None]
-    ground, figure = _colors(rng, n)
-    image = ground[..., None, None] * _shading(rng, n, size)
+    shape = _shapes(rng, labels, size)[:, None]
+    background, foreground = _colors(rng, n)
+    image = background[..., None, None] * _shading(rng, n, size)
     dot = _stray_dots(rng, n, size)[:, None]
     image += dot * (rng.random((n, 3, 1, 1), dtype=np.float32) - image)
-    image += form * (figure[..., None, None] - image)
+    image += shape * (foreground[..., None, None] - image)
     grain = rng.uniform(0.01, 0.04, (n, 1, 1, 1)).astype(np.float32)
     image += rng.standard_normal(image.shape, dtype=np.float32) * grain
     pixels = np.clip(image * 255.0 + 0.5, 0, 255).astype(np.uint8)
@@ -69,13 +69,13 @@ def make_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]
 
 
 def _grid(size: int) -> tuple[Array, Array]:
-    """x and y of the pixels' centers, [size, size] each."""
+    """x and y of the pixel centers, [size, size] each."""
     line = np.arange(size, dtype=np.float32) + 0.5
     return np.broadcast_to(line, (size, size)), np.broadcast_to(line[:, None], (size, size))
 
 
-def _forms(rng: np.random.Generator, labels: Array, size: int) -> Array:
-    """Coverage of each pixel by the form of the image's class, float32 [n, size, size], from 0 to 1."""
+def _shapes(rng: np.random.Generator, labels: Array, size: int) -> Array:
+    """Coverage of each pixel by the shape of the label, float32 [n, size, size], from 0 to 1."""
     n = len(labels)
     radius = rng.uniform(0.27, 0.42, n) * size
     room = size - 2 * radius
@@ -83,7 +83,7 @@ def _forms(rng: np.random.Generator, labels: Array, size: int) -> Array:
     tilt = rng.uniform(-0.2, 0.2, n)
     x, y = _grid(size)
     coverage = np.empty((n, size, size), np.float32)
-    for number, distance in enumerate(_FORMS):
+    for number, distance in enumerate(_DISTANCES):
         rows = np.flatnonzero(labels == number)
         cx, cy, r, c, s = (
             a[rows, None, None].astype(np.float32) for a in (left, top, radius, np.cos(tilt), np.sin(tilt))
@@ -94,14 +94,14 @@ def _forms(rng: np.random.Generator, labels: Array, size: int) -> Array:
 
 
 def _colors(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
-    """Ground and figure, float32 [n, 3] each: any two colors that differ enough to be told apart."""
+    """Background and foreground colors, float32 [n, 3] each, with enough contrast."""
     dark = rng.uniform(0.0, 0.5, (n, 3))
     step = np.abs(rng.standard_normal((n, 3)))
     step *= rng.uniform(0.5, 0.85, (n, 1)) / np.linalg.norm(step, axis=1, keepdims=True)
     light = np.clip(dark + step, 0, 1)
-    swapped = rng.random((n, 1)) < DARK_FIGURES
-    ground, figure = np.where(swapped, light, dark), np.where(swapped, dark, light)
-    return ground.astype(np.float32), figure.astype(np.float32)
+    swapped = rng.random((n, 1)) < DARK_SHAPES
+    background, foreground = np.where(swapped, light, dark), np.where(swapped, dark, light)
+    return background.astype(np.float32), foreground.astype(np.float32)
 
 
 def _shading(rng: np.random.Generator, n: int, size: int) -> Array:
@@ -112,7 +112,7 @@ def _shading(rng: np.random.Generator, n: int, size: int) -> Array:
 
 
 def _stray_dots(rng: np.random.Generator, n: int, size: int) -> Array:
-    """Coverage by two small dots that mean nothing, float32 [n, size, size]."""
+    """Coverage by two small distractor dots, float32 [n, size, size]."""
     x, y = _grid(size)
     coverage = np.zeros((n, size, size), np.float32)
     for _ in range(2):

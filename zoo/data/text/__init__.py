@@ -1,1 +1,1 @@
-"""Labeled texts and plain text: found, tokenized, batched."""
+"""Text datasets with labels, and plain text: loading, tokenization, batching."""

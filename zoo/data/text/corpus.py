@@ -1,4 +1,4 @@
-"""Plain text to learn a language from: a file, a folder, a column of a table, or what the program composes."""
+"""Load plain text for language modeling from files, folders, tables or synthetic text, and tokenize it."""
 
 import os
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.dataset_cards import load_card
 from zoo.data.sources.tables import SUFFIXES, read_table, read_text
 from zoo.data.synthetic.stories import make_stories
-from zoo.data.text.load import TEXT_NAMES, _columns, load_texts, synthetic_texts, text_cards
+from zoo.data.text.load import TEXT_NAMES, _find_columns, load_texts, synthetic_texts, text_cards
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.errors import DataError, did_you_mean
@@ -22,7 +22,7 @@ PLAIN = (".txt", ".md", ".text")
 
 @dataclass
 class Corpus:
-    """texts: documents, or one long text. real: False for what the program made. source: where they came from."""
+    """texts: documents, or one long text; real: False for synthetic text; source: origin of the text."""
 
     texts: list[str]
     name: str
@@ -31,14 +31,14 @@ class Corpus:
 
     @property
     def lines(self) -> list[str]:
-        """Every line that is not blank."""
+        """All lines that are not blank."""
         return [line for text in self.texts for line in text.splitlines() if line.strip()]
 
 
 def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentences"] = "stories") -> Corpus:
-    """The text that the settings name; `synthetic`: what "synthetic" stands for.
+    """Load the text of the settings; `synthetic` is the synthetic dataset that the name "synthetic" stands for.
 
-    Raises: DataError for what is not there, empty, or no text; says how to mend it.
+    Raises: DataError for a missing, empty or non-text source. The message says how to fix it.
     """
     s, path = settings, Path(settings.name).expanduser()
     if s.name in ("auto", "synthetic", "synthetic_stories", "synthetic_sentences"):
@@ -52,7 +52,7 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in PLAIN)
         if not files:
-            raise DataError(f"{path} holds no text file ({', '.join(PLAIN)})")
+            raise DataError(f"{path} contains no text file ({', '.join(PLAIN)})")
         corpus = Corpus([read_text(file) for file in files], s.name, True, f"{len(files)} files in {path}")
     elif path.suffix.lower() in SUFFIXES:
         corpus = _column(path, s.text)
@@ -60,48 +60,48 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
         corpus = Corpus([read_text(path)], s.name, True, str(path))
     else:
         known = ["synthetic", "tinyshakespeare", *text_cards()]
-        raise DataError(f"data {s.name!r}: no such file or folder, and none of {', '.join(known)}"
+        raise DataError(f"data={s.name!r}: expected a file or folder that exists, or one of {', '.join(known)}"
                         f"{did_you_mean(s.name, known)}")  # fmt: skip
     if not any(text.strip() for text in corpus.texts):
         raise DataError(f"{corpus.source} is empty: expected some text")
     return corpus
 
 
-def synthetic_corpus(name: str, usual: str) -> Corpus:
-    """Stories, or the sentences of the text classifier's training set; `usual`: which of them "synthetic" means."""
-    what = name if name in ("stories", "sentences") else usual
-    called = "synthetic" if what == usual else f"synthetic_{what}"
-    texts = [make_stories()] if what == "stories" else [str(text) for text in synthetic_texts().train.texts]
-    return Corpus(texts, called, False, f"{what} made by the program")
+def synthetic_corpus(name: str, default: str) -> Corpus:
+    """Synthetic stories, or the training texts of the synthetic sentences; `default` is used for other names."""
+    kind = name if name in ("stories", "sentences") else default
+    corpus_name = "synthetic" if kind == default else f"synthetic_{kind}"
+    texts = [make_stories()] if kind == "stories" else [str(text) for text in synthetic_texts().train.texts]
+    return Corpus(texts, corpus_name, False, f"generated {kind}")
 
 
 def _shakespeare(data_dir: str | None) -> Corpus:
     card, folder = load_card("tinyshakespeare"), data_dir or os.environ.get("ZOO_DATA_DIR")
     file = Path(folder or "").expanduser() / card.files["text"]
     if not folder or not file.is_file():
-        given = f"{file} does not exist" if folder else "ZOO_DATA_DIR is not set"
-        raise DataError(f"data=tinyshakespeare: {given}. Set ZOO_DATA_DIR (or data_dir=) to a folder that holds "
-                        f"{card.files['text']} (from {card.source}), or give any text file as data=")  # fmt: skip
+        reason = f"{file} does not exist" if folder else "ZOO_DATA_DIR is not set"
+        raise DataError(f"data=tinyshakespeare: {reason}. Set ZOO_DATA_DIR (or data_dir=) to a folder that contains "
+                        f"{card.files['text']} (from {card.source}), or pass any text file as data=")  # fmt: skip
     return Corpus([read_text(file)], card.name, card.real, str(file))
 
 
-def _column(file: Path, asked: str) -> Corpus:
+def _column(file: Path, requested: str) -> Corpus:
     table = read_table(file)
-    texts = [value for name in _columns(table, asked, "text", TEXT_NAMES) for value in table.columns[name]]
+    texts = [value for name in _find_columns(table, requested, "text", TEXT_NAMES) for value in table.columns[name]]
     for row, value in enumerate(texts):
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a text")
+            raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a string")
     return Corpus([text for text in texts if text and text.strip()], str(file), True, str(file))
 
 
-# --- to tokens --------------------------------------------------------------------------------------------------------
+# --- tokenization -----------------------------------------------------------------------------------------------------
 
 
 def characters(text: str, max_length: int) -> TextProcessor:
-    """A tokenizer whose tokens are the characters of a text; others become one unknown token."""
+    """Character tokenizer with the characters of a text; other characters become `<unk>`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    vocab = {letter: i for i, letter in enumerate(["<unk>", *sorted(set(text))])}
+    vocab = {character: i for i, character in enumerate(["<unk>", *sorted(set(text))])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -109,31 +109,31 @@ def characters(text: str, max_length: int) -> TextProcessor:
 
 
 def text_tokenizer(text: str, tokens: str, vocab_size: int, max_length: int, cache: Path | None) -> TextProcessor:
-    """`characters`, or `bpe` learned from a text."""
+    """The tokenizer `characters`, or `bpe` trained on a text."""
     if tokens == "characters":
         return characters(text, max_length)
     return train("bpe", text.splitlines(keepends=True), vocab_size, max_length=max_length, cache=cache)
 
 
 def ids_of(text: str, preprocess: TextProcessor) -> Tensor:
-    """One long text as token ids, int32 [T], line by line."""
+    """Token ids of one long text, int32 [T], encoded line by line."""
     encoded = preprocess.backend.encode_batch(text.splitlines(keepends=True), add_special_tokens=False)
-    return torch.tensor([i for one in encoded for i in one.ids], dtype=torch.int32)
+    return torch.tensor([i for line in encoded for i in line.ids], dtype=torch.int32)
 
 
 def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
-    """(ids, type ids) of texts with the tokens around them; a text of more than `max_length` tokens becomes several."""
-    most = min(max_length, preprocess.max_length)
-    around = preprocess.backend.num_special_tokens_to_add(False)
-    if most <= around:
-        raise DataError(f"max_length={max_length}: {around} tokens stand around each text alone")
-    bare = preprocess.backend.encode_batch(texts, add_special_tokens=False)
-    whole = replace(preprocess, max_length=most, truncate="cut").backend.encode("a")
-    first = next(i for i, special in enumerate(whole.special_tokens_mask) if not special)
-    before, after = whole.ids[:first], whole.ids[len(whole.ids) - (around - first) :] if around > first else []
+    """(token ids, type ids) of texts with special tokens; longer texts are split into chunks of `max_length` tokens."""
+    limit = min(max_length, preprocess.max_length)
+    special = preprocess.backend.num_special_tokens_to_add(False)
+    if limit <= special:
+        raise DataError(f"max_length={max_length}: expected more than the {special} special tokens of each text")
+    encoded = preprocess.backend.encode_batch(texts, add_special_tokens=False)
+    example = replace(preprocess, max_length=limit, truncate="cut").backend.encode("a")
+    first = next(i for i, is_special in enumerate(example.special_tokens_mask) if not is_special)
+    before, after = example.ids[:first], example.ids[len(example.ids) - (special - first) :] if special > first else []
     ids = [
-        [*before, *one.ids[at : at + most - around], *after]
-        for one in bare
-        for at in range(0, len(one.ids), most - around)
+        [*before, *text.ids[start : start + limit - special], *after]
+        for text in encoded
+        for start in range(0, len(text.ids), limit - special)
     ]
     return ids, [[0] * len(row) for row in ids]

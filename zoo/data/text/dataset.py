@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.data.splits import even_rows
+from zoo.data.splits import balanced_rows
 from zoo.models.config import ProblemType
 
 Text = str | tuple[str, str]
@@ -13,7 +13,8 @@ Text = str | tuple[str, str]
 
 @dataclass
 class TextDataset:
-    """texts: strings or pairs of them; labels: int64 [N], or float32 [N, K] (several a row) or [N] (numbers)."""
+    """texts: strings or pairs of strings; labels: int64 [N], float32 [N, K] (multi-label) or float32 [N]
+    (regression)."""
 
     texts: list[Text]
     labels: Tensor
@@ -26,21 +27,21 @@ class TextDataset:
         return TextDataset([self.texts[i] for i in rows.tolist()], self.labels[rows])
 
     def subset(self, count: int, *, seed: int = 0) -> "TextDataset":
-        """`count` texts, the classes as evenly as they allow; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(even_rows(groups(self.labels), count, seed))
+        """A seeded, class-balanced subset of `count` texts; 0 keeps all."""
+        return self if not count or count >= len(self) else self.take(balanced_rows(groups(self.labels), count, seed))
 
 
 @dataclass
 class TextSplits:
-    """Parts of a data set of texts.
+    """Splits of a labeled text dataset.
 
     Attributes:
-        problem_type: `single_label_classification` class a text, `multi_label_classification`, or a `regression`.
-        classes: Their names; of a number, the one name of its column.
-        validation: None where the data brings none: a part of `train` is then to be held out.
-        real: False for texts that the program composed.
-        source: Where they came from.
-        notice: What the user must be told about the choice of the data, if anything.
+        validation: None if the dataset has no validation split; hold out a part of `train` then.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
+        classes: Class names; for regression the name of the label column.
+        real: False for synthetic texts.
+        source: Origin of the data: a path, a Hub repository, or a description.
+        notice: Message for the user about the choice of the dataset, if any.
     """
 
     train: TextDataset
@@ -55,7 +56,7 @@ class TextSplits:
 
 
 def groups(labels: Tensor) -> Tensor:
-    """What is to be spread evenly, int64 [N]: the class; for several, each combination; for numbers nothing."""
+    """Groups for balanced splits, int64 [N]: the class, the combination of labels, or one group for regression."""
     if labels.ndim == 2:
         return labels.long().unique(dim=0, return_inverse=True)[1]
     return torch.zeros(len(labels), dtype=torch.int64) if labels.is_floating_point() else labels

@@ -12,7 +12,7 @@ from zoo.data.audio.load import load_audio
 from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, frames_in, statistics
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
-from zoo.data.splits import even_rows, held_rows
+from zoo.data.splits import balanced_rows, held_out_mask
 from zoo.models.ast.model import from_vit as ast_from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
@@ -44,7 +44,7 @@ class AudioDataModule(KeyedDataModule):
                  batch_size: int, **options: Any) -> None:  # fmt: skip
         super().__init__(*parts, batch_size, **options)
         self.sounds, self.hear = sets, hear
-        self.refuse_too_few()
+        self.require_full_batch()
 
     def first_sound(self) -> tuple[Tensor, int]:
         """The first sound of the test [S], and its rate."""
@@ -52,7 +52,7 @@ class AudioDataModule(KeyedDataModule):
 
     def some_sounds(self, count: int) -> tuple[Tensor, list[int]]:
         """Spectrograms [count, T, F] of the test as the model hears them, of as many classes as can be, and labels."""
-        rows = even_rows(self.test.labels, min(count, len(self.test)), self.seed)
+        rows = balanced_rows(self.test.labels, min(count, len(self.test)), self.seed)
         batch = self.hear(self.test.__getitems__(Keys(rows.tolist(), 0)), seed=self.seed, step=0, train=False)
         return batch["input_values"], batch["labels"].tolist()
 
@@ -157,7 +157,7 @@ def parts(sets: AudioSplits, share: float, seed: int) -> tuple[AudioDataset, Aud
         return sets.train, sets.validation
     if not share:
         return sets.train, sets.test
-    held = held_rows(sets.train.labels, share, seed)
+    held = held_out_mask(sets.train.labels, share, seed)
     if held.all():
         raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training sounds")
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])

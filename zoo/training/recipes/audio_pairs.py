@@ -60,7 +60,7 @@ def open_audio_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         spectrograms = isinstance(preprocess, SpectrogramFeatureExtractor)
         hear = SpectrogramAugment(run.settings.data.augment, preprocess) if spectrograms else None
         data = pair_datamodule(run, rows, AudioBatch(hear))
-        data.shown = sets.test
+        data.test_pairs = sets.test
         return model, data, sets
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error

@@ -6,7 +6,7 @@ from typing import Any
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.load import load_images
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.models.base import Model
 from zoo.preprocessing.image import ImageProcessor
 from zoo.tasks.classification import ClassificationTask
@@ -36,7 +36,7 @@ class HeldOutImages(ImageDataModule):
 
 def hold_out(images: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
     """(what stays, what is held out): a seeded choice of `share` of each class, at least one image of each."""
-    held = held_rows(images.labels, share, seed)
+    held = held_out_mask(images.labels, share, seed)
     if held.all():
         raise SettingsError(f"val_fraction={share} leaves none of {len(images)} training images")
     parts = [ImageDataset(images.images[rows], images.labels[rows], images.classes) for rows in (~held, held)]

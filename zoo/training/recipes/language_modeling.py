@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.data.text.corpus import Corpus, chunks_of, ids_of, load_corpus, text_tokenizer
 from zoo.data.text.datamodule import GroupedByLengthDataModule, TextChunks, TokenDataset
 from zoo.inference.generation.generate import generate
@@ -74,7 +74,7 @@ def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
     try:
         corpus = load_corpus(run.settings.data, synthetic="sentences")
         lines = corpus.lines
-        held = held_rows(
+        held = held_out_mask(
             torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.val_fraction, run.settings.seed
         )
         sides = [[line for line, out in zip(lines, held.tolist()) if out == side] for side in (False, True)]

@@ -14,7 +14,7 @@ from zoo.data.pairs.datamodule import ImageBatch, PairDataModule, PairRows, may_
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.images import ResizeAndCrop
 from zoo.data.pairs.load import load_pairs
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.models.contrast.model import Contrastive
 from zoo.models.registry import find_variant, list_models
 from zoo.models.text import DecoderConfig
@@ -55,7 +55,7 @@ def open_image_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         prepare = ImageBatch(run.settings.data.augment, preprocess, may_be_mirrored(parts[0]))
         rows = [pair_rows(run, model, each, {"pixel_values": each.items}, n == 0) for n, each in enumerate(parts)]
         data = pair_datamodule(run, rows, prepare)
-        data.shown = sets.test
+        data.test_pairs = sets.test
         return model, data, sets
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
@@ -214,7 +214,7 @@ def with_validation(sets: PairSplits[Any], share: float, seed: int) -> list[Pair
         return [sets.train, sets.validation, sets.test]
     if not share:
         return [sets.train, sets.test, sets.test]
-    held = held_rows(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
+    held = held_out_mask(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
     if held.all() or held.sum() < 2:
         raise SettingsError(
             f"val_fraction={share} of {len(sets.train)} training pairs: expected two or more on either side"

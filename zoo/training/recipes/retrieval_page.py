@@ -49,7 +49,7 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     from torch.distributed.fsdp import FSDPModule
 
     data = getattr(task.trainer, "datamodule", None)
-    pairs: PairDataset[Any] | None = getattr(data, "shown", None)
+    pairs: PairDataset[Any] | None = getattr(data, "test_pairs", None)
     if pairs is None or isinstance(task.model, FSDPModule):
         return None
     rows = some_rows(pairs, PAGED)

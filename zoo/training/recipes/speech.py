@@ -9,7 +9,7 @@ from torch import Tensor
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.data.audio.speech import Recordings, SpeechSplits, Utterances, WaveformAugment, load_speech
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.data.text.datamodule import GroupedByLengthDataModule
 from zoo.models.base import Model
 from zoo.nn.losses.ctc import frames_needed
@@ -53,7 +53,7 @@ def open_speech(run: Run) -> tuple[Model, SpeechDataModule]:
     try:
         before = model.preprocess if run.settings.model.source else None
         sets = load_speech(run.settings.data, seed=run.settings.seed, sampling_rate=before.sampling_rate if before else 0,
-                           holdout=run.settings.trainer.val_fraction)  # fmt: skip
+                           val_fraction=run.settings.trainer.val_fraction)  # fmt: skip
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         sets = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         vocabulary = before.vocabulary if before else None
@@ -116,7 +116,7 @@ def with_validation(sets: SpeechSplits, share: float, seed: int) -> SpeechSplits
         return sets
     if not share:
         return replace(sets, validation=sets.test)
-    held = held_rows(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
+    held = held_out_mask(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
     if held.all():
         raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training sounds")
     kept, out = (sets.train.take(part.nonzero()[:, 0]) for part in (~held, held))
@@ -139,7 +139,7 @@ def check_frames(model: Any, vocabulary: Vocabulary, part: Any, tempo: float) ->
     with a space behind it."""
     single = isinstance(part, Recordings)
     frames = model.frames((part.clips.lengths / (1 + tempo)).long()).tolist()
-    for i, text in enumerate(part.said if single else part.words):
+    for i, text in enumerate(part.transcripts if single else part.words):
         ids = torch.tensor([vocabulary.encode(text)])
         needed = int(frames_needed(ids, torch.tensor([ids.shape[1]]))) + (not single)
         if frames[i] < needed:

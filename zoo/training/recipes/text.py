@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.checkpoints.save import export
-from zoo.data.splits import held_rows
+from zoo.data.splits import held_out_mask
 from zoo.data.text.datamodule import GroupedByLengthDataModule, TokenDataset
 from zoo.data.text.dataset import TextDataset, TextSplits, groups
 from zoo.data.text.load import load_texts
@@ -186,7 +186,7 @@ def parts(sets: TextSplits, share: float, seed: int) -> tuple[TextDataset, TextD
         return sets.train, sets.validation
     if not share:
         return sets.train, sets.test
-    held = held_rows(groups(sets.train.labels), share, seed)
+    held = held_out_mask(groups(sets.train.labels), share, seed)
     if held.all():
         raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training texts")
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
