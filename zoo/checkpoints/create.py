@@ -6,9 +6,9 @@ import torch
 
 from zoo.checkpoints.load import load
 from zoo.models.base import Model
-from zoo.models.config import NAMING
+from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.load_report import LoadReport
-from zoo.models.registry import FILE, admitted, build, find_variant
+from zoo.models.registry import FILE, build, find_variant, resolve_overrides
 from zoo.nn.init import initialize
 
 
@@ -31,9 +31,9 @@ def create_model(
         model.variant = name
         return model
     config = f.config(**f.variants[name])
-    if overrides.get("num_classes") and config.head not in NAMING:
+    if overrides.get("num_classes") and config.head not in CLASSIFIER_HEADS:
         overrides.setdefault("head", "classify")
-    config = config.replace(**admitted(f, overrides))
+    config = config.replace(**resolve_overrides(f, overrides))
     if seed is None:
         seed = int(torch.randint(2**31, ()).item())
     with torch.random.fork_rng(devices=[]):  # parts of one's own draw from torch's generator: keyed as well

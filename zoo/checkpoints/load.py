@@ -18,11 +18,11 @@ from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.hub import locate
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
-from zoo.models.config import NAMING, Config
+from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport
 from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_names
-from zoo.models.registry import FILE, admitted, build, family
-from zoo.nn.init import initialize, known
+from zoo.models.registry import FILE, build, family, resolve_overrides
+from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.image import pair
 from zoo.utils.errors import LoadError
@@ -124,12 +124,12 @@ def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] |
     if num_classes is not None:
         anew = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}
         overrides = anew | {"num_classes": num_classes} | overrides
-        if num_classes and own.head not in NAMING:
+        if num_classes and own.head not in CLASSIFIER_HEADS:
             overrides.setdefault("head", "classify")
     if not overrides:
         return own
-    config = own.replace(**admitted(checkpoint.family, overrides))
-    if config.head in NAMING and getattr(config, "num_classes", 1) < 1:
+    config = own.replace(**resolve_overrides(checkpoint.family, overrides))
+    if config.head in CLASSIFIER_HEADS and getattr(config, "num_classes", 1) < 1:
         raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) for a fresh one")
     return config
 
@@ -219,7 +219,7 @@ def _assign(
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
     tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
-    if any(not known(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
+    if any(not has_rule(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
         with torch.random.fork_rng(devices=[]):  # a part of the user's own has the values that its constructor draws
             torch.manual_seed(0)
             model = build(family(model.family), model.config, "cpu")
@@ -257,7 +257,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:
     """What belongs to a model beside its weights: variant, labels, preprocessing of its image size."""
     config: Any = model.config
-    classes = getattr(config, "num_classes", None) if config.head in NAMING else None
+    classes = getattr(config, "num_classes", None) if config.head in CLASSIFIER_HEADS else None
     model.variant, model.load_report = checkpoint.variant, report
     model.labels = list(labels) if labels else checkpoint.labels
     if model.labels is not None and len(model.labels) != classes:

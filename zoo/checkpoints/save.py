@@ -10,7 +10,7 @@ from zoo.checkpoints.formats import native, open_clip, sentence_transformers, ti
 from zoo.checkpoints.golden import golden
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
-from zoo.models.config import NAMING, Config
+from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensors import export_tensors, tied_names
@@ -81,7 +81,7 @@ def _state(model: Model) -> dict[str, Tensor]:
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
-    classes = getattr(model.config, "num_classes", None) if model.config.head in NAMING else None
+    classes = getattr(model.config, "num_classes", None) if model.config.head in CLASSIFIER_HEADS else None
     if model.labels is not None and classes is not None and len(model.labels) != classes:
         raise ValueError(f"model.labels has {len(model.labels)} names for {classes} classes")
     for alias in tied_names(model):
@@ -108,7 +108,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
     if isinstance(mapping, MultiTowerMapping):
-        files = mapping.dress(files) if format == "transformers" else files | open_clip.files(model)
+        files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _embedding(model)
     bare = config.head is None

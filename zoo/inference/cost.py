@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
-from zoo.models.registry import admitted, build, family, find_variant
+from zoo.models.registry import build, family, find_variant, resolve_overrides
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def meta_twin(model: Model | str, overrides: dict[str, Any]) -> Model:
     """The same model on the meta device: shapes, and no data."""
     if isinstance(model, str):
         found = find_variant(model)
-        return build(found, found.config(**found.variants[model]).replace(**admitted(found, overrides)), "meta")
+        return build(
+            found, found.config(**found.variants[model]).replace(**resolve_overrides(found, overrides)), "meta"
+        )
     if overrides:
         raise ValueError(f"{', '.join(overrides)} would change a model that is made already; give its name instead")
     if not isinstance(model, Model):

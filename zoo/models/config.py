@@ -1,162 +1,221 @@
-"""The base class of every config: a frozen dataclass, checked, equal after a trip through JSON."""
+"""Base class of all model configs: a frozen dataclass, validated, that round-trips through JSON."""
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 
-# What other libraries call our fields; error messages know them, configs do not.
+# Names of other libraries for our fields: {ours: theirs}. Error messages suggest ours; a name of several fields stands
+# for the first that a config has.
 FOREIGN_NAMES = {
-    "embed_dim": "width", "hidden_size": "width", "n_embd": "width", "dim": "width", "d_model": "width",
-    "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "nhead": "heads",
-    "num_key_value_heads": "kv_heads", "num_hidden_layers": "depth", "num_layers": "depth", "n_layer": "depth",
-    "layers": "depth", "intermediate_size": "mlp_dim", "mlp_ratio": "mlp_dim", "d_ff": "mlp_dim", "n_inner": "mlp_dim",
-    "img_size": "image_size", "num_channels": "in_chans", "in_channels": "in_chans", "num_labels": "num_classes",
-    "drop_path_rate": "drop_path", "drop_rate": "dropout", "hidden_dropout_prob": "dropout",
-    "attn_drop_rate": "attention_dropout", "attention_probs_dropout_prob": "attention_dropout",
-    "init_values": "layer_scale", "layerscale_value": "layer_scale", "global_pool": "pool", "hidden_act": "act",
-    "act_layer": "act", "layer_norm_eps": "norm_eps", "n_positions": "max_length", "max_position_embeddings": "max_length",
-    "reg_tokens": "registers", "num_register_tokens": "registers", "attn_implementation": "attention",
-    "attn": "attention", "patch": "patch_size", "num_mel_bins": "mel_bins",
-    "frames": "max_length", "frequency_stride": "stride", "time_stride": "stride",
-    "conv_dim": "conv_channels", "conv_kernel": "conv_kernels", "conv_stride": "conv_strides",
-    "feat_extract_norm": "conv_norm", "feat_extract_activation": "conv_act", "feat_proj_layer_norm": "feature_norm",
-    "num_conv_pos_embeddings": "position_kernel", "num_conv_pos_embedding_groups": "position_groups",
-    "do_stable_layer_norm": "order", "pad_token_id": "blank", "classifier_proj_size": "classifier_width",
-    "use_weighted_layer_sum": "layer_sum", "layerdrop": "drop_path",
-}  # fmt: skip
+    "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim",
+    "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers",
+    "heads": "num_heads num_attention_heads n_head n_heads nhead attention_heads encoder_attention_heads",
+    "kv_heads": "num_key_value_heads n_kv_heads num_kv_heads",
+    "head_dim": "attention_head_dim dim_head head_size head_width",
+    "mlp_dim": "intermediate_size mlp_ratio d_ff n_inner ffn_dim ffn_hidden_size hidden_dim hidden_features "
+    "dim_feedforward encoder_ffn_dim",
+    "gated_mlp": "use_swiglu_ffn use_swiglu swiglu use_glu glu",
+    "act": "hidden_act act_layer activation activation_function hidden_activation act_fn activation_fn",
+    "norm_eps": "layer_norm_eps layer_norm_epsilon layernorm_epsilon rms_norm_eps rms_norm_epsilon norm_epsilon",
+    "qkv_bias": "attention_bias use_qkv_bias",
+    "qk_norm": "use_qk_norm qk_layernorm",
+    "image_size": "img_size input_size",
+    "patch_size": "patch",
+    "in_chans": "num_channels in_channels channels",
+    "num_classes": "num_labels n_classes",
+    "problem_type": "task_type",
+    "layer_scale": "init_values layerscale_value ls_init_value layer_scale_init_value",
+    "registers": "reg_tokens num_register_tokens num_registers",
+    "class_token": "cls_token use_cls_token",
+    "distilled": "distillation_token",
+    "position_prefix": "no_embed_class",
+    "pool": "global_pool pool_type pooling pooling_mode classifier_pooling",
+    "pool_norm": "fc_norm use_fc_norm",
+    "pooler": "classifier_activation pooler_activation pooler_act",
+    "normalize": "normalize_embeddings normalize_features l2_normalize",
+    "dropout": "drop_rate dropout_rate dropout_prob hidden_dropout_prob hidden_dropout resid_pdrop embd_pdrop "
+    "proj_drop proj_drop_rate pos_drop_rate mlp_dropout embedding_dropout activation_dropout",
+    "attention_dropout": "attn_drop_rate attn_drop attn_dropout attn_pdrop attention_probs_dropout_prob",
+    "drop_path": "drop_path_rate layerdrop stochastic_depth stochastic_depth_prob",
+    "window": "sliding_window local_attention",
+    "global_every": "global_attn_every_n_layers",
+    "attention": "attn_implementation attn attn_layer attention_type sliding_window layer_types",
+    "vocab_size": "n_vocab num_embeddings num_tokens",
+    "max_length": "n_positions n_ctx max_position_embeddings context_length block_size max_seq_len max_seq_length "
+    "max_sequence_length seq_len model_max_length frames",
+    "type_vocab_size": "num_token_types",
+    "tie_word_embeddings": "tie_embeddings tie_weights tied_embeddings weight_tying",
+    "bos_token_id": "bos_id",
+    "eos_token_id": "eos_id",
+    "pad_token_id": "padding_idx pad_idx",
+    "rope_base": "rope_theta rotary_base",
+    "rope": "rope_theta global_rope_theta rotary_base",
+    "local_rope": "local_rope_theta",
+    "rope_scaling": "rope_parameters",
+    "mel_bins": "num_mel_bins n_mels",
+    "stride": "frequency_stride time_stride fstride tstride",
+    "conv_channels": "conv_dim",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_norm": "feat_extract_norm",
+    "conv_act": "feat_extract_activation",
+    "feature_norm": "feat_proj_layer_norm",
+    "position_kernel": "num_conv_pos_embeddings",
+    "position_groups": "num_conv_pos_embedding_groups",
+    "order": "do_stable_layer_norm norm_first",
+    "blank": "pad_token_id pad_id blank_id blank_token_id ctc_blank",
+    "classifier_width": "classifier_proj_size",
+    "layer_sum": "use_weighted_layer_sum",
+}
 
 
-# Heads that answer with named classes, for a sample or for each token.
-NAMING = ("classify", "token")
+# Heads that predict classes, for a sample or for each token.
+CLASSIFIER_HEADS = ("classify", "token")
 
-# What the scores of head="classify" say: `single_label_classification` class of all, `multi_label_classification` of them (each with a probability of its own), or
-# a `regression` each. None: `single_label_classification`, and of a single score a `regression`.
+# Meaning of the scores of head="classify", as in transformers: exactly one of the classes, any number of them (each
+# with its own probability), or one number per score.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
-# Fields that came after folders had been written, and what they are where a file does not say: then they are left out.
-LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False}
+# Fields that the first saved folders do not have, with their defaults. Saved only if they differ from these.
+ADDED_LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False}
 
-# What a field may hold, wherever a family has it.
+# Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (
     "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins"
 )  # fmt: skip
 SIZES = ("image_size", "patch_size", "stride")
-CHANCES = ("dropout", "attention_dropout", "drop_path")
+PROBABILITIES = ("dropout", "attention_dropout", "drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every family's config: frozen, equal by value, and the same after a trip through JSON."""
+    """Base class of all model configs: frozen, compared by value, and equal after a round trip through JSON."""
 
     head: str | None = None
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
-            if not fits(getattr(self, name), hint):
-                raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)!r} should be {spoken(hint)}")
+            if not matches_type(getattr(self, name), hint):
+                expected = describe_type(hint)
+                raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)!r} should be {expected}")
         self.check_ranges()
 
     def check_ranges(self) -> None:
-        """What is of the right type and still makes no model."""
+        """Raise ValueError for a value that has the right type and is out of range."""
         for name in self.names():
             value = getattr(self, name)
             parts = value if isinstance(value, tuple) else (value,)
             if name in COUNTS + SIZES and value is not None and min(parts) < 1:
                 raise ValueError(f"{name}={value!r}: expected at least 1")
-            if name in CHANCES and not 0 <= value < 1:
-                raise ValueError(f"{name}={value!r}: a chance is at least 0 and below 1")
-        if self.head in NAMING and getattr(self, "num_classes", 1) < 1:
+            if name in PROBABILITIES and not 0 <= value < 1:
+                raise ValueError(f"{name}={value!r}: expected a probability of at least 0 and below 1")
+        if self.head in CLASSIFIER_HEADS and getattr(self, "num_classes", 1) < 1:
             classes = getattr(self, "num_classes", None)
-            raise ValueError(f"head={self.head!r} has num_classes={classes}: give num_classes= of at least 1")
+            raise ValueError(f"head={self.head!r} with num_classes={classes}: num_classes must be at least 1")
         if (
             self.head == "classify"
             and getattr(self, "problem_type", None) == "single_label_classification"
             and getattr(self, "num_classes", 0) == 1
         ):
             raise ValueError(
-                "problem_type='single_label_classification' of num_classes=1: a single score is a 'regression', or a yes or no ('multi_label_classification')"
+                "problem_type='single_label_classification' needs num_classes of at least 2; for a single score use "
+                "'regression', or 'multi_label_classification' for yes or no"
             )
 
     @classmethod
     def names(cls) -> list[str]:
+        """Names of all fields."""
         return [f.name for f in dataclasses.fields(cls)]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types; tuples become lists."""
-        values = {name: plain(getattr(self, name)) for name in self.names()}
-        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
+        """The fields as JSON types; tuples become lists."""
+        values = {name: to_json_types(getattr(self, name)) for name in self.names()}
+        return {name: value for name, value in values.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. An unknown or a missing key is an error that names it."""
-        cls.refuse_unknown(values)
-        if missing := [n for n in cls.names() if n not in values and n not in LATER]:
-            raise ValueError(f"{cls.__name__} lacks {missing}; it was written by another version, or by hand")
-        return cls(**{name: frozen(value) for name, value in values.items()})
+        """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key."""
+        cls.check_names(values)
+        if missing := [n for n in cls.names() if n not in values and n not in ADDED_LATER]:
+            raise ValueError(f"{cls.__name__} lacks {missing}; was it written by another version, or edited?")
+        return cls(**{name: to_tuples(value) for name, value in values.items()})
 
     @property
     def parts(self) -> "dict[str, Config]":
-        """The configs of the towers that a model is made of, by attribute; none for most."""
+        """The configs of the towers by attribute; empty for a model of one tower."""
         return {}
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, those of towers as `tower.field`."""
+        """All fields by name, those of towers as `tower.field`."""
         return {name: getattr(self, name) for name in self.names()}
 
     def part_of(self, name: str) -> "Config":
-        """The config of the tower that an input of this name goes to."""
+        """The config of the tower that takes the input `name`."""
         return self
 
     @property
     def resolved_problem_type(self) -> ProblemType:
-        """What the scores of head="classify" say: `single_label_classification` class, `multi_label_classification`, or a `regression`."""
-        usual: ProblemType = "regression" if getattr(self, "num_classes", 0) == 1 else "single_label_classification"
-        return getattr(self, "problem_type", None) or usual
+        """`problem_type`, or its default: regression for a single score, otherwise single-label classification."""
+        default: ProblemType = "regression" if getattr(self, "num_classes", 0) == 1 else "single_label_classification"
+        return getattr(self, "problem_type", None) or default
 
     def replace(self, **overrides: Any) -> Self:
-        """A copy with other values; an unknown name raises with the nearest."""
-        self.refuse_unknown(overrides)
-        return dataclasses.replace(self, **{name: frozen(value) for name, value in overrides.items()})
+        """A copy with other values. Raises ValueError naming an unknown field, with a suggestion."""
+        self.check_names(overrides)
+        return dataclasses.replace(self, **{name: to_tuples(value) for name, value in overrides.items()})
 
     @classmethod
-    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+    def check_names(cls, values: Mapping[str, Any]) -> None:
+        """Raise ValueError for a name that is not a field."""
         for name in values:
             if name not in cls.names():
-                hint = did_you_mean(name, cls.names(), FOREIGN_NAMES)
+                hint = did_you_mean(name, cls.names(), foreign_names(cls.names()))
                 raise ValueError(f"{cls.__name__} has no field {name!r}{hint} (it has {', '.join(cls.names())})")
 
 
-def plain(value: Any) -> Any:
+def foreign_names(known: Collection[str]) -> dict[str, str]:
+    """{name in another library, or old name of ours: the field among `known`}."""
+    result = {old: new for old, new in renamed.FIELDS.items() if new in known}
+    for ours, theirs in FOREIGN_NAMES.items():
+        if ours in known:
+            result = dict.fromkeys(theirs.split(), ours) | result
+    return result
+
+
+def to_json_types(value: Any) -> Any:
+    """Tuples as lists, at any level."""
     if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
-    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return [to_json_types(v) for v in value]
+    return {k: to_json_types(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def frozen(value: Any) -> Any:
+def to_tuples(value: Any) -> Any:
+    """Lists as tuples, at any level: the inverse of `to_json_types`."""
     if isinstance(value, tuple | list):
-        return tuple(frozen(v) for v in value)
-    return {k: frozen(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return tuple(to_tuples(v) for v in value)
+    return {k: to_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; an int passes for a float, a bool does not pass for an int."""
+def matches_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated type. An int is a valid float; a bool is not a valid int."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in parts)
+        return any(matches_type(value, part) for part in parts)
     if origin is typing.Literal:
         return value in parts
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(each) == len(value) and all(map(fits, value, each))
+        return len(each) == len(value) and all(map(matches_type, value, each))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -164,7 +223,8 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint)
 
 
-def spoken(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """An annotated type as text: "int", "one of 'cls', 'mean'"."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

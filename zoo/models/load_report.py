@@ -1,15 +1,18 @@
-"""What loading a checkpoint did, tensor by tensor."""
+"""Report of how the tensors of a checkpoint were loaded."""
 
 from dataclasses import dataclass, field
 
+from zoo.utils import renamed
 
+
+@renamed.with_old_attributes
 @dataclass
 class LoadReport:
-    """What loading did, tensor by tensor. Prints as one line.
+    """Report of how the tensors of a checkpoint were loaded. Prints as one line.
 
-    mapped: our tensors that came from the file. dropped: theirs that have no place in the model, by name.
-    initialized: ours that the file does not hold, drawn anew. resampled: ours that were fitted to another size.
-    notes: what else was not taken as it stands.
+    mapped: tensors of the model that were read from the file. dropped: tensors of the file that the model does not
+    have. initialized: tensors of the model that the file does not have, initialized randomly. resampled: tensors of
+    the model that were resized. notes: further changes, as text.
     """
 
     source: str = ""
@@ -21,16 +24,17 @@ class LoadReport:
 
     @property
     def plain(self) -> bool:
-        """Whether the file and the model were the same thing: nothing dropped, drawn, resampled or worth a note."""
+        """Whether the file fit the model exactly: nothing dropped, initialized or resampled, and no notes."""
         return not (self.dropped or self.initialized or self.resampled or self.notes)
 
     def __str__(self) -> str:
         parts = [f"{len(self.mapped)} tensors mapped"]
-        for what in ("dropped", "initialized", "resampled"):
-            if names := getattr(self, what):
-                parts.append(f"{len(names)} {what} ({_some(names, 4)})")
+        for kind in ("dropped", "initialized", "resampled"):
+            if names := getattr(self, kind):
+                parts.append(f"{len(names)} {kind} ({listed(names, 4)})")
         return f"{self.source}: " * bool(self.source) + "; ".join(parts + self.notes)
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8) -> str:
+    """The first `most` names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

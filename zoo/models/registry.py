@@ -1,4 +1,4 @@
-"""Families and model names."""
+"""Registry of families and model names."""
 
 import importlib
 from collections.abc import Iterator
@@ -12,38 +12,40 @@ import torch
 from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family
-from zoo.nn.init import uninitialized
-from zoo.nn.registry import MIXERS, admit
+from zoo.models.names import missing_family, suggestion
+from zoo.nn.init import skip_init
+from zoo.nn.registry import MIXERS, register_custom
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 
-FILE = object()  # head=FILE: the head that the name or the file has
+FILE = object()  # head=FILE: the head of the variant or the file
 
 
 @cache
 def family_names() -> tuple[str, ...]:
-    """The folders of families beside this file, by name."""
+    """Names of all families: the folders beside this file that have a model.py."""
     return tuple(sorted(file.parent.name for file in Path(__file__).parent.glob("*/model.py")))
 
 
 @cache
 def family(name: str) -> Family:
-    """The family called `name` ("vit"); its folder is imported now."""
+    """The family called `name` ("vit"), imported on first use. Raises ValueError for an unknown name."""
     known = family_names()
     if name not in known:
-        raise ValueError(f"no family {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+        near = "" if missing_family(name) else did_you_mean(name, known)
+        raise ValueError(f"no family {name!r}{near} (known: {', '.join(known)})")
     found: Family = importlib.import_module(f"zoo.models.{name}.model").FAMILY
     found.model.family = name
     return found
 
 
 def families() -> Iterator[Family]:
-    """Every family, by name."""
+    """All families, sorted by name."""
     return map(family, family_names())
 
 
 def list_models(pattern: str = "*", modality: str | None = None, pretrained: bool = False) -> list[str]:
-    """Names that match a pattern (`"*dinov2*"`), of one modality, or only those with published weights."""
+    """Model names that match a pattern (`"*dinov2*"`), of one modality, or only those with published weights."""
     known = sorted({f.modality for f in families()})
     if modality is not None and modality not in known:
         raise ValueError(f"no modality {modality!r}{did_you_mean(modality, known)} (known: {', '.join(known)})")
@@ -57,33 +59,46 @@ def list_models(pattern: str = "*", modality: str | None = None, pretrained: boo
 
 
 def find_variant(name: str) -> Family:
-    """The family that a model name belongs to; an unknown name raises with the nearest."""
+    """The family of a model name. Raises ValueError for an unknown name, with a suggestion."""
     for f in families():
         if name in f.variants:
             return f
-    near = did_you_mean(name, list_models())
-    raise ValueError(f"no model {name!r}{near} (zoo.list_models() lists all; files and hub names go to zoo.load)")
+    if other := missing_family(name):
+        raise ValueError(
+            f"no model {name!r}: the family {other!r} is not in this library. Its families are "
+            f"{', '.join(family_names())} (zoo.list_models() lists all models)"
+        )
+    sources = {variant: source for f in families() for variant, source in f.sources.items()}
+    near = suggestion(name, list_models(), sources)
+    raise ValueError(
+        f"no model {name!r}{near} (zoo.list_models() lists all; zoo.load takes files and names of hub repositories)"
+    )
 
 
-def admitted(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What a user wrote, made fit for a config: classes become names, `num_classes=0` becomes `head="pool"`."""
-    overrides = _under_new_names(overrides)
-    family.config.refuse_unknown(overrides)
+def resolve_overrides(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides by a user, ready for `Config.replace`.
+
+    Old names of fields become the new ones, classes of attention their registered names, and `num_classes=0`
+    `head="pool"`.
+    """
+    overrides = _rename_old(overrides)
+    family.config.check_names(overrides)
     for name in overrides:
         if name == "attention" or name.endswith(("_attention", ".attention")):
-            overrides[name] = admit(overrides[name])
+            overrides[name] = register_custom(overrides[name])
         elif name == "mixer" or name.endswith(".mixer"):
-            overrides[name] = admit(overrides[name], MIXERS)
+            overrides[name] = register_custom(overrides[name], MIXERS)
     if overrides.get("num_classes") == 0:
         overrides.setdefault("head", "pool")
     return overrides
 
 
-def _under_new_names(overrides: dict[str, Any]) -> dict[str, Any]:
+def _rename_old(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides with the old names of fields and values replaced, each with a warning."""
     result: dict[str, Any] = {}
     for name, value in overrides.items():
-        aim, dot, field = name.rpartition(".")
-        new = f"{aim}{dot}{renamed.FIELDS.get(field, field)}"
+        tower, dot, field = name.rpartition(".")
+        new = f"{tower}{dot}{renamed.FIELDS.get(field, field)}"
         if new != name:
             renamed.warn(f"{name}=", f"{new}=")
         if new in result or (new != name and new in overrides):
@@ -96,6 +111,6 @@ def _under_new_names(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(family: Family, config: Config, device: str | torch.device = "meta") -> Model:
-    """Construct without drawing initial values: on "meta" to be filled from a file, elsewhere for `initialize`."""
-    with torch.device(device), uninitialized():
+    """A model without initial values: on "meta" to be loaded from a file, elsewhere for `initialize`."""
+    with torch.device(device), skip_init():
         return family.model(config)

@@ -1,30 +1,30 @@
-"""The config of a model of several towers: the family and config of each, and the common space."""
+"""Config of a model with several towers: the family and config of each, and the shared embedding space."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from zoo.models.config import FOREIGN_NAMES, Config, plain
+from zoo.models.config import Config, foreign_names, to_json_types
 from zoo.models.registry import family
 from zoo.utils.errors import did_you_mean
 
 MODALITIES = ("image", "text", "audio")
-# What a tower's family must be of, and the names of its inputs in a model of several towers.
+# The modality that the family of a tower must have, and {input of the tower: input of the whole model}.
 KIND = {"image": "vision", "text": "text", "audio": "audio"}
 INPUTS = {
     "image": {"pixel_values": "pixel_values"},
     "text": {"input_ids": "input_ids", "attention_mask": "attention_mask"},
     "audio": {"input_values": "input_values", "attention_mask": "audio_attention_mask"},
 }
-CLASSES = "a contrastive model has no classifier; zoo.zero_shot(model, labels) compares with texts of the classes"
-# Fields that reach every tower when they are not aimed at one.
+NO_CLASSIFIER = "a contrastive model has no classifier; use zoo.zero_shot(model, labels)"
+# Fields that are set in all towers if no tower is named.
 EVERYWHERE = ("attention", "mixer", "dropout", "attention_dropout", "drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """One tower: its family and config (head="pool"), and how its features enter the common space: "linear" without a
-    bias, "affine" with one, None as they are."""
+    """One tower: its family, its config (with head="pool") and the projection of its features into the shared space:
+    "linear" (without bias), "affine" (with bias) or None."""
 
     family: str
     config: Config
@@ -35,7 +35,7 @@ class Tower:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. An unknown or a missing key is an error that names it."""
+        """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key."""
         known = [f.name for f in fields(cls)]
         if odd := [name for name in values if name not in known]:
             raise ValueError(f"a tower has no key {odd[0]!r}{did_you_mean(odd[0], known)}")
@@ -47,10 +47,10 @@ class Tower:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(Config):
-    """image, text, audio: the towers that there are; width: of the common space; loss: "clip" or "siglip".
+    """image, text, audio: two or three towers; width: of the shared embedding space; loss: "clip" or "siglip".
 
-    Overrides are aimed at a tower, `replace(**{"text.attention": "performer"})`; a field that one tower alone has needs
-    no aim, and attention, mixer and the chances of dropping reach every tower.
+    Overrides name their tower, `replace(**{"text.attention": "performer"})`. A field that only one tower has needs no
+    tower name; attention, mixer, dropout, attention_dropout and drop_path without one are set in all towers.
     """
 
     image: Tower | None = None
@@ -62,16 +62,16 @@ class ContrastiveConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head is not None:
-            raise ValueError(f"head={self.head!r}: a contrastive model has none; its towers pool")
+            raise ValueError(f"head={self.head!r}: a contrastive model has no head; its towers have head='pool'")
         if len(self.towers) < 2:
-            raise ValueError(f"expected two towers or three of {', '.join(MODALITIES)}, given {list(self.towers)}")
+            raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, given {list(self.towers)}")
         for name, tower in self.towers.items():
             if tower.config.head != "pool":
-                raise ValueError(f"the {name} tower has head={tower.config.head!r}, which pools nothing: head='pool'")
+                raise ValueError(f"the {name} tower has head={tower.config.head!r}, expected head='pool'")
 
     @property
     def towers(self) -> dict[str, Tower]:
-        """The towers that there are, by modality."""
+        """The towers of the model by modality."""
         return {name: tower for name in MODALITIES if (tower := getattr(self, name)) is not None}
 
     @property
@@ -79,11 +79,11 @@ class ContrastiveConfig(Config):
         return {name: tower.config for name, tower in self.towers.items()}
 
     def part_of(self, name: str) -> Config:
-        """The config of the tower that an input called `name` goes to."""
+        """The config of the tower that takes the input `name`."""
         return next((self.parts[m] for m in self.towers if name in INPUTS[m].values()), self)
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, those of towers as `tower.field`."""
+        """All fields by name, those of towers as `tower.field`."""
         values = {name: value for name, value in super().flat().items() if name not in MODALITIES}
         for name, tower in self.towers.items():
             values |= {name: tower.family, f"{name}.proj": tower.proj}
@@ -91,13 +91,16 @@ class ContrastiveConfig(Config):
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types, towers as nested objects."""
+        """The fields as JSON types, towers as nested objects."""
         values = {name: getattr(self, name) for name in self.names()}
-        return {name: value.to_dict() if isinstance(value, Tower) else plain(value) for name, value in values.items()}
+        return {
+            name: value.to_dict() if isinstance(value, Tower) else to_json_types(value)
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. An unknown or a missing key, at any level, is an error that names it."""
+        """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key, at any level."""
         read = {
             name: Tower.from_dict(value) if name in MODALITIES and value is not None else value
             for name, value in values.items()
@@ -107,38 +110,46 @@ class ContrastiveConfig(Config):
         return super().from_dict(read)
 
     @classmethod
-    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
-        """Nothing: which names there are depends on the towers, see `replace`."""
+    def check_names(cls, values: Mapping[str, Any]) -> None:
+        """Nothing: the known names depend on the towers, see `replace`."""
 
     def replace(self, **overrides: Any) -> Self:
-        """A copy with other values; names are aimed at towers, see the class."""
+        """A copy with other values; fields of towers are named as described in the class."""
         own: dict[str, Any] = {}
-        aimed: dict[str, dict[str, Any]] = {}
+        by_tower: dict[str, dict[str, Any]] = {}
         for name, value in overrides.items():
             if name in self.names():
                 own[name] = value
                 continue
-            for tower, field in self.aims(name):
-                aimed.setdefault(tower, {})[field] = value
-        for name, changes in aimed.items():
+            for tower, field in self.targets(name):
+                by_tower.setdefault(tower, {})[field] = value
+        for name, changes in by_tower.items():
             before: Tower = own.get(name) or self.towers[name]
             own[name] = Tower(family=before.family, config=before.config.replace(**changes), proj=before.proj)
         values = {name: getattr(self, name) for name in self.names()}
         return type(self)(**(values | own))
 
-    def aims(self, name: str) -> list[tuple[str, str]]:
-        """(tower, field) that an override called `name` is for; an unknown or ambiguous one raises."""
-        aim, _, field = name.partition(".")
-        if field and aim in self.towers:
-            return [(aim, field)]
+    def targets(self, name: str) -> list[tuple[str, str]]:
+        """The (tower, field) pairs that an override sets. Raises ValueError for an unknown or ambiguous name."""
+        prefix, _, field = name.partition(".")
+        if field and prefix in self.towers:
+            return [(prefix, field)]
         if name in ("num_classes", "labels"):
-            raise ValueError(f"{name}: {CLASSES}")
+            raise ValueError(f"{name}: {NO_CLASSIFIER}")
         takers = [(tower, name) for tower, config in self.parts.items() if name in config.names()]
         if not takers:
             known = [*self.names(), *(f"{t}.{n}" for t, c in self.parts.items() for n in c.names())]
-            near = did_you_mean(name, known, FOREIGN_NAMES)
+            near = did_you_mean(name, known, self.foreign_names())
             raise ValueError(f"{type(self).__name__} has no field {name!r}{near} (towers: {', '.join(self.towers)})")
         if len(takers) > 1 and name not in EVERYWHERE:
-            ways = " or ".join(f"{tower}.{name}" for tower, _ in takers)
-            raise ValueError(f"{name} is a field of several towers: say {ways}")
+            choices = " or ".join(f"{tower}.{name}" for tower, _ in takers)
+            raise ValueError(f"{name} is a field of several towers: use {choices}")
         return takers
+
+    def foreign_names(self) -> dict[str, str]:
+        """{name in another library: our field}, with the name of the tower where it is needed."""
+        result = foreign_names(self.names()) | {"projection_dim": "width"}
+        for tower, config in self.parts.items():
+            fields = foreign_names(config.names()).items()
+            result = {theirs: f"{tower}.{ours}" for theirs, ours in fields} | result
+        return result

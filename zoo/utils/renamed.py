@@ -7,7 +7,9 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Options of recipes: the last part of their path. Where an old name became one of several, the recipe decides.
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -120,6 +122,27 @@ def public_name(package: str, name: str) -> Any:
     except ModuleNotFoundError:
         owner, _, last = new.rpartition(".")
         return getattr(import_module(owner), last)
+
+
+# Attributes of public classes.
+ATTRIBUTES: dict[str, dict[str, str]] = {"LoadReport": {"initialised": "initialized"}}
+
+
+def with_old_attributes(owner: type[T]) -> type[T]:
+    """Class decorator: the old attributes of a class as read-only properties that warn."""
+
+    def alias(old: str, new: str) -> property:
+        return property(lambda self: _attribute(self, old, new), doc=f"Old name of `{new}`.")
+
+    for old, new in ATTRIBUTES[owner.__name__].items():
+        setattr(owner, old, alias(old, new))
+    return owner
+
+
+def _attribute(self: Any, old: str, new: str) -> Any:
+    owner = type(self).__name__
+    warn(f"{owner}.{old}", f"{owner}.{new}")
+    return getattr(self, new)
 
 
 def warn(old: str, new: str) -> None:

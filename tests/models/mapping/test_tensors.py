@@ -167,5 +167,14 @@ def test_the_report_is_one_line():
     report = LoadReport("google/vit", mapped=["a"] * 200, dropped=[f"d{n}" for n in range(9)], initialized=["head"])
     assert str(report) == "google/vit: 200 tensors mapped; 9 dropped (d0, d1, d2, d3 and 5 more); 1 initialized (head)"
     assert not report.plain and LoadReport(mapped=["a"]).plain
+
+
+def test_the_old_name_of_initialized_still_reads():
+    report = LoadReport(initialized=["head"])
+    with pytest.warns(FutureWarning, match=r"LoadReport\.initialised is now called LoadReport\.initialized") as caught:
+        assert report.initialised == ["head"]
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError):
+        report.initialised = []
     empty = LoadReport()
     assert [empty.mapped, empty.dropped, empty.initialized, empty.resampled] == [[], [], [], []]

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
-from zoo.models.config import NAMING, Config, ProblemType
+from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.mapping.multi_tower import MultiTowerMapping
@@ -34,7 +34,7 @@ def read(folder: Path) -> Checkpoint:
         family=family,
         config=config,
         preprocess=preprocess,
-        labels=_labels(values) if config.head in NAMING else None,
+        labels=_labels(values) if config.head in CLASSIFIER_HEADS else None,
         table=mapping.table_for(config),
         base=mapping.base,
         mapping=mapping,
@@ -69,7 +69,7 @@ def _fields(family: Family, mapping: CheckpointMapping, architecture: str, value
     start = family.config().to_dict() | dict(mapping.defaults)
     fields = mapping.to_ours(start, values) | dict(mapping.heads[architecture])
     if "num_classes" in fields:
-        fields["num_classes"] = _class_count(values) if fields["head"] in NAMING else 0
+        fields["num_classes"] = _class_count(values) if fields["head"] in CLASSIFIER_HEADS else 0
     known = fields.pop("problem_type", None)  # to the family, of files that do not say it
     if fields.get("head") == "classify" and "problem_type" in family.config.names():
         fields["problem_type"] = _problem_type(values, fields["num_classes"]) or known
@@ -141,7 +141,7 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
 
 
 def _head(model: Model, config: Any) -> dict[str, Any]:
-    if config.head not in NAMING:
+    if config.head not in CLASSIFIER_HEADS:
         return {}
     labels = model.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     ids = {str(i): label for i, label in enumerate(labels)}

@@ -1,1 +1,1 @@
-"""The language in which a family says how other libraries write it: tensor names and config keys, as text tables."""
+"""Mappings of checkpoints of other libraries: tensor names and config keys, as text tables."""

@@ -1,4 +1,4 @@
-"""Foreign checkpoints as data: a table of text says which of their tensors is which of ours.
+"""Mapping of tensor names between our models and checkpoints of other libraries, as a text table.
 
     ours                               =  theirs                          [ops]
     patches.cls                        =  ~embeddings.cls_token           row0 row0
@@ -9,14 +9,14 @@
     head.proj.@                        =  cls_classifier.@                if head.proj_dist.weight
     -                                  =  ~pooler.**
 
-`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` cuts their one tensor into ours along the first axis,
-`~` is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` gives other names that files in
-circulation use; the first is the one we write. `-` drops theirs (there `*` is any part of a name, `**` any rest).
-`?` marks a tensor that a file may lack, `if` a line for those models only that have one more tensor of ours. Ops are a
-closed set, each with its inverse. A line whose tensors of ours a model does not have is not used for it, and each of
-our tensors takes the first line that names it: so one table serves a family with all its options.
+`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` splits their tensor into ours along the first axis,
+`~` is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published
+files; the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
+`?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows. Ops
+are a closed set, each with its inverse. Lines with tensors that a model does not have are ignored, and each of our
+tensors uses the first line that names it: one table serves all options of a family.
 
-Read forwards the table imports, read backwards it exports. What it does not account for, on either side, is an error.
+The table is read left to right for export and right to left for import. A tensor that it does not name is an error.
 """
 
 import re
@@ -27,7 +27,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from zoo.models.load_report import LoadReport, _some
+from zoo.models.load_report import LoadReport, listed
 from zoo.utils.errors import LoadError
 
 Op = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ OPS: dict[str, tuple[Op, Op]] = {
     "row0": (lambda t: t[0], lambda t: t[None]),  # theirs has a leading axis of one
 }
 
-# Spellings of published files, older than the names that the same classes have today.
+# Old tensor names in published files, and the names that the same classes use today.
 SPELLINGS = (
     (re.compile(r"(?<=LayerNorm\.)gamma$"), "weight"),
     (re.compile(r"(?<=LayerNorm\.)beta$"), "bias"),
@@ -49,7 +49,7 @@ SPELLINGS = (
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table. ours = () drops theirs; needs: a tensor of ours that the model must have."""
+    """One line of a table. ours = () drops their tensor; needs: a tensor that the model must have."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -58,13 +58,13 @@ class Line:
     needs: str | None = None
 
     def numbered(self, n: str) -> "Line":
-        """This line for layer n."""
+        """The line for layer n."""
         ours = tuple(name.replace("*", n) for name in self.ours)
         needs = self.needs and self.needs.replace("*", n)
         return Line(ours, tuple(name.replace("*", n) for name in self.theirs), self.ops, self.optional, needs)
 
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
-        """Their tensor as ours (views of it, but for a transpose), or None where the shapes do not agree."""
+        """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
         try:
             for op in self.ops:
                 theirs = OPS[op][0](theirs)
@@ -76,7 +76,7 @@ class Line:
         return [part.contiguous() for part in parts]
 
     def to_theirs(self, ours: list[Tensor]) -> Tensor:
-        """Our tensors as theirs."""
+        """Our tensors as their tensor."""
         theirs = torch.cat(ours) if len(ours) > 1 else ours[0]
         for op in reversed(self.ops):
             theirs = OPS[op][1](theirs)
@@ -85,7 +85,7 @@ class Line:
 
 @lru_cache
 def parse(table: str) -> tuple[Line, ...]:
-    """The lines of a table, `@` and `{...}` written out."""
+    """The lines of a table, with `@` and `{...}` expanded."""
     lines: list[Line] = []
     for text in table.splitlines():
         if text := text.split("#")[0].strip():
@@ -95,13 +95,13 @@ def parse(table: str) -> tuple[Line, ...]:
 
 def _parse_line(text: str) -> Iterator[Line]:
     match = re.fullmatch(r"(\S+)\s+=\s+(\S+(?:\s+\|\s+\S+)*)((?:\s+\S+)*?)(?:\s+if\s+(\S+))?", text)
-    words = match[3].split() if match else []
-    if not match or not set(words) <= OPS.keys() | {"?"}:
+    flags = match[3].split() if match else []
+    if not match or not set(flags) <= OPS.keys() | {"?"}:
         raise ValueError(f"table line {text!r}: expected 'ours = theirs [ops] [if ours]', ops of {', '.join(OPS)}, ?")
-    ops = tuple(word for word in words if word != "?")
+    ops = tuple(flag for flag in flags if flag != "?")
     for kind in ("weight", "bias") if "@" in text else ("",):
         theirs = tuple(name.replace("@", kind) for name in re.split(r"\s+\|\s+", match[2]))
-        yield Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in words, match[4])
+        yield Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in flags, match[4])
 
 
 def _braces(name: str) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def _braces(name: str) -> tuple[str, ...]:
 
 
 def lines_for(table: str, own: Iterable[str]) -> list[Line]:
-    """The lines that a model with the tensors `own` uses, one per layer, each tensor of ours in one line at most."""
+    """The lines for a model with the tensors `own`, one per layer; each of our tensors is in at most one line."""
     own, claimed, used = set(own), set[str](), []
     layers = _numbers(own)
     for line in parse(table):
@@ -135,30 +135,30 @@ def _numbers(names: Iterable[str]) -> list[str]:
 def import_tensors(
     table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = "", source: str = "the file"
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Their tensors under our names, shapes and layout, and the report of what was taken and dropped.
+    """Their tensors under our names and in our shapes and layout, and a report.
 
-    own: our tensors (on meta: only shapes are looked at). foreign: theirs, read lazily. base: their prefix for `~`.
-    Raises LoadError naming every tensor that is missing, left over or of another shape. A tensor of an optional line
-    that is absent is left out of the result and listed as initialized.
+    own: our tensors (only shapes are used, they may be on meta). foreign: their tensors, read lazily. base: their
+    prefix for `~`. A missing tensor of an optional line is not in the result; the report lists it as initialized.
+    Raises LoadError naming every tensor that is missing, left over or of another shape.
     """
     names = {_modern(name): name for name in foreign}
     prefix = base if base and any(name.startswith(base) for name in names) else ""
     result, report, problems = dict[str, Tensor](), LoadReport(source), _Problems()
     lines = lines_for(table, own)
     for line in lines:
-        wanted = [name.replace("~", prefix) for name in line.theirs]
-        theirs = next((name for name in wanted if name in names), None)
+        candidates = [name.replace("~", prefix) for name in line.theirs]
+        theirs = next((name for name in candidates if name in names), None)
         if theirs is None and line.optional:
             report.initialized += line.ours
         elif theirs is None:
-            problems.missing.append(f"{wanted[0]} (our {', '.join(line.ours)})")
+            problems.missing.append(f"{candidates[0]} (our {', '.join(line.ours)})")
         else:
             tensor = foreign[names.pop(theirs)]
             if parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
                 result |= zip(line.ours, parts)
             else:
-                problems.shapes.append(_misshapen(line, theirs, tensor, own))
-    problems.missing += _homeless(lines, own)
+                problems.shapes.append(_shape_mismatch(line, theirs, tensor, own))
+    problems.missing += _unmapped(lines, own)
     drops = [_glob(name.replace("~", prefix)) for line in parse(table) if not line.ours for name in line.theirs]
     for name, original in names.items():
         (report.dropped if any(drop.fullmatch(name) for drop in drops) else problems.left_over).append(original)
@@ -170,7 +170,7 @@ def import_tensors(
 def find_tensors(
     table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = ""
 ) -> dict[str, tuple[str, Tensor]]:
-    """Those of our tensors that a file holds, whatever else it holds or lacks: {ours: (their name, tensor)}."""
+    """{our name: (their name, tensor)} of all of our tensors that a file has; other tensors are ignored."""
     names = {_modern(name): name for name in foreign}
     prefix = base if base and any(name.startswith(base) for name in names) else ""
     found = dict[str, tuple[str, Tensor]]()
@@ -183,38 +183,35 @@ def find_tensors(
 
 
 def export_tensors(table: str, own: Mapping[str, Tensor], *, base: str = "") -> dict[str, Tensor]:
-    """Our tensors under their names and in their layout: the table read backwards.
-
-    Raises ValueError naming the tensors for which the table has no line.
-    """
+    """Our tensors under their names and in their layout. Raises ValueError naming tensors without a line."""
     lines = lines_for(table, own)
-    if homeless := _homeless(lines, own):
-        raise ValueError(f"the table has no line for {_some(homeless)}")
+    if unmapped := _unmapped(lines, own):
+        raise ValueError(f"the table has no line for {listed(unmapped)}")
     return {line.theirs[0].replace("~", base): line.to_theirs([own[name] for name in line.ours]) for line in lines}
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """{name: the first name of the same parameter} for each parameter that stands in a model twice."""
+    """{name: first name of the same parameter} of all parameters that a model has under several names."""
     first: dict[int, str] = {}
     names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
     return {name: other for name, other in names if name != other}
 
 
 def tie(model: nn.Module, tied: Mapping[str, str]) -> None:
-    """Make each parameter named first the same object as the one named second."""
+    """Tie parameters: each name (key) becomes the same object as the parameter named by its value."""
     for name, other in tied.items():
         path, _, own = name.rpartition(".")
         setattr(model.get_submodule(path), own, model.get_parameter(other))
 
 
-def _homeless(lines: list[Line], own: Iterable[str]) -> list[str]:
+def _unmapped(lines: list[Line], own: Iterable[str]) -> list[str]:
     """Our tensors that no line names."""
     return sorted(set(own) - {name for line in lines for name in line.ours})
 
 
-def _misshapen(line: Line, theirs: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:
-    wanted = line.to_theirs([own[name].to("meta") for name in line.ours])
-    return f"{theirs} is {list(tensor.shape)}, expected {list(wanted.shape)} (our {', '.join(line.ours)})"
+def _shape_mismatch(line: Line, theirs: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:
+    expected = line.to_theirs([own[name].to("meta") for name in line.ours])
+    return f"{theirs} is {list(tensor.shape)}, expected {list(expected.shape)} (our {', '.join(line.ours)})"
 
 
 def _modern(name: str) -> str:
@@ -224,7 +221,7 @@ def _modern(name: str) -> str:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """`*` is any part between dots, `**` anything."""
+    """A pattern as a regex: `*` matches one part between dots, `**` anything."""
     text = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", r"[^.]*")
     return re.compile(text)
 
@@ -236,10 +233,10 @@ class _Problems:
     shapes: list[str] = field(default_factory=list)
 
     def raise_if_any(self, source: str) -> None:
-        said = [
-            f"{what} {_some(names, 12)}"
-            for what, names in (("missing", self.missing), ("left over", self.left_over), ("mis-shaped", self.shapes))
+        problems = [
+            f"{kind} {listed(names, 12)}"
+            for kind, names in (("missing", self.missing), ("left over", self.left_over), ("mis-shaped", self.shapes))
             if names
         ]
-        if said:
-            raise LoadError(f"{source} does not fit the model: " + "; ".join(said))
+        if problems:
+            raise LoadError(f"{source} does not fit the model: " + "; ".join(problems))
