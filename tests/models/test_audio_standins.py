@@ -10,7 +10,7 @@ from peers import error
 from safetensors.torch import save_file
 
 import zoo
-from zoo.models.config import NAMING
+from zoo.models.config import CLASSIFIER_HEADS
 
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINSHRDLUMWCFGYPBVK'XJQZ"]
 WORDS = {"0": "yes", "1": "no", "2": "up", "3": "down", "4": "left", "5": "_unknown_", "6": "_silence_"}
@@ -75,7 +75,7 @@ def stand_in(folder, repository):
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    values = json.loads((folder / "config.json").read_text()) | OLD | (NAMED if head in NAMING else {})
+    values = json.loads((folder / "config.json").read_text()) | OLD | (NAMED if head in CLASSIFIER_HEADS else {})
     (folder / "config.json").write_text(json.dumps({**values, "dtype": None}))
     masked = {"return_attention_mask": bool(options.get("do_stable_layer_norm"))}
     (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | masked))
@@ -94,7 +94,7 @@ def test_what_people_download(tmp_path, repository):
     mask = "masked_spec_embed" if name == "HubertModel" else f"{theirs.base_model_prefix}.masked_spec_embed"
     report, masks = ours.load_report, [] if repository in WITHOUT_MASK else [mask]
     assert sorted(report.dropped) == sorted([*dropped, *masks]) and not (report.initialized or report.resampled)
-    assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head in NAMING else None)
+    assert ours.config.head == head and ours.labels == (list(WORDS.values()) if head in CLASSIFIER_HEADS else None)
     body = theirs.base_model if head is None else theirs
     assert error(answer(ours, x), answer(body, x)) <= 1e-5
     assert zoo.verify(tmp_path).ok

@@ -248,7 +248,7 @@ def test_checkpointing_reaches_the_convolutions():
 def test_frames_follow_the_strides():
     model = tiny()
     for n in (46, 47, 65, 66, 800):
-        x = noise(1, n) if n >= model.waves.least else None
+        x = noise(1, n) if n >= model.waves.min_samples else None
         assert model.frames(n) == (0 if x is None else model.encode(x).shape[1])
     assert model.frames(torch.tensor([10, 47, 800])).tolist() == [0, model.frames(47), model.frames(800)]
     assert model.config.samples(3) == min(n for n in range(300) if model.frames(n) == 3)
@@ -257,10 +257,10 @@ def test_frames_follow_the_strides():
 
 
 @pytest.mark.parametrize("x, mask, said", [
-    (noise(2, 10), None, "10 samples are too short: a token takes at least 30"),
-    (noise(2, 1, 400), None, r"expected samples \[B, S\] of floats"),
+    (noise(2, 10), None, "10 samples are too short: a token needs 30"),
+    (noise(2, 1, 400), None, r"expected waveforms \[B, S\] of a float dtype"),
     (torch.zeros(2, 400, dtype=torch.int16), None, "int16"),
-    (noise(2, 400), torch.ones(2, 30), r"attention_mask is \(2, 30\), expected \(2, 400\)"),
+    (noise(2, 400), torch.ones(2, 30), r"attention_mask has the shape \(2, 30\), expected \(2, 400\)"),
     (noise(2, 400), torch.ones(2, 400), "attention_mask is torch.float32"),
     (noise(2, 400), (torch.arange(400) < torch.tensor([[400], [7]])).long(), "row 1 has 7 samples"),
 ])  # fmt: skip
@@ -270,7 +270,7 @@ def test_waveforms_that_do_not_fit(x, mask, said):
 
 
 @pytest.mark.parametrize("overrides, said", [
-    (dict(conv_kernels=(10, 3)), "as many of each"), (dict(conv_strides=(5, 2, 0)), "at least 1"),
+    (dict(conv_kernels=(10, 3)), "the same number of each"), (dict(conv_strides=(5, 2, 0)), "at least 1"),
     (dict(blank=11), "blank=11"), (dict(position_groups=5), "position_groups=5"), (dict(head="lm"), "head='lm'"),
     (dict(conv_norm="batch"), "conv_norm='batch'"), (dict(conv_stride=(5,)), "did you mean 'conv_strides'"),
     (dict(conv_dim=(5,)), "did you mean 'conv_channels'"), (dict(do_stable_layer_norm=True), "did you mean 'order'"),

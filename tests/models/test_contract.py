@@ -486,14 +486,14 @@ def test_nothing_leaks_from_the_future_and_decoding_is_the_full_forward(name, ki
         ({"embed_dim": 64}, r"no field 'embed_dim'; did you mean 'width'\?"),
         ({"num_attention_heads": 4}, r"no field 'num_attention_heads'; did you mean 'heads'\?"),
         ({"dept": 3}, r"no field 'dept'; did you mean 'depth'\?"),
-        ({"attention": "preformer"}, r"no attention 'preformer'; did you mean 'performer'\?"),
+        ({"attention": "preformer"}, r"unknown attention 'preformer'; did you mean 'performer'\?"),
         ({"attention": {"kind": "local", "wind": 3}}, r"LocalAttention has no option 'wind'; did you mean 'window'\?"),
-        ({"attention": ["softmax"] * 3}, r"3 given, the stack has 2"),
+        ({"attention": ["softmax"] * 3}, r"got 3 kinds for 2 layers"),
         ({"attention": "nowhere:Mine"}, r"nowhere"),
-        ({"mixer": "mamba"}, r"no mixer 'mamba'"),
+        ({"mixer": "mamba"}, r"unknown mixer 'mamba'"),
         ({"heads": 5}, r"width=32.*heads=5|heads=5.*width=32"),
         ({"kv_heads": 3}, r"heads=4.*kv_heads=3"),
-        ({"act": "gelo"}, r"act='gelo'; did you mean 'gelu'\?"),
+        ({"act": "gelo"}, r"act='gelo' is unknown; did you mean 'gelu'\?"),
         ({"width": "wide"}, r"width='wide' should be int"),
         ({"depth": 2.5}, r"depth=2.5 should be int"),
         ({"depth": True}, r"depth=True should be int"),
@@ -513,8 +513,6 @@ def test_what_is_wrong_is_named(name, overrides, message):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="no model 'vit_bas_patch16_224'; did you mean 'vit_base_patch16_224'"):
-        zoo.create_model("vit_bas_patch16_224")
     with pytest.raises(ValueError, match="no modality 'vison'; did you mean 'vision'"):
         zoo.list_models(modality="vison")
     with pytest.raises(AttributeError, match="did you mean 'create_model'"):
@@ -541,10 +539,10 @@ def batch_end(batch: dict, beginning: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"image_size": 30}, r"image_size=\(30, 30\) is no multiple of patch_size=\(4, 4\); the nearest is \(28, 28\)"),
-        ({"patch_size": 5, "stem": "patch"}, r"no multiple of patch_size=\(5, 5\)"),
-        ({"patch_size": (4, 8)}, r"stem='conv'.*given \(4, 8\)"),
-        ({"pool": "cls"}, r"class token.*pool='mean'"),
+        ({"image_size": 30}, r"image_size=\(30, 30\) is not a multiple of patch_size=\(4, 4\); use \(28, 28\)"),
+        ({"patch_size": 5, "stem": "patch"}, r"not a multiple of patch_size=\(5, 5\)"),
+        ({"patch_size": (4, 8)}, r"stem='conv'.*got \(4, 8\)"),
+        ({"pool": "cls"}, r"class_token=False.*pool='mean'"),
         ({"pool": "median"}, r"pool='median' should be one of 'cls', 'mean', 'cls_mean'"),
         ({"position_prefix": 3}, r"position_prefix=3"),
         ({"image_size": 0}, r"image_size"),
@@ -559,15 +557,15 @@ def test_pictures_that_do_not_fit_are_named(overrides, message):
 
 def test_wrong_pictures_are_refused_and_odd_ones_told():
     model = small("vit")
-    with pytest.raises(ValueError, match=r"expected pixels \[B, 3, 32, 32\], given \(2, 1, 32, 32\).*in_chans="):
+    with pytest.raises(ValueError, match=r"expected pixel_values \[B, 3, 32, 32\], got \(2, 1, 32, 32\).*in_chans="):
         model(torch.randn(2, 1, 32, 32))
-    with pytest.raises(ValueError, match=r"images are 32 x 40, the model was built for 32 x 32.*image_size="):
+    with pytest.raises(ValueError, match=r"images are 32 x 40, but the model expects 32 x 32.*image_size="):
         model(torch.randn(2, 3, 32, 40))
-    with pytest.raises(ValueError, match=r"expected pixels"):
+    with pytest.raises(ValueError, match=r"expected pixel_values"):
         model(torch.randn(3, 32, 32))
     for odd, what in (
         (torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8), "integers"),
-        (torch.rand(2, 3, 32, 32) * 255, "as bytes have"),
+        (torch.rand(2, 3, 32, 32) * 255, "as in 8-bit images"),
         (torch.rand(2, 3, 32, 32), "unnormalized"),
     ):
         with pytest.warns(UserWarning, match=what):

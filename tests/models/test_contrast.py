@@ -14,11 +14,11 @@ from zoo.models.tower_config import ContrastiveConfig
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.tokenizer_training import train
 
-VIT = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "hidden": 48}
+VIT = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 TEXT = dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0, width=32, depth=2, heads=4, mlp_dim=48)
 BERT = {"name": "bert_tiny", "pool": "mean", "pooler": None, **TEXT}
 CLIP_TEXT = {"name": "clip_text_tiny", "eos_token_id": 49, **TEXT}
-SOUND = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "hidden": 48, "max_length": 21, "mel_bins": 16,
+SOUND = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "max_length": 21, "mel_bins": 16,
          "patch_size": 8, "stride": (4, 5)}  # fmt: skip
 
 MODELS = {
@@ -205,7 +205,7 @@ def test_only_as_many_tokens_are_computed_as_the_texts_have(pool):
 
 def test_a_text_that_does_not_end_is_told():
     tower = zoo.create_model("clip_text_tiny", seed=0, **TEXT, pool="eos", eos_token_id=49).eval()
-    with pytest.warns(UserWarning, match="text 1 does not end"):
+    with pytest.warns(UserWarning, match="text 1 has no end token"):
         tower(torch.tensor([[5, 49, 6], [5, 6, 7]]))
 
 
@@ -217,7 +217,7 @@ def test_a_tower_that_sees_its_padding_takes_no_mask():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     with pytest.raises(ValueError, match="no attention_mask"):
         model.encode_text(ids, torch.ones_like(ids))
-    with pytest.raises(ValueError, match="sees its padding"):
+    with pytest.raises(ValueError, match="takes no attention_mask"):
         model.text.encode(ids, torch.ones_like(ids))
 
 
@@ -302,7 +302,7 @@ WRONG = {
     "expected two towers or three": dict(text=None),
     "'bert' takes text: it cannot be the image tower": dict(image="bert_tiny"),
     "did you mean 'vit_cifar_tiny'": dict(image="vit_cifar_tin"),
-    "gives 32 features and has no projection, .* width=24": dict(image={**VIT, "proj": None}),
+    "has 32 features and no projection, .* width=24": dict(image={**VIT, "proj": None}),
     "the image tower is a Linear": dict(image=torch.nn.Linear(2, 2)),
     "lacks 'name'": dict(image={"width": 32}),
     "locked='audio': the towers are image, text": dict(locked=["audio"]),
@@ -327,7 +327,7 @@ def test_overrides_are_aimed_at_towers(tmp_path):
     assert other.load_report.resampled == ["image.patches.positions"] and other.preprocess.image.size == (64, 64)
     every = model.config.replace(attention="linear", mel_bins=32)
     assert {c.attention for c in every.parts.values()} == {"linear"} and every.audio.config.mel_bins == 32
-    with pytest.raises(ValueError, match=r"say image\.depth or text\.depth or audio\.depth"):
+    with pytest.raises(ValueError, match=r"use image\.depth or text\.depth or audio\.depth"):
         model.config.replace(depth=3)
     with pytest.raises(ValueError, match="no field 'imagesize'; did you mean 'image"):
         model.config.replace(imagesize=3)
@@ -396,13 +396,13 @@ def test_a_preprocess_for_both(tmp_path):
     wrong = {
         "no preprocessing for audio": lambda: again((torch.zeros(9), 8000)),
         "there is no picture missing.png": lambda: again("missing.png"),
-        "expected a list of one kind": lambda: again([picture, "a text"]),
+        "expected a list of one modality": lambda: again([picture, "a text"]),
         "image was given twice": lambda: again(picture, images=[picture]),
         "nothing given": lambda: again(),
         "takes no 'image'; did you mean 'images'": lambda: again(image=picture),
-        "truncate= has nothing to act on": lambda: again(picture, truncate="cut"),
+        "truncate= does not apply to any input": lambda: again(picture, truncate="cut"),
         "at most max_length=16": lambda: again("a red circle " * 9),
-        "expected a picture": lambda: again(tmp_path / "x.txt"),
+        "expected an image or an audio file": lambda: again(tmp_path / "x.txt"),
         "a pair of texts": lambda: again(text=("a red", "a blue")),
     }
     for said, call in wrong.items():

@@ -176,7 +176,7 @@ def test_what_we_do_not_compute_is_refused_by_name(tmp_path, change, said):
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"layer_types": ["sliding_attention"] * 4}, "only every n-th layer of full attention"),
+    ({"layer_types": ["sliding_attention"] * 4}, "only full attention in every n-th layer"),
     ({"attention_bias": True}, "attention_bias=True is not supported"),
     ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type='yarn' is not supported"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The record that declares a family of models."""
+"""The dataclass that describes a family of models."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,11 @@ from zoo.utils.errors import LoadError
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its classes, its named variants (overrides of the config), where each comes from by default, and how
-    other libraries write it (`mappings`: "timm", "transformers", "open_clip")."""
+    """A family of models: its classes, variants and checkpoint formats.
+
+    variants: {model name: overrides of the config's defaults}. sources: {model name: hub repository of its weights}.
+    mappings: {format ("timm", "transformers", "open_clip"): its checkpoint mapping or mappings}.
+    """
 
     name: str
     model: type[Model]
@@ -24,7 +27,7 @@ class Family:
 
 
 def config_of(family: Family, fields: dict[str, Any], source: Path) -> Config:
-    """The family's config, its complaints as a LoadError that names the file."""
+    """The family's config from its fields. Raises LoadError naming the file `source` if they are not valid."""
     try:
         return family.config(**fields)
     except (TypeError, ValueError) as error:

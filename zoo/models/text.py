@@ -1,4 +1,4 @@
-"""What encoders and decoders of text share: their inputs, padding, positions and heads."""
+"""Base classes of text encoders and decoders: inputs, padding, positions and heads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +21,11 @@ HEADS = ("classify", "token", "qa", "pool", None)
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Config):
-    """Fields of every text family. max_length: of the position table, or of the texts that the model was made for.
-    problem_type: what a classifier's scores say, `single_label_classification` class, `multi_label_classification`, or a `regression`."""
+    """Base config of all text families.
+
+    max_length: length of the position table, or the longest texts that the model was trained on. problem_type: of
+    head="classify", see `ProblemType`.
+    """
 
     vocab_size: int
     max_length: int
@@ -44,14 +47,19 @@ class TextConfig(Config):
     mixer: Any = None
 
     def allow_heads(self, *heads: str | None) -> None:
+        """Raise ValueError if `head` is not among `heads`."""
         if self.head not in heads:
             known = ", ".join(map(repr, heads))
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {known}")
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(TextConfig):
-    """tied: the word table is also the last map. The ids of tokens that begin, end (one or several) and fill a text."""
+    """Base config of text decoders.
+
+    tie_word_embeddings: the LM head uses the word embeddings. bos_token_id, eos_token_id (one or several),
+    pad_token_id: tokens that begin, end and pad a text.
+    """
 
     head: str | None = "lm"
     pool: TokenPoolingMode = "last"
@@ -66,11 +74,12 @@ class DecoderConfig(TextConfig):
 
 
 class TextModel(Model):
-    """forward(input_ids [B, N], attention_mask [B, N], ...) -> what the head answers.
+    """Base class of text models: forward(input_ids [B, N], attention_mask [B, N], ...) -> output of the head.
 
-    attention_mask is 1 for real tokens; padding may stand anywhere, is never computed and never seen. Positions count
-    real tokens. Or document_ids [B, N] (`zoo.pack`): the documents of a row do not see each other, and each is answered
-    as it would be alone; heads that answer for a text then give one row per document.
+    attention_mask is 1 for real tokens. Padding may be at any place; it is not computed and not attended to, and
+    positions count real tokens only. With document_ids [B, N] (`zoo.pack`) a row holds several documents: they do not
+    attend to each other, each gives the same output as alone, and heads with one output per text return one row per
+    document.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids")
@@ -82,7 +91,7 @@ class TextModel(Model):
         return Context()
 
     def embed(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """[B, N] -> [B, N, D]; positions [N] or [B, N], of the real tokens of each row."""
+        """[B, N] -> [B, N, D]; positions [N] or [B, N] of the real tokens of each row."""
         return self.tokens(input_ids, positions, token_type_ids)
 
     def encode(
@@ -97,13 +106,13 @@ class TextModel(Model):
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
 
-        With a `state` (from new_state) the ids continue what it remembers; attention_mask then covers all so far.
+        With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far.
         """
         start = 0 if state is None else state.length
         check_shapes(input_ids, attention_mask, start)
         if document_ids is not None:
             if attention_mask is not None or state is not None:
-                raise ValueError("document_ids say themselves what is padding (-1), and go with no mask and no state")
+                raise ValueError("document_ids mark padding with -1: omit attention_mask= and state=")
             return self.encode_documents(PackedDocuments.of(document_ids), input_ids, token_type_ids, layers)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids)
@@ -114,7 +123,7 @@ class TextModel(Model):
     def encode_documents(
         self, documents: PackedDocuments, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
     ) -> Any:
-        """`encode`, each document in a row of its own, whose padding costs nothing."""
+        """`encode` with one row per document; the padding of these rows is not computed."""
         types = None if types is None else documents.take(types)
         y = self.encode(documents.take(input_ids), documents.keep, types, layers=layers)
         return documents.put(y) if layers is None else (documents.put(y[0]), [documents.put(each) for each in y[1]])
@@ -133,23 +142,23 @@ class TextModel(Model):
         return x if self.head is None else self.head(x, attention_mask)
 
     def new_state(self, batch: int, capacity: int | None = None) -> StackState:
-        """An empty memory for decoding `batch` rows, with room for `capacity` tokens to begin with."""
+        """An empty cache for decoding `batch` rows, with an initial capacity of `capacity` tokens."""
         like = self.tokens.word.weight
         return self.blocks.new_state(batch, capacity or 64, like)
 
     def decode(
         self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
     ) -> Tensor:
-        """Scores of the token behind the last real one of each row [B, V]; with `every`, behind each [B, N, V].
+        """Logits of the token after the last real one of each row [B, V]; with `every`, after each token [B, N, V].
 
-        The ids [B, N] go on from what `state` remembers; attention_mask [B, M] covers all tokens so far.
+        The ids [B, N] continue the tokens of `state`; attention_mask [B, M] covers all tokens so far.
         """
         assert self.head is not None
         x = self.encode(input_ids, attention_mask, state=state)
         return self.head(x if every else last_real(x, attention_mask))
 
     def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:
-        """The heads that all text families have; `classify`: what TextClassificationHead is given besides."""
+        """The heads that all text families share. classify: further arguments of TextClassificationHead."""
         c = self.config
         if c.head == "classify":
             return TextClassificationHead(c.pool, c.width, c.num_classes, dropout=c.dropout, bias=bias, **classify)
@@ -161,7 +170,7 @@ class TextModel(Model):
 
 
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
-    """Raises ValueError unless ids are [B, N] and the mask, of integers or bools, covers them and `start` before."""
+    """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools."""
     if ids.ndim != 2:
         raise ValueError(f"expected token ids [B, N] of integers, given {tuple(ids.shape)} of {ids.dtype}")
     expected = (len(ids), start + ids.shape[1])
@@ -172,8 +181,8 @@ def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
 
 
 def last_real(x: Tensor, keep: Tensor | None) -> Tensor:
-    """[B, N, D] -> [B, D], the last real token of each row; keep [B, M] covers these N tokens and those before them."""
+    """[B, N, D] -> [B, D], the last real token of each row; keep [B, M] covers these tokens and those before them."""
     if keep is None or x.shape[1] == 1:
         return x[:, -1]
-    places = torch.arange(x.shape[1], device=x.device)
-    return x[torch.arange(len(x), device=x.device), (places * keep[:, -x.shape[1] :].bool()).argmax(1)]
+    indices = torch.arange(x.shape[1], device=x.device)
+    return x[torch.arange(len(x), device=x.device), (indices * keep[:, -x.shape[1] :].bool()).argmax(1)]

@@ -1,4 +1,4 @@
-"""How transformers writes AST: config keys and tensor names, read both ways."""
+"""Mapping of AST to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,13 +43,16 @@ TABLE = """
 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Their strides are two keys. Published models of AudioSet, whose clips have several classes each, leave out their
-    `problem_type`: they are known by its names, and were trained with a probability for each (section 3.1)."""
-    steps = theirs.get("frequency_stride", 10), theirs.get("time_stride", 10)
+    """The stride, two keys of theirs, and the problem type.
+
+    Published AudioSet models are multi-label classifiers (section 3.1 of the paper) without a `problem_type` in their
+    config; they are recognized by the names of their classes.
+    """
+    strides = theirs.get("frequency_stride", 10), theirs.get("time_stride", 10)
     names = {str(i): name for i, name in (theirs.get("id2label") or {}).items()}
-    several = len(names) == AUDIOSET and names.get("0") == "Speech"
-    return {"stride": steps[0] if steps[0] == steps[1] else steps} | (
-        {"problem_type": "multi_label_classification"} if several else {}
+    multi_label = len(names) == AUDIOSET and names.get("0") == "Speech"
+    return {"stride": strides[0] if strides[0] == strides[1] else strides} | (
+        {"problem_type": "multi_label_classification"} if multi_label else {}
     )
 
 
@@ -57,7 +60,7 @@ def write(config: Any) -> dict[str, Any]:
     """The inverse of `read`."""
     rows, columns = pair(config.stride)
     if len(set(pair(config.patch_size))) > 1:
-        raise ValueError(f"patch_size={config.patch_size} (its AST takes squares)")
+        raise ValueError(f"patch_size={config.patch_size} (its AST supports square patches only)")
     return {"frequency_stride": rows, "time_stride": columns, "patch_size": pair(config.patch_size)[0]}
 
 

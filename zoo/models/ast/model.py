@@ -24,10 +24,9 @@ from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
 @dataclass(frozen=True, kw_only=True)
 class ASTConfig(Config):
-    """max_length frames of mel_bins each; patch_size and stride in (mel bins, frames), or one number for both.
-
-    distilled: with DeiT's second token; pool="cls" then means the mean of both. See ViTConfig for the rest.
-    """
+    """max_length: frames of the spectrogram; mel_bins: of each frame; patch_size, stride: (mel bins, frames), or one
+    number for both; distilled: with DeiT's distillation token, pool="cls" is then the mean of both tokens. See
+    ViTConfig for the other fields."""
 
     head: str | None = "classify"
     max_length: int = 1024
@@ -59,11 +58,9 @@ class ASTConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head not in (None, "classify", "pool"):
-            raise ValueError(f"head={self.head!r}: an AST has the heads 'classify', 'pool' and None (hidden states)")
+            raise ValueError(f"head={self.head!r}: AST has the heads 'classify', 'pool' and None (hidden states)")
         if not self.class_token and (self.pool != "mean" or self.distilled):
-            raise ValueError(
-                "without a class token there is nothing but the mean to pool: give pool='mean', distilled=False"
-            )
+            raise ValueError("class_token=False needs pool='mean' and distilled=False")
 
 
 class AST(Model):
@@ -89,12 +86,12 @@ class AST(Model):
 
     def make_head(self) -> nn.Module | None:
         c = self.config
-        how: Any = "prefix" if c.pool == "cls" else "mean"
+        pooling: Any = "prefix" if c.pool == "cls" else "mean"
         if c.head == "classify":
             return ClassificationHead(
-                how, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.norm_eps)
+                pooling, self.patches.prefix, c.width, c.num_classes, nn.LayerNorm(c.width, c.norm_eps)
             )
-        return None if c.head is None else PoolingHead(how, self.patches.prefix)
+        return None if c.head is None else PoolingHead(pooling, self.patches.prefix)
 
     def default_preprocess(self) -> SpectrogramFeatureExtractor:
         return SpectrogramFeatureExtractor(frames=self.config.max_length, num_mel_bins=self.config.mel_bins)
@@ -109,61 +106,63 @@ class AST(Model):
 
 # --- From a ViT -------------------------------------------------------------------------------------------------------
 
-# What a ViT and an AST have in common; the rest of the config is about sounds.
+# Fields that an AST takes from a ViT; the others describe the spectrogram and the head.
 SHARED = (
-    "patch_size", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "gated_mlp", "norm_eps", "qkv_bias",
-    "layer_scale", "class_token", "attention", "mixer",
+    "patch_size", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "gated_mlp", "norm_eps",
+    "qkv_bias", "layer_scale", "class_token", "attention", "mixer",
 )  # fmt: skip
 
 
 def from_vit(vit: Model, *, seed: int = 0, **config: Any) -> AST:
-    """An AST that starts from a ViT or DeiT, as in section 2.2 of the paper. The ViT is left as it is.
+    """An AST initialized from a ViT or DeiT, as in section 2.2 of the paper. The ViT is not changed.
 
-    Patch kernels are averaged over the colors; positions are cut where the spectrogram has fewer patches than the
-    picture and interpolated where it has more; the tokens in front stay; the head is drawn from `seed`.
+    The patch kernel is averaged over the color channels. Positions are cropped along a side where the spectrogram has
+    fewer patches than the image, and interpolated where it has more. Prefix tokens are copied. The head is initialized
+    from `seed`.
 
-    config: fields of ASTConfig: max_length, mel_bins, stride, num_classes, ...; the shape of the blocks is the ViT's.
-    `load_report` of the result says which tensors were taken, fitted and drawn. Raises ValueError for a ViT that has
-    what an AST has no place for.
+    config: fields of ASTConfig: max_length, mel_bins, stride, num_classes, ...; the shape of the blocks is that of the
+    ViT. `load_report` of the result lists the tensors that were copied, resampled and initialized. Raises ValueError
+    for a ViT with registers or a convolutional stem, which an AST does not have.
     """
     if not isinstance(vit, ViT):
-        raise ValueError(f"expected a ViT or DeiT of this zoo, given {type(vit).__name__}")
+        raise ValueError(f"expected a ViT or DeiT of this library, given {type(vit).__name__}")
     if vit.config.registers or vit.config.stem != "patch":
-        raise ValueError("an AST has neither registers nor a convolutional stem: start from a ViT without them")
+        raise ValueError("an AST has no registers and no convolutional stem: use a ViT without them")
     fields = {name: getattr(vit.config, name) for name in SHARED}
     fields |= {"distilled": bool(vit.config.distilled), "pool": "cls" if vit.config.class_token else "mean"}
-    ASTConfig.refuse_unknown(config)
+    ASTConfig.check_names(config)
     if wrong := [name for name in config if name in SHARED and name not in ("patch_size", "attention", "mixer")]:
         raise ValueError(f"{wrong[0]}={config[wrong[0]]!r}: the shape of the blocks is that of the ViT")
     model = AST(ASTConfig().replace(**fields | config))
     initialize(model, seed)
-    taken, fitted = shared_tensors(vit, model)
+    copied, resampled = shared_tensors(vit, model)
     names = model.state_dict().keys()
-    model.load_state_dict(taken | fitted, strict=False)
-    fresh = [name for name in names if name not in taken and name not in fitted]
+    model.load_state_dict(copied | resampled, strict=False)
+    new = [name for name in names if name not in copied and name not in resampled]
     moved = "head.norm." if vit.config.pool_norm else "-"
-    dropped = [n for n in vit.state_dict() if n not in taken and n not in fitted and not n.startswith(moved)]
-    model.load_report = LoadReport(f"a {vit.variant or 'ViT'}", list(taken | fitted), dropped, fresh, list(fitted))
+    dropped = [n for n in vit.state_dict() if n not in copied and n not in resampled and not n.startswith(moved)]
+    source = f"a {vit.variant or 'ViT'}"
+    model.load_report = LoadReport(source, list(copied | resampled), dropped, new, list(resampled))
     model.preprocess = model.default_preprocess()
     return model
 
 
 def shared_tensors(vit: ViT, model: AST) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(those that an AST takes from a ViT as they are, those that are fitted), under the names of the AST."""
+    """(tensors of the ViT that are copied, tensors that are resampled), under the names of the AST."""
     state, own = vit.state_dict(), model.state_dict()
-    taken = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
-    taken = {name: t for name, t in taken.items() if not name.startswith("head.")}
-    if vit.config.pool_norm and "head.norm.weight" in state:  # the norm that stands behind pooling there
-        taken |= {f"blocks.norm.{kind}": state[f"head.norm.{kind}"] for kind in ("weight", "bias")}
+    copied = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+    copied = {name: t for name, t in copied.items() if not name.startswith("head.")}
+    if vit.config.pool_norm and "head.norm.weight" in state:  # the final norm of the ViT is after pooling
+        copied |= {f"blocks.norm.{kind}": state[f"head.norm.{kind}"] for kind in ("weight", "bias")}
     kernel = resample_kernel(state["patches.proj.weight"].mean(1, keepdim=True), model.patches.patch_size)
     table, rows = state["patches.positions"], vit.patches.position_prefix
     prefix = table[:rows] if rows else table.new_zeros(model.patches.position_prefix, table.shape[1])
-    grid = cut_or_stretch(table[rows:], vit.patches.grid, model.patches.grid)
-    return taken, {"patches.proj.weight": kernel, "patches.positions": torch.cat([prefix, grid])}
+    grid = crop_or_interpolate(table[rows:], vit.patches.grid, model.patches.grid)
+    return copied, {"patches.proj.weight": kernel, "patches.positions": torch.cat([prefix, grid])}
 
 
-def cut_or_stretch(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A table of positions [h * w, D] for another grid: the middle along a side that shrinks, else bilinear."""
+def crop_or_interpolate(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings [h * w, D] for another grid: center crop of a side that shrinks, bilinear otherwise."""
     image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)  # 1 D h w
     for axis in (0, 1):
         less = old[axis] - new[axis]

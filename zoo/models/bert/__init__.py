@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): word, position and type embeddings, a post-norm encoder that sees both sides."""
+"""BERT (Devlin et al. 2019): word, position and token type embeddings, and a bidirectional post-norm encoder."""
 
 from zoo.models.bert.model import FAMILY, Bert, BertConfig
 

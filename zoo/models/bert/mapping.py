@@ -1,4 +1,4 @@
-"""How transformers writes BERT: config keys and tensor names, read both ways."""
+"""Mapping of BERT to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -66,7 +66,7 @@ HEAD_TABLES: dict[str | None, str] = {
     "qa": "head.proj.@ = qa_outputs.@",
 }
 
-# Options of theirs that change the numbers and that we have no word for.
+# Options of theirs that affect the outputs and that our config does not have.
 ONLY: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False,),
     "add_cross_attention": (False,),
@@ -76,7 +76,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
-    """Their classes for a `name` such as "Bert" -> the fields of ours."""
+    """{their class: fields of our config}, for class names that begin with `name` ("Bert")."""
     return {
         f"{name}Model": {"head": None},
         f"{name}ForMaskedLM": {"head": "masked_lm"},

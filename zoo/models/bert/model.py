@@ -1,7 +1,7 @@
-"""BERT (Devlin et al. 2019): word, position and type embeddings, a post-norm encoder that sees both sides.
+"""BERT (Devlin et al. 2019): word, position and token type embeddings, and a bidirectional post-norm encoder.
 
-The class serves the encoders that differ from BERT in their inputs and heads alone (RoBERTa, DistilBERT), and the
-embedding models that people build on it (sentence-transformers).
+Also the base class of encoders that differ only in their inputs and heads (RoBERTa, DistilBERT), and the class of text
+embedding models built on BERT (sentence-transformers).
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from zoo.nn.heads import MaskedLMHead, TextPooling
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig(TextConfig):
-    """See TextConfig. types: rows of the type table. pooler: the activation of a linear map behind pooling, None for
-    none. unit: pooled features have length 1. tied: the word table is also the last map. pad_id: whose tokens pad."""
+    """type_vocab_size: number of token types. pooler: activation of the dense layer after pooling, None for no layer.
+    normalize: L2-normalize pooled features. tie_word_embeddings: the masked-LM head uses the word embeddings.
+    pad_token_id: the padding token. See TextConfig for the other fields."""
 
     head: str | None = "masked_lm"
     vocab_size: int = 30522
@@ -43,15 +44,15 @@ class BertConfig(TextConfig):
 
     @property
     def first_position(self) -> int:
-        """The row of the position table that a text's first token takes."""
+        """Row of the position table for the first token of a text."""
         return 0
 
 
 class Bert(TextModel):
-    """forward(input_ids [B, N], attention_mask, token_type_ids) -> what the head answers; see TextModel."""
+    """forward(input_ids [B, N], attention_mask, token_type_ids) -> output of the head; see TextModel."""
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "document_ids")
-    pools_through: ClassVar[bool] = True  # head="pool" has the pooler that a classifier has
+    pools_through: ClassVar[bool] = True  # head="pool" has the pooler of the classifier
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -61,7 +62,7 @@ class Bert(TextModel):
             c.vocab_size,
             c.width,
             max_length=c.max_length,
-            first=c.first_position,
+            position_offset=c.first_position,
             types=c.type_vocab_size,
             norm=spec.make_norm(),
             dropout=c.dropout,
@@ -71,7 +72,7 @@ class Bert(TextModel):
 
     @property
     def head_act(self) -> str:
-        """The activation within the masked-language-model head."""
+        """Activation of the masked-LM head."""
         return self.config.act
 
     def make_head(self) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""How transformers writes CLIP: config keys and tensor names, read both ways."""
+"""Mapping of CLIP to transformers: config keys and tensor names, in both directions."""
 
 from zoo.models.clip_text.mapping import CLIP_TEXT
 from zoo.models.mapping.multi_tower import MultiTowerMapping, TowerMapping

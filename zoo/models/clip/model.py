@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): a ViT and a causal text tower, each with a linear map into the common space."""
+"""CLIP (Radford et al. 2021): a ViT and a causal text tower, each projected into a shared embedding space."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class CLIP(Contrastive):
-    """See Contrastive."""
+    """CLIP; see Contrastive."""
 
     def default_preprocess(self) -> MultimodalProcessor:
         image: Any = self.tower("image").default_preprocess()
@@ -26,11 +26,11 @@ class CLIP(Contrastive):
 
 
 def clip(width: int, image: Mapping[str, Any], text: Mapping[str, Any], act: str = "quick_gelu") -> dict[str, Any]:
-    """Overrides of a variant."""
+    """Config values of a variant."""
     common: dict[str, Any] = {"act": act}
-    picture = ViTConfig(**{**CLIP_IMAGE, "norm_eps": 1e-5, **common, **image})
+    image_config = ViTConfig(**{**CLIP_IMAGE, "norm_eps": 1e-5, **common, **image})
     return {
-        "image": Tower(family="vit", config=picture),
+        "image": Tower(family="vit", config=image_config),
         "text": Tower(family="clip_text", config=ClipTextConfig(**{**common, **text})),
         "width": width,
     }

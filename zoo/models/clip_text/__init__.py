@@ -1,4 +1,4 @@
-"""The text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): pre-norm, read at one token."""
+"""The text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): pre-norm, pooled at one token."""
 
 from zoo.models.clip_text.model import FAMILY, ClipText, ClipTextConfig
 

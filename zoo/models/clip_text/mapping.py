@@ -1,4 +1,4 @@
-"""How transformers and open_clip write the text towers of CLIP and SigLIP: config keys and tensor names."""
+"""Mapping of the text towers of CLIP and SigLIP to transformers and open_clip: config keys and tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from zoo.models.vit.clip_mapping import (
     BLOCKS,
     PLAIN,
     RESBLOCKS,
-    SIGLIP_SAYS,
+    SIGLIP_DEFAULTS,
     read_blocks,
     write_blocks,
 )
@@ -23,11 +23,11 @@ TEXT_TABLE = (
     blocks.norm.@               = ~final_layer_norm.@
 """
 )
-ARGMAX = 2  # the eos_token_id of CLIP's first configs, by which transformers knows to look for the greatest id
+ARGMAX = 2  # eos_token_id of the original CLIP configs: transformers then pools at the highest token id
 
 
 def read_text(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Which token is read, by transformers' rule."""
+    """Pooling of the text, by the rule of transformers."""
     end = first(theirs.get("eos_token_id", 49407))
     return {"pool": "argmax"} if end == ARGMAX else {"pool": "eos", "eos_token_id": end}
 
@@ -50,7 +50,7 @@ SIGLIP_TEXT = CheckpointMapping(
     name="siglip_text_model",
     keys=TEXT_KEYS,
     table=TEXT_TABLE,
-    defaults=SIGLIP_SAYS | dict(vocab_size=32000, max_length=64, width=768, heads=12, causal=False, pool="last"),
+    defaults=SIGLIP_DEFAULTS | dict(vocab_size=32000, max_length=64, width=768, heads=12, causal=False, pool="last"),
     read=lambda fields, theirs: {"eos_token_id": first(theirs.get("eos_token_id", 49407))},
     write=lambda config: {"eos_token_id": config.eos_token_id},
 )
@@ -64,10 +64,9 @@ OPEN_CLIP_TEXT = CheckpointMapping(
         width        = width
         heads        = heads
         depth        = layers
-        layer_scale  = ls_init_value
         eos_token_id = eos_id
         pool         = pool_type
-    """.replace("layer_scale  = ls_init_value\n", ""),
+    """,
     table=RESBLOCKS
     + """
         tokens.word.weight  = ~token_embedding.weight

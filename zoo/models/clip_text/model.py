@@ -1,4 +1,4 @@
-"""The text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): pre-norm, read at one token."""
+"""The text towers of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): pre-norm, pooled at one token."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,11 +20,9 @@ from zoo.nn.masks import CAUSAL
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(TextConfig):
-    """See TextConfig. causal: nobody sees the future (CLIP), else all see all, padding too, which is content (SigLIP).
-
-    pool: the token that is read, "eos", the first eos_token_id; "argmax", the first of the greatest id (the published
-    CLIP); "last".
-    """
+    """causal: causal attention (CLIP); otherwise bidirectional without a mask, padding included (SigLIP). pool: at the
+    first eos_token_id ("eos"), at the first token with the highest id ("argmax", as in published CLIP models), or at
+    the "last" token. See TextConfig for the other fields."""
 
     head: str | None = "pool"
     vocab_size: int = 49408
@@ -43,10 +41,9 @@ class ClipTextConfig(TextConfig):
 
 
 class ClipText(TextModel):
-    """forward(input_ids [B, N], attention_mask) -> features [B, D]; without `causal` there is no mask.
+    """forward(input_ids [B, N], attention_mask) -> features [B, D]; attention_mask only with `causal`.
 
-    Under the causal mask nothing behind the token that is read can matter to it: `forward` computes no more tokens than
-    the texts have, however far the ids are padded.
+    With causal attention the tokens after the pooled one do not affect it, and `forward` does not compute them.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -59,7 +56,7 @@ class ClipText(TextModel):
         self.blocks = BlockConfig.of(c).stack(c.depth)
         self.head = self.make_head()
         if not c.causal:
-            setattr(self, "inputs", ("input_ids",))  # noqa: B010 (of the class elsewhere, of the object here)
+            setattr(self, "inputs", ("input_ids",))  # noqa: B010 (a ClassVar of the base class)
 
     def make_head(self) -> TokenPooling | None:
         c = self.config
@@ -72,28 +69,28 @@ class ClipText(TextModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode."""
-        self.refuse_mask(attention_mask)
+        self.check_mask(attention_mask)
         return super().encode(input_ids, attention_mask, layers=layers)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if self.head is None:
             return self.encode(input_ids, attention_mask)
-        place = self.places(input_ids, attention_mask)
+        index = self.pooled_index(input_ids, attention_mask)
         if self.config.causal and not torch.compiler.is_compiling() and not input_ids.is_meta:
-            input_ids, attention_mask = self.needed(input_ids, attention_mask, place)
-        return self.head(self.encode(input_ids, attention_mask), place)
+            input_ids, attention_mask = self.truncate(input_ids, attention_mask, index)
+        return self.head(self.encode(input_ids, attention_mask), index)
 
-    def needed(self, input_ids: Tensor, attention_mask: Tensor | None, place: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Ids and mask without what stands behind the token that is read: it is padding, and not computed."""
-        longest = int(place.max()) + 1
+    def truncate(self, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids and mask without the tokens after the pooled one, which do not affect it."""
+        longest = int(index.max()) + 1
         mask = None if attention_mask is None else attention_mask[:, :longest]
-        if self.drop_padding and bool((place < longest - 1).any()):
-            before = torch.arange(longest, device=place.device) <= place[:, None]
+        if self.drop_padding and bool((index < longest - 1).any()):
+            before = torch.arange(longest, device=index.device) <= index[:, None]
             mask = before if mask is None else before & mask.bool()
         return input_ids[:, :longest], mask
 
-    def places(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """[B]: where the token stands that is read."""
+    def pooled_index(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Index [B] of the token that is pooled."""
         if input_ids.ndim != 2:
             raise ValueError(f"expected token ids [B, N] of integers, given {tuple(input_ids.shape)}")
         c = self.config
@@ -104,8 +101,8 @@ class ClipText(TextModel):
             if not torch.compiler.is_compiling() and not input_ids.is_meta and not bool(found.any(1).all()):
                 row = int((~found.any(1)).nonzero()[0])
                 warnings.warn(
-                    f"text {row} does not end (no token {c.eos_token_id}): its first token is read, as transformers "
-                    "does; model.preprocess(texts) ends each text",
+                    f"text {row} has no end token (id {c.eos_token_id}): its first token is pooled, as in "
+                    "transformers; model.preprocess(texts) adds the end token",
                     stacklevel=4,
                 )
             return found.int().argmax(1)
@@ -113,9 +110,12 @@ class ClipText(TextModel):
             return torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
         return input_ids.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
 
-    def refuse_mask(self, attention_mask: Tensor | None) -> None:
+    def check_mask(self, attention_mask: Tensor | None) -> None:
+        """Raise ValueError for a mask if the model has none."""
         if attention_mask is not None and not self.config.causal:
-            raise ValueError("attention_mask: this text tower sees its padding, which is content at a fixed length")
+            raise ValueError(
+                "this text tower takes no attention_mask: texts have a fixed length, and padding is attended to"
+            )
 
 
 LARGE = dict(width=768, heads=12)

@@ -1,4 +1,4 @@
-"""Two or more towers that share one space."""
+"""Contrastive models of two or three towers with a shared embedding space."""
 
 from zoo.models.contrast.model import FAMILY, Contrastive, ContrastiveOutput
 

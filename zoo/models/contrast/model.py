@@ -1,7 +1,7 @@
-"""Two or more towers that share one space: pictures, texts and sounds that belong together lie close to each other.
+"""Contrastive models: towers for images, texts and audio with a shared embedding space.
 
-CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), LiT (Zhai et al. 2022) and what else `zoo.contrast` puts together
-of the families here. A tower is a model with head="pool"; behind it stands a projection into the common space.
+CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), LiT (Zhai et al. 2022), and other combinations of families, made
+by `zoo.contrast`. A tower is a model with head="pool", followed by a projection into the shared space.
 """
 
 import math
@@ -19,7 +19,7 @@ from zoo.models.bert.model import VARIANTS as BERT
 from zoo.models.bert.model import BertConfig
 from zoo.models.family import Family
 from zoo.models.registry import family
-from zoo.models.tower_config import CLASSES, INPUTS, KIND, MODALITIES, ContrastiveConfig, Tower
+from zoo.models.tower_config import INPUTS, KIND, MODALITIES, NO_CLASSIFIER, ContrastiveConfig, Tower
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
 from zoo.nn.init import Initializer
@@ -30,8 +30,11 @@ from zoo.utils.errors import did_you_mean
 
 @dataclass(frozen=True)
 class ContrastiveOutput:
-    """What the towers answer. Features [B, width] of length 1, None where there was no input; logit_scale is
-    exponentiated already; logit_bias None where the loss has none."""
+    """Output of a contrastive model.
+
+    image_features, text_features, audio_features: [B, width], L2-normalized; None without input of that modality.
+    logit_scale: the exponentiated temperature parameter. logit_bias: None for the CLIP loss.
+    """
 
     image_features: Tensor | None
     text_features: Tensor | None
@@ -40,53 +43,55 @@ class ContrastiveOutput:
     logit_bias: Tensor | None
 
     def features(self, modality: str) -> Tensor:
-        """[B, width] of one modality. Raises ValueError where there are none."""
+        """Features [B, width] of one modality. Raises ValueError if there are none."""
         if modality not in MODALITIES:
             raise ValueError(f"no modality {modality!r}{did_you_mean(modality, MODALITIES)}")
         if (found := getattr(self, f"{modality}_features")) is None:
-            raise ValueError(f"the batch held no {modality} input: there are features of {', '.join(self.present)}")
+            raise ValueError(f"the batch has no {modality} input; its features are of {', '.join(self.present)}")
         return found
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The modalities that there are features of."""
+        """The modalities with features."""
         return tuple(name for name in MODALITIES if getattr(self, f"{name}_features") is not None)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every two modalities present: [("image", "text"), ...]."""
+        """All pairs of present modalities: [("image", "text"), ...]."""
         return [(a, b) for i, a in enumerate(self.present) for b in self.present[i + 1 :]]
 
     def logits(self, of: str, to: str) -> Tensor:
-        """How well each of one modality goes with each of the other, [B, B']: scaled, with the bias if there is one."""
+        """Scaled similarities [B, B'] between the items of two modalities, plus the bias if there is one."""
         scores = self.logit_scale * self.features(of) @ self.features(to).mT
         return scores if self.logit_bias is None else scores + self.logit_bias
 
 
-_pytree.register_dataclass(ContrastiveOutput)  # sharding and compiling look for tensors in what a model returns
+_pytree.register_dataclass(ContrastiveOutput)  # so that FSDP and torch.compile find the tensors in the output
 
 
 class Contrastive(Model):
-    """forward(pixel_values, input_ids, attention_mask, input_values, audio_attention_mask) -> ContrastiveOutput, of
-    those modalities that inputs were given for; encode_image, encode_text and encode_audio give one."""
+    """forward(pixel_values, input_ids, attention_mask, input_values, audio_attention_mask) -> ContrastiveOutput.
+
+    Modalities without input have no features. encode_image, encode_text and encode_audio return those of one modality.
+    """
 
     def __init__(self, config: ContrastiveConfig, towers: Mapping[str, Model] | None = None) -> None:
-        """towers: ready-made ones, of the configs that `config` names."""
+        """towers: existing models to use, with the configs in `config`; others are created."""
         super().__init__(config)
         self.locked: dict[str, int] = {}
         for name in MODALITIES:
             tower = proj = None
-            if (told := config.towers.get(name)) is not None:
-                tower = (towers or {}).get(name) or build_tower(name, told)
-                proj = project(name, told.proj, tower.num_features, config.width)
+            if (spec := config.towers.get(name)) is not None:
+                tower = (towers or {}).get(name) or build_tower(name, spec)
+                proj = projection(name, spec.proj, tower.num_features, config.width)
             setattr(self, name, tower)
             setattr(self, f"{name}_proj", proj)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if config.loss == "siglip" else None
-        taken = [INPUTS[m][n] for m in self.modalities for n in self.tower(m).inputs if n in INPUTS[m]]
-        setattr(self, "inputs", tuple(taken))  # noqa: B010 (of the class elsewhere, of the object here)
+        inputs = [INPUTS[m][n] for m in self.modalities for n in self.tower(m).inputs if n in INPUTS[m]]
+        setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
 
-    def initialize(self, draw: Initializer) -> None:
-        """The published starts: a temperature of 0.07 (CLIP), and of 0.1 with a bias of -10 (SigLIP)."""
+    def initialize(self, generator_for: Initializer) -> None:
+        """The published initial values: a temperature of 0.07 (CLIP), or 0.1 with a bias of -10 (SigLIP)."""
         siglip = self.logit_bias is not None
         nn.init.constant_(self.logit_scale, math.log(10) if siglip else math.log(1 / 0.07))
         if self.logit_bias is not None:
@@ -94,58 +99,63 @@ class Contrastive(Model):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The modalities of the towers."""
         return tuple(self.config.towers)
 
     def tower(self, modality: str) -> Model:
-        """The tower of a modality; one that is not there raises ValueError."""
+        """The tower of a modality. Raises ValueError if there is none."""
         found = getattr(self, modality, None) if modality in MODALITIES else None
         if found is None:
             raise ValueError(f"the model has no {modality} tower; it has {', '.join(self.modalities)}")
         return found
 
     def default_preprocess(self) -> Any:
-        """What the towers are given their inputs by, as far as they know without files."""
+        """The processors of the towers, or None if all of them need files."""
         parts = {name: self.tower(name).preprocess or self.tower(name).default_preprocess() for name in self.modalities}
         return MultimodalProcessor(**parts) if any(parts.values()) else None
 
     # --- features -------------------------------------------------------------------------------------------------
 
     def encode_image(self, pixel_values: Tensor | Sequence[Tensor], normalize: bool = True) -> Tensor:
-        """Pictures [B, C, H, W], or a list of [C, H, W] of several sizes (see ViT; preprocess.image.whole makes one),
-        -> [B, width], of length 1 unless normalize=False."""
+        """Images [B, C, H, W], or a list of [C, H, W] of several sizes (see ViT and preprocess.image.whole) ->
+        [B, width], L2-normalized unless normalize=False."""
         return self.features("image", normalize, pixel_values=pixel_values)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
-        """Token ids [B, N] -> [B, width], of length 1 unless normalize=False."""
+        """Token ids [B, N] -> [B, width], L2-normalized unless normalize=False."""
         return self.features("text", normalize, input_ids=input_ids, attention_mask=attention_mask)
 
     def encode_audio(
         self, input_values: Tensor, audio_attention_mask: Tensor | None = None, normalize: bool = True
     ) -> Tensor:
-        """Spectrograms [B, T, F] or waveforms [B, S] -> [B, width], of length 1 unless normalize=False."""
+        """Spectrograms [B, T, F] or waveforms [B, S] -> [B, width], L2-normalized unless normalize=False."""
         return self.features("audio", normalize, input_values=input_values, attention_mask=audio_attention_mask)
 
     def features(self, modality: str, normalize: bool, **batch: Tensor | Sequence[Tensor] | None) -> Tensor:
-        """[B, width] of one modality, from its tower's own inputs."""
+        """Features [B, width] of one modality, from the inputs of its tower."""
         tower, proj = self.tower(modality), getattr(self, f"{modality}_proj")
         given = {name: value for name, value in batch.items() if value is not None}
         for name, value in given.items():
-            if not isinstance(one := value[0] if isinstance(value, list) and value else value, Tensor | list):
-                words = {"image": "images"}.get(modality, modality)
-                raise ValueError(f"{name} is a {type(one).__name__}, expected a tensor: model.preprocess({words}=...)")
-        if odd := [name for name in given if name not in tower.inputs]:
-            raise ValueError(f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, and no {odd[0]}")
+            if not isinstance(first := value[0] if isinstance(value, list) and value else value, Tensor | list):
+                keyword = {"image": "images"}.get(modality, modality)
+                raise ValueError(
+                    f"{name} is a {type(first).__name__}, expected a tensor: model.preprocess({keyword}=...)"
+                )
+        if unknown := [name for name in given if name not in tower.inputs]:
+            raise ValueError(
+                f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, and no {unknown[0]}"
+            )
         x = tower(**given)
         x = x if proj is None else proj(x)
         return F.normalize(x, dim=-1) if normalize else x
 
     def encode(self, **batch: Any) -> dict[str, Any]:
-        """What `forward` takes -> {modality: hidden states [B, N, D] of its tower}; with `layers=` as towers answer."""
+        """Inputs of `forward` -> {modality: hidden states [B, N, D] of its tower}; `layers=` as in Model.encode."""
         layers = {"layers": batch.pop("layers")} if "layers" in batch else {}
         return {name: self.tower(name).encode(**given, **layers) for name, given in self.by_tower(batch).items()}
 
     def by_tower(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The inputs of each tower that any are for, under its own names."""
+        """{modality: inputs of its tower, under the names of the tower}, of the modalities with inputs."""
         found = {
             m: {own: batch[name] for own, name in INPUTS[m].items() if batch.get(name) is not None}
             for m in self.modalities
@@ -174,33 +184,33 @@ class Contrastive(Model):
         return ContrastiveOutput(image, text, audio, self.logit_scale.exp(), self.logit_bias)
 
     def loss(self, output: ContrastiveOutput, **options: Any) -> Tensor:
-        """The loss that the config names, a scalar: the mean over the pairs of modalities that the batch has.
+        """The loss of the config, a scalar: the mean over all pairs of present modalities.
 
-        options: what `zoo.nn.losses` takes: chunk, group, positives.
+        options: of the losses in `zoo.nn.losses`: chunk, group, positives.
         """
         if not (pairs := output.pairs()):
-            raise ValueError(f"a batch of {', '.join(output.present)} alone: a loss needs two modalities")
+            raise ValueError(f"the batch has only {', '.join(output.present)} inputs: the loss needs two modalities")
         total = output.logit_scale.new_zeros(())
-        for a, b in pairs:
-            one, other = output.features(a), output.features(b)
+        for name, other_name in pairs:
+            one, other = output.features(name), output.features(other_name)
             if output.logit_bias is None:
                 total = total + clip_loss(one, other, output.logit_scale, **options)
             else:
                 total = total + siglip_loss(one, other, output.logit_scale, output.logit_bias, **options)
         return total / len(pairs)
 
-    # --- locking --------------------------------------------------------------------------------------------------
+    # --- freezing -------------------------------------------------------------------------------------------------
 
     def lock(self, modality: str, unlocked: int = 0) -> None:
-        """Keep a tower as it is while the others learn: no gradients, evaluation mode (LiT).
+        """Freeze a tower: no gradients, evaluation mode (LiT).
 
-        unlocked: how many groups, from the output on, learn all the same: each block is one (the last with the final
-        norm and the head), the front end is the first. The projection always learns.
+        unlocked: number of layer groups to keep trainable, counted from the output. Each block is a group (the last one
+        with the final norm and the head), the embedding is the first group. The projection is always trainable.
         """
         tower: Any = self.tower(modality)
         blocks = list(tower.blocks)
         if not 0 <= unlocked <= len(blocks) + 1:
-            raise ValueError(f"unlocked={unlocked}: the {modality} tower has {len(blocks) + 1} groups")
+            raise ValueError(f"unlocked={unlocked}: the {modality} tower has {len(blocks) + 1} groups of layers")
         self.locked[modality] = unlocked
         tower.requires_grad_(False)
         for module in self.unlocked_parts(modality):
@@ -208,7 +218,7 @@ class Contrastive(Model):
         self.train(self.training)
 
     def unlocked_parts(self, modality: str) -> list[nn.Module]:
-        """The modules of a locked tower that learn."""
+        """The trainable modules of a frozen tower."""
         tower: Any = self.tower(modality)
         blocks, count = list(tower.blocks), self.locked[modality]
         if count > len(blocks):
@@ -228,28 +238,29 @@ class Contrastive(Model):
         return None
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
-        raise ValueError(CLASSES)
+        raise ValueError(NO_CLASSIFIER)
 
 
 def build_tower(modality: str, tower: Tower) -> Model:
+    """A model for a tower. Raises ValueError if its family is of another modality."""
     found = family(tower.family)
     if found.modality != KIND[modality]:
-        raise ValueError(f"the {modality} tower is of family {tower.family!r}, which takes {found.modality}")
+        raise ValueError(f"the {modality} tower is of family {tower.family!r}, whose modality is {found.modality}")
     return found.model(tower.config)
 
 
-def project(modality: str, how: str | None, features: int, width: int) -> nn.Linear | None:
-    """The map from a tower's features into the common space."""
-    if how is None:
+def projection(modality: str, kind: str | None, features: int, width: int) -> nn.Linear | None:
+    """The projection of a tower's features into the shared space."""
+    if kind is None:
         if features != width:
             raise ValueError(
-                f"the {modality} tower gives {features} features and has no projection, the common space has "
-                f"width={width}: give it proj='linear', or width={features}"
+                f"the {modality} tower has {features} features and no projection, but the shared space has "
+                f"width={width}: set proj='linear' or width={features}"
             )
         return None
-    if how not in ("linear", "affine"):
-        raise ValueError(f"proj={how!r} of the {modality} tower: expected 'linear', 'affine' or None")
-    return nn.Linear(features, width, how == "affine")
+    if kind not in ("linear", "affine"):
+        raise ValueError(f"proj={kind!r} of the {modality} tower: expected 'linear', 'affine' or None")
+    return nn.Linear(features, width, kind == "affine")
 
 
 TINY = {

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): half of BERT"s layers, without token types, its classifier behind a ReLU."""
+"""DistilBERT (Sanh et al. 2019): BERT with half of the layers, no token types, and a ReLU in its classifier."""
 
 from zoo.models.distilbert.model import FAMILY, DistilBert, DistilBertConfig
 

@@ -1,4 +1,4 @@
-"""How transformers writes DistilBERT: config keys and tensor names, read both ways."""
+"""Mapping of DistilBERT to transformers: config keys and tensor names, in both directions."""
 
 from zoo.models.mapping.config_keys import CheckpointMapping
 

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): half of BERT's layers, without token types, its classifier behind a ReLU."""
+"""DistilBERT (Sanh et al. 2019): BERT with half of the layers, no token types, and a ReLU in its classifier."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from zoo.models.family import Family
 
 @dataclass(frozen=True, kw_only=True)
 class DistilBertConfig(BertConfig):
-    """See BertConfig; the pooler belongs to the classifier alone."""
+    """See BertConfig. Only head="classify" has the pooler."""
 
     depth: int = 6
     type_vocab_size: int = 0
@@ -18,7 +18,7 @@ class DistilBertConfig(BertConfig):
 
 
 class DistilBert(Bert):
-    """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
+    """forward(input_ids [B, N], attention_mask) -> output of the head; see TextModel."""
 
     inputs = ("input_ids", "attention_mask", "document_ids")
     pools_through = False

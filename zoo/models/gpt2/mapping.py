@@ -1,4 +1,4 @@
-"""How transformers writes GPT-2: config keys and tensor names, read both ways."""
+"""Mapping of GPT-2 to transformers: config keys and tensor names, in both directions."""
 
 from zoo.models.mapping.config_keys import CheckpointMapping
 
@@ -19,7 +19,7 @@ KEYS = """
     pad_token_id      = pad_token_id
 """
 
-# Published files hold the causal mask of each layer, and some the last map beside the word table it is tied to.
+# Published files contain the causal mask of each layer, and some the LM head as well as the tied word embeddings.
 TABLE = """
     tokens.word.weight          = ~wte.weight
     tokens.positions            = ~wpe.weight

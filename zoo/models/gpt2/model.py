@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): learned positions, a pre-norm causal stack, the word table as the last map."""
+"""GPT-2 (Radford et al. 2019): a pre-norm causal decoder with learned positions and tied word embeddings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from zoo.nn.masks import CAUSAL
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config(DecoderConfig):
-    """See DecoderConfig."""
+    """Config of GPT-2; see DecoderConfig."""
 
     vocab_size: int = 50257
     max_length: int = 1024
@@ -30,7 +30,7 @@ class GPT2Config(DecoderConfig):
 
 
 class GPT2(TextModel):
-    """forward(input_ids [B, N], attention_mask) -> scores of the next token [B, N, V]."""
+    """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)

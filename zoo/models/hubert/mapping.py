@@ -1,4 +1,4 @@
-"""How transformers writes HuBERT: config keys and tensor names, read both ways."""
+"""Mapping of HuBERT to transformers: config keys and tensor names, in both directions."""
 
 from zoo.models.mapping.config_keys import CheckpointMapping
 from zoo.models.wav2vec2 import mapping

@@ -1,4 +1,4 @@
-"""HuBERT (Hsu et al. 2021): the network of wav2vec 2.0, trained to name hidden units instead of telling them apart."""
+"""HuBERT (Hsu et al. 2021): the network of wav2vec 2.0, trained to predict hidden units."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ from zoo.models.wav2vec2.model import LARGE, STABLE, TINY, Wav2Vec2, Wav2Vec2Con
 
 @dataclass(frozen=True, kw_only=True)
 class HubertConfig(Wav2Vec2Config):
-    """See Wav2Vec2Config."""
+    """Config of HuBERT; see Wav2Vec2Config."""
 
 
 class Hubert(Wav2Vec2):
-    """forward(input_values [B, S], attention_mask [B, S]) -> what the head answers; see Wav2Vec2."""
+    """forward(input_values [B, S], attention_mask [B, S]) -> output of the head; see Wav2Vec2."""
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""How transformers writes LLaMA, Mistral, Qwen2 and Qwen3: config keys and weight tables, read both ways."""
+"""Mapping of LLaMA, Mistral, Qwen2 and Qwen3 to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ KEYS = """
     pad_token_id      = pad_token_id
 """
 
-# Older files hold the rotary frequencies of each layer, and some the last map beside the word table it is tied to.
+# Old files contain the rotary frequencies of each layer, and some the LM head as well as the tied word embeddings.
 TABLE = """
     tokens.word.weight          = ~embed_tokens.weight
     blocks.*.norm1.weight       = ~layers.*.input_layernorm.weight
@@ -54,23 +54,23 @@ IGNORED = {"type", "rope_type", "rope_theta"}
 
 
 def read_rope(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes `rope_parameters`, 4 `rope_theta` and `rope_scaling`."""
-    said = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    base = said.get("rope_theta", theirs.get("rope_theta"))
-    kind = said.get("rope_type", said.get("type", "default"))
-    if theirs.get("partial_rotary_factor", said.get("partial_rotary_factor", 1)) != 1:
-        raise LoadError("rotary positions of a part of the channels (partial_rotary_factor) are not supported")
+    """Rotary base and scaling: `rope_parameters` in transformers 5, `rope_theta` and `rope_scaling` in 4."""
+    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    base = rope.get("rope_theta", theirs.get("rope_theta"))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if (partial := theirs.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))) != 1:
+        raise LoadError(f"partial_rotary_factor={partial} is not supported: rotary positions must use all channels")
     ours: dict[str, Any] = {} if base is None else {"rope_base": float(base)}
     if kind == "default":
         return ours | {"rope_scaling": None}
-    options = {name: value for name, value in said.items() if name not in IGNORED | {"partial_rotary_factor"}}
+    options = {name: value for name, value in rope.items() if name not in IGNORED | {"partial_rotary_factor"}}
     if kind == "yarn":
         options.setdefault("original_max_position_embeddings", theirs.get("max_position_embeddings"))
     return ours | {"rope_scaling": {"kind": kind} | options}
 
 
 def write_rope(config: Any) -> dict[str, Any]:
-    """In the form that transformers 4 and 5 both read."""
+    """Rotary base and scaling in the form that transformers 4 and 5 both read."""
     scaling = config.rope_scaling
     if scaling is not None:
         scaling = {"rope_type": scaling["kind"]} | {k: v for k, v in scaling.items() if k != "kind"}
@@ -78,12 +78,13 @@ def write_rope(config: Any) -> dict[str, Any]:
 
 
 def window(attention: Any) -> int | None:
-    """The width of a plain sliding window, None for anything else."""
-    plain = isinstance(attention, dict) and attention.keys() == {"kind", "window"} and attention["kind"] == "local"
-    return attention["window"] if plain else None
+    """The width of a sliding window without further options, None for other attention."""
+    is_window = isinstance(attention, dict) and attention.keys() == {"kind", "window"} and attention["kind"] == "local"
+    return attention["window"] if is_window else None
 
 
 def read_mistral(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Sliding window attention, unless `sliding_window` is null."""
     width = theirs.get("sliding_window", 4096)
     return read_rope(theirs) | {"attention": "softmax" if width is None else {"kind": "local", "window": width}}
 
@@ -93,18 +94,18 @@ def write_mistral(config: Any) -> dict[str, Any]:
 
 
 def read_qwen(fields: dict[str, Any], theirs: Mapping[str, Any], **fixed: Any) -> dict[str, Any]:
-    """Qwen slides a window in the layers from `max_window_layers` on, or in those that `layer_types` names."""
+    """Sliding window attention in the layers from `max_window_layers` on, or as listed in `layer_types`."""
     ours = read_rope(theirs) | fixed | {"attention": "softmax"}
     width = theirs.get("sliding_window", 4096)
     if not theirs.get("use_sliding_window", False) or width is None:
         return ours
     first = theirs.get("max_window_layers", 28)
     types = theirs.get("layer_types") or [LAYERS[layer >= first] for layer in range(fields["depth"])]
-    if odd := [name for name in types if name not in LAYERS]:
-        raise LoadError(f"layer_types: {odd[0]!r} is not supported, only {' and '.join(LAYERS)}")
+    if unknown := [name for name in types if name not in LAYERS]:
+        raise LoadError(f"layer_types: {unknown[0]!r} is not supported, only {' and '.join(LAYERS)}")
     kinds: list[Any] = [{"kind": "local", "window": width} if name == LAYERS[1] else "softmax" for name in types]
-    alike = all(kind == kinds[0] for kind in kinds)
-    return ours | {"attention": kinds[0] if alike else tuple(kinds)}
+    uniform = all(kind == kinds[0] for kind in kinds)
+    return ours | {"attention": kinds[0] if uniform else tuple(kinds)}
 
 
 LAYERS = ("full_attention", "sliding_attention")
@@ -128,7 +129,7 @@ def write_qwen(config: Any) -> dict[str, Any]:
 def mapping(
     name: str, read: Callable[..., dict[str, Any]], write: Callable[..., dict[str, Any]], **own: Any
 ) -> CheckpointMapping:
-    """One relative; its classes are called `<Prefix>ForCausalLM` ..."""
+    """The mapping of one model type, whose classes are called `<Prefix>ForCausalLM`, ..."""
     prefix = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[name]
     common = {"norm_eps": 1e-6, "rope_base": 10000.0, "tie_word_embeddings": False}
     return CheckpointMapping(

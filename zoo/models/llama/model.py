@@ -1,6 +1,6 @@
-"""LLaMA (Touvron et al. 2023) and its relatives: rotary positions, RMSNorm, a gated MLP, shared keys and values.
+"""LLaMA (Touvron et al. 2023) and similar decoders: rotary positions, RMSNorm, a gated MLP, grouped-query attention.
 
-Mistral adds a sliding window, Qwen2 biases of q, k and v, Qwen3 norms of q and k: fields here, not families.
+Mistral adds a sliding window, Qwen2 biases of q, k and v, Qwen3 norms of q and k: these are fields of the config.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from zoo.nn.rotary import Rotary, rotary
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(DecoderConfig):
-    """See DecoderConfig. rope_base: of the rotary frequencies. rope_scaling: how they are stretched, a dict with
-    "kind" ("linear", "llama3", "yarn") and the options in SCALINGS. qkv_bias, qk_norm: as in BlockConfig."""
+    """rope_base: base of the rotary frequencies. rope_scaling: a dict with "kind" ("linear", "llama3", "yarn") and its
+    options, see SCALINGS. qkv_bias, qk_norm: as in BlockConfig. See DecoderConfig for the other fields."""
 
     vocab_size: int = 32000
     max_length: int = 4096
@@ -46,13 +46,13 @@ class LlamaConfig(DecoderConfig):
             known = SCALINGS.get(str(kind))
             if known is None:
                 raise ValueError(f"rope_scaling: kind={kind!r} is not supported, only {', '.join(SCALINGS)}")
-            needed = {name for name, usual in known.items() if usual is ...}
-            if odd := sorted(options - known.keys()) + sorted(needed - options):
-                raise ValueError(f"rope_scaling {kind!r} takes {', '.join(known)}; {odd[0]!r} is unknown or missing")
+            required = {name for name, default in known.items() if default is ...}
+            if wrong := sorted(options - known.keys()) + sorted(required - options):
+                raise ValueError(f"rope_scaling {kind!r} takes {', '.join(known)}; {wrong[0]!r} is unknown or missing")
 
 
 class Llama(TextModel):
-    """forward(input_ids [B, N], attention_mask) -> scores of the next token [B, N, V]."""
+    """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
@@ -74,6 +74,7 @@ class Llama(TextModel):
         return Context(mask=CAUSAL, rotary=self.rotary(positions))
 
     def rotary(self, positions: Tensor) -> Rotary:
+        """Rotary tables for tokens at `positions`, with the scaling of the config."""
         c = self.config
         dim = c.head_dim or c.width // c.heads
         frequencies, factor = scaled_frequencies(dim, c.rope_base, c.rope_scaling, positions.device)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Options of each way to stretch rotary positions, with the values that they have where nothing is said.
+# Options of each kind of scaling with their defaults; `...` marks a required option.
 SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"factor": ...},
     "llama3": {
@@ -26,7 +26,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
 
 
 def scaled_frequencies(dim: int, base: float, scaling: dict | None, device: torch.device) -> tuple[Tensor, float]:
-    """Rotary frequencies [P / 2], stretched for longer texts, and the factor that the tables are multiplied by."""
+    """Scaled rotary frequencies [P / 2], and the factor by which the cos and sin tables are multiplied."""
     exponent = torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
     frequencies = 1.0 / base**exponent
     if scaling is None:
@@ -40,29 +40,29 @@ def scaled_frequencies(dim: int, base: float, scaling: dict | None, device: torc
 
 
 def llama3(frequencies: Tensor, options: dict[str, Any]) -> Tensor:
-    """LLaMA 3.1: long waves are stretched by `factor`, short ones are not, those between them by degrees."""
+    """LLaMA 3.1: low frequencies are divided by `factor`, high ones kept, with a linear ramp between them."""
     length, low, high = (
         options[name] for name in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
     )
-    turns = length * frequencies / (2 * math.pi)  # over the length of the pretraining
-    share = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - share) * frequencies / options["factor"] + share * frequencies
+    turns = length * frequencies / (2 * math.pi)  # over the pretraining length
+    ramp = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - ramp) * frequencies / options["factor"] + ramp * frequencies
 
 
 def yarn(frequencies: Tensor, dim: int, base: float, options: dict[str, Any]) -> tuple[Tensor, float]:
-    """YaRN (Peng et al. 2023): a ramp over the channels, and scores that grow with the stretch."""
+    """YaRN (Peng et al. 2023): a ramp over the channels, and attention scores scaled with the factor."""
 
     def channel(turns: float) -> float:
-        """The channel pair that turns that often over the length of the pretraining."""
+        """The channel pair that makes this number of turns over the pretraining length."""
         length = options["original_max_position_embeddings"]
         return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(math.floor(channel(options["beta_fast"])), 0)
     high = min(math.ceil(channel(options["beta_slow"])), dim - 1)
     pairs = torch.arange(dim // 2, device=frequencies.device).float()
-    stretched = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+    scaled = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
     factor = options["factor"]
     attention = options["attention_factor"]
     if attention is None:
         attention = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
-    return frequencies / factor * stretched + frequencies * (1 - stretched), attention
+    return frequencies / factor * scaled + frequencies * (1 - scaled), attention

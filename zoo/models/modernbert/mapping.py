@@ -1,4 +1,4 @@
-"""How transformers writes ModernBERT: config keys and tensor names, read both ways."""
+"""Mapping of ModernBERT to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,20 +51,20 @@ ROPE = {"full_attention": ("rope", "global_rope_theta"), "sliding_attention": ("
 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Which layers are local, and their rotary bases, in the older and the newer way of saying it."""
+    """The local layers and the rotary bases, from old and new spellings of the config."""
     ours: dict[str, Any] = {"global_every": theirs.get("global_attn_every_n_layers", 3)}
     if types := theirs.get("layer_types"):
-        whole = [layer for layer, kind in enumerate(types) if kind == "full_attention"]
-        ours["global_every"] = whole[1] if len(whole) > 1 else max(len(types), 1)
-        if whole != list(range(0, len(types), ours["global_every"])):
+        full = [layer for layer, kind in enumerate(types) if kind == "full_attention"]
+        ours["global_every"] = full[1] if len(full) > 1 else max(len(types), 1)
+        if full != list(range(0, len(types), ours["global_every"])):
             raise LoadError(
-                f"modernbert: layer_types={types} is not supported, only every n-th layer of full attention"
+                f"modernbert: layer_types={types} is not supported, only full attention in every n-th layer"
             )
-    for kind, (field, older) in ROPE.items():
-        said = (theirs.get("rope_parameters") or {}).get(kind) or {}
-        if said.get("rope_type", "default") != "default":
-            raise LoadError(f"modernbert: rope_type={said['rope_type']!r} is not supported, only 'default'")
-        ours[field] = float(said.get("rope_theta", theirs.get(older, fields[field])))
+    for kind, (field, old_key) in ROPE.items():
+        rope = (theirs.get("rope_parameters") or {}).get(kind) or {}
+        if rope.get("rope_type", "default") != "default":
+            raise LoadError(f"modernbert: rope_type={rope['rope_type']!r} is not supported, only 'default'")
+        ours[field] = float(rope.get("rope_theta", theirs.get(old_key, fields[field])))
     if theirs.get("mlp_dropout") or theirs.get("embedding_dropout"):
         ours["dropout"] = max(theirs.get("mlp_dropout", 0.0), theirs.get("embedding_dropout", 0.0))
     return ours
@@ -82,8 +82,8 @@ def write(config: Any) -> dict[str, Any]:
     }
 
 
-def shortest(config: Any) -> Any:
-    """The layers that are there do not tell how many apart the next global one would be."""
+def limit_global_every(config: Any) -> Any:
+    """`global_every` of at most the depth: `layer_types` cannot express a longer interval."""
     return config.replace(global_every=min(config.global_every, config.depth))
 
 
@@ -110,5 +110,5 @@ MODERNBERT = CheckpointMapping(
     },
     read=read,
     write=write,
-    rewrite=shortest,
+    rewrite=limit_global_every,
 )

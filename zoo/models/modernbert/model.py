@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): rotary positions, a gated MLP, no biases, and windows in two of three layers."""
+"""ModernBERT (Warner et al. 2024): rotary positions, a gated MLP, no biases, local attention in two of three layers."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from zoo.nn.rotary import rotary
 
 @dataclass(frozen=True, kw_only=True)
 class ModernBertConfig(TextConfig):
-    """See TextConfig. attention None, as published: every `global_every`-th layer sees all, the others the tokens
-    within window / 2; any other kind is that of all layers. rope, local_rope: the bases of rotary positions in the
-    one and the other, also where their attention is another. pooler: activation of the map behind pooling. unit:
-    pooled features have length 1. tied: the word table is also the last map. pad_id: whose tokens pad."""
+    """attention: None for the published pattern, full attention in every `global_every`-th layer and a local window of
+    `window` tokens in the others; any other kind is used in all layers. rope, local_rope: rotary bases of the full and
+    of the local layers. pooler: activation of the dense layer of the heads. normalize: L2-normalize pooled features.
+    tie_word_embeddings: the masked-LM head uses the word embeddings. pad_token_id: the padding token. See TextConfig
+    for the other fields."""
 
     head: str | None = "masked_lm"
     vocab_size: int = 50368
@@ -44,14 +45,15 @@ class ModernBertConfig(TextConfig):
         super().__post_init__()
         self.allow_heads("masked_lm", *HEADS)
         if self.window < 2 or self.global_every < 1:
-            raise ValueError(f"window={self.window}, global_every={self.global_every}: at least 2 and 1")
+            raise ValueError(f"window={self.window}, global_every={self.global_every}: expected at least 2 and 1")
 
     def is_local(self, layer: int) -> bool:
+        """Whether a layer has local attention in the published pattern."""
         return layer % self.global_every > 0
 
 
 class ModernBert(TextModel):
-    """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
+    """forward(input_ids [B, N], attention_mask) -> output of the head; see TextModel."""
 
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__(config)
@@ -68,7 +70,7 @@ class ModernBert(TextModel):
         self.make_norm = spec.make_norm
         self.tokens = TextEmbedding(c.vocab_size, c.width, norm=spec.make_norm(), dropout=c.dropout)
         self.blocks = spec.stack(c.depth)
-        self.blocks[0].norm1 = nn.Identity()  # what the tokens' own norm did already
+        self.blocks[0].norm1 = nn.Identity()  # the embedding ends with a norm
         self.head = self.make_head()
 
     def make_head(self) -> nn.Module | None:
@@ -86,8 +88,8 @@ class ModernBert(TextModel):
     def context(self, positions: Tensor) -> Context:
         c = self.config
         width = c.head_dim or c.width // c.heads
-        whole, near = (rotary(positions, width, base) for base in (c.rope, c.local_rope))
-        return Context(rotary=tuple(near if c.is_local(layer) else whole for layer in range(c.depth)))
+        full, local = (rotary(positions, width, base) for base in (c.rope, c.local_rope))
+        return Context(rotary=tuple(local if c.is_local(layer) else full for layer in range(c.depth)))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

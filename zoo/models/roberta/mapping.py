@@ -1,4 +1,4 @@
-"""How transformers writes RoBERTa and XLM-R: config keys and tensor names, read both ways."""
+"""Mapping of RoBERTa and XLM-R to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ FILE_KEYS = "\n".join(line for line in KEYS.splitlines() if "max_length" not in 
 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Their table counts the rows that no token takes."""
+    """Their `max_position_embeddings` includes the rows up to the padding id, which no token uses."""
     return {"max_length": theirs.get("max_position_embeddings", 514) - (fields["pad_token_id"] or 0) - 1}
 
 

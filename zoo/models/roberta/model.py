@@ -1,5 +1,5 @@
-"""RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020): BERT without token types, its positions counted from
-behind the padding id, with heads of their own."""
+"""RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020): BERT without token types and with other heads; positions
+start after the padding id."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from zoo.models.roberta.mapping import MAPPINGS
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaConfig(BertConfig):
-    """See BertConfig. max_length counts tokens; the position table has pad_id + 1 rows more, which no token takes."""
+    """See BertConfig. max_length counts tokens; the position table has pad_token_id + 1 further, unused rows."""
 
     vocab_size: int = 50265
     norm_eps: float = 1e-5
@@ -21,7 +21,7 @@ class RobertaConfig(BertConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pad_token_id is None:
-            raise ValueError("pad_token_id=None: a RoBERTa counts its positions from behind the padding id")
+            raise ValueError("pad_token_id=None: RoBERTa needs a padding id, its positions start after it")
 
     @property
     def first_position(self) -> int:
@@ -29,9 +29,9 @@ class RobertaConfig(BertConfig):
 
 
 class Roberta(Bert):
-    """forward(input_ids [B, N], attention_mask) -> what the head answers; see TextModel."""
+    """forward(input_ids [B, N], attention_mask) -> output of the head; see TextModel."""
 
-    head_act = "gelu"  # whatever that of the blocks
+    head_act = "gelu"  # independent of the activation of the blocks
 
 
 LARGE = dict(width=1024, depth=24, heads=16)

@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023)."""
+"""SigLIP (Zhai et al. 2023): a contrastive image-text model with a sigmoid loss."""
 
 from zoo.models.siglip.model import FAMILY, SigLIP
 

@@ -1,4 +1,4 @@
-"""How transformers writes SigLIP: config keys and tensor names, read both ways."""
+"""Mapping of SigLIP to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from zoo.models.vit.clip_mapping import SIGLIP_VISION
 
 
 def width_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """SigLIP's common space is as wide as its text tower, unless that says otherwise."""
+    """Width of the shared space: `projection_size` of the text tower, by default its hidden size."""
     text = values.get("text_config") or {}
     return {"width": text.get("projection_size") or text.get("hidden_size", 768)}
 

@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023): a ViT that pools by attention, a text tower that sees both sides, a sigmoid per pair."""
+"""SigLIP (Zhai et al. 2023): a ViT with attention pooling, a bidirectional text tower, and a sigmoid loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ from zoo.models.vit.model import ViTConfig
 
 
 class SigLIP(Contrastive):
-    """See Contrastive. Texts have a fixed length; what they are filled up with is content, and there is no mask."""
+    """SigLIP; see Contrastive. Texts are padded to a fixed length, and there is no attention mask."""
 
 
 def siglip(image: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of a variant: the picture's features enter the common space as they are, the text's by a linear map."""
-    picture = ViTConfig(**{**SIGLIP_IMAGE, "act": "gelu_tanh", "norm_eps": 1e-6, **image})
-    words = ClipTextConfig(**{**SIGLIP, **text})
+    """Config values of a variant: only text features are projected into the shared space."""
+    image_config = ViTConfig(**{**SIGLIP_IMAGE, "act": "gelu_tanh", "norm_eps": 1e-6, **image})
+    text_config = ClipTextConfig(**{**SIGLIP, **text})
     return {
-        "image": Tower(family="vit", config=picture, proj=None),
-        "text": Tower(family="clip_text", config=words, proj="affine"),
-        "width": picture.width,
+        "image": Tower(family="vit", config=image_config, proj=None),
+        "text": Tower(family="clip_text", config=text_config, proj="affine"),
+        "width": image_config.width,
         "loss": "siglip",
     }
 

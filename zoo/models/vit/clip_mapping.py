@@ -1,4 +1,4 @@
-"""How transformers and open_clip write the image towers of CLIP and SigLIP: config keys and tensor names."""
+"""Mapping of the image towers of CLIP and SigLIP to transformers and open_clip: config keys and tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,16 +51,17 @@ VISION_TABLE = (
 POOLED = dict(num_classes=0, head="pool")
 CLIP_IMAGE = POOLED | dict(pre_norm=True, pool="cls")
 SIGLIP_IMAGE = POOLED | dict(class_token=False, pool="map")
-SIGLIP_SAYS = dict(act="gelu_tanh", norm_eps=1e-6, mlp_dim=3072)  # what transformers assumes
+SIGLIP_DEFAULTS = dict(act="gelu_tanh", norm_eps=1e-6, mlp_dim=3072)  # defaults of transformers
 
 
 def read_edges(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """An image that the patches do not divide is cut, without a word in their configs."""
+    """`cut_edges`, which their configs do not have: images that patch_size does not divide are cropped."""
     sides = zip(sizes(fields["image_size"]), sizes(fields["patch_size"]))
     return {"cut_edges": any(side % patch for side, patch in sides)}
 
 
 def read_heads(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of heads, from `head_width`, and the fields of `read_blocks`."""
     return read_blocks(fields, theirs) | {"heads": fields["width"] // theirs.get("head_width", 64)}
 
 
@@ -79,7 +80,7 @@ SIGLIP_VISION = CheckpointMapping(
     heads={"SiglipVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
-    defaults=SIGLIP_IMAGE | SIGLIP_SAYS,
+    defaults=SIGLIP_IMAGE | SIGLIP_DEFAULTS,
     only={"vision_use_head": (True,)},
     read=read_edges,
 )
@@ -97,7 +98,7 @@ RESBLOCKS = """
     blocks.*.mlp.down.@             = ~transformer.resblocks.*.mlp.c_proj.@
     blocks.*.scale2.gamma           = ~transformer.resblocks.*.ls_2.gamma
 """
-# Options of theirs that change the numbers and that we have no word for.
+# Options of theirs that affect the outputs and that our config does not have.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "block_type": (None, "default"),
     "qk_norm": (False,),
@@ -111,7 +112,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def read_blocks(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """MLP width, activation and eps; `quick_gelu` is said of the whole model, and put into each tower's part."""
+    """MLP width, activation and eps. The caller copies `quick_gelu`, a key of the whole model, into each tower."""
     act = "quick_gelu" if theirs.get("quick_gelu") else "gelu"
     options = theirs.get("act_kwargs") or {}
     if options not in ({}, {"approximate": "tanh"}, {"approximate": "none"}):
@@ -125,9 +126,12 @@ def read_blocks(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, 
 
 
 def write_blocks(config: Any) -> dict[str, Any]:
-    hidden = config.mlp_dim or 4 * config.width
-    ratio = hidden / config.width
-    values: dict[str, Any] = {"mlp_ratio": ratio if int(config.width * ratio) == hidden else ratio + 0.5 / config.width}
+    """The inverse of `read_blocks`."""
+    mlp_dim = config.mlp_dim or 4 * config.width
+    ratio = mlp_dim / config.width
+    values: dict[str, Any] = {
+        "mlp_ratio": ratio if int(config.width * ratio) == mlp_dim else ratio + 0.5 / config.width
+    }
     if config.act == "quick_gelu":
         values["quick_gelu"] = True
     if config.act == "gelu_tanh":

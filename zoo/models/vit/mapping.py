@@ -1,4 +1,4 @@
-"""How timm and transformers write Vision Transformers: config keys and weight tables, read both ways."""
+"""Mapping of Vision Transformers to timm and transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +61,7 @@ POOLS = {"token": "cls", "avg": "mean", "map": "map"}
 
 
 def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """MLP width, pooling with its norm, and the rows of the position table, from timm's arguments."""
+    """MLP width, pooling, its norm, and the prefix tokens with positions, from timm's arguments."""
     ours: dict[str, Any] = {"act": fields["act"] or "gelu"}
     if isinstance(size := fields["image_size"], tuple) and size[0] == size[1]:
         ours["image_size"] = size[0]
@@ -101,17 +101,18 @@ def write_timm(config: Any) -> dict[str, Any]:
 
 
 def ratio_for(inner: int, width: int) -> float:
-    """The number whose product with the width, cut to an integer, is `inner`."""
+    """A ratio for which int(width * ratio) is `inner`."""
     ratio = inner / width
     return ratio if int(width * ratio) == inner else (inner + 0.5) / width
 
 
 def prefix_tokens(fields: Mapping[str, Any]) -> int:
+    """The number of prefix tokens: class token, distillation token, registers."""
     return fields["class_token"] + bool(fields["distilled"]) + fields["registers"]
 
 
 def positions_for_timm(config: Any) -> Any:
-    """timm gives a row of the position table to every prefix token or to none."""
+    """An equivalent config with positions for all prefix tokens or for none, as in timm."""
     every = prefix_tokens(config.to_dict())
     rows = every - config.registers if config.position_prefix is None else config.position_prefix
     if rows == every:
@@ -221,7 +222,7 @@ DINO_TABLE = (
 
 
 def read_dino(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """DINOv2's MLP is gated or not, and as wide as its ratio says (a gated one two thirds of that, in eights)."""
+    """The MLP: its width, for a gated MLP two thirds of the ratio, rounded up to a multiple of 8."""
     inner = int(fields["width"] * theirs.get("mlp_ratio", 4))
     if not theirs.get("use_swiglu_ffn", False):
         return {"mlp_dim": inner, "gated_mlp": False}
@@ -229,26 +230,26 @@ def read_dino(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
 
 
 def write_dino(config: Any) -> dict[str, Any]:
-    """transformers takes whole ratios only; what they cannot say shows when the file is read back."""
+    """The inverse of `read_dino`. transformers has integer ratios only; `differences` finds the other widths."""
     if isinstance(config.image_size, tuple) and config.image_size[0] != config.image_size[1]:
-        raise ValueError(f"image_size={config.image_size} (its DINOv2 takes squares)")
-    hidden = config.mlp_dim or 4 * config.width
-    ratio = round((1.5 if config.gated_mlp else 1) * hidden / config.width)
+        raise ValueError(f"image_size={config.image_size} (its DINOv2 supports square images only)")
+    mlp_dim = config.mlp_dim or 4 * config.width
+    ratio = round((1.5 if config.gated_mlp else 1) * mlp_dim / config.width)
     return {"mlp_ratio": ratio, "use_swiglu_ffn": config.gated_mlp}
 
 
 def positions_for_transformers(config: Any) -> Any:
-    """transformers gives a row of the position table to every prefix token but the registers."""
+    """An equivalent config with positions for all prefix tokens but the registers, as in transformers."""
     return config.replace(position_prefix=None)
 
 
-OLDER = {"norm_eps": 1e-12}  # what transformers' ViTConfig assumes
+VIT_DEFAULTS = {"norm_eps": 1e-12}  # defaults of transformers
 VIT = CheckpointMapping(
     name="vit",
     base="vit.",
     keys=VIT_KEYS,
     table=VIT_TABLE,
-    defaults=OLDER,
+    defaults=VIT_DEFAULTS,
     heads={"ViTModel": {"head": None}, "ViTForImageClassification": {"head": "classify"}},
     rewrite=positions_for_transformers,
 )
@@ -257,7 +258,7 @@ DEIT = CheckpointMapping(
     base="deit.",
     keys=VIT_KEYS,
     table=VIT_TABLE,
-    defaults=OLDER,
+    defaults=VIT_DEFAULTS,
     heads={
         "DeiTModel": {"head": None, "distilled": True},
         "DeiTForImageClassification": {"head": "classify", "distilled": "token"},

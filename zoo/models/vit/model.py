@@ -1,6 +1,6 @@
 """Vision Transformers: ViT (Dosovitskiy et al. 2021), DeiT and DeiT-3 (Touvron et al. 2021, 2022), DINOv2 (Oquab et al.
-2023) with and without registers (Darcet et al. 2024), the image towers of CLIP (Radford et al. 2021) and SigLIP (Zhai
-et al. 2023). Patches as tokens, a pre-norm encoder, one token read out."""
+2023) with and without registers (Darcet et al. 2024), and the image towers of CLIP (Radford et al. 2021) and SigLIP
+(Zhai et al. 2023). Patch embedding, a pre-norm encoder, pooling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from zoo.models.family import Family
 from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
 from zoo.models.vit.mapping import MAPPINGS
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.frontends.image import PatchEmbedding, Stem, by_size
+from zoo.nn.frontends.image import PatchEmbedding, Stem, run_by_size
 from zoo.nn.heads import (
     AttentionPooling,
     ClassificationHead,
@@ -30,13 +30,14 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Config):
-    """image_size and patch_size in pixels, one number or (rows, columns); width D, hidden the inner width of the MLP
-    (None: 4 * width); distilled: with DeiT's distillation token and its head, "token" with the token alone (as
-    transformers fine-tunes DeiT); pool_norm: the final norm stands after pooling instead of before; problem_type: what the
-    scores say, `single_label_classification` class, `multi_label_classification`, or a `regression`.
-
-    pre_norm: a norm before the blocks too, and none but its bias on patches (CLIP); cut_edges: an image_size that
-    patch_size does not divide, what is left at the far edges not looked at; pool="map": by a learned query (SigLIP)."""
+    """image_size, patch_size: in pixels, one number or (rows, columns). width: of the tokens; mlp_dim: hidden width of
+    the MLP (None: 4 * width). problem_type: of head="classify", see `ProblemType`. distilled: True for DeiT's
+    distillation token and head, "token" for the token only (DeiT as fine-tuned by transformers). registers: number of
+    register tokens.
+    position_prefix: number of prefix tokens with a position embedding (None: all but registers). pool: "cls", "mean",
+    "cls_mean" (both concatenated) or "map" (attention pooling with a learned query, SigLIP). pool_norm: the final norm
+    is after pooling instead of before. pre_norm: a norm before the blocks, and no bias in the patch embedding (CLIP).
+    cut_edges: image_size need not be a multiple of patch_size, the rest at the right and bottom is ignored."""
 
     head: str | None = "classify"
     image_size: Size = 224
@@ -73,20 +74,20 @@ class ViTConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head not in (None, "classify", "pool"):
-            raise ValueError(f"head={self.head!r}: a ViT has the heads 'classify', 'pool' and None (hidden states)")
+            raise ValueError(f"head={self.head!r}: ViT has the heads 'classify', 'pool' and None (hidden states)")
         if not self.class_token and (self.pool not in ("mean", "map") or self.distilled):
-            raise ValueError("without a class token there are pool='mean' and pool='map', and no distillation")
+            raise ValueError("class_token=False needs pool='mean' or pool='map', and distilled=False")
         if self.pool == "map" and self.pool_norm:
-            raise ValueError("pool='map' has a norm of its own behind pooling: pool_norm=False")
+            raise ValueError("pool='map' includes a norm: it needs pool_norm=False")
         if self.distilled and (self.pool != "cls" or self.registers or self.pool_norm):
-            raise ValueError("a distilled model reads its two tokens: no registers, pool='cls', pool_norm=False")
+            raise ValueError(f"distilled={self.distilled!r} needs registers=0, pool='cls' and pool_norm=False")
 
 
 class ViT(Model):
     """forward(pixel_values [B, C, H, W]) -> class scores [B, num_classes].
 
-    A list of pictures [C, H, W] may hold several sizes that the patch divides: those of one size go through together,
-    none is padded, and the table of positions is resampled for each (as timm's dynamic_img_size does).
+    A list of images [C, H, W] may contain several sizes that are multiples of patch_size: images of one size are a
+    batch, none is padded, and the position embeddings are resampled for each size (like timm's dynamic_img_size).
     """
 
     inputs = ("pixel_values",)
@@ -136,14 +137,16 @@ class ViT(Model):
         if isinstance(pixel_values, Tensor):
             return super().forward(pixel_values)
         if (head := self.head) is None:
-            raise ValueError("head=None gives hidden states, of several lengths for pictures of several sizes")
+            raise ValueError(
+                "images of several sizes need a head: with head=None the hidden states have several lengths"
+            )
         shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
         if shapes and any(isinstance(getattr(m, "pattern", None), Window2D) for m in self.blocks.modules()):
-            raise ValueError(f"attention with grid= is for pictures of {self.patches.image_size}, given {shapes.pop()}")
-        return by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
+            raise ValueError(f"attention with grid= needs images of {self.patches.image_size}, given {shapes.pop()}")
+        return run_by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
 
     def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
-        """[B, C, H, W] -> [B, N, D]. any_size: of another size than the config's, too, which the patch divides."""
+        """[B, C, H, W] -> [B, N, D]. any_size: allow any multiple of patch_size, not only the config's image_size."""
         return self.patches(pixel_values, any_size)
 
     def encode(self, pixel_values: Tensor, layers: Sequence[int] | None = None) -> Any:
@@ -151,6 +154,7 @@ class ViT(Model):
 
 
 def pair(size: Size) -> tuple[int, int]:
+    """(rows, columns) of a size."""
     return (size, size) if isinstance(size, int) else size
 
 

@@ -1,4 +1,4 @@
-"""How transformers writes wav2vec 2.0: config keys and tensor names, read both ways."""
+"""Mapping of wav2vec 2.0 to transformers: config keys and tensor names, in both directions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -73,12 +73,12 @@ HEAD_TABLES: dict[str | None, str] = {
 """,
 }
 
-# Options of theirs that change the numbers and that we have no word for.
+# Options of theirs that affect the outputs and that our config does not have.
 ONLY: dict[str, tuple[Any, ...]] = {"add_adapter": (False,), "adapter_attn_dim": (None,)}
 
 
 def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
-    """Their classes for a `name` such as "Wav2Vec2" -> the fields of ours."""
+    """{their class: fields of our config}, for class names that begin with `name` ("Wav2Vec2")."""
     return {
         f"{name}Model": {"head": None},
         f"{name}ForCTC": {"head": "ctc"},
@@ -87,7 +87,7 @@ def heads_of(name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """A file may count another symbol than one of the vocabulary as padding: then its blank is unknown, and the 0th."""
+    """The order of norms and the CTC blank, which is 0 if their padding token is not in the vocabulary."""
     blank = fields["blank"]
     known = isinstance(blank, int) and 0 <= blank < (fields["vocab_size"] or 0)
     size = fields["vocab_size"] or 32
@@ -99,7 +99,7 @@ def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(config: Any) -> dict[str, Any]:
-    """Without masking in training: what would stand in for masked frames has no place in our models."""
+    """The inverse of `read`, with SpecAugment off: our models have no embedding for masked frames."""
     masking = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "apply_spec_augment": False}
     return {"do_stable_layer_norm": config.order == "pre"} | masking
 

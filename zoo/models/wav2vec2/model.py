@@ -1,6 +1,6 @@
-"""wav2vec 2.0 (Baevski et al. 2020): convolutions over samples, convolutional positions, an encoder that sees all.
+"""wav2vec 2.0 (Baevski et al. 2020): a convolutional waveform encoder, convolutional positions, a Transformer encoder.
 
-The class serves HuBERT too, whose network is the same.
+Also the base class of HuBERT, which has the same network.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.wav2vec2.mapping import TRANSFORMERS
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, samples_for
+from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, min_samples_for
 from zoo.nn.heads import AudioClassificationHead, FrameClassificationHead, TextPooling, WeightedLayerSum
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
@@ -24,12 +24,12 @@ HEADS = ("ctc", "classify", "token", "pool", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Wav2Vec2Config(Config):
-    """conv_channels, conv_kernels, conv_strides: of the convolutions over samples; see Waveform.
+    """conv_channels, conv_kernels, conv_strides: of the convolutions over samples, see WaveformEmbedding.
 
-    order: of norms in a block, "pre" in what the papers call stable layer norm. position_kernel, position_groups: of
-    the convolution that tells positions. vocab_size, blank: symbols of head="ctc", and the one that says nothing.
-    classifier_width: inner width of head="classify"; layer_sum: it, and head="token", which names each frame, read a
-    learned mixture of all layers.
+    order: of the norms in a block, "pre" is called stable layer norm in the papers. position_kernel, position_groups:
+    of the convolution that embeds positions. vocab_size, blank: number of symbols of head="ctc", and its blank symbol.
+    classifier_width: hidden width of head="classify". layer_sum: head="classify" and head="token" (a class per frame)
+    use a learned weighted sum of all layers.
     """
 
     head: str | None = None
@@ -66,24 +66,24 @@ class Wav2Vec2Config(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} knows the heads {', '.join(map(repr, HEADS))}")
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
         sizes = {name: getattr(self, f"conv_{name}") for name in ("channels", "kernels", "strides")}
         if len({len(size) for size in sizes.values()}) > 1 or min(min(size, default=0) for size in sizes.values()) < 1:
-            said = ", ".join(f"conv_{name}={size}" for name, size in sizes.items())
-            raise ValueError(f"{said}: expected as many of each, all at least 1")
+            given = ", ".join(f"conv_{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"{given}: expected the same number of each, all at least 1")
         if not 0 <= self.blank < self.vocab_size:
-            raise ValueError(f"blank={self.blank} is none of vocab_size={self.vocab_size} symbols")
+            raise ValueError(f"blank={self.blank} is not one of vocab_size={self.vocab_size} symbols")
 
     def samples(self, tokens: int) -> int:
-        """The fewest samples that make so many tokens."""
-        return samples_for(tokens, self.conv_kernels, self.conv_strides)
+        """The smallest number of samples that gives this number of tokens."""
+        return min_samples_for(tokens, self.conv_kernels, self.conv_strides)
 
 
 class Wav2Vec2(Model):
-    """forward(input_values [B, S], attention_mask [B, S]) -> what the head answers: [B, N, D], ctc [B, N, V], ...
+    """forward(input_values [B, S], attention_mask [B, S]) -> output of the head: [B, N, D], ctc [B, N, V], ...
 
-    attention_mask is 1 for real samples. Padding is never computed and never seen: each clip gives what it gives alone,
-    its tokens first in its row. `frames` tells how many they are.
+    attention_mask is 1 for real samples. Padding does not affect the output: each clip gives the same output as alone,
+    in the first tokens of its row. `frames` returns their number.
     """
 
     inputs = ("input_values", "attention_mask")
@@ -123,12 +123,12 @@ class Wav2Vec2(Model):
         return WaveformFeatureExtractor(return_attention_mask=self.config.conv_norm == "layer")
 
     def frames(self, samples: Any) -> Any:
-        """How many tokens clips of so many samples become: an int, or a tensor [B] of them."""
+        """Number of tokens of clips with this number of samples: an int, or a tensor [B]."""
         return self.waves.frames(samples)
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """[B, S] -> (tokens [B, N, D], which of them are real [B, N], or None where all are)."""
-        x, keep = self.waves(input_values, attention_mask, apart=self.drop_padding)
+        """[B, S] -> (tokens [B, N, D], mask of real tokens [B, N], or None if all are real)."""
+        x, keep = self.waves(input_values, attention_mask, drop_padding=self.drop_padding)
         return self.dropout(x), keep
 
     def encode(
@@ -146,7 +146,7 @@ class Wav2Vec2(Model):
         return y if self.head is None else self.head(y, keep)
 
     def set_checkpointing(self, enabled: bool = True) -> None:
-        """Recompute activations in the backward pass, those of the convolutions too."""
+        """Turn gradient checkpointing on or off, also of the convolutions."""
         super().set_checkpointing(enabled)
         self.waves.checkpointing = enabled
 
