@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zoo.nn import CAUSAL, MLP, Attention, BlockConfig, Context, CoreSpec, initialize, rotary
-from zoo.nn.block import survivors
+from zoo.nn.block import drop_path_scale
 from zoo.nn.context import Groups
 from zoo.nn.mlp import ACTIVATIONS
 
@@ -89,7 +89,7 @@ def test_mlp(act, gated):
     mlp, x = MLP(8, 12, act, gated), torch.randn(2, 3, 8)
     inner = torch_acts[act](mlp.gate(x)) * mlp.up(x) if gated else torch_acts[act](mlp.up(x))
     torch.testing.assert_close(mlp(x), mlp.down(inner))
-    with pytest.raises(ValueError, match="act='gelo'; did you mean 'gelu'"):
+    with pytest.raises(ValueError, match="act='gelo' is unknown; did you mean 'gelu'"):
         MLP(8, 12, "gelo")
 
 
@@ -100,7 +100,7 @@ def test_drop_path_skips_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     made.train()
     ones = torch.ones(4000, 2, 3)
-    kept = survivors(ones, 0.25, None)
+    kept = drop_path_scale(ones, 0.25, None)
     assert kept.shape == (4000, 1, 1) and kept.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert kept.mean().item() == pytest.approx(1, abs=0.03)
     y = made(x, Context())
@@ -115,7 +115,7 @@ def test_drop_path_is_drawn_per_row_of_packed_tokens():
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        kept = survivors(y, 0.5, groups)
+        kept = drop_path_scale(y, 0.5, groups)
         assert kept.shape == (1, 11, 1)
         rows = kept[0, :, 0].split([3, 3, 5])
         assert all((row == row[0]).all() for row in rows)
@@ -196,7 +196,7 @@ def test_queries_and_keys_are_normed_before_they_are_turned():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 30, "heads": 4}, r"width=30 does not divide into heads=4.*head_dim"),
+        ({"width": 30, "heads": 4}, r"width=30 is not divisible by heads=4.*head_dim"),
         ({"width": 32, "heads": 4, "kv_heads": 3}, r"heads=4 cannot share kv_heads=3"),
     ],
 )

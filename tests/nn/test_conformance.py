@@ -11,7 +11,7 @@ import zoo
 from zoo.nn import Core
 from zoo.nn.conformance import CHECKS, Report, header, table
 from zoo.nn.registry import BUILT_IN, CORES
-from zoo.nn.sdpa import share
+from zoo.nn.sdpa import repeat_kv
 
 
 class Plain(Core):
@@ -31,7 +31,7 @@ class Tempered(Plain):
         return super().weights(q * (self.offset + self.temperature).to(q.dtype), k, mask, bias)
 
     def forward(self, q, k, v, mask=None, bias=None):
-        return (self.maps(q, k, mask, bias) @ share(v, q.shape[1])).to(v.dtype)
+        return (self.maps(q, k, mask, bias) @ repeat_kv(v, q.shape[1])).to(v.dtype)
 
 
 class Peeks(Core):
@@ -156,19 +156,19 @@ class Misshapen(Core):
 
 GOOD = [Plain, Tempered, *BUILT_IN, {"kind": "local", "window": 3}, {"kind": "bigbird", "block": 2, "random": 1}]
 BAD = {
-    Peeks: {"causal": "future leaks"},
-    Deaf: {"causal": "future leaks", "padding": "padding is ignored", "any mask": "window is ignored"},
+    Peeks: {"causal": "causal mask is violated"},
+    Deaf: {"causal": "causal mask is violated", "padding": "padding is ignored", "any mask": "window mask is ignored"},
     Unbiased: {"bias": "bias is ignored"},
-    Tiled: {"GQA": "shared keys differ"},
-    Lies: {"law": "forward is not weights @ v at length 1"},
-    Stopped: {"gradients": "no gradient reaches the parameter 'unused'"},
-    Counts: {"padding": "padded row differs from the row alone"},
-    Single: {"bfloat16": "outputs are torch.float32", "float64": "outputs are torch.float32"},
+    Tiled: {"GQA": "shared key heads give other outputs"},
+    Lies: {"law": "forward differs from weights @ v at length 1"},
+    Stopped: {"gradients": "the parameter 'unused' gets no gradient"},
+    Counts: {"padding": "padded row gives other outputs"},
+    Single: {"bfloat16": "the outputs are torch.float32", "float64": "the outputs are torch.float32"},
     Square: {"cross": "raised RuntimeError"},
-    Forgets: {"decoding": "differs from the full forward"},
-    Mixes: {"batch rows": "differs from the row alone"},
-    Explodes: {"hidden rows": "other than zeros"},
-    Dice: {"law": "forward is not weights"},
+    Forgets: {"decoding": "differs from one full forward"},
+    Mixes: {"batch rows": "row of a batch gives other outputs than alone"},
+    Explodes: {"hidden rows": "fully masked query is not zero"},
+    Dice: {"law": "forward differs from weights"},
     Loses: {"loading": "'features' is not in the state dict"},
     Unbuilt: {"law": "raised RuntimeError: no such thing"},
     Misshapen: {"law": r"weights have the shape \(2, 1, 1, 1\)"},
@@ -200,7 +200,7 @@ def test_bad_cores_are_told_what_is_wrong(core):
 
 def test_what_is_no_core_fails_without_raising():
     report = zoo.check(nn.Linear)
-    assert not report.ok and "no subclass of zoo.nn.Core" in report.failures[0]
+    assert not report.ok and "not a subclass of zoo.nn.Core" in report.failures[0]
 
 
 def test_an_unknown_name_is_an_error():

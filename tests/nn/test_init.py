@@ -6,12 +6,12 @@ from nn_cases import KINDS
 from torch import nn
 
 from zoo.nn import BlockConfig, Core, CoreSpec, LayerScale, initialize
-from zoo.nn.init import uninitialized
-from zoo.nn.registry import admit, build_core
+from zoo.nn.init import skip_init
+from zoo.nn.registry import build_core, register_custom
 
 
 def stack(seed=0, depth=2, **options):
-    with uninitialized():
+    with skip_init():
         made = BlockConfig(width=16, heads=2, **options).stack(depth)
     initialize(made, seed)
     return made
@@ -83,6 +83,61 @@ def test_a_module_without_a_rule_is_an_error_not_a_guess():
         initialize(model, 0)
 
 
+class Scaled(nn.Module):
+    """A custom module with a rule of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((4,), 3.0))
+
+    def initialize(self, generator_for):
+        self.gain.normal_(generator=generator_for("gain"))
+
+
+def test_custom_modules_with_the_method_are_initialized():
+    first, second = nn.Sequential(Scaled()), nn.Sequential(Scaled())
+    initialize(first, 0)
+    initialize(second, 0)
+    assert torch.equal(first[0].gain, second[0].gain) and (first[0].gain != 3).all()
+    initialize(second, 1)
+    assert not torch.equal(first[0].gain, second[0].gain)
+
+
+def test_the_old_name_of_the_method_is_an_error():
+    class Old(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.empty(4))
+
+        def initialise(self, draw):
+            nn.init.ones_(self.gain)
+
+    class OldLinear(nn.Linear):
+        def initialise(self, draw):
+            nn.init.ones_(self.weight)
+
+    class Override(LayerScale):
+        def initialise(self, draw):
+            nn.init.ones_(self.gamma)
+
+    for module in (Old(), OldLinear(2, 2), Override(4, 0.1)):
+        name = type(module).__name__
+        with pytest.raises(ValueError, match=f"{name} defines `initialise`.*rename the method to `initialize`"):
+            initialize(nn.Sequential(nn.Linear(2, 2), module), 0)
+
+    class Both(Old):
+        def initialize(self, generator_for):
+            nn.init.ones_(self.gain)
+
+    class Empty(nn.Module):
+        def initialise(self):
+            pass
+
+    model = nn.Sequential(Both(), Empty())
+    initialize(model, 0)
+    assert (model[0].gain == 1).all()
+
+
 class Mine(Core):
     def __init__(self, spec):
         super().__init__(spec)
@@ -95,9 +150,9 @@ class Mine(Core):
 
 
 def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
-    with uninitialized():
+    with skip_init():
         made = BlockConfig(width=16, heads=2, attention="softmax").stack(1)
-        mine = build_core(admit(Mine), CoreSpec(heads=2, kv_heads=2, head_dim=8))
+        mine = build_core(register_custom(Mine), CoreSpec(heads=2, kv_heads=2, head_dim=8))
         assert torch.equal(mine.mix.weight, torch.eye(2)) and mine.mix.bias.abs().max() > 0
         made[0].mixer.core = mine
     bias = mine.mix.bias.clone()
@@ -108,7 +163,7 @@ def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
 
 def test_constructors_draw_nothing_while_uninitialized():
     state = torch.get_rng_state()
-    with uninitialized():
+    with skip_init():
         nn.Linear(4, 4)
         nn.Conv2d(3, 4, 2)
         nn.LayerNorm(4)

@@ -9,8 +9,8 @@ from nn_cases import HEADS, KERNELS, core_of, qkv
 from torch import Tensor
 
 from zoo.nn import CAUSAL, Core, CoreSpec, LinearAttention, PaddingMask, initialize
-from zoo.nn.init import generator, orthogonal_gaussian
-from zoo.nn.linear_attention import CHUNK, chunked
+from zoo.nn.init import orthogonal_gaussian, parameter_generator
+from zoo.nn.linear_attention import CHUNK, chunked_causal_sum
 from zoo.nn.registry import build_core
 
 SEEDS = range(12)
@@ -74,7 +74,7 @@ def test_orthogonal_features_vary_less_than_independent_ones():
     for seed in range(400):
         initialize(core, seed)
         orthogonal.append(kernel(core, q, k))
-        core.projection.normal_(generator=generator(seed, "independent"))
+        core.projection.normal_(generator=parameter_generator(seed, "independent"))
         independent.append(kernel(core, q, k))
     assert torch.stack(orthogonal).var(0).mean() < 0.95 * torch.stack(independent).var(0).mean()
 
@@ -96,7 +96,7 @@ def test_rows_are_orthogonal_in_blocks_and_gaussian_in_norm():
 
 def draw_rows(rows: int, dim: int, seed: int) -> Tensor:
     table = torch.empty(rows, dim)
-    orthogonal_gaussian(table, generator(seed, "rows"))
+    orthogonal_gaussian(table, parameter_generator(seed, "rows"))
     return table
 
 
@@ -130,7 +130,7 @@ def test_performer_is_the_papers_formula():
 def test_chunks_are_the_running_sum(length):
     q, k, v = torch.randn(3, 1, 2, length, 5, dtype=torch.float64)
     start = torch.randn(1, 2, 5, 5, dtype=torch.float64)
-    y, end = chunked(q, k, v, start)
+    y, end = chunked_causal_sum(q, k, v, start)
     total, steps = start, []
     for n in range(length):
         total = total + k[:, :, n, :, None] * v[:, :, n, None]

@@ -205,8 +205,8 @@ def test_an_empty_edge_list_leaves_the_loops():
 
 
 def test_rows_that_see_nobody_are_opened_and_named():
-    allowed, blind = (CAUSAL & PaddingMask(KEEP)).evaluate(6, 6, None)
-    assert blind[1, 0, 0].all() and blind.sum() == 1
+    allowed, fully_masked = (CAUSAL & PaddingMask(KEEP)).evaluate(6, 6, None)
+    assert fully_masked[1, 0, 0].all() and fully_masked.sum() == 1
     assert allowed[1, 0, 0].all() and allowed.any(-1).all()
     assert CAUSAL.evaluate(6, 6, None)[1] is None
 

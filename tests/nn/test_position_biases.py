@@ -95,7 +95,7 @@ def test_a_view_evaluates_once():
 
     view = BiasView(Counted(torch.randn(1, 2, 4, 4)))
     assert view.dense(4, 4) is view.dense(4, 4) and Counted.calls == 1
-    forgetful = BiasView(Counted(torch.randn(1, 2, 4, 4)), memo=None)
+    forgetful = BiasView(Counted(torch.randn(1, 2, 4, 4)), cache=None)
     assert torch.equal(forgetful.dense(4, 4), forgetful.dense(4, 4)) and Counted.calls == 3
 
 
@@ -103,7 +103,7 @@ def test_tensors_become_biases():
     values = torch.randn(4, 4)
     assert as_bias(None) is None
     assert torch.equal(as_bias(values).dense(4, 4)[0, 0], values)
-    with pytest.raises(ValueError, match=r"torch.bool; masks go to mask="):
+    with pytest.raises(ValueError, match=r"torch.bool; pass masks as mask="):
         as_bias(torch.ones(4, 4, dtype=torch.bool))
 
 

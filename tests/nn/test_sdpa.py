@@ -5,7 +5,7 @@ from nn_cases import BATCH, DIM, HEADS, TOKENS, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, NO_MASK, Prefix, TensorBias, Window, sdpa
-from zoo.nn.sdpa import SHORT, attend, one_row, plain, share
+from zoo.nn.sdpa import PLAIN_MAX_LENGTH, attend, plain_attention, repeat_kv, single_query
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SCALE = 0.3
@@ -13,7 +13,7 @@ SCALE = 0.3
 
 def reference(q, k, v, allowed=None):
     """Torch's own, in double precision, from its slow and simple backend."""
-    q, k, v = (share(t, HEADS).double() for t in (q, k, v))
+    q, k, v = (repeat_kv(t, HEADS).double() for t in (q, k, v))
     if allowed is not None and allowed.dtype != torch.bool:
         allowed = allowed.double()
     with sdpa_kernel(SDPBackend.MATH):
@@ -30,9 +30,9 @@ def test_all_forms_compute_the_same(dtype, groups):
         q, k, v = qkv(groups=groups, queries=queries, dtype=dtype)
         for allowed in (None, table[:, :, -queries:], bias[:, :, -queries:]):
             expected = reference(q, k, v, allowed).to(dtype)
-            forms = [plain(q, k, v, allowed, SCALE)]
+            forms = [plain_attention(q, k, v, allowed, SCALE)]
             if queries == 1:
-                forms.append(one_row(q, k, v, allowed, SCALE, 0.0))
+                forms.append(single_query(q, k, v, allowed, SCALE, 0.0))
             for y in forms:
                 assert y.dtype == dtype
                 torch.testing.assert_close(y, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -57,8 +57,8 @@ def calls(monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(sdpa, "plain", spy("plain", plain))
-    monkeypatch.setattr(sdpa, "one_row", spy("one_row", one_row))
+    monkeypatch.setattr(sdpa, "plain_attention", spy("plain_attention", plain_attention))
+    monkeypatch.setattr(sdpa, "single_query", spy("single_query", single_query))
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy("sdpa", fused))
     return made
 
@@ -79,18 +79,18 @@ def test_the_choice_of_kernel(calls):
     assert chosen(calls, q, k, v, Window(99, 99))[1][3] is None  # hides nothing: no mask
 
     half = [t.bfloat16() for t in (q, k, v)]
-    assert chosen(calls, *half)[0] == "plain"
+    assert chosen(calls, *half)[0] == "plain_attention"
     assert chosen(calls, half[0][:, :, -1:], *half[1:])[0] == "sdpa"  # one row: there is little to save
-    long = [t.repeat(1, 1, SHORT // TOKENS + 1, 1) for t in half]
+    long = [t.repeat(1, 1, PLAIN_MAX_LENGTH // TOKENS + 1, 1) for t in half]
     assert chosen(calls, *long)[0] == "sdpa"
 
     learned = TensorBias(torch.zeros(1, 1, TOKENS, TOKENS, requires_grad=True))
-    assert chosen(calls, q, k, v, bias=learned)[0] == "plain"
+    assert chosen(calls, q, k, v, bias=learned)[0] == "plain_attention"
     assert chosen(calls, q, k, v, bias=TensorBias(torch.zeros(1, 1, TOKENS, TOKENS)))[0] == "sdpa"
-    assert chosen(calls, q, k, v, dropout=0.5)[0] == "plain"
+    assert chosen(calls, q, k, v, dropout=0.5)[0] == "plain_attention"
 
     q, k, v = qkv(groups=2, queries=1)
-    assert chosen(calls, q, k, v)[0] == "one_row"
+    assert chosen(calls, q, k, v)[0] == "single_query"
     q, k, v = qkv(groups=2)
     assert chosen(calls, q, k, v)[2]["enable_gqa"] is True
 

@@ -125,12 +125,12 @@ def test_nothing_is_dropped_where_rows_see_differently(monkeypatch):
 
 
 def test_the_padding_is_really_dropped():
-    stack, seen = encoder(), []
-    stack[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:2].numel()))
+    stack, for_forward = encoder(), []
+    stack[0].mlp.register_forward_pre_hook(lambda _, args: for_forward.append(args[0].shape[:2].numel()))
     stack(tokens(), keep=KEEP)
     stack(tokens(), keep=KEEP, drop_padding=False)
     stack(tokens(), keep=torch.ones_like(KEEP))
-    assert seen == [int(KEEP.sum()), KEEP.numel(), KEEP.numel()]
+    assert for_forward == [int(KEEP.sum()), KEEP.numel(), KEEP.numel()]
 
 
 @pytest.mark.parametrize("drop_padding", [True, False])
@@ -178,7 +178,7 @@ def test_layers():
     assert torch.equal(y, stack(x)) and torch.equal(last, again)
     torch.testing.assert_close(stack.norm(last), y)
     shorter = encoder(depth=4)
-    torch.testing.assert_close(first, shorter[0](x, Context().seen(N)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(first, shorter[0](x, Context().for_forward(N)), atol=1e-12, rtol=0)
     with pytest.raises(IndexError):
         stack(x, layers=[4])
     _, taken = stack(x, keep=KEEP, layers=[1, 2])

@@ -1,4 +1,4 @@
-"""The shared attention core. Everything here imports torch and nothing else."""
+"""Building blocks that all models share: attention, blocks, stacks, masks, position biases. Needs torch alone."""
 
 from typing import Any
 
@@ -49,5 +49,5 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Old names."""
+    """Deprecated names."""
     return renamed.public_name(__name__, name)

@@ -1,7 +1,7 @@
-"""Projections around a core: self and cross, multi-head, multi-query and grouped-query, rotary positions, state.
+"""The attention module: projections around a core, for self- and cross-attention, MHA, MQA and GQA, with a cache.
 
-The only attention module of the library. Its parameters are `q`, `k`, `v`, `out` (and `q_norm`, `k_norm`), whatever the
-model, so that weight tables, LoRA, sharding plans and decay groups need to know nothing else.
+All models use it. Its parameters are always named `q`, `k`, `v`, `out` (and `q_norm`, `k_norm`), so checkpoint
+mappings, LoRA, sharding plans and weight-decay groups rely on these names.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,19 @@ from zoo.nn.kv_cache import LayerState
 from zoo.nn.registry import build_core
 from zoo.nn.rotary import Rotary
 
-# Below this width, and from so many rows on, one product for q, k and v saves more than joining their weights costs.
-NARROW, MANY = 384, 64
+# Up to this width, and from this many tokens on, one fused product for q, k and v is faster than three, although it
+# concatenates their weights first.
+FUSED_QKV_MAX_WIDTH, FUSED_QKV_MIN_TOKENS = 384, 64
 
 
 class Attention(nn.Module):
     """`out(core(q(x), k(memory), v(memory)))`, with memory = x in self-attention.
 
-    q_bias, k_bias, v_bias, out_bias follow `bias` unless given. qk_norm makes the norm over the head dimension that q
-    and k pass before they are rotated.
+    bias: whether q, k and v have a bias; k_bias and out_bias override it for k and for the output projection. qk_norm:
+    builds the norms over the head dimension that are applied to q and k before the rotary embedding.
     """
 
-    packs = True  # takes packed rows (`Context.groups`) itself
+    packs = True  # handles packed rows (`Context.groups`) itself
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         super().__init__()
         heads, groups, dim = spec.heads, spec.kv_heads, spec.head_dim
         if heads % groups:
-            raise ValueError(f"heads={heads} query heads cannot share kv_heads={groups} evenly: choose a divisor")
+            raise ValueError(f"heads={heads} cannot share kv_heads={groups} evenly: choose a divisor of {heads}")
         self.head_dim = dim
         self.q = nn.Linear(width, heads * dim, bias)
         self.k = nn.Linear(memory_width or width, groups * dim, bias if k_bias is None else k_bias)
@@ -58,10 +59,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: Context, state: LayerState | None = None, memory: Tensor | None = None
     ) -> Tensor:
-        """x [B, N, D] -> [B, N, D]; memory [B, M, D'] makes it cross-attention."""
+        """x [B, N, D] -> [B, N, D]. With memory [B, M, D'] this is cross-attention."""
         if memory is not None:
             return self.merge(self.cross(x, memory, context, state))
-        q, k, v = self.in_heads(x)
+        q, k, v = self.project_heads(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(context.rotary, Rotary):
@@ -69,13 +70,13 @@ class Attention(nn.Module):
         if state is not None:
             y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
         elif context.groups is not None:
-            y = by_rows(lambda *qkv: self.core(*qkv, context.mask, context.bias), context.groups, q, k, v)
+            y = run_grouped(lambda *qkv: self.core(*qkv, context.mask, context.bias), context.groups, q, k, v)
         else:
             y = self.core(q, k, v, context.mask, context.bias)
         return self.merge(y)
 
     def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
-        """Attend to `memory`, whose keys and values are projected once for all steps of decoding."""
+        """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`."""
         q = self.split(self.q(x))
         if state is not None and state.memory is not None:
             k, v = state.memory
@@ -86,17 +87,17 @@ class Attention(nn.Module):
         return self.core(q, k, v, context.memory_mask, None)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, k and v of x, [B, N, H * P] and twice [B, N, G * P]; one product where that is faster."""
+        """Projections of x: q [B, N, H * P], k and v [B, N, G * P], by one fused product where that is faster."""
         parts = (self.q, self.k, self.v)
-        few = x.shape[-1] > NARROW or x.shape[0] * x.shape[1] < MANY
-        if few or not all(map(is_plain, parts)) or len({p.bias is None for p in parts}) > 1:
+        separate = x.shape[-1] > FUSED_QKV_MAX_WIDTH or x.shape[0] * x.shape[1] < FUSED_QKV_MIN_TOKENS
+        if separate or not all(map(is_plain_linear, parts)) or len({p.bias is None for p in parts}) > 1:
             return tuple(part(x) for part in parts)
         bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
-        joined = F.linear(x, torch.cat([part.weight for part in parts]), bias)
-        return joined.split([part.out_features for part in parts], -1)
+        fused = F.linear(x, torch.cat([part.weight for part in parts]), bias)
+        return fused.split([part.out_features for part in parts], -1)
 
-    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q [B, H, N, P], k and v [B, G, N, P] of x."""
+    def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Projections of x split into heads: q [B, H, N, P], k and v [B, G, N, P]."""
         return tuple(self.split(t) for t in self.project(x))
 
     def split(self, x: Tensor) -> Tensor:
@@ -106,18 +107,18 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
 
 
-def is_plain(linear: nn.Module) -> bool:
-    """Calling it is the same as multiplying by its weight: no adapter, hook, parametrization or sharding in between."""
+def is_plain_linear(linear: nn.Module) -> bool:
+    """Whether calling it only multiplies by its weight: no adapter, hook, parametrization or sharding."""
     if type(linear) is not nn.Linear or type(linear.weight) is not nn.Parameter:
         return False
     hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
     return not hooks and type(linear.weight.data) is Tensor
 
 
-def by_rows(core: Callable[..., Tensor], groups: Groups, *parts: Tensor) -> Tensor:
-    """Run `core` on each run of equally long rows of packed tokens: parts [1, H, T, P] -> [1, H, T, P].
+def run_grouped(core: Callable[..., Tensor], groups: Groups, *parts: Tensor) -> Tensor:
+    """Apply `core` to each group of equally long rows of packed tokens: parts [1, H, T, P] -> [1, H, T, P].
 
-    A core never sees padding, nor another row: whatever it computes, a packed batch gives what the rows give alone.
+    The core sees neither padding nor other rows, so a packed batch gives the same outputs as each row alone.
     """
     outputs, start = [], 0
     for rows, length in groups.sizes:

@@ -1,4 +1,4 @@
-"""The block: a mixer, perhaps cross-attention, and an MLP, each in a residual. Its parts are handed in ready-made."""
+"""The transformer block: a mixer, optional cross-attention and an MLP, each in a residual branch."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.attention import by_rows
+from zoo.nn.attention import run_grouped
 from zoo.nn.context import Context, Groups
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState
@@ -17,14 +17,14 @@ Order = Literal["pre", "post", "parallel"]
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel (Touvron et al. 2021, CaiT)."""
+    """LayerScale: a learned factor per channel (Touvron et al. 2021, CaiT)."""
 
     def __init__(self, width: int, value: float) -> None:
         super().__init__()
         self.value = value
         self.gamma = nn.Parameter(torch.empty(width))
 
-    def initialize(self, draw: Initializer) -> None:
+    def initialize(self, generator_for: Initializer) -> None:
         nn.init.constant_(self.gamma, self.value)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,12 +32,13 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer.
+    """One transformer layer.
 
-    order: "pre", x + f(norm(x)) (ViT, GPT, LLaMA); "post", norm(x + f(x)) (the 2017 paper, BERT); "parallel",
-    x + mixer(norm(x)) + mlp(norm(x)) (GPT-J, ViT-22B; one norm serves both).
-    layer_scale: initial value of a learned factor on each branch; dropout: on each branch's output; drop_path: chance
-    that a sample skips a branch while training (Huang et al. 2016).
+    order: position of the norms. "pre": x + f(norm(x)) (ViT, GPT, LLaMA). "post": norm(x + f(x)) (Vaswani et al. 2017,
+        BERT). "parallel": x + mixer(norm(x)) + mlp(norm(x)), with one shared norm (GPT-J, ViT-22B).
+    layer_scale: initial value of LayerScale on the mixer and MLP branches; None for no LayerScale.
+    dropout: on the output of each branch.
+    drop_path: probability that a sample skips a branch in training (stochastic depth, Huang et al. 2016).
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Block(nn.Module):
         self.mlp = mlp
         self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
         if order == "parallel" and cross is not None:
-            raise ValueError("order='parallel' has no place for cross-attention; use order='pre'")
+            raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
@@ -86,37 +87,37 @@ class Block(nn.Module):
         return self.norm2(x + self.branch(self.mlp(x), self.scale2, groups))
 
     def mix(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
-        """The mixer on x; one that does not take packed rows itself sees them row by row."""
+        """Apply the mixer; one that does not handle packed rows itself is applied to each group of rows."""
         if getattr(self.mixer, "packs", False):
             return self.mixer(x, context, state)
         if context.groups is None:
             if isinstance(context.mask, MaskView) and context.mask.keep is not None:
                 name = type(self.mixer).__name__
                 raise ValueError(
-                    f"{name} has no weights with which it could hide padding: leave drop_padding on, decode rows of "
-                    "one length, and compile or export without attention_mask"
+                    f"the mixer {name} has no attention weights and cannot mask padding: keep drop_padding=True, "
+                    "decode rows of equal length, and compile or export without attention_mask"
                 )
             return self.mixer(x, context, state)
-        alone = Context(mask=context.mask, bias=context.bias)
-        y = by_rows(lambda rows: self.mixer(rows[:, 0], alone, None)[:, None], context.groups, x[:, None])
+        row_context = Context(mask=context.mask, bias=context.bias)
+        y = run_grouped(lambda rows: self.mixer(rows[:, 0], row_context, None)[:, None], context.groups, x[:, None])
         return y[:, 0]
 
     def branch(self, y: Tensor, scale: nn.Module | None, groups: Groups | None) -> Tensor:
-        """What happens to a branch before it is added: layer scale, dropout, drop path."""
+        """LayerScale, dropout and drop path of a residual branch."""
         if scale is not None:
             y = scale(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
         if self.training and self.drop_path:
-            y = y * survivors(y, self.drop_path, groups)
+            y = y * drop_path_scale(y, self.drop_path, groups)
         return y
 
 
-def survivors(y: Tensor, drop: float, groups: Groups | None) -> Tensor:
-    """[B, 1, 1], or [1, T, 1] for packed rows: 0 for a dropped sample, 1 / (1 - drop) for the others."""
+def drop_path_scale(y: Tensor, drop: float, groups: Groups | None) -> Tensor:
+    """Factors of drop path, [B, 1, 1] or, for packed rows, [1, T, 1]: 0 for dropped samples, else 1 / (1 - drop)."""
     rows = y.shape[0] if groups is None else sum(count for count, _ in groups.sizes)
-    alive = torch.empty(rows, device=y.device, dtype=y.dtype).bernoulli_(1 - drop) / (1 - drop)
+    scale = torch.empty(rows, device=y.device, dtype=y.dtype).bernoulli_(1 - drop) / (1 - drop)
     if groups is None:
-        return alive[:, None, None]
+        return scale[:, None, None]
     lengths = [length for count, length in groups.sizes for _ in range(count)]
-    return alive.repeat_interleave(torch.tensor(lengths, device=y.device))[None, :, None]
+    return scale.repeat_interleave(torch.tensor(lengths, device=y.device))[None, :, None]

@@ -1,6 +1,6 @@
-"""A block is data: `BlockConfig` describes it completely, and builds stacks of it.
+"""The configuration of a transformer block, from which blocks and stacks are built.
 
-A field enters it only when two families need it; what only one family does stays in that family's file.
+A field is added here only when at least two model families need it; otherwise it belongs to the family's own file.
 """
 
 from dataclasses import dataclass, fields
@@ -19,12 +19,17 @@ from zoo.nn.stack import Stack
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """One block.
+    """Configuration of one transformer block.
 
-    width D; heads query heads, kv_heads key and value heads (None: as many), each of head_dim (None: width / heads);
-    mlp_dim: inner width of the MLP (None: 4 * width). bias: of all projections, with qkv_bias and k_bias for those of q,
-    k, v and of k alone where they differ. scale: of q . k. attention: see `registry.py`; mixer: what takes the place of
-    attention altogether.
+    width: D, the size of the hidden states.
+    heads, kv_heads, head_dim: number of query heads, of key and value heads (None: heads), and their size (None:
+        width / heads).
+    mlp_dim: hidden size of the MLP (None: 4 * width).
+    bias: whether linear layers have a bias; qkv_bias overrides it for q, k and v, and k_bias for k.
+    scale: factor of q . k (None: head_dim ** -0.5).
+    attention: an attention kind, see `registry.py`.
+    mixer: a module that replaces attention, see `Mixer`.
+    The other fields are described at `Block`, `MLP` and `Core`.
     """
 
     width: int
@@ -53,16 +58,18 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if self.head_dim is None and self.width % self.heads:
             raise ValueError(
-                f"width={self.width} does not divide into heads={self.heads}: choose a divisor, or give head_dim"
+                f"width={self.width} is not divisible by heads={self.heads}: choose a divisor, or set head_dim"
             )
         if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor")
+            raise ValueError(
+                f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor of {self.heads}"
+            )
 
     @classmethod
-    def of(cls, config: Any, **others: Any) -> Self:
-        """The spec that takes from a family's config the fields that both have; `others` say the rest."""
+    def of(cls, config: Any, **overrides: Any) -> Self:
+        """Copy the fields that a family's config has in common with this class; `overrides` set the others."""
         shared = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
-        return cls(**(shared | others))
+        return cls(**(shared | overrides))
 
     def make_norm(self, width: int | None = None) -> nn.Module:
         if self.norm == "rms":
@@ -96,9 +103,9 @@ class BlockConfig:
         )
 
     def block(self, layer: int, depth: int, *, cross: Any = None, memory_width: int | None = None) -> Block:
-        """Layer number `layer` of `depth`; `cross`: the attention kind of its cross-attention, None for none.
+        """Build layer number `layer` of `depth`. cross: the kind of its cross-attention, None for no cross-attention.
 
-        The chance of drop path grows linearly with depth, up to `drop_path` in the last layer.
+        The drop-path rate grows linearly from 0 in the first layer to `drop_path` in the last.
         """
         if self.mixer is None:
             mixer: nn.Module = self.attend(layer, depth, self.attention)
@@ -119,7 +126,7 @@ class BlockConfig:
     def stack(
         self, depth: int, *, cross: Any = None, memory_width: int | None = None, final_norm: bool | None = None
     ) -> Stack:
-        """`depth` blocks, and the final norm (default: where the order leaves the residual stream unnormed)."""
+        """Build a stack of `depth` blocks. final_norm: whether a norm follows the last (default: unless post-norm)."""
         make = partial(self.block, depth=depth, cross=cross, memory_width=memory_width)
         final = self.order != "post" if final_norm is None else final_norm
         return Stack((make(layer) for layer in range(depth)), self.make_norm() if final else None)
@@ -127,7 +134,7 @@ class BlockConfig:
 
 @dataclass(frozen=True)
 class MixerConfig:
-    """What a mixer may know about its place; `block` has width, heads, causal and the rest."""
+    """What a mixer is built from: the configuration of its block, its layer number and the number of layers."""
 
     block: BlockConfig
     layer: int
@@ -147,10 +154,11 @@ class MixerConfig:
 
 
 class Mixer(nn.Module):
-    """What mixes tokens without attention weights. Subclass it: `__init__(self, spec: MixerConfig)` and `forward`.
+    """Base class of token mixers that replace attention. Subclasses define `__init__(self, spec: MixerConfig)` and
+    `forward(x [B, N, D], context, state) -> [B, N, D]`.
 
-    forward(x [B, N, D], context, state) -> [B, N, D]. Rows come without padding (they are handed over one length at a
-    time); `context.mask` says whether the future is hidden. One that decodes has `new_state(batch, capacity, like)`.
+    Rows arrive without padding, grouped by length. `context.mask` holds the mask, such as a causal one. A mixer that
+    supports decoding also defines `new_state(batch, capacity, like)`.
     """
 
     def __init__(self, spec: MixerConfig) -> None:

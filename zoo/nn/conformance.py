@@ -1,7 +1,7 @@
-"""Is an attention core right? `zoo.check(MyCore)` puts it through what the library's own cores are held to.
+"""Conformance tests of attention cores: `zoo.check(MyCore)` runs the tests that the library's own cores pass.
 
 report = zoo.check(MyCore)          # or a registered name, {"kind": ..., options}, or "my_file:MyCore"
-print(report)                       # its row of the table, and what is wrong
+print(report)                       # its row of the table, and the failures
 assert report.ok, report.failures
 """
 
@@ -18,20 +18,24 @@ from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
 from zoo.nn.position_biases import ALiBi
 from zoo.nn.registry import BUILT_IN, CORES, construct, load_class, resolve
-from zoo.nn.sdpa import share
+from zoo.nn.sdpa import repeat_kv
 
-SECONDS = 30.0  # no check is begun after that
+SECONDS = 30.0  # no check is started after this time
 BATCH, HEADS, TOKENS, DIM = 2, 4, 7, 8
-KEEP = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]]).bool()
+KEEP_MASK = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]]).bool()
 
 
 class CheckFailed(Exception):
-    """A check that failed, and how."""
+    """A failed check; the message describes the failure."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `zoo.check` found. results: check -> "yes", "refused" (an honest ValueError), "no" or "FAILS"."""
+    """Result of `zoo.check`.
+
+    results: check -> "yes", "refused" (the core raised ValueError: not supported), "no" or "FAILS". failures: one
+    message per failed check.
+    """
 
     name: str
     results: dict[str, str] = field(default_factory=dict)
@@ -43,7 +47,7 @@ class Report:
         return not self.failures
 
     def row(self) -> str:
-        """As a line of the Markdown table whose head is `header()`."""
+        """The results as a row of the Markdown table that `header()` starts."""
         return f"| `{self.name}` | " + " | ".join(self.results.get(name, "-") for name in CHECKS) + " |"
 
     def __str__(self) -> str:
@@ -57,54 +61,54 @@ def header() -> str:
 
 
 def check(core: Any) -> Report:
-    """Hold a core to the law, and to all that models rely on.
+    """Test an attention core: `forward` against `weights`, gradients, masks, GQA, decoding, dtypes, loading.
 
-    core: a `zoo.nn.Core` class, a registered name, a dict with "kind" and options, or "my_file:MyCore". Never raises on
-    a bad core (on a name that nobody knows it does), and takes about a second.
+    core: a `zoo.nn.Core` class, a registered name, a dict with "kind" and options, or "my_file:MyCore". A wrong core
+    gives failures in the report, no exception; an unknown name raises ValueError. Takes about a second.
     """
     name = core if isinstance(core, str) else getattr(core, "__name__", str(core))
-    cls, options = find(core)
+    cls, options = find_class(core)
     if not (isinstance(cls, type) and issubclass(cls, Core)):
-        return Report(name, failures=[f"{name} is no subclass of zoo.nn.Core"])
-    bench, start = Bench(cls, options), perf_counter()
+        return Report(name, failures=[f"{name} is not a subclass of zoo.nn.Core"])
+    harness, start = Harness(cls, options), perf_counter()
     results: dict[str, str] = {}
     failures = []
-    for title, (examine, may_refuse) in CHECKS.items():
+    for title, (run_check, may_raise) in CHECKS.items():
         if perf_counter() - start > SECONDS:
-            failures.append(f"{title}: not checked, the checks before it took more than {SECONDS:.0f} s")
+            failures.append(f"{title}: not checked, because the checks before it took more than {SECONDS:.0f} s")
             continue
-        results[title], wrong = outcome(examine, bench, may_refuse)
+        results[title], wrong = run_one(run_check, harness, may_raise)
         if wrong:
             failures.append(f"{title}: {wrong}")
     return Report(name, results, failures, perf_counter() - start)
 
 
-def find(core: Any) -> tuple[Any, dict[str, Any]]:
-    """(class, options), without registering anything."""
+def find_class(core: Any) -> tuple[Any, dict[str, Any]]:
+    """The class and options of a kind; registers nothing."""
     if isinstance(core, dict):
-        cls, _ = find(core.get("kind"))
+        cls, _ = find_class(core.get("kind"))
         return cls, {key: value for key, value in core.items() if key != "kind"}
     if isinstance(core, str) and ":" in core and core not in CORES:
         return load_class(core), {}
     return (core, {}) if isinstance(core, type) else resolve(core, CORES)
 
 
-def outcome(examine: Callable[["Bench"], str], bench: "Bench", may_refuse: bool) -> tuple[str, str]:
-    """(what stands in the table, what is wrong: an empty string if nothing is)."""
+def run_one(run_check: Callable[["Harness"], str], harness: "Harness", may_raise: bool) -> tuple[str, str]:
+    """Run one check. Returns (entry of the table, failure message or an empty string)."""
     try:
-        return examine(bench), ""
-    except CheckFailed as wrong:
-        return "FAILS", str(wrong)
-    except ValueError as refusal:
-        return ("refused", "") if may_refuse else ("FAILS", f"it raised ValueError: {refusal}")
-    except Exception as error:  # whatever a core of somebody's own may do
-        first = str(error).strip().split("\n")[0]
-        return "FAILS", f"it raised {type(error).__name__}: {first}"
+        return run_check(harness), ""
+    except CheckFailed as failure:
+        return "FAILS", str(failure)
+    except ValueError as error:
+        return ("refused", "") if may_raise else ("FAILS", f"the core raised ValueError: {error}")
+    except Exception as error:  # a custom core may raise anything
+        first_line = str(error).strip().split("\n")[0]
+        return "FAILS", f"the core raised {type(error).__name__}: {first_line}"
 
 
 @dataclass
-class Bench:
-    """Makes cores of the class under test and inputs for them, the same ones each time."""
+class Harness:
+    """Builds cores of the class under test, and inputs for them; always the same values."""
 
     cls: type[Core]
     options: dict[str, Any]
@@ -118,215 +122,221 @@ class Bench:
                 return core.eval()
             initialize(core, 0)
             with torch.no_grad():
-                for p in core.parameters():  # what starts at zero would stop the gradient of its neighbors
+                for p in core.parameters():  # a parameter that starts at zero could block the gradients of others
                     p.copy_(torch.where(p == 0, 0.02 * torch.randn(p.shape), p))
         return core.eval()
 
     def qkv(self, queries: int = TOKENS, keys: int = TOKENS, groups: int = HEADS) -> tuple[Tensor, Tensor, Tensor]:
-        draw = torch.Generator().manual_seed(0)
-        q = torch.randn(BATCH, HEADS, queries, DIM, generator=draw)
-        k, v = torch.randn(2, BATCH, groups, keys, DIM, generator=draw)
+        generator = torch.Generator().manual_seed(0)
+        q = torch.randn(BATCH, HEADS, queries, DIM, generator=generator)
+        k, v = torch.randn(2, BATCH, groups, keys, DIM, generator=generator)
         return q, k, v
 
 
-def near(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
-    """Raises Wrong unless a and b agree: max|a - b| / max(1, max|b|) <= tolerance."""
+def assert_close(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
+    """Raise CheckFailed unless max|a - b| / max(1, max|b|) <= tolerance."""
     if a.shape != b.shape:
         raise CheckFailed(f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
     if not a.isfinite().all():
-        raise CheckFailed(f"{what}: not finite")
+        raise CheckFailed(f"{what}: the values are not finite")
     a, b = a.detach().double(), b.detach().double()
-    off = float((a - b).abs().max() / b.abs().max().clamp(min=1))
-    if not off <= tolerance:
-        raise CheckFailed(f"{what}: off by {off:.1e}")
+    error = float((a - b).abs().max() / b.abs().max().clamp(min=1))
+    if not error <= tolerance:
+        raise CheckFailed(f"{what}: error {error:.1e}, tolerance {tolerance:.0e}")
 
 
-def hold_law(core: Core, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, what: str = "") -> Tensor:
-    """core(q, k, v) == weights(q, k) @ v; returns it."""
+def assert_weights_match(
+    core: Core, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, where: str = ""
+) -> Tensor:
+    """Check core(q, k, v) == weights(q, k) @ v and return the outputs."""
     y = core(q, k, v, mask, bias)
     weights = core.maps(q, k, mask, bias)
-    full = (*q.shape[:3], k.shape[2])
-    if weights.shape != full:
-        raise CheckFailed(f"weights have the shape {tuple(weights.shape)}, expected [B, H, N, M] = {full}{what}")
-    near(y, weights @ share(v, q.shape[1]), 1e-4, f"forward is not weights @ v{what}")
+    shape = (*q.shape[:3], k.shape[2])
+    if weights.shape != shape:
+        raise CheckFailed(f"weights have the shape {tuple(weights.shape)}, expected [B, H, N, M] = {shape}{where}")
+    assert_close(y, weights @ repeat_kv(v, q.shape[1]), 1e-4, f"forward differs from weights @ v{where}")
     return y
 
 
-def law(bench: Bench) -> str:
-    """Without a mask, at several lengths, and the same in two calls."""
-    core = bench.core()
+def check_law(harness: Harness) -> str:
+    """forward == weights @ v without a mask, at several lengths, and two calls agree."""
+    core = harness.core()
     for n in (1, TOKENS, 70):
-        y = hold_law(core, *(qkv := bench.qkv(n, n)), what=f" at length {n}")
-        near(core(*qkv), y, 0.0, "two calls in evaluation differ")
+        y = assert_weights_match(core, *(qkv := harness.qkv(n, n)), where=f" at length {n}")
+        assert_close(core(*qkv), y, 0.0, "two calls in eval mode give different outputs")
     return "yes"
 
 
-def gradient(bench: Bench) -> str:
-    core = bench.core()
-    q, k, v = (t.requires_grad_() for t in bench.qkv())
+def check_gradients(harness: Harness) -> str:
+    core = harness.core()
+    q, k, v = (t.requires_grad_() for t in harness.qkv())
     core(q, k, v).square().sum().backward()
     for name, p in core.named_parameters():
         if p.requires_grad and (p.grad is None or not p.grad.any()):
-            raise CheckFailed(f"no gradient reaches the parameter {name!r}")
+            raise CheckFailed(f"the parameter {name!r} gets no gradient")
     for name, leaf in [("q", q), ("k", k), ("v", v), *core.named_parameters()]:
         if leaf.grad is not None and not leaf.grad.isfinite().all():
             raise CheckFailed(f"the gradient of {name!r} is not finite")
     if v.grad is None or not v.grad.any():
-        raise CheckFailed("no gradient reaches the values")
+        raise CheckFailed("the values v get no gradient")
     return "yes"
 
 
-def causal(bench: Bench) -> str:
-    """Later tokens change: earlier outputs do not."""
-    core, early = bench.core(causal=True), 4
-    before = hold_law(core, *(qkv := bench.qkv()), mask=CAUSAL, what=" under a causal mask")
+def check_causal(harness: Harness) -> str:
+    """Under a causal mask, later tokens do not influence earlier outputs."""
+    core, early = harness.core(causal=True), 4
+    before = assert_weights_match(core, *(qkv := harness.qkv()), mask=CAUSAL, where=" under a causal mask")
     for later in qkv:
         later[:, :, early:] = 5 * later[:, :, early:].flip(0) + 1
     after = core(*qkv, CAUSAL)
-    near(after[:, :, :early], before[:, :, :early], 1e-6, "the future leaks: later tokens change earlier outputs")
+    message = "the causal mask is violated: later tokens change earlier outputs"
+    assert_close(after[:, :, :early], before[:, :, :early], 1e-6, message)
     return "yes"
 
 
-def hidden(bench: Bench, mask: Mask, seen: Tensor, what: str) -> Tensor:
-    """Keys [B, M] that nobody sees change: outputs do not."""
-    core = bench.core()
-    y = hold_law(core, *(qkv := bench.qkv()), mask=mask, what=f" under {what}")
-    unseen = ~seen[:, None, :, None]
-    q, k, v = qkv[0], qkv[1].masked_fill(unseen, 9.0), qkv[2].masked_fill(unseen, -40.0)
-    near(core(q, k, v, mask), y, 1e-5, f"{what} is ignored: hidden keys change the outputs")
+def assert_keys_masked(harness: Harness, mask: Mask, keep: Tensor, name: str) -> Tensor:
+    """Check that keys where keep [B, M] is False do not influence the outputs."""
+    core = harness.core()
+    y = assert_weights_match(core, *(qkv := harness.qkv()), mask=mask, where=f" under {name}")
+    masked = ~keep[:, None, :, None]
+    q, k, v = qkv[0], qkv[1].masked_fill(masked, 9.0), qkv[2].masked_fill(masked, -40.0)
+    assert_close(core(q, k, v, mask), y, 1e-5, f"{name} is ignored: masked keys change the outputs")
     return y
 
 
-def padding(bench: Bench) -> str:
-    y = hidden(bench, PaddingMask(KEEP), KEEP, "padding")
-    real = int(KEEP[0].sum())
-    alone = bench.core()(*(t[:1, :, :real] for t in bench.qkv()))
-    near(y[:1, :, :real], alone, 1e-5, "a padded row differs from the row alone")
+def check_padding(harness: Harness) -> str:
+    y = assert_keys_masked(harness, PaddingMask(KEEP_MASK), KEEP_MASK, "padding")
+    real = int(KEEP_MASK[0].sum())
+    alone = harness.core()(*(t[:1, :, :real] for t in harness.qkv()))
+    assert_close(y[:1, :, :real], alone, 1e-5, "a padded row gives other outputs than the same row without padding")
     return "yes"
 
 
-def masks(bench: Bench) -> str:
-    """Any pairs may be hidden; a window stands for all such masks."""
-    core, window = bench.core(), Window(1, 1)
-    before = hold_law(core, *(qkv := bench.qkv()), mask=window, what=" under a window")
+def check_masks(harness: Harness) -> str:
+    """Masks of arbitrary pairs, tested with a window."""
+    core, window = harness.core(), Window(1, 1)
+    before = assert_weights_match(core, *(qkv := harness.qkv()), mask=window, where=" under a window")
     for t in qkv[1:]:
         t[:, :, 4:] = 7.0
-    near(core(*qkv, window)[:, :, :3], before[:, :, :3], 1e-5, "a window is ignored: hidden keys change the outputs")
+    message = "a window mask is ignored: masked keys change the outputs"
+    assert_close(core(*qkv, window)[:, :, :3], before[:, :, :3], 1e-5, message)
     return "yes"
 
 
-def bias(bench: Bench) -> str:
-    core, qkv = bench.core(), bench.qkv()
+def check_bias(harness: Harness) -> str:
+    core, qkv = harness.core(), harness.qkv()
     plain = core(*qkv)
     for added in (ALiBi(HEADS), 3 * torch.eye(TOKENS)):
-        y = hold_law(core, *qkv, bias=added, what=" with a bias")
+        y = assert_weights_match(core, *qkv, bias=added, where=" with a bias")
         if torch.allclose(y, plain):
-            raise CheckFailed("a bias is ignored; add it to the scores (self.scores does) or raise ValueError")
+            raise CheckFailed("the bias is ignored: add it to the scores (self.scores does so) or raise ValueError")
     return "yes"
 
 
-def cross(bench: Bench) -> str:
-    """More keys than queries, and fewer."""
+def check_cross(harness: Harness) -> str:
+    """Different numbers of keys and queries, as in cross-attention."""
     for queries, keys in ((3, TOKENS), (1, TOKENS), (TOKENS, 3)):
-        hold_law(bench.core(), *bench.qkv(queries, keys), what=f" with {queries} queries and {keys} keys")
+        where = f" with {queries} queries and {keys} keys"
+        assert_weights_match(harness.core(), *harness.qkv(queries, keys), where=where)
     return "yes"
 
 
-def rows(bench: Bench) -> str:
-    core, qkv = bench.core(), bench.qkv()
-    near(core(*(t[:1] for t in qkv)), core(*qkv)[:1], 1e-5, "a row of a batch differs from the row alone")
+def check_rows(harness: Harness) -> str:
+    core, qkv = harness.core(), harness.qkv()
+    assert_close(core(*(t[:1] for t in qkv)), core(*qkv)[:1], 1e-5, "a row of a batch gives other outputs than alone")
     return "yes"
 
 
-def gqa(bench: Bench) -> str:
-    """Shared keys and values are the same as repeated ones."""
-    q, k, v = bench.qkv(groups=2)
-    shared, own = bench.core(groups=2), bench.core()
-    y = hold_law(shared, q, k, v, what=" with shared keys")
+def check_gqa(harness: Harness) -> str:
+    """Shared key and value heads (GQA) give the same outputs as repeated ones."""
+    q, k, v = harness.qkv(groups=2)
+    shared, own = harness.core(groups=2), harness.core()
+    y = assert_weights_match(shared, q, k, v, where=" with shared key heads")
     state = shared.state_dict()
     if all(state[name].shape == value.shape for name, value in own.state_dict().items()):
         own.load_state_dict(state)
-        near(y, own(q, share(k, HEADS), share(v, HEADS)), 1e-5, "shared keys differ from repeated keys")
+        repeated = own(q, repeat_kv(k, HEADS), repeat_kv(v, HEADS))
+        assert_close(y, repeated, 1e-5, "shared key heads give other outputs than repeated ones")
     return "yes"
 
 
-def decoding(bench: Bench) -> str:
-    """Token by token, and in chunks, with a state."""
-    core, (q, k, v) = bench.core(groups=2, causal=True), bench.qkv(groups=2)
+def check_decoding(harness: Harness) -> str:
+    """Decoding with a cache, token by token and in chunks."""
+    core, (q, k, v) = harness.core(groups=2, causal=True), harness.qkv(groups=2)
     full = core(q, k, v, CAUSAL)
     for sizes in ([1] * TOKENS, [3, 1, 2, 1]):
         state, parts = core.new_state(BATCH, 2, q), []
         for step in zip(q.split(sizes, 2), k.split(sizes, 2), v.split(sizes, 2)):
             parts.append(core.decode(*step, state, CAUSAL))
-        near(torch.cat(parts, 2), full, 1e-4, f"decoding in steps of {sizes} differs from the full forward")
+        assert_close(torch.cat(parts, 2), full, 1e-4, f"decoding in steps of {sizes} differs from one full forward")
     return "yes"
 
 
-def precision(dtype: torch.dtype, tolerance: float) -> Callable[[Bench], str]:
-    def examine(bench: Bench) -> str:
-        core, qkv = bench.core(), bench.qkv()
+def check_dtype(dtype: torch.dtype, tolerance: float) -> Callable[[Harness], str]:
+    def run_check(harness: Harness) -> str:
+        core, qkv = harness.core(), harness.qkv()
         exact = core(*qkv)
         y = core.to(dtype)(*(t.to(dtype) for t in qkv))
         if y.dtype != dtype:
-            raise CheckFailed(f"outputs are {y.dtype} for inputs of {dtype}")
-        near(y, exact, tolerance, f"{dtype} differs from float32")
+            raise CheckFailed(f"the outputs are {y.dtype} for inputs of {dtype}")
+        assert_close(y, exact, tolerance, f"outputs in {dtype} differ from those in float32")
         return "yes"
 
-    return examine
+    return run_check
 
 
-def blind(bench: Bench) -> str:
-    """A query that may see no key gives zeros and finite gradients."""
-    core, (q, k, v) = bench.core(), (t.requires_grad_() for t in bench.qkv())
-    y = core(q, k, v, PaddingMask(KEEP & torch.tensor([[False], [True]])))
+def check_fully_masked(harness: Harness) -> str:
+    """A query whose keys are all masked gives zeros and finite gradients."""
+    core, (q, k, v) = harness.core(), (t.requires_grad_() for t in harness.qkv())
+    y = core(q, k, v, PaddingMask(KEEP_MASK & torch.tensor([[False], [True]])))
     if y[0].any() or not y.isfinite().all():
-        raise CheckFailed("a query that may see no key gets something other than zeros")
+        raise CheckFailed("the output of a fully masked query is not zero")
     y.square().sum().backward()
     if not all(t.grad is None or t.grad.isfinite().all() for t in (q, k, v, *core.parameters())):
-        raise CheckFailed("gradients are not finite where a query sees no key")
+        raise CheckFailed("gradients are not finite where a query is fully masked")
     return "yes"
 
 
-def loading(bench: Bench) -> str:
-    """Built on meta and filled from a file: nothing may be left there."""
-    core, filled, qkv = bench.core(), bench.core(device="meta"), bench.qkv()
+def check_loading(harness: Harness) -> str:
+    """A core that is built on the meta device gets all its tensors from the state dict."""
+    core, filled, qkv = harness.core(), harness.core(device="meta"), harness.qkv()
     filled.load_state_dict(core.state_dict(), assign=True)
     for name, tensor in [*filled.named_buffers(), *filled.named_parameters()]:
         if tensor.is_meta:
-            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: register it persistent")
-    near(filled(*qkv), core(*qkv), 0.0, "a loaded core differs; keep tensors in buffers or parameters")
+            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: use persistent=True")
+    assert_close(filled(*qkv), core(*qkv), 0.0, "a loaded core gives other outputs: keep tensors in buffers")
     return "yes"
 
 
-def sums(bench: Bench) -> str:
-    """For information: a sigmoid need not."""
-    q, k, _ = bench.qkv()
-    total = bench.core().maps(q, k).sum(-1)
+def check_row_sums(harness: Harness) -> str:
+    """Whether weights sum to 1, for information; sigmoid attention, for example, does not."""
+    q, k, _ = harness.qkv()
+    total = harness.core().maps(q, k).sum(-1)
     return "yes" if torch.allclose(total, torch.ones_like(total), atol=1e-4) else "no"
 
 
-# column -> (what examines it, whether an honest ValueError is an answer)
-CHECKS: dict[str, tuple[Callable[[Bench], str], bool]] = {
-    "law": (law, False),
-    "gradients": (gradient, False),
-    "causal": (causal, True),
-    "padding": (padding, True),
-    "any mask": (masks, True),
-    "bias": (bias, True),
-    "cross": (cross, True),
-    "GQA": (gqa, True),
-    "decoding": (decoding, True),
-    "bfloat16": (precision(torch.bfloat16, 0.1), False),
-    "float64": (precision(torch.float64, 1e-3), False),
-    "hidden rows": (blind, True),
-    "batch rows": (rows, False),
-    "loading": (loading, False),
-    "rows sum to 1": (sums, False),
+# column -> (check, whether the core may raise ValueError as unsupported)
+CHECKS: dict[str, tuple[Callable[[Harness], str], bool]] = {
+    "law": (check_law, False),
+    "gradients": (check_gradients, False),
+    "causal": (check_causal, True),
+    "padding": (check_padding, True),
+    "any mask": (check_masks, True),
+    "bias": (check_bias, True),
+    "cross": (check_cross, True),
+    "GQA": (check_gqa, True),
+    "decoding": (check_decoding, True),
+    "bfloat16": (check_dtype(torch.bfloat16, 0.1), False),
+    "float64": (check_dtype(torch.float64, 1e-3), False),
+    "hidden rows": (check_fully_masked, True),
+    "batch rows": (check_rows, False),
+    "loading": (check_loading, False),
+    "rows sum to 1": (check_row_sums, False),
 }
 
 
 def table(kinds: tuple[str, ...] = BUILT_IN) -> str:
-    """The Markdown table of what each attention kind can do; the README shows it."""
+    """A Markdown table of what each attention kind supports, as in the README."""
     shown = ("causal", "padding", "any mask", "bias", "cross", "GQA", "decoding")
     lines = ["| attention | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""What all blocks of one forward share."""
+"""Inputs that all blocks of a forward pass share: masks, biases, positions and packing."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,10 +11,10 @@ from zoo.nn.rotary import Rotary
 
 @dataclass(frozen=True)
 class Groups:
-    """A batch of ragged rows without their padding: the real tokens laid end to end, [1, T, D], shortest row first.
+    """Layout of a packed batch: rows without their padding, concatenated to [1, T, D], shortest row first.
 
-    sizes: (rows, length) of each run of equally long rows, in order; index: [T], where each token came from in the
-    flattened [B * N]; positions: [T], its place among the real tokens of its row.
+    sizes: (rows, length) of each group of equally long rows, in order. index [T]: position of each token in the
+    flattened batch [B * N]. positions [T]: position of each token among the real tokens of its row.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -24,10 +24,11 @@ class Groups:
 
 @dataclass(frozen=True)
 class Context:
-    """One forward's masks, biases and positions.
+    """Masks, biases and positions of one forward pass.
 
-    mask, bias: of self-attention. rotary: tables for its q and k, the same or one for each layer. memory [B, M, D']
-    with memory_mask: what cross-attention looks at. groups: set while padding is dropped.
+    mask, bias: for self-attention. rotary: rotary embeddings for its q and k, one for all layers or one per layer.
+    memory [B, M, D'], memory_mask: encoder outputs for cross-attention. groups: layout of a packed batch, None where
+    padding is kept.
     """
 
     mask: Mask | None = None
@@ -38,23 +39,23 @@ class Context:
     groups: Groups | None = field(default=None, repr=False)
 
     def layer(self, number: int) -> "Context":
-        """What block `number` sees."""
+        """The context of block `number`."""
         return replace(self, rotary=self.rotary[number]) if isinstance(self.rotary, tuple) else self
 
-    def seen(self, queries: int, *, keep: Tensor | None = None, remember: bool = True) -> "Context":
-        """For one forward: masks and biases look at the places of real tokens, and are evaluated once.
+    def for_forward(self, queries: int, *, keep: Tensor | None = None, cache_biases: bool = True) -> "Context":
+        """The context for one forward pass: positions count real tokens only, masks and biases are evaluated once.
 
-        queries: how many tokens are new. keep [B, M]: which of all tokens are real. remember=False: recompute biases in
-        each layer (activation checkpointing).
+        queries: number of new tokens. keep [B, M]: True for real tokens, among all tokens so far. cache_biases: False
+        recomputes biases in each layer (needed for activation checkpointing).
         """
         k = None if keep is None else (keep.long().cumsum(1) - 1).clamp(min=0)
         q = None if k is None else k[:, -queries:]
         tables = self.rotary
         if k is not None and tables is not None:
             if isinstance(tables, Rotary):
-                tables = tables.placed(k, queries)
+                tables = tables.at_positions(k, queries)
             else:
-                tables = tuple(each.placed(k, queries) for each in tables)
-        bias = None if self.bias is None else BiasView(self.bias, q, k, {} if remember else None)
+                tables = tuple(each.at_positions(k, queries) for each in tables)
+        bias = None if self.bias is None else BiasView(self.bias, q, k, {} if cache_biases else None)
         mask = MaskView(as_mask(self.mask), q, k, keep)
         return replace(self, mask=mask, bias=bias, rotary=tables, memory_mask=MaskView(as_mask(self.memory_mask)))

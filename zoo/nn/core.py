@@ -1,8 +1,8 @@
-"""The attention cores: `core(q, k, v, mask, bias)` mixes v. One law holds for every core and is its test:
+"""Attention cores: `core(q, k, v, mask, bias)` computes attention outputs. Every core satisfies, and is tested for,
 
     core(q, k, v, mask, bias) == core.weights(q, k, mask, bias) @ v
 
-`weights` is the slow, readable definition, what `zoo.capture` shows, and all that a core of your own has to write.
+`weights` is the readable definition that `zoo.capture` returns, and all that a custom core has to define.
 Shapes: q [B, H, N, P], k and v [B, G, M, P] with G dividing H, weights [B, H, N, M].
 """
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from zoo.nn.kv_cache import KVCache, State
 from zoo.nn.masks import NO_MASK, Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
-from zoo.nn.sdpa import share
+from zoo.nn.sdpa import repeat_kv
 
 
 @dataclass(frozen=True)
 class CoreSpec:
-    """What a core may know about its place.
+    """Configuration of an attention core: number and size of heads, layer number, number of layers.
 
-    scale multiplies q . k (None: head_dim ** -0.5); dropout acts on the weights while training.
+    scale: factor of q . k (None: head_dim ** -0.5). dropout: on the attention weights, in training.
     """
 
     heads: int
@@ -36,15 +36,15 @@ class CoreSpec:
 
 
 class Core(nn.Module):
-    """Subclass it with one method, `weights`; forward, GQA, padding and cached decoding are derived from it.
+    """Base class of attention kinds. Subclasses define `weights`; forward, GQA, padding and decoding follow from it.
 
-    The derived forward evaluates masks and biases densely, so `weights` is handed `mask`, a bool tensor that broadcasts
-    to [B, H, N, M] and is True where a key may be seen (`pattern` included), and `bias`, a float tensor or None.
-    `self.scores(q, k, mask, bias)` turns them into scaled scores with -inf where hidden. A faster `forward` is optional
-    and held to the law.
+    The default forward evaluates masks and biases densely: `weights` gets `mask`, a bool tensor that broadcasts to
+    [B, H, N, M], True where a query may attend to a key (`pattern` included), and `bias`, a float tensor or None.
+    `self.scores(q, k, mask, bias)` computes scaled scores with -inf at masked keys. Subclasses may add a faster
+    `forward`; `zoo.check` tests that it equals `weights @ v`.
     """
 
-    pattern: Mask = NO_MASK  # what this core hides by itself
+    pattern: Mask = NO_MASK  # a mask that this kind of attention always applies
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Core(nn.Module):
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        """[B, H, N, M]: how much of each value goes into each output."""
-        raise NotImplementedError(f"{type(self).__name__} has no weights(q, k, mask, bias)")
+        """Attention weights [B, H, N, M]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define weights(q, k, mask, bias)")
 
     def forward(
         self,
@@ -65,9 +65,9 @@ class Core(nn.Module):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
-        """[B, H, N, P]: `weights(q, k, mask, bias) @ v`, zeros for a query that may see no key."""
+        """Outputs [B, H, N, P]: `weights(q, k, mask, bias) @ v`, zeros where all keys of a query are masked."""
         weights = self.maps(q, k, mask, bias).to(v.dtype)
-        return F.dropout(weights, self.dropout) @ share(v, q.shape[1])
+        return F.dropout(weights, self.dropout) @ repeat_kv(v, q.shape[1])
 
     @property
     def dropout(self) -> float:
@@ -76,23 +76,23 @@ class Core(nn.Module):
     def maps(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        """`weights` for a mask and a bias in any form; rows that see nobody are zeros. [B, H, N, M]."""
+        """Attention weights [B, H, N, M] for masks and biases in any form; fully masked rows are zeros."""
         queries, keys = q.shape[2], k.shape[2]
-        allowed, blind = (as_mask(mask) & self.pattern).evaluate(queries, keys, q.device)
+        allowed, fully_masked = (as_mask(mask) & self.pattern).evaluate(queries, keys, q.device)
         bias = as_bias(bias)
         weights = self.weights(q, k, allowed, None if bias is None else bias.dense(queries, keys, q.device))
-        return weights if blind is None else weights.masked_fill(blind, 0.0)
+        return weights if fully_masked is None else weights.masked_fill(fully_masked, 0.0)
 
     def scores(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        """q k^T * scale + bias, -inf where a key is hidden. [B, H, N, M]."""
-        return self.hide((q * self.scale) @ share(k, q.shape[1]).mT, mask, bias)
+        """Scores q k^T * scale + bias [B, H, N, M], -inf at masked keys."""
+        return self.hide((q * self.scale) @ repeat_kv(k, q.shape[1]).mT, mask, bias)
 
     def hide(self, scores: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
-        """Scores of any making [B, H, N, M] -> the same, with the bias added and -inf where hidden."""
+        """Add the bias to scores [B, H, N, M] and set masked keys to -inf."""
         queries, keys = scores.shape[2:]
-        # a tensor comes from `maps`, which knew the places of tokens and hid the pattern with them
+        # a tensor comes from `maps`, which has already applied the pattern at the positions of the tokens
         mask, bias = as_mask(mask) if isinstance(mask, Tensor) else as_mask(mask) & self.pattern, as_bias(bias)
         if bias is not None:
             scores = scores + bias.dense(queries, keys, scores.device).to(scores.dtype)
@@ -101,13 +101,13 @@ class Core(nn.Module):
         return scores.masked_fill(~mask.dense(queries, keys, scores.device), -torch.inf)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
-        """An empty memory for decoding, on the device and in the dtype of `like`."""
+        """An empty cache for decoding, with the device and dtype of `like`."""
         return KVCache(batch, self.spec.kv_heads, capacity, self.spec.head_dim, like)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
-        """`forward` for queries that follow what `state` remembers; appends k and v to it."""
+        """`forward` for new tokens while decoding: appends k and v to the cache `state` and attends to all of it."""
         assert isinstance(state, KVCache)
         k, v = state.append(k, v)
         if state.static:
@@ -118,7 +118,7 @@ class Core(nn.Module):
         return "" if self.pattern == NO_MASK else f"pattern={self.pattern}"
 
 
-def normalized(scores: Tensor) -> Tensor:
-    """Softmax over keys; a row that is hidden altogether (-inf everywhere) gives zeros, and zero gradients."""
-    blind = (scores == -torch.inf).all(-1, keepdim=True)
-    return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+def masked_softmax(scores: Tensor) -> Tensor:
+    """Softmax over keys; fully masked rows (-inf everywhere) give zeros and zero gradients."""
+    fully_masked = (scores == -torch.inf).all(-1, keepdim=True)
+    return scores.masked_fill(fully_masked, 0.0).softmax(-1).masked_fill(fully_masked, 0.0)

@@ -1,4 +1,4 @@
-"""From hidden states to answers."""
+"""Heads and pooling: from hidden states to features, class scores and token scores."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,27 +19,27 @@ TokenPoolingMode = Literal["cls", "mean", "last"]
 class PoolingHead(nn.Module):
     """Hidden states [B, N, D] -> features [B, F].
 
-    how: "cls", the first token; "mean", over the tokens behind the prefix; "cls_mean", both side by side (F = 2 D);
-    "prefix", the mean of the prefix. norm: a norm that stands after pooling.
+    mode: "cls", the first token; "mean", over the tokens after the prefix; "cls_mean", both concatenated (F = 2 D);
+    "prefix", the mean of the prefix tokens. norm: applied after pooling.
     """
 
-    def __init__(self, how: PoolingMode | Literal["prefix"], prefix: int, norm: nn.Module | None = None) -> None:
+    def __init__(self, mode: PoolingMode | Literal["prefix"], prefix: int, norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.how, self.prefix, self.norm = how, prefix, norm
+        self.mode, self.prefix, self.norm = mode, prefix, norm
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "cls":
+        if self.mode == "cls":
             x = x[:, 0]
-        elif self.how == "mean":
+        elif self.mode == "mean":
             x = x[:, self.prefix :].mean(1)
-        elif self.how == "prefix":
+        elif self.mode == "prefix":
             x = x[:, : self.prefix].mean(1)
         else:
             x = torch.cat([x[:, 0], x[:, self.prefix :].mean(1)], -1)
         return x if self.norm is None else self.norm(x)
 
     def extra_repr(self) -> str:
-        return f"{self.how!r}"
+        return f"{self.mode!r}"
 
 
 class ClassificationHead(PoolingHead):
@@ -47,13 +47,13 @@ class ClassificationHead(PoolingHead):
 
     def __init__(
         self,
-        how: PoolingMode | Literal["prefix"],
+        mode: PoolingMode | Literal["prefix"],
         prefix: int,
         features: int,
         classes: int,
         norm: nn.Module | None = None,
     ) -> None:
-        super().__init__(how, prefix, norm)
+        super().__init__(mode, prefix, norm)
         self.proj = nn.Linear(features, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ class ClassificationHead(PoolingHead):
 
 
 class AttentionPooling(nn.Module):
-    """Features [B, D] by a learned query that attends to all tokens, and an MLP behind it (SigLIP's head; Lee et al.
-    2019 call it PMA); with `classes`, their scores [B, C]."""
+    """Attention pooling: features [B, D] from a learned query that attends to all tokens, followed by an MLP (SigLIP's
+    head; PMA in Lee et al. 2019). With `classes`, class scores [B, C]."""
 
     def __init__(self, spec: BlockConfig, classes: int | None = None) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class AttentionPooling(nn.Module):
         self.mlp = MLP(spec.width, spec.mlp_dim or 4 * spec.width, spec.act, spec.gated_mlp, spec.bias)
         self.proj = None if classes is None else nn.Linear(spec.width, classes)
 
-    def initialize(self, draw: Initializer) -> None:
-        trunc_normal_(self.probe, len(self.probe) ** -0.5, draw("probe"))
+    def initialize(self, generator_for: Initializer) -> None:
+        trunc_normal_(self.probe, len(self.probe) ** -0.5, generator_for("probe"))
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.probe.to(x.dtype).repeat(len(x), 1, 1)
@@ -83,7 +83,7 @@ class AttentionPooling(nn.Module):
 
 
 class DistilledClassificationHead(nn.Module):
-    """DeiT's two heads, on the class and the distillation token; their mean answers (Touvron et al. 2021)."""
+    """DeiT's two heads, on the class and the distillation token; returns their mean (Touvron et al. 2021)."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
@@ -107,15 +107,15 @@ class DistilledPooling(nn.Module):
 
 
 class TextPooling(nn.Module):
-    """Hidden states [B, N, D] of text -> features [B, D], of real tokens only.
+    """Pooling of text: hidden states [B, N, D] -> features [B, D], over real tokens only.
 
-    how: "cls", the first token; "mean"; "last". dense: a linear map and this activation behind it (BERT's pooler).
-    normalize: features of length 1 (embedding models).
+    mode: "cls", the first token; "mean"; "last". dense: activation of a linear layer after pooling (BERT's pooler),
+    None for no such layer. normalize: L2-normalize the features (embedding models).
     """
 
     def __init__(
         self,
-        how: TokenPoolingMode,
+        mode: TokenPoolingMode,
         width: int,
         dense: str | None = None,
         norm: nn.Module | None = None,
@@ -124,48 +124,48 @@ class TextPooling(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.how, self.normalize = how, normalize
+        self.mode, self.normalize = mode, normalize
         self.dense = None if dense is None else nn.Linear(width, width, dense_bias)
         self.act = None if dense is None else activation(dense)
         self.norm = norm
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """keep [B, N] is True or 1 for real tokens."""
-        x = transform(self.pool(x, keep), self.dense, self.act, self.norm)
+        """keep [B, N]: True or 1 for real tokens."""
+        x = dense_act_norm(self.pool(x, keep), self.dense, self.act, self.norm)
         return F.normalize(x, dim=-1) if self.normalize else x
 
     def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
-            return {"cls": x[:, 0], "last": x[:, -1]}.get(self.how, x.mean(1))
+            return {"cls": x[:, 0], "last": x[:, -1]}.get(self.mode, x.mean(1))
         keep = keep.long()
-        if self.how == "mean":
+        if self.mode == "mean":
             return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
-        place = keep.argmax(1) if self.how == "cls" else keep.shape[1] - 1 - keep.flip(1).argmax(1)
-        return x[torch.arange(len(x), device=x.device), place]
+        index = keep.argmax(1) if self.mode == "cls" else keep.shape[1] - 1 - keep.flip(1).argmax(1)
+        return x[torch.arange(len(x), device=x.device), index]
 
     def extra_repr(self) -> str:
-        return f"{self.how!r}"
+        return f"{self.mode!r}"
 
 
 class TokenPooling(nn.Module):
-    """Hidden states [B, N, D] -> features [B, D] of the token at a given place; with `classes`, their scores [B, C]."""
+    """Features [B, D] of the token at a given position; with `classes`, class scores [B, C]."""
 
     def __init__(self, width: int, classes: int | None = None) -> None:
         super().__init__()
         self.proj = None if classes is None else nn.Linear(width, classes)
 
-    def forward(self, x: Tensor, place: Tensor) -> Tensor:
-        """place [B]."""
-        x = x[torch.arange(len(x), device=x.device), place]
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        """index [B]: position of the token in each row."""
+        x = x[torch.arange(len(x), device=x.device), index]
         return x if self.proj is None else self.proj(x)
 
 
 class TextClassificationHead(TextPooling):
-    """Class scores [B, C] from pooled features, with dropout before the last map."""
+    """Class scores [B, C] from pooled features, with dropout before the output layer."""
 
     def __init__(
         self,
-        how: TokenPoolingMode,
+        mode: TokenPoolingMode,
         width: int,
         classes: int,
         *,
@@ -175,7 +175,7 @@ class TextClassificationHead(TextPooling):
         dropout: float = 0.0,
         bias: bool = True,
     ) -> None:
-        super().__init__(how, width, dense, norm, dense_bias=dense_bias)
+        super().__init__(mode, width, dense, norm, dense_bias=dense_bias)
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(width, classes, bias)
 
@@ -186,7 +186,7 @@ class TextClassificationHead(TextPooling):
 class TokenClassificationHead(nn.Module):
     """Scores per token: [B, N, C] for token classification, [B, N, 2] (start, end) for question answering.
 
-    dense, norm: a linear map, this activation and a norm before the last map (ModernBERT).
+    dense, norm: activation of a linear layer before the output layer, and a norm after it (ModernBERT).
     """
 
     def __init__(
@@ -208,20 +208,20 @@ class TokenClassificationHead(nn.Module):
         self.proj = nn.Linear(width, classes, bias)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.proj(self.dropout(transform(x, self.dense, self.act, self.norm)))
+        return self.proj(self.dropout(dense_act_norm(x, self.dense, self.act, self.norm)))
 
 
-def transform(x: Tensor, dense: nn.Module | None, act: Callable | None, norm: nn.Module | None) -> Tensor:
-    """norm(act(dense(x))), as far as there are such."""
+def dense_act_norm(x: Tensor, dense: nn.Module | None, act: Callable | None, norm: nn.Module | None) -> Tensor:
+    """norm(act(dense(x))), skipping those that are None."""
     if dense is not None and act is not None:
         x = act(dense(x))
     return x if norm is None else norm(x)
 
 
-def rescale(proj: nn.Linear, mean: float, std: float) -> None:
-    """Make a last map that answers y answer y * std + mean, in place. Raises ValueError for a mean without a bias."""
+def rescale_output(proj: nn.Linear, mean: float, std: float) -> None:
+    """Rescale an output layer in place from y to y * std + mean. Raises ValueError for a mean without a bias."""
     if proj.bias is None and mean:
-        raise ValueError(f"a head without a bias cannot answer around {mean}")
+        raise ValueError(f"the head has no bias, so its outputs cannot be shifted by the mean {mean}")
     with torch.no_grad():
         proj.weight.mul_(std)
         if proj.bias is not None:
@@ -229,7 +229,7 @@ def rescale(proj: nn.Linear, mean: float, std: float) -> None:
 
 
 class LMHead(nn.Module):
-    """Scores of the next token [B, N, V]; `tied` is the word table that serves as the map, where one does."""
+    """Language-model head: scores of the next token [B, N, V]. tied: an embedding whose weight it shares."""
 
     def __init__(self, width: int, vocab_size: int, tied: nn.Embedding | None = None, bias: bool = False) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class LMHead(nn.Module):
 
 
 class MaskedLMHead(LMHead):
-    """BERT's masked-language-model head: dense, activation, norm, then the tied word table with a bias. [B, N, V]."""
+    """BERT's masked-language-model head: dense, activation, norm, output layer with a bias. Scores [B, N, V]."""
 
     def __init__(
         self,
@@ -264,26 +264,26 @@ class MaskedLMHead(LMHead):
 
 
 class WeightedLayerSum(nn.Module):
-    """A head that may read a mixture of hidden states, by learned weights whose softmax sums to 1 (Yang et al. 2021).
+    """Base class of heads on a learned weighted sum of the hidden states of all layers (SUPERB, Yang et al. 2021).
 
-    layers: how many of them; None for the last alone.
+    layers: number of hidden states; None for the last one alone.
     """
 
     def __init__(self, layers: int | None) -> None:
         super().__init__()
         self.mix = None if layers is None else nn.Parameter(torch.empty(layers))
 
-    def initialize(self, draw: Initializer) -> None:
+    def initialize(self, generator_for: Initializer) -> None:
         if self.mix is not None:
             nn.init.constant_(self.mix, 1 / len(self.mix))
 
-    def mixed(self, x: Tensor) -> Tensor:
-        """[B, N, D], or [layers, B, N, D] where layers are mixed -> [B, N, D]."""
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """[B, N, D], or [layers, B, N, D] for a weighted sum -> [B, N, D]."""
         return x if self.mix is None else torch.einsum("l,lbnd->bnd", self.mix.softmax(0), x)
 
 
 class AudioClassificationHead(WeightedLayerSum):
-    """Class scores [B, C] from the mean of the real frames, through an inner width and no activation."""
+    """Class scores [B, C] from the mean over real frames, after a linear projection."""
 
     def __init__(self, width: int, inner: int, classes: int, layers: int | None = None) -> None:
         super().__init__(layers)
@@ -291,8 +291,8 @@ class AudioClassificationHead(WeightedLayerSum):
         self.proj = nn.Linear(inner, classes)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x: see `mixed`; keep [B, N] is True or 1 for real frames."""
-        x = self.mixed(x)
+        """x: see `weighted_sum`; keep [B, N]: True or 1 for real frames."""
+        x = self.weighted_sum(x)
         if keep is None:
             mean = x.mean(1)
         else:
@@ -301,7 +301,7 @@ class AudioClassificationHead(WeightedLayerSum):
 
 
 class FrameClassificationHead(WeightedLayerSum):
-    """Scores [B, N, C] for each frame: of classes (who speaks when), or of the symbols of a CTC model."""
+    """Scores [B, N, C] for each frame: of classes (speaker diarization), or of the symbols of a CTC model."""
 
     def __init__(self, width: int, classes: int, layers: int | None = None, dropout: float = 0.0) -> None:
         super().__init__(layers)
@@ -309,5 +309,5 @@ class FrameClassificationHead(WeightedLayerSum):
         self.proj = nn.Linear(width, classes)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x: see `mixed`."""
-        return self.proj(self.dropout(self.mixed(x)))
+        """x: see `weighted_sum`."""
+        return self.proj(self.dropout(self.weighted_sum(x)))

@@ -1,8 +1,9 @@
-"""Initial values: each a pure function of (seed, parameter name, shape).
+"""Initialization: each initial value is a pure function of (seed, parameter name, shape).
 
-So two models that differ in attention start equal in all they share, a fresh head at load is the same everywhere, and
-sharded and single-process starts agree. `initialize` is the one place; a module that owns unusual parameters has a
-method `initialize(draw)`, where `draw("w")` is the generator of its parameter or buffer `w`.
+So models that differ only in attention share all other initial values, a new head is the same wherever a checkpoint is
+loaded, and sharded and single-process runs start equal. `initialize` covers torch's layers; a module with other
+parameters defines `initialize(generator_for)`, where `generator_for("w")` is the generator for its parameter or buffer
+`w`.
 """
 
 import hashlib
@@ -14,109 +15,136 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Initializer = Callable[[str], torch.Generator]
+from zoo.utils import renamed
+
+Initializer = Callable[[str], torch.Generator]  # parameter name -> generator
 STD = 0.02  # of embeddings and tokens
+OLD_METHODS = [old for old, new in renamed.NAMES["zoo.nn"].items() if new == "zoo.nn.initialize"]
 
 
-def generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> torch.Generator:
+def parameter_generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> torch.Generator:
+    """The random generator of one parameter."""
     digest = hashlib.blake2b(f"{seed}/{name}/{tuple(shape)}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def initialize(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
-    """Draw all parameters and buffers in place, or those named in `only` (a fresh head of a loaded model).
+    """Initialize all parameters and buffers in place, or only those named in `only` (a new head of a loaded model).
 
-    Modules of other packages (a core of one's own) keep what their constructor gave them. A tensor with several names
-    (a tied word table) is drawn once, by its first.
+    Modules of other packages (custom cores) keep the values that their constructor set, unless their class defines
+    `initialize`. A tensor with several names (a tied embedding) is initialized once, under its first name. Raises
+    ValueError for a module whose method still has its old name, NotImplementedError for parameters without a rule.
     """
-    drawn: set[int] = set()
+    initialized: set[int] = set()
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
         names = {key: f"{path}.{key}" if path else key for key in own}
 
-        def draw(key: str, own: dict[str, Tensor] = own, names: dict[str, str] = names) -> torch.Generator:
-            return generator(seed, names[key], own[key].shape)
+        def generator_for(key: str, own: dict[str, Tensor] = own, names: dict[str, str] = names) -> torch.Generator:
+            return parameter_generator(seed, names[key], own[key].shape)
 
-        if not own or not known(module) or (only is not None and only.isdisjoint(names.values())):
+        if not own or (only is not None and only.isdisjoint(names.values())):
             continue
-        wanted = {key for key, t in own.items() if (only is None or names[key] in only) and id(t) not in drawn}
-        kept = {key: t.detach().clone() for key, t in own.items() if key not in wanted}
-        drawn.update(id(t) for t in own.values())
+        check_method_name(module)
+        if not has_rule(module):
+            continue
+        selected = {key for key, t in own.items() if (only is None or names[key] in only) and id(t) not in initialized}
+        kept = {key: t.detach().clone() for key, t in own.items() if key not in selected}
+        initialized.update(id(t) for t in own.values())
         with torch.no_grad():
-            reset(module, draw)
+            initialize_module(module, generator_for)
             for key, value in kept.items():
                 own[key].copy_(value)
 
 
-def known(module: nn.Module) -> bool:
-    return type(module).__module__.split(".")[0] in ("zoo", "torch") and not getattr(module, "foreign", False)
+def has_rule(module: nn.Module) -> bool:
+    """Whether `initialize` sets the values of a module; a custom one otherwise keeps those of its constructor."""
+    if any("initialize" in vars(cls) and not is_built_in(cls) for cls in type(module).__mro__):
+        return True
+    return is_built_in(type(module)) and not getattr(module, "foreign", False)
 
 
-def reset(module: nn.Module, draw: Initializer) -> None:
-    """The rule for one module's own parameters."""
+def is_built_in(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in ("zoo", "torch")
+
+
+def check_method_name(module: nn.Module) -> None:
+    """Raise ValueError where a class defines the method under its old name and so would not be initialized by it."""
+    for cls in type(module).__mro__:
+        if "initialize" in vars(cls):
+            return
+        if old := [name for name in OLD_METHODS if name in vars(cls)]:
+            raise ValueError(
+                f"{cls.__name__} defines `{old[0]}`, which is no longer called: rename the method to `initialize`"
+            )
+
+
+def initialize_module(module: nn.Module, generator_for: Initializer) -> None:
+    """Initialize the parameters and buffers that a module owns directly."""
     own: Any = module
     if hasattr(own, "initialize"):
-        own.initialize(draw)
+        own.initialize(generator_for)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
         nn.init.ones_(own.weight)
         if getattr(own, "bias", None) is not None:
             nn.init.zeros_(own.bias)
     elif isinstance(module, nn.Embedding):
-        trunc_normal_(own.weight, STD, draw("weight"))
+        trunc_normal_(own.weight, STD, generator_for("weight"))
     elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         # the published 0.02 at a fan-in of 768, and more for narrow layers, which learn too slowly from 0.02
-        trunc_normal_(own.weight, (3 * own.weight[0].numel()) ** -0.5, draw("weight"))
+        trunc_normal_(own.weight, (3 * own.weight[0].numel()) ** -0.5, generator_for("weight"))
         if getattr(own, "bias", None) is not None:
             nn.init.zeros_(own.bias)
     else:
-        raise NotImplementedError(f"{type(module).__name__} owns parameters and has no initialize(draw)")
+        name = type(module).__name__
+        raise NotImplementedError(f"{name} owns parameters but does not define initialize(generator_for)")
 
 
-def normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
-    tensor.copy_(torch.empty(tensor.shape).normal_(0.0, std, generator=draw))
+def normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    tensor.copy_(torch.empty(tensor.shape).normal_(0.0, std, generator=generator))
 
 
-def trunc_normal_(tensor: Tensor, std: float, draw: torch.Generator) -> None:
-    """A normal distribution cut off at two standard deviations; drawn on the host, so alike on every device."""
+def trunc_normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    """Truncated normal, cut off at two standard deviations; sampled on the CPU, so equal on every device."""
     here = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     fresh = tensor if here else torch.empty(tensor.shape)
-    nn.init.trunc_normal_(fresh, 0.0, std, -2 * std, 2 * std, generator=draw)
+    nn.init.trunc_normal_(fresh, 0.0, std, -2 * std, 2 * std, generator=generator)
     if not here:
         tensor.copy_(fresh)
 
 
-def orthogonal_gaussian(tensor: Tensor, draw: torch.Generator) -> None:
+def orthogonal_gaussian(tensor: Tensor, generator: torch.Generator) -> None:
     """Rows [F, P] that are each Gaussian, N(0, 1), and orthogonal within blocks of P (Choromanski et al. 2021, eq. 8).
 
-    The signs of R make Q uniform over rotations, and norms drawn apart from the directions make each row Gaussian:
-    without either the estimate of the kernel is biased.
+    The signs of R make Q uniform over rotations, and norms sampled independently of the directions make each row
+    Gaussian. Without either the kernel estimate is biased.
     """
     rows, dim = tensor.shape
     blocks = []
     for _ in range(math.ceil(rows / dim)):
-        q, r = torch.linalg.qr(torch.empty(dim, dim).normal_(generator=draw))
+        q, r = torch.linalg.qr(torch.empty(dim, dim).normal_(generator=generator))
         blocks.append((q * r.diagonal().sign()).mT)
-    norms = torch.empty(rows, dim).normal_(generator=draw).norm(dim=1, keepdim=True)
+    norms = torch.empty(rows, dim).normal_(generator=generator).norm(dim=1, keepdim=True)
     tensor.copy_(torch.cat(blocks)[:rows] * norms)
 
 
-class uninitialized(TorchFunctionMode):
-    """Within it torch's own `nn.init` calls do nothing: constructors allocate, and `initialize` draws afterwards."""
+class skip_init(TorchFunctionMode):
+    """Context in which torch's `nn.init` functions do nothing: constructors allocate, `initialize` follows."""
 
     paused = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if not uninitialized.paused and getattr(func, "__module__", None) == "torch.nn.init":
+        if not skip_init.paused and getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 
 
-class initialized_by_itself:
-    """Around the constructor of a module of somebody else's, which initializes itself."""
+class allow_init:
+    """Context for constructors of custom modules, which initialize themselves: `nn.init` works as usual."""
 
     def __enter__(self) -> None:
-        self.before, uninitialized.paused = uninitialized.paused, True
+        self.before, skip_init.paused = skip_init.paused, True
 
     def __exit__(self, *_: object) -> None:
-        uninitialized.paused = self.before
+        skip_init.paused = self.before

@@ -1,4 +1,4 @@
-"""What attention remembers between calls while decoding."""
+"""Caches for decoding: keys and values, or the running sum of linear attention."""
 
 import torch
 from torch import Tensor
@@ -8,47 +8,47 @@ from zoo.nn.position_biases import Bias, BiasView
 
 
 class State:
-    """The memory of one attention layer: `length` tokens, known on the host, and the same number as a tensor."""
+    """Base class of the cache of one attention layer; `length` is the number of cached tokens."""
 
     length: int = 0
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens (a rejected draft)."""
-        raise ValueError(f"{type(self).__name__} keeps a sum over all tokens: it cannot be cropped to {length} of them")
+        """Keep the first `length` tokens only (speculative decoding drops rejected ones)."""
+        raise ValueError(f"{type(self).__name__} is a sum over all tokens and cannot be cropped to {length} tokens")
 
     def reorder(self, index: Tensor) -> None:
-        """Row i goes on from what row index[i] remembers (beams); index: [B] or longer."""
+        """Replace row i by row index[i] (beam search). index: [B] or longer."""
         raise NotImplementedError
 
 
 class KVCache(State):
-    """Keys and values [B, G, capacity, P], written in place.
+    """Cache of keys and values [B, G, capacity, P], written in place.
 
-    Eager decoding appends at `length` and attends over a slice; the buffer doubles when it is full. With `static=True`
+    Eager decoding appends at `length` and attends to a slice; the buffer doubles when it is full. With `static=True`
     (for compiled decoding) tokens are written at `position`, a tensor, and the whole buffer is attended to under the
-    mask `key <= position`, so that no step has a shape or a number of its own.
+    mask `key < position`, so that shapes and constants are the same in each step.
     """
 
     def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, static: bool = False) -> None:
         self.k, self.v = (like.new_zeros(batch, heads, capacity, dim) for _ in range(2))
-        self.counted = torch.zeros((), dtype=torch.long, device=like.device) if static else None
+        self._position = torch.zeros((), dtype=torch.long, device=like.device) if static else None
         self.static = static
 
     @property
     def position(self) -> Tensor:
-        """How many tokens are remembered, as a tensor."""
-        if self.counted is None:
+        """Number of cached tokens, as a tensor."""
+        if self._position is None:
             return torch.tensor(self.length, device=self.k.device)
-        return self.counted
+        return self._position
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v: [B, G, N, P] -> all keys and values so far."""
+        """Append k, v [B, G, N, P]; returns all keys and values so far."""
         new = k.shape[2]
         if self.static:
             place = self.position + torch.arange(new, device=k.device)
             self.k.index_copy_(2, place, k)
             self.v.index_copy_(2, place, v)
-            self.counted = self.position + new
+            self._position = self.position + new
             return self.k, self.v
         end = self.length + new
         if end > self.k.shape[2]:
@@ -59,13 +59,15 @@ class KVCache(State):
         return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
     def visible(self, mask: Mask, bias: Bias | None, queries: int) -> tuple[Mask, Bias | None]:
-        """Both for the `queries` just appended, over a static buffer: nothing behind the last of them is a key."""
+        """Mask and bias for the last `queries` tokens over a static buffer, whose unused part is masked."""
         keys = torch.arange(self.k.shape[2], device=self.k.device)[None]
         query = self.position - queries + torch.arange(queries, device=self.k.device)[None]
-        bias = None if bias is None else BiasView(bias, q=query, k=keys, memo=None)
+        bias = None if bias is None else BiasView(bias, q=query, k=keys, cache=None)
         return MaskView(mask, q=query, k=keys, keep=keys < self.position), bias
 
     def grow(self, capacity: int) -> None:
+        """Enlarge the buffers to `capacity` tokens."""
+
         def larger(old: Tensor) -> Tensor:
             new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
             new[:, :, : self.length] = old[:, :, : self.length]
@@ -75,16 +77,16 @@ class KVCache(State):
 
     def crop(self, length: int) -> None:
         if not self.static and length > self.length:
-            raise ValueError(f"cannot crop {self.length} remembered tokens to {length}")
+            raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
         self.length = length
-        self.counted = torch.full_like(self.position, length) if self.static else None
+        self._position = torch.full_like(self.position, length) if self.static else None
 
     def reorder(self, index: Tensor) -> None:
         self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
 
 
 class LinearAttentionState(State):
-    """What linear attention remembers: one matrix [B, H, F, P + 1] of features times values, whatever the length."""
+    """Cache of linear attention: the running sum [B, H, F, P + 1] of features times values, of constant size."""
 
     def __init__(self, batch: int, heads: int, features: int, dim: int, like: Tensor) -> None:
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -95,7 +97,7 @@ class LinearAttentionState(State):
 
 
 class LayerState:
-    """What one block remembers: its mixer's state, and the keys and values of an encoder, projected once."""
+    """Cache of one block: that of its mixer, and the projected keys and values of the encoder outputs."""
 
     def __init__(self, mixer: State) -> None:
         self.mixer = mixer
@@ -108,7 +110,7 @@ class LayerState:
 
 
 class StackState(list[LayerState]):
-    """What a stack remembers, one entry per block."""
+    """Cache of a stack: one `LayerState` per block."""
 
     @property
     def length(self) -> int:

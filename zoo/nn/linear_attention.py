@@ -1,7 +1,7 @@
-"""Attention in linear time: phi(q) (phi(k)^T v), normalized. Subclasses choose the feature map phi.
+"""Linear attention: phi(q) (phi(k)^T v), normalized. Subclasses define the feature map phi.
 
-Causal kinds go through the sequence in chunks: inside a chunk as a small masked matrix, between chunks by the running
-sum of phi(k)^T [v, 1], which is also all that decoding has to remember.
+Causal attention processes the sequence in chunks: by a masked matrix within a chunk, and between chunks by the running
+sum of phi(k)^T [v, 1], which is also the cache for decoding.
 """
 
 import math
@@ -15,7 +15,7 @@ from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import Bias
-from zoo.nn.sdpa import share
+from zoo.nn.sdpa import repeat_kv
 from zoo.nn.sparse_attention import positive
 
 CHUNK = 64
@@ -24,14 +24,14 @@ CHUNK = 64
 class LinearAttention(Core):
     """Katharopoulos et al. 2020: phi(x) = elu(x) + 1.
 
-    Weights that are never formed cannot be dropped one by one: attention dropout drops a key's value for all queries of
-    a head at once, with the same expectation.
+    The attention weights are never computed, so attention dropout drops a value for all queries of a head at once, with
+    the same expectation.
     """
 
     kind = "linear"
 
     def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
-        """[B, H, N, P] -> non-negative features [B, H, N, F]; keep [B, 1, N, 1] is False for padding."""
+        """Feature map: [B, H, N, P] -> non-negative features [B, H, N, F]. keep [B, 1, N, 1]: False at padding."""
         return F.elu(x) + 1
 
     def num_features(self) -> int:
@@ -39,16 +39,16 @@ class LinearAttention(Core):
 
     def features(self, q: Tensor, k: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(q.dtype, torch.float32)  # sums over a whole sequence: not in half precision
-        k = share(k, q.shape[1]).to(dtype)
+        k = repeat_kv(k, q.shape[1]).to(dtype)
         phi_q, phi_k = self.phi(q.to(dtype), None, False, causal), self.phi(k, keep, True, causal)
         return phi_q, phi_k if keep is None else phi_k * keep
 
-    def read(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
-        """What this kind can honor: a causal mask and hidden keys. -> (causal, keep [B, 1, M, 1] or None)."""
+    def parse_mask(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
+        """Split a mask into (causal, keep [B, 1, M, 1] or None). Raises ValueError for other masks and for biases."""
         if bias is not None:
             raise ValueError(
-                f"{self.kind} attention has no scores that a bias could be added to. Use an attention kind with scores "
-                "(softmax, additive, local, ...) or positions that are added to x or rotate q and k"
+                f"{self.kind} attention has no scores and does not support a bias: use an attention kind with scores "
+                "(softmax, additive, local, ...), or absolute or rotary positions"
             )
         keep, causal = None, False
         for part in as_mask(mask).parts():
@@ -58,11 +58,13 @@ class LinearAttention(Core):
                 keep = part.keep.bool() if keep is None else keep & part.keep.bool()
             elif not part.hides_nothing(queries, keys):
                 raise ValueError(
-                    f"{self.kind} attention never forms its weights, so it cannot hide single pairs as {part} asks. "
-                    "It honors causal masks and padding; for a pattern use attention='local', 'longformer' ..."
+                    f"{self.kind} attention does not compute weights and cannot apply the mask {part}: it supports "
+                    "causal masks and padding; for sparse patterns use attention='local', 'longformer', ..."
                 )
         if causal and queries > keys:
-            raise ValueError(f"a causal mask over {keys} keys leaves the first of {queries} queries nothing to see")
+            raise ValueError(
+                f"a causal mask with {queries} queries and {keys} keys masks all keys of the first queries"
+            )
         return causal, None if keep is None else keep[:, None, :, None]
 
     def forward(
@@ -73,28 +75,28 @@ class LinearAttention(Core):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
-        causal, keep = self.read(mask, bias, q.shape[2], k.shape[2])
+        causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
         phi_q, phi_k = self.features(q, k, keep, causal)
-        v = share(v, q.shape[1])
+        v = repeat_kv(v, q.shape[1])
         if self.dropout:
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
-        values = with_ones(v, phi_k)
+        values = append_ones(v, phi_k)
         if not causal:
-            return divided(phi_q @ (phi_k.mT @ values), v.dtype)
-        early = k.shape[2] - q.shape[2]  # keys before the first query: seen by all
+            return normalize(phi_q @ (phi_k.mT @ values), v.dtype)
+        early = k.shape[2] - q.shape[2]  # keys before the first query are visible to all queries
         start = phi_k[:, :, :early].mT @ values[:, :, :early]
-        y, _ = chunked(phi_q, phi_k[:, :, early:], values[:, :, early:], start)
-        return divided(y, v.dtype)
+        y, _ = chunked_causal_sum(phi_q, phi_k[:, :, early:], values[:, :, early:], start)
+        return normalize(y, v.dtype)
 
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        causal, keep = self.read(mask, bias, q.shape[2], k.shape[2])
+        causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
         phi_q, phi_k = self.features(q, k, keep, causal)
         products = phi_q @ phi_k.mT  # B H N M
         if causal:
             products = products * CAUSAL.dense(q.shape[2], k.shape[2], q.device)
-        return (products / guarded(products.sum(-1, keepdim=True))).to(q.dtype)
+        return (products / nonzero(products.sum(-1, keepdim=True))).to(q.dtype)
 
     def maps(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
@@ -108,19 +110,19 @@ class LinearAttention(Core):
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
         assert isinstance(state, LinearAttentionState)
-        causal, keep = self.read(mask, bias, q.shape[2], state.length + k.shape[2])
+        causal, keep = self.parse_mask(mask, bias, q.shape[2], state.length + k.shape[2])
         if not causal:
-            raise ValueError("decoding goes from left to right: it needs a causal mask")
+            raise ValueError("decoding needs a causal mask: pass mask=zoo.nn.CAUSAL")
         if keep is not None:
             keep = keep[:, :, -k.shape[2] :]
         phi_q, phi_k = self.features(q, k, keep, causal=True)
-        y, state.sum = chunked(phi_q, phi_k, with_ones(share(v, q.shape[1]), phi_k), state.sum)
+        y, state.sum = chunked_causal_sum(phi_q, phi_k, append_ones(repeat_kv(v, q.shape[1]), phi_k), state.sum)
         state.length += q.shape[2]
-        return divided(y, v.dtype)
+        return normalize(y, v.dtype)
 
 
-class Projected(LinearAttention):
-    """Feature maps of `features` random projections w . x, orthogonal in blocks of the head dimension."""
+class RandomProjection(LinearAttention):
+    """Base class of feature maps by `features` random projections w . x, orthogonal in blocks of the head size."""
 
     projection: Tensor
 
@@ -129,16 +131,16 @@ class Projected(LinearAttention):
         positive(features=features)
         self.register_buffer("projection", torch.empty(features, spec.head_dim))
 
-    def initialize(self, draw: Initializer) -> None:
-        orthogonal_gaussian(self.projection, draw("projection"))
+    def initialize(self, generator_for: Initializer) -> None:
+        orthogonal_gaussian(self.projection, generator_for("projection"))
 
 
-class Performer(Projected):
+class Performer(RandomProjection):
     """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
 
-    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. Factors
-    that cancel in the normalization keep the exponentials in range: per query its largest feature; for keys the largest
-    of all, but none under a causal mask, where it would let the future show through rounding.
+    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. For
+    stability the exponents are shifted by a maximum that cancels in the normalization: per query, and over all keys.
+    Under a causal mask keys are not shifted, because the maximum would leak later tokens through rounding.
     """
 
     kind = "performer"
@@ -158,11 +160,11 @@ class Performer(Projected):
         return (z - z.amax((-2, -1), keepdim=True).detach().clamp(min=-1e30)).exp()
 
 
-class RandomFeatureAttention(Projected):
+class RandomFeatureAttention(RandomProjection):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 
-    An estimate of softmax attention at temperature 1 between unit vectors: there exp(q . k) is, up to a factor, the
-    Gaussian kernel, which sines and cosines of Gaussian projections estimate (Rahimi and Recht 2007).
+    Estimates softmax attention at temperature 1 between unit vectors. For those, exp(q . k) is proportional to the
+    Gaussian kernel, which sines and cosines of Gaussian projections approximate (Rahimi and Recht 2007).
     """
 
     kind = "rfa"
@@ -175,23 +177,23 @@ class RandomFeatureAttention(Projected):
         return torch.cat([z.sin(), z.cos()], -1) / math.sqrt(self.projection.shape[0])
 
 
-def with_ones(v: Tensor, like: Tensor) -> Tensor:
-    """[B, H, M, P] -> [B, H, M, P + 1]: the column of ones sums up the denominator along with the numerator."""
+def append_ones(v: Tensor, like: Tensor) -> Tensor:
+    """[B, H, M, P] -> [B, H, M, P + 1]: the column of ones accumulates the denominator."""
     return F.pad(v.to(like.dtype), (0, 1), value=1.0)
 
 
-def divided(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, H, N, P + 1] -> [B, H, N, P]: numerator over denominator."""
-    return (y[..., :-1] / guarded(y[..., -1:])).to(dtype)
+def normalize(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, H, N, P + 1] -> [B, H, N, P]: numerator divided by denominator."""
+    return (y[..., :-1] / nonzero(y[..., -1:])).to(dtype)
 
 
-def guarded(total: Tensor) -> Tensor:
-    """A row that sees no key has the sum 0 and gets zeros, not NaN."""
+def nonzero(total: Tensor) -> Tensor:
+    """Replace 0 by 1, so that fully masked rows give zeros instead of NaN."""
     return torch.where(total == 0, torch.ones_like(total), total)
 
 
-def chunked(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """sum over j <= i of (q_i . k_j) v_j, and what precedes: q_i start. All of one length N.
+def chunked_causal_sum(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal linear attention in chunks: sum over j <= i of (q_i . k_j) v_j, plus q_i start. All of one length N.
 
     q, k: [B, H, N, F]; v: [B, H, N, E]; start: [B, H, F, E]. Returns ([B, H, N, E], the sum after the last token).
     """
@@ -199,8 +201,8 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Ten
     size = min(CHUNK, length)
     q, k, v = (
         F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q, k, v)
-    )  # B H C c F: zero keys add nothing
+    )  # B H C c F: zero keys contribute nothing
     sums = k.mT @ v  # B H C F E
-    before = torch.cat([start[:, :, None], sums], 2).cumsum(2)  # what each chunk finds, and the end
+    before = torch.cat([start[:, :, None], sums], 2).cumsum(2)  # the sums before each chunk, and the total
     y = (q @ k.mT).tril() @ v + q @ before[:, :, :-1]
     return y.flatten(2, 3)[:, :, :length], before[:, :, -1]

@@ -1,14 +1,14 @@
-"""Who may see whom. A mask is a predicate on indices, never a stored matrix.
+"""Attention masks. A mask is a predicate on indices, not a stored matrix.
 
-`mask(b, h, q, k)` is written once, on broadcasting index tensors, and is at the same time
+`mask(b, h, q, k)` is defined once, on broadcasting index tensors, and serves as
 
-- the dense reference: `mask.dense(queries, keys)`, a bool tensor [B or 1, H or 1, N, M], True where a key may be seen;
+- the dense reference: `mask.dense(queries, keys)`, a bool tensor [B or 1, H or 1, N, M], True where a query may attend;
 - flex_attention's `mask_mod`: `create_block_mask(mask, ...)`;
-- what a fused kernel recognizes by its parts: nothing hidden -> no mask, `CAUSAL` alone -> `is_causal=True`.
+- input of fused kernels, which recognize its parts: nothing masked -> no mask, `CAUSAL` alone -> `is_causal=True`.
 
-Masks compose with `&` and `|` and are equal by value: `CAUSAL & Window(127, 0)` slides a window, `CAUSAL | Prefix(5)`
-is a prefix language model, `CAUSAL & Documents(ids)` packing. Where there are fewer queries than keys, the queries are
-the last ones (row i stands at position i + M - N), which is what decoding with a cache needs.
+Masks are combined with `&` and `|` and compared by value: `CAUSAL & Window(127, 0)` is a causal sliding window,
+`CAUSAL | Prefix(5)` a prefix language model, `CAUSAL & DocumentMask(ids)` sequence packing. With fewer queries than
+keys, the queries are the last positions (row i is at position i + M - N), as in decoding with a cache.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,15 +23,15 @@ Index = Tensor
 def indices(
     queries: int, keys: int, device: Any, *, batch: int = 1, heads: int = 1, shift: int = 0
 ) -> tuple[Index, ...]:
-    """Index tensors b [B,1,1,1], h [1,H,1,1], q [1,1,N,1] (raised by shift), k [1,1,1,M]."""
+    """Index tensors b [B,1,1,1], h [1,H,1,1], q [1,1,N,1] (plus shift), k [1,1,1,M]."""
     b, h, q, k = (torch.arange(n, device=device) for n in (batch, heads, queries, keys))
     return b.view(-1, 1, 1, 1), h.view(1, -1, 1, 1), (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1)
 
 
 class Mask:
-    """A predicate `(b, h, q, k) -> bool`; subclasses are frozen dataclasses."""
+    """Base class: a predicate `(b, h, q, k) -> bool`, True where query q may attend to key k. Subclasses are frozen."""
 
-    batch: int = 1  # rows it tells apart; 1 = the same for all
+    batch: int = 1  # number of rows with masks of their own; 1: the same mask for all rows
     heads: int = 1
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
@@ -48,33 +48,33 @@ class Mask:
         return Or(self, other)
 
     def parts(self) -> tuple["Mask", ...]:
-        """The masks whose conjunction this is; empty for `FULL`."""
+        """The masks of which this is the conjunction; empty for `NO_MASK`."""
         return (self,)
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        """Known, without looking at tensors, to be True everywhere at this size."""
+        """Whether the mask is True everywhere at this size, as far as is known without reading tensors."""
         return False
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        """bool [B or 1, H or 1, N, M], True where a key may be seen (a size of 1 broadcasts)."""
+        """The mask as a bool tensor [B or 1, H or 1, N, M], True where a query may attend (a size of 1 broadcasts)."""
         index = indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=keys - queries)
         return self(*index)
 
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
-        """(allowed, blind): `dense`, with rows that see nobody opened, and where those rows are (None: there are none).
+        """Returns (allowed, fully_masked): the dense mask with fully masked rows set to True, and those rows or None.
 
-        Kernels differ on a row without keys (0, NaN or a mean); computing it and then zeroing it is the same in all.
+        Kernels differ on fully masked rows (0, NaN or a mean), so callers compute them unmasked and then zero them.
         """
         allowed = self.dense(queries, keys, device)
-        blind = ~allowed.any(-1, keepdim=True)
-        if not torch.compiler.is_compiling() and not blind.any():
+        fully_masked = ~allowed.any(-1, keepdim=True)
+        if not torch.compiler.is_compiling() and not fully_masked.any():
             return allowed, None
-        return allowed | blind, blind
+        return allowed | fully_masked, fully_masked
 
 
 @dataclass(frozen=True)
 class NoMask(Mask):
-    """Everyone sees everyone."""
+    """No mask: every query attends to every key."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return (q == q) & (k == k)  # True, in the shape of both
@@ -88,7 +88,7 @@ class NoMask(Mask):
 
 @dataclass(frozen=True)
 class Causal(Mask):
-    """Nobody sees the future."""
+    """Causal mask: a query attends to itself and to earlier keys."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return q >= k
@@ -99,7 +99,7 @@ class Causal(Mask):
 
 @dataclass(frozen=True)
 class Window(Mask):
-    """At most `left` keys before and `right` keys after the query."""
+    """Sliding window: at most `left` keys before and `right` keys after the query."""
 
     left: int
     right: int
@@ -108,14 +108,14 @@ class Window(Mask):
         return (q - k <= self.left) & (k - q <= self.right)
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        return self.left >= keys - 1 and (self.right >= keys - 1 or queries == 1)  # behind the last one is no key
+        return self.left >= keys - 1 and (self.right >= keys - 1 or queries == 1)  # no key follows the last one
 
 
 @dataclass(frozen=True)
 class Window2D(Mask):
-    """A neighborhood on a grid of tokens laid out row by row: at most `rows` up or down and `columns` left or right.
+    """Window on a grid of tokens in row-major order: at most `rows` up or down and `columns` left or right.
 
-    The `prefix` tokens before the grid (class token, registers) see all and are seen by all.
+    The `prefix` tokens before the grid (class token, registers) attend to all tokens and are attended by all.
     """
 
     grid: tuple[int, int]
@@ -133,7 +133,7 @@ class Window2D(Mask):
 
 @dataclass(frozen=True)
 class Strided(Mask):
-    """Every `step`-th key, counted from the query (Child et al. 2019, the strided half)."""
+    """Every `step`-th key, counted from the query (the strided part of Child et al. 2019)."""
 
     step: int
 
@@ -143,7 +143,7 @@ class Strided(Mask):
 
 @dataclass(frozen=True)
 class GlobalTokensMask(Mask):
-    """The first `tokens` positions see everyone and are seen by everyone."""
+    """Global tokens: the first `tokens` positions attend to all and are attended by all."""
 
     tokens: int
 
@@ -156,10 +156,10 @@ class GlobalTokensMask(Mask):
 
 @dataclass(frozen=True)
 class RandomBlocks(Mask):
-    """Each block of `block` positions is linked with `count` earlier blocks, drawn by a hash (BigBird's random graph).
+    """BigBird's random graph: each block of `block` positions is linked with `count` earlier blocks, chosen by a hash.
 
-    A link runs both ways. What a pair of blocks sees depends on the pair alone, not on the length of the sequence:
-    so a padded row, the same row alone and a decoder that sees one token after the other all have the same graph.
+    Links go both ways. A link depends on the pair of blocks alone, not on the length of the sequence, so a padded row,
+    the same row without padding and token-by-token decoding have the same graph.
     """
 
     block: int
@@ -170,21 +170,21 @@ class RandomBlocks(Mask):
         i, j = (torch.div(x, self.block, rounding_mode="floor").long() for x in (q, k))
         later, earlier = torch.maximum(i, j), torch.minimum(i, j)
         linked = later < 0
-        for draw in range(self.count):
-            linked = linked | (_hash(later, draw, self.seed) % later.clamp(min=1) == earlier)
+        for link in range(self.count):
+            linked = linked | (_hash(later, link, self.seed) % later.clamp(min=1) == earlier)
         return linked & (later > earlier)
 
 
-def _hash(x: Tensor, draw: int, seed: int) -> Tensor:
-    """int64 -> well mixed, non-negative int64 (two rounds of multiply and shift)."""
-    x = x * 0x2545F4914F6CDD1D + (draw * 0x1B873593 + seed * 0x3C6EF372 + 0x165667B1)
+def _hash(x: Tensor, link: int, seed: int) -> Tensor:
+    """Hash of int64 to non-negative int64 (two rounds of multiply and shift)."""
+    x = x * 0x2545F4914F6CDD1D + (link * 0x1B873593 + seed * 0x3C6EF372 + 0x165667B1)
     x = (x ^ (x >> 29)) * 0x3C79AC492BA7B653
     return ((x ^ (x >> 32)) * 0x1C69B3F74AC4AE35 >> 17) & 0x3FFFFFFFFFFF
 
 
 @dataclass(frozen=True)
 class Prefix(Mask):
-    """The first `length` keys are seen by everyone; `CAUSAL | Prefix(n)` is a prefix language model."""
+    """The first `length` keys are visible to all queries; `CAUSAL | Prefix(n)` is a prefix language model."""
 
     length: int
 
@@ -194,7 +194,7 @@ class Prefix(Mask):
 
 @dataclass(frozen=True, eq=False)
 class PaddingMask(Mask):
-    """`keep` [B, M] is True (or 1) for a real key; transformers' `attention_mask`."""
+    """Padding mask: `keep` [B, M] is True or 1 for real keys, as in transformers' `attention_mask`."""
 
     keep: Tensor = field(repr=False)
 
@@ -208,7 +208,7 @@ class PaddingMask(Mask):
 
 @dataclass(frozen=True, eq=False)
 class DocumentMask(Mask):
-    """Several documents in one row: `ids` [B, N] names the document of each token; nobody sees another document."""
+    """Packed documents: `ids` [B, N] is the document number of each token; tokens attend within their document."""
 
     ids: Tensor = field(repr=False)
 
@@ -221,17 +221,20 @@ class DocumentMask(Mask):
 
 
 class GraphMask(Mask):
-    """A graph of `nodes`: query `edges[1, e]` sees key `edges[0, e]` (source, target, as in PyTorch Geometric)."""
+    """A graph of `nodes`: query `edges[1, e]` attends to key `edges[0, e]` (source, target, as in torch_geometric)."""
 
     def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True) -> None:
         if edges.ndim != 2 or edges.shape[0] != 2:
-            raise ValueError(f"edges are [2, E], given {tuple(edges.shape)} (nodes={nodes})")
+            raise ValueError(f"edges: expected shape [2, E], got {tuple(edges.shape)} (nodes={nodes})")
         if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-            raise ValueError(f"edges name nodes 0 to {int(edges.max())}, but nodes={nodes}")
+            raise ValueError(
+                f"edges: expected node numbers 0 to {nodes - 1} (nodes={nodes}), got {int(edges.min())} to "
+                f"{int(edges.max())}"
+            )
         loops = torch.arange(nodes, device=edges.device) if self_loops else edges.new_empty(0)
         source, target = torch.cat([edges[0], loops]), torch.cat([edges[1], loops])
         self.nodes = nodes
-        self.codes = torch.unique(target * nodes + source)  # sorted: a look-up instead of an N x N matrix
+        self.codes = torch.unique(target * nodes + source)  # sorted, for binary search instead of an N x N matrix
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         code = q * self.nodes + k
@@ -243,7 +246,7 @@ class GraphMask(Mask):
 
 @dataclass(frozen=True, eq=False)
 class TensorMask(Mask):
-    """A bool tensor [B or 1, H or 1, N, M] that somebody made already, True where a key may be seen."""
+    """A precomputed mask: a bool tensor [B or 1, H or 1, N, M], True where a query may attend."""
 
     values: Tensor = field(repr=False)
 
@@ -256,7 +259,7 @@ class TensorMask(Mask):
         return self.values.shape[1]
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return pick(self.values, b, h, q, k)
+        return gather_broadcast(self.values, b, h, q, k)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         if self.values.shape[2] in (1, queries) and self.values.shape[3] in (1, keys):
@@ -264,14 +267,14 @@ class TensorMask(Mask):
         return super().dense(queries, keys, device)
 
 
-def pick(values: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-    """values[b, h, q, k], where a size of 1 broadcasts."""
+def gather_broadcast(values: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+    """values[b, h, q, k]; dimensions of size 1 broadcast."""
     return values[tuple(i if n > 1 else i * 0 for i, n in zip((b, h, q, k), values.shape, strict=True))]
 
 
 @dataclass(frozen=True)
 class Pair(Mask):
-    """Two masks."""
+    """Base class of two combined masks."""
 
     left: Mask
     right: Mask
@@ -287,7 +290,7 @@ class Pair(Mask):
 
 @dataclass(frozen=True)
 class And(Pair):
-    """Both."""
+    """True where both masks are True."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) & self.right(b, h, q, k)
@@ -304,7 +307,7 @@ class And(Pair):
 
 @dataclass(frozen=True)
 class Or(Pair):
-    """Either."""
+    """True where either mask is True."""
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) | self.right(b, h, q, k)
@@ -318,17 +321,17 @@ class Or(Pair):
 
 @dataclass(frozen=True, eq=False)
 class MaskView(Mask):
-    """A mask as one forward sees it: where its queries and keys stand, which keys are real, what was evaluated already.
+    """A mask within one forward pass: with the positions of queries and keys, padding, and a cache of results.
 
-    `inner` speaks of positions (which count real tokens only); `q` and `k` [B or 1, N] give the position of each index,
-    `keep` [B, M] which keys are real. All layers of a forward share `memo`, so equal masks are evaluated once.
+    `inner` is a function of positions, which count real tokens only. `q` and `k` [B or 1, N]: position of each index.
+    `keep` [B, M]: True for real keys. All layers of a forward share `cache`, so equal masks are evaluated once.
     """
 
     inner: Mask
     q: Tensor | None = None
     k: Tensor | None = None
     keep: Tensor | None = None
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -339,7 +342,7 @@ class MaskView(Mask):
         return self.inner.heads
 
     @property
-    def placed(self) -> bool:
+    def has_positions(self) -> bool:
         return self.q is not None
 
     def __and__(self, other: Mask) -> Mask:
@@ -347,45 +350,45 @@ class MaskView(Mask):
         return self if inner is self.inner else replace(self, inner=inner)
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        seen = self.inner(b, h, at(self.q, b, q), at(self.k, b, k))
+        seen = self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
         return seen if self.keep is None else seen & self.keep[b, k]
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        return not self.placed and self.keep is None and self.inner.hides_nothing(queries, keys)
+        return not self.has_positions and self.keep is None and self.inner.hides_nothing(queries, keys)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        shift = 0 if self.placed else keys - queries
+        shift = 0 if self.has_positions else keys - queries
         return self(*indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=shift))
 
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
-        if torch.compiler.is_compiling():  # a graph has common subexpression elimination of its own
+        if torch.compiler.is_compiling():  # the compiler eliminates common subexpressions
             return super().evaluate(queries, keys, device)
         key = (self.inner, queries, keys)
-        if key not in self.memo:
-            self.memo[key] = super().evaluate(queries, keys, device)
-        return self.memo[key]
+        if key not in self.cache:
+            self.cache[key] = super().evaluate(queries, keys, device)
+        return self.cache[key]
 
 
-def at(positions: Tensor | None, b: Index, i: Index) -> Tensor:
-    """positions[b, i]; the index itself where no positions are given."""
+def positions_at(positions: Tensor | None, b: Index, i: Index) -> Tensor:
+    """positions[b, i], or the index itself if positions is None."""
     if positions is None:
         return i
     return positions[b if positions.shape[0] > 1 else b * 0, i]
 
 
 def as_mask(mask: "Mask | Tensor | None") -> Mask:
-    """None -> FULL, a bool tensor (broadcastable to [B, H, N, M]) -> Given, a mask -> itself."""
+    """Convert to a Mask: None -> NO_MASK, a bool tensor (broadcastable to [B, H, N, M]) -> TensorMask."""
     if mask is None:
         return NO_MASK
     if isinstance(mask, Mask):
         return mask
     if mask.dtype != torch.bool:
         raise ValueError(
-            f"a mask is a zoo.nn.Mask or a bool tensor, True where a key may be seen; given a tensor of {mask.dtype}. "
-            "Numbers that are added to the scores go to bias="
+            f"mask: expected a zoo.nn.Mask or a bool tensor, True where a query may attend, got {mask.dtype}; pass "
+            "values that are added to the scores as bias="
         )
     return TensorMask(mask[(None,) * (4 - mask.ndim)])
 

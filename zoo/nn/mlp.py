@@ -1,4 +1,4 @@
-"""The position-wise network of a block."""
+"""The MLP (position-wise feed-forward network) of a block, and activation functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from zoo.utils.errors import did_you_mean
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's approximation of GELU."""
+    """Sigmoid approximation of GELU, used by CLIP."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -26,13 +26,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation function of a name. Raises ValueError for an unknown name."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"act={name!r}{did_you_mean(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"act={name!r} is unknown{did_you_mean(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 class MLP(nn.Module):
-    """down(act(up(x))), or with a gate down(act(gate(x)) * up(x)) (Shazeer 2020)."""
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (GLU variants, Shazeer 2020)."""
 
     def __init__(self, width: int, hidden: int, act: str = "gelu", gated: bool = False, bias: bool = True) -> None:
         super().__init__()

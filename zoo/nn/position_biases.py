@@ -1,6 +1,7 @@
-"""What is added to the scores. A bias is the twin of a mask: a function of indices, `bias(b, h, q, k) -> float`.
+"""Position biases, which are added to the scores. Like a mask, a bias is a function of indices, not a stored matrix.
 
-Biases compose with `+`. The same object evaluates densely and, as `bias.score_mod`, goes into flex_attention.
+`bias(b, h, q, k) -> float`. Biases are combined with `+`. `bias.dense` evaluates to a tensor, `bias.score_mod` is the
+form for flex_attention.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.nn.masks import Index, at, indices, pick
+from zoo.nn.masks import Index, gather_broadcast, indices, positions_at
 
 
 class Bias:
-    """A function `(b, h, q, k) -> float`; subclasses are frozen dataclasses."""
+    """Base class: a function `(b, h, q, k) -> float`. Subclasses are frozen dataclasses."""
 
     batch: int = 1
     heads: int = 1
-    hides: bool = False  # it may hold -inf
+    may_mask: bool = False  # whether it may contain -inf
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         raise NotImplementedError
@@ -26,23 +27,23 @@ class Bias:
         return Sum(self, other)
 
     def score_mod(self, score: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        """flex_attention's form."""
+        """For flex_attention."""
         return score + self(b, h, q, k)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        """float [B or 1, H, N, M]; with fewer queries than keys the queries are the last ones."""
+        """The bias as a tensor [B or 1, H, N, M]; with fewer queries than keys the queries are the last positions."""
         index = indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=keys - queries)
         return self(*index)
 
 
 @dataclass(frozen=True)
 class ALiBi(Bias):
-    """Attention with linear biases (Press et al. 2022): -slope(head) * |q - k|, for any number of heads."""
+    """ALiBi, attention with linear biases (Press et al. 2022): -slope(head) * |q - k|, for any number of heads."""
 
     heads: int
 
     def slopes(self) -> list[float]:
-        """2^(-8/H), 2^(-16/H), ... ; between powers of two, every other slope of the next one fills up."""
+        """2^(-8/H), 2^(-16/H), ...; if H is not a power of two, every other slope of the next power is added."""
         below = 1 << (self.heads.bit_length() - 1)
         first = [2.0 ** (-8 * (i + 1) / below) for i in range(below)]
         between = [2.0 ** (-4 * (i + 1) / below) for i in range(0, 2 * (self.heads - below), 2)]
@@ -55,10 +56,10 @@ class ALiBi(Bias):
 
 @dataclass(frozen=True, eq=False)
 class T5RelativeBias(Bias):
-    """T5's relative positions (Raffel et al. 2020): one learned number per head and bucket of the distance k - q.
+    """T5's relative position bias (Raffel et al. 2020): a learned value per head and bucket of the distance k - q.
 
-    table: [buckets, H]. Half of the buckets hold one distance each, the others grow like a logarithm up to
-    `max_distance`. Bidirectional models spend half of all buckets on keys after the query.
+    table: [buckets, H]. Half of the buckets hold one distance each, the others grow logarithmically up to
+    `max_distance`. Bidirectional models use half of all buckets for keys after the query.
     """
 
     table: Tensor
@@ -90,7 +91,7 @@ class T5RelativeBias(Bias):
 
 @dataclass(frozen=True, eq=False)
 class TensorBias(Bias):
-    """A float tensor [B or 1, H or 1, N, M] that somebody made already (it may be learned)."""
+    """A precomputed bias: a float tensor [B or 1, H or 1, N, M], which may be learned."""
 
     values: Tensor
 
@@ -103,11 +104,11 @@ class TensorBias(Bias):
         return self.values.shape[1]
 
     @property
-    def hides(self) -> bool:  # type: ignore[override]
+    def may_mask(self) -> bool:  # type: ignore[override]
         return True
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return pick(self.values, b, h, q, k)
+        return gather_broadcast(self.values, b, h, q, k)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         if self.values.shape[2] in (1, queries) and self.values.shape[3] in (1, keys):
@@ -117,7 +118,7 @@ class TensorBias(Bias):
 
 @dataclass(frozen=True)
 class Sum(Bias):
-    """Both."""
+    """The sum of two biases."""
 
     left: Bias
     right: Bias
@@ -131,8 +132,8 @@ class Sum(Bias):
         return max(self.left.heads, self.right.heads)
 
     @property
-    def hides(self) -> bool:  # type: ignore[override]
-        return self.left.hides or self.right.hides
+    def may_mask(self) -> bool:  # type: ignore[override]
+        return self.left.may_mask or self.right.may_mask
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) + self.right(b, h, q, k)
@@ -143,15 +144,15 @@ class Sum(Bias):
 
 @dataclass(frozen=True, eq=False)
 class BiasView(Bias):
-    """A bias as one forward sees it; see `masks.View`. Learned biases are evaluated once a forward, too.
+    """A bias within one forward pass, see `MaskView`; also evaluated once for all layers.
 
-    Under activation checkpointing `memo` is None: a recomputed block must save what it saved the first time.
+    Under activation checkpointing `cache` is None, because a recomputed block must save the same tensors again.
     """
 
     inner: Bias
     q: Tensor | None = None
     k: Tensor | None = None
-    memo: dict[Any, Tensor] | None = field(default_factory=dict, repr=False)
+    cache: dict[Any, Tensor] | None = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -162,32 +163,30 @@ class BiasView(Bias):
         return self.inner.heads
 
     @property
-    def hides(self) -> bool:  # type: ignore[override]
-        return self.inner.hides
+    def may_mask(self) -> bool:  # type: ignore[override]
+        return self.inner.may_mask
 
     def __add__(self, other: Bias) -> Bias:
-        return replace(self, inner=self.inner + other, memo={})
+        return replace(self, inner=self.inner + other, cache={})
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.inner(b, h, at(self.q, b, q), at(self.k, b, k))
+        return self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        memo = None if torch.compiler.is_compiling() else self.memo
-        if memo is not None and (queries, keys) in memo:
-            return memo[queries, keys]
+        cache = None if torch.compiler.is_compiling() else self.cache
+        if cache is not None and (queries, keys) in cache:
+            return cache[queries, keys]
         shift = keys - queries if self.q is None else 0
         value = self(*indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=shift))
-        if memo is not None:
-            memo[queries, keys] = value
+        if cache is not None:
+            cache[queries, keys] = value
         return value
 
 
 def as_bias(bias: "Bias | Tensor | None") -> Bias | None:
-    """A float tensor (broadcastable to [B, H, N, M]) -> Tabled; a bias or None -> itself."""
+    """Convert to a Bias: a float tensor (broadcastable to [B, H, N, M]) -> TensorBias; None stays None."""
     if bias is None or isinstance(bias, Bias):
         return bias
     if not bias.is_floating_point():
-        raise ValueError(
-            f"a bias is a zoo.nn.Bias or a float tensor, given a tensor of {bias.dtype}; masks go to mask="
-        )
+        raise ValueError(f"bias: expected a zoo.nn.Bias or a float tensor, got {bias.dtype}; pass masks as mask=")
     return TensorBias(bias[(None,) * (4 - bias.ndim)])

@@ -1,8 +1,9 @@
-"""Attention kinds by name, and the door for one's own.
+"""Registry of attention kinds and mixers, built-in and custom.
 
-An attention is given as a name (`"performer"`), a name with options (`{"kind": "local", "window": 9}`), a `Core` class,
-`"my_file:MyCore"`, or a list of these over the layers. What a config keeps is always a name: only `admit`, which
-is called with what a user wrote in code or on a command line, ever imports a file; reading a saved config never does.
+An attention kind is a name (`"performer"`), a name with options (`{"kind": "local", "window": 9}`), a `Core` class,
+`"my_file:MyCore"`, or a list of these with one per layer. Configs store names only. Files are imported by
+`register_custom` alone, which handles what users pass in code or on a command line; loading a saved config imports
+nothing.
 """
 
 import importlib
@@ -17,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from zoo.nn.core import Core, CoreSpec
-from zoo.nn.init import initialized_by_itself
+from zoo.nn.init import allow_init
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
 from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
@@ -39,37 +40,56 @@ CORES: dict[str, type[Core]] = {
 BUILT_IN = tuple(CORES)
 MIXERS: dict[str, type[nn.Module]] = {}
 
+# Names of fused softmax kernels in other libraries; "softmax" uses such kernels by itself.
+FUSED = (
+    "flash", "flash_attention", "flash_attention_2", "flash_attention_3", "flash_attn", "sdpa", "eager", "xformers",
+    "fused", "mem_efficient", "memory_efficient", "cudnn", "flex", "flex_attention",
+)  # fmt: skip
+# Names of attention kinds in papers and other libraries -> ours.
+ALIASES = {
+    "full": "softmax", "dense": "softmax", "vanilla": "softmax", "mha": "softmax", "multihead": "softmax",
+    "multi_head": "softmax", "standard": "softmax", "dot_product": "softmax", "scaled_dot_product": "softmax",
+    "sliding_window": "local", "swa": "local", "window": "local", "favor": "performer", "favor+": "performer",
+    "bahdanau": "additive", "random_feature": "rfa", "random_features": "rfa",
+}  # fmt: skip
+# Kinds that exist elsewhere, whose names look like a typo of one of ours.
+UNSUPPORTED = ("linformer", "reformer", "nystromformer", "cosformer")
+
 
 def register_attention(name: str, cls: type[Core]) -> None:
-    """Make `cls` known as `attention=name`, to `create_model` and to the configs of saved models."""
+    """Register `cls` under `attention=name`, for `create_model` and for loading saved models."""
     if not (isinstance(cls, type) and issubclass(cls, Core)):
-        raise ValueError(f"{cls!r} is not a subclass of zoo.nn.Core; what has no weights goes to register_mixer")
+        raise ValueError(
+            f"{cls!r} is not a subclass of zoo.nn.Core; for modules without attention weights use register_mixer"
+        )
     _register(CORES, name, cls)
 
 
 def register_mixer(name: str, cls: type[nn.Module]) -> None:
-    """Make `cls` known as `mixer=name`."""
+    """Register `cls` under `mixer=name`, for `create_model` and for loading saved models."""
     _register(MIXERS, name, cls)
 
 
 def _register(table: dict[str, Any], name: str, cls: type) -> None:
     known = table.get(name)
-    # the same class of a file that was run again may replace itself; anything else is a clash
+    # a class may be registered again, as when its file is run twice; another class may not take its name
     if known is not None and (name in BUILT_IN or known.__qualname__ != cls.__qualname__):
-        raise ValueError(f"{name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name")
+        raise ValueError(
+            f"{name!r} is already registered for {known.__module__}.{known.__qualname__}; choose another name"
+        )
     table[name] = cls
 
 
-def admit(kind: Any, table: dict[str, Any] | None = None) -> Any:
-    """What a user wrote -> names for the config, registering classes and importing `file:Class` on the way."""
+def register_custom(kind: Any, table: dict[str, Any] | None = None) -> Any:
+    """Convert a kind to names for the config: registers classes, and imports and registers `file:Class`."""
     table = CORES if table is None else table
     if isinstance(kind, list | tuple):
-        return tuple(admit(k, table) for k in kind)
+        return tuple(register_custom(k, table) for k in kind)
     if isinstance(kind, dict):
-        return kind | {"kind": admit(kind.get("kind"), table)}
+        return kind | {"kind": register_custom(kind.get("kind"), table)}
     if isinstance(kind, type):
         names = [name for name, cls in table.items() if cls is kind]
-        name = names[0] if names else f"{home(kind)}:{kind.__qualname__}"
+        name = names[0] if names else f"{importable_name(kind)}:{kind.__qualname__}"
         if not names:
             (register_attention if table is CORES else register_mixer)(name, kind)
         return name
@@ -78,24 +98,25 @@ def admit(kind: Any, table: dict[str, Any] | None = None) -> Any:
     return kind
 
 
-def home(cls: type) -> str:
-    """The module that a class can be imported from later: a script is called like its file, not `__main__`."""
+def importable_name(cls: type) -> str:
+    """The module from which a class can be imported later: for a script the name of its file, not `__main__`."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return Path(file).stem if cls.__module__ == "__main__" and file else cls.__module__
 
 
 def load_class(path: str) -> type:
-    """`"my_file:MyCore"` -> the class, from a module or from a file in the current folder."""
+    """Import the class of `"my_file:MyCore"`, from a module or from a file in the current folder."""
     module_name, _, class_name = path.rpartition(":")
     file = Path(module_name if module_name.endswith(".py") else module_name.replace(".", "/") + ".py")
-    module = from_file(file) if file.exists() else importlib.import_module(module_name)
+    module = import_file(file) if file.exists() else importlib.import_module(module_name)
     if not hasattr(module, class_name):
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise ValueError(f"{module_name} has no class {class_name!r}{did_you_mean(class_name, classes)}")
     return getattr(module, class_name)
 
 
-def from_file(file: Path) -> ModuleType:
+def import_file(file: Path) -> ModuleType:
+    """Import a file as a module named like the file, once."""
     name = file.stem
     if (loaded := sys.modules.get(name)) and getattr(loaded, "__file__", None) == str(file.resolve()):
         return loaded
@@ -108,57 +129,71 @@ def from_file(file: Path) -> ModuleType:
 
 
 def for_layer(kind: Any, layer: int, depth: int) -> Any:
-    """The kind of one layer: `kind` itself, or its item where it is a list over the layers."""
+    """The kind of one layer: `kind` itself, or its entry for the layer if it is a list."""
     if not isinstance(kind, Sequence) or isinstance(kind, str):
         return kind
     if len(kind) != depth:
-        raise ValueError(f"a list of attention kinds names one per layer: {len(kind)} given, the stack has {depth}")
+        raise ValueError(f"a list of attention kinds needs one per layer: got {len(kind)} kinds for {depth} layers")
     return kind[layer]
 
 
 def resolve(kind: Any, table: dict[str, Any]) -> tuple[type, dict[str, Any]]:
-    """A name, with or without options -> (class, options). Never imports anything."""
+    """(class, options) of a name with or without options. Imports nothing; raises ValueError for unknown names."""
     options = dict(kind) if isinstance(kind, dict) else {"kind": kind}
     name = options.pop("kind", None)
+    what = "attention" if table is CORES else "mixer"
     if not isinstance(name, str):
-        raise ValueError(f"an attention is a name, a dict with 'kind' and options, or a class; given {kind!r}")
+        raise ValueError(f"{what}: expected a name, a class, or a dict with 'kind' and options, got {kind!r}")
     if name in table:
         return table[name], options
-    what = "attention" if table is CORES else "mixer"
     if ":" in name:
         module, _, cls = name.rpartition(":")
         module = Path(module).stem if module.endswith(".py") else module
         raise ValueError(
-            f"this model uses {what}={name!r}, a class that is not registered here, and loading runs no code of its "
-            f"own accord. Write, before loading: from {module} import {cls}; "
-            f"zoo.register_{what}({name!r}, {cls})"
+            f"this model uses the custom class {what}={name!r}, which is not registered; loading a model runs no code. "
+            f"Register it before loading: from {module} import {cls}; zoo.register_{what}({name!r}, {cls})"
         )
-    known = ", ".join(table) or "none so far"
+    if table is CORES and name.lower().replace("-", "_") in FUSED:
+        raise ValueError(
+            f'attention={name!r} is not an attention kind: attention="softmax" already uses fused kernels (flash, '
+            'memory-efficient) where they apply, so omit attention= or write attention="softmax"'
+        )
+    known = ", ".join(table) or "none"
     raise ValueError(
-        f"no {what} {name!r}{did_you_mean(name, table)} (known: {known}; register your own with zoo.register_{what})"
+        f"unknown {what} {name!r}{suggestion(name, table)} (known: {known}; register your own with zoo.register_{what})"
     )
 
 
+def suggestion(name: str, table: dict[str, Any]) -> str:
+    """A hint for an unknown kind: our name for another library's, or a name with a typo."""
+    word = name.lower().replace("-", "_").replace(" ", "_").removesuffix("_attention")
+    if table is not CORES or name in UNSUPPORTED:
+        return "" if name in UNSUPPORTED else did_you_mean(name, table)
+    return did_you_mean(word, table, ALIASES, cutoff=0.75)
+
+
 def build_core(kind: Any, spec: CoreSpec) -> Core:
-    """The core of one layer. A wrong or impossible option raises with the options there are."""
+    """Build the core of one layer. Raises ValueError for unknown kinds, options and values."""
     return construct(*resolve(kind, CORES), spec, kind)
 
 
 def build_mixer(kind: Any, spec: Any) -> nn.Module:
+    """Build the mixer of one layer. Raises ValueError for unknown names and options."""
     return construct(*resolve(kind, MIXERS), spec, kind)
 
 
 def construct(cls: type, options: dict[str, Any], spec: Any, kind: Any) -> Any:
+    """Build `cls(spec, **options)`; a custom class initializes its parameters itself."""
     known = list(inspect.signature(cls).parameters)[1:]
     for name in options.keys() - set(known):
-        takes = ", ".join(known) or "none"
+        options_list = ", ".join(known) or "none"
         raise ValueError(
-            f"{kind!r}: {cls.__name__} has no option {name!r}{did_you_mean(name, known)}; it takes: {takes}"
+            f"{kind!r}: {cls.__name__} has no option {name!r}{did_you_mean(name, known)}; known options: {options_list}"
         )
     if cls.__module__.split(".")[0] == "zoo":
         return cls(spec, **options)
-    with initialized_by_itself():
+    with allow_init():
         module = cls(spec, **options)
     for part in module.modules():
-        part.foreign = True  # its torch parts too keep what its constructor gave them
+        part.foreign = True  # its torch submodules keep the values of its constructor, too
     return module

@@ -1,4 +1,4 @@
-"""Sinusoidal positions (Vaswani et al. 2017), for sequences and for grids."""
+"""Sinusoidal position embeddings (Vaswani et al. 2017) for sequences and grids."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from zoo.nn.rotary import Layout
 
 
 def sinusoids(length: int, width: int, layout: Layout = "interleaved", base: float = 10000.0) -> Tensor:
-    """The fixed table [N, D] of Vaswani et al. 2017 (section 3.5), in the three layouts that are published.
+    """The fixed position embeddings [N, D] of Vaswani et al. 2017 (section 3.5), in the three published layouts.
 
     interleaved: sin, cos, sin, cos ... (the paper, DistilBERT). halves: all sines, then all cosines (Marian).
     halves_minus_one: the same with exponents i / (D/2 - 1) (tensor2tensor, FSMT, Whisper).
     """
     if width % 2:
-        raise ValueError(f"sinusoids need an even width, given {width}")
+        raise ValueError(f"width={width}: sinusoidal positions need an even width")
     half = width // 2
     last = half - 1 if layout == "halves_minus_one" else half
     angle = torch.arange(length).double()[:, None] * base ** (-torch.arange(half).double() / max(last, 1))
@@ -23,9 +23,9 @@ def sinusoids(length: int, width: int, layout: Layout = "interleaved", base: flo
 
 
 def sinusoids_2d(grid: tuple[int, int], width: int, base: float = 10000.0) -> Tensor:
-    """[rows * columns, D]: half of the channels tell the column, half the row (MoCo v3, MAE)."""
+    """2D sinusoids [rows * columns, D]: half of the channels encode the column, half the row (MoCo v3, MAE)."""
     if width % 4:
-        raise ValueError(f"two-dimensional sinusoids need a width divisible by 4, given {width}")
+        raise ValueError(f"width={width}: 2D sinusoidal positions need a multiple of 4")
     rows, columns = (sinusoids(n, width // 2, "halves", base) for n in grid)
     rows = rows[:, None].expand(*grid, -1)
     return torch.cat([columns[None].expand(*grid, -1), rows], -1).flatten(0, 1)

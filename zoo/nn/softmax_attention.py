@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.core import Core, CoreSpec, normalized
+from zoo.nn.core import Core, CoreSpec, masked_softmax
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
-from zoo.nn.sdpa import attend, share
+from zoo.nn.sdpa import attend, repeat_kv
 
 
 class SoftmaxAttention(Core):
-    """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), fused wherever torch has a kernel that is faster."""
+    """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), by fused kernels where they are faster."""
 
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        return normalized(self.scores(q, k, as_mask(mask) & self.pattern, bias))
+        return masked_softmax(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
     def maps(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
@@ -35,18 +35,18 @@ class SoftmaxAttention(Core):
 
 
 class AdditiveAttention(Core):
-    """Bahdanau et al. 2015: the score is w . tanh(q + k), one w per head; W_q and W_k are the projections around it."""
+    """Bahdanau et al. 2015: the score is w . tanh(q + k), one w per head, after the usual projections of q and k."""
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)
         self.w = nn.Parameter(torch.empty(spec.heads, spec.head_dim))
 
-    def initialize(self, draw: Initializer) -> None:
-        normal_(self.w, self.spec.head_dim**-0.5, draw("w"))
+    def initialize(self, generator_for: Initializer) -> None:
+        normal_(self.w, self.spec.head_dim**-0.5, generator_for("w"))
 
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
-        both = q.unsqueeze(3) + share(k, q.shape[1]).unsqueeze(2)  # B H N M P
+        both = q.unsqueeze(3) + repeat_kv(k, q.shape[1]).unsqueeze(2)  # B H N M P
         scores = torch.einsum("bhnmp,hp->bhnm", both.tanh(), self.w.to(q.dtype))
-        return normalized(self.hide(scores, mask, bias))
+        return masked_softmax(self.hide(scores, mask, bias))

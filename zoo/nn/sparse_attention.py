@@ -1,4 +1,4 @@
-"""Softmax attention under a fixed pattern: local, strided, Longformer, BigBird."""
+"""Softmax attention with a fixed sparse pattern: local, strided, Longformer, BigBird."""
 
 from zoo.nn.core import CoreSpec
 from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
@@ -6,10 +6,10 @@ from zoo.nn.softmax_attention import SoftmaxAttention
 
 
 class LocalAttention(SoftmaxAttention):
-    """A sliding window: `window // 2` keys on either side, or, in a causal model, the last `window` up to the query.
+    """Sliding-window attention: `window // 2` keys on either side, or in causal models the last `window` keys.
 
-    With `grid=(rows, columns)` the neighborhood is a square of `window` by `window` cells on the grid of patches
-    behind `prefix` tokens that see and are seen by all.
+    With `grid=(rows, columns)` the window is 2D, `window` by `window` patches; the `prefix` tokens before the grid
+    attend to all tokens and are attended by all.
     """
 
     def __init__(self, spec: CoreSpec, window: int = 16, grid: tuple[int, int] | None = None, prefix: int = 0) -> None:
@@ -22,7 +22,7 @@ class LocalAttention(SoftmaxAttention):
 
 
 class StridedAttention(SoftmaxAttention):
-    """Child et al. 2019: a sliding window, and every `step`-th key before (and after) it."""
+    """Strided attention of Sparse Transformers (Child et al. 2019): a sliding window, and every `step`-th key."""
 
     def __init__(self, spec: CoreSpec, window: int = 16, step: int = 16) -> None:
         super().__init__(spec)
@@ -31,10 +31,9 @@ class StridedAttention(SoftmaxAttention):
 
 
 class Longformer(SoftmaxAttention):
-    """Beltagy et al. 2020: a sliding window, and the first `tokens` positions see and are seen by all.
+    """Longformer (Beltagy et al. 2020): a sliding window, and `tokens` global tokens at the start.
 
-    The pattern of the paper with shared projections; its separate projections for the global tokens belong to the
-    Longformer family.
+    Uses the pattern of the paper with shared projections, without its separate projections for global tokens.
     """
 
     def __init__(self, spec: CoreSpec, window: int = 16, tokens: int = 1) -> None:
@@ -44,9 +43,9 @@ class Longformer(SoftmaxAttention):
 
 
 class BigBird(SoftmaxAttention):
-    """Zaheer et al. 2020: a window of three blocks, `tokens` global positions (default: one block), random blocks.
+    """BigBird (Zaheer et al. 2020): a window of three blocks, `tokens` global tokens (default: a block), random blocks.
 
-    `random` is how many earlier blocks each block is linked with; see `RandomBlocks`.
+    random: number of earlier blocks that each block is linked with, see `RandomBlocks`.
     """
 
     def __init__(
@@ -59,10 +58,12 @@ class BigBird(SoftmaxAttention):
 
 
 def sliding(window: int, causal: bool) -> Window:
+    """A window of `window` keys, before the query if causal, else centered on it."""
     return Window(window - 1, 0) if causal else Window(window // 2, window // 2)
 
 
 def positive(**options: int) -> None:
+    """Raise ValueError unless all options are positive integers."""
     for name, value in options.items():
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+            raise ValueError(f"{name}={value!r}: expected a positive integer")

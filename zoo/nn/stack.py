@@ -1,4 +1,4 @@
-"""The stack: the only loop over blocks. Checkpointing, state, intermediate features and dropping padding live here."""
+"""A stack of blocks, with activation checkpointing, caches, intermediate features and removal of padding."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,9 +15,9 @@ from zoo.nn.rotary import Rotary
 
 
 class Stack(nn.Module):
-    """Blocks in a row and the final norm, always an attribute named `blocks`: `blocks.0`, ..., `blocks.norm`.
+    """Blocks and the final norm. In all models the attribute `blocks`: `blocks.0`, ..., `blocks.norm`.
 
-    checkpointing: recompute activations in the backward pass instead of keeping them.
+    checkpointing: recompute activations in the backward pass instead of storing them.
     """
 
     def __init__(self, blocks: Iterable[Block], norm: nn.Module | None = None) -> None:
@@ -48,56 +48,67 @@ class Stack(nn.Module):
         layers: Sequence[int] | None = None,
         drop_padding: bool = True,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """x [B, N, D] -> hidden states [B, N, D] after the final norm, exact zeros at padding.
+        """x [B, N, D] -> hidden states [B, N, D] after the final norm, zeros at padding.
 
-        keep [B, N] (or, with a state, [B, M] over all tokens so far) is True or 1 for real tokens. Real tokens are
-        numbered in order, so where the padding stands makes no difference. layers: also return the outputs of these
-        blocks (negative from the end), before the final norm.
+        keep [B, N] (or, with a state, [B, M] for all tokens so far): True or 1 for real tokens. Positions count real
+        tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks
+        (negative from the end), before the final norm. drop_padding: compute real tokens only, where possible.
         """
         context = context or Context()
-        wanted = None if layers is None else [range(self.depth)[i] for i in layers]
+        selected = None if layers is None else [range(self.depth)[i] for i in layers]
         keep = None if keep is None else keep.bool()
         compiling = torch.compiler.is_compiling()
         if keep is not None and not compiling and bool(keep.all()):
             keep = None
-        alike = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
-        if keep is not None and drop_padding and alike and state is None and context.memory is None and not compiling:
-            y, taken = self.run_packed(x, context, keep, wanted)
+        shared_mask = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
+        if (
+            keep is not None
+            and drop_padding
+            and shared_mask
+            and state is None
+            and context.memory is None
+            and not compiling
+        ):
+            y, outputs = self.run_packed(x, context, keep, selected)
         else:
-            y, taken = self.run(x, context.seen(x.shape[1], keep=keep, remember=not self.checkpointing), state, wanted)
+            y, outputs = self.run(
+                x, context.for_forward(x.shape[1], keep=keep, cache_biases=not self.checkpointing), state, selected
+            )
             if keep is not None:
                 real = keep[:, -x.shape[1] :, None]
-                y, taken = y * real, {i: t * real for i, t in taken.items()}
-        return y if wanted is None else (y, [taken[i] for i in wanted])
+                y, outputs = y * real, {i: t * real for i, t in outputs.items()}
+        return y if selected is None else (y, [outputs[i] for i in selected])
 
     def run_packed(
-        self, x: Tensor, context: Context, keep: Tensor, wanted: list[int] | None
+        self, x: Tensor, context: Context, keep: Tensor, selected: list[int] | None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """`run` on the real tokens alone, put back to their places among zeros."""
+        """`run` on the real tokens only; the outputs are zero at padding."""
         groups = group_rows(keep)
-        if not groups.sizes:  # a batch of padding alone
-            return x * 0, dict.fromkeys(wanted or (), x * 0)
-        y, taken = self.run(pack(x, groups.index), packed(context, groups, not self.checkpointing), None, wanted)
-        return unpack(y, groups.index, x.shape), {i: unpack(t, groups.index, x.shape) for i, t in taken.items()}
+        if not groups.sizes:  # all tokens are padding
+            return x * 0, dict.fromkeys(selected or (), x * 0)
+        y, outputs = self.run(
+            pack(x, groups.index), packed_context(context, groups, not self.checkpointing), None, selected
+        )
+        return unpack(y, groups.index, x.shape), {i: unpack(t, groups.index, x.shape) for i, t in outputs.items()}
 
     def run(
-        self, x: Tensor, context: Context, state: StackState | None, wanted: list[int] | None
+        self, x: Tensor, context: Context, state: StackState | None, selected: list[int] | None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks and the norm; -> (output, {layer: its output} for the wanted layers)."""
-        taken = {}
+        """All blocks and the norm. Returns (output, {layer: output} for the selected layers)."""
+        outputs = {}
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
         for i, block in enumerate(self):
-            own = context.layer(i)
+            layer_context = context.layer(i)
             if recompute:
-                x = checkpoint(block, x, own, use_reentrant=False)
+                x = checkpoint(block, x, layer_context, use_reentrant=False)
             else:
-                x = block(x, own, None if state is None else state[i])
-            if wanted is not None and i in wanted:
-                taken[i] = x
-        return (x if self.norm is None else self.norm(x)), taken
+                x = block(x, layer_context, None if state is None else state[i])
+            if selected is not None and i in selected:
+                outputs[i] = x
+        return (x if self.norm is None else self.norm(x)), outputs
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> StackState:
-        """An empty memory of all layers, for decoding `batch` rows of up to about `capacity` tokens."""
+        """Empty caches of all layers, for decoding `batch` rows of about `capacity` tokens."""
         states = StackState()
         for block in self:
             make = getattr(block.mixer, "new_state", None) or getattr(
@@ -105,14 +116,14 @@ class Stack(nn.Module):
             )
             if make is None:
                 raise ValueError(
-                    f"{type(block.mixer).__name__} has no new_state(batch, capacity, like): it cannot decode"
+                    f"{type(block.mixer).__name__} cannot decode: it does not define new_state(batch, capacity, like)"
                 )
             states.append(LayerState(make(batch, capacity, like)))
         return states
 
 
 def group_rows(keep: Tensor) -> Groups:
-    """keep [B, N] -> the real tokens of all rows, rows ordered by length, so equally long rows are neighbors."""
+    """Layout of the real tokens of keep [B, N], with rows sorted by length."""
     lengths = keep.sum(1)
     order = lengths.argsort(stable=True)
     rows, columns = keep[order].nonzero(as_tuple=True)
@@ -122,26 +133,27 @@ def group_rows(keep: Tensor) -> Groups:
     return Groups(runs, order[rows] * keep.shape[1] + columns, positions)
 
 
-def packed(context: Context, groups: Groups, remember: bool) -> Context:
-    """The context for packed rows; rotary tables follow the tokens."""
+def packed_context(context: Context, groups: Groups, cache_biases: bool) -> Context:
+    """The context for packed rows, with rotary tables reordered like the tokens."""
 
-    def follow(tables: Rotary) -> Rotary:
+    def take_rows(tables: Rotary) -> Rotary:
         return tables.rows(groups.positions if tables.cos.ndim == 2 else groups.index)
 
     rotary = context.rotary
     if isinstance(rotary, tuple):
-        once = {id(tables): follow(tables) for tables in rotary}
+        once = {id(tables): take_rows(tables) for tables in rotary}
         rotary = tuple(once[id(tables)] for tables in rotary)
     elif rotary is not None:
-        rotary = follow(rotary)
-    return replace(context.seen(0, remember=remember), rotary=rotary, groups=groups)
+        rotary = take_rows(rotary)
+    return replace(context.for_forward(0, cache_biases=cache_biases), rotary=rotary, groups=groups)
 
 
 def pack(x: Tensor, index: Tensor) -> Tensor:
-    return x.flatten(0, 1)[index][None]  # B N D -> 1 T D
+    """[B, N, D] -> [1, T, D], real tokens only."""
+    return x.flatten(0, 1)[index][None]
 
 
 def unpack(y: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    """[1, T, D] -> [B, N, D], zeros where nothing was packed."""
+    """[1, T, D] -> [B, N, D], zeros at padding."""
     full = y.new_zeros(shape[0] * shape[1], y.shape[-1])
     return full.index_copy(0, index, y[0]).view(*shape[:2], y.shape[-1])

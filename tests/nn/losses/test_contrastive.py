@@ -226,11 +226,11 @@ X = torch.randn(3, 4)
     (lambda: clip_loss(X, torch.randn(3, 5), 1.0), r"\[3, 4\] and \[3, 5\]"),
     (lambda: clip_loss(X, X[:2], 1.0), r"\[2, 4\]"),
     (lambda: clip_loss(X[0], X[0], 1.0), r"\[B, D\]"),
-    (lambda: clip_loss(X[:1], X[:1], 1.0), "batch of 1 has nothing to contrast"),
-    (lambda: siglip_loss(X[:1], X[:1], 1.0, 0.0), "batch of 1 has nothing to contrast"),
+    (lambda: clip_loss(X[:1], X[:1], 1.0), "at least 2 pairs, got a batch of 1"),
+    (lambda: siglip_loss(X[:1], X[:1], 1.0, 0.0), "at least 2 pairs, got a batch of 1"),
     (lambda: clip_loss(X, X, 1.0, chunk=0), "chunk=0"),
-    (lambda: clip_loss(X, X, torch.ones(2)), r"one number each, got \[2\]"),
-    (lambda: clip_loss(X, X, 1.0, positives=torch.arange(2)), r"3 rows, got torch.int64 \[2\]"),
+    (lambda: clip_loss(X, X, torch.ones(2)), r"must be scalars, got shape \[2\]"),
+    (lambda: clip_loss(X, X, 1.0, positives=torch.arange(2)), r"integers \[3\], one per row, got torch.int64 \[2\]"),
     (lambda: siglip_loss(X, X, 1.0, positives=torch.ones(3)), "got torch.float32"),
 ])  # fmt: skip
 def test_refusals(call: Any, says: str) -> None:

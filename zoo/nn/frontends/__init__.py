@@ -1,1 +1,1 @@
-"""From token ids, pixels, spectrograms or samples to tokens [B, N, D]."""
+"""Input embeddings: from token ids, pixels, spectrograms or waveforms to hidden states [B, N, D]."""

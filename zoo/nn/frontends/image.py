@@ -1,4 +1,4 @@
-"""Images to tokens: patches or a convolutional stem, prefix tokens, learned positions."""
+"""Patch embedding of images: patches or a convolutional stem, prefix tokens, learned positions."""
 
 import math
 import warnings
@@ -15,13 +15,14 @@ Stem = Literal["patch", "conv"]
 
 
 class PatchEmbedding(nn.Module):
-    """pixels [B, C, H, W] -> tokens [B, prefix + rows * columns, D]: class, distillation or registers, patches.
+    """pixels [B, C, H, W] -> tokens [B, prefix + rows * columns, D].
 
-    stem: "patch", one linear map per patch (Dosovitskiy et al. 2021), or "conv", 3 x 3 convolutions of stride 2 in its
-    place (Xiao et al. 2021; group norm instead of batch norm, so that no row of a batch depends on another).
-    position_prefix: how many of the prefix tokens own a row of the position table, from the first one on.
-    norm: applied to all tokens; the linear map of the patches then has no bias.
-    stride: from one patch to the next, where patches overlap; what is left at the far edges is not looked at.
+    The prefix is the class token, the distillation token and registers, as far as there are any.
+    stem: "patch", one linear projection per patch (Dosovitskiy et al. 2021), or "conv", 3 x 3 convolutions of stride 2
+        (Xiao et al. 2021; with group norm instead of batch norm, so that rows of a batch stay independent).
+    position_prefix: number of prefix tokens, from the first one on, that have a position embedding.
+    norm: applied to all tokens; the patch projection then has no bias.
+    stride: step from one patch to the next, for overlapping patches; pixels left over at the far edges are ignored.
     """
 
     def __init__(
@@ -54,31 +55,33 @@ class PatchEmbedding(nn.Module):
         self.prefix = class_token + distilled + registers
         self.position_prefix = self.prefix - registers if position_prefix is None else position_prefix
         if not 0 <= self.position_prefix <= self.prefix:
-            raise ValueError(f"position_prefix={position_prefix}: there are {self.prefix} prefix tokens")
+            raise ValueError(
+                f"position_prefix={position_prefix}: expected 0 to {self.prefix}, the number of prefix tokens"
+            )
         self.positions = nn.Parameter(torch.empty(self.position_prefix + self.grid[0] * self.grid[1], width))
         self.norm = norm
-        self.looked = False  # at the range of the pixels, once
+        self.range_checked = False  # the range of the pixels is checked once
 
-    def initialize(self, draw: Initializer) -> None:
-        """timm's: class token nearly zero, positions a truncated normal."""
+    def initialize(self, generator_for: Initializer) -> None:
+        """As in timm: prefix tokens nearly zero, positions from a truncated normal."""
         for name, token in (("cls", self.cls), ("dist", self.dist), ("registers", self.registers)):
             if token is not None:
-                normal_(token, 1e-6, draw(name))
-        trunc_normal_(self.positions, 0.02, draw("positions"))
+                normal_(token, 1e-6, generator_for(name))
+        trunc_normal_(self.positions, 0.02, generator_for("positions"))
 
     def forward(self, pixels: Tensor, any_size: bool = False) -> Tensor:
-        """any_size: pictures of another size than `image_size` are taken, too: the table of positions is resampled."""
+        """any_size: accept images of sizes other than `image_size`; the position embeddings are then interpolated."""
         grid = self.grid
         if any_size and pixels.ndim == 4 and pixels.shape[2:] != self.image_size:
             grid = self.grid_for((pixels.shape[2], pixels.shape[3]))
-        x = self.proj(self.checked(pixels, sized=grid == self.grid)).flatten(2).mT  # B D h w -> B N D
+        x = self.proj(self.check_pixels(pixels, sized=grid == self.grid)).flatten(2).mT  # B D h w -> B N D
         x = x + resample_grid(self.positions[self.position_prefix :], self.grid, grid)
         if self.prefix:
             x = torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
         return x if self.norm is None else self.norm(x)
 
     def prefix_tokens(self) -> Tensor:
-        """[1, prefix, D], positions added."""
+        """The prefix tokens with their position embeddings, [1, prefix, D]."""
         rows = [t.view(-1, t.shape[-1]) for t in (self.cls, self.dist, self.registers) if t is not None]
         tokens = torch.cat(rows)
         if self.position_prefix:
@@ -87,60 +90,60 @@ class PatchEmbedding(nn.Module):
         return tokens[None]
 
     def grid_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of patches of pictures of this size. Raises ValueError where patches do not divide it."""
+        """Number of patches (rows, columns) of an image. Raises ValueError for a size that does not fit the patches."""
         if self.stride is None:
-            return grid_of(image_size, self.patch_size)
-        return overlapping(image_size, self.patch_size, self.stride)
+            return patch_grid(image_size, self.patch_size)
+        return overlapping_grid(image_size, self.patch_size, self.stride)
 
-    def checked(self, pixels: Tensor, sized: bool = True) -> Tensor:
-        """The pixels, refused where they cannot fit (sized: other sizes, too); odd ranges are told once."""
+    def check_pixels(self, pixels: Tensor, sized: bool = True) -> Tensor:
+        """Check shape and channels (sized: also the size) and warn once of unnormalized pixels; returns floats."""
         if pixels.ndim != 4 or pixels.shape[1] != self.in_chans:
             raise ValueError(
-                f"expected pixels [B, {self.in_chans}, {self.image_size[0]}, {self.image_size[1]}], given "
+                f"expected pixel_values [B, {self.in_chans}, {self.image_size[0]}, {self.image_size[1]}], got "
                 f"{tuple(pixels.shape)}; for another number of channels pass in_chans= to create_model or load"
             )
         if sized and tuple(pixels.shape[2:]) != self.image_size:
             raise ValueError(
-                f"the images are {pixels.shape[2]} x {pixels.shape[3]}, the model was built for {self.image_size[0]} x "
-                f"{self.image_size[1]}; resize them (model.preprocess does) or give image_size= to create_model or load"
+                f"the images are {pixels.shape[2]} x {pixels.shape[3]}, but the model expects {self.image_size[0]} x "
+                f"{self.image_size[1]}; resize them (model.preprocess does) or pass image_size= to create_model or load"
             )
-        if not self.looked and not torch.compiler.is_compiling():
-            self.looked = True
-            warn_of_range(pixels)
+        if not self.range_checked and not torch.compiler.is_compiling():
+            self.range_checked = True
+            warn_if_unnormalized(pixels)
         return pixels if pixels.is_floating_point() else pixels.to(self.positions.dtype)
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, patch_size={self.patch_size}, prefix={self.prefix}"
 
 
-def warn_of_range(pixels: Tensor) -> None:
-    """Say so when a batch cannot have been normalized; a meta tensor tells nothing."""
+def warn_if_unnormalized(pixels: Tensor) -> None:
+    """Warn when the pixels of a batch cannot have been normalized; meta tensors are skipped."""
     if pixels.device.type == "meta" or pixels.numel() == 0:
         return
-    what = None
+    found = None
     if not pixels.is_floating_point():
-        what = f"integers ({pixels.dtype})"
+        found = f"integers ({pixels.dtype})"
     elif pixels.max() > 20:
-        what = f"values up to {float(pixels.max()):.0f}, as bytes have"
+        found = f"values up to {float(pixels.max()):.0f}, as in 8-bit images"
     elif pixels.min() >= 0 and pixels.max() > 0:
-        what = f"only values from {float(pixels.min()):.2g} to {float(pixels.max()):.2g}, as unnormalized images have"
-    if what:
+        found = f"values from {float(pixels.min()):.2g} to {float(pixels.max()):.2g}, as in unnormalized images"
+    if found:
         warnings.warn(
-            f"pixel_values holds {what}; models expect normalized floats. model.preprocess(images) makes them",
+            f"pixel_values contains {found}, but models expect normalized floats; use model.preprocess(images)",
             stacklevel=6,
         )
 
 
-def grid_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of patches; a size that the patch does not divide is an error, never a crop."""
+def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Number of patches (rows, columns). Raises ValueError for a size that is not a multiple of the patch size."""
     if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
-        near = tuple(max(patch, side // patch * patch) for side, patch in zip(image_size, patch_size, strict=True))
-        raise ValueError(f"image_size={image_size} is no multiple of patch_size={patch_size}; the nearest is {near}")
+        nearest = tuple(max(patch, side // patch * patch) for side, patch in zip(image_size, patch_size, strict=True))
+        raise ValueError(f"image_size={image_size} is not a multiple of patch_size={patch_size}; use {nearest}")
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
 def resample_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A table of positions [h * w, D] over an old grid (rows, columns), for a new one: bicubic, with antialiasing."""
+    """Interpolate position embeddings [h * w, D] from one grid (rows, columns) to another: bicubic, antialiased."""
     if old == new:
         return positions
     image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)
@@ -148,54 +151,56 @@ def resample_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int])
     return image.permute(0, 2, 3, 1).reshape(-1, positions.shape[-1]).to(positions.dtype)
 
 
-def by_size(pictures: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> Tensor:
-    """`run` on the pictures [C, H, W] of each size together, [B, C, H, W] -> [B, ...]; its answers in their order."""
-    if not pictures:
-        raise ValueError("no pictures given: expected a list of tensors [C, H, W]")
-    if odd := [x for x in pictures if x.ndim != 3]:
-        raise ValueError(f"expected a list of pictures [C, H, W], of any sizes; one of them is {tuple(odd[0].shape)}")
+def run_by_size(images: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `run`, [B, C, H, W] -> [B, ...], to images [C, H, W] batched by size; keeps the order of the images."""
+    if not images:
+        raise ValueError("the list of images is empty: expected tensors [C, H, W]")
+    if odd := [x for x in images if x.ndim != 3]:
+        raise ValueError(f"expected a list of images [C, H, W] of any sizes, got one of shape {tuple(odd[0].shape)}")
     sizes: dict[torch.Size, list[int]] = {}
-    for i, picture in enumerate(pictures):
-        sizes.setdefault(picture.shape, []).append(i)
-    answers = torch.cat([run(torch.stack([pictures[i] for i in rows])) for rows in sizes.values()])
-    order = torch.tensor([i for rows in sizes.values() for i in rows], device=answers.device)
-    return answers[order.argsort()]
+    for i, image in enumerate(images):
+        sizes.setdefault(image.shape, []).append(i)
+    outputs = torch.cat([run(torch.stack([images[i] for i in rows])) for rows in sizes.values()])
+    order = torch.tensor([i for rows in sizes.values() for i in rows], device=outputs.device)
+    return outputs[order.argsort()]
 
 
-def overlapping(image_size: tuple[int, int], patch_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of patches that begin every `stride`."""
+def overlapping_grid(
+    image_size: tuple[int, int], patch_size: tuple[int, int], stride: tuple[int, int]
+) -> tuple[int, int]:
+    """Number of overlapping patches (rows, columns) at a step of `stride`."""
     sides = list(zip(image_size, patch_size, stride, strict=True))
     if any(side < patch for side, patch, _ in sides):
-        raise ValueError(f"a patch of {patch_size} does not fit into {image_size}: give a smaller patch_size=")
+        raise ValueError(f"patch_size={patch_size} is larger than the input {image_size}: choose a smaller patch_size")
     rows, columns = ((side - patch) // step + 1 for side, patch, step in sides)
     return rows, columns
 
 
 def conv_stem(in_chans: int, width: int, patch_size: tuple[int, int]) -> nn.Sequential:
-    """3 x 3 convolutions of stride 2, channels doubling up to `width`, then 1 x 1: a patch becomes one token."""
+    """3 x 3 convolutions of stride 2 with channels doubling up to `width`, then 1 x 1: one token per patch."""
     steps = int(math.log2(patch_size[0]))
     if patch_size[0] != patch_size[1] or 2**steps != patch_size[0] or steps == 0:
-        raise ValueError(f"stem='conv' halves the image step by step: patch_size is 2, 4, 8 or 16, given {patch_size}")
+        raise ValueError(f"stem='conv' needs a square patch_size that is a power of 2 (2, 4, 8, 16), got {patch_size}")
     layers: list[nn.Module] = []
-    before = in_chans
+    channels_in = in_chans
     for step in range(steps):
         channels = max(width // 2 ** (steps - 1 - step), 8)
         layers += [
-            nn.Conv2d(before, channels, 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(channels_in, channels, 3, stride=2, padding=1, bias=False),
             nn.GroupNorm(1, channels),
             nn.ReLU(),
         ]
-        before = channels
-    return nn.Sequential(*layers, nn.Conv2d(before, width, 1))
+        channels_in = channels
+    return nn.Sequential(*layers, nn.Conv2d(channels_in, width, 1))
 
 
 Size = tuple[int, int]
 
 
 def resample_kernel(kernel: Tensor, new: Size) -> Tensor:
-    """A patch kernel [D, C, h, w] for patches of another size, by FlexiViT's pseudo-inverse (Beyer et al. 2023, eq. 4).
+    """Resample a kernel [D, C, h, w] to another patch size by FlexiViT's pseudo-inverse (Beyer et al. 2023, eq. 4).
 
-    It answers to a resized patch as the old one did to the patch before.
+    Its output for a resized patch equals that of the old kernel for the original patch.
     """
     old = (kernel.shape[-2], kernel.shape[-1])
     if old == new:
@@ -207,7 +212,7 @@ def resample_kernel(kernel: Tensor, new: Size) -> Tensor:
 
 
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
-    """A kernel [D, C, h, w] for another number of channels: summed to one, else repeated and scaled to keep the sum."""
+    """Adapt a kernel [D, C, h, w] to another number of channels: summed for one, else repeated and rescaled."""
     old = kernel.shape[1]
     if channels == old:
         return kernel

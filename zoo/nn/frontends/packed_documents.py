@@ -1,4 +1,4 @@
-"""Several documents in one row: each is taken out to a row of its own, and its answers are put back."""
+"""Packed documents: several per row, moved to separate rows and back."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class PackedDocuments:
-    """Where the documents of packed rows [B, N] lie: index [D, L] into B * N, keep [D, L] True at tokens."""
+    """Positions of the documents of packed rows [B, N]: index [D, L] into B * N, keep [D, L] True at tokens."""
 
     shape: torch.Size
     index: Tensor
@@ -16,7 +16,7 @@ class PackedDocuments:
 
     @classmethod
     def of(cls, ids: Tensor) -> "PackedDocuments":
-        """ids [B, N] numbers the document of each token in its row, negative at padding. Row by row, then by number."""
+        """From ids [B, N], the document number of each token, negative at padding. Sorted by row, then by number."""
         flat, rows = ids.flatten(), torch.arange(ids.numel(), device=ids.device) // ids.shape[1]
         place = (flat >= 0).nonzero()[:, 0]
         key = rows[place] * (ids.max() + 1) + flat[place]
@@ -28,10 +28,10 @@ class PackedDocuments:
         return cls(ids.shape, index, keep)
 
     def take(self, x: Tensor) -> Tensor:
-        """[B, N, ...] -> [D, L, ...]; what stands at padding is arbitrary."""
+        """One row per document: [B, N, ...] -> [D, L, ...]; values at padding are arbitrary."""
         return x.flatten(0, 1)[self.index]
 
     def put(self, y: Tensor) -> Tensor:
-        """[D, L, ...] -> [B, N, ...], zeros at padding."""
+        """Back to packed rows: [D, L, ...] -> [B, N, ...], zeros at padding."""
         full = y.new_zeros(self.shape.numel(), *y.shape[2:])
         return full.index_copy(0, self.index[self.keep], y[self.keep]).unflatten(0, self.shape)

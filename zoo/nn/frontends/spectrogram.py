@@ -1,4 +1,4 @@
-"""Spectrograms to tokens: patches over frequency and time, which may overlap."""
+"""Patch embedding of spectrograms, over frequency and time, with overlapping patches."""
 
 from torch import Tensor
 
@@ -6,9 +6,10 @@ from zoo.nn.frontends.image import PatchEmbedding
 
 
 class SpectrogramEmbedding(PatchEmbedding):
-    """[B, T, F] (time first, as feature extractors give it) -> tokens [B, prefix + rows * columns, D].
+    """Spectrograms [B, T, F] (time first) -> tokens [B, prefix + rows * columns, D].
 
-    Rows of patches run along frequency, columns along time, `stride` apart (Gong et al. 2021: 16 x 16, every 10).
+    Rows of patches run along frequency and columns along time, at a step of `stride` (Gong
+    et al. 2021: 16 x 16 at a step of 10).
     """
 
     def __init__(
@@ -26,13 +27,13 @@ class SpectrogramEmbedding(PatchEmbedding):
             (bins, frames), patch_size, 1, width, stride=stride, class_token=class_token, distilled=distilled
         )
 
-    def checked(self, pixels: Tensor, sized: bool = True) -> Tensor:
-        """[B, T, F] -> [B, 1, F, T], refused where it cannot fit."""
+    def check_pixels(self, pixels: Tensor, sized: bool = True) -> Tensor:
+        """Check the shape; [B, T, F] -> [B, 1, F, T]."""
         bins, frames = self.image_size
         if pixels.ndim != 3 or tuple(pixels.shape[1:]) != (frames, bins):
             raise ValueError(
-                f"expected spectrograms [B, {frames} frames, {bins} mel bins], given {tuple(pixels.shape)}; "
-                "model.preprocess(sounds) makes them, and max_length= and mel_bins= of create_model or load change "
-                "what the model takes"
+                f"expected spectrograms [B, {frames} frames, {bins} mel bins], got {tuple(pixels.shape)}; use "
+                "model.preprocess(audio), or change the input size with max_length= and mel_bins= of create_model or "
+                "load"
             )
         return pixels.mT[:, None]

@@ -1,8 +1,8 @@
-"""Waveforms to tokens: convolutions with strides over the samples, and positions that are a convolution too.
+"""Embedding of waveforms: strided convolutions over the samples, and convolutional position embeddings.
 
-Source: wav2vec 2.0, https://arxiv.org/abs/2006.11477, section 2. A padded clip gives what it gives alone: convolutions
-do not look beyond their frame, the norm over time counts real frames alone, and clips of unlike lengths go through one
-after the other.
+Source: wav2vec 2.0, https://arxiv.org/abs/2006.11477, section 2. A padded clip gives the same outputs as the clip
+alone: convolutions do not reach beyond their frame, the norm over time counts real frames only, and clips of different
+lengths are processed separately.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
 
 ConvNorm = Literal["group", "layer"]
-# Clips go through the convolutions together as long as the shortest has this share of the longest one's samples.
-ALIKE = 0.8
+# Clips are convolved in one batch if the shortest has at least this fraction of the samples of the longest.
+MIN_LENGTH_RATIO = 0.8
 
 
 class ClipNorm(nn.GroupNorm):
-    """Each channel of a clip with mean 0 and variance 1 over its real frames, then a gain and a bias per channel."""
+    """Normalizes each channel of a clip over its real frames; with a weight and a bias per channel."""
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """x [B, C, T]; real [B, T] is True for real frames."""
+        """x [B, C, T]; real [B, T]: True for real frames."""
         if real is None:
             return super().forward(x)
         keep = real[:, None]
@@ -59,32 +59,32 @@ class ConvLayer(nn.Module):
 
 
 class ConvPositions(nn.Module):
-    """x + act(conv(x)): a grouped convolution over tokens tells each where it stands. [B, N, D] -> [B, N, D].
+    """Convolutional position embedding: x + act(conv(x)), a grouped convolution over tokens. [B, N, D] -> [B, N, D].
 
-    Its weight is a direction and a gain per place in the kernel (weight norm, Salimans & Kingma 2016).
+    The weight has a direction and a gain per kernel position (weight norm, Salimans & Kingma 2016).
     """
 
     def __init__(self, width: int, kernel: int, groups: int, act: str) -> None:
         super().__init__()
         if width % groups:
-            raise ValueError(f"width={width} does not divide into position_groups={groups}: choose a divisor")
+            raise ValueError(f"width={width} is not divisible by position_groups={groups}: choose a divisor")
         self.kernel, self.groups, self.act = kernel, groups, activation(act)
         self.gain = nn.Parameter(torch.empty(kernel))
         self.direction = nn.Parameter(torch.empty(width, width // groups, kernel))
         self.bias = nn.Parameter(torch.empty(width))
 
-    def initialize(self, draw: Initializer) -> None:
-        """fairseq's: the weight has the variance 4 / (kernel * width)."""
-        normal_(self.direction, 2 * (self.kernel * len(self.bias)) ** -0.5, draw("direction"))
+    def initialize(self, generator_for: Initializer) -> None:
+        """As in fairseq: the weight has the variance 4 / (kernel * width)."""
+        normal_(self.direction, 2 * (self.kernel * len(self.bias)) ** -0.5, generator_for("direction"))
         self.gain.copy_(torch.linalg.vector_norm(self.direction, dim=(0, 1)))
         nn.init.zeros_(self.bias)
 
     def weight(self) -> Tensor:
-        """[D, D / groups, kernel]."""
+        """The normalized weight [D, D / groups, kernel]."""
         return self.direction * (self.gain / torch.linalg.vector_norm(self.direction, dim=(0, 1)))
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Tokens that are padding have to be zero. weight: `weight()`, where several calls share it."""
+        """x must be zero at padding. weight: precomputed `weight()`, to share it between calls."""
         weight = self.weight() if weight is None else weight
         y = F.conv1d(x.mT, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return x + self.act(y[..., : x.shape[1]]).mT  # an even kernel gives one token too many
@@ -94,11 +94,11 @@ class ConvPositions(nn.Module):
 
 
 class WaveformEmbedding(nn.Module):
-    """Samples [B, S] -> tokens [B, N, D], and which of them are real.
+    """Waveforms [B, S] -> tokens [B, N, D], and a mask of the real ones.
 
-    channels, kernels, strides: of each convolution. conv_norm: "group", over time, behind the first of them, or
-    "layer", over channels, behind each. feature_norm: whether a norm stands before the map to `width`. norm: one that
-    stands behind the positions.
+    channels, kernels, strides: of each convolution. conv_norm: "group", over time after the first convolution, or
+    "layer", over channels after each. feature_norm: a norm before the projection to `width`. norm: a norm after the
+    position embedding.
     """
 
     def __init__(
@@ -129,53 +129,55 @@ class WaveformEmbedding(nn.Module):
         self.checkpointing = False
 
     def frames(self, samples: Any) -> Any:
-        """How many tokens a clip of so many samples becomes; an int or a tensor of them."""
+        """Number of tokens for a number of samples, given as an int or a tensor."""
         for kernel, stride in zip(self.kernels, self.strides):
             samples = (samples - kernel) // stride + 1
         return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
 
     @property
-    def least(self) -> int:
-        """The fewest samples that make a token."""
-        return samples_for(1, self.kernels, self.strides)
+    def min_samples(self) -> int:
+        """Number of samples that one token needs."""
+        return min_samples_for(1, self.kernels, self.strides)
 
-    def forward(self, waves: Tensor, keep: Tensor | None = None, *, apart: bool = True) -> tuple[Tensor, Tensor | None]:
-        """waves [B, S]; keep [B, S] is 1 or True for real samples -> (tokens [B, N, D], keep [B, N] or None).
+    def forward(
+        self, waveforms: Tensor, keep: Tensor | None = None, *, drop_padding: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """waveforms [B, S]; keep [B, S]: 1 or True for real samples -> (tokens [B, N, D], keep [B, N] or None).
 
-        The tokens of a row come first in it, wherever its padding stood. apart: clips of unlike lengths go through one
-        after the other, without their padding.
+        The real tokens of a row come first, wherever its padding was. drop_padding: process clips of different lengths
+        separately, without their padding.
         """
-        self.check(waves, keep)
-        tokens = self.frames(waves.shape[1])
+        self.check(waveforms, keep)
+        tokens = self.frames(waveforms.shape[1])
         if keep is None:
-            return self.tokens(waves), None
-        waves, lengths = real_first(waves, keep.bool())
-        real = torch.arange(tokens, device=waves.device) < self.frames(lengths)[:, None]
-        if torch.compiler.is_compiling() or not apart:
-            return self.tokens(waves, lengths), real
-        return self.by_length(waves, lengths), real
+            return self.tokens(waveforms), None
+        waveforms, lengths = left_align(waveforms, keep.bool())
+        real = torch.arange(tokens, device=waveforms.device) < self.frames(lengths)[:, None]
+        if torch.compiler.is_compiling() or not drop_padding:
+            return self.tokens(waveforms, lengths), real
+        return self.by_length(waveforms, lengths), real
 
-    def by_length(self, waves: Tensor, lengths: Tensor) -> Tensor:
-        """The tokens of clips of unlike lengths, zeros behind them."""
+    def by_length(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens of clips of different lengths, processed in groups of similar length; zeros at padding."""
         counts, weight = lengths.tolist(), self.positions.weight()
-        if short := [row for row, n in enumerate(counts) if 0 < n < self.least]:
-            raise ValueError(f"row {short[0]} has {counts[short[0]]} samples; a token takes at least {self.least}")
-        tokens, parts, order = self.frames(waves.shape[1]), [], []
-        for rows in alike(counts):
+        if short := [row for row, n in enumerate(counts) if 0 < n < self.min_samples]:
+            raise ValueError(f"row {short[0]} has {counts[short[0]]} samples, but a token needs {self.min_samples}")
+        tokens, parts, order = self.frames(waveforms.shape[1]), [], []
+        for rows in group_by_length(counts):
             longest = counts[rows[0]]
-            even = counts[rows[-1]] == longest
-            part = self.tokens(waves[rows, :longest], None if even else lengths[rows], weight)
+            same_length = counts[rows[-1]] == longest
+            part = self.tokens(waveforms[rows, :longest], None if same_length else lengths[rows], weight)
             parts.append(F.pad(part, (0, 0, 0, tokens - part.shape[1])))
             order += rows
-        silent = [row for row, n in enumerate(counts) if n == 0]
-        like = parts[0] if parts else waves
-        parts.append(like.new_zeros(len(silent), tokens, self.width))
-        place = torch.tensor(order + silent, device=waves.device).argsort()
+        empty = [row for row, n in enumerate(counts) if n == 0]
+        like = parts[0] if parts else waveforms
+        parts.append(like.new_zeros(len(empty), tokens, self.width))
+        place = torch.tensor(order + empty, device=waveforms.device).argsort()
         return torch.cat(parts)[place]
 
-    def tokens(self, waves: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-        """[B, S] -> [B, N, D]; with lengths [B], what lies behind them is padding."""
-        x = waves[:, None]
+    def tokens(self, waveforms: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """waveforms [B, S] -> tokens [B, N, D]; lengths [B]: number of real samples, for padded rows."""
+        x = waveforms[:, None]
         for i, layer in enumerate(self.layers):
             real = None
             if i == 0 and lengths is not None:
@@ -193,42 +195,42 @@ class WaveformEmbedding(nn.Module):
         x = self.positions(x, weight)
         return x if self.position_norm is None else self.position_norm(x)
 
-    def check(self, waves: Tensor, keep: Tensor | None) -> None:
-        """Raises ValueError for what are no waveforms, and for those too short for a token."""
-        if waves.ndim != 2 or not waves.is_floating_point():
+    def check(self, waveforms: Tensor, keep: Tensor | None) -> None:
+        """Raise ValueError for inputs that are not waveforms and for clips that are too short."""
+        if waveforms.ndim != 2 or not waveforms.is_floating_point():
             raise ValueError(
-                f"expected samples [B, S] of floats, given {tuple(waves.shape)} of {waves.dtype}; "
-                "model.preprocess(sounds) makes them"
+                f"expected waveforms [B, S] of a float dtype, got {tuple(waveforms.shape)} of {waveforms.dtype}; "
+                "use model.preprocess(audio)"
             )
-        if waves.shape[1] < self.least:
-            raise ValueError(f"clips of {waves.shape[1]} samples are too short: a token takes at least {self.least}")
-        if keep is not None and keep.shape != waves.shape:
-            raise ValueError(f"attention_mask is {tuple(keep.shape)}, expected {tuple(waves.shape)}")
+        if waveforms.shape[1] < self.min_samples:
+            raise ValueError(f"clips of {waveforms.shape[1]} samples are too short: a token needs {self.min_samples}")
+        if keep is not None and keep.shape != waveforms.shape:
+            raise ValueError(f"attention_mask has the shape {tuple(keep.shape)}, expected {tuple(waveforms.shape)}")
         if keep is not None and keep.is_floating_point():
-            raise ValueError(f"attention_mask is {keep.dtype}; expected integers or bools, 1 for real samples")
+            raise ValueError(f"attention_mask is {keep.dtype}, expected integers or bools, 1 for real samples")
 
 
-def samples_for(tokens: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """The fewest samples that make so many tokens."""
+def min_samples_for(tokens: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Number of samples that a number of tokens needs."""
     for kernel, stride in zip(reversed(kernels), reversed(strides)):
         tokens = (tokens - 1) * stride + kernel
     return tokens
 
 
-def real_first(waves: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """(the real samples of each row in front of zeros, how many there are [B])."""
+def left_align(waveforms: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the real samples of each row to its start. Returns (waveforms with zeros at padding, lengths [B])."""
     lengths = keep.sum(1)
-    first = torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]
+    first = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
     if torch.compiler.is_compiling() or not torch.equal(first, keep):
-        waves = waves.gather(1, (~keep).to(torch.uint8).argsort(dim=1, stable=True))
-    return waves.masked_fill(~first, 0), lengths
+        waveforms = waveforms.gather(1, (~keep).to(torch.uint8).argsort(dim=1, stable=True))
+    return waveforms.masked_fill(~first, 0), lengths
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows whose clips are of similar length, longest first; those of length 0 are in none."""
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Group rows of similar length, longest first; rows of length 0 are left out."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if lengths[row] and groups and lengths[row] >= ALIKE * lengths[groups[-1][0]]:
+        if lengths[row] and groups and lengths[row] >= MIN_LENGTH_RATIO * lengths[groups[-1][0]]:
             groups[-1].append(row)
         elif lengths[row]:
             groups.append([row])

@@ -1,4 +1,4 @@
-"""Losses that are more than one line of torch."""
+"""Loss functions: contrastive losses and CTC."""
 
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 from zoo.nn.losses.ctc import ctc_loss
