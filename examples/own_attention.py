@@ -1,9 +1,9 @@
-"""Attention of one's own: three classes, each put into a Vision Transformer by one argument.
+"""Custom attention: three classes, each used in a Vision Transformer by one argument.
 
     python examples/own_attention.py
 
-A core says how much of each value goes into each output; causal masks, padding, grouped queries, cached decoding and
-attention maps follow from that. A mixer replaces attention altogether. The same classes work from a command line:
+A core defines the attention weights; causal masks, padding, grouped queries, cached decoding and attention maps follow
+from them. A mixer replaces attention altogether. The same classes work from the command line:
 
     python recipes/vit_cifar.py attention=examples/own_attention.py:Sigmoid
 """
@@ -17,16 +17,16 @@ from zoo.nn import Core, CoreSpec, Mixer, MixerConfig
 
 
 class Sigmoid(Core):
-    """Each key is let in by itself; rows need not sum to 1 (Ramapuram et al. 2024)."""
+    """Sigmoid attention: each key is weighted independently; rows need not sum to 1 (Ramapuram et al. 2024)."""
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        scores = self.scores(q, k, mask, bias)  # B H N M, -inf where hidden
-        seen = scores.isfinite().sum(-1, keepdim=True).clamp(min=1)
-        return (scores - seen.log()).sigmoid()
+        scores = self.scores(q, k, mask, bias)  # B H N M, -inf where masked
+        keys = scores.isfinite().sum(-1, keepdim=True).clamp(min=1)
+        return (scores - keys.log()).sigmoid()
 
 
 class TalkingHeads(Core):
-    """Heads exchange their scores before the softmax and their weights after it (Shazeer et al. 2020)."""
+    """Talking heads: linear maps across heads before and after the softmax (Shazeer et al. 2020)."""
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)
@@ -38,7 +38,7 @@ class TalkingHeads(Core):
 
 
 class Convolution(Mixer):
-    """No attention weights at all: each channel looks at its neighbors in the sequence."""
+    """A mixer without attention weights: a depthwise convolution over the sequence."""
 
     def __init__(self, spec: MixerConfig) -> None:
         super().__init__(spec)
@@ -49,7 +49,7 @@ class Convolution(Mixer):
 
 
 def train_a_step(model: nn.Module) -> float:
-    """The loss of one step on random pictures."""
+    """Train one step on random images and return the loss."""
     pixels, labels = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss = F.cross_entropy(model(pixel_values=pixels), labels)

@@ -61,12 +61,12 @@ def test_a_saved_model_says_which_line_to_write_and_then_loads(outside):
     expected = model(BATCH)
     del CORES["own_attention.py:TalkingHeads"]  # what another process would find
     del sys.modules["own_attention"]
-    with pytest.raises(ValueError, match="Write, before loading: ") as refused:
+    with pytest.raises(ValueError, match="Register it before loading: ") as refused:
         zoo.load(outside / "mine")
     assert "own_attention" not in sys.modules  # loading imports nothing
     sys.path.insert(0, str(outside))
     try:
-        exec(f"import zoo\n{str(refused.value).split('Write, before loading: ')[1].strip()}".replace("; ", "\n"))
+        exec(f"import zoo\n{str(refused.value).split('Register it before loading: ')[1].strip()}".replace("; ", "\n"))
     finally:
         sys.path.remove(str(outside))
     loaded = zoo.load(outside / "mine").eval()

@@ -1,1 +1,1 @@
-"""A model over several devices."""
+"""Training a model on several devices."""

@@ -1,1 +1,1 @@
-"""What every package uses and nothing of the models: errors, files, console, random numbers by key."""
+"""Utilities without models: errors, files, console output, keyed random numbers, options."""

@@ -1,4 +1,4 @@
-"""What goes to the terminal: tables, notices, numbers and durations in words."""
+"""Terminal output: consoles, tables, notices and formatted numbers."""
 
 import os
 import re
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def announce(text: str) -> None:
-    """Say something that must not be overlooked, once for all processes of a run."""
+    """Print a highlighted notice to stderr, once per run (on rank 0)."""
     if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0:
         from rich.console import Console
         from rich.text import Text
@@ -22,23 +22,23 @@ def announce(text: str) -> None:
 
 
 def console() -> "Console":
-    """Where a run talks; silent on every rank but 0."""
+    """The console of a training run; silent on all ranks but 0."""
     from rich.console import Console
 
     return Console(highlight=False, quiet=distributed.rank() != 0, soft_wrap=True)
 
 
 def clock_time(seconds_from_now: float) -> str:
-    """`14:05`, with the day where it is another one."""
+    """The time of day in so many seconds, `14:05`; with the weekday if it is another day."""
     now = datetime.now()
     then = now + timedelta(seconds=seconds_from_now)
     return then.strftime("%H:%M" if then.date() == now.date() else "%a %H:%M")
 
 
-EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-6 is a number; YAML takes it for a word
+EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # numbers such as 1e-6, which YAML parses as strings
 
 
-def scaled(number: int) -> str:
+def format_count(number: int) -> str:
     """86567656 -> `86.6 M`."""
     value, units = float(number), ["", "k", "M", "G", "T", "P"]
     while value >= 999.5 and len(units) > 1:
@@ -46,7 +46,8 @@ def scaled(number: int) -> str:
     return f"{value:.3g} {units[0]}"
 
 
-def spoken(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A config value for tables: `-` for None, `224 x 224` for sizes."""
     if value is None:
         return "-"
     if isinstance(value, tuple):
@@ -54,14 +55,15 @@ def spoken(value: Any) -> str:
     return str(value)
 
 
-def screen() -> "Console":
-    """Where tables go; what is piped into a file is not cut at 80 columns."""
+def stdout_console() -> "Console":
+    """The console for tables on stdout; output to a pipe is not cut at 80 columns."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
 def make_table(*columns: str) -> Any:
+    """An empty rich table with these columns."""
     from rich import box
     from rich.table import Table
 

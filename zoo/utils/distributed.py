@@ -1,4 +1,4 @@
-"""The ranks of a run: which one this process is, and what rank 0 decides for all."""
+"""Distributed runs: the rank of this process, and decisions that rank 0 makes for all ranks."""
 
 import json
 import os
@@ -9,19 +9,18 @@ _DECISION = "ZOO_RUN_DECISION"  # in the environment of ranks that Lightning sta
 
 
 def rank() -> int:
-    """This process's rank, from the environment that torchrun, Slurm or Lightning's launcher set; 0 without."""
+    """The rank of this process, from the variables that torchrun, Slurm or Lightning set; 0 without them."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
 
 
-def agree(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
-    """Rank 0's decision on every rank.
+def decide_on_rank_zero(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+    """Return rank 0's decision on every rank.
 
-    Where an outer launcher (torchrun) started all ranks it is broadcast, over a process group that Lightning then
-    joins; the ranks that Lightning starts itself inherit it; elsewhere (Slurm) each rank decides, which comes to the
-    same as long as the decision only reads.
+    Under torchrun it is broadcast, over a process group that Lightning then uses. Ranks that Lightning starts inherit
+    it through the environment. Elsewhere (Slurm) each rank decides, with the same result if `decide` only reads.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return _broadcast(decide() if rank() == 0 else None)
@@ -33,8 +32,8 @@ def agree(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
     return path, unfinished
 
 
-def forget() -> None:
-    """Drop what `agree` left for child processes: the next run of this process is another."""
+def clear_decision() -> None:
+    """Remove the decision from the environment, before another run in the same process."""
     os.environ.pop(_DECISION, None)
 
 

@@ -1,7 +1,7 @@
-"""Files: JSON and tensors read with errors that name the file, and everything written atomically.
+"""Files: reading JSON and tensors with errors that name the file, and atomic writing.
 
-Tensors are read lazily and never copied: safetensors and torch's zip files are memory-mapped, so a tensor costs
-nothing until its first page is touched. Reading runs no code: pickles are opened with `weights_only=True`.
+Tensors are read lazily and without copies: safetensors and torch's zip files are memory-mapped. Reading runs no code:
+pickles are opened with `weights_only=True`.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.utils.errors import LoadError
 
-# In the order of preference: a folder may hold the same weights twice (the hub's older repositories do).
+# In order of preference: a folder may contain the same weights twice, as older repositories of the hub do.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -36,7 +36,7 @@ WEIGHT_FILES = (
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises LoadError, naming the file, when it is absent, damaged or not an object."""
+    """Read a JSON object. Raises LoadError for a file that is missing, damaged or not an object."""
     value = _read_json(Path(path))
     if not isinstance(value, dict):
         raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
@@ -44,7 +44,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_list(path: str | Path) -> list[Any]:
-    """The list in a JSON file, else LoadError."""
+    """Read a JSON list. Raises LoadError for a file that is missing, damaged or not a list."""
     value = _read_json(Path(path))
     if not isinstance(value, list):
         raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected a list [...]")
@@ -69,47 +69,49 @@ def to_json(value: Any) -> str:
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Named tensors of one or several files, each read when it is asked for.
+    """Named tensors of one or several files, read on access.
 
-    place: tensor name -> the file that holds it. Only the file's header has been looked at.
+    file_of: tensor name -> its file. get: file -> function that reads a tensor of it by name.
     """
 
-    def __init__(self, place: dict[str, Path], get: dict[Path, Callable[[str], Tensor]]):
-        self.place, self.get_from = place, get
+    def __init__(self, file_of: dict[str, Path], get: dict[Path, Callable[[str], Tensor]]):
+        self.file_of, self.getters = file_of, get
 
     def __getitem__(self, name: str) -> Tensor:
-        path = self.place[name]
+        path = self.file_of[name]
         try:
-            return self.get_from[path](name)
+            return self.getters[path](name)
         except SafetensorError as error:
             raise LoadError(f"{path} is damaged: tensor {name!r} cannot be read ({error})") from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.place)
+        return iter(self.file_of)
 
     def __len__(self) -> int:
-        return len(self.place)
+        return len(self.file_of)
 
 
 def open_tensors(path: str | Path, device: str | torch.device = "cpu", names: Sequence[str] = WEIGHT_FILES) -> Tensors:
-    """The tensors of a folder, or of one file: safetensors or torch pickles (`.bin`, `.pth`, `.ckpt`), sharded or not.
+    """Open the tensors of a folder or file: safetensors or torch pickles (`.bin`, `.pth`, `.ckpt`), sharded or not.
 
-    names: the files of a folder that are looked for, in the order of preference.
-    Raises LoadError, naming the file, when it is missing, truncated, no such file at all, or a pickle that runs code.
+    names: the files to look for in a folder, in order of preference.
+    Raises LoadError for a file that is missing, truncated, of another format, or a pickle that would run code.
     """
     path = Path(path)
     file = _weight_file(path, names) if path.is_dir() else path
     files = _shards(file) if file.name.endswith(".index.json") else {file: None}
-    place: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     getters: dict[Path, Callable[[str], Tensor]] = {}
-    for shard, promised in files.items():
+    for shard, expected in files.items():
         names, getters[shard] = _open(shard, device)
-        if promised is not None and (absent := sorted(promised - set(names))):
-            raise LoadError(f"{file} promises {absent[0]!r} in {shard.name}, which does not hold it")
-        if twice := sorted(place.keys() & set(names)):
-            raise LoadError(f"{twice[0]!r} is in both {place[twice[0]].name} and {shard.name} of {file.parent}")
-        place |= dict.fromkeys(names, shard)
-    return Tensors(place, getters)
+        if expected is not None and (missing := sorted(expected - set(names))):
+            raise LoadError(f"{file} promises {missing[0]!r} in {shard.name}, which does not hold it")
+        if duplicates := sorted(file_of.keys() & set(names)):
+            raise LoadError(
+                f"{duplicates[0]!r} is in both {file_of[duplicates[0]].name} and {shard.name} of {file.parent}"
+            )
+        file_of |= dict.fromkeys(names, shard)
+    return Tensors(file_of, getters)
 
 
 def _weight_file(folder: Path, names: Sequence[str]) -> Path:
@@ -120,17 +122,17 @@ def _weight_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
-    """Shard -> the tensors that the index says are in it."""
+    """Shard -> names of its tensors, from the index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise LoadError(f"{index} has no 'weight_map'")
     shards: dict[Path, set[str] | None] = {index.parent / name: set() for name in sorted(set(weight_map.values()))}
     for tensor, name in weight_map.items():
-        promised = shards[index.parent / name]
-        assert promised is not None
-        promised.add(tensor)
-    if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise LoadError(f"{index} names the shard {absent[0]}, which is not in {index.parent}")
+        expected = shards[index.parent / name]
+        assert expected is not None
+        expected.add(tensor)
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise LoadError(f"{index} names the shard {missing[0]}, which is not in {index.parent}")
     return shards
 
 
@@ -148,10 +150,10 @@ def _open(file: Path, device: str | torch.device) -> tuple[list[str], Callable[[
 
 
 def read_pickle(file: str | Path) -> dict[str, Any]:
-    """What `torch.save` wrote (a dict), memory-mapped where the format allows. Never runs code."""
+    """Read a dict that `torch.save` wrote, memory-mapped if the format allows it. Never runs code."""
     file = Path(file)
     with file.open("rb") as stream:
-        is_zip = stream.read(4) == b"PK\x03\x04"  # torch < 1.6 wrote bare pickles, which cannot be mapped
+        is_zip = stream.read(4) == b"PK\x03\x04"  # torch < 1.6 wrote bare pickles, which cannot be memory-mapped
     try:
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
@@ -169,9 +171,9 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
 
 
 def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], object]) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old file or the new one, never a part.
+    """Write a file atomically: after a crash or on a full disk there is the old file or the new one, never a part.
 
-    content: the text, the bytes, or a function that writes to the path it is given.
+    content: text, bytes, or a function that writes to the path it gets.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,10 +193,10 @@ def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], objec
 
 @contextmanager
 def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path]:
-    """A folder to write into that takes the place of `path`, file by file, once everything is safely on disk.
+    """Context with a temporary folder whose files replace those in `path` once all are safely on disk.
 
-    An exception inside leaves `path` as it was. Other files in an existing `path` stay, except those that match a
-    pattern of `owns` (a former save's) and were not written again.
+    An exception leaves `path` unchanged. Other files in an existing `path` are kept, except those that match a pattern
+    of `owns` (files of an earlier save) and were not written again.
 
         with atomic_folder("my-model", owns=("*.safetensors", "config.json")) as folder:
             (folder / "config.json").write_text("{}")
@@ -240,7 +242,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some network filesystems cannot sync a folder; a file that cannot is not on disk
+        if not path.is_dir():  # some network file systems cannot sync folders; a file that cannot be synced is an error
             raise
     finally:
         os.close(descriptor)

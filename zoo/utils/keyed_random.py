@@ -1,7 +1,8 @@
-"""Random numbers as pure functions of integer keys: no generator, no state, the same on every device.
+"""Random numbers as pure functions of integer keys: stateless, and the same on every device.
 
-A draw is SplitMix64's finalizer (Steele et al. 2014) over a chain of keys, on int64 tensors whose products wrap as
-unsigned ones do. So what an image gets depends on (seed, epoch, index) alone: not on its batch, its worker or its rank.
+A random number is SplitMix64's finalizer (Steele et al. 2014) applied to a chain of keys, on int64 tensors, whose
+products wrap like unsigned ones. So the augmentation of an image depends on (seed, epoch, index) only, not on its
+batch, worker or rank.
 """
 
 import math
@@ -18,20 +19,20 @@ _STEPS = 1 << 16
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64, which torch shifts arithmetically."""
+    """Logical right shift of int64 (torch's is arithmetic)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def mix(x: Tensor) -> Tensor:
-    """A bijection of int64 whose output bits each depend on every input bit."""
+    """SplitMix64's finalizer, a bijection of int64 in which each output bit depends on every input bit."""
     x = x + _GAMMA
     x = (x ^ _shift(x, 30)) * _MIX1
     x = (x ^ _shift(x, 27)) * _MIX2
     return x ^ _shift(x, 31)
 
 
-def fold(*keys: int | Tensor) -> Tensor:
-    """One int64 key for a tuple of keys; tensors broadcast, and lie on one device."""
+def hash_keys(*keys: int | Tensor) -> Tensor:
+    """Hash several keys to one int64 key; tensors broadcast and must be on one device."""
     state = torch.zeros((), dtype=torch.int64)
     for key in keys:
         state = mix(state ^ mix(key if isinstance(key, Tensor) else torch.tensor(key)))
@@ -40,14 +41,14 @@ def fold(*keys: int | Tensor) -> Tensor:
 
 def seed_for(*keys: int) -> int:
     """A seed for `torch.Generator`, from 0 to 2^63 - 1."""
-    return int(fold(*keys)) & 0x7FFFFFFFFFFFFFFF
+    return int(hash_keys(*keys)) & 0x7FFFFFFFFFFFFFFF
 
 
 class KeyedRandom:
-    """Independent draws for each of B keys; a purpose (any text) names a draw, so that adding one changes no other."""
+    """Independent random numbers for each of B keys. Each use has a name, `purpose`, so adding one changes no other."""
 
     def __init__(self, seed: int, epoch: int | Tensor, index: Tensor) -> None:
-        self.keys = fold(seed, epoch, index)  # [B]
+        self.keys = hash_keys(seed, epoch, index)  # [B]
 
     def bits(self, purpose: str) -> Tensor:
         """int64 [B], uniform over all its values."""
@@ -58,17 +59,17 @@ class KeyedRandom:
         return _shift(self.bits(purpose), 40).float() * 2.0**-24
 
     def integers(self, purpose: str, high: int | Tensor) -> Tensor:
-        """int64 [B] in 0 .. high - 1; `high` may differ among the keys."""
+        """int64 [B] in 0 .. high - 1; `high` may differ between keys."""
         return (_shift(self.bits(purpose), 32) * high) >> 32
 
     def choice(self, purpose: str, table: Tensor) -> Tensor:
-        """One entry of `table` [T] for each key; with a table of quantiles, a draw from that distribution."""
+        """A random entry of `table` [T] for each key; with a table of quantiles, a sample of that distribution."""
         return table[self.integers(purpose, len(table))]
 
 
 @cache
 def _constant(purpose: str) -> int:
-    """A key of 64 bits for a text."""
+    """A 64-bit key for a string."""
     return int(mix(torch.tensor(zlib.crc32(purpose.encode()))))
 
 
@@ -83,9 +84,9 @@ def beta_quantiles(alpha: float, device: torch.device | None = None) -> Tensor:
     density = (1 - fine ** (1 / alpha)) ** (alpha - 1)
     mass = torch.cumulative_trapezoid(density, fine)
     mass = torch.cat([mass.new_zeros(1), mass]) / mass[-1] / 2
-    wanted = (torch.arange(_STEPS // 2, dtype=torch.float64) + 0.5) / _STEPS
-    right = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
-    part = (wanted - mass[right - 1]) / (mass[right] - mass[right - 1])
+    targets = (torch.arange(_STEPS // 2, dtype=torch.float64) + 0.5) / _STEPS
+    right = torch.searchsorted(mass, targets).clamp(1, len(mass) - 1)
+    part = (targets - mass[right - 1]) / (mass[right] - mass[right - 1])
     lower = (fine[right - 1] + part * (fine[right] - fine[right - 1])) ** (1 / alpha)
     return torch.cat([lower, 1 - lower.flip(0)]).float().to(device)
 

@@ -1,6 +1,6 @@
-"""Nested dataclasses as options: listed with their help text, built from nested dicts, compared.
+"""Options as nested dataclasses: list them with their help texts, build them from dicts, convert them to dicts.
 
-The `Attributes:` lines of a dataclass are the one place where an option is described; the help table is made of them.
+The help text of an option is its line under `Attributes:` in the docstring of its dataclass.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Option:
-    """One row of the help table: `trainer.epochs`, its type, default and meaning."""
+    """One option, such as `trainer.epochs`: its type, default and help text."""
 
     path: str
     kind: Any
@@ -21,7 +21,7 @@ class Option:
 
 
 def options(cls: type, prefix: str = "") -> Iterator[Option]:
-    """Every option of a settings class, depth first: sections after the plain fields of their parent."""
+    """All options of a settings class, depth first: nested sections follow the plain fields."""
     hints, meanings, default = get_type_hints(cls), _meanings(cls), cls()
     for entry in sorted(fields(cls), key=lambda f: is_dataclass(hints[f.name])):
         path = prefix + entry.name
@@ -32,7 +32,7 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
 
 
 def sections(cls: type, prefix: str = "") -> dict[str, type]:
-    """The nested dataclasses of a settings class by their path: `{"data": ..., "data.augment": ...}`."""
+    """The nested dataclasses of a settings class by path: `{"data": ..., "data.augment": ...}`."""
     found: dict[str, type] = {}
     for name, kind in get_type_hints(cls).items():
         if is_dataclass(kind) and isinstance(kind, type):
@@ -42,7 +42,7 @@ def sections(cls: type, prefix: str = "") -> dict[str, type]:
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
-    """A settings object from the nested dict that `as_dict` made (types were checked by the parser)."""
+    """Build a settings object from the nested dict of `as_dict`; types are checked by the parser."""
     nested = sections(cls)
     made = {}
     for name, value in values.items():
@@ -52,12 +52,12 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """Nested dicts and lists of plain values, as they stand in `config.yaml`."""
+    """Convert settings to nested dicts and lists of plain values, as in `config.yaml`."""
     return _plain(asdict(settings))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"trainer": {"epochs": 3}}` -> `{"trainer.epochs": 3}`; `model.overrides` is flattened like a section."""
+    """`{"trainer": {"epochs": 3}}` -> `{"trainer.epochs": 3}`; `model.overrides` is flattened, too."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict) and prefix != "model.overrides.":
@@ -80,7 +80,7 @@ def _is_tuple(cls: type, name: str) -> bool:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """The `Attributes:` lines of a settings class and its parents, continued lines joined."""
+    """Help texts from the `Attributes:` lines of a settings class and its parents, with continued lines joined."""
     found: dict[str, str] = {}
     for parent in reversed(cls.__mro__):
         lines = inspect.cleandoc(parent.__doc__ or "").partition("Attributes:")[2].splitlines()
