@@ -10,7 +10,13 @@ from zoo.data.splits import balanced_rows
 
 @dataclass
 class AudioDataset:
-    """clips: N audio clips; labels: int64 [N]; speakers: speaker of each clip, empty if unknown."""
+    """Labeled audio clips.
+
+    Attributes:
+        clips: N audio clips.
+        labels: int64 [N].
+        speakers: Speaker of each clip; empty if unknown.
+    """
 
     clips: AudioClips
     labels: Tensor

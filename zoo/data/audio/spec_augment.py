@@ -18,8 +18,7 @@ FEATURES = {"input_values": (1, 2), "input_features": (2, 1)}  # input name -> a
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugment:
-    """SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) for normalized spectrograms, without time
-    warping.
+    """SpecAugment for normalized spectrograms (Park et al. 2019, https://arxiv.org/abs/1904.08779), without time warp.
 
     For use as `augment=` of `zoo.tasks.ClassificationTask`.
 

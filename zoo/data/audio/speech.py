@@ -52,7 +52,7 @@ class Transcribed(Protocol):
 
 @dataclass
 class Recordings:
-    """clips: N audio clips; transcripts: the transcript of each clip."""
+    """Audio clips with their transcripts."""
 
     clips: AudioClips
     transcripts: list[str]

@@ -65,7 +65,7 @@ class AudioClips:
 
 @dataclass
 class DecodedAudio:
-    """clips: Decoded clips; kept: their source indices; broken: "where: why" of all other sources."""
+    """Decoded clips, with the source index of each (`kept`) and "where: why" of all other sources (`broken`)."""
 
     clips: AudioClips
     kept: list[int]

@@ -17,7 +17,14 @@ from zoo.utils.errors import DataError
 
 @dataclass
 class ImageDataset(Dataset[dict[str, Tensor]]):
-    """images: uint8 [N, C, H, W]; labels: int64 [N]; classes: class names; broken: messages of skipped images."""
+    """Labeled images.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        classes: Class names.
+        broken: Messages of skipped images.
+    """
 
     images: Tensor
     labels: Tensor

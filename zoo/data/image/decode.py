@@ -23,7 +23,13 @@ _VERSION = 1
 
 @dataclass
 class Decoded:
-    """images: uint8 [n, 3, H, W]; kept: their source indices; broken: "where: why" of all other sources."""
+    """Decoded images.
+
+    Attributes:
+        images: uint8 [n, 3, H, W].
+        kept: Source index of each image, int64 [n].
+        broken: "where: why" of all other sources.
+    """
 
     images: Tensor
     kept: Tensor
@@ -96,8 +102,7 @@ def _decode(
 
 
 def decode_image(blob: Blob) -> Tensor:
-    """Decode one image to uint8 [3, H, W], with EXIF orientation. Broken or truncated files raise the decoder's
-    error."""
+    """Decode one image to uint8 [3, H, W], with EXIF orientation; broken or truncated files raise."""
     from torchvision.io import ImageReadMode
     from torchvision.io import decode_image as fast
 

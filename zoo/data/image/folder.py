@@ -22,8 +22,7 @@ _LAYOUT = (
 
 
 def load_folder(folder: Path, *, on_error: str = "raise", size: int = 32, seed: int = 0) -> ImageSplits:
-    """Load a folder of images; see `load_images`. Without a test folder, 10 % of each class are held out for
-    testing."""
+    """Load a folder of images; without a test folder, 10 % of each class are held out. See `load_images`."""
     if (folder / "train.parquet").is_file():
         files = (folder / "train.parquet", _test_part(folder, ".parquet"))
         train, test = (_read_table(file, on_error, size) for file in files)
@@ -85,8 +84,7 @@ def _list(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 
 def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """Hold out 10 % of each class, at least one image, for testing. Raises: DataError for a class with a single
-    image."""
+    """Hold out 10 % of each class, at least one image. Raises: DataError for a class with a single image."""
     train, test = [], []
     for number in sorted({label for _, label in files}):
         members = [(file, label) for file, label in files if label == number]

@@ -22,7 +22,14 @@ PLAIN = (".txt", ".md", ".text")
 
 @dataclass
 class Corpus:
-    """texts: documents, or one long text; real: False for synthetic text; source: origin of the text."""
+    """Plain text: documents, or one long text.
+
+    Attributes:
+        texts: The documents.
+        name: Name of the dataset.
+        real: False for synthetic text.
+        source: Origin of the text.
+    """
 
     texts: list[str]
     name: str

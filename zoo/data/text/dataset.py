@@ -13,8 +13,12 @@ Text = str | tuple[str, str]
 
 @dataclass
 class TextDataset:
-    """texts: strings or pairs of strings; labels: int64 [N], float32 [N, K] (multi-label) or float32 [N]
-    (regression)."""
+    """Labeled texts.
+
+    Attributes:
+        texts: Strings or pairs of strings.
+        labels: int64 [N], float32 [N, K] (multi-label) or float32 [N] (regression).
+    """
 
     texts: list[Text]
     labels: Tensor
