@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo.cli import doctor
-from zoo.cli.doctor import Finding, hearing, imports, optional, pairs, places, requirements, show, trial, version_of
+from zoo.cli.doctor import Finding, audio_files, imports, optional, pairs, places, requirements, show, trial, version_of
 
 
 def by_name(name: str) -> object:
@@ -54,11 +54,11 @@ def test_versions_out_of_bounds_are_mended_as_a_trio(monkeypatch: pytest.MonkeyP
     versions(monkeypatch, torchaudio="2.9.1", lightning="2.0", tokenizers=None)
     audio, lightning, tokenizers = (version_of(by_name(name)) for name in ("torchaudio", "lightning", "tokenizers"))
     assert audio.state == lightning.state == tokenizers.state == "broken"
-    assert audio.said == "2.9.1, but ==2.11.* is needed"
-    assert audio.mend.startswith('pip install "torch') and audio.mend.endswith('"torchaudio==2.11.*"')
-    assert "torchvision" in audio.mend
-    assert lightning.mend == 'pip install "lightning>=2.6"'
-    assert tokenizers.said == "not installed"
+    assert audio.message == "2.9.1, but ==2.11.* is needed"
+    assert audio.fix.startswith('pip install "torch') and audio.fix.endswith('"torchaudio==2.11.*"')
+    assert "torchvision" in audio.fix
+    assert lightning.fix == 'pip install "lightning>=2.6"'
+    assert tokenizers.message == "not installed"
     assert version_of(by_name("rich")).state == "ok"
 
 
@@ -66,20 +66,20 @@ def test_torch_of_another_patch_than_torchvision_was_built_for(monkeypatch: pyte
     assert list(pairs()) == []
     versions(monkeypatch, torch="2.11.0")
     (found,) = pairs()
-    assert found.state == "broken" and "was built for torch" in found.said and "2.11.0" in found.said
+    assert found.state == "broken" and "was built for torch" in found.message and "2.11.0" in found.message
 
 
 def test_builds_for_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     now = importlib.metadata.version("torch").partition("+")[0]
     versions(monkeypatch, torch=f"{now}+cu130", torchaudio="2.11.0+cpu")
     (found,) = pairs()
-    assert "torch cu130, torchaudio cpu" in found.said and found.mend.endswith("--force-reinstall")
+    assert "torch cu130, torchaudio cpu" in found.message and found.fix.endswith("--force-reinstall")
 
 
 def test_missing_extras_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, tensorboard=None)
     found = {f.what: f for f in optional(requirements()[1])}
-    assert found["extra logs"].state == "note" and found["extra logs"].mend == 'pip install "attention-zoo[logs]"'
+    assert found["extra logs"].state == "note" and found["extra logs"].fix == 'pip install "attention-zoo[logs]"'
 
 
 def test_packages_that_fail_and_crash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_packages_that_fail_and_crash_are_told_apart(tmp_path: Path, monkeypatch
     broken_module(tmp_path, "three_leaves", "import os; os._exit(3)", monkeypatch)
     broken_module(tmp_path, "four_works", "print('a word of its own')", monkeypatch)
     broken_module(tmp_path, "five_exits", "raise SystemExit(5)", monkeypatch)
-    found = {f.what: f.said for f in imports(["one_raises", "two_dies", "three_leaves", "four_works", "five_exits"])}
+    found = {f.what: f.message for f in imports(["one_raises", "two_dies", "three_leaves", "four_works", "five_exits"])}
     assert set(found) == {"one_raises", "two_dies", "three_leaves", "five_exits"}
     assert "RuntimeError: compiled with different CUDA versions" in found["one_raises"]
     assert "died (signal 6)" in found["two_dies"]
@@ -98,17 +98,17 @@ def test_the_trial_runs_a_model_and_asks_the_hub(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     found = {f.what: f for f in trial()}
-    assert found["a model"].state == "ok" and "forward and backward" in found["a model"].said
-    assert "threads" in found["CPU"].said
-    assert found["hub"].state == "note" and "127.0.0.1:9 does not answer" in found["hub"].said
+    assert found["a model"].state == "ok" and "forward and backward" in found["a model"].message
+    assert "threads" in found["CPU"].message
+    assert found["hub"].state == "note" and "127.0.0.1:9 does not answer" in found["hub"].message
 
 
 def test_sounds_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = hearing()
-    assert found.state == "ok" and "wav, flac, ogg, mp3 by libsndfile" in found.said
+    found = audio_files()
+    assert found.state == "ok" and "wav, flac, ogg, mp3 by libsndfile" in found.message
     broken_module(tmp_path, "torchaudio", "raise RuntimeError('another CUDA')", monkeypatch)
-    found = hearing()
-    assert found.state == "broken" and "another CUDA" in found.said and "pip install" in found.mend
+    found = audio_files()
+    assert found.state == "broken" and "another CUDA" in found.message and "pip install" in found.fix
 
 
 def test_the_doctor_itself_needs_no_torch() -> None:
@@ -119,7 +119,7 @@ def test_the_doctor_itself_needs_no_torch() -> None:
 def test_a_model_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_module(tmp_path, "torch", "raise ImportError('libcudart.so.99 is missing')", monkeypatch)
     (found,) = trial()
-    assert found.state == "broken" and "libcudart.so.99" in found.said and "pip install" in found.mend
+    assert found.state == "broken" and "libcudart.so.99" in found.message and "pip install" in found.fix
 
 
 @pytest.mark.parametrize("name", ["torch", "torchaudio"])
@@ -134,7 +134,7 @@ def test_the_command_works_where_the_trio_is_broken(name: str, tmp_path: Path, m
     done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "BROKEN" in done.stdout and "Detected different CUDA versions" in done.stdout
-    assert "To mend what is broken:\n  pip install" in done.stdout and '"torchaudio==2.11.*"' in done.stdout
+    assert "To fix what is broken:\n  pip install" in done.stdout and '"torchaudio==2.11.*"' in done.stdout
     assert ("a model" in done.stdout) == (name == "torchaudio")
 
 
@@ -144,13 +144,13 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "new" / "cache"))
     monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path / "data"))
     found = {f.what: f for f in places()}
-    assert found["data"].state == "ok" and "cifar10" in found["data"].said
+    assert found["data"].state == "ok" and "cifar10" in found["data"].message
     assert found["cache"].state == "ok" and not (tmp_path / "new").exists()
-    assert found["hub"].state == "note" and "HF_HUB_OFFLINE" in found["hub"].said
+    assert found["hub"].state == "note" and "HF_HUB_OFFLINE" in found["hub"].message
     monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path / "gone"))
     monkeypatch.setattr(doctor, "writable", lambda folder: False)
     found = {f.what: f for f in places()}
-    assert found["data"].state == found["cache"].state == "broken" and "HF_HOME" in found["cache"].mend
+    assert found["data"].state == found["cache"].state == "broken" and "HF_HOME" in found["cache"].fix
     assert found["runs"].state == "note"
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import zoo
 from zoo.cli.main import main, settings
-from zoo.utils.console import scaled
+from zoo.utils.console import format_count
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_predict(capsys: pytest.CaptureFixture[str], folder: Path, picture: str)
 
 def test_predict_refuses(capsys: pytest.CaptureFixture[str], folder: Path, picture: str, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    assert "there is no picture nothing.png" in failing(capsys, "predict", str(folder), picture, "nothing.png")
+    assert "there is no image file nothing.png" in failing(capsys, "predict", str(folder), picture, "nothing.png")
     assert "text.png" in failing(capsys, "predict", str(folder), str(tmp_path / "text.png"))
     assert "at least one picture" in failing(capsys, "predict", str(folder))
     assert "--pair is two texts, and the model takes pixel_values" in failing(
@@ -199,7 +199,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_scaled() -> None:
     given = (0, 999, 1000, 999_600, 86_567_656, 2 * 10**13)
-    assert [scaled(number) for number in given] == ["0 ", "999 ", "1 k", "1 M", "86.6 M", "20 T"]
+    assert [format_count(number) for number in given] == ["0 ", "999 ", "1 k", "1 M", "86.6 M", "20 T"]
 
 
 def test_settings_are_yaml() -> None:

@@ -93,8 +93,8 @@ def test_classify(capsys, model):
         (["search", "x", "--corpus", "p", "--model", "M", "--engine", "fais"], "did you mean 'faiss'"),
         (["embed", "gone", "--model", "M", "--out", "v.safetensors"], "gone does not exist"),
         (["embed", "p", "--model", "M", "--out", "v.safetensors", "--modalities", "audio"], "no audio tower"),
-        (["classify", "--model", "M", "--labels", "a,b"], "at least one picture"),
-        (["classify", "gone.png", "--model", "M", "--labels", "a,b"], "there is no picture or sound gone.png"),
+        (["classify", "--model", "M", "--labels", "a,b"], "at least one image"),
+        (["classify", "gone.png", "--model", "M", "--labels", "a,b"], "there is no image or audio file gone.png"),
         (["classify", "p/red-0.png", "--model", "M", "--labels", "a,,b"], "one is empty"),
     ],
 )

@@ -281,7 +281,7 @@ def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):
         ("gone", {}, "does not exist"),
         ([], {}, "an empty list"),
         (["  "], {}, "expected a text"),
-        ([Path("x.csv")], {}, "ends like a picture"),
+        ([Path("x.csv")], {}, "the path of an image"),
         (["x.wav"], {}, "no audio tower; it has image, text"),
         ([3], {}, "given int"),
         ("p", {"modalities": ["image", "sound"]}, "'sound' is not one of"),
@@ -291,7 +291,7 @@ def test_numbers_that_are_not_finite_are_refused(folder, tmp_path):
         ("p", {"batch_size": 0}, "batch_size=0"),
         ("p", {"out": "p"}, "is a folder"),
         ("p", {"out": "v.parquet", "dtype": "bfloat16"}, "parquet has no bfloat16"),
-        ("p", {"out": "p/table.csv"}, "is damaged, or no file of embeddings"),
+        ("p", {"out": "p/table.csv"}, "is damaged, or not a file of embeddings"),
     ],
 )
 def test_what_embed_refuses(folder, tmp_path, items, options, said):
@@ -313,7 +313,7 @@ def test_a_damaged_file_is_named(folder, tmp_path):
     with pytest.raises(zoo.LoadError, match=r"v\.safetensors is damaged"):
         Embeddings.open(out)
     save_file({"weight": torch.ones(2)}, out)
-    with pytest.raises(zoo.LoadError, match="no file of embeddings"):
+    with pytest.raises(zoo.LoadError, match="not a file of embeddings"):
         Embeddings.open(out)
     with pytest.raises(zoo.LoadError, match="there is no file"):
         Embeddings.open(tmp_path / "gone.safetensors")

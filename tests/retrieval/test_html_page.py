@@ -57,7 +57,7 @@ def test_queries_and_answers_in_their_order(tmp_path, out):
     assert write_page(out, [("red things", hits), (paths[0], hits[:2])], title="A title", note="a note") == out
     found = Page(out)
     assert found.all("html") == [{"lang": "en"}] and len(found.all("section")) == 2 and len(found.all("h2")) == 2
-    assert [img["alt"] for img in found.all("img")][:6] == [f"answer {i}: {p.name}" for i, p in enumerate(paths, 1)]
+    assert [img["alt"] for img in found.all("img")][:6] == [f"result {i}: {p.name}" for i, p in enumerate(paths, 1)]
     assert len(found.all("img")) == 9 and len(found.all("li")) == 8 + 2  # a picture query, and two links to queries
     for said in ("A title", "a note", "red things", "6 answers", "0.900", "0.400", "red-0.png"):
         assert said in found.text
@@ -114,7 +114,7 @@ def test_sounds_are_in_the_page_unless_they_are_long(tmp_path, out, monkeypatch)
     soundfile.write(tmp_path / "tone.wav", wave.numpy(), 8000)
     write_page(out, [((wave, 8000), [Card(tmp_path / "tone.wav", 0.5), Card((wave, 8000))])])
     audio = Page(out).all("audio")
-    assert len(audio) == 3 and all("controls" in a for a in audio) and audio[1]["aria-label"] == "answer 1: tone.wav"
+    assert len(audio) == 3 and all("controls" in a for a in audio) and audio[1]["aria-label"] == "result 1: tone.wav"
     content = base64.b64decode(re.sub("^data:audio/wav;base64,", "", audio[1]["src"] or ""))
     assert content == (tmp_path / "tone.wav").read_bytes()
     monkeypatch.setattr(display, "AUDIO_BYTES", 1000)
@@ -139,7 +139,7 @@ def test_texts_and_marks(tmp_path, out):
     write_page(out, [("x", [Card(tmp_path / "t.txt", -0.5), Card("short", 0.1, right=True), Card("no", right=False)])])
     found = Page(out)
     assert len(found.all("blockquote")) == 3 and "…" in found.text and found.text.count("a line") < 100
-    assert [li.get("class") for li in found.all("li")] == ["answer", "right", "answer"]
+    assert [li.get("class") for li in found.all("li")] == ["result", "right", "result"]
     assert [s for s in found.all("span") if s.get("class") == "mark"] == [{"class": "mark"}]
     bars = [s["style"] for s in found.all("span") if s.get("class") == "bar"]
     assert bars == ["--share:0.000", "--share:1.000"]

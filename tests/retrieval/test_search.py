@@ -197,5 +197,5 @@ def test_a_model_of_one_tower_finds_by_picture(tmp_path):
     assert search(paths[1], tmp_path / "p", model, k=1)[0].name == "more/green-1.png"
     with pytest.raises(ValueError, match="no text tower"):
         search("green", tmp_path / "p", model)
-    with pytest.raises(ValueError, match="gives no vectors"):
+    with pytest.raises(ValueError, match="has no embeddings"):
         search("green", tmp_path / "p", zoo.create_model("vit_cifar_tiny", depth=1, seed=0))

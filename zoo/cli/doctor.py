@@ -1,6 +1,6 @@
-"""`zoo doctor`: what of this installation works, and the line that mends what does not.
+"""`zoo doctor`: what of this installation works, and the command that fixes what does not.
 
-It runs where torch does not: packages are looked up by their metadata and imported in another process, which may crash.
+It runs where torch does not: packages are found by their metadata and imported in another process, which may crash.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ TRIO = ("torch", "torchvision", "torchaudio")
 IMPORTED = (*TRIO, "lightning", "datasets", "soundfile")  # whose imports are known to fail on some machines
 AUDIO = ("torchaudio", "soundfile")
 PYTHON = (3, 11)
-PATIENCE = 180  # seconds for a process that imports, or tries a model
+TIMEOUT = 180  # seconds for a process that imports, or tries a model
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Finding:
 
     what: str
     state: Literal["ok", "note", "broken"]
-    said: str
-    mend: str = ""
+    message: str
+    fix: str = ""
 
 
 def main() -> int:
@@ -59,7 +59,7 @@ def examine() -> Iterator[Finding]:
     if installed("torch") and "torch" not in broken:
         yield from trial()
         if all(map(installed, AUDIO)) and not broken & set(AUDIO):  # else they are on the table already
-            yield hearing()
+            yield audio_files()
     if "packaging" in sys.modules:
         yield from optional(requirements()[1])
     yield from places()
@@ -69,10 +69,10 @@ def examine() -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    said = f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
+    message = f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
     if sys.version_info[:2] < PYTHON:
-        return Finding("python", "broken", said, "make a new environment with Python 3.11 or newer")
-    return Finding("python", "ok", said)
+        return Finding("python", "broken", message, "make a new environment with Python 3.11 or newer")
+    return Finding("python", "ok", message)
 
 
 def requirements() -> tuple[list[Any], dict[str, list[Any]]]:
@@ -119,7 +119,7 @@ def version_of(requirement: Any) -> Finding:
 
 
 def pip(needed: list[Any]) -> str:
-    """The trio is always mended as a whole: its wheels do not protect each other."""
+    """torch, torchvision and torchaudio are always reinstalled together: their wheels do not pin each other."""
     lines = [plain(r) for r in needed]
     if any(r.name in TRIO for r in needed):
         lines = [plain(r) for r in requirements()[0] if r.name in TRIO]
@@ -140,12 +140,14 @@ def pairs() -> Iterator[Finding]:
     for line in declared_by("torchvision") if here else []:
         requirement = Requirement(line)
         if requirement.name == "torch" and not requirement.specifier.contains(here, prereleases=True):
-            said = f"torchvision {versions['torchvision']} was built for torch{requirement.specifier}, here is {here}"
-            yield Finding("trio", "broken", said, pip([requirement]))
+            message = (
+                f"torchvision {versions['torchvision']} was built for torch{requirement.specifier}, here is {here}"
+            )
+            yield Finding("trio", "broken", message, pip([requirement]))
     builds = {name: v.partition("+")[2] for name, v in versions.items() if v and "+" in v}
     if len(set(builds.values())) > 1:
-        said = "built for different devices: " + ", ".join(f"{name} {build}" for name, build in builds.items())
-        yield Finding("trio", "broken", said, pip([Requirement("torch")]) + " --force-reinstall")
+        message = "built for different devices: " + ", ".join(f"{name} {build}" for name, build in builds.items())
+        yield Finding("trio", "broken", message, pip([Requirement("torch")]) + " --force-reinstall")
 
 
 def installed(name: str) -> str:
@@ -167,8 +169,8 @@ def optional(extras: dict[str, list[Any]]) -> Iterator[Finding]:
     for extra, parts in sorted(extras.items()):
         wrong = [f for f in map(version_of, parts) if f.state != "ok"]
         if wrong:
-            said = "; ".join(f"{f.what} {f.said}" for f in wrong)
-            yield Finding(f"extra {extra}", "note", said, f'pip install "{NAME}[{extra}]"')
+            message = "; ".join(f"{f.what} {f.message}" for f in wrong)
+            yield Finding(f"extra {extra}", "note", message, f'pip install "{NAME}[{extra}]"')
         else:
             yield Finding(f"extra {extra}", "ok", ", ".join(f"{p.name} {installed(p.name)}" for p in parts))
 
@@ -183,7 +185,7 @@ for name in sys.argv[1:]:
         importlib.import_module(name)
         print(json.dumps({"works": name}), flush=True)
     except BaseException as error:
-        print(json.dumps({"fails": name, "said": f"{type(error).__name__}: {error}"}), flush=True)
+        print(json.dumps({"fails": name, "error": f"{type(error).__name__}: {error}"}), flush=True)
 """
 
 TRIAL = """
@@ -205,7 +207,7 @@ for endpoint in sys.argv[1:]:
     print(json.dumps({"endpoint": endpoint, "answers": reachable(endpoint)}))
 """
 
-LISTEN = """
+AUDIO_TRIAL = """
 import io, json, soundfile, torch
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
@@ -224,10 +226,10 @@ def run(script: str, *words: str) -> tuple[list[dict[str, Any]], str]:
     """The JSON lines that a script prints in a process of its own, and the end of what it complained about."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=PATIENCE, errors="replace"
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=TIMEOUT, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        return [], f"no answer within {PATIENCE} seconds"
+        return [], f"no answer within {TIMEOUT} seconds"
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     last = (done.stderr.strip().splitlines() or [""])[-1]
     crash = f"the process died (signal {-done.returncode})" if done.returncode < 0 else ""
@@ -239,12 +241,14 @@ def imports(names: list[str]) -> list[Finding]:
     found = []
     while names:
         lines, complaint = run(IMPORT, *names)
-        fails = {line["fails"]: line["said"] for line in lines if "fails" in line}
+        fails = {line["fails"]: line["message"] for line in lines if "fails" in line}
         ended = {*fails, *(line["works"] for line in lines if "works" in line)}
         died = next((name for name in names if name not in ended), None)
         if died is not None:
             fails[died] = complaint or "the process ended without a word"
-        found += [Finding(n, "broken", f"cannot be imported: {short(said)}", again(n)) for n, said in fails.items()]
+        found += [
+            Finding(n, "broken", f"cannot be imported: {short(message)}", again(n)) for n, message in fails.items()
+        ]
         names = [] if died is None else names[names.index(died) + 1 :]
     return found
 
@@ -255,13 +259,13 @@ def again(name: str) -> str:
     return f"{pip(found)} --force-reinstall" if found else f"pip install --force-reinstall {name}"
 
 
-def short(said: str) -> str:
-    text = " ".join(said.split())
+def short(message: str) -> str:
+    text = " ".join(message.split())
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def hub_endpoint() -> list[str]:
-    """The hub that is configured; none while its client cannot be imported, which is told elsewhere."""
+    """The hub that is configured; none while its client cannot be imported, which is reported elsewhere."""
     try:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:
@@ -278,27 +282,27 @@ def trial() -> Iterator[Finding]:
         return
     yield from devices(lines[0])
     if len(lines) < 2:
-        said = f"vit_cifar_tiny does not run: {short(complaint)}"
-        yield Finding("a model", "broken", said, f"pip install --force-reinstall {NAME}")
+        message = f"vit_cifar_tiny does not run: {short(complaint)}"
+        yield Finding("a model", "broken", message, f"pip install --force-reinstall {NAME}")
     elif not lines[1]["finite"]:
-        yield Finding("a model", "broken", "vit_cifar_tiny has gradients that are no numbers", again("torch"))
+        yield Finding("a model", "broken", "vit_cifar_tiny has gradients that are not finite", again("torch"))
     else:
         yield Finding("a model", "ok", f"vit_cifar_tiny, forward and backward in {lines[1]['seconds']:.2f} s")
     for line in lines[2:]:
         if line["answers"]:
             yield Finding("hub", "ok", line["endpoint"])
         else:
-            said = f"{line['endpoint']} does not answer: only local files and the cache can be loaded"
-            yield Finding("hub", "note", said)
+            message = f"{line['endpoint']} does not answer: only local files and the cache can be loaded"
+            yield Finding("hub", "note", message)
 
 
-def hearing() -> Finding:
-    """Which sound files can be read, and whether features can be made of them."""
-    lines, complaint = run(LISTEN)
+def audio_files() -> Finding:
+    """Which audio files can be read, and whether features can be computed from them."""
+    lines, complaint = run(AUDIO_TRIAL)
     if not lines:
-        return Finding("sounds", "broken", f"no features can be made: {short(complaint)}", again("torchaudio"))
-    said = f"{', '.join(lines[0]['reads'])} by libsndfile {lines[0]['version']}, features by torchaudio"
-    return Finding("sounds", "ok" if len(lines[0]["reads"]) == 4 else "note", said)
+        return Finding("audio", "broken", f"no features can be made: {short(complaint)}", again("torchaudio"))
+    message = f"{', '.join(lines[0]['reads'])} by libsndfile {lines[0]['version']}, features by torchaudio"
+    return Finding("audio", "ok" if len(lines[0]["reads"]) == 4 else "note", message)
 
 
 def devices(found: dict[str, Any]) -> Iterator[Finding]:
@@ -308,8 +312,8 @@ def devices(found: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("CUDA", "ok", f"{', '.join(found['gpus'])} (torch built for {found['built']})")
     elif shutil.which("nvidia-smi"):
         why = "torch was built without CUDA" if not found["built"] else f"torch is built for CUDA {found['built']}"
-        mend = "install a torch with CUDA" if not found["built"] else "update the NVIDIA driver (see nvidia-smi)"
-        yield Finding("CUDA", "note", f"nvidia-smi is here, yet torch sees no GPU: {why}", mend)
+        fix = "install a torch with CUDA" if not found["built"] else "update the NVIDIA driver (see nvidia-smi)"
+        yield Finding("CUDA", "note", f"nvidia-smi is here, yet torch sees no GPU: {why}", fix)
     elif not found["mps"]:
         yield Finding("CUDA", "ok", "no GPU: everything runs on the CPU")
     if found["mps"]:
@@ -323,7 +327,7 @@ def places() -> Iterator[Finding]:
     folder = os.environ.get("ZOO_DATA_DIR")
     if folder and not Path(folder).is_dir():
         yield Finding(
-            "data", "broken", f"ZOO_DATA_DIR={folder} is no folder", f"mkdir -p {folder}, or unset ZOO_DATA_DIR"
+            "data", "broken", f"ZOO_DATA_DIR={folder} is not a folder", f"mkdir -p {folder}, or unset ZOO_DATA_DIR"
         )
     elif folder:
         yield Finding(
@@ -373,7 +377,7 @@ def progress(finding: Finding) -> None:
 
 
 def show(findings: list[Finding]) -> None:
-    """The table, and under it the lines that mend."""
+    """The table, and under it the commands that fix what is broken."""
     signs = {"ok": "ok", "note": "note", "broken": "BROKEN"}
     try:
         from rich import box
@@ -382,18 +386,18 @@ def show(findings: list[Finding]) -> None:
         from rich.text import Text
     except ImportError:
         for f in findings:
-            print(f"{signs[f.state]:<7} {f.what:<16} {f.said}")
+            print(f"{signs[f.state]:<7} {f.what:<16} {f.message}")
     else:
         colors = {"ok": "green", "note": "yellow", "broken": "bold red"}
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_header=False)
         for f in findings:
-            table.add_row(Text(signs[f.state], style=colors[f.state]), Text(f.what), Text(f.said))
+            table.add_row(Text(signs[f.state], style=colors[f.state]), Text(f.what), Text(f.message))
         if sys.stderr.isatty():
             print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
-    mends = [f for f in findings if f.mend]
-    for state, words in (("broken", "To mend what is broken:"), ("note", "If you want it:")):
-        lines = list(dict.fromkeys(f.mend for f in mends if f.state == state))
+    fixes = [f for f in findings if f.fix]
+    for state, words in (("broken", "To fix what is broken:"), ("note", "If you want it:")):
+        lines = list(dict.fromkeys(f.fix for f in fixes if f.state == state))
         if lines:
             print(words, *(f"  {line}" for line in lines), sep="\n")
     if all(f.state != "broken" for f in findings):

@@ -1,4 +1,4 @@
-"""The command `zoo`. Torch is imported by the commands that need it: `zoo --help` answers at once."""
+"""The command `zoo`. Torch is imported by the commands that need it, so `zoo --help` is fast."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.utils import renamed
-from zoo.utils.console import EXPONENT, format_value, make_table, stdout_console
+from zoo.utils.console import EXPONENT, format_count, format_value, make_table, stdout_console
 from zoo.utils.errors import did_you_mean
 from zoo.utils.version import __version__
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 1 where an answer is no, 2 for a mistake in what was given."""
+    """Run a command line; returns the exit status: 0, 1 where a check fails, 2 for invalid input."""
     words = renamed.flags(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in words
     parser = make_parser()
@@ -56,31 +56,31 @@ def make_parser() -> argparse.ArgumentParser:
         new.set_defaults(run=run, rest=None)
         return new
 
-    new = command("list", run_list, "The models there are.")
+    new = command("list", run_list, "List the models.")
     new.add_argument("pattern", nargs="?", default="*", help='part of a name, or a pattern like "vit_*_224"')
-    new.add_argument("--modality", help="of one modality: vision, text, audio")
-    new.add_argument("--pretrained", action="store_true", help="those with published weights")
+    new.add_argument("--modality", help="vision, text, audio or multimodal")
+    new.add_argument("--pretrained", action="store_true", help="only those with published weights")
 
-    new = command("info", run_info, "What a model is and costs: fields, parameters, FLOPs, memory.")
-    new.add_argument("model", help="a name, a folder, or a repository of the hub")
+    new = command("info", run_info, "Config, parameters, FLOPs and memory of a model.")
+    new.add_argument("model", help="a name, a folder, or a hub repository")
     new.add_argument("overrides", nargs="*", metavar="key=value", help="fields of its config, e.g. attention=performer")
     new.add_argument("--batch-size", type=int, default=1, help="rows of the batch (1)")
     new.add_argument("--length", type=int, help="tokens in each row of a text (128)")
     new.set_defaults(rest="overrides")
 
-    new = command("predict", run_predict, "Labels with probabilities.")
-    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
-    new.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, sounds of any length, or texts in quotes")
+    new = command("predict", run_predict, "Predict labels with probabilities.")
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
+    new.add_argument("inputs", nargs="*", metavar="INPUT", help="image files, audio files of any length, or texts")
     new.add_argument(
         "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
     )
     new.add_argument("--top-k", type=int, default=5, help="labels for each (5)")
-    new.add_argument("--resample", action="store_true", help="convert sounds of another rate than the model's")
+    new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 
-    new = command("generate", run_generate, "Go on from a text, shown as it comes.")
-    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a repository of the hub")
-    new.add_argument("prompt", help="the text to go on from")
+    new = command("generate", run_generate, "Continue a text, streamed to the terminal.")
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
+    new.add_argument("prompt", help="the text to continue")
     new.add_argument(
         "options", nargs="*", metavar="key=value", help="max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
     )
@@ -93,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_tools(command: Callable[..., Any]) -> None:
     """What compares, converts and tests models."""
-    new = command("compare", run_compare, "Runs of one recipe that differ in one setting, side by side.",
+    new = command("compare", run_compare, "Compare runs of one recipe that differ in one setting.",
                   "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5")  # fmt: skip
     new.add_argument("recipe", help="the name of a script in recipes/")
     new.add_argument(
@@ -101,17 +101,17 @@ def add_tools(command: Callable[..., Any]) -> None:
     )
     new.set_defaults(rest="options")
 
-    new = command("export", run_export, "Write a model as a folder that another library loads.")
-    new.add_argument("source", metavar="SOURCE", help="a folder, or a repository of the hub")
-    new.add_argument("folder", metavar="FOLDER", help="where to write")
+    new = command("export", run_export, "Export a model for another library.")
+    new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
+    new.add_argument("folder", metavar="FOLDER", help="folder to write")
     new.add_argument("--format", default="transformers", help="transformers (default), timm or open_clip")
 
-    new = command("verify", run_verify, "The same files through us and through the library they are from.")
-    new.add_argument("source", metavar="SOURCE", help="a folder, or a repository of the hub")
+    new = command("verify", run_verify, "Compare the outputs with those of the library that the files come from.")
+    new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
 
-    command("doctor", run_doctor, "Check the installation, and say how to mend it.")
+    command("doctor", run_doctor, "Check the installation, and print how to fix it.")
 
-    new = command("check", run_check, "Test an attention core of one's own.")
+    new = command("check", run_check, "Test a custom attention core.")
     new.add_argument("core", metavar="my_file:MyCore", help="a file or module, and the class in it")
 
 
@@ -119,7 +119,7 @@ def read(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespac
     """argparse takes words without a dash in one place only; here they may stand before and after the options."""
     args, left = parser.parse_known_args(words)
     if unknown := [word for word in left if word.startswith("-") or args.rest is None]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (zoo COMMAND --help lists what there is)")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (zoo COMMAND --help lists them)")
     if args.rest is not None:
         setattr(args, args.rest, [*getattr(args, args.rest), *left])
     return args
@@ -155,13 +155,17 @@ def run_list(args: argparse.Namespace) -> int:
 def run_info(args: argparse.Namespace) -> int:
     from zoo.inference.cost import measure
 
-    name, found, model, source = described(args.model, settings(args.overrides))
+    name, found, model, source = describe_model(args.model, settings(args.overrides))
     cost = measure(model, args.batch_size, length=args.length)
     out = stdout_console()
     out.print(f"{name}  {type(model).__name__}, {found.modality}", style="bold")
     table = make_table("", "")
     table.show_header = False
-    for row in [*costs(cost), ("takes", takes(model, args.batch_size, args.length)), ("source", source or "-")]:
+    for row in [
+        *costs(cost),
+        ("input", input_shapes(model, args.batch_size, args.length)),
+        ("source", source or "-"),
+    ]:
         table.add_row(*row)
     if model.labels:
         table.add_row(
@@ -197,8 +201,8 @@ def run_predict(args: argparse.Namespace) -> int:
         raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
     answers: Any = predict(model, given, args.top_k)
     number = model.config.head == "classify" and model.config.resolved_problem_type == "regression"
-    said = "text" if model.config.head == "ctc" else "label"
-    table = make_table("", said, "number" if number else "probability")
+    column = "text" if model.config.head == "ctc" else "label"
+    table = make_table("", column, "number" if number else "probability")
     table.columns[2].justify = "right"
     for one, answer in zip(given, answers, strict=True):
         shown = one if isinstance(one, str) else " | ".join(one)
@@ -288,7 +292,7 @@ def settings(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def described(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":
+def describe_model(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":
     """(name, family, model on the meta device, where its weights are) of a name, a folder or a repository."""
     from zoo.models.registry import build, find_variant, list_models, resolve_overrides
 
@@ -310,15 +314,15 @@ def described(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Mode
 def costs(cost: "Measures") -> list[tuple[str, str]]:
     batch = f"batch of {cost.batch}"
     return [
-        ("parameters", f"{scaled(cost.parameters)} ({cost.parameters:,})"),
-        ("weights", f"{scaled(cost.weight_bytes)}B"),
-        ("forward", f"{scaled(cost.flops)}FLOP ({scaled(cost.flops // 2)}MAC), {batch}"),
-        ("memory, inference", f"about {scaled(cost.inference_bytes)}B, {batch}"),
-        ("memory, training", f"about {scaled(cost.training_bytes)}B with AdamW, {batch}"),
+        ("parameters", f"{format_count(cost.parameters)} ({cost.parameters:,})"),
+        ("weights", f"{format_count(cost.weight_bytes)}B"),
+        ("forward", f"{format_count(cost.flops)}FLOP ({format_count(cost.flops // 2)}MAC), {batch}"),
+        ("memory, inference", f"about {format_count(cost.inference_bytes)}B, {batch}"),
+        ("memory, training", f"about {format_count(cost.training_bytes)}B with AdamW, {batch}"),
     ]
 
 
-def takes(model: "Model", batch: int, length: int | None) -> str:
+def input_shapes(model: "Model", batch: int, length: int | None) -> str:
     from zoo.inference.cost import empty_batch
 
     return ", ".join(f"{name} {list(x.shape)}" for name, x in empty_batch(model, batch, length).items())

@@ -1,4 +1,4 @@
-"""Commands that compare pictures, texts and sounds: `zoo embed`, `zoo search`, `zoo classify`. No torch at import."""
+"""The commands `zoo embed`, `zoo search` and `zoo classify`. Torch is imported when they run."""
 
 import argparse
 import warnings
@@ -12,12 +12,14 @@ Command = Callable[..., Any]
 
 def add_commands(command: Command) -> None:
     """The parsers; `command(name, run, about, more)` makes one."""
-    new = command("embed", run_embed, "The pictures, texts and sounds of a folder to one file of vectors.",
-                  "Stopped and started again it goes on; a file that is there is brought up to date.")  # fmt: skip
-    new.add_argument("folder", metavar="FOLDER", help="looked through with its sub-folders")
-    new.add_argument("--model", required=True, help="a folder or hub name of a model of several towers")
-    new.add_argument("--out", required=True, metavar="FILE", help="vectors.safetensors, or vectors.parquet")
-    new.add_argument("--modalities", metavar="image,text,audio", help="what to embed (all that the model takes)")
+    new = command("embed", run_embed, "Embed the images, texts and audio clips of a folder into one file.",
+                  "An interrupted run resumes; an existing file is updated.")  # fmt: skip
+    new.add_argument("folder", metavar="FOLDER", help="searched recursively")
+    new.add_argument("--model", required=True, help="a folder or hub name of a model with several towers")
+    new.add_argument("--out", required=True, metavar="FILE", help="embeddings.safetensors or embeddings.parquet")
+    new.add_argument(
+        "--modalities", metavar="image,text,audio", help="what to embed (default: all that the model takes)"
+    )
     new.add_argument(
         "--on-error",
         choices=("raise", "skip"),
@@ -26,16 +28,16 @@ def add_commands(command: Command) -> None:
     )
     new.add_argument("--dtype", default="float32", help="float32 (default), float16 or bfloat16")
     new.add_argument("--batch-size", type=int, default=32, help="files that are encoded at once (32)")
-    new.add_argument("--overwrite", action="store_true", help="replace a file that another model made")
+    new.add_argument("--overwrite", action="store_true", help="replace a file written by another model")
 
-    new = command("search", run_search, "What in a folder is most like a text, a picture or a sound.",
+    new = command("search", run_search, "Search a folder by text, image or audio clip.",
                   'zoo search "a red bird" --corpus images --model FOLDER --html result.html')  # fmt: skip
-    new.add_argument("queries", nargs="*", metavar="query", help="texts in quotes, or paths of pictures or sounds")
+    new.add_argument("queries", nargs="*", metavar="query", help="texts in quotes, or paths of images or audio files")
     new.add_argument("--corpus", required=True, metavar="FOLDER|FILE",
-                     help="a folder (its vectors are kept in your cache), or what zoo embed wrote")  # fmt: skip
-    new.add_argument("--model", help="a folder or hub name (the one that a FILE says)")
+                     help="a folder (its embeddings are cached), or a file of zoo embed")  # fmt: skip
+    new.add_argument("--model", help="a folder or hub name (default: the one that FILE names)")
     new.add_argument("--top-k", type=int, default=10, help="results for each query (10)")
-    new.add_argument("--modalities", metavar="image,text,audio", help="what to look among (all but texts)")
+    new.add_argument("--modalities", metavar="image,text,audio", help="what to search (default: all but texts)")
     new.add_argument("--html", metavar="FILE.html", help="write the results as an HTML page")
     new.add_argument("--engine", default="exact", help="exact (default), or faiss with the same results")
     new.add_argument(
@@ -46,15 +48,15 @@ def add_commands(command: Command) -> None:
     )
     new.set_defaults(rest="queries")
 
-    new = command("classify", run_classify, "Which of some names goes best with a picture or a sound.",
+    new = command("classify", run_classify, "Zero-shot classification of images or audio files.",
                   'zoo classify cat.png --model FOLDER --labels "cat,dog,fire engine"')  # fmt: skip
-    new.add_argument("files", nargs="*", metavar="picture.png", help="one or several pictures or sounds")
+    new.add_argument("files", nargs="*", metavar="image.png", help="one or several image or audio files")
     new.add_argument("--model", required=True, help="a folder or hub name of a model with a text tower")
     new.add_argument("--labels", required=True, metavar="a,b,c|FILE",
-                     help="names, a text file with one in each line, or a classifier that --save wrote")  # fmt: skip
-    new.add_argument("--templates", metavar="FILE", help='lines like "a picture of a {}." for each name (some of ours)')
+                     help="class names, a text file with one per line, or a classifier that --save wrote")  # fmt: skip
+    new.add_argument("--templates", metavar="FILE", help="prompts with {} in place of the name, one per line")
     new.add_argument("--top-k", type=int, default=5, help="labels for each (5)")
-    new.add_argument("--save", metavar="FILE", help="keep the classifier, to be given as --labels")
+    new.add_argument("--save", metavar="FILE", help="save the classifier, for --labels")
     new.set_defaults(rest="files")
 
 
@@ -82,13 +84,13 @@ def run_embed(args: argparse.Namespace) -> int:
 
 def run_search(args: argparse.Namespace) -> int:
     if not args.queries:
-        raise ValueError('give a query: zoo search "a red bird" --corpus FOLDER, or the path of a picture')
+        raise ValueError('give a query: zoo search "a red bird" --corpus FOLDER, or the path of an image')
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.retrieval.search import search
     from zoo.utils.console import make_table, stdout_console
 
-    with told():
+    with plain_warnings():
         answers = search(
             list(args.queries),
             args.corpus,
@@ -112,7 +114,7 @@ def run_search(args: argparse.Namespace) -> int:
 
 def run_classify(args: argparse.Namespace) -> int:
     if not args.files:
-        raise ValueError("give at least one picture or sound: zoo classify picture.png --model FOLDER --labels a,b")
+        raise ValueError("give at least one image or audio file: zoo classify image.png --model FOLDER --labels a,b")
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.checkpoints.load import load
@@ -155,8 +157,8 @@ def words(given: str | None) -> list[str] | None:
 
 
 @contextmanager
-def told() -> Any:
-    """Warnings as plain lines, behind what they are about."""
+def plain_warnings() -> Any:
+    """Warnings as plain lines on stderr, after the output."""
     import sys
 
     with warnings.catch_warnings(record=True) as seen:

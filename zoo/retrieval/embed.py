@@ -1,7 +1,7 @@
-"""`zoo.embed`: the pictures, texts and sounds of a folder to one file of vectors, which `zoo.search` looks through.
+"""`zoo.embed`: embed the images, texts and audio clips of a folder into one file, which `zoo.search` searches.
 
-Work goes on where it was stopped: what is done stands beside the file, in a journal of batches, and a run that is
-killed and started again writes the bytes that it would have written.
+An interrupted run resumes where it stopped: finished batches stand in a journal beside the file, and a run that is
+killed and restarted writes the same bytes as an uninterrupted one.
 """
 
 import os
@@ -27,7 +27,7 @@ AHEAD = 2  # batches that are decoded while one is computed
 
 
 class EmbedError(ValueError):
-    """A file that cannot be embedded; it is named."""
+    """A file that cannot be embedded; the message names it."""
 
 
 def embed(
@@ -43,54 +43,56 @@ def embed(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Embeddings:
-    """Write the vectors of a folder's pictures, texts (.txt) and sounds to one file, and return it, memory-mapped.
+    """Embed a folder's images, texts (.txt) and audio clips into one file; returns it, memory-mapped.
 
     Args:
         model: One of several towers (`zoo.contrast`, CLIP, SigLIP), or of one with head="pool".
-        items: A folder, looked through with its sub-folders; or a list of paths and of texts. A string that ends like
-            a picture, a sound or .txt is a path.
-        out: A file of safetensors, or of parquet where its name ends so. One that is there already is brought up to
-            date: files that have not changed since are not computed again.
-        modalities: Which of "image", "text", "audio"; default those that the model has towers for.
-        on_error: What a missing or broken file does: "stop" raises and names it (what is done is kept), "skip" leaves
-            it out and lists it in the result's `broken`.
+        items: A folder, searched recursively; or a list of paths and texts. A string that ends like an image file, an
+            audio file or .txt is a path.
+        out: A .safetensors or .parquet file. An existing one is updated: files that have not changed are not embedded
+            again.
+        modalities: Which of "image", "text", "audio"; default: all that the model has towers for.
+        on_error: For a missing or broken file: "raise" names it (finished work is kept), "skip" omits it and lists it
+            in the result's `broken`.
         dtype: "float32", or "float16", "bfloat16" for half the size.
-        workers: Threads that decode files; default as many as there are cores, 8 at most.
-        overwrite: Replace a file that was made by another model, or is something else.
-        progress: A bar, where there is a terminal.
+        workers: Threads that decode files; default: the number of cores, at most 8.
+        overwrite: Replace a file that another model wrote, or that is not a file of embeddings.
+        progress: Show a progress bar in a terminal.
 
     Raises:
-        ValueError: Nothing to embed; `out` made by another model; a kind that the model has no tower for.
-        EmbedError: A broken file with "stop", or none that is not with "skip".
+        ValueError: Nothing to embed; `out` written by another model; a modality without a tower.
+        EmbedError: A broken file with "raise", or only broken files with "skip".
     """
-    towers, out = Encoder(model), Path(out)
-    check_options(towers, modalities, on_error, dtype, batch_size, out)
+    encoder, out = Encoder(model), Path(out)
+    check_options(encoder, modalities, on_error, dtype, batch_size, out)
     folder = Path(items) if isinstance(items, str | Path) else None
-    listed = items_of_folder(folder, modalities or towers.modalities) if folder else items_of_list(items, towers)  # type: ignore[arg-type]
+    listed = items_of_folder(folder, modalities or encoder.modalities) if folder else items_of_list(items, encoder)  # type: ignore[arg-type]
     mark = fingerprint(model)
     old = None if overwrite or not out.exists() else former(out, mark, dtype)
-    work = EmbeddingJournal(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
-    with work.held():
+    journal = EmbeddingJournal(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
+    with journal.held():
         known = {} if old is None else {item: i for i, item in enumerate(old.items)}
         todo = [item for item in dict.fromkeys(listed) if item not in known]
-        compute(towers, folder, todo, work, Options(on_error, batch_size, workers, progress, DTYPES[dtype]))
-        kept = [item for item in listed if item in known or item in work.rows]
+        compute(encoder, folder, todo, journal, Options(on_error, batch_size, workers, progress, DTYPES[dtype]))
+        kept = [item for item in listed if item in known or item in journal.rows]
         if not kept:
-            raise EmbedError(f"none of {len(listed)} files can be read; the first: {next(iter(work.broken.values()))}")
-        broken = [work.broken[item] for item in listed if item in work.broken]
+            raise EmbedError(
+                f"none of {len(listed)} files can be read; the first: {next(iter(journal.broken.values()))}"
+            )
+        broken = [journal.broken[item] for item in listed if item in journal.broken]
         root = None if folder is None else folder.resolve()
         if old is not None and (kept, broken, root) == (list(old.items), old.broken, old.folder):
             done = old
         else:
-            vectors = gathered(kept, old, known, work)
+            vectors = gathered(kept, old, known, journal)
             done = Embeddings(vectors, Items.of(kept), mark, root, source_of(model), broken).save(out)
-        work.remove()
+        journal.remove()
     return done
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the work is done."""
+    """Options of one run."""
 
     on_error: OnError
     batch_size: int
@@ -125,39 +127,39 @@ def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
     return sorted(found, key=lambda item: item.name)
 
 
-def items_of_list(items: Sequence[str | Path], towers: Encoder) -> list[Item]:
+def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
     """Paths and texts as items."""
     if not len(items):
         raise ValueError("nothing to embed: an empty list")
     found = []
-    for thing in items:
-        if not isinstance(thing, str | Path):
-            raise ValueError(f"expected paths or texts, given {type(thing).__name__}")
-        kind = file_modality(thing)
-        if kind is None and (isinstance(thing, Path) or not thing.strip()):
-            raise ValueError(f"{str(thing)!r}: expected a text, or a file that ends like a picture, a sound or .txt")
-        towers.need(kind or "text", str(thing))
-        found.append(stamped(kind, str(thing), Path(thing)) if kind else Item("text", str(thing)))
+    for item in items:
+        if not isinstance(item, str | Path):
+            raise ValueError(f"expected paths or texts, given {type(item).__name__}")
+        kind = file_modality(item)
+        if kind is None and (isinstance(item, Path) or not item.strip()):
+            raise ValueError(f"{str(item)!r}: expected a text, or the path of an image, an audio file or a .txt file")
+        encoder.need(kind or "text", str(item))
+        found.append(stamped(kind, str(item), Path(item)) if kind else Item("text", str(item)))
     return found
 
 
 def stamped(kind: str | None, name: str, path: Path) -> Item:
     try:
-        told = path.stat()
-    except OSError:  # missing: it is told when it is its turn
+        stat = path.stat()
+    except OSError:  # missing: reported when it is its turn
         return Item(str(kind), name)
-    return Item(str(kind), name, told.st_size, told.st_mtime_ns)
+    return Item(str(kind), name, stat.st_size, stat.st_mtime_ns)
 
 
 def check_options(
-    towers: Encoder, modalities: Sequence[str] | None, on_error: str, dtype: str, batch_size: int, out: Path
+    encoder: Encoder, modalities: Sequence[str] | None, on_error: str, dtype: str, batch_size: int, out: Path
 ) -> None:
     for kind in modalities or ():
         if kind not in MODALITIES:
             raise ValueError(
                 f"modalities: {kind!r} is not one of {', '.join(MODALITIES)}{did_you_mean(kind, MODALITIES)}"
             )
-        towers.need(kind)
+        encoder.need(kind)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
     if dtype not in DTYPES:
@@ -183,15 +185,15 @@ def former(out: Path, mark: str, dtype: str) -> Embeddings | None:
 
 
 def source_of(model: Any) -> str:
-    """Where a model was loaded from, if it was."""
-    said = str(getattr(getattr(model, "load_report", None), "source", "") or "")
-    return str(Path(said).resolve()) if said and Path(said).exists() else said if "/" in said else ""
+    """The path or hub name that a model was loaded from, or an empty string."""
+    message = str(getattr(getattr(model, "load_report", None), "source", "") or "")
+    return str(Path(message).resolve()) if message and Path(message).exists() else message if "/" in message else ""
 
 
-def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], work: EmbeddingJournal) -> Tensor:
+def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], journal: EmbeddingJournal) -> Tensor:
     """The vectors of all items in their order, [N, D]."""
-    new = work.vectors()
-    rows = [work.rows.get(item, -1) for item in kept]
+    new = journal.vectors()
+    rows = [journal.rows.get(item, -1) for item in kept]
     if new is not None and rows == list(range(len(new))):
         return new
     parts = [] if new is None else [new]
@@ -206,33 +208,35 @@ def gathered(kept: list[Item], old: Embeddings | None, known: dict[Item, int], w
 # --- Computing --------------------------------------------------------------------------------------------------------
 
 
-def compute(towers: Encoder, folder: Path | None, todo: list[Item], work: EmbeddingJournal, options: Options) -> None:
-    """Vectors of all items into `work`. Batches are cut from the whole list, whatever of it is done already."""
+def compute(
+    encoder: Encoder, folder: Path | None, todo: list[Item], journal: EmbeddingJournal, options: Options
+) -> None:
+    """Vectors of all items into `journal`. Batches are cut from the whole list, whatever of it is done already."""
     size = options.batch_size
     batches = [todo[i : i + size] for i in range(0, len(todo), size)]
-    left = [[item for item in batch if item not in work.rows and item not in work.broken] for batch in batches]
+    left = [[item for item in batch if item not in journal.rows and item not in journal.broken] for batch in batches]
     done = len(todo) - sum(map(len, left))
     workers = options.workers or min(8, os.cpu_count() or 1)
     with shown(options.progress, len(todo), done) as advance, ThreadPoolExecutor(workers) as pool:
         try:
-            for batch, loaded in ahead(pool, towers, folder, [batch for batch in left if batch]):
+            for batch, loaded in ahead(pool, encoder, folder, [batch for batch in left if batch]):
                 for kind in MODALITIES:
                     mine = [item for item in batch if item.kind == kind]
-                    compute_kind(towers, kind, mine, loaded, work, options)
-                work.commit()
+                    compute_kind(encoder, kind, mine, loaded, journal, options)
+                journal.commit()
                 advance(len(batch))
         finally:
-            work.commit(now=True)
+            journal.commit(now=True)
             pool.shutdown(cancel_futures=True)
 
 
 def ahead(
-    pool: ThreadPoolExecutor, towers: Encoder, folder: Path | None, batches: list[list[Item]]
+    pool: ThreadPoolExecutor, encoder: Encoder, folder: Path | None, batches: list[list[Item]]
 ) -> Iterator[tuple[list[Item], dict[Item, Any]]]:
     """Batches with what their files hold, or the error that they gave; decoded while earlier ones are computed."""
     waiting: deque[tuple[list[Item], list[Future]]] = deque()
     for batch in batches:
-        waiting.append((batch, [pool.submit(loaded_item, towers, folder, item) for item in batch]))
+        waiting.append((batch, [pool.submit(loaded_item, encoder, folder, item) for item in batch]))
         if len(waiting) > AHEAD:
             first, futures = waiting.popleft()
             yield first, {item: future.result() for item, future in zip(first, futures)}
@@ -240,8 +244,8 @@ def ahead(
         yield first, {item: future.result() for item, future in zip(first, futures)}
 
 
-def loaded_item(towers: Encoder, folder: Path | None, item: Item) -> Any:
-    """A picture or a sound as the model takes it ({name: [1, ...]}), a text as it is, or what went wrong."""
+def loaded_item(encoder: Encoder, folder: Path | None, item: Item) -> Any:
+    """The model inputs of an image or audio clip ({name: [1, ...]}), a text, or the exception that was raised."""
     path = folder / item.name if folder else Path(item.name)
     is_file = item.kind != "text" or file_modality(item.name) == "text"
     try:
@@ -250,7 +254,7 @@ def loaded_item(towers: Encoder, folder: Path | None, item: Item) -> Any:
         if item.kind == "text":
             text = MODALITIES["text"].load(path) if is_file else item.name
             return text.strip() if text.strip() else ValueError("it is empty")
-        return towers.prepare(item.kind, [path])
+        return encoder.prepare(item.kind, [path])
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of many kinds for broken files, SyntaxError among them
@@ -258,57 +262,57 @@ def loaded_item(towers: Encoder, folder: Path | None, item: Item) -> Any:
 
 
 def compute_kind(
-    towers: Encoder, kind: str, batch: list[Item], loaded: dict[Item, Any], work: EmbeddingJournal, options: Options
+    encoder: Encoder, kind: str, batch: list[Item], loaded: dict[Item, Any], journal: EmbeddingJournal, options: Options
 ) -> None:
     """The vectors of those items of a batch that can be read; the others are refused or listed."""
     if kind == "text":
-        loaded = loaded | prepared_texts(towers, {item: loaded[item] for item in batch})
+        loaded = loaded | prepared_texts(encoder, {item: loaded[item] for item in batch})
     for item in batch:
         if isinstance(loaded[item], Exception):
-            refuse(item, loaded[item], work, options)
+            refuse(item, loaded[item], journal, options)
     good = [item for item in batch if not isinstance(loaded[item], Exception)]
     groups: dict[Any, list[Item]] = {}
     for item in good:  # what is of one shape is computed together
         groups.setdefault(str({name: x.shape[1:] for name, x in loaded[item].items()}), []).append(item)
     for group in groups.values():
         together = {name: torch.cat([loaded[item][name] for item in group]) for name in loaded[group[0]]}
-        rows = towers.encode(kind, together)
+        rows = encoder.encode(kind, together)
         finite = rows.isfinite().all(1).tolist()
         for item in (item for item, fine in zip(group, finite) if not fine):
-            refuse(item, ValueError("the model gives numbers that are not finite"), work, options)
+            refuse(item, ValueError("the model gives numbers that are not finite"), journal, options)
         fine = [item for item, ok in zip(group, finite) if ok]
-        work.add(fine, rows[torch.tensor(finite)].to(options.dtype))
+        journal.add(fine, rows[torch.tensor(finite)].to(options.dtype))
 
 
-def prepared_texts(towers: Encoder, texts: dict[Item, Any]) -> dict[Item, Any]:
+def prepared_texts(encoder: Encoder, texts: dict[Item, Any]) -> dict[Item, Any]:
     """Texts as the model takes them, {name: [1, N]} each: tokenized together, padded alike."""
     good = [item for item, text in texts.items() if isinstance(text, str)]
     try:
-        batch = towers.prepare("text", [texts[item] for item in good]) if good else {}
+        batch = encoder.prepare("text", [texts[item] for item in good]) if good else {}
         return {item: {name: x[i : i + 1] for name, x in batch.items()} for i, item in enumerate(good)}
     except ValueError as error:
         if len(good) == 1:
             return {good[0]: error}
         made: dict[Item, Any] = {}
         for item in good:
-            made |= prepared_texts(towers, {item: texts[item]})
+            made |= prepared_texts(encoder, {item: texts[item]})
         return made
 
 
-def refuse(item: Item, error: Exception, work: EmbeddingJournal, options: Options) -> None:
+def refuse(item: Item, error: Exception, journal: EmbeddingJournal, options: Options) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
-    said = reason if item.name in reason else f"{item.name}: {reason}"
+    message = reason if item.name in reason else f"{item.name}: {reason}"
     if options.on_error == "raise":
         raise EmbedError(
-            f"{said}. Mend or remove it, or leave such files out with on_error='skip' (zoo embed --skip); what is done "
-            "is kept"
+            f"{message}. Fix or remove it, or omit such files with on_error='skip' (zoo embed --on-error skip); "
+            "finished work is kept"
         ) from error
-    work.note(item, said)
+    journal.note(item, message)
 
 
 @contextmanager
 def shown(progress: bool, total: int, done: int) -> Iterator[Any]:
-    """A bar on the terminal, moved by what it is called with; none where there is no terminal."""
+    """A progress bar that the yielded function advances; none without a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)

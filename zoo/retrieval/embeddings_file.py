@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 
 class Items(Sequence[Item]):
-    """The items of a file, each read when it is asked for."""
+    """The items of a file, each read on access."""
 
     def __init__(self, names: Tensor, ends: Tensor, kinds: Tensor, stamps: Tensor) -> None:
         self.names, self.ends, self.kinds, self.stamps = names, ends, kinds, stamps
@@ -106,7 +106,7 @@ class Embeddings:
             raise ValueError(
                 f"{self.file or 'the embeddings'} was made by another model{made}: its fingerprint is "
                 f"{self.fingerprint[:12]}..., that of the model given {fingerprint[:12]}... Vectors of different "
-                "models cannot be compared: give that model, or embed anew (weights, config and preprocessing count)"
+                "models cannot be compared: use that model, or embed again (weights, config and preprocessing count)"
             )
 
     @classmethod
@@ -134,9 +134,9 @@ class Embeddings:
         from safetensors.torch import save_file
 
         items = self.items if isinstance(self.items, Items) else Items.of(self.items)
-        told = {"names": items.names, "ends": items.ends, "kinds": items.kinds, "stamps": items.stamps}
+        metadata = {"names": items.names, "ends": items.ends, "kinds": items.kinds, "stamps": items.stamps}
         about = {LIBRARY: json.dumps(self.metadata())}  # one key: safetensors writes several in an order of chance
-        save_file({"embeddings": self.vectors.contiguous()} | told, part, about)
+        save_file({"embeddings": self.vectors.contiguous()} | metadata, part, about)
 
     def _write_parquet(self, part: Path) -> None:
         import pyarrow as pa
@@ -158,16 +158,16 @@ def _open_safetensors(file: Path) -> Embeddings:
     try:
         handle = safe_open(file, "pt")
         found = {name: handle.get_tensor(name) for name in handle.keys() if name in TENSORS}  # noqa: SIM118
-        told = json.loads((handle.metadata() or {}).get(LIBRARY, "{}"))
+        metadata = json.loads((handle.metadata() or {}).get(LIBRARY, "{}"))
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{file} is damaged, or no file of embeddings: {error}") from None
-    if told.get("library") != LIBRARY or set(found) != set(TENSORS):
-        raise LoadError(f"{file} is no file of embeddings; zoo.embed writes such files")
+    if metadata.get("library") != LIBRARY or set(found) != set(TENSORS):
+        raise LoadError(f"{file} is not a file of embeddings; zoo.embed writes such files")
     vectors = found.pop("embeddings")
     items = Items(**found)
     if not len(vectors) == len(items) == len(items.kinds) == len(items.stamps):
         raise LoadError(f"{file} is damaged: {len(vectors)} vectors of {len(items)} items")
-    return _described(file, vectors, items, told)
+    return _described(file, vectors, items, metadata)
 
 
 def _open_parquet(file: Path) -> Embeddings:
@@ -176,21 +176,21 @@ def _open_parquet(file: Path) -> Embeddings:
 
     try:
         table = pq.read_table(file, memory_map=True)
-        told = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         lists = table.column("embedding").combine_chunks()
         items = [Item(*row) for row in zip(*(table.column(n).to_pylist() for n in ("kind", "name", "size", "time")))]
     except (pa.ArrowException, OSError, KeyError) as error:
         raise LoadError(f"{file} is damaged, or no file of embeddings: {error}") from None
-    if told.get("library") != LIBRARY:
-        raise LoadError(f"{file} is no file of embeddings; zoo.embed writes such files")
+    if metadata.get("library") != LIBRARY:
+        raise LoadError(f"{file} is not a file of embeddings; zoo.embed writes such files")
     values = lists.flatten().to_numpy(zero_copy_only=False)
     values = values if values.flags.writeable else values.copy()
-    return _described(file, torch.from_numpy(values).view(len(items), -1), items, told)
+    return _described(file, torch.from_numpy(values).view(len(items), -1), items, metadata)
 
 
-def _described(file: Path, vectors: Tensor, items: Sequence[Item], told: dict[str, Any]) -> Embeddings:
-    if told.get("format") != FORMAT:
-        raise LoadError(f"{file} has format {told.get('format')}, this zoo reads {FORMAT}: upgrade attention-zoo")
-    folder = Path(told["folder"]) if told["folder"] else None
-    broken = json.loads(told["broken"])
-    return Embeddings(vectors, items, told["fingerprint"], folder, told["source"], broken, file)
+def _described(file: Path, vectors: Tensor, items: Sequence[Item], metadata: dict[str, Any]) -> Embeddings:
+    if metadata.get("format") != FORMAT:
+        raise LoadError(f"{file} has format {metadata.get('format')}, this zoo reads {FORMAT}: upgrade attention-zoo")
+    folder = Path(metadata["folder"]) if metadata["folder"] else None
+    broken = json.loads(metadata["broken"])
+    return Embeddings(vectors, items, metadata["fingerprint"], folder, metadata["source"], broken, file)

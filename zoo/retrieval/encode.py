@@ -1,4 +1,4 @@
-"""From pictures, texts and sounds to vectors of one space, and the fingerprint by which a model's vectors are known."""
+"""Encode images, texts and audio clips into one embedding space, and the fingerprint of a model's embeddings."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from zoo.utils import renamed
 
 
 class Encoder:
-    """The towers of a model by kind of input: "image", "text", "audio".
+    """The towers of a model by modality: "image", "text", "audio".
 
-    model: anything with `encode_image`, `encode_text` or `encode_audio` and a `preprocess` that takes the same words,
-    or a model of one tower with head="pool". Raises ValueError for one that gives no vectors.
+    model: anything with `encode_image`, `encode_text` or `encode_audio` and a matching `preprocess`, or a model of one
+    tower with head="pool". Raises ValueError for a model without pooled features.
     """
 
     def __init__(self, model: Any) -> None:
@@ -31,7 +31,7 @@ class Encoder:
         if self.single:
             if getattr(getattr(model, "config", None), "head", None) != "pool":
                 raise ValueError(
-                    f"{type(model).__name__} gives no vectors to compare: expected a model of several towers "
+                    f"{type(model).__name__} has no embeddings to compare: expected a model of several towers "
                     "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
                 )
             self.modalities = tuple(record.name for record in of_inputs(model.inputs))
@@ -41,15 +41,15 @@ class Encoder:
     def need(self, kind: str, what: str = "") -> None:
         """Raise ValueError unless there is a tower for `kind`."""
         if kind not in self.modalities:
-            said = f"{what}: " if what else ""
-            raise ValueError(f"{said}the model has no {kind} tower; it has {', '.join(self.modalities)}")
+            prefix = f"{what}: " if what else ""
+            raise ValueError(f"{prefix}the model has no {kind} tower; it has {', '.join(self.modalities)}")
 
     def prepare(self, kind: str, items: Sequence[Any]) -> dict[str, Tensor]:
-        """What `encode` takes, of things of one kind: pictures or sounds (or their paths), or texts."""
-        many: Any = list(items)
+        """The batch for `encode`, from items of one modality: images or audio clips (or their paths), or texts."""
+        values: Any = list(items)
         if self.single:
-            return dict(self.model.preprocess(many))
-        return dict(self.model.preprocess(**{MODALITIES[kind].argument: many}))
+            return dict(self.model.preprocess(values))
+        return dict(self.model.preprocess(**{MODALITIES[kind].argument: values}))
 
     @torch.no_grad()
     def encode(self, kind: str, batch: Mapping[str, Tensor]) -> Tensor:
@@ -66,7 +66,7 @@ class Encoder:
         return F.normalize(rows.float().cpu(), dim=-1)
 
     def vectors(self, kind: str, items: Sequence[Any], batch_size: int = 64) -> Tensor:
-        """float32 [N, D], each row of length 1, of things of one kind."""
+        """float32 [N, D], each row of length 1, of items of one modality."""
         self.need(kind)
         starts = range(0, len(items), batch_size)
         return torch.cat([self.encode(kind, self.prepare(kind, items[i : i + batch_size])) for i in starts])
@@ -83,14 +83,14 @@ def fingerprint(model: Any) -> str:
         model = model.source_()
         if model is None:
             raise ValueError("the model that this one was optimized from is gone: keep it, its weights are what counts")
-    told = {
+    description = {
         "family": getattr(model, "family", type(model).__name__),
-        "config": renamed.in_format_1(_told(getattr(model, "config", None))),
-        "preprocess": renamed.in_format_1(_told(getattr(model, "preprocess", None))),
+        "config": renamed.in_format_1(_description(getattr(model, "config", None))),
+        "preprocess": renamed.in_format_1(_description(getattr(model, "preprocess", None))),
         "files": model.preprocess.files() if hasattr(getattr(model, "preprocess", None), "files") else {},
         "precision": str(precision),
     }
-    digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(description, sort_keys=True, default=str).encode(), digest_size=16)
     state = model.state_dict() if isinstance(model, nn.Module) else {}
     with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
         for part in pool.map(_digest, sorted(state.items())):
@@ -98,7 +98,7 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _told(value: Any) -> Any:
+def _description(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else repr(type(value))
 
 

@@ -1,4 +1,4 @@
-"""What a search found, as one HTML file: no server, no network, no script; pictures and sounds are within it."""
+"""Search results as one HTML file with images and audio inside it: no server, no network, no script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from zoo.utils.files import write_atomic
 
 @dataclass(frozen=True)
 class Card:
-    """One answer. thing: a picture or a sound (a path, a PIL image, uint8 [C, H, W], (waveform, rate)) or a text;
-    right: whether it is a true answer, where that is known."""
+    """One result. item: an image or an audio clip (a path, a PIL image, uint8 [C, H, W], (waveform, sampling rate)) or
+    a text; right: whether it is a correct result, where that is known."""
 
-    thing: Any
+    item: Any
     score: float | None = None
     caption: str = ""
     right: bool | None = None
@@ -23,18 +23,18 @@ class Card:
 
 def write_page(path: str | Path, results: Sequence[tuple[Any, Sequence[Any]]], *, title: str = "Search",
                note: str = "") -> Path:  # fmt: skip
-    """Write the answers to one or several queries as one HTML file that any browser shows, and return its path.
+    """Write the results of one or several queries as one HTML file, and return its path.
 
-    results: (query, answers) each. A query is a text, a picture or a sound; an answer is a `Hit` of `zoo.search` or a
-    `Card`. note: a line below the title, such as which model searched where. A file that cannot be shown says why.
+    results: (query, results) each. A query is a text, an image or an audio clip; a result is a `Hit` of `zoo.search` or
+    a `Card`. note: a line below the title, such as the model and the corpus. A file that cannot be shown says why.
     """
     if not results:
-        raise ValueError("no results to write: expected (query, answers) of at least one query")
+        raise ValueError("no results to write: expected (query, results) of at least one query")
     sections = [section(i, query, [as_card(hit) for hit in hits]) for i, (query, hits) in enumerate(results)]
-    said = f'<p class="note">{isolated(note)}</p>' if note else ""
+    note_html = f'<p class="note">{isolated(note)}</p>' if note else ""
     links = "".join(f'<li><a href="#q{i}">{isolated(short(query))}</a></li>' for i, (query, _) in enumerate(results))
     menu = f'<nav aria-label="Queries"><ol>{links}</ol></nav>' if len(results) > 1 else ""
-    page = PAGE.format(title=escape(title), head=isolated(title), style=STYLE, note=said, menu=menu,
+    page = PAGE.format(title=escape(title), head=isolated(title), style=STYLE, note=note_html, menu=menu,
                        main="\n".join(sections))  # fmt: skip
     write_atomic(path, page)
     return Path(path)
@@ -51,32 +51,32 @@ def section(number: int, query: Any, cards: list[Card]) -> str:
     best, least = (max(scores), min(0.0, *scores)) if scores else (1.0, 0.0)
     items = "\n".join(item(rank, card, best, least) for rank, card in enumerate(cards, 1))
     name = isolated(short(query))
-    asked = f"<h2>{name}</h2>"
+    heading = f"<h2>{name}</h2>"
     if not is_text(query):
-        asked = f'<h2 class="thing">{media(query, short(query))}<span>{name}</span></h2>'
-    many = f"{len(cards)} answer{'s' * (len(cards) != 1)}" if cards else "nothing found"
+        heading = f'<h2 class="item">{media(query, short(query))}<span>{name}</span></h2>'
+    many = f"{len(cards)} result{'s' * (len(cards) != 1)}" if cards else "nothing found"
     return (
-        f'<section id="q{number}"><header><p class="label">Query</p>{asked}'
+        f'<section id="q{number}"><header><p class="label">Query</p>{heading}'
         f'<p class="count">{many}</p></header>\n<ol class="cards">\n{items}\n</ol></section>'
     )
 
 
 def item(rank: int, card: Card, best: float, least: float) -> str:
-    caption = card.caption or ("" if is_text(card.thing) else short(card.thing))
+    caption = card.caption or ("" if is_text(card.item) else short(card.item))
     mark = '<span class="mark">right</span>' if card.right else ""
     score = ""
     if card.score is not None:
         share = (card.score - least) / (best - least) if best > least else 1.0
         score = f'<span class="bar" style="--share:{share:.3f}"></span><span class="score">{card.score:.3f}</span>'
-    kind = "right" if card.right else "answer"
-    said = f"answer {rank}" + (f": {caption}" if caption else "")
+    kind = "right" if card.right else "result"
+    alt = f"result {rank}" + (f": {caption}" if caption else "")
     return (
-        f'<li class="{kind}"><figure>{media(card.thing, said)}<figcaption><span class="rank">{rank}</span>'
+        f'<li class="{kind}"><figure>{media(card.item, alt)}<figcaption><span class="rank">{rank}</span>'
         f'<span class="name">{isolated(caption)}{mark}</span>{score}</figcaption></figure></li>'
     )
 
 
-# --- Things -----------------------------------------------------------------------------------------------------------
+# --- Items -----------------------------------------------------------------------------------------------------------
 
 
 def media(item: Any, alt: str) -> str:
@@ -92,8 +92,8 @@ def media(item: Any, alt: str) -> str:
         return f'<div class="missing"><span>cannot be shown: {isolated(" ".join(str(error).split()))}</span></div>'
 
 
-def is_text(thing: Any) -> bool:
-    return isinstance(thing, str) and item_modality(thing) == "text"
+def is_text(item: Any) -> bool:
+    return isinstance(item, str) and item_modality(item) == "text"
 
 
 def short(item: Any) -> str:
@@ -149,8 +149,8 @@ section { margin-top: 2.5rem; scroll-margin-top: 1rem; }
 section header { display: grid; gap: 0.1rem; margin-bottom: 1rem; }
 .label, .count { margin: 0; color: var(--soft); font-size: 0.85rem; }
 h2 { margin: 0; font-size: clamp(1.4rem, 3vw, 2rem); line-height: 1.2; font-weight: 650; overflow-wrap: anywhere; }
-h2.thing { display: flex; align-items: end; gap: 0.8rem; font-size: 1.1rem; }
-h2.thing img { max-width: 14rem; max-height: 10rem; width: auto; height: auto; border-radius: 0.5rem; }
+h2.item { display: flex; align-items: end; gap: 0.8rem; font-size: 1.1rem; }
+h2.item img { max-width: 14rem; max-height: 10rem; width: auto; height: auto; border-radius: 0.5rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 100%), 1fr)); gap: 1rem; margin: 0;
   padding: 0; list-style: none; }
 .cards > li { background: var(--card); border: 1px solid var(--line); border-radius: 0.7rem; overflow: hidden; }

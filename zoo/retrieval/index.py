@@ -8,7 +8,7 @@ from torch import Tensor
 from zoo.utils.errors import did_you_mean
 
 Engine = Literal["exact", "faiss"]
-SCORES = 1 << 22  # that are in memory at once: below what the allocator takes from the system anew each time
+SCORES = 1 << 22  # that are in memory at once: below what the allocator requests from the system each time
 CONVERTED = 1 << 20  # numbers of a half-precision matrix that are made float32 at once, to stay in the cache
 UNIT = 1.01  # the greatest length of a row that was of length 1 before it was stored in half precision
 

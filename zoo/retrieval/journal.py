@@ -1,4 +1,4 @@
-"""Work that can be stopped at any moment and gone on with: vectors on disk, and a journal of what they are of."""
+"""The resume journal of `zoo.embed`: vectors on disk, and which items they belong to."""
 
 import json
 import os
@@ -20,10 +20,10 @@ SECONDS = 2.0  # between two writings of what is done: what a kill costs at most
 
 @dataclass
 class EmbeddingJournal:
-    """Rows that are computed, on disk beside the file that they will stand in.
+    """Finished rows, on disk beside the file they will be written to.
 
-    rows.bin holds vectors one after the other, journal.jsonl which items they are of. A line is written once its rows
-    are on disk, so whatever moment a run is killed at, what the journal tells is there.
+    rows.bin holds the vectors one after the other, journal.jsonl their items. A line is written once its rows are on
+    disk, so the journal is right whenever a run is killed.
     """
 
     path: Path
@@ -72,11 +72,11 @@ class EmbeddingJournal:
             if not lines or json.loads(lines[0]) != self.plan:
                 return False
             for line in lines[1:]:
-                told = json.loads(line)
-                self.width = told.get("width", self.width)
-                for item in told.get("items", ()):
+                entry = json.loads(line)
+                self.width = entry.get("width", self.width)
+                for item in entry.get("items", ()):
                     self.rows[Item(*item)] = len(self.rows)
-                for item, reason in told.get("broken", ()):
+                for item, reason in entry.get("broken", ()):
                     self.broken[Item(*item)] = reason
         except (ValueError, TypeError):
             return False
@@ -86,7 +86,7 @@ class EmbeddingJournal:
         return len(self.rows) * self.width * DTYPES[self.plan["dtype"]].itemsize
 
     def _cut(self) -> None:
-        """Take off what was written and not told any more."""
+        """Remove rows that no line of the journal names."""
         os.truncate(self.path / "rows.bin", self._bytes())
         file = self.path / "journal.jsonl"
         text = file.read_bytes()

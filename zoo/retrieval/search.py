@@ -1,8 +1,8 @@
-"""Exact search among vectors: `zoo.search`, and `Index`, the k best rows of a matrix that may be larger than memory.
+"""`zoo.search`: exact nearest-neighbor search by text, image, audio clip or vector.
 
-The answer is that of exact arithmetic on the stored numbers, whatever the chunks, the threads and the library: the
-scores of all rows are products in float32, whose error is bounded; what may be among the best within that error is
-computed again in float64. Equal scores come in the order of their rows.
+The result is that of exact arithmetic on the stored numbers, whatever the chunk size, thread count or library: scores
+are computed in float32, whose error is bounded, and the candidates within that error again in float64. Equal scores
+are ordered by row.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from zoo.utils.errors import LoadError, did_you_mean
 
 
 class Hit(NamedTuple):
-    """One answer. name: a path as the file of embeddings has it, or a text; score: the cosine; path: None of a text."""
+    """One result. name: a path as in the file of embeddings, or a text; score: cosine similarity; no path: a text."""
 
     name: str
     score: float
@@ -47,37 +47,37 @@ def search(
     html: str | Path | None = None,
     progress: bool = True,
 ) -> Any:
-    """The k things most like a query, best first: [(name, score, kind, path), ...]; for a list of queries one for each.
+    """The k nearest items, best first: [(name, score, kind, path), ...]; for a list of queries, a list of these.
 
     Args:
-        query: A text, a picture or a sound (a path, a PIL image, (waveform, rate)), or a vector float [D]. A string
-            that ends like a picture or a sound is a path.
-        inside: What `zoo.embed` wrote, or a folder. A folder is embedded into the user's cache, and when it has changed
-            only what is new in it.
-        model: Of the same fingerprint as the vectors; a folder or hub name is loaded. Default: where the file of
-            embeddings says that its model came from.
-        modalities: Which of "image", "text", "audio" to look among; default all but texts, unless there are texts alone.
-        engine: "faiss" looks in an index of faiss (an extra: pip install attention-zoo[search]); the answers are equal.
-        on_error: Of a folder: broken files are left out with a warning, or "stop" raises at the first.
-        html: Where to write the answers as one HTML file.
+        query: A text, an image or an audio clip (a path, a PIL image, (waveform, sampling rate)), or a vector float
+            [D]. A string that ends like an image or audio file is a path.
+        inside: A file of `zoo.embed`, or a folder. A folder is embedded into the user's cache; later only new and
+            changed files are.
+        model: The model that made the vectors (compared by fingerprint); a folder or hub name is loaded. Default: the
+            source that the file of embeddings names.
+        modalities: Which of "image", "text", "audio" to search; default: all but texts, unless there are only texts.
+        engine: "exact", or "faiss" (an extra: pip install attention-zoo[search]) with the same results.
+        on_error: For a folder: "skip" omits broken files with a warning, "raise" stops at the first.
+        html: Path of an HTML page to write with the results.
 
     Raises:
-        ValueError: An empty query, k < 1, vectors of another model, or a kind that the model has no tower for.
+        ValueError: An empty query, k < 1, vectors of another model, or a modality without a tower.
     """
     many = isinstance(query, list)
     queries = query if many else [query]
     check_queries(queries, k, modalities)
     if not queries:
         return []
-    found, towers = opened(inside, model, queries, on_error, progress)
-    vectors = torch.cat([vector_of(each, towers, found) for each in queries])
+    found, encoder = opened(inside, model, queries, on_error, progress)
+    vectors = torch.cat([vector_of(each, encoder, found) for each in queries])
     index = Index(found.vectors, longest=UNIT, engine=engine)
     scores, rows = index.top(vectors, k, where=rows_of(found, modalities))
     hits = [[hit_of(found, i, s) for s, i in zip(*pair)] for pair in zip(scores, rows)]
     if html is not None:
         where = found.folder.name if found.folder else found.file.name if found.file else "memory"
         pairs = list(zip(queries, hits))
-        write_page(html, pairs, title="Search", note=f"{len(found):,} things in {where}, scores are cosines")
+        write_page(html, pairs, title="Search", note=f"{len(found):,} items in {where}; scores are cosine similarities")
     return hits if many else hits[0]
 
 
@@ -89,7 +89,7 @@ def check_queries(queries: list[Any], k: int, modalities: Sequence[str] | None) 
             raise ValueError(f"modalities: {kind!r} is not one of {', '.join(NAMES)}{did_you_mean(kind, NAMES)}")
     for query in queries:
         if isinstance(query, str) and not query.strip():
-            raise ValueError("the query is empty: expected a text, or the path of a picture or a sound")
+            raise ValueError("the query is empty: expected a text, or the path of an image or audio file")
         if isinstance(query, str | Path) and item_modality(query) != "text" and not Path(query).is_file():
             raise ValueError(f"there is no file {query} to search with")
 
@@ -97,7 +97,7 @@ def check_queries(queries: list[Any], k: int, modalities: Sequence[str] | None) 
 def opened(
     inside: str | Path | Embeddings, model: Any, queries: list[Any], on_error: Literal["raise", "skip"], progress: bool
 ) -> tuple[Embeddings, Encoder | None]:
-    """The vectors to look through, and the towers for the queries (None where all are vectors)."""
+    """The vectors to search, and the encoder of the queries (None where all are vectors)."""
     found = inside if isinstance(inside, Embeddings) else None
     is_folder = found is None and Path(inside).is_dir()  # type: ignore[arg-type]
     if found is None and not is_folder:
@@ -137,23 +137,23 @@ def cached(folder: Path, model: Any) -> Path:
 
 
 def readable(file: Path) -> bool:
-    """Whether a file of the cache can be used; one that cannot is made anew."""
+    """Whether a cached file can be used; a damaged one is written again."""
     try:
         return bool(Embeddings.open(file).fingerprint)
     except LoadError:
         return False
 
 
-def vector_of(query: Any, towers: Encoder | None, found: Embeddings) -> Tensor:
+def vector_of(query: Any, encoder: Encoder | None, found: Embeddings) -> Tensor:
     """float32 [1, D] of length 1."""
     if isinstance(query, Tensor) and query.ndim == 1:
         return F.normalize(query.detach().float().cpu()[None], dim=-1)
-    assert towers is not None
+    assert encoder is not None
     kind = item_modality(query)
-    towers.need(kind, f"a query by {kind}")
+    encoder.need(kind, f"a query by {kind}")
     if kind == "text" and isinstance(query, Path):
         query = query.read_text(encoding="utf-8")
-    return towers.vectors(kind, [query])
+    return encoder.vectors(kind, [query])
 
 
 def rows_of(found: Embeddings, modalities: Sequence[str] | None) -> Tensor | None:

@@ -1,7 +1,7 @@
-"""`zoo.zero_shot`: a classifier from the names of its classes, for models with a text tower.
+"""`zoo.zero_shot`: zero-shot classification from class names, for models with a text tower.
 
-Each name is put into several sentences; the mean of their vectors is the class (prompt ensembling, Radford et al. 2021,
-https://arxiv.org/abs/2103.00020, section 3.1.4), and a picture or a sound belongs to the class it lies closest to.
+Each name is put into several prompts; the mean of their embeddings is the class (prompt ensembling, Radford et al.
+2021, https://arxiv.org/abs/2103.00020, section 3.1.4). An image or audio clip gets the class nearest to it.
 """
 
 import json
@@ -25,10 +25,10 @@ SCALE = 100.0  # of a model that has no temperature of its own
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """A classifier made of texts: `classifier.predict(picture)`.
+    """A zero-shot classifier: `classifier.predict(image)`.
 
-    weights: float32 [C, D], a row of length 1 per label; kind: of what is classified, "image" or "audio"; scale, bias:
-    the model's, by which cosines become logits.
+    weights: float32 [C, D], a unit vector per label; kind: the modality that is classified, "image" or "audio"; scale,
+    bias: of the model, from cosine similarities to logits.
     """
 
     model: Any
@@ -40,25 +40,25 @@ class ZeroShot:
     bias: float | None = None
 
     def cosines(self, x: Any) -> Tensor:
-        """One thing or a list of them -> float32 [B, C]."""
+        """Cosine similarities float32 [B, C] of an item, or of a list of items, with the classes."""
         items = list(x) if isinstance(x, list) else [x]
-        for thing in items:
-            if (kind := item_modality(thing)) != self.kind:
-                raise ValueError(f"{thing!r} is a {kind}: this classifier is for {MODALITIES[self.kind].plural}")
-            if isinstance(thing, str | Path) and not Path(thing).is_file():
-                raise ValueError(f"there is no file {thing}")
+        for item in items:
+            if (kind := item_modality(item)) != self.kind:
+                raise ValueError(f"{item!r} is a {kind}: this classifier is for {MODALITIES[self.kind].plural}")
+            if isinstance(item, str | Path) and not Path(item).is_file():
+                raise ValueError(f"there is no file {item}")
         return Encoder(self.model).vectors(self.kind, items) @ self.weights.T
 
     def predict(self, x: Any, top_k: int = 5, each: bool = False) -> Any:
-        """The `top_k` most probable labels, [(label, probability), ...], best first; for a list of things a list of them.
+        """The `top_k` most probable labels, [(label, probability), ...], best first; for a list, a list.
 
-        each: the probability of each label by itself, for models of SigLIP's loss; they need not add up to 1.
+        each: independent probabilities per label, for models with SigLIP's loss; they need not sum to 1.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k}: expected at least 1")
         if each and self.bias is None:
             raise ValueError(
-                "each=True needs a model of SigLIP's loss: this one's probabilities are of one label of all"
+                "each=True needs a model with SigLIP's loss: the probabilities of this one sum to 1 over the labels"
             )
         if isinstance(x, list) and not x:
             return []
@@ -73,12 +73,12 @@ class ZeroShot:
         """Write weights, labels and templates, and the model's fingerprint, as safetensors; returns the path."""
         from safetensors.torch import save_file
 
-        told = {
+        metadata = {
             "library": LIBRARY, "fingerprint": fingerprint(self.model), "labels": json.dumps(self.labels),
             "templates": json.dumps(self.templates), "kind": self.kind,
         }  # fmt: skip
         file = Path(file)
-        write_atomic(file, lambda part: save_file({"weights": self.weights.contiguous()}, part, told))
+        write_atomic(file, lambda part: save_file({"weights": self.weights.contiguous()}, part, metadata))
         return file
 
     def __repr__(self) -> str:
@@ -92,21 +92,21 @@ def zero_shot(
     *,
     kind: str | None = None,
 ) -> ZeroShot:
-    """A classifier of pictures or sounds from the names of its classes.
+    """A zero-shot classifier of images or audio clips from class names.
 
-        zoo.zero_shot(model, ["cat", "dog"]).predict("picture.png")         [("dog", 0.97), ("cat", 0.03)]
+        zoo.zero_shot(model, ["cat", "dog"]).predict("image.png")         [("dog", 0.97), ("cat", 0.03)]
 
-    labels: names, or a file that `ZeroShot.save` wrote (then the model has to be the one that it was made with).
-    templates: sentences with {} where the name goes, one of them, or a text file with one in each line; default: some
-    for pictures and some for sounds, see `Modality.templates`. kind: "image" or "audio", where the model takes both.
+    labels: class names, or a file that `ZeroShot.save` wrote (with the model that it was made with).
+    templates: prompts with {} in place of the name, a single one, or a text file with one per line; default: those of
+    the modality (`Modality.templates`). kind: "image" or "audio", for a model that takes both.
     """
-    towers = Encoder(model)
+    encoder = Encoder(model)
     if isinstance(labels, str | Path):
-        return read(towers, Path(labels), templates)
-    towers.need("text", "classifying by names")
-    items = [each for each in towers.modalities if each != "text"]
+        return read(encoder, Path(labels), templates)
+    encoder.need("text", "classifying by names")
+    items = [each for each in encoder.modalities if each != "text"]
     if kind is not None:
-        towers.need(kind)
+        encoder.need(kind)
     elif not items:
         raise ValueError("the model has a text tower alone: there is nothing to classify")
     kind = kind or items[0]
@@ -116,7 +116,7 @@ def zero_shot(
     names = checked_labels(labels)
     sentences = checked_templates(MODALITIES[kind].templates if templates is None else templates)
     prompts = [sentence.replace("{}", name) for name in names for sentence in sentences]
-    rows = towers.vectors("text", prompts).unflatten(0, (len(names), len(sentences)))
+    rows = encoder.vectors("text", prompts).unflatten(0, (len(names), len(sentences)))
     return ZeroShot(model, names, F.normalize(rows.mean(1), dim=-1), sentences, kind, *temperature(model))
 
 
@@ -152,7 +152,7 @@ def temperature(model: Any) -> tuple[float, float | None]:
     )
 
 
-def read(towers: Encoder, file: Path, templates: Any) -> ZeroShot:
+def read(encoder: Encoder, file: Path, templates: Any) -> ZeroShot:
     """A classifier that was saved. Raises LoadError, or ValueError where it is another model's."""
     from safetensors import SafetensorError, safe_open
 
@@ -162,16 +162,16 @@ def read(towers: Encoder, file: Path, templates: Any) -> ZeroShot:
         raise LoadError(f"there is no classifier {file}; labels are given as a list, and ZeroShot.save writes a file")
     try:
         with safe_open(file, "pt") as handle:
-            told, weights = handle.metadata() or {}, handle.get_tensor("weights")
+            metadata, weights = handle.metadata() or {}, handle.get_tensor("weights")
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{file} is damaged, or no classifier: {error}") from None
-    if told.get("library") != LIBRARY:
-        raise LoadError(f"{file} is no classifier that ZeroShot.save wrote")
-    labels = json.loads(told["labels"])
-    if told["fingerprint"] != (mark := fingerprint(towers.model)):
+    if metadata.get("library") != LIBRARY:
+        raise LoadError(f"{file} is not a classifier written by ZeroShot.save")
+    labels = json.loads(metadata["labels"])
+    if metadata["fingerprint"] != (mark := fingerprint(encoder.model)):
         raise ValueError(
-            f"{file} was made with another model: its fingerprint is {told['fingerprint'][:12]}..., that of the model "
-            f"given {mark[:12]}... Give that model, or make the classifier anew from its {len(labels)} labels"
+            f"{file} was made with another model: its fingerprint is {metadata['fingerprint'][:12]}..., the "
+            f"model's is {mark[:12]}... Use that model, or build the classifier again from its {len(labels)} labels"
         )
-    sentences = tuple(json.loads(told["templates"]))
-    return ZeroShot(towers.model, labels, weights, sentences, told["kind"], *temperature(towers.model))
+    sentences = tuple(json.loads(metadata["templates"]))
+    return ZeroShot(encoder.model, labels, weights, sentences, metadata["kind"], *temperature(encoder.model))
