@@ -84,9 +84,9 @@ def test_rates_are_never_mixed_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content", "says"), [
-    ("notes.wav", b"this is no sound", "no sound file"),
-    ("empty.wav", b"", "no sound file|empty"),
-    ("cut.wav", None, "cut off"),
+    ("notes.wav", b"this is not audio", "not a readable audio file"),
+    ("empty.wav", b"", "not a readable audio file|empty"),
+    ("cut.wav", None, "truncated"),
     ("short.wav", "one", r"has 1 samples, expected at least 25 ms \(200 samples\)"),
 ])  # fmt: skip
 def test_broken_files_stop_or_are_left_out(tmp_path: Path, name: str, content: bytes | str | None, says: str,
@@ -107,7 +107,7 @@ def test_broken_files_stop_or_are_left_out(tmp_path: Path, name: str, content: b
 def test_broken_rows_of_a_table_are_named(tmp_path: Path) -> None:
     sounds = [write(tmp_path / f"{i}.wav", 200 + 50 * i) for i in range(4)]
     file = parquet(tmp_path / "t.parquet", [*sounds, b"no sound", None], label=[0, 1, 0, 1, 0, 1])
-    with pytest.raises(DataError, match=r"t\.parquet, row 4.*no sound file"):
+    with pytest.raises(DataError, match=r"t\.parquet, row 4.*not a readable audio file"):
         load(file)
     assert len(load(file, on_error="skip").train) == 2  # and two for the test
     (tmp_path / "list.csv").write_text("file,label\n0.wav,a\nmissing.wav,b\n")
