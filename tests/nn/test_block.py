@@ -50,7 +50,7 @@ def test_orders(order, scaled):
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])
-def test_cross_attention_stands_between(order):
+def test_cross_attention_is_between_mixer_and_mlp(order):
     spec = BlockConfig(width=WIDTH, heads=2, order=order)
     made = spec.block(0, 1, cross="softmax", memory_width=12)
     initialize(made, 0)
@@ -69,7 +69,7 @@ def test_cross_attention_stands_between(order):
         BlockConfig(width=WIDTH, heads=2, order="parallel").block(0, 1, cross="softmax")
 
 
-def test_the_final_norm_stands_where_the_stream_is_unnormed():
+def test_the_final_norm_follows_pre_norm_blocks():
     assert BlockConfig(width=8, heads=2).stack(1).norm is not None
     assert BlockConfig(width=8, heads=2, order="post").stack(1).norm is None
     assert isinstance(BlockConfig(width=8, heads=2, norm="rms").stack(1).norm, nn.RMSNorm)
@@ -109,7 +109,7 @@ def test_drop_path_skips_whole_samples_and_keeps_the_mean():
     assert (y[:1] - exact).abs().max() > 0
 
 
-def test_drop_path_is_drawn_per_row_of_packed_tokens():
+def test_drop_path_is_sampled_per_row_of_packed_tokens():
     groups = Groups(((2, 3), (1, 5)), torch.arange(11), torch.arange(11))
     y = torch.ones(1, 11, 4)
     seen = set()
@@ -123,7 +123,7 @@ def test_drop_path_is_drawn_per_row_of_packed_tokens():
     assert len(seen) == 8
 
 
-def test_drop_path_grows_with_depth_and_dropout_sleeps_in_evaluation():
+def test_drop_path_grows_with_depth_and_dropout_is_off_in_eval():
     stack = BlockConfig(width=8, heads=2, drop_path=0.3, dropout=0.5).stack(4)
     assert [b.drop_path for b in stack] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert BlockConfig(width=8, heads=2, drop_path=0.3).stack(1)[0].drop_path == 0
@@ -133,7 +133,7 @@ def test_drop_path_grows_with_depth_and_dropout_sleeps_in_evaluation():
     assert not torch.equal(stack.train()(x), stack(x))
 
 
-def test_layer_scale_starts_where_asked():
+def test_layer_scale_starts_at_the_given_value():
     made = BlockConfig(width=8, heads=2, layer_scale=1e-4).block(0, 1)
     initialize(made, 0)
     assert (made.scale1.gamma == 1e-4).all() and (made.scale2.gamma == 1e-4).all()
@@ -146,7 +146,7 @@ def attention(width=WIDTH, **options):
     return made
 
 
-def test_projections_take_biases_as_asked():
+def test_biases_of_projections():
     made = attention(bias=True, k_bias=False, out_bias=False)
     present = [getattr(made, part).bias is not None for part in ("q", "k", "v", "out")]
     assert present == [True, False, True, False]
@@ -182,7 +182,7 @@ def test_whatever_wraps_a_projection_is_called():
     torch.testing.assert_close(made.project(x)[1], made.k(x))
 
 
-def test_queries_and_keys_are_normed_before_they_are_turned():
+def test_queries_and_keys_are_normalized_before_rotation():
     made, x = attention(qk_norm=nn.RMSNorm), tokens()
     with torch.no_grad():
         made.q_norm.weight.copy_(torch.rand(4) + 0.5)

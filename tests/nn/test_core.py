@@ -76,7 +76,7 @@ def test_maps_are_the_weights(kind):
 
 
 @pytest.mark.parametrize("cls", [*KINDS, "own"])
-def test_maps_of_padded_rows_speak_of_places_too(cls):
+def test_maps_of_padded_rows_use_positions(cls):
     """What a core hides by itself counts real tokens, in its maps as in its outputs."""
     spec = CoreSpec(heads=HEADS, kv_heads=HEADS, head_dim=DIM)
     core, (q, k, v) = Tokened(spec) if cls == "own" else core_of(cls), qkv()
@@ -91,7 +91,7 @@ def test_maps_of_padded_rows_speak_of_places_too(cls):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_sum_to_one_or_are_blind(kind):
+def test_rows_sum_to_one_or_are_fully_masked(kind):
     core, (q, k, _) = core_of(kind), qkv()
     for name, mask in masks().items():
         if honored(kind, name, "none"):
@@ -102,7 +102,7 @@ def test_rows_sum_to_one_or_are_blind(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_the_slow_twin(kind):
+def test_gradients_equal_those_of_the_reference(kind):
     core = core_of(kind, groups=2).double()
     bias = torch.randn(1, HEADS, TOKENS, TOKENS, dtype=torch.float64)
     for name, mask in masks().items():
@@ -122,7 +122,7 @@ def test_gradients_are_those_of_the_slow_twin(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_that_sees_nobody_gives_zeros_and_zero_gradients(kind, dtype):
+def test_a_fully_masked_row_gives_zeros_and_zero_gradients(kind, dtype):
     core = core_of(kind, groups=2).to(dtype)
     keep = torch.ones(2, TOKENS, dtype=torch.bool)
     keep[0] = False  # nobody at all
@@ -142,7 +142,7 @@ def test_a_row_that_sees_nobody_gives_zeros_and_zero_gradients(kind, dtype):
 @pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.float32).min])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", SCORED)
-def test_a_bias_may_hide(kind, dtype, hidden):
+def test_a_bias_may_mask(kind, dtype, hidden):
     """Masks in the additive form of transformers compute what the bool form does."""
     core, (q, k, v) = core_of(kind, groups=2).to(dtype), qkv(groups=2, dtype=dtype)
     allowed = CAUSAL.dense(TOKENS, TOKENS)
@@ -153,7 +153,7 @@ def test_a_bias_may_hide(kind, dtype, hidden):
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", SCORED)
-def test_a_bias_that_hides_whole_rows_keeps_the_law(kind, dtype, learned):
+def test_a_bias_that_masks_whole_rows(kind, dtype, learned):
     core, (q, k, v) = core_of(kind).to(dtype), qkv(dtype=dtype)
     bias = torch.zeros(TOKENS, TOKENS)
     bias[2] = -torch.inf  # nobody
@@ -166,7 +166,7 @@ def test_a_bias_that_hides_whole_rows_keeps_the_law(kind, dtype, learned):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-def test_nothing_leaks_from_the_future(kind, scale):
+def test_later_tokens_do_not_leak(kind, scale):
     """Later tokens change, earlier outputs do not by one bit, the slow twin's neither."""
     core, (q, k, v) = core_of(kind, causal=True), (t * scale for t in qkv())
     later = [t.clone() for t in (q, k, v)]
@@ -180,7 +180,7 @@ def test_nothing_leaks_from_the_future(kind, scale):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hidden_keys_have_no_influence(kind):
+def test_masked_keys_have_no_influence(kind):
     core, (q, k, v) = core_of(kind, groups=2), qkv(groups=2)
     hidden = ~KEEP.bool()[:, None, :, None]
     y = core(q, k, v, PaddingMask(KEEP))
@@ -200,7 +200,7 @@ def test_shared_keys_are_repeated_keys(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_stays_near(kind):
+def test_half_precision_is_close_to_float32(kind):
     q, k, v = qkv(groups=2)
     core = core_of(kind, groups=2)
     exact = core(q, k, v, CAUSAL)
@@ -209,7 +209,7 @@ def test_half_precision_stays_near(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_length_by_name_alone(kind):
+def test_sequences_of_any_length(kind):
     core = build_core(kind, CoreSpec(heads=2, kv_heads=2, head_dim=8, causal=True))
     initialize(core, 0)
     for n in (1, 2, 17, 63, 64, 65, 131):
@@ -285,7 +285,7 @@ def test_patterns(kind):
     assert torch.equal(core.weights(q, k)[0, 0] > 0, seen)
 
 
-def test_bigbird_sees_window_first_block_and_random_blocks():
+def test_bigbird_attends_to_window_first_block_and_random_blocks():
     core = build_core({"kind": "bigbird", "block": 2, "random": 1}, CoreSpec(heads=1, kv_heads=1, head_dim=4))
     n = 40
     q, k = torch.randn(2, 1, 1, n, 4)
@@ -299,7 +299,7 @@ def test_bigbird_sees_window_first_block_and_random_blocks():
     assert not torch.equal(other.weights(q, k)[0, 0] > 0, seen)  # each layer has its own graph
 
 
-def test_a_causal_window_holds_as_many_keys_as_asked():
+def test_a_causal_window_has_the_given_number_of_keys():
     core, (q, k, _) = core_of("local", causal=True), qkv()
     assert (core.weights(q, k)[0, 0] > 0).sum(-1).tolist() == [1, 2, 3, 4, 4, 4, 4, 4, 4]
 
@@ -330,7 +330,7 @@ class Tokened(Sigmoid):
 
 @pytest.mark.parametrize("cls", [Sigmoid, Near, Tokened])
 @pytest.mark.parametrize("groups", [4, 2])
-def test_one_method_is_enough(cls, groups):
+def test_a_core_needs_weights_only(cls, groups):
     core, (q, k, v) = cls(CoreSpec(heads=4, kv_heads=groups, head_dim=DIM)), qkv(groups=groups)
     for mask in masks().values():
         for bias in biases().values():
@@ -342,7 +342,7 @@ def test_one_method_is_enough(cls, groups):
         Core(CoreSpec(heads=4, kv_heads=4, head_dim=DIM))(*qkv())
 
 
-def test_weights_of_ones_own_are_handed_tensors():
+def test_custom_weights_get_tensors():
     given = {}
 
     class Looks(Core):
@@ -357,7 +357,7 @@ def test_weights_of_ones_own_are_handed_tensors():
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-def test_what_a_linear_kind_cannot_honor_is_named(kind):
+def test_linear_kinds_raise_for_unsupported_masks_and_biases(kind):
     core, (q, k, v) = core_of(kind), qkv()
     with pytest.raises(ValueError, match=rf"{kind}.*scores.*bias"):
         core(q, k, v, None, ALiBi(4))

@@ -21,7 +21,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_the_same_seed_gives_the_same_values_whatever_was_drawn_before():
+def test_values_depend_on_the_seed_alone():
     first = stack(3)
     torch.manual_seed(99)
     torch.rand(7)
@@ -57,7 +57,7 @@ def test_values_do_not_depend_on_the_order_of_construction():
     assert not torch.equal(a.x.weight, a.y.weight)
 
 
-def test_only_the_named_ones_are_drawn():
+def test_only_initializes_the_named_parameters():
     made, fresh = stack(0), stack(5)
     initialize(made, 5, only={"0.mixer.q.weight", "norm.bias"})
     old = stack(0).state_dict()
@@ -149,7 +149,7 @@ class Mine(Core):
         return self.scores(q, k, mask, bias).softmax(-1)
 
 
-def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
+def test_custom_classes_keep_the_values_of_their_constructor():
     with skip_init():
         made = BlockConfig(width=16, heads=2, attention="softmax").stack(1)
         mine = build_core(register_custom(Mine), CoreSpec(heads=2, kv_heads=2, head_dim=8))
@@ -161,7 +161,7 @@ def test_classes_of_ones_own_keep_what_their_constructor_gave_them():
     assert (made[0].norm1.weight == 1).all()
 
 
-def test_constructors_draw_nothing_while_uninitialized():
+def test_constructors_sample_nothing_under_skip_init():
     state = torch.get_rng_state()
     with skip_init():
         nn.Linear(4, 4)

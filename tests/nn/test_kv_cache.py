@@ -65,7 +65,7 @@ def decode(stack, x, sizes, position, state=None, mask=CAUSAL):
 @pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_decoding_is_the_full_forward_or_is_refused(kind, position, groups, windowed):
+def test_decoding_equals_the_full_forward_or_raises(kind, position, groups, windowed):
     stack, x, mask = decoder(kind, groups), tokens(), CAUSAL & Window(3, 0) if windowed else CAUSAL
     if kind in KERNELS and (position in ("alibi", "buckets") or windowed):
         with pytest.raises(ValueError, match=kind):
@@ -83,7 +83,7 @@ class Sigmoid(Core):
 
 @pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
 @torch.no_grad()
-def test_a_core_of_ones_own_decodes(position):
+def test_a_custom_core_decodes(position):
     stack, x = decoder(register_custom(Sigmoid), 2), tokens()
     full = stack(x, context(position, 0, N))
     torch.testing.assert_close(decode(stack, x, [3, 1, 1, 4, 2], position), full, atol=2e-5, rtol=0)
@@ -118,7 +118,7 @@ def test_a_padded_prompt_decodes_like_its_row_alone(kind, position):
 
 
 @torch.no_grad()
-def test_cropping_forgets_a_rejected_draft():
+def test_cropping_removes_a_rejected_draft():
     stack, x = decoder(groups=2), tokens()
     state = stack.new_state(BATCH, 4, x)
     stack(x[:, :6], context("rope", 0, 6), state=state)
@@ -165,7 +165,7 @@ def test_a_static_buffer_computes_the_same(kind, position):
 
 
 @torch.no_grad()
-def test_a_static_buffer_takes_one_graph_for_all_steps():
+def test_a_static_buffer_compiles_once():
     torch._dynamo.reset()
     stack, x = decoder(groups=2), tokens()
     state = stack.new_state(BATCH, 4, x)
@@ -206,7 +206,7 @@ def test_cross_attention_projects_its_memory_once():
     assert torch.equal(state[0].memory[0][0], state[0].memory[0][1])
 
 
-def test_what_cannot_decode_says_so():
+def test_mixers_without_a_cache_raise():
     stack = decoder("performer")
     x = tokens()
     with pytest.raises(ValueError, match="decoding needs a causal mask"):
@@ -218,7 +218,7 @@ def test_what_cannot_decode_says_so():
     assert isinstance(stack.new_state(1, 4, x), StackState)
 
 
-def test_a_state_takes_the_dtype_and_the_device_it_is_given():
+def test_a_state_has_the_dtype_and_device_of_its_inputs():
     state = decoder().new_state(3, 5, torch.zeros(1, dtype=torch.bfloat16))
     assert state[0].mixer.k.shape == (3, HEADS, 5, WIDTH // HEADS) and state[0].mixer.k.dtype == torch.bfloat16
     core = CoreSpec(heads=2, kv_heads=2, head_dim=4)

@@ -32,7 +32,7 @@ def exact(kind: str, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", ["performer", "rfa"])
-def test_more_features_come_nearer_to_softmax(kind, causal):
+def test_more_features_approximate_softmax_better(kind, causal):
     q, k = 0.5 * torch.randn(2, 2, 2, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mask = CAUSAL if causal else None
     target = exact(kind, q, k, CAUSAL.dense(24, 24) if causal else None)
@@ -150,7 +150,7 @@ def test_features_stay_in_range(kind, scale):
         torch.testing.assert_close(single, torch.ones(2, HEADS, 9, 8), atol=1e-3, rtol=0)
 
 
-def test_a_feature_map_of_ones_own():
+def test_a_custom_feature_map():
     """Subclassing Linear takes one method; all else is derived."""
 
     class Squares(LinearAttention):

@@ -85,7 +85,7 @@ def test_fewer_queries_than_keys_are_the_last_ones(name, queries):
 
 @settings(max_examples=60, deadline=None)
 @given(names, names, names)
-def test_and_and_or_compose(first, second, third):
+def test_masks_combine_with_and_and_or(first, second, third):
     (a, pa), (b, pb), (c, pc) = CASES[first], CASES[second], CASES[third]
     assert torch.equal(dense((a & b) | c), by_hand(lambda *i: (pa(*i) and pb(*i)) or pc(*i)))
     assert torch.equal(dense(a & (b | c)), by_hand(lambda *i: pa(*i) and (pb(*i) or pc(*i))))
@@ -101,7 +101,7 @@ def test_windows_on_a_grid(height, width, rows, columns, prefix):
 
 @settings(max_examples=60, deadline=None)
 @given(names, names, st.integers(1, 6))
-def test_hides_nothing_never_lies(first, second, queries):
+def test_hides_nothing_agrees_with_the_dense_mask(first, second, queries):
     for mask in (CASES[first][0], CASES[first][0] & CASES[second][0], CASES[first][0] | CASES[second][0]):
         if mask.hides_nothing(queries, 6) and not isinstance(mask, TensorMask):
             assert dense(mask, queries).all()
@@ -162,7 +162,7 @@ def links(mask, blocks, size):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_random_blocks_have_about_as_many_links_as_asked(count):
+def test_random_blocks_have_about_the_given_number_of_links(count):
     made = torch.stack([links(RandomBlocks(4, count, seed), 40, 4).sum(1) for seed in range(8)]).float()
     assert made.max() <= count  # drawn twice counts once
     assert count * 0.85 <= made[:, 8:].mean() <= count
@@ -192,7 +192,7 @@ def test_edges_are_pytorch_geometrics_dense_adjacency():
     assert torch.equal(seen, adjacency.mT)
 
 
-def test_edges_refuse_what_is_no_edge_list():
+def test_edges_of_a_wrong_shape_raise():
     for bad, nodes, message in ((EDGES, 5, "nodes=5"), (EDGES - 1, 6, "nodes=6"), (EDGES[:1], 6, r"\(1, 6\)")):
         with pytest.raises(ValueError, match=message):
             GraphMask(bad, nodes)
@@ -204,14 +204,14 @@ def test_an_empty_edge_list_leaves_the_loops():
     assert not GraphMask(none, 3, self_loops=False).dense(3, 3).any()
 
 
-def test_rows_that_see_nobody_are_opened_and_named():
+def test_fully_masked_rows_are_opened_and_returned():
     allowed, fully_masked = (CAUSAL & PaddingMask(KEEP)).evaluate(6, 6, None)
     assert fully_masked[1, 0, 0].all() and fully_masked.sum() == 1
     assert allowed[1, 0, 0].all() and allowed.any(-1).all()
     assert CAUSAL.evaluate(6, 6, None)[1] is None
 
 
-def test_a_view_speaks_of_positions():
+def test_a_view_uses_positions():
     keep = KEEP.bool()
     positions = keep.long().cumsum(1) - 1
     view = MaskView(Window(1, 0), positions, positions, keep)

@@ -25,7 +25,7 @@ def test_alibi_is_blooms_up_to_what_softmax_ignores(heads):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-def test_alibi_tells_distances_on_both_sides():
+def test_alibi_is_symmetric():
     dense = ALiBi(2).dense(4, 4)[0]
     assert torch.equal(dense, dense.mT)
     assert dense[0, 0].tolist() == pytest.approx([0, -1 / 16, -2 / 16, -3 / 16])
@@ -77,7 +77,7 @@ def test_a_bias_is_a_score_mod(bias):
     torch.testing.assert_close(ours, flex_attention(q, k, v, score_mod=bias.score_mod), atol=1e-6, rtol=0)
 
 
-def test_a_view_speaks_of_positions():
+def test_a_view_uses_positions():
     keep = torch.tensor([[0, 1, 1, 0, 1]])
     positions = (keep.cumsum(1) - 1).clamp(min=0)
     real = keep[0].nonzero()[:, 0]

@@ -63,7 +63,7 @@ def test_names_options_and_layers():
         ("examples/own.py:Mine", r"from own import Mine; zoo\.register_attention\('examples/own\.py:Mine', Mine\)"),
     ],
 )
-def test_what_is_wrong_is_named(kind, message):
+def test_errors_name_the_kind_or_option(kind, message):
     with pytest.raises(ValueError, match=message):
         build_core(kind, SPEC)
 
@@ -152,7 +152,7 @@ def test_a_class_in_a_file(tmp_path, monkeypatch, capsys, form):
         load_class(kind.replace(":Mine", ":Mien"))
 
 
-def test_a_name_of_a_config_imports_nothing(tmp_path, monkeypatch, capsys):
+def test_names_in_configs_import_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "kinds_of_theirs.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="loading a model runs no code"):

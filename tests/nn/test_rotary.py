@@ -104,7 +104,7 @@ def test_partial_rotation_is_gpt_neox():
     torch.testing.assert_close(y[..., :4], table(x[..., :4].contiguous()), atol=1e-6, rtol=0)
 
 
-def test_two_axes_turn_their_own_channels():
+def test_two_axes_rotate_separate_channels():
     grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0))  # [12, 2]: row, column
     x = torch.randn(1, 2, 12, 16, dtype=torch.float64)
     y = rotary(grid, 16)(x)
@@ -116,7 +116,7 @@ def test_two_axes_turn_their_own_channels():
         rotary(grid, 6)
 
 
-def test_rows_may_stand_at_different_places():
+def test_rows_may_have_different_positions():
     positions = torch.tensor([[0, 1, 2], [5, 6, 7]])
     x = torch.randn(2, 4, 3, 8)
     y = rotary(positions, 8)(x)

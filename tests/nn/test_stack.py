@@ -63,7 +63,7 @@ def contexts(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_dropped_masked_or_absent_is_the_same(kind):
+def test_dropped_masked_and_absent_padding_agree(kind):
     stack, x = encoder(kind, kv_heads=2), tokens()
     for name, context in contexts(kind).items():
         dropped = stack(x, context(N), keep=KEEP)
@@ -100,13 +100,13 @@ def test_padding_has_no_influence_on_gradients(kind, drop_padding):
         torch.testing.assert_close(value, alone[name], atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_whatever_stands_in_the_padding_is_not_seen():
+def test_values_at_padding_do_not_matter():
     stack, x = encoder(), tokens()
     other = torch.where(KEEP.bool()[..., None], x, torch.full_like(x, 1e6))
     assert torch.equal(stack(x, keep=KEEP), stack(other, keep=KEEP))
 
 
-def test_nothing_is_dropped_where_rows_see_differently(monkeypatch):
+def test_padding_is_kept_where_rows_have_different_masks(monkeypatch):
     """Documents and a bias per row speak of places in their row: the mask path, with the same numbers as row by row."""
     stack, x = encoder(), tokens()
     ids = torch.randint(2, (len(KEEP), N), generator=torch.Generator().manual_seed(2))
@@ -124,7 +124,7 @@ def test_nothing_is_dropped_where_rows_see_differently(monkeypatch):
             torch.testing.assert_close(y[row : row + 1], alone, atol=1e-9, rtol=0)
 
 
-def test_the_padding_is_really_dropped():
+def test_padding_is_not_computed():
     stack, for_forward = encoder(), []
     stack[0].mlp.register_forward_pre_hook(lambda _, args: for_forward.append(args[0].shape[:2].numel()))
     stack(tokens(), keep=KEEP)
@@ -214,14 +214,14 @@ def mean_mixer():
     MIXERS.pop("mean_of_row")
 
 
-def test_a_mixer_sees_rows_without_padding(mean_mixer):
+def test_a_mixer_gets_rows_without_padding(mean_mixer):
     stack, x = encoder(mixer=mean_mixer), tokens()
     y = stack(x, keep=KEEP)
     for row, keep in enumerate(KEEP.bool()[:4]):
         torch.testing.assert_close(y[row, keep], stack(x[row : row + 1, keep])[0], atol=1e-9, rtol=0)
 
 
-def test_a_mixer_that_cannot_hide_padding_is_not_asked_to(mean_mixer):
+def test_a_mixer_raises_for_padding_that_it_cannot_mask(mean_mixer):
     with pytest.raises(ValueError, match=r"Mean.*padding"):
         encoder(mixer=mean_mixer)(tokens(), keep=KEEP, drop_padding=False)
 

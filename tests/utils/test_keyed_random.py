@@ -33,7 +33,7 @@ def test_uniform_and_integers_have_their_distributions() -> None:
     assert len(counts) == 9 and chi_square < 26.1  # 0.1 % of 8 degrees of freedom
 
 
-def test_draws_of_other_keys_are_uncorrelated() -> None:
+def test_numbers_of_different_keys_are_uncorrelated() -> None:
     i = torch.arange(N)
     base = KeyedRandom(0, 0, i)
     others = [
@@ -46,7 +46,7 @@ def test_draws_of_other_keys_are_uncorrelated() -> None:
     assert (table - torch.eye(5)).abs().max() < 0.01
 
 
-def test_a_draw_depends_on_its_key_alone() -> None:
+def test_a_number_depends_on_its_key_alone() -> None:
     whole = KeyedRandom(3, 2, torch.arange(100)).uniform("flip")
     some = torch.tensor([70, 3, 99])
     assert torch.equal(KeyedRandom(3, torch.tensor(2), some).uniform("flip"), whole[some])

@@ -133,16 +133,16 @@ class Harness:
         return q, k, v
 
 
-def assert_close(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
+def assert_close(a: Tensor, b: Tensor, tolerance: float, message: str) -> None:
     """Raise CheckFailed unless max|a - b| / max(1, max|b|) <= tolerance."""
     if a.shape != b.shape:
-        raise CheckFailed(f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
+        raise CheckFailed(f"{message}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
     if not a.isfinite().all():
-        raise CheckFailed(f"{what}: the values are not finite")
+        raise CheckFailed(f"{message}: the values are not finite")
     a, b = a.detach().double(), b.detach().double()
     error = float((a - b).abs().max() / b.abs().max().clamp(min=1))
     if not error <= tolerance:
-        raise CheckFailed(f"{what}: error {error:.1e}, tolerance {tolerance:.0e}")
+        raise CheckFailed(f"{message}: error {error:.1e}, tolerance {tolerance:.0e}")
 
 
 def assert_weights_match(
@@ -207,8 +207,8 @@ def assert_keys_masked(harness: Harness, mask: Mask, keep: Tensor, name: str) ->
 def check_padding(harness: Harness) -> str:
     y = assert_keys_masked(harness, PaddingMask(KEEP_MASK), KEEP_MASK, "padding")
     real = int(KEEP_MASK[0].sum())
-    alone = harness.core()(*(t[:1, :, :real] for t in harness.qkv()))
-    assert_close(y[:1, :, :real], alone, 1e-5, "a padded row gives other outputs than the same row without padding")
+    unpadded = harness.core()(*(t[:1, :, :real] for t in harness.qkv()))
+    assert_close(y[:1, :, :real], unpadded, 1e-5, "a padded row gives other outputs than the same row without padding")
     return "yes"
 
 

@@ -127,8 +127,8 @@ class Window2D(Mask):
         width = self.grid[1]
         i, j = q - self.prefix, k - self.prefix
         down = torch.div(i, width, rounding_mode="floor") - torch.div(j, width, rounding_mode="floor")
-        near = (down.abs() <= self.rows) & ((i % width - j % width).abs() <= self.columns)
-        return near | (i < 0) | (j < 0)
+        inside = (down.abs() <= self.rows) & ((i % width - j % width).abs() <= self.columns)
+        return inside | (i < 0) | (j < 0)
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ class GraphMask(Mask):
         code = q * self.nodes + k
         if len(self.codes) == 0:
             return code < 0
-        place = torch.searchsorted(self.codes, code.contiguous()).clamp(max=len(self.codes) - 1)
-        return self.codes[place] == code
+        index = torch.searchsorted(self.codes, code.contiguous()).clamp(max=len(self.codes) - 1)
+        return self.codes[index] == code
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,8 +350,8 @@ class MaskView(Mask):
         return self if inner is self.inner else replace(self, inner=inner)
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        seen = self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
-        return seen if self.keep is None else seen & self.keep[b, k]
+        allowed = self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
+        return allowed if self.keep is None else allowed & self.keep[b, k]
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))

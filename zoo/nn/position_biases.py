@@ -18,7 +18,7 @@ class Bias:
 
     batch: int = 1
     heads: int = 1
-    may_mask: bool = False  # whether it may contain -inf
+    hides: bool = False  # whether it may contain -inf
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         raise NotImplementedError
@@ -104,7 +104,7 @@ class TensorBias(Bias):
         return self.values.shape[1]
 
     @property
-    def may_mask(self) -> bool:  # type: ignore[override]
+    def hides(self) -> bool:  # type: ignore[override]
         return True
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
@@ -132,8 +132,8 @@ class Sum(Bias):
         return max(self.left.heads, self.right.heads)
 
     @property
-    def may_mask(self) -> bool:  # type: ignore[override]
-        return self.left.may_mask or self.right.may_mask
+    def hides(self) -> bool:  # type: ignore[override]
+        return self.left.hides or self.right.hides
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.left(b, h, q, k) + self.right(b, h, q, k)
@@ -163,8 +163,8 @@ class BiasView(Bias):
         return self.inner.heads
 
     @property
-    def may_mask(self) -> bool:  # type: ignore[override]
-        return self.inner.may_mask
+    def hides(self) -> bool:  # type: ignore[override]
+        return self.inner.hides
 
     def __add__(self, other: Bias) -> Bias:
         return replace(self, inner=self.inner + other, cache={})

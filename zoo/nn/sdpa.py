@@ -69,7 +69,7 @@ def combine_mask_and_bias(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -
     value = bias.dense(queries, keys, q.device).to(q.dtype)
     if allowed is not None:
         value = value.masked_fill(~allowed, -torch.inf)
-    if bias.may_mask:  # the bias may mask whole rows, on which kernels differ
+    if bias.hides:  # it may mask whole rows, on which kernels differ
         empty = (value == -torch.inf).all(-1, keepdim=True)
         value, fully_masked = value.masked_fill(empty, 0.0), empty if fully_masked is None else fully_masked | empty
     return value, fully_masked

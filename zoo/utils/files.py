@@ -39,7 +39,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises LoadError for a file that is missing, damaged or not an object."""
     value = _read_json(Path(path))
     if not isinstance(value, dict):
-        raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
+        raise LoadError(f"{path} contains a JSON {type(value).__name__}, expected an object {{...}}")
     return value
 
 
@@ -47,7 +47,7 @@ def read_json_list(path: str | Path) -> list[Any]:
     """Read a JSON list. Raises LoadError for a file that is missing, damaged or not a list."""
     value = _read_json(Path(path))
     if not isinstance(value, list):
-        raise LoadError(f"{path} holds a JSON {type(value).__name__}, expected a list [...]")
+        raise LoadError(f"{path} contains a JSON {type(value).__name__}, expected a list [...]")
     return value
 
 
@@ -105,7 +105,7 @@ def open_tensors(path: str | Path, device: str | torch.device = "cpu", names: Se
     for shard, expected in files.items():
         names, getters[shard] = _open(shard, device)
         if expected is not None and (missing := sorted(expected - set(names))):
-            raise LoadError(f"{file} promises {missing[0]!r} in {shard.name}, which does not hold it")
+            raise LoadError(f"{file} lists {missing[0]!r} in {shard.name}, which does not contain it")
         if duplicates := sorted(file_of.keys() & set(names)):
             raise LoadError(
                 f"{duplicates[0]!r} is in both {file_of[duplicates[0]].name} and {shard.name} of {file.parent}"
@@ -118,7 +118,7 @@ def _weight_file(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise LoadError(f"{folder} holds no weights: none of {', '.join(names)}")
+    raise LoadError(f"{folder} contains no weights: expected one of {', '.join(names)}")
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
@@ -132,7 +132,7 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
         assert expected is not None
         expected.add(tensor)
     if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise LoadError(f"{index} names the shard {missing[0]}, which is not in {index.parent}")
+        raise LoadError(f"{index} lists the shard {missing[0]}, which is missing in {index.parent}")
     return shards
 
 
@@ -143,7 +143,7 @@ def _open(file: Path, device: str | torch.device) -> tuple[list[str], Callable[[
         try:
             handle = safe_open(file, framework="pt", device=str(device))
         except (SafetensorError, OSError) as error:
-            raise LoadError(f"{file} is truncated or no safetensors file: {error}") from None
+            raise LoadError(f"{file} is truncated or not a safetensors file: {error}") from None
         return list(handle.keys()), handle.get_tensor
     tensors = {name: value.to(device) for name, value in read_pickle(file).items() if isinstance(value, Tensor)}
     return list(tensors), tensors.__getitem__
@@ -158,12 +158,12 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise LoadError(f"{file} is damaged, or would run code when unpickled: refused ({reason})") from None
+        raise LoadError(f"{file} is damaged or would run code when unpickled, so it is not loaded ({reason})") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = str(error).split("\n")[0] or "empty"
         raise LoadError(f"{file} is truncated or not written by torch.save: {reason}") from None
     if not isinstance(value, dict):
-        raise LoadError(f"{file} holds a {type(value).__name__}, expected a dict of tensors")
+        raise LoadError(f"{file} contains a {type(value).__name__}, expected a dict of tensors")
     return value
 
 

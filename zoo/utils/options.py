@@ -44,11 +44,11 @@ def sections(cls: type, prefix: str = "") -> dict[str, type]:
 def build(cls: type, values: dict[str, Any]) -> Any:
     """Build a settings object from the nested dict of `as_dict`; types are checked by the parser."""
     nested = sections(cls)
-    made = {}
+    arguments = {}
     for name, value in values.items():
         kind = nested.get(name)
-        made[name] = build(kind, value) if kind else tuple(value) if _is_tuple(cls, name) else value
-    return cls(**made)
+        arguments[name] = build(kind, value) if kind else tuple(value) if _is_tuple(cls, name) else value
+    return cls(**arguments)
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

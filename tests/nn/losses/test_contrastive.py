@@ -80,7 +80,7 @@ def test_any_batch(n: int, chunk: int, seed: int, kinds: str, labels: list[int] 
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
-def test_equal_texts_share_by_themselves_in_infonce_alone() -> None:
+def test_identical_texts_need_no_positives_in_infonce() -> None:
     """What the docstring says: `positives` matters where features differ, and for the sigmoid."""
     a, b, scale, bias = inputs()
     ids = IDS.clamp(max=9)
@@ -135,7 +135,7 @@ def alone(rank: int) -> Tensor:
     return clip_loss(a, b, scale, group="local")
 
 
-def test_a_process_may_stay_alone() -> None:
+def test_a_process_can_use_its_own_rows_only() -> None:
     for rank, value in enumerate(ranks(2, alone)):
         torch.testing.assert_close(value, reference("clip", *inputs(4, seed=rank)), rtol=1e-12, atol=0)
 
@@ -150,7 +150,7 @@ def crowded(rank: int) -> str:
     return ""
 
 
-def test_a_batch_of_one_is_refused_by_all_processes() -> None:
+def test_a_batch_of_one_raises_on_all_processes() -> None:
     assert all("batch of 1" in message for message in ranks(2, crowded))
 
 
@@ -183,7 +183,7 @@ def test_plain_numbers_and_shapes_of_parameters(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_low_precision_is_left_at_the_door(kind: str) -> None:
+def test_low_precision_inputs_are_computed_in_float32(kind: str) -> None:
     """Scores of half precision would be off by half of one at a scale of 100."""
     a, b, scale, bias = inputs(dtype=torch.bfloat16)
     leaves = [x.clone().requires_grad_() for x in (a, b)]
@@ -233,6 +233,6 @@ X = torch.randn(3, 4)
     (lambda: clip_loss(X, X, 1.0, positives=torch.arange(2)), r"integers \[3\], one per row, got torch.int64 \[2\]"),
     (lambda: siglip_loss(X, X, 1.0, positives=torch.ones(3)), "got torch.float32"),
 ])  # fmt: skip
-def test_refusals(call: Any, says: str) -> None:
+def test_errors(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()

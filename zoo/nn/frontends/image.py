@@ -155,8 +155,8 @@ def run_by_size(images: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> Te
     """Apply `run`, [B, C, H, W] -> [B, ...], to images [C, H, W] batched by size; keeps the order of the images."""
     if not images:
         raise ValueError("the list of images is empty: expected tensors [C, H, W]")
-    if odd := [x for x in images if x.ndim != 3]:
-        raise ValueError(f"expected a list of images [C, H, W] of any sizes, got one of shape {tuple(odd[0].shape)}")
+    if wrong := [x for x in images if x.ndim != 3]:
+        raise ValueError(f"expected a list of images [C, H, W] of any sizes, got one of shape {tuple(wrong[0].shape)}")
     sizes: dict[torch.Size, list[int]] = {}
     for i, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(i)
@@ -219,5 +219,5 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return kernel.float().sum(1, keepdim=True).to(kernel.dtype)
     repeats = -(-channels // old)
-    wide = kernel.float().repeat(1, repeats, 1, 1)[:, :channels] * (old / channels)
-    return wide.to(kernel.dtype)
+    repeated = kernel.float().repeat(1, repeats, 1, 1)[:, :channels] * (old / channels)
+    return repeated.to(kernel.dtype)

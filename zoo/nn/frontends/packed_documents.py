@@ -18,13 +18,13 @@ class PackedDocuments:
     def of(cls, ids: Tensor) -> "PackedDocuments":
         """From ids [B, N], the document number of each token, negative at padding. Sorted by row, then by number."""
         flat, rows = ids.flatten(), torch.arange(ids.numel(), device=ids.device) // ids.shape[1]
-        place = (flat >= 0).nonzero()[:, 0]
-        key = rows[place] * (ids.max() + 1) + flat[place]
+        positions = (flat >= 0).nonzero()[:, 0]
+        key = rows[positions] * (ids.max() + 1) + flat[positions]
         order = key.argsort(stable=True)
         lengths = torch.unique_consecutive(key[order], return_counts=True)[1]
         keep = torch.arange(int(lengths.max()) if len(lengths) else 0, device=ids.device) < lengths[:, None]
         index = torch.zeros(keep.shape, dtype=torch.long, device=ids.device)
-        index[keep] = place[order]
+        index[keep] = positions[order]
         return cls(ids.shape, index, keep)
 
     def take(self, x: Tensor) -> Tensor:

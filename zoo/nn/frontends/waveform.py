@@ -29,9 +29,9 @@ class ClipNorm(nn.GroupNorm):
         if real is None:
             return super().forward(x)
         keep = real[:, None]
-        wide = x.double() if x.dtype == torch.float64 else x.float()
+        upcast = x.double() if x.dtype == torch.float64 else x.float()
         count = keep.sum(-1, keepdim=True).clamp(min=1)
-        centered = (wide - (wide * keep).sum(-1, keepdim=True) / count) * keep
+        centered = (upcast - (upcast * keep).sum(-1, keepdim=True) / count) * keep
         scale = (centered.square().sum(-1, keepdim=True) / count + self.eps).rsqrt()
         return (centered * scale).to(x.dtype) * self.weight[:, None] + self.bias[:, None]
 
@@ -172,8 +172,8 @@ class WaveformEmbedding(nn.Module):
         empty = [row for row, n in enumerate(counts) if n == 0]
         like = parts[0] if parts else waveforms
         parts.append(like.new_zeros(len(empty), tokens, self.width))
-        place = torch.tensor(order + empty, device=waveforms.device).argsort()
-        return torch.cat(parts)[place]
+        inverse = torch.tensor(order + empty, device=waveforms.device).argsort()
+        return torch.cat(parts)[inverse]
 
     def tokens(self, waveforms: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """waveforms [B, S] -> tokens [B, N, D]; lengths [B]: number of real samples, for padded rows."""

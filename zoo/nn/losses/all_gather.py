@@ -71,8 +71,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shard: BatchShard) -> Tensor:
         ctx.shard = shard
-        most = max(shard.sizes)
-        padded = x.new_zeros(most, *x.shape[1:])
+        longest = max(shard.sizes)
+        padded = x.new_zeros(longest, *x.shape[1:])
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in shard.sizes]
         dist.all_gather(parts, padded, group=shard.group)
@@ -82,10 +82,10 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         shard: BatchShard = ctx.shard
-        most = max(shard.sizes)
-        sent = grad.new_zeros(len(shard.sizes), most, *grad.shape[1:])
+        longest = max(shard.sizes)
+        sent = grad.new_zeros(len(shard.sizes), longest, *grad.shape[1:])
         for rank, part in enumerate(grad.split(shard.sizes)):
             sent[rank, : len(part)] = part
-        own = grad.new_empty(most, *grad.shape[1:])
+        own = grad.new_empty(longest, *grad.shape[1:])
         dist.reduce_scatter_tensor(own, sent.flatten(0, 1), group=shard.group)
         return own[: shard.sizes[shard.rank]], None

@@ -171,8 +171,8 @@ class _InfoNCE(torch.autograd.Function):
             row[rows] = z.logsumexp(1)
             column = torch.logaddexp(column, z.logsumexp(0))
             target += s.at_target(z, rows)
-        most = s.shard.reduce(column, dist.ReduceOp.MAX)
-        column = most + s.shard.reduce((column - most).exp()).log()
+        maximum = s.shard.reduce(column, dist.ReduceOp.MAX)
+        column = maximum + s.shard.reduce((column - maximum).exp()).log()
         ctx.save_for_backward(a, b, scale, row, column)
         ctx.scores = s
         return (s.shard.reduce(row.sum() - 2 * target) + column.sum()) / (2 * len(b))

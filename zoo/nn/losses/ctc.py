@@ -27,8 +27,8 @@ def ctc_loss(
                 f"row {i}: {int(label_lengths[i])} symbols need at least {int(needed[i])} frames, but the clip has "
                 f"{int(frames[i])}; use a model with a smaller stride, or remove such clips"
             )
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    log_p = wide.log_softmax(-1).transpose(0, 1)  # [N, B, V]
+    upcast = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    log_p = upcast.log_softmax(-1).transpose(0, 1)  # [N, B, V]
     return F.ctc_loss(log_p, labels, frames, label_lengths, blank=blank, reduction=reduction)
 
 
