@@ -1,0 +1,47 @@
+"""A long text becomes the token ids that its tokenizer gives for the whole text, not for its lines one by one."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from zoo.data.text.corpus import ids_of
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.tokenizer_training import byte_bpe
+
+
+def llama_like() -> TextProcessor:
+    """A dummy prefix before each text, and bytes for unknown characters."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁FirstlnehSocdwaf"]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return TextProcessor(tokenizer=tokenizer.to_str(), special={"unk": "<unk>"}, max_length=512)
+
+
+def gpt2_like() -> TextProcessor:
+    """Tokens of bytes that reach over several line feeds."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    tokenizer = byte_bpe({}, [])
+    tokenizer.train_from_iterator(["para one\n\npara two\n\n    code\n        more\n\n\nend\n"] * 40, trainer)
+    return TextProcessor(tokenizer=tokenizer.to_str(), special={"eos": "<|endoftext|>"}, max_length=512)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="each line is tokenized as a text of its own")
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        (llama_like, "First line here\n\nSecond one follows\n    indented code\nlast\n"),
+        (gpt2_like, "para one\n\npara two\n\n    code\n        more\n\n\nend\n"),
+    ],
+    ids=["llama", "gpt2"],
+)
+def test_ids_are_those_of_the_whole_text(processor, text: str) -> None:
+    made = processor()
+    ids = ids_of(text, made).tolist()
+    assert made.decode(ids) == text
+    assert ids == made.backend.encode(text, add_special_tokens=False).ids
