@@ -124,9 +124,9 @@ def test_pictures_that_cannot_be_taken_are_refused():
     randomize(model)
     with pytest.raises(ValueError, match="32 x 32"):
         model(torch.randn(1, 3, 16, 48))
-    with pytest.raises(ValueError, match="no multiple of patch_size"):
+    with pytest.raises(ValueError, match="not a multiple of patch_size"):
         model(several((32, 32), (30, 32)))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="list of images is empty"):
         model([])
     with pytest.raises(ValueError, match=r"\[C, H, W\]"):
         model([torch.randn(1, 3, 32, 32)])

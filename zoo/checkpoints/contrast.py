@@ -1,4 +1,4 @@
-"""`zoo.contrast`: any towers of the zoo become one space."""
+"""`zoo.contrast`: combine two or three encoders in one contrastive model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from zoo.models.contrast.model import Contrastive
 from zoo.models.load_report import LoadReport
 from zoo.models.registry import family, find_variant, list_models
 from zoo.models.tower_config import KIND, MODALITIES, ContrastiveConfig, Tower
-from zoo.nn.init import initialize, uninitialized
+from zoo.nn.init import initialize, skip_init
 from zoo.utils.errors import did_you_mean
 
 Source = str | Path | Model | Mapping[str, Any]
@@ -29,41 +29,42 @@ def contrast(
     locked: str | Sequence[str] | Mapping[str, int] = (),
     seed: int | None = None,
 ) -> Contrastive:
-    """A model of two or three towers that share a space of `width` numbers.
+    """Create a contrastive model of two or three towers with a shared embedding space of dimension `width`.
 
         zoo.contrast(image="vit_cifar_tiny", text={"name": "bert_mini", "pool": "mean", "pooler": None})
 
-    A tower is a name (drawn anew), a folder or hub name (loaded), a model (not copied; its head gives way to pooling),
-    or any of them as {"name": ..., field: value, ...} with fields of its config; "proj": "linear" (default), "affine"
-    or None says how its features enter the space. locked: towers that do not learn (LiT), or {tower: groups that learn
-    all the same}; it is a matter of training, and not saved. seed: as in create_model.
+    A tower is the name of a model (randomly initialized), a folder or hub repository (loaded), a model (not copied; its
+    head is replaced by pooling), or any of these as {"name": ..., field: value, ...} with fields of its config and
+    "proj", the projection of its features: "linear" (default), "affine" or None.
+    loss: "clip" or "siglip". locked: towers that are frozen (LiT), or {tower: number of its last
+    layer groups that are trained}; not saved. seed: as in `zoo.create_model`.
     """
     sources = {"image": image, "text": text, "audio": audio}
     given = {name: source for name, source in sources.items() if source is not None}
     if len(given) < 2:
-        raise ValueError(f"expected two towers or three of {', '.join(MODALITIES)}, given {list(given) or 'none'}")
+        raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, got {', '.join(given) or 'none'}")
     locked = (locked,) if isinstance(locked, str) else locked
     if odd := [name for name in locked if name not in given]:
-        raise ValueError(f"locked={odd[0]!r}: the towers are {', '.join(given)}{did_you_mean(odd[0], given)}")
+        raise ValueError(f"locked={odd[0]!r}: expected one of {', '.join(given)}{did_you_mean(odd[0], given)}")
     if seed is None:
         seed = int(torch.randint(2**31, ()).item())
     towers: dict[str, Model] = {}
-    told: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for name, source in given.items():
         model, proj = make_tower(name, source, seed)
         towers[name] = model
-        told[name] = Tower(family=model.family, config=model.config, proj=proj)
-    model = join(ContrastiveConfig(width=width, loss=loss, **told), towers, seed)
+        configs[name] = Tower(family=model.family, config=model.config, proj=proj)
+    model = join(ContrastiveConfig(width=width, loss=loss, **configs), towers, seed)
     for name in locked:
         model.lock(name, locked[name] if isinstance(locked, Mapping) else 0)
     return model
 
 
 def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> Contrastive:
-    """Towers with fresh projections and temperature."""
+    """The towers with newly initialized projections and temperature."""
     first = next(iter(towers.values()))
     family("contrast")
-    with torch.device(first.device), uninitialized():
+    with torch.device(first.device), skip_init():
         model = Contrastive(config, towers)
     for part in (model.image_proj, model.text_proj, model.audio_proj):
         if part is not None:
@@ -81,41 +82,47 @@ def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> C
 
 
 def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
-    """(a model with head="pool", its kind of projection) from what `contrast` was given."""
+    """(a model with head="pool", its projection) from a tower argument of `contrast`."""
     overrides: dict[str, Any] = {}
     if isinstance(source, Mapping):
         overrides = dict(source)
         if "name" not in overrides:
-            raise ValueError(f"the {modality} tower {dict(source)!r} lacks 'name': a model's name, a folder or a model")
+            raise ValueError(
+                f"the {modality} tower {dict(source)!r} lacks 'name': the name of a model, a folder or a model"
+            )
         source = overrides.pop("name")
-    proj, asked = overrides.pop("proj", "linear"), overrides.get("head")
-    if overrides.pop("head", "pool") != "pool":
-        raise ValueError(f"the {modality} tower has head={asked!r}, which pools nothing: leave it out, towers pool")
+    proj, head = overrides.pop("proj", "linear"), overrides.pop("head", "pool")
+    if head != "pool":
+        raise ValueError(f"the {modality} tower has head={head!r}, expected 'pool', the default: omit head")
     if isinstance(source, Model):
         if overrides:
-            raise ValueError(f"the {modality} tower is a model: it cannot take {sorted(overrides)[0]!r} any more")
+            raise ValueError(
+                f"the {modality} tower is a model: {sorted(overrides)[0]!r} cannot be changed; set it when creating it"
+            )
         model = source
     elif isinstance(source, str | Path):
-        model = named(modality, source, seed, overrides)
+        model = create_or_load(modality, source, seed, overrides)
     else:
-        raise ValueError(f"the {modality} tower is a {type(source).__name__}: expected a name, a folder or a zoo.Model")
+        raise ValueError(f"the {modality} tower is a {type(source).__name__}; expected a name, a folder or a zoo.Model")
     if isinstance(model, Contrastive):
         model = model.tower(modality)
     if family(model.family).modality != KIND[modality]:
-        raise ValueError(f"{model.family!r} takes {family(model.family).modality}: it cannot be the {modality} tower")
-    return pooled(modality, model, seed), proj
+        raise ValueError(
+            f"a {model.family} model is for {family(model.family).modality} inputs, it cannot be the {modality} tower"
+        )
+    return with_pooling(modality, model, seed), proj
 
 
-def named(modality: str, source: str | Path, seed: int, overrides: dict[str, Any]) -> Model:
-    """A model by its name, drawn anew, or from a folder or the hub."""
+def create_or_load(modality: str, source: str | Path, seed: int, overrides: dict[str, Any]) -> Model:
+    """A randomly initialized model by name, or a loaded one from a folder or the hub."""
     head: dict[str, Any] = {"head": "pool"}
     if str(source) in list_models():
         if find_variant(str(source)).modality == "multimodal":
             return create_model(str(source), seed=seed, **overrides)
-        return refusing(modality, source, lambda: create_model(str(source), seed=seed, **head, **overrides))
+        return explain_pooling(modality, source, lambda: create_model(str(source), seed=seed, **head, **overrides))
     if isinstance(source, Path) or "/" in source or Path(source).exists():
-        return refusing(modality, source, lambda: load_tower(source, head, overrides, load))
-    find_variant(source)  # raises with the nearest name
+        return explain_pooling(modality, source, lambda: load_tower(source, head, overrides, load))
+    find_variant(source)  # raises and suggests the most similar name
     raise AssertionError(source)
 
 
@@ -124,8 +131,8 @@ def load_tower(source: str | Path, head: dict[str, Any], overrides: dict[str, An
     return load(source, **({} if whole else head), **overrides)
 
 
-def refusing(modality: str, source: Any, make: Any) -> Model:
-    """`make()`, a refusal of head="pool" told as what it means here."""
+def explain_pooling(modality: str, source: Any, make: Any) -> Model:
+    """`make()`; an error about head="pool", which the caller did not write, is explained."""
     try:
         return make()
     except ValueError as error:
@@ -134,8 +141,8 @@ def refusing(modality: str, source: Any, make: Any) -> Model:
         raise
 
 
-def pooled(modality: str, model: Model, seed: int) -> Model:
-    """The model with head="pool"; what its head has beyond that is left behind."""
+def with_pooling(modality: str, model: Model, seed: int) -> Model:
+    """The model with head="pool"; other layers of its head are removed."""
     if model.config.head == "pool":
         return model
     before = {} if model.head is None else model.head.state_dict()
@@ -144,7 +151,7 @@ def pooled(modality: str, model: Model, seed: int) -> Model:
         model.config = model.config.replace(head="pool")
     except ValueError as error:
         raise ValueError(f"the {modality} tower ({model.family}) cannot pool its tokens: {error}") from None
-    with uninitialized():
+    with skip_init():
         model.head = model.make_head()
     model.labels = None
     if model.head is None:

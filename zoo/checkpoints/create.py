@@ -1,4 +1,4 @@
-"""`zoo.create_model`: a model by its name."""
+"""`zoo.create_model`: create a model by name."""
 
 from typing import Any
 
@@ -15,18 +15,21 @@ from zoo.nn.init import initialize
 def create_model(
     name: str, pretrained: bool = False, *, head: Any = FILE, seed: int | None = None, **overrides: Any
 ) -> Model:
-    """A model by the name that people type today, e.g. `create_model("vit_base_patch16_224", num_classes=10)`.
+    """Create a model by name, e.g. `create_model("vit_base_patch16_224", num_classes=10)`.
 
-    pretrained: weights of the variant's default source (zoo.load takes all others). head: "classify", "pool" or None
-    (hidden states), default the variant's. seed: initial values are a pure function of it; default: torch's generator.
-    overrides: fields of the family's config, e.g. image_size, depth, attention="performer".
+    name: see `zoo.list_models`. pretrained: load the weights of the variant's default source (for others, use
+    `zoo.load`). head: "classify", "pool" or None (hidden states); default: that of the variant. seed: determines the
+    initial weights; default: taken from torch's generator. overrides: fields of the family's config, e.g. image_size,
+    depth, attention="performer".
     """
     f = find_variant(name)
     if head is not FILE:
         overrides["head"] = head
     if pretrained:
         if name not in f.sources:
-            raise ValueError(f"{name} has no published weights; zoo.list_models(pretrained=True) lists those that have")
+            raise ValueError(
+                f"{name} has no published weights: zoo.list_models(pretrained=True) lists the models that have"
+            )
         model = load(f.sources[name], **overrides)
         model.variant = name
         return model
@@ -36,7 +39,7 @@ def create_model(
     config = config.replace(**resolve_overrides(f, overrides))
     if seed is None:
         seed = int(torch.randint(2**31, ()).item())
-    with torch.random.fork_rng(devices=[]):  # parts of one's own draw from torch's generator: keyed as well
+    with torch.random.fork_rng(devices=[]):  # custom modules use torch's generator: seed it, too
         torch.manual_seed(seed)
         model = build(f, config, "cpu")
     initialize(model, seed)

@@ -1,18 +1,38 @@
-"""The format of a folder, and its description by the reader of that format."""
+"""Detect the format of a folder and read its description; what files of other kinds are, for error messages."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from zoo.checkpoints.formats import native, open_clip, timm, transformers
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
+# Files of other libraries: (a pattern, what it is, what to do).
+FOREIGN = (
+    ("adapter_config.json", "an adapter of PEFT", "merge it into its base model (merge_and_unload) and save that"),
+    ("model_index.json", "a pipeline of diffusers", "diffusion models are not supported"),
+    ("consolidated*", "weights in Meta's or Mistral's original format", "use the repository in transformers' format"),
+    ("*.gguf", "a GGUF file of llama.cpp", "use the original weights, in transformers' format"),
+    ("*.nemo", "a checkpoint of NeMo", "use a conversion to transformers' format"),
+    ("*.onnx", "an ONNX file", "use the original weights, in transformers' or timm's format"),
+    ("*.h5", "a file of Keras", "use the PyTorch weights of the model"),
+    ("saved_model.pb", "a SavedModel of TensorFlow", "use the PyTorch weights of the model"),
+    ("*.msgpack", "a file of Flax", "use the PyTorch weights of the model"),
+)  # fmt: skip
+PICKLE_ADVICE = (
+    "load the folder of config.json and weights that its library saves (transformers, timm or open_clip), or, if its "
+    "tensors have the names of this package, use zoo.create_model(NAME, ...).load_state_dict(...)"
+)
+
 
 def detect(folder: Path, file: str | None = None) -> str:
-    """ "zoo", "timm", "transformers" or "open_clip". A folder that is none or two of them raises LoadError.
+    """ "zoo", "timm", "transformers" or "open_clip". Raises LoadError for a folder of none or of two of them.
 
-    file: the config that is meant, where a folder has that of open_clip beside another.
+    file: the name of the config file to use, for a folder that has open_clip's and another.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     signs = {
@@ -27,15 +47,64 @@ def detect(folder: Path, file: str | None = None) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        way = f"; name the file that is meant: {folder / 'open_clip_config.json'}" if "open_clip" in found else ""
-        raise LoadError(f"{folder} looks like {' and '.join(found)} at once: its configs contradict each other{way}")
+        if "open_clip" in found:
+            advice = f"name the file to use: zoo.load({str(folder / 'open_clip_config.json')!r}), or config.json there"
+        else:
+            advice = f"remove the keys of one of them from {folder / 'config.json'}"
+        raise LoadError(f"{folder} has the configs of {' and '.join(found)} at once; {advice}")
     raise LoadError(
-        f"{folder} is no checkpoint that this zoo knows: expected a config.json with library_name 'zoo', timm's "
-        f"'architecture' or transformers' 'model_type', or an open_clip_config.json"
+        f"{folder} is not a checkpoint of a known format: {_contents(folder, config)}. Expected a config.json with "
+        f"library_name 'zoo', timm's 'architecture' or transformers' 'model_type', or an open_clip_config.json"
     )
 
 
+def _contents(folder: Path, config: Mapping[str, Any]) -> str:
+    """What a folder of an unknown format contains, and what to do."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not names:
+        return "it is empty"
+    for pattern, kind, advice in FOREIGN:
+        if next(folder.glob(pattern), None) is not None:
+            return f"it holds {kind} ({next(folder.glob(pattern)).name}); {advice}"
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        return f"it is the folder of a run that has no model yet; load {folder / 'checkpoints' / 'last.ckpt'}"
+    if "config.json" in names:
+        keys = f"the keys {', '.join(map(repr, list(config)[:6]))}" if config else "no keys"
+        return f"its config.json has {keys}, and none that names a library"
+    if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt")) for name in names):
+        return f"it has weights but no config.json ({_few(names)}); add the config.json that belongs to them"
+    return f"it contains {_few(names)}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def file_kind(path: Path) -> str:
+    """What a file that is not a checkpoint is: "a GGUF file of llama.cpp"."""
+    kinds = {".safetensors": "a file of weights alone", ".bin": "a file of weights alone", ".json": "a JSON file"}
+    return next((kind for pattern, kind, _ in FOREIGN if path.match(pattern)), kinds.get(path.suffix, "a file"))
+
+
+def file_advice(path: Path) -> str:
+    """What to load instead of a file that is not a checkpoint."""
+    usual = f"give the folder {path.parent}"
+    return next((advice for pattern, _, advice in FOREIGN if path.match(pattern)), usual)
+
+
+def pickle_kind(stored: Mapping[str, Any]) -> str:
+    """What a dict that `torch.save` wrote is: "a Lightning checkpoint of another project"."""
+    names = [str(name) for name in stored]
+    if "pytorch-lightning_version" in stored:
+        return "a Lightning checkpoint of another project"
+    if names and all(isinstance(value, Tensor) for value in stored.values()):
+        return f"a state dict of {len(names)} tensors ({_few(names)})"
+    if "state_dict" in stored and "arch" in stored:
+        return f"a training checkpoint of timm or torchvision (arch={stored['arch']!r})"
+    return f"a dict with the keys {_few(list(map(repr, names)))}" if names else "an empty dict"
+
+
 def read(folder: Path, file: str | None = None) -> Checkpoint:
-    """The description of a folder in any of the formats; file: see `detect`."""
+    """Read the description of a folder of any format; file: see `detect`."""
     readers: dict[str, Any] = {"zoo": native, "timm": timm, "transformers": transformers, "open_clip": open_clip}
     return readers[detect(folder, file)].read(folder)

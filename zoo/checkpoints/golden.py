@@ -1,4 +1,4 @@
-"""Golden outputs: a seeded batch and what the model makes of it, saved beside the weights."""
+"""Golden outputs: a seeded batch and the outputs of the model for it, saved beside the weights."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,24 +11,22 @@ from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
 
-# --- Golden outputs ---------------------------------------------------------------------------------------------------
-
 
 def golden(model: Model) -> dict[str, Tensor]:
-    """A seeded batch ("input.*") and what the model makes of it ("output", or what it calls its outputs)."""
+    """A seeded batch ("input.*") and the outputs of the model ("output", or the names of its outputs)."""
     batch = example_batch(model)
-    return {f"input.{name}": value for name, value in batch.items()} | _run(model, batch)
+    return {f"input.{name}": value for name, value in batch.items()} | run_batch(model, batch)
 
 
-def _run(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def run_batch(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Outputs on the CPU, in evaluation mode."""
-    placed = {name: value.to(model.device) for name, value in _cast(batch, model.dtype).items()}
+    placed = {name: value.to(model.device) for name, value in cast_batch(batch, model.dtype).items()}
     with eval_mode(model), torch.no_grad():
-        return {name: tensor.cpu() for name, tensor in named(model(**placed)).items()}
+        return {name: tensor.cpu() for name, tensor in named_outputs(model(**placed)).items()}
 
 
-def named(output: Any) -> dict[str, Tensor]:
-    """A model's answer as tensors with names."""
+def named_outputs(output: Any) -> dict[str, Tensor]:
+    """The outputs of a model as named tensors."""
     if isinstance(output, Tensor):
         return {"output": output}
     if isinstance(output, Mapping):
@@ -36,5 +34,5 @@ def named(output: Any) -> dict[str, Tensor]:
     return {f.name: value for f in fields(output) if (value := getattr(output, f.name)) is not None}
 
 
-def _cast(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def cast_batch(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}

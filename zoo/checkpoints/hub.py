@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: snapshots of repositories down, model folders up."""
+"""The Hugging Face Hub: download snapshots of repositories, upload model folders."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ from zoo.checkpoints.save import export, save
 from zoo.models.base import Model
 from zoo.utils.errors import LoadError
 
-# What a snapshot of a hub repository is asked for; pickles only where there is nothing else.
-WANTED = (
+# The files of a repository that are downloaded; pickles only if it has no safetensors.
+PATTERNS = (
     "*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "open_clip_model.safetensors",
     "golden.safetensors",
 )  # fmt: skip
@@ -21,18 +21,21 @@ PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
-    """The local path of a source, downloaded from the hub if it is no path."""
+    """The local path of a source; a hub repository is downloaded. Raises LoadError if there is neither."""
     text = str(source)
     repository = text.removeprefix("hf-hub:")
     if repository == text and Path(source).expanduser().exists():
         if revision is not None:
-            raise ValueError(f"revision={revision!r} is of a hub repository, and {text!r} is a path here")
+            raise ValueError(
+                f"revision={revision!r} is for hub repositories, and {text!r} is a local path: omit revision, or "
+                f"write hf-hub:org/name"
+            )
         return Path(source).expanduser()
     pattern = r"\w[\w.-]*/[\w.-]+" if repository == text else r"(\w[\w.-]*/)?[\w.-]+"
     if isinstance(source, Path) or not re.fullmatch(pattern, repository):
         raise LoadError(
-            f"there is no {text!r}: expected a folder, a .ckpt file, or a hub repository 'org/name'; "
-            f"for a model by its name write zoo.create_model({text!r}, pretrained=True)"
+            f"{text!r} does not exist: expected a folder, a .ckpt file, or a hub repository 'org/name'; "
+            f"to create a model by name, use zoo.create_model({text!r}, pretrained=True)"
         )
     return _download(repository, revision)
 
@@ -45,16 +48,21 @@ def _download(repository: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
 
     try:
-        folder = fetch(WANTED)
-        return folder if list(folder.glob("*.safetensors")) else fetch((*WANTED, *PICKLES))
+        folder = fetch(PATTERNS)
+        return folder if list(folder.glob("*.safetensors")) else fetch((*PATTERNS, *PICKLES))
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LoadError(
-            f"there is no folder {repository!r} here, none in the hub's cache, and the hub is out of reach: {reason}"
+            f"{repository!r} is neither a local folder nor in the cache of the Hugging Face Hub, and the hub cannot be "
+            f"reached: {reason}"
         ) from None
     except HfHubHTTPError as error:
         at = f" at revision {revision!r}" if revision else ""
-        raise LoadError(f"the hub does not give {repository!r}{at}: {str(error).strip().splitlines()[-1]}") from None
+        reason = str(error).strip().splitlines()[-1]
+        raise LoadError(
+            f"cannot download {repository!r}{at} from the Hugging Face Hub: {reason} (check the name; a private or "
+            f"gated repository needs `hf auth login`)"
+        ) from None
 
 
 def push_to_hub(
@@ -67,9 +75,10 @@ def push_to_hub(
     revision: str | None = None,
     message: str = "Upload model",
 ) -> str:
-    """Upload a model, in our format or another library's, with a model card. Returns the address of the commit.
+    """Upload a model with a model card to the Hugging Face Hub. Returns the URL of the commit.
 
-    The repository is created if there is none; a README.md that it has is left as it is.
+    format: "zoo", or that of another library: "transformers", "timm", "open_clip". The repository is created if it does
+    not exist; an existing README.md is kept.
     """
     from huggingface_hub import HfApi
 

@@ -1,7 +1,7 @@
-"""`zoo.load`: any checkpoint that people have, as one of our models.
+"""`zoo.load`: load a checkpoint of this package or of another library as a model.
 
-The model is built on meta, the file's tensors are renamed (not copied) and assigned. What the file says of itself and
-what the caller wants otherwise are two configs; only what an override asks for may differ between them.
+The model is built on the meta device; the tensors of the file are renamed (not copied) and assigned. There are two
+configs: that of the file, and that with the caller's overrides. Weights may differ only where an override changes them.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.checkpoints.detect import read
+from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
 from zoo.checkpoints.formats import native
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.hub import locate
@@ -20,6 +20,7 @@ from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport
+from zoo.models.mapping.config_keys import differences
 from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_names
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
@@ -40,22 +41,27 @@ def load(
     revision: str | None = None,
     **overrides: Any,
 ) -> Model:
-    """A model from a folder or a `.ckpt` of ours, a run folder, a folder of transformers or timm, or the hub.
+    """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
-    source: a path (of a config where a folder has open_clip's beside another), or `hf-hub:org/repo`, or `org/repo`.
-    revision: of the hub repository.
-    head: "classify", "pool" or None (hidden states), default the file's own. num_classes, labels: a classifier of that
-    many classes, of those names; drawn anew where the file's has another number.
-    dtype: default the file's. overrides: fields of the family's config: image_size, patch_size, in_chans (weights are
-    resampled as timm does), attention, dropout, ...
+    source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe;
+    or a hub repository, `org/repo` or `hf-hub:org/repo`. For a folder that has open_clip's config and another, the path
+    of the config file to use.
+    revision: branch, tag or commit of the hub repository.
+    head: "classify", "pool" or None (hidden states); default: the head of the file.
+    num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
+    number of classes.
+    dtype: default: the dtype of the file.
+    overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
+    attention, dropout, ...
 
-    Returns the model in eval mode; `model.load_report` lists what was dropped, drawn or resampled, and one line on
-    stderr says so. Raises LoadError for everything else that does not fit, naming it.
+    Returns the model in eval mode. `model.load_report` lists the weights that were dropped, initialized or resampled;
+    if there are any, it is also printed to stderr as one line. Raises LoadError, naming the file and the tensor or key,
+    for anything else that does not fit.
     """
     checkpoint = describe(source, revision)
     if head is not FILE:
         overrides["head"] = head
-    config = _wanted(checkpoint, num_classes, labels, overrides)
+    config = _target_config(checkpoint, num_classes, labels, overrides)
     model = build(checkpoint.family, checkpoint.config)
     tensors, report = _file_tensors(checkpoint, model, device)
     report.source = str(source)
@@ -65,45 +71,51 @@ def load(
             _change_head(tensors, report, checkpoint, model)
         _adapt(tensors, report, before, model)
     model = _assign(model, tensors, report, dtype, device)
-    _dress(model, checkpoint, labels, report)
+    _set_metadata(model, checkpoint, labels, report)
     if not report.plain:
         print(report, file=sys.stderr)
     return model.eval()
 
 
 def describe(source: str | Path, revision: str | None = None) -> Checkpoint:
-    """What a source holds, before any of its tensors is read."""
+    """Read the description of a source (config, preprocessing, labels, mapping) without its tensors."""
     path = locate(source, revision)
     if path.name in ("config.json", "open_clip_config.json") and path.is_file():
         return read(path.parent, path.name)
     if path.is_file():
         return _from_ckpt(path)
-    inner = path / "model"
-    if not (path / "config.json").is_file() and (inner / "config.json").is_file():
-        path = inner  # a run folder: its best model
+    best = path / "model"
+    if not (path / "config.json").is_file() and (best / "config.json").is_file():
+        path = best  # a run folder: its best model
     return read(path)
 
 
 def _from_ckpt(path: Path) -> Checkpoint:
-    """A checkpoint of a recipe: a torch file with our config.json under "zoo" and the task's weights."""
+    """A checkpoint of a recipe: a torch file with our config.json under "zoo" and the weights of the task."""
     if path.suffix not in (".ckpt", ".pt", ".pth"):
-        raise LoadError(f"{path} is a file; expected a folder (give {path.parent}), or a .ckpt of ours")
-    values = read_pickle(path).get("zoo")
+        raise LoadError(f"{path} is {file_kind(path)}; expected a folder, or a .ckpt file of a recipe of this package; "
+                        f"{file_advice(path)}")  # fmt: skip
+    stored = read_pickle(path)
+    values = stored.get("zoo")
     if not isinstance(values, dict):
-        raise LoadError(f"{path} is no checkpoint of this zoo: it has no 'zoo' description")
+        raise LoadError(
+            f"{path} is not a checkpoint of this package: it has no 'zoo' entry that describes the model. It is "
+            f"{pickle_kind(stored)}; {PICKLE_ADVICE}"
+        )
     return native.from_description(values, path, path)
 
 
-def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
+def _read_tensors(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
     if checkpoint.path.is_dir():
-        theirs = checkpoint.format == "open_clip"  # a folder may have the same weights for transformers beside them
-        names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == theirs]
+        is_open_clip = checkpoint.format == "open_clip"  # such a folder may also have the weights for transformers
+        names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == is_open_clip]
         return open_tensors(checkpoint.path, device, names)
     stored = read_pickle(checkpoint.path)
     state = stored.get("state_dict", {})
-    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."  # what the run evaluated
+    # the moving average, if there is one: it is what the run evaluated
+    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
     tensors = {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
-    if "unit" in stored:  # numbers were learned as (number - mean) / std
+    if "unit" in stored:  # the regression targets were standardized: (target - mean) / std
         mean, std = stored["unit"]
         tensors["head.proj.weight"] = tensors["head.proj.weight"] * std
         if "head.proj.bias" in tensors:
@@ -114,24 +126,27 @@ def _raw(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Ten
 # --- Configs ----------------------------------------------------------------------------------------------------------
 
 
-def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] | None, overrides: dict) -> Config:
-    """The config that the caller asks for: the file's, with overrides."""
+def _target_config(
+    checkpoint: Checkpoint, num_classes: int | None, labels: list[str] | None, overrides: dict[str, Any]
+) -> Config:
+    """The config of the file with the caller's overrides."""
     own: Any = checkpoint.config
     if labels is not None:
         if num_classes not in (None, len(labels)):
-            raise ValueError(f"{len(labels)} labels were given for num_classes={num_classes}")
+            raise ValueError(
+                f"{len(labels)} labels were given for num_classes={num_classes}: give as many, or omit num_classes"
+            )
         num_classes = len(labels)
     if num_classes is not None:
-        anew = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}
-        overrides = anew | {"num_classes": num_classes} | overrides
+        reset = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}
+        overrides = reset | {"num_classes": num_classes} | overrides
         if num_classes and own.head not in CLASSIFIER_HEADS:
             overrides.setdefault("head", "classify")
     if not overrides:
         return own
-    config = own.replace(**resolve_overrides(checkpoint.family, overrides))
-    if config.head in CLASSIFIER_HEADS and getattr(config, "num_classes", 1) < 1:
-        raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) for a fresh one")
-    return config
+    if overrides.get("head") in CLASSIFIER_HEADS and overrides.get("num_classes", getattr(own, "num_classes", 1)) == 0:
+        raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) to initialize one")
+    return own.replace(**resolve_overrides(checkpoint.family, overrides))
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------
@@ -140,23 +155,37 @@ def _wanted(checkpoint: Checkpoint, num_classes: int | None, labels: list[str] |
 def _file_tensors(
     checkpoint: Checkpoint, model: Model, device: str | torch.device
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The file's tensors under our names, every one accounted for by the model that the file itself describes."""
+    """The tensors of the file under our names. Raises LoadError unless they are exactly those of the file's config."""
     own, tied = model.state_dict(), tied_names(model)
     for alias in tied:
         del own[alias]
     table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
-    raw = _raw(checkpoint, device)
-    if checkpoint.path.is_file():  # a checkpoint of a run holds a tied tensor under each of its names
+    raw = _read_tensors(checkpoint, device)
+    files = set(getattr(raw, "file_of", {}).values())
+    file = files.pop() if len(files) == 1 else checkpoint.path
+    if checkpoint.path.is_file():  # a checkpoint of a run has a tied tensor under each of its names
         raw = {name: tensor for name, tensor in raw.items() if name not in tied}
-    tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(checkpoint.path))
+    try:
+        tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file))
+    except LoadError as error:
+        raise LoadError(f"{error}. {_expected_model(checkpoint)}") from None
     report.notes += checkpoint.notes
     return tensors, report
 
 
-def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, model: Model) -> None:
-    """Put what the file holds of another head in place of its own: the pooler of a bare BERT serves a classifier.
+def _expected_model(checkpoint: Checkpoint) -> str:
+    """The hint of an error about tensors: which config they were compared with."""
+    if checkpoint.path.is_file():
+        return "Expected the tensors of the model that its 'zoo' entry describes: the file is incomplete or was edited"
+    config = checkpoint.path / ("open_clip_config.json" if checkpoint.format == "open_clip" else "config.json")
+    name = checkpoint.architecture or checkpoint.variant or checkpoint.family.name
+    return f"Expected the tensors of {name} as {config} describes it: check that both files are of the same model"
 
-    Tensors that merely have the same name and shape in both heads are not carried over.
+
+def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, model: Model) -> None:
+    """Replace the tensors of the file's head by those for the new head, such as BERT's pooler for a classifier.
+
+    Tensors that merely have the same name and shape in both heads are not taken over.
     """
     old = {name: tensors.pop(name) for name in list(tensors) if name.startswith("head.")}
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
@@ -164,7 +193,7 @@ def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
         alike = {checkpoint.config.head, model.config.head} == {"classify", "pool"}
         found = {name: (name, tensor) for name, tensor in old.items() if alike and name in own}
     else:
-        raw = _raw(checkpoint, next(iter(tensors.values())).device)
+        raw = _read_tensors(checkpoint, next(iter(tensors.values())).device)
         found = find_tensors(checkpoint.mapping.table_for(model.config), own, raw, base=checkpoint.base)
     tensors |= {name: tensor for name, (_, tensor) in found.items()}
     used = {theirs for theirs, _ in found.values()}
@@ -174,15 +203,19 @@ def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
 
 
 def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model: Model) -> None:
-    """Fit the file's tensors to another config: resample, drop what has no place, leave out what is to be drawn."""
+    """Fit the tensors of the file to another config: resample, drop unused ones, list those to initialize."""
     report.resampled += fit_patches(tensors, before, model)
     own = model.state_dict()
     unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
     absent = own.keys() - tied_names(model).keys() - (tensors.keys() - unfit)
     odd = [name for name in {**own, **tensors} if name in unfit or name in absent]
-    if unexplained := [name for name in odd if not _explained(name, before.config, model.config)]:
-        said = [_compare(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
-        raise LoadError(f"{report.source} cannot give what the overrides ask for: {'; '.join(said)}")
+    if unexplained := [name for name in odd if not _is_explained(name, before.config, model.config)]:
+        mismatches = [_mismatch(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
+        changed = ", ".join(differences(model.config, before.config))
+        raise LoadError(
+            f"{report.source} has no weights for the overrides {changed}: {'; '.join(mismatches)}. Omit them, or "
+            f"create a new model with zoo.create_model"
+        )
     report.dropped += [name for name in odd if name in unfit]
     report.initialized += [name for name in odd if name in absent]
     for name in unfit:
@@ -190,11 +223,11 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
     report.mapped = [name for name in report.mapped if name in tensors]
 
 
-def _explained(name: str, before: Any, after: Any) -> bool:
-    """Whether an override may make this tensor differ: a head of another kind or size, another attention."""
+def _is_explained(name: str, before: Any, after: Any) -> bool:
+    """Whether an override explains that a tensor differs: another kind or size of head, another attention."""
     part, _, rest = name.partition(".")
     if part in after.parts:  # a tensor of a tower
-        return _explained(rest, before.parts[part], after.parts[part])
+        return _is_explained(rest, before.parts[part], after.parts[part])
     if name.startswith("head."):
         fields = ["head", "num_classes", "vocab_size", "pool", "pooler", "classifier_width", "layer_sum"]
     elif ".mixer." in name or ".cross." in name:
@@ -204,23 +237,23 @@ def _explained(name: str, before: Any, after: Any) -> bool:
     return any(getattr(before, field, None) != getattr(after, field, None) for field in fields)
 
 
-def _compare(name: str, ours: Tensor | None, theirs: Tensor | None) -> str:
+def _mismatch(name: str, ours: Tensor | None, theirs: Tensor | None) -> str:
     if ours is None:
         return f"{name} has no place in the model"
-    given = "absent" if theirs is None else list(theirs.shape)
-    return f"{name} is {given}, expected {list(ours.shape)}"
+    found = "absent" if theirs is None else list(theirs.shape)
+    return f"{name} is {found}, expected {list(ours.shape)}"
 
 
 def _assign(
     model: Model, tensors: dict[str, Tensor], report: LoadReport, dtype: torch.dtype | None, device: str | torch.device
 ) -> Model:
-    """The model with the tensors in it, and what the file does not hold drawn."""
+    """The model with the tensors assigned, and the tensors that the file does not have initialized."""
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
     tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
     if any(not has_rule(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
-        with torch.random.fork_rng(devices=[]):  # a part of the user's own has the values that its constructor draws
+        with torch.random.fork_rng(devices=[]):  # custom modules are initialized by their constructors
             torch.manual_seed(0)
             model = build(family(model.family), model.config, "cpu")
     usual = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
@@ -235,16 +268,16 @@ def _assign(
         initialize(model, 0, only=fresh)
     if lost := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
         raise ValueError(
-            f"the buffer {lost[0]} is not part of the state dict, so no file can fill it: make it persistent"
+            f"the buffer {lost[0]} is not part of the state dict, so it cannot be loaded: register it as persistent"
         )
     return model
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """A small tensor at an address that is a multiple of 64, as torch's own are; within a file they lie anywhere.
+    """Copy a small tensor to an address that is a multiple of 64, as torch allocates; within a file it has any address.
 
-    Products of odd sizes round otherwise from odd addresses, and a loaded model would not be bit-equal to the saved
-    one. Large tensors stay in the file's pages: there it makes no difference, and a copy would.
+    Matrix products of odd sizes round differently for unaligned addresses, so a loaded model would not be bit-equal to
+    the saved one. Large tensors stay memory-mapped: they are not affected, and copies would cost memory.
     """
     small = tensor.numel() * tensor.element_size() <= 1 << 18
     return tensor.clone() if small and tensor.data_ptr() % 64 else tensor
@@ -254,8 +287,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:
-    """What belongs to a model beside its weights: variant, labels, preprocessing of its image size."""
+def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:
+    """Set what a model has besides weights: variant, labels, and preprocessing for its input size."""
     config: Any = model.config
     classes = getattr(config, "num_classes", None) if config.head in CLASSIFIER_HEADS else None
     model.variant, model.load_report = checkpoint.variant, report
@@ -271,5 +304,5 @@ def _dress(model: Model, checkpoint: Checkpoint, labels: list[str] | None, repor
     elif checkpoint.preprocess is not None and hasattr(config, "image_size"):
         model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
         if model.preprocess != checkpoint.preprocess and config.image_size == before.image_size:
-            told = "x".join(map(str, checkpoint.preprocess.size))
-            report.notes.append(f"the file's preprocessing for {told} pixels was fitted to the model's image size")
+            size = "x".join(map(str, checkpoint.preprocess.size))
+            report.notes.append(f"the file's preprocessing for {size} pixels was changed to the model's image size")

@@ -1,4 +1,4 @@
-"""Image weights for other sizes: positions, patch kernels and input channels, fitted as timm does."""
+"""Resize image weights to another config: position table, patch kernel and input channels, as timm does."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from zoo.nn.frontends.image import PatchEmbedding, adapt_channels, resample_grid
 
 
 def fit_patches(tensors: dict[str, Tensor], old: nn.Module, new: nn.Module) -> list[str]:
-    """Fit the tensors of every image front end of `old` to that of `new`, in place. Returns the names that changed.
+    """Resample the tensors of the image front ends of `old` for `new`, in place. Returns the names that changed.
 
-    tensors: the state of `old`, whose own tensors may be on meta; `new` is the same family with another image size,
-    patch size, channel count, or other rows in its position table.
+    tensors: the state dict of `old`; both models may be on the meta device. `new` is of the same family, with another
+    image size, patch size, number of channels, or number of prefix rows in its position table.
     """
     changed = []
     for path, ours, theirs in _front_ends(old, new):
-        for name, tensor in _fitted(tensors, path, ours, theirs):
+        for name, tensor in _resampled(tensors, path, ours, theirs):
             if tensor is not tensors[name]:
                 tensors[name] = tensor
                 changed.append(name)
@@ -31,7 +31,7 @@ def _front_ends(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, PatchEmbe
             yield f"{path}.", module, theirs
 
 
-def _fitted(
+def _resampled(
     tensors: dict[str, Tensor], path: str, old: PatchEmbedding, new: PatchEmbedding
 ) -> Iterator[tuple[str, Tensor]]:
     kernel = f"{path}proj.weight" if isinstance(old.proj, nn.Conv2d) else f"{path}proj.0.weight"
@@ -47,17 +47,18 @@ def _fitted(
         yield f"{path}positions", torch.cat([prefix, grid])
 
 
-def _move_prefix(tensors: dict[str, Tensor], path: str, rows: Tensor, want: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Other rows for prefix tokens, the sums unchanged: rows too many are added to their tokens, new ones are zero."""
+def _move_prefix(tensors: dict[str, Tensor], path: str, rows: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Position rows for another number of prefix tokens, with equal outputs: surplus rows are added to their tokens,
+    missing rows are zero."""
     tokens: dict[str, Tensor] = {}
     at = 0
     for name in (f"{path}cls", f"{path}dist", f"{path}registers"):
         if (token := tensors.get(name)) is None:
             continue
-        count = 1 if token.ndim == 1 else len(token)
-        surplus = F.pad(rows, (0, 0, 0, max(at + count - len(rows), 0)))[at : at + count].clone()
-        surplus[: max(want - at, 0)] = 0
+        own = 1 if token.ndim == 1 else len(token)
+        surplus = F.pad(rows, (0, 0, 0, max(at + own - len(rows), 0)))[at : at + own].clone()
+        surplus[: max(count - at, 0)] = 0
         if surplus.any():
             tokens[name] = token + surplus.view(token.shape)
-        at += count
-    return F.pad(rows, (0, 0, 0, max(want - len(rows), 0)))[:want], tokens
+        at += own
+    return F.pad(rows, (0, 0, 0, max(count - len(rows), 0)))[:count], tokens

@@ -1,4 +1,4 @@
-"""`zoo.save` and `zoo.export`: models to folders, in our own format or another library's."""
+"""`zoo.save` and `zoo.export`: write a model to a folder, in our format or that of another library."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zoo.models.registry import build, family
 from zoo.utils.errors import did_you_mean
 from zoo.utils.files import atomic_folder, to_json
 
-# What a former save may have left in a folder, and a new one replaces.
+# Files of an earlier save, which a new one replaces.
 OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
@@ -28,10 +28,10 @@ FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_cli
 
 
 def save(model: Model, folder: str | Path) -> Path:
-    """Write a folder that `zoo.load` reads: config.json, model.safetensors, golden.safetensors. Returns its path.
+    """Save a model to a folder for `zoo.load`: config.json, model.safetensors, golden.safetensors. Returns its path.
 
-    Nothing half-written is ever seen: until the last byte is on disk the folder keeps what it held. The golden file
-    has the outputs of a seeded batch, by which `zoo.verify` proves the weights on any machine.
+    The folder is written atomically: it keeps its earlier files until all new ones are on disk. The golden file has the
+    outputs for a seeded batch, with which `zoo.verify` checks the weights on any machine.
     """
     tensors = _state(model)
     with atomic_folder(folder, OWNS) as staged:
@@ -45,12 +45,12 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
-    """Write a folder in the format of another library, for its own loader: "transformers", "timm" or "open_clip".
+    """Export a model to a folder of another library: format "transformers", "timm" or "open_clip". Returns its path.
 
-    With preprocessing or tokenizer and label names, so that `AutoModelForImageClassification.from_pretrained(folder)`,
+    Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
-    `open_clip.create_model_and_transforms("local-dir:folder")` run on it unchanged. Raises ValueError naming whatever
-    that library cannot express.
+    `open_clip.create_model_and_transforms("local-dir:folder")` load it. Raises ValueError naming what that library
+    cannot express.
     """
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
@@ -66,9 +66,9 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
 
 
 def _state(model: Model) -> dict[str, Tensor]:
-    """The state dict without its tied doubles. Raises ValueError when it, or the labels, do not fit the config."""
+    """The state dict with tied tensors once. Raises ValueError if it or the labels do not fit the config."""
     if not isinstance(model, Model):
-        raise ValueError(f"expected a model of this zoo, got {type(model).__name__}; unwrap it first (ddp.module)")
+        raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
     state = model.state_dict()
     expected = {name: tensor.shape for name, tensor in build(family(model.family), model.config).state_dict().items()}
     odd = [name for name in state.keys() ^ expected.keys() if name] or [
@@ -76,14 +76,16 @@ def _state(model: Model) -> dict[str, Tensor]:
     ]
     if odd:
         raise ValueError(
-            f"{sorted(odd)[0]!r} does not belong to a {model.family} of this config, and could not be loaded again; "
-            f"merge adapters, or save the model that was optimized"
+            f"the tensor {sorted(odd)[0]!r} does not belong to a {model.family} with this config, so it could not be "
+            f"loaded again; merge adapters first, or save the model before zoo.optimize"
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
-        raise ValueError(f"{blank[0]!r} has no values (it is on the meta device)")
+        raise ValueError(f"the tensor {blank[0]!r} has no values (it is on the meta device): load or initialize it")
     classes = getattr(model.config, "num_classes", None) if model.config.head in CLASSIFIER_HEADS else None
     if model.labels is not None and classes is not None and len(model.labels) != classes:
-        raise ValueError(f"model.labels has {len(model.labels)} names for {classes} classes")
+        raise ValueError(
+            f"model.labels has {len(model.labels)} names for {classes} classes: set {classes} names, or None"
+        )
     for alias in tied_names(model):
         del state[alias]
     return {name: tensor.detach() for name, tensor in state.items()}
@@ -94,15 +96,17 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(their JSON files, their tensors)."""
-    tensors, own = _state(model), family(model.family)
-    if own.name == "contrast":  # other libraries know towers put together as one of these
-        own = family("siglip" if model.config.loss == "siglip" else "clip")
-    if format not in FORMATS or not own.mappings.get(format):
-        known = [name for name in FORMATS if own.mappings.get(name)]
+    """({file name: contents}, tensors) in the format of another library."""
+    tensors, target = _state(model), family(model.family)
+    if target.name == "contrast":  # other libraries have such models as one of these
+        target = family("siglip" if model.config.loss == "siglip" else "clip")
+    if format not in FORMATS or not target.mappings.get(format):
+        known = [name for name in FORMATS if target.mappings.get(name)]
         near = did_you_mean(format, known)
-        raise ValueError(f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known)}")
-    values, mapping, config = FORMATS[format].describe(model, own)
+        raise ValueError(
+            f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known) or 'none'}"
+        )
+    values, mapping, config = FORMATS[format].describe(model, target)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
@@ -110,21 +114,21 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if isinstance(mapping, MultiTowerMapping):
         files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
-        files |= _embedding(model)
+        files |= _sentence_transformers_files(model)
     bare = config.head is None
-    tensors = _as(tensors, model, own, config)
+    tensors = _convert(tensors, model, target, config)
     return files, export_tensors(mapping.table_for(model.config), tensors, base="" if bare else mapping.base)
 
 
-def _embedding(model: Model) -> dict[str, Any]:
-    """sentence-transformers' files; a map behind pooling is a module of transformers' own model, and needs none."""
+def _sentence_transformers_files(model: Model) -> dict[str, Any]:
+    """The files of sentence-transformers; none if pooling is followed by a layer of transformers' model."""
     dense = getattr(model.head, "dense", None)
-    most = model.config.max_length if model.preprocess is None else model.preprocess.max_length
-    return {} if dense is not None else sentence_transformers.files(model.config, most)
+    max_length = model.config.max_length if model.preprocess is None else model.preprocess.max_length
+    return {} if dense is not None else sentence_transformers.files(model.config, max_length)
 
 
-def _as(tensors: dict[str, Tensor], model: Model, own: Family, config: Config) -> dict[str, Tensor]:
-    """The tensors of the equal model that `config` describes: rows of the position table may stand elsewhere."""
+def _convert(tensors: dict[str, Tensor], model: Model, target: Family, config: Config) -> dict[str, Tensor]:
+    """The tensors for an equivalent model with `config`, whose position table may have other prefix rows."""
     if config != model.config:
-        fit_patches(tensors, build(own, model.config), build(own, config))
+        fit_patches(tensors, build(target, model.config), build(target, config))
     return tensors

@@ -1,4 +1,4 @@
-"""`zoo.verify`: the same files through us and through the library they came from, or against their golden outputs."""
+"""`zoo.verify`: compare a loaded model with the original library, or with its golden outputs."""
 
 import importlib
 import importlib.metadata
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
-from zoo.checkpoints.golden import _cast, _run, named
+from zoo.checkpoints.golden import cast_batch, named_outputs, run_batch
 from zoo.checkpoints.load import describe, load
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
@@ -25,7 +25,10 @@ HALF = 2e-2
 
 @dataclass(frozen=True)
 class Verification:
-    """difference: max|ours - theirs| / max(1, max|theirs|) over all outputs. Prints as one line."""
+    """Result of `zoo.verify`. Prints as one line.
+
+    difference: max|ours - theirs| / max(1, max|theirs|) over all outputs; ok if it is at most `tolerance`.
+    """
 
     source: str
     against: str
@@ -47,30 +50,30 @@ class Verification:
 
 
 def verify(source: str | Path, revision: str | None = None) -> Verification:
-    """Run one seeded batch through our model and through the peer that the format belongs to, in the same process.
+    """Compare the outputs of our model for a seeded batch with those of the library that the checkpoint is from.
 
-    A folder of transformers or timm is compared with that library, which must be installed; a folder of ours with the
-    outputs that were saved beside its weights.
+    A folder of transformers, timm or open_clip is compared with that library, which must be installed; a folder of ours
+    with the golden outputs that were saved beside its weights. revision: of a hub repository.
     """
     checkpoint = describe(source, revision)
     model = load(source, revision=revision)
     if checkpoint.format == "transformers" and model.config.head == "pool" and not _pools(checkpoint):
-        model = load(source, revision=revision, head=None)  # their classes answer with the hidden states
+        model = load(source, revision=revision, head=None)  # their classes return the hidden states
     if checkpoint.format == "zoo":
         return _against_golden(str(source), checkpoint.path, model)
     batch = example_batch(model)
     theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
-    return _compare(str(source), checkpoint.format, model, batch, named(theirs))
+    return _compare(str(source), checkpoint.format, model, batch, named_outputs(theirs))
 
 
 def _pools(checkpoint: Checkpoint) -> bool:
-    """Whether their class answers with pooled features."""
+    """Whether their class returns pooled features."""
     return checkpoint.mapping.heads.get(checkpoint.architecture, {}).get("head") == "pool"
 
 
 def _against_golden(source: str, path: Path, model: Model) -> Verification:
     if not (file := path / "golden.safetensors").is_file():
-        raise LoadError(f"{path} has no golden.safetensors to verify against")
+        raise LoadError(f"{path} has no golden.safetensors to verify against: save the model again with zoo.save")
     saved = open_tensors(file)
     batch = {name.removeprefix("input."): saved[name] for name in saved if name.startswith("input.")}
     outputs = {name: saved[name] for name in saved if not name.startswith("input.")}
@@ -80,22 +83,22 @@ def _against_golden(source: str, path: Path, model: Model) -> Verification:
 def _compare(
     source: str, against: str, model: Model, batch: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> Verification:
-    ours = _run(model, batch)
+    ours = run_batch(model, batch)
     if shapes := [
         f"{n}: {list(ours[n].shape)} and {list(t.shape)}" for n, t in theirs.items() if ours[n].shape != t.shape
     ]:
-        raise LoadError(f"{source}: outputs of other shapes, ours and those of {against}: {', '.join(shapes)}")
+        raise LoadError(f"{source}: the outputs differ in shape, ours and those of {against}: {', '.join(shapes)}")
     worst = max(error(ours[name], theirs[name]) for name in theirs)
     packages = ["torch", *([against] if against in PEERS else [])]
     versions = {"zoo": __version__} | {name: importlib.metadata.version(PACKAGES.get(name, name)) for name in packages}
     return Verification(source, against, worst, TOLERANCE.get(model.dtype, HALF), versions)
 
 
-PACKAGES = {"open_clip": "open_clip_torch"}  # where a module's name is not its package's
+PACKAGES = {"open_clip": "open_clip_torch"}  # modules whose package has another name
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
-    """max|ours - theirs| / max(1, max|theirs|); infinite where either is not a number."""
+    """max|ours - theirs| / max(1, max|theirs|); infinite if either has NaNs."""
     a, b = ours.double(), theirs.double()
     worst = ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
     return worst if worst == worst else float("inf")
@@ -108,7 +111,8 @@ def _peer(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"verifying a folder of {name} needs {name} itself: pip install {name}") from None
+        package = PACKAGES.get(name, name)
+        raise ValueError(f"zoo.verify compares a {name} folder with {name} itself: pip install {package}") from None
 
 
 def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Any:
@@ -116,9 +120,9 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
     cls = getattr(_peer("transformers"), checkpoint.architecture)
     model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
     if checkpoint.config.head is None:
-        model = model.base_model  # of what was saved for pretraining, too
+        model = model.base_model  # without the head of a model for pretraining
     with torch.no_grad():
-        output = model(**_cast(batch, dtype))
+        output = model(**cast_batch(batch, dtype))
     if "image_embeds" in output:
         return _features(output.image_embeds, output.text_embeds, model.logit_scale, getattr(model, "logit_bias", None))
     if "start_logits" in output:
@@ -129,18 +133,18 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
 
 
 def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """What two towers answer, under our names."""
-    found = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
-    return found if bias is None else found | {"logit_bias": bias.detach().reshape(())}
+    """The outputs of a model with two towers, under our names."""
+    outputs = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
+    return outputs if bias is None else outputs | {"logit_bias": bias.detach().reshape(())}
 
 
 def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    made = _peer("open_clip").create_model(f"local-dir:{checkpoint.path}", output_dict=True).to(dtype).eval()
+    model = _peer("open_clip").create_model(f"local-dir:{checkpoint.path}", output_dict=True).to(dtype).eval()
     ids = batch["input_ids"]
-    ids = torch.nn.functional.pad(ids, (0, made.context_length - ids.shape[1]))  # it takes one length
+    ids = torch.nn.functional.pad(ids, (0, model.context_length - ids.shape[1]))  # it requires one length
     with torch.no_grad():
-        image = made.encode_image(batch["pixel_values"].to(dtype), normalize=True)
-        return _features(image, made.encode_text(ids, normalize=True), made.logit_scale, made.logit_bias)
+        image = model.encode_image(batch["pixel_values"].to(dtype), normalize=True)
+        return _features(image, model.encode_text(ids, normalize=True), model.logit_scale, model.logit_bias)
 
 
 def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:

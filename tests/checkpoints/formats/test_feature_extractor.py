@@ -45,13 +45,13 @@ def test_the_vocabulary_has_the_names_of_the_tokenizer(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_noted_and_not_taken(tmp_path: Path) -> None:
     folder(tmp_path, preprocessor_config={}, vocab=LETTERS)
     found, (note,) = read(tmp_path, ctc(32))
-    assert found == WaveformFeatureExtractor() and "4 symbols, the model 32" in note
+    assert found == WaveformFeatureExtractor() and "vocab.json has 4 symbols, the model has 32" in note
     folder(tmp_path, vocab={"eng": LETTERS})  # one vocabulary for each language
     found, (note,) = read(tmp_path, ctc())
     assert found == WaveformFeatureExtractor() and "no vocabulary" in note
     folder(tmp_path, preprocessor_config={"feature_extractor_type": "SpeechT5FeatureExtractor"})
     found, (note,) = read(tmp_path, ctc())
-    assert found is None and "SpeechT5FeatureExtractor is not known" in note
+    assert found is None and "SpeechT5FeatureExtractor is not supported" in note
 
 
 def test_a_spectrogram_is_fitted_to_the_model(tmp_path: Path) -> None:
@@ -59,4 +59,4 @@ def test_a_spectrogram_is_fitted_to_the_model(tmp_path: Path) -> None:
     found, notes = read(tmp_path, SimpleNamespace(max_length=1024, mel_bins=128))
     assert found == SpectrogramFeatureExtractor() and not notes
     found, (note,) = read(tmp_path, SimpleNamespace(max_length=100, mel_bins=128))
-    assert found == SpectrogramFeatureExtractor(frames=100) and "was fitted to the model" in note
+    assert found == SpectrogramFeatureExtractor(frames=100) and "was changed to the model's input size" in note

@@ -63,11 +63,11 @@ def test_a_folder_that_holds_no_other_tokenizer(tmp_path):
     zoo.save(model, tmp_path / "ours")
     assert zoo.load(tmp_path / "ours").preprocess == model.preprocess
     (tmp_path / "tokenizer.model").write_bytes(data[:300])
-    with pytest.raises(LoadError, match=r"tokenizer\.model: no SentencePiece model.*save_pretrained"):
+    with pytest.raises(LoadError, match=r"tokenizer\.model: not a SentencePiece model.*save_pretrained"):
         zoo.load(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"IQ== 0\nIg== 1\n", b"\x0a\xff", bytes(40)])
 def test_what_is_no_such_model(data):
-    with pytest.raises(LoadError, match="no SentencePiece model"):
+    with pytest.raises(LoadError, match="not a SentencePiece model"):
         Pieces.parse(data)

@@ -1,1 +1,1 @@
-"""The file formats: our own and those of other libraries."""
+"""Checkpoint formats: our own and those of other libraries."""

@@ -1,4 +1,4 @@
-"""What a reader of any format returns: config, preprocessing, labels and how to map the tensors."""
+"""Description of a checkpoint of any format: config, preprocessing, labels, and the mapping of its tensors."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,11 @@ from zoo.models.family import Family
 
 @dataclass
 class Checkpoint:
-    """A source, described in our words. Its tensors are still on disk and, with a table, under their names.
+    """Description of a checkpoint, as a reader of its format returns it. The tensors are not read yet.
 
-    mapping: a Dialect, or Towers of several. architecture: what the other library builds it with. notes: what could
-    not be taken as it stands.
+    path: folder or `.ckpt` file. variant: name of the model, if known. table, base: map the names of the tensors, see
+    `zoo.models.mapping.tensors`; None for our own format. mapping: CheckpointMapping or MultiTowerMapping of the other
+    library. architecture: its name of the model class. notes: what could not be read as it is, for the load report.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Feature extractors as transformers' folders of audio models hold them, and the vocabulary of a CTC model."""
+"""Feature extractors of audio models in transformers' folders, and the vocabulary of a CTC model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,24 +13,27 @@ from zoo.utils.files import read_json
 
 
 def read(folder: Path, config: Any) -> tuple[SpectrogramFeatureExtractor | WaveformFeatureExtractor | None, list[str]]:
-    """(the preprocessing of a folder, notes); None, and a note that says why, where there is none for such a model."""
+    """(the preprocessing of a folder, notes). None if there is none for the model, with a note on the reason."""
     values = _values(folder)
     if values is None:
         return None, []
     try:
         if hasattr(config, "mel_bins"):
-            heard = SpectrogramFeatureExtractor.from_transformers(values)
-            fitted = heard.fitted_to(config)
-            told = f"the file's preprocessing for {heard.frames} frames of {heard.num_mel_bins} bins was fitted to the model"
-            return fitted, [told] if fitted != heard else []
+            stored = SpectrogramFeatureExtractor.from_transformers(values)
+            fitted = stored.fitted_to(config)
+            note = (
+                f"the file's preprocessing for {stored.frames} frames of {stored.num_mel_bins} mel bins was changed to "
+                f"the model's input size"
+            )
+            return fitted, [note] if fitted != stored else []
         vocabulary, notes = _vocabulary(folder, config)
         return WaveformFeatureExtractor.from_transformers(values, vocabulary), notes
     except LoadError as error:
-        return None, [f"no preprocessing: {error}"]
+        return None, [f"model.preprocess is None: {error}"]
 
 
 def _values(folder: Path) -> dict[str, Any] | None:
-    """The extractor's own file, or its part of a processor's."""
+    """The settings of the feature extractor: a file of its own, or part of the processor's file."""
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
     if (folder / "processor_config.json").is_file():
@@ -39,27 +42,28 @@ def _values(folder: Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(folder: Path, config: Any) -> tuple[Vocabulary | None, list[str]]:
-    """vocab.json, with the names of blank and space that the tokenizer's settings give."""
+    """(the vocabulary in vocab.json, with blank and space as the tokenizer's settings name them; notes)."""
     file = folder / "vocab.json"
     if not file.is_file() or config.head != "ctc":
         return None, []
     try:
         vocabulary = Vocabulary.from_json(file.read_text(encoding="utf-8"))
-        vocabulary = replace(vocabulary, **_names(folder, vocabulary))
+        vocabulary = replace(vocabulary, **_special_tokens(folder, vocabulary))
     except (ValueError, TypeError, AttributeError) as error:
-        return None, [f"no vocabulary: {error}"]
+        return None, [f"no vocabulary: {file}: {error}"]
     if len(vocabulary) != config.vocab_size:
-        return None, [f"no vocabulary: vocab.json has {len(vocabulary)} symbols, the model {config.vocab_size}"]
+        return None, [f"no vocabulary: {file} has {len(vocabulary)} symbols, the model has {config.vocab_size}"]
     return vocabulary, []
 
 
-def _names(folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
-    named: dict[str, Any] = {}
+def _special_tokens(folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Fields of the vocabulary, {"blank": token, "space": token}, from the tokenizer's settings."""
+    settings: dict[str, Any] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        named |= read_json(folder / file) if (folder / file).is_file() else {}
+        settings |= read_json(folder / file) if (folder / file).is_file() else {}
     names: dict[str, Any] = {}
     for ours, theirs in (("blank", "pad_token"), ("space", "word_delimiter_token")):
-        token = named.get(theirs)
+        token = settings.get(theirs)
         token = token.get("content") if isinstance(token, Mapping) else token
         if token in vocabulary.tokens:
             names[ours] = str(token)

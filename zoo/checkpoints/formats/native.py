@@ -12,13 +12,14 @@ from zoo.preprocessing.auto import processor_from_dict
 from zoo.utils import renamed
 from zoo.utils.errors import LoadError, check_keys
 from zoo.utils.files import read_json
+from zoo.utils.version import __version__
 
-FORMAT = 2  # 1 had other names for some fields: they are read under the new ones
+FORMAT = 2  # format 1 has other names for some fields; they are renamed when it is read
 KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
 
 
 def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
-    """The contents of config.json; apart: without the files of the preprocessing (a tokenizer), which lie beside it."""
+    """The contents of config.json. apart: without the files of the preprocessing (a tokenizer), saved separately."""
     preprocess = None
     if model.preprocess is not None:
         model.preprocess.check(model.config)
@@ -40,14 +41,22 @@ def read(folder: Path) -> Checkpoint:
     return from_description(read_json(folder / "config.json"), folder, folder / "config.json")
 
 
-def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Checkpoint:
-    """A Checkpoint from the contents of config.json. An unknown or a missing key at any level raises LoadError."""
-    newer = values.get("format")
-    if isinstance(newer, int) and newer > FORMAT:
-        raise LoadError(f"{named} has format {newer}, this zoo reads up to {FORMAT}: upgrade attention-zoo")
-    check_keys(named, values, KEYS)
-    if newer == 1:
-        values = _from_format_1(values, named)
+def from_description(values: Mapping[str, Any], path: Path, file: Path) -> Checkpoint:
+    """A Checkpoint from the contents of config.json. Raises LoadError for unknown and missing keys at any level.
+
+    path: folder or `.ckpt` file of the weights. file: the file to name in errors.
+    """
+    number = values.get("format", FORMAT)
+    if isinstance(number, int) and number > FORMAT:
+        raise LoadError(
+            f"{file} has format {number}: it was saved by a newer version of attention-zoo, and version "
+            f"{__version__} reads formats up to {FORMAT}; upgrade with pip install --upgrade attention-zoo"
+        )
+    if number not in range(1, FORMAT + 1):
+        raise LoadError(f"{file} has format {number!r}, expected a whole number from 1 to {FORMAT}: it is damaged")
+    check_keys(file, values, KEYS)
+    if number == 1:
+        values = _from_format_1(values, file)
     try:
         found = family(values["family"])
         config = found.config.from_dict(values["config"])
@@ -55,14 +64,14 @@ def from_description(values: Mapping[str, Any], path: Path, named: Path) -> Chec
         if preprocess is not None:
             preprocess.check(config)
     except (TypeError, ValueError) as error:
-        raise LoadError(f"{named}: {error}") from None
+        raise LoadError(f"{file}: {error}") from None
     return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])
 
 
-def _from_format_1(values: Mapping[str, Any], named: Path) -> dict[str, Any]:
+def _from_format_1(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for name in ("config", "preprocess"):
         if not isinstance(values[name], Mapping | None):
-            raise LoadError(f"{named}: {name} is {type(values[name]).__name__}, expected an object")
+            raise LoadError(f"{file}: {name!r} is a {type(values[name]).__name__}, expected an object {{...}}")
     config, preprocess = values["config"], values["preprocess"]
     return {
         **values,

@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says beside transformers' files: how hidden states become one vector."""
+"""The files of sentence-transformers beside those of transformers: how hidden states are pooled to an embedding."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ KIND = "sentence_transformers.models."
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Fields of ours: {"head": "pool", "pool": ..., "normalize": ...}; none where there is no modules.json."""
+    """Our config fields {"head": "pool", "pool": ..., "normalize": ...}; empty if there is no modules.json."""
     file = folder / "modules.json"
     if not file.is_file():
         return {}
@@ -19,26 +19,27 @@ def read(folder: Path) -> dict[str, Any]:
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise LoadError(
-            f"{file}: {' + '.join(kinds)} is not supported, only Transformer + Pooling [+ Normalize]; "
-            "the folder without modules.json is loaded as the model alone"
+            f"{file}: the modules {' + '.join(kinds)} are not supported, only Transformer + Pooling [+ Normalize]; "
+            f"remove modules.json from a copy of the folder to load the transformer alone"
         )
     pooling = folder / modules[1]["path"] / "config.json"
     return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "normalize": "Normalize" in kinds}
 
 
-def _pool(said: dict[str, Any], file: Path) -> str:
-    flags = {name: value for name, value in said.items() if name.startswith("pooling_mode_")}
+def _pool(settings: dict[str, Any], file: Path) -> str:
+    flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
     chosen = [
         name[len("pooling_mode_") :].replace("_tokens", "").replace("_token", "") for name in flags if flags[name]
     ]
-    chosen = [said["pooling_mode"]] if "pooling_mode" in said else chosen
+    chosen = [settings["pooling_mode"]] if "pooling_mode" in settings else chosen
     if len(chosen) != 1 or chosen[0] not in POOLS:
-        raise LoadError(f"{file}: pooling {' and '.join(map(str, chosen))} is not supported, only one of {list(POOLS)}")
+        modes = " and ".join(map(str, chosen)) or "without a mode"
+        raise LoadError(f"{file}: pooling {modes} is not supported, only one of {', '.join(POOLS)}")
     return POOLS[chosen[0]]
 
 
 def files(config: Any, max_length: int) -> dict[str, Any]:
-    """{file name: contents} for a model with head="pool" and nothing behind pooling."""
+    """{file name: contents} for a model with head="pool" and no layer after pooling."""
     pool = next(theirs for theirs, ours in POOLS.items() if ours == config.pool)
     flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
     modules = [

@@ -1,8 +1,8 @@
 """SentencePiece models (`tokenizer.model`, `sentencepiece.bpe.model`) as tokenizers of the `tokenizers` library.
 
-Their file is a protocol buffer of three messages: pieces with scores, what trained them, and the normalizer. The few
-fields that matter are read here, so neither sentencepiece nor protobuf is needed. The ids are sentencepiece's; only
-special and user-defined pieces that a text spells out are, as everywhere with `tokenizers`, cut out before the rest.
+The file is a protocol buffer with pieces and scores, the settings of training, and the normalizer. The few fields that
+matter are parsed here, so neither sentencepiece nor protobuf is needed. The ids are those of sentencepiece, except that
+special and user-defined pieces in a text are split off first, as `tokenizers` always does.
 Source: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
 
@@ -23,7 +23,7 @@ SPACE = "▁"
 
 @dataclass(frozen=True)
 class Pieces:
-    """A SentencePiece model: pieces (text, score, kind) in the order of their ids, and how texts are normalized."""
+    """A SentencePiece model: pieces (text, score, type) in the order of their ids, and normalization settings."""
 
     pieces: list[tuple[str, float, int]]
     algorithm: int
@@ -35,15 +35,15 @@ class Pieces:
 
     @classmethod
     def parse(cls, data: bytes) -> "Pieces":
-        """Raises LoadError for what is no SentencePiece model."""
+        """Parse a file. Raises LoadError if it is not a SentencePiece model."""
         try:
             parts = list(_fields(data))
             pieces = [_piece(value) for number, value in parts if number == 1]
             trainer, normalizer = ({k: v for n, part in parts if n == i for k, v in _fields(part)} for i in (2, 3))
         except (IndexError, struct.error, TypeError, UnicodeDecodeError, ValueError) as error:
-            raise LoadError(f"no SentencePiece model ({error})") from None
+            raise LoadError(f"not a SentencePiece model ({error})") from None
         if not pieces or not trainer or trainer.get(3, UNIGRAM) not in (UNIGRAM, BPE):
-            raise LoadError("no SentencePiece model of the kinds unigram and BPE")
+            raise LoadError("not a SentencePiece model of type unigram or BPE")
         return cls(
             pieces=pieces,
             algorithm=trainer.get(3, UNIGRAM),
@@ -56,7 +56,11 @@ class Pieces:
 
 
 def tokenizer(data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool = False) -> "Tokenizer":
-    """bos, eos: what stands around a text. fairseq: XLM-R's numbering, its special tokens first and <mask> last."""
+    """A tokenizer from the bytes of a SentencePiece model.
+
+    bos, eos: whether to add <s> before and </s> after a text. fairseq: the ids of XLM-R, with its special tokens first
+    and <mask> last.
+    """
     from tokenizers import AddedToken, Tokenizer, models
 
     model = Pieces.parse(data)
@@ -68,32 +72,33 @@ def tokenizer(data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool
     unknown = 3 if fairseq else model.unknown
     if model.algorithm == UNIGRAM:
         scores = [(text, score) for text, score, _ in pieces]
-        made = Tokenizer(models.Unigram(scores, unknown, model.byte_fallback))
+        result = Tokenizer(models.Unigram(scores, unknown, model.byte_fallback))
     else:
-        made = Tokenizer(models.BPE(ids, _merges(pieces, ids), unk_token=pieces[unknown][0], fuse_unk=True,
-                                    byte_fallback=model.byte_fallback))  # fmt: skip
-    _dress(made, model)
-    own = [AddedToken(text, normalized=False, special=kind == CONTROL, lstrip=text == "<mask>")
-           for text, _, kind in pieces if kind in (CONTROL, USER)]  # fmt: skip
-    made.add_tokens(own)
-    made.post_processor = _around(ids, bos=bos, eos=eos, fairseq=fairseq)
-    return made
+        result = Tokenizer(models.BPE(ids, _merges(pieces, ids), unk_token=pieces[unknown][0], fuse_unk=True,
+                                      byte_fallback=model.byte_fallback))  # fmt: skip
+    _set_normalizer_and_decoder(result, model)
+    added = [AddedToken(text, normalized=False, special=kind == CONTROL, lstrip=text == "<mask>")
+             for text, _, kind in pieces if kind in (CONTROL, USER)]  # fmt: skip
+    result.add_tokens(added)
+    result.post_processor = _template(ids, bos=bos, eos=eos, fairseq=fairseq)
+    return result
 
 
-def _dress(made: "Tokenizer", model: Pieces) -> None:
-    """What happens to texts before pieces are looked for, and to pieces when they become texts."""
+def _set_normalizer_and_decoder(result: "Tokenizer", model: Pieces) -> None:
+    """Set how texts are normalized before they are split into pieces, and how pieces are joined to texts."""
     from tokenizers import Regex, decoders, normalizers
 
     steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     if model.squeeze:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     steps += [normalizers.Prepend(" ")] if model.dummy_prefix else []
-    made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    result.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    made.decoder = decoders.Sequence(back + ([decoders.Strip(" ", 1, 0)] if model.dummy_prefix else []))
+    result.decoder = decoders.Sequence(back + ([decoders.Strip(" ", 1, 0)] if model.dummy_prefix else []))
 
 
-def _around(ids: dict[str, int], *, bos: bool, eos: bool, fairseq: bool) -> Any:
+def _template(ids: dict[str, int], *, bos: bool, eos: bool, fairseq: bool) -> Any:
+    """The post-processor that adds <s> and </s> to texts and pairs of texts."""
     from tokenizers import processors
 
     first, last = "<s>" if (bos or fairseq) and "<s>" in ids else "", "</s>" if eos or fairseq else ""
@@ -105,7 +110,7 @@ def _around(ids: dict[str, int], *, bos: bool, eos: bool, fairseq: bool) -> Any:
 
 
 def _merges(pieces: list[tuple[str, float, int]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two others, the better piece first."""
+    """All merges of two pieces to a third, those of pieces with higher scores first."""
     found = []
     for text, score, kind in pieces:
         if kind in (CONTROL, USER):
@@ -123,32 +128,32 @@ def _piece(data: bytes) -> tuple[str, float, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a message: an int, or bytes (texts, messages, fixed numbers).
+    """(number, value) of each field of a protobuf message: an int, or bytes (strings, messages, fixed-size numbers).
 
     https://protobuf.dev/programming-guides/encoding
     """
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            value, place = _varint(data, place)
+            value, position = _varint(data, position)
             yield number, value
             continue
         if wire not in (1, 2, 5):
-            raise ValueError(f"wire type {wire} at byte {place}")
-        size, place = _varint(data, place) if wire == 2 else ({1: 8, 5: 4}[wire], place)
-        if place + size > len(data):
-            raise ValueError("it ends too early")
-        yield number, data[place : place + size]
-        place += size
+            raise ValueError(f"wire type {wire} at byte {position}")
+        size, position = _varint(data, position) if wire == 2 else ({1: 8, 5: 4}[wire], position)
+        if position + size > len(data):
+            raise ValueError("unexpected end of file")
+        yield number, data[position : position + size]
+        position += size
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = data[place]
+        byte = data[position]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, position

@@ -1,4 +1,4 @@
-"""timm's folders: config.json with `architecture`, `model_args` and `pretrained_cfg`, weights under timm's names."""
+"""timm's format: config.json with `architecture`, `model_args` and `pretrained_cfg`; weights under timm's names."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def read(folder: Path) -> Checkpoint:
     values = read_json(file)
     pretrained = values.get("pretrained_cfg", values)  # the oldest files have all keys on one level
     architecture = str(values["architecture"]).split(".")[0]
-    family, mapping = _family_of(architecture)
+    family, mapping = _family_of(architecture, file)
     arguments = _arguments(values, pretrained)
     config = config_of(family, _fields(family, mapping, architecture, arguments), file)
     labels = _labels(values.get("label_names", pretrained.get("label_names", pretrained.get("labels"))), config)
@@ -38,16 +38,19 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def _family_of(architecture: str) -> tuple[Family, CheckpointMapping]:
+def _family_of(architecture: str, file: Path) -> tuple[Family, CheckpointMapping]:
     known = [name for family, _ in mappings(families(), "timm") for name in family.variants]
     for family, mapping in mappings(families(), "timm"):
         if architecture in family.variants and not architecture.startswith(mapping.own_names):
             return family, mapping
-    raise LoadError(f"timm's architecture {architecture!r} is not in this zoo{did_you_mean(architecture, known)}")
+    raise LoadError(
+        f"{file}: timm's architecture {architecture!r} is not supported{did_you_mean(architecture, known)}; "
+        f"zoo.list_models() lists the supported models"
+    )
 
 
 def _arguments(values: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm builds the model with: `pretrained_cfg` where `model_args` says nothing."""
+    """The arguments with which timm builds the model: `model_args`, with defaults from `pretrained_cfg`."""
     arguments: dict[str, Any] = {"num_classes": values.get("num_classes", pretrained.get("num_classes", 1000))}
     if "input_size" in pretrained:
         arguments["in_chans"], *arguments["img_size"] = pretrained["input_size"]
@@ -68,10 +71,10 @@ def _labels(names: Any, config: Config) -> list[str] | None:
 
 
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
-    """(config.json, dialect, the config that was written). Raises ValueError naming what timm cannot express."""
+    """(config.json, mapping, the config it describes). Raises ValueError naming what timm cannot express."""
     found = family.mappings.get("timm")
     if found is None:
-        raise ValueError(f"timm has no {family.name} models: export to another format")
+        raise ValueError(f"timm has no {family.name} models: choose another format")
     config, lost = found.rewrite(model.config), {}
     for architecture in _architectures(model, found):
         try:

@@ -1,4 +1,4 @@
-"""Tokenizers as transformers' folders hold them: tokenizer.json, else the vocabulary files of older repositories."""
+"""Tokenizers of transformers' folders: tokenizer.json, or the vocabulary files of older repositories."""
 
 import gzip
 import importlib.util
@@ -16,7 +16,7 @@ from zoo.utils.files import read_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What the tokens are called where the files do not say it.
+# The usual special tokens, for folders that do not name them.
 USUAL = {
     "unk": ("[UNK]", "<unk>"),
     "pad": ("[PAD]", "<pad>"),
@@ -29,24 +29,26 @@ USUAL = {
 HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
 START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
-READS_PIECES = ("llama", "mistral", "xlm-roberta")  # whose SentencePiece models are read as they are
+SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta")  # model types whose SentencePiece models can be read directly
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
-    """(the tokenizer of a folder, notes). Raises LoadError for one that does not belong to the model."""
+    """(the tokenizer of a folder, notes). Raises LoadError if it does not fit the model."""
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
     text = _tokenizer(folder, settings, model_type)
     if text is None:
         found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
-        why = f"{found[0]} is no tokenizer.json; {HOW_TO_CONVERT}" if found else "there is none"
-        return None, [f"no tokenizer: {why}"] if found or settings else []
+        reason = f"{found[0]} has to be converted: {HOW_TO_CONVERT}" if found else "the folder has no tokenizer.json"
+        return None, [f"model.preprocess has no tokenizer: {reason}"] if found or settings else []
     notes = []
     if settings.get("truncation_side", "right") != "right":
-        notes.append("the tokenizer's file cuts texts on the left, here they are cut on the right")
+        notes.append("the tokenizer's file truncates texts on the left; they are truncated on the right instead")
     try:
         special, absent = _special(text, named | settings)
-        notes += [f"the tokenizer has no token {token!r}, which its settings call {role}" for role, token in absent]
+        notes += [
+            f"the tokenizer has no token {token!r}, which its settings name as {role}_token" for role, token in absent
+        ]
         preprocess = TextProcessor(
             tokenizer=text,
             special=special,
@@ -61,7 +63,7 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
 
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
-    """The contents of tokenizer.json, made from a vocabulary where there is none."""
+    """The contents of tokenizer.json; without that file, made from a vocabulary. None if there is neither."""
     if (folder / "tokenizer.json").is_file():
         return (folder / "tokenizer.json").read_text(encoding="utf-8")
     if (folder / "vocab.txt").is_file():
@@ -83,12 +85,12 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> st
 
 
 def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
-    """The contents of tokenizer.json, made from a SentencePiece model. Raises LoadError for a file that is none."""
+    """The contents of tokenizer.json, made from a SentencePiece model. Raises LoadError for a damaged file."""
     file = next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
-    if file is None or model_type not in READS_PIECES:
+    if file is None or model_type not in SENTENCEPIECE_TYPES:
         return None
     xlm = model_type == "xlm-roberta"
-    bos, eos = (bool(settings.get(f"add_{name}_token", usual)) for name, usual in (("bos", True), ("eos", False)))
+    bos, eos = (bool(settings.get(f"add_{name}_token", default)) for name, default in (("bos", True), ("eos", False)))
     try:
         return sentencepiece.tokenizer(file.read_bytes(), bos=bos, eos=eos, fairseq=xlm).to_str()
     except LoadError as error:
@@ -96,7 +98,7 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str |
 
 
 def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> "Tokenizer":
-    """CLIP's tokenizer: lower case, pieces that end a word marked </w>, START and END around a text."""
+    """CLIP's tokenizer: lowercase, </w> at the end of words, START and END around a text."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(
@@ -116,7 +118,7 @@ def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> "Tokenizer
 
 @cache
 def open_clip_tokenizer() -> str | None:
-    """tokenizer.json of CLIP's vocabulary, from the open_clip package; None where that is not installed."""
+    """The contents of tokenizer.json for CLIP's vocabulary in the open_clip package; None if it is not installed."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         return None
@@ -131,19 +133,19 @@ def open_clip_tokenizer() -> str | None:
 
 
 def byte_letters() -> list[str]:
-    """The letters that stand for the 256 bytes, in the order of CLIP's and GPT-2's vocabularies."""
+    """The characters that represent the 256 bytes, in the order of the vocabularies of CLIP and GPT-2."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(256 - len(shown))]
 
 
-def _special(text: str, said: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """({role: token}, those named that the vocabulary lacks), from what the files say, else by the usual names."""
+def _special(text: str, settings: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """({role: token}, [(role, token) not in the vocabulary]), from the settings, else by the usual names."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
     special, absent = {}, []
     for role in SPECIAL:
-        token = said.get(f"{role}_token")
+        token = settings.get(f"{role}_token")
         token = token.get("content") if isinstance(token, Mapping) else token
         if token is not None and tokenizer.token_to_id(token) is None:
             absent.append((role, token))

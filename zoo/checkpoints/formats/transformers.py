@@ -1,4 +1,4 @@
-"""transformers' folders: config.json with `model_type` and `architectures`, a processor, weights under hub names."""
+"""transformers' format: config.json with `model_type` and `architectures`, processor files, weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappi
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor, pair
-from zoo.utils.errors import LoadError, did_you_mean
+from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
 
@@ -44,25 +44,29 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _ends(folder: Path) -> dict[str, Any]:
-    """What generation_config.json says of the end of a text; it counts before config.json, as in transformers."""
+    """The eos_token_id of generation_config.json, which takes precedence over config.json, as in transformers."""
     file = folder / "generation_config.json"
     ids = read_json(file).get("eos_token_id") if file.is_file() else None
     return {} if ids is None else {"eos_token_id": ids}
 
 
 def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapping, str]:
-    """The dialect that a config is written in, and the class whose weights the folder holds."""
+    """(family, mapping, class name of the weights) of a config. Raises LoadError if it is not supported."""
     known = {mapping.name: (family, mapping) for family, mapping in mappings(families(), "transformers")}
     if (model_type := str(values["model_type"])) not in known:
-        near = did_you_mean(model_type, known)
-        raise LoadError(f"transformers' model_type {model_type!r} is not in this zoo{near}; known: {', '.join(known)}")
+        raise LoadError(
+            f"{file}: transformers' model_type {model_type!r} is not supported; supported: {', '.join(known)}"
+        )
     family, mapping = known[model_type]
-    classes, named = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
-    if not named:
-        raise LoadError(f"{file} does not say which class the weights are of ('architectures'): {classes}")
-    if named[0] not in mapping.heads:
-        raise LoadError(f"transformers' {named[0]} ({model_type}) is not in this zoo; known: {classes}")
-    return family, mapping, named[0]
+    classes, names = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
+    if not names:
+        raise LoadError(f"{file} lacks 'architectures', the class of the weights: add one of {classes}")
+    if names[0] not in mapping.heads:
+        raise LoadError(
+            f"{file}: transformers' class {names[0]!r} (model_type {model_type!r}) is not supported; "
+            f"supported: {classes}"
+        )
+    return family, mapping, names[0]
 
 
 def _fields(family: Family, mapping: CheckpointMapping, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,23 +74,23 @@ def _fields(family: Family, mapping: CheckpointMapping, architecture: str, value
     fields = mapping.to_ours(start, values) | dict(mapping.heads[architecture])
     if "num_classes" in fields:
         fields["num_classes"] = _class_count(values) if fields["head"] in CLASSIFIER_HEADS else 0
-    known = fields.pop("problem_type", None)  # to the family, of files that do not say it
+    known = fields.pop("problem_type", None)  # of the family, for files without it
     if fields.get("head") == "classify" and "problem_type" in family.config.names():
         fields["problem_type"] = _problem_type(values, fields["num_classes"]) or known
     return fields
 
 
 def _problem_type(values: Mapping[str, Any], classes: int) -> str | None:
-    """Their pipelines' rule: a single score, of which nothing is said, is the logit of a yes (cross-encoders)."""
+    """transformers' rule in pipelines: without a problem_type, a single output is a binary logit (cross-encoders)."""
     problem = values.get("problem_type")
     known = get_args(ProblemType)
     if problem not in (None, *known):
-        raise LoadError(f"problem_type={problem!r} is not known, only {', '.join(known)}")
+        raise LoadError(f"config.json has problem_type={problem!r}, expected one of {', '.join(known)}")
     return problem or ("multi_label_classification" if classes == 1 else None)
 
 
 def _class_count(values: Mapping[str, Any]) -> int:
-    """transformers' own rule: the names count, two classes where nothing is said."""
+    """transformers' rule: as many classes as id2label has names, else num_labels, else two."""
     return len(values["id2label"]) if values.get("id2label") else values.get("num_labels") or 2
 
 
@@ -108,18 +112,18 @@ def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMa
     try:
         return ImageProcessor.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []
     except LoadError as error:
-        return None, [f"no preprocessing: {error}"]
+        return None, [f"model.preprocess is None: {error}"]
 
 
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:
-    """(config.json, dialect, the config written). Raises ValueError naming what transformers cannot express."""
+    """(config.json, mapping, the config it describes). Raises ValueError naming what transformers cannot express."""
     lost: dict[str, list[str]] = {}
     for _, mapping in mappings(iter([family]), "transformers"):
         if isinstance(mapping, MultiTowerMapping):
             return transformers_multi_tower.describe(model, family, mapping)
         config = mapping.rewrite(model.config)
         pools = any(fields.get("head") == "pool" for fields in mapping.heads.values())
-        if config.head == "pool" and not pools:  # transformers' bare models return the tokens to pool
+        if config.head == "pool" and not pools:  # transformers' bare models return the tokens before pooling
             config = config.replace(head=None)
         for architecture, fields in mapping.heads.items():
             if fields.get("head") != config.head:
@@ -147,5 +151,5 @@ def _head(model: Model, config: Any) -> dict[str, Any]:
     ids = {str(i): label for i, label in enumerate(labels)}
     problem = config.resolved_problem_type
     usual = problem == "single_label_classification" and getattr(config, "problem_type", None) is None
-    said = {"problem_type": problem} if config.head == "classify" and not usual else {}
-    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | said
+    extra = {"problem_type": problem} if config.head == "classify" and not usual else {}
+    return {"id2label": ids, "label2id": {label: int(i) for i, label in ids.items()}} | extra

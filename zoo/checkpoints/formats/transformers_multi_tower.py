@@ -1,4 +1,4 @@
-"""Models of several towers in transformers' folders."""
+"""Models with several towers in transformers' format."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from zoo.utils.files import read_json
 
 
 def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowerMapping) -> Checkpoint:
-    """A folder of transformers."""
+    """Read a folder of transformers with the mapping `towers`."""
     config: Any = towers.config(own, values, folder / "config.json")
     preprocess, notes = read_preprocess(folder, config, towers.name)
     return Checkpoint(
@@ -36,36 +36,36 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowe
 
 
 def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple[MultimodalProcessor | None, list[str]]:
-    """What pictures and texts are given to the towers by, and notes on what could not be taken."""
+    """(the processor of images and texts, notes on what could not be read)."""
     image, notes = None, []
-    picture: Any = config.parts["image"]
+    tower: Any = config.parts["image"]
     try:
-        if (processor := picture_processor(folder)) is not None:
-            image = ImageProcessor.from_transformers(processor, pair(picture.image_size), picture.in_chans)
+        if (processor := image_processor_config(folder)) is not None:
+            image = ImageProcessor.from_transformers(processor, pair(tower.image_size), tower.in_chans)
     except LoadError as error:
-        notes.append(f"no preprocessing of pictures: {error}")
-    text, others = tokenizer.read(folder, config.parts["text"], name)
-    return pairing(image, text, config), notes + others
+        notes.append(f"model.preprocess has no image processor: {error}")
+    text, text_notes = tokenizer.read(folder, config.parts["text"], name)
+    return multimodal_processor(image, text, config), notes + text_notes
 
 
-def pairing(image: Any, text: Any, config: ContrastiveConfig) -> MultimodalProcessor | None:
-    """Both together; a text tower that sees its padding has texts of one length and no mask."""
-    words: Any = config.parts["text"]
-    if text is not None and not words.causal:
+def multimodal_processor(image: Any, text: Any, config: ContrastiveConfig) -> MultimodalProcessor | None:
+    """Image and text processors in one; a bidirectional text tower gets texts padded to one length, and no mask."""
+    tower: Any = config.parts["text"]
+    if text is not None and not tower.causal:
         text = replace(text, mask=False, multiple=text.max_length)
     return MultimodalProcessor(image=image, text=text) if image or text else None
 
 
-def picture_processor(folder: Path) -> Mapping[str, Any] | None:
-    """The settings of transformers' image processor: in a file of its own, or (transformers 5) in that of both."""
+def image_processor_config(folder: Path) -> Mapping[str, Any] | None:
+    """The settings of transformers' image processor: a file of its own, or (transformers 5) part of the processor's."""
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
-    both = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
-    return both.get("image_processor")
+    processor = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
+    return processor.get("image_processor")
 
 
 def describe(model: Model, own: Family, towers: MultiTowerMapping) -> tuple[dict[str, Any], Any, Config]:
-    """(config.json, the dialect, the config written), for transformers."""
+    """(config.json, mapping, the config it describes)."""
     values = towers.values(own, model.config)
     for part in towers.parts.values():
         values[part.key] = {"model_type": part.mapping.name} | values[part.key]
