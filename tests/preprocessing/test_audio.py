@@ -1,4 +1,4 @@
-"""Preprocessing of sounds: transformers' numbers and files, saved with models, and what does not fit is named."""
+"""Audio preprocessing: outputs and files of transformers, saving with models, and errors that name the clip."""
 
 import io
 import json
@@ -27,8 +27,8 @@ WORDS = Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", "A", "B"))
 
 
 def clips(*lengths: int) -> list[np.ndarray]:
-    draw = np.random.default_rng(0)
-    return [draw.normal(0.01, 0.1, length).astype(np.float32) for length in lengths]
+    rng = np.random.default_rng(0)
+    return [rng.normal(0.01, 0.1, length).astype(np.float32) for length in lengths]
 
 
 def wav(wave: np.ndarray, sampling_rate: int = 16000) -> bytes:
@@ -63,14 +63,14 @@ def test_equals_transformers_both_ways(tmp_path: Path, name: str, options: dict[
     extractor.save_pretrained(tmp_path)
     kind: Any = WaveformFeatureExtractor if name.startswith("Wav2Vec2") else SpectrogramFeatureExtractor
     ours = kind.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()))
-    sounds = clips(16000, 16000, 30_000, 400, 60_000)
-    heard = ours(sounds, sampling_rate=ours.sampling_rate, too_long="cut")
+    audio = clips(16000, 16000, 30_000, 400, 60_000)
+    outputs = ours(audio, sampling_rate=ours.sampling_rate, too_long="cut")
     padded = {"padding": True, "return_attention_mask": True} if kind is WaveformFeatureExtractor else {}
     written = type(extractor)(**json.loads(json.dumps(ours.to_transformers())))
     for theirs in (extractor, written):
-        expected = theirs(sounds, sampling_rate=ours.sampling_rate, return_tensors="pt", **padded)
-        assert heard.keys() == expected.keys()
-        for key, values in heard.items():
+        expected = theirs(audio, sampling_rate=ours.sampling_rate, return_tensors="pt", **padded)
+        assert outputs.keys() == expected.keys()
+        for key, values in outputs.items():
             assert error(values, expected[key]) <= CLOSE
     assert written.to_dict() == extractor.to_dict() or "do_normalize" in options
     assert kind.from_transformers(ours.to_transformers()) == ours
@@ -94,9 +94,9 @@ def test_what_transformers_cannot_express() -> None:
 
 
 def test_files_that_are_not_understood() -> None:
-    with pytest.raises(LoadError, match="ClapFeatureExtractor is not known"):
+    with pytest.raises(LoadError, match="ClapFeatureExtractor is not supported"):
         SpectrogramFeatureExtractor.from_transformers({"feature_extractor_type": "ClapFeatureExtractor"})
-    with pytest.raises(LoadError, match="another padding"):
+    with pytest.raises(LoadError, match="zero padding on the right"):
         WaveformFeatureExtractor.from_transformers({"padding_value": 1.0})
     with pytest.raises(LoadError, match="dither"):
         SpectrogramFeatureExtractor.from_transformers(
@@ -150,7 +150,7 @@ def test_saved_with_models_and_fitted_to_them(tmp_path: Path) -> None:
     zoo.export(model, tmp_path / "theirs")
     assert zoo.load(tmp_path / "theirs").preprocess == replace(model.preprocess, resample=False)
     model.preprocess = SpectrogramFeatureExtractor(frames=61, num_mel_bins=32)
-    with pytest.raises(ValueError, match="frames=61 of the preprocessing, but the model has max_length=60"):
+    with pytest.raises(ValueError, match="the preprocessing has frames=61, but the model has max_length=60"):
         zoo.save(model, tmp_path / "wrong")
 
 
@@ -170,17 +170,17 @@ def test_fields_that_cannot_be(make: Any) -> None:
         make()
 
 
-# --- what a sound may be ----------------------------------------------------------------------------------------------
+# --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
+def test_all_kinds_of_inputs(tmp_path: Path) -> None:
     wave = clips(9000)[0]
     (tmp_path / "x.wav").write_bytes(wav(wave))
     expected = SMALL((wave, 16000))["input_values"]
     assert expected.shape == (1, 60, 32) and expected.dtype == torch.float32
     tensor = torch.from_numpy(wave)
     decoded = {"array": wave, "sampling_rate": 16000, "path": None}  # by datasets
-    for sound in (
+    for clip in (
         str(tmp_path / "x.wav"),
         tmp_path / "x.wav",
         wav(wave),
@@ -188,25 +188,25 @@ def test_all_ways_to_give_a_sound(tmp_path: Path) -> None:
         (tensor[None], 16000),
         decoded,
     ):
-        assert torch.equal(SMALL(sound)["input_values"], expected)
-    for sound in (wave, tensor, tensor[None], tensor.double()):
-        assert torch.equal(SMALL(sound, sampling_rate=16000)["input_values"], expected)
+        assert torch.equal(SMALL(clip)["input_values"], expected)
+    for clip in (wave, tensor, tensor[None], tensor.double()):
+        assert torch.equal(SMALL(clip, sampling_rate=16000)["input_values"], expected)
     both = SMALL([tmp_path / "x.wav", (np.stack([wave] * 8), 16000)])["input_values"]  # eight channels are mixed
     assert both.shape[0] == 2 and error(both[1:], expected.double()) <= CLOSE
 
 
-@pytest.mark.parametrize("edit, said", [
+@pytest.mark.parametrize("edit, message", [
     ({"vocabulary": {"tokens": ["<pad>", "|", "A"], "blank": "<pad>", "space": "|"}}, "3 symbols, .* vocab_size=7"),
     ({"vocabulary": {"tokens": list(WORDS.tokens), "space": "|"}}, "vocabulary lacks the key 'blank'"),
     ({"vocabulary": {"tokens": list(WORDS.tokens), "blank": "<pad>", "space": "|", "gap": 1}}, "unknown key 'gap'"),
     ({"sampling_rate": "16k"}, "sampling_rate='16k', expected a number"),
 ])  # fmt: skip
-def test_a_damaged_preprocess_is_named(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
+def test_a_damaged_preprocess_is_named(tmp_path: Path, edit: dict[str, Any], message: str) -> None:
     zoo.save(writer(), tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     values["preprocess"] |= edit
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(LoadError, match=said):
+    with pytest.raises(LoadError, match=message):
         zoo.load(tmp_path)
 
 
@@ -224,39 +224,39 @@ def writer() -> zoo.Model:
 
 
 @pytest.mark.parametrize("sampling_rate", [0, -16000, 16000.5, float("nan"), float("inf"), "16000", (16000,)])
-def test_rates_that_are_none(sampling_rate: Any) -> None:
-    with pytest.raises(ValueError, match=r"sound 1 has the sampling rate .*: expected samples per second"):
+def test_invalid_sampling_rates(sampling_rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"audio clip 1 has sampling_rate=.*: expected samples per second"):
         replace(SMALL, resample=True)([(clips(9000)[0], 16000.0), (clips(9000)[0], sampling_rate)])
 
 
-def test_a_rate_is_always_known() -> None:
+def test_the_sampling_rate_must_be_known() -> None:
     wave = clips(9000)[0]
-    with pytest.raises(ValueError, match="sound 0 has no sampling rate"):
+    with pytest.raises(ValueError, match="audio clip 0 has no sampling rate"):
         SMALL(wave)
-    with pytest.raises(AudioError, match="sound 1 has 8000 samples per second, expected 16000"):
+    with pytest.raises(AudioError, match="audio clip 1 has a sampling rate of 8000 Hz, expected 16000 Hz"):
         SMALL([(wave, 16000), (wave, 8000)])
-    with pytest.raises(AudioError, match="8000 samples per second, expected 16000"):
+    with pytest.raises(AudioError, match="a sampling rate of 8000 Hz, expected 16000 Hz"):
         SMALL(wav(wave, 8000))
     twice = SMALL([(wave[:4500], 8000), wav(wave[:4500], 8000)], resample=True)["input_values"]
     assert error(twice[0], twice[1].double()) <= 1e-6
 
 
 def test_a_batch_is_what_each_is_alone() -> None:
-    sounds = clips(3000, 9000, 9000, 500)
+    audio = clips(3000, 9000, 9000, 500)
     for preprocess in (
         SMALL,
         WaveformFeatureExtractor(),
         SpectrogramFeatureExtractor(feature_type="log_mel", frames=60),
     ):
-        batch = preprocess(sounds, sampling_rate=16000)
-        for row, sound in enumerate(sounds):
-            alone = preprocess(sound, sampling_rate=16000)
+        batch = preprocess(audio, sampling_rate=16000)
+        for row, clip in enumerate(audio):
+            alone = preprocess(clip, sampling_rate=16000)
             size = alone["input_values"].shape[1]
             assert error(batch["input_values"][row, :size], alone["input_values"][0].double()) <= 1e-6
             assert "attention_mask" not in alone
-    mask = WaveformFeatureExtractor()(sounds, sampling_rate=16000)["attention_mask"]
+    mask = WaveformFeatureExtractor()(audio, sampling_rate=16000)["attention_mask"]
     assert mask.dtype == torch.int64 and mask.sum(1).tolist() == [3000, 9000, 9000, 500]
-    assert "attention_mask" not in WaveformFeatureExtractor()(sounds[1:3], sampling_rate=16000)
+    assert "attention_mask" not in WaveformFeatureExtractor()(audio[1:3], sampling_rate=16000)
 
 
 def test_silence_and_clipping_give_numbers() -> None:
@@ -271,27 +271,27 @@ def test_silence_and_clipping_give_numbers() -> None:
 
 @pytest.mark.parametrize("preprocess", [SMALL, WaveformFeatureExtractor()], ids=["spectrogram", "waveform"])
 @pytest.mark.parametrize(
-    "sound, said",
+    "clip, message",
     [
-        (np.zeros(0, np.float32), "sound 1 is empty"),
-        (np.full(900, np.nan, np.float32), "sound 1 has 900 samples that are NaN"),
+        (np.zeros(0, np.float32), "audio clip 1 is empty"),
+        (np.full(900, np.nan, np.float32), "audio clip 1 has 900 samples that are NaN"),
         (np.zeros((2, 900), np.float32), "several clips or several channels"),
-        (b"no sound", "is no sound file"),
-        ("nowhere.wav", r"there is no sound file nowhere\.wav"),
-        ([0.0, 0.1], "given list"),
+        (b"not audio", "is not a readable audio file"),
+        ("nowhere.wav", r"audio file not found: nowhere\.wav"),
+        ([0.0, 0.1], "audio clip 1 is a list, expected"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_sounds_are_named(preprocess: AudioProcessor, sound: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        preprocess([clips(900)[0], sound], sampling_rate=16000)
-    with pytest.raises(ValueError, match="no sounds given"):
+def test_invalid_clips_are_named(preprocess: AudioProcessor, clip: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        preprocess([clips(900)[0], clip], sampling_rate=16000)
+    with pytest.raises(ValueError, match="the list of audio clips is empty"):
         preprocess([])
 
 
 def test_too_short_for_a_frame() -> None:
     for samples in (1, 399):
-        with pytest.raises(AudioError, match=rf"sound 0 has {samples} samples .* at least 400 are needed"):
+        with pytest.raises(AudioError, match=rf"audio clip 0 is too short: it has {samples} samples .* at least 400 "):
             SMALL(clips(samples), sampling_rate=16000)
     assert SMALL(clips(400), sampling_rate=16000)["input_values"].shape == (1, 60, 32)
     with pytest.raises(AudioError, match="at least 201"):
@@ -310,25 +310,27 @@ LIMITED += [SpectrogramFeatureExtractor(feature_type="whisper", num_mel_bins=80,
 
 @pytest.mark.parametrize("preprocess", LIMITED, ids=["kaldi", "log_mel", "waveform", "whisper"])
 def test_too_long_is_an_error_a_cut_or_windows(tmp_path: Path, preprocess: AudioProcessor) -> None:
-    limit = preprocess.limit
+    limit = preprocess.max_samples
     assert limit is not None
     whole = clips(limit + 3000)[0]
     path = tmp_path / "long.wav"
     path.write_bytes(wav(whole))
     preprocess(whole[:limit], sampling_rate=16000)
-    with pytest.raises(AudioError, match=rf"sound 0 has {limit + 1} samples .* at most {limit} .*too_long='cut'"):
+    with pytest.raises(
+        AudioError, match=rf"audio clip 0 is too long: it has {limit + 1} samples .* at most {limit} .*too_long='cut'"
+    ):
         preprocess(whole[: limit + 1], sampling_rate=16000)
-    with pytest.raises(AudioError, match=r"long\.wav has"):
+    with pytest.raises(AudioError, match=r"long\.wav is too long: it has"):
         preprocess(path)
     (name,) = preprocess(whole[:limit], sampling_rate=16000)
     first, last = (preprocess(part, sampling_rate=16000)[name][0] for part in (whole[:limit], whole[-limit:]))
-    for sound in (path, (whole, 16000)):
-        assert torch.equal(preprocess(sound, too_long="cut")[name][0], first)
-        rows = preprocess([sound, sound], too_long="windows")[name]
+    for clip in (path, (whole, 16000)):
+        assert torch.equal(preprocess(clip, too_long="cut")[name][0], first)
+        rows = preprocess([clip, clip], too_long="windows")[name]
         assert len(rows) == 4
         for row, part in zip(rows, (first, last, first, last)):
             assert error(row, part.double()) <= 1e-6
-        assert [(w.start, len(w.wave)) for w in preprocess.windows(sound)] == [(0, limit), (3000, limit)]
+        assert [(w.start, len(w.wave)) for w in preprocess.windows(clip)] == [(0, limit), (3000, limit)]
     assert len(preprocess(path, too_long="windows")[name]) == 2
 
 
@@ -336,10 +338,10 @@ def test_the_limit_is_the_last_that_fits() -> None:
     """One sample more would be one frame more, of which transformers would silently cut the end."""
     from zoo.preprocessing.filter_banks import frames_of
 
-    assert frames_of(SMALL.limit, 16000) == 60 and frames_of(SMALL.limit + 1, 16000) == 61
+    assert frames_of(SMALL.max_samples, 16000) == 60 and frames_of(SMALL.max_samples + 1, 16000) == 61
 
 
-def test_short_sounds_are_one_window_and_no_limit_has_none() -> None:
+def test_short_clips_are_one_window_and_no_limit_has_none() -> None:
     wave = clips(1000)[0]
     (window,) = SMALL.windows((wave, 16000))
     assert (window.start, len(window.wave), window.sampling_rate) == (0, 1000, 16000)

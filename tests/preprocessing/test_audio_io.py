@@ -1,4 +1,4 @@
-"""Files to samples: formats, rates, channels, streams; whatever cannot be read is named."""
+"""Reading audio files: formats, sampling rates, channels, streams, and errors that name the file."""
 
 import io
 import subprocess
@@ -34,7 +34,7 @@ def encoded(
 
 
 def written(folder: Path, wave: np.ndarray, format: str = "wav", sampling_rate: int = SAMPLING_RATE) -> Path:
-    path = folder / f"sound.{format}"
+    path = folder / f"clip.{format}"
     path.write_bytes(encoded(wave, sampling_rate, format))
     return path
 
@@ -46,10 +46,10 @@ def written(folder: Path, wave: np.ndarray, format: str = "wav", sampling_rate: 
 def test_formats_from_path_and_memory(tmp_path: Path, format: str) -> None:
     wave = tone(0.7)[:, 0]
     path = written(tmp_path, wave, format)
-    heard, sampling_rate = read(path)
-    assert sampling_rate == SAMPLING_RATE and heard.dtype == torch.float32 and heard.shape == (len(wave),)
-    assert np.abs(heard.numpy() - wave).max() < (1e-4 if format in ("wav", "flac") else 0.2)
-    assert torch.equal(read(path.read_bytes())[0], heard) and torch.equal(read(str(path))[0], heard)
+    wave_read, sampling_rate = read(path)
+    assert sampling_rate == SAMPLING_RATE and wave_read.dtype == torch.float32 and wave_read.shape == (len(wave),)
+    assert np.abs(wave_read.numpy() - wave).max() < (1e-4 if format in ("wav", "flac") else 0.2)
+    assert torch.equal(read(path.read_bytes())[0], wave_read) and torch.equal(read(str(path))[0], wave_read)
     assert info(path) == (len(wave), SAMPLING_RATE, 1)
 
 
@@ -68,13 +68,15 @@ def test_channels_are_mixed_by_their_mean_or_kept(channels: int) -> None:
 
 def test_rates_are_refused_or_resampled_and_never_ignored(tmp_path: Path) -> None:
     path = written(tmp_path, tone(0.5))
-    with pytest.raises(AudioError, match=r"sound\.wav has 22050 samples per second, expected 16000: pass resample"):
+    with pytest.raises(
+        AudioError, match=r"clip\.wav has a sampling rate of 22050 Hz, expected 16000 Hz: resample it with"
+    ):
         read(path, sampling_rate=16000)
-    heard, sampling_rate = read(path, sampling_rate=16000, resample=True)
-    assert sampling_rate == 16000 and len(heard) == 8000
+    wave_read, sampling_rate = read(path, sampling_rate=16000, resample=True)
+    assert sampling_rate == 16000 and len(wave_read) == 8000
     import torchaudio
 
-    assert torch.equal(heard, torchaudio.functional.resample(read(path)[0], SAMPLING_RATE, 16000))
+    assert torch.equal(wave_read, torchaudio.functional.resample(read(path)[0], SAMPLING_RATE, 16000))
     assert read(path, sampling_rate=SAMPLING_RATE)[1] == SAMPLING_RATE
 
 
@@ -86,7 +88,7 @@ def test_resampling_keeps_the_tone() -> None:
 
 
 def test_rates_without_a_common_divisor_and_no_rates() -> None:
-    with pytest.raises(AudioError, match="44101 Hz cannot be resampled to 16000 Hz"):
+    with pytest.raises(AudioError, match="cannot resample 44101 Hz to 16000 Hz"):
         resampled(torch.zeros(100), 44101, 16000)
     with pytest.raises(ValueError, match="sampling_rate=0"):
         read(encoded(tone(0.1)), sampling_rate=0)
@@ -118,16 +120,16 @@ def test_pieces_without_rest_and_shorter_files(tmp_path: Path) -> None:
     assert [len(piece.wave) for piece in blocks(path, 7)] == [SAMPLING_RATE]
     with pytest.raises(ValueError, match="overlap"):
         next(blocks(path, 0.5, 0.5))
-    with pytest.raises(AudioError, match="expected 16000"):
+    with pytest.raises(AudioError, match="expected 16000 Hz"):
         next(blocks(path, 0.5, sampling_rate=16000))
 
 
 def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was not asked for is not decoded."""
+    """Only the requested part is decoded."""
     path, read_ = written(tmp_path, tone(20)), []
     monkeypatch.setattr(audio_io, "CHUNK", 1000)
     decode = audio_io._decoded
-    monkeypatch.setattr(audio_io, "_decoded", lambda *given: read_.append(1) or decode(*given))
+    monkeypatch.setattr(audio_io, "_decoded", lambda *args: read_.append(1) or decode(*args))
     assert len(next(blocks(path, 0.1)).wave) == SAMPLING_RATE // 10
     assert len(read_) == 3
 
@@ -135,20 +137,20 @@ def test_a_stream_takes_the_memory_of_a_piece(tmp_path: Path, monkeypatch: pytes
 # --- what cannot be used ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("junk", [b"no sound " * 99, b"\x89PNG\r\n\x1a\n" + bytes(500), b"RIFF", b"ID3" + bytes(900)])
-def test_what_is_no_sound_is_named(tmp_path: Path, junk: bytes) -> None:
+@pytest.mark.parametrize("junk", [b"not audio " * 99, b"\x89PNG\r\n\x1a\n" + bytes(500), b"RIFF", b"ID3" + bytes(900)])
+def test_files_that_are_not_audio_are_named(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "photo.wav"
     path.write_bytes(junk)
-    with pytest.raises(AudioError, match=r"photo\.wav (is no sound file that can be read|is damaged|is empty)"):
+    with pytest.raises(AudioError, match=r"photo\.wav (is not a readable audio file|is damaged|is empty)"):
         read(path)
-    with pytest.raises(AudioError, match=f"a sound in memory \\({len(junk)} bytes\\)"):
+    with pytest.raises(AudioError, match=f"audio in memory \\({len(junk)} bytes\\)"):
         read(junk)
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match=r"there is no sound file .*nowhere\.wav"):
+    with pytest.raises(AudioError, match=r"audio file not found: .*nowhere\.wav"):
         read(tmp_path / "nowhere.wav")
-    with pytest.raises(AudioError, match="there is no sound file"):
+    with pytest.raises(AudioError, match="audio file not found"):
         read(tmp_path)
     with pytest.raises(AudioError, match="is empty"):
         read(b"")
@@ -161,17 +163,17 @@ def test_missing_and_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", [*FORMATS, "aiff", "au", "w64", "rf64"])
-@pytest.mark.parametrize("share", [0.95, 0.4])
-def test_what_is_cut_off_is_named_and_read_on_request(tmp_path: Path, format: str, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.95, 0.4])
+def test_truncated_files_are_named_and_read_on_request(tmp_path: Path, format: str, fraction: float) -> None:
     path = written(tmp_path, tone(2), format)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     for way in (read, lambda path: list(blocks(path, 0.5))):
-        with pytest.raises(AudioError, match=r"sound\.\w+ is (damaged or )?cut off"):
+        with pytest.raises(AudioError, match=r"clip\.\w+ is (damaged or )?truncated"):
             way(path)
     if format == "ogg":  # of which nothing is there but a part of a page
         return
     there, _ = read(path, partial=True)
-    assert 0.2 * share * 2 * SAMPLING_RATE < len(there) < 2 * SAMPLING_RATE
+    assert 0.2 * fraction * 2 * SAMPLING_RATE < len(there) < 2 * SAMPLING_RATE
 
 
 @pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFDB])
@@ -186,7 +188,7 @@ def test_mp3_without_its_length() -> None:
     rng = np.random.default_rng(0)
     data = encoded(rng.normal(0, 0.1, 200_000).astype(np.float32), 44100, "mp3")
     second = data.find(data[:2], 10)
-    with pytest.raises(AudioError, match=r"does not say its length, and of .* frames .* can be read"):
+    with pytest.raises(AudioError, match=r"declares no length, and only \d+ of \d+ frames can be read"):
         read(data[second:])
     tagged = b"ID3\x04\x00\x00\x00\x00\x10\x00" + bytes(2048) + data
     assert len(read(tagged)[0]) == 200_000
@@ -196,15 +198,15 @@ def test_flac_without_its_length() -> None:
     data = bytearray(encoded(tone(0.5), format="flac"))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
-    with pytest.raises(AudioError, match="does not say how long it is"):
+    with pytest.raises(AudioError, match="does not declare its length"):
         read(bytes(data))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers(value: float) -> None:
+def test_samples_that_are_not_finite(value: float) -> None:
     wave = tone(0.1)[:, 0]
     wave[[70, 90]] = value
-    with pytest.raises(AudioError, match="has 2 samples that are NaN or infinite, the first at 70"):
+    with pytest.raises(AudioError, match="has 2 samples that are NaN or infinite, the first at index 70"):
         read(encoded(wave, subtype="FLOAT"))
 
 
@@ -222,21 +224,21 @@ def test_arrays_and_tensors() -> None:
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "samples, message",
     [
         (torch.zeros(2, 9), "several clips or several channels"),
         (torch.zeros(9, dtype=torch.uint8), "expected floats"),
-        (torch.zeros(()), "expected samples"),
-        (torch.zeros(2, 2, 9), "expected samples"),
+        (torch.zeros(()), r"expected \[S\] or \[C, S\]"),
+        (torch.zeros(2, 2, 9), r"expected \[S\] or \[C, S\]"),
         (torch.zeros(0), "is empty"),
         (torch.tensor([0.0, torch.nan]), "NaN"),
-        ([0.1, 0.2], "given list"),
-        (None, "given NoneType"),
+        ([0.1, 0.2], "is a list"),
+        (None, "is a NoneType"),
     ],
 )
-def test_what_is_no_wave(given: object, said: str) -> None:
-    with pytest.raises(ValueError, match=f"clip 3.*{said}"):
-        as_wave(given, "clip 3")
+def test_invalid_samples(samples: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"clip 3.*{message}"):
+        as_wave(samples, "clip 3")
 
 
 def test_channels_come_first() -> None:
@@ -258,23 +260,23 @@ def run(code: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("error", [OSError("libcudart.so.13"), RuntimeError("different CUDA"), ImportError()])
-def test_a_broken_torchaudio_says_how_it_is_mended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_broken_torchaudio_says_how_to_fix_it(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def broken(name: str) -> None:
         raise error
 
     monkeypatch.setattr(audio_io, "import_module", broken)
-    with pytest.raises(ImportError, match="Text and vision need none of it") as caught:
+    with pytest.raises(ImportError, match="Text and vision do not need torchaudio") as caught:
         resampled(torch.zeros(9), 8000, 16000)
-    said = str(caught.value)
-    assert 'pip install "torch' in said or "of the same release" in said
-    assert "zoo doctor" in said and str(error) in said
+    message = str(caught.value)
+    assert 'pip install "torch' in message or "of the same release" in message
+    assert "zoo doctor" in message and str(error) in message
 
 
 def test_text_and_vision_work_where_neither_library_does(tmp_path: Path) -> None:
     (tmp_path / "torchaudio.py").write_text("raise RuntimeError('different CUDA versions')")
     (tmp_path / "soundfile.py").write_text("raise OSError('sndfile library not found')")
     (tmp_path / "x.wav").write_bytes(encoded(tone(0.1)))
-    said = run(
+    printed = run(
         f"""
 import torch, zoo
 from zoo.preprocessing import audio_io
@@ -287,13 +289,13 @@ for call in (lambda: SpectrogramFeatureExtractor()(torch.zeros(9000), sampling_r
     try:
         call()
     except ValueError:
-        print("taken for a bad sound, which a data set may skip")
+        print("mistaken for an invalid clip, which a dataset may skip")
     except ImportError as error:
         print(error)
 """,
         tmp_path,
     )
-    works, torchaudio, soundfile_ = said.splitlines()
+    works, torchaudio, soundfile_ = printed.splitlines()
     assert works == "torch.Size([1, 9000])" and "different CUDA versions" in torchaudio
     for part in ("sndfile library not found", "pip install --force-reinstall", "libsndfile1", "zoo doctor"):
         assert part in soundfile_

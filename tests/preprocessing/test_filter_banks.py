@@ -14,8 +14,8 @@ CLOSE = 1e-5
 
 def waves(clips: int, samples: int) -> Tensor:
     """Noise, tones with an offset, a click and silence."""
-    draw = torch.Generator().manual_seed(0)
-    given = torch.randn(clips, samples, generator=draw) * torch.rand(clips, 1, generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(clips, samples, generator=generator) * torch.rand(clips, 1, generator=generator)
     given[0] = 0.3 * torch.sin(torch.arange(samples) / 7) + 0.2
     if clips > 2:
         given[1], given[2] = 0, 0
@@ -106,19 +106,19 @@ def test_whispers_log_mel_is_that_of_its_extractor(num_mel_bins: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "call, said",
+    "call, message",
     [
         (lambda: fbank(torch.zeros(2, 399), 16000), "at least one frame of 400 samples"),
         (lambda: fbank(torch.zeros(500), 16000), "expected"),
-        (lambda: fbank(torch.zeros(1, 500), 16000, high_freq=9000.0), "below half the rate"),
+        (lambda: fbank(torch.zeros(1, 500), 16000, high_freq=9000.0), "half the sampling rate"),
         (lambda: fbank(torch.zeros(1, 500), 16000, num_mel_bins=3), "more than 3"),
         (lambda: fbank(torch.zeros(1, 500), 16000, window="hann"), "window='hann'"),  # type: ignore[arg-type]
         (lambda: log_mel(torch.zeros(1, 200), 16000), "more than 200 samples"),
         (lambda: log_mel(torch.zeros(1, 500), 16000, scale="bark"), "scale='bark'"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be(call, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_inputs(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         call()
 
 
@@ -126,7 +126,7 @@ def test_the_filters_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     filter_banks._kaldi_filters.cache_clear()
     made = []
     banks = kaldi.get_mel_banks
-    monkeypatch.setattr(kaldi, "get_mel_banks", lambda *given: made.append(1) or banks(*given))
+    monkeypatch.setattr(kaldi, "get_mel_banks", lambda *args: made.append(1) or banks(*args))
     for _ in range(3):
         fbank(waves(1, 999), 16000)
     assert len(made) == 1

@@ -15,7 +15,7 @@ from zoo.utils.errors import LoadError
 
 
 def photo(height, width, seed=0):
-    """A picture with edges, gradients and grain, so that every filter gives other numbers."""
+    """An image with edges, gradients and noise, on which all filters differ."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 40
     waves = np.stack([np.sin(x * k) * np.cos(y / k) for k in (1, 2, 3)], -1) * 90 + 128
@@ -34,8 +34,8 @@ def real_photo():
     return Image.open(io.BytesIO(first["img"]["bytes"])).convert("RGB")
 
 
-PICTURES = {"landscape": lambda: photo(231, 347), "portrait": lambda: photo(401, 222), "small": lambda: photo(20, 31)}
-PICTURES["cifar"] = real_photo
+IMAGES = {"landscape": lambda: photo(231, 347), "portrait": lambda: photo(401, 222), "small": lambda: photo(20, 31)}
+IMAGES["cifar"] = real_photo
 
 TIMM = [
     {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3},
@@ -47,14 +47,14 @@ TIMM = [
 ]
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("config", TIMM, ids=lambda c: "-".join(str(v) for v in c.values()))
-def test_equals_timms_transform(picture, config):
+def test_equals_timms_transform(image, config):
     from timm.data import create_transform, resolve_data_config
 
-    picture = PICTURES[picture]()
-    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=config))(picture)
-    ours = ImageProcessor.from_timm(config)(picture)["pixel_values"]
+    image = IMAGES[image]()
+    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=config))(image)
+    ours = ImageProcessor.from_timm(config)(image)["pixel_values"]
     assert ours.dtype == torch.float32 and ours.shape == (1, *config["input_size"])
     torch.testing.assert_close(ours[0], theirs, atol=2e-6, rtol=0)
 
@@ -70,18 +70,18 @@ TRANSFORMERS = [
 ]
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("name, options", TRANSFORMERS)
-def test_equals_transformers_processor(tmp_path, picture, name, options):
+def test_equals_transformers_processor(tmp_path, image, name, options):
     import transformers
 
-    picture = PICTURES[picture]()
+    image = IMAGES[image]()
     processor = getattr(transformers, name)(**options)
     processor.save_pretrained(tmp_path)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
     ours = ImageProcessor.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()), (9, 9))
     scale = max(1.0, theirs.abs().max().item())
-    torch.testing.assert_close(ours(picture)["pixel_values"], theirs, atol=2e-6 * scale, rtol=0)
+    torch.testing.assert_close(ours(image)["pixel_values"], theirs, atol=2e-6 * scale, rtol=0)
     short = {"image_processor_type": name, **options}
     assert ImageProcessor.from_transformers(short, (9, 9)) == ours, "defaults of keys that a file leaves out"
 
@@ -94,7 +94,7 @@ def test_old_feature_extractor_files():
     ours = ImageProcessor.from_transformers(old, (224, 224))
     assert (ours.size, ours.resize_to, ours.fit, ours.interpolation) == ((224, 224), (256, 256), "squash", "bicubic")
     assert ours.rescale == 1 / 255
-    with pytest.raises(LoadError, match="LevitImageProcessor is not known"):
+    with pytest.raises(LoadError, match="LevitImageProcessor is not supported"):
         ImageProcessor.from_transformers({"image_processor_type": "LevitImageProcessor"}, (224, 224))
     with pytest.raises(LoadError, match="no fixed size"):
         ImageProcessor.from_transformers({"size": {"shortest_edge": 9}}, (224, 224))
@@ -112,19 +112,19 @@ def test_any_resize_becomes_a_crop_share(resize_to):
     assert ImageProcessor.from_timm(ours.to_timm()).resize_to == resize_to
 
 
-@pytest.mark.parametrize("picture", ["landscape", "portrait"])
+@pytest.mark.parametrize("image", ["landscape", "portrait"])
 @pytest.mark.parametrize("name, options", TRANSFORMERS[:1] + TRANSFORMERS[4:])
-def test_transformers_round_trip(tmp_path, picture, name, options):
+def test_transformers_round_trip(tmp_path, image, name, options):
     import transformers
 
     ours = ImageProcessor.from_transformers({"image_processor_type": name, **options}, (224, 224))
     written = ours.to_transformers()
     assert ImageProcessor.from_transformers(written, (224, 224)) == ours
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
-    picture = PICTURES[picture]()
+    image = IMAGES[image]()
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(ours(picture)["pixel_values"], theirs, atol=2e-6, rtol=0)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(ours(image)["pixel_values"], theirs, atol=2e-6, rtol=0)
 
 
 def test_what_a_format_cannot_say_is_refused():
@@ -157,42 +157,42 @@ def test_our_own_round_trip():
 
 
 @pytest.mark.parametrize("backend", ["pil", "tensor"])
-def test_every_kind_of_picture_gives_the_same(tmp_path, backend):
-    picture = photo(40, 50)
-    picture.save(tmp_path / "a.png")
-    array = np.array(picture)
+def test_every_kind_of_input_gives_the_same(tmp_path, backend):
+    image = photo(40, 50)
+    image.save(tmp_path / "a.png")
+    array = np.array(image)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     preprocess = ImageProcessor(size=(16, 24), fit="squash", backend=backend)
-    one = preprocess(picture)["pixel_values"]
+    one = preprocess(image)["pixel_values"]
     assert one.shape == (1, 3, 16, 24)
-    kinds = [picture, tmp_path / "a.png", str(tmp_path / "a.png"), array, tensor, picture.convert("RGBA")]
+    kinds = [image, tmp_path / "a.png", str(tmp_path / "a.png"), array, tensor, image.convert("RGBA")]
     for kind in kinds:
         assert torch.equal(preprocess(kind)["pixel_values"], one)
     assert torch.equal(preprocess(kinds)["pixel_values"], one.expand(6, -1, -1, -1))
     assert torch.equal(preprocess(torch.stack([tensor] * 2))["pixel_values"], one.expand(2, -1, -1, -1))
     gray = ImageProcessor(size=(16, 24), mean=(0.5,), std=(0.5,), channels=1, backend=backend)
-    assert torch.equal(gray(picture)["pixel_values"], gray(np.array(picture.convert("L")))["pixel_values"])
-    gray_as_rgb = np.repeat(np.array(picture.convert("L"))[..., None], 3, -1)
-    assert torch.equal(preprocess(picture.convert("L"))["pixel_values"], preprocess(gray_as_rgb)["pixel_values"])
+    assert torch.equal(gray(image)["pixel_values"], gray(np.array(image.convert("L")))["pixel_values"])
+    gray_as_rgb = np.repeat(np.array(image.convert("L"))[..., None], 3, -1)
+    assert torch.equal(preprocess(image.convert("L"))["pixel_values"], preprocess(gray_as_rgb)["pixel_values"])
     five = ImageProcessor(size=(16, 24), mean=(0.5,), std=(0.5,), channels=5, backend=backend)
     assert five(torch.zeros(5, 40, 40, dtype=torch.uint8))["pixel_values"].shape == (1, 5, 16, 24)
 
 
-def test_bad_pictures_are_named(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+def test_invalid_images_are_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     photo(30, 30).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:300])
     for name in ("broken.png", "cut.jpg", "none.png"):
         with pytest.raises(ValueError, match=name):
             PLAIN(tmp_path / name)
-    for picture, reason in [
-        (torch.rand(3, 8, 8), "float32"), (np.zeros((8, 8, 3)), "float64"), ([], "no pictures"), (3, "int"),
+    for image, reason in [
+        (torch.rand(3, 8, 8), "float32"), (np.zeros((8, 8, 3)), "float64"), ([], "list of images is empty"), (3, "int"),
         (torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), "shape"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=reason):
-            PLAIN(picture)
+            PLAIN(image)
     five = ImageProcessor(size=(8, 8), mean=(0.5,), std=(0.5,), channels=5)
-    with pytest.raises(ValueError, match="3 channels, the model takes 5"):
+    with pytest.raises(ValueError, match="the image has 3 channels, but the model takes 5"):
         five(torch.zeros(3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="model takes 5"):
         five(photo(8, 8))
@@ -208,13 +208,13 @@ def test_fitted_to_another_model():
     assert gray(photo(300, 300))["pixel_values"].shape == (1, 1, 224, 224)
 
 
-def test_a_fresh_model_takes_pictures_and_says_what_it_is_made_of():
+def test_a_new_model_takes_images_and_reports_its_initialization():
     model = zoo.create_model("vit_cifar_tiny", in_chans=1, seed=0)
     assert model.preprocess(Image.new("RGB", (50, 40)))["pixel_values"].shape == (1, 1, 32, 32)
     assert set(model.load_report.initialized) == set(model.state_dict()) and not model.load_report.mapped
 
 
-def test_whole_pictures_keep_their_proportions():
+def test_whole_images_keep_their_aspect_ratio():
     preprocess = ImageProcessor(size=(64, 64), mean=(0.5,), std=(0.5,))
     made = preprocess.whole([Image.new("RGB", (300, 100), "white"), Image.new("L", (50, 50))], 8)["pixel_values"]
     assert [tuple(x.shape) for x in made] == [(3, 40, 112), (3, 64, 64)]
@@ -222,5 +222,5 @@ def test_whole_pictures_keep_their_proportions():
     same = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     assert torch.equal(preprocess.whole(same, 16)["pixel_values"][0], preprocess(same)["pixel_values"][0])
     assert preprocess.whole(same[:, :2], (16, 32))["pixel_values"][0].shape[1:] == (16, 352)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="list of images is empty"):
         preprocess.whole([], 16)

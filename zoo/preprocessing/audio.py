@@ -1,6 +1,6 @@
-"""How sounds are heard before features are made of them: decoded, at the rate of the model, of a length that it takes.
+"""Base class of the audio feature extractors: decoding, sampling rate and length of clips.
 
-A rate is always known, and a clip that is too long is never cut unasked.
+The sampling rate must always be known, and a clip that is too long is never truncated silently.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,23 +18,23 @@ from zoo.utils.errors import LoadError, check_keys, did_you_mean
 if TYPE_CHECKING:
     import numpy
 
-    Sound = str | Path | bytes | tuple[Tensor | numpy.ndarray, int] | Tensor | numpy.ndarray
+    AudioInput = str | Path | bytes | tuple[Tensor | numpy.ndarray, int] | Tensor | numpy.ndarray
 
 TooLong = Literal["error", "cut", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioProcessor:
-    """What spectrograms and waveforms share.
+    """Base class of SpectrogramFeatureExtractor and WaveformFeatureExtractor.
 
-    A sound is a path, the bytes of a file, a pair (samples, rate) or what `datasets` makes of one, {"array": samples,
-    "sampling_rate": rate}, or samples alone with `sampling_rate=`. Samples are [S] or, in a pair, [C, S], whose channels are
-    mixed: floats in -1 .. 1, or int16 or int32 of full scale. A list of sounds is a batch, one sound a batch of one.
+    A clip is a path, the bytes of a file, a tuple (samples, sampling_rate), a dict {"array": samples, "sampling_rate":
+    rate} as in `datasets`, or samples alone with `sampling_rate=`. Samples are floats in -1 .. 1, int16 or int32, [S]
+    or in a tuple [C, S], whose channels are averaged. A list of clips is a batch, one clip a batch of one.
 
     sampling_rate: samples per second that the model was trained on.
-    resample: whether a sound of another rate is converted; otherwise it is an error.
-    too_long: what happens to a clip longer than the model takes: "error" raises, "cut" takes its beginning, "windows"
-        makes several rows of it (as `windows` cuts them).
+    resample: whether to resample clips with another sampling rate; otherwise that is an error.
+    too_long: for clips longer than the model takes: "error" raises, "cut" keeps the beginning, "windows" makes one row
+        of each window (see `windows`).
     """
 
     kind: ClassVar[str]
@@ -45,119 +45,125 @@ class AudioProcessor:
     def __post_init__(self) -> None:
         if self.sampling_rate < 1:
             raise ValueError(f"sampling_rate={self.sampling_rate}: expected samples per second, such as 16000")
-        one_of("too_long", self.too_long, ("error", "cut", "windows"))
+        check_choice("too_long", self.too_long, ("error", "cut", "windows"))
 
     @property
-    def limit(self) -> int | None:
-        """The most samples of one row; None where there is no limit."""
+    def max_samples(self) -> int | None:
+        """The maximum length of a row in samples; None for no limit."""
         raise NotImplementedError
 
     @property
-    def least(self) -> int:
-        """The fewest samples that mean anything."""
+    def min_samples(self) -> int:
+        """The minimum length of a clip in samples."""
         return 1
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Clips [S] at `sampling_rate`, of lengths from `least` to `limit`, as the model takes them."""
+        """The model inputs of clips [S] at `sampling_rate`, with lengths from `min_samples` to `max_samples`."""
         raise NotImplementedError
 
     def __call__(
         self,
-        given: "Sound | Sequence[Sound]",
+        audio: "AudioInput | Sequence[AudioInput]",
         *,
         sampling_rate: int | None = None,
         resample: bool | None = None,
         too_long: TooLong | None = None,
     ) -> dict[str, Tensor]:
-        """given: one sound or a list; rate: of bare samples. The other options are those of the class, for this call.
+        """audio: one clip or a list. sampling_rate: of samples without one. Other options override those of the class.
 
-        Raises AudioError (a ValueError) that names a sound which is none, empty, too short or long, of another rate, or
-        has samples that are no numbers.
+        Raises AudioError (a ValueError) naming the clip that is not audio, empty, too short or too long, has another
+        sampling rate, or samples that are not finite.
         """
         options: dict[str, Any] = {"resample": resample, "too_long": too_long}
         if chosen := {name: value for name, value in options.items() if value is not None}:
-            return replace(self, **chosen)(given, sampling_rate=sampling_rate)
-        if isinstance(given, Sequence) and not isinstance(given, str | bytes) and not _is_pair(given):
-            batch: list[Any] = list(given)
+            return replace(self, **chosen)(audio, sampling_rate=sampling_rate)
+        if isinstance(audio, Sequence) and not isinstance(audio, str | bytes) and not _is_pair(audio):
+            batch: list[Any] = list(audio)
         else:
-            batch = [given]
+            batch = [audio]
         if not batch:
-            raise ValueError("no sounds given: expected one or a list of them")
-        waves = [wave for place, sound in enumerate(batch) for wave in self._rows(sound, place, sampling_rate)]
+            raise ValueError("the list of audio clips is empty: expected at least one clip")
+        waves = [wave for index, clip in enumerate(batch) for wave in self._rows(clip, index, sampling_rate)]
         return self.batch(waves)
 
-    def windows(self, sound: "Sound", *, sampling_rate: int | None = None, place: int = 0) -> Iterator[AudioBlock]:
-        """A sound in pieces of `limit` samples; the last one ends where the sound ends, and overlaps the one before.
+    def windows(self, clip: "AudioInput", *, sampling_rate: int | None = None, index: int = 0) -> Iterator[AudioBlock]:
+        """Split a clip into windows of `max_samples`; the last one ends with the clip and overlaps the one before.
 
-        Files are read in a stream. The samples of a piece are a sound again: `preprocess([(p.wave, p.sampling_rate), ...])`.
-        place: which of several it is, for messages.
+        Files are streamed. Windows can be preprocessed as clips: `preprocess([(w.wave, w.sampling_rate), ...])`.
+        index: of the clip in its batch, for messages.
         """
-        if self.limit is None:
-            raise ValueError("this preprocessing has no limit to make windows of: set max_length= (samples)")
-        before: Tensor | None = None
-        for piece in self._pieces(sound, name_of(sound, place), sampling_rate):
-            wave, start = piece.wave, piece.start
-            if before is not None and len(wave) < self.limit:
-                start -= self.limit - len(wave)
-                wave = torch.cat([before[len(wave) :], wave])
+        if self.max_samples is None:
+            raise ValueError("a feature extractor without a maximum length has no windows: set max_length= (samples)")
+        previous: Tensor | None = None
+        for block in self._blocks(clip, name_of(clip, index), sampling_rate):
+            wave, start = block.wave, block.start
+            if previous is not None and len(wave) < self.max_samples:
+                start -= self.max_samples - len(wave)
+                wave = torch.cat([previous[len(wave) :], wave])
             yield AudioBlock(start, wave, self.sampling_rate)
-            before = wave
+            previous = wave
 
-    def _rows(self, sound: Any, place: int, sampling_rate: int | None) -> list[Tensor]:
-        """One sound as the clips that become rows."""
-        name = name_of(sound, place)
-        if self.limit is None or self.too_long == "error":
-            waves = [self._whole(sound, name, sampling_rate)]
+    def _rows(self, clip: Any, index: int, sampling_rate: int | None) -> list[Tensor]:
+        """The waveforms that one clip contributes to the batch."""
+        name = name_of(clip, index)
+        if self.max_samples is None or self.too_long == "error":
+            waves = [self.load(clip, name, sampling_rate)]
         elif self.too_long == "cut":
-            waves = [next(self._pieces(sound, name, sampling_rate)).wave]
+            waves = [next(self._blocks(clip, name, sampling_rate)).wave]
         else:
-            waves = [window.wave for window in self.windows(sound, sampling_rate=sampling_rate, place=place)]
+            waves = [window.wave for window in self.windows(clip, sampling_rate=sampling_rate, index=index)]
         for wave in waves:
             self.check_length(name, len(wave))
         return waves
 
-    def check_length(self, name: str, samples: int, least: int = 0) -> None:
-        """Raises AudioError for a clip of too few samples, for this or for a model that needs `least`; or too many."""
-        least = max(least, self.least)
-        seconds = f"{samples} samples ({samples / self.sampling_rate:.3g} s at {self.sampling_rate} Hz)"
-        if samples < least:
-            raise AudioError(f"{name} has {seconds}, at least {least} are needed")
-        if self.limit is not None and samples > self.limit:
+    def check_length(self, name: str, samples: int, min_samples: int = 0) -> None:
+        """Raises AudioError for a clip that is too long, or too short; min_samples: that the model itself needs."""
+        lowest, highest = max(min_samples, self.min_samples), self.max_samples
+        length = f"{samples} samples ({samples / self.sampling_rate:.3g} s at {self.sampling_rate} Hz)"
+        if samples < lowest:
             raise AudioError(
-                f"{name} has {seconds}, at most {self.limit} ({self.limit / self.sampling_rate:.3g} s) are taken: cut it with "
-                f"model.preprocess(sounds, too_long='cut'), or listen to all of it with too_long='windows'"
+                f"{name} is too short: it has {length}, expected at least {lowest} "
+                f"({lowest / self.sampling_rate:.3g} s)"
+            )
+        if highest is not None and samples > highest:
+            raise AudioError(
+                f"{name} is too long: it has {length}, expected at most {highest} "
+                f"({highest / self.sampling_rate:.3g} s): keep only the beginning with "
+                f"model.preprocess(audio, too_long='cut'), or split it into several rows with too_long='windows'"
             )
 
-    def _whole(self, sound: Any, name: str, sampling_rate: int | None) -> Tensor:
-        """All samples [S] of a sound, at the rate of the model."""
-        if isinstance(sound, str | Path | bytes):
-            return audio_io.read(sound, sampling_rate=self.sampling_rate, resample=self.resample)[0]
-        sound = as_pair(sound)
-        wave, given = sound if _is_pair(sound) else (sound, sampling_rate)
-        wave = audio_io.as_wave(wave, name, channels=_is_pair(sound))
-        if given is None:
-            raise ValueError(f"{name} has no sampling rate: give (samples, rate), or rate= for all of them")
-        have = audio_io.as_sampling_rate(given, name)
-        if have != self.sampling_rate and not self.resample:
-            raise audio_io.wrong_sampling_rate(name, have, self.sampling_rate)
-        return audio_io.resampled(wave, have, self.sampling_rate)
+    def load(self, clip: Any, name: str, sampling_rate: int | None) -> Tensor:
+        """The waveform [S] of a clip, at the sampling rate of the model."""
+        if isinstance(clip, str | Path | bytes):
+            return audio_io.read(clip, sampling_rate=self.sampling_rate, resample=self.resample)[0]
+        clip = as_pair(clip)
+        samples, declared = clip if _is_pair(clip) else (clip, sampling_rate)
+        wave = audio_io.as_wave(samples, name, channels=_is_pair(clip))
+        if declared is None:
+            raise ValueError(
+                f"{name} has no sampling rate: pass (samples, sampling_rate), or sampling_rate= for the whole batch"
+            )
+        actual = audio_io.as_sampling_rate(declared, name)
+        if actual != self.sampling_rate and not self.resample:
+            raise audio_io.wrong_sampling_rate(name, actual, self.sampling_rate)
+        return audio_io.resampled(wave, actual, self.sampling_rate)
 
-    def _pieces(self, sound: Any, name: str, sampling_rate: int | None) -> Iterator[AudioBlock]:
-        """A sound in consecutive pieces of `limit` samples, the last one of what is left."""
-        assert self.limit is not None
-        if isinstance(sound, str | Path | bytes):
+    def _blocks(self, clip: Any, name: str, sampling_rate: int | None) -> Iterator[AudioBlock]:
+        """Consecutive blocks of `max_samples` samples of a clip; the last one may be shorter."""
+        assert self.max_samples is not None
+        if isinstance(clip, str | Path | bytes):
             yield from audio_io.blocks(
-                sound, self.limit / self.sampling_rate, sampling_rate=self.sampling_rate, resample=self.resample
+                clip, self.max_samples / self.sampling_rate, sampling_rate=self.sampling_rate, resample=self.resample
             )
             return
-        wave = self._whole(sound, name, sampling_rate)
-        for start in range(0, len(wave), self.limit):
-            yield AudioBlock(start, wave[start : start + self.limit], self.sampling_rate)
+        wave = self.load(clip, name, sampling_rate)
+        for start in range(0, len(wave), self.max_samples):
+            yield AudioBlock(start, wave[start : start + self.max_samples], self.sampling_rate)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields as JSON types."""
         return {"kind": self.kind} | asdict(self)
 
     @classmethod
@@ -165,55 +171,66 @@ class AudioProcessor:
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
         check_keys("preprocess", values, [field.name for field in fields(cls)])
-        for name in ("sampling_rate", "frames", "bins", "length", "shift", "low", "mean", "std"):
+        for name in (
+            "sampling_rate",
+            "frames",
+            "num_mel_bins",
+            "frame_length",
+            "frame_shift",
+            "low_freq",
+            "mean",
+            "std",
+        ):
             if isinstance(values.get(name, 0), bool | str | list | dict | None):
                 raise LoadError(f"preprocess has {name}={values[name]!r}, expected a number")
         return cls(**values)
 
     def files(self) -> dict[str, str]:
-        """{name: contents} of files beside config.json: none, `to_dict` says all."""
+        """{name: contents} of files saved beside config.json: none."""
         return {}
 
     def transformers_files(self) -> dict[str, Any]:
-        """{file name: contents} of what transformers reads."""
+        """{name: contents} of the files that transformers reads."""
         return {"preprocessor_config.json": self.to_transformers()}
 
     def to_transformers(self) -> dict[str, Any]:
-        """`preprocessor_config.json`. Raises ValueError where transformers has no word for it."""
+        """`preprocessor_config.json`. Raises ValueError if transformers cannot express these settings."""
         raise NotImplementedError
 
     def fitted_to(self, config: Any) -> Self:
-        """The same for a model of another config."""
+        """A copy adapted to a model with this config."""
         return self
 
     def check(self, config: Any) -> None:
-        """Raises ValueError unless a model with this config takes what comes out."""
+        """Raises ValueError if the output does not fit a model with this config."""
 
 
-def as_pair(sound: Any) -> Any:
-    """(samples, rate) of the {"array": samples, "sampling_rate": rate} that `datasets` gives; others as they are."""
-    if isinstance(sound, Mapping) and {"array", "sampling_rate"} <= sound.keys():
-        return sound["array"], sound["sampling_rate"]
-    return sound
+def as_pair(clip: Any) -> Any:
+    """(samples, sampling_rate) of a dict {"array", "sampling_rate"} as in `datasets`; other clips unchanged."""
+    if isinstance(clip, Mapping) and {"array", "sampling_rate"} <= clip.keys():
+        return clip["array"], clip["sampling_rate"]
+    return clip
 
 
-def _is_pair(sound: Any) -> bool:
-    """(samples, rate)."""
-    return isinstance(sound, tuple) and len(sound) == 2 and hasattr(sound[0], "shape")
+def _is_pair(clip: Any) -> bool:
+    """Whether a clip is a tuple (samples, sampling_rate)."""
+    return isinstance(clip, tuple) and len(clip) == 2 and hasattr(clip[0], "shape")
 
 
-def name_of(sound: Any, place: int) -> str:
-    """How a sound is called in messages."""
-    return str(sound) if isinstance(sound, str | Path) else f"sound {place}"
+def name_of(clip: Any, index: int) -> str:
+    """The name of a clip in messages: its path, or its index in the batch."""
+    return str(clip) if isinstance(clip, str | Path) else f"audio clip {index}"
 
 
-def one_of(name: str, given: Any, known: tuple[str, ...]) -> None:
-    """Raises ValueError for what is none of these."""
-    if given not in known:
-        raise ValueError(f"{name} is {given!r}, expected one of {', '.join(known)}{did_you_mean(str(given), known)}")
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises ValueError if the value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{name} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+        )
 
 
-# What transformers' classes assume for keys that a file leaves out.
+# Defaults of transformers' classes, for keys that are missing in a file.
 EXTRACTORS: dict[str, dict[str, Any]] = {
     "ASTFeatureExtractor": dict(
         sampling_rate=16000, num_mel_bins=128, max_length=1024, padding_value=0.0, do_normalize=True,
@@ -228,12 +245,12 @@ EXTRACTORS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _extractor(given: Mapping[str, Any], *known: str) -> tuple[str, dict[str, Any]]:
-    """(class, its values) of a `preprocessor_config.json`; what it leaves out has the defaults of the class."""
-    kind = given.get("feature_extractor_type") or known[0]
+def extractor_values(config: Mapping[str, Any], *known: str) -> tuple[str, dict[str, Any]]:
+    """(class name, values) of a `preprocessor_config.json`; missing keys have the defaults of the class."""
+    kind = config.get("feature_extractor_type") or known[0]
     if kind not in known:
-        raise LoadError(f"transformers' {kind} is not known for such a model; known: {', '.join(known)}")
-    values = EXTRACTORS[kind] | {name: value for name, value in given.items() if value is not None}
+        raise LoadError(f"transformers' {kind} is not supported for this model; supported: {', '.join(known)}")
+    values = EXTRACTORS[kind] | {name: value for name, value in config.items() if value is not None}
     if values["padding_value"] != 0 or values.get("dither", 0) != 0 or values.get("padding_side", "right") != "right":
-        raise LoadError(f"transformers' {kind} with another padding than zeros on the right, or with dither")
+        raise LoadError(f"transformers' {kind} is only supported with zero padding on the right and without dither")
     return kind, values

@@ -1,7 +1,7 @@
-"""Sound files to samples: whole or in a stream, mixed to one channel, at a sampling rate that is always known.
+"""Read audio files, whole or in blocks, as mono float32 waveforms with a known sampling rate.
 
-Decoded by soundfile (wav, flac, ogg, mp3, aiff ...), resampled by torchaudio. Both are imported here alone, when they
-are needed, and one that does not work says how it is mended.
+soundfile decodes (wav, flac, ogg, mp3, aiff ...) and torchaudio resamples. Both are imported only here, on first use;
+if one does not work, the ImportError says how to fix it.
 """
 
 import io
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 
     Source = str | Path | bytes
 
-CHUNK = 1 << 18  # frames that are decoded at once of a file that is read in a stream
-_SLACK = 64  # bytes that sloppy writers declare beyond what they write
-_STREAMED = 0x7FFF0000  # bytes: writers that cannot go back declare as much as the field holds
-_UNKNOWN = 1 << 62  # frames: libsndfile's word for a stream that does not say how long it is
+CHUNK = 1 << 18  # frames decoded at a time when a file is streamed
+_SLACK = 64  # bytes that some writers declare beyond what they write
+_STREAMED = 0x7FFF0000  # bytes: writers that cannot seek back declare the largest value of the field
+_UNKNOWN = 1 << 62  # frames: what libsndfile reports for a stream of undeclared length
 _LARGEST_KERNEL = 1 << 26
 _KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # per second, of MPEG 1 layer III
 _KILOBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG 2 and 2.5
+_REPAIR = "Get the file again, or read the intact part: zoo.preprocessing.audio_io.read(source, partial=True)"
 _FULL_SCALE = {torch.int16: 1 << 15, torch.int32: 1 << 31}
 
 
 class AudioError(ValueError):
-    """A sound that cannot be used: it is named, with what is wrong. Broken libraries raise ImportError instead."""
+    """An audio clip that cannot be used; the message names it. Libraries that do not work raise ImportError instead."""
 
 
 class AudioInfo(NamedTuple):
-    """What a file says of itself: frames (samples of each channel), rate in Hz, channels."""
+    """Metadata of an audio file: frames (samples per channel), sampling rate in Hz, number of channels."""
 
     frames: int
     sampling_rate: int
@@ -44,7 +45,7 @@ class AudioInfo(NamedTuple):
 
 
 class AudioBlock(NamedTuple):
-    """A piece of a stream: the place of its first sample, wave float32 [S], rate in Hz."""
+    """A block of a stream: the index of its first sample, waveform float32 [S], sampling rate in Hz."""
 
     start: int
     wave: Tensor
@@ -52,7 +53,7 @@ class AudioBlock(NamedTuple):
 
 
 def info(source: "Source") -> AudioInfo:
-    """Length, rate and channels without decoding. Raises AudioError for what is no sound."""
+    """Length, sampling rate and channels, without decoding. Raises AudioError if it is not an audio file."""
     with _opened(source) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
@@ -65,133 +66,134 @@ def read(
     resample: bool = False,
     partial: bool = False,
 ) -> tuple[Tensor, int]:
-    """Decode a file, or the bytes of one.
+    """Decode an audio file, or the bytes of one.
 
     Args:
-        sampling_rate: The rate that is wanted, in Hz; None takes the file's.
-        mono: Mix all channels into one by their mean.
-        resample: Whether a file of another rate is resampled; otherwise it is an error.
-        partial: Take what there is of a file that is cut off; otherwise that is an error.
+        sampling_rate: The expected sampling rate in Hz; None takes that of the file.
+        mono: Average all channels into one.
+        resample: Whether to resample a file with another sampling rate; otherwise that is an error.
+        partial: Whether to return the readable part of a truncated file; otherwise that is an error.
 
     Returns:
-        float32 samples [S], or [C, S] with mono=False, in -1 .. 1, and their rate in Hz.
+        float32 samples [S], or [C, S] with mono=False, in -1 .. 1, and their sampling rate in Hz.
 
     Raises:
-        AudioError: It is missing, no sound, empty, cut off, of another rate, or has samples that are no numbers.
-        ImportError: soundfile or, to resample, torchaudio does not work.
+        AudioError: The file is missing, not audio, empty or truncated, or its sampling rate or samples are invalid.
+        ImportError: soundfile, or for resampling torchaudio, does not work.
     """
     name = name_of(source)
     with _opened(source) as file:
-        have = file.samplerate
-        _check_rate(name, have, sampling_rate, resample)
-        wave = _all(file, name, partial)  # [C, S]
+        source_rate = file.samplerate
+        _check_sampling_rate(name, source_rate, sampling_rate, resample)
+        wave = _read_all(file, name, partial)  # [C, S]
         if not partial:
-            _refuse_cut(source, file, name, wave.shape[1])
+            _check_not_truncated(source, file, name, wave.shape[1])
     wave = mixed(wave) if mono else wave.contiguous()
-    return resampled(checked(wave, name), have, sampling_rate or have), sampling_rate or have
+    return resampled(checked(wave, name), source_rate, sampling_rate or source_rate), sampling_rate or source_rate
 
 
 def blocks(
     source: "Source", seconds: float, overlap: float = 0.0, *, sampling_rate: int | None = None, resample: bool = False
 ) -> Iterator[AudioBlock]:
-    """A long file piece by piece, mixed to one channel, in memory for one piece; their samples are those of `read`.
+    """Read a long file block by block, mixed to mono, with one block in memory; the samples are those of `read`.
 
     Args:
-        seconds: Length of a piece; the last one is what is left.
-        overlap: Seconds that a piece shares with the one before.
+        seconds: Length of a block; the last one may be shorter.
+        overlap: Seconds that a block shares with the previous one.
         sampling_rate, resample: As in `read`.
 
     Raises:
-        AudioError: As in `read`; that a file is cut off shows at its end.
+        AudioError: As in `read`; a truncated file raises when its end is reached.
     """
     name = name_of(source)
     if not seconds > overlap >= 0:
-        raise ValueError(f"seconds={seconds}, overlap={overlap}: expected an overlap from 0 to less than a piece")
+        raise ValueError(f"seconds={seconds}, overlap={overlap}: expected 0 <= overlap < seconds")
     with _opened(source) as file:
-        _check_rate(name, file.samplerate, sampling_rate, resample)
-        want = sampling_rate or file.samplerate
-        length, shared = round(seconds * want), round(overlap * want)
+        _check_sampling_rate(name, file.samplerate, sampling_rate, resample)
+        target_rate = sampling_rate or file.samplerate
+        length, shared = round(seconds * target_rate), round(overlap * target_rate)
         start, rest = 0, torch.empty(0)
-        for wave in _resampled_stream(_stream(source, file, name), file.samplerate, want):
+        for wave in _resampled_stream(_stream(source, file, name), file.samplerate, target_rate):
             rest = torch.cat([rest, checked(wave, name)])
             while len(rest) > length:
-                yield AudioBlock(start, rest[:length], want)
+                yield AudioBlock(start, rest[:length], target_rate)
                 start, rest = start + length - shared, rest[length - shared :]
-        yield AudioBlock(start, checked(rest, name), want)
+        yield AudioBlock(start, checked(rest, name), target_rate)
 
 
 def mixed(wave: Tensor) -> Tensor:
-    """[C, S] -> [S], the mean of the channels."""
+    """Average the channels: [C, S] -> [S]."""
     return wave[0].contiguous() if wave.shape[0] == 1 else wave.mean(0)
 
 
-def resampled(wave: Tensor, have: int, want: int) -> Tensor:
-    """[..., S] at `have` Hz -> [..., ceil(S * want / have)] at `want` Hz, by torchaudio's windowed sinc."""
-    if have == want:
+def resampled(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Resample [..., S] to [..., ceil(S * target_rate / source_rate)] with torchaudio's windowed sinc filter."""
+    if source_rate == target_rate:
         return wave
-    _check_kernel(have, want)
-    return torchaudio("functional").resample(wave, have, want)
+    _check_kernel(source_rate, target_rate)
+    return torchaudio("functional").resample(wave, source_rate, target_rate)
 
 
 def checked(wave: Tensor, name: str) -> Tensor:
-    """The samples themselves, unless there are none or some are no numbers, which raises AudioError."""
+    """The waveform, unchanged. Raises AudioError if it is empty or has samples that are not finite."""
     if not wave.numel():
         raise AudioError(f"{name} is empty: it has no samples")
     if not wave.sum().isfinite() and not wave.isfinite().all():
         places = (~wave.isfinite()).nonzero()
         raise AudioError(
-            f"{name} has {len(places)} samples that are NaN or infinite, the first at {int(places[0, -1])}; "
-            f"mend the recording, or torch.nan_to_num(wave) if they may be silence"
+            f"{name} has {len(places)} samples that are NaN or infinite, the first at index {int(places[0, -1])}: "
+            f"fix the recording, or replace them by silence with torch.nan_to_num(wave)"
         )
     return wave
 
 
-def as_wave(given: Any, name: str, *, channels: bool = False) -> Tensor:
-    """float32 [S] of an array or tensor [S], or with `channels` [C, S], which are mixed.
+def as_wave(samples: Any, name: str, *, channels: bool = False) -> Tensor:
+    """Convert samples [S], or with `channels` [C, S] (mixed to mono), to a float32 waveform [S].
 
-    Floats are taken as they are, int16 and int32 as shares of their full scale, as files are read. Raises ValueError
-    for anything else.
+    Floats keep their values; int16 and int32 are divided by their full scale. Others raise ValueError.
     """
-    wave = given if isinstance(given, Tensor) else torch.from_numpy(given) if hasattr(given, "__array__") else None
-    if wave is None:
-        raise ValueError(f"{name}: expected a path, bytes, samples or (samples, rate), given {type(given).__name__}")
+    if not hasattr(samples, "__array__"):
+        raise ValueError(f"{name} is a {type(samples).__name__}, expected a path, bytes or (samples, sampling_rate)")
+    wave: Tensor = samples if isinstance(samples, Tensor) else torch.from_numpy(samples)
     if wave.ndim == 2 and not channels and wave.shape[0] > 1:
         raise ValueError(
-            f"{name} has the shape {list(wave.shape)}, several clips or several channels: give a list of clips [S], or "
-            f"(samples [C, S], rate) for one of several channels"
+            f"{name} has shape {list(wave.shape)}, which may be several clips or several channels: pass a list of "
+            f"clips [S], or (samples [C, S], sampling_rate) for one clip with several channels"
         )
     if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[0] > max(wave.shape[1], 1)):
-        raise ValueError(f"{name} has the shape {list(wave.shape)}, expected samples [S], or [C, S]: transpose it")
+        raise ValueError(
+            f"{name} has shape {list(wave.shape)}, expected [S] or [C, S]: transpose it if channels are last"
+        )
     if not wave.is_floating_point() and wave.dtype not in _FULL_SCALE:
-        raise ValueError(f"{name} has samples of {wave.dtype}, expected floats in -1 .. 1, int16 or int32")
+        raise ValueError(f"{name} has samples of dtype {wave.dtype}, expected floats in -1 .. 1, int16 or int32")
     wave = wave.float() if wave.is_floating_point() else wave.float() / _FULL_SCALE[wave.dtype]
     return checked(mixed(wave) if wave.ndim == 2 else wave, name)
 
 
-def as_sampling_rate(given: Any, name: str) -> int:
-    """A sampling rate in Hz. Raises ValueError for what cannot be one."""
+def as_sampling_rate(value: Any, name: str) -> int:
+    """A sampling rate in Hz as an int. Raises ValueError if it is not a positive whole number."""
     try:
-        sampling_rate = int(given)
-        whole = sampling_rate == given and sampling_rate > 0
+        sampling_rate = int(value)
+        whole = sampling_rate == value and sampling_rate > 0
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise ValueError(f"{name} has the sampling rate {given!r}: expected samples per second, such as 16000")
+        raise ValueError(f"{name} has sampling_rate={value!r}: expected samples per second, an integer such as 16000")
     return sampling_rate
 
 
-def wrong_sampling_rate(name: str, have: int, want: int) -> AudioError:
-    """What is said of a sound that would have to be resampled, and was not allowed to be."""
+def wrong_sampling_rate(name: str, actual: int, expected: int) -> AudioError:
+    """The error for a clip that would have to be resampled when resample=False."""
     return AudioError(
-        f"{name} has {have} samples per second, expected {want}: pass resample=True to convert it, to "
-        f"model.preprocess(sounds, resample=True) or once for all, model.preprocess = dataclasses.replace("
-        f"model.preprocess, resample=True); zoo predict takes --resample"
+        f"{name} has a sampling rate of {actual} Hz, expected {expected} Hz: resample it with "
+        f"model.preprocess(audio, resample=True), or always with model.preprocess = dataclasses.replace("
+        f"model.preprocess, resample=True); on the command line, zoo predict --resample"
     )
 
 
 def name_of(source: Any) -> str:
-    """How a source is called in messages."""
-    return f"a sound in memory ({len(source)} bytes)" if isinstance(source, bytes) else str(source)
+    """The name of a source in messages."""
+    return f"audio in memory ({len(source)} bytes)" if isinstance(source, bytes) else str(source)
 
 
 # --- Decoding ---------------------------------------------------------------------------------------------------------
@@ -201,26 +203,26 @@ def name_of(source: Any) -> str:
 def _opened(source: "Source") -> Iterator["SoundFile"]:
     name, module = name_of(source), soundfile()
     if not isinstance(source, bytes | str | Path):
-        raise ValueError(f"expected a path or the bytes of a sound file, given {type(source).__name__}")
+        raise ValueError(f"expected a path or the bytes of an audio file, given {type(source).__name__}")
     if not isinstance(source, bytes) and not Path(source).is_file():
-        raise AudioError(f"there is no sound file {source}")
+        raise AudioError(f"audio file not found: {source}")
     if isinstance(source, bytes) and not source:
         raise AudioError(f"{name} is empty: it has no samples")
     try:
         file = module.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
     except (RuntimeError, TypeError, OSError) as error:
         raise AudioError(
-            f"{name} is no sound file that can be read: {_reason(error)} Known are wav, flac, ogg, mp3 and aiff; "
-            f"others are converted by ffmpeg -i FILE FILE.wav"
+            f"{name} is not a readable audio file: {_reason(error)} Supported formats are wav, flac, ogg, mp3 and "
+            f"aiff; convert others with ffmpeg -i FILE FILE.wav"
         ) from None
     with file:
         if file.frames >= _UNKNOWN:
-            raise AudioError(f"{name} does not say how long it is; convert it with ffmpeg -i FILE FILE.wav")
+            raise AudioError(f"{name} does not declare its length: convert it with ffmpeg -i FILE FILE.wav")
         yield file
 
 
-def _all(file: "SoundFile", name: str, partial: bool) -> Tensor:
-    """[C, S]; partial: up to what is damaged."""
+def _read_all(file: "SoundFile", name: str, partial: bool) -> Tensor:
+    """All samples [C, S]; partial: those before the damage."""
     if not partial:
         return torch.from_numpy(_decoded(file, name, file.frames)).T
     parts = [torch.empty(0, file.channels)]
@@ -233,20 +235,20 @@ def _all(file: "SoundFile", name: str, partial: bool) -> Tensor:
 
 
 def _decoded(file: "SoundFile", name: str, frames: int) -> Any:
-    """The next frames, float32 [S, C]; fewer at the end."""
+    """The next frames as float32 [S, C]; fewer at the end."""
     try:
         return file.read(frames, dtype="float32", always_2d=True)
     except (RuntimeError, MemoryError) as error:
-        raise AudioError(f"{name} is damaged or cut off: {_reason(error)}") from None
+        raise AudioError(f"{name} is damaged or truncated: {_reason(error)} {_REPAIR}") from None
 
 
 def _stream(source: "Source", file: "SoundFile", name: str) -> Iterator[Tensor]:
-    """One channel, chunk by chunk."""
+    """The file chunk by chunk, mixed to mono [S]."""
     done = 0
     while len(chunk := _decoded(file, name, CHUNK)):
         done += len(chunk)
         yield mixed(torch.from_numpy(chunk).T)
-    _refuse_cut(source, file, name, done)
+    _check_not_truncated(source, file, name, done)
 
 
 def _reason(error: BaseException) -> str:
@@ -254,26 +256,23 @@ def _reason(error: BaseException) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _refuse_cut(source: "Source", file: "SoundFile", name: str, frames: int) -> None:
-    """Raise if the file says that it had more: libsndfile itself is silent about it in most formats."""
-    said = ""
-    for what, declared, there in re.findall(r"^\s*([\w ]+?)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M):
-        whole = what in ("data", "Data Size", "SSND", "riff", "Riff size")
-        if whole and int(declared) - int(there) > _SLACK and int(declared) < _STREAMED:
-            said = f"{declared} bytes are declared, {there} are there"
-    if file.format == "OGG" and not _ogg_ends(_edge(source, -(1 << 17))):
-        said = "the page that ends it is missing"
+def _check_not_truncated(source: "Source", file: "SoundFile", name: str, frames: int) -> None:
+    """Raise if the file declares more than it has; libsndfile itself does not report this for most formats."""
+    problem = ""
+    for field, declared, actual in re.findall(r"^\s*([\w ]+?)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M):
+        is_size = field in ("data", "Data Size", "SSND", "riff", "Riff size")
+        if is_size and int(declared) - int(actual) > _SLACK and int(declared) < _STREAMED:
+            problem = f"it declares {declared} bytes and has {actual}"
+    if file.format == "OGG" and not _has_last_ogg_page(_edge(source, -(1 << 17))):
+        problem = "its last page is missing"
     if file.format == "MP3":
-        said = _mp3_lacks(source, frames, file.frames)
-    if said:
-        raise AudioError(
-            f"{name} is cut off: {said}. Get it anew, or take what there is: "
-            f"zoo.preprocessing.audio_io.read(source, partial=True)"
-        )
+        problem = _missing_mp3_frames(source, frames, file.frames)
+    if problem:
+        raise AudioError(f"{name} is truncated: {problem}. {_REPAIR}")
 
 
-def _ogg_ends(tail: bytes) -> bool:
-    """Whether the last page is whole and has the mark of the end (RFC 3533)."""
+def _has_last_ogg_page(tail: bytes) -> bool:
+    """Whether the last page is complete and has the end-of-stream flag (RFC 3533)."""
     page = tail[max(0, tail.rfind(b"OggS")) :]
     if page[:4] != b"OggS" or len(page) < 28:
         return False
@@ -281,37 +280,37 @@ def _ogg_ends(tail: bytes) -> bool:
     return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(segments)
 
 
-def _mp3_lacks(source: "Source", frames: int, declared: int) -> str:
-    """What is missing of an MP3. One with a Xing or Info frame behind its ID3 tag tells its exact length. For others
-    libsndfile takes the first frame's bit rate for that of all, and stops early where it is not: frames are counted."""
+def _missing_mp3_frames(source: "Source", frames: int, declared: int) -> str:
+    """Describe what is missing of an MP3, or "". A Xing or Info frame after the ID3 tag declares the exact length.
+    Without one, libsndfile assumes the bit rate of the first frame and stops early if it varies: frames are counted."""
     head = _edge(source, 10)
     tag = sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 if head[:3] == b"ID3" else 0
     first = _edge(source, tag + 1024)[tag:]
     if b"Xing" in first or b"Info" in first:
-        return f"{declared} frames are declared, {frames} are there" if frames < declared else ""
-    there = _mp3_frames(source if isinstance(source, bytes) else Path(source).read_bytes(), tag)
-    lost = there - frames > 4 * 1152  # encoders add about two of its frames
-    return f"it does not say its length, and of {there} frames {frames} can be read (ffmpeg mends that)" if lost else ""
+        return f"it declares {declared} frames and has {frames}" if frames < declared else ""
+    total = _count_mp3_frames(source if isinstance(source, bytes) else Path(source).read_bytes(), tag)
+    lost = total - frames > 4 * 1152  # encoders add about two MPEG frames
+    return f"it declares no length, and only {frames} of {total} frames can be read (ffmpeg repairs it)" if lost else ""
 
 
-def _mp3_frames(data: bytes, place: int) -> int:
-    """Frames of sound in consecutive MPEG audio frames of layer III from there on (ISO 11172-3, 13818-3)."""
+def _count_mp3_frames(data: bytes, place: int) -> int:
+    """Samples per channel of the consecutive MPEG layer III frames from byte `place` on (ISO 11172-3, 13818-3)."""
     count = 0
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] & 0xE6 == 0xE2:
-        one = data[place + 1] & 0x18 == 0x18  # MPEG 1; else 2 or 2.5
-        low = 0 if one else 1 if data[place + 1] & 0x18 == 0x10 else 2
+        mpeg1 = data[place + 1] & 0x18 == 0x18  # else MPEG 2 or 2.5
+        low = 0 if mpeg1 else 1 if data[place + 1] & 0x18 == 0x10 else 2
         bits, sampling_rate = data[place + 2] >> 4, data[place + 2] >> 2 & 3
         if bits in (0, 15) or sampling_rate == 3:
             break
-        samples = 1152 if one else 576
-        kilobits = (_KILOBITS if one else _KILOBITS_2)[bits - 1]
+        samples = 1152 if mpeg1 else 576
+        kilobits = (_KILOBITS if mpeg1 else _KILOBITS_2)[bits - 1]
         place += samples * kilobits * 125 // ((44100, 48000, 32000)[sampling_rate] >> low) + (data[place + 2] >> 1 & 1)
         count += samples
     return count
 
 
 def _edge(source: "Source", count: int) -> bytes:
-    """The first bytes, or with a negative count the last ones."""
+    """The first `count` bytes, or the last ones if `count` is negative."""
     if isinstance(source, bytes):
         return source[:count] if count > 0 else source[count:]
     with open(source, "rb") as file:
@@ -321,80 +320,81 @@ def _edge(source: "Source", count: int) -> bytes:
         return file.read()
 
 
-# --- Rates ------------------------------------------------------------------------------------------------------------
+# --- Sampling rates ---------------------------------------------------------------------------------------------------
 
 
-def _check_rate(name: str, have: int, want: int | None, resample: bool) -> None:
-    if want is not None and want < 1:
-        raise ValueError(f"sampling_rate={want}: expected samples per second, such as 16000")
-    if want is not None and have != want and not resample:
-        raise wrong_sampling_rate(name, have, want)
+def _check_sampling_rate(name: str, actual: int, expected: int | None, resample: bool) -> None:
+    if expected is not None and expected < 1:
+        raise ValueError(f"sampling_rate={expected}: expected samples per second, such as 16000")
+    if expected is not None and actual != expected and not resample:
+        raise wrong_sampling_rate(name, actual, expected)
 
 
-def _check_kernel(have: int, want: int) -> None:
-    a, b = (sampling_rate // math.gcd(have, want) for sampling_rate in (have, want))
+def _check_kernel(source_rate: int, target_rate: int) -> None:
+    a, b = (rate // math.gcd(source_rate, target_rate) for rate in (source_rate, target_rate))
     if b * (a + 2 * _width(a, b)) > _LARGEST_KERNEL:
         raise AudioError(
-            f"{have} Hz cannot be resampled to {want} Hz: they have hardly a common divisor, and the filter would not "
-            f"fit into memory; declare the nearest usual rate"
+            f"cannot resample {source_rate} Hz to {target_rate} Hz: the two have almost no common divisor, so the "
+            f"filter would not fit into memory; declare the nearest common sampling rate, such as 16000 or 44100"
         )
 
 
 def _width(a: int, b: int) -> int:
-    """Samples that torchaudio's filter reaches to either side, for rates a : b (its default: 6 zeros, rolloff 0.99)."""
+    """Half width in samples of torchaudio's default filter (6 zeros, rolloff 0.99) for the ratio a : b."""
     return math.ceil(6 * a / (min(a, b) * 0.99))
 
 
-def _resampled_stream(chunks: Iterator[Tensor], have: int, want: int) -> Iterator[Tensor]:
-    """What `resampled` gives for all chunks [S] together: each is resampled with its surroundings, which are cut."""
-    if have == want:
+def _resampled_stream(chunks: Iterator[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
+    """Resample chunks [S] to what `resampled` makes of all of them: each with context, which is then cut off."""
+    if source_rate == target_rate:
         yield from chunks
         return
-    a, b = (sampling_rate // math.gcd(have, want) for sampling_rate in (have, want))
-    around = math.ceil(_width(a, b) / a)  # in units of a samples, which become b
-    held = torch.zeros(around * a)
+    a, b = (rate // math.gcd(source_rate, target_rate) for rate in (source_rate, target_rate))
+    context = math.ceil(_width(a, b) / a)  # in units of a samples, which become b
+    buffer = torch.zeros(context * a)
     for chunk in chunks:
-        held = torch.cat([held, chunk])
-        units = len(held) // a - 2 * around
+        buffer = torch.cat([buffer, chunk])
+        units = len(buffer) // a - 2 * context
         if units > 0:
-            yield resampled(held[: (units + 2 * around) * a], have, want)[around * b : (around + units) * b]
-            held = held[units * a :]
-    yield resampled(held, have, want)[around * b :]
+            window = buffer[: (units + 2 * context) * a]
+            yield resampled(window, source_rate, target_rate)[context * b : (context + units) * b]
+            buffer = buffer[units * a :]
+    yield resampled(buffer, source_rate, target_rate)[context * b :]
 
 
 # --- Libraries --------------------------------------------------------------------------------------------------------
 
 
 def soundfile() -> Any:
-    """The module soundfile. Raises ImportError that says how to mend it."""
+    """The module soundfile. Raises ImportError that says how to install it."""
     try:
         return import_module("soundfile")
-    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
+    except (ImportError, OSError) as error:  # OSError: the package is installed, libsndfile is missing
         raise ImportError(
-            f"sound files are read by soundfile, which does not work here ({_reason(error)[:-1]}): pip install "
-            f'--force-reinstall "soundfile>=0.13" brings libsndfile along; where it has no wheel, install the '
-            f"system's (Debian, Ubuntu: apt-get install libsndfile1). `zoo doctor` says more"
+            f"reading audio files needs soundfile, which does not work here ({_reason(error)[:-1]}): run pip install "
+            f'--force-reinstall "soundfile>=0.13", whose wheels include libsndfile; on platforms without a wheel, '
+            f"install libsndfile itself (Debian, Ubuntu: apt-get install libsndfile1). For details, run `zoo doctor`"
         ) from error
 
 
 def torchaudio(part: str = "") -> Any:
-    """The module torchaudio, or a part of it. Raises ImportError that says how to mend it: its wheels declare no torch,
-    so that another torch than theirs makes them fail at import, with errors of several kinds."""
+    """The module torchaudio, or a submodule. Raises ImportError that says how to install it. Its wheels do not declare
+    their torch version, and with another one the import fails with various errors."""
     try:
         return import_module(f"torchaudio.{part}" if part else "torchaudio")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise ImportError(
-            f"sounds are resampled and their features made by torchaudio, which does not work with torch "
-            f"{torch.__version__} ({_reason(error)[:-1]}): pip install {_pins()}. Text and vision need none of it; "
-            f"`zoo doctor` says more"
+            f"resampling and spectrograms need torchaudio, which does not work with torch {torch.__version__} "
+            f"({_reason(error)[:-1]}): run pip install {_requirements()}. Text and vision do not need torchaudio. "
+            f"For details, run `zoo doctor`"
         ) from error
 
 
-def _pins() -> str:
-    """The versions that fit each other, as this package declares them."""
+def _requirements() -> str:
+    """The matching versions of torch and its companions, as this package declares them."""
     try:
         lines = metadata.requires("attention-zoo") or []
     except metadata.PackageNotFoundError:
         lines = []
-    fits = [line for line in lines if re.match(r"torch(vision|audio)?[<>=!~ ]", line)]
-    return " ".join(f'"{line}"' for line in fits) or "a torch and a torchaudio of the same release"
+    pins = [line for line in lines if re.match(r"torch(vision|audio)?[<>=!~ ]", line)]
+    return " ".join(f'"{line}"' for line in pins) or "a torch and a torchaudio of the same release"

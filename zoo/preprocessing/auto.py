@@ -1,4 +1,4 @@
-"""The saved preprocessing of a model, of whichever kind."""
+"""Restores the saved preprocessing of a model, of any kind."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,11 +22,11 @@ KINDS: dict[str, Any] = {
 
 
 def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
-    """The preprocess of one of our config.json files, of whichever kind; its files are within or in the folder."""
+    """The processor from `preprocess` in config.json, whose files are embedded there or in the folder."""
     if values is None:
         return None
     if (kind := values.get("kind")) not in KINDS:
-        raise LoadError(f"preprocess is of the unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        raise LoadError(f"preprocess has the unknown kind {kind!r}, expected one of {', '.join(KINDS)}")
     files = values.get("files")
     if files is None:
         files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("tokenizer.json")}

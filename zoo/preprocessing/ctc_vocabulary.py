@@ -1,4 +1,4 @@
-"""The vocabulary of a CTC model: characters to ids and back."""
+"""The vocabulary of a CTC model: encodes characters to ids and decodes them."""
 
 import json
 import re
@@ -8,16 +8,15 @@ from typing import Any
 
 from zoo.utils.errors import check_keys, did_you_mean
 
-BLANK, SPACE = "<pad>", "|"  # as the vocabularies of wav2vec 2.0 write them
-_SILENT = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: never read aloud
+BLANK, SPACE = "<pad>", "|"  # as in the vocabularies of wav2vec 2.0
+_SPECIAL = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: not part of the text
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of a CTC model by their ids.
+    """The symbols of a CTC model, in the order of their ids.
 
-    tokens: characters, or several of them as one symbol. blank: the one that says nothing. space: the one that stands
-    between words.
+    tokens: symbols of one or more characters. blank: the blank symbol of CTC. space: the symbol between words.
     """
 
     tokens: tuple[str, ...]
@@ -26,11 +25,13 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
-        if twice := [t for t in self.tokens if self.tokens.count(t) > 1]:
-            raise ValueError(f"the vocabulary has {twice[0]!r} twice")
+        if duplicates := [t for t in self.tokens if self.tokens.count(t) > 1]:
+            raise ValueError(f"the vocabulary has the symbol {duplicates[0]!r} twice")
         if self.blank not in self.tokens:
             hint = did_you_mean(self.blank, self.tokens)
-            raise ValueError(f"the vocabulary of {len(self.tokens)} symbols has no blank {self.blank!r}{hint}")
+            raise ValueError(
+                f"the blank {self.blank!r} is missing in the vocabulary of {len(self.tokens)} symbols{hint}"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
@@ -40,20 +41,22 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Vocabulary":
-        """All characters of some texts, the blank first. Raises: ValueError where there is none."""
+        """The vocabulary of all characters in texts, blank first. Raises ValueError if all texts are empty."""
         characters = sorted({c for text in texts for c in " ".join(text.split())} - {" "})
         if not characters:
-            raise ValueError("no characters: all texts are empty")
-        if odd := {BLANK, SPACE} & set(characters):
-            raise ValueError(f"the texts hold {odd.pop()!r}, which stands for the space between words: replace it")
+            raise ValueError("cannot build a vocabulary: all texts are empty")
+        if reserved := {BLANK, SPACE} & set(characters):
+            raise ValueError(
+                f"the texts contain {reserved.pop()!r}, which is reserved for the space between words: replace it"
+            )
         return cls((BLANK, SPACE, *characters))
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """From the `vocab.json` of transformers, {symbol: id}. Raises: ValueError for ids with gaps."""
+        """From the `vocab.json` of transformers, {symbol: id}. Raises ValueError for ids with gaps."""
         ids: Mapping[str, int] = json.loads(text)
         if sorted(ids.values()) != list(range(len(ids))):
-            raise ValueError(f"vocab.json: expected the ids 0 to {len(ids) - 1}, each once")
+            raise ValueError(f"vocab.json: expected each id from 0 to {len(ids) - 1} once")
         tokens = tuple(sorted(ids, key=lambda token: ids[token]))
         blank = next((b for b in (BLANK, "[PAD]", "<blank>") if b in ids), BLANK)
         return cls(tokens, blank)
@@ -67,14 +70,14 @@ class Vocabulary:
 
     @property
     def blank_id(self) -> int:
-        """The id that `ctc_loss`, `greedy` and `beam` call blank."""
+        """The id to pass as `blank` to `ctc_loss`, `greedy` and `beam`."""
         return self.tokens.index(self.blank)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text's characters, spaces between words as `space`. Where the vocabulary knows a letter in the other
-        case alone, that one is meant.
+        """The ids of the characters of a text, with `space` between words. A letter that is missing in the vocabulary
+        is looked up in the other case.
 
-        Raises: ValueError for a character that it does not know.
+        Raises ValueError for a character that is not in the vocabulary.
         """
         index = {token: i for i, token in enumerate(self.tokens)}
         ids = []
@@ -83,12 +86,12 @@ class Vocabulary:
             found = next((index[s] for s in (symbol, symbol.upper(), symbol.lower()) if s in index), None)
             if found is None:
                 known = "".join(t for t in self.tokens if len(t) == 1 and t != self.space)
-                raise ValueError(f"{text!r} has the character {character!r}, which is not among {known!r}")
+                raise ValueError(f"{text!r} has the character {character!r}, which is not in the vocabulary {known!r}")
             ids.append(found)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids from `greedy` or `beam`; what stands in angle or square brackets is left out."""
+        """The text of ids from `greedy` or `beam`, without special tokens such as <s> and [UNK]."""
         symbols = [self.tokens[i] for i in ids]
-        spoken = [" " if s == self.space else s for s in symbols if s != self.blank and not _SILENT.fullmatch(s)]
-        return " ".join("".join(spoken).split())
+        written = [" " if s == self.space else s for s in symbols if s != self.blank and not _SPECIAL.fullmatch(s)]
+        return " ".join("".join(written).split())

@@ -1,4 +1,4 @@
-"""One item of a modality, as HTML and on matplotlib axes: an image, an audio clip, a text."""
+"""Show one image, audio clip or text, as HTML and on matplotlib axes."""
 
 import base64
 import html
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.Image import Image
 
-EDGE = 320  # pixels of a thumbnail's longer edge
-SMALL = 96  # smaller images are shown pixel by pixel
-AUDIO_BYTES = 1_500_000  # of one clip; a longer one is named, not played
-TEXT_LENGTH = 600  # characters of a text that are shown
+EDGE = 320  # longer edge of a thumbnail in pixels
+SMALL = 96  # images up to this size are shown without smoothing
+AUDIO_BYTES = 1_500_000  # largest clip to embed
+TEXT_LENGTH = 600  # number of characters shown of a text
 MIME_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg",
               ".opus": "audio/ogg", ".m4a": "audio/mp4"}  # fmt: skip
 
@@ -37,7 +37,7 @@ def open_image(item: Any) -> "Image":
 
 
 def image_html(item: Any, alt: str) -> str:
-    """An `img` element with a thumbnail inside it."""
+    """An `img` element with an embedded thumbnail."""
     image = open_image(item)
     transparent = image.has_transparency_data
     image = image.convert("RGBA" if transparent else "RGB")
@@ -51,7 +51,7 @@ def image_html(item: Any, alt: str) -> str:
 
 
 def audio_html(item: Any, alt: str) -> str:
-    """An `audio` element with the clip inside it. Raises ValueError for one that is too large, or of another type."""
+    """An `audio` element with the embedded clip. Raises ValueError if it is too large or browsers cannot play it."""
     if isinstance(item, tuple):
         buffer, sampling_rate = io.BytesIO(), int(item[1])
         audio_io.soundfile().write(buffer, Tensor(item[0]).numpy(), sampling_rate, format="WAV", subtype="PCM_16")
@@ -59,10 +59,12 @@ def audio_html(item: Any, alt: str) -> str:
     else:
         suffix, size = Path(item).suffix.lower(), Path(item).stat().st_size
         if suffix not in MIME_TYPES:
-            raise ValueError(f"browsers do not play {suffix} files")
+            raise ValueError(f"browsers cannot play {suffix} files")
         content, mime = (Path(item).read_bytes() if size <= AUDIO_BYTES else b""), MIME_TYPES[suffix]
     if size > AUDIO_BYTES:
-        raise ValueError(f"an audio clip of {size / 1e6:.1f} MB is too large to be put into the page")
+        raise ValueError(
+            f"the audio clip of {size / 1e6:.1f} MB is too large to embed, expected at most {AUDIO_BYTES / 1e6:.1f} MB"
+        )
     return f'<audio controls preload="metadata" src="{data_uri(content, mime)}" aria-label="{escape(alt)}"></audio>'
 
 
@@ -75,7 +77,7 @@ def text_html(item: Any, alt: str = "") -> str:
 
 
 def read_text(item: Any) -> str:
-    """A text, or the content of a .txt file."""
+    """The text itself, or the contents of a .txt file."""
     is_file = isinstance(item, Path) or (len(str(item)) < 4096 and str(item).lower().endswith(".txt"))
     return Path(item).read_text(encoding="utf-8") if is_file else str(item)
 
@@ -85,25 +87,25 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def escape(text: str) -> str:
-    """For an attribute or a title: file names may hold anything, quotes, tags and bytes that are not UTF-8."""
+    """Escape for an attribute or a title; file names may have quotes, tags and bytes that are not UTF-8."""
     plain = text.encode("utf-8", "replace").decode("utf-8")
     return html.escape("".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in plain), quote=True)
 
 
 def isolated(text: str) -> str:
-    """For the body of a page: a text written from right to left does not turn what stands around it."""
+    """Escape for the body of a page, isolated so that right-to-left text does not affect its surroundings."""
     return f"<bdi>{escape(text)}</bdi>"
 
 
 def plot_image(axes: "Axes", item: Any) -> None:
-    """The image, pixel by pixel."""
+    """Plot the image without smoothing."""
     axes.imshow(open_image(item), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def plot_audio(axes: "Axes", item: Any) -> None:
-    """The waveform over time; item: a path or (waveform, sampling rate)."""
+    """Plot the waveform over time; item: a path or (waveform, sampling rate)."""
     wave, sampling_rate = item if isinstance(item, tuple) else audio_io.read(item)
     wave = torch.as_tensor(wave).reshape(-1)
     axes.plot(torch.arange(len(wave)).div(sampling_rate).numpy(), wave.numpy(), linewidth=0.5)
@@ -111,7 +113,7 @@ def plot_audio(axes: "Axes", item: Any) -> None:
 
 
 def plot_text(axes: "Axes", item: Any) -> None:
-    """The beginning of the text, in lines."""
+    """Plot the first lines of the text."""
     import textwrap
 
     lines = textwrap.wrap(read_text(item), 26)[:4]

@@ -1,8 +1,8 @@
-"""Samples to spectrograms, a batch at a time: kaldi's filter banks, log-mel, Whisper's log-mel.
+"""Batched spectrograms of waveforms: kaldi's filter banks, log-mel, and Whisper's log-mel.
 
-Kaldi's filters are torchaudio's, made once for each setting. Its frames are worked through in pieces that stay in the
-cache, operation for operation as in `torchaudio.compliance.kaldi`, because a log of nearly nothing shows any other
-order of rounding; so the numbers are its own, in less than half of the time.
+For kaldi, torchaudio's filters are computed once per setting, and frames are processed in pieces that stay in the
+cache. The order of operations is that of `torchaudio.compliance.kaldi`, because the log of tiny energies amplifies
+rounding: the values are the same in less than half of the time.
 """
 
 import math
@@ -16,8 +16,8 @@ from torch import Tensor
 from zoo.preprocessing.audio_io import torchaudio
 
 Window = Literal["hanning", "povey", "hamming", "rectangular"]
-PIECE = 256  # frames that are worked through at once on a CPU
-GROUPS = 4  # a filter sees few frequencies: the product is split, and of each part the zeros are left out
+PIECE = 256  # frames processed at a time on a CPU
+GROUPS = 4  # filters are narrow: the product is split into groups that skip the frequencies with zero weight
 EPSILON = torch.finfo(torch.float32).eps  # kaldi's floor of an energy, whatever the dtype
 
 
@@ -35,20 +35,20 @@ def fbank(
     preemphasis: float = 0.97,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Kaldi's log mel filter banks, without dither; equal to `torchaudio.compliance.kaldi.fbank` clip by clip.
+    """Kaldi's log mel filter banks without dither, equal to `torchaudio.compliance.kaldi.fbank` for each clip.
 
     Args:
         waves: float [B, S] in -1 .. 1.
         sampling_rate: Samples per second.
-        length, frame_shift: Of a frame, in milliseconds.
-        low_freq, high_freq: Hz between which the filters lie; high_freq=None is half the rate.
-        out: Where the result goes, of its shape.
+        frame_length, frame_shift: In milliseconds.
+        low_freq, high_freq: Range of the filters in Hz; high_freq=None is half the sampling rate.
+        out: Tensor to write the output to, of the same shape.
 
     Returns:
-        [B, T, bins] with T = `frames_of(S, rate)`: only whole frames count.
+        [B, T, bins] with T = `frames_of(S, sampling_rate)`: only complete frames.
 
     Raises:
-        ValueError: The clips are shorter than one frame, or the filters do not fit the rate.
+        ValueError: The clips are shorter than one frame, or the filters do not fit the sampling rate.
     """
     size, step = _samples(sampling_rate, frame_length), _samples(sampling_rate, frame_shift)
     if waves.ndim != 2 or waves.shape[1] < size or step < 1:
@@ -84,13 +84,13 @@ def fbank(
 
 
 def frames_of(samples: int, sampling_rate: int, frame_length: float = 25.0, frame_shift: float = 10.0) -> int:
-    """How many frames `fbank` makes of so many samples."""
+    """The number of frames that `fbank` computes from this many samples."""
     size, step = _samples(sampling_rate, frame_length), _samples(sampling_rate, frame_shift)
     return max(0, 1 + (samples - size) // step)
 
 
 def samples_of(frames: int, sampling_rate: int, frame_length: float = 25.0, frame_shift: float = 10.0) -> int:
-    """The fewest samples that `fbank` makes so many frames of."""
+    """The fewest samples from which `fbank` computes this many frames."""
     return _samples(sampling_rate, frame_length) + (frames - 1) * _samples(sampling_rate, frame_shift)
 
 
@@ -110,10 +110,10 @@ def log_mel(
     """Natural logarithm of torchaudio's MelSpectrogram: periodic Hann window, centered frames, power.
 
     Args:
-        waves: float [B, S]; half a window of them at least, as the edges are reflected.
-        fft, hop: Samples of a frame and between frames.
-        scale: Of the filters; "slaney" is librosa's, with filters of equal area.
-        floor: The least power that counts.
+        waves: float [B, S], longer than half a window, because the edges are reflected.
+        fft, hop: Samples per frame and between frames.
+        scale: Mel scale of the filters; "slaney" is librosa's, with filters of equal area.
+        floor: Lower bound of the power.
 
     Returns:
         [B, S // hop + 1, bins].
@@ -134,44 +134,44 @@ def whisper_log_mel(
     hop: int = 160,
     frames: int | None = None,
 ) -> Tensor:
-    """What Whisper listens to: log10 of mel power, at most 8 below the loudest of the clip (Radford et al. 2022).
+    """Input features of Whisper: log10 of mel power, at most 8 below the maximum of the clip (Radford et al. 2022).
 
     Args:
         waves: float [B, S].
-        frames: As many as the model takes: the clips are padded with silence, of which no spectra are made.
+        frames: Number of frames that the model takes: clips are padded with silence, without computing its spectra.
 
     Returns:
-        [B, bins, frames], or S // hop frames.
+        [B, bins, frames]; with frames=None, S // hop frames.
     """
     frames = waves.shape[1] // hop if frames is None else frames
-    there = min(frames, (waves.shape[1] + fft // 2) // hop + 1)  # the others see silence alone
-    waves = F.pad(waves, (0, max(0, min(frames * hop, there * hop + fft) - waves.shape[1])))
-    power = _mel_power(waves, _whisper_filters(num_mel_bins, fft, sampling_rate), fft, hop)[..., :there]
-    logs = F.pad(power, (0, frames - there)).clamp_min_(1e-10).log10_()
+    active = min(frames, (waves.shape[1] + fft // 2) // hop + 1)  # the other frames are silence
+    waves = F.pad(waves, (0, max(0, min(frames * hop, active * hop + fft) - waves.shape[1])))
+    power = _mel_power(waves, _whisper_filters(num_mel_bins, fft, sampling_rate), fft, hop)[..., :active]
+    logs = F.pad(power, (0, frames - active)).clamp_min_(1e-10).log10_()
     return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
 
 
-# --- Inside -----------------------------------------------------------------------------------------------------------
+# --- Implementation ---------------------------------------------------------------------------------------------------
 
 
 def _samples(sampling_rate: int, milliseconds: float) -> int:
-    return int(sampling_rate * milliseconds * 0.001)  # kaldi cuts
+    return int(sampling_rate * milliseconds * 0.001)  # kaldi truncates
 
 
-def _pieces(clips: int, frames: int, small: bool) -> list[tuple[slice, slice]]:
-    """Which clips and which of their frames are worked through at once."""
-    if not small:
+def _pieces(clips: int, frames: int, split: bool) -> list[tuple[slice, slice]]:
+    """Slices of clips and of their frames that are processed together."""
+    if not split:
         return [(slice(0, clips), slice(0, frames))]
-    many = max(1, PIECE // frames)
+    step = max(1, PIECE // frames)
     return [
-        (slice(clip, min(clip + many, clips)), slice(start, min(start + PIECE, frames)))
-        for clip in range(0, clips, many)
+        (slice(clip, min(clip + step, clips)), slice(start, min(start + PIECE, frames)))
+        for clip in range(0, clips, step)
         for start in range(0, frames, PIECE)
     ]
 
 
 def _emphasized(frames: Tensor, window: Tensor, amount: float, out: Tensor) -> None:
-    """Frames [..., size] without their mean, each sample less a share of the one before, windowed."""
+    """Frames [..., size] with their mean removed, pre-emphasized by `amount` and windowed."""
     centered = frames - frames.mean(-1, keepdim=True)
     torch.mul(centered[..., :-1], amount, out=out[..., 1:])
     torch.mul(centered[..., :1], amount, out=out[..., :1])
@@ -202,27 +202,30 @@ def _kaldi_filters(
     dtype: torch.dtype,
     device: torch.device,
 ) -> list[tuple[slice, Tensor]]:
-    """The mel filters in groups of neighbors, of each the rows that are not zero: (rows, weights)."""
+    """The mel filters in groups of neighbors, each with its nonzero rows only: (rows, weights)."""
     if not (0 <= low_freq < high_freq <= sampling_rate / 2 and num_mel_bins > 3):
         raise ValueError(
-            f"num_mel_bins={num_mel_bins} between {low_freq:g} and {high_freq:g} Hz: expected more than 3, below half the rate of {sampling_rate} Hz"
+            f"num_mel_bins={num_mel_bins} between low_freq={low_freq:g} and high_freq={high_freq:g} Hz: expected more "
+            f"than 3 bins, with 0 <= low_freq < high_freq <= {sampling_rate / 2:g} Hz, half the sampling rate"
         )
     banks, _ = torchaudio("compliance.kaldi").get_mel_banks(
         num_mel_bins, fft, float(sampling_rate), low_freq, high_freq, 100.0, -500.0, 1.0
     )
     weights = F.pad(banks, (0, 1)).T.to(device, dtype)  # [fft / 2 + 1, bins]
     groups = []
-    for own in weights.chunk(GROUPS, 1):
-        rows = own.any(1).nonzero()[:, 0]
+    for group in weights.chunk(GROUPS, 1):
+        rows = group.any(1).nonzero()[:, 0]
         kept = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
-        groups.append((kept, own[kept].contiguous()))
+        groups.append((kept, group[kept].contiguous()))
     return groups
 
 
 def _mel_power(waves: Tensor, filters: Tensor, fft: int, hop: int) -> Tensor:
-    """[B, S] -> [B, bins, S // hop + 1]."""
+    """Mel power: [B, S] -> [B, bins, S // hop + 1]."""
     if waves.ndim != 2 or waves.shape[1] <= fft // 2:
-        raise ValueError(f"waves of shape {list(waves.shape)}: expected [B, S] with more than {fft // 2} samples")
+        raise ValueError(
+            f"waves of shape {list(waves.shape)}: expected [B, S] with more than {fft // 2} samples, half a frame"
+        )
     waves = waves if waves.dtype == torch.float64 else waves.float()
     window = torch.hann_window(fft, dtype=waves.dtype, device=waves.device)
     spectrum = torch.view_as_real(torch.stft(waves, fft, hop, window=window, return_complex=True)).square_()
@@ -234,7 +237,7 @@ def _mel_power(waves: Tensor, filters: Tensor, fft: int, hop: int) -> Tensor:
 def _mel_filters(
     num_mel_bins: int, fft: int, sampling_rate: int, low_freq: float, high_freq: float, scale: Literal["htk", "slaney"]
 ) -> Tensor:
-    """[bins, fft / 2 + 1]."""
+    """Mel filters [bins, fft / 2 + 1]."""
     if scale not in ("htk", "slaney"):
         raise ValueError(f"scale={scale!r}: expected 'htk' or 'slaney'")
     norm = "slaney" if scale == "slaney" else None
@@ -249,7 +252,7 @@ def _mel_filters(
 def _whisper_filters(num_mel_bins: int, fft: int, sampling_rate: int) -> Tensor:
     """float64 [bins, fft / 2 + 1]: up to 8000 Hz on the Slaney scale, linear to 1000 Hz and logarithmic above.
 
-    They are torchaudio's too, which are computed in float32: with 128 bins that alone moves Whisper's features by 2e-5.
+    torchaudio computes the same filters in float32, which for 128 bins changes the features by 2e-5.
     """
     top = 15 + math.log(8) * 27 / math.log(6.4)
     mels = torch.linspace(0, top, num_mel_bins + 2, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""From pictures to `pixel_values`: what timm's transforms and transformers' image processors do, as one frozen value.
+"""Image preprocessing: the transforms of timm and the image processors of transformers as one frozen dataclass.
 
-It is saved beside the weights, because a model that is fed pictures of another size, crop or scale is quietly worse.
+It is saved with the weights, because a model silently loses accuracy on images of another size, crop or scale.
 """
 
 import math
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     import numpy
     from PIL.Image import Image
 
-    Picture = Image | str | Path | Tensor | numpy.ndarray
+    ImageInput = Image | str | Path | Tensor | numpy.ndarray
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Pillow's numbers for its filters, which transformers writes into its files.
+# Pillow's numbers of its filters, as in the files of transformers.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor:
-    """Pictures -> {"pixel_values": float [B, C, H, W]}.
+    """Images -> {"pixel_values": float [B, C, H, W]}.
 
-    A picture is resized to meet `resize_to`, cropped (or padded) around its center to `size`, multiplied by
-    `rescale` and normalized. A picture is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], a tensor
-    [C, H, W]. A list of them, or a uint8 tensor [B, C, H, W], is a batch; one picture is a batch of one.
+    An image is resized to `resize_to`, center-cropped (or padded) to `size`, multiplied by `rescale` and normalized.
+    It is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], or a tensor [C, H, W]. A list of images, or
+    a uint8 tensor [B, C, H, W], is a batch; one image is a batch of one.
 
-    size, resize_to: (height, width); resize_to None = size.
-    fit: how a picture meets resize_to: "shortest" or "longest" edge keeps its proportions, "squash" does not,
-        "none" leaves it as it is.
-    backend: whose resizing, "pil" (timm, open_clip) or "tensor" (transformers 5); they differ by a gray level or two.
-    channels: 1 converts pictures to gray, 3 to RGB; with other counts only arrays and tensors are taken.
+    size, resize_to: (height, width); resize_to=None means size.
+    fit: how to resize: "shortest" or "longest" matches that edge and keeps the aspect ratio, "squash" does not keep it,
+        "none" does not resize.
+    backend: resizing with "pil" (timm, open_clip) or "tensor" (transformers 5); values differ by a gray level or two.
+    channels: 1 converts images to gray, 3 to RGB; other numbers accept arrays and tensors only.
     """
 
     size: tuple[int, int]
@@ -55,92 +55,97 @@ class ImageProcessor:
         for name in ("size", "resize_to", "mean", "std"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))
-        _one_of("fit", self.fit, ("shortest", "longest", "squash", "none"))
-        _one_of("interpolation", self.interpolation, RESAMPLE.values())
-        _one_of("backend", self.backend, ("pil", "tensor"))
+        _check_choice("fit", self.fit, ("shortest", "longest", "squash", "none"))
+        _check_choice("interpolation", self.interpolation, RESAMPLE.values())
+        _check_choice("backend", self.backend, ("pil", "tensor"))
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
-                raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.channels} channels")
+                count = len(getattr(self, name))
+                raise ValueError(
+                    f"{name} has {count} values for {self.channels} channels: expected 1 or {self.channels}"
+                )
 
-    def __call__(self, pictures: "Picture | Sequence[Picture]") -> dict[str, Tensor]:
-        """pictures: one or a list. Returns {"pixel_values": float32 [B, C, H, W]}.
+    def __call__(self, images: "ImageInput | Sequence[ImageInput]") -> dict[str, Tensor]:
+        """images: one or a list. Returns {"pixel_values": float32 [B, C, H, W]}.
 
-        Raises ValueError for a file that is no picture (it is named), floats, or another number of channels.
+        Raises ValueError for an unreadable file (named), pixels that are not uint8, or a wrong number of channels.
         """
-        return {"pixel_values": torch.stack([self._one(picture) for picture in _listed(pictures)])}
+        return {"pixel_values": torch.stack([self._preprocess(image) for image in _as_list(images)])}
 
-    def whole(self, pictures: "Picture | Sequence[Picture]", patch: int | tuple[int, int]) -> dict[str, list[Tensor]]:
-        """Pictures in their own proportions, none cropped or padded: {"pixel_values": one [C, h, w] for each}.
+    def whole(
+        self, images: "ImageInput | Sequence[ImageInput]", patch: int | tuple[int, int]
+    ) -> dict[str, list[Tensor]]:
+        """Images of native aspect ratio, without crop or padding: {"pixel_values": a list of [C, h, w]}.
 
-        Each is resized to about as many pixels as `size` has, its edges to multiples of `patch`. A ViT takes such a
-        list, and puts those of one size through together.
+        Each is resized to about as many pixels as `size` has, with edges that are multiples of `patch`. A ViT takes
+        such a list and batches images of equal size.
         """
         steps = pair(patch)
-        return {"pixel_values": [self._whole(picture, steps) for picture in _listed(pictures)]}
+        return {"pixel_values": [self._resize_whole(image, steps) for image in _as_list(images)]}
 
-    def _whole(self, picture: "Picture", steps: tuple[int, int]) -> Tensor:
-        opened: Any = _opened(picture, self.channels, self.backend)
-        have = opened.shape[-2:] if isinstance(opened, Tensor) else opened.size[::-1]
-        share = math.sqrt(math.prod(self.size) / math.prod(have))
-        size = tuple(max(step, round(edge * share / step) * step) for edge, step in zip(have, steps))
-        return self._normalize(replace(self, size=size, resize_to=None, fit="squash")._resize(opened))
+    def _resize_whole(self, image: "ImageInput", steps: tuple[int, int]) -> Tensor:
+        loaded: Any = _load(image, self.channels, self.backend)
+        original = loaded.shape[-2:] if isinstance(loaded, Tensor) else loaded.size[::-1]
+        scale = math.sqrt(math.prod(self.size) / math.prod(original))
+        size = tuple(max(step, round(edge * scale / step) * step) for edge, step in zip(original, steps))
+        return self._normalize(replace(self, size=size, resize_to=None, fit="squash")._resize(loaded))
 
-    def _one(self, picture: "Picture") -> Tensor:
-        pixels = self._crop(self._resize(_opened(picture, self.channels, self.backend)))
+    def _preprocess(self, image: "ImageInput") -> Tensor:
+        pixels = self._crop(self._resize(_load(image, self.channels, self.backend)))
         return self._normalize(pixels)
 
-    def _resize(self, picture: Any) -> Any:
+    def _resize(self, image: Any) -> Any:
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2.functional import get_size, resize
 
         if self.fit == "none":
-            return picture
-        height, width = get_size(picture)
-        size = self._resized((height, width))
-        return resize(picture, list(size), InterpolationMode(self.interpolation), antialias=True)
+            return image
+        height, width = get_size(image)
+        size = self._target_size((height, width))
+        return resize(image, list(size), InterpolationMode(self.interpolation), antialias=True)
 
-    def _resized(self, have: tuple[int, int]) -> tuple[int, int]:
-        """The size that a picture of size `have` is resized to."""
-        want = self.resize_to or self.size
+    def _target_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) to which an image is resized."""
+        target = self.resize_to or self.size
         if self.fit == "squash":
-            return want
-        if self.fit == "shortest" and want[0] == want[1]:  # torchvision's rule: the long edge is cut to an integer
-            short, long = sorted(have)
-            new = (want[0], int(want[0] * long / short))
-            return new if have[0] <= have[1] else (new[1], new[0])
-        choose = min if self.fit == "shortest" else max  # timm's rule: both edges are rounded
-        ratio = choose(have[0] / want[0], have[1] / want[1])
-        return round(have[0] / ratio), round(have[1] / ratio)
+            return target
+        if self.fit == "shortest" and target[0] == target[1]:  # torchvision truncates the long edge to an integer
+            short, long = sorted(original)
+            new = (target[0], int(target[0] * long / short))
+            return new if original[0] <= original[1] else (new[1], new[0])
+        choose = min if self.fit == "shortest" else max  # timm rounds both edges
+        ratio = choose(original[0] / target[0], original[1] / target[1])
+        return round(original[0] / ratio), round(original[1] / ratio)
 
-    def _crop(self, picture: Any) -> Any:
+    def _crop(self, image: Any) -> Any:
         from torchvision.transforms.v2 import functional as F
 
-        height, width = F.get_size(picture)
+        height, width = F.get_size(image)
         down, right = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
         if down or right:
             padding = [right // 2, down // 2, (right + 1) // 2, (down + 1) // 2]
-            picture = F.pad(picture, padding, fill=self._fill())
-        if tuple(F.get_size(picture)) == self.size:
-            return picture
-        middle = round if self.backend == "pil" else int  # an odd margin: torchvision rounds, transformers cuts
-        top, left = (middle((have - want) / 2) for have, want in zip(F.get_size(picture), self.size))
-        return F.crop(picture, top, left, *self.size)
+            image = F.pad(image, padding, fill=self._fill())
+        if tuple(F.get_size(image)) == self.size:
+            return image
+        middle = round if self.backend == "pil" else int  # odd margins: torchvision rounds, transformers truncates
+        top, left = (middle((edge - crop) / 2) for edge, crop in zip(F.get_size(image), self.size))
+        return F.crop(image, top, left, *self.size)
 
     def _fill(self) -> int | list[int]:
-        """The color of added borders: black, and where the whole picture is kept its mean (timm's "border")."""
+        """The padding color: black, or with fit="longest" the mean (timm's "border")."""
         if self.fit != "longest":
             return 0
         return [round(255 * value) for value in self.mean]
 
-    def _normalize(self, picture: Any) -> Tensor:
+    def _normalize(self, image: Any) -> Tensor:
         from torchvision.transforms.v2.functional import pil_to_tensor
 
-        pixels = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
+        pixels = image if isinstance(image, Tensor) else pil_to_tensor(image)
         mean, std = (torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (self.mean, self.std))
         return (pixels.float() * self.rescale - mean) / std
 
     def fitted(self, size: tuple[int, int], channels: int) -> "ImageProcessor":
-        """The same for a model of another image size or channel count: the crop keeps its share of the picture."""
+        """A copy for another image size or number of channels; the crop keeps its fraction of the image."""
         fitted = self
         if size != self.size:
             edges = self.resize_to or self.size
@@ -154,7 +159,7 @@ class ImageProcessor:
     # --- files ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields as JSON types."""
         lists = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"kind": "image"} | lists
 
@@ -167,61 +172,66 @@ class ImageProcessor:
 
     @classmethod
     def from_timm(cls, pretrained: Mapping[str, Any]) -> "ImageProcessor":
-        """From timm's `pretrained_cfg`; what it leaves out has timm's defaults."""
+        """From timm's `pretrained_cfg`; missing keys have timm's defaults."""
         channels, *edges = pretrained.get("input_size", (3, 224, 224))
-        size, share = (edges[0], edges[1]), pretrained.get("crop_pct") or 0.875
+        size, crop_pct = (edges[0], edges[1]), pretrained.get("crop_pct") or 0.875
         fits = {"center": "shortest", "squash": "squash", "border": "longest"}
         mode = pretrained.get("crop_mode") or "center"
-        _one_of("crop_mode", mode, fits)
+        _check_choice("crop_mode", mode, fits)
         mean, std = pretrained.get("mean") or IMAGENET_MEAN, pretrained.get("std") or IMAGENET_STD
         preprocess = cls(
             size=size,
-            resize_to=(math.floor(size[0] / share), math.floor(size[1] / share)),
+            resize_to=(math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)),
             fit=fits[mode],  # type: ignore[arg-type]
             interpolation=pretrained.get("interpolation") or "bicubic",
             mean=mean,
             std=std,
             channels=len(mean),
         )
-        return preprocess.fitted(size, channels)  # a model that was adapted to gray still has the colors' mean
+        return preprocess.fitted(size, channels)  # a model adapted to gray images keeps mean and std of RGB
 
     def to_timm(self) -> dict[str, Any]:
-        """The keys of timm's `pretrained_cfg`. Raises ValueError where timm has no word for it."""
+        """The keys of timm's `pretrained_cfg`. Raises ValueError if timm cannot express these settings."""
         modes = {"shortest": "center", "squash": "squash", "longest": "border"}
         if self.fit not in modes or not math.isclose(self.rescale, 1 / 255):
             raise ValueError(f"timm's transforms cannot express fit={self.fit!r} with rescale={self.rescale}")
         return {
             "input_size": [self.channels, *self.size],
             "interpolation": self.interpolation,
-            "crop_pct": self._share(),
+            "crop_pct": self._crop_pct(),
             "crop_mode": modes[self.fit],
             "mean": list(self.mean),
             "std": list(self.std),
         }
 
-    def _share(self) -> float:
-        """crop_pct: the number that timm divides `size` by, and cuts to integers, to have `resize_to`."""
-        want = self.resize_to or self.size
-        for share in (self.size[0] / want[0], self.size[0] / (want[0] + 0.5), self.size[1] / (want[1] + 0.5)):
-            if tuple(math.floor(edge / share) for edge in self.size) == want:
-                return share
-        raise ValueError(f"timm's transforms resize both edges by one factor: not {want} for a crop of {self.size}")
+    def _crop_pct(self) -> float:
+        """crop_pct: timm resizes to floor(size / crop_pct), which must equal `resize_to`."""
+        target = self.resize_to or self.size
+        for value in (self.size[0] / target[0], self.size[0] / (target[0] + 0.5), self.size[1] / (target[1] + 0.5)):
+            if tuple(math.floor(edge / value) for edge in self.size) == target:
+                return value
+        raise ValueError(
+            f"timm's transforms resize both edges by one factor and cannot express resize_to={target} with "
+            f"size={self.size}"
+        )
 
     @classmethod
     def from_transformers(
         cls, processor: Mapping[str, Any], size: tuple[int, int], channels: int = 3
     ) -> "ImageProcessor":
-        """From transformers' `preprocessor_config.json`; what it leaves out has the defaults of its class.
+        """From transformers' `preprocessor_config.json`; missing keys have the defaults of the class.
 
-        size: the model's own (height, width), for a processor that neither resizes nor crops to a fixed one.
+        size: (height, width) of the model, used if the processor neither resizes nor crops to a fixed size.
         """
         kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or "ViTImageProcessor"
         values = _class_defaults(kind) | {name: value for name, value in processor.items() if value is not None}
-        fit, resize_to = _hf_resize(values["size"]) if values["do_resize"] else ("none", None)
-        crop = _hf_square(values["crop_size"]) if values["do_center_crop"] else None
+        fit, resize_to = _fit_and_size(values["size"]) if values["do_resize"] else ("none", None)
+        crop = _height_width(values["crop_size"]) if values["do_center_crop"] else None
         final = crop or resize_to or size
         if not crop and fit == "shortest":
-            raise LoadError(f"{kind} resizes the shortest edge without a crop: pictures of no fixed size")
+            raise LoadError(
+                f"{kind} resizes the shortest edge without a center crop, which gives images of no fixed size"
+            )
         normal = values["do_normalize"]
         return cls(
             size=final,
@@ -236,24 +246,24 @@ class ImageProcessor:
         )
 
     def files(self) -> dict[str, str]:
-        """{name: contents} of files beside config.json: none, `to_dict` says all."""
+        """{name: contents} of files saved beside config.json: none."""
         return {}
 
     def transformers_files(self) -> dict[str, Any]:
-        """{file name: contents} of what transformers reads."""
+        """{name: contents} of the files that transformers reads."""
         return {"preprocessor_config.json": self.to_transformers()}
 
     def check(self, config: Any) -> None:
-        """Nothing: whether pictures fit is seen when they come."""
+        """No check: images are checked when they are preprocessed."""
 
     def to_transformers(self) -> dict[str, Any]:
-        """`preprocessor_config.json`. Raises ValueError where transformers has no word for it."""
+        """`preprocessor_config.json`. Raises ValueError if transformers cannot express these settings."""
         if self.fit == "longest":
             raise ValueError("transformers' image processors cannot express fit='longest' (timm's crop_mode 'border')")
         edges, crop = self.resize_to or self.size, {"height": self.size[0], "width": self.size[1]}
         shortest = self.fit == "shortest"
         if shortest and edges[0] != edges[1]:
-            raise ValueError(f"transformers' image processors cannot resize the shortest edge to meet {edges}")
+            raise ValueError(f"transformers' image processors cannot resize the shortest edge to the rectangle {edges}")
         return {
             "image_processor_type": "BitImageProcessor" if shortest else "ViTImageProcessor",
             "do_resize": self.fit != "none",
@@ -271,65 +281,67 @@ class ImageProcessor:
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """An image size, one number or (height, width), as (height, width)."""
+    """(height, width) of an image size, which is one number or already a pair."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _opened(picture: Any, channels: int, backend: str) -> Any:
-    """The picture with the channels that the model takes: a PIL image, or for the tensor backend uint8 [C, H, W]."""
+def _load(image: Any, channels: int, backend: str) -> Any:
+    """The image with the given number of channels: a PIL image, or for the tensor backend uint8 [C, H, W]."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-    if isinstance(picture, (str, Path)):
-        picture = _read(Path(picture))
-    if not isinstance(picture, Image.Image):
-        picture = _as_tensor(picture)
-        if picture.shape[0] == channels and (backend == "tensor" or channels not in (1, 3)):
-            return picture
+    if isinstance(image, (str, Path)):
+        image = _read(Path(image))
+    if not isinstance(image, Image.Image):
+        image = _as_tensor(image)
+        if image.shape[0] == channels and (backend == "tensor" or channels not in (1, 3)):
+            return image
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
-        given = picture.shape[0] if isinstance(picture, Tensor) else len(picture.getbands())
-        raise ValueError(f"a picture has {given} channels, the model takes {channels}")
-    picture = to_pil_image(picture) if isinstance(picture, Tensor) else picture
-    picture = picture if picture.mode == mode else picture.convert(mode)
-    return pil_to_tensor(picture) if backend == "tensor" else picture
+        count = image.shape[0] if isinstance(image, Tensor) else len(image.getbands())
+        raise ValueError(
+            f"the image has {count} channels, but the model takes {channels}: pass uint8 [{channels}, H, W]"
+        )
+    image = to_pil_image(image) if isinstance(image, Tensor) else image
+    image = image if image.mode == mode else image.convert(mode)
+    return pil_to_tensor(image) if backend == "tensor" else image
 
 
 def _read(path: Path) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
+        with Image.open(path) as image:
+            image.load()
+            return image
     except FileNotFoundError:
-        raise ValueError(f"there is no picture {path}") from None
+        raise ValueError(f"image file not found: {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable picture: {error}") from None
+        raise ValueError(f"{path} is not a readable image file: {error}") from None
 
 
-def _as_tensor(picture: Any) -> Tensor:
+def _as_tensor(image: Any) -> Tensor:
     """uint8 [C, H, W] from a numpy array [H, W] or [H, W, C], or a tensor [H, W] or [C, H, W]."""
     import numpy
 
-    if isinstance(picture, numpy.ndarray):
-        tensor = torch.from_numpy(numpy.ascontiguousarray(picture))
+    if isinstance(image, numpy.ndarray):
+        tensor = torch.from_numpy(numpy.ascontiguousarray(image))
         tensor = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
-    elif isinstance(picture, Tensor):
-        tensor = picture
+    elif isinstance(image, Tensor):
+        tensor = image
     else:
-        raise ValueError(f"expected a PIL image, a path, a numpy array or a tensor, got {type(picture).__name__}")
+        raise ValueError(f"expected a PIL image, a path, a numpy array or a tensor, given {type(image).__name__}")
     tensor = tensor[None] if tensor.ndim == 2 else tensor
     if tensor.dtype != torch.uint8 or tensor.ndim != 3:
         raise ValueError(
-            f"expected uint8 pixels of one picture, got {tensor.dtype} of shape {list(tensor.shape)}; "
-            "floats that are normalized already go straight into the model"
+            f"expected uint8 pixels [C, H, W] of one image, given {tensor.dtype} of shape {list(tensor.shape)}; pass "
+            f"pixels that are already normalized directly to the model: model(pixel_values=x)"
         )
     return tensor
 
 
 def _class_defaults(kind: str) -> dict[str, Any]:
-    """What transformers' processor classes assume for keys that a file leaves out."""
+    """Defaults of transformers' image processor classes, for keys that are missing in a file."""
     common: dict[str, Any] = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
     half: dict[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
     openai: dict[str, Any] = {
@@ -349,29 +361,32 @@ def _class_defaults(kind: str) -> dict[str, Any]:
         stem = stem.removesuffix(ending)
     if stem not in known:
         raise LoadError(
-            f"transformers' {kind} is not known; known: {', '.join(f'{name}ImageProcessor' for name in known)}"
+            f"transformers' {kind} is not supported; supported: {', '.join(f'{name}ImageProcessor' for name in known)}"
         )
     return common | known[stem]
 
 
-def _hf_resize(size: Any) -> tuple[str, tuple[int, int]]:
+def _fit_and_size(size: Any) -> tuple[str, tuple[int, int]]:
+    """`fit` and `resize_to` of transformers' `size`."""
     if isinstance(size, Mapping) and "shortest_edge" in size:
         return "shortest", (size["shortest_edge"], size["shortest_edge"])
-    return "squash", _hf_square(size)
+    return "squash", _height_width(size)
 
 
-def _hf_square(size: Any) -> tuple[int, int]:
+def _height_width(size: Any) -> tuple[int, int]:
     """224 and {"height": 224, "width": 224} -> (224, 224)."""
     return (size["height"], size["width"]) if isinstance(size, Mapping) else (size, size)
 
 
-def _listed(pictures: Any) -> list[Any]:
-    several = isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor) and pictures.ndim == 4)
-    if several and not len(pictures):
-        raise ValueError("no pictures given: expected one or a list of them")
-    return list(pictures) if several else [pictures]
+def _as_list(images: Any) -> list[Any]:
+    several = isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.ndim == 4)
+    if several and not len(images):
+        raise ValueError("the list of images is empty: expected at least one image")
+    return list(images) if several else [images]
 
 
-def _one_of(name: str, given: Any, known: Any) -> None:
-    if given not in known:
-        raise ValueError(f"{name} is {given!r}, expected one of {', '.join(known)}{did_you_mean(str(given), known)}")
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"{name} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+        )

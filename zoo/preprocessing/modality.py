@@ -1,7 +1,7 @@
-"""One record per modality: all that code outside a modality's own packages knows about it.
+"""One record per modality: what code outside the packages of a modality knows about it.
 
-Prediction, embedding, verification, HTML pages, model cards and the command line read these records instead of asking
-which modality they have. A new modality is a front end (`zoo/nn/frontends`), its processor here, its data package and
+Prediction, embedding, verification, HTML pages, model cards and the command line read these records instead of
+branching on the modality. A new modality is a front end (`zoo/nn/frontends`), its processor here, its data package and
 one entry of `MODALITIES`.
 """
 
@@ -19,17 +19,17 @@ from zoo.preprocessing.image import pair
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """A modality.
+    """Description of a modality.
 
-    name: of its tower in a model of several ("image"). plural: in messages. family: what `Family.modality` says.
-    inputs: {name in a batch: its name beside other towers}; the first is the main input.
-    argument: of `MultimodalProcessor`. options: what one call of its processor may set.
-    suffixes: of its files, in lower case. unnamed: what messages call an item without a name.
-    is_item: whether an object in memory is one item. load: a path to an item in memory.
-    example: (config, generator) to two rows of the main input. pipelines: {head: the hub's name of the task}.
-    html, plot: how a page and a figure show one item; see `display.py`.
-    templates: sentences for zero-shot classification, with {} for the name of a class.
-    processor: how to make a processor. sample: what a usage example calls.
+    name: also that of its tower in multi-tower models ("image"). plural: for messages. family: `Family.modality`.
+    inputs: {name in a batch: name in a batch of a multi-tower model}; the first is the main input.
+    argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
+    suffixes: of its files, in lower case. unnamed: name of an item without a name in messages.
+    is_item: whether an object in memory is one item. load: reads an item from a path.
+    example: (config, generator) -> two rows of the main input. pipelines: {head: task name on the Hugging Face Hub}.
+    html, plot: render one item in HTML and with matplotlib; see `display.py`.
+    templates: prompts for zero-shot classification, with {} for the class name.
+    processor: code that creates a processor, for messages. sample: input of a usage example.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Modality:
 
     @property
     def files_only(self) -> bool:
-        """Whether a string always is the path of a file."""
+        """Whether a string is always a file path."""
         return self.name != "text"
 
     @property
@@ -65,7 +65,7 @@ def _pixel_values(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
-    fixed = not getattr(config, "causal", True)  # a text of fixed length: its padding is content
+    fixed = not getattr(config, "causal", True)  # text towers of fixed length attend to their padding
     length = config.max_length if fixed else min(16, config.max_length)
     ids = torch.randint(config.vocab_size, (2, length), generator=generator)
     if getattr(config, "pool", None) == "eos":
@@ -74,7 +74,7 @@ def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _input_values(config: Any, generator: torch.Generator) -> Tensor:
-    """Spectrograms, or for a waveform model 24 tokens of samples."""
+    """Spectrograms, or for waveform models the samples of 24 tokens."""
     shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
     return torch.randn(2, *shape, generator=generator)
 
@@ -164,17 +164,17 @@ MODALITIES: dict[str, Modality] = {
 
 
 def of_family(modality: str) -> Modality | None:
-    """The record of what `Family.modality` says; None for models of several towers."""
+    """The record for a `Family.modality`; None for multi-tower models."""
     return next((record for record in MODALITIES.values() if record.family == modality), None)
 
 
 def of_inputs(inputs: Sequence[str]) -> list[Modality]:
-    """The modalities whose main input is among a model's inputs."""
+    """The modalities whose main input is among the inputs of a model."""
     return [record for record in MODALITIES.values() if record.main_input in inputs]
 
 
 def of_file(name: str | Path) -> Modality | None:
-    """The modality of a file by its suffix, or None."""
+    """The modality of a file, by its suffix; None if unknown."""
     suffix = Path(name).suffix.lower() if len(str(name)) < 4096 else ""
     return next((record for record in MODALITIES.values() if suffix in record.suffixes), None)
 
@@ -182,14 +182,14 @@ def of_file(name: str | Path) -> Modality | None:
 def of_item(item: Any, *, must_exist: bool = False) -> Modality:
     """The modality of one item: a path, a text, or an object in memory.
 
-    A string that ends like a file of a modality is a path; must_exist: unless it is several words and there is no such
-    file. Raises ValueError for a path that ends like none of them.
+    A string with the suffix of a modality is a path; must_exist: if it has several words, only if that file exists.
+    Raises ValueError for a Path with an unknown suffix.
     """
     if isinstance(item, str | Path):
         found = of_file(item)
         if found is None and isinstance(item, Path):
             every = ", ".join(suffix for record in MODALITIES.values() for suffix in record.suffixes)
-            raise ValueError(f"{item}: expected a file that ends with one of {every}")
+            raise ValueError(f"{item} has an unknown file type: expected one of {every}")
         words = isinstance(item, str) and len(item.split()) > 1
         if found is None or (must_exist and words and not Path(item).is_file()):
             return MODALITIES["text"]
@@ -197,15 +197,15 @@ def of_item(item: Any, *, must_exist: bool = False) -> Modality:
     return next((record for record in MODALITIES.values() if record.is_item(item)), MODALITIES["image"])
 
 
-NAMES = tuple(MODALITIES)  # files of embeddings store places in it: new ones go to the end
+NAMES = tuple(MODALITIES)  # embedding files store indices into it: append new modalities at the end
 
 
 def file_modality(name: str | Path) -> str | None:
-    """The name of a file's modality by its suffix, or None."""
+    """The name of the modality of a file, by its suffix; None if unknown."""
     found = of_file(name)
     return found.name if found else None
 
 
 def item_modality(item: Any) -> str:
-    """The name of an item's modality; a string that ends like a file of a modality is a path."""
+    """The name of the modality of an item; a string with the suffix of a modality is a path."""
     return of_item(item).name

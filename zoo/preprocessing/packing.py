@@ -1,4 +1,4 @@
-"""`zoo.pack`: short documents side by side in rows of one length, without seeing each other."""
+"""`zoo.pack`: packs several short documents into each row; attention stays within documents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,23 +10,25 @@ from torch import Tensor
 def pack(
     documents: Sequence[Any], length: int | None = None, *, preprocess: Any = None, pad_id: int | None = None
 ) -> dict[str, Tensor]:
-    """{"input_ids", "document_ids"[, "token_type_ids"]}, each int64 [B, N], in which no document sees another.
+    """Pack documents into rows: {"input_ids", "document_ids"[, "token_type_ids"]}, each int64 [B, N].
 
-    documents: token ids of each (lists, tensors [n]), or texts with `preprocess=model.preprocess`. length: N, default
-    that of the longest document. They fill the rows in order; document_ids number them in each row, -1 at padding.
+    documents: token ids (lists or tensors [n]), or texts with `preprocess=model.preprocess`; they fill the rows in
+    order. length: N; default is the length of the longest document. pad_id: the padding token. document_ids number the
+    documents of each row and are -1 at padding.
 
-    A text model answers such a batch as it would answer each document alone: `model(**batch)` gives [B, N, ...] where
-    it answers for each token, and one answer per document, in the order given, where it answers for a text. When
-    training on next tokens, leave out the places where the document changes.
+    No document attends to another, so a text model returns the same outputs as for each document alone: [B, N, ...]
+    from heads with one output per token, or one row per document, in the given order, from heads with one output per
+    text. When training a language model, exclude the targets that belong to the next document.
     """
     if isinstance(documents, str) or not len(documents):
-        raise ValueError("expected a list of documents, at least one")
-    rows = [_ids(document, place, preprocess) for place, document in enumerate(documents)]
+        raise ValueError("expected a list of documents with at least one of them")
+    rows = [_ids(document, index, preprocess) for index, document in enumerate(documents)]
     longest = max(len(ids) for ids, _ in rows)
     length = length or longest
     if longest > length:
-        place = next(i for i, (ids, _) in enumerate(rows) if len(ids) > length)
-        raise ValueError(f"document {place} has {len(rows[place][0])} tokens, more than length={length}: split it")
+        index = next(i for i, (ids, _) in enumerate(rows) if len(ids) > length)
+        count = len(rows[index][0])
+        raise ValueError(f"document {index} has {count} tokens, more than length={length}: split it or increase length")
     batch: list[list[tuple[Tensor, Tensor]]] = []
     room = 0
     for ids, types in rows:
@@ -47,22 +49,25 @@ def pack(
     return packed
 
 
-def _ids(document: Any, place: int, preprocess: Any) -> tuple[Tensor, Tensor]:
-    """(ids [n], their types [n]) of one document."""
+def _ids(document: Any, index: int, preprocess: Any) -> tuple[Tensor, Tensor]:
+    """(token ids [n], token types [n]) of one document."""
     if isinstance(document, str | tuple) and preprocess is None:
-        raise ValueError(f"document {place} is a text: give preprocess=model.preprocess, or token ids")
+        raise ValueError(f"document {index} is a text: pass preprocess=model.preprocess, or token ids")
     if isinstance(document, str | tuple):
-        one = preprocess(document)
-        ids = one["input_ids"][0]
-        return ids, one.get("token_type_ids", torch.zeros_like(ids)[None])[0]
+        encoded = preprocess(document)
+        ids = encoded["input_ids"][0]
+        return ids, encoded.get("token_type_ids", torch.zeros_like(ids)[None])[0]
     ids = torch.as_tensor(document)
     if ids.ndim != 1 or ids.is_floating_point() or not len(ids):
-        raise ValueError(f"document {place} is {tuple(ids.shape)} of {ids.dtype}, expected token ids [n], at least one")
+        raise ValueError(
+            f"document {index} is of shape {tuple(ids.shape)} and dtype {ids.dtype}, expected integer token ids [n], at "
+            f"least one"
+        )
     return ids.long(), torch.zeros_like(ids, dtype=torch.long)
 
 
 def _joined(rows: list[list[Tensor]], length: int, fill: int) -> Tensor:
-    """[B, N]: the parts of each row one behind the other, and then `fill`."""
+    """[B, N]: the concatenated parts of each row, padded with `fill`."""
     full = torch.full((len(rows), length), fill)
     for row, parts in enumerate(rows):
         joined = torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Spectrograms for AST and Whisper."""
+"""Mel spectrograms for AST and Whisper."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import filter_banks
-from zoo.preprocessing.audio import AudioProcessor, _extractor, one_of
+from zoo.preprocessing.audio import AudioProcessor, check_choice, extractor_values
 
-SHORT = 2  # seconds: longer clips gain nothing by being copied into one tensor
+SHORT = 2  # seconds: stacking longer clips into one tensor saves no time
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrogramFeatureExtractor(AudioProcessor):
-    """Sounds -> {"input_values": float32 [B, frames, bins]}, for Whisper {"input_features": [B, bins, frames]}.
+    """Audio clips -> {"input_values": float32 [B, frames, bins]}, for Whisper {"input_features": [B, bins, frames]}.
 
-    feature_type: "kaldi" has its filter banks (AST), "log_mel" torchaudio's mel spectrogram, "whisper" Whisper's.
-    frames, num_mel_bins: shorter clips are padded, with zeros in place of log energies as AST has it (Whisper: with silence).
-    frame_length, frame_shift: of a frame, in milliseconds. low_freq, high_freq: Hz between which the filters lie; high_freq=None is half the rate.
-    mean, std: the result is (x - mean) / std. AST's files hold half of this std.
+    feature_type: "kaldi" for its log mel filter banks (AST), "log_mel" for torchaudio's, "whisper" for Whisper's.
+    frames, num_mel_bins: size of the output. Shorter clips are padded: log energies with zeros, as AST does, and for
+        Whisper the waveform with silence.
+    frame_length, frame_shift: in milliseconds. low_freq, high_freq: range of the filters in Hz; high_freq=None is half
+        the sampling rate.
+    mean, std: the output is (x - mean) / std. The files of AST store half of this std.
     """
 
     kind: ClassVar[str] = "spectrogram"
@@ -37,24 +39,25 @@ class SpectrogramFeatureExtractor(AudioProcessor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("feature_type", self.feature_type, ("kaldi", "log_mel", "whisper"))
+        check_choice("feature_type", self.feature_type, ("kaldi", "log_mel", "whisper"))
         for name in ("num_mel_bins", "frames", "frame_length", "frame_shift", "std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
         if not 0 <= self.low_freq < (self.high_freq or self.sampling_rate / 2) <= self.sampling_rate / 2:
             raise ValueError(
-                f"filters from {self.low_freq:g} to {self.high_freq or self.sampling_rate / 2:g} Hz at {self.sampling_rate} Hz"
+                f"low_freq={self.low_freq:g}, high_freq={self.high_freq or self.sampling_rate / 2:g}: expected "
+                f"0 <= low_freq < high_freq <= {self.sampling_rate / 2:g} Hz, half the sampling rate"
             )
 
     @property
-    def limit(self) -> int:
+    def max_samples(self) -> int:
         if self.feature_type == "kaldi":
             return filter_banks.samples_of(self.frames + 1, self.sampling_rate, self.frame_length, self.frame_shift) - 1
         return self.frames * self._hop - (self.feature_type == "log_mel")
 
     @property
-    def least(self) -> int:
-        """One frame; where edges are reflected, half of one and a sample. Whisper's clips are padded before."""
+    def min_samples(self) -> int:
+        """One frame, or half a frame and a sample for "log_mel", which reflects the edges. Whisper pads its clips."""
         if self.feature_type == "whisper":
             return 1
         return (
@@ -72,9 +75,9 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         return int(self.sampling_rate * self.frame_length * 0.001)
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
-        """Neighbors of one length are worked through together."""
+        """Spectrograms of waveforms; consecutive ones of equal length are computed together."""
         if self.feature_type == "whisper":
-            return {"input_features": torch.cat([self._whispers(wave[None]) for wave in waves])}
+            return {"input_features": torch.cat([self._whisper(wave[None]) for wave in waves])}
         out, done = torch.zeros(len(waves), self.frames, self.num_mel_bins), 0
         for length, run in groupby(waves, len):
             together = length < SHORT * self.sampling_rate
@@ -85,13 +88,13 @@ class SpectrogramFeatureExtractor(AudioProcessor):
             row.sub_(self.mean).div_(self.std)
         return {"input_values": out}
 
-    def _whispers(self, clips: Tensor) -> Tensor:
+    def _whisper(self, clips: Tensor) -> Tensor:
         return filter_banks.whisper_log_mel(
             clips, self.sampling_rate, num_mel_bins=self.num_mel_bins, fft=self._fft, hop=self._hop, frames=self.frames
         )
 
     def _write_logs(self, clips: Tensor, out: Tensor) -> None:
-        """Clips [B, S] into out [B, frames, bins]; what lies behind their own frames is left as it is."""
+        """Write the log energies of clips [B, S] into out [B, frames, bins]; later frames are left unchanged."""
         common: dict[str, Any] = dict(num_mel_bins=self.num_mel_bins, low_freq=self.low_freq, high_freq=self.high_freq)
         if self.feature_type == "kaldi":
             frames = filter_banks.frames_of(clips.shape[1], self.sampling_rate, self.frame_length, self.frame_shift)
@@ -111,15 +114,18 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         return replace(self, frames=config.max_length, num_mel_bins=config.mel_bins)
 
     def check(self, config: Any) -> None:
-        for mine, its in (("frames", "max_length"), ("num_mel_bins", "mel_bins")):
-            if (want := getattr(config, its, None)) is not None and getattr(self, mine) != want:
-                raise ValueError(f"{mine}={getattr(self, mine)} of the preprocessing, but the model has {its}={want}")
+        for ours, theirs in (("frames", "max_length"), ("num_mel_bins", "mel_bins")):
+            if (expected := getattr(config, theirs, None)) is not None and getattr(self, ours) != expected:
+                raise ValueError(
+                    f"the preprocessing has {ours}={getattr(self, ours)}, but the model has {theirs}={expected}: "
+                    f"they must be equal"
+                )
 
     @classmethod
     def from_transformers(cls, extractor: Mapping[str, Any]) -> "SpectrogramFeatureExtractor":
-        """From the `preprocessor_config.json` of ASTFeatureExtractor or WhisperFeatureExtractor; what it leaves out has
-        the defaults of its class. Raises LoadError for what cannot be meant."""
-        kind, values = _extractor(extractor, "ASTFeatureExtractor", "WhisperFeatureExtractor")
+        """From the `preprocessor_config.json` of ASTFeatureExtractor or WhisperFeatureExtractor; missing keys have the
+        defaults of the class. Raises LoadError for unsupported settings."""
+        kind, values = extractor_values(extractor, "ASTFeatureExtractor", "WhisperFeatureExtractor")
         sampling_rate = values["sampling_rate"]
         if kind == "WhisperFeatureExtractor":
             shift, length = (1000 * values[name] / sampling_rate for name in ("hop_length", "n_fft"))
@@ -155,7 +161,7 @@ class SpectrogramFeatureExtractor(AudioProcessor):
                 "hop_length": self._hop,
                 "n_fft": self._fft,
             }
-            values |= {"n_samples": self.limit, "nb_max_frames": self.frames, "dither": 0.0}
+            values |= {"n_samples": self.max_samples, "nb_max_frames": self.frames, "dither": 0.0}
         else:
             rest = 0
             values = {"num_mel_bins": self.num_mel_bins, "max_length": self.frames, "feature_size": 1}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.preprocessing.text import TextProcessor, _keep, _one_of
+from zoo.preprocessing.text import TextProcessor, _check_choice, _write_cache
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,18 +27,18 @@ def train(
     lowercase: bool = True,
     cache: str | Path | None = None,
 ) -> TextProcessor:
-    """A tokenizer learned from texts: the same from the same texts, whatever the process or machine.
+    """Train a tokenizer on texts. The same texts give the same tokenizer in every process and on every machine.
 
-    kind: "wordpiece" as BERT has (with [CLS] text [SEP] around each text), "bpe" over bytes as GPT-2 has (nothing
-        around). source: texts, a text file or several (each line a text). lowercase: WordPiece alone.
-    cache: a folder; a tokenizer that was learned from the same contents is read from it.
+    kind: "wordpiece" as in BERT ([CLS] and [SEP] around each text), or byte-level "bpe" as in GPT-2 (no special tokens
+        added). source: texts, or one or several text files with one text per line. lowercase: for WordPiece only.
+    cache: a folder; a tokenizer trained on the same texts is read from it.
     """
     from tokenizers import __version__
 
-    _one_of("kind", kind, ("wordpiece", "bpe"))
+    _check_choice("kind", kind, ("wordpiece", "bpe"))
     texts = _texts(source)
     if not any(text.strip() for text in texts):
-        raise ValueError("no text to learn a tokenizer from: the source is empty")
+        raise ValueError("cannot train a tokenizer: the source is empty")
     special = WORDPIECE_SPECIAL if kind == "wordpiece" else BPE_SPECIAL
     file = None
     if cache is not None:
@@ -47,17 +47,17 @@ def train(
             digest.update(text.encode() + b"\0")
         file = Path(cache) / f"{kind}-{digest.hexdigest()}.json"
     if file is not None and file.is_file():
-        learned = file.read_text(encoding="utf-8")
+        trained = file.read_text(encoding="utf-8")
     else:
-        learn = _wordpiece if kind == "wordpiece" else _bpe
-        learned = learn(texts, vocab_size, lowercase).to_str()
+        train_backend = _wordpiece if kind == "wordpiece" else _bpe
+        trained = train_backend(texts, vocab_size, lowercase).to_str()
         if file is not None:
-            _keep(learned, file)
-    return TextProcessor(tokenizer=learned, special=special, max_length=max_length, types=kind == "wordpiece")
+            _write_cache(trained, file)
+    return TextProcessor(tokenizer=trained, special=special, max_length=max_length, types=kind == "wordpiece")
 
 
 def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> "Tokenizer":
-    """BERT's tokenizer over a vocabulary; bert: options of its normalizer (strip_accents, handle_chinese_chars)."""
+    """BERT's tokenizer with a vocabulary; bert: options of its normalizer (strip_accents, handle_chinese_chars)."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -74,7 +74,7 @@ def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> 
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, roberta: bool = False) -> "Tokenizer":
-    """GPT-2's tokenizer over a vocabulary and merges, or RoBERTa's, with <s> and </s> around texts."""
+    """GPT-2's tokenizer with a vocabulary and merges; roberta: RoBERTa's, which adds <s> and </s> around each text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.BPE(vocab, merges))
@@ -91,7 +91,7 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, roberta: b
 
 def _texts(source: Iterable[str] | Path | Sequence[Path]) -> list[str]:
     if isinstance(source, str):
-        raise ValueError("expected texts (a list of strings) or Path objects of text files, given one string")
+        raise ValueError("expected a list of strings, or Path objects of text files, given one string")
     texts: list[str] = []
     for item in [source] if isinstance(source, Path) else source:
         texts += item.read_text(encoding="utf-8").splitlines() if isinstance(item, Path) else [item]
@@ -99,14 +99,14 @@ def _texts(source: Iterable[str] | Path | Sequence[Path]) -> list[str]:
 
 
 def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
-    """The trainer numbers "##x" pieces in the order of a hash map, which differs from run to run: they are given."""
+    """Train WordPiece. The "##x" pieces are passed as special tokens: the trainer would number them in random order."""
     from tokenizers import trainers
 
     special = list(WORDPIECE_SPECIAL.values())
     blank = wordpiece({}, lowercase=lowercase)
     letters = _letters(texts, blank)
     pieces = [f"##{letter}" for letter in letters]
-    _refuse_small(vocab_size, len(special) + 2 * len(letters))
+    _check_vocab_size(vocab_size, len(special) + 2 * len(letters))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=special + pieces,
@@ -119,22 +119,22 @@ def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer
     return wordpiece(json.loads(blank.to_str())["model"]["vocab"], lowercase=lowercase)
 
 
-def _letters(texts: list[str], tokenizer: "Tokenizer", most: int = 1000) -> list[str]:
-    """The most frequent characters behind the normalizer, sorted."""
+def _letters(texts: list[str], tokenizer: "Tokenizer", limit: int = 1000) -> list[str]:
+    """The most frequent characters after normalization, sorted."""
     from collections import Counter
 
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(tokenizer.normalizer.normalize_str(text))
     frequent = sorted(counts, key=lambda letter: (-counts[letter], letter))
-    return sorted(letter for letter in frequent[:most] if not letter.isspace())
+    return sorted(letter for letter in frequent[:limit] if not letter.isspace())
 
 
 def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
     from tokenizers import pre_tokenizers, trainers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    _refuse_small(vocab_size, len(letters) + len(BPE_SPECIAL))
+    _check_vocab_size(vocab_size, len(letters) + len(BPE_SPECIAL))
     tokenizer = byte_bpe({}, [])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -147,6 +147,8 @@ def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
     return tokenizer
 
 
-def _refuse_small(vocab_size: int, least: int) -> None:
-    if vocab_size < least:
-        raise ValueError(f"vocab_size={vocab_size}: the letters of these texts alone need {least}")
+def _check_vocab_size(vocab_size: int, minimum: int) -> None:
+    if vocab_size < minimum:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small: special tokens and single characters alone need {minimum}"
+        )

@@ -7,18 +7,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.audio import AudioProcessor, _extractor
+from zoo.preprocessing.audio import AudioProcessor, extractor_values
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.utils.errors import LoadError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveformFeatureExtractor(AudioProcessor):
-    """Sounds -> {"input_values": float32 [B, S][, "attention_mask": int64 [B, S]]}; no mask where all are equally long.
+    """Audio clips -> {"input_values": float32 [B, S][, "attention_mask": int64 [B, S]]}; no mask if lengths are equal.
 
-    normalize: whether each clip is brought to mean 0 and variance 1, over its own samples.
-    max_length: the most samples of a clip; None takes any.
-    return_attention_mask: what transformers' extractor is told on export, whether its model takes a mask; ours do.
+    normalize: whether to scale each clip to mean 0 and variance 1.
+    max_length: maximum number of samples of a clip; None for no limit.
+    return_attention_mask: written on export for transformers, where only some models take a mask; ours always do.
     vocabulary: the symbols of a CTC model.
     """
 
@@ -31,12 +31,14 @@ class WaveformFeatureExtractor(AudioProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"max_length={self.max_length}: expected a number of samples, or None")
+            raise ValueError(
+                f"max_length={self.max_length}: expected a positive number of samples, or None for no limit"
+            )
         if isinstance(self.vocabulary, Mapping):
             object.__setattr__(self, "vocabulary", Vocabulary.from_dict(self.vocabulary))
 
     @property
-    def limit(self) -> int | None:
+    def max_samples(self) -> int | None:
         return self.max_length
 
     def batch(self, waves: list[Tensor]) -> dict[str, Tensor]:
@@ -50,30 +52,33 @@ class WaveformFeatureExtractor(AudioProcessor):
         return {"input_values": values, "attention_mask": mask.long()}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields as JSON types."""
         values = super().to_dict()
         if self.vocabulary is not None:
             values["vocabulary"]["tokens"] = list(self.vocabulary.tokens)
         return values
 
     def fitted_to(self, config: Any) -> "WaveformFeatureExtractor":
-        """Without the vocabulary where the model has another number of symbols."""
-        amiss = self.vocabulary is not None and len(self.vocabulary) != getattr(config, "vocab_size", None)
-        return replace(self, vocabulary=None) if amiss else self
+        """A copy without the vocabulary if the model has another number of symbols."""
+        mismatch = self.vocabulary is not None and len(self.vocabulary) != getattr(config, "vocab_size", None)
+        return replace(self, vocabulary=None) if mismatch else self
 
     def check(self, config: Any) -> None:
         size = getattr(config, "vocab_size", None)
         if self.vocabulary is not None and config.head == "ctc" and len(self.vocabulary) != size:
-            raise ValueError(f"the vocabulary has {len(self.vocabulary)} symbols, but the model has vocab_size={size}")
+            raise ValueError(
+                f"the vocabulary has {len(self.vocabulary)} symbols, but the model has vocab_size={size}: they "
+                f"must be equal"
+            )
 
     @classmethod
     def from_transformers(
         cls, extractor: Mapping[str, Any], vocabulary: Vocabulary | None = None
     ) -> "WaveformFeatureExtractor":
         """From the `preprocessor_config.json` of Wav2Vec2FeatureExtractor."""
-        kind, values = _extractor(extractor, "Wav2Vec2FeatureExtractor")
+        kind, values = extractor_values(extractor, "Wav2Vec2FeatureExtractor")
         if values["feature_size"] != 1:
-            raise LoadError(f"transformers' {kind} with feature_size={values['feature_size']}: a waveform has 1")
+            raise LoadError(f"transformers' {kind} has feature_size={values['feature_size']}, expected 1 for waveforms")
         return cls(
             sampling_rate=values["sampling_rate"],
             normalize=values["do_normalize"],
@@ -93,7 +98,7 @@ class WaveformFeatureExtractor(AudioProcessor):
         }
 
     def transformers_files(self) -> dict[str, Any]:
-        """{file name: contents}: the extractor, and the tokenizer of a CTC model."""
+        """{name: contents} of the files that transformers reads: the extractor, and the tokenizer of a CTC model."""
         if self.vocabulary is None:
             return super().transformers_files()
         settings = {
@@ -111,6 +116,6 @@ class WaveformFeatureExtractor(AudioProcessor):
 
 
 def normalized(wave: Tensor) -> Tensor:
-    """[S] with mean 0 and variance 1, as wav2vec 2.0 hears it; silence stays 0."""
+    """Scale a waveform [S] to mean 0 and variance 1, as for wav2vec 2.0; silence stays 0."""
     centered = wave - wave.mean()
     return centered.div_((centered.dot(centered) / len(wave) + 1e-7).sqrt())

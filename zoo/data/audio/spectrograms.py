@@ -41,7 +41,7 @@ class Spectrograms(Dataset[Any]):
         lengths = torch.tensor([frames_in(preprocess, n) for n in clips.lengths.tolist()])
         if len(short := (lengths < 1).nonzero()):
             i = int(short[0, 0])
-            raise ValueError(f"clip {i} has {int(clips.lengths[i])} samples, a frame needs {preprocess.least}")
+            raise ValueError(f"clip {i} has {int(clips.lengths[i])} samples, a frame needs {preprocess.min_samples}")
         parts = []
         for first in range(0, len(clips), _CHUNK):
             rows = range(first, min(first + _CHUNK, len(clips)))
@@ -67,7 +67,7 @@ def frames_in(preprocess: SpectrogramFeatureExtractor, samples: int) -> int:
     if preprocess.feature_type == "kaldi":
         return frames_of(samples, preprocess.sampling_rate, preprocess.frame_length, preprocess.frame_shift)
     hop = int(preprocess.sampling_rate * preprocess.frame_shift * 0.001)
-    return samples // hop + 1 if samples >= preprocess.least else 0
+    return samples // hop + 1 if samples >= preprocess.min_samples else 0
 
 
 def statistics(clips: AudioClips, preprocess: SpectrogramFeatureExtractor) -> tuple[float, float]:
