@@ -32,14 +32,14 @@ def peer(folder, name):
     return transformers_audio(folder, PEERS[name][0], **PEERS[name][1])
 
 
-def sounds(model, rows=2):
+def spectrograms(model, rows=2):
     return noise(rows, model.config.max_length, model.config.mel_bins)
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_same_numbers_from_the_same_files(tmp_path, name):
     theirs, ours = peer(tmp_path, name), zoo.load(tmp_path)
-    x = sounds(ours)
+    x = spectrograms(ours)
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
     assert not (ours.load_report.initialized or ours.load_report.resampled or ours.training)
     assert zoo.verify(tmp_path).ok
@@ -48,7 +48,7 @@ def test_same_numbers_from_the_same_files(tmp_path, name):
 def test_pooled_features(tmp_path):
     theirs = peer(tmp_path, "hidden states")
     ours = zoo.load(tmp_path, head="pool")
-    x = sounds(ours)
+    x = spectrograms(ours)
     with torch.no_grad():
         assert error(ours(x), theirs(x).pooler_output) <= 1e-5
 
@@ -60,18 +60,20 @@ def test_round_trip_through_their_format(tmp_path, name):
     zoo.export(ours, tmp_path / "second")
     assert zoo.verify(tmp_path / "second").ok
     again = zoo.load(tmp_path / "second")
-    assert again.config == ours.config and torch.equal(answer(again, sounds(ours)), answer(ours, sounds(ours)))
+    assert again.config == ours.config and torch.equal(
+        answer(again, spectrograms(ours)), answer(ours, spectrograms(ours))
+    )
 
 
-@pytest.mark.parametrize("overrides, said", [
+@pytest.mark.parametrize("overrides, message", [
     ({"pool": "mean"}, "pool='mean'"), ({"distilled": False}, "distilled=False"),
     ({"attention": "performer"}, "attention='performer'"), ({"patch_size": (4, 8)}, r"patch_size=\(4, 8\)"),
     ({"layer_scale": 0.1}, "layer_scale=0.1"),
 ])  # fmt: skip
-def test_what_transformers_cannot_express_is_named(tmp_path, overrides, said):
+def test_what_transformers_cannot_express_is_named(tmp_path, overrides, message):
     tiny = dict(width=32, depth=1, heads=4, max_length=24, mel_bins=16, patch_size=8, stride=4)
     model = zoo.create_model("ast_tiny", seed=0, **tiny | overrides)
-    with pytest.raises(ValueError, match=f"cannot express {said}|{said}"):
+    with pytest.raises(ValueError, match=f"cannot express {message}|{message}"):
         zoo.export(model, tmp_path)
 
 
@@ -83,7 +85,7 @@ def test_eps_shows_where_activations_are_small(tmp_path):
                 parameter.mul_(1e-3)
     theirs.save_pretrained(tmp_path)
     ours = zoo.load(tmp_path)
-    x = sounds(ours)
+    x = spectrograms(ours)
     assert error(answer(ours, x), answer(theirs, x)) <= 1e-5
     assert error(answer(zoo.load(tmp_path, norm_eps=1e-6), x), answer(theirs, x)) > 1e-4
 
@@ -92,7 +94,7 @@ def test_swapping_any_two_lines_of_the_table_is_caught(tmp_path):
     theirs = peer(tmp_path, "classifier")
     found, files = describe(tmp_path), open_tensors(tmp_path)
     model = build(found.family, found.config)
-    own, x = model.state_dict(), sounds(model)
+    own, x = model.state_dict(), spectrograms(model)
     expected = answer(theirs, x)
     rows = [row.split(" = ") for row in found.table.splitlines() if " = " in row]
     active = set(lines_for(found.table, own))
@@ -190,10 +192,10 @@ def test_published_folders_load_and_agree(tmp_path, repository):
 
 
 def test_classes_of_audioset_have_a_probability_each(tmp_path):
-    """Its published files do not say so. What is said in a file holds, and so it does after export."""
+    """Its published files do not say so. A problem type in a file is kept, also after export."""
     theirs = transformers_audio(tmp_path / "peer", "ASTForAudioClassification", num_labels=527)
     edit = json.loads((tmp_path / "peer" / "config.json").read_text())
-    names = {str(i): "Speech" if i == 0 else f"sound {i}" for i in range(527)}
+    names = {str(i): "Speech" if i == 0 else f"class {i}" for i in range(527)}
     for problem, kind in (
         (None, "multi_label_classification"),
         ("single_label_classification", "single_label_classification"),
@@ -216,7 +218,7 @@ def test_a_fresh_classifier_on_other_lengths(tmp_path):
     model = zoo.load(folder, labels=["yes", "no"], max_length=256)
     assert model.load_report.resampled == ["patches.positions"]
     assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
-    assert model(sounds(model)).shape == (2, 2)
+    assert model(spectrograms(model)).shape == (2, 2)
 
 
 # --- From a ViT -------------------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def deit(**overrides):
 def test_an_ast_starts_from_a_deit():
     vit = deit()
     model = from_vit(vit, max_length=44, mel_bins=24, stride=6, num_classes=5)
-    assert model.patches.grid == (3, 7) and model.family == "ast" and model(sounds(model)).shape == (2, 5)
+    assert model.patches.grid == (3, 7) and model.family == "ast" and model(spectrograms(model)).shape == (2, 5)
     theirs, own = vit.state_dict(), model.state_dict()
     assert all(torch.equal(own[key], value) for key, value in theirs.items() if key.startswith("blocks."))
     assert torch.equal(own["patches.proj.weight"], theirs["patches.proj.weight"].mean(1, keepdim=True))
@@ -242,8 +244,8 @@ def test_an_ast_starts_from_a_deit():
     assert report.dropped == [f"head.{name}.{kind}" for name in ("proj", "proj_dist") for kind in ("weight", "bias")]
 
 
-def test_on_a_gray_picture_its_tokens_are_those_of_the_vit():
-    """The same grid, the same patches: a spectrogram is a picture of equal colors (summed, not averaged)."""
+def test_tokens_of_a_gray_image_are_those_of_the_vit():
+    """The same grid, the same patches: a spectrogram is an image of equal colors (summed, not averaged)."""
     vit = deit()
     model = from_vit(vit, max_length=32, mel_bins=32, stride=8, head=None)
     gray = noise(2, 32, 32)
@@ -258,7 +260,7 @@ def test_on_a_gray_picture_its_tokens_are_those_of_the_vit():
 ], ids=str)  # fmt: skip
 def test_other_vits(overrides):
     model = from_vit(deit(**overrides), max_length=20, mel_bins=16, stride=(4, 6), attention="linear")
-    assert model(sounds(model)).shape == (2, 527) and model(sounds(model)).isfinite().all()
+    assert model(spectrograms(model)).shape == (2, 527) and model(spectrograms(model)).isfinite().all()
     assert not [name for name in model.load_report.initialized if name.startswith("blocks.norm")]
 
 
@@ -270,7 +272,7 @@ def test_positions_are_crop_or_interpolateed():
     assert torch.equal(crop_or_interpolate(table, (3, 4), (3, 4)), table)
 
 
-def test_what_cannot_start_an_ast():
+def test_invalid_sources_of_an_ast_raise():
     with pytest.raises(ValueError, match="expected a ViT or DeiT"):
         from_vit(zoo.create_model("bert_tiny", seed=0, depth=1))
     with pytest.raises(ValueError, match="registers"):
@@ -281,7 +283,7 @@ def test_what_cannot_start_an_ast():
         from_vit(deit(), strides=4)
 
 
-# --- What is refused, and what works as everywhere --------------------------------------------------------------------
+# --- Invalid inputs, and what works as for all models -----------------------------------------------------------------
 
 
 def tiny(**overrides):
@@ -301,7 +303,7 @@ def test_spectrograms_that_do_not_fit():
         tiny(class_token=False)
 
 
-def test_maps_and_a_core_of_ones_own():
+def test_maps_and_a_custom_core():
     class Mine(zoo.nn.Core):
         def weights(self, q, k, mask=None, bias=None):
             return self.scores(q, k, mask, bias).softmax(-1)

@@ -98,13 +98,13 @@ def test_what_people_download(tmp_path, repository):
     body = theirs.base_model if head is None else theirs
     assert error(answer(ours, x), answer(body, x)) <= 1e-5
     assert zoo.verify(tmp_path).ok
-    heard = ours.preprocess
+    processor = ours.preprocess
     assert (
-        heard.normalize
-        and heard.sampling_rate == 16000
-        and heard.return_attention_mask == bool(options.get("do_stable_layer_norm"))
+        processor.normalize
+        and processor.sampling_rate == 16000
+        and processor.return_attention_mask == bool(options.get("do_stable_layer_norm"))
     )
-    assert (heard.vocabulary and list(heard.vocabulary.tokens)) == (CHARACTERS if head == "ctc" else None)
+    assert (processor.vocabulary and list(processor.vocabulary.tokens)) == (CHARACTERS if head == "ctc" else None)
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES)

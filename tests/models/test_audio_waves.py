@@ -256,7 +256,7 @@ def test_frames_follow_the_strides():
     assert base.samples(1) == 400 and base.samples(2) == 720
 
 
-@pytest.mark.parametrize("x, mask, said", [
+@pytest.mark.parametrize("x, mask, message", [
     (noise(2, 10), None, "10 samples are too short: a token needs 30"),
     (noise(2, 1, 400), None, r"expected waveforms \[B, S\] of a float dtype"),
     (torch.zeros(2, 400, dtype=torch.int16), None, "int16"),
@@ -264,28 +264,28 @@ def test_frames_follow_the_strides():
     (noise(2, 400), torch.ones(2, 400), "attention_mask is torch.float32"),
     (noise(2, 400), (torch.arange(400) < torch.tensor([[400], [7]])).long(), "row 1 has 7 samples"),
 ])  # fmt: skip
-def test_waveforms_that_do_not_fit(x, mask, said):
-    with pytest.raises(ValueError, match=said):
+def test_waveforms_that_do_not_fit(x, mask, message):
+    with pytest.raises(ValueError, match=message):
         tiny()(x, mask)
 
 
-@pytest.mark.parametrize("overrides, said", [
+@pytest.mark.parametrize("overrides, message", [
     (dict(conv_kernels=(10, 3)), "the same number of each"), (dict(conv_strides=(5, 2, 0)), "at least 1"),
     (dict(blank=11), "blank=11"), (dict(position_groups=5), "position_groups=5"), (dict(head="lm"), "head='lm'"),
     (dict(conv_norm="batch"), "conv_norm='batch'"), (dict(conv_stride=(5,)), "did you mean 'conv_strides'"),
     (dict(conv_dim=(5,)), "did you mean 'conv_channels'"), (dict(do_stable_layer_norm=True), "did you mean 'order'"),
 ])  # fmt: skip
-def test_configs_that_make_no_model(overrides, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_configs_raise(overrides, message):
+    with pytest.raises(ValueError, match=message):
         tiny(**overrides)
 
 
-@pytest.mark.parametrize("options, said", [
+@pytest.mark.parametrize("options, message", [
     (dict(add_adapter=True), "add_adapter=True"), (dict(adapter_attn_dim=4), "adapter_attn_dim=4"),
 ])  # fmt: skip
-def test_what_we_do_not_compute_is_named(tmp_path, options, said):
+def test_what_we_do_not_compute_is_named(tmp_path, options, message):
     transformers_audio(tmp_path, "Wav2Vec2ForCTC", **STABLE | options)
-    with pytest.raises(zoo.LoadError, match=said):
+    with pytest.raises(zoo.LoadError, match=message):
         zoo.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Models of several towers: what every model owes, and what belongs to several towers alone."""
+"""Models of several towers: the contract of all models, and what is specific to several towers."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ VIT = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim":
 TEXT = dict(vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0, width=32, depth=2, heads=4, mlp_dim=48)
 BERT = {"name": "bert_tiny", "pool": "mean", "pooler": None, **TEXT}
 CLIP_TEXT = {"name": "clip_text_tiny", "eos_token_id": 49, **TEXT}
-SOUND = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "max_length": 21, "mel_bins": 16,
+AST = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "max_length": 21, "mel_bins": 16,
          "patch_size": 8, "stride": (4, 5)}  # fmt: skip
 
 MODELS = {
@@ -30,8 +30,8 @@ MODELS = {
         loss="siglip",
         width=32,
     ),
-    "three": dict(image=VIT, text=BERT, audio=SOUND),
-    "sounds and pictures": dict(image=VIT, audio=SOUND),
+    "three": dict(image=VIT, text=BERT, audio=AST),
+    "audio and images": dict(image=VIT, audio=AST),
 }
 
 
@@ -63,11 +63,11 @@ def same(a: ContrastiveOutput, b: ContrastiveOutput, atol: float = 1e-6) -> bool
     return all(torch.allclose(x, y, atol=atol) for x, y in zip(parts(a), parts(b), strict=True))
 
 
-# -- what every model owes --------------------------------------------------------------------------------------------
+# -- the contract of all models ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", [v for f in families() if f.modality == "multimodal" for v in f.variants])
-def test_every_variant_is_whole_on_meta(variant):
+def test_every_variant_builds_on_meta(variant):
     from zoo.models.registry import find_variant
 
     found = find_variant(variant)
@@ -93,7 +93,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("variant", COUNTS)
-def test_published_numbers_of_parameters(variant):
+def test_published_parameter_counts(variant):
     found = family(variant.split("_")[0])
     model = build(found, found.config(**found.variants[variant]))
     assert sum(p.numel() for p in model.parameters()) == COUNTS[variant]
@@ -168,7 +168,7 @@ def test_maps_of_each_tower():
 
 
 @torch.no_grad()
-def test_padding_is_never_seen():
+def test_padding_does_not_affect_outputs():
     for name in ("vit and bert", "clip"):
         model = make(name)
         ids = batch(model)["input_ids"]
@@ -203,19 +203,19 @@ def test_only_as_many_tokens_are_computed_as_the_texts_have(pool):
     assert torch.allclose(features, tower(ids, (ids > 0).long()), atol=1e-6)
 
 
-def test_a_text_that_does_not_end_is_told():
+def test_a_text_without_an_end_token_warns():
     tower = zoo.create_model("clip_text_tiny", seed=0, **TEXT, pool="eos", eos_token_id=49).eval()
     with pytest.warns(UserWarning, match="text 1 has no end token"):
         tower(torch.tensor([[5, 49, 6], [5, 6, 7]]))
 
 
-def test_a_tower_that_sees_its_padding_takes_no_mask():
+def test_a_tower_without_a_mask_raises_for_one():
     model = make("siglip")
     ids = batch(model)["input_ids"]
     assert "attention_mask" not in model.inputs
     with pytest.raises(ValueError, match="does not use 'attention_mask'"):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    with pytest.raises(ValueError, match="no attention_mask"):
+    with pytest.raises(ValueError, match="but not attention_mask"):
         model.encode_text(ids, torch.ones_like(ids))
     with pytest.raises(ValueError, match="takes no attention_mask"):
         model.text.encode(ids, torch.ones_like(ids))
@@ -299,27 +299,27 @@ def test_towers_from_names_folders_and_modules(tmp_path):
 
 
 WRONG = {
-    "expected two towers or three": dict(text=None),
-    "'bert' takes text: it cannot be the image tower": dict(image="bert_tiny"),
+    "expected two or three towers": dict(text=None),
+    "a bert model is for text inputs, it cannot be the image tower": dict(image="bert_tiny"),
     "did you mean 'vit_cifar_tiny'": dict(image="vit_cifar_tin"),
     "has 32 features and no projection, .* width=24": dict(image={**VIT, "proj": None}),
     "the image tower is a Linear": dict(image=torch.nn.Linear(2, 2)),
     "lacks 'name'": dict(image={"width": 32}),
-    "locked='audio': the towers are image, text": dict(locked=["audio"]),
-    "has head='token', which pools nothing": dict(text={**BERT, "head": "token"}),
+    "locked='audio': expected one of image, text": dict(locked=["audio"]),
+    "has head='token', expected 'pool'": dict(text={**BERT, "head": "token"}),
     "no field 'embed_dim'; did you mean 'width'": dict(image={**VIT, "embed_dim": 3}),
     "proj='conv' should be one of|proj='conv' of": dict(image={**VIT, "proj": "conv"}),
     "loss='triplet' should be one of 'clip', 'siglip'": dict(loss="triplet"),
 }
 
 
-@pytest.mark.parametrize("said", WRONG)
-def test_towers_that_do_not_fit_are_refused(said):
-    with pytest.raises(ValueError, match=said):
-        make(**WRONG[said])
+@pytest.mark.parametrize("message", WRONG)
+def test_towers_that_do_not_fit_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        make(**WRONG[message])
 
 
-def test_overrides_are_aimed_at_towers(tmp_path):
+def test_overrides_of_towers(tmp_path):
     model = make("three")
     zoo.save(model, tmp_path / "model")
     other = zoo.load(tmp_path / "model", **{"text.attention": "performer", "image_size": 64})
@@ -335,7 +335,7 @@ def test_overrides_are_aimed_at_towers(tmp_path):
         model.config.replace(**{"text.dpth": 3})
     with pytest.raises(ValueError, match="no classifier"):
         zoo.load(tmp_path / "model", num_classes=3)
-    with pytest.raises(zoo.LoadError, match="cannot give what the overrides ask for"):
+    with pytest.raises(zoo.LoadError, match="has no weights for the overrides"):
         zoo.load(tmp_path / "model", **{"text.depth": 3})
     with pytest.raises(ValueError, match="no classifier"):
         model.reset_head(3)
@@ -345,7 +345,7 @@ def test_a_damaged_description_names_the_place(tmp_path):
     zoo.save(make(), tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     good = file.read_text()
-    for change, said in {
+    for change, message in {
         "config.text.config.depht": "no field 'depht'; did you mean 'depth'",
         "config.text.projj": "no key 'projj'; did you mean 'proj'",
         "config.imag": "no field 'imag'; did you mean 'image'",
@@ -358,7 +358,7 @@ def test_a_damaged_description_names_the_place(tmp_path):
             place = place[key]
         place[last] = 1
         file.write_text(json.dumps(values))
-        with pytest.raises(zoo.LoadError, match=said):
+        with pytest.raises(zoo.LoadError, match=message):
             zoo.load(tmp_path / "model")
     values = json.loads(good)
     del values["config"]["text"]["config"]["depth"]
@@ -379,12 +379,12 @@ def test_a_preprocess_for_both(tmp_path):
     with pytest.raises(ValueError, match=r"no preprocessing for text: set model\.preprocess = dataclasses"):
         model.preprocess("a red circle")
     model.preprocess = replace(model.preprocess, text=words)
-    picture = Image.new("RGB", (40, 30), (9, 200, 30))
-    picture.save(tmp_path / "green.png")
+    image = Image.new("RGB", (40, 30), (9, 200, 30))
+    image.save(tmp_path / "green.png")
     file = tmp_path / "green.png"
-    for given in (picture, file, str(file), [picture], [file]):
-        assert torch.equal(model.preprocess(given)["pixel_values"], model.preprocess(images=[picture])["pixel_values"])
-    both = model.preprocess(images=[picture, file], text=["a red circle", "a square"])
+    for given in (image, file, str(file), [image], [file]):
+        assert torch.equal(model.preprocess(given)["pixel_values"], model.preprocess(images=[image])["pixel_values"])
+    both = model.preprocess(images=[image, file], text=["a red circle", "a square"])
     assert set(both) == {"pixel_values", "input_ids", "attention_mask"}
     assert model(**both).logits("image", "text").shape == (2, 2)
     assert again_long(model)["input_ids"].shape == (1, 16)
@@ -395,22 +395,22 @@ def test_a_preprocess_for_both(tmp_path):
     assert again == model.preprocess and torch.equal(again("a circle")["input_ids"], words("a circle")["input_ids"])
     wrong = {
         "no preprocessing for audio": lambda: again((torch.zeros(9), 8000)),
-        "there is no picture missing.png": lambda: again("missing.png"),
-        "expected a list of one modality": lambda: again([picture, "a text"]),
-        "image was given twice": lambda: again(picture, images=[picture]),
-        "nothing given": lambda: again(),
-        "takes no 'image'; did you mean 'images'": lambda: again(image=picture),
-        "truncate= does not apply to any input": lambda: again(picture, truncate="cut"),
+        "image file not found: missing.png": lambda: again("missing.png"),
+        "expected a list of one modality": lambda: again([image, "a text"]),
+        "image was given twice": lambda: again(image, images=[image]),
+        "preprocess needs an input": lambda: again(),
+        "has no option 'image'; did you mean 'images'": lambda: again(image=image),
+        "truncate= does not apply to any input": lambda: again(image, truncate="cut"),
         "at most max_length=16": lambda: again("a red circle " * 9),
-        "expected an image or an audio file": lambda: again(tmp_path / "x.txt"),
+        "expected an image or audio file": lambda: again(tmp_path / "x.txt"),
         "a pair of texts": lambda: again(text=("a red", "a blue")),
     }
-    for said, call in wrong.items():
-        with pytest.raises(ValueError, match=said):
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(ValueError, match="does not belong to this model"):
         MultimodalProcessor(text=train("bpe", ["a small circle"], 300, max_length=16)).check(model.config)
-    with pytest.raises(ValueError, match="a preprocess for audio"):
+    with pytest.raises(ValueError, match="a processor for audio"):
         MultimodalProcessor(audio=words).check(model.config)
 
 
@@ -419,41 +419,41 @@ def again_long(model: Contrastive) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def test_sounds_among_others(tmp_path):
+def test_audio_among_other_modalities(tmp_path):
     model = make("three")
-    sound = torch.randn(3000, generator=torch.Generator().manual_seed(0))
-    made = model.preprocess((sound, 16000))
-    named = model.preprocess(audio=sound, sampling_rate=16000)
+    clip = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    made = model.preprocess((clip, 16000))
+    named = model.preprocess(audio=clip, sampling_rate=16000)
     assert set(made) == {"input_values"} and torch.equal(made["input_values"], named["input_values"])
     assert model(**made).present == ("audio",)
     with pytest.raises(ValueError, match="too_long='cut'"):
-        model.preprocess((sound.repeat(9), 16000))
-    assert model.preprocess((sound.repeat(9), 16000), too_long="cut")["input_values"].shape == (1, 21, 16)
+        model.preprocess((clip.repeat(9), 16000))
+    assert model.preprocess((clip.repeat(9), 16000), too_long="cut")["input_values"].shape == (1, 21, 16)
     zoo.save(model, tmp_path / "model")
     assert zoo.load(tmp_path / "model").preprocess == model.preprocess
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_maps_of_the_picture_are_drawn_over_it(name):
+def test_maps_of_the_image_are_plotted_over_it(name):
     model = make(name)
-    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     with zoo.capture(model, layers="image.*") as maps:
-        model.encode_image(model.preprocess(picture)["pixel_values"])
+        model.encode_image(model.preprocess(image)["pixel_values"])
     for who in (model, model.image):
-        assert zoo.plot_attention(picture, maps, model=who)
+        assert zoo.plot_attention(image, maps, model=who)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_pictures_of_several_sizes_are_encoded_as_each_alone(name):
+def test_images_of_several_sizes_are_encoded_as_each_alone(name):
     model = make(name)
     step = model.config.image.config.patch_size
-    pictures = [torch.randn(3, *size) for size in [(32, 32), (4 * step, 2 * step), (32, 32), (2 * step, 6 * step)]]
-    features = model.encode_image(pictures)
-    assert torch.allclose(features, torch.cat([model.encode_image([x]) for x in pictures]), atol=1e-6)
-    assert torch.allclose(features[:1], model.encode_image(pictures[0][None]), atol=1e-6)
-    assert torch.equal(model(pixel_values=pictures).image_features, features)
-    assert torch.allclose(zoo.optimize(model).encode_image(pictures), features, atol=1e-5)
+    images = [torch.randn(3, *size) for size in [(32, 32), (4 * step, 2 * step), (32, 32), (2 * step, 6 * step)]]
+    features = model.encode_image(images)
+    assert torch.allclose(features, torch.cat([model.encode_image([x]) for x in images]), atol=1e-6)
+    assert torch.allclose(features[:1], model.encode_image(images[0][None]), atol=1e-6)
+    assert torch.equal(model(pixel_values=images).image_features, features)
+    assert torch.allclose(zoo.optimize(model).encode_image(images), features, atol=1e-5)
     for raw in (lambda: model.encode_text("a red bird"), lambda: model.encode_image(["a.png"]), lambda: model("a.png")):
         with pytest.raises(ValueError, match=r"is a str, expected a tensor: model\.preprocess"):
             raw()

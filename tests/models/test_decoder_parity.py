@@ -70,7 +70,7 @@ def hidden(theirs, batch):
 
 
 def test_rotary_positions_far_from_the_start(tmp_path):
-    """Positions that begin at 30 (behind padding on the left) are told from those that begin at 0."""
+    """Positions that begin at 30 (after padding on the left) differ from those that begin at 0."""
     theirs = decoder(tmp_path, "LlamaForCausalLM", rope_parameters=NTK | {"rope_theta": 1e4})
     ours, ids = zoo.load(tmp_path), ragged((44,))["input_ids"]
     assert error(answer(ours, {"input_ids": ids}), answer(theirs, {"input_ids": ids})) <= 1e-5

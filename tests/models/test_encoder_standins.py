@@ -94,10 +94,12 @@ REPOSITORIES = {
 
 def stand_in(folder, repository):
     """The folder of a repository, and transformers' model with the same weights."""
-    name, said, rename, changes, pickled, dropped = REPOSITORIES[repository]
+    name, architecture, rename, changes, pickled, dropped = REPOSITORIES[repository]
     theirs = transformers_text(folder, name)
     write(folder, rename(theirs.state_dict()), pickled)
-    values = json.loads((folder / "config.json").read_text()) | changes | {"architectures": said and [said]}
+    values = (
+        json.loads((folder / "config.json").read_text()) | changes | {"architectures": architecture and [architecture]}
+    )
     values = {key: value for key, value in values.items() if value not in (..., None)}
     (folder / "config.json").write_text(json.dumps(values))
     return theirs, dropped
@@ -164,8 +166,9 @@ def mini_lm(folder, normalize=True, **pooling):
         for i, kind in enumerate(modules)
     ]))  # fmt: skip
     (folder / "1_Pooling").mkdir()
-    said = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(said | {"pooling_mode_max_tokens": False} | pooling))
+    settings = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    settings |= {"pooling_mode_max_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings | pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 25, "do_lower_case": False}))
     return theirs
 
@@ -216,11 +219,11 @@ def test_a_classifier_on_an_embedding_model(tmp_path):
     assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"] and model.config.pool == "mean"
 
 
-@pytest.mark.parametrize("pooling, said", [
+@pytest.mark.parametrize("pooling, message", [
     ({"pooling_mode_cls_token": True}, "pooling cls and mean is not supported"),
     ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "pooling max is not supported"),
 ])  # fmt: skip
-def test_other_poolings_are_refused(tmp_path, pooling, said):
+def test_other_poolings_are_refused(tmp_path, pooling, message):
     mini_lm(tmp_path, **pooling)
-    with pytest.raises(zoo.LoadError, match=said):
+    with pytest.raises(zoo.LoadError, match=message):
         zoo.load(tmp_path)

@@ -1,1 +1,1 @@
-"""Models: one folder a family. A folder here that holds a `model.py` is found by itself."""
+"""Models, one folder per family. A folder with a `model.py` is registered automatically."""

@@ -19,7 +19,7 @@ ALTERNATIVES = {
     "output_hidden_states": "use model.encode(..., layers=[...])",
     "return_dict": "models return the tensor itself",
     "return_loss": "compute it outside: model.loss(model(**inputs)), or train with zoo.tasks",
-    "interpolate_pos_encoding": "give the size once: zoo.load(..., image_size=...)",
+    "interpolate_pos_encoding": "set the image size when loading: zoo.load(..., image_size=...)",
     "token_type_ids": "the model has no token types; model.preprocess(texts) returns the inputs that it takes",
     "head_mask": "choose heads with zoo.capture(model, heads=[...])",
 }

@@ -172,7 +172,7 @@ class TextModel(Model):
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
     """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools."""
     if ids.ndim != 2:
-        raise ValueError(f"expected token ids [B, N] of integers, given {tuple(ids.shape)} of {ids.dtype}")
+        raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
     expected = (len(ids), start + ids.shape[1])
     if mask is not None and mask.shape != expected:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")

@@ -64,7 +64,7 @@ class ContrastiveConfig(Config):
         if self.head is not None:
             raise ValueError(f"head={self.head!r}: a contrastive model has no head; its towers have head='pool'")
         if len(self.towers) < 2:
-            raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, given {list(self.towers)}")
+            raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, got {list(self.towers)}")
         for name, tower in self.towers.items():
             if tower.config.head != "pool":
                 raise ValueError(f"the {name} tower has head={tower.config.head!r}, expected head='pool'")

@@ -125,7 +125,7 @@ def from_vit(vit: Model, *, seed: int = 0, **config: Any) -> AST:
     for a ViT with registers or a convolutional stem, which an AST does not have.
     """
     if not isinstance(vit, ViT):
-        raise ValueError(f"expected a ViT or DeiT of this library, given {type(vit).__name__}")
+        raise ValueError(f"expected a ViT or DeiT of this library, got {type(vit).__name__}")
     if vit.config.registers or vit.config.stem != "patch":
         raise ValueError("an AST has no registers and no convolutional stem: use a ViT without them")
     fields = {name: getattr(vit.config, name) for name in SHARED}

@@ -92,7 +92,7 @@ class ClipText(TextModel):
     def pooled_index(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Index [B] of the token that is pooled."""
         if input_ids.ndim != 2:
-            raise ValueError(f"expected token ids [B, N] of integers, given {tuple(input_ids.shape)}")
+            raise ValueError(f"expected token ids [B, N] of integers, got {tuple(input_ids.shape)}")
         c = self.config
         if c.pool == "argmax":
             return input_ids.argmax(1)

@@ -143,7 +143,7 @@ class Contrastive(Model):
                 )
         if unknown := [name for name in given if name not in tower.inputs]:
             raise ValueError(
-                f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, and no {unknown[0]}"
+                f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, but not {unknown[0]}"
             )
         x = tower(**given)
         x = x if proj is None else proj(x)

@@ -142,7 +142,7 @@ class ViT(Model):
             )
         shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
         if shapes and any(isinstance(getattr(m, "pattern", None), Window2D) for m in self.blocks.modules()):
-            raise ValueError(f"attention with grid= needs images of {self.patches.image_size}, given {shapes.pop()}")
+            raise ValueError(f"attention with grid= needs images of {self.patches.image_size}, got {shapes.pop()}")
         return run_by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
 
     def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
