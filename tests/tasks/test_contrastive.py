@@ -18,7 +18,7 @@ import zoo
 from zoo.tasks import ContrastiveTask, NonFiniteLoss
 from zoo.tasks.base import seed_all
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.contrastive import HOTTEST, alone, joined, text_numbers
+from zoo.tasks.contrastive import MAX_LOG_SCALE, concatenate_outputs, select_modalities, text_hashes
 
 torch.set_num_threads(1)
 
@@ -72,7 +72,7 @@ def test_dropout_is_replayed() -> None:
     for k in range(3):
         seed_all(3, 7, k, torch.device("cpu"))
         outputs.append(model(**{name: data[name][5 * k : 5 * k + 5] for name in model.inputs}))
-    loss = model.loss(joined(outputs))
+    loss = model.loss(concatenate_outputs(outputs))
     loss.backward()
     expected = {"loss": loss.detach()} | {n: p.grad for n, p in model.named_parameters()}
     assert far(found, expected) <= 1e-12  # type: ignore[arg-type]
@@ -117,10 +117,12 @@ def test_three_modalities_around_a_hub() -> None:
     model = towers("image", "text", "audio")
     found = gradients(ContrastiveTask(model, lr=1e-3, hub="text", grad_cache_size=4), batch())
     output = model(**batch())
-    expected = (model.loss(alone(output, "image", "text")) + model.loss(alone(output, "text", "audio"))) / 2
+    expected = (
+        model.loss(select_modalities(output, "image", "text")) + model.loss(select_modalities(output, "text", "audio"))
+    ) / 2
     torch.testing.assert_close(found["loss"], expected.detach(), rtol=1e-12, atol=0)
     all_three = gradients(ContrastiveTask(model, lr=1e-3), batch())["loss"]
-    expected = (2 * expected + model.loss(alone(output, "image", "audio"))) / 3
+    expected = (2 * expected + model.loss(select_modalities(output, "image", "audio"))) / 3
     torch.testing.assert_close(all_three, expected.detach(), rtol=1e-12, atol=0)
 
 
@@ -196,7 +198,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_temperature_is_clamped(tmp_path: Path) -> None:
-    for lr_sign, expected in ((-1, HOTTEST), (1, 0.0)):
+    for lr_sign, expected in ((-1, MAX_LOG_SCALE), (1, 0.0)):
         model = towers()
         task = ContrastiveTask(model, lr=100.0, optim=OptimSettings(warmup=0.0))
         task.loss_of = lambda *args, m=model, s=lr_sign: s * m.logit_scale  # type: ignore[method-assign]
@@ -338,11 +340,11 @@ def test_equal_captions_as_positives() -> None:
 def test_texts_are_known_however_far_they_are_padded() -> None:
     ids = torch.tensor([[3, 4, 5, 0], [3, 4, 5, 9], [3, 4, 0, 0], [4, 3, 5, 0]])
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0]])
-    found = text_numbers(ids, mask).tolist()
+    found = text_hashes(ids, mask).tolist()
     assert found[0] == found[1] and len(set(found)) == 3
-    assert text_numbers(ids[:, :3], mask[:, :3]).tolist() == found
-    assert text_numbers(ids[:, [3, 0, 1, 2]], mask[:, [3, 0, 1, 2]]).tolist() == found
-    assert text_numbers(ids[:1, :3]).tolist() == found[:1]
+    assert text_hashes(ids[:, :3], mask[:, :3]).tolist() == found
+    assert text_hashes(ids[:, [3, 0, 1, 2]], mask[:, [3, 0, 1, 2]]).tolist() == found
+    assert text_hashes(ids[:1, :3]).tolist() == found[:1]
 
 
 class _silence:
@@ -397,9 +399,7 @@ class Later(L.Callback):
 
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 4}, {"callbacks": [Later()], "max_steps": 6}])
 def test_accumulation_is_refused_with_the_reason(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"accumulate_grad_batches=[24]: rows of different batches .* grad_cache_size="
-    ):
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches=[24]: rows of different batches .*grad_cache_size="):
         fit(ContrastiveTask(towers(), lr=1e-3), tmp_path, loader(batch(), 4), **options)
 
 
@@ -411,13 +411,13 @@ def unknown() -> ContrastiveTask:
     (lambda: ContrastiveTask(towers(), grad_cache_size=0), "grad_cache_size=0"),
     (lambda: ContrastiveTask(towers(), loss_chunk_size=-1), "loss_chunk_size=-1"),
     (lambda: ContrastiveTask(towers(), duplicates="drop"), "duplicates='drop'"),
-    (lambda: ContrastiveTask(towers(), hub="audio"), "hub='audio': the model has image, text"),
+    (lambda: ContrastiveTask(towers(), hub="audio"), "hub='audio': expected a modality of the model, image, text"),
     (lambda: ContrastiveTask(towers(), lr=-1.0), "lr=-1.0"),
-    (lambda: unknown().loss_of(batch(1), 0, 0), "a batch of 1 has nothing to contrast"),
-    (lambda: unknown().loss_of({"pixel_values": batch()["pixel_values"]}, 0, 0), "a batch of image alone"),
+    (lambda: unknown().loss_of(batch(1), 0, 0), "at least 2 pairs, got a batch of 1"),
+    (lambda: unknown().loss_of({"pixel_values": batch()["pixel_values"]}, 0, 0), "the batch only has image"),
     (lambda: unknown().loss_of({"images": 1, "labels": 2}, 0, 0), "the batch has images, labels"),
     (lambda: ContrastiveTask(towers("image", "text", "audio"), hub="audio").loss_of(
-        {n: x for n, x in batch().items() if n != "input_values"}, 0, 0), "with the hub 'audio' among them"),
+        {n: x for n, x in batch().items() if n != "input_values"}, 0, 0), "one of them the hub 'audio'"),
 ])  # fmt: skip
 def test_bad_arguments(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):

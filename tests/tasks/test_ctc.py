@@ -32,7 +32,7 @@ def data() -> Utterances:
 def test_it_learns(data: Utterances) -> None:
     model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
     task = CTCTask(model, lr=1e-2, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=4)
-    module = SpeechDataModule(data, data, data, 16, listen=task.augment)
+    module = SpeechDataModule(data, data, data, 16, augment=task.augment)
     trainer = L.Trainer(max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         accelerator="cpu", gradient_clip_val=1.0, log_every_n_steps=1000)  # fmt: skip
     trainer.fit(task, module)
@@ -44,14 +44,14 @@ def test_it_learns(data: Utterances) -> None:
     with torch.no_grad():
         model.eval()
         scores = model(batch["input_values"], batch["attention_mask"])
-    said = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
-    right = sum(one == other for one, other in zip(said, data.spoken.transcripts)) / 48
+    transcripts = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
+    right = sum(one == other for one, other in zip(transcripts, data.spoken.transcripts)) / 48
     assert right == pytest.approx(1 - figures["test_wer"])
 
 
 def test_what_is_refused(data: Utterances) -> None:
     model = zoo.create_model("wav2vec2_tiny", head=None, seed=0, **SMALL)
-    with pytest.raises(ValueError, match="texts need a vocabulary"):
+    with pytest.raises(ValueError, match="the model has no vocabulary"):
         CTCTask(model)
     with pytest.raises(ValueError, match="width=0"):
         CTCTask(model, vocabulary=data.vocabulary, width=0)

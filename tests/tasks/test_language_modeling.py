@@ -34,15 +34,15 @@ def masked(encoder: zoo.Model, **options: float) -> MaskedLMTask:
 def test_what_is_hidden_depends_on_the_text_alone(encoder: zoo.Model) -> None:
     task = masked(encoder)
     one, other = batch([3, 8, 5]), batch([5, 3])
-    (hidden, chosen), (hidden2, chosen2) = (task.hide(b, 1) for b in (one, other))
+    (hidden, chosen), (hidden2, chosen2) = (task.mask_tokens(b, 1) for b in (one, other))
     assert torch.equal(hidden[[2, 0]], hidden2) and torch.equal(chosen[[2, 0]], chosen2)
-    assert not torch.equal(task.hide(one, 2)[1], chosen)
-    assert torch.equal(task.hide(one, None)[0], task.hide(one, None)[0])
+    assert not torch.equal(task.mask_tokens(one, 2)[1], chosen)
+    assert torch.equal(task.mask_tokens(one, None)[0], task.mask_tokens(one, None)[0])
 
 
 def test_shares(encoder: zoo.Model) -> None:
     many = batch(list(range(1000)), 60)
-    hidden, chosen = masked(encoder).hide(many, 0)
+    hidden, chosen = masked(encoder).mask_tokens(many, 0)
     ids = many["input_ids"]
     open_ = (ids >= 5) & many["attention_mask"].bool()
     assert not (chosen & ~open_).any() and torch.equal(hidden[~chosen], ids[~chosen])
@@ -53,7 +53,7 @@ def test_shares(encoder: zoo.Model) -> None:
 
 def test_loss_of_hidden_tokens_is_that_of_the_whole_forward(encoder: zoo.Model) -> None:
     task, given = masked(encoder), batch([0, 1, 2, 3])
-    hidden, chosen = task.hide(given, 1)
+    hidden, chosen = task.mask_tokens(given, 1)
     scores = encoder(input_ids=hidden, attention_mask=given["attention_mask"])
     expected = F.cross_entropy(scores[chosen], given["input_ids"][chosen])
     assert torch.allclose(task.loss_of(given, 0, 0), expected, atol=1e-5)
@@ -61,7 +61,7 @@ def test_loss_of_hidden_tokens_is_that_of_the_whole_forward(encoder: zoo.Model) 
 
 def test_at_least_one_token_of_a_text_is_hidden(encoder: zoo.Model) -> None:
     task = masked(encoder, mask_probability=1e-6)
-    assert task.hide(batch([0, 1, 2, 3, 4]), 0)[1].sum(1).tolist() == [1] * 5
+    assert task.mask_tokens(batch([0, 1, 2, 3, 4]), 0)[1].sum(1).tolist() == [1] * 5
     with pytest.raises(ValueError, match="mask_probability=0"):
         masked(encoder, mask_probability=0.0)
 

@@ -42,5 +42,5 @@ def test_the_same_seed_draws_the_same_adapters() -> None:
 
 
 def test_unknown_targets() -> None:
-    with pytest.raises(ValueError, match="no linear map is called 'query'"):
+    with pytest.raises(ValueError, match="no linear layer is named 'query'"):
         add_lora(small(), 2, targets=["query"])

@@ -92,7 +92,7 @@ def test_freeze_by_prefix_name_and_glob() -> None:
 
 
 def test_freeze_says_what_it_does_not_find() -> None:
-    with pytest.raises(ValueError, match="'patch' names no parameter; did you mean 'patches'"):
+    with pytest.raises(ValueError, match="'patch' matches no parameter; did you mean 'patches'"):
         freeze(Tree(), ["patch"])
     with pytest.raises(ValueError, match="nothing to train"):
         freeze(Tree(), ["*"])

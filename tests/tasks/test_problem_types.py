@@ -22,7 +22,7 @@ def test_losses() -> None:
     assert torch.allclose(several.loss(logits, many), expected)
     number = Objective("regression")
     assert torch.allclose(number.loss(logits[:, :1], logits[:, 0] + 2), torch.tensor(4.0))
-    assert number.answer(logits[:, :1]).shape == (6,) and number.monitor == ("error", "min")
+    assert number.predictions(logits[:, :1]).shape == (6,) and number.monitor == ("error", "min")
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
@@ -37,7 +37,7 @@ def test_figures(problem_type: str) -> None:
     }[problem_type]
     found = {}
     for name, metric in objective.metrics("test", 2).items():
-        metric.update(*objective.scores(logits, given))
+        metric.update(*objective.metric_inputs(logits, given))
         found[name] = metric.compute()
     perfect = {"accuracy": 1.0, "f1": 1.0, "error": 0.0, "r2": 1.0}
     assert found.keys() - {"confusion"} <= perfect.keys()
@@ -50,9 +50,9 @@ def test_numbers_are_learned_in_a_unit() -> None:
     assert unit_of(torch.tensor([3.0, 4.0]), centered=False) == (0.0, pytest.approx(12.5**0.5))
     objective = Objective("regression", unit=unit_of(numbers))
     logits = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
-    assert torch.allclose(objective.answer(logits), numbers) and objective.loss(logits, numbers) == 0
+    assert torch.allclose(objective.predictions(logits), numbers) and objective.loss(logits, numbers) == 0
     assert torch.equal(objective.losses(logits + 1, numbers), torch.ones(4))
-    with pytest.raises(ValueError, match="of numbers"):
+    with pytest.raises(ValueError, match="of regression targets"):
         Objective("single_label_classification", unit=(1.0, 2.0))
 
 
@@ -61,5 +61,5 @@ def test_what_does_not_go_together() -> None:
         Objective("two")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="label_smoothing"):
         Objective("multi_label_classification", label_smoothing=0.1)
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="regression has no classes"):
         Objective("regression", class_weights=torch.ones(1))

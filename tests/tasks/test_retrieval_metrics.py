@@ -64,7 +64,7 @@ def test_against_a_search_by_hand(n: int, m: int, kinds: int, seed: int, cut: in
 def test_pairs_in_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = grid(23, 0), grid(23, 1)
     expected = figures_by_hand(a, b, list(range(23)), list(range(23)))
-    monkeypatch.setattr(zoo.tasks.retrieval_metrics, "_ENTRIES", 70)  # 3 rows at a time
+    monkeypatch.setattr(zoo.tasks.retrieval_metrics, "_MAX_SCORES", 70)  # 3 rows at a time
     metric = RetrievalMetrics()
     for start in range(0, 23, 5):
         metric.update(a[start : start + 5], b[start : start + 5])
@@ -161,8 +161,8 @@ X = torch.randn(3, 4)
 
 @pytest.mark.parametrize(("call", "says"), [
     (lambda: RetrievalMetrics().update(X, X[:, :2]), r"\[3, 4\] and \[3, 2\]"),
-    (lambda: RetrievalMetrics().update(X, X[:2]), "3 rows and 2: which belong together"),
-    (lambda: RetrievalMetrics().update(X, X, a_ids=torch.arange(3)), "ids of one side alone"),
+    (lambda: RetrievalMetrics().update(X, X[:2]), "got 3 and 2 rows: give a_ids and b_ids"),
+    (lambda: RetrievalMetrics().update(X, X, a_ids=torch.arange(3)), "got ids of one side only"),
     (lambda: RetrievalMetrics().update(X, X, a_items=torch.arange(2)), r"a_items of \[2\] for 3 rows"),
     (lambda: RetrievalMetrics(at=(0,)), r"at=\[0\]"),
     (lambda: RetrievalMetrics().compute(), "nothing to retrieve"),

@@ -1,6 +1,6 @@
-"""LightningModules, one per objective, and what they share. Importing this brings neither torch nor lightning."""
+"""LightningModules, one per training objective, and their building blocks. Importing this loads no torch."""
 
-from zoo.utils.lazy import names_from
+from zoo.utils.lazy import lazy_attributes
 
 _HOME = {
     "Task": "zoo.tasks.base",
@@ -21,4 +21,4 @@ _HOME = {
     "shard": "zoo.parallel.fsdp",
 }
 __all__ = sorted(_HOME)
-__getattr__ = names_from(__name__, _HOME)
+__getattr__ = lazy_attributes(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""Classification: one label, or a soft target, per input; several labels; or a number."""
+"""Classification (single-label, soft targets, multi-label) and regression."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,108 +10,110 @@ from torchmetrics import MeanMetric, Metric
 
 from zoo.models.base import Model
 from zoo.models.config import ProblemType
-from zoo.nn.heads import rescale
-from zoo.tasks.base import Task, named
+from zoo.nn.heads import rescale_output
+from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.problem_types import Objective, Unit
 
-_OWN = (0.0, 1.0)  # the unit in which numbers are themselves
-_NO_INPUTS = ("labels", "targets", "index", "epoch", "weight")
+_IDENTITY = (0.0, 1.0)  # (mean, std) that leaves targets as they are
+_NOT_INPUTS = ("labels", "targets", "index", "epoch", "weight")
 
 
 class Augmentation(Protocol):
-    """Turns a raw batch into inputs, `labels` [B] and `targets` ([B] classes or [B, K] shares), on its device."""
+    """Turns a raw batch into inputs, `labels` [B] and `targets` (classes [B] or probabilities [B, K])."""
 
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]: ...
 
 
 class ClassificationTask(Task):
-    """Train and evaluate a classifier; also in a `lightning.Trainer` of one's own.
+    """Train and evaluate a classifier or regression model, in the recipes or in any `lightning.Trainer`.
 
-        L.Trainer(max_epochs=3).fit(Classify(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3), loader)
+        task = ClassificationTask(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3)
+        L.Trainer(max_epochs=3).fit(task, loader)
 
-    Batches are dicts with `labels` [B] beside the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
-    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy`, `test_f1`; with several labels `val_f1` too, with numbers
-    `error` (mean absolute, in their own unit) and `r2` in their place.
+    Batches are dicts with `labels` [B] and the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
+    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` and `test_f1`; multi-label classification also logs
+    `val_f1`; regression logs `error` (mean absolute error, in the units of the labels) and `r2` instead.
 
     Args:
         model: Returns logits [B, C].
-        lr: Highest learning rate; goes over the one in `optim`.
-        optim: The other settings of the optimizer.
-        label_smoothing: Share of the target spread over all classes.
-        problem_type: `single_label_classification`; `multi_label_classification`, labels [B, C] of 0 and 1; `regression`,
-            labels [B] for logits [B, 1]. None:
-            what the model's config says it answers with; given, the config says so from here on.
-        unit: (mean, std) that numbers are learned in. Checkpoints know it, and `finished` puts it into `head.proj`.
-        class_weights: [C], in the training loss; `zoo.tasks.balanced` makes them of the labels.
-        augment: Makes a training or test batch of a raw one; None takes batches as they are.
-        ema: Decay of the moving average that is evaluated and saved; 0 keeps none.
-        seed: Key of every random draw in training.
+        lr: Peak learning rate; overrides the one in `optim`.
+        optim: Further optimizer settings.
+        label_smoothing: Fraction of the target that is spread over all classes.
+        problem_type: `single_label_classification`; `multi_label_classification`, with labels [B, C] of 0 and 1; or
+            `regression`, with labels [B] and logits [B, 1]. Default: that of the model's config. A value given here is
+            written to the config.
+        unit: (mean, std) by which regression targets are normalized. It is stored in checkpoints, and `finalize` folds
+            it into `head.proj`.
+        class_weights: [C], for the training loss; `zoo.tasks.balanced` computes them from the labels.
+        augment: Turns a raw batch into a training or test batch; None uses batches as they are.
+        ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
+        seed: Seed of all random numbers in training.
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
-                 label_smoothing: float = 0.0, problem_type: ProblemType | None = None, class_weights: Tensor | None = None,
-                 unit: Unit = _OWN, augment: Augmentation | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
+                 label_smoothing: float = 0.0, problem_type: ProblemType | None = None,
+                 class_weights: Tensor | None = None, unit: Unit = _IDENTITY, augment: Augmentation | None = None,
+                 ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         if isinstance(model, Model):
             problem_type = problem_type or model.config.resolved_problem_type
             if problem_type != model.config.resolved_problem_type:
                 model.config = model.config.replace(problem_type=problem_type)
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        self.objective, self.augment = (
-            Objective(problem_type or "single_label_classification", label_smoothing, class_weights, unit),
-            augment,
-        )
-        figure, self.mode = self.objective.monitor
-        self.monitor = f"val_{figure}"
-        self.metrics: dict[str, Metric] = {}  # no submodules: nothing of them belongs into a checkpoint
+        self.augment = augment
+        problem_type = problem_type or "single_label_classification"
+        self.objective = Objective(problem_type, label_smoothing, class_weights, unit)
+        metric, self.mode = self.objective.monitor
+        self.monitor = f"val_{metric}"
+        self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
         self.confusion: Tensor | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
-        """Loss of a micro-batch, augmented on its device."""
+        """Training loss of a micro-batch, after augmentation on its device."""
         batch = self._prepare(batch, step, train=True)
         return self.objective.loss(self._logits(self.model, batch), batch.get("targets", batch["labels"]))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing in here is random."""
+        """Update the validation metrics; deterministic."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """As in validation."""
+        """Update the test metrics; deterministic."""
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities [B, C], or numbers [B]."""
-        batch = self._prepare(named(batch), 0, train=False)
-        return self.objective.answer(self._logits(self.evaluated, batch))
+        """Probabilities [B, C], or predicted values [B] for regression."""
+        batch = self._prepare(as_batch_dict(batch), 0, train=False)
+        return self.objective.predictions(self._logits(self.evaluated, batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of this validation."""
-        self._finish("val")
+        """Log the validation metrics."""
+        self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures, and keep the confusion matrix [C, C] (true, predicted)."""
+        """Log the test metrics and keep the confusion matrix [C, C] (true, predicted)."""
         if "test_confusion" in self.metrics:
-            self.confusion = self._take("test_confusion").cpu()
-        self._finish("test")
+            self.confusion = self._pop_metric("test_confusion").cpu()
+        self._log_epoch("test")
 
-    def finished(self, model: nn.Module) -> nn.Module:
-        """As `Task.finished`; the model answers in the numbers' own unit again."""
-        model = super().finished(model)
-        if self.objective.unit != _OWN:
-            rescale(cast(Any, model).head.proj, *self.objective.unit)
-            self.objective = replace(self.objective, unit=_OWN)
+    def finalize(self, model: nn.Module) -> nn.Module:
+        """As `Task.finalize`; regression outputs are in the units of the labels again."""
+        model = super().finalize(model)
+        if self.objective.unit != _IDENTITY:
+            rescale_output(cast(Any, model).head.proj, *self.objective.unit)
+            self.objective = replace(self.objective, unit=_IDENTITY)
         return model
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The unit belongs to the weights."""
+        """Store the normalization of regression targets with the weights."""
         super().on_save_checkpoint(checkpoint)
-        if self.objective.unit != _OWN:
+        if self.objective.unit != _IDENTITY:
             checkpoint["unit"] = list(self.objective.unit)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The unit of these weights."""
-        mean, std = checkpoint.get("unit", _OWN)
+        """Restore the normalization of regression targets."""
+        mean, std = checkpoint.get("unit", _IDENTITY)
         self.objective = replace(self.objective, unit=(mean, std))
 
     def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
@@ -120,39 +122,39 @@ class ClassificationTask(Task):
         return self.augment(batch, seed=self.seed, step=step, train=train)
 
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Float32 logits [B, C] of the batch's inputs."""
+        """Float32 logits [B, C] for a batch."""
         inputs = getattr(self.model, "inputs", None)
-        logits = model(**{k: v for k, v in batch.items() if (k in inputs if inputs else k not in _NO_INPUTS)})
+        logits = model(**{k: v for k, v in batch.items() if (k in inputs if inputs else k not in _NOT_INPUTS)})
         if logits.ndim != 2:
-            raise ValueError(f"Classify needs logits [B, C], the model returned {list(logits.shape)}; "
+            raise ValueError(f"ClassificationTask needs logits [B, C], the model returned {list(logits.shape)}; "
                              f"create it with head='classify'")  # fmt: skip
         return logits.float()
 
     def _evaluate(self, batch: Any, stage: str) -> None:
-        batch = self._prepare(named(batch), 0, train=False)
+        batch = self._prepare(as_batch_dict(batch), 0, train=False)
         logits, labels = self._logits(self.evaluated, batch), batch["labels"]
-        if (keep := batch.get("weight")) is not None:  # 0 marks the filler that evens out the ranks' last batches
+        if (keep := batch.get("weight")) is not None:  # 0 marks padding rows in the last batch of a rank
             logits, labels = logits[keep.bool()], labels[keep.bool()]
         if f"{stage}_loss" not in self.metrics:
-            made = {"loss": MeanMetric()} | self.objective.metrics(stage, logits.shape[-1])
-            self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in made.items()}
+            metrics = {"loss": MeanMetric()} | self.objective.metrics(stage, logits.shape[-1])
+            self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in metrics.items()}
         if not len(labels):
             return
         self.metrics[f"{stage}_loss"].update(self.objective.losses(logits, labels))
-        scores = self.objective.scores(logits, labels)
+        metric_inputs = self.objective.metric_inputs(logits, labels)
         for name, metric in self.metrics.items():
             if name.startswith(stage) and not name.endswith("_loss"):
-                metric.update(*scores)
+                metric.update(*metric_inputs)
 
-    def _finish(self, stage: str) -> None:
+    def _log_epoch(self, stage: str) -> None:
         names = [name for name in self.metrics if name.startswith(stage) and not name.endswith("_confusion")]
-        row = {name: float(self._take(name)) for name in names}
+        row = {name: float(self._pop_metric(name)) for name in names}
         self.log_dict(row, prog_bar=True, logger=False)
         if not self.trainer.sanity_checking:
             self.record(row, self.trainer.global_step)
 
-    def _take(self, name: str) -> Tensor:
-        """The value of a metric over all ranks; it starts afresh."""
+    def _pop_metric(self, name: str) -> Tensor:
+        """Compute a metric over all ranks and reset it."""
         metric = self.metrics[name]
         value = metric.compute()
         metric.reset()

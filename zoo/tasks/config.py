@@ -1,4 +1,4 @@
-"""The options of tasks and of the optimizer. Torch-free: `--help` reads this file."""
+"""Options of the optimizer and of classification tasks. Torch-free, because `--help` reads this file."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,17 +6,17 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
-    """AdamW, warm-up and cosine.
+    """AdamW with linear warm-up and cosine decay.
 
     Attributes:
-        lr: Highest learning rate, for a whole step's batch.
-        weight_decay: Decoupled weight decay of the matrices; norms, biases, tokens and positions have none.
-        betas: AdamW's decay rates of the first and second moment.
-        eps: AdamW's epsilon.
-        warmup: Share of all steps in which the learning rate rises from zero.
-        final_lr: Learning rate at the end, as a share of `lr`.
-        layer_decay: Factor of the learning rate from each block to the one below it; 1 treats them alike.
-        freeze: Parameters that stay as they are: names, prefixes or globs, e.g. `[patches, blocks.0]`.
+        lr: Peak learning rate, reached after warm-up.
+        weight_decay: AdamW weight decay of weight matrices; norms, biases, embeddings and positions are not decayed.
+        betas: AdamW betas, the decay rates of the first and second moment.
+        eps: AdamW epsilon.
+        warmup: Fraction of all steps during which the learning rate rises linearly from zero.
+        final_lr: Learning rate of the last step, as a fraction of `lr`.
+        layer_decay: Layer-wise learning rate decay: factor from each block to the block below; 1 disables it.
+        freeze: Parameters to freeze, by name, prefix or glob, e.g. `[patches, blocks.0]`.
     """
 
     lr: float = 1e-3
@@ -44,7 +44,7 @@ class ClassificationSettings:
     """The objective of a classifier.
 
     Attributes:
-        label_smoothing: Share of the target that is spread evenly over all classes.
+        label_smoothing: Label smoothing: fraction of the target spread evenly over all classes.
     """
 
     label_smoothing: float = 0.0
@@ -55,11 +55,11 @@ class ClassificationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedClassificationSettings(ClassificationSettings):
-    """The objective of a classifier whose classes may be weighted, and that may end early.
+    """The objective of a classifier with class weights and early stopping.
 
     Attributes:
-        class_weights: `balanced` lets rare classes count as much as frequent ones in the training loss.
-        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        class_weights: `balanced` weights the training loss so that rare classes count as much as frequent ones.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     class_weights: Literal["none", "balanced"] = "none"
@@ -76,7 +76,7 @@ def _within(name: str, value: float | None, least: float, most: float, *, open_b
     if value is None:
         return
     low, high = ("more than" if open_below else "at least"), ("less than" if open_above else "at most")
-    fits = (value > least if open_below else value >= least) and (value < most if open_above else value <= most)
-    if not fits:
+    within = (value > least if open_below else value >= least) and (value < most if open_above else value <= most)
+    if not within:
         bounds = f"{low} {least:g}" + (f" and {high} {most:g}" if most < 2**31 - 1 else "")
         raise ValueError(f"{name}={value}: expected {bounds}")

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
-# --- figures ----------------------------------------------------------------------------------------------------------
 
+def error_rates(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Word and character error rate, computed with torchmetrics: {"wer": ..., "cer": ...}; 0 is perfect.
 
-def error_rates(said: Sequence[str], true: Sequence[str]) -> dict[str, float]:
-    """Word and character error rate of texts, through torchmetrics: {"wer": ..., "cer": ...}; 0 is without error."""
+    Raises: ValueError if the numbers of texts differ, or there are none.
+    """
     from torchmetrics.text import CharErrorRate, WordErrorRate
 
-    if len(said) != len(true) or not true:
-        raise ValueError(f"{len(said)} texts said and {len(true)} true ones: expected as many of both, at least one")
+    if len(predictions) != len(references) or not references:
+        raise ValueError(
+            f"{len(predictions)} predictions and {len(references)} references: expected the same number of both, "
+            f"at least one"
+        )
     word, character = WordErrorRate(), CharErrorRate()
-    return {"wer": float(word(list(said), list(true))), "cer": float(character(list(said), list(true)))}
+    predictions, references = list(predictions), list(references)
+    return {"wer": float(word(predictions, references)), "cer": float(character(predictions, references))}

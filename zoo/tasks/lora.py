@@ -1,4 +1,4 @@
-"""LoRA through `peft`, in place: the model stays what it is, and training touches adapters and head alone."""
+"""LoRA adapters through `peft`, injected in place: the model keeps its class."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,16 @@ TARGETS = ("q", "v")
 
 def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: float = 0.0,
              targets: Sequence[str] = TARGETS, seed: int = 0) -> None:  # fmt: skip
-    """Put adapters beside linear maps named `targets` and freeze all but them and the head.
+    """Add LoRA adapters to the linear layers named in `targets`; freeze all other parameters except the head.
 
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
-    Raises: ValueError when `peft` is not installed, or no linear map has such a name.
+    Raises: ValueError if `peft` is not installed, or no linear layer has such a name.
     """
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if missing := sorted(set(targets) - names):
-        raise ValueError(f"lora.targets: no linear map is called {missing[0]!r}; there are {', '.join(sorted(names))}")
+        raise ValueError(
+            f"lora.targets: no linear layer is named {missing[0]!r}; the model has {', '.join(sorted(names))}"
+        )
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
@@ -31,7 +33,7 @@ def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: f
 
 
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Add the adapters to the maps that they stand beside, in place: a plain model again."""
+    """Merge LoRA adapters into the layers they belong to, in place; the result is a plain model."""
     if not any(".lora_" in name for name, _ in model.named_parameters()):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer

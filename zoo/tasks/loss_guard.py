@@ -1,4 +1,4 @@
-"""Stop at the first loss that is no number, with the step and the batch that made it."""
+"""Stop training at the first loss that is not finite, and save the batch that caused it."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss became nan or infinite. `step` and `file` say where, and where its batch was saved."""
+    """The loss became nan or infinite, at `step`; its batch is saved in `file`."""
 
     def __init__(self, message: str, step: int, file: Path):
         super().__init__(message)
@@ -19,26 +19,29 @@ class NonFiniteLoss(ArithmeticError):
 
 
 @dataclass
-class _Watched:
-    loss: Tensor  # on the host once `ready` is done
-    ready: Any  # torch.cuda.Event, or None when the loss is on the host already
+class _Pending:
+    loss: Tensor  # on the CPU once `ready` has fired
+    ready: Any  # torch.cuda.Event, or None if the loss is on the CPU already
     batch: Mapping[str, Any]
     step: int
     micro: int
 
 
 class LossGuard:
-    """Looks at every loss without making a GPU wait for it.
+    """Checks that every loss is finite, without synchronizing with the GPU.
 
-    On a CPU a loss is looked at before its backward pass, so the weights stay sound. On a GPU it travels to the host in
-    the background and is looked at a few steps later at most, and always before a checkpoint is written: files stay
-    sound.
+    On a CPU a loss is checked before its backward pass, so the weights stay valid. On a GPU it is copied to the CPU
+    asynchronously and checked at most a few steps later, and always before a checkpoint is written, so saved files stay
+    valid.
+
+    Args:
+        behind: Maximum number of steps that a check may lag behind.
     """
 
     def __init__(self, behind: int = 4):
         self.behind = behind
         self.folder = Path()
-        self._queue: deque[_Watched] = deque()
+        self._queue: deque[_Pending] = deque()
 
     def watch(self, loss: Tensor, batch: Mapping[str, Any], step: int, micro: int) -> None:
         """Queue a loss (a scalar). Raises: NonFiniteLoss for it or an earlier one."""
@@ -48,33 +51,34 @@ class LossGuard:
             host.copy_(loss.detach(), non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._queue.append(_Watched(host, ready, batch, step, micro))
+        self._queue.append(_Pending(host, ready, batch, step, micro))
         while self._queue and (self._queue[0].ready is None or self._queue[0].ready.query()):
-            self._look()
+            self._check_next()
         while len(self._queue) > self.behind:
-            self._look()
+            self._check_next()
 
     def drain(self) -> None:
-        """Look at all losses so far. Raises: NonFiniteLoss."""
+        """Check all queued losses. Raises: NonFiniteLoss."""
         while self._queue:
-            self._look()
+            self._check_next()
 
-    def _look(self) -> None:
-        seen = self._queue.popleft()
-        if seen.ready is not None:
-            seen.ready.synchronize()
-        value = seen.loss.item()
+    def _check_next(self) -> None:
+        pending = self._queue.popleft()
+        if pending.ready is not None:
+            pending.ready.synchronize()
+        value = pending.loss.item()
         if value - value != 0.0:  # nan and both infinities
             self._queue.clear()
-            self._stop(seen, value)
+            self._stop(pending, value)
 
-    def _stop(self, seen: _Watched, value: float) -> None:
-        file = self.folder / f"bad_batch_step{seen.step + 1}.pt"
-        batch = {key: entry.cpu() if isinstance(entry, Tensor) else entry for key, entry in seen.batch.items()}
+    def _stop(self, pending: _Pending, value: float) -> None:
+        file = self.folder / f"bad_batch_step{pending.step + 1}.pt"
+        batch = {key: entry.cpu() if isinstance(entry, Tensor) else entry for key, entry in pending.batch.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": seen.step, "micro": seen.micro, "loss": value, "batch": batch}, file)
+        torch.save({"step": pending.step, "micro": pending.micro, "loss": value, "batch": batch}, file)
         raise NonFiniteLoss(
-            f"the loss is {value} at step {seen.step + 1}; its batch is saved in {file}. Usual causes: lr too high, "
-            f"no clipping (gradient_clip_val=1.0), fp16 (precision=bf16 has more range), or a broken input in that batch.",
-            seen.step, file,
+            f"the loss is {value} at step {pending.step + 1}; the batch is saved in {file}. Common causes: a learning "
+            f"rate that is too high, no gradient clipping (try gradient_clip_val=1.0), fp16 overflow (try "
+            f"precision=bf16), or invalid values in the batch.",
+            pending.step, file,
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""AdamW and its parameter groups: who decays, who learns slower, who stays as it is.
+"""AdamW and its parameter groups: weight decay, layer-wise learning rate decay, frozen parameters.
 
-The tree is walked by module type and by the uniform names `blocks.N...`, so no family is mentioned.
+Groups are derived from module types and from the parameter names `blocks.N...` that all families share.
 """
 
 import re
@@ -18,20 +18,20 @@ _ABOVE = re.compile(r"(?:^|\.)(?:head|blocks\.norm|fc_norm)(?:\.|$|_)|^norm\.")
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Switch off the gradient of parameters by name, prefix or glob; returns their names.
+    """Freeze parameters by name, prefix or glob; returns their names.
 
         freeze(model, ["patches", "blocks.0", "blocks.*.norm1.*"])
 
-    Raises: ValueError for a pattern that names no parameter, and when nothing is left to train.
+    Raises: ValueError for a pattern that matches no parameter, and if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     frozen = set()
     for pattern in patterns:
-        named = {n for n in parameters if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)}
-        if not named:
-            parts = {n.rsplit(".", cut)[0] for n in parameters for cut in range(n.count(".") + 1)}
-            raise ValueError(f"freeze: {pattern!r} names no parameter{did_you_mean(pattern, sorted(parts))}")
-        frozen |= named
+        matches = {n for n in parameters if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)}
+        if not matches:
+            prefixes = {n.rsplit(".", cut)[0] for n in parameters for cut in range(n.count(".") + 1)}
+            raise ValueError(f"freeze: {pattern!r} matches no parameter{did_you_mean(pattern, sorted(prefixes))}")
+        frozen |= matches
     if parameters and len(frozen) == len(parameters):
         raise ValueError(f"freeze={list(patterns)} leaves nothing to train")
     for name in frozen:
@@ -40,14 +40,14 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups of the trainable parameters, each with its `lr`, `weight_decay` and `name`.
+    """Parameter groups of the trainable parameters, each with its `lr`, `weight_decay` and `name`.
 
-    Matrices of linear and convolutional layers, and a block's own matrices, decay; norms, biases, layer scales,
-    embeddings, tokens and positions do not. With `layer_decay` < 1 the learning rate falls by that factor from the
-    head to the last block, from each block to the one below it, and from the first block to the front end.
+    Weight matrices of linear and convolutional layers, and other matrices inside blocks, are decayed; norms, biases,
+    layer scales, embeddings, tokens and positions are not. With `layer_decay` < 1 the learning rate falls by that
+    factor from the head to the last block, from each block to the one below it, and from the first block to the stem.
 
     Source: layer-wise decay as in Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254, appendix.
-    Raises: ValueError when nothing is trainable, or for `layer_decay` without numbered blocks.
+    Raises: ValueError if no parameter is trainable, or for `layer_decay` without numbered blocks.
     """
     entries = [(name, value, owner) for name, value, owner in _owned(model) if value.requires_grad]
     if not entries:
@@ -73,15 +73,15 @@ def adamw(
     eps: float = 1e-8,
     fused: bool = True,
 ) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, faster than the default loop over tensors, on a CPU too. Groups bring their own `lr`.
+    """AdamW with the fused kernel, which is faster than the default on CPUs too. Each group has its own `lr`.
 
-    fused=False under fp16, whose loss scale has to be taken out of the gradients before they are clipped.
+    Use fused=False under fp16, where gradients have to be unscaled before they are clipped.
     """
     return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    """Every parameter once, with its name and the module that owns it."""
+    """(name, parameter, module that owns it) for every parameter, each once."""
     seen = set()
     for prefix, module in model.named_modules():
         for name, value in module.named_parameters(prefix, recurse=False):
@@ -97,7 +97,7 @@ def _decays(name: str, value: Tensor, owner: nn.Module) -> bool:
 
 
 def _depths(names: Iterable[str]) -> dict[str, int]:
-    """Number of blocks of every stack by the prefix of its name: `{"": 12}` or `{"encoder.": 6, "decoder.": 6}`."""
+    """Number of blocks of each stack, by name prefix: `{"": 12}` or `{"encoder.": 6, "decoder.": 6}`."""
     depths: dict[str, int] = {}
     for found in filter(None, map(_BLOCK.match, names)):
         depths[found[1]] = max(depths.get(found[1], 0), int(found[2]) + 1)
@@ -105,7 +105,7 @@ def _depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def _levels_below_head(name: str, depths: dict[str, int]) -> int:
-    """0 for the head and the final norm, 1 for the last block, depth + 1 for the front end."""
+    """0 for the head and the final norm, 1 for the last block, depth + 1 for the stem."""
     found = _BLOCK.match(name)
     if found:
         return depths[found[1]] - int(found[2])

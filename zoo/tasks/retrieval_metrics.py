@@ -1,4 +1,4 @@
-"""Retrieval: at what place the right answer stands, both ways, over everything that was evaluated."""
+"""Retrieval metrics: recall at k and median rank in both directions, over a whole evaluation set."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,28 +8,29 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
 
-_OWN = -(1 << 63)  # stands for a number that nothing else has
-_ENTRIES = 1 << 22  # scores that are held at a time
+_UNIQUE = -(1 << 63)  # id of a row that shares its id with no other row
+_MAX_SCORES = 1 << 22  # scores that are in memory at a time
 
 
 class RetrievalMetrics(Metric):
-    """R@k and median rank of two modalities that share a space, from a to b and from b to a.
+    """R@k and median rank of two modalities in a shared embedding space, from a to b and from b to a.
 
-        metric = Retrieval("image", "text")
+        metric = RetrievalMetrics("image", "text")
         metric.update(image_features, text_features)
         metric.compute()        # {"image_to_text_r1": 0.4, ..., "text_to_image_median_rank": 2.0}
 
-    A query's rank is one more than the number of wrong answers that score at least as high as its best right one: a
-    model whose features are all alike comes last, not first, and so does one whose features are no numbers.
-    R@k is the share of queries of rank k or better. A query without a right answer counts as an answer only.
+    The rank of a query is one plus the number of wrong results that score at least as high as its best correct one.
+    Ties therefore count against the model: constant features, or features that are not finite, rank last. R@k is the
+    fraction of queries with rank k or better. Queries without a correct result are not counted.
 
-    States are lists of rows, gathered from all processes before anything is computed.
+    States are lists of rows, gathered from all processes before the metrics are computed.
 
     Args:
-        a, b: What the two sides are called.
-        at: The k of R@k.
-        loss: Called with the rows of both sides [R, D] and the ids of the first [R]; what it gives is `loss` there.
-        options: Of torchmetrics.Metric.
+        a, b: Names of the two modalities.
+        at: The values of k for R@k.
+        loss: Optional function of the rows of both sides [R, D] and the ids of the first [R]; its value is reported as
+            `loss`.
+        options: Further arguments of torchmetrics.Metric.
     """
 
     full_state_update = False
@@ -45,40 +46,39 @@ class RetrievalMetrics(Metric):
                  loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, **options: Any):  # fmt: skip
         super().__init__(**options)
         if not at or min(at) < 1:
-            raise ValueError(f"at={list(at)}: expected places from 1 on")
+            raise ValueError(f"at={list(at)}: expected values of k of at least 1")
         self.names, self.at, self.loss = (a, b), tuple(at), loss
         for side in "ab":
-            for what in ("rows", "ids", "items"):
-                self.add_state(f"{side}_{what}", [], dist_reduce_fx="cat")
+            for state in ("rows", "ids", "items"):
+                self.add_state(f"{side}_{state}", [], dist_reduce_fx="cat")
 
     def update(self, a: Tensor, b: Tensor, *, a_ids: Tensor | None = None, b_ids: Tensor | None = None,
                a_items: Tensor | None = None, b_items: Tensor | None = None) -> None:  # fmt: skip
-        """Take in features a [A, D] and b [B, D], L2-normalized as a rule.
+        """Add features a [A, D] and b [B, D], usually L2-normalized.
 
         Args:
-            a_ids, b_ids: Integers; a row of one side is a right answer to those of the other with its id. Without
-                them row i belongs to row i, and to no other.
-            a_items, b_items: Integers; rows of a side with equal ones are one thing, entered once, such as a picture
-                that stands beside each of its captions. Its ids are those of all its rows.
+            a_ids, b_ids: Integers; rows of the two sides with the same id match. Default: row i matches row i only.
+            a_items, b_items: Integers; rows of one side with the same number are one item, which is retrieved once,
+                e.g. an image that is repeated for each of its captions. An item has the ids of all its rows.
 
-        Raises: ValueError for shapes that do not fit.
+        Raises: ValueError for inconsistent shapes.
         """
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise ValueError(f"features of {list(a.shape)} and {list(b.shape)}: expected [A, D] and [B, D]")
         if a_ids is None and b_ids is None and len(a) != len(b):
-            raise ValueError(f"{len(a)} rows and {len(b)}: which belong together? give a_ids and b_ids")
+            raise ValueError(f"got {len(a)} and {len(b)} rows: give a_ids and b_ids to say which rows match")
         if (a_ids is None) != (b_ids is None):
-            raise ValueError("ids of one side alone: give a_ids and b_ids, or neither")
+            raise ValueError("got ids of one side only: give both a_ids and b_ids, or neither")
         for side, rows, ids, items in (("a", a, a_ids, a_items), ("b", b, b_ids, b_items)):
             getattr(self, f"{side}_rows").append(rows.detach().to(torch.promote_types(rows.dtype, torch.float32)))
-            for what, numbers in (("ids", ids), ("items", items)):
+            for state, numbers in (("ids", ids), ("items", items)):
                 if numbers is not None and numbers.shape != rows.shape[:1]:
-                    raise ValueError(f"{side}_{what} of {list(numbers.shape)} for {len(rows)} rows")
-                own = torch.full((len(rows),), _OWN, device=rows.device)
-                getattr(self, f"{side}_{what}").append(own if numbers is None else numbers.long())
+                    raise ValueError(f"{side}_{state} of {list(numbers.shape)} for {len(rows)} rows")
+                unique = torch.full((len(rows),), _UNIQUE, device=rows.device)
+                getattr(self, f"{side}_{state}").append(unique if numbers is None else numbers.long())
 
     def sync(self, *args: Any, **options: Any) -> None:
-        """Gather from all processes; one that saw no batch joins in with no rows, of the width that the others have."""
+        """Gather the states of all processes; a process without batches takes part with zero rows."""
         if options.get("should_sync", True) and dist.is_available() and dist.is_initialized():
             width = torch.tensor(self.a_rows[0].shape[1] if len(self.a_rows) else 0, device=self.device)
             dist.all_reduce(width, dist.ReduceOp.MAX, group=self.process_group)
@@ -91,70 +91,74 @@ class RetrievalMetrics(Metric):
         super().sync(*args, **options)
 
     def compute(self) -> dict[str, Tensor]:
-        """{"a_to_b_r1": [], ..., "a_to_b_median_rank": [], "b_to_a_r1": [], ...}; shares are between 0 and 1."""
-        if not len(self.a_rows) or not len(_joined(self.a_rows)):
+        """{"a_to_b_r1": [], ..., "a_to_b_median_rank": [], "b_to_a_r1": [], ...}; recalls are between 0 and 1."""
+        if not len(self.a_rows) or not len(_cat(self.a_rows)):
             raise ValueError("nothing to retrieve: call update first")
-        ids = numbered(_joined(self.a_ids), _joined(self.b_ids))
-        one = _Side(_joined(self.a_rows), ids[0], _joined(self.a_items))
-        other = _Side(_joined(self.b_rows), ids[1], _joined(self.b_items))
-        found: dict[str, Tensor] = {}
-        sides = [(self.names[0], one), (self.names[1], other)]
-        for (name, queries), (target, answers) in (sides, sides[::-1]):
-            ranks = ranks_of(queries, answers)
-            found |= {f"{name}_to_{target}_r{k}": (ranks <= k).float().mean() for k in self.at}
-            found[f"{name}_to_{target}_median_rank"] = ranks.double().quantile(0.5).float()
+        ids = dense_ids(_cat(self.a_ids), _cat(self.b_ids))
+        a = _Side(_cat(self.a_rows), ids[0], _cat(self.a_items))
+        b = _Side(_cat(self.b_rows), ids[1], _cat(self.b_items))
+        metrics: dict[str, Tensor] = {}
+        sides = [(self.names[0], a), (self.names[1], b)]
+        for (source, queries), (target, candidates) in (sides, sides[::-1]):
+            ranks = compute_ranks(queries, candidates)
+            metrics |= {f"{source}_to_{target}_r{k}": (ranks <= k).float().mean() for k in self.at}
+            metrics[f"{source}_to_{target}_median_rank"] = ranks.double().quantile(0.5).float()
         if self.loss is not None:
-            found["loss"] = self.loss(one.rows, other.rows, one.ids)
-        return found
+            metrics["loss"] = self.loss(a.rows, b.rows, a.ids)
+        return metrics
 
 
 class _Side:
-    """The rows of one side [R, D], the ids that match them with the other side, and what of them are distinct things:
-    `items` [T, D], `thing` [R], the one that a row holds; `sorted` and `order` find the rows of an id."""
+    """The rows of one modality [R, D] and their ids, with duplicates merged into items.
+
+    `items` [T, D] are the distinct items, `item_of_row` [R] the item of each row; `sorted_ids` and `order` find the
+    rows with an id.
+    """
 
     def __init__(self, rows: Tensor, ids: Tensor, items: Tensor):
         self.rows, self.ids = rows, ids
-        self.sorted, self.order = ids.sort()
-        distinct, self.thing = numbered(items)[0].unique(return_inverse=True)
+        self.sorted_ids, self.order = ids.sort()
+        distinct, self.item_of_row = dense_ids(items)[0].unique(return_inverse=True)
         first = torch.full((len(distinct),), len(rows), device=rows.device)
-        first = first.scatter_reduce(0, self.thing, torch.arange(len(rows), device=rows.device), "amin")
+        first = first.scatter_reduce(0, self.item_of_row, torch.arange(len(rows), device=rows.device), "amin")
         self.items = rows[first]
 
 
-def numbered(*sides: Tensor) -> list[Tensor]:
-    """Numbers from 0 on in the place of any; rows without one get -1, -2, ..., the same on each side."""
+def dense_ids(*sides: Tensor) -> list[Tensor]:
+    """Renumber arbitrary ids from 0 on; rows without an id get -1, -2, ... in order, the same on each side."""
     _, dense = torch.cat(sides).unique(return_inverse=True)
-    owns = [side == _OWN for side in sides]
-    parts = zip(owns, dense.split([len(side) for side in sides]), strict=True)
-    return [torch.where(own, -own.long().cumsum(0), part) for own, part in parts]
+    unique = [side == _UNIQUE for side in sides]
+    parts = zip(unique, dense.split([len(side) for side in sides]), strict=True)
+    return [torch.where(alone, -alone.long().cumsum(0), part) for alone, part in parts]
 
 
-def ranks_of(queries: _Side, answers: _Side) -> Tensor:
-    """Ranks from 1 on of the queries that have a right answer, int64."""
+def compute_ranks(queries: _Side, candidates: _Side) -> Tensor:
+    """Ranks (int64, from 1 on) of the queries that have a correct result."""
     ranks = []
-    for start in range(0, len(queries.items), max(1, _ENTRIES // max(1, len(answers.items)))):
-        stop = start + max(1, _ENTRIES // max(1, len(answers.items)))
-        scores = queries.items[start:stop] @ answers.items.T
-        right = _right(queries, answers, start, len(scores))
-        best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        ahead = ~(scores < best) & ~right  # what cannot be compared is ahead
-        ranks.append((1 + ahead.sum(1))[right.any(1)])
+    chunk = max(1, _MAX_SCORES // max(1, len(candidates.items)))
+    for start in range(0, len(queries.items), chunk):
+        scores = queries.items[start : start + chunk] @ candidates.items.T
+        correct = _matches(queries, candidates, start, len(scores))
+        best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
+        ahead = ~(scores < best) & ~correct  # nan compares false and so counts as ahead
+        ranks.append((1 + ahead.sum(1))[correct.any(1)])
     return torch.cat(ranks)
 
 
-def _right(queries: _Side, answers: _Side, start: int, count: int) -> Tensor:
-    """bool [count, T]: which things are right answers to queries `start`, `start + 1`, ..."""
-    rows = ((queries.thing >= start) & (queries.thing < start + count)).nonzero()[:, 0]
-    wanted = queries.ids[rows]
-    low, high = (torch.searchsorted(answers.sorted, wanted, right=right) for right in (False, True))
-    many = high - low  # rows of the other side with the id of each
-    before = many.cumsum(0) - many
-    place = torch.arange(int(many.sum()), device=rows.device) + (low - before).repeat_interleave(many)
-    right = torch.zeros(count, len(answers.items), dtype=torch.bool, device=rows.device)
-    right[(queries.thing[rows] - start).repeat_interleave(many), answers.thing[answers.order[place]]] = True
-    return right
+def _matches(queries: _Side, candidates: _Side, start: int, count: int) -> Tensor:
+    """bool [count, T]: which items are correct results for the queries `start`, `start + 1`, ..."""
+    rows = ((queries.item_of_row >= start) & (queries.item_of_row < start + count)).nonzero()[:, 0]
+    ids = queries.ids[rows]
+    low, high = (torch.searchsorted(candidates.sorted_ids, ids, right=right) for right in (False, True))
+    counts = high - low  # candidate rows with the id of each query row
+    before = counts.cumsum(0) - counts
+    position = torch.arange(int(counts.sum()), device=rows.device) + (low - before).repeat_interleave(counts)
+    matches = torch.zeros(count, len(candidates.items), dtype=torch.bool, device=rows.device)
+    query = (queries.item_of_row[rows] - start).repeat_interleave(counts)
+    matches[query, candidates.item_of_row[candidates.order[position]]] = True
+    return matches
 
 
-def _joined(state: Any) -> Tensor:
-    """A state before it was gathered from other processes, or after."""
+def _cat(state: Any) -> Tensor:
+    """A state as one tensor: a list before the processes were synchronized, a tensor after."""
     return torch.cat(state) if isinstance(state, list) else state
