@@ -39,17 +39,17 @@ def result(folder: Path) -> dict:
 def check_resumed_run(run: Callable[[Path], int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
     assert run(folder / "whole") == 0
-    from zoo.training.callbacks import Stops
+    from zoo.training.callbacks import StopOnSignalOrTime
 
-    listen = Stops.on_train_batch_end
+    listen = StopOnSignalOrTime.on_train_batch_end
 
-    def stop_at_four(self: Stops, trainer, *args) -> None:
+    def stop_at_four(self: StopOnSignalOrTime, trainer, *args) -> None:
         self._signalled = trainer.global_step == 4
         listen(self, trainer, *args)
 
-    monkeypatch.setattr(Stops, "on_train_batch_end", stop_at_four)
+    monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", stop_at_four)
     assert run(folder / "parts") == 130
-    monkeypatch.setattr(Stops, "on_train_batch_end", listen)
+    monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", listen)
     assert run(folder / "parts") == 0
     one, other = (torch.load(folder / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))
     assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())

@@ -128,7 +128,7 @@ def _entry(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         os._exit(1)
 
 
-def figures(folder: Path) -> list[dict[str, str]]:
+def metrics(folder: Path) -> list[dict[str, str]]:
     rows = MetricsTable(folder / "metrics.csv").rows()
     return [{k: v for k, v in row.items() if k not in ("seconds", "items_per_second")} for row in rows]
 
@@ -138,7 +138,7 @@ def checkpoint(folder: Path, name: str) -> dict[str, Any]:
 
 
 def assert_same(one: Path, other: Path, optimizer: bool = True) -> None:
-    assert figures(one) == figures(other)
+    assert metrics(one) == metrics(other)
     for name in ("last.ckpt", "best.ckpt"):
         a, b = checkpoint(one, name), checkpoint(other, name)
         assert a["global_step"] == b["global_step"]

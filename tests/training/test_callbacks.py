@@ -9,10 +9,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import assert_same, checkpoint, figures, in_child, tiny_run
+from tiny_run import assert_same, checkpoint, in_child, metrics, tiny_run
 
 from zoo.tasks import ClassificationTask, NonFiniteLoss
-from zoo.training.callbacks import Interrupted
+from zoo.training.callbacks import TrainingInterrupted
 from zoo.training.main import _ended
 from zoo.training.parse import SettingsError
 from zoo.training.run_dir import RunError, open_run
@@ -32,14 +32,14 @@ class Signal(L.Callback):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: int, capsys: pytest.CaptureFixture) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as error:
+    with pytest.raises(TrainingInterrupted) as error:
         tiny_run(tmp_path / "run", "steps=8", "checkpoint_every=0", callbacks=(Signal(number, 4),))
     assert error.value.step == 5 and signal.getsignal(number) is before
     assert checkpoint(tmp_path / "run", "last.ckpt")["global_step"] == 5
     assert _ended(error.value) == 130
     assert "step 5" in capsys.readouterr().err
     tiny_run(tmp_path / "run", "steps=8", "checkpoint_every=0")
-    assert "going on at step 5" in capsys.readouterr().out
+    assert "resuming at step 5" in capsys.readouterr().out
     tiny_run(tmp_path / "other", "steps=8", "checkpoint_every=0")
     assert_same(tmp_path / "other", tmp_path / "run")
 
@@ -50,27 +50,27 @@ def test_the_budget_stops_and_never_shapes_the_schedule(tmp_path: Path, capsys: 
     assert 0 < result.steps < 400 and not result.finished
     written = json.loads((folder / "metrics.json").read_text())
     assert (written["finished"], written["steps"], written["planned_steps"]) == (False, result.steps, 400)
-    assert "time budget spent" in capsys.readouterr().out
-    rows = [row for row in figures(folder) if row["lr"]]
+    assert "time budget used up" in capsys.readouterr().out
+    rows = [row for row in metrics(folder) if row["lr"]]
     last = float(rows[-1]["lr"])
     assert last > 1e-4 or result.steps > 300  # the cosine's end is far away
     tiny_run(folder, "steps=400", "max_minutes=0.001")
-    assert "going on at step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
 
 
 def test_a_finished_run_says_so_and_the_next_is_a_new_one(tmp_path: Path) -> None:
     result = tiny_run(tmp_path / "run", "steps=4")
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["finished"] and written["steps"] == 4 and written["seed"] == 0 and written["real"] is False
-    assert written["data"] == "noise" and written["result"]["test_accuracy"] == result.figures["test_accuracy"]
+    assert written["data"] == "noise" and written["result"]["test_accuracy"] == result.metrics["test_accuracy"]
     assert written["seconds"] > 0
     tiny_run(tmp_path / "run", "steps=4", "lr=2e-2")
     assert (tmp_path / "run-2" / "metrics.json").exists()
-    assert "NOT REAL" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "synthetic data" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_changed_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         tiny_run(tmp_path / "run", "steps=8", callbacks=(Signal(signal.SIGINT, 1),))
     with pytest.raises(RunError, match=r"optim\.lr: 0\.01 there, 0\.5 here"):
         tiny_run(tmp_path / "run", "steps=8", "lr=0.5")
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
 
 
 def test_checkpoints_run_no_code(tmp_path: Path) -> None:
-    from zoo.training.callbacks import AtomicCheckpoints
+    from zoo.training.callbacks import AtomicCheckpointIO
 
     class Evil:
         def __reduce__(self) -> Any:
@@ -126,7 +126,7 @@ def test_checkpoints_run_no_code(tmp_path: Path) -> None:
 
     torch.save({"state_dict": Evil()}, tmp_path / "x.ckpt")
     with pytest.raises(Exception, match="Weights only"):
-        AtomicCheckpoints().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
     assert not (tmp_path / "evil").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import Kill, assert_same, figures, image_sets, in_child, tiny_run
+from tiny_run import Kill, assert_same, image_sets, in_child, metrics, tiny_run
 from torch import distributed as dist
 
 from zoo.data.image.datamodule import ImageDataModule
@@ -132,7 +132,7 @@ def test_fsdp2_clips(accumulated: Path, tmp_path: Path) -> None:
     """The norm is a sum over shards, in another order: equal but for rounding."""
     folder = tmp_path / "run"
     assert two(folder, "steps=6", "strategy=fsdp2") == [0, 0]
-    for mine, theirs in zip(figures(accumulated), figures(folder), strict=True):
+    for mine, theirs in zip(metrics(accumulated), metrics(folder), strict=True):
         for name in ("train_loss", "val_loss"):
             assert float(mine[name] or 0) == pytest.approx(float(theirs[name] or 0), rel=1e-5)
 

@@ -84,7 +84,8 @@ def test_a_key_given_twice_is_refused() -> None:
 
 def test_values_and_overrides() -> None:
     s = settings("lr=3e-4", "attention={kind: local, window: 9}", "image_size=[32, 48]", "encoder.depth=2",
-                 "betas=[0.9, 0.95]", "freeze=[patches]", "--seed=7", "max_minutes=2", "mixer=my_file:Mine")  # fmt: skip
+                 "betas=[0.9, 0.95]", "freeze=[patches]", "--seed=7", "max_minutes=2",
+                 "mixer=my_file:Mine")  # fmt: skip
     assert (s.optim.lr, s.optim.betas, s.optim.freeze, s.seed) == (3e-4, (0.9, 0.95), ["patches"], 7)
     assert s.model.overrides == {
         "attention": {"kind": "local", "window": 9},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import Kill, assert_same, checkpoint, figures, in_child, tiny_run
+from tiny_run import Kill, assert_same, checkpoint, in_child, metrics, tiny_run
 
 SEVEN = ("steps=14",)  # epochs of 4 steps: three validations at the ends of epochs, one at the end
 
@@ -18,7 +18,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_undisturbed_run(whole: Path) -> None:
-    rows = figures(whole)
+    rows = metrics(whole)
     assert [row["step"] for row in rows] == [str(i) for i in range(1, 15)]
     assert [row["step"] for row in rows if row["val_accuracy"]] == ["4", "8", "12", "14"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])

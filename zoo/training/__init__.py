@@ -1,6 +1,6 @@
-"""From `key=value` on a command line to a finished run folder. Importing this brings no torch."""
+"""Recipes: from `key=value` options on a command line to a finished run folder. Importing this loads no torch."""
 
-from zoo.utils.lazy import names_from
+from zoo.utils.lazy import lazy_attributes
 
 _HOME = {
     "ImageSettings": "zoo.training.config",
@@ -15,4 +15,4 @@ _HOME = {
     "main": "zoo.training.main",
 }
 __all__ = sorted(_HOME)
-__getattr__ = names_from(__name__, _HOME)
+__getattr__ = lazy_attributes(__name__, _HOME)

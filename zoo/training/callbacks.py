@@ -1,4 +1,4 @@
-"""What a run adds to a Lightning trainer: the clock, checkpoints, stopping, the `metrics.csv` logger."""
+"""Lightning callbacks and plugins of a run: timer, checkpoints, stopping, and the `metrics.csv` logger."""
 
 import shutil
 import signal
@@ -20,76 +20,76 @@ from zoo.training.metrics_file import MetricsTable
 from zoo.utils.files import write_atomic
 
 
-class Interrupted(Exception):
-    """Ctrl-C, or the request of a job scheduler to end. The last checkpoint is written; `step` says at which step."""
+class TrainingInterrupted(Exception):
+    """Training was stopped by Ctrl-C or SIGTERM after `step`, and its last checkpoint is written."""
 
     def __init__(self, step: int):
         super().__init__(f"interrupted at step {step}")
         self.step = step
 
 
-def whole_step(trainer: L.Trainer) -> bool:
-    """Whether the batch that just ended was the last micro-batch of its step."""
+def is_step_end(trainer: L.Trainer) -> bool:
+    """Whether the batch that just ended was the last micro-batch of its optimizer step."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that a kill or a full disk cannot leave half written, and that load without running code."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically, so that a killed process or a full disk leaves no partial file; loads safely."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the target, then put it in its place."""
+        """Write to a temporary file, then rename it."""
         write_atomic(Path(path), lambda part: torch.save(checkpoint, part))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Tensors, numbers and texts only, whatever the caller asks for."""
+        """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code."""
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
 class CsvLogger(Logger):
-    """Lightning's face of `metrics.csv`."""
+    """Lightning logger that writes `metrics.csv`."""
 
-    def __init__(self, file: Path, clock: "Clock"):
+    def __init__(self, file: Path, timer: "TrainingTimer"):
         super().__init__()
-        self.file, self.clock = file, clock
+        self.file, self.timer = file, timer
         self.table: MetricsTable | None = None
 
     @property
     def name(self) -> str:
-        """Of no use here, but asked for."""
+        """Name of the logger, which Lightning requires."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """Of no use here, but asked for."""
+        """Version of the logger, which Lightning requires."""
         return "0"
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MetricsTable:
-        """The table."""
+        """The table of metrics."""
         self.table = self.table or MetricsTable(self.file)
         return self.table
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A row, with the seconds trained so far. The test's figures belong to no step, but into `metrics.json`."""
-        figures = {name: float(value) for name, value in metrics.items() if not name.startswith(("epoch", "test_"))}
-        if not figures:
+        """Add a row with the seconds of training so far. Test metrics are left to `metrics.json`."""
+        row = {name: float(value) for name, value in metrics.items() if not name.startswith(("epoch", "test_"))}
+        if not row:
             return
-        if "train_loss" in figures:
-            figures["items_per_second"] = self.clock.rate()
-        self.experiment.add(int(step or 0), figures | {"seconds": round(self.clock.seconds, 3)})
+        if "train_loss" in row:
+            row["items_per_second"] = self.timer.items_per_second()
+        self.experiment.add(int(step or 0), row | {"seconds": round(self.timer.seconds, 3)})
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """`config.yaml` has them."""
+        """Does nothing: hyperparameters are in `config.yaml`."""
 
 
-class Clock(L.Callback):
-    """Seconds of training over all starts of a run, and its present speed.
+class TrainingTimer(L.Callback):
+    """Measures the seconds of training, over all restarts of a run, and the current throughput.
 
     Args:
-        items_per_step: Images, or texts, in a step's batch over all devices.
+        items_per_step: Items (e.g. images or texts) in the batch of a step, over all devices.
     """
 
     def __init__(self, items_per_step: int):
@@ -100,18 +100,23 @@ class Clock(L.Callback):
         self._paused = 0.0
 
     @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints: the first name of this class, so that older checkpoints load."""
+        return "Clock"
+
+    @property
     def seconds(self) -> float:
-        """Trained so far, validation included."""
+        """Seconds of training so far, including validation."""
         return self._before + (time.perf_counter() - self._started if self._started else 0.0)
 
-    def rate(self) -> float:
-        """Items per second since the last call, validation left out."""
+    def items_per_second(self) -> float:
+        """Items per second since the last call, without validation."""
         now, (step, at) = time.perf_counter() - self._paused, self._mark
         self._mark = (self._step, now)
         return self.items_per_step * (self._step - step) / max(now - at, 1e-9)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start."""
+        """Start the timer."""
         self._started, self._step = time.perf_counter(), trainer.global_step
         self._mark = (self._step, self._started - self._paused)
 
@@ -120,36 +125,44 @@ class Clock(L.Callback):
         self._step = trainer.global_step + 1
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the time out of the speed."""
+        """Exclude validation from the throughput."""
         self._paused -= time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the time out of the speed."""
+        """Exclude validation from the throughput."""
         self._paused += time.perf_counter()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop."""
+        """Stop the timer."""
         self._before, self._started = self.seconds, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into the checkpoint."""
+        """State to be saved in the checkpoint."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes out of the checkpoint."""
+        """Restore the state from a checkpoint."""
         self._before = state_dict["seconds"]
 
 
-class Checkpoints(Checkpoint):
-    """`last.ckpt` every so many steps and after each validation, `best.ckpt` when a validation is the best so far.
+class BestAndLastCheckpoints(Checkpoint):
+    """Saves `last.ckpt` regularly and after each validation, `best.ckpt` when the monitored metric improves.
 
-    Where a validation is due, the step's checkpoint waits for it: a run resumed from there has the same figures.
-    After `patience` validations in a row that are not the best, the run ends early; 0 never ends it.
+    If a validation is due at a step, the checkpoint is written after it, so that a resumed run logs the same metrics.
+
+    Args:
+        folder: Folder of the checkpoints.
+        every: Steps between checkpoints; 0 saves after validations only.
+        validate_every: Steps between validations.
+        monitor: Metric that selects the best step.
+        mode: "max" or "min".
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     def __init__(self, folder: Path, every: int, validate_every: int, monitor: str = "val_accuracy", mode: str = "max",
-                 patience: int = 0):  # fmt: skip
-        self.folder, self.every, self.validate_every, self.patience = folder, every, validate_every, patience
+                 early_stopping_patience: int = 0):  # fmt: skip
+        self.folder, self.every, self.validate_every = folder, every, validate_every
+        self.early_stopping_patience = early_stopping_patience
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.best: float | None = None
         self.best_step = 0
@@ -157,23 +170,28 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0
 
     @property
-    def early(self) -> bool:
-        """Whether the run ends because it no longer gets better."""
-        return bool(self.patience) and self.worse >= self.patience
+    def state_key(self) -> str:
+        """Key of the state in checkpoints: the first name of this class, so that older checkpoints load."""
+        return "Checkpoints"
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training stops because the monitored metric no longer improves."""
+        return bool(self.early_stopping_patience) and self.worse >= self.early_stopping_patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that was to end early and was killed before it had written its result trains no further."""
-        trainer.should_stop = self.early
+        """Do not train further if the run stopped early but was killed before its result was written."""
+        trainer.should_stop = self.stopped_early
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """The step's checkpoint."""
+        """Save a checkpoint if one is due at this step."""
         step = trainer.global_step
         due = self.every and step % self.every == 0 and step % self.validate_every
-        if due and step != self._saved_at and not trainer.should_stop and whole_step(trainer):
+        if due and step != self._saved_at and not trainer.should_stop and is_step_end(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The validation's checkpoint."""
+        """Save a checkpoint, and stop training early if the metric no longer improves."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor)
@@ -183,37 +201,42 @@ class Checkpoints(Checkpoint):
             self.best, self.best_step = float(value), trainer.global_step
         self.worse = 0 if improved else self.worse + 1
         self.save(trainer, improved)
-        if self.early:
+        if self.stopped_early:
             trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, improved: bool = False) -> None:
-        """Write `last.ckpt`; the best is copied before, so that no kill leaves a last without its best."""
+        """Write `last.ckpt`. `best.ckpt` is copied first, so that a kill never leaves a last without its best."""
         self._saved_at = trainer.global_step
-        fresh = self.folder / "new.ckpt"
-        trainer.save_checkpoint(fresh)
+        new = self.folder / "new.ckpt"
+        trainer.save_checkpoint(new)
         if trainer.is_global_zero:
             if improved:
-                write_atomic(self.folder / "best.ckpt", lambda part: shutil.copyfile(fresh, part))
-            fresh.replace(self.folder / "last.ckpt")
+                write_atomic(self.folder / "best.ckpt", lambda part: shutil.copyfile(new, part))
+            new.replace(self.folder / "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into the checkpoint."""
+        """State to be saved in the checkpoint."""
         return {"best": self.best, "best_step": self.best_step, "worse": self.worse}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes out of the checkpoint."""
+        """Restore the state from a checkpoint."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.worse = state_dict.get("worse", 0)
 
 
-class Stops(L.Callback):
-    """Ends a run at its last step, at its time budget, or on Ctrl-C and SIGTERM; always between two steps.
+class StopOnSignalOrTime(L.Callback):
+    """Stops training after the last step, at the end of the time budget, or on Ctrl-C or SIGTERM; between two steps.
 
-    The first signal lets the step at hand finish, has the checkpoint written and raises `Interrupted`; a second one
-    falls through to what was there before. The schedule knows nothing of the budget.
+    After the first signal the current step is completed, a checkpoint is written and `TrainingInterrupted` is raised; a
+    second signal goes to the previous handler. The time budget does not affect the learning rate schedule.
+
+    Args:
+        checkpoints: Callback that saves the checkpoint.
+        minutes: Time budget of this start; None is unlimited.
+        agree_every: Steps between the points at which several processes agree on whether to stop.
     """
 
-    def __init__(self, checkpoints: Checkpoints, minutes: float | None = None, agree_every: int = 10):
+    def __init__(self, checkpoints: BestAndLastCheckpoints, minutes: float | None = None, agree_every: int = 10):
         self.checkpoints, self.minutes, self.agree_every = checkpoints, minutes, agree_every
         self.out_of_time = False
         self._signalled = False
@@ -221,14 +244,14 @@ class Stops(L.Callback):
         self._end = float("inf")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals; the budget starts."""
+        """Install the signal handlers and start the time budget."""
         self._end = time.monotonic() + 60.0 * self.minutes if self.minutes else float("inf")
         if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._hear) for n in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Look whether to stop. Ranks agree on it every few steps."""
-        if not whole_step(trainer):
+        """Stop if it is time. Several processes agree on it every few steps."""
+        if not is_step_end(trainer):
             return
         step = trainer.global_step
         late, signalled = time.monotonic() > self._end, self._signalled
@@ -236,28 +259,28 @@ class Stops(L.Callback):
             late, signalled = self._agree(trainer, step, late, signalled)
         if signalled:
             self.checkpoints.save(trainer)
-            raise Interrupted(step)
+            raise TrainingInterrupted(step)
         if late or step >= trainer.max_steps > 0:
             self.out_of_time = late and step < trainer.max_steps
             trainer.should_stop = True  # Lightning validates once more, then ends
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Signals as they were."""
+        """Restore the signal handlers."""
         self._restore()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Signals as they were."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _agree(self, trainer: L.Trainer, step: int, late: bool, signalled: bool) -> tuple[bool, bool]:
-        """Whether any rank is late or was signalled, asked every few steps."""
+        """Whether any rank is out of time or got a signal; communicates only every few steps."""
         if step % self.agree_every:
             return False, False
         flags = torch.tensor([float(late), float(signalled)], device=trainer.strategy.root_device)
         either = trainer.strategy.reduce(flags, reduce_op="sum")
         return bool(either[0] > 0), bool(either[1] > 0)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
         self._restore()
 

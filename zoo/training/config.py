@@ -1,6 +1,6 @@
-"""What a recipe may be told. Nested frozen dataclasses, torch-free: `--help` reads this file and nothing heavy.
+"""Options that all recipes share, as nested frozen dataclasses. Torch-free, because `--help` reads this file.
 
-The `Attributes:` lines are the one place where an option is described; the help table is made of them.
+The `Attributes:` lines are the only descriptions of the options; the table of `--help` is made from them.
 """
 
 from dataclasses import dataclass, field
@@ -10,54 +10,57 @@ from zoo.data.config import DataSettings
 from zoo.tasks.config import ClassificationSettings, OptimSettings, _within
 
 MODEL_FIELDS = {
-    "attention": "Attention kind: a name, {kind: local, window: 9}, my_file:MyCore, or a list over the layers.",
-    "mixer": "What fills a block's mixer slot instead of attention.",
-    "image_size": "Height and width the model is built for.",
-    "patch_size": "Side of a patch in pixels; of a spectrogram's also [mel bins, frames].",
-    "in_chans": "Image channels.",
-    "stride": "Step from a patch of a spectrogram to the next: one number, or [mel bins, frames].",
-    "mel_bins": "Mel bins of a spectrogram.",
-    "stem": "`patch` (one linear map) or `conv` (a small convolutional stem).",
-    "pool": "`cls`, `mean` or `cls_mean`.",
-    "width": "Width of a token.",
+    "attention": "Attention: a name, {kind: local, window: 9}, my_file:MyCore, or a list with one entry per layer.",
+    "mixer": "Token mixer that replaces attention in every block.",
+    "image_size": "Image height and width that the model is built for.",
+    "patch_size": "Patch size in pixels; for spectrograms a number or [mel bins, frames].",
+    "in_chans": "Number of image channels.",
+    "stride": "Distance between spectrogram patches: a number or [mel bins, frames].",
+    "mel_bins": "Number of mel bins of a spectrogram.",
+    "stem": "`patch` (linear patch embedding) or `conv` (a small convolutional stem).",
+    "pool": "Pooling before the head: `cls`, `mean` or `cls_mean`.",
+    "width": "Embedding dimension.",
     "depth": "Number of blocks.",
-    "heads": "Attention heads.",
-    "kv_heads": "Key and value heads (fewer than `heads`: grouped queries).",
-    "head_dim": "Width of a head.",
-    "mlp_dim": "Width of the MLP's hidden layer.",
-    "act": "Activation of the MLP.",
-    "gated_mlp": "A gated MLP.",
-    "registers": "Register tokens.",
-    "layer_scale": "Initial value of layer scale.",
-    "dropout": "Dropout of residual branches.",
+    "heads": "Number of attention heads.",
+    "kv_heads": "Number of key/value heads; fewer than `heads` is grouped-query attention.",
+    "head_dim": "Dimension of each attention head.",
+    "mlp_dim": "Hidden dimension of the MLP.",
+    "act": "Activation function of the MLP.",
+    "gated_mlp": "Use a gated MLP, e.g. SwiGLU.",
+    "registers": "Number of register tokens.",
+    "layer_scale": "Initial value of LayerScale.",
+    "dropout": "Dropout in the residual branches.",
     "attention_dropout": "Dropout of attention weights.",
-    "drop_path": "Stochastic depth, at the last block.",
-    "vocab_size": "Tokens in the vocabulary.",
-    "max_length": "Longest sequence.",
+    "drop_path": "Stochastic depth rate of the last block; it rises linearly with depth.",
+    "vocab_size": "Vocabulary size.",
+    "max_length": "Maximum sequence length.",
 }
-"""The documented fields of `zoo.create_model` that a bare `key=value` reaches; any other goes as `model.key=value`."""
+"""The documented fields of `zoo.create_model` that a bare `key=value` can set; others are set as `model.key=value`."""
 
 TOWERS = ("encoder", "decoder", "text", "vision", "image", "audio")
-"""Parts of a model at which a field can be aimed: `encoder.attention=performer`."""
+"""Parts of a model whose fields can be set separately: `encoder.attention=performer`."""
 
 FREE = frozenset({
     "run_dir", "resume", "data.data_dir", "data.num_workers",
     "trainer.max_minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
     "trainer.progress", "trainer.plots", "trainer.checkpoint_every", "trainer.gradient_checkpointing",
 })  # fmt: skip
-"""Settings that a resumed run may change: none of them enters a weight or a loss. Batches are keyed by (seed, step), so
-neither are workers; `devices`, `num_nodes` and `accumulate_grad_batches` may change as long as their product, the number of
-micro-batches in a step, stays. Another kind of device is allowed, but rounds differently."""
+"""Settings that may change when a run is resumed, because no weight or loss depends on them.
+
+Batches depend on (seed, step) only, so the number of workers may change. `devices`, `num_nodes` and
+`accumulate_grad_batches` may change as long as their product, the number of micro-batches per step, stays the same.
+Another type of device is allowed, but rounds differently.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """A model by its name.
+    """The model to train.
 
     Attributes:
-        name: Name of the model, as `zoo list` prints it.
-        source: Start from these weights (anything `zoo.load` takes) instead of fresh ones.
-        overrides: Fields of `zoo.create_model`, e.g. `attention=performer depth=6`.
+        name: Name of the model; `zoo list` prints all names.
+        source: Pretrained weights to start from, instead of random ones: a folder, a run or a hub name.
+        overrides: Fields of the model's config, e.g. `attention=performer depth=6`.
     """
 
     name: str = ""
@@ -67,31 +70,31 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """How long, on what, and what is written down.
+    """Length of training, hardware, validation and logging.
 
     Attributes:
-        epochs: Passes over the training set; give this or `steps`.
-        steps: Optimizer steps; give this or `epochs`.
-        max_minutes: Stop after so many minutes of this start (never shapes the schedule); the same command goes on.
-        accumulate_grad_batches: Micro-batches per device that a step's batch is cut into.
-        gradient_clip_val: Greatest norm of the gradient; 0 does not clip.
-        precision: Number format of the forward pass; weights and optimizer stay in float32. `auto` takes bf16 where
-            the device computes in it, else fp32.
-        accelerator: `auto` takes CUDA, MPS or the CPU, in this order.
-        devices: Processes on this machine, one device each; 0 takes all GPUs, and one process on a CPU.
-        num_nodes: Machines that take part.
-        strategy: How several devices share the work; `auto` is ddp for more than one.
-        compile: Run the model through `torch.compile`.
+        epochs: Number of passes over the training set; set this or `steps`.
+        steps: Number of optimizer steps; set this or `epochs`.
+        max_minutes: Stop after this many minutes; the same command resumes the run. Does not affect the schedule.
+        accumulate_grad_batches: Number of micro-batches that each device's batch is split into.
+        gradient_clip_val: Maximum norm of the gradient; 0 disables clipping.
+        precision: Precision of the forward and backward pass; weights and optimizer states stay in float32. `auto` is
+            bf16 if the device supports it natively, else fp32.
+        accelerator: Device type; `auto` is the first available of CUDA, MPS and CPU.
+        devices: Number of processes on this machine, one device each; 0 uses all GPUs.
+        num_nodes: Number of machines.
+        strategy: Distributed strategy; `auto` is ddp if there are several devices.
+        compile: Compile the model with `torch.compile`.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
-        ema: Decay of the moving average of the weights that is evaluated and saved; 0 keeps none.
-        deterministic: Ask torch for deterministic kernels on a GPU too.
-        val_fraction: Share of the training set that is kept for validation; 0 validates on the test set.
+        ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
+        deterministic: Use deterministic algorithms on a GPU, too.
+        val_fraction: Fraction of the training set that is held out for validation; 0 validates on the test set.
         validate_every: Steps between validations; 0 validates after each epoch.
-        checkpoint_every: Steps between checkpoints; there is one after each validation in any case.
-        log_every: Steps between two rows of `metrics.csv`.
-        logger: Class name of a further Lightning logger, e.g. `TensorBoardLogger`.
-        progress: A progress bar in a terminal, a line per validation elsewhere.
-        plots: Draw curves, confusion matrix and attention maps into the run folder.
+        checkpoint_every: Steps between checkpoints; there is always one after each validation.
+        log_every: Steps between rows of `metrics.csv`.
+        logger: Class name of an additional Lightning logger, e.g. `TensorBoardLogger`.
+        progress: Show a progress bar in a terminal, or print a line per validation elsewhere.
+        plots: Save plots of curves, confusion matrix and attention maps to the run folder.
     """
 
     epochs: int | None = None
@@ -117,8 +120,8 @@ class TrainerSettings:
     plots: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("accumulate_grad_batches", 1), ("num_nodes", 1), ("log_every", 1), ("devices", 0), ("validate_every", 0),
-                            ("checkpoint_every", 0), ("epochs", 1), ("steps", 1)):  # fmt: skip
+        for name, least in (("accumulate_grad_batches", 1), ("num_nodes", 1), ("log_every", 1), ("devices", 0),
+                            ("validate_every", 0), ("checkpoint_every", 0), ("epochs", 1), ("steps", 1)):  # fmt: skip
             _within(name, getattr(self, name), least, float("inf"))
         _within("gradient_clip_val", self.gradient_clip_val, 0.0, float("inf"))
         _within("val_fraction", self.val_fraction, 0.0, 1.0, open_above=True)
@@ -128,12 +131,12 @@ class TrainerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every recipe has.
+    """Settings of every recipe.
 
     Attributes:
-        run_dir: Folder of the run; `runs/<recipe>` without it.
-        resume: `auto` goes on with an unfinished run, `never` starts a new one beside it, `must` refuses to start one.
-        seed: Key of the initial weights, the order of the data and every random draw.
+        run_dir: Folder of the run; default `runs/<recipe>`.
+        resume: `auto` resumes an unfinished run, `never` starts a new one, `must` fails if there is none to resume.
+        seed: Seed of the initial weights, the order of the data and all other random numbers.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -149,7 +152,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(RunSettings):
-    """A classifier of images."""
+    """Settings of image classification."""
 
     data: DataSettings = field(default_factory=DataSettings)
     task: ClassificationSettings = field(default_factory=ClassificationSettings)

@@ -1,4 +1,4 @@
-"""What a run runs on: the device and overlay taken when nobody says, ranks, and their words in the banner."""
+"""Devices of a run: default accelerator and precision, number of processes, and their description."""
 
 import platform
 from dataclasses import replace
@@ -6,11 +6,11 @@ from typing import Any
 
 from zoo.training.config import RunSettings
 
-OVERLAYS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
+HARDWARE_FILES = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 
 
 def best_accelerator() -> str:
-    """`cuda`, `mps` or `cpu`, the first there is."""
+    """The first available of `cuda`, `mps` and `cpu`."""
     import torch
 
     if torch.cuda.is_available():
@@ -19,7 +19,7 @@ def best_accelerator() -> str:
 
 
 def best_precision(accelerator: str) -> str:
-    """`bf16` where the device computes in it (an older CPU only imitates it, more slowly than float32), else `fp32`."""
+    """`bf16` if the device supports it natively, else `fp32` (emulated bf16 on an older CPU is slower than fp32)."""
     import torch
 
     if accelerator == "cuda":
@@ -28,39 +28,39 @@ def best_precision(accelerator: str) -> str:
 
 
 def settle(settings: RunSettings) -> Any:
-    """Settings with the accelerator, precision and number of devices in the place of `auto` and 0.
+    """Replace `auto` accelerator and precision, and devices=0, by actual values.
 
-    Raises: ValueError for a device that this machine has not, or a strategy for one device.
+    Raises: ValueError for a device that is not available, or a batch size that cannot be split over the devices.
     """
     import torch
 
     trainer = settings.trainer
     accelerator = best_accelerator() if trainer.accelerator == "auto" else trainer.accelerator
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("accelerator=cuda: torch sees no CUDA GPU here; use accelerator=cpu (hardware=cpu)")
+        raise ValueError("accelerator=cuda: torch finds no CUDA GPU; use accelerator=cpu (hardware=cpu)")
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("accelerator=mps: torch sees no Apple GPU here; use accelerator=cpu (hardware=cpu)")
-    there = torch.cuda.device_count() if accelerator == "cuda" else 1
-    devices = trainer.devices or there
-    if accelerator == "cuda" and devices > there:
-        raise ValueError(f"devices={devices}: this machine has {there} GPUs")
+        raise ValueError("accelerator=mps: torch finds no Apple GPU; use accelerator=cpu (hardware=cpu)")
+    available = torch.cuda.device_count() if accelerator == "cuda" else 1
+    devices = trainer.devices or available
+    if accelerator == "cuda" and devices > available:
+        raise ValueError(f"devices={devices}: this machine has {available} GPUs")
     parts = devices * trainer.num_nodes * trainer.accumulate_grad_batches
     size = getattr(getattr(settings, "data", None), "batch_size", parts)
     if size % parts:
-        raise ValueError(f"batch_size={size} is that of a whole step and does not divide into devices x num_nodes x "
-                         f"accumulate_grad_batches = {parts} parts; take a multiple of {parts}")  # fmt: skip
+        raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of devices x "
+                         f"num_nodes x accumulate_grad_batches = {parts}")  # fmt: skip
     precision = best_precision(accelerator) if trainer.precision == "auto" else trainer.precision
     settled = replace(trainer, accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
 
 
 def world(settings: RunSettings) -> int:
-    """Processes of the whole run."""
+    """Number of processes of the whole run."""
     return settings.trainer.devices * settings.trainer.num_nodes
 
 
 def describe_device(settings: RunSettings) -> str:
-    """`2 x NVIDIA H100 (ddp)`, `CPU, 2 threads`."""
+    """Description of the hardware: `2 x NVIDIA H100 (ddp)`, `CPU, 2 threads`."""
     import torch
 
     trainer = settings.trainer
@@ -75,7 +75,7 @@ def describe_device(settings: RunSettings) -> str:
 
 
 def strategy_name(settings: RunSettings) -> str:
-    """`ddp` or `fsdp2` for several processes, `one` otherwise (a sharded run on one device is a plain one)."""
+    """`ddp` or `fsdp2` for several processes, else `one`."""
     if world(settings) == 1 and settings.trainer.strategy != "fsdp2":
         return "one"
     return "ddp" if settings.trainer.strategy == "auto" else settings.trainer.strategy

@@ -1,4 +1,4 @@
-"""The middle of a run: banner, training, test, model folder, last lines."""
+"""Run a training: print the banner, train, test, save the model and the results, print a summary."""
 
 import copy
 import platform
@@ -18,9 +18,9 @@ from zoo.checkpoints.save import save
 from zoo.models.registry import build, family
 from zoo.tasks.base import Task
 from zoo.training import devices
-from zoo.training.callbacks import Checkpoints, Clock, CsvLogger, Stops
+from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer
 from zoo.training.plots import Plot, save_plots
-from zoo.training.progress import Bar, spoken
+from zoo.training.progress import ProgressBar, format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
 from zoo.training.run_dir import write_text
@@ -35,50 +35,53 @@ if TYPE_CHECKING:
 
 
 Sample = dict[str, Any]  # a small raw batch
-SHARES = ("test_accuracy", "test_f1", "test_wer")  # spoken in per cent
+PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
 
 
 def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: int, sample: Sample | None = None,
-        longer: Mapping[str, str] | None = None, try_it: str = "", callbacks: "Sequence[Callback]" = (),
+        longer_runs: Mapping[str, str] | None = None, example_command: str = "", callbacks: "Sequence[Callback]" = (),
         plots: Mapping[str, Plot] | None = None) -> Result:  # fmt: skip
-    """Train to the last step, the end of the time budget or Ctrl-C; test the best model; write it all down.
+    """Train until the last step, the end of the time budget or Ctrl-C; test the best model; save model and results.
 
     Args:
-        run: Opened: its folder and its data are known.
-        task: What is trained.
-        data: With train, val and test loaders whose batches are keyed by the step.
+        run: A run whose folder and data are known: call `run.open` first.
+        task: The task to train.
+        data: Data module with train, val and test loaders whose batches are a function of the step.
         steps_per_epoch: Optimizer steps in a pass over the training set.
-        sample: A small raw batch; with it the banner can say when the run will end.
-        longer: Words of a longer run by the name of the data set, e.g. `{"cifar10": "epochs=40"}`.
-        try_it: A command for the model that came out, `{model}` in it stands for its folder.
-        callbacks: Further ones of Lightning's.
-        plots: Further plots for the run folder, by the name of their file.
+        sample: A small raw batch, from which the duration of the run is estimated.
+        longer_runs: Options of a longer run for the summary, by name of the dataset, e.g. `{"cifar10": "epochs=40"}`.
+        example_command: A command that uses the trained model, for the summary; `{model}` stands for its folder.
+        callbacks: Additional Lightning callbacks.
+        plots: Additional plots for the run folder, by file name.
 
-    Raises: Interrupted, NonFiniteLoss.
+    Raises: TrainingInterrupted, NonFiniteLoss.
     """
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
-    words = (longer or {}).get(run.data.name, "")
+    longer_run = (longer_runs or {}).get(run.data.name, "")
     try:
-        return _fit(run, task, data, steps_per_epoch, sample, words, try_it, callbacks, plots or {})
+        return _fit(run, task, data, steps_per_epoch, sample, longer_run, example_command, callbacks, plots or {})
     finally:
         run.folder.release()
-        distributed.forget()
+        distributed.clear_decision()
 
 
-def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None, longer: str,
-         try_it: str, further: "Sequence[Callback]", plots: Mapping[str, Plot]) -> Result:  # fmt: skip
+def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None,
+         longer_run: str, example_command: str, more_callbacks: "Sequence[Callback]",
+         plots: Mapping[str, Plot]) -> Result:  # fmt: skip
     assert run.folder is not None
     out, t = console(), run.settings.trainer
     steps = t.steps or (t.epochs or 1) * steps_per_epoch
     validate_every = min(t.validate_every or steps_per_epoch, steps)
-    clock = Clock(run.settings.data.batch_size)
-    csv = CsvLogger(run.folder.path / "metrics.csv", clock)
-    patience = getattr(getattr(run.settings, "task", None), "early_stopping_patience", 0)
-    keeper = Checkpoints(run.folder.checkpoints, t.checkpoint_every, validate_every, task.monitor, task.mode, patience)
-    stops = Stops(keeper, t.max_minutes)
-    callbacks: list[Callback] = [clock, stops, keeper, *further]
+    timer = TrainingTimer(run.settings.data.batch_size)
+    csv = CsvLogger(run.folder.path / "metrics.csv", timer)
+    early_stopping_patience = getattr(getattr(run.settings, "task", None), "early_stopping_patience", 0)
+    checkpoint_callback = BestAndLastCheckpoints(
+        run.folder.checkpoints, t.checkpoint_every, validate_every, task.monitor, task.mode, early_stopping_patience
+    )
+    stop_callback = StopOnSignalOrTime(checkpoint_callback, t.max_minutes)
+    callbacks: list[Callback] = [timer, stop_callback, checkpoint_callback, *more_callbacks]
     if t.progress:
-        callbacks.append(Bar(out, clock))
+        callbacks.append(ProgressBar(out, timer))
     trainer = make_trainer(run.settings, run.folder.path, steps, validate_every, callbacks, csv)
     prepare_model(task, t.gradient_checkpointing)
     done = resumed_step(run, csv)
@@ -88,29 +91,31 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     if done < steps:
         trainer.fit(task, data, ckpt_path=run.folder.last, weights_only=True)
         done = trainer.global_step
-    early, worse = keeper.early, keeper.worse  # before the test, which takes up the best checkpoint
-    figures = test(run, task, data, trainer)
-    seconds = clock.seconds or _stored_seconds(run)
-    over = done >= steps or early
-    result = Result(figures, finished=over, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
+    # Read before the test, which restores the state of the best checkpoint.
+    stopped_early, worse = checkpoint_callback.stopped_early, checkpoint_callback.worse
+    metrics = test(run, task, data, trainer)
+    seconds = timer.seconds or _stored_seconds(run)
+    finished = done >= steps or stopped_early
+    result = Result(metrics, finished=finished, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
     if trainer.is_global_zero:
-        write(run, task, result, steps, keeper, plots)
-        if early:
-            out.print(f"stopped early: step {keeper.best_step} was the best, {worse} validations ago")
-        last_lines(run, out, result, steps, longer, stops.out_of_time, task.monitor, try_it)
+        write(run, task, result, steps, checkpoint_callback, plots)
+        if stopped_early:
+            best_step = checkpoint_callback.best_step
+            out.print(f"early stopping: no improvement in {worse} validations; the best step was {best_step}")
+        print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
     return result
 
 
 def prepare_model(task: Task, checkpointing: bool) -> None:
-    """Recompute activations if asked to."""
+    """Enable gradient checkpointing if requested."""
     if checkpointing:
         if not hasattr(task.model, "set_checkpointing"):
-            raise ValueError(f"gradient_checkpointing=true: {type(task.model).__name__} has no set_checkpointing")
+            raise ValueError(f"gradient_checkpointing=true: {type(task.model).__name__} does not support it")
         cast(Any, task.model).set_checkpointing(True)
 
 
 def resumed_step(run: Run, csv: CsvLogger) -> int:
-    """The step that the run goes on from; the rows of `metrics.csv` after it are dropped."""
+    """The step from which the run resumes; later rows of `metrics.csv` are dropped."""
     assert run.folder is not None
     last, step = run.folder.last, 0
     if last is not None:
@@ -122,29 +127,29 @@ def resumed_step(run: Run, csv: CsvLogger) -> int:
 
 def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int, done: int,
            sample: Sample | None) -> None:  # fmt: skip
-    """Everything that one may want to know before the first step."""
+    """Print data, device, model, length and folder of the run before the first step."""
     assert run.data is not None and run.folder is not None
     s, data = run.settings, run.data
     if warning := data.warning():
         out.print(f"\n  {warning}\n", style="bold black on yellow")
-    weights = sum(p.numel() for p in task.model.parameters())
+    parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
     counts = f"{data.train:,} training and {data.test:,} test items"
-    size = f"{weights:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
     rows = [
-        ("data", f"{data.name} ({'real' if data.real else 'NOT real'}), {counts}, {data.source}"),
+        ("data", f"{data.name} ({data.kind}), {counts}, {data.source}"),
         ("device", devices.describe_device(s)),
         ("precision", s.trainer.precision),
         ("model", f"{s.model.source or s.model.name}{_overrides(s)}, {size}"),
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
-        ("folder", _going_on(run, done)),
+        ("folder", _describe_folder(run, done)),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, sample)),
     ]  # fmt: skip
     _print_rows(out, rows)
 
 
 def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, sample: Sample | None) -> str:
-    """When the run will end, from the time of a few passes over a small batch."""
+    """Estimated end of the run, from the time of a few passes over a small batch."""
     t = run.settings.trainer
     if steps <= 0:
         return "now: all steps are done"
@@ -157,20 +162,20 @@ def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, sample:
     budget = ""
     if t.max_minutes and 60 * t.max_minutes < seconds:
         budget = f", but max_minutes={t.max_minutes:g} stops it at {clock_time(60 * t.max_minutes)}"
-    return f"{clock_time(seconds)} (in about {spoken(seconds)}{budget})"
+    return f"{clock_time(seconds)} (in about {format_duration(seconds)}{budget})"
 
 
 def seconds_per_item(task: Task, sample: Sample, accelerator: str, precision: str) -> float:
-    """Time of forward and backward per item, on a copy of the task: the run itself is not touched."""
+    """Time of forward and backward per item, measured on a copy of the task so that the run is not affected."""
     device = torch.device("cuda" if accelerator == "cuda" else accelerator)
     with torch.random.fork_rng(devices=[]):
-        probe = copy.deepcopy(task).to(device).train()
+        copied = copy.deepcopy(task).to(device).train()
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in sample.items()}
         best = float("inf")
         for _ in range(2 if device.type == "cpu" else 5):
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
-                probe.loss_of(batch, 0, 0).backward()
+                copied.loss_of(batch, 0, 0).backward()
             if device.type != "cpu":
                 torch.accelerator.synchronize()
             best = min(best, time.perf_counter() - start)
@@ -178,30 +183,30 @@ def seconds_per_item(task: Task, sample: Sample, accelerator: str, precision: st
 
 
 def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
-    """Test the best model."""
+    """Test the best model; returns the test metrics."""
     assert run.folder is not None
     best = run.folder.best
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        best = trainer.strategy.broadcast(best)  # rank 0 writes it, the others might look too early
+        best = trainer.strategy.broadcast(best)  # rank 0 wrote it, other ranks may not see it yet
     trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
     return {
         name: round(float(value), 6) for name, value in trainer.callback_metrics.items() if name.startswith("test_")
     }
 
 
-def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoints,
+def write(run: Run, task: Task, result: Result, planned: int, checkpoint_callback: BestAndLastCheckpoints,
           plots: Mapping[str, Plot]) -> None:  # fmt: skip
-    """`model/`, pictures, then `metrics.json`: what says finished comes last."""
+    """Write `model/`, the plots, then `metrics.json`, which marks the run as finished."""
     assert run.folder is not None and run.data is not None
     save_model(run, task, result)
     if run.settings.trainer.plots:
         save_plots(run, task, result, plots)
     s = run.settings
     run.folder.write_result({
-        "recipe": run.recipe, "result": result.figures, "finished": result.finished, "data": run.data.name,
+        "recipe": run.recipe, "result": result.metrics, "finished": result.finished, "data": run.data.name,
         "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
-        "seconds": result.seconds, "seed": s.seed, "best_step": keeper.best_step or None,
-        f"best_{keeper.monitor}": keeper.best, "model": s.model.source or s.model.name,
+        "seconds": result.seconds, "seed": s.seed, "best_step": checkpoint_callback.best_step or None,
+        f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "model": s.model.source or s.model.name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
     })  # fmt: skip
@@ -210,87 +215,87 @@ def write(run: Run, task: Task, result: Result, planned: int, keeper: Checkpoint
 def save_model(run: Run, task: Task, result: Result) -> None:
     """The best model as a zoo folder, with its README.md."""
     assert run.folder is not None
-    model = whole(task, run.folder.best or run.folder.last)
+    model = unsharded_model(task, run.folder.best or run.folder.last)
     save(model, run.folder.model)
     write_card(run, model, result, run.folder.model)
 
 
 def write_card(run: Run, model: "Model", result: Result, folder: Path, format: str = "zoo") -> None:
-    """README.md of a model folder: data, figures, and the lines that load it."""
+    """Write README.md of a model folder: data, metrics, and how to load the model."""
     assert run.data is not None
     s, data = run.settings, run.data
     facts = {"training items": f"{data.train:,}", "test items": f"{data.test:,}", "steps": f"{result.steps:,}",
-             "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "nothing",
+             "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "random weights",
              "trained on": devices.describe_device(s)}  # fmt: skip
     training = Training(command=run.command, data=data.name, real=data.real, source=data.source,
-                        figures=result.figures, facts=facts)  # fmt: skip
+                        metrics=result.metrics, facts=facts)  # fmt: skip
     write_text(folder / "README.md", model_card(model, str(folder), format, training))
 
 
-def whole(task: Task, checkpoint: Path | None) -> "Model":
-    """The evaluated model on the host; where it is sharded, a copy filled from the checkpoint."""
+def unsharded_model(task: Task, checkpoint: Path | None) -> "Model":
+    """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint."""
     from torch.distributed.fsdp import FSDPModule
 
     model = cast("Model", task.evaluated)
     if not isinstance(model, FSDPModule):
-        return cast("Model", task.finished(model.cpu()))
+        return cast("Model", task.finalize(model.cpu()))
     assert checkpoint is not None
     prefix = "model." if task.ema is None else "ema."
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
     copied = build(family(model.family), model.config, "cpu")
     copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     copied.variant, copied.preprocess, copied.labels = model.variant, model.preprocess, model.labels
-    return cast("Model", task.finished(copied))
+    return cast("Model", task.finalize(copied))
 
 
-def last_lines(run: Run, out: Console, result: Result, planned: int, longer: str, out_of_time: bool, monitor: str,
-               try_it: str) -> None:  # fmt: skip
-    """What came out, where it is, and what to try now."""
+def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,
+                  monitor: str, example_command: str) -> None:  # fmt: skip
+    """Print the test metrics, the model folder, and commands to use the model or train longer."""
     assert run.folder is not None and run.data is not None
     if out_of_time:
-        out.print(f"time budget spent at step {result.steps} of {planned}; the same command goes on from there")
+        out.print(f"time budget used up at step {result.steps} of {planned}; run the same command again to resume")
     folder = run.folder
-    figure = monitor.replace("val_", "test_")
-    value = result.figures.get(figure, float("nan"))
-    spoken_value = f"{value:.2%}" if figure in SHARES else f"{value:.4f}"
-    said = f"{spoken_value} on {run.data.name}"
-    picture = folder.path / "sample.png"
-    shown = picture if picture.exists() else "picture.png"
-    others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.figures.items() if n not in (figure, "test_loss")]
+    metric = monitor.replace("val_", "test_")
+    value = result.metrics.get(metric, float("nan"))
+    formatted = f"{value:.2%}" if metric in PERCENTAGES else f"{value:.4f}"
+    image = folder.path / "sample.png"
+    example_command = example_command or f"zoo predict {{model}} {image if image.exists() else 'image.png'}"
+    source = "" if run.data.real else f" ({run.data.kind}: {run.data.source})"
+    others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.metrics.items() if n not in (metric, "test_loss")]
     rows: list[tuple[str, Any]] = [
-        (figure.replace("_", " "), said if run.data.real else f"{said} (NOT REAL DATA: {run.data.source})"),
-        *([("beside it", ", ".join(others))] if others else []),
+        (metric.replace("_", " "), f"{formatted} on {run.data.name}{source}"),
+        *([("other metrics", ", ".join(others))] if others else []),
         ("model", folder.model),
-        ("try", (try_it or f"zoo predict {{model}} {shown}").replace("{model}", str(folder.model))),
+        ("use it", example_command.replace("{model}", str(folder.model))),
     ]
-    if longer:
-        rows.append(("longer", run.longer(longer)))
+    if longer_run:
+        rows.append(("train longer", run.longer_command(longer_run)))
     _print_rows(out, rows)
 
 
 def _print_rows(out: Console, rows: list[tuple[str, Any]]) -> None:
-    wide = max(len(name) for name, _ in rows) + 2
+    width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        out.print(f"[bold]{name:<{wide}}[/bold]{escape(str(value))}")
+        out.print(f"[bold]{name:<{width}}[/bold]{escape(str(value))}")
 
 
-def _going_on(run: Run, done: int) -> str:
+def _describe_folder(run: Run, done: int) -> str:
     assert run.folder is not None
     path: Path = run.folder.path
     if done:
-        return f"{path}, going on at step {done:,}"
-    return f"{path}, starting over (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
+        return f"{path}, resuming at step {done:,}"
+    return f"{path}, restarting (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
 
 
 def _overrides(settings: Any) -> str:
-    given = [f"{name}={value}" for name, value in settings.model.overrides.items()]
-    return f" ({', '.join(given)})" if given else ""
+    overrides = [f"{name}={value}" for name, value in settings.model.overrides.items()]
+    return f" ({', '.join(overrides)})" if overrides else ""
 
 
 def _stored_seconds(run: Run) -> float:
-    """Seconds of training in the last checkpoint, for a run whose steps were all done before this start."""
+    """Seconds of training in the last checkpoint, for a run that had done all its steps before this start."""
     assert run.folder is not None
     if run.folder.last is None:
         return 0.0
     callbacks = torch.load(run.folder.last, weights_only=True, mmap=True)["callbacks"]
-    return float(callbacks.get("Clock", {}).get("seconds", 0.0))
+    return float(callbacks.get("TrainingTimer", {}).get("seconds", 0.0))

@@ -1,9 +1,9 @@
-"""The command line of a recipe: help, errors in one line, Ctrl-C."""
+"""Command line of a recipe: help, one-line error messages, exit status."""
 
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.training import parse
 from zoo.training.parse import SettingsError
@@ -11,16 +11,14 @@ from zoo.training.run import Run
 from zoo.training.run_dir import RunError
 from zoo.utils.errors import LoadError
 
-if TYPE_CHECKING:
-    pass
-
 
 def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None = None) -> int:
-    """The command line of a recipe: help, errors in a line, Ctrl-C. Returns the exit status.
+    """Run a recipe from the command line; returns the exit status.
 
     Args:
-        train: The recipe's function; its file names the recipe, its docstring heads the help.
-        settings: The settings dataclass.
+        train: The recipe's train function; its file gives the recipe its name and its help text.
+        settings: The settings dataclass of the recipe.
+        argv: Options, default `sys.argv[1:]`.
     """
     file = Path(train.__code__.co_filename).resolve()
     configs = file.parent.parent / "configs"
@@ -43,12 +41,12 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
 
 
 def _ended(error: Exception) -> int:
-    """Words and exit status for the ways in which training ends early; any other error is raised again."""
+    """Print a message and return the exit status for an interrupted or failed run; re-raise other errors."""
     from zoo.tasks.loss_guard import NonFiniteLoss
-    from zoo.training.callbacks import Interrupted
+    from zoo.training.callbacks import TrainingInterrupted
 
-    if isinstance(error, Interrupted):
-        print(f"{error}; last.ckpt is written: the same command goes on from there", file=sys.stderr)
+    if isinstance(error, TrainingInterrupted):
+        print(f"{error}; last.ckpt is written, run the same command again to resume", file=sys.stderr)
         return 130
     if isinstance(error, NonFiniteLoss):
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`metrics.csv`: one row per step that was logged, none twice, whatever was killed and resumed. Torch-free."""
+"""`metrics.csv`: one row per logged step, without duplicates after a kill and resume. Torch-free."""
 
 import csv
 import io
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class MetricsTable:
-    """Rows keyed by `step`; figures that arrive for the same step share a row, new columns widen the file.
+    """A CSV file with one row per step. Metrics of the same step share a row; new metrics add columns.
 
-    Only the last row is ever rewritten, so a long run costs no more per row than a short one.
+    Only the last row is rewritten, so the cost per row does not grow with the length of the run.
     """
 
     def __init__(self, file: Path):
@@ -19,10 +19,10 @@ class MetricsTable:
         self._last_starts = 0
         self._read()
 
-    def add(self, step: int, figures: dict[str, float]) -> None:
-        """Write figures into the row of a step, which is the last one or a new one."""
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Write metrics to the row of a step, which must be the last row or a new one."""
         same = self._last.get("step") == str(step)
-        row = (self._last if same else {"step": str(step)}) | {name: f"{value:.9g}" for name, value in figures.items()}
+        row = (self._last if same else {"step": str(step)}) | {name: f"{value:.9g}" for name, value in metrics.items()}
         new = [name for name in row if name not in self.columns]
         if new or not self.file.exists():
             kept = [old for old in self.rows() if old["step"] != str(step)]
@@ -39,7 +39,7 @@ class MetricsTable:
         self._last = row
 
     def cut(self, step: int) -> None:
-        """Drop the rows after a step: a resumed run writes them again."""
+        """Drop the rows after a step, which a resumed run will write again."""
         if not self.file.exists():
             return
         rows = [row for row in self.rows() if int(row["step"]) <= step]
@@ -50,12 +50,12 @@ class MetricsTable:
             self.columns, self._last, self._last_starts = ["step"], {}, 0
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows; a column without a figure at a step is an empty text. A line cut short by a kill is left out."""
+        """All rows; missing values are empty strings. An incomplete last line (after a kill) is skipped."""
         if not self.file.exists():
             return []
         text = self.file.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        return [row for row in csv.DictReader(io.StringIO(whole)) if row["step"].isdigit() and None not in row.values()]
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        return [row for row in rows if row["step"].isdigit() and None not in row.values()]
 
     def _read(self) -> None:
         if rows := self.rows():
@@ -64,12 +64,12 @@ class MetricsTable:
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         lines = [self._line(row) for row in rows]
-        whole = self._line({name: name for name in self.columns}) + b"".join(lines)
+        content = self._line({name: name for name in self.columns}) + b"".join(lines)
         part = self.file.with_name(f".{self.file.name}.part")
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(whole)
+        part.write_bytes(content)
         os.replace(part, self.file)
-        self._last, self._last_starts = rows[-1], len(whole) - len(lines[-1])
+        self._last, self._last_starts = rows[-1], len(content) - len(lines[-1])
 
     def _line(self, row: dict[str, str]) -> bytes:
         text = io.StringIO()

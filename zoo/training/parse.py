@@ -1,6 +1,6 @@
-"""The thin front of a recipe: `key=value` words into settings, with `jsonargparse` behind it for YAML values and types.
+"""Parse `key=value` options into typed settings; `jsonargparse` handles YAML values and types.
 
-Layers, each over the one before: defaults, the recipe's YAML, the hardware's YAML, `config=`, the command line.
+Later layers override earlier ones: defaults, the recipe's YAML, the hardware's YAML, `config=`, the command line.
 """
 
 import json
@@ -20,32 +20,33 @@ from zoo.utils.errors import did_you_mean
 from zoo.utils.options import Option, as_dict, build, flatten, options, sections
 
 EXCLUSIVE = (("trainer.epochs", "trainer.steps"),)
-"""Settings of which a later layer's one drops the other."""
+"""Settings of which only one can be set; a later layer's choice overrides an earlier one's."""
 
 FOREIGN_NAMES = {
     "learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay", "wdecay": "weight_decay", "bs": "batch_size",
     "batch": "batch_size", "max_epochs": "epochs", "num_epochs": "epochs", "num_train_epochs": "epochs",
     "max_steps": "steps", "gpus": "devices", "nproc": "devices",
-    "max_time": "max_minutes", "grad_clip": "gradient_clip_val", "clip_grad": "gradient_clip_val", "max_grad_norm": "gradient_clip_val",
-    "grad_accum_steps": "accumulate_grad_batches", "gradient_accumulation_steps": "accumulate_grad_batches", "output": "run_dir",
-    "output_dir": "run_dir", "out_dir": "run_dir", "embed_dim": "width", "hidden_size": "width", "dim": "width",
+    "max_time": "max_minutes", "grad_clip": "gradient_clip_val", "clip_grad": "gradient_clip_val",
+    "max_grad_norm": "gradient_clip_val", "grad_accum_steps": "accumulate_grad_batches",
+    "gradient_accumulation_steps": "accumulate_grad_batches", "output": "run_dir", "output_dir": "run_dir",
+    "out_dir": "run_dir", "embed_dim": "width", "hidden_size": "width", "dim": "width",
     "num_heads": "heads", "num_attention_heads": "heads", "n_head": "heads", "num_hidden_layers": "depth",
     "num_layers": "depth", "n_layer": "depth", "img_size": "image_size", "drop_path_rate": "drop_path",
     "smoothing": "label_smoothing", "ema_decay": "ema", "model_ema": "ema", "amp": "precision", "dtype": "precision",
     "device": "accelerator", "reprob": "erasing", "dataset": "data",
 }  # fmt: skip
-"""What other libraries call our settings."""
+"""Names of these settings in other libraries, for hints in error messages."""
 
-Layer = Mapping[str, str]  # path -> the value as it would stand on a command line
+Layer = Mapping[str, str]  # path -> value, as written on a command line
 
 
 class SettingsError(ValueError):
-    """An option that is unknown, ambiguous, of the wrong type or out of its range."""
+    """An option is unknown, ambiguous, of the wrong type or out of range."""
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line, taken apart but not yet typed."""
+    """A parsed command line; values are still strings."""
 
     values: dict[str, str] = field(default_factory=dict)
     hardware: str | None = None
@@ -54,9 +55,9 @@ class CommandLine:
 
 
 def read_command_line(argv: Sequence[str], cls: type) -> CommandLine:
-    """`["lr=1e-3", "data=cifar10"]` -> paths and values. Dashes before a key are tolerated.
+    """Parse options like `["lr=1e-3", "data=cifar10"]`. Leading dashes of a key are ignored.
 
-    Raises: SettingsError for a word without `=`, an unknown or ambiguous key, a key given twice.
+    Raises: SettingsError for an option without `=`, an unknown or ambiguous key, or a key that is given twice.
     """
     values: dict[str, str] = {}
     special: dict[str, str] = {}
@@ -79,7 +80,7 @@ def read_command_line(argv: Sequence[str], cls: type) -> CommandLine:
 
 
 def resolve(key: str, cls: type) -> str:
-    """The full path of a key: `lr` -> `optim.lr`, `data` -> `data.name`, `attention` -> `model.overrides.attention`."""
+    """Full path of a key: `lr` -> `optim.lr`, `data` -> `data.name`, `attention` -> `model.overrides.attention`."""
     paths, parts = [option.path for option in options(cls)], sections(cls)
     if key in paths:
         return key
@@ -89,10 +90,10 @@ def resolve(key: str, cls: type) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise SettingsError(f"{key!r} is ambiguous: say {' or '.join(_shown(path) for path in found)}")
+        raise SettingsError(f"{key!r} is ambiguous: use {' or '.join(_displayed(path) for path in found)}")
     within = [path for path in paths for part in parts if _ends(part, key) and path.startswith(part + ".")]
     if within:
-        raise SettingsError(f"{key!r} is a section: say one of {', '.join(within)}")
+        raise SettingsError(f"{key!r} is a section: use one of {', '.join(within)}")
     head, _, rest = key.partition(".")
     if head == "model" and rest:
         return f"model.overrides.{rest}"
@@ -108,7 +109,7 @@ def resolve(key: str, cls: type) -> str:
 
 
 def current_value(path: str, value: str) -> str:
-    """The value of an option; an old word for it becomes today's, with a note."""
+    """The value of an option; a renamed value is replaced by its new name, with a note."""
     new = renamed.OPTION_VALUES.get(path, {}).get(value, value)
     if new != value:
         _note(f"{path}={value}", f"{path}={new}")
@@ -117,11 +118,11 @@ def current_value(path: str, value: str) -> str:
 
 @cache
 def _note(old: str, new: str) -> None:
-    print(f"note: {old} is now called {new}; the old name will go with the next release", file=sys.stderr)
+    print(f"note: {old} is now called {new}; the old name will be removed in the next release", file=sys.stderr)
 
 
 def shortest(path: str, cls: type) -> str:
-    """The shortest key of a path, the inverse of `resolve`: `optim.lr` -> `lr`, `data.name` -> `data`."""
+    """Shortest key of a path, the inverse of `resolve`: `optim.lr` -> `lr`, `data.name` -> `data`."""
     parts = path.removesuffix(".name").split(".")
     for count in range(1, len(parts) + 1):
         key = ".".join(parts[-count:])
@@ -134,9 +135,9 @@ def shortest(path: str, cls: type) -> str:
 
 
 def read_yaml(file: Path, cls: type) -> dict[str, str]:
-    """The settings of a YAML file as paths and values.
+    """Read a YAML file of settings as a flat mapping from paths to values.
 
-    Raises: SettingsError with the file's name for an unreadable file, a key that is not a full path, a wrong value.
+    Raises: SettingsError naming the file if it cannot be read, or a key is not the full path of a setting.
     """
     try:
         content = yaml.safe_load(file.read_text())
@@ -165,23 +166,23 @@ def read_yaml(file: Path, cls: type) -> dict[str, str]:
 
 
 def merge(layers: Iterable[Layer]) -> dict[str, str]:
-    """Later layers win; of two settings that exclude each other the later one drops the earlier."""
+    """Merge layers; later layers override earlier ones, also for settings that exclude each other."""
     merged: dict[str, str] = {}
     for layer in layers:
         for pair in EXCLUSIVE:
-            named = [path for path in pair if layer.get(path, "null") != "null"]
-            if len(named) > 1:
-                raise SettingsError(f"{' and '.join(named)} exclude each other: give one")
-            if named:
+            present = [path for path in pair if layer.get(path, "null") != "null"]
+            if len(present) > 1:
+                raise SettingsError(f"{' and '.join(present)} exclude each other: set only one of them")
+            if present:
                 merged |= dict.fromkeys(pair, "null")
         merged |= {path: value for path, value in layer.items() if not _is_null_twin(path, value, layer)}
     return merged
 
 
 def make_settings(cls: type, merged: Layer) -> Any:
-    """Typed, checked settings of merged layers.
+    """Create typed and validated settings from merged layers.
 
-    Raises: SettingsError with the option, its value and what it expects.
+    Raises: SettingsError naming the option, its value and the expected type.
     """
     from argparse import ArgumentError
 
@@ -202,42 +203,43 @@ def make_settings(cls: type, merged: Layer) -> Any:
 
 def parse(cls: type, argv: Sequence[str], *, configs: Path | None = None, recipe: str = "",
           hardware: str | None = None) -> Any:  # fmt: skip
-    """Settings of a command line.
+    """Create settings from command line options.
 
     Args:
         cls: A settings dataclass, e.g. `ImageSettings`.
-        argv: The words after the recipe's name.
+        argv: The options, without the name of the recipe.
         configs: Folder with `<recipe>.yaml` and `hardware/<name>.yaml`; None reads no files.
         recipe: Name of the recipe.
-        hardware: The file of `hardware/` taken when the command line names none; None takes none.
+        hardware: Default for `hardware=`: name of a file in `hardware/`, or None.
     """
-    words = read_command_line(argv, cls)
-    return make_settings(cls, merge(layers_of(words, cls, configs, recipe, hardware)))
+    command_line = read_command_line(argv, cls)
+    return make_settings(cls, merge(layers_of(command_line, cls, configs, recipe, hardware)))
 
 
-def layers_of(words: CommandLine, cls: type, configs: Path | None, recipe: str, hardware: str | None) -> list[Layer]:
-    """The layers over the defaults, lowest first."""
+def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe: str,
+              hardware: str | None) -> list[Layer]:  # fmt: skip
+    """The layers above the defaults, lowest first."""
     files = [configs / f"{recipe}.yaml"] if configs else []
-    chosen = words.hardware or hardware
-    if chosen and configs:
-        files.append(hardware_file(chosen, configs))
-    elif words.hardware:
-        raise SettingsError(f"hardware={words.hardware}: this recipe has no configs folder")
-    if words.config:
-        files.append(Path(words.config))
-    return [*(read_yaml(file, cls) for file in files), words.values]
+    hardware = command_line.hardware or hardware
+    if hardware and configs:
+        files.append(hardware_file(hardware, configs))
+    elif command_line.hardware:
+        raise SettingsError(f"hardware={command_line.hardware}: this recipe has no configs folder")
+    if command_line.config:
+        files.append(Path(command_line.config))
+    return [*(read_yaml(file, cls) for file in files), command_line.values]
 
 
 def hardware_file(name: str, configs: Path) -> Path:
-    """`configs/hardware/<name>.yaml`. Raises: SettingsError listing the files there are."""
+    """`configs/hardware/<name>.yaml`. Raises: SettingsError listing the available files."""
     known = sorted(file.stem for file in (configs / "hardware").glob("*.yaml"))
     if name not in known:
-        raise SettingsError(f"hardware={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingsError(f"hardware={name}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return configs / "hardware" / f"{name}.yaml"
 
 
 def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
-    """A table of all options with their defaults (the recipe's YAML included) and one-line meanings."""
+    """Print usage and a table of all options with their defaults (including the recipe's YAML) and descriptions."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -248,24 +250,25 @@ def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("option", style="bold", no_wrap=True)
     table.add_column("default", overflow="fold", max_width=20)
-    table.add_column("meaning")
+    table.add_column("description")
     rows = [(o.path, _show(values[o.path]), o.meaning) for o in options(cls) if o.path != "model.overrides"]
-    rows += [(f"model.{name}", _show(values.get(f"model.overrides.{name}", "the model's")), meaning)
-             for name, meaning in MODEL_FIELDS.items()]  # fmt: skip
+    rows += [(f"model.{name}", _show(values.get(f"model.overrides.{name}", "per model")), description)
+             for name, description in MODEL_FIELDS.items()]  # fmt: skip
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(usage.strip(), markup=False)
     console.print(table)
-    console.print(_FOOT, markup=False)
+    console.print(_NOTES, markup=False)
 
 
-_FOOT = """Bare keys work where they are unique (lr=1e-3); data=cifar10 is data.name=cifar10. Values are YAML.
-hardware=cpu|gpu|ddp8|fsdp2 lays configs/hardware/*.yaml over the recipe's own file, config=FILE another one."""
+_NOTES = """Options are given as key=value, with YAML values. Unique keys can be shortened: lr=1e-3 sets optim.lr, and
+data=cifar10 sets data.name. hardware=cpu|gpu|mps|ddp8|fsdp2 applies the settings of configs/hardware/*.yaml, and
+config=FILE those of another YAML file; options on the command line override both."""
 
 
 def _one_key(path: str) -> str:
-    """`model.overrides.encoder.depth` -> `model.overrides.encoder/depth`: to `jsonargparse` a dot would be a level."""
+    """`model.overrides.encoder.depth` -> `model.overrides.encoder/depth`: `jsonargparse` would nest keys with dots."""
     head, found, rest = path.partition("model.overrides.")
     return f"{head}{found}{rest.replace('.', '/')}" if found else path
 
@@ -274,7 +277,7 @@ def _ends(path: str, key: str) -> bool:
     return path == key or path.endswith("." + key)
 
 
-def _shown(path: str) -> str:
+def _displayed(path: str) -> str:
     return path.replace("model.overrides.", "model.")
 
 
@@ -290,13 +293,13 @@ def _hint(key: str, paths: list[str]) -> str:
 
 
 def _is_null_twin(path: str, value: str, layer: Layer) -> bool:
-    """Whether this is `epochs: null` beside nothing: it must not undo what an earlier layer says."""
+    """Whether a setting is null because the one it excludes is set in the same layer (`steps: 5, epochs: null`)."""
     pair = next((pair for pair in EXCLUSIVE if path in pair), ())
     return value == "null" and any(layer.get(other, "null") != "null" for other in pair)
 
 
 def _readable(message: str, merged: Layer, cls: type) -> str:
-    """`jsonargparse`'s complaint in one line: the option, the value and what it expects."""
+    """Turn an error of `jsonargparse` into one line: the option, its value and the expected type."""
     found = re.search(r'Parser key "([^"]+)"', message)
     option: Option | None = next((o for o in options(cls) if found and o.path == found[1]), None)
     if option is None:

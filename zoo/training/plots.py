@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, the confusion of its classes. They need no display."""
+"""Plots of a run: learning curves, confusion matrix, attention maps. They need no display."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 Plot = Callable[["Run", Any, "Result"], "Figure | None"]
 
 
-def save_plots(run: "Run", task: Any, result: "Result", further: Mapping[str, Plot] | None = None) -> list[Path]:
-    """Draw every picture in `PICTURES`, and `further` ones, that has something to show into the run folder; returns
-    the files."""
+def save_plots(run: "Run", task: Any, result: "Result", extra: Mapping[str, Plot] | None = None) -> list[Path]:
+    """Save all plots of `PLOTS` and `extra` to the run folder; returns their files. Plots without data are skipped."""
     assert run.folder is not None
     files = []
-    for name, draw in {**PLOTS, **(further or {})}.items():
-        figure = draw(run, task, result)
+    for name, plot in {**PLOTS, **(extra or {})}.items():
+        figure = plot(run, task, result)
         if figure is not None:
             files.append(run.folder.path / f"{name}.png")
             figure.savefig(files[-1], dpi=110)
@@ -35,7 +34,7 @@ def save_plots(run: "Run", task: Any, result: "Result", further: Mapping[str, Pl
 
 
 def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Loss, and the figure that was looked at, over the steps."""
+    """Loss and the monitored metric over the steps."""
     assert run.folder is not None and run.data is not None
     rows = MetricsTable(run.folder.path / "metrics.csv").rows()
     monitor = "val_perplexity" if task.monitor == "val_loss" else task.monitor
@@ -50,11 +49,11 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
     left.legend(frameon=False)
     right.plot(*series[monitor], marker=".", color="tab:green")
     name = monitor.removeprefix("val_")
-    reached = result.figures.get(f"test_{name}")
-    if reached is not None:
-        said = f"{reached:.2%}" if name in ("accuracy", "f1", "wer") else f"{reached:.4g}"
-        right.axhline(reached, color="gray", linewidth=0.8, linestyle="--")
-        right.annotate(f"test {said}", (0.02, reached), xycoords=("axes fraction", "data"), va="bottom")
+    test_value = result.metrics.get(f"test_{name}")
+    if test_value is not None:
+        formatted = f"{test_value:.2%}" if name in ("accuracy", "f1", "wer") else f"{test_value:.4g}"
+        right.axhline(test_value, color="gray", linewidth=0.8, linestyle="--")
+        right.annotate(f"test {formatted}", (0.02, test_value), xycoords=("axes fraction", "data"), va="bottom")
     right.set(xlabel="step", ylabel=name, title=f"validation {name}")
     name = run.settings.model.source or run.settings.model.name
     figure.suptitle(f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})"))
@@ -62,7 +61,7 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
 
 
 def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Share of each true class that was taken for each class, on the test set."""
+    """Confusion matrix on the test set, as percentages of each true class."""
     counts: Tensor | None = getattr(task, "confusion", None)
     if counts is None:
         return None
@@ -71,30 +70,30 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
         or getattr(task.model, "labels", None)
         or [str(i) for i in range(len(counts))]
     )
-    shares = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
+    fractions = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     side = 3 + 0.42 * len(names)
     figure = _figure(side, side)
     axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions.numpy(), cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(names))
     axes.set_xticks(ticks, names, rotation=60, ha="right")
     axes.set_yticks(ticks, names)
-    axes.set(xlabel="taken for", ylabel="true class", title="confusion on the test set, %")
+    axes.set(xlabel="predicted class", ylabel="true class", title="confusion matrix, test set, %")
     if len(names) <= 20:
         for i in ticks:
             for j in ticks:
-                if shares[i, j] >= 0.005:
-                    shade = "white" if shares[i, j] > 0.5 else "black"
-                    axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8, color=shade)
+                if fractions[i, j] >= 0.005:
+                    color = "white" if fractions[i, j] > 0.5 else "black"
+                    axes.text(j, i, f"{100 * fractions[i, j]:.0f}", ha="center", va="center", fontsize=8, color=color)
     return figure
 
 
 def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Not a figure but the first test image, or sound, as it is: something to try the model on."""
+    """Save the first test image or audio clip as a file, to try the model on; returns no figure."""
     assert run.folder is not None
     data: Any = getattr(task.trainer, "datamodule", None)
-    if hasattr(data, "first_sound"):
-        wave, sampling_rate = data.first_sound()
+    if hasattr(data, "first_clip"):
+        wave, sampling_rate = data.first_clip()
         soundfile().write(run.folder.path / "sample.wav", wave.numpy(), sampling_rate)
         return None
     sets = getattr(data, "sets", None)
@@ -107,30 +106,30 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
 
 
 def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figure | None":
-    """What the layers attend to in some of the test; left out, with the reason, where a layer has no weights."""
+    """Attention maps of some test items; skipped, with a message, if a layer has no attention weights."""
     from torch.distributed.fsdp import FSDPModule
 
     data: Any = getattr(task.trainer, "datamodule", None)
     sets, model = getattr(data, "sets", None), task.evaluated
-    if hasattr(data, "some_sounds") and isinstance(model, Model) and not isinstance(model, FSDPModule):
-        return sound_attention(model, *data.some_sounds(count))
+    if hasattr(data, "sample_spectrograms") and isinstance(model, Model) and not isinstance(model, FSDPModule):
+        return audio_attention(model, *data.sample_spectrograms(count))
     if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
-        return None  # the forward pass of a sharded model is an affair of all ranks
+        return None  # a sharded model needs all ranks for a forward pass
     images, labels = sets.test.images[:count], sets.test.labels[:count]
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
     try:
         return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
     except ValueError as error:
-        print(f"attention.png is left out: {error}")
+        print(f"attention.png is not saved: {error}")
         return None
 
 
-def sound_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
-    """The same over time and frequency of spectrograms [B, T, F]."""
+def audio_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
+    """Attention maps over time and frequency of spectrograms [B, T, F]."""
     try:
         return plot_audio_attention(model, values, labels=labels)
     except ValueError as error:
-        print(f"attention.png is left out: {error}")
+        print(f"attention.png is not saved: {error}")
         return None
 
 
@@ -140,7 +139,7 @@ PLOTS: dict[str, Plot] = {
     "sample": sample,
     "attention": attention,
 }
-"""File name -> who draws it. A picture more is an entry more."""
+"""File name -> function that makes the plot."""
 
 
 def _figure(width: float, height: float) -> "Figure":

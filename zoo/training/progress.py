@@ -1,4 +1,4 @@
-"""The progress of a run: one bar over all planned steps in a terminal, a line per validation elsewhere."""
+"""Progress of a run: a progress bar over all steps in a terminal, a line per validation elsewhere."""
 
 import time
 from typing import Any
@@ -7,57 +7,57 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zoo.training.callbacks import Clock
+from zoo.training.callbacks import TrainingTimer
 
 
-class Bar(L.Callback):
-    """Refreshed at most four times a second, so that small models do not wait for it."""
+class ProgressBar(L.Callback):
+    """Progress bar that refreshes at most four times a second, so that it does not slow down small models."""
 
-    def __init__(self, console: Console, clock: Clock):
-        self.console, self.clock = console, clock
+    def __init__(self, console: Console, timer: TrainingTimer):
+        self.console, self.timer = console, timer
         self._bar: Progress | None = None
         self._next = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put up the bar."""
+        """Show the bar."""
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
-        text = TextColumn("{task.fields[figures]}")
+        text = TextColumn("{task.fields[metrics]}")
         columns = ("step", MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), text)
         self._bar = Progress(*columns, console=self.console, auto_refresh=False)
         self._bar.start()
-        self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, figures="")
+        self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, metrics="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Move it."""
+        """Update the bar."""
         if self._bar is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.25
             self._show(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A line per validation where no terminal is."""
+        """Update the bar, or print a line if the output is not a terminal."""
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         if self._bar is not None:
             self._show(trainer)
         else:
-            step = trainer.global_step
-            self.console.print(f"step {step}/{trainer.max_steps}  {figures(trainer)}  {spoken(self.clock.seconds)}",
-                               highlight=False)  # fmt: skip
+            progress, duration = f"{trainer.global_step}/{trainer.max_steps}", format_duration(self.timer.seconds)
+            self.console.print(f"step {progress}  {format_metrics(trainer)}  {duration}", highlight=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Close the bar."""
         self._close()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the terminal as it was."""
+        """Close the bar."""
         if self._bar is not None:
             self._show(trainer)
         self._close()
 
     def _show(self, trainer: L.Trainer) -> None:
         assert self._bar is not None
-        self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, figures=figures(trainer), refresh=True)
+        step, metrics = trainer.global_step, format_metrics(trainer)
+        self._bar.update(self._bar.task_ids[0], completed=step, metrics=metrics, refresh=True)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -65,14 +65,14 @@ class Bar(L.Callback):
             self._bar = None
 
 
-def figures(trainer: L.Trainer) -> str:
-    """`train loss 1.234  val loss 1.3  val accuracy 0.56`."""
+def format_metrics(trainer: L.Trainer) -> str:
+    """Current metrics as text: `train loss 1.2340  val loss 1.3000  val accuracy 0.5600`."""
     shown = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith(("train_", "val_"))}
     return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
 
 
-def spoken(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
+def format_duration(seconds: float) -> str:
+    """A duration as text: `45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,23 +1,19 @@
-"""What a run says about its data, and what it came to."""
+"""Description of a run's dataset, and its result."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a run says about its data, in the banner, in `config.yaml` and in `metrics.json`.
+    """Description of a dataset for the banner, `config.yaml` and `metrics.json`.
 
     Attributes:
-        name: Of the data set.
-        real: False for data that the program drew itself.
-        source: Where it came from.
-        train: Items to train on.
-        test: Items to test on.
+        name: Name of the dataset.
+        real: False for synthetic data.
+        source: Where the data comes from.
+        train: Number of training items.
+        test: Number of test items.
     """
 
     name: str
@@ -26,26 +22,31 @@ class DatasetInfo:
     train: int
     test: int
 
+    @property
+    def kind(self) -> str:
+        """`real data` or `synthetic data`."""
+        return "real data" if self.real else "synthetic data"
+
     def warning(self) -> str | None:
-        """A line that cannot be missed, for data that is not real."""
+        """Warning for synthetic data, None for real data."""
         if self.real:
             return None
-        return f"NOT REAL DATA: the {self.name} set is {self.source}; its figures say nothing of any other set."
+        return f"Synthetic data ({self.name}: {self.source}): the metrics say nothing about real data."
 
 
 @dataclass
 class Result:
-    """What a run came to; stands in `metrics.json`.
+    """Result of a run, as written to `metrics.json`.
 
     Attributes:
-        figures: `test_accuracy` and the like.
-        finished: Whether all planned steps are done; a run stopped by its time budget is not.
-        steps: Optimizer steps done.
-        seconds: Of training, over all starts.
+        metrics: Test metrics by name, e.g. `test_accuracy`.
+        finished: Whether training is complete; False if the time budget ended it.
+        steps: Number of optimizer steps done.
+        seconds: Seconds of training, over all restarts.
         folder: The run folder.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     finished: bool
     steps: int
     seconds: float

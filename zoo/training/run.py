@@ -1,4 +1,4 @@
-"""A run: its settings, model and folder."""
+"""A run of a recipe: its settings, model and folder."""
 
 import shlex
 import time
@@ -25,17 +25,19 @@ class Run:
         run = Run.of("vit_cifar", ["epochs=1"], ImageSettings, configs=Path("configs"))
 
     Attributes:
-        recipe: Its name; names the YAML file and the run folder.
+        recipe: Name of the recipe, also of its YAML file and the default run folder.
         cls: The settings dataclass.
-        words: The command line.
+        command_line: The parsed command line.
         configs: Folder of the YAML files, or None.
-        settings: As used; final once `open` was called.
-        folder: Where everything goes; there once `open` was called.
+        settings: The settings; final after `open`.
+        hardware: Name of the file in `configs/hardware` that is applied, or None.
+        data: Description of the dataset; set by `open`.
+        folder: The run folder; set by `open`.
     """
 
     recipe: str
     cls: type
-    words: CommandLine
+    command_line: CommandLine
     configs: Path | None
     settings: Any
     hardware: str | None = None
@@ -44,26 +46,30 @@ class Run:
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
-        """Read a command line. Torch is imported only once the words are known to be right.
+        """Create a run from command line options. Torch is only imported after the options have been checked.
 
         Raises: SettingsError.
         """
-        words = parse.read_command_line(argv, settings)
-        parse.make_settings(settings, parse.merge(parse.layers_of(words, settings, configs, recipe, None)))
-        accelerator = words.values.get("trainer.accelerator", "auto")
+        command_line = parse.read_command_line(argv, settings)
+        parse.make_settings(settings, parse.merge(parse.layers_of(command_line, settings, configs, recipe, None)))
+        accelerator = command_line.values.get("trainer.accelerator", "auto")
         chosen = devices.best_accelerator() if accelerator == "auto" else accelerator
-        hardware = words.hardware or (devices.OVERLAYS.get(chosen) if configs else None)
-        run = cls(recipe, settings, words, configs, None, hardware=hardware)
+        hardware = command_line.hardware or (devices.HARDWARE_FILES.get(chosen) if configs else None)
+        run = cls(recipe, settings, command_line, configs, None, hardware=hardware)
         run.settings = run._settings()
         return run
 
     def _settings(self, data: str | None = None) -> Any:
-        """All layers: recipe, hardware, recipe on this hardware, data, from weights, `config=`, command line."""
-        layers = parse.layers_of(self.words, self.cls, self.configs, self.recipe, self.hardware)
-        source = "source" if "model.source" in self.words.values else None
+        """Settings from all layers.
+
+        Lowest first: `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<hardware>.yaml`, `<recipe>.<data>.yaml`,
+        `<recipe>.source.yaml` (with model.source=), the file of `config=`, the command line.
+        """
+        layers = parse.layers_of(self.command_line, self.cls, self.configs, self.recipe, self.hardware)
+        source = "source" if "model.source" in self.command_line.values else None
         special = [f"{self.recipe}.{name}.yaml" for name in (self.hardware, data, source) if name]
         files = [self.configs / name for name in special if (self.configs / name).exists()] if self.configs else []
-        at = len(layers) - (2 if self.words.config else 1)
+        at = len(layers) - (2 if self.command_line.config else 1)
         layers[at:at] = [parse.read_yaml(file, self.cls) for file in files]
         try:
             return devices.settle(parse.make_settings(self.cls, parse.merge(layers)))
@@ -71,32 +77,32 @@ class Run:
             raise SettingsError(str(error)) from None
 
     def expect(self, data: str) -> None:
-        """Take the settings for a data set whose name is known before it is read: its file may say how to read it."""
+        """Apply the settings for a dataset before it is loaded: its YAML file may say how to load it."""
         self.settings = self._settings(data)
 
     # --- what a recipe calls, in this order --------------------------------------------------------------------------
 
     def create_model(self) -> "Model":
-        """The model that the settings name, checked before any data is touched.
+        """Create or load the model of the settings, before any data is loaded.
 
-        Raises: SettingsError with what `zoo.create_model` or `zoo.load` has to say.
+        Raises: SettingsError with the message of `zoo.create_model` or `zoo.load`.
         """
-        wanted = self.settings.model
+        config = self.settings.model
         try:
-            if wanted.source:
+            if config.source:
                 from zoo.checkpoints.load import load
 
-                return load(wanted.source, **wanted.overrides)
+                return load(config.source, **config.overrides)
             from zoo.checkpoints.create import create_model
 
-            return create_model(wanted.name, seed=self.settings.seed, **wanted.overrides)
+            return create_model(config.name, seed=self.settings.seed, **config.overrides)
         except (ValueError, TypeError) as error:
             raise SettingsError(str(error)) from error
 
     def open(self, data: DatasetInfo) -> None:
-        """Now that the data is known: the final settings, and the run folder.
+        """Set the dataset, make the settings final, and open the run folder.
 
-        Raises: RunError when the folder holds another run.
+        Raises: RunError if the folder holds a different, unfinished run.
         """
         from zoo.training.trainer import check_logger
 
@@ -105,36 +111,35 @@ class Run:
         check_logger(settings.trainer.logger)
         values = as_dict(settings)
         if "data" in values:
-            values["data"]["name"] = data.name  # an `auto` that finds other data tomorrow is another run
+            values["data"]["name"] = data.name  # `auto` may find other data next time, which is a different run
         base = Path(settings.run_dir or Path("runs") / self.recipe)
 
         def decide() -> tuple[str, bool]:
             found = open_run(base, values, settings.resume)
             return str(found.path), found.unfinished
 
-        path, unfinished = distributed.agree(decide)
+        path, unfinished = distributed.decide_on_rank_zero(decide)
         self.folder = RunFolder(Path(path), unfinished)
         self.settings = settings
         if distributed.rank() == 0:
             self.folder.create(values, header=self._header(data))
 
-    def longer(self, words: str) -> str:
-        """This command with `words` (`epochs=30`) in the place of its own length."""
+    def longer_command(self, options: str) -> str:
+        """The command of this run with `options` (e.g. `epochs=30`) instead of its own length."""
         length = ("trainer.epochs", "trainer.steps", "trainer.max_minutes")
-        said = {path: value for path, value in self.words.values.items() if path not in length}
-        return self._command(said, *words.split())
+        others = {path: value for path, value in self.command_line.values.items() if path not in length}
+        return self._command(others, *options.split())
 
     @property
     def command(self) -> str:
-        """This command, as it can be given again."""
-        special = {"hardware": self.words.hardware, "config": self.words.config}
-        return self._command(self.words.values, *(f"{key}={value}" for key, value in special.items() if value))
+        """The command of this run, for use in a shell."""
+        special = {"hardware": self.command_line.hardware, "config": self.command_line.config}
+        return self._command(self.command_line.values, *(f"{key}={value}" for key, value in special.items() if value))
 
-    def _command(self, values: Mapping[str, Any], *words: str) -> str:
-        given = [f"{parse.shortest(path, self.cls)}={value}" for path, value in values.items()]
-        return shlex.join(["python", f"recipes/{self.recipe}.py", *given, *words])
+    def _command(self, values: Mapping[str, Any], *more: str) -> str:
+        options = [f"{parse.shortest(path, self.cls)}={value}" for path, value in values.items()]
+        return shlex.join(["python", f"recipes/{self.recipe}.py", *options, *more])
 
     def _header(self, data: DatasetInfo) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M")
-        about = f"{data.name} ({'real' if data.real else 'NOT REAL'}; {data.source})"
-        return f"{self.recipe}, started {stamp}\ndata: {about}"
+        return f"{self.recipe}, started {stamp}\ndata: {data.name} ({data.kind}; {data.source})"

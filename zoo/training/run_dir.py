@@ -1,4 +1,4 @@
-"""Run folders: which one a command goes on with, which it starts, and what stands in it. Torch-free.
+"""Run folders: their contents, and which one a command resumes or creates. Torch-free.
 
 runs/vit_cifar/
   config.yaml      every setting, as used
@@ -6,7 +6,7 @@ runs/vit_cifar/
   metrics.json     the result; `finished: true` once all steps are done
   checkpoints/     last.ckpt, best.ckpt
   model/           the best model as a zoo folder
-  *.png            pictures
+  *.png            plots
 """
 
 import json
@@ -23,7 +23,7 @@ from zoo.utils.options import flatten
 
 
 class RunError(ValueError):
-    """A run folder that a command may not use."""
+    """A run folder cannot be used by a command."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class RunFolder:
 
     Attributes:
         path: The folder.
-        unfinished: Whether the folder already held a run that this one goes on with.
+        unfinished: Whether the folder holds an unfinished run that is resumed.
     """
 
     path: Path
@@ -46,28 +46,28 @@ class RunFolder:
 
     @property
     def last(self) -> Path | None:
-        """The checkpoint to go on from, if one was written."""
+        """The checkpoint to resume from, if one was written."""
         file = self.checkpoints / "last.ckpt"
         return file if file.exists() else None
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint with the best validation, if one was written."""
+        """The checkpoint of the best validation, if one was written."""
         file = self.checkpoints / "best.ckpt"
         return file if file.exists() else None
 
     @property
     def model(self) -> Path:
-        """Where the zoo folder of the best model goes."""
+        """Folder of the best model, in zoo format."""
         return self.path / "model"
 
     def create(self, settings: dict[str, Any], header: str = "") -> None:
-        """Make the folder and write `config.yaml`; one process of a run does this.
+        """Create the folder and write `config.yaml`; called by rank 0 only.
 
-        Raises: RunError when another process is at work in the folder.
+        Raises: RunError if another process is using the folder.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        self._acquire_lock()
         comment = "".join(f"# {line}\n" for line in header.splitlines())
         write_text(self.path / "config.yaml", comment + yaml.safe_dump(settings, sort_keys=False))
 
@@ -76,65 +76,65 @@ class RunFolder:
         write_text(self.path / "metrics.json", json.dumps(result, indent=2) + "\n")
 
     def release(self) -> None:
-        """Let another process use the folder."""
+        """Release the lock on the folder."""
         if self._lock:
             self._lock.close()
             self._lock = None
 
-    def _hold(self) -> None:
-        """Lock the folder for as long as this process lives; a killed process leaves no lock behind.
+    def _acquire_lock(self) -> None:
+        """Lock the folder for the lifetime of this process; a killed process leaves no lock behind.
 
-        A POSIX record lock, because forked loader workers do not inherit it and so cannot outlive their parent with it.
+        This is a POSIX record lock, which forked data loader workers do not inherit, so they cannot keep it alive.
         """
         try:
             import fcntl
-        except ImportError:  # Windows has none: two processes in one folder are then the user's affair
+        except ImportError:  # not available on Windows: no locking there
             return
-        handle = open(self.path / ".lock", "a")  # noqa: SIM115  (held open on purpose)
+        handle = open(self.path / ".lock", "a")  # noqa: SIM115  (stays open while the lock is held)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             handle.close()
-            raise RunError(f"{self.path}: another process is training in this folder; give another run_dir=") from None
+            raise RunError(f"{self.path}: another process is training in this folder; use another run_dir=") from None
         self._lock = handle
 
 
 def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunFolder:
-    """The folder that a run of these settings belongs in; reads the disk and writes nothing.
+    """Find the folder for a run with these settings; reads only, writes nothing.
 
-    An unfinished run with equal settings is gone on with (`base`, `base-2` ...: the latest that fits), and so is one
-    that never came to its first checkpoint. Where all are finished, the next number is a new run. Every process of a
-    distributed run may ask: until training starts, the answer stays the same.
+    The latest unfinished run with the same settings among `base`, `base-2`, ... is resumed, and so is one that has not
+    written a checkpoint yet. If all runs are finished, the next number is a new run. All processes of a distributed run
+    get the same folder until training starts.
 
     Args:
-        base: `runs/<recipe>` or what `run_dir=` says.
+        base: `runs/<recipe>`, or the value of `run_dir=`.
         settings: All settings as nested dicts.
-        resume: `auto`; `never` takes a new folder in any case; `must` never does.
+        resume: `auto`; `never` always uses a new folder; `must` never does.
 
-    Raises: RunError when the latest run is unfinished and has other settings (it names them), or with `must` when
-        there is nothing to go on with.
+    Raises: RunError if the latest run is unfinished and has other settings (the message lists them), or with `must` if
+        there is no run to resume.
     """
     if base.exists() and not base.is_dir():
-        raise RunError(f"{base} is a file; give another run_dir=")
-    runs = list(_numbered(base))
-    fresh = next(path for path in _names(base) if path not in runs)
+        raise RunError(f"{base} is a file; use another run_dir=")
+    runs = list(_existing_runs(base))
+    new = next(path for path in _candidates(base) if path not in runs)
     if resume == "never":
-        return RunFolder(fresh)
-    waiting = [path for path in runs if not is_finished(path)]
-    changes = {path: differences(read_config(path), settings) for path in waiting}
-    for path in reversed(waiting):
-        begun = RunFolder(path).last is not None
-        if not changes[path] if begun else resume != "must":
+        return RunFolder(new)
+    unfinished = [path for path in runs if not is_finished(path)]
+    changes = {path: differences(read_config(path), settings) for path in unfinished}
+    for path in reversed(unfinished):
+        has_checkpoint = RunFolder(path).last is not None
+        if not changes[path] if has_checkpoint else resume != "must":
             return RunFolder(path, unfinished=True)
-    if waiting and changes[waiting[-1]] and (resume == "must" or waiting[-1] == runs[-1]):
-        raise RunError(_refusal(waiting[-1], changes[waiting[-1]]))
+    if unfinished and changes[unfinished[-1]] and (resume == "must" or unfinished[-1] == runs[-1]):
+        raise RunError(_changed_settings(unfinished[-1], changes[unfinished[-1]]))
     if resume == "must":
         raise RunError(f"resume=must: {base} holds no unfinished run")
-    return RunFolder(fresh)
+    return RunFolder(new)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether all planned steps of a run are done and its result is written.
+    """Whether a run has completed its training and written its result.
 
     Raises: RunError for a damaged `metrics.json`.
     """
@@ -142,7 +142,7 @@ def is_finished(path: Path) -> bool:
     try:
         return bool(json.loads(file.read_text()).get("finished")) if file.exists() else False
     except (ValueError, AttributeError) as error:
-        raise RunError(f"{file} is damaged ({error}): remove it to go on, or give another run_dir=") from None
+        raise RunError(f"{file} is damaged ({error}): remove it to resume the run, or use another run_dir=") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -158,13 +158,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a file as a whole: who reads it sees the old text or the new one."""
+    """Replace a file atomically: a reader sees either the old text or the new one."""
     from zoo.utils.files import write_atomic
 
     write_atomic(file, text.encode())
 
 
-def _names(base: Path) -> Iterator[Path]:
+def _candidates(base: Path) -> Iterator[Path]:
+    """`base`, `base-2`, `base-3`, ..."""
     yield base
     number = 2
     while True:
@@ -172,35 +173,35 @@ def _names(base: Path) -> Iterator[Path]:
         number += 1
 
 
-def _numbered(base: Path) -> Iterator[Path]:
-    """The runs there are: `base`, `base-2` ... up to the first gap. A folder without a config is no run."""
-    for path in _names(base):
+def _existing_runs(base: Path) -> Iterator[Path]:
+    """The existing runs `base`, `base-2`, ... up to the first folder without a `config.yaml`."""
+    for path in _candidates(base):
         if not (path / "config.yaml").exists():
             return
         yield path
 
 
-def _refusal(path: Path, changes: dict[str, tuple[Any, Any]]) -> str:
+def _changed_settings(path: Path, changes: dict[str, tuple[Any, Any]]) -> str:
     listed = "; ".join(f"{name}: {old!r} there, {new!r} here" for name, (old, new) in changes.items())
-    return (f"{path} holds an unfinished run with other settings ({listed}). Give the old values to go on with it, "
-            f"resume=never to start a new run beside it, or another run_dir=")  # fmt: skip
+    return (f"{path} holds an unfinished run with other settings ({listed}). Use the old values to resume it, "
+            f"resume=never to start a new run, or another run_dir=")  # fmt: skip
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ and matter, `{path: (old value, new value)}`; what `FREE` lists is not looked at."""
-    before, now = _comparable(renamed.options(flatten(old))), _comparable(flatten(new))
+    """Settings that differ, `{path: (old value, new value)}`, except those in `FREE`."""
+    before, after = _comparable(renamed.options(flatten(old))), _comparable(flatten(new))
     return {
-        path: (before.get(path), now.get(path))
-        for path in sorted(before.keys() | now.keys())
-        if before.get(path) != now.get(path)
+        path: (before.get(path), after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
     }
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings without the free ones, and with the micro-batches of a step in the place of their factors."""
+    """Flat settings without those in `FREE`, with the number of micro-batches per step instead of its factors."""
     flat = {path: value for path, value in values.items() if path not in FREE}
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
-    if "trainer.strategy" in flat:  # FSDP2 files the optimizer's state in an order of its own
+    if "trainer.strategy" in flat:  # FSDP2 stores the optimizer state in a different order
         flat["trainer.strategy"] = "fsdp2" if flat["trainer.strategy"] == "fsdp2" else "a copy per device"
     flat["trainer.devices x num_nodes x accumulate_grad_batches"] = factors[0] * factors[1] * factors[2]
     return flat

@@ -1,4 +1,4 @@
-"""Settings -> a `lightning.Trainer`."""
+"""Create the `lightning.Trainer` of a run from its settings."""
 
 import logging
 import warnings
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from zoo.training.callbacks import AtomicCheckpoints, CsvLogger
+from zoo.training.callbacks import AtomicCheckpointIO, CsvLogger
 from zoo.training.config import RunSettings
 from zoo.training.devices import strategy_name, world
 from zoo.training.parse import SettingsError
@@ -20,29 +20,33 @@ from zoo.utils.errors import did_you_mean
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 _EXPECTED = (
-    "resuming from a checkpoint that ended before the epoch",  # batches are keyed by the step
-    "The number of training batches .* is smaller than the logging interval",  # rows are counted over epochs
-    "does not have many workers",  # workers=0 gathers from memory
+    "resuming from a checkpoint that ended before the epoch",  # batches are a function of the step
+    "The number of training batches .* is smaller than the logging interval",  # logging counts steps across epochs
+    "does not have many workers",  # num_workers=0 reads from memory
     "You have overridden `.*configure_model`",
     "Found .* module.* in eval mode",  # the moving average
     "The `srun` command is available",
     "ModelParallelStrategy",
-    "`isinstance.treespec, LeafSpec",  # torch's, of its own
-    "It is recommended to use `self.log",  # torchmetrics has summed over the ranks already
+    "`isinstance.treespec, LeafSpec",  # raised inside torch
+    "It is recommended to use `self.log",  # torchmetrics already reduces over ranks
 )
 
 
 def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every: int,
                  callbacks: list[Callback], csv: CsvLogger) -> L.Trainer:  # fmt: skip
-    """A trainer of exactly so many steps.
+    """Create a trainer for a fixed number of steps.
 
     Args:
+        settings: Settings of the run.
+        folder: The run folder.
         steps: Planned optimizer steps.
         validate_every: Steps between validations.
+        callbacks: Callbacks of the run.
+        csv: The logger that writes `metrics.csv`.
     """
     t = settings.trainer
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # the banner says what matters
+        logging.getLogger(name).setLevel(logging.WARNING)  # the banner shows this information
     for expected in _EXPECTED:
         warnings.filterwarnings("ignore", message=f".*{expected}")
     return L.Trainer(
@@ -51,15 +55,15 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
         max_epochs=-1, max_steps=steps, accumulate_grad_batches=t.accumulate_grad_batches,
         gradient_clip_val=t.gradient_clip_val or None, val_check_interval=validate_every * t.accumulate_grad_batches,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
-        use_distributed_sampler=False,   # it reshuffles; the data module slices by rank
+        use_distributed_sampler=False,   # the data module distributes batches itself
         deterministic=t.deterministic, benchmark=False,
-        logger=[csv, *further_logger(t.logger, folder)], callbacks=callbacks, plugins=[AtomicCheckpoints()],
+        logger=[csv, *extra_logger(t.logger, folder)], callbacks=callbacks, plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=True, default_root_dir=folder,
     )  # fmt: skip
 
 
 def make_strategy(settings: RunSettings) -> str | Strategy:
-    """One device, copies of the model (ddp), or the model sharded over the devices (fsdp2)."""
+    """Strategy for one device, for data parallelism (ddp), or for a sharded model (fsdp2)."""
     name = strategy_name(settings)
     if name == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
@@ -68,10 +72,10 @@ def make_strategy(settings: RunSettings) -> str | Strategy:
     return "auto"
 
 
-def further_logger(name: str | None, folder: Path) -> list[Logger]:
-    """A Lightning logger by its class name, writing into the run folder.
+def extra_logger(name: str | None, folder: Path) -> list[Logger]:
+    """Create a Lightning logger by class name, which writes to the run folder.
 
-    Raises: SettingsError for an unknown name, or one whose package is not installed.
+    Raises: SettingsError for an unknown name, or if the logger's package is not installed.
     """
     if not name:
         return []
@@ -81,15 +85,15 @@ def further_logger(name: str | None, folder: Path) -> list[Logger]:
         arguments |= {"name": "", "version": name.removesuffix("Logger").lower()}
     try:
         return [getattr(loggers, name)(**arguments)]
-    except TypeError:  # CometLogger and NeptuneLogger name their folders otherwise
+    except TypeError:  # CometLogger and NeptuneLogger do not take save_dir
         return [getattr(loggers, name)()]
     except ModuleNotFoundError as error:
-        mend = "pip install 'attention-zoo[logs]' brings TensorBoard"
-        raise SettingsError(f"logger={name} is not installed ({error}); {mend}") from None
+        fix = "pip install 'attention-zoo[logs]' installs TensorBoard"
+        raise SettingsError(f"logger={name} is not installed ({error}); {fix}") from None
 
 
 def check_logger(name: str | None) -> None:
-    """Raises: SettingsError for a name that Lightning has no logger of."""
+    """Raises: SettingsError if Lightning has no logger of this name."""
     known = sorted(n for n in loggers.__all__ if n != "Logger")
     if name and name not in known:
-        raise SettingsError(f"logger={name}: there are {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingsError(f"logger={name}: expected one of {', '.join(known)}{did_you_mean(name, known)}")

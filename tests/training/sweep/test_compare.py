@@ -66,7 +66,7 @@ def test_split_minds_brackets_and_quotes() -> None:
 def test_a_plan(recipe: Path) -> None:
     plan = read_plan("quick", ["attention=softmax,linear", "seeds=2", "max_minutes=5", "lr=1e-3", "betas=[0.9, 0.95]"])
     assert (plan.key, plan.values, plan.seeds, plan.minutes) == ("attention", ["softmax", "linear"], [0, 1], 5.0)
-    assert plan.rest == ["lr=1e-3", "betas=[0.9, 0.95]"] and plan.out == Path("runs/compare-quick-attention")
+    assert plan.shared == ["lr=1e-3", "betas=[0.9, 0.95]"] and plan.out == Path("runs/compare-quick-attention")
     assert read_plan("quick", ["depth=2,4", "seeds=3,8"]).seeds == [3, 8]
     local, other = "{kind: local, window: 9}", "{kind: local, window: 7}"
     assert plan.folder("softmax", 1) == plan.out / "softmax" / "seed-1" and plan.folder(local, 0) != plan.folder(
@@ -85,7 +85,7 @@ def test_a_plan(recipe: Path) -> None:
         (["attention=a,b", "run_dir=x"], "out="),
         (["attention=a,b", "max_minutes=soon"], "above 0"),
         (["attention=a,b", "seeds=0"], "at least one seed"),
-        (["attention=a,b", "seeds=x"], "how many"),
+        (["attention=a,b", "seeds=x"], "expected a number of seeds"),
         (["attention=a,b", "attention=c,d"], "given twice"),
         (["attention"], "key=value"),
     ],
@@ -132,8 +132,8 @@ def test_the_metric_is_an_accuracy_before_a_loss() -> None:
 def made(values: dict[str, list[float]], steps: int = 10) -> Comparison:
     trials = [
         Trial(value, seed, Path(), {"val_accuracy": [(steps, 5.0, figure)]})
-        for value, figures in values.items()
-        for seed, figure in enumerate(figures)
+        for value, metrics in values.items()
+        for seed, figure in enumerate(metrics)
     ]
     seeds = list(range(max(map(len, values.values()))))
     return Comparison("r", "attention", list(values), seeds, trials, "val_accuracy", Path())
@@ -153,7 +153,7 @@ def test_differences_are_paired_by_seed() -> None:
 def test_one_seed_has_no_standard_error_and_a_failed_run_takes_no_part() -> None:
     single = made({"a": [0.1], "b": [0.3]})
     found = single.at("b", time=False)
-    assert found is not None and found.error is None and "one seed gives no standard error" in str(single)
+    assert found is not None and found.error is None and "there is no standard error for one seed" in str(single)
     broken = made({"a": [0.1, 0.2], "b": [0.3, 0.3]})
     broken.trials[2].failure = "loss is NaN"
     found = broken.at("b", time=False)
@@ -184,9 +184,9 @@ def test_a_comparison(quick: Path) -> None:
     assert seconds is not None and seconds.difference == pytest.approx(0.11 + 0.15)  # slow is at step 15 by then
     row = comparison.rows()[1]
     assert row["parameters"] == 1000 and row["items_per_second"] == 50 and row["flops"] is None
-    assert "NOT REAL DATA" in str(comparison) and "not measured" in str(comparison)
+    assert "synthetic data" in str(comparison) and "not measured" in str(comparison)
     assert json.loads((comparison.folder / "comparison.json").read_text())["rows"][1] == row
-    assert comparison.picture.read_bytes()[:4] == b"\x89PNG" and (comparison.folder / "comparison.md").is_file()
+    assert comparison.plot_file.read_bytes()[:4] == b"\x89PNG" and (comparison.folder / "comparison.md").is_file()
 
 
 def test_it_goes_on_where_it_was_interrupted_and_can_grow(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:

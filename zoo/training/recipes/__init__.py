@@ -1,1 +1,1 @@
-"""What the recipes of one task share."""
+"""Functions that recipes share: model, data and task from settings."""

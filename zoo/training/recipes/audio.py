@@ -1,4 +1,4 @@
-"""What the recipes of audio do with their settings: model, sounds, features, task."""
+"""Audio classification recipe: model, audio clips, spectrograms and task from settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,57 +19,58 @@ from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import balanced
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.text import asked, check_export
+from zoo.training.recipes.text import check_export, user_overrides
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import announce
 
-LONGEST = 10.0  # seconds that a fresh model hears at a time, unless `seconds=` says more
+DEFAULT_MAX_DURATION = 10.0  # seconds; longest input of a new model unless `max_duration=` is given
 
 
 class AudioDataModule(KeyedDataModule):
-    """Spectrograms in batches keyed by the step; `sounds` and `hear` are for pictures and the task.
+    """Spectrograms in batches that are a function of (seed, step).
 
     Args:
-        sets: What the spectrograms were made of.
-        hear: Makes the model's batches of raw ones.
-        parts: Training, validation and test set.
-        options: Of KeyedDataModule.
+        splits: The audio clips of the spectrograms, for plots.
+        augment: Turns raw batches into batches of the model.
+        spectrograms: Training, validation and test set.
+        options: Further arguments of KeyedDataModule.
     """
 
-    items = "sounds"
+    items = "clips"
 
-    def __init__(self, sets: AudioSplits, hear: SpectrogramAugment,
-                 parts: tuple[Spectrograms, Spectrograms, Spectrograms],
+    def __init__(self, splits: AudioSplits, augment: SpectrogramAugment,
+                 spectrograms: tuple[Spectrograms, Spectrograms, Spectrograms],
                  batch_size: int, **options: Any) -> None:  # fmt: skip
-        super().__init__(*parts, batch_size, **options)
-        self.sounds, self.hear = sets, hear
+        super().__init__(*spectrograms, batch_size, **options)
+        self.splits, self.augment = splits, augment
         self.require_full_batch()
 
-    def first_sound(self) -> tuple[Tensor, int]:
-        """The first sound of the test [S], and its rate."""
-        return self.sounds.test.clips[0], self.sounds.sampling_rate
+    def first_clip(self) -> tuple[Tensor, int]:
+        """(waveform [S], sampling rate) of the first clip of the test set."""
+        return self.splits.test.clips[0], self.splits.sampling_rate
 
-    def some_sounds(self, count: int) -> tuple[Tensor, list[int]]:
-        """Spectrograms [count, T, F] of the test as the model hears them, of as many classes as can be, and labels."""
+    def sample_spectrograms(self, count: int) -> tuple[Tensor, list[int]]:
+        """(spectrograms [count, T, F], labels) of test clips from as many classes as possible."""
         rows = balanced_rows(self.test.labels, min(count, len(self.test)), self.seed)
-        batch = self.hear(self.test.__getitems__(Keys(rows.tolist(), 0)), seed=self.seed, step=0, train=False)
+        batch = self.augment(self.test.__getitems__(Keys(rows.tolist(), 0)), seed=self.seed, step=0, train=False)
         return batch["input_values"], batch["labels"].tolist()
 
 
 def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
-    """The model, checked before data is touched; then the data; then the run folder. The model knows both.
+    """Create the model, load the data and open the run folder, in this order, so that mistakes show early.
 
     Raises: SettingsError, RunError.
     """
-    model = started(run)
+    model = initial_model(run)
     try:
-        heard = model.preprocess if run.settings.model.source else None
-        sets = load_audio(run.settings.data, seed=run.settings.seed, sampling_rate=heard.sampling_rate if heard else 0)
+        pretrained = model.preprocess if run.settings.model.source else None
+        sampling_rate = pretrained.sampling_rate if pretrained else 0
+        sets = load_audio(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate)
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        train_set, val_set = parts(sets, run.settings.trainer.val_fraction, run.settings.seed)
-        if heard is None:
-            model = fitted(run, model, train_set, len(sets.classes))
+        train_set, val_set = train_val_split(sets, run.settings.trainer.val_fraction, run.settings.seed)
+        if pretrained is None:
+            model = fit_to_data(run, model, train_set, len(sets.classes))
         elif model.labels != sets.classes:
             model.reset_head(len(sets.classes), seed=run.settings.seed)
         model.labels = list(sets.classes)
@@ -80,12 +81,12 @@ def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
 
 
 def audio_classifier(run: Run, model: Model, data: AudioDataModule) -> ClassificationTask:
-    """The task of the settings. Raises: SettingsError."""
+    """Create the task from the settings. Raises: SettingsError."""
     s = run.settings
     try:
-        weights = balanced(data.train.labels, len(data.sounds.classes)) if s.task.class_weights == "balanced" else None
+        weights = balanced(data.train.labels, len(data.splits.classes)) if s.task.class_weights == "balanced" else None
         return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, class_weights=weights,
-                        augment=data.hear, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
+                                  augment=data.augment, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
@@ -93,19 +94,19 @@ def audio_classifier(run: Run, model: Model, data: AudioDataModule) -> Classific
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def started(run: Run) -> Model:
-    """The model of the settings, which hears spectrograms and names classes; a fresh one is fitted to the data later.
+def initial_model(run: Run) -> Model:
+    """Create or load the model of the settings; a new model is rebuilt once the data is known.
 
-    Raises: SettingsError with what `zoo.load` or `zoo.create_model` has to say.
+    Raises: SettingsError with the message of `zoo.load` or `zoo.create_model`.
     """
     s = run.settings
     try:
         if s.vit and s.model.source:
-            raise SettingsError("vit= and model.source= are both given: a model starts from one of them")
+            raise SettingsError("vit= and model.source= are both given: give only one of them")
         if s.vit:
             return from_vit(run)
         if s.model.source:
-            model = load(s.model.source, **{"head": "classify"} | asked(run)).train()
+            model = load(s.model.source, **{"head": "classify"} | user_overrides(run)).train()
         else:
             model = create_model(s.model.name, head="classify", seed=s.seed, **s.model.overrides)
     except (ValueError, TypeError) as error:
@@ -113,27 +114,27 @@ def started(run: Run) -> Model:
     if "mel_bins" not in model.config.names():
         raise SettingsError(f"{s.model.source or s.model.name} does not take spectrograms: expected an AST")
     if s.model.source and not isinstance(model.preprocess, SpectrogramFeatureExtractor):
-        raise SettingsError(f"model.source={s.model.source} does not say how it hears: expected its preprocessing "
-                            f"(preprocessor_config.json) beside it")  # fmt: skip
+        raise SettingsError(f"model.source={s.model.source} has no audio preprocessing: expected a "
+                            f"preprocessor_config.json in its folder")  # fmt: skip
     return model
 
 
 def from_vit(run: Run, **fields: Any) -> Model:
-    """An AST that starts from a picture model; the shape of its blocks is that one's."""
+    """An AST initialized from a ViT, with the ViT's dimensions."""
     s = run.settings
-    named = {"mel_bins": 128, "max_length": 128} | asked(run) | fields
-    return ast_from_vit(load(s.vit, head="pool"), seed=s.seed, **named).train()
+    overrides = {"mel_bins": 128, "max_length": 128} | user_overrides(run) | fields
+    return ast_from_vit(load(s.vit, head="pool"), seed=s.seed, **overrides).train()
 
 
-def fitted(run: Run, model: Model, train: AudioDataset, classes: int) -> Model:
-    """The fresh model with a window as long as its sounds, as many classes, and their statistics."""
+def fit_to_data(run: Run, model: Model, train: AudioDataset, classes: int) -> Model:
+    """The new model rebuilt for the data: maximum length, number of classes, mean and std of the spectrograms."""
     s, config = run.settings, model.config
     preprocess = SpectrogramFeatureExtractor(sampling_rate=train.clips.sampling_rate, num_mel_bins=config.mel_bins)
     frames = config.max_length
-    if "max_length" not in asked(run):
+    if "max_length" not in user_overrides(run):
         longest = int(train.clips.lengths.max()) / train.clips.sampling_rate
-        seconds = s.data.max_duration or min(longest, LONGEST)
-        frames = max(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), _least_frames(config))
+        seconds = s.data.max_duration or min(longest, DEFAULT_MAX_DURATION)
+        frames = max(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), _min_frames(config))
     fields = {"max_length": frames, "num_classes": classes}
     model = from_vit(run, **fields) if s.vit else create_model(
         s.model.name, head="classify", seed=s.seed, **s.model.overrides | fields
@@ -143,7 +144,7 @@ def fitted(run: Run, model: Model, train: AudioDataset, classes: int) -> Model:
     return model
 
 
-def _least_frames(config: Any) -> int:
+def _min_frames(config: Any) -> int:
     size = config.patch_size
     return size if isinstance(size, int) else size[1]
 
@@ -151,27 +152,28 @@ def _least_frames(config: Any) -> int:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def parts(sets: AudioSplits, share: float, seed: int) -> tuple[AudioDataset, AudioDataset]:
-    """(training set, validation set): the given one, else a share of the training set, else the test set."""
+def train_val_split(sets: AudioSplits, fraction: float, seed: int) -> tuple[AudioDataset, AudioDataset]:
+    """(training set, validation set): the data's own validation set, else a fraction of the training set, else the
+    test set."""
     if sets.validation is not None:
         return sets.train, sets.validation
-    if not share:
+    if not fraction:
         return sets.train, sets.test
-    held = held_out_mask(sets.train.labels, share, seed)
+    held = held_out_mask(sets.train.labels, fraction, seed)
     if held.all():
-        raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training sounds")
+        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} clips for training")
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
 def audio_datamodule(run: Run, preprocess: SpectrogramFeatureExtractor, sets: AudioSplits,
-                 given: tuple[AudioDataset, AudioDataset]) -> AudioDataModule:  # fmt: skip
-    """Spectrograms of all sounds, in batches of the settings."""
+                     train_val: tuple[AudioDataset, AudioDataset]) -> AudioDataModule:  # fmt: skip
+    """Data module with the spectrograms of all clips."""
     s = run.settings
-    made = [Spectrograms.of(one.clips, one.labels, preprocess) for one in (*given, sets.test)]
-    longer = sum(int((one.lengths > preprocess.frames).sum()) for one in made)
-    if longer:
-        window = preprocess.limit / preprocess.sampling_rate
-        announce(f"{longer} sounds are longer than the {window:.2f} s that the model hears at a time: training takes "
-                 f"another part of each in every epoch, tests their middle (max_duration= widens it)")  # fmt: skip
-    return AudioDataModule(sets, SpectrogramAugment(s.data.augment, preprocess), (made[0], made[1], made[2]),
-                           s.data.batch_size,                       seed=s.seed, num_workers=s.data.num_workers)  # fmt: skip
+    train, val, test = (Spectrograms.of(part.clips, part.labels, preprocess) for part in (*train_val, sets.test))
+    too_long = sum(int((part.lengths > preprocess.frames).sum()) for part in (train, val, test))
+    if too_long:
+        window = preprocess.max_samples / preprocess.sampling_rate
+        announce(f"{too_long} clips are longer than the {window:.2f} s that the model takes: training uses a different "
+                 f"part of each in every epoch, evaluation the middle (increase max_duration=)")  # fmt: skip
+    return AudioDataModule(sets, SpectrogramAugment(s.data.augment, preprocess), (train, val, test),
+                           s.data.batch_size, seed=s.seed, num_workers=s.data.num_workers)  # fmt: skip

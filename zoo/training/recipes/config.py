@@ -1,4 +1,4 @@
-"""The options of the recipes. Torch-free: `--help` reads this file."""
+"""Options of the recipes. Torch-free, because `--help` reads this file."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,13 +18,13 @@ from zoo.training.config import RunSettings
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Low-rank adapters, through peft.
+    """Low-rank adapters (LoRA), through peft.
 
     Attributes:
-        rank: Of the adapters; 0 trains the model itself. They are merged into the model that is saved.
-        alpha: Their scale is alpha / rank.
-        adapter_dropout: Dropout before them.
-        targets: Names of the linear maps that get one: q, k, v, out, up, down.
+        rank: Rank of LoRA adapters, which are merged into the saved model; 0 trains all weights instead.
+        alpha: LoRA alpha: adapter outputs are scaled by alpha / rank.
+        adapter_dropout: Dropout on the inputs of adapters.
+        targets: Names of the linear layers that get adapters, of q, k, v, out, up, down.
     """
 
     rank: int = 0
@@ -39,10 +39,10 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(RunSettings):
-    """A classifier of texts.
+    """Settings of text classification and regression.
 
     Attributes:
-        export: Write the best model for another library, too, into `transformers/`.
+        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
     """
 
     data: TextDataSettings = field(default_factory=TextDataSettings)
@@ -53,12 +53,12 @@ class FinetuneSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSettings:
-    """Text that the model writes after each validation.
+    """Text that is generated after each validation.
 
     Attributes:
-        prompt: How it begins; without it, the first word of the text.
-        length: Tokens of it; 0 writes none.
-        temperature: 0 takes the most probable token, 1 draws as the model says.
+        prompt: Prompt of the generated sample; default: the first word of the training text.
+        length: Number of tokens to generate after each validation; 0 generates none.
+        temperature: Sampling temperature; 0 always takes the most probable token.
     """
 
     prompt: str = ""
@@ -72,7 +72,7 @@ class SampleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GPTSettings(RunSettings):
-    """A model of the next token."""
+    """Settings of causal language modeling."""
 
     data: StreamSettings = field(default_factory=StreamSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
@@ -80,11 +80,11 @@ class GPTSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings:
-    """The objective of masked-token models.
+    """The objective of masked language modeling.
 
     Attributes:
-        mask_probability: Of the tokens that are hidden.
-        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        mask_probability: Fraction of the tokens that are masked.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     mask_probability: float = 0.15
@@ -97,7 +97,7 @@ class MaskSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MLMSettings(RunSettings):
-    """A model of hidden tokens."""
+    """Settings of masked language modeling."""
 
     data: LinesSettings = field(default_factory=LinesSettings)
     task: MaskSettings = field(default_factory=MaskSettings)
@@ -105,12 +105,12 @@ class MLMSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSettings(RunSettings):
-    """A classifier of sounds.
+    """Settings of audio classification.
 
     Attributes:
-        vit: Start from this ViT or DeiT (a name on the hub, a folder, a run), its colors averaged and its positions
-            fitted, instead of from fresh weights.
-        export: Write the best model for another library, too, into `transformers/`.
+        vit: Initialize from this ViT or DeiT (hub name, folder or run), as in the AST paper: patch weights are averaged
+            over colors, positions interpolated.
+        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
     """
 
     data: AudioDataSettings = field(default_factory=AudioDataSettings)
@@ -121,12 +121,11 @@ class AudioSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """From scores to texts.
+    """Decoding of CTC outputs, and early stopping.
 
     Attributes:
-        beam_width: Texts that the decoder follows at a time in the test; 1 takes the best symbol of each frame, as
-            validations do.
-        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        beam_width: Beam width for decoding the test set; 1 decodes greedily, as in validation.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     beam_width: int = 8
@@ -139,10 +138,10 @@ class DecodeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CTCSettings(RunSettings):
-    """A model of speech, character by character.
+    """Settings of speech recognition with CTC.
 
     Attributes:
-        export: Write the best model for another library, too, into `transformers/`.
+        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
     """
 
     data: SpeechSettings = field(default_factory=SpeechSettings)
@@ -152,12 +151,12 @@ class CTCSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSettings:
-    """One tower. Any field of its model is aimed at it: `image.depth=6`, `text.attention=linear`.
+    """One tower. Fields of its model are set with its name: `image.depth=6`, `text.attention=linear`.
 
     Attributes:
-        name: Its model: a name that `zoo list` prints, drawn anew; or a folder or hub name, loaded.
-        locked: Keep it as it is while the other learns (LiT); its projection learns all the same.
-        unlocked: Groups of a locked tower that learn, from its output on: each block is one, the front end the last.
+        name: Model of this tower: a name from `zoo list` (random weights), or a folder or hub name (pretrained).
+        locked: Freeze this tower, as in LiT; its projection is still trained.
+        unlocked: Number of trainable layer groups of a locked tower, counted from the output; each block is a group.
     """
 
     name: str = ""
@@ -167,21 +166,21 @@ class TowerSettings:
     def __post_init__(self) -> None:
         _within("unlocked", self.unlocked, 0, float("inf"))
         if self.unlocked and not self.locked:
-            raise ValueError(f"unlocked={self.unlocked} is of a locked tower: give locked=true with it")
+            raise ValueError(f"unlocked={self.unlocked} needs a locked tower: give locked=true as well")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings:
-    """The objective of two towers.
+    """The contrastive objective.
 
     Attributes:
-        loss: `clip` (find the partner among all of the batch) or `siglip` (judge each pair by itself).
-        duplicates: What captions that stand twice in a batch do: `name` says so and goes on, `refuse` ends, `positives`
-            takes each for a partner, `ignore` takes the others for strangers in silence.
-        grad_cache_size: Pairs that go through the towers at a time, with the gradients of the whole batch (two passes); 0 takes
-            the batch at once. A small machine so trains with a large batch.
-        loss_chunk_size: Rows of the loss's scores that are held at a time; 0 takes a number that suits a cache.
-        early_stopping_patience: End after so many validations in a row that are not the best; 0 goes on to the last step.
+        loss: `clip` (softmax over the batch) or `siglip` (sigmoid for each pair).
+        duplicates: Handling of equal captions in a batch: `name` warns once, `refuse` is an error, `positives` makes
+            them positives of each other, `ignore` does nothing.
+        grad_cache_size: Pairs that are encoded at a time (GradCache), so that large batches fit into memory, with exact
+            gradients at the cost of a second forward pass; 0 encodes the whole batch at once.
+        loss_chunk_size: Rows of the logits that are computed at a time; 0 chooses a size for the device.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     loss: Literal["clip", "siglip"] = "clip"
@@ -197,7 +196,7 @@ class ContrastSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings(RunSettings):
-    """Two towers, of pictures and of texts."""
+    """Settings of image-text contrastive training."""
 
     image: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
@@ -207,7 +206,7 @@ class ClipSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ClapSettings(RunSettings):
-    """Two towers, of sounds and of texts."""
+    """Settings of audio-text contrastive training."""
 
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)

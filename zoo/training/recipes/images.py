@@ -1,4 +1,4 @@
-"""What every recipe of image classification does with its settings: model, data, validation set, task."""
+"""Image classification recipe: model, data, validation set and task from settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,34 +17,35 @@ from zoo.utils.errors import DataError
 
 
 class HeldOutImages(ImageDataModule):
-    """An image module that validates on a part of the training set, so that the test set is looked at once, at the end.
+    """Image data module that validates on a part of the training set, so that the test set is used only at the end.
 
     Args:
-        sets: From `load_images`.
-        share: Of the training images that are held out, the classes evenly; 0 validates on the test set.
-        options: Of `ImageDataModule`.
+        sets: Training and test images, from `load_images`.
+        fraction: Fraction of the training images held out for validation, stratified; 0 validates on the test set.
+        seed: Seed of the split and of the order of the data.
+        options: Further arguments of `ImageDataModule`.
     """
 
-    def __init__(self, sets: ImageSplits, share: float, *, seed: int, **options: Any) -> None:
-        train, self.held_out = hold_out(sets.train, share, seed) if share else (sets.train, sets.test)
+    def __init__(self, sets: ImageSplits, fraction: float, *, seed: int, **options: Any) -> None:
+        train, self.held_out = hold_out(sets.train, fraction, seed) if fraction else (sets.train, sets.test)
         super().__init__(replace(sets, train=train), seed=seed, **options)
         self.val = self.held_out
         if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(train)} training images, {len(self.held_out)} held out, do not fill one batch of "
-                             f"{self.batch_size}; take a smaller batch_size")  # fmt: skip
+            raise ValueError(f"{len(train)} training images ({len(self.held_out)} are held out) do not fill one batch "
+                             f"of {self.batch_size}; use a smaller batch_size")  # fmt: skip
 
 
-def hold_out(images: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """(what stays, what is held out): a seeded choice of `share` of each class, at least one image of each."""
-    held = held_out_mask(images.labels, share, seed)
+def hold_out(images: ImageDataset, fraction: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """(remaining images, held-out images): a random fraction of each class, at least one image of each."""
+    held = held_out_mask(images.labels, fraction, seed)
     if held.all():
-        raise SettingsError(f"val_fraction={share} leaves none of {len(images)} training images")
+        raise SettingsError(f"val_fraction={fraction} leaves none of {len(images)} images for training")
     parts = [ImageDataset(images.images[rows], images.labels[rows], images.classes) for rows in (~held, held)]
     return parts[0], parts[1]
 
 
 def open_images(run: Run) -> tuple[Model, HeldOutImages]:
-    """The model, checked before data is touched; then the data; then the run folder. The model knows both.
+    """Create the model, load the data and open the run folder, in this order, so that mistakes show early.
 
     Raises: SettingsError, RunError.
     """
@@ -70,10 +71,10 @@ def open_images(run: Run) -> tuple[Model, HeldOutImages]:
 
 
 def classifier(run: Run, model: Model, data: ImageDataModule) -> ClassificationTask:
-    """The task of the settings. Raises: SettingsError for a parameter to freeze that there is not."""
+    """Create the task from the settings. Raises: SettingsError, e.g. for a `freeze` pattern without a match."""
     s = run.settings
     try:
         return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
-                        ema=s.trainer.ema, seed=s.seed)  # fmt: skip
+                                  ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error

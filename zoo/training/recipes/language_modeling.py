@@ -1,4 +1,4 @@
-"""What the recipes of language modeling do with their settings: text, tokenizer, model, task, samples."""
+"""Language modeling recipes: text, tokenizer, model and task from settings; generated samples."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ from zoo.models.base import Model
 from zoo.preprocessing.text import TextProcessor
 from zoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.text import VOCABULARY, fresh, make, start, token_fields, tokenizer_cache
+from zoo.training.recipes.text import (
+    DEFAULT_VOCAB_SIZE,
+    create_fresh_model,
+    fresh_model_with_tokenizer,
+    initial_model,
+    token_fields,
+    tokenizer_cache,
+)
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import console
@@ -23,66 +30,63 @@ from zoo.utils.errors import DataError
 
 
 def open_stream(run: Run) -> tuple[Model, GroupedByLengthDataModule, str]:
-    """A decoder and one long text in pieces as long as it reads; the last `val_fraction` of it validates, and tests.
+    """Create a decoder and split one long text into chunks; the last `val_fraction` is the validation and test set.
 
-    Returns: the model, the data, and a beginning for samples. Raises: SettingsError, RunError.
+    Returns: the model, the data module, and a default prompt for samples. Raises: SettingsError, RunError.
     """
-    model = start(run, "lm")
+    model = initial_model(run, "lm")
     try:
         corpus = load_corpus(run.settings.data)
         text = "\n".join(corpus.texts)
         cut = int(len(text) * (1 - run.settings.trainer.val_fraction))
         if cut == len(text):
-            raise SettingsError("val_fraction=0 leaves nothing to validate on: take the last tenth, val_fraction=0.1")
+            raise SettingsError("val_fraction=0 leaves no text for validation: use e.g. val_fraction=0.1")
         preprocess = model.preprocess
         if not run.settings.model.source:
-            preprocess = learned(run, text, cut, model.config.max_length)
+            preprocess = train_tokenizer(run, text, cut, model.config.max_length)
         length = model.config.max_length
         s = run.settings
         train = TextChunks(ids_of(text[:cut], preprocess), length, moving=True, seed=s.seed)
-        held = TextChunks(ids_of(text[cut:], preprocess), length)
-        open_run(run, corpus, train, held)
+        held_out = TextChunks(ids_of(text[cut:], preprocess), length)
+        open_run(run, corpus, train, held_out)
         s = run.settings
         if not s.model.source:
-            model = make(run, head="lm", **token_fields(model.config, preprocess))
+            model = create_fresh_model(run, head="lm", **token_fields(model.config, preprocess))
         model.preprocess = preprocess
-        return (
-            model,
-            GroupedByLengthDataModule(
-                train, held, held, s.data.batch_size, seed=s.seed, num_workers=s.data.num_workers
-            ),
-            text.split()[0],
+        data = GroupedByLengthDataModule(
+            train, held_out, held_out, s.data.batch_size, seed=s.seed, num_workers=s.data.num_workers
         )
+        return model, data, text.split()[0]
     except (DataError, ValueError) as error:
         raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
 
 
-def learned(run: Run, text: str, cut: int, max_length: int) -> TextProcessor:
-    """A tokenizer: all characters of a text, or the pairs that are frequent in what is trained on."""
+def train_tokenizer(run: Run, text: str, cut: int, max_length: int) -> TextProcessor:
+    """A tokenizer with all characters of the text, or BPE trained on the training part `text[:cut]`."""
     s = run.settings
-    size = s.model.overrides.get("vocab_size", VOCABULARY)
-    seen = text if s.data.tokens == "characters" else text[:cut]
-    return text_tokenizer(seen, s.data.tokens, size, max_length, tokenizer_cache(run))
+    size = s.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
+    training_text = text if s.data.tokens == "characters" else text[:cut]
+    return text_tokenizer(training_text, s.data.tokens, size, max_length, tokenizer_cache(run))
 
 
 def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
-    """An encoder and texts of their own; a seeded share of them validates, and tests.
+    """Create an encoder and load separate texts; a random fraction of them is the validation and test set.
 
     Raises: SettingsError, RunError.
     """
-    model = start(run, "masked_lm")
+    model = initial_model(run, "masked_lm")
     try:
         corpus = load_corpus(run.settings.data, synthetic="sentences")
         lines = corpus.lines
         held = held_out_mask(
             torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.val_fraction, run.settings.seed
         )
-        sides = [[line for line, out in zip(lines, held.tolist()) if out == side] for side in (False, True)]
-        if not sides[0]:
-            raise SettingsError(f"{corpus.source} has {len(lines)} lines: too few to hold some out for validation")
+        parts = [[line for line, out in zip(lines, held.tolist()) if out == part] for part in (False, True)]
+        if not parts[0]:
+            raise SettingsError(f"{corpus.source} has {len(lines)} lines, which is too few for a validation set")
         if not run.settings.model.source:
-            model = fresh(run, sides[0], "masked_lm")
-        train, val = (token_set(side, model.preprocess, run.settings.data.max_length) for side in sides)
+            model = fresh_model_with_tokenizer(run, parts[0], "masked_lm")
+        train, val = (token_set(part, model.preprocess, run.settings.data.max_length) for part in parts)
         open_run(run, corpus, train, val)
         s = run.settings
         data = GroupedByLengthDataModule(
@@ -100,18 +104,18 @@ def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
 
 
 def token_set(lines: list[str], preprocess: TextProcessor, max_length: int) -> TokenDataset:
-    """Lines, cut where they are too long, with the tokens that stand around a text."""
+    """Tokenized lines with special tokens; lines that are too long are split."""
     ids, types = chunks_of(lines, preprocess, max_length)
     return TokenDataset(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
 
 
-def open_run(run: Run, corpus: Corpus, train: Any, held: Any) -> None:
-    """The run folder; the facts say what is validated and tested on."""
-    run.open(DatasetInfo(corpus.name, corpus.real, corpus.source, len(train), len(held)))
+def open_run(run: Run, corpus: Corpus, train: Any, held_out: Any) -> None:
+    """Open the run folder; the held-out part counts as the test set."""
+    run.open(DatasetInfo(corpus.name, corpus.real, corpus.source, len(train), len(held_out)))
 
 
-def next_token(run: Run, model: Model) -> CausalLMTask:
-    """The task of the settings. Raises: SettingsError."""
+def causal_lm_task(run: Run, model: Model) -> CausalLMTask:
+    """Create the task from the settings. Raises: SettingsError."""
     s = run.settings
     try:
         return CausalLMTask(model, optim=s.optim, ema=s.trainer.ema, seed=s.seed)
@@ -119,26 +123,29 @@ def next_token(run: Run, model: Model) -> CausalLMTask:
         raise SettingsError(str(error)) from error
 
 
-def masked_token(run: Run, model: Model) -> MaskedLMTask:
-    """The task of the settings. Raises: SettingsError for a tokenizer without a mask."""
+def masked_lm_task(run: Run, model: Model) -> MaskedLMTask:
+    """Create the task from the settings. Raises: SettingsError, e.g. for a tokenizer without a mask token."""
     s, preprocess = run.settings, model.preprocess
     mask = preprocess.id("mask")
     if mask is None:
-        raise SettingsError("the tokenizer has no mask token: masked-token training needs one")
+        raise SettingsError("the tokenizer has no mask token, which masked language modeling needs")
     special = tuple(sorted({i for name in preprocess.special if (i := preprocess.id(name)) is not None}))
     try:
-        return MaskedLMTask(model, mask_id=mask, special=special, mask_probability=s.task.mask_probability, optim=s.optim, ema=s.trainer.ema,
-                           seed=s.seed)  # fmt: skip
+        return MaskedLMTask(model, mask_id=mask, special=special, mask_probability=s.task.mask_probability,
+                            optim=s.optim, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-class Samples(L.Callback):
-    """Has the model write after each validation: to the terminal, and into `samples.txt` of the run folder.
+class SampleText(L.Callback):
+    """Generates text after each validation, prints it and appends it to `samples.txt` in the run folder.
 
     Args:
-        prompt: How the text begins.
-        length: Tokens that are written; 0 writes none.
+        folder: The run folder.
+        prompt: Prompt of the sample.
+        length: Number of tokens to generate; 0 generates none.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling.
     """
 
     def __init__(self, folder: Path, prompt: str, *, length: int, temperature: float, seed: int) -> None:
@@ -146,25 +153,25 @@ class Samples(L.Callback):
         self.temperature, self.seed = temperature, seed
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write a sample; draws of its own, so that the run stays what it is without it."""
+        """Generate a sample. It has its own random numbers, so training is not affected."""
         if not self.length or not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.world_size > 1:
             return
         model: Any = pl_module.evaluated
-        text = write(model, self.prompt, self.length, self.temperature, self.seed)
+        text = generate_text(model, self.prompt, self.length, self.temperature, self.seed)
         console().print(f"[dim]{'-' * 20}[/dim]", text, f"[dim]{'-' * 20}[/dim]", sep="\n", markup=True)
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(f"--- step {trainer.global_step}\n{text}\n")
 
 
-def write(model: Model, prompt: str, length: int, temperature: float, seed: int) -> str:
-    """`length` tokens behind a prompt, also more than the model reads at once: it then goes on from the later half."""
-    most = model.config.max_length
-    ids: Tensor = model.preprocess(prompt, truncate="cut")["input_ids"].to(model.device)
-    written, turn = ids, 0
-    while written.shape[1] < ids.shape[1] + length:
-        seen = written[:, -max(1, most // 2) :]
-        count = min(most - seen.shape[1], ids.shape[1] + length - written.shape[1])
-        new = generate(model, seen, max_new_tokens=max(1, count), temperature=temperature, seed=seed + turn,
+def generate_text(model: Model, prompt: str, length: int, temperature: float, seed: int) -> str:
+    """The prompt and `length` new tokens. Beyond the model's maximum length, the context is the latest half of it."""
+    max_length = model.config.max_length
+    prompt_ids: Tensor = model.preprocess(prompt, truncate="cut")["input_ids"].to(model.device)
+    ids, turn = prompt_ids, 0
+    while ids.shape[1] < prompt_ids.shape[1] + length:
+        context = ids[:, -max(1, max_length // 2) :]
+        count = min(max_length - context.shape[1], prompt_ids.shape[1] + length - ids.shape[1])
+        new = generate(model, context, max_new_tokens=max(1, count), temperature=temperature, seed=seed + turn,
                        eos_token_id=None)  # fmt: skip
-        written, turn = torch.cat([written, new[:, seen.shape[1] :]], 1), turn + 1
-    return model.preprocess.decode(written[0])
+        ids, turn = torch.cat([ids, new[:, context.shape[1] :]], 1), turn + 1
+    return model.preprocess.decode(ids[0])

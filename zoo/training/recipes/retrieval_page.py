@@ -1,4 +1,4 @@
-"""What a run of pairs shows of itself: pictures to search in, and a sheet of texts with what was found for them."""
+"""Retrieval results of a contrastive run: test images as files, a plot, and an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,114 +18,113 @@ if TYPE_CHECKING:
 
     from zoo.training.result import Result
 
-SHOWN = 200  # test pictures that are written as files
-QUERIES, ANSWERS = 8, 6  # of the sheet
-PAGED, PAGE_ANSWERS = 24, 8  # of the page
+MAX_IMAGES = 200  # test images that are saved as files
+PLOT_QUERIES, PLOT_RESULTS = 8, 6
+PAGE_QUERIES, PAGE_RESULTS = 24, 8
 
 
 def save_images(run: Run, sets: PairSplits[Tensor]) -> Path:
-    """Test pictures as files, something to search in; returns their folder."""
+    """Save test images as files, to search in; returns their folder."""
     from PIL import Image
 
     assert run.folder is not None
-    folder = run.folder.path / "pictures"
+    folder = run.folder.path / "images"
     if distributed.rank() == 0:
         folder.mkdir(exist_ok=True)
-        for number in range(min(SHOWN, len(sets.test))):
+        for number in range(min(MAX_IMAGES, len(sets.test))):
             file = folder / f"{number:03d} {file_name(sets.test.captions[number][0])}.png"
             Image.fromarray(sets.test.items[number].permute(1, 2, 0).numpy()).save(file)
     return folder
 
 
 def file_name(text: str) -> str:
-    """A caption as part of a file's name."""
+    """A caption as part of a file name."""
     return "".join(c if c.isalnum() or c in " -" else "_" for c in text)[:60].strip()
 
 
 def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Some test captions with the pictures found for them, best first, the right ones framed; all things, sounds too,
-    also as a page, `retrieval.html`.
-    """
+    """Plot of the best results for some test captions (images only); also writes `retrieval.html`."""
     from torch.distributed.fsdp import FSDPModule
 
     data = getattr(task.trainer, "datamodule", None)
     pairs: PairDataset[Any] | None = getattr(data, "test_pairs", None)
     if pairs is None or isinstance(task.model, FSDPModule):
         return None
-    rows = some_rows(pairs, PAGED)
-    found, scores = ranked(task.evaluated, data, rows)
-    write_page(run, pairs, rows, found, scores, headline(pairs, result))
-    return sheet(pairs, rows, found, scores, headline(pairs, result)) if isinstance(pairs.items, Tensor) else None
+    rows = sample_rows(pairs, PAGE_QUERIES)
+    found, scores = search(task.evaluated, data, rows)
+    title = page_title(pairs, result)
+    write_page(run, pairs, rows, found, scores, title)
+    return plot_results(pairs, rows, found, scores, title) if isinstance(pairs.items, Tensor) else None
 
 
-def some_rows(pairs: PairDataset[Any], count: int) -> Tensor:
-    """Rows of different captions, spread over a set."""
+def sample_rows(pairs: PairDataset[Any], count: int) -> Tensor:
+    """Random rows with different captions."""
     first: dict[str, int] = {}
     for row in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist():
         first.setdefault(pairs.captions[row][0], row)
     return torch.tensor(sorted(list(first.values())[:count]))
 
 
-def headline(pairs: PairDataset[Any], result: "Result") -> str:
-    """What is seen, and the figure."""
-    thing = "image" if isinstance(pairs.items, Tensor) else "audio"
-    share = result.figures.get(f"test_text_to_{thing}_r1")
-    kind = {"image": "picture", "audio": "sound"}[thing]
-    return f"text to {kind} among {len(pairs)} of the test" + ("" if share is None else f", R@1 {share:.1%}")
+def page_title(pairs: PairDataset[Any], result: "Result") -> str:
+    """Title with the modality, the number of test items and R@1."""
+    modality = "image" if isinstance(pairs.items, Tensor) else "audio"
+    recall = result.metrics.get(f"test_text_to_{modality}_r1")
+    title = f"text-to-{modality} retrieval, {len(pairs)} test items"
+    return title if recall is None else f"{title}, R@1 {recall:.1%}"
 
 
 def write_page(run: "Run", pairs: PairDataset[Any], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> None:
-    """`retrieval.html`: what was found for captions, to look at and to listen to."""
+    """Write `retrieval.html`: the best results for captions, as images or audio players."""
     assert run.folder is not None and run.data is not None
     results = []
     for row, best, score in zip(rows.tolist(), found.tolist(), scores.tolist()):
-        cards = [html_page.Card(thing(pairs, i), value, pairs.captions[i][0], right=is_right(pairs, i, row))
+        cards = [html_page.Card(get_item(pairs, i), value, pairs.captions[i][0], right=is_correct(pairs, i, row))
                  for i, value in zip(best, score)]  # fmt: skip
         results.append((pairs.captions[row][0], cards))
-    note = f"{run.data.name} ({'real' if run.data.real else 'NOT REAL DATA'}; {run.data.source})"
+    note = f"{run.data.name} ({run.data.kind}; {run.data.source})"
     html_page.write_page(run.folder.path / "retrieval.html", results, title=title, note=note)
 
 
-def thing(pairs: PairDataset[Any], row: int) -> Any:
-    """A picture uint8 [C, H, W], or (waveform, rate)."""
+def get_item(pairs: PairDataset[Any], row: int) -> Any:
+    """An image, uint8 [C, H, W], or (waveform, sampling rate)."""
     return pairs.items[row] if isinstance(pairs.items, Tensor) else (pairs.items[row], pairs.items.sampling_rate)
 
 
-def is_right(pairs: PairDataset[Any], row: int, asked: int) -> bool:
-    """Whether what is said of one thing holds of another."""
-    return row == asked if pairs.classes is None else bool(pairs.classes[row] == pairs.classes[asked])
+def is_correct(pairs: PairDataset[Any], row: int, query: int) -> bool:
+    """Whether an item is a correct result for the caption of row `query`."""
+    return row == query if pairs.classes is None else bool(pairs.classes[row] == pairs.classes[query])
 
 
-def sheet(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
-    """The first queries in one picture."""
+def plot_results(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
+    """Plot the results of the first queries; correct ones have a green frame."""
     from matplotlib.figure import Figure
 
-    rows, found, scores = rows[:QUERIES], found[:QUERIES, :ANSWERS], scores[:QUERIES, :ANSWERS]
-    figure = Figure(figsize=(1.25 * ANSWERS + 3.4, 1.3 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), ANSWERS + 1, squeeze=False, width_ratios=[2.6] + [1] * ANSWERS)
+    rows, found, scores = (x[:PLOT_QUERIES] for x in (rows, found[:, :PLOT_RESULTS], scores[:, :PLOT_RESULTS]))
+    figure = Figure(figsize=(1.25 * PLOT_RESULTS + 3.4, 1.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), PLOT_RESULTS + 1, squeeze=False, width_ratios=[2.6] + [1] * PLOT_RESULTS)
     for line, row, best, score in zip(axes, rows.tolist(), found.tolist(), scores.tolist()):
-        line[0].text(1, 0.5, wrapped(pairs.captions[row][0]), ha="right", va="center", fontsize=9)
-        for place, (number, value) in enumerate(zip(best, score), 1):
-            show(line[place], pairs.items[number], f"{value:.2f}", right=is_right(pairs, number, row))
-        for empty in (line[0], *line[1 + len(best) :]):
-            empty.set_axis_off()
+        line[0].text(1, 0.5, wrap(pairs.captions[row][0]), ha="right", va="center", fontsize=9)
+        for column, (number, value) in enumerate(zip(best, score), 1):
+            plot_image(line[column], pairs.items[number], f"{value:.2f}", correct=is_correct(pairs, number, row))
+        for unused in (line[0], *line[1 + len(best) :]):
+            unused.set_axis_off()
     figure.suptitle(title)
     return figure
 
 
-def show(axis: Any, picture: Tensor, title: str, *, right: bool) -> None:
-    """One picture with its score, framed if it is the right one."""
-    axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+def plot_image(axis: Any, image: Tensor, title: str, *, correct: bool) -> None:
+    """Plot one image with its score, with a green frame if it is correct."""
+    axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     axis.set_title(title, fontsize=7, pad=2)
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set(color="tab:green" if right else "0.8", linewidth=3 if right else 0.5)
+        spine.set(color="tab:green" if correct else "0.8", linewidth=3 if correct else 0.5)
 
 
 @torch.no_grad()
-def ranked(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(numbers, scores), best first, both [len(rows), at most PAGE_ANSWERS], of the test things most like captions."""
+def search(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(indices, scores) of the test items most similar to captions, best first, [len(rows), at most PAGE_RESULTS]."""
     model.eval()
     device = next(model.parameters()).device
     items, texts = [], []
@@ -136,17 +135,17 @@ def ranked(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         items.append(output.features(other).float().cpu())
         texts.append(output.features("text").float().cpu())
     scores = torch.cat(texts)[rows] @ torch.cat(items).T
-    best = scores.topk(min(PAGE_ANSWERS, scores.shape[1]))
+    best = scores.topk(min(PAGE_RESULTS, scores.shape[1]))
     return best.indices, best.values
 
 
 def batches(rows: Any, count: int, size: int = 256) -> Sequence[dict[str, Tensor]]:
-    """A set of pairs, in its order."""
+    """Batches of a dataset of pairs, in order."""
     return [rows.__getitems__(Keys(list(range(i, min(i + size, count))), 0)) for i in range(0, count, size)]
 
 
-def wrapped(text: str, width: int = 26) -> str:
-    """A caption in lines of some letters."""
+def wrap(text: str, width: int = 26) -> str:
+    """A caption, wrapped to at most four lines."""
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width)[:4])

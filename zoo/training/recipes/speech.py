@@ -1,4 +1,4 @@
-"""What the recipe of speech does with its settings: model, sounds with transcripts, vocabulary, task."""
+"""Speech recognition recipe: model, transcribed audio clips, vocabulary and task from settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,51 +17,55 @@ from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.tasks.ctc import CTCTask
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.text import asked, check_export
+from zoo.training.recipes.text import check_export, user_overrides
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.errors import DataError
 
 
 class SpeechDataModule(GroupedByLengthDataModule):
-    """Utterances in batches keyed by the step; those of like length together. `listen` is for the task.
+    """Utterances in batches that are a function of (seed, step), grouped by length.
 
     Args:
         train, val, test: Utterances.
-        options: Of GroupedByLengthDataModule.
+        augment: Turns raw batches into batches of the model; used by the task.
+        options: Further arguments of GroupedByLengthDataModule.
     """
 
-    items = "sounds"
+    items = "clips"
 
     def __init__(self, train: Utterances, val: Utterances, test: Utterances, batch_size: int, *,
-                 listen: WaveformAugment, **options: Any) -> None:  # fmt: skip
+                 augment: WaveformAugment, **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
-        self.listen = listen
+        self.augment = augment
 
-    def first_sound(self) -> tuple[Tensor, int]:
-        """The first sound of the test [S], and its rate."""
+    def first_clip(self) -> tuple[Tensor, int]:
+        """(waveform [S], sampling rate) of the first clip of the test set."""
         waves, _ = self.test.spoken.get(torch.tensor([0]), 0)
         return waves[0], self.test.spoken.sampling_rate
 
 
 def open_speech(run: Run) -> tuple[Model, SpeechDataModule]:
-    """The model, checked before data is touched; then the data; then the run folder. The model knows both.
+    """Create the model, load the data and open the run folder, in this order, so that mistakes show early.
 
     Raises: SettingsError, RunError.
     """
-    model = started(run)
+    model = initial_model(run)
     try:
-        before = model.preprocess if run.settings.model.source else None
-        sets = load_speech(run.settings.data, seed=run.settings.seed, sampling_rate=before.sampling_rate if before else 0,
+        pretrained = model.preprocess if run.settings.model.source else None
+        sampling_rate = pretrained.sampling_rate if pretrained else 0
+        sets = load_speech(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate,
                            val_fraction=run.settings.trainer.val_fraction)  # fmt: skip
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         sets = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
-        vocabulary = before.vocabulary if before else None
+        vocabulary = pretrained.vocabulary if pretrained else None
         if vocabulary is None or model.config.head != "ctc":
             vocabulary = Vocabulary.of(sets.train.texts())
-            model = with_head(run, vocabulary)
-        model.preprocess = replace(before or WaveformFeatureExtractor(sampling_rate=sets.train.sampling_rate, return_attention_mask=True),
-                                   vocabulary=vocabulary)  # fmt: skip
+            model = model_with_ctc_head(run, vocabulary)
+        preprocess = pretrained or WaveformFeatureExtractor(
+            sampling_rate=sets.train.sampling_rate, return_attention_mask=True
+        )
+        model.preprocess = replace(preprocess, vocabulary=vocabulary)
         check_export(run, model)
         return model, speech_datamodule(run, model, vocabulary, sets)
     except ValueError as error:
@@ -69,22 +73,22 @@ def open_speech(run: Run) -> tuple[Model, SpeechDataModule]:
 
 
 def speech_task(run: Run, model: Model, data: SpeechDataModule) -> CTCTask:
-    """The task of the settings. Raises: SettingsError."""
+    """Create the task from the settings. Raises: SettingsError."""
     s = run.settings
     try:
         return CTCTask(
-            model, augment=data.listen, width=s.task.beam_width, optim=s.optim, ema=s.trainer.ema, seed=s.seed
+            model, augment=data.augment, width=s.task.beam_width, optim=s.optim, ema=s.trainer.ema, seed=s.seed
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def started(run: Run) -> Model:
-    """The model of the settings, which hears waveforms. Raises: SettingsError with what the zoo has to say."""
+def initial_model(run: Run) -> Model:
+    """Create or load the model of the settings. Raises: SettingsError, also if it does not take waveforms."""
     s = run.settings
     try:
         if s.model.source:
-            model = load(s.model.source, **asked(run)).train()
+            model = load(s.model.source, **user_overrides(run)).train()
         else:
             model = create_model(s.model.name, head="ctc", seed=s.seed, **s.model.overrides)
     except (ValueError, TypeError) as error:
@@ -93,50 +97,49 @@ def started(run: Run) -> Model:
         raise SettingsError(f"{s.model.source or s.model.name} does not take waveforms: expected a wav2vec 2.0 or a "
                             f"HuBERT")  # fmt: skip
     if s.model.source and not isinstance(model.preprocess, WaveformFeatureExtractor):
-        raise SettingsError(f"model.source={s.model.source} does not say how it hears: expected its preprocessing "
-                            f"(preprocessor_config.json) beside it")  # fmt: skip
+        raise SettingsError(f"model.source={s.model.source} has no audio preprocessing: expected a "
+                            f"preprocessor_config.json in its folder")  # fmt: skip
     return model
 
 
-def with_head(run: Run, vocabulary: Vocabulary) -> Model:
-    """The model of the settings with a fresh head for a vocabulary."""
+def model_with_ctc_head(run: Run, vocabulary: Vocabulary) -> Model:
+    """The model of the settings with a new CTC head for a vocabulary."""
     s = run.settings
     fields = {"head": "ctc", "vocab_size": len(vocabulary)}
     if s.model.source:
-        return load(s.model.source, **asked(run) | fields).train()
+        return load(s.model.source, **user_overrides(run) | fields).train()
     return create_model(s.model.name, seed=s.seed, **s.model.overrides | fields)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def with_validation(sets: SpeechSplits, share: float, seed: int) -> SpeechSplits:
-    """The same with a validation set: the given one, else a share of the training set, else the test set."""
+def with_validation(sets: SpeechSplits, fraction: float, seed: int) -> SpeechSplits:
+    """Splits with a validation set: their own, else a fraction of the training set, else the test set."""
     if sets.validation is not None:
         return sets
-    if not share:
+    if not fraction:
         return replace(sets, validation=sets.test)
-    held = held_out_mask(torch.zeros(len(sets.train), dtype=torch.int64), share, seed)
+    held = held_out_mask(torch.zeros(len(sets.train), dtype=torch.int64), fraction, seed)
     if held.all():
-        raise SettingsError(f"val_fraction={share} leaves none of {len(sets.train)} training sounds")
-    kept, out = (sets.train.take(part.nonzero()[:, 0]) for part in (~held, held))
-    return replace(sets, train=kept, validation=out)
+        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} clips for training")
+    train, validation = (sets.train.take(rows.nonzero()[:, 0]) for rows in (~held, held))
+    return replace(sets, train=train, validation=validation)
 
 
 def speech_datamodule(run: Run, model: Model, vocabulary: Vocabulary, sets: SpeechSplits) -> SpeechDataModule:
-    """Utterances in batches of the settings. Raises: DataError for a clip too short for its text."""
+    """Data module of utterances. Raises: DataError for a clip that is too short for its text."""
     s, d = run.settings, run.settings.data
     for part in (sets.train, sets.validation, sets.test):
         check_frames(model, vocabulary, part, d.tempo if part is sets.train else 0.0)
     train = Utterances(sets.train, vocabulary, tempo=d.tempo, seed=s.seed)
     val, test = (Utterances(part, vocabulary) for part in (sets.validation, sets.test))
-    return SpeechDataModule(train, val, test, d.batch_size, listen=WaveformAugment(model.preprocess, d.noise),
+    return SpeechDataModule(train, val, test, d.batch_size, augment=WaveformAugment(model.preprocess, d.noise),
                             group_by_length=d.group_by_length, seed=s.seed, num_workers=d.num_workers)  # fmt: skip
 
 
 def check_frames(model: Any, vocabulary: Vocabulary, part: Any, tempo: float) -> None:
-    """Raises: DataError unless each clip, at its fastest, has as many frames as its text needs; of strings each word
-    with a space behind it."""
+    """Check that every clip, at its fastest tempo, has enough frames for its text (for CTC). Raises: DataError."""
     single = isinstance(part, Recordings)
     frames = model.frames((part.clips.lengths / (1 + tempo)).long()).tolist()
     for i, text in enumerate(part.transcripts if single else part.words):
@@ -145,6 +148,6 @@ def check_frames(model: Any, vocabulary: Vocabulary, part: Any, tempo: float) ->
         if frames[i] < needed:
             seconds = int(part.clips.lengths[i]) / part.clips.sampling_rate
             raise DataError(
-                f"sound {i} has {seconds:.2f} s, which are {frames[i]} frames at its fastest, and {text!r} needs "
-                f"{needed}: take smaller model.conv_strides, a smaller tempo=, or leave it out"
+                f"clip {i} is {seconds:.2f} s long, which gives {frames[i]} frames at the fastest tempo, but {text!r} "
+                f"needs {needed}: use smaller model.conv_strides or a smaller tempo=, or remove the clip"
             )

@@ -1,1 +1,1 @@
-"""`zoo compare`: one recipe, one setting with several values, several seeds."""
+"""`zoo compare`: compare several values of one setting of a recipe, over several seeds."""

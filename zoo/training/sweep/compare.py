@@ -1,10 +1,11 @@
-"""`zoo compare`: one recipe, one setting with several values, some seeds; a fair table. Torch-free.
+"""`zoo compare`: compare several values of one setting of a recipe, over several seeds. Torch-free.
 
     zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5
 
-Each (value, seed) is a run of the recipe in a process and a folder of its own. Runs of one seed start from equal
-weights, in all that their models share, and see equal batches: recipes draw both by key. The order is seed by seed, so
-that a mistake in any value shows in the first round. Whatever was interrupted goes on with the same command.
+Each (value, seed) is a run of the recipe in its own process and folder. Runs with the same seed start from the same
+initial weights, as far as their models share parameters, and see the same batches. All values are run with the first
+seed before the next seed, so that a mistake in any value shows early. The same command resumes an interrupted
+comparison.
 """
 
 import hashlib
@@ -21,25 +22,29 @@ from typing import Any
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
 from zoo.utils.errors import did_you_mean
 
-OWN = ("seeds", "max_minutes", "out", "metric")
-_REFUSED = {"seed": "seeds=3 or seeds=0,7", "run_dir": "out=", "resume": "nothing: an interrupted comparison goes on"}
-_QUIET = {"plots": "false", "progress": "false"}
+OWN_OPTIONS = ("seeds", "max_minutes", "out", "metric")
+_RESERVED = {
+    "seed": "use seeds=3 or seeds=0,7",
+    "run_dir": "use out=",
+    "resume": "omit it: an interrupted comparison resumes",
+}
+_RUN_DEFAULTS = {"plots": "false", "progress": "false"}
 _SETTINGS = "compare.json"
-_RUNNER = ("-m", "zoo.training.sweep.compare")  # `_record` below, in a process of its own
+_RUNNER = ("-m", "zoo.training.sweep.compare")  # runs `_record` below in a separate process
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run.
+    """The runs of a comparison.
 
     Attributes:
-        script: The recipe.
-        key, values: The setting that differs.
-        seeds: Each value is run with each of them.
+        script: The script of the recipe.
+        key, values: The setting to compare, and its values.
+        seeds: Seeds that each value is run with.
         minutes: Time budget of each run, or None.
-        rest: The words that all runs share.
+        shared: Options that all runs share.
         out: Folder of the comparison.
-        metric: The figure to compare, or None to choose.
+        metric: The metric to compare, or None to choose one.
     """
 
     script: Path
@@ -47,31 +52,31 @@ class Plan:
     values: list[str]
     seeds: list[int]
     minutes: float | None
-    rest: list[str]
+    shared: list[str]
     out: Path
     metric: str | None = None
 
     def folder(self, value: str, seed: int) -> Path:
-        """Where a run goes."""
+        """Folder of a run."""
         return self.out / _file_name(value) / f"seed-{seed}"
 
     def fixed(self) -> dict[str, Any]:
-        """What may not change while a comparison goes on; values, seeds and minutes may grow."""
-        return {"recipe": self.script.stem, "key": self.key, "options": sorted(self.rest)}
+        """The parts that may not change when a comparison is resumed; values, seeds and minutes may be added."""
+        return {"recipe": self.script.stem, "key": self.key, "options": sorted(self.shared)}
 
 
 def compare(recipe: str, options: list[str]) -> Comparison:
-    """Run a comparison, or go on with it, and write its table and picture.
+    """Run or resume a comparison, and write its table and plot.
 
     Args:
         recipe: Name of a script in `recipes/`, or a path to one.
-        options: `key=value` words: one key with several values separated by commas; `seeds` (a number, or a list;
-            default 3), `max_minutes` (of each run), `out` (folder), `metric`; anything else goes to the recipe.
+        options: `key=value` options: one key with several values separated by commas; `seeds` (a number or a list,
+            default 3), `max_minutes` (of each run), `out` (folder), `metric`; all others are passed to the recipe.
 
-    Raises: ValueError for options that make no comparison, or that the recipe refuses.
+    Raises: ValueError for options that do not define a comparison, or that the recipe rejects.
     """
     plan = read_plan(recipe, options)
-    _hold_to(plan)
+    _check_and_save(plan)
     pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
     trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}") for i, (value, seed) in enumerate(pairs, 1)]
     metric = choose_metric(trials, plan.metric)
@@ -81,24 +86,24 @@ def compare(recipe: str, options: list[str]) -> Comparison:
 
 
 def read_plan(recipe: str, options: list[str]) -> Plan:
-    """Options -> plan. Raises ValueError with what to write instead."""
-    script, words = find_recipe(recipe), _words(options)
-    several = {key: parts for key, value in words.items() if key not in OWN and len(parts := split(value)) > 1}
+    """Make a plan from command line options. Raises: ValueError, with a hint what to change."""
+    script, given = find_recipe(recipe), _parse_options(options)
+    several = {key: parts for key, value in given.items() if key not in OWN_OPTIONS and len(parts := split(value)) > 1}
     if len(several) != 1:
-        found = f"{' and '.join(several)} have several values" if several else "no option has several values"
-        raise ValueError(f"{found}: exactly one may differ between the runs, e.g. attention=softmax,performer")
+        problem = f"{' and '.join(several)} have several values" if several else "no option has several values"
+        raise ValueError(f"{problem}: exactly one option may differ, e.g. attention=softmax,performer")
     key, values = next(iter(several.items()))
     if len(set(values)) < len(values) or "" in values:
-        raise ValueError(f"{key}={words[key]}: expected values that are all different and not empty")
-    rest = [f"{name}={value}" for name, value in words.items() if name not in (*OWN, key)]
+        raise ValueError(f"{key}={given[key]}: expected values that are all different and not empty")
+    shared = [f"{name}={value}" for name, value in given.items() if name not in (*OWN_OPTIONS, key)]
     name = key.rpartition(".")[2]
-    out = Path(words.get("out") or Path("runs") / f"compare-{script.stem}-{name}")
-    minutes = _positive("max_minutes", words["max_minutes"]) if "max_minutes" in words else None
-    return Plan(script, key, values, _seeds(words.get("seeds", "3")), minutes, rest, out, words.get("metric"))
+    out = Path(given.get("out") or Path("runs") / f"compare-{script.stem}-{name}")
+    minutes = _positive("max_minutes", given["max_minutes"]) if "max_minutes" in given else None
+    return Plan(script, key, values, _seeds(given.get("seeds", "3")), minutes, shared, out, given.get("metric"))
 
 
 def find_recipe(recipe: str) -> Path:
-    """The script of a recipe: in `recipes/` here, or in the checkout that this package belongs to."""
+    """The script of a recipe: in `recipes/` of the current folder, or of the checkout of this package."""
     if recipe.endswith(".py"):
         if not Path(recipe).is_file():
             raise ValueError(f"{recipe} does not exist")
@@ -108,12 +113,12 @@ def find_recipe(recipe: str) -> Path:
         if (file := folder / f"{recipe}.py").is_file():
             return file.resolve()
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py")})
-    hint = f"there are {', '.join(known)}" if known else "no recipes/ folder is here: run this in a checkout"
+    hint = f"expected one of {', '.join(known)}" if known else "there is no recipes/ folder: run this in a checkout"
     raise ValueError(f"no recipe {recipe!r}; {hint}{did_you_mean(recipe, known)}")
 
 
 def split(text: str) -> list[str]:
-    """Cut at commas that stand outside of brackets and quotes: `{kind: local, window: 9},softmax` has two parts."""
+    """Split at commas outside brackets and quotes: `{kind: local, window: 9},softmax` has two parts."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -129,28 +134,28 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _words(options: list[str]) -> dict[str, str]:
-    words: dict[str, str] = {}
+def _parse_options(options: list[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
     for option in options:
         key, equals, value = option.lstrip("-").partition("=")
         if not equals or not key:
             raise ValueError(f"{option!r}: expected key=value, e.g. attention=softmax,performer")
-        if key in _REFUSED:
-            raise ValueError(f"{key}= is set for each run by the comparison; give {_REFUSED[key]}")
-        if key in words:
-            raise ValueError(f"{key} is given twice: {words[key]!r} and {value!r}")
-        words[key] = value
-    return words
+        if key in _RESERVED:
+            raise ValueError(f"{key}= is set for each run by the comparison; {_RESERVED[key]}")
+        if key in values:
+            raise ValueError(f"{key} is given twice: {values[key]!r} and {value!r}")
+        values[key] = value
+    return values
 
 
 def _seeds(text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"seeds={text}: expected how many, as in seeds=3, or a list, as in seeds=0,7") from None
+        raise ValueError(f"seeds={text}: expected a number of seeds, e.g. seeds=3, or a list, e.g. seeds=0,7") from None
     seeds = list(range(numbers[0])) if len(numbers) == 1 else numbers
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={text}: expected at least one seed, none negative, all different")
+        raise ValueError(f"seeds={text}: expected at least one seed, not negative, all different")
     return seeds
 
 
@@ -165,7 +170,7 @@ def _positive(name: str, text: str) -> float:
 
 
 def _file_name(value: str) -> str:
-    """A value as the name of a folder; what letters and digits do not tell apart, a hash does."""
+    """A value as a folder name, with a hash if it contains special characters."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", value).strip("-.")[:40]
     return plain if plain == value else f"{plain}-{hashlib.blake2b(value.encode(), digest_size=3).hexdigest()}"
 
@@ -173,8 +178,8 @@ def _file_name(value: str) -> str:
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def _hold_to(plan: Plan) -> None:
-    """Note what the comparison is about; refuse to go on with another one."""
+def _check_and_save(plan: Plan) -> None:
+    """Write the settings of the comparison. Raises: ValueError if the folder holds a different comparison."""
     from zoo.training.run_dir import write_text
 
     file = plan.out / _SETTINGS
@@ -183,13 +188,13 @@ def _hold_to(plan: Plan) -> None:
         if changed := [name for name, value in plan.fixed().items() if before.get(name) != value]:
             name = changed[0]
             now, then = plan.fixed()[name], before.get(name)
-            raise ValueError(f"{plan.out} holds a comparison with {name} {then}, not {now}; give another out=")
+            raise ValueError(f"{plan.out} holds a comparison with {name} {then}, not {now}; use another out=")
     plan.out.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(plan.fixed(), indent=2) + "\n")
 
 
 def _trial(plan: Plan, value: str, seed: int, number: str) -> Trial:
-    """Run one trial to its end, unless it is there already."""
+    """Run one trial, unless it is complete already."""
     folder = plan.folder(value, seed)
     trial = Trial.read(value, seed, folder)
     left = _minutes_left(plan, trial)
@@ -201,7 +206,7 @@ def _trial(plan: Plan, value: str, seed: int, number: str) -> Trial:
 
 
 def _minutes_left(plan: Plan, trial: Trial) -> float | None:
-    """Of the time budget; 0 for a run that is done, None for one without a budget."""
+    """Minutes left of the time budget; 0 for a finished run, None without a budget."""
     if trial.result.get("finished"):
         return 0.0
     if plan.minutes is None:
@@ -211,19 +216,19 @@ def _minutes_left(plan: Plan, trial: Trial) -> float | None:
 
 
 def _run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
-    """Run the recipe in a process of its own; its words go into `log.txt`.
+    """Run the recipe in a separate process; its output goes to `log.txt`.
 
-    Returns: Why it failed, or an empty text.
+    Returns: The error message of a failed run, or an empty string.
 
-    Raises: ValueError when the recipe refuses its options; KeyboardInterrupt when either process is interrupted.
+    Raises: ValueError if the recipe rejects its options; KeyboardInterrupt if either process is interrupted.
     """
     folder = plan.folder(value, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    given = {word.partition("=")[0].rpartition(".")[2] for word in plan.rest}
-    quiet = [f"{key}={choice}" for key, choice in _QUIET.items() if key not in given]
+    given = {word.partition("=")[0].rpartition(".")[2] for word in plan.shared}
+    defaults = [f"{key}={choice}" for key, choice in _RUN_DEFAULTS.items() if key not in given]
     budget = [] if minutes is None else [f"max_minutes={minutes:.4g}"]
-    words = [f"{plan.key}={value}", *plan.rest, f"seed={seed}", f"run_dir={folder}", *budget, *quiet]
-    command = [sys.executable, *_RUNNER, str(folder / "measured.json"), str(plan.script), *words]
+    options = [f"{plan.key}={value}", *plan.shared, f"seed={seed}", f"run_dir={folder}", *budget, *defaults]
+    command = [sys.executable, *_RUNNER, str(folder / "measured.json"), str(plan.script), *options]
     root = str(Path(__file__).parents[3])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(folder / "log.txt", "ab") as log:
@@ -235,7 +240,7 @@ def _run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it heard the signal too and writes its checkpoint
+            process.wait()  # it got the signal, too, and writes its checkpoint
             raise
     if code == 130:
         raise KeyboardInterrupt
@@ -248,17 +253,17 @@ def _run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
     return last
 
 
-def _record(file: Path, script: str, words: Sequence[str]) -> None:
-    """In the process of a run: do as `python script` does, then write down what only this process knows."""
+def _record(file: Path, script: str, options: Sequence[str]) -> None:
+    """In the process of a run: do what `python script` does, then write peak memory and FLOPs to `file`."""
     import runpy
 
-    sys.argv = [script, *words]
+    sys.argv = [script, *options]
     sys.path[0] = str(Path(script).parent)  # as `python script` has it
     code: Any = 0
     try:
         runpy.run_path(script, run_name="__main__")
-    except SystemExit as ended:
-        code = ended.code
+    except SystemExit as error:
+        code = error.code
     if not code and int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0:
         from zoo.training.run_dir import write_text
 
@@ -268,7 +273,7 @@ def _record(file: Path, script: str, words: Sequence[str]) -> None:
 
 
 def peak_memory() -> int | None:
-    """Bytes that this process needed at most: allocated on the GPU if there is one, else resident."""
+    """Peak memory of this process in bytes: allocated on the GPU if there is one, else resident."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -282,13 +287,13 @@ def peak_memory() -> int | None:
 
 
 def flops(folder: Path) -> float | None:
-    """Floating-point operations of one item's forward pass through a saved model; None if it cannot be told."""
+    """FLOPs of a forward pass of one item through a saved model; None if they cannot be measured."""
     from zoo.checkpoints.load import load
     from zoo.inference.cost import measure
 
     try:
         return measure(load(str(folder)), 1).flops
-    except ValueError:  # a kind that cannot be loaded by name
+    except ValueError:  # e.g. custom code that cannot be loaded by name
         return None
 
 

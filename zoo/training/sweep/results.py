@@ -1,4 +1,4 @@
-"""What came out of several runs that differ in one setting: paired differences, a table, a picture. Torch-free."""
+"""Results of runs that differ in one setting: paired differences, a table and a plot. Torch-free."""
 
 import csv
 import json
@@ -20,10 +20,12 @@ class Trial:
     """One run: a value of the compared setting, and a seed.
 
     Attributes:
-        curves: {figure: [(step, seconds, value), ...]} as the run logged them.
-        result: Its `metrics.json`.
+        value, seed: The value and the seed.
+        folder: The run folder.
+        curves: {metric: [(step, seconds, value), ...]}, as logged by the run.
+        result: The content of `metrics.json`.
         measured: `peak_memory` in bytes (of the GPU if there was one, else of the process), `flops` of one item.
-        failure: The last words of a run that ended in an error.
+        failure: The last line of output of a failed run.
     """
 
     value: str
@@ -36,7 +38,7 @@ class Trial:
 
     @classmethod
     def read(cls, value: str, seed: int, folder: Path, failure: str = "") -> "Trial":
-        """From the run's folder; whatever is not there yet stays empty."""
+        """Read a trial from its run folder; files that do not exist yet are skipped."""
         trial = cls(value, seed, folder, failure=failure)
         if (file := folder / "metrics.csv").is_file():
             with open(file, newline="") as lines:
@@ -45,20 +47,20 @@ class Trial:
                     for name, text in row.items():
                         if text and name not in ("step", "seconds"):
                             trial.curves.setdefault(name, []).append((*at, float(text)))
-        for name, place in (("metrics.json", trial.result), ("measured.json", trial.measured)):
+        for name, values in (("metrics.json", trial.result), ("measured.json", trial.measured)):
             if (folder / name).is_file():
-                place.update(json.loads((folder / name).read_text()))
+                values.update(json.loads((folder / name).read_text()))
         return trial
 
-    def rate(self) -> float | None:
-        """Median of the items per second that the run logged."""
+    def items_per_second(self) -> float | None:
+        """Median of the logged items per second."""
         rates = [value for _, _, value in self.curves.get("items_per_second", [])]
         return statistics.median(rates) if rates else None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean figure of a value, and its paired difference to the first value with the standard error over seeds."""
+    """Mean metric of a value, and its paired difference to the first value with the standard error over seeds."""
 
     mean: float
     difference: float | None = None
@@ -75,11 +77,12 @@ class Comparison:
     """Runs of one recipe that differ in one setting; prints as a table.
 
     Attributes:
-        recipe, key: What was run, and the setting that differs.
-        values: Of the setting; the first is what the others are compared with.
+        recipe, key: The recipe, and the setting that differs.
+        values: Values of the setting; the first is the baseline.
+        seeds: Seeds that each value was run with.
         trials: One for each value and seed.
-        metric: The compared figure.
-        folder: Holds the runs, `comparison.json`, `comparison.md` and `comparison.png`.
+        metric: The compared metric.
+        folder: Folder with the runs, `comparison.json`, `comparison.md` and `comparison.png`.
     """
 
     recipe: str
@@ -92,43 +95,43 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether every run came to its end."""
+        """Whether no run failed."""
         return not any(trial.failure for trial in self.trials)
 
     @property
     def equal_steps(self) -> float:
-        """The last step that every run has a figure for."""
+        """The last step for which every run has logged the metric."""
         return min((curve[-1][0] for curve in self._curves()), default=0)
 
     @property
     def equal_seconds(self) -> float:
-        """The last second of training that every run has a figure for."""
+        """The last second of training for which every run has logged the metric."""
         return min((curve[-1][1] for curve in self._curves()), default=0.0)
 
     @property
-    def picture(self) -> Path:
-        """Curves against steps and seconds."""
+    def plot_file(self) -> Path:
+        """Plot of the curves over steps and seconds."""
         return self.folder / "comparison.png"
 
     def at(self, value: str, *, time: bool) -> Difference | None:
-        """A value's figure at equal time or at equal steps; a figure between two logged ones is interpolated."""
-        column, place = (1, self.equal_seconds) if time else (0, self.equal_steps)
-        mine, first = (self._figures(v, column, place) for v in (value, self.values[0]))
-        if not mine:
+        """The metric of a value at equal time or at equal steps, interpolated between logged rows."""
+        column, position = (1, self.equal_seconds) if time else (0, self.equal_steps)
+        by_seed, baseline = (self._metrics_at(v, column, position) for v in (value, self.values[0]))
+        if not by_seed:
             return None
-        mean = statistics.fmean(mine.values())
-        paired = [mine[seed] - first[seed] for seed in mine if seed in first]
+        mean = statistics.fmean(by_seed.values())
+        paired = [by_seed[seed] - baseline[seed] for seed in by_seed if seed in baseline]
         if value == self.values[0] or not paired:
             return Difference(mean)
         error = statistics.stdev(paired) / math.sqrt(len(paired)) if len(paired) > 1 else None
         return Difference(mean, statistics.fmean(paired), error)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table's figures as plain values; None is not measured."""
+        """The rows of the table as plain values; None means not measured."""
         return [self._row(value) for value in self.values]
 
     def table(self) -> "Table":
-        """For a terminal."""
+        """A table for the terminal."""
         from rich.table import Table
 
         table = Table(title=f"{self.recipe}: {self.key}, {self._seeds()}", caption=self._caption())
@@ -154,22 +157,22 @@ class Comparison:
         return "\n".join([*lines, "", self._caption()])
 
     def write(self) -> None:
-        """Write table, figures and picture into the folder."""
+        """Write the table, the numbers and the plot to the folder."""
         from zoo.training.run_dir import write_text
 
         write_text(self.folder / "comparison.md", str(self) + "\n")
-        figures = {
+        metrics = {
             "recipe": self.recipe,
             "key": self.key,
             "metric": self.metric,
             "seeds": self.seeds,
             "rows": self.rows(),
         }
-        write_text(self.folder / "comparison.json", json.dumps(figures, indent=2) + "\n")
-        self.draw()
+        write_text(self.folder / "comparison.json", json.dumps(metrics, indent=2) + "\n")
+        self.plot()
 
-    def draw(self) -> Path:
-        """Draw mean and standard error over seeds against steps and against seconds."""
+    def plot(self) -> Path:
+        """Plot mean and standard error over seeds, over steps and over seconds."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -177,9 +180,9 @@ class Comparison:
         axes = figure.subplots(1, 2, sharey=True)
         for number, value in enumerate(self.values):
             for column, axis in enumerate(axes):
-                self._draw_curve(axis, value, column, f"C{number}")
-        for axis, name, place in zip(axes, ("step", "seconds of training"), (self.equal_steps, self.equal_seconds)):
-            axis.axvline(place, color="0.6", linewidth=0.8, linestyle=":")
+                self._plot_curve(axis, value, column, f"C{number}")
+        for axis, name, position in zip(axes, ("step", "seconds of training"), (self.equal_steps, self.equal_seconds)):
+            axis.axvline(position, color="0.6", linewidth=0.8, linestyle=":")
             axis.set_xlabel(name)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
@@ -190,39 +193,39 @@ class Comparison:
         )
         from zoo.utils.files import write_atomic
 
-        write_atomic(self.picture, lambda path: FigureCanvasAgg(figure).print_png(str(path)))
-        return self.picture
+        write_atomic(self.plot_file, lambda path: FigureCanvasAgg(figure).print_png(str(path)))
+        return self.plot_file
 
-    # --- figures --------------------------------------------------------------------------------------------------
+    # --- numbers --------------------------------------------------------------------------------------------------
 
-    def _good(self, value: str | None = None) -> list[Trial]:
-        """Trials that came to their end and have the metric."""
+    def _complete(self, value: str | None = None) -> list[Trial]:
+        """Trials that did not fail and have logged the metric."""
         return [t for t in self.trials if not t.failure and t.curves.get(self.metric) and value in (None, t.value)]
 
     def _curves(self) -> list[list[tuple[int, float, float]]]:
-        return [trial.curves[self.metric] for trial in self._good()]
+        return [trial.curves[self.metric] for trial in self._complete()]
 
-    def _figures(self, value: str, column: int, place: float) -> dict[int, float]:
-        """{seed: the metric at a step (column 0) or second (column 1)}."""
-        return {trial.seed: interpolate(trial.curves[self.metric], column, place) for trial in self._good(value)}
+    def _metrics_at(self, value: str, column: int, position: float) -> dict[int, float]:
+        """{seed: metric at a step (column 0) or second (column 1)}."""
+        return {trial.seed: interpolate(trial.curves[self.metric], column, position) for trial in self._complete(value)}
 
     def _row(self, value: str) -> dict[str, Any]:
         trials = [trial for trial in self.trials if trial.value == value]
         row: dict[str, Any] = {self.key: value}
         for name, time in (("steps", False), ("time", True)):
-            found = self.at(value, time=time)
-            row[f"at_equal_{name}"] = found.mean if found else None
-            row[f"difference_at_equal_{name}"] = found.difference if found else None
-            row[f"standard_error_at_equal_{name}"] = found.error if found else None
+            result = self.at(value, time=time)
+            row[f"at_equal_{name}"] = result.mean if result else None
+            row[f"difference_at_equal_{name}"] = result.difference if result else None
+            row[f"standard_error_at_equal_{name}"] = result.error if result else None
         return row | {
             "parameters": _mean([t.result.get("parameters") for t in trials]),
             "flops": _mean([t.measured.get("flops") for t in trials]),
             "peak_memory": _mean([t.measured.get("peak_memory") for t in trials]),
-            "items_per_second": _mean([t.rate() for t in trials]),
+            "items_per_second": _mean([t.items_per_second() for t in trials]),
             "failed": [f"seed {t.seed}: {t.failure}" for t in trials if t.failure],
         }
 
-    # --- words ----------------------------------------------------------------------------------------------------
+    # --- text -----------------------------------------------------------------------------------------------------
 
     def _seeds(self) -> str:
         return f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
@@ -236,60 +239,59 @@ class Comparison:
     def _cells(self) -> list[list[str]]:
         cells = []
         for value, row in zip(self.values, self.rows(), strict=True):
-            found = [self.at(value, time=time) for time in (False, True)]
-            figures = [text for each in found for text in ((f"{each.mean:.4f}", str(each)) if each else ("-", "-"))]
+            results = [self.at(value, time=time) for time in (False, True)]
+            metrics = [text for each in results for text in ((f"{each.mean:.4f}", str(each)) if each else ("-", "-"))]
             sizes = [
                 _number(row["parameters"]),
                 _number(row["flops"], 1e6, 1),
                 _number(row["peak_memory"], 2**20),
                 _number(row["items_per_second"]),
             ]
-            cells.append([value + (" (failed)" if row["failed"] else ""), *figures, *sizes])
+            cells.append([value + (" (failed)" if row["failed"] else ""), *metrics, *sizes])
         return cells
 
     def _caption(self) -> str:
         better = "lower" if lower_is_better(self.metric) else "higher"
-        words = f"differences to {self.values[0]}, paired by seed, ± standard error; {better} is better"
+        caption = f"differences to {self.values[0]}, paired by seed, ± standard error; {better} is better"
         if len(self.seeds) < 2:
-            words += "; one seed gives no standard error: take seeds=3"
-        facts = [t.result for t in self.trials if t.result]
-        if facts and not all(fact.get("real", True) for fact in facts):
-            words += f"; NOT REAL DATA: {facts[0].get('data')} is made by the program"
+            caption += "; there is no standard error for one seed: use seeds=3"
+        results = [t.result for t in self.trials if t.result]
+        if results and not all(result.get("real", True) for result in results):
+            caption += f"; synthetic data ({results[0].get('data')}): the metrics say nothing about real data"
         failures = [f"{t.value}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
-        return "; ".join([words, *failures])
+        return "; ".join([caption, *failures])
 
-    def _draw_curve(self, axis: Any, value: str, column: int, color: str) -> None:
-        """One value's mean curve, up to where its shortest run goes, in a band of one standard error."""
-        curves = [trial.curves[self.metric] for trial in self._good(value)]
+    def _plot_curve(self, axis: Any, value: str, column: int, color: str) -> None:
+        """Plot the mean curve of a value, up to the end of its shortest run, with a band of one standard error."""
+        curves = [trial.curves[self.metric] for trial in self._complete(value)]
         if not curves:
             return
         end = min(curve[-1][column] for curve in curves)
-        places = sorted({point[column] for curve in curves for point in curve if point[column] <= end})
-        figures = [[interpolate(curve, column, place) for curve in curves] for place in places]
-        mean = [statistics.fmean(each) for each in figures]
-        error = [statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 0.0 for each in figures]
-        axis.plot(places, mean, color=color, label=value, marker="o", markersize=3)
-        axis.fill_between(
-            places, [m - e for m, e in zip(mean, error)], [m + e for m, e in zip(mean, error)], color=color, alpha=0.2
-        )
+        positions = sorted({point[column] for curve in curves for point in curve if point[column] <= end})
+        metrics = [[interpolate(curve, column, position) for curve in curves] for position in positions]
+        mean = [statistics.fmean(each) for each in metrics]
+        error = [statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 0.0 for each in metrics]
+        axis.plot(positions, mean, color=color, label=value, marker="o", markersize=3)
+        low, high = ([m + sign * e for m, e in zip(mean, error)] for sign in (-1, 1))
+        axis.fill_between(positions, low, high, color=color, alpha=0.2)
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a figure is a loss or an error, by its name."""
+    """Whether a metric is a loss or an error, judged by its name."""
     return any(word in metric.split("_") for word in _LOWER_IS_BETTER)
 
 
-def choose_metric(trials: Sequence[Trial], wanted: str | None = None) -> str:
-    """The figure to compare: the wanted one, else that by which the runs knew their best step, else a validation figure
-    that is no loss, else a loss.
+def choose_metric(trials: Sequence[Trial], metric: str | None = None) -> str:
+    """The metric to compare: `metric` if given, else the one that selected the best step of the runs, else a
+    validation metric that is not a loss, else a loss.
 
-    Raises: ValueError when no run has logged the wanted one.
+    Raises: ValueError if no run has logged `metric`.
     """
     names = sorted({name for trial in trials for name in trial.curves} - {"lr", "items_per_second", "epoch"})
-    if wanted:
-        if names and wanted not in names:
-            raise ValueError(f"metric={wanted}: the runs logged {', '.join(names)}")
-        return wanted
+    if metric:
+        if names and metric not in names:
+            raise ValueError(f"metric={metric}: the runs logged {', '.join(names)}")
+        return metric
     monitors = [key.removeprefix("best_") for trial in trials for key in trial.result if key.startswith("best_val_")]
     if monitors and monitors[0] in names:
         return monitors[0]
@@ -297,15 +299,15 @@ def choose_metric(trials: Sequence[Trial], wanted: str | None = None) -> str:
     return next(iter([name for name in validation if not lower_is_better(name)] + validation + names), "train_loss")
 
 
-def interpolate(curve: Sequence[tuple[int, float, float]], column: int, place: float) -> float:
-    """A figure at a step (column 0) or second (column 1), linear between the logged ones, constant beyond."""
-    before = [point for point in curve if point[column] <= place]
-    after = [point for point in curve if point[column] > place]
+def interpolate(curve: Sequence[tuple[int, float, float]], column: int, position: float) -> float:
+    """A metric at a step (column 0) or second (column 1): linear between logged rows, constant beyond them."""
+    before = [point for point in curve if point[column] <= position]
+    after = [point for point in curve if point[column] > position]
     if not before or not after:
         return before[-1][2] if before else curve[0][2]
     left, right = before[-1], after[0]
-    share = (place - left[column]) / (right[column] - left[column])
-    return left[2] + share * (right[2] - left[2])
+    weight = (position - left[column]) / (right[column] - left[column])
+    return left[2] + weight * (right[2] - left[2])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
