@@ -15,7 +15,8 @@ SETTINGS = {"ast_audio": AudioSettings, "ctc_speech": CTCSettings}
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = {
-    "ast_audio": ("width=16", "depth=2", "heads=2", "batch_size=8", "max_train_samples=48", "max_test_samples=16", *QUIET),
+    "ast_audio": ("width=16", "depth=2", "heads=2", "batch_size=8", "max_train_samples=48", "max_test_samples=16",
+                  *QUIET),
     "ctc_speech": ("model.conv_channels=[8,8,16,16]", "width=16", "depth=1", "heads=2", "model.position_groups=2",
                    "model.position_kernel=8", "batch_size=8", "max_train_samples=40", "max_test_samples=12", *QUIET),
 }  # fmt: skip
@@ -32,7 +33,7 @@ def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("ast_audio", tmp_path / "run", *TINY["ast_audio"], "steps=3", "ema=0.9", "export=transformers") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "synthesized audio clips", "48 training and 16 test items", "test accuracy",
+    for text in ("Synthetic data", "synthesized audio clips", "48 training and 16 test items", "test accuracy",
                  "sample.wav", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -58,7 +59,7 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_speech_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("ctc_speech", tmp_path / "run", *TINY["ctc_speech"], "steps=3", "export=transformers") == 0
     said = capsys.readouterr().out
-    for text in ("NOT REAL DATA", "40 training and 12 test items", "test wer", "cer", "exported"):
+    for text in ("Synthetic data", "40 training and 12 test items", "test wer", "cer", "exported"):
         assert text in said, text
     folder = tmp_path / "run"
     assert result(folder)["result"].keys() == {"test_loss", "test_wer", "test_cer"}

@@ -32,17 +32,17 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_clip_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("clip_pairs", tmp_path / "run", *TINY["clip_pairs"], "steps=3", "ema=0.9") == 0
     said = capsys.readouterr().out
-    for text in ("NOT REAL DATA", "generated scenes", "64 training and 12 test items", "zoo search",
+    for text in ("Synthetic data", "generated scenes", "64 training and 12 test items", "zoo search",
                  "vit_cifar_tiny + bert_tiny", "test recall"):  # fmt: skip
         assert text in said, text
     folder = tmp_path / "run"
-    assert {"curves.png", "retrieval.png", "retrieval.html", "model", "pictures"} <= {p.name for p in folder.iterdir()}
-    figures = result(folder)["result"]
+    assert {"curves.png", "retrieval.png", "retrieval.html", "model", "images"} <= {p.name for p in folder.iterdir()}
+    metrics = result(folder)["result"]
     ways = ("test_image_to_text", "test_text_to_image")
-    assert {way + end for way in ways for end in RETRIEVAL} <= figures.keys() and not result(folder)["real"]
+    assert {way + end for way in ways for end in RETRIEVAL} <= metrics.keys() and not result(folder)["real"]
     model = zoo.load(folder)
     assert isinstance(model, Contrastive) and model.modalities == ("image", "text")
-    picture = next((folder / "pictures").glob("000*.png"))
+    picture = next((folder / "images").glob("000*.png"))
     batch = model.preprocess(images=[picture], text=[picture.stem.partition(" ")[2]])
     assert model(**batch).logits("image", "text").shape == (1, 1)
 
@@ -93,8 +93,8 @@ def test_clap_with_unseen_classes(tmp_path: Path) -> None:
     assert call("clap_pairs", tmp_path / "run", *words) == 0
     folder = tmp_path / "run"
     assert {"confusion.png", "retrieval.html", "sample.wav", "model"} <= {p.name for p in folder.iterdir()}
-    figures = result(folder)["result"]
-    assert {"test_prompt_accuracy", "test_unseen_accuracy", "test_unseen_among_all"} <= figures.keys()
+    metrics = result(folder)["result"]
+    assert {"test_prompt_accuracy", "test_unseen_accuracy", "test_unseen_among_all"} <= metrics.keys()
     model = zoo.load(folder)
     assert model.modalities == ("text", "audio") and model.preprocess.audio.sampling_rate == 8000
     answers = zoo.zero_shot(model, ["rising", "falling"]).predict(folder / "sample.wav")
@@ -137,7 +137,7 @@ def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: p
     ("clip_pairs", ["image.name=vit_cifar_tini"], "did you mean 'vit_cifar_tiny'"),
     ("clip_pairs", ["image.name=bert_tiny"], "image tower"),
     ("clip_pairs", ["image.depht=3"], "did you mean 'depth'"),
-    ("clip_pairs", ["depth=3"], "say image.depth= or text.depth="),
+    ("clip_pairs", ["depth=3"], "use image.depth= or text.depth="),
     ("clip_pairs", ["model=vit_cifar_tiny"], "image.name="),
     ("clip_pairs", ["data=emojis"], "did you mean 'emoji'"),
     ("clip_pairs", ["batch_size=9999"], "do not fill one batch"),
@@ -147,7 +147,7 @@ def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: p
     ("clip_pairs", ["image.image_size=16"], "at least 24"),
     ("clip_pairs", ["unlocked=2"], "ambiguous"),
     ("clip_pairs", ["image.unlocked=2"], "locked=true"),
-    ("clap_pairs", ["held_out_classes=[three]"], "the classes of synthetic are"),
+    ("clap_pairs", ["held_out_classes=[three]"], "expected classes of synthetic: tone"),
     ("clap_pairs", ["sentences=[digit]"], "{}"),
     ("clap_pairs", ["audio.name=vit_cifar_tiny"], "audio tower"),
     ("clap_pairs", ["data=fsd"], "did you mean 'fsdd'"),

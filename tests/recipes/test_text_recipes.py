@@ -27,7 +27,7 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("finetune_text", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers", "pool=cls") == 0
     said = capsys.readouterr()
-    for text in ("NOT REAL DATA", "generated sentences", "80 training and 20 test items", "test accuracy", "f1",
+    for text in ("Synthetic data", "generated sentences", "80 training and 20 test items", "test accuracy", "f1",
                  "zoo predict", "exported"):  # fmt: skip
         assert text in said.out, text
     folder = tmp_path / "run"
@@ -36,7 +36,7 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
     model = zoo.load(folder)
     assert model.labels == ["negative", "positive"]
     card, theirs = ((folder / where / "README.md").read_text() for where in ("model", "transformers"))
-    for text in ("Not real data", "generated sentences", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
+    for text in ("Synthetic data", "generated sentences", "recipes/finetune_text.py", "ema=0.9", "test accuracy",
                  f'zoo.load("{folder}/model")', "zoo.predict", "2 classes: negative, positive"):  # fmt: skip
         assert text in card, text
     assert f'pipeline("text-classification", "{folder}/transformers")' in theirs and "library_name: tr" in theirs
@@ -97,13 +97,13 @@ def test_numbers_in_their_own_unit(tmp_path: Path, words: tuple) -> None:
     few = (f"data={table}", *FEW[2:], "steps=2", "lr=1e-5", "export=transformers", *words)
     few = (*few, "pool=last") if words[:1] == ("model=gpt_nano",) else (*few, "pool=cls")
     assert call("finetune_text", tmp_path / "run", *few) == 0
-    figures = result(tmp_path / "run")["result"]
-    assert {"test_error", "test_r2", "test_loss"} == figures.keys()
+    metrics = result(tmp_path / "run")["result"]
+    assert {"test_error", "test_r2", "test_loss"} == metrics.keys()
     model = zoo.load(tmp_path / "run")
     assert model.config.resolved_problem_type == "regression" and model.labels == ["score"]
     ((label, number),) = zoo.predict(model, "text 3")
     if words != ("model=gpt_nano",):  # whose head has no bias to hold a mean
-        assert figures["test_error"] < 20 and label == "score" and number == pytest.approx(2005, abs=20)
+        assert metrics["test_error"] < 20 and label == "score" and number == pytest.approx(2005, abs=20)
     best = zoo.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert zoo.predict(best, "text 3") == [(label, pytest.approx(number, rel=1e-5))]
     assert zoo.predict(zoo.load(tmp_path / "run" / "transformers"), "text 3") == [(label, pytest.approx(number))]
@@ -122,7 +122,7 @@ def test_numbers_go_on_from_a_model_that_has_learned_them(tmp_path: Path) -> Non
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9")
     assert call("finetune_text", tmp_path / "run", *words) == 0
-    assert "stopped early: step 2 was the best" in capsys.readouterr().out
+    assert "early stopping: no improvement in 2 validations; the best step was 2" in capsys.readouterr().out
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["finished"]) == (6, True)
 
 
@@ -131,8 +131,8 @@ def test_gpt_writes_while_it_learns(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert call("gpt_text", tmp_path / "run", *words) == 0
     samples = (tmp_path / "run" / "samples.txt").read_text()
     assert "--- step 2\n" in samples and "--- step 4\n" in samples
-    figures = result(tmp_path / "run")["result"]
-    assert figures["test_perplexity"] == pytest.approx(torch.tensor(figures["test_loss"]).exp().item(), rel=1e-4)
+    metrics = result(tmp_path / "run")["result"]
+    assert metrics["test_perplexity"] == pytest.approx(torch.tensor(metrics["test_loss"]).exp().item(), rel=1e-4)
     assert "perplexity" in capsys.readouterr().out
     model = zoo.load(tmp_path / "run")
     assert model.preprocess.decode(model.preprocess.encode("found\na key")) == "found\na key"
@@ -171,9 +171,9 @@ def test_interrupted_and_started_again(
     ("finetune_text", ["data=synthetic", "batch_size=9999"], "do not fill one batch"),
     ("finetune_text", ["model.source=nowhere"], "nowhere"),
     ("finetune_text", ["export=transformers"], "give pool=cls"),
-    ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear map is called 'query'"),
+    ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear layer is named 'query'"),
     ("finetune_text", ["data.max_length=4", "truncate=error"], "truncate='cut'"),
-    ("gpt_text", ["data=missing.txt"], "no such file"),
+    ("gpt_text", ["data=missing.txt"], "expected a file or folder that exists"),
     ("gpt_text", ["val_fraction=0"], "val_fraction=0"),
     ("gpt_text", ["model=bert_tiny"], "head='lm'"),
     ("mlm_text", ["mask_probability=1"], "mask_probability=1"),

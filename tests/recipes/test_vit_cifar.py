@@ -17,8 +17,8 @@ from zoo.training.main import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_cifar.py"
 PICTURES = {"curves.png", "confusion.png", "attention.png"}
-TINY = ("data=synthetic", "max_train_samples=96", "max_test_samples=40", "width=16", "depth=1", "heads=2", "batch_size=16", "steps=3",
-        "accelerator=cpu", "precision=fp32")  # fmt: skip
+TINY = ("data=synthetic", "max_train_samples=96", "max_test_samples=40", "width=16", "depth=1", "heads=2",
+        "batch_size=16", "steps=3", "accelerator=cpu", "precision=fp32")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_the_whole_way(tmp_path: Path) -> None:
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition("step 3/3")
-    for text in ("NOT REAL DATA", "synthetic (NOT real), 96 training and 40 test items", "CPU", "fp32", "vit_cifar_tiny",
-                 "parameters", "3 of 16 items", "expected end", "runs/vit_cifar (new)"):  # fmt: skip
+    for text in ("Synthetic data", "synthetic (synthetic data), 96 training and 40 test items", "CPU", "fp32",
+                 "vit_cifar_tiny", "parameters", "3 of 16 items", "expected end", "runs/vit_cifar (new)"):  # fmt: skip
         assert text in before, text
-    for text in (r"test accuracy +\d+\.\d\d% on synthetic \(NOT REAL DATA", r"model +runs/vit_cifar/model",
-                 r"try +zoo predict runs/vit_cifar/model runs/vit_cifar/sample.png",
-                 r"longer +python recipes/vit_cifar.py data=synthetic .*epochs=\d+"):  # fmt: skip
+    for text in (r"test accuracy +\d+\.\d\d% on synthetic \(synthetic data", r"model +runs/vit_cifar/model",
+                 r"use it +zoo predict runs/vit_cifar/model runs/vit_cifar/sample.png",
+                 r"train longer +python recipes/vit_cifar.py data=synthetic .*epochs=\d+"):  # fmt: skip
         assert re.search(text, after), (text, after)
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     check_folder(tmp_path / "runs" / "vit_cifar")
@@ -82,7 +82,7 @@ def check_folder(folder: Path) -> None:
     (["patch_size=5"], "patch"),
     (["data=cifar"], "did you mean 'cifar10'"),
     (["data=synthetic", "batch_size=16", "freeze=[patch]"], "did you mean 'patches'"),
-    (["data=synthetic", "accumulate_grad_batches=3"], "does not divide"),
+    (["data=synthetic", "accumulate_grad_batches=3"], "must be a multiple"),
     (["data=synthetic", "batch_size=9999"], "do not fill one batch"),
     (["data=synthetic", "logger=Tensorboard"], "TensorBoardLogger"),
     (["data=synthetic", "resume=must"], "no unfinished run"),
