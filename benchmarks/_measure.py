@@ -1,8 +1,8 @@
-"""How every benchmark here measures: rivals in one process, interleaved, ratios within a round, their median.
+"""Timing for all benchmarks: candidates run interleaved in one process; reported are medians of ratios per round.
 
-A round runs each candidate once, so that whatever slows the machine down slows them alike; the first candidate is the
-yardstick, and a ratio above 1 is faster than it. On a CPU the clock is the process's own time on one thread, which a
-busy machine hardly disturbs, and a matrix product of known size runs along in each round to tell the machine's state.
+A round runs each candidate once, so that a slow machine affects all of them equally. The first candidate is the
+baseline; a ratio above 1 means faster than the baseline. On a CPU, the process time of one thread is measured, which
+hardly depends on the load of the machine, and each round also times a matrix product of fixed size as a reference.
 """
 
 import os
@@ -24,11 +24,15 @@ _PROBE = 1024
 
 @dataclass
 class Table:
-    """Seconds of each candidate in each round; `items` is what one call works through.
+    """Seconds of each candidate in each round.
 
     Attributes:
-        seconds: {candidate: [one figure per round]}; the first candidate is the yardstick.
-        peaks: On a GPU, the greatest number of bytes that each candidate had allocated.
+        title: Title of the table.
+        clock: How time was measured.
+        seconds: {candidate: [seconds of each round]}; the first candidate is the baseline.
+        items: Number of items that one call processes.
+        peaks: On a GPU, the peak of allocated bytes of each candidate.
+        probe: GF/s of the reference matrix product.
     """
 
     title: str
@@ -43,16 +47,16 @@ class Table:
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str) -> float:
-        """How many times as fast as the yardstick: the median over rounds of the ratio within a round."""
-        yardstick = next(iter(self.seconds.values()))
-        return statistics.median(base / mine for base, mine in zip(yardstick, self.seconds[name], strict=True))
+        """Speed relative to the baseline: median over rounds of the ratio within a round."""
+        baseline = next(iter(self.seconds.values()))
+        return statistics.median(base / own for base, own in zip(baseline, self.seconds[name], strict=True))
 
     def spread(self, name: str) -> float:
         """(max - min) / median of a candidate's seconds."""
         return (max(self.seconds[name]) - min(self.seconds[name])) / self.median(name)
 
     def __str__(self) -> str:
-        """A Markdown table with its machine and versions below."""
+        """A Markdown table, followed by the machine and the versions of packages."""
         rounds = len(next(iter(self.seconds.values())))
         head = ["", "ms", "ratio", "spread"] + ["items/s"] * bool(self.items) + ["peak MB"] * bool(self.peaks)
         lines = [f"\n{self.title}", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -86,11 +90,12 @@ def paired(
     """Time the candidates against each other, print the table and return it.
 
     Args:
-        candidates: Name -> what to time; the first is the yardstick of the ratios.
-        rounds: Interleaved rounds that count.
-        warmup: Rounds before them that do not.
-        clock: `cpu` (process time, one thread), `wall` (threads as they are) or `cuda` (events, and peak memory).
-        items: What one call works through, for a column of items per second.
+        candidates: Name -> function to time; the first is the baseline of the ratios.
+        rounds: Number of interleaved rounds that are measured.
+        warmup: Number of rounds before them that are not measured.
+        clock: `cpu` (process time, one thread), `wall` (all threads) or `cuda` (events, and peak memory).
+        title: Title of the table.
+        items: Number of items that one call processes, for a column of items per second.
     """
     if not candidates or rounds < 1:
         raise ValueError(f"{len(candidates)} candidates, {rounds} rounds: expected at least one of each")
@@ -141,11 +146,11 @@ def _sgemm(clock: Clock) -> float:
 
 
 def machine(clock: Clock = "cpu") -> str:
-    """Processor or GPU, and the versions that a figure depends on."""
-    where = torch.cuda.get_device_name() if clock == "cuda" else f"{_processor()}, {os.cpu_count()} CPUs"
+    """Processor or GPU, and the versions of the relevant packages."""
+    hardware = torch.cuda.get_device_name() if clock == "cuda" else f"{_processor()}, {os.cpu_count()} CPUs"
     packages = ("torch", "torchvision", "timm", "transformers", "lightning")
     loaded = [f"{name} {_version(name)}" for name in packages if name in sys.modules]
-    return f"{where}, Python {platform.python_version()}, {', '.join(loaded)}"
+    return f"{hardware}, Python {platform.python_version()}, {', '.join(loaded)}"
 
 
 def _processor() -> str:
@@ -167,7 +172,7 @@ def _version(name: str) -> str:
 
 
 def options(**defaults: Any) -> SimpleNamespace:
-    """Options of a benchmark from its command line, `key=value` with the type of the default."""
+    """Parse the `key=value` options of a benchmark; values have the type of their default."""
     chosen = dict(defaults)
     for word in sys.argv[1:]:
         key, equals, value = word.partition("=")

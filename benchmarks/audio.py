@@ -4,9 +4,9 @@
 
 ast: one spectrogram of 1024 frames and 128 mel bins, 1,214 tokens; targets after zoo.optimize: >= 1.2x in float32,
 >= 2.1x in bfloat16 over transformers in float32. waves: wav2vec 2.0 base on clips of 1, 2, 3, 5, 7 and 10 s, which
-transformers pads to 10 s; useful seconds of sound a second: >= 1.8x. Weights are random and the same; what is compared
-there are the clips alone, because transformers' group norm spans the padding. large: the same clips through the large
-model with stable layer norm, of `depth` layers too.
+transformers pads to 10 s; target for seconds of audio per second, without padding: >= 1.8x. Both have the same random
+weights; outputs are compared with those of single clips, because the group norm of transformers includes the padding.
+large: the same clips through the large model with stable layer norm, also with `depth` layers.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SAMPLING_RATE = 16000
 
 
 def both(name: str, device: str, **config: Any) -> tuple[Any, zoo.Model]:
-    """Their model and ours, from the same file."""
+    """(transformers model, zoo model) with the same weights."""
     cls = getattr(transformers, name)
     theirs = cls(cls.config_class(**config)).to(device).eval()
     with TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def both(name: str, device: str, **config: Any) -> tuple[Any, zoo.Model]:
 
 
 def half_of(model: Any) -> Any:
-    """The same model in bfloat16."""
+    """A copy of a model in bfloat16."""
     half = type(model)(model.config).to(model.device, torch.bfloat16).eval()
     half.load_state_dict(model.state_dict())
     return half
@@ -53,7 +53,7 @@ def spectrograms(depth: int, device: str) -> dict[str, Callable[[], object]]:
     with torch.inference_mode():
         reference = theirs(x).logits
         for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
-            print(f"{name}: greatest difference to transformers {error(model(x), reference):.1e}")
+            print(f"{name}: maximum difference to transformers {error(model(x), reference):.1e}")
     return {
         "transformers float32": lambda: theirs(x),
         "transformers bfloat16": lambda: half(x.bfloat16()),
@@ -71,11 +71,11 @@ def clips(depth: int, device: str, **config: Any) -> dict[str, Callable[[], obje
     x = torch.randn(keep.shape, generator=torch.Generator().manual_seed(0)) * keep
     x, keep = x.to(device), keep.to(device)
     with torch.inference_mode():
-        alone = [theirs(x[row : row + 1, :n]).last_hidden_state[0] for row, n in enumerate(lengths)]
+        unpadded = [theirs(x[row : row + 1, :n]).last_hidden_state[0] for row, n in enumerate(lengths)]
         for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
             y = model(x, keep)
-            worst = max(error(y[row, : len(z)], z) for row, z in enumerate(alone))
-            print(f"{name}: greatest difference to transformers' clips alone {worst:.1e}")
+            worst = max(error(y[row, : len(z)], z) for row, z in enumerate(unpadded))
+            print(f"{name}: maximum difference to transformers on single clips {worst:.1e}")
     return {
         "transformers float32": lambda: theirs(x, attention_mask=keep),
         "transformers one by one": lambda: [theirs(x[row : row + 1, :n]) for row, n in enumerate(lengths)],

@@ -3,8 +3,8 @@
     python benchmarks/augment.py [batch=128] [batches=4] [rounds=7] [device=cpu|cuda] [data=synthetic]
 
 Targets: crop + flip + normalize >= 5x; a full recipe (crop, flip, RandAugment or TrivialAugment, erasing, MixUp or
-CutMix) >= 3x. Both sides start from the same uint8 tensor in memory and end with normalized float batches and targets.
-torchvision mixes whole batches with one lambda; ours draws partner and lambda for each image.
+CutMix) >= 3x. Both start from the same uint8 tensor in memory and end with normalized float batches and targets.
+torchvision mixes whole batches with one lambda; the zoo samples a partner and a lambda for each image.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ RECIPES = {
 
 
 class PerSample(Dataset[Any]):
-    """The usual way: one image, one chain of transforms."""
+    """A dataset that applies transforms to one image at a time."""
 
     def __init__(self, images: ImageDataset, chain: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.images, self.chain = images, chain
@@ -44,7 +44,7 @@ class PerSample(Dataset[Any]):
 
 
 def torchvision_loader(sets: ImageSplits, settings: AugmentSettings, batch: int) -> DataLoader[Any]:
-    """The same operations with torchvision's own transforms."""
+    """A DataLoader with the same operations as torchvision transforms."""
     chain: list[Any] = [
         v2.RandomCrop(sets.train.images.shape[-1], padding=settings.crop),
         v2.RandomHorizontalFlip(settings.flip),
@@ -69,20 +69,20 @@ def _mixed(mix: Callable[..., Any], samples: list[Any]) -> Any:
 
 
 def take(source: Iterator[Any], count: int, device: str) -> None:
-    """Draw so many batches from torchvision's side."""
+    """Take `count` batches from torchvision's loader."""
     for _ in range(count):
         images, targets = next(source)
         images.to(device), targets.to(device)
 
 
 def take_ours(source: Iterator[Any], augment: Augment, count: int, device: str) -> None:
-    """Draw so many batches from ours: gather, move, augment."""
+    """Take `count` batches from the zoo's loader, move them to the device and augment them."""
     for step in range(count):
         augment({name: value.to(device) for name, value in next(source).items()}, seed=0, step=step, train=True)
 
 
 def forever(loader: Any) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Batches of endless epochs."""
     while True:
         yield from loader
 

@@ -1,13 +1,13 @@
-"""Contrastive losses against open_clip's, forwards and backwards: time in one process, memory each in its own.
+"""Contrastive losses against open_clip's, forward and backward: time in one process, memory in separate processes.
 
     python benchmarks/contrastive_loss.py [what=time,memory,large,cached] [rows=8192] [width=512] [rounds=5]
         [device=cpu|cuda]
 
 time and memory: targets at 8192 rows of width 512 are >= 1.2x the speed of ClipLoss and <= 1/5 of its memory. large:
-32,768 rows of ours alone, within 0.8 GB; theirs would need 16 GB. cached: a training step of vit_cifar and bert_tiny on
-256 pairs, all at once and 16 at a time. Memory is the peak over what the process held with the inputs made and the
-kernels loaded: of its resident set, or of a GPU's allocations. The C library is told to give freed memory back at once;
-else what it keeps for later counts as well, by which the steps in parts would seem to need twice to five times as much.
+32,768 rows with the zoo only, within 0.8 GB; open_clip would need 16 GB. cached: a training step of vit_cifar and
+bert_tiny on 256 pairs, all at once and 16 at a time. Memory is the peak of the resident set, or of GPU allocations,
+above the level after creating inputs and loading kernels. The C library is configured to return freed memory
+immediately; otherwise memory that it keeps would count, two to five times as much for the chunked steps.
 """
 
 import os
@@ -32,7 +32,7 @@ GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def step(name: str, rows: int, width: int, device: str) -> Callable[[], list[Tensor]]:
-    """A call that gives the loss and the gradients of both sides, scale and bias."""
+    """A function that computes the loss and the gradients of both sides, scale and bias."""
     g = torch.Generator().manual_seed(0)
     a, b = (F.normalize(torch.randn(rows, width, generator=g), dim=1).to(device).requires_grad_() for _ in range(2))
     scale, bias = (torch.tensor(x, device=device, requires_grad=True) for x in (1 / 0.07, -10.0))
@@ -54,7 +54,7 @@ def step(name: str, rows: int, width: int, device: str) -> Callable[[], list[Ten
 
 
 def training(name: str, rows: int, device: str) -> Callable[[], object]:
-    """A call that gives the gradients of a step of two towers."""
+    """A function that computes the gradients of a step of two towers."""
     from zoo.tasks import ContrastiveTask
 
     g = torch.Generator().manual_seed(0)
@@ -69,18 +69,18 @@ def training(name: str, rows: int, device: str) -> Callable[[], object]:
     def run() -> None:
         task.loss_of(batch, 0, 0).backward()
 
-    task.loss_of({key: x[:2] for key, x in batch.items()}, 0, 0).backward()  # gradients are there from now on
+    task.loss_of({key: x[:2] for key, x in batch.items()}, 0, 0).backward()  # allocates the gradients
     return run
 
 
 def kilobytes(field: str) -> int:
-    """A line of this process's status."""
+    """A memory field of this process's status, in kB."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
 
 
 def peak(name: str, rows: int, width: int, device: str) -> float:
-    """MB over what was held before; in a process of its own."""
+    """Peak memory in MB above the level before; to be run in a separate process."""
     if name in CACHED:
         run: Callable[[], object] = training(name, rows, device)
     else:
@@ -91,21 +91,22 @@ def peak(name: str, rows: int, width: int, device: str) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts afresh
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = kilobytes("VmRSS")
     run()
     return (kilobytes("VmHWM") - before) / 2**10
 
 
 def memory(names: tuple[str, ...], rows: int, width: int, device: str) -> None:
-    """A table of peaks; the ratio is to the line before: open_clip's of the same kind, or the plain way."""
+    """Print a table of peaks; ratios are to the preceding baseline: open_clip's loss, or the step without chunks."""
     print(f"\nmemory, {rows} rows of width {width}\n| | peak over base MB | ratio |\n|---|---|---|")
-    theirs = 0.0
+    baseline = 0.0
     for name in names:
-        words = [sys.executable, __file__, f"what=peak:{name}", f"rows={rows}", f"width={width}", f"device={device}"]
-        found = float(subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | GLIBC).stdout)
-        theirs = found if name.startswith("open_clip") or name == CACHED[0] else theirs
-        print(f"| {name} | {found:.0f} | {f'1/{theirs / found:.1f}' if theirs else ''} |", flush=True)
+        command = [sys.executable, __file__, f"what=peak:{name}", f"rows={rows}", f"width={width}", f"device={device}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GLIBC)
+        used = float(done.stdout)
+        baseline = used if name.startswith("open_clip") or name == CACHED[0] else baseline
+        print(f"| {name} | {used:.0f} | {f'1/{baseline / used:.1f}' if baseline else ''} |", flush=True)
 
 
 def main() -> None:
@@ -118,15 +119,15 @@ def main() -> None:
             for kind in (NAMES[:2], NAMES[2:]):
                 calls = {name: step(name, o.rows, o.width, o.device) for name in kind}
                 theirs, ours = (call() for call in calls.values())
-                far = max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(ours, theirs, strict=True))
-                print(f"{kind[1]}: greatest difference of loss and gradients, relative, {far:.1e}")
-                title = f"{o.rows} rows of width {o.width}, forwards and backwards"
+                error = max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(ours, theirs, strict=True))
+                print(f"{kind[1]}: maximum relative difference of loss and gradients {error:.1e}")
+                title = f"{o.rows} rows of width {o.width}, forward and backward"
                 paired(calls, rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", title=title)
         elif what == "cached":
             memory(CACHED, PAIRS, o.width, o.device)
             calls = {name: training(name, PAIRS, o.device) for name in CACHED}
             clock = "cuda" if o.device == "cuda" else "cpu"
-            paired(calls, rounds=2, warmup=0, clock=clock, title="forwards and backwards of two towers")
+            paired(calls, rounds=2, warmup=0, clock=clock, title="forward and backward of two towers")
         else:
             memory(NAMES if what == "memory" else NAMES[1::2], o.rows if what == "memory" else LARGE, o.width, o.device)
 

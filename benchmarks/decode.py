@@ -29,14 +29,14 @@ SIZES = {
 
 
 def models(size: str, device: str) -> tuple[torch.nn.Module, zoo.Model]:
-    """The same random weights in transformers and here."""
+    """(transformers model, zoo model) with the same random weights."""
     cls, config = SIZES[size]
     torch.manual_seed(0)
     theirs = cls(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = zoo.load(folder)
-        for name, tensor in list(ours.named_parameters()):  # out of the file that goes away
+        for name, tensor in list(ours.named_parameters()):  # copy out of the memory-mapped file
             owner, _, key = name.rpartition(".")
             setattr(ours.get_submodule(owner), key, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))
         if ours.config.tie_word_embeddings:
@@ -45,34 +45,42 @@ def models(size: str, device: str) -> tuple[torch.nn.Module, zoo.Model]:
 
 
 def decoding(theirs: torch.nn.Module, ours: zoo.Model, ids: torch.Tensor, new: int) -> dict[str, Callable[[], object]]:
-    """Name -> a call that goes on from `ids` by `new` tokens."""
+    """Name -> function that generates `new` tokens after `ids`."""
     layout = "one" if len(ids) == 1 else "many"
     fast, half = zoo.optimize(ours, rows=layout), zoo.optimize(ours, dtype=torch.bfloat16, rows=layout)
     mask = torch.ones_like(ids)
 
-    def peer() -> torch.Tensor:
+    def transformers_generate() -> torch.Tensor:
         return theirs.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, eos_token_id=None,
                                pad_token_id=0)  # fmt: skip
 
-    def mine(model: zoo.Model) -> Callable[[], torch.Tensor]:
+    def zoo_generate(model: zoo.Model) -> Callable[[], torch.Tensor]:
         return lambda: zoo.generate(model, ids, max_new_tokens=new, eos_token_id=None)
 
-    calls = {"transformers float32": peer, "zoo float32": mine(ours), "zoo optimized float32": mine(fast)}
-    expected = peer()
+    calls = {
+        "transformers float32": transformers_generate,
+        "zoo float32": zoo_generate(ours),
+        "zoo optimized float32": zoo_generate(fast),
+    }
+    expected = transformers_generate()
     for name, call in calls.items():
         same = (call() == expected).float().mean()
-        print(f"{name}: {100 * same:.0f} % of the tokens are those of transformers")
-    return calls | {"zoo optimized bfloat16": mine(half)}
+        print(f"{name}: {100 * same:.0f} % of the tokens equal those of transformers")
+    return calls | {"zoo optimized bfloat16": zoo_generate(half)}
 
 
 def prefill(theirs: torch.nn.Module, ours: zoo.Model, length: int) -> dict[str, Callable[[], object]]:
     ids = torch.randint(ours.config.vocab_size, (1, length), device=ours.device)
     fast = zoo.optimize(ours)
 
-    def mine(model: zoo.Model) -> Callable[[], object]:
+    def first_token(model: zoo.Model) -> Callable[[], object]:
         return lambda: zoo.generate(model, ids, max_new_tokens=1)
 
-    return {"transformers model(ids)": lambda: theirs(ids), "zoo float32": mine(ours), "zoo optimized": mine(fast)}
+    return {
+        "transformers model(ids)": lambda: theirs(ids),
+        "zoo float32": first_token(ours),
+        "zoo optimized": first_token(fast),
+    }
 
 
 def main() -> None:
@@ -84,7 +92,7 @@ def main() -> None:
         ids = torch.randint(ours.config.vocab_size, (rows, 8), device=o.device)
         with torch.no_grad():
             paired(decoding(theirs, ours, ids, o.new), rounds=o.rounds, clock=clock, items=rows * o.new,
-                   title=f"{o.size}, {rows} rows, {o.new} tokens behind 8")  # fmt: skip
+                   title=f"{o.size}, {rows} rows, {o.new} new tokens after 8")  # fmt: skip
     if o.prefill:
         with torch.no_grad():
             paired(prefill(theirs, ours, o.prefill), rounds=o.rounds, clock=clock, items=o.prefill,

@@ -1,11 +1,11 @@
-"""Training steps of a small GPT at nanoGPT's CPU setting, against a GPT2LMHeadModel of equal size in the same loop.
+"""Training steps of a small GPT in nanoGPT's CPU setup, against a GPT2LMHeadModel of equal size in the same loop.
 
     python benchmarks/gpt_steps.py [depth=4] [heads=4] [width=128] [context=64] [batch=12] [vocabulary=65] [steps=10]
                                    [rounds=9] [device=cpu|cuda]
 
-A step is forward, cross-entropy of the next token, backward, clipping at 1 and fused AdamW, the same code for both, and
-for `zoo task` the loss as recipes/gpt_text.py takes it, its random state set in each step. Both start from the same
-weights, whose losses are compared before and after. Target: at least as many steps a second as transformers.
+A step is forward, cross-entropy of the next token, backward, clipping at 1 and fused AdamW, with the same code for
+both; `zoo task` computes the loss as recipes/gpt_text.py does, and seeds each step. Both start from the same weights;
+their losses are compared. Target: at least as many steps per second as transformers.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from zoo.tasks.language_modeling import CausalLMTask
 
 
 def both(o: Any) -> tuple[nn.Module, zoo.Model]:
-    """Their model and ours, with the same weights and no dropout."""
+    """(transformers model, zoo model) with the same weights and no dropout."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=o.vocabulary, n_positions=o.context, n_embd=o.width, n_layer=o.depth, n_head=o.heads,
                         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
@@ -40,7 +40,7 @@ def both(o: Any) -> tuple[nn.Module, zoo.Model]:
 def loop(
     model: nn.Module, loss_of: Callable[[dict[str, Tensor]], Tensor], batches: list[dict[str, Tensor]]
 ) -> Callable:
-    """A call that takes a step on each batch, and returns the last loss."""
+    """A function that takes a step on each batch and returns the last loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
 
     def run() -> float:
@@ -61,7 +61,7 @@ def candidates(o: Any) -> dict[str, Callable[[], object]]:
     batches = [{"input_ids": row[:, :-1], "labels": row[:, 1:].contiguous()} for row in ids]
     (theirs, ours), (_, own) = both(o), both(o)
     task = CausalLMTask(own, lr=1e-3)
-    place = {"step": 0}
+    counter = {"step": 0}
 
     def plain(model: nn.Module, scores: Callable[[Any], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
         def loss_of(batch: dict[str, Tensor]) -> Tensor:
@@ -70,9 +70,9 @@ def candidates(o: Any) -> dict[str, Callable[[], object]]:
         return loss_of
 
     def of_task(batch: dict[str, Tensor]) -> Tensor:
-        place["step"] += 1
-        seed_all(0, place["step"], 0, batch["input_ids"].device)
-        return task.loss_of(batch, place["step"], 0)
+        counter["step"] += 1
+        seed_all(0, counter["step"], 0, batch["input_ids"].device)
+        return task.loss_of(batch, counter["step"], 0)
 
     calls = {
         "transformers": loop(theirs, plain(theirs, lambda output: output.logits), batches),

@@ -18,7 +18,7 @@ NAME = "vit_base_patch16_224"
 
 
 def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
-    """Name -> a call that answers one batch."""
+    """Name -> function that runs the model on one batch."""
     ours = zoo.create_model(NAME, depth=depth, seed=0).eval().to(device)
     theirs = timm.create_model(NAME, depth=depth).eval().to(device)
     half = timm.create_model(NAME, depth=depth).eval().to(device, torch.bfloat16)
@@ -30,7 +30,7 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
     with torch.inference_mode():
         reference = ours(x)
         error = float((fast(x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
-    print(f"batch {batch}: greatest difference of the optimized model {error:.1e}")
+    print(f"batch {batch}: maximum difference of the optimized model {error:.1e}")
     return {
         "timm float32": lambda: theirs(x),
         "zoo float32": lambda: ours(x),

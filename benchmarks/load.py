@@ -2,7 +2,7 @@
 
     python benchmarks/load.py [rounds=7]
 
-Target: >= 8x. Also `import zoo` (target <= 0.1 s of CPU time, no torch), each import in a process of its own.
+Target: >= 8x. Also `import zoo` (target <= 0.1 s of CPU time, no torch), each import in a separate process.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ def loading(rounds: int) -> None:
 
 def importing() -> None:
     code = "import time; t = time.process_time(); import {0}; print(time.process_time() - t)"
-    print("\n| import | CPU seconds (least of 5) |\n|---|---|")
+    print("\n| import | CPU seconds (minimum of 5) |\n|---|---|")
     for name in ("zoo", "torch", "timm"):
         times = [
             float(subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True).stdout)

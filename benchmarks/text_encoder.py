@@ -3,9 +3,10 @@
     python benchmarks/text_encoder.py [what=full,ragged,train] [depth=12] [rounds=7] [device=cpu|cuda]
 
 full: 8 rows of 128 tokens; targets after zoo.optimize: >= 1.2x in float32, >= 2.2x in bfloat16 over its float32.
-ragged: lengths 8, 16, 24, 32, 48, 64, 96, 128, which transformers pads; useful tokens a second: >= 2.3x as loaded,
->= 3.0x optimized, >= 5.5x optimized in bfloat16. train: a step of bert-small (512 wide, 4 layers, 8 heads) with a
-classifier, 32 rows of which 1179 of 2048 tokens are real, with AdamW; >= 1.7x. Weights are random and the same.
+ragged: lengths 8, 16, 24, 32, 48, 64, 96, 128, which transformers pads; targets for tokens per second, without padding:
+>= 2.3x as loaded, >= 3.0x optimized, >= 5.5x optimized in bfloat16. train: a step of bert-small (512 wide, 4 layers, 8
+heads) with a classifier and AdamW, 32 rows with 1179 of 2048 tokens not padding; >= 1.7x. Both have the same random
+weights.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ TRAINING = (*TRAINING, 42, 38, 36, 35, 33, 32, 31, 30, 28, 26, 25, 24, 22, 20, 1
 
 
 def batch_of(lengths: tuple[int, ...], longest: int, device: str) -> dict[str, Tensor]:
-    """Rows of these lengths; without a mask where all are full."""
+    """A batch with rows of these lengths; without a mask if no row is padded."""
     ids = torch.randint(5, 30000, (len(lengths), longest), generator=torch.Generator().manual_seed(0))
     keep = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
     mask = {} if keep.all() else {"attention_mask": keep.to(device)}
@@ -34,7 +35,7 @@ def batch_of(lengths: tuple[int, ...], longest: int, device: str) -> dict[str, T
 
 
 def both(name: str, device: str, **config: Any) -> tuple[torch.nn.Module, zoo.Model]:
-    """Their model and ours, from the same file."""
+    """(transformers model, zoo model) with the same weights."""
     cls = getattr(transformers, name)
     theirs = cls(transformers.BertConfig(**config)).to(device).eval()
     with TemporaryDirectory() as folder:
@@ -54,7 +55,7 @@ def inference(lengths: tuple[int, ...], depth: int, device: str) -> dict[str, Ca
         reference = theirs(**batch).last_hidden_state * real
         for name, model in (("as loaded", ours), ("optimized", fast), ("optimized bfloat16", fast_half)):
             error = ((model(**batch) - reference).abs().max() / reference.abs().max().clamp_min(1)).item()
-            print(f"{name}: greatest difference to transformers {error:.1e}")
+            print(f"{name}: maximum difference to transformers {error:.1e}")
     return {
         "transformers float32": lambda: theirs(**batch),
         "transformers bfloat16": lambda: half(**batch),
@@ -70,12 +71,12 @@ def training(device: str) -> dict[str, Callable[[], object]]:
     batch = batch_of(TRAINING, 64, device)
     labels = torch.arange(len(TRAINING), device=device) % 2
 
-    def step(model: torch.nn.Module, answer: Callable[[Any], Tensor]) -> Callable[[], None]:
+    def step(model: torch.nn.Module, logits_of: Callable[[Any], Tensor]) -> Callable[[], None]:
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=model is ours)
 
         def run() -> None:
-            F.cross_entropy(answer(model(**batch)), labels).backward()
+            F.cross_entropy(logits_of(model(**batch)), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -3,8 +3,8 @@
     python benchmarks/towers.py [what=text,captions,image] [name=ViT-B-32-quickgelu] [depth=12] [rounds=7] [device=cuda]
 
 text: 8 texts of 12 tokens in 77, as open_clip's tokenizer pads them; targets: >= 5x as loaded, >= 6x optimized.
-captions: 32 texts of 6 to 24 tokens. image: 8 pictures; target after zoo.optimize: >= 1.2x in float32. Weights are
-random, the same, and go through a folder.
+captions: 32 texts of 6 to 24 tokens. image: 8 images; target after zoo.optimize: >= 1.2x in float32. Both have the same
+random weights, saved to and loaded from a folder.
 """
 
 import json
@@ -26,7 +26,7 @@ LENGTHS = {"text": (REAL,) * 8, "captions": tuple(6 + i % 19 for i in range(32))
 
 
 def both(name: str, depth: int, device: str) -> tuple[Any, zoo.Model]:
-    """Their model and ours, from the same folder."""
+    """(open_clip model, zoo model) with the same weights."""
     config = open_clip.get_model_config(name)
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = depth
     theirs = open_clip.model.CLIP(**json.loads(json.dumps(config))).eval()
@@ -39,7 +39,7 @@ def both(name: str, depth: int, device: str) -> tuple[Any, zoo.Model]:
 
 
 def texts(lengths: tuple[int, ...], device: str) -> Tensor:
-    """[rows, 77]: begin, words, end, and zeros behind."""
+    """Token ids [rows, 77]: start token, random words, end token, zeros."""
     ids = torch.randint(5, 40000, (len(lengths), 77), generator=torch.Generator().manual_seed(0))
     ends, places = torch.tensor(lengths)[:, None] - 1, torch.arange(77)
     ids[:, 0] = 49406
@@ -59,7 +59,7 @@ def calls(what: str, theirs: Any, ours: zoo.Model, device: str) -> dict[str, Cal
         reference = run["theirs"](x, normalize=True)
         for name in ("loaded", "optimized", "half"):
             error = float((run[name](x) - reference).abs().max() / max(1.0, float(reference.abs().max())))
-            print(f"{what}, {name}: greatest difference to open_clip {error:.1e}")
+            print(f"{what}, {name}: maximum difference to open_clip {error:.1e}")
     return {
         "open_clip float32": lambda: run["theirs"](x, normalize=True),
         "zoo as loaded": lambda: run["loaded"](x),
@@ -73,11 +73,11 @@ def main() -> None:
     torch.set_num_threads(1)
     theirs, ours = both(o.name, o.depth, o.device)
     for what in o.what.split(","):
-        made = calls(what, theirs, ours, o.device)
+        candidates = calls(what, theirs, ours, o.device)
         with torch.inference_mode():
             rows, tokens = len(LENGTHS[what]), sum(LENGTHS[what])
             title = f"{o.name}, {what}: {rows} rows" + (f" of 77, {tokens} tokens" if what != "image" else "")
-            paired(made, rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", items=rows, title=title)
+            paired(candidates, rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", items=rows, title=title)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import zoo
 
 
 def stepper(model: torch.nn.Module, batch: int, device: str, half: bool) -> Callable[[], None]:
-    """Forward, backward and optimizer on one batch."""
+    """A function that takes one training step."""
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     x, y = torch.randn(batch, 3, 32, 32, device=device), torch.randint(0, 10, (batch,), device=device)

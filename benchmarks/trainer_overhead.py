@@ -1,9 +1,9 @@
-"""What a run's trainer costs per step over a bare loop: the recipe's callbacks, a row of metrics every 50 steps.
+"""Overhead per step of a recipe's Trainer over a bare training loop, with its callbacks and a log row every 50 steps.
 
     python benchmarks/trainer_overhead.py [steps=400] [rounds=5]
 
-A model so small that the rest shows. Same batches, same optimizer, same augmentation, one thread, process CPU time,
-interleaved rounds; the figure is the median of the differences. Target: 1.5 ms per step.
+The model is tiny, so that the overhead dominates. Same batches, optimizer and augmentation, one thread, process CPU
+time, interleaved rounds; reported is the median of the differences. Target: 1.5 ms per step.
 """
 
 import statistics
@@ -25,8 +25,8 @@ from zoo.training.recipes.images import HeldOutImages
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 
-WORDS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "val_fraction=0.01", "plots=false",
-         "checkpoint_every=200")  # fmt: skip
+OPTIONS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "val_fraction=0.01",
+           "plots=false", "checkpoint_every=200")  # fmt: skip
 
 
 class Flat(nn.Module):
@@ -42,8 +42,8 @@ class Flat(nn.Module):
         return self.head(pixel_values.flatten(1))
 
 
-class Watch(L.Callback):
-    """CPU time between the first and the last step, start and validation left out."""
+class StepTimer(L.Callback):
+    """CPU time between the first and the last step, without startup and validation."""
 
     def __init__(self, skip: int):
         self.skip, self.start, self.spent = skip, 0.0, 0.0
@@ -58,22 +58,22 @@ class Watch(L.Callback):
 
 
 def images(n: int) -> ImageSplits:
-    """Noise."""
+    """A dataset of random images."""
     g = torch.Generator().manual_seed(0)
     whole = ImageDataset(
         torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=g), torch.arange(n) % 4, list("abcd")
     )
-    return ImageSplits(whole, whole.subset(16), "noise", False, "drawn", (0.5,) * 3, (0.5,) * 3)
+    return ImageSplits(whole, whole.subset(16), "noise", False, "random", (0.5,) * 3, (0.5,) * 3)
 
 
 def task_of(run: Run, data: HeldOutImages) -> ClassificationTask:
-    """The recipe's task."""
+    """The task of the recipe."""
     s = run.settings
     return ClassificationTask(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
 
 
 def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
-    """Seconds per step of the loop one would write by hand: zero_grad, augment, loss, backward, clip, step."""
+    """Seconds per step of a plain training loop: zero_grad, augment, loss, backward, clip, step."""
     task, done = task_of(run, data), 0
     optimizer = adamw(param_groups(task.model, 1e-3, 0.05))
     batches = KeyedBatches(len(data.sets.train), 4, seed=0, step=lambda: done)
@@ -93,41 +93,41 @@ def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
 
 
 def trained(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
-    """Seconds per step of the same in a run."""
+    """Seconds per step of the same training in a run."""
     import zoo.training.fit as fit
 
-    watch, make = Watch(skip), fit.make_trainer
+    timer, make = StepTimer(skip), fit.make_trainer
 
-    def with_watch(*arguments: object) -> L.Trainer:
+    def with_timer(*arguments: object) -> L.Trainer:
         trainer = make(*arguments)  # type: ignore[arg-type]
-        trainer.callbacks.insert(0, watch)
+        trainer.callbacks.insert(0, timer)
         return trainer
 
-    fit.make_trainer, save, fit.save_model = with_watch, fit.save_model, lambda *a: None
+    fit.make_trainer, save, fit.save_model = with_timer, fit.save_model, lambda *a: None
     try:
         fit.fit(run, task_of(run, data), data, steps_per_epoch=data.steps_per_epoch)
     finally:
         fit.make_trainer, fit.save_model = make, save
-    return watch.spent / (steps - skip)
+    return timer.spent / (steps - skip)
 
 
 def main(argv: list[str]) -> None:
     """Print both times and their difference."""
-    given = dict(word.split("=") for word in argv)
-    steps, rounds, skip = int(given.get("steps", 400)), int(given.get("rounds", 5)), 50
+    values = dict(option.split("=") for option in argv)
+    steps, rounds, skip = int(values.get("steps", 400)), int(values.get("rounds", 5)), 50
     torch.set_num_threads(1)
-    hand, full = [], []
+    bare_times, run_times = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            run = Run.of("overhead", [*WORDS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
+            run = Run.of("overhead", [*OPTIONS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
             sets = images(4 * steps + 64)
-            run.open(DatasetInfo("noise", False, "drawn", len(sets.train), len(sets.test)))
+            run.open(DatasetInfo("noise", False, "random", len(sets.train), len(sets.test)))
             data = HeldOutImages(sets, 0.01, seed=0, batch_size=4, augment=run.settings.data.augment)
-            hand.append(1e3 * bare(run, data, steps, skip))
-            full.append(1e3 * trained(run, data, steps, skip))
-    extra = statistics.median(b - a for a, b in zip(hand, full, strict=True))
-    print(f"\nbare loop {statistics.median(hand):.2f} ms, run {statistics.median(full):.2f} ms, "
-          f"overhead {extra:.2f} ms per step (CPU time, {rounds} rounds of {steps} steps)")  # fmt: skip
+            bare_times.append(1e3 * bare(run, data, steps, skip))
+            run_times.append(1e3 * trained(run, data, steps, skip))
+    overhead = statistics.median(b - a for a, b in zip(bare_times, run_times, strict=True))
+    print(f"\nbare loop {statistics.median(bare_times):.2f} ms, run {statistics.median(run_times):.2f} ms, "
+          f"overhead {overhead:.2f} ms per step (CPU time, {rounds} rounds of {steps} steps)")  # fmt: skip
 
 
 if __name__ == "__main__":
