@@ -11,9 +11,10 @@ from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.mapping.multi_tower import MultiTowerMapping
+from zoo.models.names import missing_family
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor, pair
-from zoo.utils.errors import LoadError
+from zoo.utils.errors import LoadError, did_you_mean
 from zoo.utils.files import read_json
 
 
@@ -54,8 +55,9 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
     """(family, mapping, class name of the weights) of a config. Raises LoadError if it is not supported."""
     known = {mapping.name: (family, mapping) for family, mapping in mappings(families(), "transformers")}
     if (model_type := str(values["model_type"])) not in known:
+        near = "" if missing_family(model_type) else did_you_mean(model_type, known)
         raise LoadError(
-            f"{file}: transformers' model_type {model_type!r} is not supported; supported: {', '.join(known)}"
+            f"{file}: transformers' model_type {model_type!r} is not supported{near}; supported: {', '.join(known)}"
         )
     family, mapping = known[model_type]
     classes, names = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
