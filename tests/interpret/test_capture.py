@@ -10,14 +10,14 @@ import zoo
 from zoo.interpret.attention_maps import distance, entropy
 from zoo.interpret.capture import SEPARATE_HEADS, find_layers
 from zoo.nn import CAUSAL, ALiBi, BlockConfig, Context, Core, Stack, initialize
-from zoo.nn.registry import BUILT_IN, CORES, MIXERS, admit
+from zoo.nn.registry import BUILT_IN, CORES, MIXERS, register_custom
 
 SPEC = BlockConfig(width=32, heads=4)
 
 
 def make_stack(depth: int = 2, *, cross: str | None = None, **fields: object) -> Stack:
     fields = {"width": 32, "heads": 4, "attention": "softmax"} | fields
-    spec = BlockConfig(**fields | {"attention": admit(fields["attention"])})  # type: ignore[arg-type]
+    spec = BlockConfig(**fields | {"attention": register_custom(fields["attention"])})  # type: ignore[arg-type]
     stack = spec.stack(depth, cross=cross)
     initialize(stack, 0)
     with torch.no_grad():
@@ -329,10 +329,10 @@ class Opaque(Core):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"layers": "block.*"}, "no attention layer is called 'block.\\*'.*blocks.0.mixer"),
-        ({"layers": 2}, "layers=2: no block of this number"),
-        ({"rows": 2}, "rows=2: blocks.0.mixer has 2 rows, from 0 to 1"),
-        ({"heads": [0, -4]}, "heads=-4: blocks.0.mixer has 3 heads"),
+        ({"layers": "block.*"}, "no attention layer is named 'block.\\*'.*blocks.0.mixer"),
+        ({"layers": 2}, "layers=2: no block with this number has attention; blocks: 0 to 1"),
+        ({"rows": 2}, "rows=2 is out of range: blocks.0.mixer has 2 rows, from 0 to 1"),
+        ({"heads": [0, -4]}, "heads=-4 is out of range: blocks.0.mixer has 3 heads"),
         ({"heads": []}, "at least one"),
     ],
 )

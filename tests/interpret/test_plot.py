@@ -8,7 +8,16 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
-from zoo.interpret.plot import Panel, Place, attention_grid, over_patches, said_of, scale, seen_by, short
+from zoo.interpret.plot import (
+    Panel,
+    PatchLayout,
+    attention_grid,
+    color_range,
+    load_images,
+    over_patches,
+    prediction_titles,
+    short_name,
+)
 from zoo.preprocessing.image import ImageProcessor
 
 
@@ -35,8 +44,8 @@ def test_a_row_per_image_and_a_column_per_layer() -> None:
     model = make_model()
     figure = zoo.plot_attention(images(2), captured(model, 2), model=model, titles=["one", "two"])
     assert len(figure.axes) == 2 * 3 + 1
-    said = texts(figure)
-    assert {"one", "two"} <= set(said) and any(s.startswith("block 1\n") and s.endswith("×") for s in said)
+    expected = texts(figure)
+    assert {"one", "two"} <= set(expected) and any(s.startswith("block 1\n") and s.endswith("×") for s in expected)
 
 
 def test_heads_of_one_image_and_refusal_for_more() -> None:
@@ -54,16 +63,16 @@ def test_the_class_token_the_mean_patch_and_one_patch() -> None:
     weights[0, 0, 0] = torch.tensor([0.2, 0.0, 0.8, 0.0, 0.0])
     weights[0, 0, 1:, 4] = 0.5
     weights[0, 0, 3, 1] = 0.5
-    place = Place((2, 2), 1, True)
+    place = PatchLayout((2, 2), 1, True)
     assert torch.allclose(over_patches(weights, place, None)[0, 0], 5 * torch.tensor([[0, 0.8], [0, 0]]))
     assert torch.allclose(over_patches(weights, place, "mean")[0, 0], 5 * torch.tensor([[0.125, 0], [0, 0.5]]))
     assert torch.allclose(over_patches(weights, place, 2)[0, 0], 5 * torch.tensor([[0.5, 0], [0, 0.5]]))
     with pytest.raises(ValueError, match="query=4"):
         over_patches(weights, place, 4)
     with pytest.raises(ValueError, match="no class token"):
-        over_patches(weights, Place((2, 2), 1, False), "cls")
+        over_patches(weights, PatchLayout((2, 2), 1, False), "cls")
     with pytest.raises(ValueError, match="does not fit 0 tokens and 2 x 2"):
-        over_patches(weights, Place((2, 2), 0, False), "mean")
+        over_patches(weights, PatchLayout((2, 2), 0, False), "mean")
 
 
 def test_the_brightest_patch_of_the_picture_is_the_one_attended_to() -> None:
@@ -78,12 +87,12 @@ def test_the_brightest_patch_of_the_picture_is_the_one_attended_to() -> None:
 
 def test_the_scale_leaves_single_spikes_out_but_not_far_and_does_not_blow_up_noise() -> None:
     values = torch.linspace(0, 2, 1601).reshape(1, -1)
-    assert scale([Panel(heat=values), Panel()]) == pytest.approx((0.01, 1.99))
+    assert color_range([Panel(heat=values), Panel()]) == pytest.approx((0.01, 1.99))
     spiked = values.clone()
     spiked[0, 1200] = 100
-    assert scale([Panel(heat=spiked)]) == pytest.approx((0.01, 25.0), rel=0.01)
-    assert scale([Panel(heat=torch.ones(4, 4))]) == pytest.approx((1.0, 1.2))
-    assert scale([Panel()]) is None
+    assert color_range([Panel(heat=spiked)]) == pytest.approx((0.01, 25.0), rel=0.01)
+    assert color_range([Panel(heat=torch.ones(4, 4))]) == pytest.approx((1.0, 1.2))
+    assert color_range([Panel()]) is None
 
 
 def test_rollout_lists_of_maps_and_matrices_with_tokens() -> None:
@@ -103,10 +112,10 @@ def test_pictures_are_shown_as_the_model_crops_them(tmp_path: Path) -> None:
     model = make_model()
     model.preprocess = ImageProcessor(size=(32, 32), interpolation="bilinear")
     for given in (picture, tmp_path / "p.png", [str(tmp_path / "p.png")]):
-        (seen,) = seen_by(model, given)
+        (seen,) = load_images(model, given)
         assert seen.shape == (3, 32, 32) and seen.dtype == torch.uint8
         assert abs(int(seen[2, 16, 16]) - 250) <= 1 and seen[0, 16, 16] <= 1
-    (whole,) = seen_by(None, tmp_path / "p.png")
+    (whole,) = load_images(None, tmp_path / "p.png")
     assert whole.shape == (3, 30, 60)
 
 
@@ -128,31 +137,31 @@ def test_what_the_model_says_stands_beside_each_image() -> None:
         labels = ("cat", "dog")
 
     logits = torch.tensor([[0.0, 20.0], [20.0, 0.0]])
-    assert said_of(Named, logits, [1, 1]) == ["dog\n100%", "cat\n100%\n(is dog)"]
-    assert said_of(Named, logits, None) == ["dog\n100%", "cat\n100%"]
-    assert said_of(Named, torch.zeros(2, 3, 4), None) is None
+    assert prediction_titles(Named, logits, [1, 1]) == ["dog\n100%", "cat\n100%\n(is dog)"]
+    assert prediction_titles(Named, logits, None) == ["dog\n100%", "cat\n100%"]
+    assert prediction_titles(Named, torch.zeros(2, 3, 4), None) is None
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [("blocks.3.mixer", "block 3"), ("decoder.blocks.0.cross", "decoder.block 0 cross"), ("all", "all")],
 )
-def test_short_names(name: str, said: str) -> None:
-    assert short(name) == said
+def test_short_names(name: str, expected: str) -> None:
+    assert short_name(name) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
-        ((images(1), {}), "no maps given"),
-        ((images(1), {"blocks.0.mixer": [torch.ones(1, 1, 2, 2)] * 2}), "holds 2 maps"),
+        ((images(1), {}), "no maps given: run the model"),
+        ((images(1), {"blocks.0.mixer": [torch.ones(1, 1, 2, 2)] * 2}), "has 2 maps"),
         ((images(1), torch.ones(2, 2)), "expected \\[B, H, N, M\\]"),
         ((images(1), torch.ones(1, 1, 4, 4)), "grid=\\(rows, columns\\)"),
         ((images(1).float(), torch.ones(1, 1, 4, 4)), "uint8"),
     ],
 )
-def test_refusals(given: tuple, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_refusals(given: tuple, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         zoo.plot_attention(*given)
     with pytest.raises(ValueError, match="2 images and maps of 1"):
         zoo.plot_attention(images(2), torch.ones(1, 1, 4, 4), grid=(2, 2))

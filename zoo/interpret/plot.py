@@ -1,10 +1,10 @@
-"""Attention maps as pictures.
+"""Plots of attention maps over images.
 
     with zoo.capture(model) as maps:
         model(**model.preprocess("cat.png"))
     zoo.plot_attention("cat.png", maps, model=model, path="cat-attention.png")
 
-Figures of matplotlib that need no display; `path=` writes a PNG.
+Matplotlib plots that need no display; `path=` writes a PNG.
 """
 
 import re
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import rollout
-from zoo.interpret.capture import capture, inner
+from zoo.interpret.capture import capture, unwrap
 from zoo.utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ Query = Literal["cls", "mean"] | int
 PANEL = 1.7  # inches
 DPI = 120
 COLORS = "inferno"
-EVEN = 0.2  # the least width of a scale, in even shares
+MIN_RANGE = 0.2  # minimum width of a color range, relative to uniform attention
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the patches stand among the tokens: a grid (rows, columns) behind `prefix` other tokens."""
+class PatchLayout:
+    """Positions of the patches: a grid (rows, columns) after `prefix` other tokens, cls: with a class token or not."""
 
     grid: tuple[int, int]
     prefix: int
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Panel:
-    """An image uint8 [C, H, W], and over it what is attended to [rows, columns], in multiples of the even share."""
+    """An image uint8 [C, H, W], and attention [rows, columns] over it, relative to uniform attention."""
 
     image: Tensor | None = None
     heat: Tensor | None = None
@@ -64,42 +64,42 @@ def plot_attention(
     tokens: Sequence[str] | None = None,
     path: str | Path | None = None,
 ) -> "Figure":
-    """What the class token, or the mean patch, attends to, over the images: a row per image, a column per map.
+    """Plot the attention of the class token, or of the mean patch, over images: a row per image, a column per map.
 
-    images: one or several pictures (PIL images, paths, uint8 [C, H, W] or [B, C, H, W]); None draws the maps as
-        matrices, queries downwards, with `tokens` written beside them.
-    maps: what `zoo.capture` filled, one map or several, [B, H, N, M], or [B, N, M] without heads (`zoo.rollout`).
-    model: says where the patches are and how it crops pictures; without one give grid=(rows, columns) and prefix, the
-        number of tokens before the patches.
-    query: "cls", "mean" (over patches) or the number of a patch, row by row; default "cls" where there is one.
-    heads: all heads of one image, a row per map, instead of their mean.
-    titles: one per image. path: where to write a PNG.
+    images: one or several images (PIL images, paths, uint8 [C, H, W] or [B, C, H, W]); None plots the maps as matrices,
+        with queries as rows and the labels `tokens`.
+    maps: from `zoo.capture`, or one or several maps [B, H, N, M], or [B, N, M] without heads (`zoo.rollout`).
+    model: gives the positions of the patches and the crop of the images; without it, give grid=(rows, columns) and
+        prefix, the number of tokens before the patches.
+    query: "cls", "mean" (over patches) or the index of a patch, row by row; default: "cls" if there is a class token.
+    heads: plot all heads of one image, a row per map, instead of their mean.
+    titles: one per image. path: PNG file to write.
 
-    Each column has a scale of its own, told above it: 5× is five times what each token would get if all got the same.
+    Each column has its own color range, printed above it, relative to uniform attention: 5× is five times 1 / tokens.
     """
-    named = {short(name): by_head(name, weights) for name, weights in by_name(maps).items()}
+    named = {short_name(name): by_head(name, weights) for name, weights in by_name(maps).items()}
     batch = len(next(iter(named.values())))
     if heads and batch != 1:
-        raise ValueError(f"heads=True shows all heads of one row; the maps have {batch}: choose one with rows=")
+        raise ValueError(f"heads=True plots one row of the batch, the maps have {batch}: choose one with rows=")
     if images is None:
-        pictures: list[Tensor | None] = [None] * batch
+        shown: list[Tensor | None] = [None] * batch
         heats = {name: w * w.shape[-1] for name, w in named.items()}
     else:
-        pictures = list(seen_by(model, images))
-        place = where(model, grid, prefix)
-        heats = {name: over_patches(w, place, query) for name, w in named.items()}
-    if len(pictures) != batch:
-        raise ValueError(f"{len(pictures)} images and maps of {batch}: expected as many of both")
-    before = [] if images is None else [Panel(pictures[0])]
+        shown = list(load_images(model, images))
+        layout = patch_layout(model, grid, prefix)
+        heats = {name: over_patches(w, layout, query) for name, w in named.items()}
+    if len(shown) != batch:
+        raise ValueError(f"{len(shown)} images and maps of {batch}: expected equal numbers")
+    before = [] if images is None else [Panel(shown[0])]
     if heads:
-        rows = [before + [Panel(pictures[0], head) for head in heat[0]] for heat in heats.values()]
+        rows = [before + [Panel(shown[0], head) for head in heat[0]] for heat in heats.values()]
         columns = [""] * len(before) + [f"head {h}" for h in range(max(w.shape[1] for w in heats.values()))]
-        return saved(figure_of(rows, columns, list(heats), tokens), path)
+        return save_figure(plot_panels(rows, columns, list(heats), tokens), path)
     rows = [
         ([Panel(image)] if before else []) + [Panel(image, heat[i].mean(0)) for heat in heats.values()]
-        for i, image in enumerate(pictures)
+        for i, image in enumerate(shown)
     ]
-    return saved(figure_of(rows, [""] * len(before) + list(heats), list(titles or [""] * batch), tokens), path)
+    return save_figure(plot_panels(rows, [""] * len(before) + list(heats), list(titles or [""] * batch), tokens), path)
 
 
 def attention_grid(
@@ -110,10 +110,10 @@ def attention_grid(
     labels: Sequence[int] | None = None,
     layers: int = 3,
 ) -> "Figure":
-    """One page: images, what `layers` of the model's layers attend to (evenly spread, first and last), and all of them.
+    """Plot images with the attention of several layers and, in the last column, the rollout over all layers.
 
-    images: uint8 [n, C, H, W], as people see them; pixel_values: the same as the model takes them. labels: the true
-    classes; beside each image stands what the model says. The last column is `zoo.rollout` over all layers.
+    images: uint8 [n, C, H, W]; pixel_values: the same images preprocessed for the model. labels: true classes, shown
+    with the predictions beside the images. layers: number of layers, evenly spaced from the first to the last.
     """
     training = model.training
     model.eval()
@@ -126,12 +126,12 @@ def attention_grid(
     spread = sorted({round(i * (len(names) - 1) / max(layers - 1, 1)) for i in range(layers)})
     chosen = {names[i]: maps[names[i]] for i in spread}
     together = rollout([w[:, None] for w in maps.values()])
-    titles = said_of(inner(model), logits, labels)
+    titles = prediction_titles(unwrap(model), logits, labels)
     return plot_attention(images, chosen | {"all (rollout)": together}, model=model, titles=titles, path=path)
 
 
-def said_of(model: Any, logits: Any, labels: Sequence[int] | None) -> list[str] | None:
-    """What stands beside each image: the predicted class, its probability and, where it is another, the true one."""
+def prediction_titles(model: Any, logits: Any, labels: Sequence[int] | None) -> list[str] | None:
+    """Titles of images: the predicted class, its probability and, if the prediction is wrong, the true class."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
     names = getattr(model, "labels", None) or [str(i) for i in range(logits.shape[1])]
@@ -143,7 +143,7 @@ def said_of(model: Any, logits: Any, labels: Sequence[int] | None) -> list[str] 
     return [f"{t}\n(is {names[int(true)]})" if w else t for t, true, w in zip(titles, labels, wrong, strict=True)]
 
 
-# --- maps and images, put in order --------------------------------------------------------------------------------
+# --- maps and images --------------------------------------------------------------------------------------------
 
 
 def by_name(maps: Maps) -> dict[str, Any]:
@@ -153,128 +153,135 @@ def by_name(maps: Maps) -> dict[str, Any]:
         several = [maps] if isinstance(maps, Tensor) else list(maps)
         named = {f"map {i}" if len(several) > 1 else "": weights for i, weights in enumerate(several)}
     if not named:
-        raise ValueError("no maps given; they fill as the model runs inside `with zoo.capture(model) as maps:`")
+        raise ValueError("no maps given: run the model inside `with zoo.capture(model) as maps:` to capture them")
     return named
 
 
 def by_head(name: str, weights: Any) -> Tensor:
     """[B, H, N, M], float32 on the CPU."""
     if isinstance(weights, list):
-        raise ValueError(f"{name} holds {len(weights)} maps, one per call of the model: give one of them")
+        raise ValueError(f"{name} has {len(weights)} maps, one per call of the model: give one of them")
     if weights.ndim not in (3, 4):
         raise ValueError(f"{name or 'the map'} is {list(weights.shape)}; expected [B, H, N, M] or [B, N, M]")
     return (weights if weights.ndim == 4 else weights[:, None]).detach().float().cpu()
 
 
-def short(name: str) -> str:
-    """`blocks.3.mixer` -> `block 3`, as it stands above a column."""
+def short_name(name: str) -> str:
+    """The title of a column: `blocks.3.mixer` -> `block 3`."""
     found = re.fullmatch(r"(.*?\.)?blocks\.(\d+)\.(mixer|cross)", name)
     if not found:
         return name
     return f"{found[1] or ''}block {found[2]}" + (" cross" if found[3] == "cross" else "")
 
 
-def where(model: nn.Module | None, grid: tuple[int, int] | None, prefix: int | None) -> Place:
-    sees: Any = None if model is None else getattr(inner(model), "image", None) or inner(model)  # one tower of several
-    patches: Any = getattr(sees, "patches", None)
+def patch_layout(model: nn.Module | None, grid: tuple[int, int] | None, prefix: int | None) -> PatchLayout:
+    """The positions of the patches, from a model or as given."""
+    tower: Any = None if model is None else getattr(unwrap(model), "image", None) or unwrap(model)
+    patches: Any = getattr(tower, "patches", None)
     if grid is None and patches is None:
-        raise ValueError("give model=, or grid=(rows, columns) of the patches and prefix= (tokens before them)")
-    behind = prefix if prefix is not None else getattr(patches, "prefix", 0)
-    cls = behind > 0 if patches is None else getattr(patches, "cls", None) is not None
-    return Place(grid or patches.grid, behind, cls)
+        raise ValueError("give model=, or grid=(rows, columns) of the patches and prefix=, the tokens before them")
+    before = prefix if prefix is not None else getattr(patches, "prefix", 0)
+    cls = before > 0 if patches is None else getattr(patches, "cls", None) is not None
+    return PatchLayout(grid or patches.grid, before, cls)
 
 
-def over_patches(weights: Tensor, place: Place, query: Query | None) -> Tensor:
-    """Maps [B, H, N, N] -> what `query` gives each patch [B, H, rows, columns], in multiples of the even share.
+def over_patches(weights: Tensor, layout: PatchLayout, query: Query | None) -> Tensor:
+    """Maps [B, H, N, N] -> attention of `query` to the patches [B, H, rows, columns], relative to uniform attention.
 
-    Of a head that pools by a learned query, [B, H, 1, N], it is what that gives.
+    For attention pooling with a learned query, [B, H, 1, N], it is the attention of that query.
     """
-    rows, columns = place.grid
+    rows, columns = layout.grid
     tokens = weights.shape[-1]
-    if tokens != place.prefix + rows * columns or weights.shape[-2] not in (tokens, 1):
+    if tokens != layout.prefix + rows * columns or weights.shape[-2] not in (tokens, 1):
         raise ValueError(
-            f"a map of {list(weights.shape[-2:])} does not fit {place.prefix} tokens and {rows} x {columns} patches"
+            f"a map of {list(weights.shape[-2:])} does not fit {layout.prefix} tokens and {rows} x {columns} patches"
         )
-    query = query if query is not None else ("cls" if place.cls else "mean")
+    query = query if query is not None else ("cls" if layout.cls else "mean")
     if weights.shape[-2] == 1:
         row = weights[:, :, 0]
     elif query == "cls":
-        if not place.cls:
-            raise ValueError("query='cls': the model has no class token; use query='mean' or the number of a patch")
+        if not layout.cls:
+            raise ValueError("query='cls': the model has no class token; use query='mean' or the index of a patch")
         row = weights[:, :, 0]
     elif query == "mean":
-        row = weights[:, :, place.prefix :].mean(2)
+        row = weights[:, :, layout.prefix :].mean(2)
     elif isinstance(query, int) and 0 <= query < rows * columns:
-        row = weights[:, :, place.prefix + query]
+        row = weights[:, :, layout.prefix + query]
     else:
         raise ValueError(f"query={query!r}: expected 'cls', 'mean', or a patch from 0 to {rows * columns - 1}")
-    return row[:, :, place.prefix :].unflatten(-1, place.grid) * tokens
+    return row[:, :, layout.prefix :].unflatten(-1, layout.grid) * tokens
 
 
-def seen_by(model: nn.Module | None, images: Any) -> Tensor | list[Tensor]:
-    """The pictures, uint8 [C, H, W] each, cropped as the model does where it knows how."""
-    preprocess = None if model is None else getattr(inner(model), "preprocess", None)
+def load_images(model: nn.Module | None, images: Any) -> Tensor | list[Tensor]:
+    """The images, uint8 [C, H, W] each, cropped as the model's preprocessing does."""
+    preprocess = None if model is None else getattr(unwrap(model), "preprocess", None)
     preprocess = getattr(preprocess, "image", preprocess)
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or images.ndim not in (3, 4):
-            raise ValueError(f"images are uint8 [C, H, W] or [B, C, H, W], given {images.dtype} {list(images.shape)}")
+            raise ValueError(
+                f"expected images uint8 [C, H, W] or [B, C, H, W], got {images.dtype} {list(images.shape)}"
+            )
         return (images if images.ndim == 4 else images[None]).cpu()
     several = list(images) if isinstance(images, list | tuple) else [images]
     if preprocess is not None:
         pixels = preprocess(several)["pixel_values"]
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
         return ((pixels * std + mean) / preprocess.rescale).round().clamp(0, 255).to(torch.uint8)
-    return [opened(picture) for picture in several]
+    return [load_image(image) for image in several]
 
 
-def opened(picture: Any) -> Tensor:
+def load_image(image: Any) -> Tensor:
+    """An image as a tensor [C, H, W]."""
     import numpy
     from PIL import Image
 
-    if isinstance(picture, Tensor):
-        return picture.cpu()
-    if isinstance(picture, str | Path):
-        picture = Image.open(picture)
-    values = numpy.array(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    if isinstance(image, Tensor):
+        return image.cpu()
+    if isinstance(image, str | Path):
+        image = Image.open(image)
+    values = numpy.array(image.convert("RGB") if isinstance(image, Image.Image) else image)
     return torch.from_numpy(values[..., None] if values.ndim == 2 else values).permute(2, 0, 1)
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
+# --- plots --------------------------------------------------------------------------------------------------------
 
 
-def figure_of(rows: list[list[Panel]], columns: list[str], titles: list[str], tokens: Sequence[str] | None) -> "Figure":
-    """Panels in rows and columns, and the bar of their colors. Each column has a scale, named above it."""
+def plot_panels(
+    rows: list[list[Panel]], columns: list[str], titles: list[str], tokens: Sequence[str] | None
+) -> "Figure":
+    """Plot panels in rows and columns with a color bar. Each column has its own color range, printed above it."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    wide = max(map(len, rows))
-    scales = [scale([row[j] for row in rows if j < len(row)]) for j in range(wide)]
+    ncols = max(map(len, rows))
+    ranges = [color_range([row[j] for row in rows if j < len(row)]) for j in range(ncols)]
     first = rows[0][0].image
     shape = 1.0 if first is None else first.shape[1] / first.shape[2]
     size = PANEL * (1.6 if first is None else 1.0)
-    figure = Figure((size * wide + 1.6, size * shape * len(rows) + 0.8), dpi=DPI, layout="constrained")
-    axes = figure.subplots(len(rows), wide, squeeze=False)
+    figure = Figure((size * ncols + 1.6, size * shape * len(rows) + 0.8), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(rows), ncols, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
-            paint(axes[i, j], panel, scales[j], tokens)
+            plot_panel(axes[i, j], panel, ranges[j], tokens)
         axes[i, 0].set_ylabel(titles[i], rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     for j, column in enumerate(columns):
-        axes[0, j].set_title("\n".join(filter(None, (column, told(scales[j])))), fontsize=9)
+        axes[0, j].set_title("\n".join(filter(None, (column, range_text(ranges[j])))), fontsize=9)
     bar = figure.colorbar(
         ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
     )
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
-    bar.set_label("attention (1× is the even share)", fontsize=8)
+    bar.set_label("attention (1× is uniform)", fontsize=8)
     return figure
 
 
-def scale(panels: list[Panel]) -> tuple[float, float] | None:
-    """The ends of a column's colors: what all but the weakest and the strongest 1 in 200 lie between.
+def color_range(panels: list[Panel]) -> tuple[float, float] | None:
+    """The color range of a column: from the 0.5th to the 99.5th percentile.
 
-    A spike is not cut to less than a quarter, and even attention not stretched until its noise looks like a pattern.
+    The upper end is at least a quarter of the maximum, so that peaks stay visible, and the range has a minimum width,
+    so that the noise of uniform attention does not look like a pattern.
     """
     heats = [panel.heat.flatten() for panel in panels if panel.heat is not None]
     if not heats:
@@ -282,31 +289,31 @@ def scale(panels: list[Panel]) -> tuple[float, float] | None:
     values = torch.cat(heats).sort().values
     rare = round(0.005 * len(values))
     low, high = float(values[rare]), max(float(values[len(values) - 1 - rare]), float(values[-1]) / 4)
-    return low, max(high, low + EVEN)
+    return low, max(high, low + MIN_RANGE)
 
 
-def told(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else " to ".join(f"{round(end, 2):.2g}×" for end in ends)
+def range_text(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else " to ".join(f"{round(end, 2):.2g}×" for end in limits)
 
 
-def paint(axis: "Axes", panel: Panel, ends: tuple[float, float] | None, tokens: Sequence[str] | None) -> None:
+def plot_panel(axis: "Axes", panel: Panel, limits: tuple[float, float] | None, tokens: Sequence[str] | None) -> None:
     if panel.image is None:
-        assert panel.heat is not None and ends is not None
+        assert panel.heat is not None and limits is not None
         if tokens is not None:
             axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
             axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
-        axis.imshow(panel.heat, cmap=COLORS, vmin=ends[0], vmax=ends[1], interpolation="nearest")
+        axis.imshow(panel.heat, cmap=COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
         return
     height, width = panel.image.shape[1:]
-    if panel.heat is None or ends is None:
+    if panel.heat is None or limits is None:
         axis.imshow(rgb(panel.image), interpolation="nearest")
         return
     axis.imshow(panel.image.float().mean(0), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     fine = (max(height, 128), max(width, round(128 * width / height)))
     smooth = F.interpolate(panel.heat[None, None], fine, mode="bicubic", align_corners=False)[0, 0]
-    share = ((smooth - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
+    strength = ((smooth - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axis.imshow(share, cmap=COLORS, vmin=0, vmax=1, alpha=0.4 + 0.45 * share, extent=extent)
+    axis.imshow(strength, cmap=COLORS, vmin=0, vmax=1, alpha=0.4 + 0.45 * strength, extent=extent)
 
 
 def rgb(image: Tensor) -> Any:
@@ -316,7 +323,7 @@ def rgb(image: Tensor) -> Any:
     return image.permute(1, 2, 0).numpy()
 
 
-def saved(figure: "Figure", path: str | Path | None) -> "Figure":
+def save_figure(figure: "Figure", path: str | Path | None) -> "Figure":
     if path is not None:
         write_atomic(path, lambda part: figure.savefig(part, format="png"))
     return figure
