@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.retrieval import add_commands as add_search
+from zoo.models.names import missing_family
 from zoo.utils import renamed
 from zoo.utils.console import EXPONENT, format_count, format_value, make_table, stdout_console
 from zoo.utils.errors import did_you_mean
@@ -135,7 +136,9 @@ def run_list(args: argparse.Namespace) -> int:
     names = list_models(pattern, args.modality, args.pretrained)
     if not names:
         every = list_models()
-        raise ValueError(f"no model is called {args.pattern!r}{did_you_mean(args.pattern, every)} ({len(every)} known)")
+        other = missing_family(args.pattern)
+        hint = f": the family {other!r} is not in this library" if other else did_you_mean(args.pattern, every)
+        raise ValueError(f"no model is called {args.pattern!r}{hint} ({len(every)} known)")
     table = make_table("name", "family", "input", "width", "depth", "heads", "published weights")
     for found in families():
         for name in (name for name in names if name in found.variants):
