@@ -6,7 +6,9 @@
 Shapes: q [B, H, N, P], k and v [B, G, M, P] with G dividing H, weights [B, H, N, M].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -122,3 +124,19 @@ def masked_softmax(scores: Tensor) -> Tensor:
     """Softmax over keys; fully masked rows (-inf everywhere) give zeros and zero gradients."""
     fully_masked = (scores == -torch.inf).all(-1, keepdim=True)
     return scores.masked_fill(fully_masked, 0.0).softmax(-1).masked_fill(fully_masked, 0.0)
+
+
+C = TypeVar("C", bound=Core)
+CORES: dict[str, type[Core]] = {}
+
+
+def attention(name: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator: register a built-in attention kind, `attention=name`. Its file is called `*_attention.py`."""
+
+    def register(cls: type[C]) -> type[C]:
+        if name in CORES:
+            raise ValueError(f"there are two attention kinds named {name!r}: {CORES[name].__name__}, {cls.__name__}")
+        CORES[name] = cls
+        return cls
+
+    return register

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.core import Core, CoreSpec
+from zoo.nn.core import Core, CoreSpec, attention
 from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
@@ -21,6 +21,7 @@ from zoo.nn.sparse_attention import positive
 CHUNK = 64
 
 
+@attention("linear")
 class LinearAttention(Core):
     """Katharopoulos et al. 2020: phi(x) = elu(x) + 1.
 
@@ -135,6 +136,7 @@ class RandomProjection(LinearAttention):
         orthogonal_gaussian(self.projection, generator_for("projection"))
 
 
+@attention("performer")
 class Performer(RandomProjection):
     """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
 
@@ -160,6 +162,7 @@ class Performer(RandomProjection):
         return (z - z.amax((-2, -1), keepdim=True).detach().clamp(min=-1e30)).exp()
 
 
+@attention("rfa")
 class RandomFeatureAttention(RandomProjection):
     """Random Feature Attention (Peng et al. 2021): phi(x) = [sin(w . x), cos(w . x)] of q and k on the unit sphere.
 

@@ -17,26 +17,17 @@ from typing import Any
 
 from torch import nn
 
-from zoo.nn.core import Core, CoreSpec
+from zoo.nn.core import CORES, Core, CoreSpec
 from zoo.nn.init import allow_init
-from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
-from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
-from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
 from zoo.utils.errors import did_you_mean
 
 Kind = str | dict[str, Any] | type[nn.Module]
 
-CORES: dict[str, type[Core]] = {
-    "softmax": SoftmaxAttention,
-    "additive": AdditiveAttention,
-    "local": LocalAttention,
-    "strided": StridedAttention,
-    "longformer": Longformer,
-    "bigbird": BigBird,
-    "linear": LinearAttention,
-    "performer": Performer,
-    "rfa": RandomFeatureAttention,
-}
+# A file of this folder that is called `*_attention.py` registers its kinds when it is imported; the usual kinds first.
+_FILES = ["softmax_attention", "sparse_attention", "linear_attention"]
+_FILES += sorted({file.stem for file in Path(__file__).parent.glob("*_attention.py")} - {*_FILES})
+for _file in _FILES:
+    importlib.import_module(f"zoo.nn.{_file}")
 BUILT_IN = tuple(CORES)
 MIXERS: dict[str, type[nn.Module]] = {}
 

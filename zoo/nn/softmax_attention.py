@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.core import Core, CoreSpec, masked_softmax
+from zoo.nn.core import Core, CoreSpec, attention, masked_softmax
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
 from zoo.nn.sdpa import attend, repeat_kv
 
 
+@attention("softmax")
 class SoftmaxAttention(Core):
     """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), by fused kernels where they are faster."""
 
@@ -34,6 +35,7 @@ class SoftmaxAttention(Core):
         return attend(q, k, v, as_mask(mask) & self.pattern, as_bias(bias), self.scale, self.dropout)
 
 
+@attention("additive")
 class AdditiveAttention(Core):
     """Bahdanau et al. 2015: the score is w . tanh(q + k), one w per head, after the usual projections of q and k."""
 

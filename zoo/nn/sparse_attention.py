@@ -1,10 +1,11 @@
 """Softmax attention with a fixed sparse pattern: local, strided, Longformer, BigBird."""
 
-from zoo.nn.core import CoreSpec
+from zoo.nn.core import CoreSpec, attention
 from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
 from zoo.nn.softmax_attention import SoftmaxAttention
 
 
+@attention("local")
 class LocalAttention(SoftmaxAttention):
     """Sliding-window attention: `window // 2` keys on either side, or in causal models the last `window` keys.
 
@@ -21,6 +22,7 @@ class LocalAttention(SoftmaxAttention):
             self.pattern = sliding(window, spec.causal)
 
 
+@attention("strided")
 class StridedAttention(SoftmaxAttention):
     """Strided attention of Sparse Transformers (Child et al. 2019): a sliding window, and every `step`-th key."""
 
@@ -30,6 +32,7 @@ class StridedAttention(SoftmaxAttention):
         self.pattern = sliding(window, spec.causal) | Strided(step)
 
 
+@attention("longformer")
 class Longformer(SoftmaxAttention):
     """Longformer (Beltagy et al. 2020): a sliding window, and `tokens` global tokens at the start.
 
@@ -42,6 +45,7 @@ class Longformer(SoftmaxAttention):
         self.pattern = sliding(window, spec.causal) | GlobalTokensMask(tokens)
 
 
+@attention("bigbird")
 class BigBird(SoftmaxAttention):
     """BigBird (Zaheer et al. 2020): a window of three blocks, `tokens` global tokens (default: a block), random blocks.
 
