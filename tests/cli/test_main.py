@@ -103,7 +103,7 @@ def test_predict(capsys: pytest.CaptureFixture[str], folder: Path, picture: str)
 
 def test_predict_refuses(capsys: pytest.CaptureFixture[str], folder: Path, picture: str, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    assert "image file not found: nothing.png" in failing(capsys, "predict", str(folder), picture, "nothing.png")
+    assert "there is no image file nothing.png" in failing(capsys, "predict", str(folder), picture, "nothing.png")
     assert "text.png" in failing(capsys, "predict", str(folder), str(tmp_path / "text.png"))
     assert "at least one image" in failing(capsys, "predict", str(folder))
     assert "--pair is two texts, and the model takes pixel_values" in failing(

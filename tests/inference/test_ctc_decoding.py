@@ -33,12 +33,12 @@ def by_hand(logits: torch.Tensor, blank: int = 0) -> dict[tuple[int, ...], float
 @pytest.mark.parametrize("seed", range(4))
 def test_a_beam_that_drops_nothing_is_exact(seed: int, blank: int) -> None:
     logits = 2 * torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(seed))
-    for row, answers in zip(logits, beam(logits, width=400, blank=blank)):
-        wanted = by_hand(row, blank)
-        found = {tuple(ids): score for ids, score in answers}
-        assert len(found) == len(answers), "a text stands there twice"
-        assert found == pytest.approx(wanted, abs=1e-9)
-        scores = [score for _, score in answers]
+    for row, predictions in zip(logits, beam(logits, width=400, blank=blank)):
+        expected = by_hand(row, blank)
+        found = {tuple(ids): score for ids, score in predictions}
+        assert len(found) == len(predictions), "a text stands there twice"
+        assert found == pytest.approx(expected, abs=1e-9)
+        scores = [score for _, score in predictions]
         assert scores == sorted(scores, reverse=True)
 
 
@@ -46,10 +46,10 @@ def test_a_beam_that_drops_nothing_is_exact(seed: int, blank: int) -> None:
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 8))
 def test_a_narrow_beam_claims_no_more_than_there_is(seed: int, frames: int, width: int) -> None:
     logits = 3 * torch.randn(1, frames, 3, generator=torch.Generator().manual_seed(seed))
-    wanted = by_hand(logits[0])
-    answers = beam(logits, width=width)[0]
-    assert len(answers) <= width and len({tuple(ids) for ids, _ in answers}) == len(answers)
-    assert all(score <= wanted[tuple(ids)] + 1e-9 for ids, score in answers)
+    expected = by_hand(logits[0])
+    predictions = beam(logits, width=width)[0]
+    assert len(predictions) <= width and len({tuple(ids) for ids, _ in predictions}) == len(predictions)
+    assert all(score <= expected[tuple(ids)] + 1e-9 for ids, score in predictions)
 
 
 def test_the_beam_sums_over_paths_where_greedy_takes_one() -> None:
@@ -94,10 +94,10 @@ def test_low_precision_is_summed_in_float32() -> None:
     assert loss.dtype == torch.float32 and logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_a_text_too_long_for_its_frames_is_told() -> None:
+def test_a_text_too_long_for_its_frames_is_an_error() -> None:
     labels, lengths = torch.tensor([[1, 2, 0], [1, 1, 1]]), torch.tensor([2, 3])
     assert frames_needed(labels, lengths).tolist() == [2, 5]
-    with pytest.raises(ValueError, match="row 1: 3 symbols need at least 5 frames, the clip has 4"):
+    with pytest.raises(ValueError, match="row 1: 3 symbols need at least 5 frames, but the clip has 4"):
         ctc_loss(torch.zeros(2, 5, 3), torch.tensor([5, 4]), labels, lengths)
 
 
@@ -118,32 +118,33 @@ def test_the_vocabulary_of_transformers() -> None:
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda: Vocabulary(("a", "b")), "no blank '<pad>'"),
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Vocabulary(("a", "b")), "blank '<pad>' is missing in the vocabulary of 2 symbols"),
     (lambda: Vocabulary(("<pad>", "a", "a")), "twice"),
     (lambda: Vocabulary.of(["", " "]), "all texts are empty"),
-    (lambda: Vocabulary.of(["a|b"]), "stands for the space"),
-    (lambda: Vocabulary.from_json('{"a": 0, "<pad>": 2}'), "0 to 1"),
+    (lambda: Vocabulary.of(["a|b"]), "reserved for the space"),
+    (lambda: Vocabulary.from_json('{"a": 0, "<pad>": 2}'), "each id from 0 to 1 once"),
     (lambda: beam(torch.zeros(1, 2, 3), width=0), "at least 1"),
 ])  # fmt: skip
-def test_what_is_refused(make, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_is_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 
 def test_error_rates() -> None:
     rates = error_rates(["one two", "thre"], ["one two", "three four"])
     assert rates["wer"] == pytest.approx(2 / 4) and rates["cer"] == pytest.approx(6 / 17)
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="the same number"):
         error_rates([], [])
 
 
 @pytest.mark.parametrize("decode", [greedy, beam])
-@pytest.mark.parametrize("shape, frames, blank, said", [
-    ((5, 3), None, 0, r"logits \[5, 3\] .*expected scores \[B, N, V\]"), ((1, 5, 3), None, 3, "blank=3 is none of 3"),
-    ((1, 5, 3), [6], 0, "expected 1 counts from 0 to 5"), ((1, 5, 3), [5, 5], 0, "expected 1 counts"),
-    ((1, 5, 3), [-1], 0, "expected 1 counts"),
+@pytest.mark.parametrize("shape, frames, blank, message", [
+    ((5, 3), None, 0, r"logits: expected floats \[B, N, V\], got \[5, 3\]"),
+    ((1, 5, 3), None, 3, "blank=3: expected 0 to 2"),
+    ((1, 5, 3), [6], 0, "frames: expected 1 numbers from 0 to 5"), ((1, 5, 3), [5, 5], 0, "expected 1 numbers"),
+    ((1, 5, 3), [-1], 0, "expected 1 numbers"),
 ])  # fmt: skip
-def test_scores_that_cannot_be_decoded(decode, shape, frames, blank, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_scores_that_cannot_be_decoded(decode, shape, frames, blank, message) -> None:
+    with pytest.raises(ValueError, match=message):
         decode(torch.zeros(shape), None if frames is None else torch.tensor(frames), blank=blank)

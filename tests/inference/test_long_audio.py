@@ -1,4 +1,4 @@
-"""Predictions on sounds of any length, and the picture of what a model attends to in them."""
+"""Predictions for audio clips of any length, and the plot of the attention to them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.cli.main import main
 from zoo.inference import long_audio
-from zoo.interpret.plot_audio import bin_of, figure_of, plot_audio_attention
+from zoo.interpret.plot_audio import mel_bin, plot_audio_attention, plot_spectrograms
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
@@ -48,29 +48,29 @@ def saved(path: Path, wave: torch.Tensor, sampling_rate: int = SAMPLING_RATE) ->
     return path
 
 
-def shares(model, *waves: torch.Tensor) -> torch.Tensor:
+def probabilities(model, *waves: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model(**model.preprocess([(wave, SAMPLING_RATE) for wave in waves])).softmax(-1)
 
 
-def test_a_long_sound_is_the_mean_of_its_windows(classifier, tmp_path: Path) -> None:
-    wave, limit = noise(2.3), classifier.preprocess.limit
+def test_a_long_clip_is_the_mean_of_its_windows(classifier, tmp_path: Path) -> None:
+    wave, limit = noise(2.3), classifier.preprocess.max_samples
     starts = [*range(0, len(wave) - limit, limit), len(wave) - limit]
-    wanted = shares(classifier, *(wave[s : s + limit] for s in starts)).mean(0)
-    for sound in ((wave, SAMPLING_RATE), str(saved(tmp_path / "long.wav", wave)), (tmp_path / "long.wav").read_bytes()):
-        assert dict(zoo.predict(classifier, sound)) == pytest.approx(dict(zip("abc", wanted.tolist())), abs=1e-5)
+    expected = probabilities(classifier, *(wave[s : s + limit] for s in starts)).mean(0)
+    for clip in ((wave, SAMPLING_RATE), str(saved(tmp_path / "long.wav", wave)), (tmp_path / "long.wav").read_bytes()):
+        assert dict(zoo.predict(classifier, clip)) == pytest.approx(dict(zip("abc", expected.tolist())), abs=1e-5)
 
 
-def test_short_sounds_are_predicted_as_they_are(classifier) -> None:
+def test_short_clips_are_predicted_as_they_are(classifier) -> None:
     waves = [noise(0.2, 1), noise(0.3, 2)]
-    answers = zoo.predict(classifier, [(wave, SAMPLING_RATE) for wave in waves], top_k=1)
-    wanted = shares(classifier, *waves).max(-1)
-    assert [one[0][0] for one in answers] == ["abc"[i] for i in wanted.indices]
-    assert [one[0][1] for one in answers] == pytest.approx(wanted.values.tolist(), abs=1e-5)
+    predictions = zoo.predict(classifier, [(wave, SAMPLING_RATE) for wave in waves], top_k=1)
+    expected = probabilities(classifier, *waves).max(-1)
+    assert [one[0][0] for one in predictions] == ["abc"[i] for i in expected.indices]
+    assert [one[0][1] for one in predictions] == pytest.approx(expected.values.tolist(), abs=1e-5)
     assert zoo.predict(classifier, []) == []
 
 
-def test_pieces_of_speech_are_put_together(writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_speech_are_joined(writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With context as wide as the model sees, pieces have the frames of the whole; attention is masked to be local."""
     wave = noise(3.1)
     model = zoo.create_model("wav2vec2_tiny", **writer.config.replace(depth=1, attention={"kind": "local", "window": 5})
@@ -94,12 +94,12 @@ def test_no_frame_is_lost_or_counted_twice(writer, seconds: float, monkeypatch: 
 
 
 def test_texts_with_probabilities(writer) -> None:
-    answer = zoo.predict(writer, (noise(0.4), SAMPLING_RATE), top_k=3)
-    assert len(answer) == 3 and all(set(text) <= set("abc ") for text, _ in answer)
-    chances = [p for _, p in answer]
-    assert chances == sorted(chances, reverse=True) and sum(chances) <= 1 + 1e-9
+    prediction = zoo.predict(writer, (noise(0.4), SAMPLING_RATE), top_k=3)
+    assert len(prediction) == 3 and all(set(text) <= set("abc ") for text, _ in prediction)
+    probabilities_ = [p for _, p in prediction]
+    assert probabilities_ == sorted(probabilities_, reverse=True) and sum(probabilities_) <= 1 + 1e-9
     writer.preprocess, kept = WaveformFeatureExtractor(sampling_rate=SAMPLING_RATE), writer.preprocess
-    with pytest.raises(ValueError, match="no vocabulary"):
+    with pytest.raises(ValueError, match="the model has no vocabulary to decode texts with"):
         zoo.predict(writer, (noise(0.4), SAMPLING_RATE))
     writer.preprocess = kept
 
@@ -110,16 +110,16 @@ def test_from_the_command_line(classifier, tmp_path: Path, capsys: pytest.Captur
     assert main(["predict", str(tmp_path / "model"), str(short), "--top-k", "1"]) == 0
     assert "short.wav" in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "model"), str(fast)]) == 2
-    assert "16000 samples per second, expected 8000" in capsys.readouterr().err
+    assert "a sampling rate of 16000 Hz, expected 8000 Hz" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "model"), str(fast), "--resample"]) == 0
     assert main(["predict", str(tmp_path / "model"), str(tmp_path / "none.wav")]) == 2
-    assert "there is no sound" in capsys.readouterr().err
+    assert "there is no audio file" in capsys.readouterr().err
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
+# --- the plot ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_of_sounds(classifier, tmp_path: Path) -> None:
+def test_plot_of_clips(classifier, tmp_path: Path) -> None:
     waves = [(noise(0.2, i), SAMPLING_RATE) for i in range(2)]
     figure = plot_audio_attention(classifier, waves, tmp_path / "a.png", labels=[0, 1])
     assert (tmp_path / "a.png").stat().st_size > 10_000
@@ -133,7 +133,7 @@ def test_attention_stands_where_its_patches_do(classifier) -> None:
     rows, columns = classifier.patches.grid
     heat = torch.zeros(1, rows, columns)
     heat[0, 0, 2] = 10.0
-    figure = figure_of(classifier, torch.randn(1, 40, 32), heat, ["x"])
+    figure = plot_spectrograms(classifier, torch.randn(1, 40, 32), heat, ["x"])
     over = figure.axes[4].images[1]
     colors = np.asarray(over.get_array())
     place = np.unravel_index(colors.argmax(), colors.shape)
@@ -144,16 +144,16 @@ def test_attention_stands_where_its_patches_do(classifier) -> None:
 
 
 def test_bins_are_placed_by_mel(classifier) -> None:
-    places = [bin_of(classifier.preprocess, 32, hertz) for hertz in (20, 4000, 500, 1000)]
+    places = [mel_bin(classifier.preprocess, 32, hertz) for hertz in (20, 4000, 500, 1000)]
     assert places[0] == pytest.approx(-1) and places[1] == pytest.approx(32) and places[2] < places[3]
 
 
-def test_pictures_need_spectrograms(writer) -> None:
+def test_plots_need_spectrograms(writer) -> None:
     with pytest.raises(ValueError, match="no spectrogram patches"):
         plot_audio_attention(writer, [(noise(0.4), SAMPLING_RATE)])
 
 
-def test_sounds_that_cannot_be_heard_are_named(classifier, writer, tmp_path) -> None:
+def test_clips_of_wrong_length_or_rate_are_named(classifier, writer, tmp_path) -> None:
     """Which of several, by its file or its place."""
     short, other = (
         saved(tmp_path / "short.wav", noise(0.002)),
@@ -162,11 +162,15 @@ def test_sounds_that_cannot_be_heard_are_named(classifier, writer, tmp_path) -> 
     features = zoo.create_model("wav2vec2_tiny", head="classify", seed=0, width=32, depth=1, heads=2, position_groups=2)
     features.preprocess = writer.preprocess
     for model in (classifier, writer, features):
-        with pytest.raises(ValueError, match=r"short\.wav has 16 samples .*, at least \d+ are needed"):
+        with pytest.raises(ValueError, match=r"short\.wav is too short: it has 16 samples .*, expected at least \d+ "):
             zoo.predict(model, [saved(tmp_path / "long.wav", noise(0.5)), short])
-        with pytest.raises(ValueError, match=r"sound 1 has 16 samples .*, at least \d+ are needed"):
+        with pytest.raises(
+            ValueError, match=r"audio clip 1 is too short: it has 16 samples .*, expected at least \d+ "
+        ):
             zoo.predict(model, [(noise(0.5), SAMPLING_RATE), (noise(0.002), SAMPLING_RATE)])
-        with pytest.raises(ValueError, match=r"sound 1 has 4000 samples per second, expected 8000: .*--resample"):
+        with pytest.raises(
+            ValueError, match=r"audio clip 1 has a sampling rate of 4000 Hz, expected 8000 Hz: .*--resample"
+        ):
             zoo.predict(model, [(noise(0.5), SAMPLING_RATE), (noise(0.5), SAMPLING_RATE // 2)])
-        with pytest.raises(ValueError, match=r"other\.wav has 4000 samples per second, .* resample=True\)"):
+        with pytest.raises(ValueError, match=r"other\.wav has a sampling rate of 4000 Hz, .* resample=True\)"):
             zoo.predict(model, other)

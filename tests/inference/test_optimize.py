@@ -21,8 +21,8 @@ def small(**overrides):
 
 
 def pixels(model, batch=3):
-    draw = torch.Generator().manual_seed(2)
-    return torch.randn(batch, model.config.in_chans, *model.patches.image_size, generator=draw)
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, model.config.in_chans, *model.patches.image_size, generator=generator)
 
 
 def error(a, b):
@@ -53,7 +53,7 @@ def test_same_numbers_in_float32(overrides, rows):
         assert error(zoo.optimize(model, rows=rows)(x), model(x)) <= 1e-5
 
 
-def test_bfloat16_is_cast_at_the_door_and_back():
+def test_inputs_are_cast_to_bfloat16_and_outputs_to_float32():
     model = small()
     fast = zoo.optimize(model, dtype=torch.bfloat16)
     x = pixels(model)
@@ -103,7 +103,7 @@ def test_fused_activations(act):
 
 def test_training_and_saving_are_refused():
     fast = zoo.optimize(small())
-    with pytest.raises(ValueError, match="inference"):
+    with pytest.raises(ValueError, match="for inference only"):
         fast.train()
     with pytest.raises(ValueError, match="save the model it was made from"):
         fast.state_dict()

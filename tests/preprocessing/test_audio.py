@@ -277,7 +277,7 @@ def test_silence_and_clipping_give_numbers() -> None:
         (np.full(900, np.nan, np.float32), "audio clip 1 has 900 samples that are NaN"),
         (np.zeros((2, 900), np.float32), "several clips or several channels"),
         (b"not audio", "is not a readable audio file"),
-        ("nowhere.wav", r"audio file not found: nowhere\.wav"),
+        ("nowhere.wav", r"there is no audio file nowhere\.wav"),
         ([0.0, 0.1], "audio clip 1 is a list, expected"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -205,7 +205,7 @@ def test_tokens_for_a_mask(words):
     assert [len(one) for one in answers] == [3, 3]
     assert answers[0][0] == (words.decode([scores.argmax()]), pytest.approx(scores.max().item(), abs=1e-6))
     assert [token for token, _ in zoo.predict(model, "the [MASK] dog", top_k=3)] == [token for token, _ in answers[0]]
-    with pytest.raises(ValueError, match=r"expected one mask \('\[MASK\]'\) in each text.*text 1 has 2"):
+    with pytest.raises(ValueError, match=r"expected one mask \('\[MASK\]'\) in each text, but text 1 has 2"):
         zoo.predict(model, ["the [MASK]", "[MASK] [MASK]"])
     model.preprocess = train("bpe", TEXTS, 300)
     with pytest.raises(ValueError, match="expected one mask"):

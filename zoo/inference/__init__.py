@@ -1,1 +1,1 @@
-"""Predictions, decoding of CTC, optimized models, and what a model costs."""
+"""Predictions, CTC decoding, generation, optimized models, and the cost of a model."""

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiplications, memory. Counted without data: the largest model takes seconds."""
+"""The cost of a model: parameters, FLOPs and memory, counted on the meta device in seconds for models of any size."""
 
 import weakref
 from collections.abc import Iterable, Iterator
@@ -22,12 +22,12 @@ from zoo.models.registry import build, family, find_variant, resolve_overrides
 
 @dataclass(frozen=True)
 class Measures:
-    """What one model costs at one batch size.
+    """The cost of a model at one batch size.
 
-    flops: of the products (matrices, convolutions, attention) in one forward pass; a multiplication and an addition are
-    two. Bytes: weights, and the estimated most at once for one forward without gradients (weights and activations) and
-    for a training step with AdamW (weights, gradients, its two moments, activations), with fused attention where the
-    model has it. What a device's libraries and its allocator take comes on top.
+    flops: of the matrix products, convolutions and attention in one forward pass; a multiply-add counts as two.
+    weight_bytes: of parameters and buffers. inference_bytes: estimated peak of a forward pass without gradients
+    (weights and activations). training_bytes: of a training step with AdamW (weights, gradients, two moments,
+    activations). Both assume fused attention where the model has it, without the overhead of libraries and allocators.
     """
 
     batch: int
@@ -40,59 +40,61 @@ class Measures:
 
 
 def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **overrides: Any) -> Measures:
-    """The cost of a model, or of the model of that name with `overrides` of its config; no weights are made or needed.
+    """The cost of a model, or of the named variant with `overrides` of its config. No weights are created.
 
-    length: tokens in each row of a text, default 128 or as many as the model takes. The dtype and the activation
-    checkpointing of a given model count; which parameters are frozen, too.
+    length: tokens per row for text models; the default is 128, or the maximum length if it is smaller. The dtype,
+    activation checkpointing and frozen parameters of a given model are taken into account.
     """
     if batch < 1 or (length is not None and length < 1):
         raise ValueError(f"batch={batch}, length={length}: expected at least 1")
-    twin = meta_twin(model, overrides)
-    inputs = empty_batch(twin, batch, length)
-    weights = sum(t.nbytes for t in [*twin.parameters(), *twin.buffers()])
-    learned = sum(p.nbytes for p in twin.parameters() if p.requires_grad)
-    twin.eval()
-    with torch.no_grad(), Decided(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        twin(**inputs)
-    before = [*twin.parameters(), *twin.buffers(), *inputs.values()]
-    with torch.no_grad(), fused(), Live(before) as inference:
-        twin(**inputs)
-    twin.train()
-    with fused(), Live(before) as training:
-        step(twin, inputs)
+    copy = meta_copy(model, overrides)
+    inputs = empty_batch(copy, batch, length)
+    weights = sum(t.nbytes for t in [*copy.parameters(), *copy.buffers()])
+    trainable = sum(p.nbytes for p in copy.parameters() if p.requires_grad)
+    copy.eval()
+    with torch.no_grad(), ScalarsAreTrue(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        copy(**inputs)
+    existing = [*copy.parameters(), *copy.buffers(), *inputs.values()]
+    with torch.no_grad(), fused(), PeakMemory(existing) as inference:
+        copy(**inputs)
+    copy.train()
+    with fused(), PeakMemory(existing) as training:
+        step(copy, inputs)
     return Measures(
         batch=batch,
-        parameters=sum(p.numel() for p in twin.parameters()),
-        trainable=sum(p.numel() for p in twin.parameters() if p.requires_grad),
+        parameters=sum(p.numel() for p in copy.parameters()),
+        trainable=sum(p.numel() for p in copy.parameters() if p.requires_grad),
         flops=counter.get_total_flops(),
         weight_bytes=weights,
-        inference_bytes=weights + inference.most,
-        training_bytes=weights + 2 * learned + max(training.most, learned),
+        inference_bytes=weights + inference.peak,
+        training_bytes=weights + 2 * trainable + max(training.peak, trainable),
     )
 
 
-def meta_twin(model: Model | str, overrides: dict[str, Any]) -> Model:
-    """The same model on the meta device: shapes, and no data."""
+def meta_copy(model: Model | str, overrides: dict[str, Any]) -> Model:
+    """The same model on the meta device, which has shapes but no data."""
     if isinstance(model, str):
         found = find_variant(model)
         return build(
             found, found.config(**found.variants[model]).replace(**resolve_overrides(found, overrides)), "meta"
         )
     if overrides:
-        raise ValueError(f"{', '.join(overrides)} would change a model that is made already; give its name instead")
+        raise ValueError(
+            f"{', '.join(overrides)} cannot override the config of a model that is made already: pass its name instead"
+        )
     if not isinstance(model, Model):
         raise ValueError(f"expected a zoo.Model or the name of one, given {type(model).__name__}")
-    twin = build(family(model.family), model.config, "meta").to(model.dtype)
-    theirs = dict(model.named_parameters())
-    for name, parameter in twin.named_parameters():
-        parameter.requires_grad_(theirs[name].requires_grad if name in theirs else True)
-    twin.set_checkpointing(any(getattr(module, "checkpointing", False) for module in model.modules()))
-    twin.drop_padding = model.drop_padding
-    return twin
+    copy = build(family(model.family), model.config, "meta").to(model.dtype)
+    originals = dict(model.named_parameters())
+    for name, parameter in copy.named_parameters():
+        parameter.requires_grad_(originals[name].requires_grad if name in originals else True)
+    copy.set_checkpointing(any(getattr(module, "checkpointing", False) for module in model.modules()))
+    copy.drop_padding = model.drop_padding
+    return copy
 
 
 def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str, Tensor]:
-    """What the model takes, without data."""
+    """A batch of model inputs on the meta device."""
     inputs = {}
     for name, x in example_batch(model).items():
         rest = list(x.shape[1:])
@@ -101,24 +103,26 @@ def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str
         dtype = model.dtype if x.is_floating_point() else x.dtype
         inputs[name] = torch.empty(batch, *rest, dtype=dtype, device="meta")
     if length is not None and "input_ids" not in inputs:
-        raise ValueError(f"length={length}: {type(model).__name__} takes no text, but {', '.join(inputs)}")
+        raise ValueError(
+            f"length={length}: {type(model).__name__} takes no text, only {', '.join(inputs)}: omit length"
+        )
     return inputs
 
 
 def step(model: Model, inputs: dict[str, Tensor]) -> None:
-    """Forward and backward."""
+    """One forward and backward pass."""
     output: Any = model(**inputs)
-    held = vars(output) if not isinstance(output, Tensor) and hasattr(output, "__dict__") else output
-    results = [t for t in tree_leaves(held) if isinstance(t, Tensor) and t.requires_grad]
+    tree = vars(output) if not isinstance(output, Tensor) and hasattr(output, "__dict__") else output
+    results = [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.requires_grad]
     if results:
         torch.autograd.backward(results, [torch.empty_like(t) for t in results])
 
 
-# --- what meta tensors cannot do by themselves --------------------------------------------------------------------
+# --- what meta tensors lack -------------------------------------------------------------------------------------------
 
 
-class Decided(TorchDispatchMode):
-    """Questions about data are answered with yes: is nothing padded, has this mask an empty row?"""
+class ScalarsAreTrue(TorchDispatchMode):
+    """Reads every boolean of a meta tensor as True, and every number as 1, so that checks of data do not fail."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -126,16 +130,16 @@ class Decided(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Live(Decided):
-    """Adds up what tensors hold that are made inside it, and remembers the most that they held at once, in bytes.
+class PeakMemory(ScalarsAreTrue):
+    """Tracks the memory of tensors created inside the context and its peak, in bytes.
 
-    before: tensors that were there already; views of them take nothing.
+    existing: tensors created before; views of them do not count.
     """
 
-    def __init__(self, before: Iterable[Tensor]) -> None:
+    def __init__(self, existing: Iterable[Tensor]) -> None:
         super().__init__()
-        self.now = self.most = 0
-        self.known = {t.untyped_storage()._cdata for t in before}
+        self.current = self.peak = 0
+        self.known = {t.untyped_storage()._cdata for t in existing}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
@@ -148,24 +152,26 @@ class Live(Decided):
         key, size = storage._cdata, storage.nbytes()
         if key not in self.known:
             self.known.add(key)
-            self.now += size
-            self.most = max(self.most, self.now)
+            self.current += size
+            self.peak = max(self.peak, self.current)
             weakref.finalize(storage, self.free, key, size)
 
     def free(self, key: int, size: int) -> None:
         self.known.discard(key)
-        self.now -= size
+        self.current -= size
 
 
 @contextmanager
 def fused() -> Iterator[None]:
-    """Torch's attention of meta tensors keeps no scores, as its fused kernels do not. Holds in a backward pass, too."""
+    """Make torch's attention on meta tensors store no scores, as fused kernels do, in the backward pass as well."""
     original = F.scaled_dot_product_attention
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
-        learned = attn_mask is not None and attn_mask.requires_grad  # no fused kernel takes a bias that learns
-        if not q.is_meta or learned:
-            return original(q, k, v, attn_mask, *rest, **named)
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        trainable_bias = attn_mask is not None and attn_mask.requires_grad  # not supported by fused kernels
+        if not q.is_meta or trainable_bias:
+            return original(q, k, v, attn_mask, *args, **kwargs)
         return FusedAttention.apply(q, k, v)
 
     with patch.object(F, "scaled_dot_product_attention", attention):
@@ -173,13 +179,12 @@ def fused() -> Iterator[None]:
 
 
 class FusedAttention(torch.autograd.Function):
-    """Shapes only: q, k, v, the output and one number per row are what the backward pass needs."""
+    """Shapes only: the backward pass needs q, k, v, the output and one number per row."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(
-            1, 2
-        )  # heads are merged without a copy
+        # heads are merged without a copy
+        y = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:3], dtype=torch.float32))
         return y
 

@@ -1,8 +1,8 @@
-"""`zoo.optimize`: the same numbers sooner, for inference.
+"""`zoo.optimize`: a faster copy of a model for inference, with the same outputs.
 
-What it does, each where it was measured to pay (benchmarks/inference.py, audio.py): weights reordered once for oneDNN's
-kernels, the activation fused into the product before it, one product for q, k and v, patches and normed frames of sound
-as linear maps, weight norm done once, half precision.
+Each optimization is applied where measurements show a gain (benchmarks/inference.py, audio.py): weights reordered once
+for the kernels of oneDNN, activations fused into the product before them, one product for q, k and v, patches and
+normalized audio frames as linear maps, weight norm folded, half precision.
 """
 
 import copy
@@ -18,139 +18,143 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.base import Model
-from zoo.nn.attention import Attention, is_plain
+from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.frontends.image import PatchEmbedding
 from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbedding
 from zoo.nn.mlp import MLP
 
 Rows = Literal["many", "one"]
-# Below this many weights the call of a oneDNN product in float32 costs more than it saves: for batches and long
-# sequences; for a single row, where the weights of a larger layer come from memory and its blocks are read fastest.
+# With fewer weights than this, calling oneDNN in float32 costs more than it saves. For single rows the limit is higher:
+# only larger layers are read from memory, where the blocked layout is fastest.
 SMALL = {"many": 1 << 16, "one": 1 << 19}
-# The number of rows that oneDNN is told to expect. With fewer it takes a layout that is slower, even for one row.
+# The number of rows for which oneDNN chooses a layout. Smaller values give a slower layout, even for one row.
 ROWS = 1024
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
 def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "many") -> Model:
-    """A new model for inference with the config of `model`, which is left as it is.
+    """Create an optimized copy of `model` for inference; `model` itself is not changed.
 
-    dtype: compute in it (torch.bfloat16); inputs are cast at the door, outputs come back in float32. rows: "many" for
-    batches and long sequences, "one" where a single row at a time goes through (decoding one text). The result cannot
-    be trained or saved, and refuses to answer once the weights of `model` have changed. What cannot be optimized
-    (layers with hooks, adapters or shards) is called as it is, with a warning that names it.
+    dtype: the dtype of the computation, such as torch.bfloat16; inputs are cast to it and outputs back to float32.
+    rows: "many" for batches and long sequences, "one" for a single row at a time (decoding one text). The copy cannot
+    be trained or saved, and raises RuntimeError after the weights of `model` have changed. Layers that cannot be
+    optimized (with hooks, adapters or shards) are called unchanged, with a warning that names them.
     """
     if rows not in ("many", "one"):
         raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: expected a floating point type such as torch.bfloat16")
     if isinstance(model, Optimized):
-        raise ValueError("this model is optimized already; call zoo.optimize on the model it was made from")
-    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # no second copy of the weights
+        raise ValueError("this model is optimized already: call zoo.optimize on the model it was made from")
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # share the weights instead of copying them
     report, preprocess = model.load_report, model.preprocess
     fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
     fast.eval()
-    left = list(replace_parts(fast, Packing(dtype, rows)))
+    unoptimized = list(replace_parts(fast, Packing(dtype, rows)))
     if dtype is not None:
         cast(fast, dtype)
     for name, parameter in fast.named_parameters():
         owner, _, key = name.rpartition(".")
         setattr(fast.get_submodule(owner), key, nn.Parameter(parameter.detach(), requires_grad=False))
-    doors = {name: door(name) for name in dir(model) if name.startswith("encode_")}  # of the towers of several
-    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), doors)
+    methods = {name: casting_method(name) for name in dir(model) if name.startswith("encode_")}  # of multi-tower models
+    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), methods)
     assert isinstance(fast, Optimized)
-    fast.arm(model, dtype)
-    if left:
-        warnings.warn(f"not optimized, because not plain nn.Linear layers: {', '.join(left)}", stacklevel=2)
+    fast.attach(model, dtype)
+    if unoptimized:
+        warnings.warn(f"not optimized, because not plain nn.Linear layers: {', '.join(unoptimized)}", stacklevel=2)
     return fast
 
 
 class Optimized:
-    """Mixed into the class of an optimized model: casts at the door, watches the weights it was made from."""
+    """Mixin of optimized models: casts inputs and outputs, and checks that the original weights have not changed."""
 
-    def arm(self, model: Model, dtype: torch.dtype | None) -> None:
+    def attach(self, model: Model, dtype: torch.dtype | None) -> None:
+        """Record the weights of the original model."""
         self.source_ = weakref.ref(model)
-        self.watched_ = [
+        self.versions_ = [
             (weakref.ref(module), name, id(p), version_of(p))
             for module in model.modules()
             for name, p in module._parameters.items()
             if p is not None
         ]
         self.dtype_ = dtype
-        self.now_ = SimpleNamespace(inside=False, begun=False)  # setting attributes of a module is slow
+        self.call_ = SimpleNamespace(nested=False, decoding=False)  # setting attributes of an nn.Module is slow
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
-        return self.answer(super().__call__, *args, **batch)  # type: ignore[misc]
+        return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
 
     def encode(self, *args: Any, **batch: Any) -> Any:
-        return self.answer(super().encode, *args, **batch)  # type: ignore[misc]
+        return self.run_cast(super().encode, *args, **batch)  # type: ignore[misc]
 
     def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
-        self.now_.begun = state.length > 0  # a text is not looked at anew with every token
+        self.call_.decoding = state.length > 0  # weights are checked once per text, not for every token
         try:
-            return self.answer(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
+            return self.run_cast(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
         finally:
-            self.now_.begun = False
+            self.call_.decoding = False
 
-    def answer(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
-        """Run `call` in our precision; nested calls (forward asks encode) pass through."""
-        if self.now_.inside:
+    def run_cast(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
+        """Run `call` in the dtype of this model; nested calls (forward calls encode) are not cast."""
+        if self.call_.nested:
             return call(*args, **batch)
-        if not self.now_.begun:
-            self.refuse_stale()
-        self.now_.inside = True
+        if not self.call_.decoding:
+            self.check_weights()
+        self.call_.nested = True
         try:
             with torch.no_grad():
-                return to_float32(call(*self.let_in(args), **self.let_in(batch)))
+                return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
         finally:
-            self.now_.inside = False
+            self.call_.nested = False
 
-    def let_in(self, value: Any) -> Any:
+    def cast_inputs(self, value: Any) -> Any:
+        """Cast floating point tensors, also in containers."""
         if self.dtype_ is None:
             return value
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.to(self.dtype_)
         if isinstance(value, tuple | list):
-            return type(value)(self.let_in(v) for v in value)
-        return {k: self.let_in(v) for k, v in value.items()} if isinstance(value, dict) else value
+            return type(value)(self.cast_inputs(v) for v in value)
+        return {k: self.cast_inputs(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    def refuse_stale(self) -> None:
+    def check_weights(self) -> None:
+        """Raises RuntimeError if the weights of the original model have changed."""
         if self.source_() is None:
             return
-        for module, name, identity, version in self.watched_:
+        for module, name, identity, version in self.versions_:
             owner = module()
             p = None if owner is None else owner._parameters.get(name)
             if p is not None and (id(p) != identity or version_of(p) != version):
                 raise RuntimeError(
-                    f"the weights of the original model changed ({type(owner).__name__}.{name}) after zoo.optimize "
-                    "made this one from them: call zoo.optimize again"
+                    f"the weights of the original model have changed since zoo.optimize ({type(owner).__name__}.{name}): "
+                    "call zoo.optimize again"
                 )
 
     def train(self, mode: bool = True) -> Any:
         if mode:
-            raise ValueError("an optimized model is for inference; train the model it was made from")
+            raise ValueError("an optimized model is for inference only: train the model it was made from")
         return super().train(False)  # type: ignore[misc]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError("an optimized model keeps its weights in a form of its own; save the model it was made from")
+        raise ValueError("an optimized model stores its weights in another layout: save the model it was made from")
 
 
-def door(name: str) -> Callable[..., Any]:
-    """A method `name` of an optimized model that casts at the door, as `encode` does."""
+def casting_method(name: str) -> Callable[..., Any]:
+    """The method `name` of an optimized model with inputs and outputs cast, as in `encode`."""
 
     def method(self: Any, *args: Any, **batch: Any) -> Any:
-        return self.answer(getattr(super(Optimized, self), name), *args, **batch)
+        return self.run_cast(getattr(super(Optimized, self), name), *args, **batch)
 
     return method
 
 
 def version_of(parameter: Tensor) -> int:
-    """How often it was written in place; a tensor made in inference mode does not count."""
+    """The number of in-place writes to a parameter; 0 for inference tensors, which do not count them."""
     return 0 if parameter.is_inference() else parameter._version
 
 
 def to_float32(value: Any) -> Any:
+    """Cast floating point tensors to float32, also in containers and dataclasses."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
@@ -163,7 +167,7 @@ def to_float32(value: Any) -> Any:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """What is left of parameters and buffers, in `dtype`, without touching the tensors shared with the original."""
+    """Cast the remaining parameters and buffers, without changing the tensors shared with the original model."""
     for module in model.modules():
         for name, p in list(module._parameters.items()):
             if p is not None and p.is_floating_point():
@@ -174,7 +178,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class Packing:
-    """How linear layers are packed: the dtype, the number of rows to expect, and whether oneDNN is there at all."""
+    """Packs the weights of linear layers for a dtype and an expected number of rows, with oneDNN if available."""
 
     def __init__(self, dtype: torch.dtype | None, rows: Rows) -> None:
         self.dtype, self.rows = dtype, rows
@@ -192,7 +196,7 @@ class Packing:
 
 
 class Packed(nn.Module):
-    """act(x W^T + b) with constant W; this one as torch computes it."""
+    """act(x W^T + b) with constant W, computed by torch."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         super().__init__()
@@ -205,14 +209,14 @@ class Packed(nn.Module):
 
 
 class Columns(Packed):
-    """The weight lies in memory as [in, out]: a single row then reads it in that order."""
+    """The weight is stored as [in, out], the order in which a single row reads it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         super().__init__(weight.mT.contiguous().mT, bias, act)
 
 
 class OneDNN(Packed):
-    """The weight in the blocks of oneDNN's kernels, with the activation applied while the product is in cache."""
+    """The weight in the blocked layout of oneDNN, with the activation applied while the product is in the cache."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         fused = FUSED.get(act or "")
@@ -226,7 +230,7 @@ class OneDNN(Packed):
 
 
 class FusedAttention(Attention):
-    """Self-attention with one product for q, k and v."""
+    """Self-attention with one matrix product for q, k and v."""
 
     joined: nn.Module
     sizes: list[int]  # heads of q, of k and of v
@@ -234,12 +238,12 @@ class FusedAttention(Attention):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.joined(x).split([heads * self.head_dim for heads in self.sizes], -1)
 
-    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.split(self.joined(x)).split(self.sizes, 1)
 
 
 class FusedMLP(MLP):
-    """The activation is part of the product before it."""
+    """An MLP with the activation fused into the product before it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is not None:
@@ -248,7 +252,7 @@ class FusedMLP(MLP):
 
 
 class LinearPatches(nn.Module):
-    """A convolution whose stride is its kernel: each patch times one matrix. [B, C, H, W] -> [B, D, h, w]."""
+    """A convolution with stride = kernel size, as one product per patch: [B, C, H, W] -> [B, D, h, w]."""
 
     def __init__(self, conv: nn.Conv2d, pack: Packing) -> None:
         super().__init__()
@@ -265,8 +269,8 @@ class LinearPatches(nn.Module):
 
 
 class FrameProducts(nn.Module):
-    """A convolution over time and the norm of each frame, [B, C, T] -> [B, C', T']: a frame's samples lie side by side,
-    overlapping those of the next, so one product makes all frames, and none is turned between this layer and the next.
+    """A convolution over time with layer norm, [B, C, T] -> [B, C', T']. The samples of a frame are contiguous and overlap
+    the next frame, so one product computes all frames without a transposition between layers.
     """
 
     def __init__(self, layer: ConvLayer, pack: Packing) -> None:
@@ -285,7 +289,7 @@ class FrameProducts(nn.Module):
 
 
 class FoldedPositions(ConvPositions):
-    """Direction and gain as the one weight that they make."""
+    """Convolutional positions with the weight norm (direction and gain) folded into one weight."""
 
     folded: nn.Parameter
 
@@ -294,17 +298,21 @@ class FoldedPositions(ConvPositions):
 
 
 def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
-    """Swap, in place, what can be made faster; yields the names of linear layers that have to stay as they are."""
+    """Replace modules in place by faster ones; yields the names of linear layers that cannot be replaced."""
     for module in list(model.modules()):
         if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
             fuse_attention(module.mixer, pack)
         elif isinstance(module, MLP):
             fuse_mlp(module, pack)
-        elif isinstance(module, PatchEmbedding) and isinstance(conv := module.proj, nn.Conv2d) and plain_patches(conv):
+        elif (
+            isinstance(module, PatchEmbedding)
+            and isinstance(conv := module.proj, nn.Conv2d)
+            and is_plain_patch_projection(conv)
+        ):
             module.proj = LinearPatches(conv, pack)
         elif isinstance(module, WaveformEmbedding):
             for i, layer in enumerate(module.layers):
-                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and hookless(layer):
+                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and has_no_hooks(layer):
                     module.layers[i] = FrameProducts(layer, pack)
         elif type(module) is ConvPositions and not module._forward_hooks:
             fold_positions(module)
@@ -312,15 +320,16 @@ def replace_parts(model: Model, pack: Packing) -> Iterator[str]:
         for key, child in list(module.named_children()):
             if not isinstance(child, nn.Linear):
                 continue
-            if is_plain(child):
+            if is_plain_linear(child):
                 setattr(module, key, pack(child.weight, child.bias))
             else:
                 yield f"{name}.{key}" if name else key
 
 
 def fuse_attention(module: Attention, pack: Packing) -> None:
+    """Join the projections of q, k and v."""
     parts: list[Any] = [module.q, module.k, module.v]
-    if not all(map(is_plain, parts)):
+    if not all(map(is_plain_linear, parts)):
         return
     bias = None
     if any(p.bias is not None for p in parts):
@@ -333,8 +342,9 @@ def fuse_attention(module: Attention, pack: Packing) -> None:
 
 
 def fuse_mlp(module: MLP, pack: Packing) -> None:
+    """Fuse the activation into the first product."""
     first = module.up if module.gate is None else module.gate
-    if type(module) is not MLP or not is_plain(first):
+    if type(module) is not MLP or not is_plain_linear(first):
         return
     module.__class__ = FusedMLP
     fused: Any = pack(first.weight, first.bias, module.act_name)
@@ -345,6 +355,7 @@ def fuse_mlp(module: MLP, pack: Packing) -> None:
 
 
 def fold_positions(module: ConvPositions) -> None:
+    """Compute the weight norm once."""
     weight = module.weight().detach()
     folded: Any = module
     folded.__class__ = FoldedPositions
@@ -352,9 +363,9 @@ def fold_positions(module: ConvPositions) -> None:
     del folded.gain, folded.direction
 
 
-def hookless(layer: ConvLayer) -> bool:
+def has_no_hooks(layer: ConvLayer) -> bool:
     return not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
 
 
-def plain_patches(proj: nn.Conv2d) -> bool:
+def is_plain_patch_projection(proj: nn.Conv2d) -> bool:
     return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and not proj._forward_hooks

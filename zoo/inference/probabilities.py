@@ -1,4 +1,4 @@
-"""Scores to labels with probabilities."""
+"""From the scores of a model to labels with probabilities."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 
-Answer = list[tuple[str, float]]
+Prediction = list[tuple[str, float]]  # [(label, probability), ...], best first
 
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """float32 scores on the CPU, in evaluation mode."""
-    placed = {name: value.to(model.device) for name, value in batch.items()}
-    placed = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in placed.items()}
+    """The scores of a batch, as float32 on the CPU, computed in evaluation mode."""
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     with eval_mode(model), torch.no_grad():
-        return model(**placed).float().cpu()
+        return model(**inputs).float().cpu()
 
 
-def best(shares: Tensor, top_k: int, name: Callable[[int], str]) -> list[Answer]:
-    """Probabilities [B, C] -> for each row its `top_k` most probable [(name, probability), ...]."""
-    found = shares.topk(min(top_k, shares.shape[-1]))
-    rows = zip(found.values.tolist(), found.indices.tolist())
+def top_predictions(probabilities: Tensor, top_k: int, name: Callable[[int], str]) -> list[Prediction]:
+    """Probabilities [B, C] -> the `top_k` most probable [(name, probability), ...] of each row."""
+    top = probabilities.topk(min(top_k, probabilities.shape[-1]))
+    rows = zip(top.values.tolist(), top.indices.tolist())
     return [[(name(i), p) for p, i in zip(*row)] for row in rows]

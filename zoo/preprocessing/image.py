@@ -315,7 +315,7 @@ def _read(path: Path) -> "Image":
             image.load()
             return image
     except FileNotFoundError:
-        raise ValueError(f"image file not found: {path}") from None
+        raise ValueError(f"there is no image file {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image file: {error}") from None
 

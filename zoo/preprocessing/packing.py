@@ -60,8 +60,8 @@ def _ids(document: Any, index: int, preprocess: Any) -> tuple[Tensor, Tensor]:
     ids = torch.as_tensor(document)
     if ids.ndim != 1 or ids.is_floating_point() or not len(ids):
         raise ValueError(
-            f"document {index} is of shape {tuple(ids.shape)} and dtype {ids.dtype}, expected integer token ids [n], at "
-            f"least one"
+            f"document {index} is of shape {tuple(ids.shape)} and dtype {ids.dtype}, expected integer token ids [n], "
+            f"at least one"
         )
     return ids.long(), torch.zeros_like(ids, dtype=torch.long)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.inference.probabilities import Answer
+from zoo.inference.probabilities import Prediction
 from zoo.preprocessing.modality import MODALITIES, item_modality
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.utils.errors import LoadError
@@ -66,7 +66,7 @@ class ZeroShot:
         shares = (logits + self.bias).sigmoid() if each and self.bias is not None else logits.softmax(-1)
         found = shares.topk(min(top_k, len(self.labels)))
         rows = zip(found.values.tolist(), found.indices.tolist())
-        answers: list[Answer] = [[(self.labels[i], p) for p, i in zip(*row)] for row in rows]
+        answers: list[Prediction] = [[(self.labels[i], p) for p, i in zip(*row)] for row in rows]
         return answers if isinstance(x, list) else answers[0]
 
     def save(self, file: str | Path) -> Path:
