@@ -137,3 +137,9 @@ def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
             assert open_run(tmp_path / "run", {}, "never").path.name == "run-2"
 
     tiny_run(tmp_path / "run", "steps=4", callbacks=(Intrude(),))
+
+
+def test_callback_state_keeps_its_keys_in_checkpoints(tmp_path: Path) -> None:
+    """Checkpoints from before the callbacks were renamed have their state under these keys."""
+    tiny_run(tmp_path / "run", "steps=2")
+    assert checkpoint(tmp_path / "run", "last.ckpt")["callbacks"].keys() == {"Clock", "Checkpoints"}

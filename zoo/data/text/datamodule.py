@@ -41,7 +41,7 @@ class TokenDataset(Dataset[Any]):
         Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
         """
         limit = min(max_length or preprocess.max_length, preprocess.max_length)
-        encoded = replace(preprocess, max_length=limit, truncate=truncate)._fitting(list(texts))
+        encoded = replace(preprocess, max_length=limit, truncate=truncate)._encode(list(texts))
         types = [text.type_ids for text in encoded] if preprocess.types else None
         return cls([text.ids for text in encoded], labels, pad=preprocess.id("pad") or 0, types=types)
 
