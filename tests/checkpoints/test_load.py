@@ -100,7 +100,7 @@ def test_a_run_folder_and_a_checkpoint_file(folder, tmp_path):
 ])  # fmt: skip
 def test_a_ckpt_of_another_library_is_described(tmp_path, stored, kind):
     torch.save(stored, tmp_path / "other.ckpt")
-    with pytest.raises(zoo.LoadError, match=rf"other\.ckpt is not a checkpoint of this package.* {kind}; load the folder"):
+    with pytest.raises(zoo.LoadError, match=rf"other\.ckpt is not a checkpoint of this package.* {kind}; load"):
         zoo.load(tmp_path / "other.ckpt")
 
 
@@ -257,9 +257,9 @@ def test_a_folder_of_an_unknown_format_is_described(tmp_path, file, text, reason
 
 
 @pytest.mark.parametrize("change, reason", [
-    ({"model_type": "swinv2"}, r"config\.json: transformers' model_type 'swinv2' is not supported.*supported: .*vit"),
+    ({"model_type": "swinv2"}, r"config\.json: .*model_type 'swinv2' is not supported.*supported: .*vit"),
     ({"model_type": "dinov"}, r"did you mean 'dinov2'"),
-    ({"architectures": ["ViTForMaskedImageModeling"]}, r"'ViTForMaskedImageModeling' .*'vit'.* not supported.*supported: ViTModel"),
+    ({"architectures": ["ViTForMaskedImageModeling"]}, r"MaskedImageModeling' .*'vit'.* not .*supported: ViTModel"),
     ({"architectures": ...}, r"lacks 'architectures'.*add one of ViTModel"),
     ({"hidden_act": "mish"}, r"act='mish'"),
     ({"num_attention_heads": 5}, r"heads=5"),
@@ -357,7 +357,8 @@ def test_a_missing_an_extra_a_renamed_and_a_misshapen_tensor(any_folder):
     ]:
         shutil.copy(original / "model.safetensors", folder)
         rewrite(folder, change)
-        with pytest.raises(zoo.LoadError, match=re.sub(r"(?<=\w)\.(?=\w)", r"\\.", reason)):
+        pattern = re.sub(r"(?<=\w)\.(?=\w)", r"\\.", reason) + r".* Expected the tensors of .*config\.json"
+        with pytest.raises(zoo.LoadError, match=rf"model\.safetensors .*{pattern}"):
             zoo.load(folder)
 
 
@@ -533,6 +534,5 @@ def test_preprocessing_for_another_size_is_told(vit, tmp_path, capsys):
     assert model.preprocess.size == (32, 32) and "preprocessing for 24x24" in capsys.readouterr().err
     assert lists(model) == ([], [], [])
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"image_processor_type": "LevitImageProcessor"}')
-    assert (
-        zoo.load(tmp_path / "vit").preprocess is None and "LevitImageProcessor is not supported" in capsys.readouterr().err
-    )
+    assert zoo.load(tmp_path / "vit").preprocess is None
+    assert "LevitImageProcessor is not supported" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_a_cls_token_head_of_dinov2_and_other_things_are_refused_by_name(tmp_pat
         with pytest.raises(ValueError, match=f"cannot express .*{named}"):
             zoo.export(tiny(**changes), tmp_path / "out", format)
     with pytest.raises(
-        ValueError, match=r"cannot be exported to 'tim'; did you mean 'timm'\?; formats: transformers, timm"
+        ValueError, match=r"cannot be exported to 'tim' \(formats: transformers, timm\); did you mean 'timm'\?"
     ):
         zoo.export(tiny(), tmp_path / "out", "tim")
     with pytest.raises(ValueError, match="cannot be exported to 'open_clip'"):

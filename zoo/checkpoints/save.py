@@ -104,7 +104,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         known = [name for name in FORMATS if target.mappings.get(name)]
         near = did_you_mean(format, known)
         raise ValueError(
-            f"{model.family} models cannot be exported to {format!r}{near}; formats: {', '.join(known) or 'none'}"
+            f"{model.family} models cannot be exported to {format!r} (formats: {', '.join(known) or 'none'}){near}"
         )
     values, mapping, config = FORMATS[format].describe(model, target)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}

@@ -44,8 +44,8 @@ def _family_of(architecture: str, file: Path) -> tuple[Family, CheckpointMapping
         if architecture in family.variants and not architecture.startswith(mapping.own_names):
             return family, mapping
     raise LoadError(
-        f"{file}: timm's architecture {architecture!r} is not supported{did_you_mean(architecture, known)}; "
-        f"zoo.list_models() lists the supported models"
+        f"{file}: timm's architecture {architecture!r} is not supported (zoo.list_models() lists supported models)"
+        f"{did_you_mean(architecture, known)}"
     )
 
 

@@ -57,7 +57,7 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
     if (model_type := str(values["model_type"])) not in known:
         near = "" if missing_family(model_type) else did_you_mean(model_type, known)
         raise LoadError(
-            f"{file}: transformers' model_type {model_type!r} is not supported{near}; supported: {', '.join(known)}"
+            f"{file}: transformers' model_type {model_type!r} is not supported (supported: {', '.join(known)}){near}"
         )
     family, mapping = known[model_type]
     classes, names = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
@@ -65,8 +65,8 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
         raise LoadError(f"{file} lacks 'architectures', the class of the weights: add one of {classes}")
     if names[0] not in mapping.heads:
         raise LoadError(
-            f"{file}: transformers' class {names[0]!r} (model_type {model_type!r}) is not supported; "
-            f"supported: {classes}"
+            f"{file}: transformers' class {names[0]!r} (model_type {model_type!r}) is not supported "
+            f"(supported: {classes})"
         )
     return family, mapping, names[0]
 
