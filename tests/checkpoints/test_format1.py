@@ -96,7 +96,7 @@ def predicted(model: Any, spec: dict[str, Any], answers: list[list[Any]]) -> Non
 
 @contextmanager
 def undisturbed(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Nobody is told that a folder of this age has anything wrong about it."""
+    """Loading prints no warning or report."""
     capsys.readouterr()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -138,7 +138,7 @@ def test_golden_outputs(folder: Path) -> None:
 
 @each_folder
 def test_answers(folder: Path) -> None:
-    """From a picture, a text or a sound, through preprocessing, to the labels that were answered then."""
+    """From an image, a text or an audio clip, through preprocessing, to the labels that were predicted then."""
     model, want = zoo.load(folder), expected(folder)
     for row in want["asked"]:
         spec = row["input"]
@@ -182,7 +182,7 @@ def test_a_run(where: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_zero_shot_classifier() -> None:
-    """It is known as made by this model: the fingerprint of the model is what it was."""
+    """The fingerprint of the model has not changed, so the file is recognized as made by this model."""
     want = expected(FILES)["classifier.safetensors"]
     classifier = zoo.zero_shot(zoo.load(FIXTURES / want["model"]), FILES / "classifier.safetensors")
     assert (classifier.labels, list(classifier.templates), classifier.kind) == (
@@ -195,7 +195,7 @@ def test_a_zero_shot_classifier() -> None:
 @pytest.mark.parametrize("name", ["vectors.safetensors", "vectors.parquet", "vectors_half.safetensors",
                                   "texts.safetensors"])  # fmt: skip
 def test_embeddings(name: str) -> None:
-    """They open by themselves, and are known as made by this model."""
+    """They open without further settings, and are recognized as made by this model."""
     want, found = expected(FILES)[name], zoo.Embeddings.open(FILES / name)
     assert [[item.kind, item.name] for item in found.items] == want["items"]
     assert found.vectors.shape == (len(want["items"]), want["width"])

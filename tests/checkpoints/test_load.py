@@ -173,7 +173,7 @@ def test_a_revision_of_a_local_folder_raises(vit):
         zoo.load(vit, revision="v1")
 
 
-def test_the_hub_is_asked_for_pickles_only_where_there_is_nothing_else(vit, tmp_path, monkeypatch):
+def test_pickles_are_downloaded_only_without_safetensors(vit, tmp_path, monkeypatch):
     served = tmp_path / "served"
     shutil.copytree(vit, served)
     torch.save(load_file(vit / "model.safetensors"), served / "pytorch_model.bin")
@@ -265,7 +265,7 @@ def test_a_folder_of_an_unknown_format_is_described(tmp_path, file, text, reason
     ({"num_attention_heads": 5}, r"heads=5"),
     ({"hidden_size": "wide"}, r"config\.json.*width='wide'"),
 ])  # fmt: skip
-def test_what_we_do_not_know_of_transformers_is_refused_by_name(vit, tmp_path, change, reason):
+def test_unsupported_configs_of_transformers_are_named(vit, tmp_path, change, reason):
     shutil.copytree(vit, tmp_path / "vit")
     edit_json(tmp_path / "vit" / "config.json", **change)
     with pytest.raises(ValueError, match=reason):
@@ -280,7 +280,7 @@ def test_what_we_do_not_know_of_transformers_is_refused_by_name(vit, tmp_path, c
     ({"global_pool": "prr"}, r"global_pool='prr' is not supported"),
     ({"block_fn": "x"}, r"block_fn='x' is not supported"),
 ])  # fmt: skip
-def test_what_we_do_not_know_of_timm_is_refused_by_name(tmp_path, change, reason):
+def test_unsupported_configs_of_timm_are_named(tmp_path, change, reason):
     timm_folder(tmp_path, "vit_base_patch16_224", img_size=32, patch_size=8)
     if "architecture" in change:
         edit_json(tmp_path / "config.json", **change)
@@ -470,7 +470,7 @@ def test_other_attention_keeps_the_projections(folder):
 
 
 class Tempered(Core):
-    """An attention of one's own, with a parameter."""
+    """A custom attention with a parameter."""
 
     def __init__(self, spec):
         super().__init__(spec)
@@ -480,7 +480,7 @@ class Tempered(Core):
         return (self.scores(q, k, mask, bias) * self.heat[:, None, None]).softmax(-1)
 
 
-def test_an_attention_of_ones_own(folder, tmp_path):
+def test_a_custom_attention(folder, tmp_path):
     model = zoo.load(folder, attention=Tempered)
     assert model.load_report.initialized == [f"blocks.{i}.mixer.core.heat" for i in range(2)]
     assert torch.equal(model.blocks[0].mixer.core.heat, torch.linspace(0.5, 2, 4)), "as its constructor made it"
@@ -498,7 +498,7 @@ def test_an_attention_of_ones_own(folder, tmp_path):
     ({"image_size": 33}, r"not a multiple of patch_size"),
     ({"head": "lm"}, r"head='lm'"),
 ])  # fmt: skip
-def test_overrides_that_the_file_cannot_give(folder, override, reason):
+def test_overrides_without_weights_raise(folder, override, reason):
     with pytest.raises(ValueError, match=reason):
         zoo.load(folder, **override)
 
@@ -526,7 +526,7 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(vit):
     assert (vit / "model.safetensors").read_bytes() == before
 
 
-def test_preprocessing_for_another_size_is_told(vit, tmp_path, capsys):
+def test_preprocessing_for_another_size_is_reported(vit, tmp_path, capsys):
     shutil.copytree(vit, tmp_path / "vit")
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 24, "width": 24}}
     (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -84,7 +84,7 @@ def several(*sizes: tuple[int, int]) -> list[torch.Tensor]:
         dict(pre_norm=True, attention="linear"),
     ],
 )
-def test_a_picture_among_others_of_any_sizes_answers_as_alone(fields):
+def test_an_image_in_a_batch_of_mixed_sizes_has_the_output_it_has_alone(fields):
     model = randomize(ViT(TINY.replace(**fields))).double().eval()
     pictures = [x.double() for x in several((32, 32), (16, 48), (32, 32), (48, 16), (16, 48))]
     answers = model(pictures)
@@ -93,7 +93,7 @@ def test_a_picture_among_others_of_any_sizes_answers_as_alone(fields):
     assert error(answers[[0, 2]], model(torch.stack([pictures[0], pictures[2]]))) < 1e-12
 
 
-def test_pictures_of_several_sizes_answer_as_in_timm():
+def test_images_of_mixed_sizes_match_timm():
     import timm
 
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2,
@@ -119,7 +119,7 @@ def test_pictures_of_several_sizes_answer_as_in_timm():
     assert error(ours(pictures), torch.cat([theirs(x[None]) for x in pictures])) < 1e-5
 
 
-def test_pictures_that_cannot_be_taken_are_refused():
+def test_invalid_images_raise():
     model = ViT(TINY)
     randomize(model)
     with pytest.raises(ValueError, match="32 x 32"):

@@ -195,7 +195,7 @@ def test_transformers_pipeline_says_what_predict_says(tmp_path, resizing):
         assert max(abs(answer["score"] - p) for answer, (_, p) in zip(theirs, ours, strict=True)) < 1e-5
 
 
-def test_a_cls_token_head_of_dinov2_and_other_things_are_refused_by_name(tmp_path):
+def test_configs_that_a_library_cannot_express_raise(tmp_path):
     for format, changes, named in [
         ("transformers", {"attention": "performer"}, "attention='performer'"),
         ("timm", {"attention": "performer"}, "attention='performer'"),

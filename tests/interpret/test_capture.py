@@ -313,7 +313,7 @@ def test_nothing_stays_behind_even_after_an_error() -> None:
     assert isinstance(maps["blocks.0.mixer"], Tensor)
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 class Shift(zoo.nn.Mixer):
@@ -336,7 +336,7 @@ class Opaque(Core):
         ({"heads": []}, "at least one"),
     ],
 )
-def test_what_is_not_there_is_named(arguments: dict, said: str) -> None:
+def test_missing_layers_rows_and_heads_are_named(arguments: dict, said: str) -> None:
     model = make_vit()
     with pytest.raises(ValueError, match=said), zoo.capture(model, **arguments):
         model(tokens(2, 3, 32, 32))
@@ -387,7 +387,7 @@ def test_rollout_keeps_padding_at_zero_and_rows_at_one() -> None:
     assert not rolled[1, :, 2:].any()
 
 
-def test_rollout_refuses_what_is_no_stack_of_self_attention() -> None:
+def test_rollout_raises_for_maps_that_are_not_of_one_stack() -> None:
     two, three = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)
     for maps in ([], [torch.ones(1, 1, 2, 3)], [[two]], [two, three]):
         with pytest.raises(ValueError, match="rollout needs"):

@@ -1,4 +1,4 @@
-"""Pictures of attention: what is where, in which scale, and what is refused."""
+"""Plots of attention: positions, color ranges and errors."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_a_row_per_image_and_a_column_per_layer() -> None:
     assert {"one", "two"} <= set(expected) and any(s.startswith("block 1\n") and s.endswith("×") for s in expected)
 
 
-def test_heads_of_one_image_and_refusal_for_more() -> None:
+def test_heads_of_one_image_and_error_for_more() -> None:
     model = make_model()
     with torch.no_grad(), zoo.capture(model, rows=0) as maps:
         model(torch.randn(2, 3, 32, 32))
@@ -75,7 +75,7 @@ def test_the_class_token_the_mean_patch_and_one_patch() -> None:
         over_patches(weights, PatchLayout((2, 2), 0, False), "mean")
 
 
-def test_the_brightest_patch_of_the_picture_is_the_one_attended_to() -> None:
+def test_the_brightest_patch_of_the_plot_is_the_one_attended_to() -> None:
     weights = torch.zeros(1, 1, 17, 17)
     weights[0, 0, 0, 1 + 4 * 1 + 2] = 1.0  # patch in row 1, column 2 of 4 x 4
     figure = zoo.plot_attention(torch.full((3, 40, 40), 128, dtype=torch.uint8), weights, grid=(4, 4), prefix=1)
@@ -105,7 +105,7 @@ def test_rollout_lists_of_maps_and_matrices_with_tokens() -> None:
     assert len(figure.axes) == 2
 
 
-def test_pictures_are_shown_as_the_model_crops_them(tmp_path: Path) -> None:
+def test_images_are_shown_as_the_model_crops_them(tmp_path: Path) -> None:
     picture = Image.new("RGB", (60, 30), (250, 0, 0))
     picture.paste((0, 0, 250), (15, 0, 45, 30))
     picture.save(tmp_path / "p.png")
@@ -160,7 +160,7 @@ def test_short_names(name: str, expected: str) -> None:
         ((images(1).float(), torch.ones(1, 1, 4, 4)), "uint8"),
     ],
 )
-def test_refusals(given: tuple, expected: str) -> None:
+def test_errors(given: tuple, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         zoo.plot_attention(*given)
     with pytest.raises(ValueError, match="2 images and maps of 1"):
