@@ -49,7 +49,6 @@ def test_the_file_answers_the_question(question: str) -> None:
     assert re.search(QUESTIONS[question]["contains"], file.read_text()), f"{question}: no answer in {file}"
 
 
-@pytest.mark.xfail(strict=True, reason="patch embeddings in frontends/image.py, CLIP's temperature in models/contrast/")
 def test_files_are_found_by_their_names() -> None:
     missing = not_found_by_name()
     assert len(QUESTIONS) - len(missing) >= GOAL, f"not found by the name of the file: {', '.join(missing)}"

@@ -50,11 +50,11 @@ def test_a_checkout_that_is_not_installed_says_the_same(monkeypatch: pytest.Monk
     assert set(here[1]) == set(there[1])
 
 
-def test_versions_out_of_bounds_are_mended_as_a_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_out_of_bounds_are_fixed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, torchaudio="2.9.1", lightning="2.0", tokenizers=None)
     audio, lightning, tokenizers = (version_of(by_name(name)) for name in ("torchaudio", "lightning", "tokenizers"))
     assert audio.state == lightning.state == tokenizers.state == "broken"
-    assert audio.message == "2.9.1, but ==2.11.* is needed"
+    assert audio.message == "2.9.1 is installed, ==2.11.* is required"
     assert audio.fix.startswith('pip install "torch') and audio.fix.endswith('"torchaudio==2.11.*"')
     assert "torchvision" in audio.fix
     assert lightning.fix == 'pip install "lightning>=2.6"'
@@ -66,7 +66,7 @@ def test_torch_of_another_patch_than_torchvision_was_built_for(monkeypatch: pyte
     assert list(pairs()) == []
     versions(monkeypatch, torch="2.11.0")
     (found,) = pairs()
-    assert found.state == "broken" and "was built for torch" in found.message and "2.11.0" in found.message
+    assert found.state == "broken" and "requires torch==2.12.1" in found.message and "2.11.0" in found.message
 
 
 def test_builds_for_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_model_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["torch", "torchaudio"])
-def test_the_command_works_where_the_trio_is_broken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_works_where_torch_is_broken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_module(tmp_path, name, "raise RuntimeError('Detected different CUDA versions')", monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     script = (
@@ -166,9 +166,9 @@ def test_the_table_and_the_status(
     )
     assert doctor.main() == 0
     out = capsys.readouterr().out
-    assert "fine [x]" in out and "If you want it:\n  pip install b" in out and "All that is needed works." in out
+    assert "fine [x]" in out and "Optional:\n  pip install b" in out and "Everything required works." in out
     show([Finding("c", "broken", "gone", "pip install c"), Finding("d", "broken", "gone", "pip install c")])
     out = capsys.readouterr().out
-    assert out.count("pip install c") == 1 and "All that is needed" not in out
+    assert out.count("pip install c") == 1 and "Everything required" not in out
     monkeypatch.setattr(doctor, "examine", lambda: iter([Finding("c", "broken", "gone")]))
     assert doctor.main() == 1

@@ -395,7 +395,7 @@ def test_a_preprocess_for_both(tmp_path):
     assert again == model.preprocess and torch.equal(again("a circle")["input_ids"], words("a circle")["input_ids"])
     wrong = {
         "no preprocessing for audio": lambda: again((torch.zeros(9), 8000)),
-        "image file not found: missing.png": lambda: again("missing.png"),
+        "there is no image file missing.png": lambda: again("missing.png"),
         "expected a list of one modality": lambda: again([image, "a text"]),
         "image was given twice": lambda: again(image, images=[image]),
         "preprocess needs an input": lambda: again(),

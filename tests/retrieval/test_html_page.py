@@ -59,7 +59,7 @@ def test_queries_and_answers_in_their_order(tmp_path, out):
     assert found.all("html") == [{"lang": "en"}] and len(found.all("section")) == 2 and len(found.all("h2")) == 2
     assert [img["alt"] for img in found.all("img")][:6] == [f"result {i}: {p.name}" for i, p in enumerate(paths, 1)]
     assert len(found.all("img")) == 9 and len(found.all("li")) == 8 + 2  # a picture query, and two links to queries
-    for said in ("A title", "a note", "red things", "6 answers", "0.900", "0.400", "red-0.png"):
+    for said in ("A title", "a note", "red things", "6 results", "0.900", "0.400", "red-0.png"):
         assert said in found.text
     links = [a["href"] for a in found.all("a")]
     assert links == ["#q0", "#q1"] and [s["id"] for s in found.all("section")] == ["q0", "q1"]
@@ -119,7 +119,7 @@ def test_sounds_are_in_the_page_unless_they_are_long(tmp_path, out, monkeypatch)
     assert content == (tmp_path / "tone.wav").read_bytes()
     monkeypatch.setattr(display, "AUDIO_BYTES", 1000)
     write_page(out, [("x", [Card(tmp_path / "tone.wav", 0.5), Card((wave, 8000))])])
-    assert not Page(out).all("audio") and Page(out).text.count("too large to be put into the page") == 2
+    assert not Page(out).all("audio") and Page(out).text.count("too large to embed") == 2
 
 
 def test_what_cannot_be_shown_says_why(tmp_path, out):

@@ -1,5 +1,6 @@
 """Contrast in a trainer of one's own: exact in parts and on several processes, dropout included; what is refused."""
 
+import math
 import os
 import socket
 import sys
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import zoo
+from zoo.nn.losses.temperature import MAX_SCALE, temperature
 from zoo.tasks import ContrastiveTask, NonFiniteLoss
 from zoo.tasks.base import seed_all
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.contrastive import MAX_LOG_SCALE, concatenate_outputs, select_modalities, text_hashes
+from zoo.tasks.contrastive import concatenate_outputs, select_modalities, text_hashes
 
 torch.set_num_threads(1)
 
@@ -198,12 +200,13 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_temperature_is_clamped(tmp_path: Path) -> None:
-    for lr_sign, expected in ((-1, MAX_LOG_SCALE), (1, 0.0)):
+    for lr_sign, expected in ((-1, math.log(MAX_SCALE)), (1, 0.0)):
         model = towers()
         task = ContrastiveTask(model, lr=100.0, optim=OptimSettings(warmup=0.0))
         task.loss_of = lambda *args, m=model, s=lr_sign: s * m.logit_scale  # type: ignore[method-assign]
         fit(task, tmp_path, loader(batch(4), 4), max_steps=1)
-        assert model.logit_scale.item() == expected
+        torch.testing.assert_close(model.logit_scale.item(), expected)
+        assert temperature(model)[0] == pytest.approx(math.exp(expected))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -26,7 +26,7 @@ TIMEOUT = 180  # seconds for a process that imports, or tries a model
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. A note is worth knowing; what is broken makes the exit status 1."""
+    """One line of the table. "broken" makes the exit status 1."""
 
     what: str
     state: Literal["ok", "note", "broken"]
@@ -106,15 +106,14 @@ def from_checkout() -> list[str]:
 
 
 def version_of(requirement: Any) -> Finding:
-    """Whether a distribution is there, in a version that is known to work."""
+    """Whether a distribution is installed in a supported version."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return Finding(requirement.name, "broken", "not installed", pip([requirement]))
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(
-            requirement.name, "broken", f"{version}, but {requirement.specifier} is needed", pip([requirement])
-        )
+        message = f"{version} is installed, {requirement.specifier} is required"
+        return Finding(requirement.name, "broken", message, pip([requirement]))
     return Finding(requirement.name, "ok", version)
 
 
@@ -132,7 +131,7 @@ def plain(requirement: Any) -> str:
 
 
 def pairs() -> Iterator[Finding]:
-    """Whether the trio was built for each other: torchvision names its torch, builds name their CUDA."""
+    """Whether torch, torchvision and torchaudio fit each other: required version and CUDA build."""
     from packaging.requirements import Requirement
 
     versions = {name: installed(name) for name in TRIO}
@@ -140,14 +139,13 @@ def pairs() -> Iterator[Finding]:
     for line in declared_by("torchvision") if here else []:
         requirement = Requirement(line)
         if requirement.name == "torch" and not requirement.specifier.contains(here, prereleases=True):
-            message = (
-                f"torchvision {versions['torchvision']} was built for torch{requirement.specifier}, here is {here}"
-            )
-            yield Finding("trio", "broken", message, pip([requirement]))
+            version = versions["torchvision"]
+            message = f"torchvision {version} requires torch{requirement.specifier}, but {here} is installed"
+            yield Finding("torch packages", "broken", message, pip([requirement]))
     builds = {name: v.partition("+")[2] for name, v in versions.items() if v and "+" in v}
     if len(set(builds.values())) > 1:
         message = "built for different devices: " + ", ".join(f"{name} {build}" for name, build in builds.items())
-        yield Finding("trio", "broken", message, pip([Requirement("torch")]) + " --force-reinstall")
+        yield Finding("torch packages", "broken", message, pip([Requirement("torch")]) + " --force-reinstall")
 
 
 def installed(name: str) -> str:
@@ -165,7 +163,7 @@ def declared_by(name: str) -> list[str]:
 
 
 def optional(extras: dict[str, list[Any]]) -> Iterator[Finding]:
-    """The extras: what is not there is a note."""
+    """The extras; a missing one is a note."""
     for extra, parts in sorted(extras.items()):
         wrong = [f for f in map(version_of, parts) if f.state != "ok"]
         if wrong:
@@ -175,12 +173,11 @@ def optional(extras: dict[str, list[Any]]) -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "ok", ", ".join(f"{p.name} {installed(p.name)}" for p in parts))
 
 
-# --- what only another process may try ----------------------------------------------------------------------------
+# --- checks in another process ------------------------------------------------------------------------------------
 
 IMPORT = """
 import importlib, json, sys
 for name in sys.argv[1:]:
-    print(json.dumps({"trying": name}), flush=True)
     try:
         importlib.import_module(name)
         print(json.dumps({"works": name}), flush=True)
@@ -222,11 +219,11 @@ print(json.dumps({"reads": reads, "version": soundfile.__libsndfile_version__}),
 """
 
 
-def run(script: str, *words: str) -> tuple[list[dict[str, Any]], str]:
-    """The JSON lines that a script prints in a process of its own, and the end of what it complained about."""
+def run(script: str, *args: str) -> tuple[list[dict[str, Any]], str]:
+    """Run a script in its own process; returns the JSON lines that it prints, and its error message."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=TIMEOUT, errors="replace"
+            [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=TIMEOUT, errors="replace"
         )
     except subprocess.TimeoutExpired:
         return [], f"no answer within {TIMEOUT} seconds"
@@ -237,24 +234,24 @@ def run(script: str, *words: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def imports(names: list[str]) -> list[Finding]:
-    """Import each package; returns those that cannot be. A crash takes only one of them with it."""
+    """Import each package; returns those that fail. A crash does not hide the result of the others."""
     found = []
     while names:
-        lines, complaint = run(IMPORT, *names)
-        fails = {line["fails"]: line["message"] for line in lines if "fails" in line}
+        lines, error = run(IMPORT, *names)
+        fails = {line["fails"]: line["error"] for line in lines if "fails" in line}
         ended = {*fails, *(line["works"] for line in lines if "works" in line)}
         died = next((name for name in names if name not in ended), None)
         if died is not None:
-            fails[died] = complaint or "the process ended without a word"
+            fails[died] = error or "the process ended without a message"
         found += [
-            Finding(n, "broken", f"cannot be imported: {short(message)}", again(n)) for n, message in fails.items()
+            Finding(n, "broken", f"cannot be imported: {short(message)}", reinstall(n)) for n, message in fails.items()
         ]
         names = [] if died is None else names[names.index(died) + 1 :]
     return found
 
 
-def again(name: str) -> str:
-    """The line that installs a package afresh."""
+def reinstall(name: str) -> str:
+    """The command that reinstalls a package."""
     found = [r for r in requirements()[0] if r.name == name] if "packaging" in sys.modules else []
     return f"{pip(found)} --force-reinstall" if found else f"pip install --force-reinstall {name}"
 
@@ -265,7 +262,7 @@ def short(message: str) -> str:
 
 
 def hub_endpoint() -> list[str]:
-    """The hub that is configured; none while its client cannot be imported, which is reported elsewhere."""
+    """The configured hub; none if its client cannot be imported, which is reported elsewhere."""
     try:
         from huggingface_hub.constants import ENDPOINT
     except ImportError:
@@ -276,16 +273,16 @@ def hub_endpoint() -> list[str]:
 def trial() -> Iterator[Finding]:
     """The devices, one forward and backward pass of the smallest model, and whether the hub answers."""
     endpoints = [] if offline() else hub_endpoint()
-    lines, complaint = run(TRIAL, *endpoints)
+    lines, error = run(TRIAL, *endpoints)
     if not lines:
-        yield Finding("devices", "broken", f"torch does not answer: {short(complaint)}", again("torch"))
+        yield Finding("devices", "broken", f"torch does not answer: {short(error)}", reinstall("torch"))
         return
     yield from devices(lines[0])
     if len(lines) < 2:
-        message = f"vit_cifar_tiny does not run: {short(complaint)}"
+        message = f"vit_cifar_tiny does not run: {short(error)}"
         yield Finding("a model", "broken", message, f"pip install --force-reinstall {NAME}")
     elif not lines[1]["finite"]:
-        yield Finding("a model", "broken", "vit_cifar_tiny has gradients that are not finite", again("torch"))
+        yield Finding("a model", "broken", "vit_cifar_tiny has gradients that are not finite", reinstall("torch"))
     else:
         yield Finding("a model", "ok", f"vit_cifar_tiny, forward and backward in {lines[1]['seconds']:.2f} s")
     for line in lines[2:]:
@@ -298,9 +295,9 @@ def trial() -> Iterator[Finding]:
 
 def audio_files() -> Finding:
     """Which audio files can be read, and whether features can be computed from them."""
-    lines, complaint = run(AUDIO_TRIAL)
+    lines, error = run(AUDIO_TRIAL)
     if not lines:
-        return Finding("audio", "broken", f"no features can be made: {short(complaint)}", again("torchaudio"))
+        return Finding("audio", "broken", f"features cannot be computed: {short(error)}", reinstall("torchaudio"))
     message = f"{', '.join(lines[0]['reads'])} by libsndfile {lines[0]['version']}, features by torchaudio"
     return Finding("audio", "ok" if len(lines[0]["reads"]) == 4 else "note", message)
 
@@ -313,7 +310,7 @@ def devices(found: dict[str, Any]) -> Iterator[Finding]:
     elif shutil.which("nvidia-smi"):
         why = "torch was built without CUDA" if not found["built"] else f"torch is built for CUDA {found['built']}"
         fix = "install a torch with CUDA" if not found["built"] else "update the NVIDIA driver (see nvidia-smi)"
-        yield Finding("CUDA", "note", f"nvidia-smi is here, yet torch sees no GPU: {why}", fix)
+        yield Finding("CUDA", "note", f"nvidia-smi is installed, but torch finds no GPU: {why}", fix)
     elif not found["mps"]:
         yield Finding("CUDA", "ok", "no GPU: everything runs on the CPU")
     if found["mps"]:
@@ -326,34 +323,32 @@ def devices(found: dict[str, Any]) -> Iterator[Finding]:
 def places() -> Iterator[Finding]:
     folder = os.environ.get("ZOO_DATA_DIR")
     if folder and not Path(folder).is_dir():
-        yield Finding(
-            "data", "broken", f"ZOO_DATA_DIR={folder} is not a folder", f"mkdir -p {folder}, or unset ZOO_DATA_DIR"
-        )
+        fix = f"mkdir -p {folder}, or unset ZOO_DATA_DIR"
+        yield Finding("data", "broken", f"ZOO_DATA_DIR={folder} is not a folder", fix)
     elif folder:
-        yield Finding(
-            "data", "ok", f"ZOO_DATA_DIR={folder}: {', '.join(sorted(p.name for p in Path(folder).iterdir()))}"
-        )
+        names = ", ".join(sorted(path.name for path in Path(folder).iterdir()))
+        yield Finding("data", "ok", f"ZOO_DATA_DIR={folder}: {names}")
     else:
-        yield Finding("data", "ok", "ZOO_DATA_DIR is not set: data sets come from the hub")
+        yield Finding("data", "ok", "ZOO_DATA_DIR is not set: datasets are downloaded from the hub")
     cache = hub_cache()
     if writable(cache):
         yield Finding("cache", "ok", str(cache))
     else:
-        yield Finding("cache", "broken", f"{cache} cannot be written", "export HF_HOME=/a/folder/of/yours")
+        yield Finding("cache", "broken", f"{cache} cannot be written", "export HF_HOME=/your/folder")
     if not writable(Path.cwd()):
-        yield Finding("runs", "note", f"{Path.cwd()} cannot be written", "give recipes run_dir=/a/folder/of/yours")
+        yield Finding("runs", "note", f"{Path.cwd()} cannot be written", "run recipes with run_dir=/your/folder")
     if offline():
         yield Finding("hub", "note", "HF_HUB_OFFLINE is set: only what is in the cache can be loaded")
 
 
 def hub_cache() -> Path:
-    """Where the hub's files are kept; huggingface_hub's own rule."""
+    """The cache folder of huggingface_hub."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def writable(folder: Path) -> bool:
-    """Whether a file can be made there, or in the first folder above that exists."""
+    """Whether a file can be created in the folder, or in its nearest existing parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -371,13 +366,13 @@ def offline() -> bool:
 
 
 def progress(finding: Finding) -> None:
-    """A sign of life: importing takes a while."""
+    """Show what is being examined: imports take a while."""
     if sys.stderr.isatty():
         print(f"\r{finding.what:<30}", end="", file=sys.stderr, flush=True)
 
 
 def show(findings: list[Finding]) -> None:
-    """The table, and under it the commands that fix what is broken."""
+    """Print the table, and below it the commands that fix what is broken."""
     signs = {"ok": "ok", "note": "note", "broken": "BROKEN"}
     try:
         from rich import box
@@ -396,9 +391,9 @@ def show(findings: list[Finding]) -> None:
             print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
     fixes = [f for f in findings if f.fix]
-    for state, words in (("broken", "To fix what is broken:"), ("note", "If you want it:")):
+    for state, title in (("broken", "To fix what is broken:"), ("note", "Optional:")):
         lines = list(dict.fromkeys(f.fix for f in fixes if f.state == state))
         if lines:
-            print(words, *(f"  {line}" for line in lines), sep="\n")
+            print(title, *(f"  {line}" for line in lines), sep="\n")
     if all(f.state != "broken" for f in findings):
-        print("All that is needed works.")
+        print("Everything required works.")

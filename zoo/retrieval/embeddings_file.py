@@ -160,7 +160,7 @@ def _open_safetensors(file: Path) -> Embeddings:
         found = {name: handle.get_tensor(name) for name in handle.keys() if name in TENSORS}  # noqa: SIM118
         metadata = json.loads((handle.metadata() or {}).get(LIBRARY, "{}"))
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} is damaged, or no file of embeddings: {error}") from None
+        raise LoadError(f"{file} is damaged, or not a file of embeddings: {error}") from None
     if metadata.get("library") != LIBRARY or set(found) != set(TENSORS):
         raise LoadError(f"{file} is not a file of embeddings; zoo.embed writes such files")
     vectors = found.pop("embeddings")
@@ -180,7 +180,7 @@ def _open_parquet(file: Path) -> Embeddings:
         lists = table.column("embedding").combine_chunks()
         items = [Item(*row) for row in zip(*(table.column(n).to_pylist() for n in ("kind", "name", "size", "time")))]
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise LoadError(f"{file} is damaged, or no file of embeddings: {error}") from None
+        raise LoadError(f"{file} is damaged, or not a file of embeddings: {error}") from None
     if metadata.get("library") != LIBRARY:
         raise LoadError(f"{file} is not a file of embeddings; zoo.embed writes such files")
     values = lists.flatten().to_numpy(zero_copy_only=False)

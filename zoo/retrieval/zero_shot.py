@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.inference.probabilities import Prediction
+from zoo.nn.losses.temperature import MAX_SCALE, temperature
 from zoo.preprocessing.modality import MODALITIES, item_modality
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
 
 LIBRARY = "attention-zoo classifier"
-SCALE = 100.0  # of a model that has no temperature of its own
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ZeroShot:
     weights: Tensor
     templates: tuple[str, ...]
     kind: str = "image"
-    scale: float = SCALE
+    scale: float = MAX_SCALE
     bias: float | None = None
 
     def cosines(self, x: Any) -> Tensor:
@@ -141,15 +141,6 @@ def checked_templates(templates: Sequence[str] | str | Path) -> tuple[str, ...]:
     if odd := [sentence for sentence in sentences if "{}" not in sentence]:
         raise ValueError(f"the template {odd[0]!r} has no {{}} where the name goes")
     return sentences
-
-
-def temperature(model: Any) -> tuple[float, float | None]:
-    """(scale, bias) that a model was trained with; the scale is kept as its logarithm."""
-    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
-    return (
-        SCALE if scale is None else float(scale.detach().exp()),
-        float(bias.detach()) if isinstance(bias, nn.Parameter | Tensor) else None,
-    )
 
 
 def read(encoder: Encoder, file: Path, templates: Any) -> ZeroShot:

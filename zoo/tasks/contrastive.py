@@ -1,6 +1,5 @@
 """Contrastive learning of a shared embedding space for two or more modalities, with gradient caching."""
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zoo.nn.losses.all_gather import Group, batch_shard, gather
+from zoo.nn.losses.temperature import clamp_temperature, temperature
 from zoo.tasks.base import Task, as_batch_dict, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
@@ -20,7 +20,6 @@ from zoo.tasks.retrieval_metrics import RetrievalMetrics
 from zoo.utils.keyed_random import mix
 
 Duplicates = Literal["name", "refuse", "positives", "ignore"]
-MAX_LOG_SCALE = math.log(100)  # upper limit of `logit_scale`, as in CLIP
 _DUPLICATES = ("name", "refuse", "positives", "ignore")
 _MAX_SHOWN = 5
 
@@ -151,18 +150,13 @@ class ContrastiveTask(Task):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """As in Task; `logit_scale` is also clamped after each step, to a temperature scale between 1 and 100."""
         config: Any = super().configure_optimizers()
-        config["optimizer"].register_step_post_hook(lambda *_: self._clamp())
+        config["optimizer"].register_step_post_hook(lambda *_: clamp_temperature(self.model))
         return config
-
-    @torch.no_grad()
-    def _clamp(self) -> None:
-        if isinstance(scale := getattr(self.model, "logit_scale", None), Tensor):
-            scale.clamp_(0.0, MAX_LOG_SCALE)
 
     def record(self, row: dict[str, float], step: int) -> None:
         """Send metrics to every logger; training metrics include `logit_scale`."""
-        if "train_loss" in row and isinstance(scale := getattr(self.model, "logit_scale", None), Tensor):
-            row = row | {"logit_scale": float(scale.detach().exp())}
+        if "train_loss" in row and hasattr(self.model, "logit_scale"):
+            row = row | {"logit_scale": temperature(self.model)[0]}
         super().record(row, step)
 
     # --- batches -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), LiT (Zhai et al. 2022), a
 by `zoo.contrast`. A tower is a model with head="pool", followed by a projection into the shared space.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,6 +23,7 @@ from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
 from zoo.nn.init import Initializer
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
+from zoo.nn.losses.temperature import initialize_temperature
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import did_you_mean
 
@@ -92,10 +92,7 @@ class Contrastive(Model):
 
     def initialize(self, generator_for: Initializer) -> None:
         """The published initial values: a temperature of 0.07 (CLIP), or 0.1 with a bias of -10 (SigLIP)."""
-        siglip = self.logit_bias is not None
-        nn.init.constant_(self.logit_scale, math.log(10) if siglip else math.log(1 / 0.07))
-        if self.logit_bias is not None:
-            nn.init.constant_(self.logit_bias, -10.0)
+        initialize_temperature(self.logit_scale, self.logit_bias)
 
     @property
     def modalities(self) -> tuple[str, ...]:

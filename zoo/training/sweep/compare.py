@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.training.run_dir import write_text
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
 from zoo.utils.errors import did_you_mean
 
@@ -180,8 +181,6 @@ def _file_name(value: str) -> str:
 
 def _check_and_save(plan: Plan) -> None:
     """Write the settings of the comparison. Raises: ValueError if the folder holds a different comparison."""
-    from zoo.training.run_dir import write_text
-
     file = plan.out / _SETTINGS
     if file.is_file():
         before = json.loads(file.read_text())
@@ -265,8 +264,6 @@ def _record(file: Path, script: str, options: Sequence[str]) -> None:
     except SystemExit as error:
         code = error.code
     if not code and int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0:
-        from zoo.training.run_dir import write_text
-
         memory = peak_memory()
         write_text(file, json.dumps({"peak_memory": memory, "flops": flops(file.parent / "model")}) + "\n")
     sys.exit(code)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.training.run_dir import write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -158,8 +160,6 @@ class Comparison:
 
     def write(self) -> None:
         """Write the table, the numbers and the plot to the folder."""
-        from zoo.training.run_dir import write_text
-
         write_text(self.folder / "comparison.md", str(self) + "\n")
         metrics = {
             "recipe": self.recipe,
