@@ -79,7 +79,7 @@ class Optimized:
             if p is not None
         ]
         self.dtype_ = dtype
-        self.call_ = SimpleNamespace(nested=False, decoding=False)  # setting attributes of an nn.Module is slow
+        self.call_state_ = SimpleNamespace(nested=False, decoding=False)  # setting attributes of an nn.Module is slow
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
         return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
@@ -88,24 +88,24 @@ class Optimized:
         return self.run_cast(super().encode, *args, **batch)  # type: ignore[misc]
 
     def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
-        self.call_.decoding = state.length > 0  # weights are checked once per text, not for every token
+        self.call_state_.decoding = state.length > 0  # weights are checked once per text, not for every token
         try:
             return self.run_cast(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
         finally:
-            self.call_.decoding = False
+            self.call_state_.decoding = False
 
     def run_cast(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
         """Run `call` in the dtype of this model; nested calls (forward calls encode) are not cast."""
-        if self.call_.nested:
+        if self.call_state_.nested:
             return call(*args, **batch)
-        if not self.call_.decoding:
+        if not self.call_state_.decoding:
             self.check_weights()
-        self.call_.nested = True
+        self.call_state_.nested = True
         try:
             with torch.no_grad():
                 return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
         finally:
-            self.call_.nested = False
+            self.call_state_.nested = False
 
     def cast_inputs(self, value: Any) -> Any:
         """Cast floating point tensors, also in containers."""
@@ -126,8 +126,8 @@ class Optimized:
             p = None if owner is None else owner._parameters.get(name)
             if p is not None and (id(p) != identity or version_of(p) != version):
                 raise RuntimeError(
-                    f"the weights of the original model have changed since zoo.optimize ({type(owner).__name__}.{name}): "
-                    "call zoo.optimize again"
+                    f"the weights of the original model have changed since zoo.optimize "
+                    f"({type(owner).__name__}.{name}): call zoo.optimize again"
                 )
 
     def train(self, mode: bool = True) -> Any:
@@ -269,8 +269,8 @@ class LinearPatches(nn.Module):
 
 
 class FrameProducts(nn.Module):
-    """A convolution over time with layer norm, [B, C, T] -> [B, C', T']. The samples of a frame are contiguous and overlap
-    the next frame, so one product computes all frames without a transposition between layers.
+    """A convolution over time with layer norm, [B, C, T] -> [B, C', T']. The samples of a frame are contiguous and
+    overlap the next frame, so one product computes all frames without a transposition between layers.
     """
 
     def __init__(self, layer: ConvLayer, pack: Packing) -> None:

@@ -35,8 +35,8 @@ def gap(model: zoo.Model, out: Tensor, start: int, mask: Tensor | None = None, p
     keep = None if mask is None else torch.cat([mask, mask.new_ones(len(out), out.shape[1] - start)], 1)
     with torch.no_grad():
         scores = model(out, keep)
-        said = torch.nn.functional.one_hot(out, scores.shape[-1]) * (1 if keep is None else keep[..., None])
-        best = sampling.penalized(scores, said.cumsum(1) > 0, penalty)[:, start - 1 : -1].topk(2).values
+        seen = torch.nn.functional.one_hot(out, scores.shape[-1]) * (1 if keep is None else keep[..., None])
+        best = sampling.penalized(scores, seen.cumsum(1) > 0, penalty)[:, start - 1 : -1].topk(2).values
     return (best[..., 0] - best[..., 1]).min().item()
 
 
@@ -332,20 +332,20 @@ def test_stop_texts_end_a_row():
         zoo.generate(model, prompt(), stop=stop, tokenizer=tokenizer)
 
 
-def test_streamers_are_told_of_each_token():
-    model, ids, told = nano(), prompt(1), []
+def test_streamers_receive_each_token():
+    model, ids, received = nano(), prompt(1), []
 
     class Streamer:
         def put(self, tokens):
-            told.append(tokens.tolist())
+            received.append(tokens.tolist())
 
         def end(self):
-            told.append("end")
+            received.append("end")
 
     for given in ({}, {"draft": nano(seed=2)}):
-        told.clear()
+        received.clear()
         out = zoo.generate(model, ids, max_new_tokens=4, streamer=Streamer(), **given)[0].tolist()
-        assert told == [[out[:5]], *([t] for t in out[5:]), "end"]
+        assert received == [[out[:5]], *([t] for t in out[5:]), "end"]
     calls = []
     zoo.generate(model, prompt(2), max_new_tokens=4, streamer=calls.append)
     assert [c.shape for c in calls] == [(2,)] * 4
@@ -379,7 +379,7 @@ def test_the_command_goes_on_from_a_text(tmp_path, capsys):
 # --- What is refused ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     ({"num_beams": 0}, "num_beams=0"), ({"num_beams": 2.5}, "num_beams"), ({"max_new_tokens": 0}, "max_new_tokens=0"),
     ({"num_return_sequences": 0}, "num_return_sequences=0"), ({"temperature": -1.0}, "temperature=-1"),
     ({"top_p": 0.0}, "top_p"), ({"top_k": -1}, "top_k"), ({"min_p": 2.0}, "min_p"),
@@ -387,18 +387,18 @@ def test_the_command_goes_on_from_a_text(tmp_path, capsys):
     ({"num_return_sequences": 2}, "all the same"), ({"num_beams": 2, "num_return_sequences": 3}, "num_beams=2"),
     ({"num_beams": 2, "streamer": print}, "streamer"), ({"eos_token_id": "eos"}, "eos_token_id='eos'"),
     ({"stop": ""}, "stop"), ({"streamer": 3}, "streamer=3"),
-    ({"input_ids": torch.tensor([[5, 61, 3]])}, "token 61 in row 0, position 1"),
+    ({"input_ids": torch.tensor([[5, 61, 3]])}, "token 61 in row 0, position 1 is out of range: expected 0 to 60"),
     ({"input_ids": torch.tensor([[5, 6], [5, -3]])}, "token -3 in row 1, position 1"),
-    ({"input_ids": torch.rand(1, 4)}, "integers"), ({"input_ids": torch.tensor([4, 5])}, r"\[B, N\]"),
+    ({"input_ids": torch.rand(1, 4)}, "expected integer token ids"), ({"input_ids": torch.tensor([4, 5])}, r"\[B, N\]"),
     ({"input_ids": torch.empty(1, 0, dtype=torch.long)}, "empty prompt"),
     ({"attention_mask": torch.ones(2, 4)}, "attention_mask"),
-    ({"attention_mask": torch.tensor([[1] * 5, [0] * 5])}, "row 1 is padding alone"),
+    ({"attention_mask": torch.tensor([[1] * 5, [0] * 5])}, "row 1 has only padding"),
     ({"input_ids": torch.ones(1, 70, dtype=torch.long)}, "shorten the prompt to 63"),
-    ({"max_new_tokens": 60}, "ask for 59 or less"),
+    ({"max_new_tokens": 60}, "set max_new_tokens=59 or less"),
 ])  # fmt: skip
-def test_mistakes_are_told(change, said):
+def test_mistakes_are_explained(change, message):
     given = {"input_ids": prompt(), "tokenizer": Letters()} | change
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         zoo.generate(nano(), **given)
 
 
@@ -409,7 +409,7 @@ def test_models_that_do_not_generate_are_refused():
         zoo.generate(zoo.create_model("vit_cifar_tiny", seed=0), prompt())
     with pytest.raises(ValueError, match="share the model's tokenizer"):
         zoo.generate(nano(), prompt(), draft=nano(vocab_size=62))
-    with pytest.raises(ValueError, match="draft= takes kinds"):
+    with pytest.raises(ValueError, match="draft= needs kinds"):
         zoo.generate(nano(), prompt(), draft=nano(attention="linear"))
 
 

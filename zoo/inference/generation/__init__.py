@@ -1,1 +1,1 @@
-"""Text from decoders, token by token."""
+"""Text generation with decoders."""

@@ -1,7 +1,7 @@
-"""`zoo.generate`: text from a decoder, token by token.
+"""`zoo.generate`: autoregressive text generation.
 
-The prompt is read once, for the scores behind its last token alone; then each step reads one token and remembers it.
-Rows of different lengths share a batch: which tokens are real is a mask, and positions count real tokens only.
+The prompt is read once, with scores for its last token only; then each step reads one token and adds it to the cache.
+Rows of different lengths share a batch: a mask marks padding, and positions count the other tokens only.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.inference.generation.beam_search import search
 from zoo.inference.generation.prompt import GenerationTask, Prompt
-from zoo.inference.generation.sampling import Sampling, demand
+from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter, decoder_of
 from zoo.models.base import Model
@@ -43,92 +43,94 @@ def generate(
     draft: Model | None = None,
     tokenizer: Any = None,
 ) -> Tensor:
-    """input_ids [B, N] -> [B * num_return_sequences, N + new]: each prompt as given, padding too, and what follows.
+    """Generate continuations: input_ids [B, N] -> prompts with new tokens [B * num_return_sequences, N + new].
 
-    attention_mask [B, N]: 0 for padding, on either side. temperature 0 takes the best token; above it, top_k, top_p,
-    min_p narrow down what is drawn (see Sampling), a pure function of `seed` where one is given. num_beams > 1 searches
-    for the most probable continuation, its logarithm divided by length ** length_penalty.
-    eos_token_id: what ends a row: "model", the end token(s) of its config; an id or several; None, nothing. stop: texts
-    that end a row, too (they need `tokenizer`, or the model's own). Rows that ended are filled with pad_token_id, else
-    the end token. streamer: called with the new tokens [B] of each step, or an object with put and end.
-    draft: a smaller model of the same vocabulary that proposes tokens which `model` checks several at a time: the same
-    output when greedy, the same distribution when drawn.
+    attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most probable token; above 0, tokens
+    are sampled from those that top_k, top_p and min_p keep (see Sampling), reproducibly if `seed` is given. num_beams:
+    above 1, beam search for the continuation with the highest log-probability / length ** length_penalty.
+    eos_token_id: the token(s) that end a row: "model" for those of its config, one or several ids, or None. stop: texts
+    that also end a row; they need `tokenizer`, or a model with one. Finished rows are filled with pad_token_id, by
+    default the end token. streamer: called with the new tokens [B] of each step, or an object with put and end.
+    draft: a smaller model with the same vocabulary whose proposed tokens `model` checks several at a time. Greedy
+    outputs and the distribution of samples are the same as without it.
     """
     prompt = Prompt.checked(model, input_ids, attention_mask, max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
     ids = end_ids(model, eos_token_id)
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    ends = StoppingCriteria(ids, stop, decoder_of(model, tokenizer) if stop else None, prompt.ids.device)
+    stopping = StoppingCriteria(ids, stop, decoder_of(model, tokenizer) if stop else None, prompt.ids.device)
     fill = fill_id(pad_token_id, ids, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
-    draw = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
+    generator = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
     with eval_mode(model), eval_mode(draft or model), torch.inference_mode():
         if num_beams > 1:
-            new = search(prompt, sampling, ends, fill, (num_beams, num_return_sequences, length_penalty))
+            new = search(prompt, sampling, stopping, fill, (num_beams, num_return_sequences, length_penalty))
         else:
             stream = StreamerAdapter(streamer, prompt.ids)
-            task = GenerationTask(prompt.repeated(num_return_sequences), sampling, ends, fill, draw, stream)
+            task = GenerationTask(prompt.repeated(num_return_sequences), sampling, stopping, fill, generator, stream)
             if draft is None:
-                new = roll(task)
+                new = generate_tokens(task)
             else:
                 new = speculate(task, Prompt.checked(draft, input_ids, attention_mask, max_new_tokens, prompt.model))
             stream.end()
-    given = input_ids.repeat_interleave(num_return_sequences, 0).long()
-    return torch.cat([given, new.to(given.device)], 1)
+    prompts = input_ids.repeat_interleave(num_return_sequences, 0).long()
+    return torch.cat([prompts, new.to(prompts.device)], 1)
 
 
-def roll(task: GenerationTask) -> Tensor:
-    """One token after the other: [rows, new]."""
-    prompt, ends, choose = task.prompt, task.ends, task.sampling.choose
-    reader, scores = prompt.read()
+def generate_tokens(task: GenerationTask) -> Tensor:
+    """Generate the new tokens [rows, new] one at a time."""
+    prompt, stopping, choose = task.prompt, task.stopping, task.sampling.choose
+    session, scores = prompt.read()
     seen = prompt.seen() if task.sampling.repetition_penalty != 1 else None
     tokens = prompt.ids.new_full((prompt.rows, prompt.room), task.fill)
-    over = torch.zeros(prompt.rows, dtype=torch.bool, device=tokens.device)
+    finished = torch.zeros(prompt.rows, dtype=torch.bool, device=tokens.device)
     for step in range(prompt.room):
-        token = choose(scores, seen, task.draw)
-        if ends:
-            token = torch.where(over, task.fill, token)
+        token = choose(scores, seen, task.generator)
+        if stopping:
+            token = torch.where(finished, task.fill, token)
         tokens[:, step] = token
         task.stream.put(token)
-        if ends:
-            over = over | ends(tokens[:, : step + 1])
-            if over.all():
+        if stopping:
+            finished = finished | stopping(tokens[:, : step + 1])
+            if finished.all():
                 break
         if step + 1 < prompt.room:
             if seen is not None:
                 seen.scatter_(1, token[:, None], True)
-            scores = reader.read(token[:, None])
+            scores = session.read(token[:, None])
     return tokens[:, : step + 1]
 
 
 def check_counts(sampling: Sampling, beams: int, copies: int, streamer: Any, draft: Any) -> None:
-    """Combinations that make no sense, each with what to change."""
+    """Raises ValueError for invalid counts and for combinations of options that do not work."""
     for name, count in (("num_beams", beams), ("num_return_sequences", copies)):
-        demand(isinstance(count, int) and count > 0, name, count, "a whole number of at least 1")
+        require(isinstance(count, int) and count > 0, name, count, "a whole number of at least 1")
     if beams > 1:
         if not sampling.greedy:
-            raise ValueError(f"num_beams={beams} searches for the best text, temperature={sampling.temperature} draws "
-                             "one: use one of the two")  # fmt: skip
+            raise ValueError(f"num_beams={beams} does not work with sampling (temperature={sampling.temperature}): use "
+                             "temperature=0 or num_beams=1")  # fmt: skip
         if copies > beams:
-            raise ValueError(f"num_return_sequences={copies} of num_beams={beams}: a search returns its beams at most")
+            raise ValueError(f"num_return_sequences={copies}: expected at most num_beams={beams}")
         if streamer is not None or draft is not None:
-            raise ValueError("a beam search changes what it wrote as it goes: no streamer=, no draft= with num_beams")
+            raise ValueError("beam search revises earlier tokens, so streamer= and draft= need num_beams=1")
     elif copies > 1 and sampling.greedy:
-        raise ValueError(f"num_return_sequences={copies} greedy continuations are all the same: give a temperature, "
-                         "or num_beams")  # fmt: skip
+        raise ValueError(f"num_return_sequences={copies} greedy continuations are all the same: pass temperature= or "
+                         "num_beams=")  # fmt: skip
 
 
-def end_ids(model: Model, given: EndIds) -> tuple[int, ...]:
-    if given == "model":
-        given = getattr(model.config, "eos_token_id", None)
-    elif isinstance(given, str):
-        raise ValueError(f"eos_token_id={given!r}: expected 'model', an id, a list of ids, or None")
-    if given is None:
+def end_ids(model: Model, eos_token_id: EndIds) -> tuple[int, ...]:
+    """The ids of the end tokens."""
+    if eos_token_id == "model":
+        eos_token_id = getattr(model.config, "eos_token_id", None)
+    elif isinstance(eos_token_id, str):
+        raise ValueError(f"eos_token_id={eos_token_id!r}: expected 'model', an id, a list of ids, or None")
+    if eos_token_id is None:
         return ()
-    return (given,) if isinstance(given, int) else tuple(int(i) for i in given)
+    return (eos_token_id,) if isinstance(eos_token_id, int) else tuple(int(i) for i in eos_token_id)
 
 
-def fill_id(pad: int | None, ends: tuple[int, ...], one_row: bool, stops: bool) -> int:
-    if pad is None and not ends and stops and not one_row:
-        raise ValueError("rows that meet a stop text early are filled up: give pad_token_id=")
-    return pad if pad is not None else ends[0] if ends else 0
+def fill_id(pad: int | None, end_ids: tuple[int, ...], one_row: bool, stops: bool) -> int:
+    """The token that fills finished rows."""
+    if pad is None and not end_ids and stops and not one_row:
+        raise ValueError("stop= with several rows needs a token to fill the rows that end early: pass pad_token_id=")
+    return pad if pad is not None else end_ids[0] if end_ids else 0

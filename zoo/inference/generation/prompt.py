@@ -1,4 +1,4 @@
-"""A checked prompt, and a model that has read it and decodes on."""
+"""Checked prompts, and the decoding sessions that continue them."""
 
 import warnings
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.inference.generation.sampling import Sampling, demand
+from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
 from zoo.nn.kv_cache import StackState
@@ -15,9 +15,9 @@ from zoo.nn.kv_cache import StackState
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to go on from: ids [B, N], and keep [B, N], False for padding (None: there is none).
+    """A prompt of a model: ids [B, N], and keep [B, N], False for padding (None if there is none).
 
-    copies: continuations wanted of each row; the prompt itself is read once.
+    room: the maximum number of new tokens. copies: continuations per row; the prompt itself is read once.
     """
 
     model: Any
@@ -30,23 +30,23 @@ class Prompt:
     def checked(
         cls, model: Model, ids: Tensor, mask: Tensor | None, room: int, target: Model | None = None
     ) -> "Prompt":
-        """Raises ValueError, naming what is wrong with the prompt, or with the model for this use."""
-        what = "model" if target is None else "draft"
+        """Check a prompt; raises ValueError if it is invalid, or if the model cannot generate."""
+        role = "model" if target is None else "draft"
         if getattr(model.config, "head", None) != "lm" or not hasattr(model, "decode"):
-            raise ValueError(f"{what}: generation takes a decoder with head='lm', given a {type(model).__name__} with "
+            raise ValueError(f"{role}: generation needs a decoder with head='lm', given a {type(model).__name__} with "
                              f"head={getattr(model.config, 'head', None)!r}")  # fmt: skip
         vocabulary = model.config.vocab_size
         if target is not None and target.config.vocab_size != vocabulary:
-            raise ValueError(f"the draft has {vocabulary} tokens, the model {target.config.vocab_size}: "
-                             "a draft must share the model's tokenizer")  # fmt: skip
-        demand(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
+            raise ValueError(f"the draft has vocab_size={vocabulary}, but the model has vocab_size="
+                             f"{target.config.vocab_size}: a draft must share the model's tokenizer")  # fmt: skip
+        require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
         if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise ValueError(f"expected token ids [B, N] of integers, given {tuple(ids.shape)} of {ids.dtype}")
+            raise ValueError(f"expected integer token ids [B, N], given shape {tuple(ids.shape)} and dtype {ids.dtype}")
         if ids.numel() == 0:
-            raise ValueError(f"an empty prompt, {tuple(ids.shape)}: begin with at least one token, e.g. that of bos")
+            raise ValueError(f"an empty prompt of shape {tuple(ids.shape)}: expected at least one token, such as bos")
         ids = ids.to(model.device).long()
-        keep = None if mask is None else checked_mask(mask, ids)
-        refuse_unknown(ids, keep, vocabulary)
+        keep = None if mask is None else check_mask(mask, ids)
+        check_token_ids(ids, keep, vocabulary)
         check_length(model, int(ids.shape[1] if keep is None else keep.sum(1).max()), room)
         return cls(model, ids if keep is None else ids * keep, keep, room)
 
@@ -58,17 +58,17 @@ class Prompt:
         return len(self.ids) * self.copies
 
     def read(self) -> tuple["DecodingSession", Tensor]:
-        """A reader that has read the prompt, and the scores of what follows: [rows, V]."""
-        reader = DecodingSession(self)
-        scores = reader.read(self.ids)
+        """A session that has read the prompt, and the scores [rows, V] of the next token."""
+        session = DecodingSession(self)
+        scores = session.read(self.ids)
         if self.copies > 1:
             index = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.copies)
-            reader.reorder(index)
+            session.reorder(index)
             scores = scores[index]
-        return reader, scores
+        return session, scores
 
     def seen(self) -> Tensor:
-        """[rows, V], True for the tokens of each prompt."""
+        """The tokens in each prompt as a mask [rows, V]."""
         vocabulary = self.model.config.vocab_size
         real = torch.ones_like(self.ids) if self.keep is None else self.keep.long()
         counts = self.ids.new_zeros(len(self.ids), vocabulary).scatter_add_(1, self.ids, real)
@@ -76,7 +76,7 @@ class Prompt:
 
 
 class DecodingSession:
-    """A model that reads on: what it remembers, and which of all tokens so far are real."""
+    """A model with its cache, and the mask of the tokens so far that are not padding."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
@@ -87,61 +87,62 @@ class DecodingSession:
             self.keep = torch.cat([prompt.keep, prompt.keep.new_ones(batch, prompt.room)], 1)
 
     def read(self, ids: Tensor, every: bool = False) -> Tensor:
-        """Scores behind the last of the ids [B, N], or behind every one: [B, V] or [B, N, V]."""
+        """Read ids [B, N]; returns the scores after the last token [B, V], or with `every` after each [B, N, V]."""
         keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
         return self.model.decode(ids, self.state, keep, every=every)
 
     def reorder(self, index: Tensor) -> None:
-        """Row i goes on from what row index[i] has read."""
+        """Row i continues from the state of row index[i]."""
         self.state.reorder(index)
         self.keep = None if self.keep is None else self.keep[index]
 
 
 @dataclass(frozen=True)
 class GenerationTask:
-    """A prompt and how to go on from it."""
+    """A prompt and how to continue it."""
 
     prompt: Prompt
     sampling: Sampling
-    ends: StoppingCriteria
+    stopping: StoppingCriteria
     fill: int
-    draw: torch.Generator | None
+    generator: torch.Generator | None
     stream: StreamerAdapter
 
 
-# --- What was given ---------------------------------------------------------------------------------------------------
+# --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def checked_mask(mask: Tensor, ids: Tensor) -> Tensor | None:
-    """[B, N] of bool, or None where nothing is padding."""
+def check_mask(mask: Tensor, ids: Tensor) -> Tensor | None:
+    """A boolean mask [B, N], or None if there is no padding."""
     if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask is {tuple(mask.shape)}, the ids are {tuple(ids.shape)}")
+        raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, expected {tuple(ids.shape)} like input_ids")
     keep = mask.to(ids.device).bool()
     if keep.all():
         return None
     if len(empty := (~keep.any(1)).nonzero()):
-        raise ValueError(f"row {int(empty[0])} is padding alone: begin with at least one token, e.g. that of bos")
+        raise ValueError(f"row {int(empty[0])} has only padding: expected at least one token, such as bos")
     return keep
 
 
-def refuse_unknown(ids: Tensor, keep: Tensor | None, vocabulary: int) -> None:
-    odd = (ids < 0) | (ids >= vocabulary)
-    odd = odd if keep is None else odd & keep
-    if len(places := odd.nonzero()):
+def check_token_ids(ids: Tensor, keep: Tensor | None, vocabulary: int) -> None:
+    """Raises ValueError for an id outside of the vocabulary."""
+    invalid = (ids < 0) | (ids >= vocabulary)
+    invalid = invalid if keep is None else invalid & keep
+    if len(places := invalid.nonzero()):
         row, column = places[0].tolist()
-        raise ValueError(f"the token {int(ids[row, column])} in row {row}, position {column} is not one of the "
-                         f"model's {vocabulary}: was it made by another tokenizer?")  # fmt: skip
+        raise ValueError(f"token {int(ids[row, column])} in row {row}, position {column} is out of range: expected 0 "
+                         f"to {vocabulary - 1}; use the tokenizer of this model")  # fmt: skip
 
 
 def check_length(model: Any, length: int, room: int) -> None:
-    """A position table ends somewhere; other positions go on, at the cost of quality."""
-    most = model.config.max_length
-    if length + room <= most:
+    """A table of positions has a maximum length; with other positions, longer texts only lose quality."""
+    limit = model.config.max_length
+    if length + room <= limit:
         return
-    said = f"a prompt of {length} tokens and max_new_tokens={room} are more than the model's max_length={most}"
+    message = f"{length} tokens of the prompt plus max_new_tokens={room} exceed max_length={limit} of the model"
     if getattr(model.tokens, "positions", None) is None:
-        warnings.warn(f"{said}, the texts that it was made for", stacklevel=4)
-    elif length >= most:
-        raise ValueError(f"{said}: shorten the prompt to {most - 1} tokens or less")
+        warnings.warn(f"{message}: quality may be worse than for shorter texts", stacklevel=4)
+    elif length >= limit:
+        raise ValueError(f"{message}: shorten the prompt to {limit - 1} tokens or less")
     else:
-        raise ValueError(f"{said}: ask for {most - length} or less, or shorten the prompt")
+        raise ValueError(f"{message}: set max_new_tokens={limit - length} or less, or shorten the prompt")

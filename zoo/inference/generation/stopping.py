@@ -1,4 +1,4 @@
-"""What ends a text: end tokens and stop texts; and who is told of new tokens."""
+"""Stopping criteria (end tokens and stop texts), streamers, and tokenizers for generation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A stop text is looked for in the last so many tokens more than it has characters: some tokens show nothing.
+# A stop text of n characters is searched in the last n + SLACK tokens, because some tokens decode to no text.
 SLACK = 8
 
 
 class StoppingCriteria:
-    """Which rows are over: those whose last token is one of `ids`, or whose new text holds one of `stop`."""
+    """Rows are finished when their last token is one of `ids`, or their new text contains one of `stop`."""
 
     def __init__(
         self, ids: tuple[int, ...], stop: tuple[str, ...], decode: Callable[[list[int]], str] | None, device: Any
     ) -> None:
         if "" in stop:
-            raise ValueError("stop holds an empty text, which would end everything at once")
+            raise ValueError("stop contains an empty text, which would end every row at once: remove it")
         self.ids = torch.tensor(ids, dtype=torch.long, device=device)
         self.stop, self.decode = stop, decode
         self.count = len(ids)
@@ -26,27 +26,28 @@ class StoppingCriteria:
         return bool(self.count or self.stop)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """New tokens so far [B, T] -> bool [B]."""
+        """New tokens so far [B, T] -> whether each row is finished, bool [B]."""
         last = tokens[:, -1]
-        over = torch.zeros_like(last, dtype=torch.bool)
+        finished = torch.zeros_like(last, dtype=torch.bool)
         if self.count:
-            over = last == self.ids if self.count == 1 else torch.isin(last, self.ids)
+            finished = last == self.ids if self.count == 1 else torch.isin(last, self.ids)
         if self.stop:
-            said = [self.stopped(row) for row in tokens[:, -self.window() :].tolist()]
-            over = over | torch.tensor(said, device=over.device)
-        return over
+            stopped = [self.contains_stop_text(row) for row in tokens[:, -self.window() :].tolist()]
+            finished = finished | torch.tensor(stopped, device=finished.device)
+        return finished
 
-    def stopped(self, row: list[int]) -> bool:
+    def contains_stop_text(self, row: list[int]) -> bool:
         assert self.decode is not None
         text = self.decode(row)
         return any(end in text for end in self.stop)
 
     def window(self) -> int:
+        """The number of last tokens to search for stop texts."""
         return max(map(len, self.stop)) + SLACK
 
 
 class StreamerAdapter:
-    """Hands new tokens to a streamer: a callable, or an object with put (given the prompt first) and end."""
+    """Passes new tokens to a streamer: a callable, or an object with put (called with the prompt first) and end."""
 
     def __init__(self, streamer: Any, prompt: Tensor) -> None:
         self.streamer = streamer
@@ -67,21 +68,19 @@ class StreamerAdapter:
 
 
 def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
-    """What turns texts into ids and back: the tokenizer given, else the one that was saved with the model."""
+    """The given tokenizer, or the one saved with the model."""
     found = model.preprocess if tokenizer is None else tokenizer
     if not (hasattr(found, "encode") and hasattr(found, "decode")):
-        raise ValueError(
-            "a tokenizer is needed, and the model came without one: give tokenizer= (tokenizers.Tokenizer)"
-        )
+        raise ValueError("the model has no tokenizer: pass tokenizer=, a tokenizers.Tokenizer or one of transformers")
     return found
 
 
 def decoder_of(model: Any, tokenizer: Any = None) -> Callable[[list[int]], str]:
-    """Ids -> text."""
+    """The function that decodes ids to text."""
     return tokenizer_of(model, tokenizer).decode
 
 
 def encoded(tokenizer: Any, text: str) -> list[int]:
-    """Text -> ids, of a tokenizers.Tokenizer or one of transformers."""
+    """Encode a text to ids with a tokenizers.Tokenizer or one of transformers."""
     ids = tokenizer.encode(text)
     return list(getattr(ids, "ids", ids))

@@ -1,4 +1,4 @@
-"""Text in the terminal while it is generated."""
+"""Print text to the terminal while it is generated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from zoo.models.base import Model
 
 
 class Printer:
-    """Writes the text of one row as it grows; characters of several tokens wait until they are whole."""
+    """A streamer that writes the text of one row; characters that span several tokens are written when complete."""
 
     def __init__(self, decode: Callable[[list[int]], str], write: Callable[[str], Any]) -> None:
         self.decode, self.write = decode, write
@@ -31,15 +31,15 @@ class Printer:
 def stream_text(
     source: Any, prompt: str, *, write: Callable[[str], Any] | None = None, tokenizer: Any = None, **options: Any
 ) -> str:
-    """Go on from `prompt`, writing as it comes (default: to the terminal). Returns the whole text.
+    """Continue `prompt`, writing the text as it is generated, by default to the terminal. Returns the whole text.
 
-    source: a model, or what zoo.load takes; options: those of zoo.generate.
+    source: a model, or an argument of zoo.load. options: those of zoo.generate.
     """
     model = source if isinstance(source, Model) else load(source)
     tokenizer = tokenizer_of(model, tokenizer)
     ids = encoded(tokenizer, prompt)
     if not ids:
-        raise ValueError("an empty prompt: begin with at least one word")
+        raise ValueError("the prompt is empty: expected at least one word")
     show = write or (lambda text: print(text, end="", flush=True))
     show(prompt)
     printer = Printer(tokenizer.decode, show)
