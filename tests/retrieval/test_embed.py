@@ -148,7 +148,7 @@ def test_killed_and_started_again_it_writes_the_same_bytes(folder, tmp_path, mon
     found = embed(Colors(), folder, killed, batch_size=3, on_error="skip")
     assert 0 < sum(seen) < 10
     assert killed.read_bytes() == whole.read_bytes() and not work.exists()
-    assert len(found.broken) == 1 and "broken.png is not a readable picture" in found.broken[0]
+    assert len(found.broken) == 1 and "broken.png is not a readable image file" in found.broken[0]
 
 
 def test_what_is_done_before_a_broken_file_is_kept(folder, tmp_path, monkeypatch):

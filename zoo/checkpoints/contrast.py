@@ -12,8 +12,9 @@ from zoo.models.base import Model
 from zoo.models.contrast.model import Contrastive
 from zoo.models.load_report import LoadReport
 from zoo.models.registry import family, find_variant, list_models
-from zoo.models.tower_config import KIND, MODALITIES, ContrastiveConfig, Tower
+from zoo.models.tower_config import TOWERS, ContrastiveConfig, Tower
 from zoo.nn.init import initialize, skip_init
+from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
 
 Source = str | Path | Model | Mapping[str, Any]
@@ -42,7 +43,7 @@ def contrast(
     sources = {"image": image, "text": text, "audio": audio}
     given = {name: source for name, source in sources.items() if source is not None}
     if len(given) < 2:
-        raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, got {', '.join(given) or 'none'}")
+        raise ValueError(f"expected two or three towers of {', '.join(TOWERS)}, got {', '.join(given) or 'none'}")
     locked = (locked,) if isinstance(locked, str) else locked
     if odd := [name for name in locked if name not in given]:
         raise ValueError(f"locked={odd[0]!r}: expected one of {', '.join(given)}{did_you_mean(odd[0], given)}")
@@ -69,7 +70,7 @@ def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> C
     for part in (model.image_proj, model.text_proj, model.audio_proj):
         if part is not None:
             part.to(first.dtype)
-    fresh = {name for name, _ in model.named_parameters() if name.split(".")[0] not in MODALITIES}
+    fresh = {name for name, _ in model.named_parameters() if name.split(".")[0] not in TOWERS}
     initialize(model, seed, only=fresh)
     model.preprocess = model.default_preprocess()
     reports = {name: tower.load_report for name, tower in towers.items() if tower.load_report is not None}
@@ -106,7 +107,7 @@ def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
         raise ValueError(f"the {modality} tower is a {type(source).__name__}; expected a name, a folder or a zoo.Model")
     if isinstance(model, Contrastive):
         model = model.tower(modality)
-    if family(model.family).modality != KIND[modality]:
+    if family(model.family).modality != MODALITIES[modality].family:
         raise ValueError(
             f"a {model.family} model is for {family(model.family).modality} inputs, it cannot be the {modality} tower"
         )

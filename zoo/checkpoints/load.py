@@ -24,8 +24,7 @@ from zoo.models.mapping.config_keys import differences
 from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_names
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
-from zoo.preprocessing.audio import AudioProcessor
-from zoo.preprocessing.image import pair
+from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
 
@@ -295,14 +294,11 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
     model.labels = list(labels) if labels else checkpoint.labels
     if model.labels is not None and len(model.labels) != classes:
         model.labels = None
-    model.preprocess = checkpoint.preprocess
-    before: Any = checkpoint.config
-    if checkpoint.preprocess is not None and (config.parts or isinstance(checkpoint.preprocess, AudioProcessor)):
-        model.preprocess = checkpoint.preprocess.fitted_to(config)
-        for name in config.parts:
-            getattr(model, name).preprocess = getattr(model.preprocess, name)
-    elif checkpoint.preprocess is not None and hasattr(config, "image_size"):
-        model.preprocess = checkpoint.preprocess.fitted(pair(config.image_size), config.in_chans)
-        if model.preprocess != checkpoint.preprocess and config.image_size == before.image_size:
-            size = "x".join(map(str, checkpoint.preprocess.size))
-            report.notes.append(f"the file's preprocessing for {size} pixels was changed to the model's image size")
+    saved: Any = checkpoint.preprocess
+    model.preprocess = None if saved is None else saved.fitted_to(config)
+    for name in config.parts if saved is not None else ():
+        getattr(model, name).preprocess = getattr(model.preprocess, name)
+    unchanged = getattr(config, "image_size", None) == getattr(checkpoint.config, "image_size", None)
+    if isinstance(saved, ImageProcessor) and model.preprocess != saved and unchanged:
+        size = "x".join(map(str, saved.size))
+        report.notes.append(f"the file's preprocessing for {size} pixels was changed to the model's image size")

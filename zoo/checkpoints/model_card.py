@@ -12,14 +12,11 @@ from zoo.preprocessing.modality import of_family
 # The hub's pipeline tag of models with several towers; those of others are in the `Modality` record.
 MULTIMODAL = "zero-shot-image-classification"
 
-# Code that uses a model, by pipeline tag.
+# Code that uses a model, by pipeline tag; a classifier predicts the sample of its modality.
 USES = {
-    "image-classification": 'zoo.predict(model, "image.png")',
-    "text-classification": 'zoo.predict(model, "a text")',
     "fill-mask": "zoo.predict(model, {mask!r})",
     "text-generation": 'ids = model.preprocess("Once upon")["input_ids"]\n'
     "print(model.preprocess.decode(zoo.generate(model, ids, max_new_tokens=100, temperature=0.8)[0]))",
-    "audio-classification": 'zoo.predict(model, "audio.wav")',
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',
     "zero-shot-image-classification": 'batch = model.preprocess(images="image.png", text=["a cat", "a dog"])\n'
     'model(**batch).logits("image", "text").softmax(-1)',
@@ -93,7 +90,9 @@ def usage_lines(model: Model, name: str, format: str, task: str | None) -> list[
         use = task or "feature-extraction"
         return ["from transformers import pipeline", "", f'predict = pipeline("{use}", "{name}")']
     special = getattr(model.preprocess, "special", {})
-    use = USES.get(task or "", "").format(mask=f"a {special.get('mask')} of words")
+    modality = of_family(family(model.family).modality)
+    predict = f'zoo.predict(model, "{modality.sample}")' if modality and model.config.head == "classify" else ""
+    use = USES.get(task or "", predict).format(mask=f"a {special.get('mask')} of words")
     load = ["import zoo", "", f'model = zoo.load("{name}")']
     return [*load, *([use] if use and model.preprocess is not None else [])]
 

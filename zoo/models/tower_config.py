@@ -6,16 +6,10 @@ from typing import Any, Literal, Self
 
 from zoo.models.config import Config, foreign_names, to_json_types
 from zoo.models.registry import family
+from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
 
-MODALITIES = ("image", "text", "audio")
-# The modality that the family of a tower must have, and {input of the tower: input of the whole model}.
-KIND = {"image": "vision", "text": "text", "audio": "audio"}
-INPUTS = {
-    "image": {"pixel_values": "pixel_values"},
-    "text": {"input_ids": "input_ids", "attention_mask": "attention_mask"},
-    "audio": {"input_values": "input_values", "attention_mask": "audio_attention_mask"},
-}
+TOWERS = ("image", "text", "audio")  # fields of ContrastiveConfig
 NO_CLASSIFIER = "a contrastive model has no classifier; use zoo.zero_shot(model, labels)"
 # Fields that are set in all towers if no tower is named.
 EVERYWHERE = ("attention", "mixer", "dropout", "attention_dropout", "drop_path")
@@ -64,7 +58,7 @@ class ContrastiveConfig(Config):
         if self.head is not None:
             raise ValueError(f"head={self.head!r}: a contrastive model has no head; its towers have head='pool'")
         if len(self.towers) < 2:
-            raise ValueError(f"expected two or three towers of {', '.join(MODALITIES)}, got {list(self.towers)}")
+            raise ValueError(f"expected two or three towers of {', '.join(TOWERS)}, got {list(self.towers)}")
         for name, tower in self.towers.items():
             if tower.config.head != "pool":
                 raise ValueError(f"the {name} tower has head={tower.config.head!r}, expected head='pool'")
@@ -72,7 +66,7 @@ class ContrastiveConfig(Config):
     @property
     def towers(self) -> dict[str, Tower]:
         """The towers of the model by modality."""
-        return {name: tower for name in MODALITIES if (tower := getattr(self, name)) is not None}
+        return {name: tower for name in TOWERS if (tower := getattr(self, name)) is not None}
 
     @property
     def parts(self) -> dict[str, Config]:
@@ -80,11 +74,11 @@ class ContrastiveConfig(Config):
 
     def part_of(self, name: str) -> Config:
         """The config of the tower that takes the input `name`."""
-        return next((self.parts[m] for m in self.towers if name in INPUTS[m].values()), self)
+        return next((self.parts[m] for m in self.towers if name in MODALITIES[m].inputs.values()), self)
 
     def flat(self) -> dict[str, Any]:
         """All fields by name, those of towers as `tower.field`."""
-        values = {name: value for name, value in super().flat().items() if name not in MODALITIES}
+        values = {name: value for name, value in super().flat().items() if name not in TOWERS}
         for name, tower in self.towers.items():
             values |= {name: tower.family, f"{name}.proj": tower.proj}
             values |= {f"{name}.{field}": value for field, value in tower.config.flat().items()}
@@ -102,7 +96,7 @@ class ContrastiveConfig(Config):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key, at any level."""
         read = {
-            name: Tower.from_dict(value) if name in MODALITIES and value is not None else value
+            name: Tower.from_dict(value) if name in TOWERS and value is not None else value
             for name, value in values.items()
         }
         if odd := [name for name in read if name not in cls.names()]:

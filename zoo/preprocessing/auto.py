@@ -5,20 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
-from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
-from zoo.preprocessing.text import TextProcessor
-from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.errors import LoadError, check_keys
 
-KINDS: dict[str, Any] = {
-    "image": ImageProcessor,
-    "text": TextProcessor,
-    "spectrogram": SpectrogramFeatureExtractor,
-    "waveform": WaveformFeatureExtractor,
-    "pair": MultimodalProcessor,
-}
+KINDS: dict[str, Any] = {kind: cls for record in MODALITIES.values() for kind, cls in record.processors.items()}
+KINDS["pair"] = MultimodalProcessor
 
 
 def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:

@@ -156,6 +156,10 @@ class ImageProcessor:
             fitted = replace(fitted, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
         return fitted
 
+    def fitted_to(self, config: Any) -> "ImageProcessor":
+        """A copy adapted to a model with this config."""
+        return self.fitted(pair(config.image_size), config.in_chans) if hasattr(config, "image_size") else self
+
     # --- files ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:

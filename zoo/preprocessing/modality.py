@@ -1,8 +1,8 @@
 """One record per modality: what code outside the packages of a modality knows about it.
 
 Prediction, embedding, verification, HTML pages, model cards and the command line read these records instead of
-branching on the modality. A new modality is a front end (`zoo/nn/frontends`), its processor here, its data package and
-one entry of `MODALITIES`.
+branching on the modality. A new modality is a front end (`zoo/nn/frontends`), its processor here, for recipes its data
+package, and one entry of `MODALITIES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import audio_io, display
-from zoo.preprocessing.image import pair
+from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class Modality:
     example: (config, generator) -> two rows of the main input. pipelines: {head: task name on the Hugging Face Hub}.
     html, plot: render one item in HTML and with matplotlib; see `display.py`.
     templates: prompts for zero-shot classification, with {} for the class name.
-    processor: code that creates a processor, for messages. sample: input of a usage example.
+    processors: {kind in config.json: class}. processor: code that creates one, for messages. sample: input of a usage
+    example.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Modality:
     plot: Callable[[Any, Any], None]
     pipelines: Mapping[str | None, str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
+    processors: Mapping[str, Any]
     processor: str
     sample: str
 
@@ -113,6 +118,7 @@ MODALITIES: dict[str, Modality] = {
             "a dim photograph of a {}.", "a bright photograph of a {}.", "a blurred photograph of a {}.",
             "a drawing of a {}.", "a painted {}.", "{}",
         ),
+        processors={"image": ImageProcessor},
         processor="zoo.preprocessing.image.ImageProcessor(...)",
         sample="image.png",
     ),
@@ -134,6 +140,7 @@ MODALITIES: dict[str, Modality] = {
             "classify": "text-classification", "token": "token-classification", "qa": "question-answering",
             "masked_lm": "fill-mask", "lm": "text-generation", "pool": "feature-extraction",
         },
+        processors={"text": TextProcessor},
         processor="zoo.preprocessing.text.TextProcessor(...) or zoo.preprocessing.tokenizer_training.train(...)",
         sample="a text",
     ),
@@ -156,6 +163,7 @@ MODALITIES: dict[str, Modality] = {
             "the sound of {}.", "a recording of {}.", "here you hear {}.", "{} close to the microphone.",
             "{} in the distance.", "a noisy recording of {}.", "somebody says {}.", "{}",
         ),
+        processors={"spectrogram": SpectrogramFeatureExtractor, "waveform": WaveformFeatureExtractor},
         processor="zoo.preprocessing.spectrogram.SpectrogramFeatureExtractor(...) or "
         "zoo.preprocessing.waveform.WaveformFeatureExtractor(...)",
         sample="audio.wav",

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from zoo.preprocessing.image import pair
 from zoo.preprocessing.modality import MODALITIES, of_item
 from zoo.utils.errors import did_you_mean
 
@@ -74,11 +73,9 @@ class MultimodalProcessor:
         return {MODALITIES[name].inputs.get(key, key): tensor for key, tensor in batch.items()}
 
     def fitted_to(self, config: Any) -> Self:
-        """A copy adapted to the image size and number of channels of the image tower."""
-        tower = config.parts.get("image")
-        if self.image is None or tower is None or not hasattr(tower, "image_size"):
-            return self
-        return replace(self, image=self.image.fitted(pair(tower.image_size), tower.in_chans))
+        """A copy with processors adapted to the towers, e.g. to the image size."""
+        towers = config.parts
+        return replace(self, **{n: part.fitted_to(towers[n]) for n, part in self.parts().items() if n in towers})
 
     # --- files ----------------------------------------------------------------------------------------------------
 

@@ -149,6 +149,10 @@ class TextProcessor:
                 batch["token_type_ids"][row, place] = torch.tensor(encoding.type_ids)
         return batch if self.mask else {"input_ids": batch["input_ids"]}
 
+    def fitted_to(self, config: Any) -> "TextProcessor":
+        """The processor itself: it does not depend on the size of a model."""
+        return self
+
     def check(self, config: Any) -> None:
         """Raises ValueError unless a model with this config understands the ids: vocabulary, special ids, length."""
         if self.vocab_size > config.vocab_size:

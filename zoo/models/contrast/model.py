@@ -18,12 +18,13 @@ from zoo.models.bert.model import VARIANTS as BERT
 from zoo.models.bert.model import BertConfig
 from zoo.models.family import Family
 from zoo.models.registry import family
-from zoo.models.tower_config import INPUTS, KIND, MODALITIES, NO_CLASSIFIER, ContrastiveConfig, Tower
+from zoo.models.tower_config import NO_CLASSIFIER, TOWERS, ContrastiveConfig, Tower
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
 from zoo.nn.init import Initializer
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 from zoo.nn.losses.temperature import initialize_temperature
+from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import did_you_mean
 
@@ -44,8 +45,8 @@ class ContrastiveOutput:
 
     def features(self, modality: str) -> Tensor:
         """Features [B, width] of one modality. Raises ValueError if there are none."""
-        if modality not in MODALITIES:
-            raise ValueError(f"no modality {modality!r}{did_you_mean(modality, MODALITIES)}")
+        if modality not in TOWERS:
+            raise ValueError(f"no modality {modality!r}{did_you_mean(modality, TOWERS)}")
         if (found := getattr(self, f"{modality}_features")) is None:
             raise ValueError(f"the batch has no {modality} input; its features are of {', '.join(self.present)}")
         return found
@@ -53,7 +54,7 @@ class ContrastiveOutput:
     @property
     def present(self) -> tuple[str, ...]:
         """The modalities with features."""
-        return tuple(name for name in MODALITIES if getattr(self, f"{name}_features") is not None)
+        return tuple(name for name in TOWERS if getattr(self, f"{name}_features") is not None)
 
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs of present modalities: [("image", "text"), ...]."""
@@ -78,7 +79,7 @@ class Contrastive(Model):
         """towers: existing models to use, with the configs in `config`; others are created."""
         super().__init__(config)
         self.locked: dict[str, int] = {}
-        for name in MODALITIES:
+        for name in TOWERS:
             tower = proj = None
             if (spec := config.towers.get(name)) is not None:
                 tower = (towers or {}).get(name) or build_tower(name, spec)
@@ -87,7 +88,8 @@ class Contrastive(Model):
             setattr(self, f"{name}_proj", proj)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if config.loss == "siglip" else None
-        inputs = [INPUTS[m][n] for m in self.modalities for n in self.tower(m).inputs if n in INPUTS[m]]
+        towers = [(self.tower(m), MODALITIES[m]) for m in self.modalities]
+        inputs = [name for tower, record in towers for own, name in record.inputs.items() if own in tower.inputs]
         setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
 
     def initialize(self, generator_for: Initializer) -> None:
@@ -101,7 +103,7 @@ class Contrastive(Model):
 
     def tower(self, modality: str) -> Model:
         """The tower of a modality. Raises ValueError if there is none."""
-        found = getattr(self, modality, None) if modality in MODALITIES else None
+        found = getattr(self, modality, None) if modality in TOWERS else None
         if found is None:
             raise ValueError(f"the model has no {modality} tower; it has {', '.join(self.modalities)}")
         return found
@@ -134,10 +136,8 @@ class Contrastive(Model):
         given = {name: value for name, value in batch.items() if value is not None}
         for name, value in given.items():
             if not isinstance(first := value[0] if isinstance(value, list) and value else value, Tensor | list):
-                keyword = {"image": "images"}.get(modality, modality)
-                raise ValueError(
-                    f"{name} is a {type(first).__name__}, expected a tensor: model.preprocess({keyword}=...)"
-                )
+                call = f"model.preprocess({MODALITIES[modality].argument}=...)"
+                raise ValueError(f"{name} is a {type(first).__name__}, expected a tensor: {call}")
         if unknown := [name for name in given if name not in tower.inputs]:
             raise ValueError(
                 f"the {modality} tower ({tower.family}) takes {', '.join(tower.inputs)}, but not {unknown[0]}"
@@ -154,7 +154,7 @@ class Contrastive(Model):
     def by_tower(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """{modality: inputs of its tower, under the names of the tower}, of the modalities with inputs."""
         found = {
-            m: {own: batch[name] for own, name in INPUTS[m].items() if batch.get(name) is not None}
+            m: {own: batch[name] for own, name in MODALITIES[m].inputs.items() if batch.get(name) is not None}
             for m in self.modalities
         }
         return {m: given for m, given in found.items() if given}
@@ -177,7 +177,7 @@ class Contrastive(Model):
         found = {m: self.features(m, True, **batch) for m, batch in self.by_tower(given).items()}
         if not found:
             raise ValueError(f"nothing to encode: expected some of {', '.join(self.inputs)}")
-        image, text, audio = (found.get(m) for m in MODALITIES)
+        image, text, audio = (found.get(m) for m in TOWERS)
         return ContrastiveOutput(image, text, audio, self.logit_scale.exp(), self.logit_bias)
 
     def loss(self, output: ContrastiveOutput, **options: Any) -> Tensor:
@@ -241,7 +241,7 @@ class Contrastive(Model):
 def build_tower(modality: str, tower: Tower) -> Model:
     """A model for a tower. Raises ValueError if its family is of another modality."""
     found = family(tower.family)
-    if found.modality != KIND[modality]:
+    if found.modality != MODALITIES[modality].family:
         raise ValueError(f"the {modality} tower is of family {tower.family!r}, whose modality is {found.modality}")
     return found.model(tower.config)
 
