@@ -29,7 +29,7 @@ KINDS: dict[str, dict] = {  # options that make a difference among a few tokens
     "performer": {"features": 16},
     "rfa": {"features": 32},
 }
-assert tuple(KINDS) == BUILT_IN
+KINDS |= {kind: {} for kind in BUILT_IN if kind not in KINDS}
 SCORED = [kind for kind in KINDS if kind not in ("linear", "performer", "rfa")]  # their scores take masks and biases
 KERNELS = ["linear", "performer", "rfa"]
 

@@ -3,9 +3,7 @@
 import ast
 import re
 import sys
-from math import prod
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -14,29 +12,20 @@ README = ROOT / "README.md"
 def models() -> str:
     """One row per variant: parameters, what goes in, default source."""
     from zoo.models.registry import build, families
+    from zoo.preprocessing.modality import MODALITIES, of_family
 
     rows = ["| name | parameters | input | published weights |", "|---|---|---|---|"]
-    order = ("vision", "text", "audio", "multimodal")
+    order = [*(record.family for record in MODALITIES.values()), "multimodal"]
     for family in sorted(families(), key=lambda family: order.index(family.modality)):
+        modality = of_family(family.modality)
         for name, overrides in family.variants.items():
             config = family.config(**overrides)
             count = sum(p.numel() for p in build(family, config).parameters())
             source = family.sources.get(name, "").removeprefix("hf-hub:")
-            rows.append(f"| `{name}` | {count / 1e6:,.1f} M | {takes(config)} | {f'`{source}`' if source else '-'} |")
+            towers = [MODALITIES[tower].describe(part) for tower, part in config.parts.items()]
+            takes = modality.describe(config) if modality else "; ".join(towers)
+            rows.append(f"| `{name}` | {count / 1e6:,.1f} M | {takes} | {f'`{source}`' if source else '-'} |")
     return "\n".join(rows)
-
-
-def takes(config: Any) -> str:
-    """`224 px, patch 16`, or the length and vocabulary of a text model, or what a sound is cut into; of each tower."""
-    if config.parts:
-        return "; ".join(takes(part) for part in config.parts.values())
-    if hasattr(config, "image_size"):
-        return f"{config.image_size} px, patch {config.patch_size}"
-    if hasattr(config, "mel_bins"):
-        return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"
-    if hasattr(config, "conv_strides"):
-        return f"samples, a token every {prod(config.conv_strides)}"
-    return f"{config.max_length:,} tokens of {config.vocab_size:,}"
 
 
 def kinds() -> str:

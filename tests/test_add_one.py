@@ -1,6 +1,7 @@
 """The table "To add ... touch exactly these files" of CONTRIBUTING.md, done in a copy of the tree.
 
-What is added lies in tests/additions: NomicBERT as a family, soft-capped softmax (Gemma 2) as an attention kind.
+What is added lies in tests/additions: NomicBERT as a family, soft-capped softmax (Gemma 2) as an attention kind, time
+series as a modality.
 """
 
 import hashlib
@@ -138,3 +139,40 @@ def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) ->
     counts = tree.passed([CONTRACT, conformance], name)
     assert counts[CONTRACT] >= 30 and counts[conformance] == 1, counts
     assert tree.changed() == {file, "README.md"}
+
+
+def test_a_modality_is_three_files_and_a_record(tree: Copy, tmp_path: Path) -> None:
+    row = documented("a modality")
+    assert all(place in row for place in ("zoo/nn/frontends/", "zoo/preprocessing/", "`MODALITIES`"))
+    added, name = ADDITIONS / "time_series", "time_series"
+    places = {
+        "front_end": f"zoo/nn/frontends/{name}.py",
+        "processor": f"zoo/preprocessing/{name}.py",
+        "model": "zoo/models/tst/model.py",
+    }
+    for part, place in places.items():
+        (tree.root / place).parent.mkdir(exist_ok=True)
+        shutil.copy(added / f"{part}.py", tree.root / place)
+    (tree.root / "zoo/models/tst/__init__.py").touch()
+    record, module = (added / "record.py").read_text(), tree.root / "zoo/preprocessing/modality.py"
+    entry = record.partition("ENTRY = {\n")[2].removesuffix("}\n")
+    text = module.read_text()
+    for anchor, line in (
+        ("from zoo.preprocessing.image", f"from zoo.preprocessing import {name}\n"),
+        ("}  # fmt: skip\n", entry),
+    ):
+        assert text.count(anchor) == 1 and line
+        text = text.replace(anchor, line + anchor)
+    module.write_text(text)
+    paths = {*places.values(), "zoo/models/tst/__init__.py", "zoo/preprocessing/modality.py"}
+    assert tree.changed() == paths
+
+    tree.run("tests/additions/use_a_modality.py", tree.root, tmp_path / "used")
+    assert tree.changed() == paths
+    assert tree.passed([CONTRACT], "snapshot and tst", ZOO_WRITE_SNAPSHOTS="1")[CONTRACT] == 1
+    assert tree.passed([CONTRACT], "tst")[CONTRACT] >= 30
+    came = tree.write_tables()
+    assert [row.split("|")[3].strip() for row in came] == [
+        "64 steps of 1 channels, patch 8", "512 steps of 1 channels, patch 8"
+    ]  # fmt: skip
+    assert tree.changed() == paths | {"README.md", "tests/snapshots/tst.json"}

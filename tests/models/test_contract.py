@@ -158,6 +158,12 @@ ROWS = {
 }
 
 
+def examples(model: zoo.Model) -> dict[str, Tensor]:
+    """Three rows of any modality."""
+    pairs = [example_batch(model, seed) for seed in (0, 1)]
+    return {key: torch.cat([pair[key] for pair in pairs])[:3] for key in pairs[0]}
+
+
 def discovered(name: str) -> Row:
     """The row of a family that has none above: its smallest variant at test size, and a batch of its modality."""
     own = family(name)
@@ -166,7 +172,7 @@ def discovered(name: str) -> Row:
     fields = TEXT | dict(image_size=32, patch_size=8)
     fields = {field: value for field, value in fields.items() if field in own.config.names()}
     model = build(own, own.config(**own.variants[variant]).replace(**fields))
-    usual = {"vision": images, "text": texts}.get(own.modality, lambda: example_batch(small(name)))
+    usual = {"vision": images, "text": texts}.get(own.modality, lambda: examples(small(name)))
     core = getattr(model.blocks[0].mixer, "core", None)
     return Row(variant, fields, usual, causal=bool(core and core.spec.causal))
 

@@ -5,6 +5,7 @@ branching on the modality. A new modality is a front end (`zoo/nn/frontends`), i
 package, and one entry of `MODALITIES`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,8 @@ class Modality:
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. unnamed: name of an item without a name in messages.
     is_item: whether an object in memory is one item. load: reads an item from a path.
-    example: (config, generator) -> two rows of the main input. pipelines: {head: task name on the Hugging Face Hub}.
+    example: (config, generator) -> two rows of the main input. describe: config -> description of the input.
+    pipelines: {head: task name on the Hugging Face Hub}.
     html, plot: render one item in HTML and with matplotlib; see `display.py`.
     templates: prompts for zero-shot classification, with {} for the class name.
     processors: {kind in config.json: class}. processor: code that creates one, for messages. sample: input of a usage
@@ -47,6 +49,7 @@ class Modality:
     is_item: Callable[[Any], bool]
     load: Callable[[Path], Any]
     example: Callable[[Any, torch.Generator], Tensor]
+    describe: Callable[[Any], str]
     html: Callable[[Any, str], str]
     plot: Callable[[Any, Any], None]
     pipelines: Mapping[str | None, str] = field(default_factory=dict)
@@ -84,6 +87,12 @@ def _input_values(config: Any, generator: torch.Generator) -> Tensor:
     return torch.randn(2, *shape, generator=generator)
 
 
+def _describe_audio(config: Any) -> str:
+    if hasattr(config, "mel_bins"):
+        return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"
+    return f"samples, a token every {math.prod(config.conv_strides)}"
+
+
 def _is_clip(item: Any) -> bool:
     """(waveform, sampling rate), the bytes of a file, or {"array": ..., "sampling_rate": ...}."""
     return isinstance(item, bytes | Mapping) or (
@@ -108,6 +117,7 @@ MODALITIES: dict[str, Modality] = {
         is_item=_is_image,
         load=display.open_image,
         example=_pixel_values,
+        describe=lambda config: f"{config.image_size} px, patch {config.patch_size}",
         html=display.image_html,
         plot=display.plot_image,
         pipelines={"classify": "image-classification"},
@@ -134,6 +144,7 @@ MODALITIES: dict[str, Modality] = {
         is_item=lambda item: isinstance(item, str),
         load=display.read_text,
         example=_input_ids,
+        describe=lambda config: f"{config.max_length:,} tokens of {config.vocab_size:,}",
         html=display.text_html,
         plot=display.plot_text,
         pipelines={
@@ -156,6 +167,7 @@ MODALITIES: dict[str, Modality] = {
         is_item=_is_clip,
         load=audio_io.read,
         example=_input_values,
+        describe=_describe_audio,
         html=display.audio_html,
         plot=display.plot_audio,
         pipelines={"classify": "audio-classification", "ctc": "automatic-speech-recognition"},
