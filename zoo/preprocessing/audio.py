@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio_io import AudioBlock, AudioError
-from zoo.utils.errors import LoadError, check_keys, did_you_mean
+from zoo.utils.errors import LoadError, check_choice, check_keys
 
 if TYPE_CHECKING:
     import numpy
@@ -220,14 +220,6 @@ def _is_pair(clip: Any) -> bool:
 def name_of(clip: Any, index: int) -> str:
     """The name of a clip in messages: its path, or its index in the batch."""
     return str(clip) if isinstance(clip, str | Path) else f"audio clip {index}"
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises ValueError if the value is not one of the choices."""
-    if value not in choices:
-        raise ValueError(
-            f"{name} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
-        )
 
 
 # Defaults of transformers' classes, for keys that are missing in a file.

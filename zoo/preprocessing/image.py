@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.utils.errors import LoadError, check_keys, did_you_mean
+from zoo.utils.errors import LoadError, check_choice, check_keys
 
 if TYPE_CHECKING:
     import numpy
@@ -55,9 +55,9 @@ class ImageProcessor:
         for name in ("size", "resize_to", "mean", "std"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))
-        _check_choice("fit", self.fit, ("shortest", "longest", "squash", "none"))
-        _check_choice("interpolation", self.interpolation, RESAMPLE.values())
-        _check_choice("backend", self.backend, ("pil", "tensor"))
+        check_choice("fit", self.fit, ("shortest", "longest", "squash", "none"))
+        check_choice("interpolation", self.interpolation, RESAMPLE.values())
+        check_choice("backend", self.backend, ("pil", "tensor"))
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 count = len(getattr(self, name))
@@ -181,7 +181,7 @@ class ImageProcessor:
         size, crop_pct = (edges[0], edges[1]), pretrained.get("crop_pct") or 0.875
         fits = {"center": "shortest", "squash": "squash", "border": "longest"}
         mode = pretrained.get("crop_mode") or "center"
-        _check_choice("crop_mode", mode, fits)
+        check_choice("crop_mode", mode, fits)
         mean, std = pretrained.get("mean") or IMAGENET_MEAN, pretrained.get("std") or IMAGENET_STD
         preprocess = cls(
             size=size,
@@ -387,10 +387,3 @@ def _as_list(images: Any) -> list[Any]:
     if several and not len(images):
         raise ValueError("the list of images is empty: expected at least one image")
     return list(images) if several else [images]
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"{name} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
-        )

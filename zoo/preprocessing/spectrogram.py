@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import filter_banks
-from zoo.preprocessing.audio import AudioProcessor, check_choice, extractor_values
+from zoo.preprocessing.audio import AudioProcessor, extractor_values
+from zoo.utils.errors import check_choice
 
 SHORT = 2  # seconds: stacking longer clips into one tensor saves no time
 

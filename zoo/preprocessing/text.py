@@ -5,7 +5,7 @@ model, and the padding and truncation settings of the file are ignored.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.utils.errors import LoadError, check_keys, did_you_mean
+from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ class TextProcessor:
     mask: bool = True
 
     def __post_init__(self) -> None:
-        _check_choice("truncate", self.truncate, ("error", "warn", "cut"))
-        _check_choice("padding", self.padding, ("left", "right"))
+        check_choice("truncate", self.truncate, ("error", "warn", "cut"))
+        check_choice("padding", self.padding, ("left", "right"))
         for name in self.special:
-            _check_choice("special", name, SPECIAL)
+            check_choice("special", name, SPECIAL)
         if self.max_length < 1 or self.multiple < 1:
             raise ValueError(f"max_length={self.max_length}, multiple={self.multiple}: expected at least 1")
         for name, token in self.special.items():
@@ -74,7 +74,7 @@ class TextProcessor:
 
     def id(self, name: str) -> int | None:
         """The id of a special token by its role, as in `id("mask")`; None if there is none."""
-        _check_choice("special token", name, SPECIAL)
+        check_choice("special token", name, SPECIAL)
         token = self.special.get(name)
         return None if token is None else self.backend.token_to_id(token)
 
@@ -239,10 +239,3 @@ def _check_text(text: Any, index: int) -> None:
             )
         if not part:
             raise ValueError(f"text {index} is empty")
-
-
-def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    if value not in tuple(choices):
-        raise ValueError(
-            f"{name} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
-        )

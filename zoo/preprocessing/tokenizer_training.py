@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.preprocessing.text import TextProcessor, _check_choice, _write_cache
+from zoo.preprocessing.text import TextProcessor, _write_cache
+from zoo.utils.errors import check_choice
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +36,7 @@ def train(
     """
     from tokenizers import __version__
 
-    _check_choice("kind", kind, ("wordpiece", "bpe"))
+    check_choice("kind", kind, ("wordpiece", "bpe"))
     texts = _texts(source)
     if not any(text.strip() for text in texts):
         raise ValueError("cannot train a tokenizer: the source is empty")

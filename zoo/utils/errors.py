@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class LoadError(ValueError):
@@ -31,6 +32,14 @@ def check_keys(what: object, values: Iterable[str], known: Iterable[str], option
             raise LoadError(f"{what} has an unknown key {name!r}{did_you_mean(name, known)}")
     if missing := [name for name in known if name not in values and name not in optional]:
         raise LoadError(f"{what} lacks the key {missing[0]!r}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises ValueError if the value is not one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        near = did_you_mean(str(value), choices)
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}{near}")
 
 
 class DataError(ValueError):

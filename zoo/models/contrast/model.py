@@ -88,8 +88,9 @@ class Contrastive(Model):
             setattr(self, f"{name}_proj", proj)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if config.loss == "siglip" else None
-        towers = [(self.tower(m), MODALITIES[m]) for m in self.modalities]
-        inputs = [name for tower, record in towers for own, name in record.inputs.items() if own in tower.inputs]
+        inputs = [
+            name for m in self.modalities for own, name in MODALITIES[m].inputs.items() if own in self.tower(m).inputs
+        ]
         setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
 
     def initialize(self, generator_for: Initializer) -> None:
