@@ -35,7 +35,7 @@ VARIANTS = {
     "non-square": {"image_size": (16, 40)},
     "distilled": {"name": "deit_tiny_distilled_patch16_224"},
     "conv stem, mean pooling": {"name": "vit_cifar_tiny", "patch_size": 4},
-    "grouped heads, gated": {"kv_heads": 2, "head_dim": 6, "gated": True, "act": "silu", "hidden": 40},
+    "grouped heads, gated": {"kv_heads": 2, "head_dim": 6, "gated_mlp": True, "act": "silu", "mlp_dim": 40},
     "performer": {"attention": "performer"},
     "local and softmax": {"attention": [{"kind": "local", "window": 5}, "softmax"]},
     "features": {"head": "pool"},
@@ -126,11 +126,11 @@ def test_what_cannot_be_loaded_again_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"image_size": (16, 40)}, {"num_classes": 3, "in_chans": 1}, {"hidden": 33, "act": "gelu_tanh"},
+    {}, {"image_size": (16, 40)}, {"num_classes": 3, "in_chans": 1}, {"mlp_dim": 33, "act": "gelu_tanh"},
     {"pool": "mean", "pool_norm": True}, {"pool": "mean", "class_token": False, "qkv_bias": False},
     {"head": "pool"}, {"head": None}, {"name": "deit_tiny_distilled_patch16_224"},
     {"name": "vit_small_patch14_reg4_dinov2", "num_classes": 7}, {"registers": 2, "position_prefix": 1},
-    {"registers": 2, "position_prefix": 3}, {"gated_mlp": True, "act": "silu", "hidden": 48}, {"layer_scale": 0.1},
+    {"registers": 2, "position_prefix": 3}, {"gated_mlp": True, "act": "silu", "mlp_dim": 48}, {"layer_scale": 0.1},
 ], ids=str)  # fmt: skip
 def test_timm_runs_what_is_exported(tmp_path, changes):
     import timm
@@ -159,10 +159,11 @@ def test_timm_gets_preprocessing_and_labels(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"image_size": (16, 40)}, {"eps": 1e-12, "num_classes": 3, "in_chans": 1}, {"hidden": 33, "qkv_bias": False},
+    {}, {"image_size": (16, 40)}, {"norm_eps": 1e-12, "num_classes": 3, "in_chans": 1},
+    {"mlp_dim": 33, "qkv_bias": False},
     {"name": "deit_tiny_distilled_patch16_224"}, {"distilled": "token"}, {"head": None}, {"head": "pool"},
     {"layer_scale": 0.1, "pool": "cls_mean", "registers": 2}, {"layer_scale": 0.1, "head": None, "position_prefix": 0},
-    {"layer_scale": 0.1, "pool": "cls_mean", "gated": True, "act": "silu", "hidden": 88},
+    {"layer_scale": 0.1, "pool": "cls_mean", "gated_mlp": True, "act": "silu", "mlp_dim": 88},
     {"name": "vit_small_patch14_reg4_dinov2", "head": None}, {"position_prefix": 0},
 ], ids=str)  # fmt: skip
 def test_transformers_runs_what_is_exported(tmp_path, changes):

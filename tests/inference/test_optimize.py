@@ -35,7 +35,7 @@ def error(a, b):
         {},
         {"act": "gelu_tanh"},
         {"act": "quick_gelu"},
-        {"act": "silu", "gated": True},
+        {"act": "silu", "gated_mlp": True},
         {"kv_heads": 1},
         {"attention": "performer"},
         {"layer_scale": 0.1, "distilled": True},

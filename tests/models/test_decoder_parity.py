@@ -52,7 +52,7 @@ def test_round_trip_through_our_format(tmp_path, name):
 
 
 @pytest.mark.parametrize("name, option, wrong", [
-    ("gpt2", {"eps": 1e-6}, 1e-3), ("llama", {"eps": 1e-5}, 1e-3), ("qwen3", {"eps": 1e-5}, 1e-3),
+    ("gpt2", {"norm_eps": 1e-6}, 1e-3), ("llama", {"norm_eps": 1e-5}, 1e-3), ("qwen3", {"norm_eps": 1e-5}, 1e-3),
 ])  # fmt: skip
 def test_eps_shows_where_activations_are_small(tmp_path, name, option, wrong):
     theirs, batch = case(tmp_path, name), ragged()

@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo.nn import BlockConfig, Core, CoreSpec, LayerScale, initialize
 from zoo.nn.init import skip_init
+from zoo.nn.linear_attention import Performer
 from zoo.nn.registry import build_core, register_custom
 
 
@@ -101,6 +102,19 @@ def test_custom_modules_with_the_method_are_initialized():
     assert torch.equal(first[0].gain, second[0].gain) and (first[0].gain != 3).all()
     initialize(second, 1)
     assert not torch.equal(first[0].gain, second[0].gain)
+
+
+def test_a_custom_core_inherits_the_initialization_of_its_base_class():
+    """Its constructor leaves the projection uninitialized, as that of the built-in core does."""
+    custom = type("Custom", (Performer,), {"__module__": "somewhere_else"})
+    made, expected = (
+        custom(CoreSpec(heads=2, kv_heads=2, head_dim=4)),
+        Performer(CoreSpec(heads=2, kv_heads=2, head_dim=4)),
+    )
+    made.projection.fill_(torch.nan)
+    for core in (made, expected):
+        initialize(core, seed=0)
+    assert torch.equal(made.projection, expected.projection)
 
 
 def test_the_old_name_of_the_method_is_an_error():

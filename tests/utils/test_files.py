@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from zoo.utils.errors import LoadError
-from zoo.utils.files import atomic_folder, open_tensors, read_json, write_atomic
+from zoo.utils.files import atomic_folder, open_tensors, read_json, read_pickle, write_atomic
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16)}
 
@@ -182,3 +182,15 @@ def test_a_folder_is_replaced_and_other_files_stay(tmp_path):
         "config.json": "new", "model.safetensors": "new", "notes.txt": "old",
     }  # fmt: skip
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_pickle_is_refused_with_the_reason_and_no_advice_to_run_it(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(
+        LoadError, match=r"module\.pt would run code when unpickled \(torch\.nn\S+Linear\).*state_dict"
+    ) as found:
+        read_pickle(tmp_path / "module.pt")
+    assert "weights_only" not in str(found.value) and "\x1b" not in str(found.value)
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    with pytest.raises(LoadError, match=r"noise\.pt is damaged, or was not written by torch\.save$"):
+        read_pickle(tmp_path / "noise.pt")

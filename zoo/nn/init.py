@@ -31,9 +31,10 @@ def parameter_generator(seed: int, name: str, shape: tuple[int, ...] = ()) -> to
 def initialize(model: nn.Module, seed: int, only: Set[str] | None = None) -> None:
     """Initialize all parameters and buffers in place, or only those named in `only` (a new head of a loaded model).
 
-    Modules of other packages (custom cores) keep the values that their constructor set, unless their class defines
-    `initialize`. A tensor with several names (a tied embedding) is initialized once, under its first name. Raises
-    ValueError for a module whose method still has its old name, NotImplementedError for parameters without a rule.
+    Modules of other packages (custom cores) keep the values that their constructor set, unless their class has
+    `initialize`, its own or inherited. A tensor with several names (a tied embedding) is initialized once, under its
+    first name. Raises ValueError for a module whose method still has its old name, NotImplementedError for parameters
+    without a rule.
     """
     initialized: set[int] = set()
     for path, module in model.named_modules():
@@ -58,10 +59,9 @@ def initialize(model: nn.Module, seed: int, only: Set[str] | None = None) -> Non
 
 
 def has_rule(module: nn.Module) -> bool:
-    """Whether `initialize` sets the values of a module; a custom one otherwise keeps those of its constructor."""
-    if any("initialize" in vars(cls) and not is_built_in(cls) for cls in type(module).__mro__):
-        return True
-    return is_built_in(type(module)) and not getattr(module, "foreign", False)
+    """Whether `initialize` sets the values of a module; a custom one without the method, which it may also inherit,
+    keeps those of its constructor."""
+    return hasattr(module, "initialize") or (is_built_in(type(module)) and not getattr(module, "foreign", False))
 
 
 def is_built_in(cls: type) -> bool:

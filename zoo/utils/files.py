@@ -7,6 +7,7 @@ pickles are opened with `weights_only=True`.
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,8 +158,12 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
     try:
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise LoadError(f"{file} is damaged or would run code when unpickled, so it is not loaded ({reason})") from None
+        if code := re.search(r"GLOBAL (\S+)", str(error)):  # torch's own message advises to run it
+            raise LoadError(
+                f"{file} would run code when unpickled ({code[1]}), so it is not loaded: save only the tensors, "
+                "torch.save(model.state_dict(), file)"
+            ) from None
+        raise LoadError(f"{file} is damaged, or was not written by torch.save") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = str(error).split("\n")[0] or "empty"
         raise LoadError(f"{file} is truncated or not written by torch.save: {reason}") from None
