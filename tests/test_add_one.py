@@ -141,19 +141,22 @@ def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) ->
     assert tree.changed() == {file, "README.md"}
 
 
-def test_a_modality_is_three_files_and_a_record(tree: Copy, tmp_path: Path) -> None:
+def test_a_modality_is_three_packages_and_a_record(tree: Copy, tmp_path: Path) -> None:
     row = documented("a modality")
-    assert all(place in row for place in ("zoo/nn/frontends/", "zoo/preprocessing/", "`MODALITIES`"))
+    assert all(place in row for place in ("zoo/nn/frontends/", "zoo/preprocessing/", "zoo/data/", "`MODALITIES`"))
     added, name = ADDITIONS / "time_series", "time_series"
     places = {
         "front_end": f"zoo/nn/frontends/{name}.py",
         "processor": f"zoo/preprocessing/{name}.py",
+        "data": f"zoo/data/{name}/folder.py",
         "model": "zoo/models/tst/model.py",
     }
     for part, place in places.items():
         (tree.root / place).parent.mkdir(exist_ok=True)
         shutil.copy(added / f"{part}.py", tree.root / place)
-    (tree.root / "zoo/models/tst/__init__.py").touch()
+    packages = {f"zoo/data/{name}/__init__.py", "zoo/models/tst/__init__.py"}
+    for package in packages:
+        (tree.root / package).touch()
     record, module = (added / "record.py").read_text(), tree.root / "zoo/preprocessing/modality.py"
     entry = record.partition("ENTRY = {\n")[2].removesuffix("}\n")
     text = module.read_text()
@@ -164,7 +167,7 @@ def test_a_modality_is_three_files_and_a_record(tree: Copy, tmp_path: Path) -> N
         assert text.count(anchor) == 1 and line
         text = text.replace(anchor, line + anchor)
     module.write_text(text)
-    paths = {*places.values(), "zoo/models/tst/__init__.py", "zoo/preprocessing/modality.py"}
+    paths = {*places.values(), *packages, "zoo/preprocessing/modality.py"}
     assert tree.changed() == paths
 
     tree.run("tests/additions/use_a_modality.py", tree.root, tmp_path / "used")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 import zoo
 from zoo.checkpoints.model_card import model_card
 from zoo.cli.main import main
+from zoo.data.time_series.folder import TimeSeriesFolder
 from zoo.models.example_batch import example_batch
 from zoo.retrieval.embed import embed
 from zoo.retrieval.search import search
@@ -19,20 +20,21 @@ from zoo.tasks import ClassificationTask
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 assert Path(zoo.__file__).is_relative_to(root), zoo.__file__
 series, model_folder = folder / "series", str(folder / "model")
-series.mkdir(parents=True)
 for index in range(6):
+    label = ("slow", "fast")[index % 2]
+    (series / label).mkdir(parents=True, exist_ok=True)
     lines = [f"{math.sin((1 + index % 2) * step / 4) + 0.01 * index}" for step in range(70)]
-    (series / f"{index}.csv").write_text("\n".join(["value", *lines]))
-files = sorted(map(str, series.iterdir()))
+    (series / label / f"{index}.csv").write_text("\n".join(["value", *lines]))
+files = sorted(map(str, series.rglob("*.csv")))
 
 model = zoo.create_model("tst_tiny", seed=0)
-model.labels = ["slow", "fast"]
 assert example_batch(model)["past_values"].shape == (2, 64, 1)
-rows = [{"past_values": model.preprocess(f)["past_values"][0], "labels": i % 2} for i, f in enumerate(files)]
+rows = TimeSeriesFolder(series, model.preprocess)
+model.labels = rows.labels
 trainer = Trainer(max_epochs=12, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-trainer.fit(ClassificationTask(model, lr=3e-3), DataLoader(rows, batch_size=6))  # type: ignore[arg-type]
+trainer.fit(ClassificationTask(model, lr=3e-3), DataLoader(rows, batch_size=6))
 answers = zoo.predict(model.eval(), files)
-assert [answer[0][0] for answer in answers] == ["slow", "fast"] * 3, answers
+assert [answer[0][0] for answer in answers] == ["fast"] * 3 + ["slow"] * 3, answers
 
 zoo.save(model, model_folder)
 loaded = zoo.load(model_folder)
@@ -48,7 +50,7 @@ found = embed(pooled, series, folder / "embeddings.safetensors")
 assert len(found) == 6 and {item.kind for item in found.items} == {"time_series"}
 page = folder / "page.html"
 hits = search(files[0], folder / "embeddings.safetensors", pooled, k=3, html=page)
-assert [hit.name for hit in hits] == ["0.csv", "2.csv", "4.csv"] and page.read_text().count("<svg") >= 4
+assert [hit.name for hit in hits] == ["fast/1.csv", "fast/3.csv", "fast/5.csv"] and page.read_text().count("<svg") >= 4
 assert zoo.preprocessing.modality.item_modality(zoo.preprocessing.time_series.TimeSeries(torch.zeros(3, 1))) == (
     "time_series"
 )
