@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 
@@ -20,8 +21,13 @@ def did_you_mean(
     known = list(known)
     if aliases and aliases.get(name) in known:
         return f"; did you mean {aliases[name]!r}?"
-    similar = get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"; did you mean {similar[0]!r}?" if similar else ""
+    similar = _most_similar(name, tuple(known), cutoff)
+    return f"; did you mean {similar!r}?" if similar else ""
+
+
+@lru_cache(512)  # parsers probe packages for the same few names again and again
+def _most_similar(name: str, known: tuple[str, ...], cutoff: float) -> str | None:
+    return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def check_keys(what: object, values: Iterable[str], known: Iterable[str], optional: Iterable[str] = ()) -> None:
