@@ -21,8 +21,6 @@ from zoo.nn.core import CORES, Core, CoreSpec
 from zoo.nn.init import allow_init
 from zoo.utils.errors import did_you_mean
 
-Kind = str | dict[str, Any] | type[nn.Module]
-
 # A file of this folder that is called `*_attention.py` registers its kinds when it is imported; the usual kinds first.
 _FILES = ["softmax_attention", "sparse_attention", "linear_attention"]
 _FILES += sorted({file.stem for file in Path(__file__).parent.glob("*_attention.py")} - {*_FILES})

@@ -38,8 +38,9 @@ class MultimodalProcessor:
         known = [option for record in MODALITIES.values() for option in record.options]
         for name in options:
             if name not in known:
-                every = ["images", "text", "audio", *known]
-                raise ValueError(f"preprocess has no option {name!r}{did_you_mean(name, every, {'image': 'images'})}")
+                arguments = {record.name: record.argument for record in MODALITIES.values()}
+                near = did_you_mean(name, [*arguments.values(), *known], arguments)
+                raise ValueError(f"preprocess has no option {name!r}{near}")
         inputs = {"image": images, "text": text, "audio": audio}
         if x is not None:
             modality = modality_of(x)

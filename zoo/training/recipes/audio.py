@@ -12,7 +12,7 @@ from zoo.data.audio.load import load_audio
 from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, frames_in, statistics
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
-from zoo.data.splits import balanced_rows, held_out_mask
+from zoo.data.splits import balanced_rows
 from zoo.models.ast.model import from_vit as ast_from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
@@ -20,6 +20,7 @@ from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import balanced
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import check_export, user_overrides
+from zoo.training.recipes.val_split import train_val_split
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import announce
@@ -68,7 +69,9 @@ def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
         sampling_rate = pretrained.sampling_rate if pretrained else 0
         sets = load_audio(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate)
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        train_set, val_set = train_val_split(sets, run.settings.trainer.val_fraction, run.settings.seed)
+        train_set, val_set = train_val_split(
+            sets, sets.train.labels, run.settings.trainer.val_fraction, run.settings.seed, "clips"
+        )
         if pretrained is None:
             model = fit_to_data(run, model, train_set, len(sets.classes))
         elif model.labels != sets.classes:
@@ -150,19 +153,6 @@ def _min_frames(config: Any) -> int:
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-
-
-def train_val_split(sets: AudioSplits, fraction: float, seed: int) -> tuple[AudioDataset, AudioDataset]:
-    """(training set, validation set): the data's own validation set, else a fraction of the training set, else the
-    test set."""
-    if sets.validation is not None:
-        return sets.train, sets.validation
-    if not fraction:
-        return sets.train, sets.test
-    held = held_out_mask(sets.train.labels, fraction, seed)
-    if held.all():
-        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} clips for training")
-    return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
 def audio_datamodule(run: Run, preprocess: SpectrogramFeatureExtractor, sets: AudioSplits,

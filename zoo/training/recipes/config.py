@@ -42,7 +42,7 @@ class FinetuneSettings(RunSettings):
     """Settings of text classification and regression.
 
     Attributes:
-        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
     """
 
     data: TextDataSettings = field(default_factory=TextDataSettings)
@@ -110,7 +110,7 @@ class AudioSettings(RunSettings):
     Attributes:
         vit: Initialize from this ViT or DeiT (hub name, folder or run), as in the AST paper: patch weights are averaged
             over colors, positions interpolated.
-        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
     """
 
     data: AudioDataSettings = field(default_factory=AudioDataSettings)
@@ -141,7 +141,7 @@ class CTCSettings(RunSettings):
     """Settings of speech recognition with CTC.
 
     Attributes:
-        export: Also save the best model in the format of this library, to `transformers/` in the run folder.
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
     """
 
     data: SpeechSettings = field(default_factory=SpeechSettings)

@@ -9,7 +9,6 @@ from torch import Tensor
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.data.audio.speech import Recordings, SpeechSplits, Utterances, WaveformAugment, load_speech
-from zoo.data.splits import held_out_mask
 from zoo.data.text.datamodule import GroupedByLengthDataModule
 from zoo.models.base import Model
 from zoo.nn.losses.ctc import frames_needed
@@ -18,6 +17,7 @@ from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.tasks.ctc import CTCTask
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import check_export, user_overrides
+from zoo.training.recipes.val_split import train_val_split
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.errors import DataError
@@ -57,7 +57,9 @@ def open_speech(run: Run) -> tuple[Model, SpeechDataModule]:
         sets = load_speech(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate,
                            val_fraction=run.settings.trainer.val_fraction)  # fmt: skip
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        sets = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
+        one_group = torch.zeros(len(sets.train), dtype=torch.int64)
+        split = train_val_split(sets, one_group, run.settings.trainer.val_fraction, run.settings.seed, "clips")
+        sets = replace(sets, train=split[0], validation=split[1])
         vocabulary = pretrained.vocabulary if pretrained else None
         if vocabulary is None or model.config.head != "ctc":
             vocabulary = Vocabulary.of(sets.train.texts())
@@ -112,19 +114,6 @@ def model_with_ctc_head(run: Run, vocabulary: Vocabulary) -> Model:
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-
-
-def with_validation(sets: SpeechSplits, fraction: float, seed: int) -> SpeechSplits:
-    """Splits with a validation set: their own, else a fraction of the training set, else the test set."""
-    if sets.validation is not None:
-        return sets
-    if not fraction:
-        return replace(sets, validation=sets.test)
-    held = held_out_mask(torch.zeros(len(sets.train), dtype=torch.int64), fraction, seed)
-    if held.all():
-        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} clips for training")
-    train, validation = (sets.train.take(rows.nonzero()[:, 0]) for rows in (~held, held))
-    return replace(sets, train=train, validation=validation)
 
 
 def speech_datamodule(run: Run, model: Model, vocabulary: Vocabulary, sets: SpeechSplits) -> SpeechDataModule:

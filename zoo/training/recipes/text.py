@@ -12,7 +12,6 @@ from torch import Tensor
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.checkpoints.save import export
-from zoo.data.splits import held_out_mask
 from zoo.data.text.datamodule import GroupedByLengthDataModule, TokenDataset
 from zoo.data.text.dataset import TextDataset, TextSplits, groups
 from zoo.data.text.load import load_texts
@@ -26,6 +25,7 @@ from zoo.tasks.lora import add_lora
 from zoo.tasks.problem_types import Unit, balanced, unit_of
 from zoo.training.fit import write_card
 from zoo.training.parse import SettingsError, read_yaml
+from zoo.training.recipes.val_split import train_val_split
 from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 from zoo.utils import distributed
@@ -45,7 +45,9 @@ def open_texts(run: Run) -> tuple[Model, GroupedByLengthDataModule, TextSplits]:
     try:
         sets = load_texts(run.settings.data, seed=run.settings.seed)
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        train_set, val_set = train_val_split(sets, run.settings.trainer.val_fraction, run.settings.seed)
+        train_set, val_set = train_val_split(
+            sets, groups(sets.train.labels), run.settings.trainer.val_fraction, run.settings.seed, "texts"
+        )
         if not run.settings.model.source:
             texts = [part for text in train_set.texts for part in ([text] if isinstance(text, str) else text)]
             model = fresh_model_with_tokenizer(run, texts, "classify", num_classes=len(sets.classes))
@@ -179,19 +181,6 @@ def tokenizer_cache(run: Run) -> Path:
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-
-
-def train_val_split(sets: TextSplits, fraction: float, seed: int) -> tuple[TextDataset, TextDataset]:
-    """(training set, validation set): the data's own validation set, else a fraction of the training set, else the
-    test set."""
-    if sets.validation is not None:
-        return sets.train, sets.validation
-    if not fraction:
-        return sets.train, sets.test
-    held = held_out_mask(groups(sets.train.labels), fraction, seed)
-    if held.all():
-        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} texts for training")
-    return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
 
 
 def text_datamodule(
