@@ -52,3 +52,28 @@ def test_a_bare_file_that_does_not_say_its_class(tmp_path):
     edit_json(tmp_path / "config.json", architectures=...)
     assert zoo.load(tmp_path).config.head is None
     assert not zoo.load(tmp_path, head="masked_lm").load_report.initialized
+
+
+@pytest.mark.parametrize(("name", "fields", "kept"), [
+    ("bert_tiny", {"vocab_size": 99}, "head.dense.weight"),
+    ("vit_base_patch16_siglip_224", {"width": 32, "heads": 4, "depth": 1}, "head.probe"),
+])  # fmt: skip
+def test_reset_head_keeps_the_pooling_layers_as_loading_with_other_classes_does(tmp_path, name, fields, kept):
+    model = zoo.create_model(name, head="classify", num_classes=5, seed=1, **fields)
+    zoo.save(model, tmp_path / "five")
+    before = heads_of(model)
+    model.reset_head(3, seed=2)
+    loaded = heads_of(zoo.load(tmp_path / "five", num_classes=3))
+    assert kept in before and heads_of(model).keys() == loaded.keys() == before.keys()
+    for key, weight in heads_of(model).items():
+        if not key.startswith("head.proj"):
+            assert torch.equal(weight, before[key]) and torch.equal(weight, loaded[key])
+    model.reset_head(0)
+    assert torch.equal(heads_of(model)[kept], before[kept])
+
+
+def test_reset_head_takes_nothing_from_a_head_of_another_kind():
+    model = zoo.create_model("bert_tiny", vocab_size=99, seed=1)
+    before = heads_of(model)
+    model.reset_head(3)
+    assert not torch.equal(heads_of(model)["head.dense.weight"], before["head.dense.weight"])

@@ -81,9 +81,16 @@ class Model(nn.Module):
         return x if self.head is None else self.head(x)
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
-        """Replace the head by a newly initialized single-label classifier; 0 classes: pooled features (head="pool")."""
-        kind = self.config.head if self.config.head in CLASSIFIER_HEADS else "classify"
+        """Replace the last layer by a newly initialized single-label classifier; 0 classes: features (head="pool").
+
+        The pooling layers before it, such as BERT's pooler, keep their weights unless the model had another kind of
+        head (head="masked_lm").
+        """
+        before = self.config.head
+        kind = before if before in CLASSIFIER_HEADS else "classify"
         head = "pool" if num_classes == 0 else kind
+        alike = before == head or {before, head} == {"classify", "pool"}
+        old = dict(self.head.named_parameters(prefix="head")) if self.head is not None and alike else {}
         like = next(self.parameters())
         problem_type = {"problem_type": None} if "problem_type" in self.config.names() else {}
         self.config = self.config.replace(num_classes=num_classes, head=head, **problem_type)
@@ -91,8 +98,12 @@ class Model(nn.Module):
         if self.head is not None:
             self.head.to(like.device, like.dtype).train(self.training)
         self.labels = None
-        names = {name for name, _ in self.named_parameters() if name.startswith("head.")}
-        initialize(self, seed, only=names)
+        own = {name: weight for name, weight in self.named_parameters() if name.startswith("head.")}
+        kept = [name for name in own.keys() & old.keys() if not name.startswith("head.proj")]
+        initialize(self, seed, only=own.keys() - set(kept))
+        with torch.no_grad():
+            for name in kept:
+                own[name].copy_(old[name])
 
     def set_checkpointing(self, enabled: bool = True) -> None:
         """Turn gradient checkpointing on or off: activations are recomputed in the backward pass."""

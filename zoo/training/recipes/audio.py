@@ -19,6 +19,7 @@ from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import balanced
 from zoo.training.parse import SettingsError
+from zoo.training.recipes.pretrained import load_classifier, set_classes
 from zoo.training.recipes.text import check_export, user_overrides
 from zoo.training.recipes.val_split import train_val_split
 from zoo.training.result import DatasetInfo
@@ -74,8 +75,8 @@ def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
         )
         if pretrained is None:
             model = fit_to_data(run, model, train_set, len(sets.classes))
-        elif model.labels != sets.classes:
-            model.reset_head(len(sets.classes), seed=run.settings.seed)
+        else:
+            set_classes(model, sets.classes, run.settings.seed)
         model.labels = list(sets.classes)
         check_export(run, model)
         return model, audio_datamodule(run, model.preprocess, sets, (train_set, val_set))
@@ -109,7 +110,7 @@ def initial_model(run: Run) -> Model:
         if s.vit:
             return from_vit(run)
         if s.model.source:
-            model = load(s.model.source, **{"head": "classify"} | user_overrides(run)).train()
+            model = load_classifier(s.model.source, user_overrides(run))
         else:
             model = create_model(s.model.name, head="classify", seed=s.seed, **s.model.overrides)
     except (ValueError, TypeError) as error:

@@ -25,6 +25,7 @@ from zoo.tasks.lora import add_lora
 from zoo.tasks.problem_types import Unit, balanced, unit_of
 from zoo.training.fit import write_card
 from zoo.training.parse import SettingsError, read_yaml
+from zoo.training.recipes.pretrained import load_classifier, set_classes
 from zoo.training.recipes.val_split import train_val_split
 from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
@@ -51,9 +52,8 @@ def open_texts(run: Run) -> tuple[Model, GroupedByLengthDataModule, TextSplits]:
         if not run.settings.model.source:
             texts = [part for text in train_set.texts for part in ([text] if isinstance(text, str) else text)]
             model = fresh_model_with_tokenizer(run, texts, "classify", num_classes=len(sets.classes))
-        elif model.labels != sets.classes:
-            model.reset_head(len(sets.classes), seed=run.settings.seed)
-        elif sets.problem_type == "regression":  # the pretrained head predicts unnormalized values
+        elif set_classes(model, sets.classes, run.settings.seed) and sets.problem_type == "regression":
+            # the pretrained head predicts unnormalized values
             mean, std = target_unit(model, train_set.labels, sets.problem_type)
             rescale_output(cast(Any, model.head).proj, -mean / std, 1 / std)
         model.labels = list(sets.classes)
@@ -131,7 +131,11 @@ def initial_model(run: Run, head: str) -> Model:
     try:
         if not s.model.source:
             return create_fresh_model(run, head=head)
-        model = load(s.model.source, **{"head": head} | user_overrides(run)).train()
+        overrides = user_overrides(run)
+        if head == "classify":
+            model = load_classifier(s.model.source, overrides)
+        else:
+            model = load(s.model.source, **{"head": head} | overrides).train()
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
     if not isinstance(model.preprocess, TextProcessor):
