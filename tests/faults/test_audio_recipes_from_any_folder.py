@@ -12,8 +12,8 @@ import zoo
 from zoo.training.recipes.config import AudioSettings, CTCSettings
 
 call = caller({"ast_audio": AudioSettings, "ctc_speech": CTCSettings})
-QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "plots=false", "batch_size=4", "steps=1", "lr=1e-9", "resample=true",
-         "max_train_samples=12", "max_test_samples=4")  # fmt: skip
+QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "plots=false", "batch_size=4", "steps=1", "lr=1e-9",
+         "resample=true", "max_train_samples=12", "max_test_samples=4")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
