@@ -1,5 +1,6 @@
 """Tiny text models of transformers, every parameter random, in folders on disk, and ragged batches for them."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,6 +16,10 @@ DISTIL = {
 }  # fmt: skip
 MODERN = {"num_hidden_layers": 4, "local_attention": 6, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}
 MODERN |= {"bos_token_id": 1, "eos_token_id": 2}
+SENTENCES = [("a warm and lovely evening", "good"), ("the soup was cold", "bad"), ("what a friendly place", "good"),
+             ("noisy and far too dark", "bad"), ("nothing special at all", "fair")] * 12  # fmt: skip
+DECODER = {"vocab_size": 99, "num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2}
+GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
 TINY = {
     "Bert": SHAPE,
     "Roberta": SHAPE | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
@@ -35,6 +40,59 @@ def transformers_text(folder: Path, name: str, seed: int = 0, **options) -> nn.M
     )
     model.save_pretrained(folder)
     return model
+
+
+def save_text_tokenizer(folder: Path, kind: str) -> None:
+    """A tokenizer of at most 99 tokens: WordPiece with special tokens around a text, or BPE without."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts = [text for text, _ in SENTENCES]
+    if kind == "wordpiece":
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        backend.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=99, special_tokens=special))
+        backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
+    elif kind == "roberta":
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=99, special_tokens=special))
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+        names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special))
+        names |= {"cls_token": "<s>", "sep_token": "</s>"}
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=99, special_tokens=["<|endoftext|>"]))
+        names = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=40, **names)
+    tokenizer.save_pretrained(folder)
+
+
+def text_folder(name: str, folder: Path) -> None:
+    """A folder of transformers' class `name`, or of sentence-transformers, with random weights and a tokenizer."""
+    import transformers
+
+    if name.startswith("GPT2"):
+        getattr(transformers, name)(transformers.GPT2Config(**GPT2)).save_pretrained(folder)
+        save_text_tokenizer(folder, "bpe")
+    elif name.startswith("Llama"):
+        config = transformers.LlamaConfig(**DECODER, intermediate_size=64, max_position_embeddings=40)
+        getattr(transformers, name)(config).save_pretrained(folder)
+        save_text_tokenizer(folder, "bpe")
+    else:
+        transformers_text(folder, "BertModel" if name == "sentence-transformers" else name)
+        save_text_tokenizer(folder, "roberta" if "Roberta" in name else "wordpiece")
+    if name == "sentence-transformers":
+        (folder / "1_Pooling").mkdir()
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
+        modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                   for i, (path, kind) in enumerate(kinds)]  # fmt: skip
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
 
 
 def ragged(rows=(11, 4, 7), vocab=99, seed=1, side="right", pad=1, types=False) -> dict[str, Tensor]:
