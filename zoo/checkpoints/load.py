@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.class_names import check_labels, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
 from zoo.checkpoints.formats import native
 from zoo.checkpoints.formats.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ def load(
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
-    number of classes.
+    number of classes. Names of the file in another order put the rows of its classifier in that order.
     dtype: default: the dtype of the file.
     overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
     attention, dropout, ...
@@ -69,6 +70,8 @@ def load(
         if config.head != checkpoint.config.head:
             _change_head(tensors, report, checkpoint, model)
         _adapt(tensors, report, before, model)
+    if labels is not None and not any(name.startswith("head.") for name in report.initialized):
+        put_in_order(tensors, report, checkpoint, labels)
     model = _assign(model, tensors, report, dtype, device)
     _set_metadata(model, checkpoint, labels, report)
     if not report.plain:
@@ -131,10 +134,7 @@ def _target_config(
     """The config of the file with the caller's overrides."""
     own: Any = checkpoint.config
     if labels is not None:
-        if num_classes not in (None, len(labels)):
-            raise ValueError(
-                f"{len(labels)} labels were given for num_classes={num_classes}: give as many, or omit num_classes"
-            )
+        check_labels(labels, num_classes, overrides)
         num_classes = len(labels)
     if num_classes is not None:
         reset = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
+from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.mapping.tensors import tied_names
 from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
@@ -65,7 +66,20 @@ def from_description(values: Mapping[str, Any], path: Path, file: Path) -> Check
             preprocess.check(config)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{file}: {error}") from None
-    return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, values["labels"])
+    return Checkpoint(
+        path, "zoo", found, config, values["variant"], preprocess, _labels(values["labels"], config, file)
+    )
+
+
+def _labels(labels: Any, config: Any, file: Path) -> list[str] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise LoadError(f"{file}: 'labels' is {labels!r:.200}, expected null or a list of the names of the classes")
+    classes = config.num_classes if config.head in CLASSIFIER_HEADS else len(labels)
+    if len(labels) != classes:
+        raise LoadError(f"{file}: 'labels' has {len(labels)} names, and the classifier {classes} rows: it was edited")
+    return labels
 
 
 def _from_format_1(values: Mapping[str, Any], file: Path) -> dict[str, Any]:

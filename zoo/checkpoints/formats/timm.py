@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.formats.labels import list_of_names, names_of_rows
 from zoo.models.base import Model
-from zoo.models.config import Config
+from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.registry import families
@@ -23,7 +24,7 @@ def read(folder: Path) -> Checkpoint:
     family, mapping = _family_of(architecture, file)
     arguments = _arguments(values, pretrained)
     config = config_of(family, _fields(family, mapping, architecture, arguments), file)
-    labels = _labels(values.get("label_names", pretrained.get("label_names", pretrained.get("labels"))), config)
+    labels, notes = _labels(values, pretrained, config, file)
     return Checkpoint(
         path=folder,
         format="timm",
@@ -35,6 +36,7 @@ def read(folder: Path) -> Checkpoint:
         table=mapping.table_for(config),
         mapping=mapping,
         architecture=architecture,
+        notes=notes,
     )
 
 
@@ -64,10 +66,18 @@ def _fields(
     return mapping.to_ours(start, arguments)
 
 
-def _labels(names: Any, config: Config) -> list[str] | None:
-    if isinstance(names, Mapping):
-        names = [names.get(str(i), names.get(i)) for i in range(getattr(config, "num_classes", 0))]
-    return [str(name) for name in names] if names and None not in names else None
+def _labels(
+    values: Mapping[str, Any], pretrained: Mapping[str, Any], config: Config, file: Path
+) -> tuple[list[str] | None, list[str]]:
+    """(names of the classes, notes): in a list, or in an object by the number of their row."""
+    key, names = next(
+        ((key, part[key]) for part in (values, pretrained) for key in ("label_names", "labels") if part.get(key)),
+        ("", None),
+    )
+    if names is None or config.head not in CLASSIFIER_HEADS:
+        return None, []
+    read = names_of_rows if isinstance(names, Mapping) else list_of_names
+    return read(names, getattr(config, "num_classes", 0), f"{file}: {key}")
 
 
 def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMapping, Config]:

@@ -6,16 +6,20 @@ from typing import Any, get_args
 
 from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
 from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.formats.labels import names_of_rows
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.mapping.multi_tower import MultiTowerMapping
+from zoo.models.mapping.tensors import find_tensor
 from zoo.models.names import missing_family
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.utils.errors import LoadError, did_you_mean
-from zoo.utils.files import read_json
+from zoo.utils.files import open_tensors, read_json
+
+PROJ = "head.proj.weight"  # our classifier, whose rows are the classes
 
 
 def read(folder: Path) -> Checkpoint:
@@ -24,23 +28,24 @@ def read(folder: Path) -> Checkpoint:
     family, mapping, architecture = _kind(values, file)
     if isinstance(mapping, MultiTowerMapping):
         return transformers_multi_tower.read(folder, values, family, mapping)
-    fields = _fields(family, mapping, architecture, values)
+    fields = _fields(family, mapping, architecture, values, _rows(folder, mapping, architecture))
     if mapping.embeds is not None and (embedding := sentence_transformers.read(folder)):
         fields |= {**mapping.embeds, **embedding}
     config = config_of(family, fields, file)
     preprocess, notes = _preprocess(folder, config, family, mapping)
+    labels, more = _labels(values, config, file)
     return Checkpoint(
         path=folder,
         format="transformers",
         family=family,
         config=config,
         preprocess=preprocess,
-        labels=_labels(values) if config.head in CLASSIFIER_HEADS else None,
+        labels=labels,
         table=mapping.table_for(config),
         base=mapping.base,
         mapping=mapping,
         architecture=architecture,
-        notes=notes,
+        notes=notes + more,
     )
 
 
@@ -71,11 +76,27 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
     return family, mapping, names[0]
 
 
-def _fields(family: Family, mapping: CheckpointMapping, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _rows(folder: Path, mapping: CheckpointMapping, architecture: str) -> int | None:
+    """The number of rows of the classifier in the file; None if it has no classifier."""
+    head = mapping.heads[architecture].get("head")
+    if head not in CLASSIFIER_HEADS:
+        return None
+    try:
+        tensors = open_tensors(folder)
+    except LoadError:  # raised again when the weights are read; without them there is a description
+        return None
+    theirs = find_tensor(mapping.table + mapping.head_tables.get(head, ""), PROJ, tensors, mapping.base)
+    return len(theirs) if theirs is not None and theirs.ndim else None
+
+
+def _fields(
+    family: Family, mapping: CheckpointMapping, architecture: str, values: Mapping[str, Any], rows: int | None = None
+) -> dict[str, Any]:
+    """Our fields for a config. rows: of the classifier in the file; default: as the config says."""
     start = family.config().to_dict() | dict(mapping.defaults)
     fields = mapping.to_ours(start, values) | dict(mapping.heads[architecture])
     if "num_classes" in fields:
-        fields["num_classes"] = _class_count(values) if fields["head"] in CLASSIFIER_HEADS else 0
+        fields["num_classes"] = (rows or _class_count(values)) if fields["head"] in CLASSIFIER_HEADS else 0
     known = fields.pop("problem_type", None)  # of the family, for files without it
     if fields.get("head") == "classify" and "problem_type" in family.config.names():
         fields["problem_type"] = _problem_type(values, fields["num_classes"]) or known
@@ -92,15 +113,16 @@ def _problem_type(values: Mapping[str, Any], classes: int) -> str | None:
 
 
 def _class_count(values: Mapping[str, Any]) -> int:
-    """transformers' rule: as many classes as id2label has names, else num_labels, else two."""
-    return len(values["id2label"]) if values.get("id2label") else values.get("num_labels") or 2
+    """transformers' rule for a model without weights: as many as id2label has names, else num_labels, else two."""
+    names = values.get("id2label")
+    return len(names) if names and isinstance(names, Mapping) else values.get("num_labels") or 2
 
 
-def _labels(values: Mapping[str, Any]) -> list[str] | None:
-    names = values.get("id2label") or {}
-    labels = [str(names.get(str(i), names.get(i))) for i in range(len(names))]
-    placeholders = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
-    return None if placeholders else labels
+def _labels(values: Mapping[str, Any], config: Any, file: Path) -> tuple[list[str] | None, list[str]]:
+    names = values.get("id2label")
+    if names is None or config.head not in CLASSIFIER_HEADS:
+        return None, []
+    return names_of_rows(names, config.num_classes, f"{file}: id2label")
 
 
 def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMapping) -> tuple[Any, list[str]]:

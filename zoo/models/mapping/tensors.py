@@ -66,14 +66,19 @@ class Line:
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
         """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
         try:
-            for op in self.ops:
-                theirs = OPS[op][0](theirs)
+            theirs = self.apply(theirs)
             parts = theirs.split([shape[0] for shape in shapes]) if len(shapes) > 1 else [theirs]
         except (RuntimeError, IndexError):
             return None
         if [part.shape for part in parts] != shapes:
             return None
         return [part.contiguous() for part in parts]
+
+    def apply(self, theirs: Tensor) -> Tensor:
+        """Their tensor in our layout."""
+        for op in self.ops:
+            theirs = OPS[op][0](theirs)
+        return theirs
 
     def to_theirs(self, ours: list[Tensor]) -> Tensor:
         """Our tensors as their tensor."""
@@ -165,6 +170,19 @@ def import_tensors(
     problems.raise_if_any(source)
     report.mapped = list(result)
     return result, report
+
+
+def find_tensor(table: str, name: str, foreign: Mapping[str, Tensor], base: str = "") -> Tensor | None:
+    """Their tensor for our tensor `name`, in our layout and of whatever shape; None if the file does not have it."""
+    names = {_modern(theirs): theirs for theirs in foreign}
+    for line in parse(table):
+        if line.ours != (name,):
+            continue
+        for prefix in (base, ""):
+            for theirs in (candidate.replace("~", prefix) for candidate in line.theirs):
+                if theirs in names:
+                    return line.apply(foreign[names[theirs]])
+    return None
 
 
 def find_tensors(
