@@ -1,5 +1,10 @@
-"""Golden outputs: a seeded batch and the outputs of the model for it, saved beside the weights."""
+"""Golden outputs: a seeded batch and the outputs of the model for it, saved beside the weights.
 
+The metadata of the file records the labels and the preprocessing, which outputs do not depend on.
+"""
+
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -11,11 +16,23 @@ from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
 
+RECORD = "zoo"  # the metadata of the file with the description
+
 
 def golden(model: Model) -> dict[str, Tensor]:
     """A seeded batch ("input.*") and the outputs of the model ("output", or the names of its outputs)."""
     batch = example_batch(model)
     return {f"input.{name}": value for name, value in batch.items()} | run_batch(model, batch)
+
+
+def description(model: Model) -> dict[str, Any]:
+    """Labels, settings of the preprocessing and hashes of its files, as JSON types: {name: value}."""
+    values: dict[str, Any] = {"labels": model.labels}
+    if model.preprocess is not None:
+        values |= {f"preprocess.{name}": value for name, value in model.preprocess.to_dict().items()}
+        files = model.preprocess.files().items()
+        values |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files}
+    return json.loads(json.dumps(values))
 
 
 def run_batch(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

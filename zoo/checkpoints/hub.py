@@ -86,7 +86,7 @@ def push_to_hub(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        save(model, folder) if format == "zoo" else export(model, folder, format)
-        if not api.file_exists(repo_id, "README.md", revision=revision):
-            (folder / "README.md").write_text(model_card(model, repo_id, format), encoding="utf-8")
+        kept = api.file_exists(repo_id, "README.md", revision=revision)
+        readme = None if kept else model_card(model, repo_id, format)
+        save(model, folder, readme=readme) if format == "zoo" else export(model, folder, format, readme=readme)
         return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)

@@ -26,6 +26,7 @@ from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_n
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
+from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
 from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
 
@@ -58,13 +59,30 @@ def load(
     if there are any, it is also printed to stderr as one line. Raises LoadError, naming the file and the tensor or key,
     for anything else that does not fit.
     """
-    checkpoint = describe(source, revision)
     if head is not FILE:
         overrides["head"] = head
+    path = model_path(source, revision)
+    folder = path.parent if path.suffix == ".json" else path
+    model = read_folder(folder, lambda: _load(path, str(source), num_classes, labels, dtype, device, overrides))
+    if not model.load_report.plain:
+        print(model.load_report, file=sys.stderr)
+    return model
+
+
+def _load(
+    path: Path,
+    source: str,
+    num_classes: int | None,
+    labels: list[str] | None,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    overrides: dict[str, Any],
+) -> Model:
+    checkpoint = _describe(path)
     config = _target_config(checkpoint, num_classes, labels, overrides)
     model = build(checkpoint.family, checkpoint.config)
     tensors, report = _file_tensors(checkpoint, model, device)
-    report.source = str(source)
+    report.source = source
     if config != checkpoint.config:
         before, model = model, build(checkpoint.family, config)
         if config.head != checkpoint.config.head:
@@ -74,22 +92,25 @@ def load(
         put_in_order(tensors, report, checkpoint, labels)
     model = _assign(model, tensors, report, dtype, device)
     _set_metadata(model, checkpoint, labels, report)
-    if not report.plain:
-        print(report, file=sys.stderr)
     return model.eval()
 
 
 def describe(source: str | Path, revision: str | None = None) -> Checkpoint:
     """Read the description of a source (config, preprocessing, labels, mapping) without its tensors."""
+    return _describe(model_path(source, revision))
+
+
+def model_path(source: str | Path, revision: str | None = None) -> Path:
+    """The folder or file of a model; of a run folder, the folder of its best model."""
     path = locate(source, revision)
+    best = path / "model"
+    return path if (path / "config.json").is_file() or not (best / "config.json").is_file() else best
+
+
+def _describe(path: Path) -> Checkpoint:
     if path.name in ("config.json", "open_clip_config.json") and path.is_file():
         return read(path.parent, path.name)
-    if path.is_file():
-        return _from_ckpt(path)
-    best = path / "model"
-    if not (path / "config.json").is_file() and (best / "config.json").is_file():
-        path = best  # a run folder: its best model
-    return read(path)
+    return _from_ckpt(path) if path.is_file() else read(path)
 
 
 def _from_ckpt(path: Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 """`zoo.save` and `zoo.export`: write a model to a folder, in our format or that of another library."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.checkpoints.formats import native, open_clip, sentence_transformers, timm, transformers
-from zoo.checkpoints.golden import golden
+from zoo.checkpoints.golden import RECORD, description, golden
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
@@ -27,11 +28,12 @@ OWNS = (
 FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
 
 
-def save(model: Model, folder: str | Path) -> Path:
+def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path:
     """Save a model to a folder for `zoo.load`: config.json, model.safetensors, golden.safetensors. Returns its path.
 
-    The folder is written atomically: it keeps its earlier files until all new ones are on disk. The golden file has the
-    outputs for a seeded batch, with which `zoo.verify` checks the weights on any machine.
+    The folder is written atomically: an existing one is exchanged for the new one in one step. Other files in it are
+    kept. The golden file has the outputs for a seeded batch, the labels and the preprocessing, with which `zoo.verify`
+    checks the folder on any machine. readme: contents of README.md, such as the model card.
     """
     tensors = _state(model)
     with atomic_folder(folder, OWNS) as staged:
@@ -39,18 +41,19 @@ def save(model: Model, folder: str | Path) -> Path:
         for name, text in ({} if model.preprocess is None else model.preprocess.files()).items():
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
+        _write_readme(staged, readme)
         _write(tensors, staged / "model.safetensors")
-        _write(golden(model), staged / "golden.safetensors")
+        _write(golden(model), staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
     return Path(folder)
 
 
-def export(model: Model, folder: str | Path, format: str = "transformers") -> Path:
+def export(model: Model, folder: str | Path, format: str = "transformers", *, readme: str | None = None) -> Path:
     """Export a model to a folder of another library: format "transformers", "timm" or "open_clip". Returns its path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
     `open_clip.create_model_and_transforms("local-dir:folder")` load it. Raises ValueError naming what that library
-    cannot express.
+    cannot express. The folder is written as by `zoo.save`. readme: contents of README.md, such as the model card.
     """
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
@@ -58,6 +61,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers") -> Pa
             text = values if isinstance(values, str) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
+        _write_readme(staged, readme)
         _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     return Path(folder)
 
@@ -91,8 +95,14 @@ def _state(model: Model) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata=metadata or {"format": "pt"})  # several keys would be in a random order
+
+
+def _write_readme(folder: Path, text: str | None) -> None:
+    if text is not None:
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

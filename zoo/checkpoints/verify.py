@@ -2,19 +2,22 @@
 
 import importlib
 import importlib.metadata
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
-from zoo.checkpoints.golden import cast_batch, named_outputs, run_batch
-from zoo.checkpoints.load import describe, load
+from zoo.checkpoints.golden import RECORD, cast_batch, description, named_outputs, run_batch
+from zoo.checkpoints.load import describe, load, model_path
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
+from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
 from zoo.utils.files import open_tensors
 from zoo.utils.version import __version__
@@ -27,7 +30,9 @@ HALF = 2e-2
 class Verification:
     """Result of `zoo.verify`. Prints as one line.
 
-    difference: max|ours - theirs| / max(1, max|theirs|) over all outputs; ok if it is at most `tolerance`.
+    difference: max|ours - theirs| / max(1, max|theirs|) over all outputs.
+    changes: What else differs, labels and preprocessing, in words. notes: What could not be compared.
+    ok: the difference is at most `tolerance`, and there are no changes.
     """
 
     source: str
@@ -35,10 +40,12 @@ class Verification:
     difference: float
     tolerance: float
     versions: dict[str, str]
+    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.difference <= self.tolerance
+        return self.difference <= self.tolerance and not self.changes
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -46,6 +53,7 @@ class Verification:
         return (
             f"{self.source}: {sign}, greatest difference to {self.against} {self.difference:.2g} "
             f"(tolerance {self.tolerance:g}; {versions})"
+            + "".join(f"; {text}" for text in (*self.changes, *self.notes))
         )
 
 
@@ -53,8 +61,14 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
     """Compare the outputs of our model for a seeded batch with those of the library that the checkpoint is from.
 
     A folder of transformers, timm or open_clip is compared with that library, which must be installed; a folder of ours
-    with the golden outputs that were saved beside its weights. revision: of a hub repository.
+    with the golden outputs that were saved beside its weights. Labels and preprocessing are compared, too.
+    revision: of a hub repository.
     """
+    path = model_path(source, revision)
+    return read_folder(path.parent if path.suffix == ".json" else path, lambda: _verify(source, revision))
+
+
+def _verify(source: str | Path, revision: str | None) -> Verification:
     checkpoint = describe(source, revision)
     model = load(source, revision=revision)
     if checkpoint.format == "transformers" and model.config.head == "pool" and not _pools(checkpoint):
@@ -77,7 +91,22 @@ def _against_golden(source: str, path: Path, model: Model) -> Verification:
     saved = open_tensors(file)
     batch = {name.removeprefix("input."): saved[name] for name in saved if name.startswith("input.")}
     outputs = {name: saved[name] for name in saved if not name.startswith("input.")}
-    return _compare(source, "its golden outputs", model, batch, outputs)
+    result = _compare(source, "its golden outputs", model, batch, outputs)
+    with safe_open(file, framework="pt") as handle:
+        recorded = (handle.metadata() or {}).get(RECORD)
+    if recorded is None:
+        return replace(result, notes=("labels and preprocessing are not recorded in it: save the model again",))
+    return replace(result, changes=_changes(description(model), json.loads(recorded)))
+
+
+def _changes(now: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[str, ...]:
+    names = [name for name in {**recorded, **now} if now.get(name) != recorded.get(name)]
+    return tuple(f"{name} is {_short(now.get(name))}, saved as {_short(recorded.get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _compare(

@@ -23,7 +23,6 @@ from zoo.training.plots import Plot, save_plots
 from zoo.training.progress import ProgressBar, format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
-from zoo.training.run_dir import write_text
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
 from zoo.utils.console import clock_time, console
@@ -216,12 +215,11 @@ def save_model(run: Run, task: Task, result: Result) -> None:
     """The best model as a zoo folder, with its README.md."""
     assert run.folder is not None
     model = unsharded_model(task, run.folder.best or run.folder.last)
-    save(model, run.folder.model)
-    write_card(run, model, result, run.folder.model)
+    save(model, run.folder.model, readme=run_card(run, model, result, run.folder.model))
 
 
-def write_card(run: Run, model: "Model", result: Result, folder: Path, format: str = "zoo") -> None:
-    """Write README.md of a model folder: data, metrics, and how to load the model."""
+def run_card(run: Run, model: "Model", result: Result, folder: Path, format: str = "zoo") -> str:
+    """The README.md of a model folder: data, metrics, and how to load the model."""
     assert run.data is not None
     s, data = run.settings, run.data
     facts = {"training items": f"{data.train:,}", "test items": f"{data.test:,}", "steps": f"{result.steps:,}",
@@ -229,7 +227,7 @@ def write_card(run: Run, model: "Model", result: Result, folder: Path, format: s
              "trained on": devices.describe_device(s)}  # fmt: skip
     training = Training(command=run.command, data=data.name, real=data.real, source=data.source,
                         metrics=result.metrics, facts=facts)  # fmt: skip
-    write_text(folder / "README.md", model_card(model, str(folder), format, training))
+    return model_card(model, str(folder), format, training)
 
 
 def unsharded_model(task: Task, checkpoint: Path | None) -> "Model":

@@ -1,18 +1,13 @@
-"""Files: reading JSON and tensors with errors that name the file, and atomic writing.
+"""Files: reading JSON and tensors with errors that name the file; atomic writing is in `zoo.utils.atomic`.
 
 Tensors are read lazily and without copies: safetensors and torch's zip files are memory-mapped. Reading runs no code:
 pickles are opened with `weights_only=True`.
 """
 
 import json
-import os
 import pickle
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zoo.utils.atomic import atomic_folder as atomic_folder
+from zoo.utils.atomic import write_atomic as write_atomic
 from zoo.utils.errors import LoadError
 
 # In order of preference: a folder may contain the same weights twice, as older repositories of the hub do.
@@ -170,90 +167,3 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LoadError(f"{file} contains a {type(value).__name__}, expected a dict of tensors")
     return value
-
-
-# --- Writing ------------------------------------------------------------------------------------------------------
-
-
-def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], object]) -> None:
-    """Write a file atomically: after a crash or on a full disk there is the old file or the new one, never a part.
-
-    content: text, bytes, or a function that writes to the path it gets.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        _write(temporary, content)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Context with a temporary folder whose files replace those in `path` once all are safely on disk.
-
-    An exception leaves `path` unchanged. Other files in an existing `path` are kept, except those that match a pattern
-    of `owns` (files of an earlier save) and were not written again.
-
-        with atomic_folder("my-model", owns=("*.safetensors", "config.json")) as folder:
-            (folder / "config.json").write_text("{}")
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    try:
-        yield staged
-        os.chmod(staged, 0o777 & ~_umask())
-        for entry in staged.rglob("*"):
-            _sync(entry)
-        if path.exists():
-            _move_in(staged, path, owns)
-        else:
-            os.replace(staged, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _move_in(staged: Path, path: Path, owns: tuple[str, ...]) -> None:
-    written = {entry.relative_to(staged) for entry in staged.rglob("*") if entry.is_file()}
-    for name in written:
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged / name, path / name)
-    for old in list(path.iterdir()):
-        if old.is_file() and old.relative_to(path) not in written and any(fnmatch(old.name, glob) for glob in owns):
-            old.unlink()
-
-
-def _write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
-    if isinstance(content, str):
-        path.write_text(content, encoding="utf-8")
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        content(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():  # some network file systems cannot sync folders; a file that cannot be synced is an error
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

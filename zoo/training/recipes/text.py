@@ -23,7 +23,7 @@ from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.lora import add_lora
 from zoo.tasks.problem_types import Unit, balanced, unit_of
-from zoo.training.fit import write_card
+from zoo.training.fit import run_card
 from zoo.training.parse import SettingsError, read_yaml
 from zoo.training.recipes.pretrained import load_classifier, set_classes
 from zoo.training.recipes.val_split import train_val_split
@@ -105,8 +105,8 @@ def export_model(run: Run, result: Result) -> None:
     if run.settings.export == "none" or distributed.rank() != 0:
         return
     model, format = load(run.folder.model), run.settings.export
-    folder = export(model, run.folder.path / format, format=format)
-    write_card(run, model, result, folder, format)
+    folder = run.folder.path / format
+    export(model, folder, format=format, readme=run_card(run, model, result, folder, format))
     console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
 
 
