@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class EmbeddingJournal:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Open the folder for this process alone, and read what is done."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file, where unfinished work is to be kept: move it away")
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a") as lock:
             self._lock(lock)
@@ -48,8 +50,10 @@ class EmbeddingJournal:
             with open(self.path / "rows.bin", "ab") as self._rows, open(self.path / "journal.jsonl", "a") as self._log:
                 yield
         if not (self.path / "journal.jsonl").exists():
-            (self.path / "lock").unlink(missing_ok=True)
-            self.path.rmdir()
+            for entry in (self.path / "lock", *self.path.glob(".*.part")):
+                entry.unlink(missing_ok=True)
+            with suppress(OSError):  # files that are not ours remain, and their folder
+                self.path.rmdir()
 
     def _lock(self, lock: Any) -> None:
         try:
@@ -67,8 +71,8 @@ class EmbeddingJournal:
     def _read(self) -> bool:
         """Whether there is work of the same plan; a last line that was cut off is not counted."""
         file = self.path / "journal.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
         try:
+            lines = file.read_text().split("\n")[:-1] if file.exists() else []
             if not lines or json.loads(lines[0]) != self.plan:
                 return False
             for line in lines[1:]:
@@ -78,9 +82,9 @@ class EmbeddingJournal:
                     self.rows[Item(*item)] = len(self.rows)
                 for item, reason in entry.get("broken", ()):
                     self.broken[Item(*item)] = reason
-        except (ValueError, TypeError):
+            return (self.path / "rows.bin").exists() and (self.path / "rows.bin").stat().st_size >= self._bytes()
+        except (ValueError, TypeError, AttributeError):  # damaged: the work is done again
             return False
-        return (self.path / "rows.bin").exists() and (self.path / "rows.bin").stat().st_size >= self._bytes()
 
     def _bytes(self) -> int:
         return len(self.rows) * self.width * DTYPES[self.plan["dtype"]].itemsize
