@@ -1,10 +1,17 @@
 """Killed at any step, then the same command: bit-equal losses and weights, as if nothing had happened."""
 
+import os
+import signal
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from tiny_run import Kill, assert_same, checkpoint, in_child, metrics, tiny_run
+
+from zoo.tasks import ClassificationTask
 
 SEVEN = ("steps=14",)  # epochs of 4 steps: three validations at the ends of epochs, one at the end
 
@@ -59,3 +66,26 @@ def test_accumulation_is_resumed_too(tmp_path: Path) -> None:
     assert in_child(tiny_run, other, *SEVEN, "accumulate_grad_batches=2", callbacks=(Kill(7),)) == -9
     assert in_child(tiny_run, other, *SEVEN, "accumulate_grad_batches=2") == 0
     assert_same(one, other)
+
+
+class KillAtMicroBatch(L.Callback):
+    """SIGKILL before the second micro-batch of a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and batch_idx % trainer.accumulate_grad_batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_accumulation_of_weighted_items_is_resumed_too(tmp_path: Path) -> None:
+    """Each micro-batch has another sum of class weights; the run is killed within a step."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    words = (*SEVEN, "accumulate_grad_batches=2", "mixup=0")
+    weighted = partial(ClassificationTask, class_weights=torch.tensor([1.0, 2.7, 0.3, 9.1]))
+    assert in_child(tiny_run, one, *words, task=weighted) == 0
+    assert in_child(tiny_run, other, *words, task=weighted, callbacks=(KillAtMicroBatch(7),)) == -9
+    assert in_child(tiny_run, other, *words, task=weighted) == 0
+    assert_same(one, other)
+    assert checkpoint(one, "last.ckpt")["items_per_micro_batch"] != 4.0

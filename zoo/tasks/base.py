@@ -1,8 +1,8 @@
-"""Base class of all tasks: seeded randomness per step, optimizer, EMA, non-finite loss check, logging."""
+"""Base class of all tasks: randomness and mean loss of a step, optimizer, EMA, non-finite values, logging."""
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
@@ -18,7 +20,7 @@ from zoo.parallel.fsdp import shard
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.lora import merge_lora
-from zoo.tasks.loss_guard import LossGuard
+from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
 
@@ -28,6 +30,10 @@ class Task(L.LightningModule):
 
     State dict: the model under `model.` and its exponential moving average, if any, under `ema.`. Nothing else is
     needed to resume: all randomness of a training step is a pure function of (seed, step, micro-batch).
+
+    The gradient of an optimizer step is that of the mean loss over all items of its batch, however the batch is split
+    over devices and accumulation steps. A `loss_of` that averages over a varying number of items (tokens, weighted
+    classes) therefore returns `self.mean_loss(total, count)`; without it micro-batches count equally.
 
     `monitor` is the validation metric that selects the best step; `mode` is "max" or "min".
 
@@ -51,12 +57,26 @@ class Task(L.LightningModule):
         self.optim, self.ema_decay, self.seed = optim, ema, seed
         self.guard = LossGuard()
         self.strict_loading = True
-        self._losses: list[Tensor] = []
+        self._micro_batches: list[MicroBatch] = []
+        self._count: Tensor | float = 1.0  # items in the loss that `loss_of` just returned
+        self._usual_count: float | None = None
+        self._step_loss = torch.tensor(float("nan"))
+        self._finite = torch.tensor(True)  # whether the gradient of the step is
         self._ema_updater: EMA | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Scalar training loss of one micro-batch."""
         raise NotImplementedError
+
+    def mean_loss(self, total: Tensor, count: Tensor | float) -> Tensor:
+        """total / count, or 0 without items; training weights the micro-batch by `count` within its optimizer step.
+
+        Args:
+            total: Sum of the losses of the items of a micro-batch.
+            count: Number of the items, or the sum of their weights.
+        """
+        self._count = count
+        return total / (count.clamp(min=1e-30) if isinstance(count, Tensor) else max(count, 1e-30))
 
     @property
     def evaluated(self) -> nn.Module:
@@ -70,55 +90,112 @@ class Task(L.LightningModule):
     # --- one training step -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a micro-batch. Seeds all random number generators first and checks that the loss is finite."""
+        """Loss of a micro-batch, weighted by the number of its items. Seeds all random number generators first."""
         step, micro = self.position(batch_idx)
         batch = as_batch_dict(batch)
         seed_all(self.seed, step, micro, self.device)
+        self._count = 1.0
         loss = self.loss_of(batch, step, micro)
-        self.guard.watch(loss, batch, step, micro)
-        self._losses.append(loss.detach())
-        return loss
+        given = self._count
+        count = given.detach().float() if isinstance(given, Tensor) else loss.new_full((), given, dtype=torch.float32)
+        if self._usual_count is None:  # any constant will do; this one keeps losses in the range of their means
+            self._usual_count = float(self.trainer.strategy.broadcast(float(count))) or 1.0
+        self._micro_batches.append(MicroBatch(loss.detach(), count, batch, micro))
+        return loss * (count / self._usual_count)
 
     def position(self, batch_idx: int) -> tuple[int, int]:
         """(optimizer step, micro-batch within it): rank r at accumulation index a takes micro-batch a * world + r."""
         trainer = self.trainer
         within = batch_idx % trainer.accumulate_grad_batches
-        group = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}  # the data-parallel group
-        return trainer.global_step, within * group["num_replicas"] + group["rank"]
+        rank, world = self._rank_and_world
+        return trainer.global_step, within * world + rank
+
+    @property
+    def _rank_and_world(self) -> tuple[int, int]:
+        """Data-parallel rank and world size."""
+        sampler = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return sampler["rank"], sampler["num_replicas"]
+
+    @property
+    def _group(self) -> dist.ProcessGroup | None:
+        """The process group whose rows make up a batch; None is the default group."""
+        return None if self.device_mesh is None else self.device_mesh["data_parallel"].get_group()
+
+    def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn accumulated gradients into those of the mean loss over the items of the whole step.
+
+        Lightning has divided each loss by the number of accumulation steps, the strategy by the number of processes.
+        """
+        losses = torch.stack([micro.loss.float() for micro in self._micro_batches])
+        counts = torch.stack([micro.count for micro in self._micro_batches])
+        sums = torch.stack([(losses * counts).sum(), counts.sum()])
+        world = self._rank_and_world[1]
+        if world > 1:
+            dist.all_reduce(sums, group=self._group)
+        total = torch.where(sums[1] > 0, sums[1], 1.0)
+        self._step_loss = sums[0] / total
+        assert self._usual_count is not None
+        factor = self.trainer.accumulate_grad_batches * world * self._usual_count / total
+        torch._foreach_mul_([p.grad for p in optimized(optimizer) if p.grad is not None], factor)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip by norm; done here because Lightning does not clip a fused optimizer under mixed precision."""
-        if self.scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+        """Clip the gradient, and let the optimizer skip this step if its norm is not finite.
+
+        Done here because Lightning does not clip a fused optimizer under mixed precision. A fused optimizer reads a
+        flag on the device, so that nothing waits for it; for others the gradients are dropped.
+        """
+        parameters = optimized(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self._finite = norm.isfinite()
+        self.guard.watch(self._step_loss, norm, self.trainer.global_step, self._micro_batches)
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
+        elif not self._finite:
+            for parameter in parameters:
+                parameter.grad = None
 
     @property
     def scaled(self) -> bool:
         """Whether a gradient scaler is in use (fp16)."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
         """Step the optimizer, then the moving average; both happen before any callback writes a checkpoint."""
+        assert optimizer_closure is not None
         step = self.trainer.global_step
-        super().optimizer_step(*args, **kwargs)
-        if self._ema_updater is not None:
-            self._ema_updater.update(step)
-        losses, self._losses = self._losses, []
-        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._record_step(step, losses)
 
-    def _record_step(self, step: int, losses: list[Tensor]) -> None:
-        """Log the loss, averaged over the step's micro-batches on all devices, and the learning rate.
+        def closure() -> Any:
+            loss = optimizer_closure()
+            self._average_gradients(optimizer)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        vars(getattr(optimizer, "optimizer", optimizer)).pop("found_inf", None)
+        self._micro_batches = []
+        if self._ema_updater is not None:
+            self._ema_updater.update(step, self._finite)
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._record_step(step)
+
+    def _record_step(self, step: int) -> None:
+        """Log the mean loss of the step over all its items, the learning rate, and how many steps were skipped.
 
         This goes to the loggers directly: `self.log` in every step would cost as much as a small model's step.
         """
-        mean = self.trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-        self.log("train_loss", mean, prog_bar=True, logger=False, batch_size=1)
-        self.record({"train_loss": float(mean), "lr": lr, "epoch": float(self.trainer.current_epoch)}, step + 1)
+        self.log("train_loss", self._step_loss, prog_bar=True, logger=False, batch_size=1)
+        self.guard.drain()
+        row = {"train_loss": float(self._step_loss), "lr": lr, "skipped_steps": float(self.guard.skipped)}
+        self.record(row | {"epoch": float(self.trainer.current_epoch)}, step + 1)
 
     def record(self, row: dict[str, float], step: int) -> None:
         """Send metrics to every logger. `step` is the number of optimizer steps done."""
@@ -147,16 +224,22 @@ class Task(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the folder for a failing batch, and pair the moving average with the model (now placed and sharded)."""
-        self.guard.folder = Path(self.trainer.default_root_dir)
-        self._losses = []
+        self.guard.folder, self.guard.rank = Path(self.trainer.default_root_dir), self.trainer.global_rank
+        self._micro_batches = []
         self._ema_updater = None if self.ema is None else EMA(self.ema, self.model, self.ema_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check all pending losses before weights are written, and store the model's config with them."""
         self.guard.drain()
+        checkpoint |= {"items_per_micro_batch": self._usual_count, "skipped_steps": self.guard.skipped}
         described = describe(self.model)
         if described is not None:
             checkpoint["zoo"] = described
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the scale of the losses, so that a resumed run rounds like the original, and the skipped steps."""
+        self._usual_count = self._usual_count or checkpoint.get("items_per_micro_batch")
+        self.guard.skipped = max(self.guard.skipped, checkpoint.get("skipped_steps", 0))
 
 
 def as_batch_dict(batch: Any) -> Mapping[str, Any]:
@@ -166,6 +249,11 @@ def as_batch_dict(batch: Any) -> Mapping[str, Any]:
     if isinstance(batch, list | tuple) and len(batch) == 2:
         return {"pixel_values": batch[0], "labels": batch[1]}
     raise ValueError(f"expected a batch that is a dict or a pair (images, labels), got {type(batch).__name__}")
+
+
+def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def seed_all(seed: int, step: int, micro: int, device: torch.device) -> None:

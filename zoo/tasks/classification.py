@@ -72,7 +72,8 @@ class ClassificationTask(Task):
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Training loss of a micro-batch, after augmentation on its device."""
         batch = self._prepare(batch, step, train=True)
-        return self.objective.loss(self._logits(self.model, batch), batch.get("targets", batch["labels"]))
+        logits = self._logits(self.model, batch)
+        return self.mean_loss(*self.objective.total_loss(logits, batch.get("targets", batch["labels"])))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
@@ -113,6 +114,7 @@ class ClassificationTask(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the normalization of regression targets."""
+        super().on_load_checkpoint(checkpoint)
         mean, std = checkpoint.get("unit", _IDENTITY)
         self.objective = replace(self.objective, unit=(mean, std))
 

@@ -125,11 +125,6 @@ class ContrastiveTask(Task):
             raise ValueError(f"the batch only has {present}: ContrastiveTask needs the inputs of two modalities{hub}")
         return pairs
 
-    @property
-    def _group(self) -> Group:
-        """The process group whose rows make up a batch; None is the default group."""
-        return None if self.device_mesh is None else self.device_mesh["data_parallel"].get_group()
-
     def on_fit_start(self) -> None:
         """Check that no gradients are accumulated."""
         super().on_fit_start()

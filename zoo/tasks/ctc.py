@@ -56,8 +56,8 @@ class CTCTask(Task):
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """CTC loss per character, averaged over the texts of a micro-batch."""
         batch = self._prepare(batch, step, train=True)
-        logits, frames = self._scores(self.model, batch)
-        return ctc_loss(logits, frames, batch["labels"], batch["label_lengths"], blank=self.vocabulary.blank_id)
+        losses = self._losses(*self._scores(self.model, batch), batch)
+        return self.mean_loss(losses.sum(), len(losses))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics, with greedy decoding."""
@@ -96,6 +96,12 @@ class CTCTask(Task):
         samples = torch.full(values.shape[:1], values.shape[1]) if mask is None else mask.sum(1)
         return logits, self.model.frames(samples.to(logits.device))  # type: ignore[operator]
 
+    def _losses(self, logits: Tensor, frames: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """CTC losses per character of the texts, [B]."""
+        labels, lengths = batch["labels"], batch["label_lengths"]
+        losses = ctc_loss(logits, frames, labels, lengths, blank=self.vocabulary.blank_id, reduction="none")
+        return losses / lengths.clamp(min=1)
+
     def _texts(self, logits: Tensor, frames: Tensor, width: int) -> list[str]:
         blank = self.vocabulary.blank_id
         if width == 1:
@@ -107,14 +113,13 @@ class CTCTask(Task):
     def _evaluate(self, batch: Any, stage: str, width: int) -> None:
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
         logits, frames = self._scores(self.evaluated, batch)
-        labels, lengths = batch["labels"], batch["label_lengths"]
         if f"{stage}_loss" not in self.metrics:
             metrics: dict[str, Metric] = {"loss": MeanMetric(), "wer": WordErrorRate(), "cer": CharErrorRate()}
             self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in metrics.items()}
-        losses = ctc_loss(logits, frames, labels, lengths, blank=self.vocabulary.blank_id, reduction="none")
-        self.metrics[f"{stage}_loss"].update(losses / lengths.clamp(min=1))
+        self.metrics[f"{stage}_loss"].update(self._losses(logits, frames, batch))
         predictions = self._texts(logits, frames, width)
-        references = [self.vocabulary.decode(row[:n]) for row, n in zip(labels.tolist(), lengths.tolist())]
+        rows = zip(batch["labels"].tolist(), batch["label_lengths"].tolist())
+        references = [self.vocabulary.decode(row[:length]) for row, length in rows]
         for name in ("wer", "cer"):
             self.metrics[f"{stage}_{name}"].update(predictions, references)
 

@@ -9,6 +9,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
@@ -27,14 +28,28 @@ class EMA:
         self.buffers = list(zip(average.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, step: int, taken: Tensor | None = None) -> None:
         """average <- d * average + (1 - d) * model, with d = min(decay, (1 + step) / (10 + step)).
 
         The smaller d of the first steps quickly forgets the initial weights. Buffers are copied, not averaged.
 
         Args:
             step: The optimizer step just taken, from 0.
+            taken: A boolean scalar; False leaves the average as it is, because the step was skipped. Not read by the
+                CPU if it is on another device.
         """
-        torch._foreach_lerp_(self.averaged, self.trained, 1.0 - min(self.decay, (1 + step) / (10 + step)))
-        for averaged, trained in self.buffers:
-            averaged.copy_(trained)
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        if taken is None or (taken.device.type == "cpu" and taken):
+            torch._foreach_lerp_(self.averaged, self.trained, weight)
+            for averaged, trained in self.buffers:
+                averaged.copy_(trained)
+        elif taken.device.type != "cpu":
+            for averaged, trained in zip(map(_local, self.averaged), map(_local, self.trained), strict=True):
+                averaged.lerp_(trained, taken.to(averaged.dtype) * weight)
+            for averaged, trained in self.buffers:
+                averaged.copy_(torch.where(taken, trained, averaged))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The shard of a tensor that is on this device."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

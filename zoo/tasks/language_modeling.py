@@ -40,7 +40,8 @@ class LanguageModelingTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean loss over the predicted tokens of a micro-batch."""
-        return self.losses(self.model, batch, int(batch.get("epoch", 0))).mean()
+        losses = self.losses(self.model, batch, int(batch.get("epoch", 0)))
+        return self.mean_loss(losses.sum(), len(losses))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation loss; deterministic."""

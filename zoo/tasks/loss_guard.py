@@ -1,13 +1,21 @@
-"""Stop training at the first loss that is not finite, and save the batch that caused it."""
+"""Skip optimizer steps whose gradient is not finite, and stop training at the first loss that is not finite."""
 
+import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zoo.utils.files import write_atomic
+
+_CAUSES = (
+    "Common causes: a learning rate that is too high, no gradient clipping (try gradient_clip_val=1.0), fp16 overflow "
+    "(try precision=bf16), a fault of a low-precision kernel (try precision=fp32), or invalid values in the batch."
+)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -18,47 +26,67 @@ class NonFiniteLoss(ArithmeticError):
         self.step, self.file = step, file
 
 
-@dataclass
-class _Pending:
-    loss: Tensor  # on the CPU once `ready` has fired
-    ready: Any  # torch.cuda.Event, or None if the loss is on the CPU already
+class NonFiniteGradient(NonFiniteLoss):
+    """The gradient was nan or infinite in too many steps, though the loss was finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """One micro-batch of an optimizer step.
+
+    Attributes:
+        loss: Its mean loss, a scalar.
+        count: The number of items that the mean is over, a scalar.
+        batch: The batch as it came from the data loader.
+        number: Its number within the step.
+    """
+
+    loss: Tensor
+    count: Tensor
     batch: Mapping[str, Any]
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    values: Tensor  # loss and gradient norm; on the CPU once `ready` has fired
+    ready: Any  # torch.cuda.Event, or None if the values are on the CPU already
     step: int
-    micro: int
+    micro_batches: Sequence[MicroBatch]
 
 
 class LossGuard:
-    """Checks that every loss is finite, without synchronizing with the GPU.
+    """Checks the loss and the gradient norm of every optimizer step, without synchronizing with the GPU.
 
-    On a CPU a loss is checked before its backward pass, so the weights stay valid. On a GPU it is copied to the CPU
-    asynchronously and checked at most a few steps later, and always before a checkpoint is written, so saved files stay
-    valid.
+    The task takes no step with a gradient that is not finite, so weights stay valid in any case; the guard counts such
+    steps and saves their batches. On a CPU values are checked before the step. On a GPU they are copied to the CPU
+    asynchronously and checked `behind` steps later, on all processes at the same step, and always before a checkpoint
+    is written.
 
     Args:
-        behind: Maximum number of steps that a check may lag behind.
+        behind: Number of steps that a check lags behind on a GPU.
+        limit: Number of steps that may be skipped, or 1% of all steps if that is more, before training stops.
     """
 
-    def __init__(self, behind: int = 4):
-        self.behind = behind
+    def __init__(self, behind: int = 4, limit: int = 10):
+        self.behind, self.limit = behind, limit
+        self.skipped = 0  # steps without an update, since the start of the run
         self.folder = Path()
+        self.rank = 0
         self._queue: deque[_Pending] = deque()
 
-    def watch(self, loss: Tensor, batch: Mapping[str, Any], step: int, micro: int) -> None:
-        """Queue a loss (a scalar). Raises: NonFiniteLoss for it or an earlier one."""
-        host, ready = loss.detach(), None
-        if loss.is_cuda:
-            host = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            host.copy_(loss.detach(), non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        self._queue.append(_Pending(host, ready, batch, step, micro))
-        while self._queue and (self._queue[0].ready is None or self._queue[0].ready.query()):
-            self._check_next()
-        while len(self._queue) > self.behind:
+    def watch(self, loss: Tensor, norm: Tensor, step: int, micro_batches: Sequence[MicroBatch]) -> None:
+        """Queue the loss and the gradient norm (scalars) of a step; both are equal on all processes.
+
+        Raises: NonFiniteLoss or NonFiniteGradient, for this step or an earlier one.
+        """
+        values, ready = _to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
+        self._queue.append(_Pending(values, ready, step, micro_batches))
+        while len(self._queue) > (0 if ready is None else self.behind):
             self._check_next()
 
     def drain(self) -> None:
-        """Check all queued losses. Raises: NonFiniteLoss."""
+        """Check all queued steps. Raises: NonFiniteLoss, NonFiniteGradient."""
         while self._queue:
             self._check_next()
 
@@ -66,19 +94,72 @@ class LossGuard:
         pending = self._queue.popleft()
         if pending.ready is not None:
             pending.ready.synchronize()
-        value = pending.loss.item()
-        if value - value != 0.0:  # nan and both infinities
+        loss, norm = pending.values.tolist()
+        try:
+            if not _is_finite(loss):
+                self._stop(pending, loss)
+            elif not _is_finite(norm):
+                self._skip(pending, loss, norm)
+        except NonFiniteLoss:
             self._queue.clear()
-            self._stop(pending, value)
+            raise
 
-    def _stop(self, pending: _Pending, value: float) -> None:
-        file = self.folder / f"bad_batch_step{pending.step + 1}.pt"
-        batch = {key: entry.cpu() if isinstance(entry, Tensor) else entry for key, entry in pending.batch.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": pending.step, "micro": pending.micro, "loss": value, "batch": batch}, file)
-        raise NonFiniteLoss(
-            f"the loss is {value} at step {pending.step + 1}; the batch is saved in {file}. Common causes: a learning "
-            f"rate that is too high, no gradient clipping (try gradient_clip_val=1.0), fp16 overflow (try "
-            f"precision=bf16), or invalid values in the batch.",
-            pending.step, file,
-        )  # fmt: skip
+    def _stop(self, pending: _Pending, loss: float) -> None:
+        step = pending.step + 1
+        mine = [micro for micro in pending.micro_batches if not _is_finite(micro.loss.item())]
+        file = self._save(pending, mine or pending.micro_batches)
+        value = mine[0].loss.item() if mine else loss
+        where = "" if mine else "in another process "
+        raise NonFiniteLoss(f"the loss is {value} {where}at step {step}; the batch is saved in {file}. {_CAUSES}",
+                            pending.step, file)  # fmt: skip
+
+    def _skip(self, pending: _Pending, loss: float, norm: float) -> None:
+        step = pending.step + 1
+        self.skipped += 1
+        file = self._file(pending)
+        if self.skipped <= self.limit + 1:  # a long run does not fill the disk
+            self._save(pending, pending.micro_batches)
+        if self.skipped > max(self.limit, step // 100):
+            raise NonFiniteGradient(
+                f"the gradient was not finite in {self.skipped} of {step} steps, though the loss was ({loss:.4g} at "
+                f"step {step}). No weight was changed in these steps. Batches are saved in {file.parent}, the last in "
+                f"{file.name}. {_CAUSES}",
+                pending.step, file,
+            )  # fmt: skip
+        warnings.warn(f"step {step}: the norm of the gradient is {norm}, so this step is skipped: weights, optimizer "
+                      f"and moving average stay as they are. The batch is saved in {file}", stacklevel=2)  # fmt: skip
+
+    def _file(self, pending: _Pending) -> Path:
+        return self.folder / f"bad_batch_step{pending.step + 1}{f'_rank{self.rank}' if self.rank else ''}.pt"
+
+    def _save(self, pending: _Pending, micro_batches: Sequence[MicroBatch]) -> Path:
+        """Save the first of the micro-batches under `batch`, and the others, if any, under `further`."""
+        saved = [
+            {
+                "micro": micro.number,
+                "loss": micro.loss.item(),
+                "batch": {key: x.cpu() if isinstance(x, Tensor) else x for key, x in micro.batch.items()},
+            }
+            for micro in micro_batches
+        ]
+        content: dict[str, Any] = {"step": pending.step, "gradient_norm": pending.values[1].item(), **saved[0]}
+        if saved[1:]:
+            content["further"] = saved[1:]
+        file = self._file(pending)
+        write_atomic(file, lambda part: torch.save(content, part))
+        return file
+
+
+def _to_cpu(values: Tensor) -> tuple[Tensor, Any]:
+    """(values on the CPU, event that fires when they are there); the event is None if they are there already."""
+    if not values.is_cuda:
+        return values.cpu(), None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return host, ready
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0  # False for nan and both infinities

@@ -58,12 +58,23 @@ class Objective:
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar training loss."""
+        total, weight = self.total_loss(logits, targets)
+        return total / weight
+
+    def total_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Sum of the training losses of a batch, and the weight to divide it by for their mean."""
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         if self.problem_type == "single_label_classification":
-            return F.cross_entropy(logits, targets, weight=weights, label_smoothing=self.label_smoothing)
+            loss = F.cross_entropy(
+                logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
+            )
+            return loss, len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
         if self.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, targets.to(logits), pos_weight=weights)
-        return F.mse_loss(logits[:, 0], self.normalize(targets).to(logits))
+            losses = F.binary_cross_entropy_with_logits(
+                logits, targets.to(logits), pos_weight=weights, reduction="none"
+            )
+            return losses.mean(1).sum(), len(targets)
+        return F.mse_loss(logits[:, 0], self.normalize(targets).to(logits), reduction="sum"), len(targets)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Losses [B] for evaluation, without class weights and label smoothing."""
