@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import zoo
+from zoo.data.config import PairDataSettings
 from zoo.data.image.decode import decode
+from zoo.data.pairs.load import load_pairs
+from zoo.interpret.plot import load_image
+from zoo.preprocessing.display import image_html, open_image
 from zoo.preprocessing.image import ImageProcessor
+from zoo.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +35,50 @@ def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="torchvision decodes it, whatever its size")
 def test_in_training(bomb: Path) -> None:
     with pytest.raises(ValueError, match=r"bomb\.png"):
-        decode([bomb], lambda i: str(bomb), size=(32, 32), resize=lambda image: image[:, :32, :32])
+        decode([bomb], lambda i: str(bomb), size=(32, 32), resize=ImageProcessor(size=(32, 32)).pixels)
 
 
-@pytest.mark.xfail(strict=True, raises=Image.DecompressionBombError, reason="an error of Pillow, without a name")
 def test_in_predictions(bomb: Path) -> None:
     with pytest.raises(ValueError, match=r"bomb\.png"):
         ImageProcessor(size=(32, 32))(bomb)
+
+
+def test_without_resizing(bomb: Path) -> None:
+    with pytest.raises(ValueError, match=r"bomb\.png"):
+        decode([bomb], lambda i: str(bomb), size=(32, 32))
+
+
+def test_in_plots_and_pages(bomb: Path) -> None:
+    for show in (open_image, load_image, lambda file: image_html(file, "")):
+        with pytest.raises(ValueError, match=r"bomb\.png"):
+            show(bomb)
+
+
+def test_in_embeddings_and_search(bomb: Path, tmp_path: Path) -> None:
+    model = zoo.create_model("vit_cifar_tiny", width=16, depth=1, heads=2, head="pool", seed=0).eval()
+    Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
+    done = zoo.embed(model, [tmp_path / "small.png", bomb], tmp_path / "out.safetensors", on_error="skip",
+                     progress=False)  # fmt: skip
+    assert len(done.items) == 1 and "bomb.png" in done.broken[0]
+    with pytest.raises(ValueError, match=r"bomb\.png"):
+        zoo.search(model, done, bomb)
+
+
+def test_in_data_of_pairs(bomb: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{bomb},one\n" for _ in range(12))
+    (tmp_path / "captions.csv").write_text(f"file,caption\n{rows}")
+    with pytest.raises(DataError, match=r"bomb\.png"):
+        load_pairs(PairDataSettings(name=str(tmp_path), test=str(tmp_path / "captions.csv")))
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_images_that_resizing_would_make_large(size: tuple[int, int], tmp_path: Path) -> None:
+    file = tmp_path / "line.png"
+    Image.new("L", size).save(file)
+    for backend in ("pil", "tensor"):
+        with pytest.raises(ValueError, match=r"line\.png.* limit"):
+            ImageProcessor(size=(224, 224), backend=backend)(file)
+        longest = ImageProcessor(size=(224, 224), fit="longest", backend=backend)
+        assert longest(file)["pixel_values"].shape == (1, 3, 224, 224)

@@ -27,7 +27,10 @@ class DataSettings:
         num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for small images.
         max_train_samples: Maximum number of training images (a seeded, class-balanced subset). 0 uses all.
         max_test_samples: Maximum number of test images (a seeded, class-balanced subset). 0 uses all.
-        size: Height and width in pixels to which images of your own folder are resized.
+        size: Height and width in pixels of the images. Default: what the model takes, `model.image_size`, which it must
+            equal.
+        statistics: Mean and standard deviation that images are normalized with: `data` (of the training images) or
+            `model` (saved with the weights). `auto` is `model` with `model.source=`, else `data`.
         augment: Augmentation of the training images.
     """
 
@@ -38,14 +41,17 @@ class DataSettings:
     num_workers: int = 0
     max_train_samples: int = 0
     max_test_samples: int = 0
-    size: int = 32
+    size: int | None = None
+    statistics: Literal["auto", "data", "model"] = "auto"
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
         _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples")
-        _at_least(self, 1, "batch_size", "size")
+        _at_least(self, 1, "batch_size")
+        if self.size is not None:
+            _at_least(self, 1, "size")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import rollout
 from zoo.interpret.capture import capture, unwrap
+from zoo.preprocessing import image_io
 from zoo.utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -224,9 +225,7 @@ def load_images(model: nn.Module | None, images: Any) -> Tensor | list[Tensor]:
         return (images if images.ndim == 4 else images[None]).cpu()
     several = list(images) if isinstance(images, list | tuple) else [images]
     if preprocess is not None:
-        pixels = preprocess(several)["pixel_values"]
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
-        return ((pixels * std + mean) / preprocess.rescale).round().clamp(0, 255).to(torch.uint8)
+        return torch.stack([preprocess.pixels(image) for image in several])
     return [load_image(image) for image in several]
 
 
@@ -237,9 +236,9 @@ def load_image(image: Any) -> Tensor:
 
     if isinstance(image, Tensor):
         return image.cpu()
-    if isinstance(image, str | Path):
-        image = Image.open(image)
-    values = numpy.array(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if isinstance(image, str | Path | Image.Image):
+        image = image_io.read(image).convert("RGB")
+    values = numpy.array(image)
     return torch.from_numpy(values[..., None] if values.ndim == 2 else values).permute(2, 0, 1)
 
 

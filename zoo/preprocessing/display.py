@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io
+from zoo.preprocessing import audio_io, image_io
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,16 +24,12 @@ MIME_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", "
 
 
 def open_image(item: Any) -> "Image":
-    """A path, a PIL image or uint8 [C, H, W] as an upright PIL image."""
-    from PIL import Image, ImageOps
+    """A path, a PIL image or uint8 [C, H, W] as an upright PIL image of 8 bits per channel."""
+    from PIL import Image
 
-    image: Any = item
-    if isinstance(item, str | Path):
-        with Image.open(item) as image:
-            image.load()
-    elif isinstance(item, Tensor):
-        image = Image.fromarray(item.movedim(0, -1).squeeze(-1).cpu().numpy())
-    return ImageOps.exif_transpose(image)
+    if isinstance(item, Tensor):
+        return Image.fromarray(item.movedim(0, -1).squeeze(-1).cpu().numpy())
+    return image_io.read(item)
 
 
 def image_html(item: Any, alt: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.preprocessing import image_io
 from zoo.utils.errors import LoadError, check_choice, check_keys
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ImageProcessor:
 
     An image is resized to `resize_to`, center-cropped (or padded) to `size`, multiplied by `rescale` and normalized.
     It is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], or a tensor [C, H, W]. A list of images, or
-    a uint8 tensor [B, C, H, W], is a batch; one image is a batch of one.
+    a uint8 tensor [B, C, H, W], is a batch; one image is a batch of one. Files and PIL images are turned upright.
 
     size, resize_to: (height, width); resize_to=None means size.
     fit: how to resize: "shortest" or "longest" matches that edge and keeps the aspect ratio, "squash" does not keep it,
@@ -70,7 +71,7 @@ class ImageProcessor:
 
         Raises ValueError for an unreadable file (named), pixels that are not uint8, or a wrong number of channels.
         """
-        return {"pixel_values": torch.stack([self._preprocess(image) for image in _as_list(images)])}
+        return {"pixel_values": torch.stack([self._normalize(self.pixels(image)) for image in _as_list(images)])}
 
     def whole(
         self, images: "ImageInput | Sequence[ImageInput]", patch: int | tuple[int, int]
@@ -88,11 +89,29 @@ class ImageProcessor:
         original = loaded.shape[-2:] if isinstance(loaded, Tensor) else loaded.size[::-1]
         scale = math.sqrt(math.prod(self.size) / math.prod(original))
         size = tuple(max(step, round(edge * scale / step) * step) for edge, step in zip(original, steps))
-        return self._normalize(replace(self, size=size, resize_to=None, fit="squash")._resize(loaded))
+        return self._normalize(replace(self, size=size, resize_to=None, fit="squash").pixels(loaded))
 
-    def _preprocess(self, image: "ImageInput") -> Tensor:
-        pixels = self._crop(self._resize(_load(image, self.channels, self.backend)))
-        return self._normalize(pixels)
+    def pixels(self, image: "ImageInput") -> Tensor:
+        """One image, resized and cropped, before rescaling and normalization: uint8 [C, H, W]."""
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        try:
+            resized = self._crop(self._resize(_load(image, self.channels, self.backend)))
+        except ValueError as error:
+            named = not isinstance(image, str | Path) or str(image) in str(error)
+            raise error if named else ValueError(f"{image}: {error}") from None
+        return resized if isinstance(resized, Tensor) else pil_to_tensor(resized)
+
+    def keeps(self, size: tuple[int, int], channels: int) -> bool:
+        """Whether `pixels` returns images of this size and number of channels as they are."""
+        resized = size if self.fit == "none" else self._target_size(size)
+        return resized == size == self.size and channels == self.channels
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, standard deviation) of each channel for pixels from 0 to 1, whatever `rescale` is."""
+        scale = 255 * self.rescale
+        mean, std = (tuple(v / scale for v in values) for values in (self.mean, self.std))
+        return (mean * self.channels, std * self.channels) if len(mean) < self.channels else (mean, std)
 
     def _resize(self, image: Any) -> Any:
         from torchvision.transforms.v2 import InterpolationMode
@@ -102,6 +121,7 @@ class ImageProcessor:
             return image
         height, width = get_size(image)
         size = self._target_size((height, width))
+        image_io.check_pixels(*size, f"an image of {height:,} x {width:,}, resized to the model's size,")
         return resize(image, list(size), InterpolationMode(self.interpolation), antialias=True)
 
     def _target_size(self, original: tuple[int, int]) -> tuple[int, int]:
@@ -115,7 +135,7 @@ class ImageProcessor:
             return new if original[0] <= original[1] else (new[1], new[0])
         choose = min if self.fit == "shortest" else max  # timm rounds both edges
         ratio = choose(original[0] / target[0], original[1] / target[1])
-        return round(original[0] / ratio), round(original[1] / ratio)
+        return max(1, round(original[0] / ratio)), max(1, round(original[1] / ratio))
 
     def _crop(self, image: Any) -> Any:
         from torchvision.transforms.v2 import functional as F
@@ -135,12 +155,9 @@ class ImageProcessor:
         """The padding color: black, or with fit="longest" the mean (timm's "border")."""
         if self.fit != "longest":
             return 0
-        return [round(255 * value) for value in self.mean]
+        return [round(255 * value) for value in self.statistics()[0]]
 
-    def _normalize(self, image: Any) -> Tensor:
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
-        pixels = image if isinstance(image, Tensor) else pil_to_tensor(image)
+    def _normalize(self, pixels: Tensor) -> Tensor:
         mean, std = (torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (self.mean, self.std))
         return (pixels.float() * self.rescale - mean) / std
 
@@ -294,10 +311,10 @@ def _load(image: Any, channels: int, backend: str) -> Any:
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-    if isinstance(image, (str, Path)):
-        image = _read(Path(image))
-    if not isinstance(image, Image.Image):
-        image = _as_tensor(image)
+    if isinstance(image, str | Path | Image.Image):
+        image = image_io.read(image)
+    else:
+        image = image_io.uint8_tensor(image)
         if image.shape[0] == channels and (backend == "tensor" or channels not in (1, 3)):
             return image
     mode = {1: "L", 3: "RGB"}.get(channels)
@@ -309,39 +326,6 @@ def _load(image: Any, channels: int, backend: str) -> Any:
     image = to_pil_image(image) if isinstance(image, Tensor) else image
     image = image if image.mode == mode else image.convert(mode)
     return pil_to_tensor(image) if backend == "tensor" else image
-
-
-def _read(path: Path) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise ValueError(f"there is no image file {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image file: {error}") from None
-
-
-def _as_tensor(image: Any) -> Tensor:
-    """uint8 [C, H, W] from a numpy array [H, W] or [H, W, C], or a tensor [H, W] or [C, H, W]."""
-    import numpy
-
-    if isinstance(image, numpy.ndarray):
-        tensor = torch.from_numpy(numpy.ascontiguousarray(image))
-        tensor = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
-    elif isinstance(image, Tensor):
-        tensor = image
-    else:
-        raise ValueError(f"expected a PIL image, a path, a numpy array or a tensor, given {type(image).__name__}")
-    tensor = tensor[None] if tensor.ndim == 2 else tensor
-    if tensor.dtype != torch.uint8 or tensor.ndim != 3:
-        raise ValueError(
-            f"expected uint8 pixels [C, H, W] of one image, given {tensor.dtype} of shape {list(tensor.shape)}; pass "
-            f"pixels that are already normalized directly to the model: model(pixel_values=x)"
-        )
-    return tensor
 
 
 def _class_defaults(kind: str) -> dict[str, Any]:

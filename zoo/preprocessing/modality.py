@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io, display
+from zoo.preprocessing import audio_io, display, image_io
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ MODALITIES: dict[str, Modality] = {
         family="vision",
         inputs={"pixel_values": "pixel_values"},
         argument="images",
-        suffixes=(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"),
+        suffixes=image_io.SUFFIXES,
         unnamed="an image",
         is_item=_is_image,
         load=display.open_image,
@@ -162,7 +164,7 @@ MODALITIES: dict[str, Modality] = {
         inputs={"input_values": "input_values", "attention_mask": "audio_attention_mask"},
         argument="audio",
         options=("sampling_rate", "resample", "too_long"),
-        suffixes=(".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".m4a"),
+        suffixes=AUDIO_SUFFIXES,
         unnamed="an audio clip",
         is_item=_is_clip,
         load=audio_io.read,

@@ -20,7 +20,9 @@ from zoo.preprocessing.modality import MODALITIES, file_modality
 from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.journal import EmbeddingJournal
+from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
+from zoo.utils.folders import data_files, describe_files
 
 OnError = Literal["raise", "skip"]
 AHEAD = 2  # batches that are decoded while one is computed
@@ -66,7 +68,8 @@ def embed(
     encoder, out = Encoder(model), Path(out)
     check_options(encoder, modalities, on_error, dtype, batch_size, out)
     folder = Path(items) if isinstance(items, str | Path) else None
-    listed = items_of_folder(folder, modalities or encoder.modalities) if folder else items_of_list(items, encoder)  # type: ignore[arg-type]
+    kinds = modalities or encoder.modalities
+    listed = items_of_folder(folder, kinds, out) if folder else items_of_list(items, encoder)  # type: ignore[arg-type]
     mark = fingerprint(model)
     old = None if overwrite or not out.exists() else former(out, mark, dtype)
     journal = EmbeddingJournal(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
@@ -104,26 +107,30 @@ class Options:
 # --- What there is to embed -------------------------------------------------------------------------------------------
 
 
-def items_of_folder(folder: Path, modalities: Sequence[str]) -> list[Item]:
-    """The files of these kinds in a folder and below it, in the order of their names; hidden ones are left out."""
+def items_of_folder(folder: Path, modalities: Sequence[str], out: Path | None = None) -> list[Item]:
+    """The files of these kinds in a folder and below it, in the order of their names.
+
+    Hidden files are left out; others that are left out, except `out`, are counted in a notice.
+    """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(
             f"{folder} {what}: expected a folder of {' or '.join(MODALITIES[k].plural for k in modalities)}, or a list"
         )
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and (kind := file_modality(name)) in modalities:
-                path = Path(parent, name)
-                found.append(stamped(kind, path.relative_to(folder).as_posix(), path))
+    found, others = [], []
+    for path in data_files(folder):
+        if (kind := file_modality(path.name)) in modalities:
+            found.append(stamped(kind, path.relative_to(folder).as_posix(), path))
+        elif out is None or path.resolve() != out.resolve():
+            others.append(path)
     if not found:
         endings = ", ".join(suffix for kind in modalities for suffix in MODALITIES[kind].suffixes)
         raise ValueError(
             f"{folder} has no {' or '.join(MODALITIES[k].plural for k in modalities)} in it "
             f"(files that end with {endings})"
         )
+    if others:
+        announce(f"not embedded, no {' or '.join(MODALITIES[k].plural for k in modalities)}: {describe_files(others)}")
     return sorted(found, key=lambda item: item.name)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from zoo.interpret.plot import attention_grid
@@ -115,7 +116,8 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
         return audio_attention(model, *data.sample_spectrograms(count))
     if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
         return None  # a sharded model needs all ranks for a forward pass
-    images, labels = sets.test.images[:count], sets.test.labels[:count]
+    labels = sets.test.labels[:count]
+    images = sets.test.pixels(torch.arange(len(labels)))
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
     try:
         return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())

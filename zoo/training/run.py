@@ -92,7 +92,7 @@ class Run:
             if config.source:
                 from zoo.checkpoints.load import load
 
-                return load(config.source, **config.overrides)
+                return load(config.source, **config.overrides).train()  # `load` returns a model in eval mode
             from zoo.checkpoints.create import create_model
 
             return create_model(config.name, seed=self.settings.seed, **config.overrides)

@@ -14,9 +14,11 @@ from zoo.data.config import AudioSourceSettings
 from zoo.data.sources.dataset_cards import Card
 from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read
+from zoo.preprocessing.modality import AUDIO_SUFFIXES
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
+from zoo.utils.folders import data_files, describe_files, sub_folders
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64")
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
 MIN_DURATION = 0.025  # seconds: one frame of Kaldi filter banks, and the receptive field of wav2vec 2.0
 _CHUNK = 64
@@ -192,12 +194,14 @@ def _by_class(folder: Path) -> dict[str, Table]:
 
 
 def _class_table(folder: Path) -> Table:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sub_folders(folder)
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folders, expected at least 2; {_LAYOUT}")
-    paths, labels = [], []
+    paths, labels, others = [], [], []
     for name in names:
-        files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in AUDIO_SUFFIXES)
+        below = data_files(folder / name)
+        files = [file for file in below if file.suffix.lower() in AUDIO_SUFFIXES]
+        others += [file for file in below if file.suffix.lower() not in AUDIO_SUFFIXES]
         paths += [str(file) for file in files]
         labels += [name] * len(files)
     if not paths:
@@ -206,6 +210,8 @@ def _class_table(folder: Path) -> Table:
         raise DataError(
             f"{folder / min(empty)} contains no audio file ({', '.join(AUDIO_SUFFIXES)}); add some or remove the folder"
         )
+    if others:
+        announce(f"left out, not audio files by their names: {describe_files(others)}")
     return Table({"audio": paths, "label": labels}, str(folder))
 
 

@@ -1,7 +1,7 @@
 """Labeled images in memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,37 +20,49 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
     """Labeled images.
 
     Attributes:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], as stored in memory.
         labels: int64 [N].
         classes: Class names.
         broken: Messages of skipped images.
+        resize: Converts a stored image to the size and number of channels of the model when it is fetched; small
+            images take less memory so. None leaves them alone.
     """
 
     images: Tensor
     labels: Tensor
     classes: list[str]
     broken: list[str] = field(default_factory=list)
+    resize: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """One image [C, H, W], its label and its index."""
-        return {"pixel_values": self.images[i], "labels": self.labels[i], "index": torch.tensor(i)}
+        image = self.images[i] if self.resize is None else self.resize(self.images[i])
+        return {"pixel_values": image, "labels": self.labels[i], "index": torch.tensor(i)}
 
     def __getitems__(self, rows: Sequence[int]) -> Any:
         """A collated batch for keyed batch samplers; a list of items for any other data loader."""
         if not isinstance(rows, Keys):
             return [self[i] for i in rows]
         index, epoch = torch.tensor(rows), torch.tensor(rows.epoch)
-        return {"pixel_values": self.images[index], "labels": self.labels[index], "index": index, "epoch": epoch}
+        return {"pixel_values": self.pixels(index), "labels": self.labels[index], "index": index, "epoch": epoch}
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """The images of these rows as the model takes them, uint8 [B, C, H, W]."""
+        images = self.images[index]
+        return images if self.resize is None else torch.stack([self.resize(image) for image in images])
+
+    def take(self, rows: Tensor) -> "ImageDataset":
+        """The images of these rows, given as indices or as a mask [N]."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def subset(self, count: int, *, seed: int = 0) -> "ImageDataset":
         """A seeded, class-balanced subset of `count` images; 0 keeps all."""
         if not count or count >= len(self):
             return self
-        rows = balanced_rows(self.labels, count, seed)
-        return ImageDataset(self.images[rows], self.labels[rows], self.classes, self.broken)
+        return self.take(balanced_rows(self.labels, count, seed))
 
 
 @dataclass

@@ -1,18 +1,22 @@
 """Your own labeled images: one sub-folder per class, or parquet files."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
-from zoo.data.image.decode import decode, identity
+from zoo.data.image.decode import Blob, Decoded, decode, identity
 from zoo.data.sources.tables import image_bytes, read_parquet
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.image_io import SUFFIXES
 from zoo.utils.errors import DataError
+from zoo.utils.folders import data_files, describe_files, sub_folders
 from zoo.utils.keyed_random import seed_for
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TEST_NAMES = ("test", "val", "valid", "validation")
 TEST_FRACTION = 0.1
 _LAYOUT = (
@@ -21,26 +25,39 @@ _LAYOUT = (
 )
 
 
-def load_folder(folder: Path, *, on_error: str = "raise", size: int = 32, seed: int = 0) -> ImageSplits:
-    """Load a folder of images; without a test folder, 10 % of each class are held out. See `load_images`."""
+def load_folder(
+    folder: Path, processor: ImageProcessor | None = None, *, on_error: str = "raise", seed: int = 0
+) -> ImageSplits:
+    """Load a folder of images, resized by `processor`; without a test folder, 10 % of each class are held out.
+
+    See `load_images`.
+    """
+    read = partial(_read, processor=processor or ImageProcessor(size=(32, 32)), on_error=on_error)
+    notices: list[str] = []
     if (folder / "train.parquet").is_file():
         files = (folder / "train.parquet", _test_part(folder, ".parquet"))
-        train, test = (_read_table(file, on_error, size) for file in files)
+        train, test = (_read_table(file, read) for file in files)
         if train.classes != test.classes:
             raise DataError(f"{folder}: the classes of train and test differ: {train.classes} and {test.classes}")
     elif (folder / "train").is_dir():
         classes = _class_names(folder / "train")
         test_folder = _test_part(folder, "")
-        if unknown := set(_sub_folders(test_folder)) - set(classes):
+        if unknown := set(sub_folders(test_folder)) - set(classes):
             raise DataError(f"{test_folder / sorted(unknown)[0]}: no such class in {folder / 'train'}")
-        train, test = (_read(_list(part, classes), classes, on_error, size) for part in (folder / "train", test_folder))
+        if others := sorted(set(sub_folders(folder)) - {"train", test_folder.name}):
+            notices.append(f"not used: {', '.join(str(folder / name) for name in others)}")
+        listed = [_list(part, classes, notices) for part in (folder / "train", test_folder)]
+        _require_every_class(folder / "train", classes, listed[0])
+        train, test = (_labeled(files, classes, read) for files in listed)
     else:
         classes = _class_names(folder)
-        train_files, test_files = _split(_list(folder, classes), seed)
-        train, test = (_read(files, classes, on_error, size) for files in (train_files, test_files))
+        listed_files = _list(folder, classes, notices)
+        _require_every_class(folder, classes, listed_files)
+        train, test = (_labeled(files, classes, read) for files in _split(listed_files, seed))
     pixels = train.images.movedim(1, 0).flatten(1)  # [C, N*H*W]
     mean, std = zip(*(_statistics(channel) for channel in pixels))
-    return ImageSplits(train, test, folder.resolve().name, True, str(folder), mean, std)
+    notice = "; ".join(notices) or None
+    return ImageSplits(train, test, folder.resolve().name, True, str(folder), mean, std, notice=notice)
 
 
 def _statistics(channel: torch.Tensor) -> tuple[float, float]:
@@ -60,27 +77,43 @@ def _test_part(folder: Path, suffix: str) -> Path:
     raise DataError(f"{folder} has train{suffix} but none of {names}; {_LAYOUT}")
 
 
-def _sub_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _class_names(folder: Path) -> list[str]:
-    names = _sub_folders(folder)
+    names = sub_folders(folder)
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folders, expected at least 2; {_LAYOUT}")
     return names
 
 
-def _list(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    """(file, class index) of all images."""
-    found = []
+def _list(folder: Path, classes: list[str], notices: list[str]) -> list[tuple[Path, int]]:
+    """(file, class index) of all images. What is left out is described in `notices`."""
+    found: list[tuple[Path, int]] = []
+    others: list[Path] = []
     for number, name in enumerate(classes):
-        part = folder / name
-        files = sorted(file for file in part.rglob("*") if file.suffix.lower() in SUFFIXES) if part.is_dir() else []
-        found += [(file, number) for file in files]
+        files = data_files(folder / name) if (folder / name).is_dir() else []
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        others += [file for file in files if file.suffix.lower() not in SUFFIXES]
+        found += [(file, number) for file in images]
+        if not images:
+            notices.append(f"no images of class {name} in {folder}")
     if not found:
-        raise DataError(f"{folder}: no image in any of its sub-folders ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{folder}: no image in any of its sub-folders ({', '.join(SUFFIXES)})")
+    if others:
+        notices.append(f"left out, not images by their names: {describe_files(others)}")
+    direct = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if direct:
+        notices.append(f"left out, in no folder of a class: {describe_files(direct)}")
     return found
+
+
+def _require_every_class(folder: Path, classes: list[str], files: list[tuple[Path, int]]) -> None:
+    """Raise DataError for a class without training images."""
+    if empty := sorted(set(range(len(classes))) - {number for _, number in files}):
+        part = folder / classes[empty[0]]
+        others = data_files(part)
+        holds = f"it holds {describe_files(others)}" if others else "it is empty"
+        raise DataError(
+            f"{part} contains no image: {holds}. Images end with {', '.join(SUFFIXES)}; add some, or remove the folder"
+        )
 
 
 def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
@@ -99,29 +132,33 @@ def _split(files: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, i
     return train, test
 
 
-def _read(files: list[tuple[Path, int]], classes: list[str], on_error: str, size: int) -> ImageDataset:
-    paths = [path for path, _ in files]
-    decoded = decode(
-        paths, lambda i: str(paths[i]), size=(size, size), resize=True, on_error=on_error, cache_key=identity(paths)
+def _read(
+    blobs: Sequence[Blob], where: Callable[[int], str], files: Sequence[Path], processor: ImageProcessor, on_error: str
+) -> Decoded:
+    return decode(
+        blobs,
+        where,
+        size=processor.size,
+        channels=processor.channels,
+        resize=processor.pixels,
+        on_error=on_error,
+        cache_key=identity(files),
     )
+
+
+def _labeled(files: list[tuple[Path, int]], classes: list[str], read: Callable[..., Decoded]) -> ImageDataset:
+    paths = [path for path, _ in files]
+    decoded = read(paths, lambda i: str(paths[i]), paths)
     return labeled(decoded, [label for _, label in files], classes, "folder")
 
 
-def _read_table(file: Path, on_error: str, size: int) -> ImageDataset:
+def _read_table(file: Path, read: Callable[..., Decoded]) -> ImageDataset:
     table = read_parquet(file)
     image = _column(file, table, ("image", "img", "pixel_values"))
     label = _column(file, table, ("label", "labels", "fine_label"))
     values = table.column(label).to_pylist()
     classes, numbers = _classes(table, label, values)
-    blobs = image_bytes(table, image)
-    decoded = decode(
-        blobs,
-        lambda i: f"{file}, row {i}",
-        size=(size, size),
-        resize=True,
-        on_error=on_error,
-        cache_key=identity([file]),
-    )
+    decoded = read(image_bytes(table, image), lambda i: f"{file}, row {i}", [file])
     return labeled(decoded, numbers, classes, str(file))
 
 

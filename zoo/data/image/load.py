@@ -10,6 +10,7 @@ from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 from zoo.data.sources.hub import HubError, load_table
 from zoo.data.sources.tables import image_bytes, read_parquet
 from zoo.data.synthetic import shapes
+from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
@@ -22,6 +23,7 @@ def load_images(
     *,
     on_error: str = "raise",
     size: int = 32,
+    processor: ImageProcessor | None = None,
     max_train_samples: int = 0,
     max_test_samples: int = 0,
     seed: int = 0,
@@ -34,7 +36,9 @@ def load_images(
             (directly, then split 9:1, or inside `train/` and `test/`), or with train.parquet and test.parquet.
         data_dir: Folder that contains `cifar10/train.parquet` and `cifar10/test.parquet`.
         on_error: `raise` raises an error that names a broken image, `skip` skips it with a warning.
-        size: Height and width to which images of your own folder are resized.
+        size: Height and width of the images of your own folder, which are scaled to cover it and center-cropped.
+        processor: Resizes and crops the images of any dataset, instead of `size`: that of a model, `model.preprocess`,
+            gives the pixels that `zoo.predict` sees.
         max_train_samples, max_test_samples: Maximum number of images (a seeded, class-balanced subset); 0 uses all.
         seed: Seed of splits and subsets.
 
@@ -44,7 +48,10 @@ def load_images(
     """
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
-    sets = _load(name, data_dir, on_error, size, seed)
+    sets = _load(name, data_dir, on_error, processor or ImageProcessor(size=(size, size)), seed)
+    channels, *edges = sets.train.images.shape[1:]
+    if processor and sets.card and not processor.keeps((edges[0], edges[1]), channels):  # folders are resized already
+        sets.train.resize = sets.test.resize = processor.pixels
     sets.train = sets.train.subset(max_train_samples, seed=seed)
     sets.test = sets.test.subset(max_test_samples, seed=seed)
     if broken := sets.train.broken + sets.test.broken:
@@ -54,7 +61,7 @@ def load_images(
     return sets
 
 
-def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed: int) -> ImageSplits:
+def _load(name: str, data_dir: str | Path | None, on_error: str, processor: ImageProcessor, seed: int) -> ImageSplits:
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
     if name in ("auto", "cifar10"):
@@ -67,7 +74,7 @@ def _load(name: str, data_dir: str | Path | None, on_error: str, size: int, seed
             sets.notice = f"using {len(sets.train):,} synthetic images instead of CIFAR-10: {error}"
             return sets
     if Path(name).expanduser().is_dir():
-        return load_folder(Path(name).expanduser(), on_error=on_error, size=size, seed=seed)
+        return load_folder(Path(name).expanduser(), processor, on_error=on_error, seed=seed)
     known = ["auto", "synthetic", *(n for n in list_cards() if load_card(n).task == "image classification")]
     raise DataError(
         f"data={name!r}: expected a folder that exists, or one of {', '.join(known)}{did_you_mean(name, known)}"

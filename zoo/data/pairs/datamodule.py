@@ -146,8 +146,11 @@ class ImageBatch:
     """
 
     def __init__(self, settings: Any, preprocess: Any, mirrors: Tensor) -> None:
-        mean, std = (_each(value, preprocess.channels) for value in (preprocess.mean, preprocess.std))
-        self.augment, self.mirrors, self.channels = Augment(settings, mean, std), mirrors, preprocess.channels
+        self.augment, self.mirrors, self.channels = (
+            Augment(settings, *preprocess.statistics()),
+            mirrors,
+            preprocess.channels,
+        )
 
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
         """pixel_values uint8 [B, 3, H, W] -> float [B, C, H, W]."""
@@ -187,7 +190,3 @@ _SIDED = {"left", "right", "leftwards", "rightwards", "leftward", "rightward", "
 
 def _words(text: str) -> list[str]:
     return "".join(c if c.isalpha() else " " for c in text.lower()).split()
-
-
-def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values * channels if len(values) == 1 else values

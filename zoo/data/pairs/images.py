@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,31 +11,33 @@ from torch import Tensor
 from zoo.data.image.decode import decode, identity
 from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.tables import Rows
+from zoo.preprocessing.image import ImageProcessor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Fit = Callable[["Image | Tensor"], Tensor]
 
 
 @dataclass(frozen=True)
 class ResizeAndCrop:
     """Resize and crop of an ImageProcessor, without its normalization."""
 
-    preprocess: Any
+    preprocess: ImageProcessor
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """uint8 [3, h, w] -> uint8 [3, H, W]."""
-        if self.preprocess.channels == 1:
-            from torchvision.transforms.v2.functional import rgb_to_grayscale
-
-            image = rgb_to_grayscale(image, 3)
-        return self.preprocess._crop(self.preprocess._resize(image))
+    def __call__(self, image: "Image | Tensor") -> Tensor:
+        """A PIL image or uint8 [3, h, w] -> uint8 [3, H, W], gray in all channels for a model of one channel."""
+        return self.preprocess.pixels(image).expand(3, -1, -1)
 
 
-def decode_images(rows: Rows, size: tuple[int, int], fit: Callable[[Tensor], Tensor] | None,
+def decode_images(rows: Rows, size: tuple[int, int], fit: Fit | None,
                 skipped: list[str]) -> PairDataset[Tensor]:  # fmt: skip
     """Decode the images of rows; messages of unreadable images are appended to `skipped`."""
     if not len(rows):
         return PairDataset(torch.empty(0, 3, *size, dtype=torch.uint8), [])
     files = [blob for blob in rows.blobs if isinstance(blob, Path)]
     cache_key = identity(files) if len(files) == len(rows) else ""
-    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit or True, on_error="skip",
-                     cache_key=cache_key)  # fmt: skip
+    fit = fit or ResizeAndCrop(ImageProcessor(size=size))
+    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit, on_error="skip", cache_key=cache_key)
     skipped += decoded.broken
     return PairDataset(decoded.images, [rows.captions[i] for i in decoded.kept.tolist()])

@@ -1,7 +1,6 @@
 """Load image-text pairs from tables, folders, shards, the Hub, or synthetic scenes."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from zoo.data.config import PairDataSettings
 from zoo.data.pairs.dataset import Decoder, PairDataset, PairSplits, T
-from zoo.data.pairs.images import decode_images
+from zoo.data.pairs.images import Fit, ResizeAndCrop, decode_images
 from zoo.data.pairs.tables import find_tables, pair_rows
 from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 from zoo.data.sources.hub import HubError, hub_tables
@@ -25,13 +24,14 @@ TEST_FRACTION = 0.1
 
 
 def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
-               fit: Callable[[Tensor], Tensor] | None = None, seed: int = 0) -> PairSplits[Tensor]:  # fmt: skip
+               fit: Fit | None = None, seed: int = 0) -> PairSplits[Tensor]:  # fmt: skip
     """Load and decode a dataset of images with captions.
 
     Args:
         settings: Dataset and options; see `PairDataSettings`.
         size: (height, width) of the images.
-        fit: Function from uint8 [3, h, w] to [3, *size]. Default: scale to cover `size` and center-crop.
+        fit: Function from a PIL image, or uint8 [3, h, w], to uint8 [3, *size]. Default: scale to cover `size` and
+            center-crop, as ImageProcessor does.
         seed: Seed of splits and subsets.
 
     Raises:
@@ -40,18 +40,21 @@ def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int
     """
     s = settings or PairDataSettings()
     if s.name in ("auto", "synthetic", "synthetic_image_text"):
-        return finish(synthetic_pairs(size), s, seed)
+        return finish(synthetic_pairs(size, fit), s, seed)
     return finish(_read(s, "images", lambda rows, skipped: decode_images(rows, size, fit, skipped), seed), s, seed)
 
 
-def synthetic_pairs(size: tuple[int, int]) -> PairSplits[Tensor]:
-    """The synthetic dataset of scenes with captions."""
+def synthetic_pairs(size: tuple[int, int], fit: Fit | None = None) -> PairSplits[Tensor]:
+    """The synthetic dataset of scenes with captions; fit: see `load_pairs`."""
     if size[0] != size[1] or size[0] < 24:
         raise DataError(f"synthetic images are square with at least 24 pixels, but the model takes "
                         f"{size[0]} x {size[1]}: pass image.image_size=32")  # fmt: skip
     train, validation, test = (
         PairDataset(*scenes.make_pairs(split, size=size[0])) for split in ("train", "validation", "test")
     )
+    if fit and not (isinstance(fit, ResizeAndCrop) and fit.preprocess.keeps(size, 3)):
+        for part in (train, validation, test):
+            part.items = torch.stack([fit(image) for image in part.items])
     train.family = scenes.FAMILY
     source = "generated scenes; the test scenes combine colors and shapes in new pairs"
     return PairSplits(train, validation, test, "synthetic", False, source)

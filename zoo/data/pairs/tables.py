@@ -12,6 +12,7 @@ from zoo.data.image.decode import Blob
 from zoo.data.sources.hub import hub_tables
 from zoo.data.sources.tables import SUFFIXES, Table, read_table
 from zoo.data.text.load import _folder_tables
+from zoo.preprocessing import image_io
 from zoo.utils.errors import DataError, did_you_mean
 
 NAMES = {
@@ -21,7 +22,7 @@ NAMES = {
 }
 """Default column names; columns of file names may also be named as in FILES."""
 FILES = ("file", "file_name", "filename", "path", "file_path", "filepath")
-ENDINGS = {"images": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
+ENDINGS = {"images": tuple(suffix[1:] for suffix in image_io.SUFFIXES),
            "audio": ("wav", "flac", "ogg", "mp3", "opus")}  # fmt: skip
 CAPTION_FILES = ("captions", "metadata")
 

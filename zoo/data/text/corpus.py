@@ -15,7 +15,9 @@ from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import TEXT_NAMES, _find_columns, load_texts, synthetic_texts, text_cards
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
+from zoo.utils.folders import data_files, describe_files
 
 PLAIN = (".txt", ".md", ".text")
 
@@ -57,9 +59,12 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
     elif s.name == "tinyshakespeare":
         corpus = _shakespeare(s.data_dir)
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in PLAIN)
+        below = data_files(path)
+        files = [file for file in below if file.suffix.lower() in PLAIN]
         if not files:
             raise DataError(f"{path} contains no text file ({', '.join(PLAIN)})")
+        if others := [file for file in below if file.suffix.lower() not in PLAIN]:
+            announce(f"left out, not text files by their names: {describe_files(others)}")
         corpus = Corpus([read_text(file) for file in files], s.name, True, f"{len(files)} files in {path}")
     elif path.suffix.lower() in SUFFIXES:
         corpus = _column(path, s.text)

@@ -8,11 +8,14 @@ from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.load import load_images
 from zoo.data.splits import held_out_mask
 from zoo.models.base import Model
-from zoo.preprocessing.image import ImageProcessor
+from zoo.models.config import CLASSIFIER_HEADS
+from zoo.models.load_report import listed
+from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.tasks.classification import ClassificationTask
 from zoo.training.parse import SettingsError
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
+from zoo.utils.console import console
 from zoo.utils.errors import DataError
 
 
@@ -40,34 +43,84 @@ def hold_out(images: ImageDataset, fraction: float, seed: int) -> tuple[ImageDat
     held = held_out_mask(images.labels, fraction, seed)
     if held.all():
         raise SettingsError(f"val_fraction={fraction} leaves none of {len(images)} images for training")
-    parts = [ImageDataset(images.images[rows], images.labels[rows], images.classes) for rows in (~held, held)]
-    return parts[0], parts[1]
+    return images.take(~held), images.take(held)
 
 
 def open_images(run: Run) -> tuple[Model, HeldOutImages]:
     """Create the model, load the data and open the run folder, in this order, so that mistakes show early.
 
-    Raises: SettingsError, RunError.
+    The model decides the size of the images, and how they are resized. Raises: SettingsError, RunError.
     """
     model, d = run.create_model(), run.settings.data
+    processor = image_processor(run, model)
     try:
-        sets = load_images(d.name, d.data_dir, on_error=d.on_error, size=d.size, max_train_samples=d.max_train_samples,
-                           max_test_samples=d.max_test_samples, seed=run.settings.seed)  # fmt: skip
+        sets = load_images(d.name, d.data_dir, on_error=d.on_error, processor=processor,
+                           max_train_samples=d.max_train_samples, max_test_samples=d.max_test_samples,
+                           seed=run.settings.seed)  # fmt: skip
     except DataError as error:
         raise SettingsError(str(error)) from error
     run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
     s = run.settings
-    if model.config.num_classes != len(sets.classes):
-        model.reset_head(len(sets.classes))
-    model.labels = list(sets.classes)
-    height, width = sets.train.images.shape[2:]
-    model.preprocess = ImageProcessor(size=(height, width), mean=sets.mean, std=sets.std)
+    notes = [fit_head(run, model, sets.classes), fit_statistics(run, model, processor, sets)]
+    for note in filter(None, notes):
+        console().print(f"{s.model.source}: {note}", markup=False)
+    mean, std = model.preprocess.statistics()
     try:
-        data = HeldOutImages(sets, s.trainer.val_fraction, seed=s.seed, batch_size=s.data.batch_size,
-                             augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
+        data = HeldOutImages(replace(sets, mean=mean, std=std), s.trainer.val_fraction, seed=s.seed,
+                             batch_size=s.data.batch_size, augment=s.data.augment,
+                             num_workers=s.data.num_workers)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error
     return model, data
+
+
+def image_processor(run: Run, model: Model) -> ImageProcessor:
+    """The processor that reads and resizes the images: that of the model. Raises: SettingsError."""
+    s = run.settings
+    if tuple(model.inputs) != ("pixel_values",):
+        raise SettingsError(f"{s.model.source or s.model.name} is a {model.family} model: expected an image model, "
+                            f"such as vit_base_patch16_224 or a folder of its weights")  # fmt: skip
+    config: Any = model.config
+    height, width = pair(config.image_size)
+    if s.data.size is not None and (s.data.size, s.data.size) != (height, width):
+        raise SettingsError(f"size={s.data.size}, but the model takes images of {height} x {width} pixels: omit size=, "
+                            f"or set image_size={s.data.size} for a model of that size")  # fmt: skip
+    if config.in_chans not in (1, 3):
+        raise SettingsError(f"in_chans={config.in_chans}: the images of this recipe have 1 channel (gray) or 3 (RGB)")
+    return model.preprocess or model.default_preprocess()
+
+
+def fit_head(run: Run, model: Model, classes: list[str]) -> str | None:
+    """Give the model the classes of the data. Returns a note if that replaces a pretrained head."""
+    config: Any = model.config
+    source, before = run.settings.model.source, model.labels
+    replaced = before != classes if source else config.num_classes != len(classes)
+    if replaced:
+        count = config.num_classes if config.head in CLASSIFIER_HEADS else 0
+        model.reset_head(len(classes), seed=run.settings.seed if source else 0)
+        model.labels = list(classes)
+        old = f"replaces the one for {count:,} ({listed(before or ['no names'])})" if count else "is added"
+        return f"a new head for {len(classes)} classes ({listed(classes)}) {old}" if source else None
+    model.labels = list(classes)
+    return None
+
+
+def fit_statistics(run: Run, model: Model, processor: ImageProcessor, sets: ImageSplits) -> str | None:
+    """Set the model's preprocessing, with mean and std of the data or of the weights. Returns a note about them."""
+    source, chosen, saved = run.settings.model.source, run.settings.data.statistics, model.preprocess is not None
+    if chosen == "model" and not saved:
+        raise SettingsError(f"statistics=model: {source} has no mean and std of its own; use statistics=data")
+    mean, std = ", ".join(f"{v:.3f}" for v in processor.mean), ", ".join(f"{v:.3f}" for v in processor.std)
+    if chosen == "model" or (chosen == "auto" and source and saved):
+        model.preprocess = processor
+        return f"images are normalized with its own mean ({mean}) and std ({std})" if source else None
+    channels = processor.channels
+    values = [v if len(v) == channels else (sum(v) / len(v),) for v in (sets.mean, sets.std)]  # of gray, from RGB
+    model.preprocess = replace(processor, mean=values[0], std=values[1], rescale=1 / 255)
+    if not source:
+        return None
+    before = f", not its own mean ({mean}) and std ({std})" if saved else ": it has no preprocessing of its own"
+    return f"images are normalized with mean and std of the training images{before}"
 
 
 def classifier(run: Run, model: Model, data: ImageDataModule) -> ClassificationTask:
