@@ -22,7 +22,7 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport
 from zoo.models.mapping.config_keys import differences
-from zoo.models.mapping.tensors import find_tensors, import_tensors, tie, tied_names
+from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
@@ -80,13 +80,18 @@ def _load(
 ) -> Model:
     checkpoint = _describe(path)
     config = _target_config(checkpoint, num_classes, labels, overrides)
+    raw = _read_tensors(checkpoint, device)
+    if name := _untied(checkpoint, raw):
+        checkpoint.config = checkpoint.config.replace(tie_word_embeddings=False)
+        config = config.replace(tie_word_embeddings=overrides.get("tie_word_embeddings", False))
+        checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
     model = build(checkpoint.family, checkpoint.config)
-    tensors, report = _file_tensors(checkpoint, model, device)
+    tensors, report = _file_tensors(checkpoint, model, raw)
     report.source = source
     if config != checkpoint.config:
         before, model = model, build(checkpoint.family, config)
         if config.head != checkpoint.config.head:
-            _change_head(tensors, report, checkpoint, model)
+            _change_head(tensors, report, checkpoint, model, raw)
         _adapt(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
@@ -172,15 +177,22 @@ def _target_config(
 # --- Tensors ----------------------------------------------------------------------------------------------------------
 
 
+def _untied(checkpoint: Checkpoint, raw: Mapping[str, Tensor]) -> str | None:
+    """The name of a head that the config calls tied to the embeddings, and that has values of its own in the file."""
+    if not getattr(checkpoint.config, "tie_word_embeddings", False) or checkpoint.config.head not in LM_HEADS:
+        return None
+    tied = tied_names(build(checkpoint.family, checkpoint.config))
+    return untied(tied, checkpoint.table or "", raw, base=checkpoint.base)
+
+
 def _file_tensors(
-    checkpoint: Checkpoint, model: Model, device: str | torch.device
+    checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors of the file under our names. Raises LoadError unless they are exactly those of the file's config."""
     own, tied = model.state_dict(), tied_names(model)
     for alias in tied:
         del own[alias]
     table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
-    raw = _read_tensors(checkpoint, device)
     files = set(getattr(raw, "file_of", {}).values())
     file = files.pop() if len(files) == 1 else checkpoint.path
     if checkpoint.path.is_file():  # a checkpoint of a run has a tied tensor under each of its names
@@ -202,7 +214,9 @@ def _expected_model(checkpoint: Checkpoint) -> str:
     return f"Expected the tensors of {name} as {config} describes it: check that both files are of the same model"
 
 
-def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, model: Model) -> None:
+def _change_head(
+    tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor]
+) -> None:
     """Replace the tensors of the file's head by those for the new head, such as BERT's pooler for a classifier.
 
     Tensors that merely have the same name and shape in both heads are not taken over.
@@ -213,7 +227,6 @@ def _change_head(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
         alike = {checkpoint.config.head, model.config.head} == {"classify", "pool"}
         found = {name: (name, tensor) for name, tensor in old.items() if alike and name in own}
     else:
-        raw = _read_tensors(checkpoint, next(iter(tensors.values())).device)
         found = find_tensors(checkpoint.mapping.table_for(model.config), own, raw, base=checkpoint.base)
     tensors |= {name: tensor for name, (_, tensor) in found.items()}
     used = {theirs for theirs, _ in found.values()}

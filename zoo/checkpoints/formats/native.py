@@ -7,7 +7,7 @@ from typing import Any
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS
-from zoo.models.mapping.tensors import tied_names
+from zoo.models.mapping.tensors import config_as_tied, tied_names
 from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
 from zoo.utils import renamed
@@ -31,7 +31,7 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
         "format": FORMAT,
         "family": model.family,
         "variant": model.variant,
-        "config": model.config.to_dict(),
+        "config": config_as_tied(model).to_dict(),
         "preprocess": preprocess,
         "labels": model.labels,
         "tied": tied_names(model),

@@ -12,7 +12,7 @@ from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
 from zoo.models.mapping.multi_tower import MultiTowerMapping
-from zoo.models.mapping.tensors import find_tensor
+from zoo.models.mapping.tensors import config_as_tied, theirs_of
 from zoo.models.names import missing_family
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor, pair
@@ -85,8 +85,9 @@ def _rows(folder: Path, mapping: CheckpointMapping, architecture: str) -> int | 
         tensors = open_tensors(folder)
     except LoadError:  # raised again when the weights are read; without them there is a description
         return None
-    theirs = find_tensor(mapping.table + mapping.head_tables.get(head, ""), PROJ, tensors, mapping.base)
-    return len(theirs) if theirs is not None and theirs.ndim else None
+    name = theirs_of(mapping.table + mapping.head_tables.get(head, ""), PROJ, tensors, mapping.base)
+    shape = () if name is None else tensors[name].shape
+    return shape[0] if shape else None
 
 
 def _fields(
@@ -145,7 +146,7 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
     for _, mapping in mappings(iter([family]), "transformers"):
         if isinstance(mapping, MultiTowerMapping):
             return transformers_multi_tower.describe(model, family, mapping)
-        config = mapping.rewrite(model.config)
+        config = mapping.rewrite(config_as_tied(model))
         pools = any(fields.get("head") == "pool" for fields in mapping.heads.values())
         if config.head == "pool" and not pools:  # transformers' bare models return the tokens before pooling
             config = config.replace(head=None)

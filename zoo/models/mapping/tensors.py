@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ OPS: dict[str, tuple[Op, Op]] = {
     "T": (lambda t: t.T if t.ndim > 1 else t, lambda t: t.T if t.ndim > 1 else t),  # their Linear is (in, out)
     "row0": (lambda t: t[0], lambda t: t[None]),  # theirs has a leading axis of one
 }
+
+LM_HEADS = ("lm", "masked_lm")  # heads whose output layer may be the word embeddings
 
 # Old tensor names in published files, and the names that the same classes use today.
 SPELLINGS = (
@@ -66,19 +69,14 @@ class Line:
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
         """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
         try:
-            theirs = self.apply(theirs)
+            for op in self.ops:
+                theirs = OPS[op][0](theirs)
             parts = theirs.split([shape[0] for shape in shapes]) if len(shapes) > 1 else [theirs]
         except (RuntimeError, IndexError):
             return None
         if [part.shape for part in parts] != shapes:
             return None
         return [part.contiguous() for part in parts]
-
-    def apply(self, theirs: Tensor) -> Tensor:
-        """Their tensor in our layout."""
-        for op in self.ops:
-            theirs = OPS[op][0](theirs)
-        return theirs
 
     def to_theirs(self, ours: list[Tensor]) -> Tensor:
         """Our tensors as their tensor."""
@@ -159,6 +157,11 @@ def import_tensors(
             problems.missing.append(f"{candidates[0]} (our {', '.join(line.ours)})")
         else:
             tensor = foreign[names.pop(theirs)]
+            problems.conflicts += [
+                f"{theirs} and {other} (both our {', '.join(line.ours)})"
+                for other in candidates
+                if other in names and not _same(tensor, foreign[names[other]])
+            ]
             if parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
                 result |= zip(line.ours, parts)
             else:
@@ -172,17 +175,12 @@ def import_tensors(
     return result, report
 
 
-def find_tensor(table: str, name: str, foreign: Mapping[str, Tensor], base: str = "") -> Tensor | None:
-    """Their tensor for our tensor `name`, in our layout and of whatever shape; None if the file does not have it."""
+def theirs_of(table: str, name: str, foreign: Iterable[str], base: str = "") -> str | None:
+    """The name in the file of our tensor `name`, which must have a line of its own; None if the file lacks it."""
     names = {_modern(theirs): theirs for theirs in foreign}
-    for line in parse(table):
-        if line.ours != (name,):
-            continue
-        for prefix in (base, ""):
-            for theirs in (candidate.replace("~", prefix) for candidate in line.theirs):
-                if theirs in names:
-                    return line.apply(foreign[names[theirs]])
-    return None
+    candidates = [candidate for line in parse(table) if line.ours == (name,) for candidate in line.theirs]
+    spelled = [candidate.replace("~", prefix) for candidate in candidates for prefix in (base, "")]
+    return next((names[candidate] for candidate in spelled if candidate in names), None)
 
 
 def find_tensors(
@@ -215,6 +213,29 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     return {name: other for name, other in names if name != other}
 
 
+def config_as_tied(model: Any) -> Any:
+    """The model's config; its `tie_word_embeddings` as the weights are, which may have been tied or untied by hand."""
+    head, word = getattr(model.head, "proj", None), getattr(getattr(model, "tokens", None), "word", None)
+    if model.config.head not in LM_HEADS or head is None or word is None:
+        return model.config
+    return model.config.replace(tie_word_embeddings=head.weight is word.weight)
+
+
+def untied(tied: Mapping[str, str], table: str, foreign: Mapping[str, Tensor], *, base: str = "") -> str | None:
+    """Their name of a tensor that a config calls tied, and that has values of its own in the file; None if none has.
+
+    tied: see `tied_names`. table: of the model; empty if the file has our names.
+    """
+    for alias, other in tied.items():
+        names = [theirs_of(table, name, foreign, base) if table else name for name in (alias, other)]
+        if not all(name in foreign for name in names):
+            continue
+        one, two = (foreign[str(name)] for name in names)
+        if not _same(one, two):
+            return names[0]
+    return None
+
+
 def tie(model: nn.Module, tied: Mapping[str, str]) -> None:
     """Tie parameters: each name (key) becomes the same object as the parameter named by its value."""
     for name, other in tied.items():
@@ -230,6 +251,10 @@ def _unmapped(lines: list[Line], own: Iterable[str]) -> list[str]:
 def _shape_mismatch(line: Line, theirs: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:
     expected = line.to_theirs([own[name].to("meta") for name in line.ours])
     return f"{theirs} is {list(tensor.shape)}, expected {list(expected.shape)} (our {', '.join(line.ours)})"
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and (one.data_ptr() == two.data_ptr() or torch.equal(one, two))
 
 
 def _modern(name: str) -> str:
@@ -249,11 +274,17 @@ class _Problems:
     missing: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
 
     def raise_if_any(self, source: str) -> None:
         problems = [
             f"{kind} {listed(names, 12)}"
-            for kind, names in (("missing", self.missing), ("left over", self.left_over), ("mis-shaped", self.shapes))
+            for kind, names in (
+                ("missing", self.missing),
+                ("left over", self.left_over),
+                ("mis-shaped", self.shapes),
+                ("different under two names", self.conflicts),
+            )
             if names
         ]
         if problems:
