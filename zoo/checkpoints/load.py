@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.checkpoints.class_names import check_labels, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
-from zoo.checkpoints.formats import native
+from zoo.checkpoints.formats import extra_files, native
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.hub import locate
 from zoo.checkpoints.resize import fit_patches
@@ -325,6 +325,7 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
     config: Any = model.config
     classes = getattr(config, "num_classes", None) if config.head in CLASSIFIER_HEADS else None
     model.variant, model.load_report = checkpoint.variant, report
+    model.extra_files, model.other_files = extra_files.read(checkpoint.path)
     model.labels = list(labels) if labels else checkpoint.labels
     if model.labels is not None and len(model.labels) != classes:
         model.labels = None

@@ -1,13 +1,15 @@
 """`zoo.save` and `zoo.export`: write a model to a folder, in our format or that of another library."""
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.checkpoints.formats import native, open_clip, sentence_transformers, timm, transformers
+from zoo.checkpoints.formats import extra_files, native, open_clip, sentence_transformers, timm, transformers
 from zoo.checkpoints.golden import RECORD, description, golden
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
@@ -24,6 +26,7 @@ OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_bert_config.json", "vocab.json", "processor_config.json",
+    "1_Pooling/config.json", *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
 
@@ -38,12 +41,14 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     tensors = _state(model)
     with atomic_folder(folder, OWNS) as staged:
         (staged / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
-        for name, text in ({} if model.preprocess is None else model.preprocess.files()).items():
+        files = {} if model.preprocess is None else model.preprocess.files()
+        for name, text in {**model.extra_files, **files}.items():
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
         _write_readme(staged, readme)
         _write(tensors, staged / "model.safetensors")
         _write(golden(model), staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
+    _list_others(model, folder, model.other_files)
     return Path(folder)
 
 
@@ -63,6 +68,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
             (staged / name).write_text(text, encoding="utf-8")
         _write_readme(staged, readme)
         _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
+    _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     return Path(folder)
 
 
@@ -100,6 +106,19 @@ def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | No
     save_file(tensors, path, metadata=metadata or {"format": "pt"})  # several keys would be in a random order
 
 
+def _list_others(model: Model, folder: str | Path, names: Sequence[str]) -> None:
+    """Say which files of the folder that the model was loaded from are not in the new one."""
+    source = getattr(model.load_report, "source", None)
+    if source and (names := [name for name in names if not (Path(folder) / name).exists()]):
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        print(f"{folder} has no copy of these files of {source}: {shown}", file=sys.stderr)
+
+
+def check_export(model: Model, format: str) -> None:
+    """Raises ValueError, as `export` does, naming what a library cannot express. Writes nothing."""
+    _exported(model, format)
+
+
 def _write_readme(folder: Path, text: str | None) -> None:
     if text is not None:
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -121,6 +140,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and model.preprocess is not None:
         model.preprocess.check(model.config)
         files |= model.preprocess.transformers_files()
+    if format == "transformers":
+        files |= extra_files.for_export(dict(model.extra_files), model.config.head)
     if isinstance(mapping, MultiTowerMapping):
         files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":

@@ -1,5 +1,7 @@
 """The base class of every model: embed, encode, head."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +30,9 @@ ALTERNATIVES = {
 class Model(nn.Module):
     """Base class of all models: `embed -> encode -> head`.
 
+    extra_files: contents of files of the folder it was loaded from that belong to the model, such as a chat template,
+    by name; other_files: names of those that are not kept.
+
     forward(**batch) takes the inputs named in `inputs`, as the family's transformers processor returns them, and
     returns a tensor. Families implement `embed`, `encode` and `make_head`.
     """
@@ -38,6 +43,8 @@ class Model(nn.Module):
     preprocess: Any = None
     labels: list[str] | None = None
     load_report: Any = None
+    extra_files: Mapping[str, str] = MappingProxyType({})
+    other_files: Sequence[str] = ()
     drop_padding: bool = True
 
     def __init__(self, config: Any) -> None:

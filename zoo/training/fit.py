@@ -242,7 +242,8 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> "Model":
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
     copied = build(family(model.family), model.config, "cpu")
     copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    copied.variant, copied.preprocess, copied.labels = model.variant, model.preprocess, model.labels
+    for name in ("variant", "preprocess", "labels", "load_report", "extra_files", "other_files"):
+        setattr(copied, name, getattr(model, name))
     return cast("Model", task.finalize(copied))
 
 

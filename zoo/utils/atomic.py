@@ -138,16 +138,18 @@ def _move_in(staged: Path, path: Path, owns: tuple[str, ...]) -> None:
     for name in written:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged / name, path / name)
-    for old in list(path.iterdir()):
-        if old != marker and old.name not in map(str, written) and old.is_file() and _is_owned(Path(old.name), owns):
-            old.unlink()
+    for name in [old.relative_to(path) for old in path.rglob("*") if old != marker and old.is_file()]:
+        if name not in written and _is_owned(name, owns):
+            (path / name).unlink()
     _sync(path)
     marker.unlink()
 
 
 def _is_owned(name: Path, owns: tuple[str, ...]) -> bool:
     """Whether a file, by its name relative to the folder, is one of an earlier save."""
-    return len(name.parts) == 1 and (name.name == MARKER or any(fnmatch(name.name, glob) for glob in owns))
+    text = name.as_posix()
+    owned = any(fnmatch(text, glob) and text.count("/") == glob.count("/") for glob in owns)
+    return owned or text == MARKER
 
 
 def read_folder(folder: Path, read: Callable[[], T]) -> T:

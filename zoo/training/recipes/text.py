@@ -4,14 +4,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from torch import Tensor
 
+from zoo.checkpoints import save
 from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
-from zoo.checkpoints.save import export
 from zoo.data.text.datamodule import GroupedByLengthDataModule, TokenDataset
 from zoo.data.text.dataset import TextDataset, TextSplits, groups
 from zoo.data.text.load import load_texts
@@ -88,15 +87,14 @@ def check_export(run: Run, model: Model) -> None:
     """Check before training that the model can be exported to the format of `export=`. Raises: ValueError."""
     if run.settings.export == "none" or distributed.rank() != 0:
         return
-    with TemporaryDirectory() as folder:
-        try:
-            export(model, Path(folder) / "model", format=run.settings.export)
-        except ValueError as error:
-            mean = getattr(model.config, "pool", "") == "mean"
-            is_default = mean and not run.settings.model.source and "pool" not in user_overrides(run)
-            pool = "last" if isinstance(model.config, DecoderConfig) else "cls"
-            hint = f" (the default of this recipe is pool=mean: give pool={pool})" if is_default else ""
-            raise ValueError(f"export={run.settings.export}: {error}{hint}") from error
+    try:
+        save.check_export(model, run.settings.export)
+    except ValueError as error:
+        mean = getattr(model.config, "pool", "") == "mean"
+        is_default = mean and not run.settings.model.source and "pool" not in user_overrides(run)
+        pool = "last" if isinstance(model.config, DecoderConfig) else "cls"
+        hint = f" (the default of this recipe is pool=mean: give pool={pool})" if is_default else ""
+        raise ValueError(f"export={run.settings.export}: {error}{hint}") from error
 
 
 def export_model(run: Run, result: Result) -> None:
@@ -106,7 +104,7 @@ def export_model(run: Run, result: Result) -> None:
         return
     model, format = load(run.folder.model), run.settings.export
     folder = run.folder.path / format
-    export(model, folder, format=format, readme=run_card(run, model, result, folder, format))
+    save.export(model, folder, format=format, readme=run_card(run, model, result, folder, format))
     console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
 
 
