@@ -158,7 +158,8 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str
         return torch.stack([output.start_logits, output.end_logits], -1)
     if _pools(checkpoint):
         return output.pooler_output
-    return output.logits if "logits" in output else output.last_hidden_state
+    logits = next((name for name in ("logits", "prediction_logits") if name in output), "last_hidden_state")
+    return output[logits]
 
 
 def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:

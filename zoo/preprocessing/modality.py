@@ -78,6 +78,9 @@ def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
     fixed = not getattr(config, "causal", True)  # text towers of fixed length attend to their padding
     length = config.max_length if fixed else min(16, config.max_length)
     ids = torch.randint(config.vocab_size, (2, length), generator=generator)
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None and 0 <= pad < config.vocab_size and config.vocab_size > 1:  # models handle it in their own ways
+        ids[ids == pad] = (pad + 1) % config.vocab_size
     if getattr(config, "pool", None) == "eos":
         ids[:, -1] = config.eos_token_id
     return ids

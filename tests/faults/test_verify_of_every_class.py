@@ -1,0 +1,47 @@
+"""`zoo.verify` compares every class of transformers that loads, with a vocabulary of any size and any padding token."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from decoder_peers import decoder
+from text_peers import transformers_text
+
+import zoo
+from zoo.models.example_batch import example_batch
+from zoo.models.mapping.config_keys import mappings
+from zoo.models.registry import families
+
+
+def classes() -> Iterator[str]:
+    """The classes of transformers' text models."""
+    for family, mapping in mappings(families(), "transformers"):
+        if family.modality == "text" and family.name != "clip_text":
+            yield from mapping.heads
+
+
+def written(folder: Path, name: str, **options: int) -> Path:
+    decoders = ("GPT2", "Llama", "Mistral", "Qwen")
+    (decoder if name.startswith(decoders) else transformers_text)(folder, name, **options)
+    return folder
+
+
+@pytest.mark.parametrize("name", classes())
+def test_a_small_vocabulary(name: str, tmp_path: Path) -> None:
+    """The seeded ids would hold the padding token, which transformers looks for in the ids themselves."""
+    found = zoo.verify(written(tmp_path, name, vocab_size=6, pad_token_id=2))
+    assert found.ok, str(found)
+
+
+def test_a_model_for_pretraining(tmp_path: Path) -> None:
+    found = zoo.verify(written(tmp_path, "BertForPreTraining"))
+    assert found.ok and found.against == "transformers"
+
+
+@pytest.mark.parametrize("pad", [0, 2, 5, None])
+def test_the_example_has_no_padding(pad: int | None) -> None:
+    sizes = {"vocab_size": 6, "depth": 1, "width": 16, "heads": 2}
+    model = zoo.create_model("bert_tiny", pad_token_id=pad, **sizes)
+    for seed in range(20):
+        ids = example_batch(model, seed)["input_ids"]
+        assert pad not in ids.flatten().tolist() and 0 <= ids.min() and ids.max() < 6
