@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import torch
 import transformers
 
@@ -17,7 +16,6 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="added_tokens.json is not read: the model has no vocabulary")
 def test_transcripts_are_those_of_transformers(tmp_path: Path) -> None:
     symbols = {symbol: i for i, symbol in enumerate([*"abcdefghijklmnopqrstuvwxyz'|", "[UNK]", "[PAD]"])}
     (tmp_path / "vocab.json").write_text(json.dumps(symbols))

@@ -315,7 +315,7 @@ def test_files_with_a_tokenizer_from_vocabulary_and_merges(tmp_path):
 
 def clip_vocabulary(folder: Path) -> dict[str, int]:
     """vocab.json and merges.txt of a very small CLIP tokenizer."""
-    from zoo.checkpoints.formats.tokenizer import END, START, byte_letters
+    from zoo.checkpoints.formats.vocabulary_files import END, START, byte_letters
 
     letters = byte_letters()
     merges = [("l", "o"), ("lo", "w</w>"), ("e", "r</w>"), ("lo", "w")]

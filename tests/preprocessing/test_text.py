@@ -288,7 +288,7 @@ def test_vocab_txt_of_older_repositories(tmp_path, words, lower):
 
 
 def test_special_tokens_that_are_not_there_are_told(tmp_path, words):
-    transformers_text(tmp_path, "BertModel", vocab_size=200)
+    transformers_text(tmp_path, "BertModel", vocab_size=words.vocab_size)
     (tmp_path / "tokenizer.json").write_text(words.tokenizer)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "<fill>"}}))
     model = zoo.load(tmp_path)

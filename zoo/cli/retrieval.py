@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zoo.utils.lines import read_lines
+
 Command = Callable[..., Any]
 
 
@@ -148,7 +150,7 @@ def labels_of(given: str) -> Any:
     if path.suffix == ".safetensors":
         return path
     if path.suffix == ".txt" and path.is_file():
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(path) if line.strip()]
     return given.split(",")
 
 

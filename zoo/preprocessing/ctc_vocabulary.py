@@ -54,7 +54,11 @@ class Vocabulary:
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
         """From the `vocab.json` of transformers, {symbol: id}. Raises ValueError for ids with gaps."""
-        ids: Mapping[str, int] = json.loads(text)
+        return cls.from_ids(json.loads(text))
+
+    @classmethod
+    def from_ids(cls, ids: Mapping[str, int]) -> "Vocabulary":
+        """From {symbol: id}. Raises ValueError for ids with gaps."""
         if sorted(ids.values()) != list(range(len(ids))):
             raise ValueError(f"vocab.json: expected each id from 0 to {len(ids) - 1} once")
         tokens = tuple(sorted(ids, key=lambda token: ids[token]))

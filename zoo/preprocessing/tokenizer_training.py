@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.preprocessing.text import TextProcessor, _write_cache
 from zoo.utils.errors import check_choice
+from zoo.utils.lines import read_lines
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,36 +58,42 @@ def train(
     return TextProcessor(tokenizer=trained, special=special, max_length=max_length, types=kind == "wordpiece")
 
 
-def wordpiece(vocab: dict[str, int], *, lowercase: bool = True, **bert: Any) -> "Tokenizer":
-    """BERT's tokenizer with a vocabulary; bert: options of its normalizer (strip_accents, handle_chinese_chars)."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+def wordpiece(vocab: dict[str, int], *, unk: str = "[UNK]", lowercase: bool = True, **bert: Any) -> "Tokenizer":
+    """BERT's tokenizer with a vocabulary, without special tokens around a text.
 
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    bert: options of its normalizer (strip_accents, handle_chinese_chars).
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **bert)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([token for token in WORDPIECE_SPECIAL.values() if token in vocab])
-    if "[CLS]" in vocab:
-        around = [("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
-        )
     return tokenizer
 
 
-def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, roberta: bool = False) -> "Tokenizer":
-    """GPT-2's tokenizer with a vocabulary and merges; roberta: RoBERTa's, which adds <s> and </s> around each text."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+def set_bert_template(tokenizer: "Tokenizer", cls: str = "[CLS]", sep: str = "[SEP]") -> None:
+    """Make a tokenizer add `cls` and `sep` around a text or a pair of texts, if it has both tokens."""
+    from tokenizers import processors
+
+    around = [(name, tokenizer.token_to_id(name)) for name in (cls, sep)]
+    if all(i is not None for _, i in around):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[cls, "$A", sep], pair=[cls, "$A", sep, "$B:1", f"{sep}:1"], special_tokens=around
+        )
+
+
+def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], *, add_prefix_space: bool = False) -> "Tokenizer":
+    """The tokenizer of GPT-2 and RoBERTa with a vocabulary and merges, without special tokens.
+
+    add_prefix_space: whether a text starts with a space, so that its first word is like the others.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.BPE(vocab, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.add_special_tokens([t for t in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>") if t in vocab])
-    if roberta:
-        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-        first, last = ((token, vocab[token]) for token in ("<s>", "</s>"))
-        tokenizer.post_processor = processors.RobertaProcessing(last, first, True, False)
     return tokenizer
 
 
@@ -95,7 +102,7 @@ def _texts(source: Iterable[str] | Path | Sequence[Path]) -> list[str]:
         raise ValueError("expected a list of strings, or Path objects of text files, given one string")
     texts: list[str] = []
     for item in [source] if isinstance(source, Path) else source:
-        texts += item.read_text(encoding="utf-8").splitlines() if isinstance(item, Path) else [item]
+        texts += read_lines(item) if isinstance(item, Path) else [item]
     return texts
 
 
@@ -117,7 +124,10 @@ def _wordpiece(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer
         show_progress=False,
     )
     blank.train_from_iterator(texts, trainer)
-    return wordpiece(json.loads(blank.to_str())["model"]["vocab"], lowercase=lowercase)
+    tokenizer = wordpiece(json.loads(blank.to_str())["model"]["vocab"], lowercase=lowercase)
+    tokenizer.add_special_tokens(special)
+    set_bert_template(tokenizer)
+    return tokenizer
 
 
 def _letters(texts: list[str], tokenizer: "Tokenizer", limit: int = 1000) -> list[str]:

@@ -19,6 +19,7 @@ from zoo.preprocessing.modality import MODALITIES, item_modality
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
+from zoo.utils.lines import read_lines
 
 LIBRARY = "attention-zoo classifier"
 
@@ -134,7 +135,7 @@ def checked_templates(templates: Sequence[str] | str | Path) -> tuple[str, ...]:
     if isinstance(templates, Path) or (isinstance(templates, str) and "{}" not in templates):
         if not Path(templates).is_file():
             raise ValueError(f"{templates}: no file of templates, and no sentence with {{}} where the name goes")
-        templates = [line.strip() for line in Path(templates).read_text(encoding="utf-8").splitlines() if line.strip()]
+        templates = [line.strip() for line in read_lines(templates) if line.strip()]
     sentences = (templates,) if isinstance(templates, str) else tuple(templates)
     if not sentences:
         raise ValueError("templates: expected at least one sentence with {} where the name goes")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoo.checkpoints.formats import added_tokens
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
@@ -42,29 +43,46 @@ def _values(folder: Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(folder: Path, config: Any) -> tuple[Vocabulary | None, list[str]]:
-    """(the vocabulary in vocab.json, with blank and space as the tokenizer's settings name them; notes)."""
+    """(the vocabulary in vocab.json and added_tokens.json, with blank and space as the tokenizer's settings name them;
+    notes)."""
     file = folder / "vocab.json"
     if not file.is_file() or config.head != "ctc":
         return None, []
     try:
-        vocabulary = Vocabulary.from_json(file.read_text(encoding="utf-8"))
-        vocabulary = replace(vocabulary, **_special_tokens(folder, vocabulary))
+        settings = added_tokens.read_settings(folder)
+        ids = read_json(file)
+        vocabulary = Vocabulary.from_ids(_with_added_tokens(ids, folder, settings, config.vocab_size))
+        vocabulary = replace(vocabulary, **_special_tokens(settings, vocabulary))
     except (ValueError, TypeError, AttributeError) as error:
         return None, [f"no vocabulary: {file}: {error}"]
     if len(vocabulary) != config.vocab_size:
-        return None, [f"no vocabulary: {file} has {len(vocabulary)} symbols, the model has {config.vocab_size}"]
+        return None, [f"no vocabulary: {file} has {len(ids)} symbols, the model has {config.vocab_size}"]
     return vocabulary, []
 
 
-def _special_tokens(folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+def _with_added_tokens(
+    ids: Mapping[str, int], folder: Path, settings: dict[str, Any], vocab_size: int
+) -> dict[str, int]:
+    """{symbol: id} with the tokens that the tokenizer adds: those with an id, and special tokens while the model has
+    room for them."""
+    usual = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    roles = usual | {name: token for name, token in settings.items() if name in usual}
+    ids = dict(ids)
+    for index, token in added_tokens.declared(folder, settings | roles):
+        if token.content in ids or (
+            index is None and token.content not in map(added_tokens.content_of, roles.values())
+        ):
+            continue
+        if len(ids) < vocab_size or index is not None:
+            ids[token.content] = len(ids) if index is None else index
+    return ids
+
+
+def _special_tokens(settings: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Fields of the vocabulary, {"blank": token, "space": token}, from the tokenizer's settings."""
-    settings: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings |= read_json(folder / file) if (folder / file).is_file() else {}
     names: dict[str, Any] = {}
     for ours, theirs in (("blank", "pad_token"), ("space", "word_delimiter_token")):
-        token = settings.get(theirs)
-        token = token.get("content") if isinstance(token, Mapping) else token
+        token = added_tokens.content_of(settings.get(theirs))
         if token in vocabulary.tokens:
             names[ours] = str(token)
     return names

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoints.formats import tokenizer
+from zoo.checkpoints.formats import tokenizer, vocabulary_files
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.transformers_multi_tower import multimodal_processor
 from zoo.models.base import Model
@@ -246,8 +246,8 @@ def image_processor_values(processor: ImageProcessor) -> dict[str, Any]:
 def read_tokenizer(folder: Path, text: Mapping[str, Any], config: Any) -> tuple[TextProcessor | None, list[str]]:
     """(the tokenizer of a folder, or else CLIP's from the open_clip package; notes)."""
     found, notes = tokenizer.read(folder, config, "clip")
-    if found is None and not text.get("hf_tokenizer_name") and (own := tokenizer.open_clip_tokenizer()):
-        special = {"bos": tokenizer.START, "eos": tokenizer.END, "unk": tokenizer.END}
+    if found is None and not text.get("hf_tokenizer_name") and (own := vocabulary_files.open_clip_tokenizer()):
+        special = {role: token for role, token in vocabulary_files.CLIP_SPECIAL.items() if role != "pad"}
         clip = TextProcessor(tokenizer=own, special=special, max_length=config.max_length)
         if clip.vocab_size > config.vocab_size:
             sizes = f"CLIP's has {clip.vocab_size} tokens, the model has {config.vocab_size}"
@@ -258,7 +258,7 @@ def read_tokenizer(folder: Path, text: Mapping[str, Any], config: Any) -> tuple[
 
 def tokenizer_keys(text: TextProcessor) -> dict[str, Any]:
     """Keys of `text_cfg`: none for CLIP's tokenizer; hf_tokenizer_name makes open_clip read another from the folder."""
-    return {} if text.tokenizer == tokenizer.open_clip_tokenizer() else {"hf_tokenizer_name": "tokenizer.json"}
+    return {} if text.tokenizer == vocabulary_files.open_clip_tokenizer() else {"hf_tokenizer_name": "tokenizer.json"}
 
 
 def files(model: Model) -> dict[str, Any]:

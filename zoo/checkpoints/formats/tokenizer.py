@@ -1,15 +1,11 @@
 """Tokenizers of transformers' folders: tokenizer.json, or the vocabulary files of older repositories."""
 
-import gzip
-import importlib.util
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoints.formats import sentencepiece
+from zoo.checkpoints.formats import added_tokens, sentencepiece, vocabulary_files
 from zoo.preprocessing.text import SPECIAL, TextProcessor
-from zoo.preprocessing.tokenizer_training import byte_bpe, wordpiece
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
@@ -27,28 +23,20 @@ USUAL = {
     "eos": ("</s>", "<|endoftext|>"),
 }
 HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
-START, END = "<|startoftext|>", "<|endoftext|>"  # of CLIP
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta")  # model types whose SentencePiece models can be read directly
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
     """(the tokenizer of a folder, notes). Raises LoadError if it does not fit the model."""
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
-    text = _tokenizer(folder, settings, model_type)
-    if text is None:
-        found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
-        reason = f"{found[0]} has to be converted: {HOW_TO_CONVERT}" if found else "the folder has no tokenizer.json"
-        return None, [f"model.preprocess has no tokenizer: {reason}"] if found or settings else []
-    notes = []
-    if settings.get("truncation_side", "right") != "right":
-        notes.append("the tokenizer's file truncates texts on the left; they are truncated on the right instead")
+    settings = added_tokens.read_settings(folder)
     try:
-        special, absent = _special(text, named | settings)
-        notes += [
-            f"the tokenizer has no token {token!r}, which its settings name as {role}_token" for role, token in absent
-        ]
+        text, absent = _tokenizer(folder, settings, config, model_type)
+        if text is None:
+            found = next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
+            reason = f"{found} has to be converted: {HOW_TO_CONVERT}" if found else "the folder has no tokenizer.json"
+            return None, [f"model.preprocess has no tokenizer: {reason}"] if found or settings else []
+        special, notes = _special(text, settings, config)
         preprocess = TextProcessor(
             tokenizer=text,
             special=special,
@@ -57,31 +45,79 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
             types=getattr(config, "type_vocab_size", 0) > 1,
         )
         preprocess.check(config)
+    except LoadError:
+        raise
     except ValueError as error:
         raise LoadError(f"{folder}: {error}") from None
+    if settings.get("truncation_side", "right") != "right":
+        notes.append("the tokenizer's file truncates texts on the left; they are truncated on the right instead")
+    roles = {added_tokens.content_of(settings.get(f"{role}_token")) for role in SPECIAL}
+    notes += [
+        f"{token!r} is not a token: it would be number {number}, and the model has only {config.vocab_size} embeddings"
+        for number, token in absent
+        if token not in roles
+    ]
     return preprocess, notes
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
-    """The contents of tokenizer.json; without that file, made from a vocabulary. None if there is neither."""
+def _tokenizer(
+    folder: Path, settings: Mapping[str, Any], config: Any, model_type: str
+) -> tuple[str | None, list[tuple[int, str]]]:
+    """(the contents of tokenizer.json; without that file, made from a vocabulary, or None if there is neither;
+    (id, token) of the tokens for which the model has no embedding)."""
     if (folder / "tokenizer.json").is_file():
-        return (folder / "tokenizer.json").read_text(encoding="utf-8")
-    if (folder / "vocab.txt").is_file():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        vocab = {token.rstrip("\n"): number for number, token in enumerate(lines)}
-        bert = {
-            "strip_accents": settings.get("strip_accents"),
-            "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
-        }
-        return wordpiece(vocab, lowercase=settings.get("do_lower_case", True), **bert).to_str()
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        vocab = read_json(folder / "vocab.json")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-        merges = [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#version")]
-        if END in vocab and model_type in ("clip", "clip_text_model"):
-            return clip_bpe(vocab, merges).to_str()  # type: ignore[arg-type]
-        return byte_bpe(vocab, merges, roberta="roberta" in model_type).to_str()  # type: ignore[arg-type]
-    return _pieces(folder, settings, model_type)
+        text: str | None = _read_text(folder / "tokenizer.json")
+    else:
+        made, absent = vocabulary_files.read(folder, settings, model_type, config.vocab_size)
+        if made is not None:
+            return made, absent
+        text = _pieces(folder, settings, model_type)
+    if text is None:
+        return None, []
+    tokenizer = _parsed(text, folder)
+    changed = _follow_settings(tokenizer, settings, model_type)
+    lacking = added_tokens.lacking(tokenizer, added_tokens.declared(folder, settings))
+    absent = added_tokens.add(tokenizer, lacking, config.vocab_size) if lacking else []
+    return tokenizer.to_str() if changed or len(absent) < len(lacking) else text, absent
+
+
+def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_type: str) -> bool:
+    """Change a tokenizer as the tokenizer classes of BERT, GPT-2 and RoBERTa do: with them, tokenizer_config.json and
+    their defaults count, not what tokenizer.json says. Returns whether something was changed."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    if settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        return False
+    before = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if model_type in ("bert", "distilbert") and isinstance(before[0], normalizers.BertNormalizer):
+        options = vocabulary_files.bert_options(settings)
+        if any(getattr(before[0], name) != value for name, value in options.items()):
+            tokenizer.normalizer = normalizers.BertNormalizer(**options)
+            return True
+    if model_type in ("gpt2", "roberta") and isinstance(before[1], pre_tokenizers.ByteLevel):
+        add_prefix_space = bool(settings.get("add_prefix_space", False))
+        if before[1].add_prefix_space != add_prefix_space:
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+                add_prefix_space=add_prefix_space, use_regex=before[1].use_regex
+            )
+            return True
+    return False
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{file} is not UTF-8: {error}") from None
+
+
+def _parsed(text: str, folder: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the library raises no class of its own
+        raise LoadError(f"{folder / 'tokenizer.json'} is damaged, or not a file of a tokenizer: {error}") from None
 
 
 def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
@@ -97,63 +133,30 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str |
         raise LoadError(f"{file}: {error}; {HOW_TO_CONVERT}") from None
 
 
-def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> "Tokenizer":
-    """CLIP's tokenizer: lowercase, </w> at the end of words, START and END around a text."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    tokenizer = Tokenizer(
-        models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)
-    )
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    split = pre_tokenizers.Split(words, behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([START, END])
-    last, first = ((token, vocab[token]) for token in (END, START))
-    tokenizer.post_processor = processors.RobertaProcessing(last, first, False, False)
-    return tokenizer
-
-
-@cache
-def open_clip_tokenizer() -> str | None:
-    """The contents of tokenizer.json for CLIP's vocabulary in the open_clip package; None if it is not installed."""
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        return None
-    file = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
-    if not file.is_file():
-        return None
-    lines = gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-    letters = byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
-    return clip_bpe({word: i for i, word in enumerate(words)}, merges).to_str()  # type: ignore[arg-type]
-
-
-def byte_letters() -> list[str]:
-    """The characters that represent the 256 bytes, in the order of the vocabularies of CLIP and GPT-2."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(256 - len(shown))]
-
-
-def _special(text: str, settings: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """({role: token}, [(role, token) not in the vocabulary]), from the settings, else by the usual names."""
+def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[str, str], list[str]]:
+    """({role: token}, notes on roles without one), from the settings, else by the usual names."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
-    special, absent = {}, []
+    special, notes = {}, []
     for role in SPECIAL:
-        token = settings.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, Mapping) else token
+        token = added_tokens.content_of(settings.get(f"{role}_token"))
         if token is not None and tokenizer.token_to_id(token) is None:
-            absent.append((role, token))
+            notes.append(f"the tokenizer has no token {token!r}, which its settings name as {role}_token")
             continue
         token = token or next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
         if token is not None:
             special[role] = token
-    return special, absent
+    # Padding is masked, whatever its id: the model's own is taken, where the two differ.
+    expected = None if hasattr(config, "bos_token_id") else getattr(config, "pad_token_id", None)
+    if expected is not None and "pad" in special and (own := tokenizer.token_to_id(special["pad"])) != expected:
+        notes.append(
+            f"the padding token of the tokenizer is {own} ({special['pad']!r}), that of the model {expected}: rows are "
+            f"padded with the model's, which changes no output"
+        )
+        token = tokenizer.id_to_token(expected)
+        special = {role: name for role, name in special.items() if role != "pad"} | ({"pad": token} if token else {})
+    return special, notes
 
 
 def _length(folder: Path, settings: Mapping[str, Any], config: Any) -> int:

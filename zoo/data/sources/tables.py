@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.utils.errors import DataError
+from zoo.utils.lines import split_lines
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # common names of the validation split
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -122,7 +123,7 @@ def _read_json(file: Path, *, lines: bool) -> Table:
         if lines:
             number = 0
             rows = []
-            for number, line in enumerate(text.splitlines(), 1):
+            for number, line in enumerate(split_lines(text), 1):
                 if line.strip():
                     rows.append((number, json.loads(line)))
         else:

@@ -18,6 +18,7 @@ from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.folders import data_files, describe_files
+from zoo.utils.lines import split_lines
 
 PLAIN = (".txt", ".md", ".text")
 
@@ -41,7 +42,7 @@ class Corpus:
     @property
     def lines(self) -> list[str]:
         """All lines that are not blank."""
-        return [line for text in self.texts for line in text.splitlines() if line.strip()]
+        return [line for text in self.texts for line in split_lines(text) if line.strip()]
 
 
 def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentences"] = "stories") -> Corpus:
