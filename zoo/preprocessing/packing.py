@@ -18,7 +18,7 @@ def pack(
 
     No document attends to another, so a text model returns the same outputs as for each document alone: [B, N, ...]
     from heads with one output per token, or one row per document, in the given order, from heads with one output per
-    text. When training a language model, exclude the targets that belong to the next document.
+    text. The tasks of language modeling predict no token from another document.
     """
     if isinstance(documents, str) or not len(documents):
         raise ValueError("expected a list of documents with at least one of them")

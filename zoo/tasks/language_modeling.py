@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.utils.keyed_random import KeyedRandom
@@ -81,19 +82,65 @@ class CausalLMTask(LanguageModelingTask):
 
         L.Trainer(max_steps=1000).fit(CausalLMTask(zoo.create_model("gpt_nano"), lr=1e-3), loader)
 
-    Batches: `input_ids` [B, N] and `labels` [B, N], the token that follows each position; without `labels` they are
-    `input_ids` shifted by one. Padding (`attention_mask` 0) and labels of -100 are ignored.
+    Batches: `input_ids` [B, N] and `labels` [B, N], the token that follows each position; without `labels` the tokens
+    that follow are those of `input_ids`, for packed rows (`document_ids`, see `zoo.pack`) within each document. Padding
+    (`attention_mask` 0, `document_ids` -1) and labels of -100 are ignored.
+
+    Raises: ValueError for labels that are a copy of `input_ids`, as models of transformers take them.
     """
 
+    _labels_checked = False
+
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
-        logits = model(**_inputs(self.model, batch)).float()
         labels = batch.get("labels")
         if labels is None:
-            logits, labels = logits[:, :-1], batch["input_ids"][:, 1:]
-            if (keep := batch.get("attention_mask")) is not None:
-                labels = labels.masked_fill(~(keep[:, 1:].bool() & keep[:, :-1].bool()), IGNORED)
+            labels = next_tokens(batch)
+        else:
+            if (real := real_tokens(batch)) is not None:
+                labels = labels.masked_fill(~real, IGNORED)
+            self._labels_checked = self._labels_checked or follows(labels, batch["input_ids"])
+        logits = model(**_inputs(self.model, batch)).float()
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return losses[labels.flatten() != IGNORED]
+
+
+def real_tokens(batch: Mapping[str, Any]) -> Tensor | None:
+    """[B, N], False at padding; None if the batch marks no padding."""
+    if (documents := batch.get("document_ids")) is not None:
+        return documents >= 0
+    return None if (keep := batch.get("attention_mask")) is None else keep.bool()
+
+
+def next_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """The token that follows each token of a text [B, N], or of a packed document; -100 where there is none."""
+    ids = batch["input_ids"]
+    labels = torch.full_like(ids, IGNORED, dtype=torch.long)
+    if (document_ids := batch.get("document_ids")) is not None:
+        documents = PackedDocuments.of(document_ids)
+        followed = documents.keep[:, 1:]
+        labels.view(-1)[documents.index[:, :-1][followed]] = ids.flatten()[documents.index[:, 1:][followed]].long()
+        return labels
+    labels[:, :-1] = ids[:, 1:]
+    if (real := real_tokens(batch)) is not None:
+        labels[:, :-1].masked_fill_(~(real[:, 1:] & real[:, :-1]), IGNORED)
+    return labels
+
+
+def follows(labels: Tensor, ids: Tensor) -> bool:
+    """Whether labels [B, N] are not the ids themselves; False if a batch cannot tell (one token, repeated).
+
+    Raises: ValueError for labels that are a copy of the ids.
+    """
+    ignored = labels == IGNORED
+    if not ((labels == ids) | ignored).all():
+        return True
+    if ((labels[:, :-1] == ids[:, 1:]) | ignored[:, :-1]).all():
+        return False
+    raise ValueError(
+        "labels are a copy of input_ids, but CausalLMTask expects the token that follows each position: the model "
+        "would learn to repeat its input. Omit labels, and the task shifts input_ids itself; or give "
+        "input_ids=ids[:, :-1] and labels=ids[:, 1:]. (Models of transformers take a copy and shift it themselves.)"
+    )
 
 
 class MaskedLMTask(LanguageModelingTask):
@@ -103,7 +150,8 @@ class MaskedLMTask(LanguageModelingTask):
     token, 10% a random token, 10% stay. The selection is a pure function of (seed, epoch, index, position); in
     evaluation it is always the same.
 
-    Batches: `input_ids`, `attention_mask`, ... [B, N], `index` [B], `epoch`.
+    Batches: `input_ids`, `attention_mask`, ... [B, N], `index` [B], `epoch`; or packed rows (`zoo.pack`), in which each
+    document is a text. Padding is never selected.
 
     Args:
         model: A model with head="masked_lm".
@@ -124,6 +172,8 @@ class MaskedLMTask(LanguageModelingTask):
         self.vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
+        if getattr(batch.get("labels"), "shape", None) == batch["input_ids"].shape:
+            raise ValueError("MaskedLMTask selects and masks tokens itself: omit labels, and give input_ids unmasked")
         masked_ids, selected = self.mask_tokens(batch, epoch)
         inputs = _inputs(self.model, batch) | {"input_ids": masked_ids}
         if hasattr(model, "encode") and isinstance(getattr(model, "head", None), nn.Module):
@@ -139,16 +189,30 @@ class MaskedLMTask(LanguageModelingTask):
         positions = torch.arange(ids.shape[1], device=ids.device)
         random = KeyedRandom(self.seed, -1 if epoch is None else epoch, (index << 20) + positions)
         maskable = torch.isin(ids, torch.tensor(self.special, device=ids.device), invert=True)
-        if (keep := batch.get("attention_mask")) is not None:
-            maskable = maskable & keep.bool()
+        if (real := real_tokens(batch)) is not None:
+            maskable = maskable & real
         rank = random.uniform("masked").masked_fill(~maskable, 2.0)
-        selected = rank <= rank.amin(1, keepdim=True).clamp(min=self.mask_probability, max=1.0)
+        lowest = lowest_of_text(rank, batch.get("document_ids"))
+        selected = rank <= lowest.clamp(min=self.mask_probability, max=1.0)
         how = random.uniform("masked/how")
         other = random.integers("masked/other", self.vocab_size)
         masked_ids = torch.where(selected & (how < 0.8), torch.full_like(ids, self.mask_id), ids)
         return torch.where(selected & (how >= 0.9), other, masked_ids), selected
 
 
+def lowest_of_text(values: Tensor, document_ids: Tensor | None) -> Tensor:
+    """The lowest of the values [B, N] in each row, [B, 1]; with document_ids in the document of each token, [B, N]."""
+    if document_ids is None:
+        return values.amin(1, keepdim=True)
+    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(document_ids)
+    documents = torch.stack([rows, document_ids]).flatten(1).unique(dim=1, return_inverse=True)[1]
+    lowest = values.new_full((values.numel(),), float("inf")).scatter_reduce(0, documents, values.flatten(), "amin")
+    return lowest[documents].view_as(values)
+
+
 def _inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     names = getattr(model, "inputs", ("input_ids", "attention_mask"))
+    if "document_ids" in batch and "document_ids" not in names:
+        raise ValueError(f"{type(model).__name__} takes {', '.join(names)}, but the batch has packed rows "
+                         f"(document_ids), whose documents it would not keep apart: give a document a row")  # fmt: skip
     return {name: batch[name] for name in names if name in batch}
