@@ -13,6 +13,7 @@ _HOME = {
     "balanced": "zoo.tasks.problem_types",
     "add_lora": "zoo.tasks.lora",
     "merge_lora": "zoo.tasks.lora",
+    "NonFiniteGradient": "zoo.tasks.loss_guard",
     "NonFiniteLoss": "zoo.tasks.loss_guard",
     "warmup_cosine": "zoo.tasks.schedule",
     "adamw": "zoo.tasks.optimizer",

@@ -35,19 +35,17 @@ class EMA:
 
         Args:
             step: The optimizer step just taken, from 0.
-            taken: A boolean scalar; False leaves the average as it is, because the step was skipped. Not read by the
-                CPU if it is on another device.
+            taken: A boolean scalar on the device of the weights; False leaves the average as it is, because the step
+                was skipped. A tensor, so that nothing waits for the device. Default: True.
         """
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        if taken is None or (taken.device.type == "cpu" and taken):
-            torch._foreach_lerp_(self.averaged, self.trained, weight)
-            for averaged, trained in self.buffers:
-                averaged.copy_(trained)
-        elif taken.device.type != "cpu":
-            for averaged, trained in zip(map(_local, self.averaged), map(_local, self.trained), strict=True):
-                averaged.lerp_(trained, taken.to(averaged.dtype) * weight)
-            for averaged, trained in self.buffers:
-                averaged.copy_(torch.where(taken, trained, averaged))
+        averaged, trained = list(map(_local, self.averaged)), list(map(_local, self.trained))
+        if taken is None:
+            taken = torch.ones((), dtype=torch.bool, device=averaged[0].device)
+        weights = {dtype: taken.to(dtype) * weight for dtype in {x.dtype for x in averaged}}
+        torch._foreach_lerp_(averaged, trained, [weights[x.dtype] for x in averaged])
+        for kept, latest in self.buffers:
+            kept.copy_(torch.where(taken, latest, kept))
 
 
 def _local(tensor: Tensor) -> Tensor:

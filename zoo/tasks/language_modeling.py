@@ -127,7 +127,7 @@ def next_tokens(batch: Mapping[str, Any]) -> Tensor:
 
 
 def follows(labels: Tensor, ids: Tensor) -> bool:
-    """Whether labels [B, N] are not the ids themselves; False if a batch cannot tell (one token, repeated).
+    """Whether labels [B, N] are not the ids themselves; False for one token, repeated, which does not show it.
 
     Raises: ValueError for labels that are a copy of the ids.
     """

@@ -105,13 +105,14 @@ class LossGuard:
             raise
 
     def _stop(self, pending: _Pending, loss: float) -> None:
-        step = pending.step + 1
-        mine = [micro for micro in pending.micro_batches if not _is_finite(micro.loss.item())]
-        file = self._save(pending, mine or pending.micro_batches)
-        value = mine[0].loss.item() if mine else loss
-        where = "" if mine else "in another process "
-        raise NonFiniteLoss(f"the loss is {value} {where}at step {step}; the batch is saved in {file}. {_CAUSES}",
-                            pending.step, file)  # fmt: skip
+        at = f"at step {pending.step + 1}"
+        bad = [micro for micro in pending.micro_batches if not _is_finite(micro.loss.item())]
+        if not bad:
+            message = f"the loss of another process is {loss} {at}; that process saves its batch in {self.folder}"
+            raise NonFiniteLoss(f"{message}. {_CAUSES}", pending.step, self.folder)
+        file = self._save(pending, bad)
+        message = f"the loss is {bad[0].loss.item()} {at}; the batch is saved in {file}"
+        raise NonFiniteLoss(f"{message}. {_CAUSES}", pending.step, file)
 
     def _skip(self, pending: _Pending, loss: float, norm: float) -> None:
         step = pending.step + 1
@@ -126,8 +127,12 @@ class LossGuard:
                 f"{file.name}. {_CAUSES}",
                 pending.step, file,
             )  # fmt: skip
-        warnings.warn(f"step {step}: the norm of the gradient is {norm}, so this step is skipped: weights, optimizer "
-                      f"and moving average stay as they are. The batch is saved in {file}", stacklevel=2)  # fmt: skip
+        if self.rank == 0:
+            warnings.warn(
+                f"step {step}: the norm of the gradient is {norm}, so this step is skipped: weights, optimizer and "
+                f"moving average stay as they are. The batch is saved in {file}",
+                stacklevel=2,
+            )
 
     def _file(self, pending: _Pending) -> Path:
         return self.folder / f"bad_batch_step{pending.step + 1}{f'_rank{self.rank}' if self.rank else ''}.pt"

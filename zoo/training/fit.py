@@ -204,7 +204,8 @@ def write(run: Run, task: Task, result: Result, planned: int, checkpoint_callbac
     run.folder.write_result({
         "recipe": run.recipe, "result": result.metrics, "finished": result.finished, "data": run.data.name,
         "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
-        "seconds": result.seconds, "seed": s.seed, "best_step": checkpoint_callback.best_step or None,
+        "skipped_steps": task.guard.skipped, "seconds": result.seconds, "seed": s.seed,
+        "best_step": checkpoint_callback.best_step or None,
         f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "model": s.model.source or s.model.name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
