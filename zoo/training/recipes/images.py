@@ -87,6 +87,8 @@ def image_processor(run: Run, model: Model) -> ImageProcessor:
                             f"or set image_size={s.data.size} for a model of that size")  # fmt: skip
     if config.in_chans not in (1, 3):
         raise SettingsError(f"in_chans={config.in_chans}: the images of this recipe have 1 channel (gray) or 3 (RGB)")
+    if s.data.statistics == "model" and model.preprocess is None:
+        raise SettingsError(f"statistics=model: {s.model.source} has no mean and std of its own; use statistics=data")
     return model.preprocess or model.default_preprocess()
 
 
@@ -99,7 +101,8 @@ def fit_head(run: Run, model: Model, classes: list[str]) -> str | None:
         count = config.num_classes if config.head in CLASSIFIER_HEADS else 0
         model.reset_head(len(classes), seed=run.settings.seed if source else 0)
         model.labels = list(classes)
-        old = f"replaces the one for {count:,} ({listed(before or ['no names'])})" if count else "is added"
+        names = f" ({listed(before)})" if before else ""
+        old = f"replaces its head for {count:,} classes{names}" if count else "is added"
         return f"a new head for {len(classes)} classes ({listed(classes)}) {old}" if source else None
     model.labels = list(classes)
     return None
@@ -108,8 +111,6 @@ def fit_head(run: Run, model: Model, classes: list[str]) -> str | None:
 def fit_statistics(run: Run, model: Model, processor: ImageProcessor, sets: ImageSplits) -> str | None:
     """Set the model's preprocessing, with mean and std of the data or of the weights. Returns a note about them."""
     source, chosen, saved = run.settings.model.source, run.settings.data.statistics, model.preprocess is not None
-    if chosen == "model" and not saved:
-        raise SettingsError(f"statistics=model: {source} has no mean and std of its own; use statistics=data")
     mean, std = ", ".join(f"{v:.3f}" for v in processor.mean), ", ".join(f"{v:.3f}" for v in processor.std)
     if chosen == "model" or (chosen == "auto" and source and saved):
         model.preprocess = processor
