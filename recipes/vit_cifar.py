@@ -4,7 +4,14 @@
     python recipes/vit_cifar.py data=synthetic            synthetic images: 2 minutes on two CPU cores, >= 90 %
     python recipes/vit_cifar.py data=synthetic epochs=12  the same, trained longer: >= 95 %
     python recipes/vit_cifar.py model=vit_cifar attention=performer epochs=50
+    python recipes/vit_cifar.py data=FOLDER               your own images: one sub-folder per class
+    python recipes/vit_cifar.py data=FOLDER model.source=FOLDER    from pretrained weights (zoo, timm, transformers)
+    python recipes/vit_cifar.py stem=patch model.class_token=true pool=cls   a model for timm and transformers
     python recipes/vit_cifar.py devices=2                 two processes; torchrun works as well
+
+The model decides the size of the images and how they are resized; pretrained weights keep their mean and std. The
+default models, with their convolutional stem, are exported to no other library: to use `zoo.export` later, train with
+the options above (timm needs stem=patch alone).
 
 CIFAR-10 takes about twenty minutes on two CPU cores. A GPU is used if there is one. The trained model is saved in
 runs/vit_cifar/model, ready for `zoo predict`. If a run is interrupted, the same command resumes it, bit for bit.

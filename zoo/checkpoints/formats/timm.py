@@ -9,7 +9,7 @@ from zoo.checkpoints.formats.labels import list_of_names, names_of_rows
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family, config_of
-from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
+from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings, trainable_instead
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import LoadError, did_you_mean
@@ -97,7 +97,7 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
         if not lost[architecture]:
             return _config_json(model, architecture, arguments, config), found, config
     least = min(lost.values(), key=len)
-    raise ValueError(f"timm cannot express {', '.join(least)}")
+    raise ValueError(f"timm cannot express {', '.join(least)}{trainable_instead(config, least)}")
 
 
 def _architectures(model: Model, mapping: CheckpointMapping) -> Iterable[str]:

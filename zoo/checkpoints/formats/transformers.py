@@ -10,7 +10,7 @@ from zoo.checkpoints.formats.labels import names_of_rows
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
-from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings
+from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings, trainable_instead
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensors import config_as_tied, theirs_of
 from zoo.models.names import missing_family
@@ -166,7 +166,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
     if not lost:
         raise ValueError(f"transformers has no {family.name} model with head={model.config.head!r}")
     nearest = min(lost, key=lambda architecture: len(lost[architecture]))
-    raise ValueError(f"transformers' {nearest} cannot express {', '.join(lost[nearest])}")
+    instead = trainable_instead(model.config, lost[nearest])
+    raise ValueError(f"transformers' {nearest} cannot express {', '.join(lost[nearest])}{instead}")
 
 
 def _head(model: Model, config: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Mapping of a family to a checkpoint format of another library: config keys and tensor names, as data."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -101,6 +102,28 @@ def differences(config: Config, other: Config) -> list[str]:
     """Fields of `config` that `other` does not have: ["attention='performer'"]. Empty if both compute the same."""
     ours, theirs = canonical_fields(config), canonical_fields(other)
     return [f"{name}={getattr(config, name, None)!r}" for name in ours if ours[name] != theirs[name]]
+
+
+def trainable_instead(config: Config, lost: Sequence[str]) -> str:
+    """The end of a message that a format cannot express `lost`: the defaults of these fields, which it can.
+
+    Empty if there are none. The fields shape the weights, so they have to be chosen before training.
+    """
+    defaults = {field.name: field.default for field in fields(config) if field.default is not MISSING}
+    names = [entry.partition("=")[0] for entry in lost]
+    instead = {name: defaults[name] for name in names if name in defaults and defaults[name] != getattr(config, name)}
+    try:
+        config.replace(**instead)
+    except ValueError:
+        return ""
+    chosen = ", ".join(f"{name}={value!r}" for name, value in instead.items())
+    options = " ".join(f"model.{name}={to_option(value)}" for name, value in instead.items())
+    return f". It can express {chosen}: train a model with that (options of a recipe: {options})" if instead else ""
+
+
+def to_option(value: Any) -> str:
+    """A value as written on the command line of a recipe."""
+    return json.dumps(value) if not isinstance(value, str) else value
 
 
 def canonical_fields(config: Config) -> dict[str, Any]:
