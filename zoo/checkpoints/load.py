@@ -22,6 +22,7 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport
 from zoo.models.mapping.config_keys import differences
+from zoo.models.mapping.tensor_values import to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
@@ -95,6 +96,8 @@ def _load(
         _adapt(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
+    if dtype is None:
+        report.notes += to_one_float_type(tensors)
     model = _assign(model, tensors, report, dtype, device)
     _set_metadata(model, checkpoint, labels, report)
     return model.eval()

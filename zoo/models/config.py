@@ -1,6 +1,7 @@
 """Base class of all model configs: a frozen dataclass, validated, that round-trips through JSON."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -113,6 +114,10 @@ class Config:
             parts = value if isinstance(value, tuple) else (value,)
             if name in COUNTS + SIZES and value is not None and min(parts) < 1:
                 raise ValueError(f"{name}={value!r}: expected at least 1")
+            if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+                raise ValueError(f"{name}={value!r}: expected a finite number")
+            if name.endswith("eps") and not value > 0:
+                raise ValueError(f"{name}={value!r}: expected more than 0")
             if name in PROBABILITIES and not 0 <= value < 1:
                 raise ValueError(f"{name}={value!r}: expected a probability of at least 0 and below 1")
         if self.head in CLASSIFIER_HEADS and getattr(self, "num_classes", 1) < 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import image_io
-from zoo.utils.errors import LoadError, check_choice, check_keys
+from zoo.utils.errors import LoadError, check_choice, check_keys, is_number
 
 if TYPE_CHECKING:
     import numpy
@@ -60,11 +60,13 @@ class ImageProcessor:
         check_choice("interpolation", self.interpolation, RESAMPLE.values())
         check_choice("backend", self.backend, ("pil", "tensor"))
         for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.channels):
-                count = len(getattr(self, name))
+            values = getattr(self, name)
+            if len(values) not in (1, self.channels):
                 raise ValueError(
-                    f"{name} has {count} values for {self.channels} channels: expected 1 or {self.channels}"
+                    f"{name} has {len(values)} values for {self.channels} channels: expected 1 or {self.channels}"
                 )
+            if not all(is_number(value) for value in values) or (name == "std" and min(values) <= 0):
+                raise ValueError(f"{name}={values}: expected finite numbers{' above 0' * (name == 'std')}")
 
     def __call__(self, images: "ImageInput | Sequence[ImageInput]") -> dict[str, Tensor]:
         """images: one or a list. Returns {"pixel_values": float32 [B, C, H, W]}.

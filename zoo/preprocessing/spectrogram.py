@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.preprocessing import filter_banks
 from zoo.preprocessing.audio import AudioProcessor, extractor_values
-from zoo.utils.errors import check_choice
+from zoo.utils.errors import check_choice, is_number
 
 SHORT = 2  # seconds: stacking longer clips into one tensor saves no time
 
@@ -42,8 +42,11 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         super().__post_init__()
         check_choice("feature_type", self.feature_type, ("kaldi", "log_mel", "whisper"))
         for name in ("num_mel_bins", "frames", "frame_length", "frame_shift", "std"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
+            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number above 0")
+        for name in ("mean", "low_freq", "high_freq"):
+            if not is_number(getattr(self, name) or 0):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number")
         if not 0 <= self.low_freq < (self.high_freq or self.sampling_rate / 2) <= self.sampling_rate / 2:
             raise ValueError(
                 f"low_freq={self.low_freq:g}, high_freq={self.high_freq or self.sampling_rate / 2:g}: expected "

@@ -1,5 +1,6 @@
 """Exceptions and hints in error messages that all packages share. Imports nothing heavy."""
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -46,6 +47,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
         near = did_you_mean(str(value), choices)
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}{near}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; a bool is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class DataError(ValueError):

@@ -87,9 +87,18 @@ class DecodingSession:
             self.keep = torch.cat([prompt.keep, prompt.keep.new_ones(batch, prompt.room)], 1)
 
     def read(self, ids: Tensor, every: bool = False) -> Tensor:
-        """Read ids [B, N]; returns the scores after the last token [B, V], or with `every` after each [B, N, V]."""
+        """Read ids [B, N]; returns the scores after the last token [B, V], or with `every` after each [B, N, V].
+
+        Raises ValueError for scores without a greatest one: no token could be chosen among them.
+        """
         keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
-        return self.model.decode(ids, self.state, keep, every=every)
+        scores: Tensor = self.model.decode(ids, self.state, keep, every=every)
+        if not scores.amax(-1).isfinite().all():
+            raise ValueError(
+                f"the scores of the next token are not finite (NaN or infinite): the weights of the model are damaged, "
+                f"or too great for its type ({str(self.model.dtype).removeprefix('torch.')}); try dtype=torch.float32"
+            )
+        return scores
 
     def reorder(self, index: Tensor) -> None:
         """Row i continues from the state of row index[i]."""

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.load_report import LoadReport, listed
+from zoo.models.mapping.tensor_values import defect
 from zoo.utils.errors import LoadError
 
 Op = Callable[[Tensor], Tensor]
@@ -162,7 +163,9 @@ def import_tensors(
                 for other in candidates
                 if other in names and not _same(tensor, foreign[names[other]])
             ]
-            if parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
+            if problem := defect(tensor, own[line.ours[0]]):
+                problems.values.append(f"{theirs} ({problem})")
+            elif parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
                 result |= zip(line.ours, parts)
             else:
                 problems.shapes.append(_shape_mismatch(line, theirs, tensor, own))
@@ -192,6 +195,8 @@ def find_tensors(
     found = dict[str, tuple[str, Tensor]]()
     for line in lines_for(table, own):
         theirs = next((names[name] for name in (n.replace("~", prefix) for n in line.theirs) if name in names), None)
+        if theirs and (problem := defect(foreign[theirs], own[line.ours[0]])):
+            raise LoadError(f"{theirs} is not usable: {problem}")
         parts = theirs and line.to_ours(foreign[theirs], [own[name].shape for name in line.ours])
         if theirs and parts:
             found |= {name: (theirs, part) for name, part in zip(line.ours, parts)}
@@ -275,6 +280,7 @@ class _Problems:
     left_over: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
 
     def raise_if_any(self, source: str) -> None:
         problems = [
@@ -284,6 +290,7 @@ class _Problems:
                 ("left over", self.left_over),
                 ("mis-shaped", self.shapes),
                 ("different under two names", self.conflicts),
+                ("not usable", self.values),
             )
             if names
         ]

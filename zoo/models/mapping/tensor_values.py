@@ -1,0 +1,57 @@
+"""What the tensors of a checkpoint hold: values that no model can compute with are refused, each tensor read once."""
+
+import torch
+from torch import Tensor
+
+from zoo.models.load_report import listed
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def defect(tensor: Tensor, own: Tensor) -> str | None:
+    """What is wrong with the values of a tensor from a file, "int8, expected a float type"; None if nothing is.
+
+    own: the tensor of the model that it is for, of which only the type is used.
+    """
+    if tensor.is_meta:
+        return "without values (it is on the meta device)"
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        kind, way = ("quantized", "dequantize") if tensor.is_quantized else ("sparse", "to_dense")
+        return f"{kind}, expected a dense tensor: convert it with .{way}()"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"{list(tensor.shape)} values of which the file holds {tensor.untyped_storage().nbytes()} bytes"
+    floats = own.is_floating_point()
+    if floats and tensor.dtype not in FLOATS or not floats and tensor.dtype.is_floating_point:
+        expected = "float32, float16, bfloat16 or float64" if floats else "whole numbers"
+        return f"{_kind(tensor)}, expected {expected}"
+    return _not_finite(tensor) if floats else None
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _not_finite(tensor: Tensor) -> str | None:
+    """A sum is not finite if one value is not; it is the fastest way to look at all. Great values may overflow it."""
+    total = tensor.sum(dtype=None if tensor.dtype == torch.float64 else torch.float32)
+    if total.isfinite():
+        return None
+    bad = int((~tensor.isfinite()).sum())
+    return f"NaN or infinite in {bad} of {tensor.numel()} values" if bad else None
+
+
+def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
+    """Convert the floats, in place, to the type that most values have. Returns a note on those that were of another."""
+    count: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
+    if len(count) < 2:
+        return []
+    usual = max(count, key=lambda dtype: count[dtype])
+    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != usual]
+    kinds = " and ".join(sorted({_kind(tensors[name]) for name in odd}))
+    for name in odd:
+        tensors[name] = tensors[name].to(usual)
+    usual_kind = str(usual).removeprefix("torch.")
+    return [f"{listed(odd, 4)} in {kinds}, converted to {usual_kind}, the type of most tensors"]
