@@ -137,8 +137,10 @@ def test_nothing_is_copied(tmp_path):
 
 
 def _resident():
+    """Memory of the process in MB, without pages of files: those are shared, and the system may drop them."""
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        _, resident, of_files, *_ = map(int, file.read().split())
+        return (resident - of_files) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------

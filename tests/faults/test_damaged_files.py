@@ -76,56 +76,47 @@ def quantized(tensors: dict[Any, torch.Tensor]) -> dict[Any, Any]:
 
 
 NESTED = '{"a":' * 5000 + "1" + "}" * 5000
-# What is damaged: (how, what the error names, what is raised today if it is not a LoadError).
-DAMAGED: dict[str, tuple[Damage, str, type[BaseException] | None]] = {
-    "tokenizer cut off": (text(TOKENIZER, lambda old: old[:300]), TOKENIZER, None),
-    "tokenizer without a model": (text(TOKENIZER, lambda old: "{}"), TOKENIZER, None),
-    "tokenizer with a negative id": (negative_id, TOKENIZER, None),
-    "tokenizer not in UTF-8": (lambda folder: (folder / TOKENIZER).write_bytes(b"\xff\xfe"), TOKENIZER, None),
-    "pad token a list": (key(SETTINGS, pad_token=["a"]), SETTINGS, None),
-    "more tokens a number": (key(SETTINGS, additional_special_tokens=5), SETTINGS, None),
-    "more tokens of numbers": (key(SETTINGS, additional_special_tokens=[5]), SETTINGS, None),
-    "added tokens a list": (key(SETTINGS, added_tokens_decoder=[5]), SETTINGS, None),
-    "added tokens without content": (key(SETTINGS, added_tokens_decoder={"5": {}}), SETTINGS, None),
-    "lower case a text": (key(SETTINGS, do_lower_case="no"), SETTINGS, None),
-    "length a text": (key(SETTINGS, model_max_length="long"), SETTINGS, None),
-    "length a list": (key(SETTINGS, model_max_length=[1]), SETTINGS, None),
-    "padding on a side that is none": (key(SETTINGS, padding_side="top"), "padding", None),
-    "a weight of int8": (head(torch.int8), HEAD, RuntimeError),
-    "a weight of uint8": (head(torch.uint8), HEAD, RuntimeError),
-    "a number for a name": (pickled(lambda tensors: {3: torch.zeros(1)}), PICKLE, TypeError),
-    "a sparse tensor": (pickled(lambda tensors: {HEAD: tensors[HEAD].to_sparse()}), HEAD, RuntimeError),
-    "a tensor without values": (pickled(lambda tensors: {HEAD: tensors[HEAD].to("meta")}), HEAD, NotImplementedError),
-    "a quantized tensor": (pickled(quantized), HEAD, RuntimeError),
-    "index of numbers": (index(3), INDEX, TypeError),
-    "index of nulls": (index(None), INDEX, TypeError),
-    "index of lists": (index(["a"]), INDEX, TypeError),
-    "index of very long names": (index("a" * 5000), INDEX, OSError),
-    "index of files outside the folder": (index("../other.safetensors"), INDEX, pytest.fail.Exception),
-    "JSON nested too deep": (text(CONFIG, lambda old: NESTED), CONFIG, RecursionError),
-    "a number of 10,000 digits": (text(CONFIG, lambda old: old.rstrip()[:-1] + ', "z": ' + "9" * 10000 + "}"), CONFIG,
-                                  ValueError),
-    "vocabulary of 10^18": (key(CONFIG, vocab_size=10**18), "vocab_size", RuntimeError),
-    "id2label a list": (key(CONFIG, id2label=["a", "b"]), "id2label", AttributeError),
-    "id2label a number": (key(CONFIG, id2label=5), "id2label", TypeError),
-    "architectures an object": (key(CONFIG, architectures={"a": 1}), "architectures", KeyError),
-    "architectures a list of lists": (key(CONFIG, architectures=[[1]]), "architectures", TypeError),
+# What is damaged: (how, what the error names).
+DAMAGED: dict[str, tuple[Damage, str]] = {
+    "tokenizer cut off": (text(TOKENIZER, lambda old: old[:300]), TOKENIZER),
+    "tokenizer without a model": (text(TOKENIZER, lambda old: "{}"), TOKENIZER),
+    "tokenizer with a negative id": (negative_id, TOKENIZER),
+    "tokenizer not in UTF-8": (lambda folder: (folder / TOKENIZER).write_bytes(b"\xff\xfe"), TOKENIZER),
+    "pad token a list": (key(SETTINGS, pad_token=["a"]), SETTINGS),
+    "more tokens a number": (key(SETTINGS, additional_special_tokens=5), SETTINGS),
+    "more tokens of numbers": (key(SETTINGS, additional_special_tokens=[5]), SETTINGS),
+    "added tokens a list": (key(SETTINGS, added_tokens_decoder=[5]), SETTINGS),
+    "added tokens without content": (key(SETTINGS, added_tokens_decoder={"5": {}}), SETTINGS),
+    "lower case a text": (key(SETTINGS, do_lower_case="no"), SETTINGS),
+    "length a text": (key(SETTINGS, model_max_length="long"), SETTINGS),
+    "length a list": (key(SETTINGS, model_max_length=[1]), SETTINGS),
+    "padding on a side that is none": (key(SETTINGS, padding_side="top"), "padding"),
+    "a weight of int8": (head(torch.int8), HEAD),
+    "a weight of uint8": (head(torch.uint8), HEAD),
+    "a number for a name": (pickled(lambda tensors: {3: torch.zeros(1)}), PICKLE),
+    "a sparse tensor": (pickled(lambda tensors: {HEAD: tensors[HEAD].to_sparse()}), HEAD),
+    "a tensor without values": (pickled(lambda tensors: {HEAD: tensors[HEAD].to("meta")}), HEAD),
+    "a quantized tensor": (pickled(quantized), HEAD),
+    "index of numbers": (index(3), INDEX),
+    "index of nulls": (index(None), INDEX),
+    "index of lists": (index(["a"]), INDEX),
+    "index of very long names": (index("a" * 5000), INDEX),
+    "index of files outside the folder": (index("../other.safetensors"), INDEX),
+    "JSON nested too deep": (text(CONFIG, lambda old: NESTED), CONFIG),
+    "a number of 10,000 digits": (text(CONFIG, lambda old: old.rstrip()[:-1] + ', "z": ' + "9" * 10000 + "}"), CONFIG),
+    "vocabulary of 10^18": (key(CONFIG, vocab_size=10**18), "vocab_size"),
+    "id2label a list": (key(CONFIG, id2label=["a", "b"]), "id2label"),
+    "id2label a number": (key(CONFIG, id2label=5), "id2label"),
+    "architectures an object": (key(CONFIG, architectures={"a": 1}), "architectures"),
+    "architectures a list of lists": (key(CONFIG, architectures=[[1]]), "architectures"),
     "modules.json without a type": (lambda folder: (folder / "modules.json").write_text('[{"idx": 0}]'),
-                                    "modules.json", KeyError),
-    "modules.json of numbers": (lambda folder: (folder / "modules.json").write_text("[1]"), "modules.json", TypeError),
+                                    "modules.json"),
+    "modules.json of numbers": (lambda folder: (folder / "modules.json").write_text("[1]"), "modules.json"),
 }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        pytest.param(damage, named, id=name, marks=pytest.mark.xfail(
-            strict=True, raises=today, reason="an error of a library below, or none, where a LoadError should be")
-            if today else ())
-        for name, (damage, named, today) in DAMAGED.items()
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("damage", "named"), DAMAGED.values(), ids=DAMAGED)
 def test_a_folder_of_transformers(damage: Damage, named: str, good: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(good, folder)
@@ -137,16 +128,16 @@ def test_a_folder_of_transformers(damage: Damage, named: str, good: Path, tmp_pa
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(changes, id=name, marks=pytest.mark.xfail(
-            strict=True, raises=today, reason="an error of Python where a LoadError should be"))
-        for name, changes, today in (
-            ("state dict a list", {"state_dict": [1]}, AttributeError),
-            ("numbers for names", {"state_dict": {1: 2}}, AttributeError),
-            ("a value that is not a tensor", {"state_dict": {"model.x": 3}}, AttributeError),
-            ("unit of nothing", {"unit": None}, TypeError),
-        )
+        pytest.param({"state_dict": [1]}, id="state dict a list"),
+        pytest.param({"state_dict": {1: 2}}, id="numbers for names"),
+        pytest.param({"state_dict": {"model.x": 3}}, id="a value that is not a tensor"),
+        pytest.param({"state_dict": None}, id="state dict of nothing"),
+        pytest.param({"unit": None}, id="unit of nothing"),
+        pytest.param({"unit": [1.0, "a"]}, id="unit of text"),
+        pytest.param({"zoo": {"library_name": "zoo"}}, id="a description without a family"),
+        pytest.param({"zoo": [1]}, id="a description that is a list"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_a_run(changes: dict[str, Any], tmp_path: Path) -> None:
     model = zoo.create_model("vit_cifar_tiny", depth=1, width=16, heads=2, num_classes=2, seed=0)
     whole = {

@@ -18,7 +18,6 @@ def theirs(folder: Path) -> None:
     zoo.export(zoo.create_model("bert_tiny", depth=1, width=16, heads=2, vocab_size=99, seed=0).eval(), folder)
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="the last of the values is taken")
 @pytest.mark.parametrize(
     ("make", "key", "value"),
     [(ours, "labels", '["dog", "cat"]'), (theirs, "layer_norm_eps", "0.5")],

@@ -13,7 +13,8 @@ from zoo.utils.files import read_json
 
 # Files of other libraries: (a pattern, what it is, what to do).
 FOREIGN = (
-    ("adapter_config.json", "an adapter of PEFT", "merge it into its base model (merge_and_unload) and save that"),
+    ("adapter_config.json", "an adapter of PEFT", "merge it into its base model and save that: "
+     "AutoPeftModelFor...from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and zoo.load(NEW)"),
     ("model_index.json", "a pipeline of diffusers", "diffusion models are not supported"),
     ("consolidated*", "weights in Meta's or Mistral's original format", "use the repository in transformers' format"),
     ("*.gguf", "a GGUF file of llama.cpp", "use the original weights, in transformers' format"),
@@ -24,8 +25,10 @@ FOREIGN = (
     ("*.msgpack", "a file of Flax", "use the PyTorch weights of the model"),
 )  # fmt: skip
 PICKLE_ADVICE = (
-    "load the folder of config.json and weights that its library saves (transformers, timm or open_clip), or, if its "
-    "tensors have the names of this package, use zoo.create_model(NAME, ...).load_state_dict(...)"
+    "load the folder of config.json and weights that its library saves (transformers, timm or open_clip); or give the "
+    "config that describes the model, zoo.load(FILE, config=FOLDER, key=..., prefix=...), where key is that of the "
+    "weights in the file and prefix what stands before the names of their library; or, if its tensors have the names "
+    "of this package, use zoo.create_model(NAME, ...).load_state_dict(...)"
 )
 
 
@@ -104,7 +107,18 @@ def pickle_kind(stored: Mapping[str, Any]) -> str:
     return f"a dict with the keys {_few(list(map(repr, names)))}" if names else "an empty dict"
 
 
-def read(folder: Path, file: str | None = None) -> Checkpoint:
-    """Read the description of a folder of any format; file: see `detect`."""
+def read(folder: Path, file: str | None = None, weights: Mapping[str, Tensor] | None = None) -> Checkpoint:
+    """Read the description of a folder of any format; file: see `detect`; weights: instead of the folder's."""
     readers: dict[str, Any] = {"zoo": native, "timm": timm, "transformers": transformers, "open_clip": open_clip}
-    return readers[detect(folder, file)].read(folder)
+    kind = detect(folder, file)
+    config = folder / (open_clip.CONFIG if kind == "open_clip" else "config.json")
+    try:
+        more = {"weights": weights} if kind == "transformers" else {}  # whose class count is that of the weights
+        checkpoint: Checkpoint = readers[kind].read(folder, **more)
+    except LoadError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        # A value of a kind that its key never has: the readers check what they can name, not each value of each key.
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise LoadError(f"{config}, or a file beside it, has a value that is not expected there: {reason}") from None
+    return checkpoint

@@ -16,6 +16,7 @@ from zoo.checkpoints.class_names import check_labels, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
 from zoo.checkpoints.formats import extra_files, native
 from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
 from zoo.checkpoints.hub import locate
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
@@ -31,6 +32,12 @@ from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
 from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
 
+CONFIGS = ("config.json", "open_clip_config.json")
+SUFFIXES = (".ckpt", ".pt", ".pth")
+WHOLE = Selection()
+# Fields of a config that cannot be greater than the number of bytes of the weights.
+WITHIN_WEIGHTS = ("width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "mel_bins")
+
 
 def load(
     source: str | Path,
@@ -41,6 +48,9 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    config: str | Path | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
     **overrides: Any,
 ) -> Model:
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
@@ -53,6 +63,9 @@ def load(
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
     number of classes. Names of the file in another order put the rows of its classifier in that order.
     dtype: default: the dtype of the file.
+    config, key, prefix: for a file of weights or a checkpoint of another training loop: the folder (or config.json) of
+    any format that describes the model, default: the folder of the file; the key of the weights in the file, such as
+    "state_dict" or "ema.model"; and the prefix that the loop put before the names of the model's tensors ("model.").
     overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
     attention, dropout, ...
 
@@ -63,15 +76,21 @@ def load(
     if head is not FILE:
         overrides["head"] = head
     path = model_path(source, revision)
+    selection = Selection(None if config is None else Path(config).expanduser(), key, prefix)
     folder = path.parent if path.suffix == ".json" else path
-    model = read_folder(folder, lambda: _load(path, str(source), num_classes, labels, dtype, device, overrides))
+
+    def read() -> Model:
+        checkpoint = _describe(path, selection)
+        return _load(checkpoint, str(source), num_classes, labels, dtype, device, overrides)
+
+    model = read_folder(folder, read)
     if not model.load_report.plain:
         print(model.load_report, file=sys.stderr)
     return model
 
 
 def _load(
-    path: Path,
+    checkpoint: Checkpoint,
     source: str,
     num_classes: int | None,
     labels: list[str] | None,
@@ -79,14 +98,14 @@ def _load(
     device: str | torch.device,
     overrides: dict[str, Any],
 ) -> Model:
-    checkpoint = _describe(path)
     config = _target_config(checkpoint, num_classes, labels, overrides)
     raw = _read_tensors(checkpoint, device)
+    _check_sizes(checkpoint, raw)
     if name := _untied(checkpoint, raw):
         checkpoint.config = checkpoint.config.replace(tie_word_embeddings=False)
         config = config.replace(tie_word_embeddings=overrides.get("tie_word_embeddings", False))
         checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
-    model = build(checkpoint.family, checkpoint.config)
+    model = _build(checkpoint)
     tensors, report = _file_tensors(checkpoint, model, raw)
     report.source = source
     if config != checkpoint.config:
@@ -115,43 +134,46 @@ def model_path(source: str | Path, revision: str | None = None) -> Path:
     return path if (path / "config.json").is_file() or not (best / "config.json").is_file() else best
 
 
-def _describe(path: Path) -> Checkpoint:
-    if path.name in ("config.json", "open_clip_config.json") and path.is_file():
-        return read(path.parent, path.name)
-    return _from_ckpt(path) if path.is_file() else read(path)
+def _describe(path: Path, selection: Selection = WHOLE) -> Checkpoint:
+    if path.is_file() and path.name not in CONFIGS:
+        return _from_file(path, selection)
+    if selection.given:
+        raise LoadError(f"{selection.given} is for a file of weights or a checkpoint, and {path} is a folder: omit it")
+    return read(path.parent, path.name) if path.name in CONFIGS and path.is_file() else read(path)
 
 
-def _from_ckpt(path: Path) -> Checkpoint:
-    """A checkpoint of a recipe: a torch file with our config.json under "zoo" and the weights of the task."""
-    if path.suffix not in (".ckpt", ".pt", ".pth"):
+def _from_file(path: Path, selection: Selection) -> Checkpoint:
+    """A checkpoint of a recipe, a torch file with our config.json under "zoo"; or the weights of another loop."""
+    folder = path.parent if selection.config is None else selection.config
+    if path.suffix not in SUFFIXES and (selection.config is None or path.suffix not in (".bin", ".safetensors")):
         raise LoadError(f"{path} is {file_kind(path)}; expected a folder, or a .ckpt file of a recipe of this package; "
                         f"{file_advice(path)}")  # fmt: skip
-    stored = read_pickle(path)
-    values = stored.get("zoo")
-    if not isinstance(values, dict):
+    stored = {} if path.suffix == ".safetensors" else read_pickle(path)
+    if isinstance(values := stored.get("zoo"), dict):
+        if selection.given:
+            raise LoadError(f"{path} is a checkpoint of a recipe, which describes itself: omit {selection.given}")
+        checkpoint = native.from_description(values, path, path)
+        checkpoint.tensors = own_weights(stored, path)
+        return checkpoint
+    if selection.config is None and not any((folder / name).is_file() for name in CONFIGS):
+        keys = " or ".join(f"key={name!r}" for name in groups(stored) if name)
         raise LoadError(
             f"{path} is not a checkpoint of this package: it has no 'zoo' entry that describes the model. It is "
-            f"{pickle_kind(stored)}; {PICKLE_ADVICE}"
+            f"{pickle_kind(stored)}; {PICKLE_ADVICE}{f' ({keys})' if keys else ''}"
         )
-    return native.from_description(values, path, path)
+    tensors, notes = foreign_weights(path, selection)
+    checkpoint = read(folder.parent, folder.name, tensors) if folder.is_file() else read(folder, None, tensors)
+    checkpoint.tensors = tensors
+    checkpoint.notes += notes
+    return checkpoint
 
 
 def _read_tensors(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
-    if checkpoint.path.is_dir():
-        is_open_clip = checkpoint.format == "open_clip"  # such a folder may also have the weights for transformers
-        names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == is_open_clip]
-        return open_tensors(checkpoint.path, device, names)
-    stored = read_pickle(checkpoint.path)
-    state = stored.get("state_dict", {})
-    # the moving average, if there is one: it is what the run evaluated
-    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
-    tensors = {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
-    if "unit" in stored:  # the regression targets were standardized: (target - mean) / std
-        mean, std = stored["unit"]
-        tensors["head.proj.weight"] = tensors["head.proj.weight"] * std
-        if "head.proj.bias" in tensors:
-            tensors["head.proj.bias"] = tensors["head.proj.bias"] * std + mean
-    return tensors
+    if checkpoint.tensors is not None:
+        return {name: t if t.is_meta else t.to(device) for name, t in checkpoint.tensors.items()}
+    is_open_clip = checkpoint.format == "open_clip"  # such a folder may also have the weights for transformers
+    names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == is_open_clip]
+    return open_tensors(checkpoint.path, device, names)
 
 
 # --- Configs ----------------------------------------------------------------------------------------------------------
@@ -180,11 +202,42 @@ def _target_config(
 # --- Tensors ----------------------------------------------------------------------------------------------------------
 
 
+def _check_sizes(checkpoint: Checkpoint, raw: Mapping[str, Tensor]) -> None:
+    """Raise LoadError for a config of more layers than the file has tensors, or with sizes beyond all of its bytes.
+
+    Building such a model, to compare its tensors with those of the file, would take without end.
+    """
+    files = set(getattr(raw, "file_of", {}).values()) or {checkpoint.path}
+    size = sum(file.stat().st_size for file in files if file.is_file()) or sum(t.nbytes for t in raw.values())
+    for tower, config in (checkpoint.config.parts or {"": checkpoint.config}).items():
+        for name in WITHIN_WEIGHTS:
+            value, most = getattr(config, name, None) or 0, len(raw) if name == "depth" else size
+            if value > most:
+                has = f"{most} tensors" if name == "depth" else f"{most:,} bytes of weights"
+                where = f"{_config_file(checkpoint)} says {name}={value}{f' of the {tower} tower' if tower else ''}"
+                raise LoadError(f"{where}, and there are {has}: check that both files are of the same model")
+
+
+def _build(checkpoint: Checkpoint) -> Model:
+    """A model of the file's config, on the meta device."""
+    try:
+        return build(checkpoint.family, checkpoint.config)
+    except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise LoadError(f"{_config_file(checkpoint)} describes a model that cannot be built: {reason}") from None
+
+
+def _config_file(checkpoint: Checkpoint) -> Path:
+    if checkpoint.path.is_file():
+        return checkpoint.path
+    return checkpoint.path / ("open_clip_config.json" if checkpoint.format == "open_clip" else "config.json")
+
+
 def _untied(checkpoint: Checkpoint, raw: Mapping[str, Tensor]) -> str | None:
     """The name of a head that the config calls tied to the embeddings, and that has values of its own in the file."""
     if not getattr(checkpoint.config, "tie_word_embeddings", False) or checkpoint.config.head not in LM_HEADS:
         return None
-    tied = tied_names(build(checkpoint.family, checkpoint.config))
+    tied = tied_names(_build(checkpoint))
     return untied(tied, checkpoint.table or "", raw, base=checkpoint.base)
 
 
@@ -198,12 +251,15 @@ def _file_tensors(
     table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
     files = set(getattr(raw, "file_of", {}).values())
     file = files.pop() if len(files) == 1 else checkpoint.path
-    if checkpoint.path.is_file():  # a checkpoint of a run has a tied tensor under each of its names
+    if (
+        checkpoint.tensors is not None and checkpoint.table is None
+    ):  # a checkpoint of a run has a tied tensor under each of its names
         raw = {name: tensor for name, tensor in raw.items() if name not in tied}
     try:
         tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file))
     except LoadError as error:
-        raise LoadError(f"{error}. {_expected_model(checkpoint)}") from None
+        more = "" if checkpoint.tensors is None else hint(list(checkpoint.tensors))
+        raise LoadError(f"{error}. {_expected_model(checkpoint)}{more}") from None
     report.notes += checkpoint.notes
     return tensors, report
 
@@ -212,7 +268,7 @@ def _expected_model(checkpoint: Checkpoint) -> str:
     """The hint of an error about tensors: which config they were compared with."""
     if checkpoint.path.is_file():
         return "Expected the tensors of the model that its 'zoo' entry describes: the file is incomplete or was edited"
-    config = checkpoint.path / ("open_clip_config.json" if checkpoint.format == "open_clip" else "config.json")
+    config = _config_file(checkpoint)
     name = checkpoint.architecture or checkpoint.variant or checkpoint.family.name
     return f"Expected the tensors of {name} as {config} describes it: check that both files are of the same model"
 

@@ -8,6 +8,7 @@ from typing import Any
 from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import LoadError, check_keys
+from zoo.utils.files import parse_json, read_text
 
 KINDS: dict[str, Any] = {kind: cls for record in MODALITIES.values() for kind, cls in record.processors.items()}
 KINDS["pair"] = MultimodalProcessor
@@ -21,7 +22,9 @@ def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path())
         raise LoadError(f"preprocess has the unknown kind {kind!r}, expected one of {', '.join(KINDS)}")
     files = values.get("files")
     if files is None:
-        files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("tokenizer.json")}
+        files = {path.name: read_text(path) for path in folder.glob("tokenizer.json")}
+        for name, text in files.items():
+            parse_json(text, folder / name)
     values = {name: value for name, value in values.items() if name != "files"}
     if kind == "pair":
         towers = {name: value for name, value in values.items() if name != "kind"}

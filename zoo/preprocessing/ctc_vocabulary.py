@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from zoo.utils.errors import check_keys, did_you_mean
+from zoo.utils.files import parse_json
 
 BLANK, SPACE = "<pad>", "|"  # as in the vocabularies of wav2vec 2.0
 _SPECIAL = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: not part of the text
@@ -54,12 +55,12 @@ class Vocabulary:
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
         """From the `vocab.json` of transformers, {symbol: id}. Raises ValueError for ids with gaps."""
-        return cls.from_ids(json.loads(text))
+        return cls.from_ids(parse_json(text, "vocab.json"))
 
     @classmethod
     def from_ids(cls, ids: Mapping[str, int]) -> "Vocabulary":
         """From {symbol: id}. Raises ValueError for ids with gaps."""
-        if sorted(ids.values()) != list(range(len(ids))):
+        if not all(type(i) is int for i in ids.values()) or sorted(ids.values()) != list(range(len(ids))):
             raise ValueError(f"vocab.json: expected each id from 0 to {len(ids) - 1} once")
         tokens = tuple(sorted(ids, key=lambda token: ids[token]))
         blank = next((b for b in (BLANK, "[PAD]", "<blank>") if b in ids), BLANK)

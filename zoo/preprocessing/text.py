@@ -211,15 +211,25 @@ class TextProcessor:
 @lru_cache(maxsize=16)
 def _backend(text: str, max_length: int | None = None) -> "Tokenizer":
     """The tokenizer of a tokenizer.json; max_length: truncates to that many tokens, the longer text of a pair first."""
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(text)
+    backend = parse_tokenizer(text)
     backend.no_padding()
     if max_length is None:
         backend.no_truncation()
     else:
         backend.enable_truncation(max_length, strategy="longest_first")
     return backend
+
+
+def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenizer":
+    """The tokenizer of the contents of a tokenizer.json. Raises LoadError naming `file` if they are damaged."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(text)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library has no class of its own, and a panic of Rust is not an Exception
+        raise LoadError(f"{file} is damaged, or not a file of a tokenizer: {error}") from None
 
 
 _FIELDS = [f.name for f in fields(TextProcessor) if f.name != "tokenizer"]

@@ -28,6 +28,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
+MAX_TEXT_BYTES = 1 << 28  # the largest published tokenizer.json has 35 MB
+MAX_JSON_DEPTH = 64
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -50,12 +52,52 @@ def read_json_list(path: str | Path) -> list[Any]:
 
 
 def _read_json(path: Path) -> Any:
+    return parse_json(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises LoadError for a file that is missing, unreadable, too large or not UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > MAX_TEXT_BYTES:
+            raise LoadError(
+                f"{path} has {size:,} bytes, expected at most {MAX_TEXT_BYTES:,}: it is not what it is called"
+            )
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise LoadError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{path} is not UTF-8: {error}") from None
+
+
+def parse_json(text: str, path: str | Path) -> Any:
+    """The value of a JSON text. Raises LoadError, naming `path`, for text that is damaged or nested too deep, and for
+    a key that is given twice: readers differ in the value that they take."""
+    try:
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
+    except RecursionError:
+        raise LoadError(f"{path} is nested too deep, more than {MAX_JSON_DEPTH} levels") from None
+    except ValueError as error:  # also a number of too many digits
         raise LoadError(f"{path} is not readable JSON: {error}") from None
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [part for whole in level for part in _parts(whole) if isinstance(part, dict | list)]
+        if not level:
+            return value
+    raise LoadError(f"{path} is nested too deep, more than {MAX_JSON_DEPTH} levels")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return result
+
+
+def _parts(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def to_json(value: Any) -> str:
@@ -79,7 +121,7 @@ class Tensors(Mapping[str, Tensor]):
         path = self.file_of[name]
         try:
             return self.getters[path](name)
-        except SafetensorError as error:
+        except (SafetensorError, AttributeError, TypeError, OverflowError) as error:  # of a type that torch lacks, too
             raise LoadError(f"{path} is damaged: tensor {name!r} cannot be read ({error})") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -124,6 +166,14 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise LoadError(f"{index} has no 'weight_map'")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name or not 0 < len(name) < 256 or "\\" in name:
+            shown = (
+                name if isinstance(name, str) and len(name) < 256 else f"{str(name)[:40]}... ({type(name).__name__})"
+            )
+            raise LoadError(
+                f"{index}: {tensor!r} is in {shown!r}, expected the name of a file in the folder of the index"
+            )
     shards: dict[Path, set[str] | None] = {index.parent / name: set() for name in sorted(set(weight_map.values()))}
     for tensor, name in weight_map.items():
         expected = shards[index.parent / name]
@@ -143,15 +193,28 @@ def _open(file: Path, device: str | torch.device) -> tuple[list[str], Callable[[
         except (SafetensorError, OSError) as error:
             raise LoadError(f"{file} is truncated or not a safetensors file: {error}") from None
         return list(handle.keys()), handle.get_tensor
-    tensors = {name: value.to(device) for name, value in read_pickle(file).items() if isinstance(value, Tensor)}
-    return list(tensors), tensors.__getitem__
+    tensors = only_tensors(read_pickle(file), file)
+    return list(tensors), lambda name: tensors[name] if tensors[name].is_meta else tensors[name].to(device)
+
+
+def only_tensors(values: Mapping[Any, Any], where: object) -> dict[str, Tensor]:
+    """The values, of which each must be a tensor with a name. Raises LoadError naming `where` and what is not."""
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise LoadError(f"{where} has the key {name!r}, expected names of tensors")
+        if not isinstance(value, Tensor):
+            raise LoadError(f"{where}: {name!r} is a {type(value).__name__}, expected a tensor")
+    return dict(values)
 
 
 def read_pickle(file: str | Path) -> dict[str, Any]:
     """Read a dict that `torch.save` wrote, memory-mapped if the format allows it. Never runs code."""
     file = Path(file)
-    with file.open("rb") as stream:
-        is_zip = stream.read(4) == b"PK\x03\x04"  # torch < 1.6 wrote bare pickles, which cannot be memory-mapped
+    try:
+        with file.open("rb") as stream:
+            is_zip = stream.read(4) == b"PK\x03\x04"  # torch < 1.6 wrote bare pickles, which cannot be memory-mapped
+    except OSError as error:
+        raise LoadError(f"{file} cannot be read: {error.strerror}") from None
     try:
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
@@ -161,7 +224,7 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
                 "torch.save(model.state_dict(), file)"
             ) from None
         raise LoadError(f"{file} is damaged, or was not written by torch.save") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # the reader of damaged pickles raises of all kinds
         reason = str(error).split("\n")[0] or "empty"
         raise LoadError(f"{file} is truncated or not written by torch.save: {reason}") from None
     if not isinstance(value, dict):

@@ -1,8 +1,11 @@
 """Description of a checkpoint of any format: config, preprocessing, labels, and the mapping of its tensors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from zoo.models.config import Config
 from zoo.models.family import Family
@@ -14,7 +17,8 @@ class Checkpoint:
 
     path: folder or `.ckpt` file. variant: name of the model, if known. table, base: map the names of the tensors, see
     `zoo.models.mapping.tensors`; None for our own format. mapping: CheckpointMapping or MultiTowerMapping of the other
-    library. architecture: its name of the model class. notes: what could not be read as it is, for the load report.
+    library. architecture: its name of the model class. tensors: the weights, if they stand in another file than the
+    folder's, and are read already. notes: what could not be read as it is, for the load report.
     """
 
     path: Path
@@ -28,4 +32,5 @@ class Checkpoint:
     base: str = ""
     mapping: Any = None
     architecture: str | None = None
+    tensors: Mapping[str, Tensor] | None = None
     notes: list[str] = field(default_factory=list)

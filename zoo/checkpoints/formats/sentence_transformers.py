@@ -16,12 +16,17 @@ def read(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     modules = read_json_list(file)
-    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    for number, module in enumerate(modules):
+        if not isinstance(module, dict) or not all(isinstance(module.get(name), str) for name in ("type", "path")):
+            raise LoadError(f"{file}: module {number} is {module!r:.200}, expected an object with 'type' and 'path'")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise LoadError(
             f"{file}: the modules {' + '.join(kinds)} are not supported, only Transformer + Pooling [+ Normalize]; "
             f"remove modules.json from a copy of the folder to load the transformer alone"
         )
+    if not (folder / modules[1]["path"]).resolve().is_relative_to(folder.resolve()):
+        raise LoadError(f"{file}: the module in {modules[1]['path']!r} is outside the folder")
     pooling = folder / modules[1]["path"] / "config.json"
     return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "normalize": "Normalize" in kinds}
 
@@ -32,7 +37,7 @@ def _pool(settings: dict[str, Any], file: Path) -> str:
         name[len("pooling_mode_") :].replace("_tokens", "").replace("_token", "") for name in flags if flags[name]
     ]
     chosen = [settings["pooling_mode"]] if "pooling_mode" in settings else chosen
-    if len(chosen) != 1 or chosen[0] not in POOLS:
+    if len(chosen) != 1 or not isinstance(chosen[0], str) or chosen[0] not in POOLS:
         modes = " and ".join(map(str, chosen)) or "without a mode"
         raise LoadError(f"{file}: pooling {modes} is not supported, only one of {', '.join(POOLS)}")
     return POOLS[chosen[0]]

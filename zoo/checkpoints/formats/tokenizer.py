@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoints.formats import added_tokens, sentencepiece, vocabulary_files
-from zoo.preprocessing.text import SPECIAL, TextProcessor
+from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
 from zoo.utils.errors import LoadError
-from zoo.utils.files import read_json
+from zoo.utils.files import parse_json, read_json, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -66,7 +66,8 @@ def _tokenizer(
     """(the contents of tokenizer.json; without that file, made from a vocabulary, or None if there is neither;
     (id, token) of the tokens for which the model has no embedding)."""
     if (folder / "tokenizer.json").is_file():
-        text: str | None = _read_text(folder / "tokenizer.json")
+        text: str | None = read_text(folder / "tokenizer.json")
+        parse_json(text or "", folder / "tokenizer.json")
     else:
         made, absent = vocabulary_files.read(folder, settings, model_type, config.vocab_size)
         if made is not None:
@@ -74,7 +75,7 @@ def _tokenizer(
         text = _pieces(folder, settings, model_type)
     if text is None:
         return None, []
-    tokenizer = _parsed(text, folder)
+    tokenizer = parse_tokenizer(text, folder / "tokenizer.json")
     changed = _follow_settings(tokenizer, settings, model_type)
     lacking = added_tokens.lacking(tokenizer, added_tokens.declared(folder, settings))
     absent = added_tokens.add(tokenizer, lacking, config.vocab_size) if lacking else []
@@ -104,22 +105,6 @@ def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_
     return False
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{file} is not UTF-8: {error}") from None
-
-
-def _parsed(text: str, folder: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises no class of its own
-        raise LoadError(f"{folder / 'tokenizer.json'} is damaged, or not a file of a tokenizer: {error}") from None
-
-
 def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
     """The contents of tokenizer.json, made from a SentencePiece model. Raises LoadError for a damaged file."""
     file = next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
@@ -135,9 +120,7 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str |
 
 def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[str, str], list[str]]:
     """({role: token}, notes on roles without one), from the settings, else by the usual names."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(text)
+    tokenizer = TextProcessor(tokenizer=text, max_length=1).backend  # kept for the processor that is made of it
     special, notes = {}, []
     for role in SPECIAL:
         token = added_tokens.content_of(settings.get(f"{role}_token"))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import Tensor
+
 from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.labels import names_of_rows
@@ -22,13 +24,15 @@ from zoo.utils.files import open_tensors, read_json
 PROJ = "head.proj.weight"  # our classifier, whose rows are the classes
 
 
-def read(folder: Path) -> Checkpoint:
+def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoint:
+    """Read a folder of transformers. weights: instead of those in the folder."""
     file = folder / "config.json"
     values = read_json(file) | _ends(folder)
     family, mapping, architecture = _kind(values, file)
+    refuse_quantized(values, file)
     if isinstance(mapping, MultiTowerMapping):
         return transformers_multi_tower.read(folder, values, family, mapping)
-    fields = _fields(family, mapping, architecture, values, _rows(folder, mapping, architecture))
+    fields = _fields(family, mapping, architecture, values, _rows(folder, weights, mapping, architecture))
     if mapping.embeds is not None and (embedding := sentence_transformers.read(folder)):
         fields |= {**mapping.embeds, **embedding}
     config = config_of(family, fields, file)
@@ -66,6 +70,8 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
         )
     family, mapping = known[model_type]
     classes, names = ", ".join(mapping.heads), values.get("architectures") or mapping.assumes
+    if names and not (isinstance(names, list | tuple) and isinstance(names[0], str)):
+        raise LoadError(f"{file}: architectures is {names!r:.200}, expected a list with the name of a class")
     if not names:
         raise LoadError(f"{file} lacks 'architectures', the class of the weights: add one of {classes}")
     if names[0] not in mapping.heads:
@@ -76,13 +82,32 @@ def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapp
     return family, mapping, names[0]
 
 
-def _rows(folder: Path, mapping: CheckpointMapping, architecture: str) -> int | None:
+def refuse_quantized(values: Mapping[str, Any], file: Path) -> None:
+    """Raise LoadError for weights that a method of quantization packed: they are not numbers of a float type."""
+    settings = next(
+        (found for key in ("quantization_config", "compression_config") if (found := values.get(key))), None
+    )
+    if settings is None:
+        return
+    known = settings if isinstance(settings, Mapping) else {}
+    bits = next((f"{n}-bit " for n in (8, 4) if known.get(f"load_in_{n}bit")), "")
+    method = f"{bits}{known.get('quant_method') or ('bitsandbytes' if bits else 'an unnamed method')}"
+    raise LoadError(
+        f"{file} has a quantization_config: the weights are quantized with {method}, which is not supported. Load the "
+        f"original weights in float32, float16 or bfloat16, or convert these with transformers: "
+        f"AutoModel.from_pretrained(FOLDER).dequantize().save_pretrained(NEW)"
+    )
+
+
+def _rows(
+    folder: Path, weights: Mapping[str, Tensor] | None, mapping: CheckpointMapping, architecture: str
+) -> int | None:
     """The number of rows of the classifier in the file; None if it has no classifier."""
     head = mapping.heads[architecture].get("head")
     if head not in CLASSIFIER_HEADS:
         return None
     try:
-        tensors = open_tensors(folder)
+        tensors = open_tensors(folder) if weights is None else weights
     except LoadError:  # raised again when the weights are read; without them there is a description
         return None
     name = theirs_of(mapping.table + mapping.head_tables.get(head, ""), PROJ, tensors, mapping.base)

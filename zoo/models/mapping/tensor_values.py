@@ -21,7 +21,7 @@ def defect(tensor: Tensor, own: Tensor) -> str | None:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"{list(tensor.shape)} values of which the file holds {tensor.untyped_storage().nbytes()} bytes"
     floats = own.is_floating_point()
-    if floats and tensor.dtype not in FLOATS or not floats and tensor.dtype.is_floating_point:
+    if tensor.dtype not in FLOATS if floats else tensor.dtype.is_floating_point:
         expected = "float32, float16, bfloat16 or float64" if floats else "whole numbers"
         return f"{_kind(tensor)}, expected {expected}"
     return _not_finite(tensor) if floats else None
