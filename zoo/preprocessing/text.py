@@ -154,8 +154,13 @@ class TextProcessor:
         return self
 
     def check(self, config: Any) -> None:
-        """Raises ValueError unless a model with this config understands the ids: vocabulary, special ids, length."""
-        if self.vocab_size > config.vocab_size:
+        """Raises ValueError unless a model with this config understands the ids: vocabulary, special ids, length.
+
+        The model may lack tokens that ordinary texts do not have: added ones, the mask, or a single other one.
+        """
+        extra = self._extra_tokens(config)
+        special = [name for name, token in self.special.items() if token in extra and name != "mask"]
+        if special or (len(extra) > 1 and not extra.keys() <= self._added_tokens()):
             raise ValueError(
                 f"the tokenizer does not belong to this model: its ids go up to {self.vocab_size - 1}, but the model "
                 f"has vocab_size={config.vocab_size}"
@@ -173,6 +178,26 @@ class TextProcessor:
             raise ValueError(
                 f"the tokenizer has max_length={self.max_length}, but the model has only max_length={config.max_length}"
             )
+
+    def notes(self, config: Any) -> list[str]:
+        """What differs from the model without changing its numbers: tokens that it lacks, and ordinary texts too."""
+        if not (extra := self._extra_tokens(config)):
+            return []
+        more = "one token more" if len(extra) == 1 else f"{len(extra)} tokens more"
+        shown = ", ".join(f"{token!r} ({number})" for token, number in list(extra.items())[:4])
+        return [
+            f"the tokenizer has {more} than the model with vocab_size={config.vocab_size}: texts with {shown}"
+            f"{', ...' if len(extra) > 4 else ''} are refused"
+        ]
+
+    def _extra_tokens(self, config: Any) -> dict[str, int]:
+        """{token: id} of the tokens that the model has no embedding for."""
+        if self.vocab_size <= config.vocab_size:
+            return {}
+        return {token: number for token, number in self.backend.get_vocab().items() if number >= config.vocab_size}
+
+    def _added_tokens(self) -> set[str]:
+        return {token.content for token in self.backend.get_added_tokens_decoder().values()}
 
     # --- files ----------------------------------------------------------------------------------------------------
 

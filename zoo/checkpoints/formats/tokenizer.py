@@ -1,6 +1,7 @@
 """Tokenizers of transformers' folders: tokenizer.json, or the vocabulary files of older repositories."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
             padding=settings.get("padding_side", "right"),
             types=getattr(config, "type_vocab_size", 0) > 1,
         )
+        if (preprocess.id("pad") or 0) >= config.vocab_size:
+            notes.append(f"the model has no embedding for the padding token {special.pop('pad')!r}: 0 is used instead")
+            preprocess = replace(preprocess, special=special)
         preprocess.check(config)
     except LoadError:
         raise
@@ -57,7 +61,7 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
         for number, token in absent
         if token not in roles
     ]
-    return preprocess, notes
+    return preprocess, notes + preprocess.notes(config)
 
 
 def _tokenizer(
@@ -130,8 +134,9 @@ def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[
         token = token or next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
         if token is not None:
             special[role] = token
-    # Padding is masked, whatever its id: the model's own is taken, where the two differ.
-    expected = None if hasattr(config, "bos_token_id") else getattr(config, "pad_token_id", None)
+    # Padding is masked, whatever its id: the model's own is taken where the two differ, but for RoBERTa's positions.
+    free = hasattr(config, "bos_token_id") or getattr(config, "first_position", 0)
+    expected = None if free else getattr(config, "pad_token_id", None)
     if expected is not None and "pad" in special and (own := tokenizer.token_to_id(special["pad"])) != expected:
         notes.append(
             f"the padding token of the tokenizer is {own} ({special['pad']!r}), that of the model {expected}: rows are "
