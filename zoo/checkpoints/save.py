@@ -19,6 +19,7 @@ from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.registry import build, family
 from zoo.utils.errors import did_you_mean
+from zoo.utils.escape import printable, say
 from zoo.utils.files import atomic_folder, to_json
 
 # Files of an earlier save, which a new one replaces.
@@ -111,7 +112,7 @@ def _list_others(model: Model, folder: str | Path, names: Sequence[str]) -> None
     source = getattr(model.load_report, "source", None)
     if source and (names := [name for name in names if not (Path(folder) / name).exists()]):
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        print(f"{folder} has no copy of these files of {source}: {shown}", file=sys.stderr)
+        say(f"{folder} has no copy of these files of {source}: {printable(shown)}", file=sys.stderr)
 
 
 def check_export(model: Model, format: str) -> None:

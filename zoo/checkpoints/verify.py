@@ -19,6 +19,7 @@ from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
 from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
+from zoo.utils.escape import printable
 from zoo.utils.files import open_tensors
 from zoo.utils.version import __version__
 
@@ -50,7 +51,7 @@ class Verification:
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         sign = "ok" if self.ok else "DIFFERENT"
-        return (
+        return printable(
             f"{self.source}: {sign}, greatest difference to {self.against} {self.difference:.2g} "
             f"(tolerance {self.tolerance:g}; {versions})"
             + "".join(f"; {text}" for text in (*self.changes, *self.notes))

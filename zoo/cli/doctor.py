@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.utils.escape import printable, say
+
 NAME = "attention-zoo"
 TRIO = ("torch", "torchvision", "torchaudio")
 IMPORTED = (*TRIO, "lightning", "datasets", "soundfile")  # whose imports are known to fail on some machines
@@ -380,13 +382,12 @@ def show(findings: list[Finding]) -> None:
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        for f in findings:
-            print(f"{signs[f.state]:<7} {f.what:<16} {f.message}")
+        say(*(f"{signs[f.state]:<7} {f.what:<16} {f.message}" for f in findings))
     else:
         colors = {"ok": "green", "note": "yellow", "broken": "bold red"}
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_header=False)
         for f in findings:
-            table.add_row(Text(signs[f.state], style=colors[f.state]), Text(f.what), Text(f.message))
+            table.add_row(Text(signs[f.state], style=colors[f.state]), Text(f.what), Text(printable(f.message)))
         if sys.stderr.isatty():
             print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
@@ -394,6 +395,6 @@ def show(findings: list[Finding]) -> None:
     for state, title in (("broken", "To fix what is broken:"), ("note", "Optional:")):
         lines = list(dict.fromkeys(f.fix for f in fixes if f.state == state))
         if lines:
-            print(title, *(f"  {line}" for line in lines), sep="\n")
+            say(title, *(f"  {line}" for line in lines))
     if all(f.state != "broken" for f in findings):
         print("Everything required works.")

@@ -13,6 +13,7 @@ from zoo.models.names import missing_family
 from zoo.utils import renamed
 from zoo.utils.console import EXPONENT, format_count, format_value, make_table, stdout_console
 from zoo.utils.errors import did_you_mean
+from zoo.utils.escape import printable, say
 from zoo.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show:
             raise
         hint = "; `zoo doctor` says what is wrong with this installation" if isinstance(error, ImportError) else ""
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}{hint}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split()) or type(error).__name__}{hint}", file=sys.stderr)
         return 2
 
 
@@ -171,9 +172,8 @@ def run_info(args: argparse.Namespace) -> int:
     ]:
         table.add_row(*row)
     if model.labels:
-        table.add_row(
-            "labels", f"{len(model.labels)}: {', '.join(model.labels[:4])}" + ", ..." * (len(model.labels) > 4)
-        )
+        names = printable(", ".join(model.labels[:4]))
+        table.add_row("labels", f"{len(model.labels)}: {names}" + ", ..." * (len(model.labels) > 4))
     for field, value in model.config.flat().items():
         table.add_row(field, format_value(value))
     out.print(table)
@@ -210,7 +210,8 @@ def run_predict(args: argparse.Namespace) -> int:
     for one, answer in zip(given, answers, strict=True):
         shown = one if isinstance(one, str) else " | ".join(one)
         for i, (label, value) in enumerate(answer):
-            table.add_row("" if i else shown, label, f"{value:,.6g}" if number else f"{value:.1%}")
+            amount = f"{value:,.6g}" if number else f"{value:.1%}"
+            table.add_row("" if i else printable(shown), printable(label), amount)
     stdout_console().print(table)
     return 0
 
@@ -244,7 +245,7 @@ def run_export(args: argparse.Namespace) -> int:
     from zoo.checkpoints.save import export
 
     path = export(load(args.source), args.folder, args.format)
-    print(f"{path} is written for {args.format}")
+    say(f"{path} is written for {args.format}")
     return 0
 
 
@@ -252,7 +253,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from zoo.checkpoints.verify import verify
 
     found = verify(args.source)
-    print(found)
+    say(found)
     return 0 if found.ok else 1
 
 
@@ -270,7 +271,7 @@ def run_check(args: argparse.Namespace) -> int:
     for name, result in report.results.items():
         table.add_row(name, result)
     stdout_console().print(table)
-    print(f"{report.name}: " + ("ok" if report.ok else "WRONG"), *report.failures, sep="\n  ")
+    say(f"{report.name}: " + ("ok" if report.ok else "WRONG"), *(f"  {failure}" for failure in report.failures))
     return 0 if report.ok else 1
 
 

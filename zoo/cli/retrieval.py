@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zoo.utils.escape import printable, say
 from zoo.utils.lines import read_lines
 
 Command = Callable[..., Any]
@@ -76,11 +77,11 @@ def run_embed(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         overwrite=args.overwrite,
     )
-    print(
+    say(
         f"{args.out}: {len(found)} vectors of {found.width} numbers ({str(found.vectors.dtype).removeprefix('torch.')})"
     )
     if found.broken:
-        print(f"left out: {len(found.broken)}", *found.broken, sep="\n  ")
+        say(f"left out: {len(found.broken)}", *(f"  {printable(reason)}" for reason in found.broken))
     return 0
 
 
@@ -107,10 +108,10 @@ def run_search(args: argparse.Namespace) -> int:
     table.columns[2].justify = "right"
     for query, hits in zip(args.queries, answers, strict=True):
         for i, hit in enumerate(hits):
-            table.add_row("" if i else query, hit.name, f"{hit.score:.3f}")
+            table.add_row("" if i else printable(query), printable(hit.name), f"{hit.score:.3f}")
     stdout_console().print(table)
     if args.html:
-        print(f"{args.html} shows them")
+        say(f"{args.html} shows them")
     return 0
 
 
@@ -139,7 +140,7 @@ def run_classify(args: argparse.Namespace) -> int:
     table.columns[2].justify = "right"
     for file, answer in zip(args.files, answers, strict=True):
         for i, (label, share) in enumerate(answer):
-            table.add_row("" if i else file, label, f"{share:.1%}")
+            table.add_row("" if i else printable(file), printable(label), f"{share:.1%}")
     stdout_console().print(table)
     return 0
 
@@ -167,4 +168,4 @@ def plain_warnings() -> Any:
         warnings.simplefilter("always", UserWarning)
         yield
     for warning in seen:
-        print(warning.message, file=sys.stderr)
+        say(warning.message, file=sys.stderr)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from zoo.interpret.attention_maps import rollout
 from zoo.interpret.capture import capture, unwrap
 from zoo.preprocessing import image_io
+from zoo.utils.escape import figure_text
 from zoo.utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -265,9 +266,9 @@ def plot_panels(
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             plot_panel(axes[i, j], panel, ranges[j], tokens)
-        axes[i, 0].set_ylabel(titles[i], rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+        axes[i, 0].set_ylabel(figure_text(titles[i]), rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     for j, column in enumerate(columns):
-        axes[0, j].set_title("\n".join(filter(None, (column, range_text(ranges[j])))), fontsize=9)
+        axes[0, j].set_title("\n".join(filter(None, (figure_text(column), range_text(ranges[j])))), fontsize=9)
     bar = figure.colorbar(
         ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
     )
@@ -299,6 +300,7 @@ def plot_panel(axis: "Axes", panel: Panel, limits: tuple[float, float] | None, t
     if panel.image is None:
         assert panel.heat is not None and limits is not None
         if tokens is not None:
+            tokens = [figure_text(token) for token in tokens]
             axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
             axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
         axis.imshow(panel.heat, cmap=COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")

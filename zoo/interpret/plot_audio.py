@@ -28,6 +28,7 @@ from zoo.interpret.plot import (
     save_figure,
 )
 from zoo.models.eval_mode import eval_mode
+from zoo.utils.escape import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def plot_spectrograms(model: Any, values: Tensor, attentions: Tensor, titles: li
             corner.set_axis_off()
         first, second = axes[2 * i + 1, 0], axes[2 * i + 1, 1]
         spectrogram(first, model, values[i], "magma")
-        first.set_ylabel(f"{titles[i]}\n\nkHz", fontsize=9)
+        first.set_ylabel(f"{figure_text(titles[i])}\n\nkHz", fontsize=9)
         spectrogram(second, model, values[i], "gray")
         plot_attention_over(second, model, attentions[i])
         over_time(axes[2 * i, 1], second, model, attentions[i].mean(0))

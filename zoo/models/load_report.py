@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from zoo.utils import renamed
+from zoo.utils.escape import printable
 
 
 @renamed.with_old_attributes
@@ -32,7 +33,7 @@ class LoadReport:
         for kind in ("dropped", "initialized", "resampled"):
             if names := getattr(self, kind):
                 parts.append(f"{len(names)} {kind} ({listed(names, 4)})")
-        return f"{self.source}: " * bool(self.source) + "; ".join(parts + self.notes)
+        return printable(f"{self.source}: " * bool(self.source) + "; ".join(parts + self.notes))
 
 
 def listed(names: list[str], most: int = 8) -> str:

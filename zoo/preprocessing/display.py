@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import audio_io, image_io
+from zoo.utils.escape import figure_text, is_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,7 @@ def data_uri(content: bytes, mime: str) -> str:
 def escape(text: str) -> str:
     """Escape for an attribute or a title; file names may have quotes, tags and bytes that are not UTF-8."""
     plain = text.encode("utf-8", "replace").decode("utf-8")
-    return html.escape("".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in plain), quote=True)
+    return html.escape("".join("\ufffd" if is_control(c) and c not in "\n\t" else c for c in plain), quote=True)
 
 
 def isolated(text: str) -> str:
@@ -113,5 +114,5 @@ def plot_text(axes: "Axes", item: Any) -> None:
     import textwrap
 
     lines = textwrap.wrap(read_text(item), 26)[:4]
-    axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
+    axes.text(0.5, 0.5, figure_text("\n".join(lines)), ha="center", va="center", fontsize=9)
     axes.set_axis_off()

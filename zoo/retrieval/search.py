@@ -24,6 +24,7 @@ from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.html_page import write_page
 from zoo.retrieval.index import UNIT, Engine, Index
 from zoo.utils.errors import LoadError, did_you_mean
+from zoo.utils.escape import printable
 
 
 class Hit(NamedTuple):
@@ -111,7 +112,7 @@ def opened(
         found = embed(model, folder, file, on_error=on_error, overwrite=not readable(file), progress=progress)
         if found.broken:
             more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
-            warnings.warn(f"left out: {'; '.join(found.broken[:3])}{more}", stacklevel=3)
+            warnings.warn(f"left out: {printable('; '.join(found.broken[:3]))}{more}", stacklevel=3)
     else:
         found.check(fingerprint(model))
     return found, Encoder(model)

@@ -26,6 +26,7 @@ from zoo.training.run import Run
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
 from zoo.utils.console import clock_time, console
+from zoo.utils.escape import printable
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -130,7 +131,7 @@ def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int,
     assert run.data is not None and run.folder is not None
     s, data = run.settings, run.data
     if warning := data.warning():
-        out.print(f"\n  {warning}\n", style="bold black on yellow")
+        out.print(f"\n  {warning}\n", style="bold black on yellow", markup=False)
     parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
     counts = f"{data.train:,} training and {data.test:,} test items"
@@ -276,7 +277,7 @@ def print_summary(run: Run, out: Console, result: Result, planned: int, longer_r
 def _print_rows(out: Console, rows: list[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        out.print(f"[bold]{name:<{width}}[/bold]{escape(str(value))}")
+        out.print(f"[bold]{name:<{width}}[/bold]{escape(printable(value))}")
 
 
 def _describe_folder(run: Run, done: int) -> str:

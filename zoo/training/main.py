@@ -10,6 +10,7 @@ from zoo.training.parse import SettingsError
 from zoo.training.run import Run
 from zoo.training.run_dir import RunError
 from zoo.utils.errors import LoadError
+from zoo.utils.escape import say
 
 
 def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
             return 0
         train(Run.of(file.stem, argv, settings, configs))
     except (SettingsError, RunError, LoadError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted before the first step", file=sys.stderr)
@@ -49,6 +50,6 @@ def _ended(error: Exception) -> int:
         print(f"{error}; last.ckpt is written, run the same command again to resume", file=sys.stderr)
         return 130
     if isinstance(error, NonFiniteLoss):
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 1
     raise error

@@ -16,7 +16,9 @@ import yaml
 
 from zoo.training.config import MODEL_FIELDS, TOWERS
 from zoo.utils import renamed
+from zoo.utils.console import make_console
 from zoo.utils.errors import did_you_mean
+from zoo.utils.escape import say
 from zoo.utils.options import Option, as_dict, build, flatten, options, sections
 
 EXCLUSIVE = (("trainer.epochs", "trainer.steps"),)
@@ -118,7 +120,7 @@ def current_value(path: str, value: str) -> str:
 
 @cache
 def _note(old: str, new: str) -> None:
-    print(f"note: {old} is now called {new}; the old name will be removed in the next release", file=sys.stderr)
+    say(f"note: {old} is now called {new}; the old name will be removed in the next release", file=sys.stderr)
 
 
 def shortest(path: str, cls: type) -> str:
@@ -241,7 +243,6 @@ def hardware_file(name: str, configs: Path) -> Path:
 def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
     """Print usage and a table of all options with their defaults (including the recipe's YAML) and descriptions."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -256,7 +257,7 @@ def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
              for name, description in MODEL_FIELDS.items()]  # fmt: skip
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = make_console(width=None if sys.stdout.isatty() else 120)
     console.print(usage.strip(), markup=False)
     console.print(table)
     console.print(_NOTES, markup=False)

@@ -12,6 +12,7 @@ from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.preprocessing.audio_io import soundfile
 from zoo.training.metrics_file import MetricsTable
+from zoo.utils.escape import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,8 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
         right.annotate(f"test {formatted}", (0.02, test_value), xycoords=("axes fraction", "data"), va="bottom")
     right.set(xlabel="step", ylabel=name, title=f"validation {name}")
     name = run.settings.model.source or run.settings.model.name
-    figure.suptitle(f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})"))
+    title = f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})")
+    figure.suptitle(figure_text(title))
     return figure
 
 
@@ -71,6 +73,7 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
         or getattr(task.model, "labels", None)
         or [str(i) for i in range(len(counts))]
     )
+    names = [figure_text(name) for name in names]
     fractions = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     side = 3 + 0.42 * len(names)
     figure = _figure(side, side)

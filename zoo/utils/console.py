@@ -4,9 +4,11 @@ import os
 import re
 import sys
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from zoo.utils import distributed
+from zoo.utils.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,17 +17,28 @@ if TYPE_CHECKING:
 def announce(text: str) -> None:
     """Print a highlighted notice to stderr, once per run (on rank 0)."""
     if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0:
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(file=sys.stderr, soft_wrap=True).print(Text(f" {text} ", style="bold black on yellow"))
+        make_console(file=sys.stderr, soft_wrap=True, markup=False).print(f" {text} ", style="bold black on yellow")
 
 
 def console() -> "Console":
     """The console of a training run; silent on all ranks but 0."""
+    return make_console(quiet=distributed.rank() != 0, soft_wrap=True)
+
+
+def make_console(**options: Any) -> "Console":
+    """A rich console that escapes control characters in what it prints, and leaves `:names:` of emojis as they are."""
+    return _console_class()(highlight=False, emoji=False, **options)
+
+
+@cache
+def _console_class() -> "type[Console]":
     from rich.console import Console
 
-    return Console(highlight=False, quiet=distributed.rank() != 0, soft_wrap=True)
+    class EscapingConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text, keep="\n\t"), **options)
+
+    return EscapingConsole
 
 
 def clock_time(seconds_from_now: float) -> str:
@@ -57,9 +70,7 @@ def format_value(value: Any) -> str:
 
 def stdout_console() -> "Console":
     """The console for tables on stdout; output to a pipe is not cut at 80 columns."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
+    return make_console(markup=False, width=None if sys.stdout.isatty() else 140)
 
 
 def make_table(*columns: str) -> Any:

@@ -135,7 +135,7 @@ def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[
         if token is not None:
             special[role] = token
     # Padding is masked, whatever its id: the model's own is taken where the two differ, but for RoBERTa's positions.
-    free = hasattr(config, "bos_token_id") or getattr(config, "first_position", 0)
+    free = hasattr(config, "bos_token_id") or bool(getattr(config, "first_position", 0))
     expected = None if free else getattr(config, "pad_token_id", None)
     if expected is not None and "pad" in special and (own := tokenizer.token_to_id(special["pad"])) != expected:
         notes.append(

@@ -1,5 +1,6 @@
 """Print text to the terminal while it is generated."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from zoo.checkpoints.load import load
 from zoo.inference.generation.generate import generate
 from zoo.inference.generation.stopping import encoded, tokenizer_of
 from zoo.models.base import Model
+from zoo.utils.escape import printable
 
 
 class Printer:
@@ -40,8 +42,13 @@ def stream_text(
     ids = encoded(tokenizer, prompt)
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
-    show = write or (lambda text: print(text, end="", flush=True))
+    show = write or _print
     show(prompt)
     printer = Printer(tokenizer.decode, show)
     generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
     return prompt + printer.shown
+
+
+def _print(text: str) -> None:
+    """Print generated text; on a terminal without control sequences."""
+    print(printable(text, keep="\n\t\r") if sys.stdout.isatty() else text, end="", flush=True)

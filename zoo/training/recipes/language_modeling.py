@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from zoo.data.splits import held_out_mask
@@ -158,7 +159,8 @@ class SampleText(L.Callback):
             return
         model: Any = pl_module.evaluated
         text = generate_text(model, self.prompt, self.length, self.temperature, self.seed)
-        console().print(f"[dim]{'-' * 20}[/dim]", text, f"[dim]{'-' * 20}[/dim]", sep="\n", markup=True)
+        line = f"[dim]{'-' * 20}[/dim]"
+        console().print(line, escape(text), line, sep="\n")
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(f"--- step {trainer.global_step}\n{text}\n")
 

@@ -12,6 +12,7 @@ from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.retrieval import html_page
 from zoo.training.run import Run
 from zoo.utils import distributed
+from zoo.utils.escape import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,12 +104,12 @@ def plot_results(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores
     figure = Figure(figsize=(1.25 * PLOT_RESULTS + 3.4, 1.3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), PLOT_RESULTS + 1, squeeze=False, width_ratios=[2.6] + [1] * PLOT_RESULTS)
     for line, row, best, score in zip(axes, rows.tolist(), found.tolist(), scores.tolist()):
-        line[0].text(1, 0.5, wrap(pairs.captions[row][0]), ha="right", va="center", fontsize=9)
+        line[0].text(1, 0.5, figure_text(wrap(pairs.captions[row][0])), ha="right", va="center", fontsize=9)
         for column, (number, value) in enumerate(zip(best, score), 1):
             plot_image(line[column], pairs.items[number], f"{value:.2f}", correct=is_correct(pairs, number, row))
         for unused in (line[0], *line[1 + len(best) :]):
             unused.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     return figure
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from rich.markup import escape
 from torch import Tensor
 
 from zoo.checkpoints import save
@@ -105,7 +106,7 @@ def export_model(run: Run, result: Result) -> None:
     model, format = load(run.folder.model), run.settings.export
     folder = run.folder.path / format
     save.export(model, folder, format=format, readme=run_card(run, model, result, folder, format))
-    console().print(f"[bold]exported  [/bold]{folder} (for {run.settings.export})")
+    console().print(f"[bold]exported  [/bold]{escape(str(folder))} (for {run.settings.export})")
 
 
 def example_command(sets: TextSplits) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.training.run_dir import write_text
+from zoo.utils.escape import figure_text, markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -152,11 +153,11 @@ class Comparison:
         lines = [
             f"{self.recipe}: {self.key}, {self._seeds()}",
             "",
-            "| " + " | ".join(head) + " |",
+            "| " + " | ".join(map(markdown, head)) + " |",
             "|---" * len(head) + "|",
         ]
-        lines += ["| " + " | ".join(cells) + " |" for cells in self._cells()]
-        return "\n".join([*lines, "", self._caption()])
+        lines += ["| " + " | ".join(map(markdown, cells)) + " |" for cells in self._cells()]
+        return "\n".join([*lines, "", markdown(self._caption())])
 
     def write(self) -> None:
         """Write the table, the numbers and the plot to the folder."""
@@ -186,11 +187,10 @@ class Comparison:
             axis.set_xlabel(name)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_ylabel(self.metric.replace("_", " "))
-        axes[0].legend(title=self.key, frameon=False)
-        figure.suptitle(
-            f"{self.recipe}: mean ± standard error of {self._seeds()}; compared at the dotted lines", fontsize=10
-        )
+        axes[0].set_ylabel(figure_text(self.metric.replace("_", " ")))
+        axes[0].legend(title=figure_text(self.key), frameon=False)
+        title = f"{self.recipe}: mean ± standard error of {self._seeds()}; compared at the dotted lines"
+        figure.suptitle(figure_text(title), fontsize=10)
         from zoo.utils.files import write_atomic
 
         write_atomic(self.plot_file, lambda path: FigureCanvasAgg(figure).print_png(str(path)))
@@ -271,7 +271,7 @@ class Comparison:
         metrics = [[interpolate(curve, column, position) for curve in curves] for position in positions]
         mean = [statistics.fmean(each) for each in metrics]
         error = [statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 0.0 for each in metrics]
-        axis.plot(positions, mean, color=color, label=value, marker="o", markersize=3)
+        axis.plot(positions, mean, color=color, label=figure_text(value), marker="o", markersize=3)
         low, high = ([m + sign * e for m, e in zip(mean, error)] for sign in (-1, 1))
         axis.fill_between(positions, low, high, color=color, alpha=0.2)
 
