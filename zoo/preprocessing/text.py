@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.files import write_atomic
 
@@ -38,6 +39,7 @@ class TextProcessor:
         warning, "cut" truncates silently.
     padding: the side on which short rows are padded. multiple: the length of rows is a multiple of it.
     types, mask: whether the model takes token_type_ids, and an attention_mask (SigLIP attends to its padding).
+    clean: how texts are cleaned before they are tokenized, as open_clip does (see `clean_text`); None: not at all.
     """
 
     tokenizer: str = field(repr=False)
@@ -48,10 +50,13 @@ class TextProcessor:
     multiple: int = 1
     types: bool = False
     mask: bool = True
+    clean: Clean | None = None
 
     def __post_init__(self) -> None:
         check_choice("truncate", self.truncate, ("error", "warn", "cut"))
         check_choice("padding", self.padding, ("left", "right"))
+        if self.clean is not None:
+            check_choice("clean", self.clean, MODES)
         for name in self.special:
             check_choice("special", name, SPECIAL)
         if self.max_length < 1 or self.multiple < 1:
@@ -114,6 +119,8 @@ class TextProcessor:
 
     def _encode(self, batch: list[Text]) -> list["Encoding"]:
         """Encode each text into at most `max_length` tokens."""
+        if self.clean is not None:
+            batch = [_cleaned(text, self.clean) for text in batch]
         encoded = self.backend.encode_batch(batch)
         long = [index for index, encoding in enumerate(encoded) if len(encoding) > self.max_length]
         for index, encoding in enumerate(encoded):
@@ -214,7 +221,7 @@ class TextProcessor:
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextProcessor":
         """The inverse of `to_dict` and `files`. An unknown or missing key raises LoadError."""
         values = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", values, _FIELDS, optional=("mask",))
+        check_keys("preprocess", values, _FIELDS, optional=("mask", "clean"))
         if "tokenizer.json" not in files:
             raise LoadError("tokenizer.json is missing: expected it beside config.json")
         return cls(tokenizer=files["tokenizer.json"], **values)
@@ -230,7 +237,12 @@ class TextProcessor:
             "model_input_names": names,
             "clean_up_tokenization_spaces": False,
         }
-        return self.files() | {"tokenizer_config.json": settings | special, "special_tokens_map.json": special}
+        tokenizer = self.tokenizer if self.clean is None else with_cleaning(self.tokenizer, self.clean)
+        return {
+            "tokenizer.json": tokenizer,
+            "tokenizer_config.json": settings | special,
+            "special_tokens_map.json": special,
+        }
 
 
 @lru_cache(maxsize=16)
@@ -263,6 +275,10 @@ _FIELDS = [f.name for f in fields(TextProcessor) if f.name != "tokenizer"]
 def _write_cache(tokenizer: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, tokenizer)
+
+
+def _cleaned(text: Text, mode: Clean) -> Text:
+    return clean_text(text, mode) if isinstance(text, str) else (clean_text(text[0], mode), clean_text(text[1], mode))
 
 
 def _check_text(text: Any, index: int) -> None:

@@ -146,7 +146,7 @@ def _token(value: Any, folder: Path, special: bool) -> "AddedToken":
     flags["special"] = special = special or bool(flags.get("special"))
     if not isinstance(content, str) or not content or any(not isinstance(flag, bool) for flag in flags.values()):
         raise LoadError(
-            f"{folder / 'tokenizer_config.json'} or a file beside it: {value!r} is no token, expected a text or an "
-            "object with 'content' and flags"
+            f"{folder / 'tokenizer_config.json'} or a file beside it: {value!r} is not a token, expected a text or "
+            "an object with 'content' and flags"
         )
     return AddedToken(content, **{"normalized": not special} | flags)

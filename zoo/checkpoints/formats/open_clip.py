@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zoo.models.vit.mapping import TIMM, sizes
 from zoo.models.vit.model import VARIANTS
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.text_cleaning import MODES
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
@@ -244,24 +246,32 @@ def image_processor_values(processor: ImageProcessor) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path, text: Mapping[str, Any], config: Any) -> tuple[TextProcessor | None, list[str]]:
-    """(the tokenizer of a folder, or else CLIP's from the open_clip package; notes)."""
+    """(the tokenizer of a folder, or else CLIP's from the open_clip package, with its cleaning of texts; notes)."""
+    options = {"tokenizer_mode": text.get("tokenizer_mode")} | dict(text.get("tokenizer_kwargs") or {})
+    clean = options.pop("clean", "whitespace" if text.get("hf_tokenizer_name") else "lower")
+    if clean not in MODES:
+        raise LoadError(f"{folder / CONFIG}: tokenizer_kwargs has clean={clean!r}, expected one of {', '.join(MODES)}")
+    if odd := next((name for name, value in options.items() if value), None):
+        return None, [f"model.preprocess has no tokenizer: text_cfg has {odd}={options[odd]!r}, which is not supported"]
     found, notes = tokenizer.read(folder, config, "clip")
     if found is None and not text.get("hf_tokenizer_name") and (own := vocabulary_files.open_clip_tokenizer()):
-        special = {role: token for role, token in vocabulary_files.CLIP_SPECIAL.items() if role != "pad"}
-        clip = TextProcessor(tokenizer=own, special=special, max_length=config.max_length)
-        if clip.vocab_size > config.vocab_size:
-            sizes = f"CLIP's has {clip.vocab_size} tokens, the model has {config.vocab_size}"
+        special = vocabulary_files.OPEN_CLIP_SPECIAL
+        found, notes = TextProcessor(tokenizer=own, special=special, max_length=config.max_length), []
+        if found.vocab_size > config.vocab_size:
+            sizes = f"CLIP's has {found.vocab_size} tokens, the model has {config.vocab_size}"
             return None, [f"model.preprocess has no tokenizer: {sizes}"]
-        return clip, []
-    return found, notes
+    return found and replace(found, clean=clean), notes
 
 
 def tokenizer_keys(text: TextProcessor) -> dict[str, Any]:
-    """Keys of `text_cfg`: none for CLIP's tokenizer; hf_tokenizer_name makes open_clip read another from the folder."""
-    return {} if text.tokenizer == vocabulary_files.open_clip_tokenizer() else {"hf_tokenizer_name": "tokenizer.json"}
+    """Keys of `text_cfg`: hf_tokenizer_name makes open_clip read another tokenizer than CLIP's from the folder."""
+    own = text.tokenizer == vocabulary_files.open_clip_tokenizer()
+    usual = "lower" if own else "whitespace"
+    kwargs = {} if text.clean in (None, usual) else {"tokenizer_kwargs": {"clean": text.clean}}
+    return ({} if own else {"hf_tokenizer_name": "tokenizer.json"}) | kwargs
 
 
 def files(model: Model) -> dict[str, Any]:
-    """{file name: contents} of the tokenizer."""
+    """{file name: contents} of the tokenizer. The cleaning of texts stands in `text_cfg`."""
     text = getattr(model.preprocess, "text", None)
-    return {} if text is None else text.transformers_files()
+    return {} if text is None else replace(text, clean=None).transformers_files()

@@ -22,6 +22,7 @@ GPT2_SPECIAL = dict.fromkeys(("bos", "eos", "unk"), END)
 ROBERTA_SPECIAL = {
     "bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>",
 }  # fmt: skip
+OPEN_CLIP_SPECIAL = {"bos": "<start_of_text>", "eos": "<end_of_text>", "unk": "<end_of_text>"}
 CLIP_SPECIAL = {"bos": START, "eos": END, "unk": END, "pad": END}
 
 
@@ -190,10 +191,11 @@ def open_clip_tokenizer() -> str | None:
     lines = split_lines(gzip.decompress(file.read_bytes()).decode("utf-8"))
     merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     letters = byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
-    tokenizer = clip_bpe({word: i for i, word in enumerate(words)}, merges)
-    tokenizer.add_special_tokens([START, END])
-    _clip_template(tokenizer, CLIP_SPECIAL, {})
+    bos, eos = OPEN_CLIP_SPECIAL["bos"], OPEN_CLIP_SPECIAL["eos"]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), bos, eos]
+    tokenizer = clip_bpe({word: i for i, word in enumerate(words)}, merges, unk=eos)
+    tokenizer.add_special_tokens([bos, eos])
+    _clip_template(tokenizer, OPEN_CLIP_SPECIAL, {})
     return tokenizer.to_str()
 
 

@@ -1,0 +1,58 @@
+"""How open_clip cleans texts before it tokenizes them.
+
+Source: https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/tokenizer.py
+"""
+
+import html
+import json
+import re
+import string
+from typing import Any, Literal, get_args
+
+Clean = Literal["whitespace", "lower", "canonicalize"]
+MODES: tuple[str, ...] = get_args(Clean)
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean_text(text: str, mode: Clean) -> str:
+    """A text with broken encodings, quotes and HTML entities repaired, and spaces collapsed.
+
+    mode: "whitespace" does no more, "lower" makes it lowercase, "canonicalize" removes punctuation as well (SigLIP).
+    Raises ImportError for a text that needs ftfy, if that is not installed.
+    """
+    text = html.unescape(html.unescape(_fixed(text))).strip()
+    if mode == "canonicalize":
+        text = text.replace("_", " ").translate(_WITHOUT_PUNCTUATION)
+    text = text if mode == "whitespace" else text.lower()
+    return " ".join(text.split())
+
+
+def _fixed(text: str) -> str:
+    """The text as ftfy repairs it. Plain ASCII without entities has nothing to repair, so it needs no ftfy."""
+    if text.isascii() and "&" not in text and re.sub(r"\s", " ", text).isprintable():
+        return text
+    try:
+        import ftfy
+    except ImportError:
+        raise ImportError(
+            f"the tokenizer of this model repairs texts with ftfy before it tokenizes them, which changes the ids of "
+            f"texts such as {text[:40]!r}: pip install 'attention-zoo[clip]', or pip install ftfy"
+        ) from None
+    return ftfy.fix_text(text)
+
+
+def with_cleaning(tokenizer: str, mode: Clean) -> str:
+    """The contents of a tokenizer.json that cleans texts itself, as far as its normalizers can: they repair nothing."""
+    values: dict[str, Any] = json.loads(tokenizer)
+    steps: list[dict[str, Any]] = []
+    if mode == "canonicalize":
+        punctuation = "[" + re.escape(string.punctuation.replace("_", "")) + "]"
+        steps += [_replace({"String": "_"}, " "), _replace({"Regex": punctuation}, "")]
+    steps += [{"type": "Lowercase"}] if mode != "whitespace" else []
+    steps += [_replace({"Regex": r"\s+"}, " "), {"type": "Strip", "strip_left": True, "strip_right": True}]
+    steps += [values["normalizer"]] if values.get("normalizer") else []
+    return json.dumps(values | {"normalizer": {"type": "Sequence", "normalizers": steps}}, ensure_ascii=False)
+
+
+def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
