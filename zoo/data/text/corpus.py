@@ -125,13 +125,15 @@ def text_tokenizer(text: str, tokens: str, vocab_size: int, max_length: int, cac
     """The tokenizer `characters`, or `bpe` trained on a text."""
     if tokens == "characters":
         return characters(text, max_length)
-    return train("bpe", text.splitlines(keepends=True), vocab_size, max_length=max_length, cache=cache)
+    return train("bpe", [text], vocab_size, max_length=max_length, cache=cache)
 
 
 def ids_of(text: str, preprocess: TextProcessor) -> Tensor:
-    """Token ids of one long text, int32 [T], encoded line by line."""
-    encoded = preprocess.backend.encode_batch(text.splitlines(keepends=True), add_special_tokens=False)
-    return torch.tensor([i for line in encoded for i in line.ids], dtype=torch.int32)
+    """Token ids of one long text, int32 [T], without special tokens around it.
+
+    It is encoded as a whole: tokens reach over line feeds, and tokenizers such as LLaMA's mark the start of a text.
+    """
+    return torch.tensor(preprocess.backend.encode(text, add_special_tokens=False).ids, dtype=torch.int32)
 
 
 def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
