@@ -14,7 +14,7 @@ from zoo.inference.generation.beam_search import search
 from zoo.inference.generation.prompt import GenerationTask, Prompt
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.speculative import speculate
-from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter, decoder_of
+from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 
@@ -49,8 +49,9 @@ def generate(
     are sampled from those that top_k, top_p and min_p keep (see Sampling), reproducibly if `seed` is given. num_beams:
     above 1, beam search for the continuation with the highest log-probability / length ** length_penalty.
     eos_token_id: the token(s) that end a row: "model" for those of its config, one or several ids, or None. stop: texts
-    that also end a row; they need `tokenizer`, or a model with one. Finished rows are filled with pad_token_id, by
-    default the end token. streamer: called with the new tokens [B] of each step, or an object with put and end.
+    that also end a row, names of special tokens among them; they need `tokenizer`, or a model with one. Finished rows
+    are filled with pad_token_id, by default the end token. streamer: called with the new tokens [B] of each step, or an
+    object with put and end.
     draft: a smaller model with the same vocabulary whose proposed tokens `model` checks several at a time. Greedy
     outputs and the distribution of samples are the same as without it.
     """
@@ -59,7 +60,8 @@ def generate(
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
     ids = end_ids(model, eos_token_id)
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    stopping = StoppingCriteria(ids, stop, decoder_of(model, tokenizer) if stop else None, prompt.ids.device)
+    decode = decoder_of(model, tokenizer, skip_special=False) if stop else None
+    stopping = StoppingCriteria(ids, stop, decode, prompt.ids.device, prompt.last_tokens(CONTEXT) if stop else ())
     fill = fill_id(pad_token_id, ids, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
     generator = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
     with eval_mode(model), eval_mode(draft or model), torch.inference_mode():

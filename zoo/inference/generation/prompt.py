@@ -67,6 +67,13 @@ class Prompt:
             scores = scores[index]
         return session, scores
 
+    def last_tokens(self, count: int) -> list[list[int]]:
+        """Up to `count` last tokens of each row, without padding."""
+        if self.keep is None:
+            rows: list[list[int]] = self.ids[:, -count:].tolist()
+            return rows
+        return [row[keep][-count:].tolist() for row, keep in zip(self.ids, self.keep)]
+
     def seen(self) -> Tensor:
         """The tokens in each prompt as a mask [rows, V]."""
         vocabulary = self.model.config.vocab_size

@@ -114,7 +114,7 @@ def append_tokens(
         ended = count >= tokens.shape[1]
         if task.stopping:
             for r in row.tolist():
-                ended[r] |= bool(task.stopping(tokens[r : r + 1, : int(count[r])])[0])
+                ended[r] |= bool(task.stopping(tokens[r : r + 1, : int(count[r])], r // task.prompt.copies)[0])
         finished = finished | (taken & ended)
     return finished
 

@@ -1,49 +1,84 @@
 """Stopping criteria (end tokens and stop texts), streamers, and tokenizers for generation."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# A stop text of n characters is searched in the last n + SLACK tokens, because some tokens decode to no text.
+from zoo.preprocessing.text import TextProcessor
+
+# A stop text of n bytes is searched in the last n + SLACK tokens, because some tokens decode to no text.
 SLACK = 8
+# Tokens before a text that are decoded with it: alone, its first token loses its space or a part of its character.
+CONTEXT = 4
+Decode = Callable[[list[int]], str]
 
 
 class StoppingCriteria:
-    """Rows are finished when their last token is one of `ids`, or their new text contains one of `stop`."""
+    """Rows are finished when their last token is one of `ids`, or their new text contains one of `stop`.
+
+    decode: the function that decodes ids, special tokens included. contexts: the last tokens of each prompt.
+    """
 
     def __init__(
-        self, ids: tuple[int, ...], stop: tuple[str, ...], decode: Callable[[list[int]], str] | None, device: Any
+        self,
+        ids: tuple[int, ...],
+        stop: tuple[str, ...],
+        decode: Decode | None,
+        device: Any,
+        contexts: Sequence[list[int]] = (),
     ) -> None:
         if "" in stop:
             raise ValueError("stop contains an empty text, which would end every row at once: remove it")
         self.ids = torch.tensor(ids, dtype=torch.long, device=device)
-        self.stop, self.decode = stop, decode
+        self.stop, self.decode, self.contexts = stop, decode, contexts
         self.count = len(ids)
 
     def __bool__(self) -> bool:
         return bool(self.count or self.stop)
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """New tokens so far [B, T] -> whether each row is finished, bool [B]."""
+    def __call__(self, tokens: Tensor, prompt: int | None = None) -> Tensor:
+        """New tokens so far [B, T] -> whether each row is finished, bool [B].
+
+        prompt: the index of the prompt that all rows continue; by default each prompt has equally many rows, in order.
+        """
         last = tokens[:, -1]
         finished = torch.zeros_like(last, dtype=torch.bool)
         if self.count:
             finished = last == self.ids if self.count == 1 else torch.isin(last, self.ids)
         if self.stop:
-            stopped = [self.contains_stop_text(row) for row in tokens[:, -self.window() :].tolist()]
+            rows = tokens[:, -self.window() - CONTEXT :].tolist()
+            prompts = [i * len(self.contexts) // len(rows) if prompt is None else prompt for i in range(len(rows))]
+            stopped = [self.contains_stop_text(row, self.contexts[i]) for row, i in zip(rows, prompts)]
             finished = finished | torch.tensor(stopped, device=finished.device)
         return finished
 
-    def contains_stop_text(self, row: list[int]) -> bool:
+    def contains_stop_text(self, row: list[int], context: list[int]) -> bool:
+        """row: the last new tokens. context: the last tokens of the prompt, used if there are no earlier new ones."""
         assert self.decode is not None
-        text = self.decode(row)
+        if len(row) > self.window():
+            context, row = row[: -self.window()], row[-self.window() :]
+        text = text_after(self.decode, context, row)
         return any(end in text for end in self.stop)
 
     def window(self) -> int:
         """The number of last tokens to search for stop texts."""
-        return max(map(len, self.stop)) + SLACK
+        return max(len(text.encode()) for text in self.stop) + SLACK
+
+
+def text_after(decode: Decode, context: list[int], ids: list[int]) -> str:
+    """The text that `ids` add to the text of `context`."""
+    return continuation(decode(context) if context else "", decode([*context, *ids]))
+
+
+def continuation(before: str, text: str) -> str:
+    """What a text has after its common beginning with the text `before`."""
+    if text.startswith(before):
+        return text[len(before) :]
+    return text[next((i for i, pair in enumerate(zip(before, text)) if pair[0] != pair[1]), len(text)) :]
 
 
 class StreamerAdapter:
@@ -75,9 +110,17 @@ def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
     return found
 
 
-def decoder_of(model: Any, tokenizer: Any = None) -> Callable[[list[int]], str]:
-    """The function that decodes ids to text."""
-    return tokenizer_of(model, tokenizer).decode
+def decoder_of(model: Any, tokenizer: Any = None, *, skip_special: bool = True) -> Decode:
+    """The function that decodes ids to text, without special tokens or with them."""
+    found = tokenizer_of(model, tokenizer)
+    if isinstance(found, TextProcessor):
+        return partial(found.decode, skip_special=skip_special)
+    try:
+        takes = "skip_special_tokens" in inspect.signature(found.decode).parameters
+    except ValueError:  # functions of extension modules may have no signature
+        takes = False
+    decode: Decode = partial(found.decode, skip_special_tokens=skip_special) if takes else found.decode
+    return decode
 
 
 def encoded(tokenizer: Any, text: str) -> list[int]:

@@ -9,24 +9,45 @@ from torch import Tensor
 
 from zoo.checkpoints.load import load
 from zoo.inference.generation.generate import generate
-from zoo.inference.generation.stopping import encoded, tokenizer_of
+from zoo.inference.generation.stopping import (
+    CONTEXT,
+    Decode,
+    continuation,
+    decoder_of,
+    encoded,
+    text_after,
+    tokenizer_of,
+)
 from zoo.models.base import Model
 from zoo.utils.escape import printable
 
 
 class Printer:
-    """A streamer that writes the text of one row; characters that span several tokens are written when complete."""
+    """A streamer that writes the text of one row; characters that span several tokens are written when complete.
 
-    def __init__(self, decode: Callable[[list[int]], str], write: Callable[[str], Any]) -> None:
-        self.decode, self.write = decode, write
+    context: the last tokens of the prompt.
+    """
+
+    def __init__(self, decode: Decode, write: Callable[[str], Any], context: list[int]) -> None:
+        self.decode, self.write, self.context = decode, write, context
         self.ids: list[int] = []
         self.shown = ""
 
     def __call__(self, token: Tensor) -> None:
         self.ids.append(int(token[0]))
-        text = self.decode(self.ids)
-        if not text.endswith("\ufffd"):
-            self.write(text[len(self.shown) :])
+        self.show(self.text().rstrip("\ufffd"))
+
+    def end(self) -> None:
+        """Write what is left: the mark of a character that stayed incomplete."""
+        self.show(self.text())
+
+    def text(self) -> str:
+        return text_after(self.decode, self.context, self.ids)
+
+    def show(self, text: str) -> None:
+        """Write what a text has after the part that was written."""
+        if new := continuation(self.shown, text):
+            self.write(new)
             self.shown = text
 
 
@@ -44,8 +65,9 @@ def stream_text(
         raise ValueError("the prompt is empty: expected at least one word")
     show = write or _print
     show(prompt)
-    printer = Printer(tokenizer.decode, show)
+    printer = Printer(decoder_of(model, tokenizer), show, ids[-CONTEXT:])
     generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
+    printer.end()
     return prompt + printer.shown
 
 
