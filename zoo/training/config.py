@@ -79,7 +79,8 @@ class TrainerSettings:
         accumulate_grad_batches: Number of micro-batches that each device's batch is split into.
         gradient_clip_val: Maximum norm of the gradient; 0 disables clipping.
         precision: Precision of the forward and backward pass; weights and optimizer states stay in float32. `auto` is
-            bf16 if the device supports it natively, else fp32.
+            bf16 if the device supports it natively, else fp32; fp32 for waveform models on CPUs with AMX, whose library
+            computes wrong bf16 gradients of their convolutions.
         accelerator: Device type; `auto` is the first available of CUDA, MPS and CPU.
         devices: Number of processes on this machine, one device each; 0 uses all GPUs.
         num_nodes: Number of machines.

@@ -2,9 +2,13 @@
 
 import platform
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.training.config import RunSettings
+from zoo.utils.cpu_features import CPUFeatures
+
+if TYPE_CHECKING:
+    from torch import nn
 
 HARDWARE_FILES = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 
@@ -18,17 +22,23 @@ def best_accelerator() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def best_precision(accelerator: str) -> str:
-    """`bf16` if the device supports it natively, else `fp32` (emulated bf16 on an older CPU is slower than fp32)."""
+def best_precision(accelerator: str, model: "nn.Module | None" = None) -> str:
+    """`bf16` if the device supports it natively, else `fp32` (emulated bf16 on an older CPU is slower than fp32).
+
+    On CPUs with AMX a model with 1-D convolutions gets `fp32`: their bf16 gradients are wrong there, see `CPUFeatures`.
+    """
     import torch
+    from torch import nn
 
     if accelerator == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if accelerator == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    cpu = CPUFeatures.detect()
+    convolves = model is not None and any(isinstance(module, nn.Conv1d) for module in model.modules())
+    return "bf16" if accelerator == "cpu" and cpu.bf16 and not (cpu.amx and convolves) else "fp32"
 
 
-def settle(settings: RunSettings) -> Any:
-    """Replace `auto` accelerator and precision, and devices=0, by actual values.
+def settle(settings: RunSettings, model: "nn.Module | None" = None) -> Any:
+    """Replace `auto` accelerator and precision, and devices=0, by actual values; precision may depend on the model.
 
     Raises: ValueError for a device that is not available, or a batch size that cannot be split over the devices.
     """
@@ -49,7 +59,7 @@ def settle(settings: RunSettings) -> Any:
     if size % parts:
         raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of devices x "
                          f"num_nodes x accumulate_grad_batches = {parts}")  # fmt: skip
-    precision = best_precision(accelerator) if trainer.precision == "auto" else trainer.precision
+    precision = best_precision(accelerator, model) if trainer.precision == "auto" else trainer.precision
     settled = replace(trainer, accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
 

@@ -59,7 +59,7 @@ class Run:
         run.settings = run._settings()
         return run
 
-    def _settings(self, data: str | None = None) -> Any:
+    def _settings(self, data: str | None = None, model: "Model | None" = None) -> Any:
         """Settings from all layers.
 
         Lowest first: `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<hardware>.yaml`, `<recipe>.<data>.yaml`,
@@ -72,7 +72,7 @@ class Run:
         at = len(layers) - (2 if self.command_line.config else 1)
         layers[at:at] = [parse.read_yaml(file, self.cls) for file in files]
         try:
-            return devices.settle(parse.make_settings(self.cls, parse.merge(layers)))
+            return devices.settle(parse.make_settings(self.cls, parse.merge(layers)), model)
         except ValueError as error:
             raise SettingsError(str(error)) from None
 
@@ -99,15 +99,15 @@ class Run:
         except (ValueError, TypeError) as error:
             raise SettingsError(str(error)) from error
 
-    def open(self, data: DatasetInfo) -> None:
-        """Set the dataset, make the settings final, and open the run folder.
+    def open(self, data: DatasetInfo, model: "Model | None" = None) -> None:
+        """Set the dataset, make the settings final, and open the run folder; precision=auto may depend on the model.
 
         Raises: RunError if the folder holds a different, unfinished run.
         """
         from zoo.training.trainer import check_logger
 
         self.data = data
-        settings = self._settings(data.name)
+        settings = self._settings(data.name, model)
         check_logger(settings.trainer.logger)
         values = as_dict(settings)
         if "data" in values:

@@ -15,10 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
+from zoo.utils.cpu_features import CPUFeatures
 
 ConvNorm = Literal["group", "layer"]
 # Clips are convolved in one batch if the shortest has at least this fraction of the samples of the longest.
 MIN_LENGTH_RATIO = 0.8
+CPU = CPUFeatures.detect()
 
 
 class ClipNorm(nn.GroupNorm):
@@ -50,12 +52,23 @@ class ConvLayer(nn.Module):
         self.act_name, self.act = act, activation(act)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        x = self.conv(x)
+        x = self.convolve(x)
         if isinstance(self.norm, ClipNorm):
             x = self.norm(x, real)
         elif self.norm is not None:
             x = self.norm(x.mT).mT
         return self.act(x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """conv(x), computed in float32 where the gradient of a bfloat16 convolution is wrong; see `CPUFeatures.amx`."""
+        if not (CPU.amx and x.device.type == "cpu" and torch.is_grad_enabled()):
+            return self.conv(x)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype != torch.bfloat16:
+            return self.conv(x)
+        bias = None if self.conv.bias is None else self.conv.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            return F.conv1d(x.float(), self.conv.weight.float(), bias, self.conv.stride).to(dtype)
 
 
 class ConvPositions(nn.Module):

@@ -69,7 +69,7 @@ def open_audio(run: Run) -> tuple[Model, AudioDataModule]:
         pretrained = model.preprocess if run.settings.model.source else None
         sampling_rate = pretrained.sampling_rate if pretrained else 0
         sets = load_audio(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate)
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)), model)
         train_set, val_set = train_val_split(
             sets, sets.train.labels, run.settings.trainer.val_fraction, run.settings.seed, "clips"
         )

@@ -56,7 +56,7 @@ def open_speech(run: Run) -> tuple[Model, SpeechDataModule]:
         sampling_rate = pretrained.sampling_rate if pretrained else 0
         sets = load_speech(run.settings.data, seed=run.settings.seed, sampling_rate=sampling_rate,
                            val_fraction=run.settings.trainer.val_fraction)  # fmt: skip
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)), model)
         one_group = torch.zeros(len(sets.train), dtype=torch.int64)
         split = train_val_split(sets, one_group, run.settings.trainer.val_fraction, run.settings.seed, "clips")
         sets = replace(sets, train=split[0], validation=split[1])

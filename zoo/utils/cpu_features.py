@@ -1,0 +1,28 @@
+"""What the CPU of this machine can do, where the choice of precision depends on it. Importing this loads no torch."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CPUFeatures:
+    """Instruction sets that oneDNN, the library of torch's CPU kernels, uses.
+
+    Attributes:
+        bf16: Native bfloat16 arithmetic; without it bfloat16 is emulated, slower than float32.
+        amx: Matrix tiles (AMX). There the gradient of a bfloat16 `nn.Conv1d` with respect to its weight is wrong: some
+            entries are whatever lay in freed memory, because oneDNN reads scratch that it never wrote. Conv2d, grouped
+            Conv1d, Linear, and other instruction sets are not affected.
+    """
+
+    bf16: bool
+    amx: bool
+
+    @classmethod
+    def detect(cls) -> "CPUFeatures":
+        """The features of this machine; the environment variable ONEDNN_MAX_CPU_ISA may exclude AMX."""
+        import torch
+
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+        amx = torch.cpu._is_amx_tile_supported() and (allowed in ("", "ALL", "DEFAULT") or "AMX" in allowed)
+        return cls(bf16=torch.ops.mkldnn._is_mkldnn_bf16_supported(), amx=amx)
