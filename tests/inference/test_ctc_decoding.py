@@ -101,6 +101,12 @@ def test_a_text_too_long_for_its_frames_is_an_error() -> None:
         ctc_loss(torch.zeros(2, 5, 3), torch.tensor([5, 4]), labels, lengths)
 
 
+def test_padding_equal_to_the_last_symbol_needs_no_frames() -> None:
+    labels, lengths = torch.tensor([[1, 2, 2], [0, 0, 0], [2, 2, 2]]), torch.tensor([2, 0, 2])
+    assert frames_needed(labels, lengths).tolist() == [2, 0, 3]
+    assert ctc_loss(torch.zeros(3, 3, 3), torch.tensor([2, 1, 3]), labels, lengths, reduction="none").isfinite().all()
+
+
 def test_texts_go_to_ids_and_back() -> None:
     vocabulary = Vocabulary.of(["to be", "or  not"])
     assert vocabulary.tokens == ("<pad>", "|", "b", "e", "n", "o", "r", "t") and vocabulary.blank_id == 0

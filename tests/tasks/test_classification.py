@@ -132,6 +132,62 @@ def test_the_average_is_what_is_evaluated(tmp_path: Path) -> None:
     assert {k.split(".")[0] for k in task.state_dict()} == {"model", "ema"}
 
 
+def test_settings_of_the_optimizer_reach_it(tmp_path: Path) -> None:
+    optim = OptimSettings(eps=0.01, betas=(0.5, 0.6), weight_decay=0.3)
+    [optimizer] = fit(ClassificationTask(Net(), lr=0.1, optim=optim), tmp_path).optimizers
+    assert {(group["eps"], group["betas"]) for group in optimizer.param_groups} == {(0.01, (0.5, 0.6))}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
+
+
+def test_the_average_warms_up_in_training(tmp_path: Path) -> None:
+    """After the first step nine tenths of the average are the model, whatever the decay."""
+    torch.manual_seed(0)
+    task = ClassificationTask(Net(0.0), lr=0.5, ema=0.9999)
+    initial = task.model.head.weight.detach().clone()
+    fit(task, tmp_path, max_steps=1)
+    assert not torch.equal(initial, task.model.head.weight)
+    torch.testing.assert_close(task.ema.head.weight, 0.1 * initial + 0.9 * task.model.head.weight)
+
+
+@pytest.mark.parametrize(("clip", "kind"), [(0.01, None), (0.01, "norm"), (100.0, "norm"), (0.001, "value"), (0, None)])
+def test_gradients_are_clipped(tmp_path: Path, clip: float, kind: str | None) -> None:
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+            trainer.optimizers[0].register_step_post_hook(lambda *_: seen.append(self.flat(module)))
+
+        def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+            seen.append(self.flat(module))  # before clipping
+
+        def flat(self, module: Any) -> Tensor:
+            return torch.cat([p.grad.flatten().clone() for p in module.parameters()])
+
+    options = {"gradient_clip_val": clip or None, "gradient_clip_algorithm": kind, "max_steps": 1}
+    fit(ClassificationTask(Net(0.0), lr=0.1), tmp_path, callbacks=[Look()], **options)
+    before, after = seen
+    assert 0.01 < before.norm() < 100
+    if kind == "value":
+        expected = before.clamp(-clip, clip)
+    else:
+        expected = before * min(1.0, clip / float(before.norm())) if clip else before
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_the_loss_of_evaluation_has_no_class_weights(tmp_path: Path) -> None:
+    plain, weighted = (
+        ClassificationTask(Net(0.0), lr=0.1, class_weights=weights) for weights in (None, torch.tensor([0.1, 1.0, 9.0]))
+    )
+    weighted.model.load_state_dict(plain.model.state_dict())
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+                        enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    losses = []
+    for task in (plain, weighted):
+        trainer.test(task, pairs(), verbose=False)
+        losses.append(float(trainer.callback_metrics["test_loss"]))
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
     x, y = torch.randn(12, 6), torch.zeros(12, dtype=torch.long)

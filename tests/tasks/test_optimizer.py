@@ -115,6 +115,30 @@ def test_adamw_is_fused_and_keeps_the_groups_rates() -> None:
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.0625, 0.125, 0.25, 0.5, 1.0]
 
 
+def test_eps_reaches_the_step() -> None:
+    """The first step of Adam is lr * gradient / (|gradient| + eps)."""
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    optimizer = adamw(param_groups(model, 0.5, 0.0), eps=3.0)
+    model.weight.grad = torch.tensor([[2.0]])
+    optimizer.step()
+    assert before - model.weight.item() == pytest.approx(0.5 * 2.0 / (2.0 + 3.0), rel=1e-5)
+
+
+def test_the_average_warms_up() -> None:
+    """Of the initial weights little is left after the first steps: d is 1/10, 2/11, ... until `decay` is less."""
+    model = nn.Linear(2, 2)
+    average = averaged_copy(model)
+    follower = EMA(average, model, 0.15)
+    expected = average.weight.clone()
+    for step, decay in enumerate((1 / 10, 0.15, 0.15)):
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        follower.update(step)
+        expected = decay * expected + (1 - decay) * model.weight
+        torch.testing.assert_close(average.weight, expected)
+
+
 def test_the_average_follows_its_formula() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     average = averaged_copy(model)

@@ -44,6 +44,42 @@ def test_figures(problem_type: str) -> None:
     assert all(float(value) == pytest.approx(perfect[name]) for name, value in found.items() if name != "confusion")
 
 
+def test_the_loss_of_evaluation_has_no_class_weights() -> None:
+    """Nor label smoothing: runs with other settings of training are compared by it."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 3, generator=generator), torch.tensor([0, 1, 2, 0, 0, 1])
+    one = Objective(label_smoothing=0.2, class_weights=torch.tensor([0.1, 1.0, 10.0]))
+    assert torch.allclose(one.losses(logits, labels), F.cross_entropy(logits, labels, reduction="none"))
+    many = F.one_hot(labels, 3).float()
+    several = Objective("multi_label_classification", class_weights=torch.tensor([0.1, 1.0, 10.0]))
+    expected = F.binary_cross_entropy_with_logits(logits, many, reduction="none").mean(1)
+    assert torch.allclose(several.losses(logits, many), expected)
+
+
+def test_f1_counts_classes_equally() -> None:
+    """Of imperfect predictions: seven of class 0, two of class 1, one of class 2."""
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 0, 1])
+    objective = Objective()
+    found = objective.metrics("test", 3)
+    for metric in found.values():
+        metric.update(*objective.metric_inputs(F.one_hot(predicted, 3).float(), labels))
+    per_class = [2 * 6 / (7 + 7), 2 * 1 / (2 + 3), 0.0]  # 2 * right / (true + predicted)
+    assert float(found["f1"].compute()) == pytest.approx(sum(per_class) / 3)
+    assert float(found["accuracy"].compute()) == pytest.approx(7 / 10)  # which counts items equally
+
+
+def test_f1_counts_labels_equally() -> None:
+    labels = torch.tensor([[1, 0], [1, 0], [1, 1], [0, 0]])
+    predicted = torch.tensor([[1, 0], [1, 1], [1, 0], [0, 1]])
+    objective = Objective("multi_label_classification")
+    found = objective.metrics("val", 2)
+    for metric in found.values():
+        metric.update(*objective.metric_inputs(predicted * 10.0 - 5, labels))
+    assert float(found["f1"].compute()) == pytest.approx((1.0 + 0.0) / 2)
+    assert float(found["accuracy"].compute()) == pytest.approx(5 / 8)
+
+
 def test_numbers_are_learned_in_a_unit() -> None:
     numbers = torch.tensor([90.0, 110.0, 90.0, 110.0])
     assert unit_of(numbers) == (100.0, 10.0) and unit_of(torch.ones(3)) == (1.0, 1.0)

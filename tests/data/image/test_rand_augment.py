@@ -31,6 +31,26 @@ def test_the_space_is_torchvisions(name: str) -> None:
             assert [float(v) for v in theirs] == [float(v) for v in strengths(name, operation, 20, 24)], operation
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_signs_are_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each operation: the strength as it is and, if torchvision says that it has a sign, its negative."""
+    policy, x = AugmentPolicy(name, num_ops=1, magnitude=17), images(6)
+    for number, operation in enumerate(OPERATIONS):
+        magnitudes, signed = THEIRS[name]._AUGMENTATION_SPACE[operation]
+        values = magnitudes(BINS, 20, 24)
+        for place, level in enumerate(policy.bins):
+            strength = 0.0 if values is None else float(values[level])
+            for negative in (False, True):
+                chosen = (torch.full((6,), number), torch.full((6,), 2 * place + negative))
+                monkeypatch.setattr(policy, "sample", lambda rng, step, chosen=chosen: chosen)
+                theirs = THEIRS[name]._apply_image_or_video_transform(
+                    x, operation, -strength if negative and signed else strength,
+                    interpolation=InterpolationMode.NEAREST, fill={Tensor: None},
+                )  # fmt: skip
+                off = (policy(x, KeyedRandom(0, 0, torch.arange(6))).int() - theirs.int()).abs()
+                assert off.max() <= 1 and (off > 0).float().mean() < FEW, (operation, level, negative)
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("name", THEIRS)
 def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: int) -> None:
