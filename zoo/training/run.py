@@ -3,15 +3,17 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.sources.fingerprint import Fingerprint, ReadData, data_folder, record_read_data
 from zoo.training import devices, parse
 from zoo.training.parse import CommandLine, SettingsError
 from zoo.training.result import DatasetInfo
 from zoo.training.run_dir import RunFolder, open_run
 from zoo.utils import distributed
+from zoo.utils.console import announce
 from zoo.utils.options import as_dict
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Run:
         hardware: Name of the file in `configs/hardware` that is applied, or None.
         data: Description of the dataset; set by `open`.
         folder: The run folder; set by `open`.
+        read: The files that the loaders have read since the run was created, for the fingerprint of its data.
     """
 
     recipe: str
@@ -43,6 +46,7 @@ class Run:
     hardware: str | None = None
     data: DatasetInfo | None = None
     folder: RunFolder | None = None
+    read: ReadData = field(default_factory=ReadData)
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
@@ -55,7 +59,7 @@ class Run:
         accelerator = command_line.values.get("trainer.accelerator", "auto")
         chosen = devices.best_accelerator() if accelerator == "auto" else accelerator
         hardware = command_line.hardware or (devices.HARDWARE_FILES.get(chosen) if configs else None)
-        run = cls(recipe, settings, command_line, configs, None, hardware=hardware)
+        run = cls(recipe, settings, command_line, configs, None, hardware=hardware, read=record_read_data())
         run.settings = run._settings()
         return run
 
@@ -102,7 +106,7 @@ class Run:
     def open(self, data: DatasetInfo, model: "Model | None" = None) -> None:
         """Set the dataset, make the settings final, and open the run folder; precision=auto may depend on the model.
 
-        Raises: RunError if the folder holds a different, unfinished run.
+        Raises: RunError if the folder holds a different, unfinished run, or one of data that has changed since.
         """
         from zoo.training.trainer import check_logger
 
@@ -114,15 +118,27 @@ class Run:
             values["data"]["name"] = data.name  # `auto` may find other data next time, which is a different run
         base = Path(settings.run_dir or Path("runs") / self.recipe)
 
+        fingerprint: Fingerprint = {}
+
         def decide() -> tuple[str, bool]:
-            found = open_run(base, values, settings.resume)
+            fingerprint.update(self._fingerprint(settings))
+            found = open_run(base, values, settings.resume, fingerprint)
             return str(found.path), found.unfinished
 
         path, unfinished = distributed.decide_on_rank_zero(decide)
         self.folder = RunFolder(Path(path), unfinished)
         self.settings = settings
         if distributed.rank() == 0:
-            self.folder.create(values, header=self._header(data))
+            if self.folder.last is not None and self.folder.fingerprint is None and fingerprint:
+                announce(f"{path} was started by a version that kept no fingerprint of its data: a change of the "
+                         f"data since then is not noticed")  # fmt: skip
+            self.folder.create(values, header=self._header(data), fingerprint=fingerprint)
+
+    def _fingerprint(self, settings: Any) -> Fingerprint:
+        """The fingerprint of the data that has been read so far."""
+        data = getattr(settings, "data", None)
+        name, data_dir = getattr(data, "name", ""), getattr(data, "data_dir", None)
+        return self.read.fingerprint(data_folder(name, data_dir))
 
     def longer_command(self, options: str) -> str:
         """The command of this run with `options` (e.g. `epochs=30`) instead of its own length."""

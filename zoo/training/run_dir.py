@@ -2,6 +2,7 @@
 
 runs/vit_cifar/
   config.yaml      every setting, as used
+  data.sha256      SHA-256 of the data files, for `sha256sum --check`
   metrics.csv      one row per logged step
   metrics.json     the result; `finished: true` once all steps are done
   checkpoints/     last.ckpt, best.ckpt
@@ -17,6 +18,8 @@ from typing import Any, TextIO
 
 import yaml
 
+from zoo.data.sources.dataset_cards import list_cards
+from zoo.data.sources.fingerprint import Fingerprint, changes, format_fingerprint, parse_fingerprint
 from zoo.training.config import FREE
 from zoo.utils import renamed
 from zoo.utils.options import flatten
@@ -61,8 +64,14 @@ class RunFolder:
         """Folder of the best model, in zoo format."""
         return self.path / "model"
 
-    def create(self, settings: dict[str, Any], header: str = "") -> None:
-        """Create the folder and write `config.yaml`; called by rank 0 only.
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Fingerprint of the data; None for a run of an earlier version, which did not record it."""
+        file = self.path / "data.sha256"
+        return parse_fingerprint(file.read_bytes().decode(errors="surrogateescape")) if file.exists() else None
+
+    def create(self, settings: dict[str, Any], header: str = "", fingerprint: Fingerprint | None = None) -> None:
+        """Create the folder and write `config.yaml` and `data.sha256`; called by rank 0 only.
 
         Raises: RunError if another process is using the folder.
         """
@@ -70,6 +79,8 @@ class RunFolder:
         self._acquire_lock()
         comment = "".join(f"# {line}\n" for line in header.splitlines())
         write_text(self.path / "config.yaml", comment + yaml.safe_dump(settings, sort_keys=False))
+        if fingerprint is not None:
+            write_text(self.path / "data.sha256", format_fingerprint(fingerprint))
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `metrics.json`."""
@@ -99,7 +110,9 @@ class RunFolder:
         self._lock = handle
 
 
-def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunFolder:
+def open_run(
+    base: Path, settings: dict[str, Any], resume: str = "auto", fingerprint: Fingerprint | None = None
+) -> RunFolder:
     """Find the folder for a run with these settings; reads only, writes nothing.
 
     The latest unfinished run with the same settings among `base`, `base-2`, ... is resumed, and so is one that has not
@@ -110,9 +123,10 @@ def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunF
         base: `runs/<recipe>`, or the value of `run_dir=`.
         settings: All settings as nested dicts.
         resume: `auto`; `never` always uses a new folder; `must` never does.
+        fingerprint: That of the data; None does not compare it.
 
-    Raises: RunError if the latest run is unfinished and has other settings (the message lists them), or with `must` if
-        there is no run to resume.
+    Raises: RunError if the latest run is unfinished and has other settings or other data (the message lists what
+        changed), or with `must` if there is no run to resume.
     """
     if base.exists() and not base.is_dir():
         raise RunError(f"{base} is a file; use another run_dir=")
@@ -121,13 +135,13 @@ def open_run(base: Path, settings: dict[str, Any], resume: str = "auto") -> RunF
     if resume == "never":
         return RunFolder(new)
     unfinished = [path for path in runs if not is_finished(path)]
-    changes = {path: differences(read_config(path), settings) for path in unfinished}
+    refusals = {path: _refusal(RunFolder(path), settings, fingerprint) for path in unfinished}
     for path in reversed(unfinished):
         has_checkpoint = RunFolder(path).last is not None
-        if not changes[path] if has_checkpoint else resume != "must":
+        if not refusals[path] if has_checkpoint else resume != "must":
             return RunFolder(path, unfinished=True)
-    if unfinished and changes[unfinished[-1]] and (resume == "must" or unfinished[-1] == runs[-1]):
-        raise RunError(_changed_settings(unfinished[-1], changes[unfinished[-1]]))
+    if unfinished and refusals[unfinished[-1]] and (resume == "must" or unfinished[-1] == runs[-1]):
+        raise RunError(refusals[unfinished[-1]])
     if resume == "must":
         raise RunError(f"resume=must: {base} holds no unfinished run")
     return RunFolder(new)
@@ -161,7 +175,7 @@ def write_text(file: Path, text: str) -> None:
     """Replace a file atomically: a reader sees either the old text or the new one."""
     from zoo.utils.files import write_atomic
 
-    write_atomic(file, text.encode())
+    write_atomic(file, text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
 
 
 def _candidates(base: Path) -> Iterator[Path]:
@@ -181,10 +195,26 @@ def _existing_runs(base: Path) -> Iterator[Path]:
         yield path
 
 
-def _changed_settings(path: Path, changes: dict[str, tuple[Any, Any]]) -> str:
-    listed = "; ".join(f"{name}: {old!r} there, {new!r} here" for name, (old, new) in changes.items())
-    return (f"{path} holds an unfinished run with other settings ({listed}). Use the old values to resume it, "
-            f"resume=never to start a new run, or another run_dir=")  # fmt: skip
+def _refusal(run: RunFolder, settings: dict[str, Any], fingerprint: Fingerprint | None) -> str:
+    """Why an unfinished run cannot be resumed with these settings and this data; empty if it can."""
+    other = "resume=never to start a new run, or another run_dir="
+    before = run.fingerprint if run.last is not None else None
+    changed = differences(read_config(run.path), settings)
+    if fingerprint and fingerprint == before:
+        changed = {name: values for name, values in changed.items() if not _is_same_place(name, values)}
+    if changed:
+        listed = "; ".join(f"{name}: {old!r} there, {new!r} here" for name, (old, new) in changed.items())
+        return (f"{run.path} holds an unfinished run with other settings ({listed}). Use the old values to resume it, "
+                f"{other}")  # fmt: skip
+    if fingerprint is not None and before is not None and (what := changes(before, fingerprint)):
+        return (f"{run.path} holds an unfinished run whose data has changed since it started: {what}. Restore the data "
+                f"to resume it, or use {other}")  # fmt: skip
+    return ""
+
+
+def _is_same_place(name: str, values: tuple[Any, Any]) -> bool:
+    """Whether a setting only says where the data is, which may change as long as the data itself is equal."""
+    return name in ("data.name", "data.validation", "data.test") and not set(values) & {None, *list_cards()}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.data.config import AudioSourceSettings
 from zoo.data.sources.dataset_cards import Card
+from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read
 from zoo.preprocessing.modality import AUDIO_SUFFIXES
@@ -88,6 +89,7 @@ def decode_audio(
     Raises:
         DataError: A different sampling rate; a broken file with on_error="raise"; no readable file with "skip".
     """
+    note_files(sources)
     waves: list[Tensor | None] = [None] * len(sources)
     broken: dict[int, str] = {}
     sampling_rate = sampling_rate or _first_rate(sources)

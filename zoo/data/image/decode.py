@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zoo.data.sources.fingerprint import note_files
 from zoo.preprocessing import image_io
 from zoo.utils.errors import DataError
 from zoo.utils.files import write_atomic
@@ -65,6 +66,7 @@ def decode(
     Raises:
         DataError: A broken image with `raise`, or no readable image with `skip`.
     """
+    note_files(blobs)
     shape = (len(blobs), channels, *size)
     file = _cache_file(f"{cache_key}/{size}/{resize}/{len(blobs)}") if cache_key else None
     if file is not None and (stored := _read_cache(file, shape)) is not None:

@@ -1,5 +1,6 @@
 """Tables of pairs from parquet, CSV, TSV and JSON files, folders with a caption file, WebDataset shards and the Hub."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.data.image.decode import Blob
+from zoo.data.sources.fingerprint import note_digest, note_files
 from zoo.data.sources.hub import hub_tables
 from zoo.data.sources.tables import SUFFIXES, Table, read_table
 from zoo.data.text.load import _folder_tables
@@ -87,16 +89,28 @@ def read_shards(urls: str | list[str]) -> Table:
         raise DataError("reading shards (.tar) needs webdataset, which is not installed: "
                         "pip install 'attention-zoo[shards]', or pip install webdataset") from None  # fmt: skip
     rows = []
+    digests: dict[str, Any] = {}
     try:
         for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
             rows.append(_shard_row(sample))
+            _update_digest(digests.setdefault(sample["__url__"], hashlib.sha256()), sample)
     except (OSError, ValueError) as error:
         raise DataError(f"shards {urls}: {error}") from None
+    for url, digest in digests.items():
+        file = Path(url.removeprefix("file:")).expanduser()
+        note_files([file]) if file.is_file() else note_digest(url, digest.hexdigest())
     where = urls if isinstance(urls, str) else f"{urls[0]} ..."
     if not rows:
         raise DataError(f"shards {where} contain no samples")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Table({name: [row.get(name) for row in rows] for name in names}, where)
+
+
+def _update_digest(digest: Any, sample: dict[str, Any]) -> None:
+    """Add a sample to the digest of its shard, which may be a stream that cannot be read again."""
+    for name in sorted(name for name in sample if not name.startswith("__")):
+        digest.update(f"{sample['__key__']}.{name} {len(sample[name])}\n".encode())
+        digest.update(sample[name])
 
 
 def _shard_row(sample: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
+from zoo.data.sources.fingerprint import note_table
 from zoo.data.sources.tables import VALIDATION_NAMES, Table, from_arrow
 from zoo.utils.errors import DataError
 
@@ -54,13 +55,18 @@ def load_table(hub: str, split: str) -> Any:
     Raises:
         HubError: The Hub cannot be reached and the dataset is not in the cache.
     """
-    return _load(hub, split=split).with_format("arrow")[:]
+    table = _load(hub, split=split).with_format("arrow")[:]
+    note_table(f"hub {hub} {split}", table)
+    return table
 
 
 def load_splits(hub: str, config: str | None = None) -> dict[str, Any]:
     """All splits of a Hub dataset, or of one of its configurations, as pyarrow Tables by name; see `load_table`."""
     found = _load(hub, *([] if config is None else [config]))
-    return {name: part.with_format("arrow")[:] for name, part in found.items()}
+    tables = {name: part.with_format("arrow")[:] for name, part in found.items()}
+    for name, table in tables.items():
+        note_table(f"hub {hub} {name}", table)
+    return tables
 
 
 def hub_name(text: str) -> tuple[str, str | None] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.data.sources.fingerprint import note_files
 from zoo.utils.errors import DataError
 from zoo.utils.lines import split_lines
 
@@ -70,6 +71,7 @@ def from_arrow(table: Any, where: str) -> Table:
 
 def read_text(file: Path) -> str:
     """Read a UTF-8 text file. Raises: DataError naming the line of an invalid byte."""
+    note_files([file])
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -145,6 +147,7 @@ def read_parquet(file: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
+    note_files([file])
     try:
         return pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
