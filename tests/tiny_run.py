@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.tasks.classification import ClassificationTask
 from zoo.training.config import ImageSettings
+from zoo.training.main import main
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.recipes.images import HeldOutImages
 from zoo.training.result import DatasetInfo, Result
@@ -90,6 +91,12 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
     finally:
         if callbacks:
             fit.make_trainer = make
+
+
+def status(train: Callable[[], Any]) -> int:
+    """The exit status of a recipe that trains so, as from its command line."""
+    script = Path(__file__).parents[1] / "recipes" / "vit_cifar.py"  # whose name and configs `main` looks up
+    return main(eval(compile("lambda run: train()", script, "eval"), {"train": train}), ImageSettings, [])
 
 
 def _with(trainer: L.Trainer, callbacks: tuple[L.Callback, ...]) -> L.Trainer:

@@ -39,7 +39,7 @@ Load = Callable[[Any], Any]
 
 
 def images_of(data: Any) -> Any:
-    return load_images(data.name, data.data_dir, size=data.size)
+    return load_images(data.name, data.data_dir, size=8 if data.data_dir is None else 32)
 
 
 LOADERS: dict[str, tuple[type, Load]] = {

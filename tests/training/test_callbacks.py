@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
 
 
 def test_checkpoints_run_no_code(tmp_path: Path) -> None:
-    from zoo.training.callbacks import AtomicCheckpointIO
+    from zoo.training.checkpoint_files import AtomicCheckpointIO
 
     class Evil:
         def __reduce__(self) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.training.metrics_file import MetricsTable
+from zoo.utils.console import announce
 from zoo.utils.files import write_atomic
 
 
@@ -31,18 +31,6 @@ class TrainingInterrupted(Exception):
 def is_step_end(trainer: L.Trainer) -> bool:
     """Whether the batch that just ended was the last micro-batch of its optimizer step."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically, so that a killed process or a full disk leaves no partial file; loads safely."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file, then rename it."""
-        write_atomic(Path(path), lambda part: torch.save(checkpoint, part))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code."""
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
 class CsvLogger(Logger):
@@ -181,6 +169,9 @@ class BestAndLastCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not train further if the run stopped early but was killed before its result was written."""
+        if self.best is not None and not trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
+            announce(f"{self.folder / 'best.ckpt'} was removed: the best of the validations to come replaces it")
+            self.best, self.best_step, self.worse = None, 0, 0
         trainer.should_stop = self.stopped_early
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:

@@ -19,6 +19,7 @@ from zoo.models.registry import build, family
 from zoo.tasks.base import Task
 from zoo.training import devices
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer
+from zoo.training.checkpoint_files import check_best, check_last, step_of
 from zoo.training.plots import Plot, save_plots
 from zoo.training.progress import ProgressBar, format_duration
 from zoo.training.result import Result
@@ -54,7 +55,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         callbacks: Additional Lightning callbacks.
         plots: Additional plots for the run folder, by file name.
 
-    Raises: TrainingInterrupted, NonFiniteLoss.
+    Raises: TrainingInterrupted, NonFiniteLoss; RunError for a damaged checkpoint.
     """
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     longer_run = (longer_runs or {}).get(run.data.name, "")
@@ -115,11 +116,17 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
 
 
 def resumed_step(run: Run, csv: CsvLogger) -> int:
-    """The step from which the run resumes; later rows of `metrics.csv` are dropped."""
+    """The step from which the run resumes; later rows of `metrics.csv` are dropped.
+
+    Raises: RunError for a damaged checkpoint.
+    """
     assert run.folder is not None
-    last, step = run.folder.last, 0
+    last, best, step = run.folder.last, run.folder.best, 0
     if last is not None:
-        step = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+        check_last(last)
+        step = step_of(last)
+    if best is not None:
+        check_best(best, last)
     if distributed.rank() == 0:
         csv.experiment.cut(step)
     return step
@@ -185,7 +192,9 @@ def seconds_per_item(task: Task, sample: Sample, accelerator: str, precision: st
 def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) -> dict[str, float]:
     """Test the best model; returns the test metrics."""
     assert run.folder is not None
-    best = run.folder.best
+    best = run.folder.best or run.folder.last  # no validation has given the monitored metric
+    if best is not None:
+        check_best(best, run.folder.last)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         best = trainer.strategy.broadcast(best)  # rank 0 wrote it, other ranks may not see it yet
     trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)

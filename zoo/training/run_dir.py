@@ -22,6 +22,7 @@ from zoo.data.sources.dataset_cards import list_cards
 from zoo.data.sources.fingerprint import Fingerprint, changes, format_fingerprint, parse_fingerprint
 from zoo.training.config import FREE
 from zoo.utils import renamed
+from zoo.utils.atomic import remove_leftovers, write_atomic
 from zoo.utils.options import flatten
 
 
@@ -77,6 +78,7 @@ class RunFolder:
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
+        self._remove_leftovers()
         comment = "".join(f"# {line}\n" for line in header.splitlines())
         write_text(self.path / "config.yaml", comment + yaml.safe_dump(settings, sort_keys=False))
         if fingerprint is not None:
@@ -91,6 +93,12 @@ class RunFolder:
         if self._lock:
             self._lock.close()
             self._lock = None
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed start of this run left half-written; the lock on the folder is held."""
+        for folder in (self.path, self.checkpoints, self.model):
+            remove_leftovers(folder)
+        (self.checkpoints / "new.ckpt").unlink(missing_ok=True)
 
     def _acquire_lock(self) -> None:
         """Lock the folder for the lifetime of this process; a killed process leaves no lock behind.
@@ -173,8 +181,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def write_text(file: Path, text: str) -> None:
     """Replace a file atomically: a reader sees either the old text or the new one."""
-    from zoo.utils.files import write_atomic
-
     write_atomic(file, text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
 
 

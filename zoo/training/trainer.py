@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from zoo.training.callbacks import AtomicCheckpointIO, CsvLogger
+from zoo.training.callbacks import CsvLogger
+from zoo.training.checkpoint_files import AtomicCheckpointIO
 from zoo.training.config import RunSettings
 from zoo.training.devices import strategy_name, world
 from zoo.training.parse import SettingsError

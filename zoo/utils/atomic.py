@@ -36,7 +36,7 @@ def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], objec
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent, path.name)
+    remove_leftovers(path.parent, path.name)
     with _temporary(path.parent, path.name, is_folder=False) as temporary:
         _write(temporary, content)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
@@ -76,7 +76,7 @@ def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path
     path.parent.mkdir(parents=True, exist_ok=True)
     inside = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
     for place in (path.parent, path):
-        _remove_leftovers(place, path.name)
+        remove_leftovers(place, path.name)
     with _temporary(path if inside else path.parent, path.name, is_folder=True) as staged:
         yield staged
         os.chmod(staged, 0o777 & ~_umask())
@@ -219,9 +219,12 @@ def _create(place: Path, name: str, is_folder: bool) -> tuple[Path, int | None]:
             os.close(descriptor)
 
 
-def _remove_leftovers(place: Path, name: str) -> None:
-    """Remove the temporary files and folders for `name` of killed processes; those of running ones are locked."""
-    pattern = re.compile(rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}\.part")
+def remove_leftovers(place: Path, name: str = "") -> None:
+    """Remove the temporary files and folders of killed processes in a folder; those of running processes are locked.
+
+    name: of what they would have become; empty for any.
+    """
+    pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]{{8}}\.part")
     with suppress(OSError):  # no such folder, or not readable: nothing of ours is removed
         for found in [entry.name for entry in os.scandir(place) if pattern.fullmatch(entry.name)]:
             if (descriptor := _locked(place / found, wait=False)) is not None:

@@ -1,0 +1,69 @@
+"""Checkpoint files: written atomically, verified before a run resumes from them or tests them. They cannot run code.
+
+torch.save stores a CRC-32 of every record in the zip file, but torch.load does not compare it: a flipped bit would be
+resumed from.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from zoo.training.run_dir import RunError
+from zoo.utils.files import write_atomic
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically, so that a killed process or a full disk leaves no partial file; loads safely."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write to a temporary file, then rename it."""
+        write_atomic(Path(path), lambda part: torch.save(checkpoint, part))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def step_of(file: Path) -> int:
+    """The optimizer steps that a checkpoint has done."""
+    return int(torch.load(file, weights_only=True, mmap=True)["global_step"])
+
+
+def damage(file: Path) -> str:
+    """What is damaged in a checkpoint, by the checksums of its records; empty if nothing is. Reads the whole file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            record = archive.testzip()
+        if record:
+            return f"the checksum of its record {record!r} differs"
+        step_of(file)
+    except Exception as error:  # a flipped bit in the headers raises almost any type
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"it is truncated or not a checkpoint ({reason})"
+    return ""
+
+
+def check_last(file: Path) -> None:
+    """Raises: RunError for a damaged checkpoint to resume from; it names the next older one that is not damaged."""
+    if not (what := damage(file)):
+        return
+    others = [other for other in file.parent.glob("*.ckpt") if other != file and not damage(other)]
+    restart = "use resume=never to start a new run, or another run_dir="
+    if not others:
+        raise RunError(f"{file} is damaged: {what}. The run has no other checkpoint: remove the file to start the run "
+                       f"again from its first step, or {restart}")  # fmt: skip
+    newest = max(others, key=step_of)
+    raise RunError(f"{file} is damaged: {what}. The next older checkpoint that is not damaged is {newest}, of step "
+                   f"{step_of(newest)}: copy it to {file.name} to resume from there, or {restart}")  # fmt: skip
+
+
+def check_best(file: Path, last: Path | None) -> None:
+    """Raises: RunError for a damaged checkpoint of the best validation."""
+    if not (what := damage(file)):
+        return
+    instead = f"the best validation after step {step_of(last)} then replaces it" if last else "the run starts again"
+    raise RunError(f"{file} is damaged: {what}. Remove it to go without it ({instead}), or use resume=never to start a "
+                   f"new run, or another run_dir=")  # fmt: skip
