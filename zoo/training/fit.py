@@ -61,6 +61,10 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     longer_run = (longer_runs or {}).get(run.data.name, "")
     try:
         return _fit(run, task, data, steps_per_epoch, sample, longer_run, example_command, callbacks, plots or {})
+    except SystemExit as error:  # Lightning's own handling of a second Ctrl-C, which would exit without a word
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         run.folder.release()
         distributed.clear_decision()
@@ -94,8 +98,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
         done = trainer.global_step
     # Read before the test, which restores the state of the best checkpoint.
     stopped_early, worse = checkpoint_callback.stopped_early, checkpoint_callback.worse
+    seconds = timer.seconds or _stored_seconds(run, timer)
     metrics = test(run, task, data, trainer)
-    seconds = timer.seconds or _stored_seconds(run)
     finished = done >= steps or stopped_early
     result = Result(metrics, finished=finished, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
     if trainer.is_global_zero:
@@ -302,10 +306,10 @@ def _overrides(settings: Any) -> str:
     return f" ({', '.join(overrides)})" if overrides else ""
 
 
-def _stored_seconds(run: Run) -> float:
+def _stored_seconds(run: Run, timer: TrainingTimer) -> float:
     """Seconds of training in the last checkpoint, for a run that had done all its steps before this start."""
     assert run.folder is not None
     if run.folder.last is None:
         return 0.0
     callbacks = torch.load(run.folder.last, weights_only=True, mmap=True)["callbacks"]
-    return float(callbacks.get("TrainingTimer", {}).get("seconds", 0.0))
+    return float(callbacks[timer.state_key]["seconds"])

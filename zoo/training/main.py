@@ -34,7 +34,7 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
         say(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted before the first step", file=sys.stderr)
+        print("interrupted; run the same command again to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
     except Exception as error:
         return _ended(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from zoo.cli.main import main as cli
 from zoo.training.sweep import compare as comparing
 from zoo.training.sweep.compare import compare, find_recipe, flops, read_plan, split
 from zoo.training.sweep.results import Comparison, Trial, choose_metric, interpolate, lower_is_better
@@ -220,6 +221,11 @@ def test_what_the_recipe_refuses_ends_it_and_what_diverges_does_not(quick: Path)
     comparison = compare("quick", ["attention=slow,diverges", "seeds=1", "out=b"])
     assert not comparison.ok and comparison.rows()[1]["failed"] == ["seed 0: error: loss is NaN at step 7"]
     assert comparison.rows()[1]["at_equal_steps"] is None
+
+
+@pytest.mark.parametrize(("values", "status"), [("slow,fast", 0), ("slow,diverges", 1), ("slow,unknown", 2)])
+def test_the_exit_status_says_whether_a_run_failed(quick: Path, values: str, status: int) -> None:
+    assert cli(["compare", "quick", f"attention={values}", "seeds=1"]) == status
 
 
 def test_nothing_here_brings_torch() -> None:

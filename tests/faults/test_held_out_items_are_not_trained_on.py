@@ -1,0 +1,136 @@
+"""What is held out for validation or testing is not trained on, and nothing is lost, whatever the data is."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from zoo.data.audio.load import load_audio
+from zoo.data.audio.speech import load_speech
+from zoo.data.config import AudioDataSettings, PairDataSettings, SpeechSettings, TextDataSettings
+from zoo.data.image.dataset import ImageDataset
+from zoo.data.image.load import load_images
+from zoo.data.keyed_batches import Keys
+from zoo.data.pairs.load import load_pairs
+from zoo.data.splits import held_out_mask
+from zoo.data.text.dataset import groups
+from zoo.data.text.load import load_texts
+from zoo.training.recipes.config import GPTSettings, MLMSettings
+from zoo.training.recipes.images import HeldOutImages, hold_out
+from zoo.training.recipes.language_modeling import open_lines, open_stream
+from zoo.training.recipes.pairs import with_validation
+from zoo.training.recipes.val_split import train_val_split
+from zoo.training.run import Run
+
+N = 40
+
+
+def check(*parts: Iterable[Any]) -> None:
+    """The parts have no item in common, none twice, and all N items together."""
+    items = [item for part in parts for item in part]
+    assert len(items) == len(set(items)) == N
+    assert all(list(part) for part in parts)
+
+
+def colors(images: torch.Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def pitches(clips: Any) -> list[int]:
+    return [len(clips[i]) for i in range(len(clips))]
+
+
+def write_images(folder: Path) -> None:
+    for i in range(N):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(folder / "ab"[i % 2] / f"{i}.png")
+
+
+def write_clips(folder: Path) -> None:
+    for i in range(N):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "ab"[i % 2] / f"{i}.wav", np.full(1000 + i, 0.1, dtype="float32"), 8000)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
+def test_the_mask_has_the_fraction_of_each_class(classes: int, fraction: float) -> None:
+    labels = torch.arange(60) % classes
+    held = held_out_mask(labels, fraction, 0)
+    assert [int(held[labels == k].sum()) for k in range(classes)] == [max(1, round(fraction * 60 / classes))] * classes
+
+
+def test_images(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    sets = load_images(str(tmp_path), size=8)
+    train, val = hold_out(sets.train, 0.2, 0)
+    check(colors(train.images), colors(val.images), colors(sets.test.images))
+    data = HeldOutImages(sets, 0.2, seed=0, batch_size=4)
+    check(colors(data.train.images), colors(data.val.images), colors(data.test.images))
+
+
+def test_images_keep_their_labels() -> None:
+    labels = torch.arange(N) % 4
+    images = labels[:, None, None, None].expand(N, 3, 2, 2).to(torch.uint8)
+    for part in hold_out(ImageDataset(images, labels, list("abcd")), 0.25, 0):
+        assert colors(part.images) == part.labels.tolist()
+
+
+def test_texts(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(N)))
+    sets = load_texts(TextDataSettings(name=str(file)))
+    train, val = train_val_split(sets, groups(sets.train.labels), 0.2, 0, "texts")
+    check(train.texts, val.texts, sets.test.texts)
+
+
+def test_audio(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    sets = load_audio(AudioDataSettings(name=str(tmp_path)))
+    train, val = train_val_split(sets, sets.train.labels, 0.2, 0, "clips")
+    check(pitches(train.clips), pitches(val.clips), pitches(sets.test.clips))
+
+
+def test_speech(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    rows = [f"{'ab'[i % 2]}/{i}.wav,words of {i}" for i in range(N)]
+    (tmp_path / "rows.csv").write_text("\n".join(["file,text", *rows]))
+    sets = load_speech(SpeechSettings(name=str(tmp_path / "rows.csv")))
+    train, val = train_val_split(sets, torch.zeros(len(sets.train), dtype=torch.int64), 0.2, 0, "clips")
+    check(train.transcripts, val.transcripts, sets.test.transcripts)
+    check(pitches(train.clips), pitches(val.clips), pitches(sets.test.clips))
+
+
+def test_pairs(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    rows = [f"{'ab'[i % 2]}/{i}.png,caption of {i}" for i in range(N)]
+    (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *rows]))
+    train, val, test = with_validation(load_pairs(PairDataSettings(name=str(tmp_path)), size=(8, 8)), 0.2, 0)
+    check(*(part.captions for part in (train, val, test)))
+    check(*(colors(part.items) for part in (train, val, test)))
+
+
+def test_lines_of_masked_language_modeling(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("".join(f"line number {i} .\n" for i in range(N)))
+    words = [f"data={tmp_path / 'lines.txt'}", f"run_dir={tmp_path / 'run'}", "val_fraction=0.2", "batch_size=4",
+             "model=bert_tiny"]  # fmt: skip
+    run = Run.of("tiny", [*words, "steps=1"], MLMSettings)
+    model, data = open_lines(run)
+    batches = [part.__getitems__(Keys(list(range(len(part))), 0)) for part in (data.train, data.val)]
+    check(*([model.preprocess.decode(row) for row in batch["input_ids"]] for batch in batches))
+
+
+def test_the_end_of_a_long_text(tmp_path: Path) -> None:
+    """Chunks of training end before the held-out text begins."""
+    text = "".join(chr(0x4E00 + i) for i in range(400))  # each character once
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    words = [f"data={tmp_path / 'text.txt'}", f"run_dir={tmp_path / 'run'}", "val_fraction=0.25", "batch_size=2",
+             "model=gpt_nano", "max_length=16", "steps=1", "tokens=characters"]  # fmt: skip
+    model, data, _ = open_stream(Run.of("tiny", words, GPTSettings))
+    train, val = ({model.preprocess.decode([i]) for i in part.ids.tolist()} for part in (data.train, data.val))
+    assert train | val == set(text) and not train & val and len(val) == 100
