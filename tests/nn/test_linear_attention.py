@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.nn import CAUSAL, Core, CoreSpec, LinearAttention, PaddingMask, initialize
 from zoo.nn.init import orthogonal_gaussian, parameter_generator
-from zoo.nn.linear_attention import CHUNK, chunked_causal_sum
+from zoo.nn.linear_attention import CHUNK, causal_attention
 from zoo.nn.registry import build_core
 
 SEEDS = range(12)
@@ -46,10 +46,9 @@ def test_more_features_approximate_softmax_better(kind, causal):
 
 
 def kernel(core: Core, q: Tensor, k: Tensor) -> Tensor:
-    """The core's estimate of the kernel itself, before it is normalized: phi(q) . phi(k), unstabilized."""
-    if core.kind == "rfa":
-        return core.phi(q, None, False, True) @ core.phi(k, None, True, True).mT
-    return core.phi(q, None, True, True) @ core.phi(k, None, True, True).mT / core.num_features()
+    """The core's estimate of the kernel itself, before it is normalized: phi(q) . phi(k), unshifted."""
+    (fq, zq), (fk, zk) = core.features(q), core.features(k)
+    return (fq * zq.exp()) @ (fk * zk.exp()).mT / (1 if core.kind == "rfa" else core.num_features())
 
 
 @pytest.mark.parametrize("features", [16, 24, 64])  # also where the last orthogonal block is cut
@@ -129,14 +128,18 @@ def test_performer_is_the_papers_formula():
 @pytest.mark.parametrize("length", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_chunks_are_the_running_sum(length):
     q, k, v = torch.randn(3, 1, 2, length, 5, dtype=torch.float64)
-    start = torch.randn(1, 2, 5, 5, dtype=torch.float64)
-    y, end = chunked_causal_sum(q, k, v, start)
-    total, steps = start, []
+    (zq, zk), top = torch.randn(2, 1, 2, length, 5, dtype=torch.float64), torch.randn(1, 2, 1, 5, dtype=torch.float64)
+    start = torch.randn(1, 2, 5, 6, dtype=torch.float64)
+    v = torch.nn.functional.pad(v, (0, 1), value=1.0)
+    y, (new_top, end) = causal_attention((q, zq), (k, zk), v, (top, start))
+    q, k = q * zq.exp(), k * zk.exp()
+    total, steps = start * top.exp().mT, []
     for n in range(length):
         total = total + k[:, :, n, :, None] * v[:, :, n, None]
         steps.append((q[:, :, n, None] @ total)[:, :, 0])
-    torch.testing.assert_close(y, torch.stack(steps, 2), atol=1e-10, rtol=0)
-    torch.testing.assert_close(end, total, atol=1e-10, rtol=0)
+    expected = torch.stack(steps, 2)
+    torch.testing.assert_close(y / y[..., -1:], expected / expected[..., -1:], atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(end * new_top.exp().mT, total, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
@@ -154,7 +157,7 @@ def test_a_custom_feature_map():
     """Subclassing Linear takes one method; all else is derived."""
 
     class Squares(LinearAttention):
-        def phi(self, x, keep, keys, causal):
+        def phi(self, x):
             return x.square()
 
     core, (q, k, v) = Squares(CoreSpec(heads=4, kv_heads=4, head_dim=8)), qkv()

@@ -86,14 +86,19 @@ class KVCache(State):
 
 
 class LinearAttentionState(State):
-    """Cache of linear attention: the running sum [B, H, F, P + 1] of features times values, of constant size."""
+    """Cache of linear attention, of constant size: the running sum of features times values.
+
+    The features are divided by exp(top), where `top` [B, H, 1, F] is the running maximum of each feature's exponent;
+    `sum` is [B, H, F, P + 1].
+    """
 
     def __init__(self, batch: int, heads: int, features: int, dim: int, like: Tensor) -> None:
         dtype = torch.promote_types(like.dtype, torch.float32)
+        self.top = torch.full((batch, heads, 1, features), -1e30, dtype=dtype, device=like.device)
         self.sum = torch.zeros(batch, heads, features, dim + 1, dtype=dtype, device=like.device)
 
     def reorder(self, index: Tensor) -> None:
-        self.sum = self.sum.index_select(0, index)
+        self.top, self.sum = self.top.index_select(0, index), self.sum.index_select(0, index)
 
 
 class LayerState:

@@ -1,10 +1,17 @@
 """Linear attention: phi(q) (phi(k)^T v), normalized. Subclasses define the feature map phi.
 
-Causal attention processes the sequence in chunks: by a masked matrix within a chunk, and between chunks by the running
-sum of phi(k)^T [v, 1], which is also the cache for decoding.
+A feature is a product factor * exp(exponent). The exponents of keys are shifted by the maximum of each feature over the
+keys, and those of a query, which has this maximum added back, by its maximum over the features: the shifts cancel in
+the normalization, and the greatest term of each denominator is 1, however large q and k are.
+
+Under a causal mask no shift depends on later keys. Each chunk of tokens attends to the chunks before it by a running
+maximum and a running sum of phi(k)^T [v, 1], which are also the cache for decoding. Within a chunk each token attends
+to itself, and the late half of every 2, 4, 8, ... tokens to the early half.
 """
 
 import math
+from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +25,12 @@ from zoo.nn.position_biases import Bias
 from zoo.nn.sdpa import repeat_kv
 from zoo.nn.sparse_attention import positive
 
-CHUNK = 64
+HALVES = (1, 2, 4, 8, 16, 32)
+CHUNK = 2 * HALVES[-1]
+LOWEST = -1e30  # in place of -inf, whose differences are NaN
+
+Features = tuple[Tensor, Tensor]  # factor and exponent of factor * exp(exponent), each [..., N, F] or [..., N, 1]
+Sums = tuple[Tensor, Tensor]  # top [..., 1, F] and total [..., F, E]: phi(k)^T v is exp(top)^T * total
 
 
 @attention("linear")
@@ -31,18 +43,18 @@ class LinearAttention(Core):
 
     kind = "linear"
 
-    def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
-        """Feature map: [B, H, N, P] -> non-negative features [B, H, N, F]. keep [B, 1, N, 1]: False at padding."""
-        return F.elu(x) + 1
+    def phi(self, x: Tensor) -> Tensor | Features:
+        """Feature map [B, H, N, P] -> [B, H, N, F]: features, or (factor, exponent) where exponents may be large."""
+        return torch.ones_like(x[..., :1]), F.relu(x).log1p() + x.clamp(max=0.0)
 
     def num_features(self) -> int:
         return self.spec.head_dim
 
-    def features(self, q: Tensor, k: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(q.dtype, torch.float32)  # sums over a whole sequence: not in half precision
-        k = repeat_kv(k, q.shape[1]).to(dtype)
-        phi_q, phi_k = self.phi(q.to(dtype), None, False, causal), self.phi(k, keep, True, causal)
-        return phi_q, phi_k if keep is None else phi_k * keep
+    def features(self, x: Tensor, keep: Tensor | None = None) -> Features:
+        """phi of queries or of keys; keep [B, 1, M, 1] is False at padding, which has the features zero."""
+        phi = self.phi(x.to(torch.promote_types(x.dtype, torch.float32)))  # sums over a sequence: not in half precision
+        factor, exponent = phi if isinstance(phi, tuple) else (phi, torch.zeros_like(phi[..., :1]))
+        return factor, exponent if keep is None else exponent.masked_fill(~keep, -torch.inf)
 
     def parse_mask(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
         """Split a mask into (causal, keep [B, 1, M, 1] or None). Raises ValueError for other masks and for biases."""
@@ -76,28 +88,31 @@ class LinearAttention(Core):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
-        causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
-        phi_q, phi_k = self.features(q, k, keep, causal)
         v = repeat_kv(v, q.shape[1])
         if self.dropout:
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
-        values = append_ones(v, phi_k)
-        if not causal:
-            return normalize(phi_q @ (phi_k.mT @ values), v.dtype)
-        early = k.shape[2] - q.shape[2]  # keys before the first query are visible to all queries
-        start = phi_k[:, :, :early].mT @ values[:, :, :early]
-        y, _ = chunked_causal_sum(phi_q, phi_k[:, :, early:], values[:, :, early:], start)
-        return normalize(y, v.dtype)
+        return self.attend(q, k, v, mask, bias)
 
     def weights(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
     ) -> Tensor:
+        """Attention weights [B, H, N, M]: the outputs for the unit vectors as values."""
+        return self.attend(q, k, torch.eye(k.shape[2], dtype=q.dtype, device=q.device)[None, None], mask, bias)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
+        """Outputs for values v [B, H, M, E], without dropout."""
         causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
-        phi_q, phi_k = self.features(q, k, keep, causal)
-        products = phi_q @ phi_k.mT  # B H N M
-        if causal:
-            products = products * CAUSAL.dense(q.shape[2], k.shape[2], q.device)
-        return (products / nonzero(products.sum(-1, keepdim=True))).to(q.dtype)
+        phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
+        values = append_ones(v, phi_q[0])
+        if not causal:
+            return normalize(read(phi_q, summarize(phi_k, values))[0], v.dtype)
+        early = k.shape[2] - q.shape[2]  # keys before the first query are visible to all queries
+        empty = LinearAttentionState(q.shape[0], q.shape[1], self.num_features(), v.shape[-1], values)
+        start = empty.top, empty.sum
+        if early:
+            start = summarize(each(phi_k, lambda t: t[:, :, :early]), values[:, :, :early])
+        y, _ = causal_attention(phi_q, each(phi_k, lambda t: t[:, :, early:]), values[:, :, early:], start)
+        return normalize(y, v.dtype)
 
     def maps(
         self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
@@ -116,8 +131,9 @@ class LinearAttention(Core):
             raise ValueError("decoding needs a causal mask: pass mask=zoo.nn.CAUSAL")
         if keep is not None:
             keep = keep[:, :, -k.shape[2] :]
-        phi_q, phi_k = self.features(q, k, keep, causal=True)
-        y, state.sum = chunked_causal_sum(phi_q, phi_k, append_ones(repeat_kv(v, q.shape[1]), phi_k), state.sum)
+        phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
+        values = append_ones(repeat_kv(v, q.shape[1]), phi_q[0])
+        y, (state.top, state.sum) = causal_attention(phi_q, phi_k, values, (state.top, state.sum))
         state.length += q.shape[2]
         return normalize(y, v.dtype)
 
@@ -140,9 +156,7 @@ class RandomProjection(LinearAttention):
 class Performer(RandomProjection):
     """FAVOR+ (Choromanski et al. 2021): positive orthogonal random features, an unbiased estimate of exp(q . k).
 
-    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension. For
-    stability the exponents are shifted by a maximum that cancels in the normalization: per query, and over all keys.
-    Under a causal mask keys are not shifted, because the maximum would leak later tokens through rounding.
+    phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension.
     """
 
     kind = "performer"
@@ -150,16 +164,10 @@ class Performer(RandomProjection):
     def num_features(self) -> int:
         return self.projection.shape[0]
 
-    def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
+    def phi(self, x: Tensor) -> Features:
         x = x * math.sqrt(self.scale)
-        z = x @ self.projection.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2  # B H N F
-        if not keys:
-            return (z - z.amax(-1, keepdim=True).detach()).exp()
-        if keep is not None:
-            z = z.masked_fill(~keep, -torch.inf)
-        if causal:
-            return z.exp()
-        return (z - z.amax((-2, -1), keepdim=True).detach().clamp(min=-1e30)).exp()
+        exponent = x @ self.projection.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2  # B H N F
+        return torch.ones_like(x[..., :1]), exponent
 
 
 @attention("rfa")
@@ -175,7 +183,7 @@ class RandomFeatureAttention(RandomProjection):
     def num_features(self) -> int:
         return 2 * self.projection.shape[0]
 
-    def phi(self, x: Tensor, keep: Tensor | None, keys: bool, causal: bool) -> Tensor:
+    def phi(self, x: Tensor) -> Tensor:
         z = F.normalize(x, dim=-1) @ self.projection.to(x.dtype).mT
         return torch.cat([z.sin(), z.cos()], -1) / math.sqrt(self.projection.shape[0])
 
@@ -186,26 +194,84 @@ def append_ones(v: Tensor, like: Tensor) -> Tensor:
 
 
 def normalize(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, H, N, P + 1] -> [B, H, N, P]: numerator divided by denominator."""
-    return (y[..., :-1] / nonzero(y[..., -1:])).to(dtype)
+    """[B, H, N, P + 1] -> [B, H, N, P]: numerator divided by denominator, zeros where all keys are masked."""
+    total = y[..., -1:]
+    return (y[..., :-1] / total.masked_fill(total == 0, 1.0)).to(dtype)
 
 
-def nonzero(total: Tensor) -> Tensor:
-    """Replace 0 by 1, so that fully masked rows give zeros instead of NaN."""
-    return torch.where(total == 0, torch.ones_like(total), total)
+def each(phi: Features, function: Callable[[Tensor], Tensor]) -> Features:
+    """`function` of the factor and of the exponent."""
+    return function(phi[0]), function(phi[1])
 
 
-def chunked_causal_sum(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Causal linear attention in chunks: sum over j <= i of (q_i . k_j) v_j, plus q_i start. All of one length N.
+def shifted_keys(phi: Features) -> tuple[Tensor, Tensor]:
+    """(phi / exp(top), top): top is the maximum of each exponent over the keys."""
+    top = phi[1].amax(-2, keepdim=True).detach().clamp(min=LOWEST)
+    return phi[0] * (phi[1] - top).exp(), top
 
-    q, k: [B, H, N, F]; v: [B, H, N, E]; start: [B, H, F, E]. Returns ([B, H, N, E], the sum after the last token).
+
+def shifted_queries(phi: Features, top: Tensor) -> tuple[Tensor, Tensor]:
+    """(phi * exp(top - peak), peak): peak is the maximum of each query's exponents."""
+    exponent = phi[1] + top
+    peak = exponent.amax(-1, keepdim=True).detach()
+    return phi[0] * (exponent - peak).exp(), peak
+
+
+def summarize(phi: Features, v: Tensor) -> Sums:
+    """The sum of phi(k)^T v over the keys."""
+    keys, top = shifted_keys(phi)
+    return top, keys.mT @ v
+
+
+def add(a: Sums, b: Sums) -> Sums:
+    """The sum over the keys of both."""
+    top = torch.maximum(a[0], b[0])
+    return top, a[1] * (a[0] - top).exp().mT + b[1] * (b[0] - top).exp().mT
+
+
+def read(phi: Features, sums: Sums) -> tuple[Tensor, Tensor]:
+    """(y / exp(peak), peak) of queries that attend to all keys of the sums."""
+    queries, peak = shifted_queries(phi, sums[0])
+    return queries @ sums[1], peak
+
+
+def causal_attention(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[Tensor, Sums]:
+    """Causal linear attention of N tokens, which also attend to all earlier keys, those of `start`.
+
+    v: [B, H, N, E]. Returns (y [B, H, N, E] up to one factor for each query, the sums after the last token).
     """
-    length = q.shape[2]
-    size = min(CHUNK, length)
-    q, k, v = (
-        F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q, k, v)
-    )  # B H C c F: zero keys contribute nothing
-    sums = k.mT @ v  # B H C F E
-    before = torch.cat([start[:, :, None], sums], 2).cumsum(2)  # the sums before each chunk, and the total
-    y = (q @ k.mT).tril() @ v + q @ before[:, :, :-1]
-    return y.flatten(2, 3)[:, :, :length], before[:, :, -1]
+    length = v.shape[2]
+    size = next((half for half in HALVES if half >= length), CHUNK)
+
+    def chunks(x: Tensor, fill: float = 0.0) -> Tensor:
+        return F.pad(x, (0, 0, 0, -length % size), value=fill).unflatten(2, (-1, size))  # B H C c F
+
+    q, k, v = each(q, chunks), (chunks(k[0]), chunks(k[1], -torch.inf)), chunks(v)
+    sums = summarize(k, v)
+    before = list(accumulate(zip(sums[0].unbind(2), sums[1].unbind(2), strict=True), add, initial=start))
+    top, total = (torch.stack(t, 2) for t in zip(*before[:-1], strict=True))
+    parts = [read(q, (top, total)), itself(q, k, v)] + [early_half(q, k, v, half) for half in HALVES if half < size]
+    peak = torch.stack([peak for _, peak in parts]).amax(0)
+    y = torch.stack([y * (own - peak).exp() for y, own in parts]).sum(0)
+    return y.flatten(2, 3)[:, :, :length], before[-1]
+
+
+def itself(q: Features, k: Features, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`read` for queries that attend to the key at the same position."""
+    exponent = q[1] + k[1]
+    peak = exponent.amax(-1, keepdim=True).detach().clamp(min=LOWEST)
+    return (q[0] * k[0] * (exponent - peak).exp()).sum(-1, keepdim=True) * v, peak
+
+
+def early_half(q: Features, k: Features, v: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """`read` for the late half of every `2 * half` tokens, which attends to the early half."""
+
+    def side(late: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: t.unflatten(3, (-1, 2, half)).select(4, late)  # B H C b h F
+
+    keys, top = shifted_keys(each(k, side(0)))
+    queries, peak = shifted_queries(each(q, side(1)), top)
+    y = queries @ keys.mT @ side(0)(v)
+    blank = (0, 0, 0, 0, 1, 0)  # the early half attends to nothing
+    y, peak = F.pad(y[:, :, :, :, None], blank), F.pad(peak[:, :, :, :, None], blank, value=LOWEST)
+    return y.flatten(3, 5), peak.flatten(3, 5)
