@@ -188,6 +188,69 @@ def test_the_loss_of_evaluation_has_no_class_weights(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_the_average_follows_every_step(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = ClassificationTask(Net(0.0), lr=0.5, ema=0.3)
+    expected, seen = task.model.head.weight.detach().clone(), []  # type: ignore[union-attr]
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.append(task.model.head.weight.detach().clone())  # type: ignore[union-attr]
+
+    fit(task, tmp_path, callbacks=[Look()])
+    for step, weight in enumerate(seen):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(task.ema.head.weight, expected)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("rank", "micro"), [(0, [0, 2, 0, 2]), (1, [1, 3, 1, 3])])
+def test_micro_batches_are_numbered_over_processes_and_accumulation(rank: int, micro: list[int]) -> None:
+    class Trainer:
+        global_step, accumulate_grad_batches = 7, 2
+        distributed_sampler_kwargs = {"rank": rank, "num_replicas": 2}  # noqa: RUF012
+
+    trainer, task = Trainer(), ClassificationTask(Net())
+    task.trainer = trainer  # type: ignore[assignment]
+    assert [task.position(index) for index in range(4)] == [(7, number) for number in micro]
+
+
+def test_losses_are_checked_before_a_checkpoint() -> None:
+    class Guard:
+        def drain(self) -> None:
+            raise NonFiniteLoss("not finite", 3, Path("file"))
+
+    task = ClassificationTask(Net())
+    task.guard = Guard()  # type: ignore[assignment]
+    with pytest.raises(NonFiniteLoss):
+        task.on_save_checkpoint({})
+
+
+def test_rows_of_weight_0_are_not_evaluated() -> None:
+    task = ClassificationTask(Net(0.0))
+    task.eval()
+    x = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    labels = task.model(x).argmax(1)
+    labels[4:] = (labels[4:] + 1) % 3  # wrong, but of weight 0
+    task.validation_step({"pixel_values": x, "labels": labels, "weight": torch.tensor([1, 1, 1, 1, 0, 0])}, 0)
+    assert float(task.metrics["val_accuracy"].compute()) == 1.0
+    assert float(task.metrics["val_loss"].compute()) == pytest.approx(
+        F.cross_entropy(task.model(x[:4]), labels[:4]).item()
+    )
+
+
+def test_each_validation_starts_from_nothing() -> None:
+    task = ClassificationTask(Net(0.0))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+
+    def metrics(loader: DataLoader) -> dict[str, float]:
+        trainer.validate(task, loader, verbose=False)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    first, other = metrics(pairs(8)), metrics(pairs(24))
+    assert first and metrics(pairs(8)) == first != other
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops(tmp_path: Path, bad: float) -> None:
     x, y = torch.randn(12, 6), torch.zeros(12, dtype=torch.long)

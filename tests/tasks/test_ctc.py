@@ -9,6 +9,7 @@ from zoo.data.audio.speech import Recordings, Utterances, WaveformAugment
 from zoo.data.audio.tables import AudioClips
 from zoo.data.keyed_batches import Keys
 from zoo.inference.ctc_decoding import beam
+from zoo.nn.losses import ctc_loss
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.tasks import CTCTask
 from zoo.training.recipes.speech import SpeechDataModule
@@ -47,6 +48,23 @@ def test_it_learns(data: Utterances) -> None:
     transcripts = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
     right = sum(one == other for one, other in zip(transcripts, data.spoken.transcripts)) / 48
     assert right == pytest.approx(1 - figures["test_wer"])
+    frames, labels, lengths = model.frames(batch["attention_mask"].sum(1)), batch["labels"], batch["label_lengths"]
+    expected = ctc_loss(scores, frames, labels, lengths, blank=data.vocabulary.blank_id)  # of a symbol, not of a text
+    assert figures["test_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_test_searches_with_a_beam_and_validation_is_greedy(data: Utterances, monkeypatch) -> None:
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
+    task = CTCTask(model, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=3).eval()
+    widths = []
+    monkeypatch.setattr(
+        "zoo.tasks.ctc.beam", lambda *args, **options: widths.append(options["width"]) or beam(*args, **options)
+    )
+    batch = data.__getitems__(Keys(range(4), 0))
+    task.validation_step(batch, 0)
+    assert widths == []
+    task.test_step(batch, 0)
+    assert widths == [3]
 
 
 def test_what_is_refused(data: Utterances) -> None:

@@ -2,9 +2,11 @@
 
 import math
 
+import lightning as L
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import zoo
 from zoo.tasks import CausalLMTask, MaskedLMTask
@@ -77,3 +79,12 @@ def test_next_token_counts_what_is_real() -> None:
     shifted = {"input_ids": given["input_ids"][:1, :-1], "labels": given["input_ids"][:1, 1:]}
     assert torch.allclose(task.loss_of(shifted, 0, 0), F.cross_entropy(scores[0, :-1], shifted["labels"][0]), atol=1e-6)
     assert abs(task.loss_of(shifted, 0, 0).item() - math.log(50)) < 1
+
+
+def test_perplexity_is_the_exponential_of_the_loss() -> None:
+    model = zoo.create_model("gpt_nano", seed=0, vocab_size=50, width=16, depth=1, heads=2, max_length=16).eval()
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    loader = DataLoader([0], batch_size=None, collate_fn=lambda _: batch([0, 1]))  # type: ignore[arg-type]
+    trainer.validate(CausalLMTask(model, lr=1e-3), loader, verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert found["val_perplexity"] == pytest.approx(math.exp(found["val_loss"]))

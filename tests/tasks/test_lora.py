@@ -22,6 +22,7 @@ def test_adapters_and_head_train_alone_and_merge_into_a_plain_model(tmp_path) ->
     assert len([n for n in trained if "lora_" in n]) == 8 and all(
         "lora_" in n or n.startswith("head.") for n in trained
     )
+    assert {n for n in trained if n.startswith("head.")} == {f"head.{n}" for n, _ in small().head.named_parameters()}
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
@@ -39,6 +40,24 @@ def test_the_same_seed_draws_the_same_adapters() -> None:
     for model in (one, other):
         add_lora(model, 2, seed=5)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    another = small()
+    add_lora(another, 2, seed=6)
+    changed = {n for n, value in one.state_dict().items() if not torch.equal(value, another.state_dict()[n])}
+    assert changed and all("lora_A" in name for name in changed)
+
+
+def test_adapters_are_scaled_by_alpha_over_rank() -> None:
+    ids, outputs = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0)), []
+    for alpha, size in ((16.0, 1.0), (4.0, 4.0), (4.0, 1.0)):
+        model = small()
+        add_lora(model, 2, alpha=alpha, seed=5)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name:
+                    p.fill_(size / 10)
+        outputs.append(model(input_ids=ids))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[1], outputs[2], atol=1e-4)
 
 
 def test_unknown_targets() -> None:

@@ -80,6 +80,12 @@ def test_f1_counts_labels_equally() -> None:
     assert float(found["accuracy"].compute()) == pytest.approx(5 / 8)
 
 
+def test_probabilities_of_one_class_sum_to_1_and_those_of_several_are_independent() -> None:
+    logits = torch.randn(4, 3)
+    assert torch.equal(Objective().predictions(logits), logits.softmax(-1))
+    assert torch.equal(Objective("multi_label_classification").predictions(logits), logits.sigmoid())
+
+
 def test_numbers_are_learned_in_a_unit() -> None:
     numbers = torch.tensor([90.0, 110.0, 90.0, 110.0])
     assert unit_of(numbers) == (100.0, 10.0) and unit_of(torch.ones(3)) == (1.0, 1.0)

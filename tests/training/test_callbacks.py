@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,8 +12,10 @@ import pytest
 import torch
 from tiny_run import assert_same, checkpoint, in_child, metrics, tiny_run
 
+import zoo
 from zoo.tasks import ClassificationTask, NonFiniteLoss
-from zoo.training.callbacks import TrainingInterrupted
+from zoo.training.callbacks import BestAndLastCheckpoints, StopOnSignalOrTime, TrainingInterrupted, is_step_end
+from zoo.training.fit import prepare_model
 from zoo.training.main import _ended
 from zoo.training.parse import SettingsError
 from zoo.training.run_dir import RunError, open_run
@@ -74,6 +77,74 @@ def test_a_changed_unfinished_run_is_refused(tmp_path: Path) -> None:
         tiny_run(tmp_path / "run", "steps=8", callbacks=(Signal(signal.SIGINT, 1),))
     with pytest.raises(RunError, match=r"optim\.lr: 0\.01 there, 0\.5 here"):
         tiny_run(tmp_path / "run", "steps=8", "lr=0.5")
+
+
+class FakeTrainer:
+    """What the callbacks of a run read of a trainer, and its checkpoints, which only have the step."""
+
+    sanity_checking, is_global_zero, world_size, max_steps, should_stop, global_step = False, True, 1, 100, False, 0
+
+    def __init__(self, ready: int = 1, accumulate: int = 1) -> None:
+        self.state, self.callback_metrics, self.accumulate_grad_batches = SimpleNamespace(fn="fit"), {}, accumulate
+        progress = SimpleNamespace(current=SimpleNamespace(ready=ready))
+        self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+
+    def save_checkpoint(self, file: Path) -> None:
+        file.write_text(str(self.global_step))
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 3), ("min", 2)])
+def test_the_best_checkpoint_is_that_of_the_greatest_or_of_the_least_metric(
+    tmp_path: Path, mode: str, best: int
+) -> None:
+    callback, trainer = BestAndLastCheckpoints(tmp_path, 0, 1, "val", mode), FakeTrainer()
+    for trainer.global_step, value in enumerate((0.5, 0.4, 0.6, 0.5), 1):
+        trainer.callback_metrics["val"] = value
+        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert callback.best_step == best and (tmp_path / "best.ckpt").read_text() == str(best)
+    assert callback.worse == 4 - best and (tmp_path / "last.ckpt").read_text() == "4"
+
+
+def test_a_run_that_stopped_early_and_was_killed_does_not_train_further(tmp_path: Path) -> None:
+    callback, trainer = BestAndLastCheckpoints(tmp_path, 0, 1, early_stopping_patience=2), FakeTrainer()
+    callback.load_state_dict({"best": 0.5, "best_step": 1, "worse": 2})
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert trainer.should_stop
+
+
+def test_the_budget_is_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, trainer = StopOnSignalOrTime(BestAndLastCheckpoints(tmp_path, 0, 1), minutes=2.0), FakeTrainer()
+    clock = iter((1000.0, 1119.0, 1121.0))
+    monkeypatch.setattr("zoo.training.callbacks.time.monotonic", lambda: next(clock))
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    try:
+        for over in (False, True):
+            callback.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+            assert (trainer.should_stop, callback.out_of_time) == (over, over)
+    finally:
+        callback.on_fit_end(trainer, None)  # type: ignore[arg-type]
+
+
+def test_validations_are_counted_in_steps_and_weights_stay_in_float32(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", "steps=8", "accumulate_grad_batches=2", "precision=bf16")  # an epoch has 4 steps
+    assert [row["step"] for row in metrics(tmp_path / "run") if row["val_accuracy"]] == ["4", "8"]
+    state = checkpoint(tmp_path / "run", "last.ckpt")["state_dict"]
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def test_gradient_checkpointing_reaches_the_model() -> None:
+    task = ClassificationTask(zoo.create_model("vit_cifar_tiny", depth=1, seed=0))
+    prepare_model(task, False)
+    assert not task.model.blocks.checkpointing
+    prepare_model(task, True)
+    assert task.model.blocks.checkpointing
+    with pytest.raises(ValueError, match="gradient_checkpointing=true: Linear does not support it"):
+        prepare_model(ClassificationTask(torch.nn.Linear(2, 2)), True)
+
+
+def test_a_step_ends_with_its_last_micro_batch() -> None:
+    ends = [is_step_end(FakeTrainer(ready, accumulate=3)) for ready in range(1, 7)]  # type: ignore[arg-type]
+    assert ends == [False, False, True, False, False, True]
 
 
 def test_nan_stops_with_step_and_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
