@@ -162,6 +162,13 @@ def test_settings_survive_their_yaml() -> None:
     assert differences(values, as_dict(s)) == {}
 
 
+def test_defaults_that_decide_results() -> None:
+    s = settings()
+    assert (s.optim.betas, s.optim.eps, s.optim.layer_decay, s.optim.freeze) == ((0.9, 0.999), 1e-8, 1.0, [])
+    assert (s.trainer.gradient_clip_val, s.trainer.accumulate_grad_batches, s.trainer.ema) == (1.0, 1, 0.0)
+    assert (s.seed, s.resume, s.task.label_smoothing) == (0, "auto", 0.0)
+
+
 def test_every_option_is_described() -> None:
     assert [o.path for o in options(ImageSettings) if len(o.meaning) < 10] == []
 

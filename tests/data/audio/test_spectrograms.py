@@ -82,6 +82,17 @@ def test_each_option_does_what_it_says(sounds: Spectrograms) -> None:
     assert not torch.equal(only(time_stretch=0.2), plain) and not torch.equal(only(pitch_shift=2), plain)
 
 
+def test_gain_is_in_decibels_of_power(sounds: Spectrograms) -> None:
+    """Louder by up to 6 dB, a factor of four in power, is log(4) = 1.386 more in the logs of energies."""
+    augment, none = (SpectrogramAugment(replace(NOTHING, gain=gain), HEARER) for gain in (6.0, 0.0))
+    found = []
+    for epoch in range(40):
+        batch = sounds.__getitems__(Keys([3], epoch))
+        one, other = (each(batch, seed=0, step=0, train=True)["input_values"] for each in (augment, none))
+        found.append(float((one - other).abs().max()) * HEARER.std)
+    assert 1.25 < max(found) <= 1.3816 and min(found) < 0.2
+
+
 def test_tilt_moves_bins() -> None:
     values = torch.arange(5.0).expand(2, 3, 5)
     assert shift_pitch(values, torch.tensor([1, -2]))[:, 0].tolist() == [[0, 0, 1, 2, 3], [2, 3, 4, 4, 4]]

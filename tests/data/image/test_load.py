@@ -212,6 +212,10 @@ def test_parquet_files_with_names_or_plain_values(tmp_path: Path) -> None:
         )
     sets = load_images(str(tmp_path))
     assert sets.classes == ["cat", "dog"] and sets.train.labels[:3].tolist() == [0, 1, 0]
+    other = table([encoded(i) for i in range(10)], ["cat", "fox"] * 5, ("image", "label"), names=False)
+    pq.write_table(other, tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"classes of train and test differ.*'dog'.*'fox'"):
+        load_images(str(tmp_path))
     pq.write_table(pa.table({"picture": [b""]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="expected a column image or img"):
         load_images(str(tmp_path))

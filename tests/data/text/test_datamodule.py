@@ -35,6 +35,7 @@ def test_buckets_visit_all_alike_and_are_keyed() -> None:
     spread = lengths[order[:1000]].view(-1, 8).float()
     assert (spread.amax(1) - spread.amin(1)).mean() < 5  # of 58
     assert abs(spread.mean(1)[:60].mean() - spread.mean(1)[60:].mean()) < 8  # no drift from short to long
+    assert abs(spread.mean(1)[:16].mean() - spread.mean(1)[16:32].mean()) < 20  # nor within a pool of 32 batches
 
 
 def test_buckets_resume_in_the_middle_of_an_epoch() -> None:

@@ -7,6 +7,8 @@ import torch
 
 from zoo.data import DataError, TextDataSettings, TextSplits, load_texts, make_sentences
 from zoo.data.sources.hub import HubError, hub_name
+from zoo.data.sources.labels import encode_labels
+from zoo.data.sources.tables import Table
 
 
 def load(file: Path | str, **options: object) -> TextSplits:
@@ -111,6 +113,18 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\na,0\n\xff,1\n")
     with pytest.raises(DataError, match="line 3: byte 0xff is not valid UTF-8"):
         load(tmp_path / "a.csv")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + rows().encode())
+    assert len(load(tmp_path / "a.csv", text="review", label="stars").train) == 36
+
+
+@pytest.mark.parametrize("values", [["ant", "zebra", "ant"], [1, 0, 1]])
+def test_the_order_of_the_classes_is_that_of_their_stored_names(values: list[object]) -> None:
+    table = Table({"label": values}, "table", names={"label": ["zebra", "ant", "cow"]})
+    _, names, labels = encode_labels({"train": table}, ["label"], {"train": [0, 1, 2]})
+    assert names == ["zebra", "ant", "cow"] and labels["train"].tolist() == [1, 0, 1]
 
 
 def test_rows_that_lack_something_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
