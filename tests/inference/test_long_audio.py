@@ -1,5 +1,6 @@
 """Predictions for audio clips of any length, and the plot of the attention to them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_a_long_clip_is_the_mean_of_its_windows(classifier, tmp_path: Path) -> N
         assert dict(zoo.predict(classifier, clip)) == pytest.approx(dict(zip("abc", expected.tolist())), abs=1e-5)
 
 
+def test_probabilities_are_averaged_not_scores(classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 9.0]])
+    monkeypatch.setattr(long_audio, "run", lambda model, batch: scores[: len(batch["input_values"])])
+    clip = noise(3 * classifier.preprocess.max_samples / SAMPLING_RATE)
+    expected = scores.softmax(-1).mean(0).tolist()
+    assert dict(zoo.predict(classifier, (clip, SAMPLING_RATE))) == pytest.approx(dict(zip("abc", expected)))
+
+
 def test_short_clips_are_predicted_as_they_are(classifier) -> None:
     waves = [noise(0.2, 1), noise(0.3, 2)]
     predictions = zoo.predict(classifier, [(wave, SAMPLING_RATE) for wave in waves], top_k=1)
@@ -91,6 +100,14 @@ def test_no_frame_is_lost_or_counted_twice(writer, seconds: float, monkeypatch: 
     monkeypatch.setattr(long_audio, "CONTEXT", 0.3)
     wave = noise(seconds)
     assert len(long_audio.frame_scores(writer, (wave, SAMPLING_RATE))) == writer.frames(len(wave))
+
+
+def test_equal_texts_of_different_symbols_are_one_text(writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, space = (writer.preprocess.vocabulary.tokens.index(symbol) for symbol in "a|")
+    found = [([a], math.log(0.3)), ([a, a], math.log(0.25)), ([a, space], math.log(0.2))]
+    monkeypatch.setattr(long_audio, "beam", lambda *args, **options: [found])
+    texts = zoo.predict(writer, (noise(0.4), SAMPLING_RATE))
+    assert [text for text, _ in texts] == ["a", "aa"] and [p for _, p in texts] == pytest.approx([0.5, 0.25])
 
 
 def test_texts_with_probabilities(writer) -> None:

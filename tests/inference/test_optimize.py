@@ -71,6 +71,9 @@ def test_the_original_is_untouched():
     training = model.train().training
     zoo.optimize(model, dtype=torch.bfloat16)(pixels(model))
     assert model.training == training
+    dropping = small(dropout=0.5, attention_dropout=0.5).train()
+    fast, x = zoo.optimize(dropping), pixels(dropping)
+    assert error(fast(x), dropping.eval()(x).detach()) <= 1e-5
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 

@@ -86,6 +86,14 @@ def test_a_real_model_and_the_folder_it_came_from(folder, tmp_path):
     assert found.source == str((tmp_path / "model").resolve()) and len(found) == 10
 
 
+def test_a_model_in_training_embeds_as_in_evaluation(folder, tmp_path):
+    model = tiny()
+    model.image.blocks[0].dropout = model.text.blocks[0].dropout = 0.5
+    expected = embed(model.eval(), folder, tmp_path / "eval.safetensors", modalities=["image"]).vectors
+    found = embed(model.train(), folder, tmp_path / "train.safetensors", modalities=["image"]).vectors
+    assert torch.equal(found, expected) and model.training and model.image.training
+
+
 def test_sounds(tmp_path):
     import soundfile
 
@@ -179,6 +187,20 @@ def test_only_what_changed_is_computed_again(folder, tmp_path, monkeypatch):
     old = {item.name: row for item, row in zip(first.items, vectors)}
     assert all(old[item.name].equal(again.vectors[i]) for i, item in enumerate(again.items)
                if item.name not in ("black.png", "red-4.png"))  # fmt: skip
+
+
+def test_a_file_that_changed_but_has_the_same_size_is_computed_again(folder, tmp_path, monkeypatch):
+    model, out, file = Colors(), tmp_path / "v.safetensors", folder / "plain.bmp"
+    Image.new("RGB", (9, 9), (250, 0, 0)).save(file)
+    before = embed(model, folder, out)
+    size, time = file.stat().st_size, file.stat().st_mtime_ns
+    Image.new("RGB", (9, 9), (0, 0, 250)).save(file)
+    os.utime(file, ns=(time + 1000, time + 1000))
+    assert file.stat().st_size == size
+    seen = watch(monkeypatch)
+    again = embed(model, folder, out)
+    row = [item.name for item in again.items].index("plain.bmp")
+    assert sum(seen) == 1 and not torch.allclose(before.vectors[row], again.vectors[row])
 
 
 def test_two_processes_do_not_write_one_file(folder, tmp_path):
@@ -340,6 +362,21 @@ def test_a_bar_moves_on_a_terminal_alone(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     embed(Colors(), folder, tmp_path / "w.safetensors")
     assert "11/11" in capsys.readouterr().err
+
+
+def test_rows_are_on_disk_before_the_journal_names_them(tmp_path, monkeypatch):
+    work = journal.EmbeddingJournal(tmp_path / "w", {"fingerprint": "x", "dtype": "float32"})
+    rows, lines, seen = tmp_path / "w" / "rows.bin", tmp_path / "w" / "journal.jsonl", []
+
+    def sync(descriptor: int) -> None:
+        if os.path.sameopenfile(descriptor, work._rows.fileno()):
+            seen.append((rows.stat().st_size, len(lines.read_text().splitlines())))
+
+    with work.held():
+        monkeypatch.setattr(os, "fsync", sync)
+        work.add([Item("text", "a"), Item("text", "b")], torch.ones(2, 3))
+        work.commit(now=True)
+        assert seen == [(24, 1)] and len(lines.read_text().splitlines()) == 2
 
 
 def test_what_a_journal_tells(tmp_path):
