@@ -72,7 +72,7 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
     """Train the stand-in with command line options, as a recipe does, but without saving a model folder."""
     import zoo.training.fit as fit
 
-    fit.save_model = lambda *_: None
+    save_model, fit.save_model = fit.save_model, lambda *_: None
     if callbacks:
         make, fit.make_trainer = fit.make_trainer, lambda *a: _with(make(*a), callbacks)
     try:
@@ -89,6 +89,7 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
                     ema=s.trainer.ema, seed=s.seed)  # fmt: skip
         return fit.fit(run, made, data, steps_per_epoch=data.steps_per_epoch)
     finally:
+        fit.save_model = save_model
         if callbacks:
             fit.make_trainer = make
 
