@@ -11,20 +11,21 @@ show how values are mixed; they do not explain a prediction.
 
 import copy
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import distance, entropy, rollout
+from zoo.interpret.select_layers import Layers, find_layers
 from zoo.nn.attention import Attention
-from zoo.nn.block import Block
 from zoo.nn.context import Context, Groups
 from zoo.nn.core import Core
 from zoo.nn.kv_cache import LinearAttentionState, State
@@ -34,11 +35,10 @@ from zoo.nn.position_biases import as_bias
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
 from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
 from zoo.nn.stack import Stack
-from zoo.utils.errors import did_you_mean
 
 __all__ = ["capture", "distance", "entropy", "rollout"]
 
-Layers = str | int | Sequence[str | int]
+DECODE_LOCK = threading.Lock()
 Maps = dict[str, Any]  # {name: [B, H, N, M], or a list of them}
 
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
@@ -68,7 +68,8 @@ def capture(
     rows, heads: rows of the batch and query heads to capture, selected before maps are computed; None for all.
     reduce: applied to each map as soon as it is computed, e.g. `lambda w: w.mean(1)`; its result is stored instead.
 
-    Raises ValueError for a layer, row or head that does not exist, and for a layer without attention weights.
+    Only what the thread that opened the context computes is recorded, so a server may capture one request while others
+    run. Raises ValueError for a layer, row or head that does not exist, and for a layer without attention weights.
     """
     selected = find_layers(unwrap(model), layers)
     maps: Maps = {}
@@ -106,70 +107,6 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = wrapped
 
 
-# --- selection of layers --------------------------------------------------------------------------------------------
-
-
-def find_layers(model: nn.Module, layers: Layers) -> list[tuple[str, Attention]]:
-    """The attention modules selected by `layers`, in the order of the model."""
-    places = block_places(model)
-    named = [(name, part) for name, part in model.named_modules() if isinstance(part, Attention)]
-    weightless = {
-        f"{path}.mixer": block.mixer
-        for path, block in model.named_modules()
-        if isinstance(block, Block) and not any(isinstance(part, Attention) for part in block.mixer.modules())
-    }
-    names = [name for name, _ in named] + list(weightless)
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no attention layer of zoo.nn, so there are no maps to capture")
-    choices = [layers] if isinstance(layers, str | int) else layers
-    selected = {name for choice in choices for name in match_layers(choice, names, places)}
-    for name in names:
-        if name in selected and name in weightless:
-            raise ValueError(no_weights_message(name, weightless[name], [n for n, _ in named]))
-    found = [(name, part) for name, part in named if name in selected]
-    with_weights = [name for name, part in named if type(part.core).weights is not Core.weights]
-    for name, part in found:
-        if name not in with_weights:
-            raise ValueError(no_weights_message(name, part.core, with_weights))
-    return found
-
-
-def block_places(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """{path of a block, with a final dot: (its number, number of blocks in its stack)}."""
-    return {
-        f"{path}.{i}." if path else f"{i}.": (i, len(stack))
-        for path, stack in model.named_modules()
-        if isinstance(stack, Stack)
-        for i in range(len(stack))
-    }
-
-
-def match_layers(choice: str | int, names: list[str], places: dict[str, tuple[int, int]]) -> list[str]:
-    """The names selected by a pattern or block number. Raises ValueError if there are none."""
-    if isinstance(choice, str):
-        found = [name for name in names if fnmatchcase(name, choice)]
-        if not found:
-            near = did_you_mean(choice, names)
-            raise ValueError(f"no attention layer is named {choice!r}{near}; layers: {shorten(names)}")
-        return found
-    prefixes = tuple(path for path, (i, depth) in places.items() if choice in (i, i - depth))
-    found = [name for name in names if name.startswith(prefixes)] if prefixes else []
-    if not found:
-        depth = max((depth for _, depth in places.values()), default=0)
-        raise ValueError(f"layers={choice}: no block with this number has attention; blocks: 0 to {depth - 1}")
-    return found
-
-
-def no_weights_message(name: str, part: nn.Module, others: list[str]) -> str:
-    advice = f"choose others: layers={shorten(others)}" if others else "no layer of this model has any"
-    return f"{name} is a {type(part).__name__}, which has no attention weights to capture; {advice}"
-
-
-def shorten(names: list[str]) -> str:
-    few = names if len(names) <= 4 else [*names[:2], "...", names[-1]]
-    return "[" + ", ".join(few) + "]"
-
-
 def as_list(choice: int | Sequence[int] | None, option: str) -> list[int] | None:
     """One index, several or None (all) -> a list or None."""
     if choice is None:
@@ -202,22 +139,22 @@ class Recorder:
     heads: list[int] | None = None
     reduce: Callable[[Tensor], Tensor] | None = None
     shape: tuple[int, int] = (0, 0)  # rows and tokens of the batch before padding is dropped
+    thread: int = field(default_factory=threading.get_ident)
 
     @contextmanager
     def attach(self) -> Iterator[None]:
         core = self.attention.core
         handles = [
-            self.attention.register_forward_pre_hook(self.before_attention, with_kwargs=True),
-            core.register_forward_hook(self.after_core, with_kwargs=True),
-            self.attention.register_forward_hook(self.after_attention),
+            self.attention.register_forward_pre_hook(in_thread(self.thread, self.before_attention), with_kwargs=True),
+            core.register_forward_hook(in_thread(self.thread, self.after_core), with_kwargs=True),
+            self.attention.register_forward_hook(in_thread(self.thread, self.after_attention)),
         ]
         self.seen_keys: Any = weakref.WeakKeyDictionary()
-        if type(core).decode is not Core.decode:  # decoding need not call forward
-            core.decode = self.decode  # type: ignore[method-assign]
+        replaced = type(core).decode is not Core.decode  # decoding need not call forward
         try:
-            yield
+            with replaced_decode(core, self.thread, self.decode) if replaced else nullcontext():
+                yield
         finally:
-            core.__dict__.pop("decode", None)
             for handle in handles:
                 handle.remove()
 
@@ -299,6 +236,39 @@ class Recorder:
         self.maps[self.name] = value
 
 
+def in_thread(thread: int, hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, for calls from one thread."""
+
+    def called(*args: Any) -> None:
+        if threading.get_ident() == thread:
+            hook(*args)
+
+    return called
+
+
+@contextmanager
+def replaced_decode(core: Any, thread: int, decode: Callable[..., Tensor]) -> Iterator[None]:
+    """Context in which `core.decode` is `decode` for one thread; threads may enter and leave in any order."""
+    with DECODE_LOCK:
+        replacements = core.__dict__.setdefault("decode_of_thread", {})
+        before, replacements[thread] = replacements.get(thread), decode
+
+        def dispatch(*args: Any, **kwargs: Any) -> Tensor:
+            y: Tensor = replacements.get(threading.get_ident(), partial(type(core).decode, core))(*args, **kwargs)
+            return y
+
+        core.decode = dispatch
+    try:
+        yield
+    finally:
+        with DECODE_LOCK:
+            replacements.pop(thread)
+            if before is not None:
+                replacements[thread] = before
+            elif not replacements:
+                del core.decode, core.__dict__["decode_of_thread"]
+
+
 @contextmanager
 def record_shapes(stack: Stack, recorders: list[Recorder]) -> Iterator[None]:
     """Record the shape of a stack's batches, before padding is dropped, in the recorders of its layers."""
@@ -308,7 +278,7 @@ def record_shapes(stack: Stack, recorders: list[Recorder]) -> Iterator[None]:
         for recorder in recorders:
             recorder.shape = (x.shape[0], x.shape[1])
 
-    handle = stack.register_forward_pre_hook(note, with_kwargs=True)
+    handle = stack.register_forward_pre_hook(in_thread(threading.get_ident(), note), with_kwargs=True)
     try:
         yield
     finally:

@@ -158,7 +158,8 @@ class Mixer(nn.Module):
     `forward(x [B, N, D], context, state) -> [B, N, D]`.
 
     Rows arrive without padding, grouped by length. `context.mask` holds the mask, such as a causal one. A mixer that
-    supports decoding also defines `new_state(batch, capacity, like)`.
+    supports decoding also defines `new_state(batch, capacity, like)`, a `State`, and gets it as `state.mixer`; the
+    stack counts its tokens. `zoo.check(MyMixer)` tests all of this.
     """
 
     def __init__(self, spec: MixerConfig) -> None:

@@ -1,4 +1,4 @@
-"""Conformance tests of attention cores: `zoo.check(MyCore)` runs the tests that the library's own cores pass.
+"""Conformance tests: `zoo.check(MyCore)` runs the tests that the library's own cores pass, `zoo.check(MyMixer)` others.
 
 report = zoo.check(MyCore)          # or a registered name, {"kind": ..., options}, or "my_file:MyCore"
 print(report)                       # its row of the table, and the failures
@@ -13,34 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.nn.block_config import Mixer
+from zoo.nn.conformance_mixers import KEEP_MASK, MIXER_CHECKS, CheckFailed, MixerHarness, assert_close, fill_zeros
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
 from zoo.nn.position_biases import ALiBi
-from zoo.nn.registry import BUILT_IN, CORES, construct, load_class, resolve
+from zoo.nn.registry import BUILT_IN, CORES, MIXERS, construct, load_class, resolve
 from zoo.nn.sdpa import repeat_kv
 
 SECONDS = 30.0  # no check is started after this time
 BATCH, HEADS, TOKENS, DIM = 2, 4, 7, 8
-KEEP_MASK = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]]).bool()
-
-
-class CheckFailed(Exception):
-    """A failed check; the message describes the failure."""
 
 
 @dataclass(frozen=True)
 class Report:
     """Result of `zoo.check`.
 
-    results: check -> "yes", "refused" (the core raised ValueError: not supported), "no" or "FAILS". failures: one
-    message per failed check.
+    results: check -> "yes", "refused" (ValueError was raised: not supported), "no" or "FAILS". failures: one message
+    per failed check. kind: "attention", or "mixer" for one without attention weights.
     """
 
     name: str
     results: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    kind: str = "attention"
 
     @property
     def ok(self) -> bool:
@@ -48,39 +46,46 @@ class Report:
 
     def row(self) -> str:
         """The results as a row of the Markdown table that `header()` starts."""
-        return f"| `{self.name}` | " + " | ".join(self.results.get(name, "-") for name in CHECKS) + " |"
+        return f"| `{self.name}` | " + " | ".join(self.results.get(name, "-") for name in CHECKS_OF[self.kind]) + " |"
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else f"{len(self.failures)} failed"
         wrong = "".join(f"\n  {failure}" for failure in self.failures)
-        return f"{header()}\n{self.row()}\n{self.name}: {verdict} in {self.seconds:.1f} s{wrong}"
+        return f"{header(self.kind)}\n{self.row()}\n{self.name}: {verdict} in {self.seconds:.1f} s{wrong}"
 
 
-def header() -> str:
-    return "| attention | " + " | ".join(CHECKS) + " |\n" + "|---" * (len(CHECKS) + 1) + "|"
+def header(kind: str = "attention") -> str:
+    return f"| {kind} | " + " | ".join(CHECKS_OF[kind]) + " |\n" + "|---" * (len(CHECKS_OF[kind]) + 1) + "|"
 
 
 def check(core: Any) -> Report:
     """Test an attention core: `forward` against `weights`, gradients, masks, GQA, decoding, dtypes, loading.
 
-    core: a `zoo.nn.Core` class, a registered name, a dict with "kind" and options, or "my_file:MyCore". A wrong core
-    gives failures in the report, no exception; an unknown name raises ValueError. Takes about a second.
+    core: a `zoo.nn.Core` class, a registered name, a dict with "kind" and options, or "my_file:MyCore". A mixer, given
+    in the same ways, is tested for gradients, causality, padding, decoding, dtypes and loading. A wrong class gives
+    failures in the report, no exception; an unknown name raises ValueError. Takes about a second.
     """
     name = core if isinstance(core, str) else getattr(core, "__name__", str(core))
     cls, options = find_class(core)
+    if isinstance(cls, type) and (issubclass(cls, Mixer) or cls in MIXERS.values()):
+        return run_checks(name, MixerHarness(cls, options), "mixer")
     if not (isinstance(cls, type) and issubclass(cls, Core)):
-        return Report(name, failures=[f"{name} is not a subclass of zoo.nn.Core"])
-    harness, start = Harness(cls, options), perf_counter()
+        return Report(name, failures=[f"{name} is not a subclass of zoo.nn.Core or zoo.nn.Mixer"])
+    return run_checks(name, Harness(cls, options), "attention")
+
+
+def run_checks(name: str, harness: Any, kind: str) -> Report:
+    start = perf_counter()
     results: dict[str, str] = {}
     failures = []
-    for title, (run_check, may_raise) in CHECKS.items():
+    for title, (run_check, may_raise) in CHECKS_OF[kind].items():
         if perf_counter() - start > SECONDS:
             failures.append(f"{title}: not checked, because the checks before it took more than {SECONDS:.0f} s")
             continue
         results[title], wrong = run_one(run_check, harness, may_raise)
         if wrong:
             failures.append(f"{title}: {wrong}")
-    return Report(name, results, failures, perf_counter() - start)
+    return Report(name, results, failures, perf_counter() - start, kind)
 
 
 def find_class(core: Any) -> tuple[Any, dict[str, Any]]:
@@ -90,20 +95,22 @@ def find_class(core: Any) -> tuple[Any, dict[str, Any]]:
         return cls, {key: value for key, value in core.items() if key != "kind"}
     if isinstance(core, str) and ":" in core and core not in CORES:
         return load_class(core), {}
-    return (core, {}) if isinstance(core, type) else resolve(core, CORES)
+    if isinstance(core, type):
+        return core, {}
+    return resolve(core, MIXERS if core in MIXERS and core not in CORES else CORES)
 
 
-def run_one(run_check: Callable[["Harness"], str], harness: "Harness", may_raise: bool) -> tuple[str, str]:
+def run_one(run_check: Callable[[Any], str], harness: Any, may_raise: bool) -> tuple[str, str]:
     """Run one check. Returns (entry of the table, failure message or an empty string)."""
     try:
         return run_check(harness), ""
     except CheckFailed as failure:
         return "FAILS", str(failure)
     except ValueError as error:
-        return ("refused", "") if may_raise else ("FAILS", f"the core raised ValueError: {error}")
-    except Exception as error:  # a custom core may raise anything
+        return ("refused", "") if may_raise else ("FAILS", f"the {harness.what} raised ValueError: {error}")
+    except Exception as error:  # a custom class may raise anything
         first_line = str(error).strip().split("\n")[0]
-        return "FAILS", f"the core raised {type(error).__name__}: {first_line}"
+        return "FAILS", f"the {harness.what} raised {type(error).__name__}: {first_line}"
 
 
 @dataclass
@@ -112,6 +119,7 @@ class Harness:
 
     cls: type[Core]
     options: dict[str, Any]
+    what: str = "core"
 
     def core(self, groups: int = HEADS, causal: bool = False, device: str = "cpu") -> Core:
         spec = CoreSpec(heads=HEADS, kv_heads=groups, head_dim=DIM, causal=causal)
@@ -121,9 +129,7 @@ class Harness:
             if device == "meta":
                 return core.eval()
             initialize(core, 0)
-            with torch.no_grad():
-                for p in core.parameters():  # a parameter that starts at zero could block the gradients of others
-                    p.copy_(torch.where(p == 0, 0.02 * torch.randn(p.shape), p))
+            fill_zeros(core)
         return core.eval()
 
     def qkv(self, queries: int = TOKENS, keys: int = TOKENS, groups: int = HEADS) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,18 +137,6 @@ class Harness:
         q = torch.randn(BATCH, HEADS, queries, DIM, generator=generator)
         k, v = torch.randn(2, BATCH, groups, keys, DIM, generator=generator)
         return q, k, v
-
-
-def assert_close(a: Tensor, b: Tensor, tolerance: float, message: str) -> None:
-    """Raise CheckFailed unless max|a - b| / max(1, max|b|) <= tolerance."""
-    if a.shape != b.shape:
-        raise CheckFailed(f"{message}: shape {tuple(a.shape)}, expected {tuple(b.shape)}")
-    if not a.isfinite().all():
-        raise CheckFailed(f"{message}: the values are not finite")
-    a, b = a.detach().double(), b.detach().double()
-    error = float((a - b).abs().max() / b.abs().max().clamp(min=1))
-    if not error <= tolerance:
-        raise CheckFailed(f"{message}: error {error:.1e}, tolerance {tolerance:.0e}")
 
 
 def assert_weights_match(
@@ -333,6 +327,7 @@ CHECKS: dict[str, tuple[Callable[[Harness], str], bool]] = {
     "loading": (check_loading, False),
     "rows sum to 1": (check_row_sums, False),
 }
+CHECKS_OF: dict[str, dict[str, tuple[Callable[[Any], str], bool]]] = {"attention": CHECKS, "mixer": MIXER_CHECKS}
 
 
 def table(kinds: tuple[str, ...] = BUILT_IN) -> str:

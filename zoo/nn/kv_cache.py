@@ -115,15 +115,22 @@ class LayerState:
 
 
 class StackState(list[LayerState]):
-    """Cache of a stack: one `LayerState` per block."""
+    """Cache of a stack: one `LayerState` per block. Counts the tokens, also for a mixer that does not."""
 
-    @property
-    def length(self) -> int:
-        return self[0].mixer.length
+    length: int = 0
+
+    def advance(self, tokens: int) -> None:
+        """Count new tokens. A static cache counts them by its `position`, a tensor."""
+        if isinstance(self[0].mixer, KVCache) and self[0].mixer.static:
+            return
+        self.length += tokens
+        for layer in self:
+            layer.mixer.length = self.length
 
     def crop(self, length: int) -> None:
         for layer in self:
             layer.mixer.crop(length)
+        self.length = length
 
     def reorder(self, index: Tensor) -> None:
         for layer in self:

@@ -95,7 +95,7 @@ class Stack(nn.Module):
         self, x: Tensor, context: Context, state: StackState | None, selected: list[int] | None
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All blocks and the norm. Returns (output, {layer: output} for the selected layers)."""
-        outputs = {}
+        outputs, tokens = {}, x.shape[1]
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
         for i, block in enumerate(self):
             layer_context = context.layer(i)
@@ -105,6 +105,8 @@ class Stack(nn.Module):
                 x = block(x, layer_context, None if state is None else state[i])
             if selected is not None and i in selected:
                 outputs[i] = x
+        if state is not None:
+            state.advance(tokens)
         return (x if self.norm is None else self.norm(x)), outputs
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> StackState:

@@ -1,0 +1,75 @@
+"""The attention layers of a model that `zoo.capture` is asked for, by name, pattern or block number."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from zoo.nn.attention import Attention
+from zoo.nn.block import Block
+from zoo.nn.core import Core
+from zoo.nn.stack import Stack
+from zoo.utils.errors import did_you_mean
+
+Layers = str | int | Sequence[str | int]
+
+
+def find_layers(model: nn.Module, layers: Layers) -> list[tuple[str, Attention]]:
+    """The attention modules selected by `layers`, in the order of the model."""
+    places = block_places(model)
+    named = [(name, part) for name, part in model.named_modules() if isinstance(part, Attention)]
+    weightless = {
+        f"{path}.mixer": block.mixer
+        for path, block in model.named_modules()
+        if isinstance(block, Block) and not any(isinstance(part, Attention) for part in block.mixer.modules())
+    }
+    names = [name for name, _ in named] + list(weightless)
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no attention layer of zoo.nn, so there are no maps to capture")
+    choices = [layers] if isinstance(layers, str | int) else layers
+    selected = {name for choice in choices for name in match_layers(choice, names, places)}
+    for name in names:
+        if name in selected and name in weightless:
+            raise ValueError(no_weights_message(name, weightless[name], [n for n, _ in named]))
+    found = [(name, part) for name, part in named if name in selected]
+    with_weights = [name for name, part in named if type(part.core).weights is not Core.weights]
+    for name, part in found:
+        if name not in with_weights:
+            raise ValueError(no_weights_message(name, part.core, with_weights))
+    return found
+
+
+def block_places(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """{path of a block, with a final dot: (its number, number of blocks in its stack)}."""
+    return {
+        f"{path}.{i}." if path else f"{i}.": (i, len(stack))
+        for path, stack in model.named_modules()
+        if isinstance(stack, Stack)
+        for i in range(len(stack))
+    }
+
+
+def match_layers(choice: str | int, names: list[str], places: dict[str, tuple[int, int]]) -> list[str]:
+    """The names selected by a pattern or block number. Raises ValueError if there are none."""
+    if isinstance(choice, str):
+        found = [name for name in names if fnmatchcase(name, choice)]
+        if not found:
+            near = did_you_mean(choice, names)
+            raise ValueError(f"no attention layer is named {choice!r}{near}; layers: {shorten(names)}")
+        return found
+    prefixes = tuple(path for path, (i, depth) in places.items() if choice in (i, i - depth))
+    found = [name for name in names if name.startswith(prefixes)] if prefixes else []
+    if not found:
+        depth = max((depth for _, depth in places.values()), default=0)
+        raise ValueError(f"layers={choice}: no block with this number has attention; blocks: 0 to {depth - 1}")
+    return found
+
+
+def no_weights_message(name: str, part: nn.Module, others: list[str]) -> str:
+    advice = f"choose others: layers={shorten(others)}" if others else "no layer of this model has any"
+    return f"{name} is a {type(part).__name__}, which has no attention weights to capture; {advice}"
+
+
+def shorten(names: list[str]) -> str:
+    few = names if len(names) <= 4 else [*names[:2], "...", names[-1]]
+    return "[" + ", ".join(few) + "]"
