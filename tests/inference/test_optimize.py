@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.inference.optimize import Columns, OneDNN, Packed, Packing
+from zoo.inference.packed_linear import Columns, OneDNN, Packed, Packing
 from zoo.nn.mlp import MLP
 
 

@@ -11,26 +11,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.inference.packed_linear import Packing, Rows, deep_copy
 from zoo.models.base import Model
 from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.frontends.image import PatchEmbedding
 from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbedding
 from zoo.nn.mlp import MLP
-
-Rows = Literal["many", "one"]
-# With fewer weights than this, calling oneDNN in float32 costs more than it saves. For single rows the limit is higher:
-# only larger layers are read from memory, where the blocked layout is fastest.
-SMALL = {"many": 1 << 16, "one": 1 << 19}
-# The number of rows for which oneDNN chooses a layout. Smaller values give a slower layout, even for one row.
-ROWS = 1024
-FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
 def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "many") -> Model:
@@ -47,11 +39,18 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
         raise ValueError(f"dtype={dtype}: expected a floating point type such as torch.bfloat16")
     if isinstance(model, Optimized):
         raise ValueError("this model is optimized already: call zoo.optimize on the model it was made from")
+    pack = Packing(dtype, rows)
+    if dtype == torch.bfloat16 and torch.bfloat16 not in pack.types and next(model.parameters()).device.type == "cpu":
+        warnings.warn(
+            "this CPU has no instructions for bfloat16 (AVX-512): zoo.optimize(dtype=torch.bfloat16) computes without "
+            "oneDNN and more slowly than in float32, so omit dtype=",
+            stacklevel=2,
+        )
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # share the weights instead of copying them
     report, preprocess = model.load_report, model.preprocess
     fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
     fast.eval()
-    unoptimized = list(replace_parts(fast, Packing(dtype, rows)))
+    unoptimized = list(replace_parts(fast, pack))
     if dtype is not None:
         cast(fast, dtype)
     for name, parameter in fast.named_parameters():
@@ -135,6 +134,19 @@ class Optimized:
             raise ValueError("an optimized model is for inference only: train the model it was made from")
         return super().train(False)  # type: ignore[misc]
 
+    def __copy__(self) -> Any:
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deep_copy(self, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ValueError(
+            "an optimized model cannot be pickled: pickle the model it was made from, and optimize it again"
+        )
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError("an optimized model stores its weights in another layout: save the model it was made from")
 
@@ -175,58 +187,6 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
         for name, b in list(module._buffers.items()):
             if b is not None and b.is_floating_point():
                 module._buffers[name] = b.to(dtype)
-
-
-class Packing:
-    """Packs the weights of linear layers for a dtype and an expected number of rows, with oneDNN if available."""
-
-    def __init__(self, dtype: torch.dtype | None, rows: Rows) -> None:
-        self.dtype, self.rows = dtype, rows
-        self.available = torch.backends.mkldnn.is_available()
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, act: str | None = None) -> "Packed":
-        dtype = self.dtype or weight.dtype
-        weight, bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-        supported = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-        small = dtype == torch.float32 and weight.numel() < SMALL[self.rows]
-        if self.available and supported and not small:
-            return OneDNN(weight, bias, act)
-        columns = self.rows == "one" and weight.device.type == "cpu" and dtype == torch.float32
-        return Columns(weight, bias, act) if columns else Packed(weight, bias, act)
-
-
-class Packed(nn.Module):
-    """act(x W^T + b) with constant W, computed by torch."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
-        super().__init__()
-        self.weight_, self.bias_, self.act_name = weight, bias, act
-        self.act = None if act is None else MLP(1, 1, act).act
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight_, self.bias_)
-        return y if self.act is None else self.act(y)
-
-
-class Columns(Packed):
-    """The weight is stored as [in, out], the order in which a single row reads it."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
-        super().__init__(weight.mT.contiguous().mT, bias, act)
-
-
-class OneDNN(Packed):
-    """The weight in the blocked layout of oneDNN, with the activation applied while the product is in the cache."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
-        fused = FUSED.get(act or "")
-        blocked = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        super().__init__(blocked, bias, None if fused else act)
-        self.post, self.algorithm = fused or ("none", "")
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.mkldnn._linear_pointwise(x, self.weight_, self.bias_, self.post, [], self.algorithm)
-        return y if self.act is None else self.act(y)
 
 
 class FusedAttention(Attention):

@@ -1,4 +1,4 @@
-"""The attention layers of a model that `zoo.capture` is asked for, by name, pattern or block number."""
+"""Selects attention layers of a model by name, pattern or block number, for `zoo.capture`."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
