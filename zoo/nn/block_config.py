@@ -56,6 +56,11 @@ class BlockConfig:
     mixer: Any = None
 
     def __post_init__(self) -> None:
+        if min(v for v in (self.width, self.heads, self.kv_heads, self.head_dim) if v is not None) < 1:
+            raise ValueError(
+                f"width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}, head_dim={self.head_dim}: expected "
+                "positive integers"
+            )
         if self.head_dim is None and self.width % self.heads:
             raise ValueError(
                 f"width={self.width} is not divisible by heads={self.heads}: choose a divisor, or set head_dim"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.nn.kv_cache import KVCache, State
 from zoo.nn.masks import NO_MASK, Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
-from zoo.nn.sdpa import repeat_kv
+from zoo.nn.sdpa import check_inputs, repeat_kv
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class CoreSpec:
     causal: bool = False
     dropout: float = 0.0
     scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.heads, self.kv_heads, self.head_dim) < 1:
+            raise ValueError(
+                f"heads={self.heads}, kv_heads={self.kv_heads}, head_dim={self.head_dim}: expected positive integers"
+            )
 
 
 class Core(nn.Module):
@@ -68,6 +74,7 @@ class Core(nn.Module):
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
         """Outputs [B, H, N, P]: `weights(q, k, mask, bias) @ v`, zeros where all keys of a query are masked."""
+        check_inputs(q, k, v, as_mask(mask))
         weights = self.maps(q, k, mask, bias).to(v.dtype)
         return F.dropout(weights, self.dropout) @ repeat_kv(v, q.shape[1])
 

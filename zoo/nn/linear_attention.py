@@ -22,7 +22,7 @@ from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import Bias
-from zoo.nn.sdpa import repeat_kv
+from zoo.nn.sdpa import check_inputs, repeat_kv
 from zoo.nn.sparse_attention import positive
 
 HALVES = (1, 2, 4, 8, 16, 32)
@@ -88,6 +88,7 @@ class LinearAttention(Core):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
+        check_inputs(q, k, v, as_mask(mask))
         v = repeat_kv(v, q.shape[1])
         if self.dropout:
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
@@ -102,6 +103,8 @@ class LinearAttention(Core):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
         """Outputs for values v [B, H, M, E], without dropout."""
         causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
+        if not q.shape[2] or not k.shape[2]:  # no queries, or nothing to attend to
+            return v.new_zeros(*q.shape[:3], v.shape[-1])
         phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
         values = append_ones(v, phi_q[0])
         if not causal:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, Mask, MaskView, Window
+from zoo.nn.masks import CAUSAL, Mask, MaskView, PaddingMask, TensorMask, Window
 from zoo.nn.position_biases import Bias
 
 # On a CPU in bfloat16, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries and
@@ -25,6 +25,7 @@ def attend(
     q: [B, H, N, P]; k, v: [B, G, M, P], each head shared by H / G query heads. Returns [B, H, N, P], zeros for queries
     whose keys are all masked.
     """
+    check_inputs(q, k, v, mask)
     heads, groups, queries, keys = q.shape[1], k.shape[1], q.shape[2], k.shape[2]
     if bias is None and mask.hides_nothing(queries, keys):
         allowed, fully_masked, causal = None, None, False
@@ -43,6 +44,29 @@ def attend(
             q, k, v, allowed, dropout, causal, scale=scale, enable_gqa=heads != groups
         )  # B H N P
     return y if fully_masked is None else y.masked_fill(fully_masked, 0.0)
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> None:
+    """Raise ValueError unless q, k and v have one floating point dtype and all shapes go together."""
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        raise ValueError(
+            f"q, k and v have the dtypes {q.dtype}, {k.dtype} and {v.dtype}; expected one floating point dtype"
+        )
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"q, k and v have the shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}; expected q "
+            "[B, H, N, P] and k, v [B, G, M, P], with H a multiple of G"
+        )
+    for part in mask.parts():
+        values = part.values if isinstance(part, TensorMask) else part.keep if isinstance(part, PaddingMask) else None
+        if values is None:
+            continue
+        heads = values.shape[1] if values.ndim == 4 else 1
+        if values.shape[0] not in (1, q.shape[0]) or heads not in (1, q.shape[1]) or 1 < values.shape[-1] < k.shape[2]:
+            raise ValueError(
+                f"the mask has the shape {tuple(values.shape)}, which does not fit {q.shape[0]} rows, {q.shape[1]} "
+                f"heads, {q.shape[2]} queries and {k.shape[2]} keys; expected a mask [B, H, N, M] or padding [B, M]"
+            )
 
 
 def is_causal(mask: Mask, queries: int, keys: int) -> bool:
