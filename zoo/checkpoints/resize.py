@@ -1,4 +1,7 @@
-"""Resize image weights to another config: position table, patch kernel and input channels, as timm does."""
+"""Resize image weights to another config: position table, patch kernel and input channels.
+
+Patch kernels and channels are adapted as timm does, position tables as the library of the file does.
+"""
 
 from collections.abc import Iterator
 
@@ -39,7 +42,7 @@ def _resampled(
         weight = adapt_channels(tensors[kernel], new.in_chans)
         yield kernel, resample_kernel(weight, new.patch_size) if isinstance(old.proj, nn.Conv2d) else weight
     table, rows = tensors[f"{path}positions"], old.position_prefix
-    prefix, grid = table[:rows], resample_grid(table[rows:], old.grid, new.grid)
+    prefix, grid = table[:rows], resample_grid(table[rows:], old.grid, new.grid, old.antialias)
     if new.position_prefix != rows:
         prefix, tokens = _move_prefix(tensors, path, prefix, new.position_prefix)
         yield from tokens.items()

@@ -84,7 +84,7 @@ CLASSIFIER_HEADS = ("classify", "token")
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 # Fields that the first saved folders do not have, with their defaults. Saved only if they differ from these.
-ADDED_LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False}
+ADDED_LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False, "position_antialias": True}
 
 # Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (

@@ -131,6 +131,7 @@ def canonical_fields(config: Config) -> dict[str, Any]:
     values = {name: to_json_types(getattr(config, name)) for name in config.names() if name not in TRAINING_ONLY}
     if values.get("head") not in CLASSIFIER_HEADS:
         values.pop("num_classes", None)
+    values.pop("position_antialias", None)  # affects other image sizes only
     if values.get("pool") == "argmax":  # not used by this pooling
         values.pop("eos_token_id", None)
     values["problem_type"] = config.resolved_problem_type if values.get("head") == "classify" else None

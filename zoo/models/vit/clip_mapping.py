@@ -71,7 +71,7 @@ CLIP_VISION = CheckpointMapping(
     heads={"CLIPVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
-    defaults=CLIP_IMAGE | dict(patch_size=32, mlp_dim=3072, act="quick_gelu", norm_eps=1e-5),
+    defaults=CLIP_IMAGE | dict(patch_size=32, mlp_dim=3072, act="quick_gelu", norm_eps=1e-5, position_antialias=False),
     read=read_edges,
 )
 SIGLIP_VISION = CheckpointMapping(
@@ -80,7 +80,7 @@ SIGLIP_VISION = CheckpointMapping(
     heads={"SiglipVisionModel": {"head": "pool"}},
     keys=VISION_KEYS,
     table=VISION_TABLE,
-    defaults=SIGLIP_IMAGE | SIGLIP_DEFAULTS,
+    defaults=SIGLIP_IMAGE | SIGLIP_DEFAULTS | dict(position_antialias=False),
     only={"vision_use_head": (True,)},
     read=read_edges,
 )

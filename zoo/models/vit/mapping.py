@@ -243,7 +243,7 @@ def positions_for_transformers(config: Any) -> Any:
     return config.replace(position_prefix=None)
 
 
-VIT_DEFAULTS = {"norm_eps": 1e-12}  # defaults of transformers
+VIT_DEFAULTS = {"norm_eps": 1e-12, "position_antialias": False}  # defaults of transformers
 VIT = CheckpointMapping(
     name="vit",
     base="vit.",
@@ -271,7 +271,7 @@ DINOV2 = CheckpointMapping(
     base="dinov2.",
     keys=DINO_KEYS,
     table=DINO_TABLE,
-    defaults={"layer_scale": 1.0, "patch_size": 14},
+    defaults={"layer_scale": 1.0, "patch_size": 14, "position_antialias": False},
     heads={
         "Dinov2Model": {"head": None},
         "Dinov2ForImageClassification": {"head": "classify", "pool": "cls_mean"},

@@ -37,6 +37,8 @@ class ViTConfig(Config):
     position_prefix: number of prefix tokens with a position embedding (None: all but registers). pool: "cls", "mean",
     "cls_mean" (both concatenated) or "map" (attention pooling with a learned query, SigLIP). pool_norm: the final norm
     is after pooling instead of before. pre_norm: a norm before the blocks, and no bias in the patch embedding (CLIP).
+    position_antialias: resample the position embeddings for other image sizes with antialiasing (timm) or without it
+    (transformers, except DINOv2 with registers).
     cut_edges: image_size need not be a multiple of patch_size, the rest at the right and bottom is ignored."""
 
     head: str | None = "classify"
@@ -61,6 +63,7 @@ class ViTConfig(Config):
     distilled: bool | Literal["token"] = False
     registers: int = 0
     position_prefix: int | None = None
+    position_antialias: bool = True
     pre_norm: bool = False
     cut_edges: bool = False
     pool: Literal["cls", "mean", "cls_mean", "map"] = "cls"
@@ -108,6 +111,7 @@ class ViT(Model):
             position_prefix=c.position_prefix,
             norm=spec.make_norm() if c.pre_norm else None,
             stride=pair(c.patch_size) if c.cut_edges else None,
+            antialias=c.position_antialias,
         )
         self.blocks = spec.stack(c.depth, final_norm=not c.pool_norm)
         self.head = self.make_head()

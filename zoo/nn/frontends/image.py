@@ -27,6 +27,7 @@ class PatchEmbedding(nn.Module):
     norm: applied to all tokens; the patch projection then has no bias.
     stride: step from one patch to the next, for overlapping patches; pixels left over at the far edges are ignored,
         with a warning if they are more than 2 % of a side.
+    antialias: how position embeddings are resampled for images of other sizes, see `resample_grid`.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class PatchEmbedding(nn.Module):
         position_prefix: int | None = None,
         stride: tuple[int, int] | None = None,
         norm: nn.Module | None = None,
+        antialias: bool = True,
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.in_chans = image_size, patch_size, in_chans
-        self.stride = stride
+        self.stride, self.antialias = stride, antialias
         self.grid = self.grid_for(image_size)
         if stride is not None:
             warn_if_unseen(image_size, patch_size, stride)
@@ -81,7 +83,7 @@ class PatchEmbedding(nn.Module):
         if any_size and pixels.ndim == 4 and pixels.shape[2:] != self.image_size:
             grid = self.grid_for((pixels.shape[2], pixels.shape[3]))
         x = self.proj(self.check_pixels(pixels, sized=grid == self.grid)).flatten(2).mT  # B D h w -> B N D
-        x = x + resample_grid(self.positions[self.position_prefix :], self.grid, grid)
+        x = x + resample_grid(self.positions[self.position_prefix :], self.grid, grid, self.antialias)
         if self.prefix:
             x = torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
         return x if self.norm is None else self.norm(x)
@@ -148,12 +150,15 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
-def resample_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings [h * w, D] from one grid (rows, columns) to another: bicubic, antialiased."""
+def resample_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True) -> Tensor:
+    """Interpolate position embeddings [h * w, D] from one grid (rows, columns) to another: bicubic.
+
+    antialias: as timm, open_clip and transformers' DINOv2 with registers do; transformers' other models do not.
+    """
     if old == new:
         return positions
     image = positions.float().view(1, *old, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=new, mode="bicubic", antialias=True)
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=antialias)
     return image.permute(0, 2, 3, 1).reshape(-1, positions.shape[-1]).to(positions.dtype)
 
 
