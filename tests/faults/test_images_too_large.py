@@ -82,3 +82,10 @@ def test_images_that_resizing_would_make_large(size: tuple[int, int], tmp_path: 
             ImageProcessor(size=(224, 224), backend=backend)(file)
         longest = ImageProcessor(size=(224, 224), fit="longest", backend=backend)
         assert longest(file)["pixel_values"].shape == (1, 3, 224, 224)
+
+
+def test_more_images_than_fit_into_memory(tmp_path: Path) -> None:
+    file = tmp_path / "small.png"
+    Image.new("RGB", (4, 4)).save(file)
+    with pytest.raises(DataError, match=r"10,000 images of 60000 x 60000 pixels take .* GB of memory: use fewer"):
+        decode([file] * 10_000, lambda i: str(file), size=(60_000, 60_000))

@@ -1,6 +1,7 @@
 """Decode encoded images into one uint8 tensor, in threads, with a cache for slow datasets."""
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ def _decode(
     resize: "Callable[[Image], Tensor] | None",
     on_error: str,
 ) -> Decoded:
+    _check_memory(shape)
     images = torch.empty(shape, dtype=torch.uint8)
     broken: dict[int, str] = {}
 
@@ -116,6 +118,17 @@ def _decode(
         raise DataError(f"no image can be read; the first is {messages[0] if messages else 'missing'}")
     kept = torch.tensor([i for i in range(len(blobs)) if i not in broken])
     return Decoded(images if not broken else images[kept], kept, messages)
+
+
+def _check_memory(shape: tuple[int, ...]) -> None:
+    """Raise DataError for images [N, C, H, W] that do not fit into memory, before the system kills the process."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    memory, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), math.prod(shape)
+    if needed > memory:
+        raise DataError(f"{shape[0]:,} images of {shape[2]} x {shape[3]} pixels take {needed / 1e9:.1f} GB, but this "
+                        f"machine has {memory / 1e9:.1f} GB of memory: use fewer images, or a smaller "
+                        f"image_size=")  # fmt: skip
 
 
 def decode_image(blob: Blob, name: str = "") -> Tensor:
