@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
+from zoo.utils.type_checks import check_types
 
 # Names of other libraries for our fields: {ours: theirs}. Error messages suggest ours; a name of several fields stands
 # for the first that a config has.
@@ -101,10 +100,7 @@ class Config:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if not matches_type(getattr(self, name), hint):
-                expected = describe_type(hint)
-                raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)!r} should be {expected}")
+        check_types(self)
         self.check_ranges()
 
     def check_ranges(self) -> None:
@@ -205,31 +201,3 @@ def to_tuples(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(to_tuples(v) for v in value)
     return {k: to_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a value is of the annotated type. An int is a valid float; a bool is not a valid int."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(matches_type(value, part) for part in parts)
-    if origin is typing.Literal:
-        return value in parts
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(each) == len(value) and all(map(matches_type, value, each))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)
-
-
-def describe_type(hint: Any) -> str:
-    """An annotated type as text: "int", "one of 'cls', 'mean'"."""
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

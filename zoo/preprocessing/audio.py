@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio_io import AudioBlock, AudioError
 from zoo.utils.errors import LoadError, check_choice, check_keys
+from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
     import numpy
@@ -43,9 +44,10 @@ class AudioProcessor:
     too_long: TooLong = "error"
 
     def __post_init__(self) -> None:
+        check_choice("too_long", self.too_long, ("error", "cut", "windows"))
+        check_types(self)
         if self.sampling_rate < 1:
             raise ValueError(f"sampling_rate={self.sampling_rate}: expected samples per second, such as 16000")
-        check_choice("too_long", self.too_long, ("error", "cut", "windows"))
 
     @property
     def max_samples(self) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.utils.errors import check_keys, did_you_mean
 from zoo.utils.files import parse_json
+from zoo.utils.type_checks import check_types
 
 BLANK, SPACE = "<pad>", "|"  # as in the vocabularies of wav2vec 2.0
 _SPECIAL = re.compile(r"<.*>|\[[A-Z]+\]")  # <s>, [UNK]: not part of the text
@@ -25,7 +26,9 @@ class Vocabulary:
     space: str = SPACE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if isinstance(self.tokens, list):
+            object.__setattr__(self, "tokens", tuple(self.tokens))
+        check_types(self)
         if duplicates := [t for t in self.tokens if self.tokens.count(t) > 1]:
             raise ValueError(f"the vocabulary has the symbol {duplicates[0]!r} twice")
         if self.blank not in self.tokens:

@@ -4,7 +4,7 @@ It is saved with the weights, because a model silently loses accuracy on images 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.preprocessing import image_io
 from zoo.utils.errors import LoadError, check_choice, check_keys, is_number
+from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
     import numpy
@@ -54,11 +55,18 @@ class ImageProcessor:
 
     def __post_init__(self) -> None:
         for name in ("size", "resize_to", "mean", "std"):
-            if (value := getattr(self, name)) is not None:
+            if isinstance(value := getattr(self, name), Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         check_choice("fit", self.fit, ("shortest", "longest", "squash", "none"))
         check_choice("interpolation", self.interpolation, RESAMPLE.values())
         check_choice("backend", self.backend, ("pil", "tensor"))
+        check_types(self)
+        if min(self.size + (self.resize_to or self.size)) < 1 or self.channels < 1:
+            raise ValueError(
+                f"size={self.size}, resize_to={self.resize_to}, channels={self.channels}: expected at least 1"
+            )
+        if not is_number(self.rescale):
+            raise ValueError(f"rescale={self.rescale}: expected a finite number")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) not in (1, self.channels):

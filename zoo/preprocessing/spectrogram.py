@@ -39,8 +39,8 @@ class SpectrogramFeatureExtractor(AudioProcessor):
     std: float = 2 * 4.5689974
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_choice("feature_type", self.feature_type, ("kaldi", "log_mel", "whisper"))
+        super().__post_init__()
         for name in ("num_mel_bins", "frames", "frame_length", "frame_shift", "std"):
             if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number above 0")

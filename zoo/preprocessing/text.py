@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.files import write_atomic
+from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -57,6 +58,7 @@ class TextProcessor:
         check_choice("padding", self.padding, ("left", "right"))
         if self.clean is not None:
             check_choice("clean", self.clean, MODES)
+        check_types(self)
         for name in self.special:
             check_choice("special", name, SPECIAL)
         if self.max_length < 1 or self.multiple < 1:

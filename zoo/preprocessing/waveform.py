@@ -29,13 +29,13 @@ class WaveformFeatureExtractor(AudioProcessor):
     vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.vocabulary, Mapping):
+            object.__setattr__(self, "vocabulary", Vocabulary.from_dict(self.vocabulary))
         super().__post_init__()
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(
                 f"max_length={self.max_length}: expected a positive number of samples, or None for no limit"
             )
-        if isinstance(self.vocabulary, Mapping):
-            object.__setattr__(self, "vocabulary", Vocabulary.from_dict(self.vocabulary))
 
     @property
     def max_samples(self) -> int | None:

@@ -19,7 +19,7 @@ from zoo.models.base import Model
 from zoo.parallel.fsdp import shard
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.ema import EMA, averaged_copy
-from zoo.tasks.lora import merge_lora
+from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
@@ -235,6 +235,8 @@ class Task(L.LightningModule):
         described = describe(self.model)
         if described is not None:
             checkpoint["zoo"] = described
+        if (scale := lora_scale(self.model)) is not None:
+            checkpoint["lora_scale"] = scale
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the scale of the losses, so that a resumed run rounds like the original, and the skipped steps."""

@@ -32,6 +32,12 @@ def add_lora(model: nn.Module, rank: int = 8, *, alpha: float = 16.0, dropout: f
         parameter.requires_grad_(".lora_" in name or name.startswith("head."))
 
 
+def lora_scale(model: nn.Module) -> float | None:
+    """The factor of the adapters' products, alpha / rank, which is not among the weights; None without adapters."""
+    scales = (module.scaling for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling"))
+    return next((float(factor) for scaling in scales for factor in scaling.values()), None)  # type: ignore[operator]
+
+
 def merge_lora(model: nn.Module) -> nn.Module:
     """Merge LoRA adapters into the layers they belong to, in place; the result is a plain model."""
     if not any(".lora_" in name for name, _ in model.named_parameters()):

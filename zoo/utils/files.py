@@ -223,7 +223,7 @@ def read_pickle(file: str | Path) -> dict[str, Any]:
                 f"{file} would run code when unpickled ({code[1]}), so it is not loaded: save only the tensors, "
                 "torch.save(model.state_dict(), file)"
             ) from None
-        raise LoadError(f"{file} is damaged, or was not written by torch.save") from None
+        raise LoadError(f"{file} is damaged, or was not written by torch.save with pickle protocol 2") from None
     except Exception as error:  # the reader of damaged pickles raises of all kinds
         reason = str(error).split("\n")[0] or "empty"
         raise LoadError(f"{file} is truncated or not written by torch.save: {reason}") from None
