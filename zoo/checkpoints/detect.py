@@ -117,7 +117,7 @@ def read(folder: Path, file: str | None = None, weights: Mapping[str, Tensor] | 
         checkpoint: Checkpoint = readers[kind].read(folder, **more)
     except LoadError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
         # A value of a kind that its key never has: the readers check what they can name, not each value of each key.
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise LoadError(f"{config}, or a file beside it, has a value that is not expected there: {reason}") from None

@@ -26,6 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Pillow's numbers of its filters, as in the files of transformers.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+MAX_CHANNELS = 4096  # hyperspectral images have some hundreds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,7 @@ class ImageProcessor:
 
     def fitted(self, size: tuple[int, int], channels: int) -> "ImageProcessor":
         """A copy for another image size or number of channels; the crop keeps its fraction of the image."""
+        _check_channels(channels)
         fitted = self
         if size != self.size:
             edges = self.resize_to or self.size
@@ -254,6 +256,7 @@ class ImageProcessor:
 
         size: (height, width) of the model, used if the processor neither resizes nor crops to a fixed size.
         """
+        _check_channels(channels)
         kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or "ViTImageProcessor"
         values = _class_defaults(kind) | {name: value for name, value in processor.items() if value is not None}
         fit, resize_to = _fit_and_size(values["size"]) if values["do_resize"] else ("none", None)
@@ -374,6 +377,11 @@ def _fit_and_size(size: Any) -> tuple[str, tuple[int, int]]:
 def _height_width(size: Any) -> tuple[int, int]:
     """224 and {"height": 224, "width": 224} -> (224, 224)."""
     return (size["height"], size["width"]) if isinstance(size, Mapping) else (size, size)
+
+
+def _check_channels(channels: Any) -> None:
+    if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
+        raise ValueError(f"channels={channels!r}: expected a whole number from 1 to {MAX_CHANNELS}")
 
 
 def _as_list(images: Any) -> list[Any]:

@@ -4,6 +4,7 @@ After a kill or on a full disk there is the old content or the new one, never a 
 """
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -16,12 +17,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
+
 from zoo.utils.errors import LoadError
 
 T = TypeVar("T")
 MARKER = ".being-replaced"  # in a folder whose files are replaced one by one, until all of them are
 # The system's call that exchanges two paths in one step: (name, descriptor of the current folder, flag).
 EXCHANGE = {"linux": ("renameat2", -100, 2), "darwin": ("renameatx_np", -2, 2)}
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container|iostream")  # in its errors when a file cannot grow
 READS, PAUSE = 20, 0.05  # attempts to read a folder that is being written, and the seconds between two of them
 
 
@@ -35,9 +40,10 @@ def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], objec
     removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_of_the_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
-    with _temporary(path.parent, path.name, is_folder=False) as temporary:
+    with _errors_of_the_disk(path), _temporary(path.parent, path.name, is_folder=False) as temporary:
         _write(temporary, content)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
         _sync(temporary)
@@ -52,6 +58,26 @@ def _write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
         path.write_bytes(content)
     else:
         content(path)
+
+
+@contextmanager
+def _errors_of_the_disk(path: Path) -> Iterator[None]:
+    """Context in which a disk that is full or cannot be written is one OSError that names `path`.
+
+    safetensors and torch have errors of their own for it, and that of Python does not say what was written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        number = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+        code = int(number[1]) if number else getattr(error, "errno", None)
+        if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
+            raise OSError(
+                errno.EIO, "cannot be written, the disk may be full; nothing there was changed", str(path)
+            ) from None
+        if code not in UNWRITABLE:
+            raise
+        raise OSError(code, f"{os.strerror(code)}; nothing there was changed", str(path)) from None
 
 
 # --- Folders --------------------------------------------------------------------------------------------------------
@@ -73,11 +99,13 @@ def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path
     path = Path(os.path.realpath(path))  # a link to a folder remains a link
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: expected the path of a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_of_the_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     inside = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
     for place in (path.parent, path):
         remove_leftovers(place, path.name)
-    with _temporary(path if inside else path.parent, path.name, is_folder=True) as staged:
+    place = path if inside else path.parent
+    with _errors_of_the_disk(path), _temporary(place, path.name, is_folder=True) as staged:
         yield staged
         os.chmod(staged, 0o777 & ~_umask())
         for entry in (*staged.rglob("*"), staged):
