@@ -68,3 +68,12 @@ def test_label_names_of_timm(names: Any, tmp_path: Path) -> None:
     else:
         assert model.labels is None
         assert "label_names" in str(model.load_report)
+
+
+def test_an_old_config_without_a_model_type(tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=5)
+    edit_json(tmp_path / "config.json", model_type=..., architectures=..., id2label=...)
+    with pytest.raises(zoo.LoadError, match="add its model_type, such as 'bert'"):
+        zoo.load(tmp_path)
+    edit_json(tmp_path / "config.json", model_type="bert", architectures=["BertForSequenceClassification"])
+    assert zoo.load(tmp_path).config.num_classes == 5

@@ -73,7 +73,9 @@ def _contents(folder: Path, config: Mapping[str, Any]) -> str:
         return f"it is the folder of a run that has no model yet; load {folder / 'checkpoints' / 'last.ckpt'}"
     if "config.json" in names:
         keys = f"the keys {', '.join(map(repr, list(config)[:6]))}" if config else "no keys"
-        return f"its config.json has {keys}, and none that names a library"
+        old = "hidden_size" in config or "n_embd" in config  # before 2.5, transformers did not write the model type
+        advice = "; if it is an old one of transformers, add its model_type, such as 'bert'" if old else ""
+        return f"its config.json has {keys}, and none that names a library{advice}"
     if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt")) for name in names):
         return f"it has weights but no config.json ({_few(names)}); add the config.json that belongs to them"
     return f"it contains {_few(names)}"
