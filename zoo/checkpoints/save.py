@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -120,6 +120,26 @@ def check_export(model: Model, format: str) -> None:
     _exported(model, format)
 
 
+def export_problem(model: Model) -> str | None:
+    """Why no other library can express a model, and what to train instead; None if one can. Only the config counts."""
+    target = _target_family(model)
+    problems = []
+    for format in (name for name in FORMATS if target.mappings.get(name)):
+        try:
+            FORMATS[format].describe(model, target)
+            return None
+        except ValueError as error:
+            problems.append(str(error))
+    return min(problems, key=len, default=f"no other library has {model.family} models")
+
+
+def _target_family(model: Model) -> Family:
+    """The family whose formats a model is exported in: other libraries have pairs of towers as CLIP or SigLIP."""
+    if model.family != "contrast":
+        return family(model.family)
+    return family("siglip" if cast(Any, model.config).loss == "siglip" else "clip")
+
+
 def _write_readme(folder: Path, text: str | None) -> None:
     if text is not None:
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -127,9 +147,7 @@ def _write_readme(folder: Path, text: str | None) -> None:
 
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """({file name: contents}, tensors) in the format of another library."""
-    tensors, target = _state(model), family(model.family)
-    if target.name == "contrast":  # other libraries have such models as one of these
-        target = family("siglip" if model.config.loss == "siglip" else "clip")
+    tensors, target = _state(model), _target_family(model)
     if format not in FORMATS or not target.mappings.get(format):
         known = [name for name in FORMATS if target.mappings.get(name)]
         near = did_you_mean(format, known)

@@ -14,7 +14,8 @@ from rich.markup import escape
 from torch import Tensor
 
 from zoo.checkpoints.model_card import Training, model_card
-from zoo.checkpoints.save import save
+from zoo.checkpoints.save import export_problem, save
+from zoo.models.base import Model
 from zoo.models.registry import build, family
 from zoo.tasks.base import Task
 from zoo.training import devices
@@ -31,8 +32,6 @@ from zoo.utils.escape import printable
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
-
-    from zoo.models.base import Model
 
 
 Sample = dict[str, Any]  # a small raw batch
@@ -156,6 +155,8 @@ def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int,
         ("folder", _describe_folder(run, done)),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, sample)),
     ]  # fmt: skip
+    if isinstance(task.model, Model) and (problem := export_problem(task.model)):
+        rows.append(("no export", problem))
     _print_rows(out, rows)
 
 
@@ -233,7 +234,7 @@ def save_model(run: Run, task: Task, result: Result) -> None:
     save(model, run.folder.model, readme=run_card(run, model, result, run.folder.model))
 
 
-def run_card(run: Run, model: "Model", result: Result, folder: Path, format: str = "zoo") -> str:
+def run_card(run: Run, model: Model, result: Result, folder: Path, format: str = "zoo") -> str:
     """The README.md of a model folder: data, metrics, and how to load the model."""
     assert run.data is not None
     s, data = run.settings, run.data
@@ -245,13 +246,13 @@ def run_card(run: Run, model: "Model", result: Result, folder: Path, format: str
     return model_card(model, str(folder), format, training)
 
 
-def unsharded_model(task: Task, checkpoint: Path | None) -> "Model":
+def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
     """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint."""
     from torch.distributed.fsdp import FSDPModule
 
-    model = cast("Model", task.evaluated)
+    model = cast(Model, task.evaluated)
     if not isinstance(model, FSDPModule):
-        return cast("Model", task.finalize(model.cpu()))
+        return cast(Model, task.finalize(model.cpu()))
     assert checkpoint is not None
     prefix = "model." if task.ema is None else "ema."
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
@@ -259,7 +260,7 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> "Model":
     copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     for name in ("variant", "preprocess", "labels", "load_report", "extra_files", "other_files"):
         setattr(copied, name, getattr(model, name))
-    return cast("Model", task.finalize(copied))
+    return cast(Model, task.finalize(copied))
 
 
 def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,
