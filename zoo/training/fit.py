@@ -4,6 +4,7 @@ import copy
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from zoo.checkpoints.model_card import Training, model_card
 from zoo.checkpoints.save import export_problem, save
+from zoo.data.datamodule import KeyedDataModule
 from zoo.models.base import Model
 from zoo.models.registry import build, family
 from zoo.tasks.base import Task
@@ -58,6 +60,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     """
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     longer_run = (longer_runs or {}).get(run.data.name, "")
+    if isinstance(data, KeyedDataModule):
+        run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
     try:
         return _fit(run, task, data, steps_per_epoch, sample, longer_run, example_command, callbacks, plots or {})
     except SystemExit as error:  # Lightning's own handling of a second Ctrl-C, which would exit without a word
@@ -144,13 +148,12 @@ def banner(run: Run, task: Task, out: Console, steps: int, steps_per_epoch: int,
         out.print(f"\n  {warning}\n", style="bold black on yellow", markup=False)
     parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
-    counts = f"{data.train:,} training and {data.test:,} test items"
     size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
     rows = [
-        ("data", f"{data.name} ({data.kind}), {counts}, {data.source}"),
+        ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
         ("device", devices.describe_device(s)),
         ("precision", s.trainer.precision),
-        ("model", f"{s.model.source or s.model.name}{_overrides(s)}, {size}"),
+        ("model", f"{s.model.source or s.model.name}{_overrides(s, task.model)}, {size}"),
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("folder", _describe_folder(run, done)),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, sample)),
@@ -238,7 +241,8 @@ def run_card(run: Run, model: Model, result: Result, folder: Path, format: str =
     """The README.md of a model folder: data, metrics, and how to load the model."""
     assert run.data is not None
     s, data = run.settings, run.data
-    facts = {"training items": f"{data.train:,}", "test items": f"{data.test:,}", "steps": f"{result.steps:,}",
+    facts = {"items trained on": f"{data.trained_on or data.train:,}", "validation items": f"{data.validation:,}",
+             "test items": f"{data.test:,}", "tested on": data.test_name or None, "steps": f"{result.steps:,}",
              "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "random weights",
              "trained on": devices.describe_device(s)}  # fmt: skip
     training = Training(command=run.command, data=data.name, real=data.real, source=data.source,
@@ -278,7 +282,7 @@ def print_summary(run: Run, out: Console, result: Result, planned: int, longer_r
     source = "" if run.data.real else f" ({run.data.kind}: {run.data.source})"
     others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.metrics.items() if n not in (metric, "test_loss")]
     rows: list[tuple[str, Any]] = [
-        (metric.replace("_", " "), f"{formatted} on {run.data.name}{source}"),
+        (metric.replace("_", " "), f"{formatted} on {run.data.test_name or run.data.name}{source}"),
         *([("other metrics", ", ".join(others))] if others else []),
         ("model", folder.model),
         ("use it", example_command.replace("{model}", str(folder.model))),
@@ -302,8 +306,13 @@ def _describe_folder(run: Run, done: int) -> str:
     return f"{path}, restarting (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
 
 
-def _overrides(settings: Any) -> str:
-    overrides = [f"{name}={value}" for name, value in settings.model.overrides.items()]
+def _overrides(settings: Any, model: Any) -> str:
+    """The options of the model, sizes as they are in the model that was built or loaded."""
+    actual = model.config.flat() if isinstance(model, Model) else {}
+    values = settings.model.overrides | {
+        name: actual[name] for name in settings.model.overrides if isinstance(actual.get(name), int | float | str)
+    }
+    overrides = [f"{name}={value}" for name, value in values.items()]
     return f" ({', '.join(overrides)})" if overrides else ""
 
 

@@ -12,8 +12,10 @@ class DatasetInfo:
         name: Name of the dataset.
         real: False for synthetic data.
         source: Where the data comes from.
-        train: Number of training items.
+        train: Number of training items, those that are held out for validation included.
         test: Number of test items.
+        test_name: What the test items are from, if not the test split of the dataset.
+        trained_on, validation: Number of items trained on and validated on; `fit` sets them.
     """
 
     name: str
@@ -21,6 +23,17 @@ class DatasetInfo:
     source: str
     train: int
     test: int
+    test_name: str = ""
+    trained_on: int = 0
+    validation: int = 0
+
+    @property
+    def counts(self) -> str:
+        """The numbers of items in words."""
+        text = f"{self.train:,} training and {self.test:,} test items"
+        if self.trained_on in (0, self.train):
+            return text
+        return f"{text} ({self.trained_on:,} to train on, {self.validation:,} for validation)"
 
     @property
     def kind(self) -> str:

@@ -67,14 +67,20 @@ class Run:
         """Settings from all layers.
 
         Lowest first: `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<hardware>.yaml`, `<recipe>.<data>.yaml`,
-        `<recipe>.source.yaml` (with model.source=), the file of `config=`, the command line.
+        `<recipe>.source.yaml` (with model.source=), the file of `config=`, the command line. With model.source=, the
+        sizes in the files of the recipe do not apply: they are for a new model.
         """
         layers = parse.layers_of(self.command_line, self.cls, self.configs, self.recipe, self.hardware)
-        source = "source" if "model.source" in self.command_line.values else None
+        own = 2 if self.command_line.config else 1  # the layers of the user
+        source = "source" if any("model.source" in layer for layer in layers[-own:]) else None
         special = [f"{self.recipe}.{name}.yaml" for name in (self.hardware, data, source) if name]
         files = [self.configs / name for name in special if (self.configs / name).exists()] if self.configs else []
-        at = len(layers) - (2 if self.command_line.config else 1)
-        layers[at:at] = [parse.read_yaml(file, self.cls) for file in files]
+        layers[-own:-own] = [parse.read_yaml(file, self.cls) for file in files]
+        if source:
+            layers[:-own] = [
+                {path: value for path, value in layer.items() if not path.startswith("model.overrides.")}
+                for layer in layers[:-own]
+            ]
         try:
             return devices.settle(parse.make_settings(self.cls, parse.merge(layers)), model)
         except ValueError as error:

@@ -60,6 +60,7 @@ class PairSplits(Generic[T]):
         unseen: Items of the held-out classes, which are neither in `train` nor in `test`.
         skipped: One message for each skipped row.
         notice: Message for the user about the choice of the dataset, if any.
+        test_name: What the test pairs are from, if not the test split of the dataset.
     """
 
     train: PairDataset[T]
@@ -72,6 +73,7 @@ class PairSplits(Generic[T]):
     unseen: PairDataset[T] | None = None
     skipped: list[str] = field(default_factory=list)
     notice: str | None = None
+    test_name: str = ""
 
 
 Decoder = Callable[[Rows, list[str]], PairDataset[T]]

@@ -122,6 +122,7 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
     """Decode the splits of a dataset; without a test table, 10 % of the training pairs are held out for testing."""
     skipped: list[str] = []
     rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
+    test_name = (getattr(s, "test", None) or "") if "test" in rows else f"a held-out part of {name}"
     if "test" not in rows:
         held = held_out_mask(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_FRACTION, seed)
         if held.all():
@@ -136,4 +137,6 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
     for split, part in sets.items():
         if not len(part):
             raise DataError(f"{source}: no pair of {split} can be used; the first: {skipped[0]}")
-    return PairSplits(sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped)
+    return PairSplits(
+        sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped, test_name=test_name
+    )

@@ -46,6 +46,7 @@ class TextSplits:
         real: False for synthetic texts.
         source: Origin of the data: a path, a Hub repository, or a description.
         notice: Message for the user about the choice of the dataset, if any.
+        test_name: What the test texts are from, if not the test split of the dataset.
     """
 
     train: TextDataset
@@ -57,6 +58,7 @@ class TextSplits:
     real: bool
     source: str
     notice: str | None = None
+    test_name: str = ""
 
 
 def groups(labels: Tensor) -> Tensor:

@@ -171,11 +171,21 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
     rows = {split: kept for split, (_, kept) in read.items()}
     problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, classes)
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
+    test_name = (s.test or "") if "test" in sets else f"a held-out part of {s.name}"
     if "test" not in sets:
         held = held_out_mask(groups(sets["train"].labels), TEST_FRACTION, seed)
         sets |= {"test": sets["train"].take(held.nonzero()[:, 0]), "train": sets["train"].take((~held).nonzero()[:, 0])}
     return TextSplits(
-        sets["train"], sets.get("validation"), sets["test"], problem_type, names, s.name, True, source, notice
+        sets["train"],
+        sets.get("validation"),
+        sets["test"],
+        problem_type,
+        names,
+        s.name,
+        True,
+        source,
+        notice,
+        test_name,
     )
 
 

@@ -48,7 +48,8 @@ def open_audio_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         pretrained = None if has_fresh_audio_tower(run) else model.preprocess.audio
         sampling_rate = pretrained.sampling_rate if pretrained else 0
         sets = load_audio_pairs(run.settings.data, sampling_rate=sampling_rate, seed=run.settings.seed)
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)), model)
+        info = DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test), sets.test_name)
+        run.open(info, model)
         note_skipped(run, sets)
         parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         text, tokenizer = text_fields(run, model, parts[0])

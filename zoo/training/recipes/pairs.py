@@ -48,7 +48,7 @@ def open_image_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[
         preprocess = (model.preprocess and model.preprocess.image) or tower.default_preprocess()
         size = pair(tower.config.image_size)
         sets = load_pairs(run.settings.data, size=size, fit=ResizeAndCrop(preprocess), seed=run.settings.seed)
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test), sets.test_name))
         note_skipped(run, sets)
         parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
         model = rebuild_model(run, model, ("image", "text"), *text_fields(run, model, parts[0]))

@@ -45,7 +45,7 @@ def open_texts(run: Run) -> tuple[Model, GroupedByLengthDataModule, TextSplits]:
     model = initial_model(run, "classify")
     try:
         sets = load_texts(run.settings.data, seed=run.settings.seed)
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
+        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test), sets.test_name))
         train_set, val_set = train_val_split(
             sets, groups(sets.train.labels), run.settings.trainer.val_fraction, run.settings.seed, "texts"
         )
