@@ -1,5 +1,6 @@
 """Folders that are written and read as one, and what killed processes leave behind."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -235,6 +236,30 @@ def test_a_folder_whose_parent_is_not_ours_is_written_from_within(
     write(tmp_path / "model", "after")
     assert texts(tmp_path / "model") == whole("after") | {"notes.txt": "before"}
     assert [Path(path).parent for path in made] == [tmp_path / "model"]
+
+
+def test_a_folder_that_is_mounted_from_the_same_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bind mount: it does not look like a mount point, but nothing can be renamed or linked into it."""
+    folder, replace = tmp_path / "model", os.replace
+    prepared(folder)
+
+    def across(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(source: Any, target: Any, **options: Any) -> Any:
+            if Path(source).is_relative_to(folder) != Path(target).is_relative_to(folder):
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            return call(source, target, **options)
+
+        return called
+
+    monkeypatch.setattr(os, "replace", across(replace))
+    monkeypatch.setattr(os, "link", across(os.link))
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    write(folder, "after")
+    assert texts(folder) == whole("after") | {"notes.txt": "before"} and os.listdir(tmp_path) == ["model"]
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system")))
+    with pytest.raises(OSError, match="Read-only"):
+        write(folder, "later")
+    assert texts(folder) == whole("after") | {"notes.txt": "before"}
 
 
 def _recorded(call: Callable[..., str], made: list[str]) -> Callable[..., str]:

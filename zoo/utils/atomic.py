@@ -108,8 +108,7 @@ def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path
     with _errors_of_the_disk(path), _temporary(place, path.name, is_folder=True) as staged:
         yield staged
         os.chmod(staged, 0o777 & ~_umask())
-        for entry in (*staged.rglob("*"), staged):
-            _sync(entry)
+        _sync_all(staged)
         if not path.exists():
             os.replace(staged, path)
         elif inside or _is_current(path) or not _exchange_folders(staged, path, owns):
@@ -161,7 +160,18 @@ def _move_in(staged: Path, path: Path, owns: tuple[str, ...]) -> None:
     """Replace the files of `path` one by one; the marker remains if that is interrupted."""
     written = {entry.relative_to(staged) for entry in staged.rglob("*") if entry.is_file()}
     marker = path / MARKER
-    marker.touch()
+    (staged / MARKER).touch()
+    try:
+        os.replace(staged / MARKER, marker)
+    except OSError as error:
+        if error.errno != errno.EXDEV or staged.parent == path:
+            raise
+        (staged / MARKER).unlink()  # `path` is mounted from elsewhere on the same disk: nothing can be moved into it
+        with _temporary(path, path.name, is_folder=True) as inside:
+            shutil.copytree(staged, inside, dirs_exist_ok=True)
+            _sync_all(inside)
+            _move_in(inside, path, owns)
+        return
     _sync(path)
     for name in written:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +302,11 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    for entry in (*folder.rglob("*"), folder):
+        _sync(entry)
 
 
 def _umask() -> int:
