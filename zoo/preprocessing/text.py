@@ -116,18 +116,22 @@ class TextProcessor:
         return self(text)["input_ids"][0].tolist()
 
     def decode(self, ids: Tensor | Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of token ids [N]."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+        """The text of token ids [N]. Raises ValueError for negative ids, such as the -100 of labels without a loss."""
+        numbers = [int(i) for i in ids]
+        if numbers and min(numbers) < 0:
+            raise ValueError(f"the ids have the negative number {min(numbers)}: expected ids of tokens, 0 or more")
+        return self.backend.decode(numbers, skip_special_tokens=skip_special)
 
     def _encode(self, batch: list[Text]) -> list["Encoding"]:
         """Encode each text into at most `max_length` tokens."""
         if self.clean is not None:
             batch = [_cleaned(text, self.clean) for text in batch]
-        encoded = self.backend.encode_batch(batch)
+        encoded = encode_batch(self.backend, batch)
         long = [index for index, encoding in enumerate(encoded) if len(encoding) > self.max_length]
         for index, encoding in enumerate(encoded):
             if all(encoding.special_tokens_mask):
-                raise ValueError(f"text {index} has no tokens: {batch[index]!r}")
+                cleaned = f", cleaned as {self.clean!r}" if self.clean else ""
+                raise ValueError(f"text {index} has no tokens: {_short(batch[index])}{cleaned}")
         if not long:
             return encoded
         message = f"text {long[0]} has {len(encoded[long[0]])} tokens, expected at most max_length={self.max_length}"
@@ -245,6 +249,32 @@ class TextProcessor:
             "tokenizer_config.json": settings | special,
             "special_tokens_map.json": special,
         }
+
+
+def encode_batch(backend: "Tokenizer", texts: Sequence[Text], **options: Any) -> list["Encoding"]:
+    """`backend.encode_batch`. Raises ValueError for half a surrogate pair, which is not a character."""
+    try:
+        return backend.encode_batch(texts, **options)
+    except TypeError:
+        for index, text in enumerate(texts):
+            if problem := surrogate_problem(text if isinstance(text, str) else "".join(text)):
+                raise ValueError(f"text {index} {problem}") from None
+        raise
+
+
+def surrogate_problem(text: str) -> str:
+    """What is wrong with a text that cannot be written as UTF-8; empty if it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (f"has {text[error.start]!r} at character {error.start}, one half of a surrogate pair, which is not a "
+                f"character: decode the text again from its bytes, or replace that place")  # fmt: skip
+    return ""
+
+
+def _short(text: Text) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:60]} ..."
 
 
 @lru_cache(maxsize=16)

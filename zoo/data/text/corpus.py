@@ -13,7 +13,7 @@ from zoo.data.sources.dataset_cards import load_card
 from zoo.data.sources.tables import SUFFIXES, read_table, read_text
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import TEXT_NAMES, _find_columns, load_texts, synthetic_texts, text_cards
-from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.text import TextProcessor, encode_batch, surrogate_problem
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
@@ -104,6 +104,8 @@ def _column(file: Path, requested: str) -> Corpus:
     for row, value in enumerate(texts):
         if value is not None and not isinstance(value, str):
             raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a string")
+        if value and (problem := surrogate_problem(value)):
+            raise DataError(f"{table.place(row % len(table))}: the text {problem}")
     return Corpus([text for text in texts if text and text.strip()], str(file), True, str(file))
 
 
@@ -133,7 +135,8 @@ def ids_of(text: str, preprocess: TextProcessor) -> Tensor:
 
     It is encoded as a whole: tokens reach over line feeds, and tokenizers such as LLaMA's mark the start of a text.
     """
-    return torch.tensor(preprocess.backend.encode(text, add_special_tokens=False).ids, dtype=torch.int32)
+    (encoded,) = encode_batch(preprocess.backend, [text], add_special_tokens=False)
+    return torch.tensor(encoded.ids, dtype=torch.int32)
 
 
 def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -142,7 +145,7 @@ def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> t
     special = preprocess.backend.num_special_tokens_to_add(False)
     if limit <= special:
         raise DataError(f"max_length={max_length}: expected more than the {special} special tokens of each text")
-    encoded = preprocess.backend.encode_batch(texts, add_special_tokens=False)
+    encoded = encode_batch(preprocess.backend, texts, add_special_tokens=False)
     example = replace(preprocess, max_length=limit, truncate="cut").backend.encode("a")
     first = next(i for i, is_special in enumerate(example.special_tokens_mask) if not is_special)
     before, after = example.ids[:first], example.ids[len(example.ids) - (special - first) :] if special > first else []

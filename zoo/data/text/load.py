@@ -15,6 +15,7 @@ from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_tabl
 from zoo.data.splits import held_out_mask
 from zoo.data.synthetic import sentences
 from zoo.data.text.dataset import Text, TextDataset, TextSplits, groups
+from zoo.preprocessing.text import surrogate_problem
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
@@ -232,4 +233,6 @@ def _texts(table: Table, text: list[str], label: list[str], skip: bool,
 def _problem(value: Any, name: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"the text in {name!r} is empty"
-    return "" if isinstance(value, str) else f"the text in {name!r} is {type(value).__name__}, expected a string"
+    if not isinstance(value, str):
+        return f"the text in {name!r} is {type(value).__name__}, expected a string"
+    return f"the text in {name!r} {problem}" if (problem := surrogate_problem(value)) else ""
