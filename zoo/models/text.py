@@ -14,6 +14,7 @@ from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState
+from zoo.nn.padding import check_not_empty
 from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)
@@ -173,6 +174,7 @@ def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
     """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools."""
     if ids.ndim != 2:
         raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
+    check_not_empty(ids, "input_ids")
     expected = (len(ids), start + ids.shape[1])
     if mask is not None and mask.shape != expected:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")

@@ -11,6 +11,7 @@ from zoo.nn.block import Block
 from zoo.nn.context import Context, Groups
 from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.masks import as_mask
+from zoo.nn.padding import real_tokens
 from zoo.nn.rotary import Rotary
 
 
@@ -56,10 +57,9 @@ class Stack(nn.Module):
         """
         context = context or Context()
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
-        keep = None if keep is None else keep.bool()
         compiling = torch.compiler.is_compiling()
-        if keep is not None and not compiling and bool(keep.all()):
-            keep = None
+        if keep is not None:
+            keep = keep.bool() if compiling else real_tokens(keep)
         shared_mask = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
         if (
             keep is not None

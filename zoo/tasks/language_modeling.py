@@ -93,6 +93,11 @@ class CausalLMTask(LanguageModelingTask):
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
         labels = batch.get("labels")
+        if labels is not None:
+            if labels.is_floating_point() or labels.shape != batch["input_ids"].shape:
+                raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected whole numbers of "
+                                 f"shape {list(batch['input_ids'].shape)}, like input_ids")  # fmt: skip
+            labels = labels.long()
         if labels is None:
             labels = next_tokens(batch)
         else:

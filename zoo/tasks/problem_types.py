@@ -63,6 +63,7 @@ class Objective:
 
     def total_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """Sum of the training losses of a batch, and the weight to divide it by for their mean."""
+        targets = self.checked(logits, targets)
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         if self.problem_type == "single_label_classification":
             loss = F.cross_entropy(
@@ -76,8 +77,35 @@ class Objective:
             return losses.mean(1).sum(), len(targets)
         return F.mse_loss(logits[:, 0], self.normalize(targets).to(logits), reduction="sum"), len(targets)
 
+    def checked(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Labels, or probabilities of classes, of the type that the loss takes.
+
+        Raises: ValueError for another shape or type, and on the CPU for labels out of range.
+        """
+        single = self.problem_type == "single_label_classification"
+        classes = single and not (labels.is_floating_point() and labels.ndim == 2)
+        expected = (
+            logits.shape
+            if self.problem_type == "multi_label_classification" or (single and not classes)
+            else (logits.shape[:1])
+        )
+        if labels.shape != expected or (classes and labels.is_floating_point()):
+            kind = "whole numbers" if classes else "numbers"
+            raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: {self.problem_type} expects "
+                             f"{kind} of shape {list(expected)}")  # fmt: skip
+        labels = labels.long() if classes else labels
+        if self.problem_type == "regression" or labels.device.type != "cpu" or not len(labels):
+            return labels
+        low, high = labels.aminmax()
+        limit = logits.shape[1] - 1 if classes else 1
+        if low < 0 or high > limit:
+            odd = low.item() if low < 0 else high.item()
+            raise ValueError(f"the batch has the label {odd}, expected 0 to {limit} for {logits.shape[1]} classes")
+        return labels
+
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Losses [B] for evaluation, without class weights and label smoothing."""
+        labels = self.checked(logits, labels)
         if self.problem_type == "single_label_classification":
             return F.cross_entropy(logits, labels, reduction="none")
         if self.problem_type == "multi_label_classification":

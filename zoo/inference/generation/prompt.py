@@ -11,6 +11,7 @@ from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
 from zoo.nn.kv_cache import StackState
+from zoo.nn.padding import real_tokens
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ def check_mask(mask: Tensor, ids: Tensor) -> Tensor | None:
     """A boolean mask [B, N], or None if there is no padding."""
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, expected {tuple(ids.shape)} like input_ids")
-    keep = mask.to(ids.device).bool()
-    if keep.all():
+    if mask.is_floating_point():
+        raise ValueError(f"attention_mask is {mask.dtype}; expected integers or bools, 1 for real tokens")
+    keep = real_tokens(mask.to(ids.device))
+    if keep is None:
         return None
     if len(empty := (~keep.any(1)).nonzero()):
         raise ValueError(f"row {int(empty[0])} has only padding: expected at least one token, such as bos")

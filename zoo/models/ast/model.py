@@ -19,6 +19,7 @@ from zoo.nn.frontends.image import resample_kernel
 from zoo.nn.frontends.spectrogram import SpectrogramEmbedding
 from zoo.nn.heads import ClassificationHead, PoolingHead
 from zoo.nn.init import initialize
+from zoo.nn.padding import check_not_empty
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
 
@@ -98,6 +99,7 @@ class AST(Model):
 
     def embed(self, input_values: Tensor) -> Tensor:
         """[B, T, F] -> [B, N, D]."""
+        check_not_empty(input_values, "input_values")
         return self.patches(input_values)
 
     def encode(self, input_values: Tensor, layers: Sequence[int] | None = None) -> Any:

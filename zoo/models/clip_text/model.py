@@ -16,6 +16,7 @@ from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import TokenPooling
 from zoo.nn.masks import CAUSAL
+from zoo.nn.padding import check_not_empty, real_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class ClipText(TextModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if self.head is None:
             return self.encode(input_ids, attention_mask)
+        check_not_empty(input_ids, "input_ids")
         index = self.pooled_index(input_ids, attention_mask)
         if self.config.causal and not torch.compiler.is_compiling() and not input_ids.is_meta:
             input_ids, attention_mask = self.truncate(input_ids, attention_mask, index)
@@ -84,7 +86,11 @@ class ClipText(TextModel):
         """Ids and mask without the tokens after the pooled one, which do not affect it."""
         longest = int(index.max()) + 1
         mask = None if attention_mask is None else attention_mask[:, :longest]
-        if self.drop_padding and bool((index < longest - 1).any()):
+        valid = index.new_ones(()).bool() if mask is None else (mask == mask.bool()).all()
+        shorter, valid = torch.stack([(index < longest - 1).any(), valid]).tolist()  # waits for the device once
+        if mask is not None and not valid:
+            real_tokens(mask)
+        if self.drop_padding and shorter:
             before = torch.arange(longest, device=index.device) <= index[:, None]
             mask = before if mask is None else before & mask.bool()
         return input_ids[:, :longest], mask

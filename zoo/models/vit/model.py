@@ -23,6 +23,7 @@ from zoo.nn.heads import (
     PoolingHead,
 )
 from zoo.nn.masks import Window2D
+from zoo.nn.padding import check_not_empty
 from zoo.preprocessing.image import ImageProcessor
 
 Size = int | tuple[int, int]
@@ -151,6 +152,7 @@ class ViT(Model):
 
     def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
         """[B, C, H, W] -> [B, N, D]. any_size: allow any multiple of patch_size, not only the config's image_size."""
+        check_not_empty(pixel_values, "pixel_values")
         return self.patches(pixel_values, any_size)
 
     def encode(self, pixel_values: Tensor, layers: Sequence[int] | None = None) -> Any:

@@ -17,6 +17,7 @@ from zoo.models.wav2vec2.mapping import TRANSFORMERS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, min_samples_for
 from zoo.nn.heads import AudioClassificationHead, FrameClassificationHead, TextPooling, WeightedLayerSum
+from zoo.nn.padding import check_not_empty
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 HEADS = ("ctc", "classify", "token", "pool", None)
@@ -128,6 +129,7 @@ class Wav2Vec2(Model):
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """[B, S] -> (tokens [B, N, D], mask of real tokens [B, N], or None if all are real)."""
+        check_not_empty(input_values, "input_values")
         x, keep = self.waves(input_values, attention_mask, drop_padding=self.drop_padding)
         return self.dropout(x), keep
 

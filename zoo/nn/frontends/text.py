@@ -68,6 +68,8 @@ class TextEmbedding(nn.Module):
         """
         if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(f"expected {name}s [B, N] of an integer dtype, got {tuple(ids.shape)} of {ids.dtype}")
+        if ids.dtype not in (torch.int32, torch.int64):  # the only ones that embeddings take
+            ids = ids.long()
         if torch.compiler.is_compiling() or ids.is_meta:
             return table(ids)
         if ids.device.type != "cpu" and not self.ids_checked:
@@ -99,4 +101,4 @@ def count_positions(keep: Tensor | None, length: int, start: int, device: torch.
     """
     if keep is None:
         return torch.arange(start, start + length, device=device)
-    return (keep.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    return (keep.bool().long().cumsum(1) - 1).clamp(min=0)[:, -length:]

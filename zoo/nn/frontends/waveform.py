@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
+from zoo.nn.padding import real_tokens
 from zoo.utils.cpu_features import CPUFeatures
 
 ConvNorm = Literal["group", "layer"]
@@ -140,6 +141,7 @@ class WaveformEmbedding(nn.Module):
         self.positions = positions
         self.position_norm = norm
         self.checkpointing = False
+        self.mask_checked = False
 
     def frames(self, samples: Any) -> Any:
         """Number of tokens for a number of samples, given as an int or a tensor."""
@@ -164,6 +166,9 @@ class WaveformEmbedding(nn.Module):
         tokens = self.frames(waveforms.shape[1])
         if keep is None:
             return self.tokens(waveforms), None
+        if not torch.compiler.is_compiling() and not (self.mask_checked and keep.is_cuda):
+            real_tokens(keep)  # on a GPU, checking each batch would wait for the device in every step
+            self.mask_checked = True
         waveforms, lengths = left_align(waveforms, keep.bool())
         real = torch.arange(tokens, device=waveforms.device) < self.frames(lengths)[:, None]
         if torch.compiler.is_compiling() or not drop_padding:

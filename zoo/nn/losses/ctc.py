@@ -19,6 +19,9 @@ def ctc_loss(
 
     Raises: ValueError for a text that needs more frames than its clip has; checked for labels on the CPU.
     """
+    if labels.ndim != 2 or labels.is_floating_point():
+        raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected whole numbers [B, L]")
+    labels, label_lengths = labels.long(), label_lengths.long()
     if labels.device.type == "cpu":
         needed = frames_needed(labels, label_lengths)
         if len(short := (needed > frames.cpu()).nonzero()):
