@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.data.text.datamodule import GroupedByLengthBatches
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask
+from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, add_lora
 
 SMALL = {"width": 32, "depth": 1, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "seed": 0}
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -170,6 +170,35 @@ def test_ranks_make_no_difference(
     whole = gradient(task(), [batch()])
     for found in ranks(2, on_rank, task, batch, strategy):
         assert_same(whole, found)
+
+
+def test_adapters_make_no_difference() -> None:
+    pytest.importorskip("peft")
+
+    def adapted() -> L.LightningModule:
+        task = causal_lm()
+        add_lora(task.model, 2)
+        return task
+
+    whole, parts = gradient(adapted(), [texts()]), gradient(adapted(), cut(texts(), (3, 1)))
+    assert len(whole[0]) < sum(p.numel() for p in causal_lm().parameters()) / 2
+    assert_same(whole, parts)
+
+
+def test_low_precision_makes_no_difference() -> None:
+    """But for rounding: bfloat16 has 8 bits."""
+    whole = gradient(causal_lm(), [texts()], precision="bf16-mixed")
+    parts = gradient(causal_lm(), cut(texts(), (3, 1)), precision="bf16-mixed")
+    assert (whole[0] - parts[0]).norm() < 0.02 * whole[0].norm()
+    assert whole[1] == pytest.approx(parts[1], rel=1e-3)
+
+
+def test_clipping_sees_the_gradient_of_the_mean() -> None:
+    norms = [
+        gradient(causal_lm(), batches, gradient_clip_val=0.01)[0].norm().item()
+        for batches in ([texts()], cut(texts(), (3, 1)), cut(texts(), (1, 1, 1, 1)))
+    ]
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
 def test_the_last_window_of_an_epoch_may_be_smaller() -> None:

@@ -162,6 +162,21 @@ def test_nan_stops_with_step_and_batch(tmp_path: Path, capsys: pytest.CaptureFix
     assert "bad_batch_step6.pt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_a_run_clips_its_gradients(tmp_path: Path, clip: float) -> None:
+    norms = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+            parameters = list(module.model.parameters())
+            norm = lambda *_: norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))  # noqa: E731
+            trainer.optimizers[0].register_step_post_hook(norm)
+
+    tiny_run(tmp_path / "run", "steps=3", f"gradient_clip_val={clip}", callbacks=(Look(),))
+    assert len(norms) == 3
+    assert max(norms) <= 0.01 * 1.001 if clip else min(norms) > 0.05
+
+
 def test_a_further_logger_by_its_name(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     tiny_run(tmp_path / "run", "steps=2", "logger=TensorBoardLogger")
