@@ -154,7 +154,8 @@ class Task(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self._finite = norm.isfinite()
-        self.guard.watch(self._step_loss, norm, self.trainer.global_step, self._micro_batches)
+        step = self.trainer.global_step
+        self.guard.watch(self._step_loss, norm, step, self._micro_batches, scaled=self.scaled)
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
         elif not self._finite:

@@ -53,6 +53,7 @@ class _Pending:
     ready: Any  # torch.cuda.Event, or None if the values are on the CPU already
     step: int
     micro_batches: Sequence[MicroBatch]
+    scaled: bool
 
 
 class LossGuard:
@@ -75,13 +76,18 @@ class LossGuard:
         self.rank = 0
         self._queue: deque[_Pending] = deque()
 
-    def watch(self, loss: Tensor, norm: Tensor, step: int, micro_batches: Sequence[MicroBatch]) -> None:
+    def watch(
+        self, loss: Tensor, norm: Tensor, step: int, micro_batches: Sequence[MicroBatch], *, scaled: bool = False
+    ) -> None:
         """Queue the loss and the gradient norm (scalars) of a step; both are equal on all processes.
+
+        With a gradient scaler (`scaled`) gradients that overflow are a matter of course: their steps are counted, but
+        there is no warning, and no batch is saved.
 
         Raises: NonFiniteLoss or NonFiniteGradient, for this step or an earlier one.
         """
         values, ready = _to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
-        self._queue.append(_Pending(values, ready, step, micro_batches))
+        self._queue.append(_Pending(values, ready, step, micro_batches, scaled))
         while len(self._queue) > (0 if ready is None else self.behind):
             self._check_next()
 
@@ -117,20 +123,23 @@ class LossGuard:
     def _skip(self, pending: _Pending, loss: float, norm: float) -> None:
         step = pending.step + 1
         self.skipped += 1
-        file = self._file(pending)
-        if self.skipped <= self.limit + 1:  # a long run does not fill the disk
-            self._save(pending, pending.micro_batches)
         if self.skipped > max(self.limit, step // 100):
+            file = self._save(pending, pending.micro_batches)
             raise NonFiniteGradient(
                 f"the gradient was not finite in {self.skipped} of {step} steps, though the loss was ({loss:.4g} at "
                 f"step {step}). No weight was changed in these steps. Batches are saved in {file.parent}, the last in "
                 f"{file.name}. {_CAUSES}",
                 pending.step, file,
             )  # fmt: skip
+        if pending.scaled:  # a gradient scaler tries scales in this way: nothing is wrong yet
+            return
+        saved = ""
+        if self.skipped <= self.limit:  # a long run does not fill the disk
+            saved = f". The batch is saved in {self._save(pending, pending.micro_batches)}"
         if self.rank == 0:
             warnings.warn(
                 f"step {step}: the norm of the gradient is {norm}, so this step is skipped: weights, optimizer and "
-                f"moving average stay as they are. The batch is saved in {file}",
+                f"moving average stay as they are{saved}",
                 stacklevel=2,
             )
 
