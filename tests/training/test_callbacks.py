@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
     def full(value: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         calls.append(path)
         if len(calls) == 2:
-            Path(path).write_bytes(b"half")
+            path.write(b"half")
             raise OSError(28, "No space left on device")
         real(value, path, *args, **kwargs)
 

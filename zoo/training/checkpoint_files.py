@@ -19,8 +19,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically, so that a killed process or a full disk leaves no partial file; loads safely."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file, then rename it."""
-        write_atomic(Path(path), lambda part: torch.save(checkpoint, part))
+        """Write to a temporary file, then rename it. Raises: OSError, e.g. for a full disk."""
+
+        def write(part: Path) -> None:
+            with open(part, "wb") as file:  # given a path, torch.save raises a RuntimeError that hides the reason
+                torch.save(checkpoint, file)
+
+        write_atomic(Path(path), write)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code."""

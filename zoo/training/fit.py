@@ -27,6 +27,7 @@ from zoo.training.plots import Plot, save_plots
 from zoo.training.progress import ProgressBar, format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
+from zoo.training.run_dir import named_disk_errors
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
 from zoo.utils.console import clock_time, console
@@ -56,14 +57,15 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         callbacks: Additional Lightning callbacks.
         plots: Additional plots for the run folder, by file name.
 
-    Raises: TrainingInterrupted, NonFiniteLoss; RunError for a damaged checkpoint.
+    Raises: TrainingInterrupted, NonFiniteLoss; RunError for a damaged checkpoint or a full disk.
     """
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     longer_run = (longer_runs or {}).get(run.data.name, "")
     if isinstance(data, KeyedDataModule):
         run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
     try:
-        return _fit(run, task, data, steps_per_epoch, sample, longer_run, example_command, callbacks, plots or {})
+        with named_disk_errors(run.folder.path):
+            return _fit(run, task, data, steps_per_epoch, sample, longer_run, example_command, callbacks, plots or {})
     except SystemExit as error:  # Lightning's own handling of a second Ctrl-C, which would exit without a word
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error

@@ -8,7 +8,7 @@ from typing import Any
 from zoo.training import parse
 from zoo.training.parse import SettingsError
 from zoo.training.run import Run
-from zoo.training.run_dir import RunError
+from zoo.training.run_dir import FULL, READ_ONLY, RunError
 from zoo.utils.errors import LoadError
 from zoo.utils.escape import say
 
@@ -36,6 +36,11 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
+    except OSError as error:  # outside of the run folder, e.g. of a cache
+        if error.errno not in FULL | READ_ONLY:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
     except Exception as error:
         return _ended(error)
     return 0

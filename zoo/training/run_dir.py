@@ -10,8 +10,10 @@ runs/vit_cifar/
   *.png            plots
 """
 
+import errno
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,9 +27,32 @@ from zoo.utils import renamed
 from zoo.utils.atomic import remove_leftovers, write_atomic
 from zoo.utils.options import flatten
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 class RunError(ValueError):
     """A run folder cannot be used by a command."""
+
+
+class DiskError(RunError, OSError):
+    """The run folder cannot be written: the disk is full or read-only, or a permission is missing."""
+
+
+@contextmanager
+def named_disk_errors(folder: Path) -> Iterator[None]:
+    """Context that raises errors of writing the run folder as DiskError, which names the path and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename2 or error.filename or folder)
+        is_in_folder = path.absolute().is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)
+        if isinstance(error, DiskError) or error.errno not in (FULL | READ_ONLY if is_in_folder else FULL):
+            raise
+        fix = "free some space and run the same command again, which resumes from the last checkpoint"
+        if error.errno in READ_ONLY:
+            fix = "make it writable, or use another run_dir="
+        raise DiskError(f"{path} cannot be written: {error.strerror}; {fix}") from error
 
 
 @dataclass
@@ -76,13 +101,14 @@ class RunFolder:
 
         Raises: RunError if another process is using the folder.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._acquire_lock()
-        self._remove_leftovers()
-        comment = "".join(f"# {line}\n" for line in header.splitlines())
-        write_text(self.path / "config.yaml", comment + yaml.safe_dump(settings, sort_keys=False))
-        if fingerprint is not None:
-            write_text(self.path / "data.sha256", format_fingerprint(fingerprint))
+        with named_disk_errors(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._acquire_lock()
+            self._remove_leftovers()
+            comment = "".join(f"# {line}\n" for line in header.splitlines())
+            write_text(self.path / "config.yaml", comment + yaml.safe_dump(settings, sort_keys=False))
+            if fingerprint is not None:
+                write_text(self.path / "data.sha256", format_fingerprint(fingerprint))
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `metrics.json`."""
