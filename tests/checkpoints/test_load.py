@@ -293,11 +293,24 @@ def test_unsupported_configs_of_timm_are_named(tmp_path, change, reason):
         zoo.load(tmp_path)
 
 
+def test_a_tag_in_timms_name_and_arguments_that_differ_from_the_pretrained_config(tmp_path):
+    """Arguments are those of the model in the file; the pretrained config is that of the weights it began with."""
+    theirs = timm_folder(tmp_path, "vit_base_patch16_224", img_size=32, patch_size=8)
+    values = json.loads((tmp_path / "config.json").read_text())
+    pretrained = values["pretrained_cfg"] | {"input_size": [3, 224, 224], "num_classes": 1000}
+    name = f"{values['architecture']}.augreg_in21k"
+    edit_json(tmp_path / "config.json", architecture=name, pretrained_cfg=pretrained)
+    model = zoo.load(tmp_path)
+    assert model.variant == "vit_base_patch16_224" and model.config.image_size == 32
+    assert error(answer(model, pixels()), answer(theirs, pixels())) <= 1e-5
+
+
 @pytest.mark.parametrize("path, value, reason", [
     ((), {"color": 1}, r"unknown key 'color'"),
     ((), {"labels": ...}, r"lacks the key 'labels'"),
     ((), {"family": "vitt"}, r"no family 'vitt'; did you mean 'vit'"),
     ((), {"format": 99}, r"config\.json has format 99: it was saved by a newer version.*upgrade"),
+    ((), {"format": native.FORMAT + 1}, r"it was saved by a newer version.*upgrade"),
     ((), {"format": "2"}, r"has format '2', expected a whole number from 1 to"),
     ((), {"format": 0}, r"has format 0, expected a whole number from 1 to"),
     ((), {"format": ...}, r"lacks the key 'format'"),

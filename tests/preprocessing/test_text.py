@@ -314,6 +314,7 @@ def test_vocab_json_and_merges_of_older_repositories(tmp_path, bytes_):
     for text in TEXTS:
         assert ours.encode(text) == theirs(text)["input_ids"]
     assert ours.encode("the<mask>dog") == theirs("the<mask>dog")["input_ids"]
+    assert not ours.types and set(ours("the dog")) == {"input_ids", "attention_mask"}  # it has a single token type
 
 
 @pytest.mark.parametrize("name", ["bert_tiny", "roberta_small", "modernbert_tiny"])
