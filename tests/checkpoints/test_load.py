@@ -86,6 +86,12 @@ def test_a_run_folder_and_a_checkpoint_file(folder, tmp_path):
     torch.save({"state_dict": state | average, "zoo": description}, tmp_path / "averaged.ckpt")
     loaded = zoo.load(tmp_path / "averaged.ckpt").state_dict()  # the average is what the run evaluated
     assert all(torch.equal(loaded[name], tensor + 1) for name, tensor in model.state_dict().items())
+    with_bias = torch.ones(7)
+    model.head.proj.bias.data.copy_(with_bias)
+    stored = {"state_dict": state | {"model.head.proj.bias": with_bias}, "zoo": description, "unit": [100.0, 5.0]}
+    torch.save(stored, tmp_path / "standardized.ckpt")  # the targets of a regression were (target - 100) / 5
+    again = zoo.load(tmp_path / "standardized.ckpt")
+    torch.testing.assert_close(again(x), model(x) * 5 + 100)
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
     with pytest.raises(zoo.LoadError, match=r"is a file of weights alone; expected a folder.*give the folder"):
         zoo.load(folder / "model.safetensors")
@@ -508,6 +514,9 @@ def test_a_custom_attention(folder, tmp_path):
     ({"depth": 1}, r"blocks\.1\.\S+ has no place in the model"),
     ({"registers": 4}, r"patches\.registers is absent, expected \[4, 32\]"),
     ({"stem": "conv"}, r"patches\.proj"),
+    ({"kv_heads": 2}, r"mixer\.k\.weight is \[32, 32\], expected \[16, 32\]"),
+    ({"mlp_dim": 64}, r"mlp\.up\.weight is \[128, 32\], expected \[64, 32\]"),
+    ({"qkv_bias": False}, r"mixer\.q\.bias has no place in the model"),
     ({"embed_dim": 3}, r"no field 'embed_dim'; did you mean 'width'"),
     ({"attention": "performr"}, r"did you mean 'performer'"),
     ({"image_size": 33}, r"not a multiple of patch_size"),
