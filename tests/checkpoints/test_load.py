@@ -434,6 +434,12 @@ def test_another_number_of_classes(vit, capsys):
     assert next(line for line in lines if "head.proj" in line).startswith(f"{vit}: 38 tensors mapped; 2 dropped")
 
 
+def test_a_new_classifier_is_of_single_labels_and_the_files_own_keeps_its_problem_type(tmp_path):
+    zoo.save(tiny(problem_type="multi_label_classification"), tmp_path / "model")
+    assert zoo.load(tmp_path / "model", num_classes=7).config.problem_type == "multi_label_classification"
+    assert zoo.load(tmp_path / "model", num_classes=3).config.resolved_problem_type == "single_label_classification"
+
+
 def test_labels(folder, vit):
     assert zoo.load(vit).labels is None
     assert zoo.load(vit, labels=["cat", "dog"]).labels == ["cat", "dog"]

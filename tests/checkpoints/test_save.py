@@ -68,6 +68,14 @@ def test_the_files_of_a_folder(tmp_path):
         assert torch.equal(model(golden.get_tensor("input.pixel_values")), golden.get_tensor("output"))
 
 
+def test_tied_weights_are_in_the_file_once(tmp_path):
+    model = zoo.create_model("llama_nano", seed=0, width=32, depth=1, heads=2)
+    zoo.save(model, tmp_path / "model")
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(model.state_dict()) - {"head.proj.weight"}
+    assert (again := zoo.load(tmp_path / "model")).head.proj.weight is again.tokens.word.weight
+
+
 def test_a_model_in_training_is_saved_as_it_is(tmp_path):
     model = tiny(drop_path=0.5).train()
     model.blocks[0].eval()

@@ -116,6 +116,11 @@ def test_texts_go_to_ids_and_back() -> None:
         vocabulary.encode("box")
 
 
+def test_the_blank_is_where_it_stands() -> None:
+    assert Vocabulary(("a", "|", "<pad>", "b")).blank_id == 2
+    assert Vocabulary(("a", "_", "|"), blank="_").blank_id == 1
+
+
 def test_the_vocabulary_of_transformers() -> None:
     text = '{"<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "T": 6, "[PAD]": 0}'
     vocabulary = Vocabulary.from_json(text)

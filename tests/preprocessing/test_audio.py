@@ -235,6 +235,8 @@ def test_the_sampling_rate_must_be_known() -> None:
         SMALL(wave)
     with pytest.raises(AudioError, match="audio clip 1 has a sampling rate of 8000 Hz, expected 16000 Hz"):
         SMALL([(wave, 16000), (wave, 8000)])
+    with pytest.raises(AudioError, match="audio clip 0 has a sampling rate of 48000 Hz, expected 16000 Hz"):
+        SMALL((wave, 48000))
     with pytest.raises(AudioError, match="a sampling rate of 8000 Hz, expected 16000 Hz"):
         SMALL(wav(wave, 8000))
     twice = SMALL([(wave[:4500], 8000), wav(wave[:4500], 8000)], resample=True)["input_values"]

@@ -165,6 +165,8 @@ def test_a_tokenizer_that_does_not_belong_is_refused(tmp_path, words):
         zoo.save(classifier(words, pad_token_id=3), tmp_path)
     with pytest.raises(ValueError, match="the tokenizer has max_length=16, but the model has only max_length=8"):
         zoo.save(classifier(words, max_length=8), tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has max_length=16, but the model has only max_length=8"):
+        zoo.export(classifier(words, max_length=8), tmp_path)
     transformers_text(tmp_path, "BertModel")
     (tmp_path / "tokenizer.json").write_text(words.tokenizer)
     with pytest.raises(zoo.LoadError, match="does not belong to this model: its ids go up to 119"):
