@@ -106,6 +106,13 @@ def test_timm_round_trip(config):
     assert ImageProcessor.from_timm(json.loads(json.dumps(ours.to_timm()))) == ours
 
 
+def test_missing_settings_have_timms_defaults():
+    from timm.data import resolve_data_config
+
+    ours, theirs = ImageProcessor.from_timm({}), resolve_data_config(pretrained_cfg={})
+    assert ours == ImageProcessor.from_timm(theirs) and theirs["crop_pct"] == 0.875 and ours.resize_to == (256, 256)
+
+
 @pytest.mark.parametrize("resize_to", [(224, 224), (225, 225), (248, 248), (256, 256), (257, 257), (599, 599)])
 def test_any_resize_becomes_a_crop_share(resize_to):
     ours = ImageProcessor(size=(224, 224), resize_to=resize_to)
