@@ -6,7 +6,7 @@ the normalization, and the greatest term of each denominator is 1, however large
 
 Under a causal mask no shift depends on later keys. Each chunk of tokens attends to the chunks before it by a running
 maximum and a running sum of phi(k)^T [v, 1], which are also the cache for decoding. Within a chunk each token attends
-to itself, and the late half of every 2, 4, 8, ... tokens to the early half.
+to itself, and the late half of every 2, 4, 8, ... tokens to the early half; features without exponents need no halves.
 """
 
 import math
@@ -35,7 +35,7 @@ Sums = tuple[Tensor, Tensor]  # top [..., 1, F] and total [..., F, E]: phi(k)^T 
 
 @attention("linear")
 class LinearAttention(Core):
-    """Katharopoulos et al. 2020: phi(x) = elu(x) + 1.
+    """Katharopoulos et al. 2020: phi(x) = elu(x) + 1, and at least exp(-40), so that no denominator is zero.
 
     The attention weights are never computed, so attention dropout drops a value for all queries of a head at once, with
     the same expectation.
@@ -45,7 +45,7 @@ class LinearAttention(Core):
 
     def phi(self, x: Tensor) -> Tensor | Features:
         """Feature map [B, H, N, P] -> [B, H, N, F]: features, or (factor, exponent) where exponents may be large."""
-        return torch.ones_like(x[..., :1]), F.relu(x).log1p() + x.clamp(max=0.0)
+        return torch.where(x > 0, x + 1, x.clamp(-40.0, 0.0).exp())
 
     def num_features(self) -> int:
         return self.spec.head_dim
@@ -253,10 +253,19 @@ def causal_attention(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
     sums = summarize(k, v)
     before = list(accumulate(zip(sums[0].unbind(2), sums[1].unbind(2), strict=True), add, initial=start))
     top, total = (torch.stack(t, 2) for t in zip(*before[:-1], strict=True))
-    parts = [read(q, (top, total)), itself(q, k, v)] + [early_half(q, k, v, half) for half in HALVES if half < size]
+    if q[1].shape[-1] == 1:  # features without exponents
+        within = [within_chunk(q, k, v)]
+    else:
+        within = [itself(q, k, v)] + [early_half(q, k, v, half) for half in HALVES if half < size]
+    parts = [read(q, (top, total)), *within]
     peak = torch.stack([peak for _, peak in parts]).amax(0)
     y = torch.stack([y * (own - peak).exp() for y, own in parts]).sum(0)
     return y.flatten(2, 3)[:, :, :length], before[-1]
+
+
+def within_chunk(q: Features, k: Features, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`read` for queries that attend to the keys of their chunk up to their own; for features without exponents."""
+    return (q[0] @ (k[0] * k[1].exp()).mT).tril() @ v, q[1]
 
 
 def itself(q: Features, k: Features, v: Tensor) -> tuple[Tensor, Tensor]:
