@@ -62,7 +62,7 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
     """Compare the outputs of our model for a seeded batch with those of the library that the checkpoint is from.
 
     A folder of transformers, timm or open_clip is compared with that library, which must be installed; a folder of ours
-    with the golden outputs that were saved beside its weights. Labels and preprocessing are compared, too.
+    with the golden outputs, labels and preprocessing that were saved beside its weights.
     revision: of a hub repository.
     """
     path = model_path(source, revision)
