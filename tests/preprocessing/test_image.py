@@ -109,7 +109,7 @@ def test_timm_round_trip(config):
 def test_missing_settings_have_timms_defaults():
     from timm.data import resolve_data_config
 
-    ours, theirs = ImageProcessor.from_timm({}), resolve_data_config(pretrained_cfg={})
+    ours, theirs = ImageProcessor.from_timm({}), resolve_data_config(pretrained_cfg={"input_size": (3, 224, 224)})
     assert ours == ImageProcessor.from_timm(theirs) and theirs["crop_pct"] == 0.875 and ours.resize_to == (256, 256)
 
 

@@ -15,7 +15,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def ends(tokens: list[list[int]], ids: tuple[int, ...], stop: tuple[str, ...]) -> list[bool]:
-    return StoppingCriteria(ids, stop, spell, None)(torch.tensor(tokens)).tolist()
+    return StoppingCriteria(ids, stop, spell, None, [[]])(torch.tensor(tokens)).tolist()
 
 
 def test_end_tokens_count_beside_stop_texts() -> None:
