@@ -77,6 +77,16 @@ def test_equals_transformers_both_ways(tmp_path: Path, name: str, options: dict[
     assert kind.from_transformers({"feature_extractor_type": name} | options) == ours, "what a file leaves out"
 
 
+def test_the_default_is_the_extractor_of_ast() -> None:
+    """Published files store half of the std that AST divides by."""
+    from transformers import ASTFeatureExtractor
+
+    theirs = ASTFeatureExtractor()
+    ours = SpectrogramFeatureExtractor()
+    assert ours == SpectrogramFeatureExtractor.from_transformers(theirs.to_dict())
+    assert (ours.mean, ours.std) == (theirs.mean, 2 * theirs.std)
+
+
 def test_what_transformers_cannot_express() -> None:
     for odd in (
         SpectrogramFeatureExtractor(low_freq=50.0),

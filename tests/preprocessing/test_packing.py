@@ -136,6 +136,12 @@ def test_masks_of_another_kind(mask, said):
         tiny("bert_tiny")(input_ids=torch.full((2, 3), 5), attention_mask=mask)
 
 
+def test_documents_fill_a_row_to_its_end():
+    packed = zoo.pack([[5] * 3, [6] * 5, [7] * 8, [8]], 8, pad_id=0)
+    assert packed["document_ids"].tolist() == [[0] * 3 + [1] * 5, [0] * 8, [0] + [-1] * 7]
+    assert packed["input_ids"].tolist() == [[5] * 3 + [6] * 5, [7] * 8, [8] + [0] * 7]
+
+
 def test_types_and_lengths():
     model, ids = tiny("bert_tiny"), torch.full((2, 3), 5)
     with pytest.raises(ValueError, match="token_type_id 2 at row 0, position 0 is out of range: expected 0 to 1"):

@@ -52,6 +52,12 @@ def test_sides_and_multiples(words):
     assert batch["attention_mask"][0, 0] == 0
 
 
+def test_padding_is_the_padding_token_of_the_tokenizer(words):
+    other = replace(words, special={"pad": "[MASK]"})
+    batch = other(["the dog", "the quick fox jumps"])
+    assert words.id("mask") != 0 and (batch["input_ids"][batch["attention_mask"] == 0] == words.id("mask")).all()
+
+
 def test_too_long_is_never_silent(words):
     text = "the quick brown fox " * 6
     with pytest.raises(ValueError, match=r"text 1 has 26 tokens, expected at most max_length=16.*truncate='cut'"):
@@ -163,8 +169,9 @@ def test_a_tokenizer_that_does_not_belong_is_refused(tmp_path, words):
         zoo.save(classifier(words, vocab_size=50), tmp_path)
     with pytest.raises(ValueError, match=r"padding token is 0 \('\[PAD\]'\), but the model has pad_token_id=3"):
         zoo.save(classifier(words, pad_token_id=3), tmp_path)
-    with pytest.raises(ValueError, match="the tokenizer has max_length=16, but the model has only max_length=8"):
-        zoo.save(classifier(words, max_length=8), tmp_path)
+    for length in (8, 15):
+        with pytest.raises(ValueError, match=f"the tokenizer has max_length=16, but .* only max_length={length}"):
+            zoo.save(classifier(words, max_length=length), tmp_path)
     with pytest.raises(ValueError, match="the tokenizer has max_length=16, but the model has only max_length=8"):
         zoo.export(classifier(words, max_length=8), tmp_path)
     transformers_text(tmp_path, "BertModel")
