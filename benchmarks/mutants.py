@@ -199,7 +199,11 @@ def run_all(mutants: Sequence[Mutant], workers: int, full: bool, first: bool) ->
             return caught
 
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(run_one, range(len(mutants))))
+            try:
+                return list(pool.map(run_one, range(len(mutants))))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def package(mutant: Mutant) -> str:

@@ -246,6 +246,7 @@ def test_unnormalized_features_and_hidden_states():
     model = make()
     inputs = batch(model)
     raw = model.encode_image(inputs["pixel_values"], normalize=False)
+    assert (raw.norm(dim=-1) - 1).abs().min() > 0.01
     assert torch.allclose(raw / raw.norm(dim=-1, keepdim=True), model(**inputs).image_features, atol=1e-6)
     hidden = model.encode(**inputs)
     assert hidden["image"].shape == (3, 64, 32) and hidden["text"].shape == (3, 11, 32)

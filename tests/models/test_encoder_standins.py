@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from peers import error
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from text_peers import answer, ragged, transformers_text
 
 import zoo
@@ -226,4 +226,20 @@ def test_a_classifier_on_an_embedding_model(tmp_path):
 def test_other_poolings_are_refused(tmp_path, pooling, message):
     mini_lm(tmp_path, **pooling)
     with pytest.raises(zoo.LoadError, match=message):
+        zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "gelu", "silu"])
+def test_activations_have_the_names_of_transformers(tmp_path, act):
+    theirs = transformers_text(tmp_path, "BertForSequenceClassification", hidden_act=act)
+    batch = ragged((9, 5))
+    with torch.no_grad():
+        assert error(zoo.load(tmp_path)(**batch), answer(theirs, batch)) <= 1e-6
+
+
+def test_a_classifier_without_its_pooler_is_incomplete(tmp_path):
+    transformers_text(tmp_path, "BertForSequenceClassification")
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({name: t for name, t in tensors.items() if "pooler" not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(zoo.LoadError, match=r"missing bert\.pooler\.dense\.weight"):
         zoo.load(tmp_path)

@@ -120,6 +120,14 @@ def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> No
     assert len(load(tmp_path / "a.csv", text="review", label="stars").train) == 36
 
 
+def test_numbered_classes_are_in_the_order_of_their_numbers() -> None:
+    values = [str(i) for i in range(12)]  # in the order of a dictionary 10 comes before 2
+    _, names, labels = encode_labels(
+        {"train": Table({"label": values}, "table")}, ["label"], {"train": list(range(12))}
+    )
+    assert names == values and labels["train"].tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("values", [["ant", "zebra", "ant"], [1, 0, 1]])
 def test_the_order_of_the_classes_is_that_of_their_stored_names(values: list[object]) -> None:
     table = Table({"label": values}, "table", names={"label": ["zebra", "ant", "cow"]})
