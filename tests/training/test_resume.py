@@ -60,6 +60,14 @@ def test_killed_again_and_again_with_workers(whole: Path, tmp_path: Path) -> Non
     assert_same(whole, folder)
 
 
+def test_steps_after_the_last_checkpoint_are_logged_once(tmp_path: Path) -> None:
+    words = ("steps=8", "checkpoint_every=0")  # after validations only: three steps are lost
+    assert in_child(tiny_run, tmp_path / "run", *words, callbacks=(Kill(7, "on_train_batch_start"),)) == -9
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [str(step) for step in range(1, 8)]
+    assert in_child(tiny_run, tmp_path / "run", *words) == 0
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [str(step) for step in range(1, 9)]
+
+
 def test_accumulation_is_resumed_too(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     assert in_child(tiny_run, one, *SEVEN, "accumulate_grad_batches=2") == 0
