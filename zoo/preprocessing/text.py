@@ -216,7 +216,8 @@ class TextProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types, without the tokenizer, which is a separate file (`files`)."""
-        values = {name: getattr(self, name) for name in _FIELDS}
+        # The cleaning was added later: without it, the description, and so the fingerprint, of a model stays as it was.
+        values = {name: getattr(self, name) for name in _FIELDS if name != "clean" or self.clean is not None}
         return {"kind": "text"} | values | {"special": dict(self.special)}
 
     def files(self) -> dict[str, str]:
