@@ -167,11 +167,14 @@ class BestAndLastCheckpoints(Checkpoint):
         """Whether training stops because the monitored metric no longer improves."""
         return bool(self.early_stopping_patience) and self.worse >= self.early_stopping_patience
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not train further if the run stopped early but was killed before its result was written."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget a best checkpoint that was removed, so that the run does not end without one."""
         if self.best is not None and not trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
             announce(f"{self.folder / 'best.ckpt'} was removed: the best of the validations to come replaces it")
             self.best, self.best_step, self.worse = None, 0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not train further if the run stopped early but was killed before its result was written."""
         trainer.should_stop = self.stopped_early
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
