@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zoo.nn import CAUSAL, MLP, Attention, BlockConfig, Context, CoreSpec, initialize, rotary
+from zoo.nn.attention import FUSED_QKV_MIN_TOKENS
 from zoo.nn.block import drop_path_scale
 from zoo.nn.context import Groups
 from zoo.nn.mlp import ACTIVATIONS
@@ -22,8 +23,8 @@ def block(**options):
     return made
 
 
-def tokens():
-    return torch.randn(3, 5, WIDTH, generator=torch.Generator().manual_seed(0))
+def tokens(count=5):
+    return torch.randn(3, count, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("scaled", [None, 0.1])
@@ -67,6 +68,12 @@ def test_cross_attention_is_between_mixer_and_mlp(order):
     torch.testing.assert_close(made(x, shown), y, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match=r"parallel.*use order='pre'"):
         BlockConfig(width=WIDTH, heads=2, order="parallel").block(0, 1, cross="softmax")
+
+
+def test_cross_attention_of_a_decoder_is_not_causal():
+    spec = BlockConfig(width=WIDTH, heads=2, causal=True, attention="local")
+    made = spec.block(0, 1, cross={"kind": "local", "window": 2})
+    assert made.mixer.core.spec.causal and not made.cross.core.spec.causal
 
 
 def test_the_final_norm_follows_pre_norm_blocks():
@@ -157,7 +164,7 @@ def test_biases_of_projections():
 
 @pytest.mark.parametrize("biases", [{}, {"k_bias": False}, {"bias": False}])
 def test_one_product_for_q_k_and_v_is_three(biases):
-    made, x = attention(**biases), tokens()
+    made, x = attention(**biases), tokens(FUSED_QKV_MIN_TOKENS)
     apart = [made.q(x), made.k(x), made.v(x)]
     for together, alone in zip(made.project(x), apart, strict=True):
         torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
@@ -165,7 +172,7 @@ def test_one_product_for_q_k_and_v_is_three(biases):
 
 def test_whatever_wraps_a_projection_is_called():
     """Adapters, hooks and parametrizations stand between a Linear and its weight."""
-    x = tokens()
+    x = tokens(FUSED_QKV_MIN_TOKENS)  # of which plain layers compute one product
     made = attention()
     made.q.register_forward_hook(lambda module, args, out: out + 1)
     torch.testing.assert_close(made.project(x)[0], F.linear(x, made.q.weight, made.q.bias) + 1)

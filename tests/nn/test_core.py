@@ -23,6 +23,7 @@ from zoo.nn import (
 from zoo.nn.masks import MaskView
 from zoo.nn.registry import build_core
 from zoo.nn.sdpa import repeat_kv
+from zoo.nn.softmax_attention import SoftmaxAttention
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LOOSE = {"performer": 20, "rfa": 20}  # sums of features divide: their rounding is the larger one
@@ -240,6 +241,14 @@ def test_additive_is_bahdanaus_formula():
     for b, h, n in ((0, 0, 0), (1, 3, 7)):
         scores = torch.stack([core.w[h] @ torch.tanh(q[b, h, n] + k[b, h, m]) for m in range(TOKENS)])
         torch.testing.assert_close(core(q, k, v)[b, h, n], scores.softmax(0) @ v[b, h], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [None, 0.25, 1.0])
+def test_the_scale_of_the_spec(scale):
+    core, (q, k, v) = SoftmaxAttention(CoreSpec(HEADS, HEADS, DIM, scale=scale)).eval(), qkv()
+    expected = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    torch.testing.assert_close(core(q, k, v), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(core.weights(q, k) @ v, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_softmax_is_torchs_multi_head_attention():

@@ -76,6 +76,8 @@ def test_the_rules():
     assert all((m.weight == 1).all() for m in made.modules() if isinstance(m, nn.LayerNorm))
     assert all((m.gamma == 1e-5).all() for m in made.modules() if isinstance(m, LayerScale))
     assert made[0].mixer.q.weight.requires_grad
+    initialize(table := nn.Embedding(99, 32), 0)
+    assert table.weight.std().item() == pytest.approx(0.88 * 0.02, rel=0.1) and table.weight.abs().max() <= 0.04
 
 
 def test_a_module_without_a_rule_is_an_error_not_a_guess():
