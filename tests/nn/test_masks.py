@@ -235,3 +235,14 @@ def test_a_window_wider_than_the_text_is_causal_and_hides_nothing_from_the_last_
     assert not Window(9, 0).hides_nothing(2, 10)
     assert is_causal(CAUSAL & Window(9, 0), 10, 10) and is_causal(Window(9, 0), 10, 10)
     assert not is_causal(CAUSAL & Window(8, 0), 10, 10) and not is_causal(Window(9, 1), 10, 10)
+
+
+def test_only_a_single_query_sees_all_keys_under_a_causal_mask():
+    assert CAUSAL.hides_nothing(1, 5) and not CAUSAL.hides_nothing(2, 2) and not CAUSAL.hides_nothing(2, 5)
+
+
+def test_layers_of_different_patterns_share_a_cache_but_not_their_masks():
+    view = MaskView(CAUSAL, keep=torch.tensor([[True, True, True, False]]))
+    near, far = ((view & Window(left, 0)).evaluate(4, 4, None)[0] for left in (0, 2))
+    assert not torch.equal(near, far) and len(view.cache) == 2
+    assert (view & Window(2, 0)).evaluate(4, 4, None)[0] is far

@@ -113,3 +113,8 @@ def test_a_sum_of_biases_holds_for_the_last_queries_too():
     torch.testing.assert_close(both, ALiBi(2).dense(3, 6) + table)
     given = torch.randn(1, 2, 3, 6)  # made for just these three queries
     torch.testing.assert_close((ALiBi(2) + TensorBias(given)).dense(3, 6), ALiBi(2).dense(3, 6) + given)
+
+
+def test_a_sum_may_hide_keys_if_one_of_its_parts_may():
+    hiding, plain = TensorBias(torch.zeros(1, 1, 3, 3)), ALiBi(2)
+    assert (hiding + plain).hides and (plain + hiding).hides and not (plain + plain).hides
