@@ -57,7 +57,7 @@ def test_versions_out_of_bounds_are_fixed_together(monkeypatch: pytest.MonkeyPat
     assert audio.message == "2.9.1 is installed, ==2.11.* is required"
     assert audio.fix.startswith('pip install "torch') and audio.fix.endswith('"torchaudio==2.11.*"')
     assert "torchvision" in audio.fix
-    assert lightning.fix == 'pip install "lightning>=2.6"'
+    assert lightning.fix == 'pip install "lightning!=2.6.2,!=2.6.3,>=2.6"'
     assert tokenizers.message == "not installed"
     assert version_of(by_name("rich")).state == "ok"
 

@@ -157,7 +157,7 @@ def test_attention_stands_where_its_patches_do(classifier) -> None:
     left, right, bottom, top = over.get_extent()
     x = left + (place[1] + 0.5) / colors.shape[1] * (right - left)
     y = bottom + (place[0] + 0.5) / colors.shape[0] * (top - bottom)
-    assert abs(x - (2 * 10 + 7.5)) < 3 and abs(y - 7.5) < 5
+    assert abs(x - (2 * 8 + 7.5)) < 3 and abs(y - 7.5) < 5
 
 
 def test_bins_are_placed_by_mel(classifier) -> None:

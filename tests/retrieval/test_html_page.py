@@ -128,7 +128,7 @@ def test_what_cannot_be_shown_says_why(tmp_path, out):
     cards = [Card(tmp_path / "gone.png", 0.3), Card(tmp_path / "broken.png"), Card(tmp_path / "x.aiff")]
     write_page(out, [("x", cards), ("y", [])])
     text = Page(out).text
-    assert "the file is gone" in text and "cannot identify image file" in text and "cannot play .aiff" in text
+    assert "the file is gone" in text and "is not a readable image file" in text and "cannot play .aiff" in text
     assert "nothing found" in text
     with pytest.raises(ValueError, match="no results"):
         write_page(out, [])

@@ -9,12 +9,13 @@
     head.proj.@                        =  cls_classifier.@                if head.proj_dist.weight
     -                                  =  ~pooler.**
 
-`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` splits their tensor into ours along the first axis,
-`~` is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published
+`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` splits their tensor into ours along the first axis, `~`
+is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published
 files; the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
-`?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows. Ops
-are a closed set, each with its inverse. Lines with tensors that a model does not have are ignored, and each of our
-tensors uses the first line that names it: one table serves all options of a family.
+`?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows, for
+which the first of the names in the file is the one in use (without `if`, they must agree). Ops are a closed set, each
+with its inverse. Lines with tensors that a model does not have are ignored, and each of our tensors uses the first line
+that names it: one table serves all options of a family.
 
 The table is read left to right for export and right to left for import. A tensor that it does not name is an error.
 """
@@ -161,7 +162,7 @@ def import_tensors(
             problems.conflicts += [
                 f"{theirs} and {other} (both our {', '.join(line.ours)})"
                 for other in candidates
-                if other in names and not _same(tensor, foreign[names[other]])
+                if other in names and not line.needs and not _same(tensor, foreign[names[other]])
             ]
             if problem := defect(tensor, own[line.ours[0]]):
                 problems.values.append(f"{theirs} ({problem})")
