@@ -14,6 +14,7 @@ from zoo.checkpoints.load import describe
 from zoo.inference.optimize import FrameProducts
 from zoo.models.mapping.tensors import import_tensors, lines_for
 from zoo.models.registry import build
+from zoo.models.wav2vec2.mapping import read
 from zoo.utils.files import open_tensors
 
 PEERS = {
@@ -351,3 +352,13 @@ def test_a_fresh_alphabet_on_a_pretrained_body(tmp_path):
     assert (
         labeled(noise(2, 400)).shape == (2, 3) and labeled.config.classifier_width == WAVEFORM["classifier_proj_size"]
     )
+
+
+def test_settings_that_files_leave_out_and_a_padding_token_that_is_not_a_symbol():
+    """The defaults are those of transformers' config; CTC needs a blank, which is 0 there, too."""
+    from transformers import Wav2Vec2Config
+
+    fields = {"blank": 99, "vocab_size": 32}
+    assert read(fields, {}) == {"order": "post", "vocab_size": 32, "blank": 0}
+    assert not Wav2Vec2Config().do_stable_layer_norm and Wav2Vec2Config().pad_token_id == 0
+    assert read(fields | {"blank": 5}, {"do_stable_layer_norm": True}) == {"order": "pre", "vocab_size": 32, "blank": 5}

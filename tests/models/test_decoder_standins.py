@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from decoder_peers import case
+from decoder_peers import case, decoder
 from peers import edit_json, error
 from safetensors.torch import load_file, save_file
 from text_peers import answer, ragged
@@ -136,3 +136,19 @@ def test_a_tied_file_without_its_word_table_is_an_error(tmp_path):
     edit_json(tmp_path / "config.json", n_layer=1)
     with pytest.raises(zoo.LoadError, match=r"h\.1"):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "options", "absent", "field", "expected"), [
+    ("GPT2LMHeadModel", {"layer_norm_epsilon": 0.1}, (), "norm_eps", 0.1),
+    ("LlamaForCausalLM", {"rms_norm_eps": 1e-6}, ("rms_norm_eps",), "norm_eps", 1e-6),
+    ("MistralForCausalLM", {"sliding_window": 4096}, ("sliding_window",), "attention",
+     {"kind": "local", "window": 4096}),
+    ("Qwen2ForCausalLM", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, ("layer_types",),
+     "attention", ("softmax", {"kind": "local", "window": 4}, {"kind": "local", "window": 4})),
+])  # fmt: skip
+def test_settings_that_files_leave_out_or_change(tmp_path, name, options, absent, field, expected):
+    theirs, batch = decoder(tmp_path, name, **options), ragged()
+    edit_json(tmp_path / "config.json", **dict.fromkeys(absent, ...))
+    ours = zoo.load(tmp_path)
+    assert getattr(ours.config, field) == expected
+    assert error(answer(ours, batch), answer(theirs, batch)) <= 1e-5

@@ -76,6 +76,8 @@ def test_the_rules():
     assert all((m.weight == 1).all() for m in made.modules() if isinstance(m, nn.LayerNorm))
     assert all((m.gamma == 1e-5).all() for m in made.modules() if isinstance(m, LayerScale))
     assert made[0].mixer.q.weight.requires_grad
+    initialize(core := build_core("additive", CoreSpec(8, 8, 64)), 0)
+    assert core.w.std().item() == pytest.approx(64**-0.5, rel=0.1)
     initialize(table := nn.Embedding(99, 32), 0)
     assert table.weight.std().item() == pytest.approx(0.88 * 0.02, rel=0.1) and table.weight.abs().max() <= 0.04
 

@@ -5,7 +5,7 @@ from nn_cases import BATCH, DIM, HEADS, TOKENS, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, NO_MASK, Prefix, TensorBias, Window, sdpa
-from zoo.nn.sdpa import PLAIN_MAX_LENGTH, attend, plain_attention, repeat_kv, single_query
+from zoo.nn.sdpa import PLAIN_MAX_LENGTH, attend, is_causal, plain_attention, repeat_kv, single_query
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SCALE = 0.3
@@ -102,3 +102,8 @@ def test_a_causal_mask_ends_with_the_last_key():
     torch.testing.assert_close(
         attend(q, k, v, CAUSAL, None, SCALE), attend(whole_q, k, v, CAUSAL, None, SCALE)[:, :, -3:], atol=1e-6, rtol=0
     )
+
+
+def test_a_causal_window_is_a_causal_mask_only_if_it_reaches_all_earlier_keys():
+    assert [is_causal(CAUSAL & Window(left, 0), 5, 5) for left in (1, 3, 4, 9)] == [False, False, True, True]
+    assert not is_causal(Window(9, 1), 5, 5) and not is_causal(CAUSAL, 3, 5)

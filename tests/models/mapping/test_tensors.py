@@ -34,6 +34,14 @@ def model(*, layers=2, gated=False, head=True, scale=False, bias=True):
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
+def test_imported_tensors_are_contiguous_and_exported_ones_too():
+    """Theirs are transposed; a view of another layout computes the same, but slower, and is refused by safetensors."""
+    own = model(gated=True)
+    theirs = export_tensors(TABLE, own)
+    imported, _ = import_tensors(TABLE, meta(own), theirs)
+    assert all(tensor.is_contiguous() for tensor in [*theirs.values(), *imported.values()])
+
+
 def meta(tensors):
     return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
