@@ -246,3 +246,16 @@ def test_a_batch_of_padding_alone_gives_zeros(kind):
     y = encoder(kind)(x, Context(mask=CAUSAL), keep=nothing)
     y.sum().backward()
     assert torch.equal(y, torch.zeros_like(y)) and torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_padded_rows_of_a_decoder_attend_to_their_own_memory():
+    made = BlockConfig(width=16, heads=2, causal=True).stack(2, cross="softmax")
+    initialize(made, 0)
+    generator = torch.Generator().manual_seed(0)
+    x, memory = torch.randn(3, 6, 16, generator=generator), torch.randn(3, 4, 16, generator=generator)
+    keep = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]])
+    y = made(x, Context(mask=CAUSAL, memory=memory), keep=keep)
+    for row, real in enumerate(keep.bool()):
+        alone = made(x[row : row + 1, real], Context(mask=CAUSAL, memory=memory[row : row + 1]))
+        torch.testing.assert_close(y[row, real], alone[0], atol=1e-5, rtol=1e-5)
+        assert not y[row, ~real].any()
