@@ -1,9 +1,8 @@
 """`zoo.verify`: compare a loaded model with the original library, or with its golden outputs."""
 
-import importlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from zoo.checkpoints.formats.checkpoint import Checkpoint
-from zoo.checkpoints.golden import RECORD, cast_batch, description, named_outputs, run_batch
+from zoo.checkpoints.golden import RECORD, description, named_outputs, run_batch
 from zoo.checkpoints.load import describe, load, model_path
+from zoo.checkpoints.peers import PACKAGES, PEERS, pools
+from zoo.checkpoints.verify_preprocessing import compare
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
 from zoo.utils.atomic import read_folder
@@ -59,10 +59,11 @@ class Verification:
 
 
 def verify(source: str | Path, revision: str | None = None) -> Verification:
-    """Compare the outputs of our model for a seeded batch with those of the library that the checkpoint is from.
+    """Compare outputs for a seeded batch, labels and preprocessing with those of the library that the files come from.
 
-    A folder of transformers, timm or open_clip is compared with that library, which must be installed; a folder of ours
-    with the golden outputs, labels and preprocessing that were saved beside its weights.
+    A folder of transformers, timm or open_clip is compared with that library, which must be installed: label names,
+    the ids of some texts, the pixels of some images, and features of a waveform. A folder of ours is compared with the
+    golden outputs, labels and preprocessing that were saved beside its weights.
     revision: of a hub repository.
     """
     path = model_path(source, revision)
@@ -72,18 +73,15 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
 def _verify(source: str | Path, revision: str | None) -> Verification:
     checkpoint = describe(source, revision)
     model = load(source, revision=revision)
-    if checkpoint.format == "transformers" and model.config.head == "pool" and not _pools(checkpoint):
+    if checkpoint.format == "transformers" and model.config.head == "pool" and not pools(checkpoint):
         model = load(source, revision=revision, head=None)  # their classes return the hidden states
     if checkpoint.format == "zoo":
         return _against_golden(str(source), checkpoint.path, model)
     batch = example_batch(model)
-    theirs = PEERS[checkpoint.format](checkpoint, model.dtype, batch)
-    return _compare(str(source), checkpoint.format, model, batch, named_outputs(theirs))
-
-
-def _pools(checkpoint: Checkpoint) -> bool:
-    """Whether their class returns pooled features."""
-    return checkpoint.mapping.heads.get(checkpoint.architecture, {}).get("head") == "pool"
+    peer = PEERS[checkpoint.format](checkpoint, model.dtype)
+    result = _compare(str(source), checkpoint.format, model, batch, named_outputs(peer.outputs(batch)))
+    changes, notes = compare(model, peer)
+    return replace(result, changes=tuple(changes), notes=tuple(notes))
 
 
 def _against_golden(source: str, path: Path, model: Model) -> Verification:
@@ -124,68 +122,8 @@ def _compare(
     return Verification(source, against, worst, TOLERANCE.get(model.dtype, HALF), versions)
 
 
-PACKAGES = {"open_clip": "open_clip_torch"}  # modules whose package has another name
-
-
 def error(ours: Tensor, theirs: Tensor) -> float:
     """max|ours - theirs| / max(1, max|theirs|); infinite if either has NaNs."""
     a, b = ours.double(), theirs.double()
     worst = ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
     return worst if worst == worst else float("inf")
-
-
-# --- Peers ------------------------------------------------------------------------------------------------------------
-
-
-def _peer(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = PACKAGES.get(name, name)
-        raise ValueError(f"zoo.verify compares a {name} folder with {name} itself: pip install {package}") from None
-
-
-def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Any:
-    assert checkpoint.architecture is not None
-    cls = getattr(_peer("transformers"), checkpoint.architecture)
-    model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
-    if checkpoint.config.head is None:
-        model = model.base_model  # without the head of a model for pretraining
-    with torch.no_grad():
-        output = model(**cast_batch(batch, dtype))
-    if "image_embeds" in output:
-        return _features(output.image_embeds, output.text_embeds, model.logit_scale, getattr(model, "logit_bias", None))
-    if "start_logits" in output:
-        return torch.stack([output.start_logits, output.end_logits], -1)
-    if _pools(checkpoint):
-        return output.pooler_output
-    logits = next((name for name in ("logits", "prediction_logits") if name in output), "last_hidden_state")
-    return output[logits]
-
-
-def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """The outputs of a model with two towers, under our names."""
-    outputs = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
-    return outputs if bias is None else outputs | {"logit_bias": bias.detach().reshape(())}
-
-
-def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    model = _peer("open_clip").create_model(f"local-dir:{checkpoint.path}", output_dict=True).to(dtype).eval()
-    ids = batch["input_ids"]
-    ids = torch.nn.functional.pad(ids, (0, model.context_length - ids.shape[1]))  # it requires one length
-    with torch.no_grad():
-        image = model.encode_image(batch["pixel_values"].to(dtype), normalize=True)
-        return _features(image, model.encode_text(ids, normalize=True), model.logit_scale, model.logit_bias)
-
-
-def _timm(checkpoint: Checkpoint, dtype: torch.dtype, batch: Mapping[str, Tensor]) -> Tensor:
-    model = _peer("timm").create_model(f"local-dir:{checkpoint.path}", pretrained=True).to(dtype).eval()
-    with torch.no_grad():
-        return model(batch["pixel_values"].to(dtype))
-
-
-PEERS: dict[str, Callable[[Checkpoint, torch.dtype, Mapping[str, Tensor]], Any]] = {
-    "transformers": _transformers,
-    "timm": _timm,
-    "open_clip": _open_clip,
-}

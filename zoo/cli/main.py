@@ -108,7 +108,9 @@ def add_tools(command: Callable[..., Any]) -> None:
     new.add_argument("folder", metavar="FOLDER", help="folder to write")
     new.add_argument("--format", default="transformers", help="transformers (default), timm or open_clip")
 
-    new = command("verify", run_verify, "Compare the outputs with those of the library that the files come from.")
+    new = command(
+        "verify", run_verify, "Compare outputs, labels and preprocessing with the library that the files come from."
+    )
     new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
 
     command("doctor", run_doctor, "Check the installation, and print how to fix it.")

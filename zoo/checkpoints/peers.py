@@ -1,0 +1,206 @@
+"""Models, processors and label names as the libraries that folders come from load them, for `zoo.verify`."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.golden import cast_batch
+
+PACKAGES = {"open_clip": "open_clip_torch"}  # modules whose package has another name
+
+
+def module(name: str) -> Any:
+    """A library. Raises ValueError with the package to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = PACKAGES.get(name, name)
+        raise ValueError(f"zoo.verify compares a {name} folder with {name} itself: pip install {package}") from None
+
+
+class Peer:
+    """The model of a folder as the library `name` loads it, and what that library prepares its inputs with."""
+
+    name: str
+    model: Any
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self.checkpoint, self.dtype = checkpoint, dtype
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+        """The outputs for a batch, under our names."""
+        raise NotImplementedError
+
+    def label_names(self) -> Any:
+        """The names of the classes: a list, {row: name}, or None if the folder has none."""
+        return None
+
+    def encode(self, text: str | tuple[str, str], max_length: int) -> dict[str, list[int]]:
+        """The ids of one text without padding: {"input_ids"[, "token_type_ids"]}."""
+        raise NotImplementedError
+
+    def encode_batch(self, texts: Sequence[str], max_length: int, fixed: bool) -> Mapping[str, Tensor]:
+        """The padded ids of texts; fixed: of max_length tokens. Empty if the tokenizer has no padding token."""
+        raise NotImplementedError
+
+    def symbols(self) -> Mapping[str, int]:
+        """{symbol: id} of a CTC model."""
+        raise NotImplementedError
+
+    def pixels(self, image: Any) -> Tensor:
+        """The pixels [C, H, W] that the model gets of an image of PIL."""
+        raise NotImplementedError
+
+    def features(self, wave: Tensor, sampling_rate: int) -> Tensor:
+        """What the model gets of a waveform [S]."""
+        raise NotImplementedError
+
+
+class Transformers(Peer):
+    name = "transformers"
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype)
+        assert checkpoint.architecture is not None
+        cls = getattr(module(self.name), checkpoint.architecture)
+        self.model = cls.from_pretrained(checkpoint.path, dtype=dtype).eval()
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+        # Without the head of a model for pretraining.
+        model = self.model.base_model if self.checkpoint.config.head is None else self.model
+        with torch.no_grad():
+            output = model(**cast_batch(batch, self.dtype))
+        if "image_embeds" in output:
+            bias = getattr(model, "logit_bias", None)
+            return _features(output.image_embeds, output.text_embeds, model.logit_scale, bias)
+        if "start_logits" in output:
+            return torch.stack([output.start_logits, output.end_logits], -1)
+        if pools(self.checkpoint):
+            return output.pooler_output
+        logits = next((name for name in ("logits", "prediction_logits") if name in output), "last_hidden_state")
+        return output[logits]
+
+    def label_names(self) -> Any:
+        return self.model.config.id2label
+
+    def _auto(self, kind: str) -> Any:
+        return getattr(module(self.name), kind).from_pretrained(self.checkpoint.path, trust_remote_code=False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        tokenizer = self._auto("AutoTokenizer")
+        tokenizer.truncation_side = "right"  # ours truncates there; the load report says so where the file differs
+        return tokenizer
+
+    def encode(self, text: str | tuple[str, str], max_length: int) -> dict[str, list[int]]:
+        texts = text if isinstance(text, tuple) else (text,)
+        return dict(self.tokenizer(*texts, truncation=True, max_length=max_length))
+
+    def encode_batch(self, texts: Sequence[str], max_length: int, fixed: bool) -> Mapping[str, Tensor]:
+        if self.tokenizer.pad_token is None:
+            return {}
+        padding = "max_length" if fixed else True
+        return self.tokenizer(list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt")
+
+    def symbols(self) -> Mapping[str, int]:
+        return self.tokenizer.get_vocab()
+
+    @cached_property
+    def image_processor(self) -> Any:
+        return self._auto("AutoImageProcessor")
+
+    def pixels(self, image: Any) -> Tensor:
+        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+    @cached_property
+    def feature_extractor(self) -> Any:
+        return self._auto("AutoFeatureExtractor")
+
+    def features(self, wave: Tensor, sampling_rate: int) -> Tensor:
+        extracted = self.feature_extractor(wave.numpy(), sampling_rate=sampling_rate, return_tensors="pt")
+        return extracted[self.feature_extractor.model_input_names[0]][0]
+
+
+class Timm(Peer):
+    name = "timm"
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype)
+        self.model = module(self.name).create_model(f"local-dir:{checkpoint.path}", pretrained=True).to(dtype).eval()
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            return self.model(batch["pixel_values"].to(self.dtype))
+
+    def label_names(self) -> Any:
+        return self.model.pretrained_cfg.get("label_names")
+
+    @cached_property
+    def transform(self) -> Any:
+        data = module("timm.data")
+        return data.create_transform(**data.resolve_model_data_config(self.model))
+
+    def pixels(self, image: Any) -> Tensor:
+        return self.transform(image)
+
+
+class OpenClip(Peer):
+    name = "open_clip"
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype)
+        self.source = f"local-dir:{checkpoint.path}"
+        self.model = module(self.name).create_model(self.source, output_dict=True).to(dtype).eval()
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ids, model = batch["input_ids"], self.model
+        ids = torch.nn.functional.pad(ids, (0, model.context_length - ids.shape[1]))  # it requires one length
+        with torch.no_grad():
+            image = model.encode_image(batch["pixel_values"].to(self.dtype), normalize=True)
+            return _features(image, model.encode_text(ids, normalize=True), model.logit_scale, model.logit_bias)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return module(self.name).get_tokenizer(self.source)
+
+    def encode(self, text: str | tuple[str, str], max_length: int) -> dict[str, list[int]]:
+        ids = self.tokenizer([text])[0].tolist()
+        return {"input_ids": ids[: self._length(text, ids)]}
+
+    def _length(self, text: Any, ids: list[int]) -> int:
+        """The number of tokens of a text before the padding."""
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is None:  # CLIP's own tokenizer pads with 0, which never ends a text
+            return max((i + 1 for i, token in enumerate(ids) if token), default=0)
+        return len(inner(self.tokenizer.clean_fn(text), truncation=True, max_length=len(ids))["input_ids"])
+
+    def encode_batch(self, texts: Sequence[str], max_length: int, fixed: bool) -> Mapping[str, Tensor]:
+        return {"input_ids": self.tokenizer(list(texts))}
+
+    @cached_property
+    def transform(self) -> Any:
+        transforms = module("open_clip.transform")
+        settings = transforms.PreprocessCfg(**self.model.visual.preprocess_cfg)
+        return transforms.image_transform_v2(settings, is_train=False)
+
+    def pixels(self, image: Any) -> Tensor:
+        return self.transform(image)
+
+
+PEERS: dict[str, type[Peer]] = {cls.name: cls for cls in (Transformers, Timm, OpenClip)}
+
+
+def pools(checkpoint: Checkpoint) -> bool:
+    """Whether the class of transformers returns pooled features."""
+    return checkpoint.mapping.heads.get(checkpoint.architecture, {}).get("head") == "pool"
+
+
+def _features(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """The outputs of a model with two towers, under our names."""
+    outputs = {"image_features": image, "text_features": text, "logit_scale": scale.detach().exp().reshape(())}
+    return outputs if bias is None else outputs | {"logit_bias": bias.detach().reshape(())}
