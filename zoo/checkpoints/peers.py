@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.formats import sentence_transformers
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.golden import cast_batch
 
@@ -94,6 +95,10 @@ class Transformers(Peer):
     @cached_property
     def tokenizer(self) -> Any:
         tokenizer = self._auto("AutoTokenizer")
+        if sentence_transformers.read_settings(self.checkpoint.path)[1]:  # as sentence-transformers does
+            normalizers, backend = module("tokenizers.normalizers"), tokenizer.backend_tokenizer
+            own = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         tokenizer.truncation_side = "right"  # ours truncates there; the load report says so where the file differs
         return tokenizer
 

@@ -26,7 +26,7 @@ from zoo.utils.files import atomic_folder, to_json
 OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "modules.json", "sentence_bert_config.json", "vocab.json", "processor_config.json",
+    "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
     "1_Pooling/config.json", *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}

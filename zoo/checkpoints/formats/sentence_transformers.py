@@ -1,5 +1,7 @@
-"""The files of sentence-transformers beside those of transformers: how hidden states are pooled to an embedding."""
+"""The files of sentence-transformers beside those of transformers: how hidden states are pooled to an embedding, the
+length of texts, and whether they are made lowercase."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,11 @@ from zoo.utils.files import read_json, read_json_list
 
 POOLS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 KIND = "sentence_transformers.models."
+# The settings of texts, as releases of sentence-transformers name the file.
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -31,6 +38,32 @@ def read(folder: Path) -> dict[str, Any]:
     return {"head": "pool", "pool": _pool(read_json(pooling), pooling), "normalize": "Normalize" in kinds}
 
 
+def read_settings(folder: Path) -> tuple[int | None, bool]:
+    """(the maximum number of tokens of a text, or None; whether texts are made lowercase before they are tokenized)."""
+    file = next((folder / name for name in SETTINGS if (folder / name).is_file()), None)
+    values = {} if file is None else read_json(file)
+    length, lower = values.get("max_seq_length"), values.get("do_lower_case")
+    if length is not None and (type(length) is not int or length < 1):
+        raise LoadError(f"{file}: max_seq_length is {length!r:.200}, expected a positive number of tokens")
+    if lower not in (None, True, False):
+        raise LoadError(f"{file}: do_lower_case is {lower!r:.200}, expected true or false")
+    return length, bool(lower)
+
+
+def lowercase(tokenizer: str) -> str:
+    """The contents of a tokenizer.json that makes texts lowercase first, unless it does so already.
+
+    Source: _has_lowercase of https://github.com/huggingface/sentence-transformers, which adds the same normalizer.
+    """
+    values = json.loads(tokenizer)
+    own = values.get("normalizer")
+    steps = [] if own is None else own["normalizers"] if own["type"] == "Sequence" else [own]
+    if any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
+        return tokenizer
+    sequence = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(values | {"normalizer": sequence}, ensure_ascii=False)
+
+
 def _pool(settings: dict[str, Any], file: Path) -> str:
     flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
     chosen = [
@@ -44,7 +77,8 @@ def _pool(settings: dict[str, Any], file: Path) -> str:
 
 
 def files(config: Any, max_length: int) -> dict[str, Any]:
-    """{file name: contents} for a model with head="pool" and no layer after pooling."""
+    """{file name: contents} for a model with head="pool" and no layer after pooling. A tokenizer that makes texts
+    lowercase does so by its own normalizer."""
     pool = next(theirs for theirs, ours in POOLS.items() if ours == config.pool)
     flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
     modules = [

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoints.formats import added_tokens, sentencepiece, vocabulary_files
+from zoo.checkpoints.formats import added_tokens, sentence_transformers, sentencepiece, vocabulary_files
 from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
 from zoo.utils.errors import LoadError
-from zoo.utils.files import parse_json, read_json, read_text
+from zoo.utils.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,11 +37,13 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
             found = next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
             reason = f"{found} has to be converted: {HOW_TO_CONVERT}" if found else "the folder has no tokenizer.json"
             return None, [f"model.preprocess has no tokenizer: {reason}"] if found or settings else []
+        length, lower = sentence_transformers.read_settings(folder)
+        text = sentence_transformers.lowercase(text) if lower else text
         special, notes = _special(text, settings, config)
         preprocess = TextProcessor(
             tokenizer=text,
             special=special,
-            max_length=_length(folder, settings, config),
+            max_length=_length(config.max_length, settings.get("model_max_length"), length),
             padding=settings.get("padding_side", "right"),
             types=getattr(config, "type_vocab_size", 0) > 1,
         )
@@ -147,8 +149,6 @@ def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[
     return special, notes
 
 
-def _length(folder: Path, settings: Mapping[str, Any], config: Any) -> int:
-    limits = [config.max_length, settings.get("model_max_length")]
-    if (file := folder / "sentence_bert_config.json").is_file():
-        limits.append(read_json(file).get("max_seq_length"))
+def _length(*limits: float | None) -> int:
+    """The least of the limits that are set."""
     return min(int(limit) for limit in limits if limit)
