@@ -1,10 +1,13 @@
 """Texts are cleaned before they are tokenized as the tokenizer of open_clip cleans them."""
 
+import html
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import ftfy
 import open_clip
 import pytest
 import transformers
@@ -12,7 +15,7 @@ from clip_peers import OPEN_CLIP, SIGLIP_TEXT, open_clip_pair
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import zoo
-from zoo.preprocessing.text_cleaning import clean_text
+from zoo.preprocessing.text_cleaning import Clean, clean_text
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "photo", "of", "cat", "Cat", "A", ".", ",", "Photo", "dog", "!", "_"]
 
@@ -97,6 +100,30 @@ def test_cleaning_is_saved_and_exported(siglip: Path, clip: Path, tmp_path: Path
         assert [fast(text)["input_ids"] for text in texts] == [
             processor.backend.encode(clean_text(text, mode)).ids for text in texts
         ]
+
+
+@pytest.mark.parametrize("mode", ["lower", "whitespace", "canonicalize"])
+def test_an_export_that_cannot_repair_texts_says_so(
+    mode: Clean, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizers of transformers change case, punctuation and spaces, and no more; the advice of the note holds."""
+    texts = ["cats &amp; dogs", "A  cafÃ©", "“a cat’s tail”", "a_photo of a CAT, &lt;b&gt;"]
+    model = zoo.load(clip)
+    model.preprocess = replace(model.preprocess, text=replace(model.preprocess.text, clean=mode))
+    expected = [model.preprocess.text.encode(text) for text in texts]
+    capsys.readouterr()
+    zoo.export(model, tmp_path / "again", format="open_clip")
+    assert capsys.readouterr().err == ""
+    zoo.export(model, tmp_path / "theirs", format="transformers")
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1 and "cannot repair texts with ftfy and unescape HTML" in note
+    assert str(tmp_path / "theirs") in note and "html.unescape(ftfy.fix_text(text))" in note
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    assert [tokenizer(text)["input_ids"] for text in texts] != expected
+    assert [tokenizer(html.unescape(ftfy.fix_text(text)))["input_ids"] for text in texts] == expected
+    again = zoo.load(tmp_path / "theirs")
+    zoo.export(again, tmp_path / "more", format="transformers")
+    assert "ftfy" not in capsys.readouterr().err and zoo.verify(tmp_path / "theirs").ok
 
 
 def test_options_that_are_not_supported(siglip: Path, tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
     `open_clip.create_model_and_transforms("local-dir:folder")` load it. Raises ValueError naming what that library
     cannot express. The folder is written as by `zoo.save`. readme: contents of README.md, such as the model card.
+    Printed to stderr: files of the folder the model was loaded from that the new one has no copy of; and for
+    "transformers", whose tokenizers cannot repair texts with ftfy and unescape HTML, that such texts get other ids, if
+    the model's tokenizer does so (CLIP and SigLIP of open_clip).
     """
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
@@ -70,6 +73,8 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
         _write_readme(staged, readme)
         _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
+    if format == "transformers":
+        _say_what_is_not_cleaned(model, folder)
     return Path(folder)
 
 
@@ -113,6 +118,18 @@ def _list_others(model: Model, folder: str | Path, names: Sequence[str]) -> None
     if source and (names := [name for name in names if not (Path(folder) / name).exists()]):
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         say(f"{folder} has no copy of these files of {source}: {printable(shown)}", file=sys.stderr)
+
+
+def _say_what_is_not_cleaned(model: Model, folder: str | Path) -> None:
+    """Say that a tokenizer of transformers gives some texts other ids, if the model's repairs texts before."""
+    text = getattr(model.preprocess, "text", model.preprocess)
+    if getattr(text, "clean", None) is not None:
+        say(
+            f"{folder}: tokenizers of transformers cannot repair texts with ftfy and unescape HTML, as open_clip's do: "
+            f"texts such as 'cats &amp; dogs' or 'a cafÃ©' get other ids than from model.preprocess. Clean them with "
+            f"html.unescape(ftfy.fix_text(text)) before, or export to 'open_clip'",
+            file=sys.stderr,
+        )
 
 
 def check_export(model: Model, format: str) -> None:
