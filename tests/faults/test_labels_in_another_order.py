@@ -45,6 +45,11 @@ def test_names_of_other_classes_are_refused_or_reported(folder: Path) -> None:
         assert not report.plain
 
 
+def test_a_name_twice_is_refused_by_the_row_that_it_moves_to(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"'dog' at row 1.*row 0"):
+        zoo.load(folder, labels=["dog", "dog"])
+
+
 def test_some_names_of_the_file_in_other_places_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"'cat' at row 0.*row 1"):
         zoo.load(folder, labels=["cat", "fox"])

@@ -42,6 +42,19 @@ def test_a_file_with_two_tensors(name: str, tmp_path: Path) -> None:
         assert error(zoo.load(tmp_path)(input_ids=IDS), theirs(IDS).logits) <= 1e-5
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_an_override_that_ties_them_reports_the_head_as_dropped(name: str, tmp_path: Path) -> None:
+    options, head = MODELS[name]
+    cls = getattr(transformers, name)
+    cls(cls.config_class(**options)).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {head: torch.randn(99, 32)}, tmp_path / "model.safetensors", {"format": "pt"})
+    report = zoo.load(tmp_path, tie_word_embeddings=True).load_report
+    assert report.dropped == ["head.proj.weight"]
+    assert "head.proj.weight" not in report.mapped
+    assert not report.notes
+
+
 def untied(name: str) -> zoo.Model:
     """A model whose head was given weights of its own by hand."""
     head = {"bert_tiny": "masked_lm"}.get(name, "lm")

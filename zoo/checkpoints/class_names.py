@@ -10,20 +10,26 @@ from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.load_report import LoadReport, listed
 from zoo.models.registry import build
+from zoo.utils.type_checks import is_list_of_texts
 
 
-def check_labels(labels: Any, num_classes: int | None, overrides: dict[str, Any]) -> None:
-    """Raise ValueError for labels that are not a list of texts, or that do not fit the other arguments."""
-    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(n, str) for n in labels):
-        raise ValueError(f"labels={labels!r}: expected a list of the names of the classes, such as ['cat', 'dog']")
+def check_classes(labels: Any, num_classes: int | None, overrides: dict[str, Any]) -> None:
+    """Raise ValueError for labels that are not a list of texts, or for classes that do not fit the other arguments."""
+    if "head" in overrides and overrides["head"] not in CLASSIFIER_HEADS and (labels is not None or num_classes):
+        given = f"num_classes={num_classes!r}" if labels is None else "labels="
+        raise ValueError(
+            f"{given} is for a classifier, and head={overrides['head']!r} has no classes: omit one of them"
+        )
+    if labels is None:
+        return
+    if not is_list_of_texts(labels):
+        raise ValueError(f"labels={labels!r:.200}: expected a list of the names of the classes, such as ['cat', 'dog']")
     if not labels:
         raise ValueError("labels=[] names no class: omit it to keep the names of the file")
     if num_classes not in (None, len(labels)):
         raise ValueError(
             f"{len(labels)} labels were given for num_classes={num_classes}: give as many, or omit num_classes"
         )
-    if "head" in overrides and overrides["head"] not in CLASSIFIER_HEADS:
-        raise ValueError(f"labels= names the classes of a classifier, and head={overrides['head']!r} has none: omit it")
 
 
 def put_in_order(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Checkpoint, labels: Sequence[str]) -> None:
@@ -40,10 +46,11 @@ def put_in_order(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
             tensors[name] = tensors[name].index_select(axis, order.to(tensors[name].device))
         report.notes.append("the rows of the classifier were put in the order of labels=")
         return
-    if moved := [name for i, name in enumerate(labels) if name in own and own[i] != name]:
+    if moved := [row for row, name in enumerate(labels) if name in own and own[row] != name]:
+        name = labels[moved[0]]
         raise ValueError(
-            f"labels= has {moved[0]!r} at row {labels.index(moved[0])}, and in {checkpoint.path} it is the name of row "
-            f"{own.index(moved[0])}: give all names of the file ({listed(own)}), or new names in their order; for a "
+            f"labels= has {name!r} at row {moved[0]}, and in {checkpoint.path} it is the name of row "
+            f"{own.index(name)}: give all names of the file ({listed(own)}), or new names in their order; for a "
             f"new classifier, load the model and call model.reset_head({len(labels)})"
         )
     renamed = [f"{before} is called {after}" for before, after in zip(own, labels, strict=True) if before != after]

@@ -22,7 +22,12 @@ RECORD = "zoo"  # the metadata of the file with the description
 def golden(model: Model) -> dict[str, Tensor]:
     """A seeded batch ("input.*") and the outputs of the model ("output", or the names of its outputs)."""
     batch = example_batch(model)
-    return {f"input.{name}": value for name, value in batch.items()} | run_batch(model, batch)
+    try:
+        outputs = run_batch(model, batch)
+    except RuntimeError as error:  # such as tensors of two types, or on two devices
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"the model cannot compute an example batch, so it was not saved: {reason}") from error
+    return {f"input.{name}": value for name, value in batch.items()} | outputs
 
 
 def description(model: Model) -> dict[str, Any]:

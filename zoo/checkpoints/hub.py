@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from zoo.checkpoints.model_card import model_card
 from zoo.checkpoints.save import export, save
 from zoo.models.base import Model
+from zoo.utils.arguments import check_path
 from zoo.utils.errors import LoadError
 
 # The files of a repository that are downloaded; pickles only if it has no safetensors.
@@ -22,15 +23,15 @@ PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
     """The local path of a source; a hub repository is downloaded. Raises LoadError if there is neither."""
-    text = str(source)
+    path, text = check_path("source", source), str(source)
     repository = text.removeprefix("hf-hub:")
-    if repository == text and Path(source).expanduser().exists():
+    if repository == text and path.exists():
         if revision is not None:
             raise ValueError(
                 f"revision={revision!r} is for hub repositories, and {text!r} is a local path: omit revision, or "
                 f"write hf-hub:org/name"
             )
-        return Path(source).expanduser()
+        return path
     pattern = r"\w[\w.-]*/[\w.-]+" if repository == text else r"(\w[\w.-]*/)?[\w.-]+"
     if isinstance(source, Path) or not re.fullmatch(pattern, repository):
         raise LoadError(

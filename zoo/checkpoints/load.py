@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.checkpoints.class_names import check_labels, put_in_order
+from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
 from zoo.checkpoints.formats import extra_files, native
 from zoo.checkpoints.formats.checkpoint import Checkpoint
@@ -23,11 +23,12 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport
 from zoo.models.mapping.config_keys import differences
-from zoo.models.mapping.tensor_values import to_one_float_type
+from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
+from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
 from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
@@ -75,8 +76,9 @@ def load(
     """
     if head is not FILE:
         overrides["head"] = head
-    path = model_path(source, revision)
-    selection = Selection(None if config is None else Path(config).expanduser(), key, prefix)
+    check_dtype(dtype)
+    device, path = check_device(device), model_path(source, revision)
+    selection = Selection(None if config is None else check_path("config", config), key, prefix)
     folder = path.parent if path.suffix == ".json" else path
 
     def read() -> Model:
@@ -103,8 +105,10 @@ def _load(
     _check_sizes(checkpoint, raw)
     if name := _untied(checkpoint, raw):
         checkpoint.config = checkpoint.config.replace(tie_word_embeddings=False)
-        config = config.replace(tie_word_embeddings=overrides.get("tie_word_embeddings", False))
-        checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
+        ties = overrides.get("tie_word_embeddings", False)
+        config = config.replace(tie_word_embeddings=ties)
+        if not ties:
+            checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
     model = _build(checkpoint)
     tensors, report = _file_tensors(checkpoint, model, raw)
     report.source = source
@@ -184,8 +188,8 @@ def _target_config(
 ) -> Config:
     """The config of the file with the caller's overrides."""
     own: Any = checkpoint.config
+    check_classes(labels, num_classes, overrides)
     if labels is not None:
-        check_labels(labels, num_classes, overrides)
         num_classes = len(labels)
     if num_classes is not None:
         reset = {"problem_type": None} if "problem_type" in own.names() and num_classes != own.num_classes else {}
@@ -251,9 +255,8 @@ def _file_tensors(
     table = checkpoint.table or "\n".join(f"{name} = {name}" for name in own)
     files = set(getattr(raw, "file_of", {}).values())
     file = files.pop() if len(files) == 1 else checkpoint.path
-    if (
-        checkpoint.tensors is not None and checkpoint.table is None
-    ):  # a checkpoint of a run has a tied tensor under each of its names
+    if checkpoint.tensors is not None and checkpoint.table is None:
+        # A checkpoint of a run has a tied tensor under each of its names.
         raw = {name: tensor for name, tensor in raw.items() if name not in tied}
     try:
         tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file))
@@ -298,8 +301,10 @@ def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model:
     """Fit the tensors of the file to another config: resample, drop unused ones, list those to initialize."""
     report.resampled += fit_patches(tensors, before, model)
     own = model.state_dict()
+    tied = tied_names(model)
+    report.dropped += [name for name in tied if tensors.pop(name, None) is not None]  # an override ties them
     unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
-    absent = own.keys() - tied_names(model).keys() - (tensors.keys() - unfit)
+    absent = own.keys() - tied.keys() - (tensors.keys() - unfit)
     odd = [name for name in {**own, **tensors} if name in unfit or name in absent]
     if unexplained := [name for name in odd if not _is_explained(name, before.config, model.config)]:
         mismatches = [_mismatch(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
@@ -342,7 +347,7 @@ def _assign(
     """The model with the tensors assigned, and the tensors that the file does not have initialized."""
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
-    tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
+    tensors = {name: aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
     if any(not has_rule(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
         with torch.random.fork_rng(devices=[]):  # custom modules are initialized by their constructors
@@ -363,16 +368,6 @@ def _assign(
             f"the buffer {lost[0]} is not part of the state dict, so it cannot be loaded: register it as persistent"
         )
     return model
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """Copy a small tensor to an address that is a multiple of 64, as torch allocates; within a file it has any address.
-
-    Matrix products of odd sizes round differently for unaligned addresses, so a loaded model would not be bit-equal to
-    the saved one. Large tensors stay memory-mapped: they are not affected, and copies would cost memory.
-    """
-    small = tensor.numel() * tensor.element_size() <= 1 << 18
-    return tensor.clone() if small and tensor.data_ptr() % 64 else tensor
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

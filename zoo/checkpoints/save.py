@@ -16,8 +16,10 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
 from zoo.models.mapping.multi_tower import MultiTowerMapping
+from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.registry import build, family
+from zoo.utils.arguments import check_path
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable, say
 from zoo.utils.files import atomic_folder, to_json
@@ -39,7 +41,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     kept. The golden file has the outputs for a seeded batch, the labels and the preprocessing, with which `zoo.verify`
     checks the folder on any machine. readme: contents of README.md, such as the model card.
     """
-    tensors = _state(model)
+    folder, tensors = check_path("folder", folder), _state(model)
     with atomic_folder(folder, OWNS) as staged:
         (staged / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
         files = {} if model.preprocess is None else model.preprocess.files()
@@ -50,7 +52,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
         _write(tensors, staged / "model.safetensors")
         _write(golden(model), staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
     _list_others(model, folder, model.other_files)
-    return Path(folder)
+    return folder
 
 
 def export(model: Model, folder: str | Path, format: str = "transformers", *, readme: str | None = None) -> Path:
@@ -64,6 +66,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
     "transformers", whose tokenizers cannot repair texts with ftfy and unescape HTML, that such texts get other ids, if
     the model's tokenizer does so (CLIP and SigLIP of open_clip).
     """
+    folder = check_path("folder", folder)
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
         for name, values in files.items():
@@ -75,7 +78,7 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     if format == "transformers":
         _say_what_is_not_cleaned(model, folder)
-    return Path(folder)
+    return folder
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------
@@ -86,10 +89,8 @@ def _state(model: Model) -> dict[str, Tensor]:
     if not isinstance(model, Model):
         raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
     state = model.state_dict()
-    expected = {name: tensor.shape for name, tensor in build(family(model.family), model.config).state_dict().items()}
-    odd = [name for name in state.keys() ^ expected.keys() if name] or [
-        n for n in state if state[n].shape != expected[n]
-    ]
+    expected = build(family(model.family), model.config).state_dict()
+    odd = state.keys() ^ expected.keys() or [name for name in state if state[name].shape != expected[name].shape]
     if odd:
         raise ValueError(
             f"the tensor {sorted(odd)[0]!r} does not belong to a {model.family} with this config, so it could not be "
@@ -97,6 +98,8 @@ def _state(model: Model) -> dict[str, Tensor]:
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"the tensor {blank[0]!r} has no values (it is on the meta device): load or initialize it")
+    if bad := next(((name, reason) for name in state if (reason := defect(state[name], expected[name]))), None):
+        raise ValueError(f"the tensor {bad[0]!r} is {bad[1]}; zoo.load would refuse it, so nothing was written")
     classes = getattr(model.config, "num_classes", None) if model.config.head in CLASSIFIER_HEADS else None
     if model.labels is not None and classes is not None and len(model.labels) != classes:
         raise ValueError(
@@ -165,9 +168,9 @@ def _write_readme(folder: Path, text: str | None) -> None:
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """({file name: contents}, tensors) in the format of another library."""
     tensors, target = _state(model), _target_family(model)
-    if format not in FORMATS or not target.mappings.get(format):
+    if not isinstance(format, str) or format not in FORMATS or not target.mappings.get(format):
         known = [name for name in FORMATS if target.mappings.get(name)]
-        near = did_you_mean(format, known)
+        near = did_you_mean(str(format), known)
         raise ValueError(
             f"{model.family} models cannot be exported to {format!r} (formats: {', '.join(known) or 'none'}){near}"
         )

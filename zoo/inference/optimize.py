@@ -23,6 +23,7 @@ from zoo.nn.block import Block
 from zoo.nn.frontends.image import PatchEmbedding
 from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbedding
 from zoo.nn.mlp import MLP
+from zoo.utils.arguments import check_dtype
 
 
 def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "many") -> Model:
@@ -35,8 +36,9 @@ def optimize(model: Model, *, dtype: torch.dtype | None = None, rows: Rows = "ma
     """
     if rows not in ("many", "one"):
         raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype={dtype}: expected a floating point type such as torch.bfloat16")
+    check_dtype(dtype)
+    if not isinstance(model, Model):
+        raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
     if isinstance(model, Optimized):
         raise ValueError("this model is optimized already: call zoo.optimize on the model it was made from")
     pack = Packing(dtype, rows)

@@ -52,6 +52,8 @@ def classify(model: Model, x: Any, top_k: int) -> list[Prediction]:
             "multi_label_classification": scores.sigmoid(),
         }.get(model.config.resolved_problem_type, scores)
     labels = model.labels or [str(i) for i in range(outputs.shape[-1])]
+    if len(labels) != outputs.shape[-1]:
+        raise ValueError(f"model.labels has {len(labels)} names for {outputs.shape[-1]} classes: set as many, or None")
     if model.config.resolved_problem_type == "regression":
         return [list(zip(labels, row)) for row in outputs.tolist()]
     return top_predictions(outputs, top_k, lambda i: labels[i])

@@ -11,6 +11,7 @@ from zoo.models.config import CLASSIFIER_HEADS
 from zoo.nn.init import initialize
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean
+from zoo.utils.type_checks import is_list_of_texts
 
 # Arguments of transformers models that ours do not take, and what to do instead.
 ALTERNATIVES = {
@@ -41,11 +42,11 @@ class Model(nn.Module):
     family: ClassVar[str]
     variant: str | None = None
     preprocess: Any = None
-    labels: list[str] | None = None
     load_report: Any = None
     extra_files: Mapping[str, str] = MappingProxyType({})
     other_files: Sequence[str] = ()
     drop_padding: bool = True
+    _labels: list[str] | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -61,6 +62,17 @@ class Model(nn.Module):
                     f"{type(self).__name__} takes {', '.join(self.inputs)}; it does not use {name!r}{hint}"
                 )
         return super().__call__(*args, **batch)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The names of the classes, in the order of the rows of the classifier. Raises ValueError for other values."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, names: Sequence[str] | None) -> None:
+        if names is not None and not is_list_of_texts(names):
+            raise ValueError(f"labels={names!r:.200}: expected a list of the names of the classes, ['cat', 'dog']")
+        self._labels = None if names is None else [str(name) for name in names]
 
     @property
     def num_features(self) -> int:

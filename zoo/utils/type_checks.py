@@ -1,8 +1,9 @@
-"""Types of the fields of a dataclass, checked when it is made of values from a file or of a user."""
+"""Types of values from a file or of a user, such as the fields of a dataclass."""
 
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +43,11 @@ def matches_type(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or hint)
+
+
+def is_list_of_texts(value: Any) -> bool:
+    """Whether a value is a list or another sequence of texts; a text is not, nor are a set and an iterator."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(text, str) for text in value)
 
 
 def describe_type(hint: Any) -> str:

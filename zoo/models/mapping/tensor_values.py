@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.load_report import listed
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+from zoo.utils.arguments import FLOATS
 
 
 def defect(tensor: Tensor, own: Tensor) -> str | None:
@@ -55,3 +54,13 @@ def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
         tensors[name] = tensors[name].to(usual)
     usual_kind = str(usual).removeprefix("torch.")
     return [f"{listed(odd, 4)} in {kinds}, converted to {usual_kind}, the type of most tensors"]
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """Copy a small tensor to an address that is a multiple of 64, as torch allocates; within a file it has any address.
+
+    Matrix products of odd sizes round differently for unaligned addresses, so a loaded model would not be bit-equal to
+    the saved one. Large tensors stay memory-mapped: they are not affected, and copies would cost memory.
+    """
+    small = tensor.numel() * tensor.element_size() <= 1 << 18
+    return tensor.clone() if small and tensor.data_ptr() % 64 else tensor
