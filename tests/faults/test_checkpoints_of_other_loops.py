@@ -28,6 +28,8 @@ LOOPS: dict[str, tuple[Callable[[State], Any], dict[str, str]]] = {
     "DDP": (named("module."), {}),
     "compiled": (named("_orig_mod."), {}),
     "compiled within DDP": (named("module._orig_mod."), {}),
+    "DDP within compiled": (named("_orig_mod.module."), {}),
+    "FSDP within DDP twice": (named("module.module._fsdp_wrapped_module."), {}),
     "FSDP": (lambda state: {name.replace("layer.", "layer._fsdp_wrapped_module."): t for name, t in state.items()}, {}),
     "Lightning": (lambda state: {"state_dict": named("model.")(state), "epoch": 3}, {"prefix": "model."}),
     "Lightning, compiled": (lambda state: {"state_dict": named("model._orig_mod.")(state)},
@@ -128,3 +130,51 @@ def test_a_run_with_adapters(scale: float | None, tmp_path: Path) -> None:
     else:
         with torch.no_grad():
             assert error(zoo.load(tmp_path / "last.ckpt")(IDS), model(IDS)) <= 1e-5
+
+
+@pytest.mark.parametrize(("prefixes", "choices"), [(["encoder_q."], "prefix='encoder_q.'"), (
+    ["student.", "teacher."], "prefix='student.' or prefix='teacher.'")])  # fmt: skip
+def test_prefixes_of_any_name_are_in_the_error(prefixes: list[str], choices: str, tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=4)
+    state = load_file(tmp_path / "model.safetensors")
+    torch.save({f"{prefix}{name}": t for prefix in prefixes for name, t in state.items()}, tmp_path / "last.pt")
+    with pytest.raises(zoo.LoadError, match=f"give {choices}$"):
+        zoo.load(tmp_path / "last.pt")
+
+
+def test_names_of_the_library_are_not_called_a_prefix(tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=4)
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop("classifier.bias")
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(zoo.LoadError, match="missing classifier") as raised:
+        zoo.load(tmp_path / "last.pt")
+    assert "prefix" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": None, "epoch": 3}, {1: torch.ones(2)}], ids=str)
+def test_a_file_without_weights(content: dict[Any, Any], tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=4)
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(zoo.LoadError, match=r"holds 0 groups of tensors: it has .*, expected a state dict"):
+        zoo.load(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("options", [{"key": 3}, {"prefix": 3}, {"key": ["model"]}], ids=str)
+def test_a_key_or_prefix_that_is_not_a_text(options: dict[str, Any], tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=4)
+    with pytest.raises(ValueError, match="expected a text"):
+        zoo.load(tmp_path / "model.safetensors", config=tmp_path, **options)
+
+
+def test_a_config_that_does_not_exist(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "last.pt")
+    with pytest.raises(zoo.LoadError, match=r"config=.*does not exist: expected the folder"):
+        zoo.load(tmp_path / "last.pt", config=tmp_path / "absent")
+
+
+def test_verify_of_a_file_of_weights(tmp_path: Path) -> None:
+    transformers_text(tmp_path, "BertForSequenceClassification", num_labels=4)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "last.pt")
+    with pytest.raises(zoo.LoadError, match=r"zoo\.verify compares a folder"):
+        zoo.verify(tmp_path / "last.pt")

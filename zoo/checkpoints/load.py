@@ -149,6 +149,8 @@ def _describe(path: Path, selection: Selection = WHOLE) -> Checkpoint:
 def _from_file(path: Path, selection: Selection) -> Checkpoint:
     """A checkpoint of a recipe, a torch file with our config.json under "zoo"; or the weights of another loop."""
     folder = path.parent if selection.config is None else selection.config
+    if not folder.exists():
+        raise LoadError(f"config={str(folder)!r} does not exist: expected the folder of a config.json, or that file")
     if path.suffix not in SUFFIXES and (selection.config is None or path.suffix not in (".bin", ".safetensors")):
         raise LoadError(f"{path} is {file_kind(path)}; expected a folder, or a .ckpt file of a recipe of this package; "
                         f"{file_advice(path)}")  # fmt: skip
@@ -261,7 +263,7 @@ def _file_tensors(
     try:
         tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file))
     except LoadError as error:
-        more = "" if checkpoint.tensors is None else hint(list(checkpoint.tensors))
+        more = "" if checkpoint.tensors is None else hint(list(checkpoint.tensors), checkpoint.base)
         raise LoadError(f"{error}. {_expected_model(checkpoint)}{more}") from None
     report.notes += checkpoint.notes
     return tensors, report

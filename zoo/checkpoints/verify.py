@@ -72,6 +72,10 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
 
 def _verify(source: str | Path, revision: str | None) -> Verification:
     checkpoint = describe(source, revision)
+    if checkpoint.tensors is not None and checkpoint.format != "zoo":
+        raise LoadError(
+            f"{source} is a file of weights: zoo.verify compares a folder; load the file and export it first"
+        )
     model = load(source, revision=revision)
     if checkpoint.format == "transformers" and model.config.head == "pool" and not pools(checkpoint):
         model = load(source, revision=revision, head=None)  # their classes return the hidden states

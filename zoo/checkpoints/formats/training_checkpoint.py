@@ -1,6 +1,7 @@
 """Checkpoints of training loops: one file that holds the weights of a model beside other values, under other names."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from zoo.models.load_report import listed
 from zoo.utils.errors import LoadError, did_you_mean, is_number
 from zoo.utils.files import only_tensors, open_tensors, read_pickle
 
-# Parts of names that wrappers of torch add: torch.compile, FSDP, activation checkpointing, DDP.
-WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
+# Parts of names that wrappers of torch add, in any order: torch.compile, FSDP, activation checkpointing, and DDP, whose
+# "module." counts at the start of a name only.
+ANYWHERE = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+WRAPPERS = re.compile(rf"^(?:(?:{ANYWHERE}|module)\.)+|(?:{ANYWHERE})\.")
 # Prefixes that come from the class around a model, in the order in which hints name them.
 PREFIXES = ("base_model.model.", "model.", "backbone.", "encoder.", "net.", "network.")
 LORA = re.compile(r"(.*)\.lora_([AB])(?:\.\w+)?\.weight")
@@ -30,6 +33,11 @@ class Selection:
     config: Path | None = None
     key: str | None = None
     prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("key", "prefix"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ValueError(f"{name}={value!r:.200}: expected a text, such as key='state_dict' or prefix='model.'")
 
     @property
     def given(self) -> str:
@@ -95,9 +103,12 @@ def foreign_weights(path: Path, selection: Selection) -> tuple[dict[str, Tensor]
         values = read_pickle(path)
     found = groups(values)
     key = selection.key
+    if not found:
+        keys = listed([repr(key) for key in values]) or "nothing"
+        raise LoadError(f"{path} holds 0 groups of tensors: it has {keys}, expected a state dict, or one under a key")
     if key is None:
         if len(found) != 1:
-            choices = " or ".join(f"key={name!r}" for name in found) or "none was found"
+            choices = " or ".join(f"key={name!r}" for name in found)
             raise LoadError(f"{path} holds {len(found)} groups of tensors: choose one, zoo.load(..., {choices})")
         key = next(iter(found))
     if key not in found:
@@ -140,9 +151,17 @@ def groups(values: Mapping[Any, Any], path: str = "", depth: int = 3) -> dict[st
     return found
 
 
-def hint(names: list[str]) -> str:
-    """What to give as prefix= if all names begin alike: "; all names begin with 'model.': give prefix='model.'"."""
+def hint(names: list[str], base: str = "") -> str:
+    """What to give as prefix= if many names begin alike, ". Most names begin with 'model.': ... give prefix='model.'".
+
+    base: the prefix of the library's own names, such as "bert.".
+    """
     for prefix in PREFIXES:
         if names and sum(name.startswith(prefix) for name in names) * 2 > len(names):
             return f". Most names begin with {prefix!r}: if the model's own do not, give prefix={prefix!r}"
-    return ""
+    first = Counter(f"{name.partition('.')[0]}." for name in names)  # such as "student." and "teacher."
+    common = [prefix for prefix, count in first.items() if count * 3 > len(names) and prefix != base]
+    if not common:
+        return ""
+    shown = " or ".join(f"prefix={prefix!r}" for prefix in common)
+    return f". Many names begin with {' or '.join(map(repr, common))}: if the model's own do not, give {shown}"
