@@ -228,7 +228,7 @@ def _build(checkpoint: Checkpoint) -> Model:
     """A model of the file's config, on the meta device."""
     try:
         return build(checkpoint.family, checkpoint.config)
-    except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError, AssertionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise LoadError(f"{_config_file(checkpoint)} describes a model that cannot be built: {reason}") from None
 

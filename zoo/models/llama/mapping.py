@@ -55,7 +55,13 @@ IGNORED = {"type", "rope_type", "rope_theta"}
 
 def read_rope(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary base and scaling: `rope_parameters` in transformers 5, `rope_theta` and `rope_scaling` in 4."""
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    rope, old = theirs.get("rope_parameters") or {}, theirs.get("rope_scaling") or {}
+    if rope and any(rope.get(name) != value for name, value in old.items()):  # 5 would take the old one, without a base
+        raise LoadError(
+            f"rope_parameters={rope} and rope_scaling={old} differ: remove rope_scaling, and write what it says, such "
+            f"as the factor, into rope_parameters beside rope_theta"
+        )
+    rope = rope or old
     base = rope.get("rope_theta", theirs.get("rope_theta"))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if (partial := theirs.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))) != 1:

@@ -60,6 +60,11 @@ def read(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
             raise LoadError(
                 f"modernbert: layer_types={types} is not supported, only full attention in every n-th layer"
             )
+    half, window = theirs.get("sliding_window"), theirs.get("local_attention", fields["window"])
+    if half is not None and half * 2 != window:  # transformers' name for half of the window
+        raise LoadError(f"modernbert: sliding_window={half!r} is not half of local_attention={window!r}: remove one")
+    if theirs.get("rope_scaling"):
+        raise LoadError(f"modernbert: rope_scaling={theirs['rope_scaling']!r} is not supported: remove it")
     for kind, (field, old_key) in ROPE.items():
         rope = (theirs.get("rope_parameters") or {}).get(kind) or {}
         if rope.get("rope_type", "default") != "default":
