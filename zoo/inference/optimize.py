@@ -136,6 +136,20 @@ class Optimized:
             raise ValueError("an optimized model is for inference only: train the model it was made from")
         return super().train(False)  # type: ignore[misc]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """`to`, `half`, `cuda` and others: what would change the type or the device is refused."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)  # type: ignore[attr-defined]
+        new = fn(like)
+        if (new.dtype, new.device) != (like.dtype, like.device):
+            raise ValueError(
+                "an optimized model stays where and as it is: move or cast the model it was made from, and optimize it "
+                "again (zoo.optimize has dtype=)"
+            )
+        return self
+
+    def reset_head(self, num_classes: int, seed: int = 0) -> None:
+        raise ValueError("an optimized model is for inference only: reset the head of the model it was made from")
+
     def __copy__(self) -> Any:
         new = object.__new__(type(self))
         new.__dict__.update(vars(self))

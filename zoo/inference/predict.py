@@ -1,6 +1,7 @@
 """`zoo.predict`: labels with probabilities, values of a regression, texts of speech, or tokens for a mask."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, overload
 
 from zoo.inference import long_audio
@@ -23,6 +24,11 @@ def predict(model: Model, x: Any, top_k: int = 5) -> Prediction | list[Predictio
     if it is "regression", the output is the value of every label, in their order. A model with head="masked_lm"
     predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip.
     """
+    if not isinstance(getattr(model, "_orig_mod", model), Model):  # a compiled model is one, too
+        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
+        raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}{hint}")
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+        raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     predictor = {"classify": classify, "masked_lm": fill_mask, "ctc": transcribe}.get(model.config.head)
     if predictor is None:
         hint = "; to continue texts, use zoo.generate" if model.config.head == "lm" else ""
@@ -38,6 +44,10 @@ def predict(model: Model, x: Any, top_k: int = 5) -> Prediction | list[Predictio
     if is_list and not len(x):
         return []
     predictions = predictor(model, x, top_k)
+    if not is_list and len(predictions) != 1:
+        raise ValueError(
+            f"given a {type(x).__name__} of {len(predictions)} inputs: expected one input, or a list of them"
+        )
     return predictions if is_list else predictions[0]
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -71,6 +71,10 @@ def capture(
     Only what the thread that opened the context computes is recorded, so a server may capture one request while others
     run. Raises ValueError for a layer, row or head that does not exist, and for a layer without attention weights.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}: zoo.load loads one from a folder")
+    if not (reduce is None or callable(reduce)):
+        raise ValueError(f"reduce={reduce!r}: expected a function of a map, such as lambda w: w.mean(1)")
     selected = find_layers(unwrap(model), layers)
     maps: Maps = {}
     indices = as_list(rows, "rows"), as_list(heads, "heads")
@@ -111,7 +115,7 @@ def as_list(choice: int | Sequence[int] | None, option: str) -> list[int] | None
     """One index, several or None (all) -> a list or None."""
     if choice is None:
         return None
-    numbers = [choice] if isinstance(choice, int) else list(choice)
+    numbers = [choice] if isinstance(choice, int) else list(choice) if isinstance(choice, Iterable) else []
     if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         raise ValueError(f"{option}={choice!r}: expected an integer or a list of at least one integer")
     return numbers

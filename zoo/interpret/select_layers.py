@@ -1,6 +1,6 @@
 """Selects attention layers of a model by name, pattern or block number, for `zoo.capture`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -26,6 +26,8 @@ def find_layers(model: nn.Module, layers: Layers) -> list[tuple[str, Attention]]
     names = [name for name, _ in named] + list(weightless)
     if not names:
         raise ValueError(f"{type(model).__name__} has no attention layer of zoo.nn, so there are no maps to capture")
+    if not isinstance(layers, str | int | Iterable):
+        raise ValueError(f"layers={layers!r}: expected a name, a number of a block, or a list of them")
     choices = [layers] if isinstance(layers, str | int) else layers
     selected = {name for choice in choices for name in match_layers(choice, names, places)}
     for name in names:

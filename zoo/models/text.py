@@ -172,6 +172,11 @@ class TextModel(Model):
 
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
     """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools."""
+    for name, value in (("input_ids", ids), ("attention_mask", mask)):
+        if not isinstance(value, Tensor) and not (value is None and name == "attention_mask"):
+            raise ValueError(
+                f"{name}: expected a tensor [B, N], given a {type(value).__name__}: model.preprocess makes one"
+            )
     if ids.ndim != 2:
         raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
     check_not_empty(ids, "input_ids")

@@ -63,6 +63,7 @@ def generate(
     decode = decoder_of(model, tokenizer, skip_special=False) if stop else None
     stopping = StoppingCriteria(ids, stop, decode, prompt.ids.device, prompt.last_tokens(CONTEXT) if stop else ())
     fill = fill_id(pad_token_id, ids, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
+    require(seed is None or (isinstance(seed, int) and not isinstance(seed, bool)), "seed", seed, "a whole number")
     generator = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
     with eval_mode(model), eval_mode(draft or model), torch.inference_mode():
         if num_beams > 1:

@@ -33,14 +33,19 @@ class Prompt:
     ) -> "Prompt":
         """Check a prompt; raises ValueError if it is invalid, or if the model cannot generate."""
         role = "model" if target is None else "draft"
-        if getattr(model.config, "head", None) != "lm" or not hasattr(model, "decode"):
+        head = getattr(getattr(model, "config", None), "head", None)
+        if head != "lm" or not hasattr(model, "decode"):
             raise ValueError(f"{role}: generation needs a decoder with head='lm', given a {type(model).__name__} with "
-                             f"head={getattr(model.config, 'head', None)!r}")  # fmt: skip
+                             f"head={head!r}")  # fmt: skip
         vocabulary = model.config.vocab_size
         if target is not None and target.config.vocab_size != vocabulary:
             raise ValueError(f"the draft has vocab_size={vocabulary}, but the model has vocab_size="
                              f"{target.config.vocab_size}: a draft must share the model's tokenizer")  # fmt: skip
         require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
+        for name, value in (("input_ids", ids), ("attention_mask", mask)):
+            if not isinstance(value, Tensor) and not (value is None and name == "attention_mask"):
+                raise ValueError(f"{name}: expected a tensor [B, N], given a {type(value).__name__}: model.preprocess "
+                                 f"makes one of texts, and torch.tensor of numbers")  # fmt: skip
         if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(f"expected integer token ids [B, N], given shape {tuple(ids.shape)} and dtype {ids.dtype}")
         if ids.numel() == 0:
