@@ -1,10 +1,13 @@
 """`zoo.verify` compares every class of transformers that loads, with a vocabulary of any size and any padding token."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from decoder_peers import decoder
+from safetensors.torch import load_file, save_file
 from text_peers import transformers_text
 
 import zoo
@@ -45,3 +48,34 @@ def test_the_example_has_no_padding(pad: int | None) -> None:
     for seed in range(20):
         ids = example_batch(model, seed)["input_ids"]
         assert pad not in ids.flatten().tolist() and ids.min() >= 0 and ids.max() < 6
+
+
+@pytest.mark.parametrize(("field", "value"), [("problem_type", "multi_label_classification"), ("dropout", 0.5)])
+def test_fields_of_the_config_that_the_outputs_do_not_depend_on(field: str, value: Any, tmp_path: Path) -> None:
+    model = zoo.create_model("bert_tiny", depth=1, vocab_size=64, head="classify", num_classes=3, seed=0)
+    folder = zoo.save(model, tmp_path / "model")
+    assert zoo.verify(folder).ok
+    config = json.loads((folder / "config.json").read_text())
+    config["config"][field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    result = zoo.verify(folder)
+    assert not result.ok
+    assert f"config.{field} is {value!r}" in str(result)
+
+
+def test_a_folder_of_an_earlier_version_has_no_config_in_its_record(tmp_path: Path) -> None:
+    model = zoo.create_model("bert_tiny", depth=1, vocab_size=64, head="classify", num_classes=3, seed=0)
+    folder = zoo.save(model, tmp_path / "model")
+    tensors = load_file(folder / "golden.safetensors")
+    save_file(tensors, folder / "golden.safetensors", {"zoo": json.dumps({"labels": None})})
+    assert zoo.verify(folder).ok
+
+
+@pytest.mark.parametrize(("key", "value"), [("format", True), ("format", 2.0), ("variant", 3), ("variant", ["vit"])])
+def test_values_of_another_type_in_our_config(key: str, value: Any, tmp_path: Path) -> None:
+    model = zoo.create_model("bert_tiny", depth=1, vocab_size=64, head="classify", num_classes=3, seed=0)
+    folder = zoo.save(model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(zoo.LoadError, match=key):
+        zoo.load(folder)

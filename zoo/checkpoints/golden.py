@@ -1,6 +1,7 @@
 """Golden outputs: a seeded batch and the outputs of the model for it, saved beside the weights.
 
-The metadata of the file records the labels and the preprocessing, which outputs do not depend on.
+The metadata of the file records what outputs do not depend on: labels, preprocessing, and fields of the config such as
+problem_type and dropout.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from torch import Tensor
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
+from zoo.models.mapping.tensors import config_as_tied
 
 RECORD = "zoo"  # the metadata of the file with the description
 
@@ -31,8 +33,10 @@ def golden(model: Model) -> dict[str, Tensor]:
 
 
 def description(model: Model) -> dict[str, Any]:
-    """Labels, settings of the preprocessing and hashes of its files, as JSON types: {name: value}."""
+    """Labels, config, settings of the preprocessing and hashes of its files, as JSON types: {name: value}."""
     values: dict[str, Any] = {"labels": model.labels}
+    fields = dict.fromkeys(model.config.names()) | config_as_tied(model).to_dict()
+    values |= {f"config.{name}": value for name, value in fields.items()}
     if model.preprocess is not None:
         values |= {f"preprocess.{name}": value for name, value in model.preprocess.to_dict().items()}
         files = model.preprocess.files().items()

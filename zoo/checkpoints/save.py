@@ -38,7 +38,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     """Save a model to a folder for `zoo.load`: config.json, model.safetensors, golden.safetensors. Returns its path.
 
     The folder is written atomically: an existing one is exchanged for the new one in one step. Other files in it are
-    kept. The golden file has the outputs for a seeded batch, the labels and the preprocessing, with which `zoo.verify`
+    kept. The golden file has the outputs for a seeded batch, labels, config and preprocessing, with which `zoo.verify`
     checks the folder on any machine. readme: contents of README.md, such as the model card.
     """
     folder, tensors = check_path("folder", folder), _state(model)

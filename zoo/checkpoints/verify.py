@@ -32,7 +32,7 @@ class Verification:
     """Result of `zoo.verify`. Prints as one line.
 
     difference: max|ours - theirs| / max(1, max|theirs|) over all outputs.
-    changes: What else differs, labels and preprocessing, in words. notes: What could not be compared.
+    changes: What else differs, labels, config and preprocessing, in words. notes: What could not be compared.
     ok: the difference is at most `tolerance`, and there are no changes.
     """
 
@@ -63,7 +63,7 @@ def verify(source: str | Path, revision: str | None = None) -> Verification:
 
     A folder of transformers, timm or open_clip is compared with that library, which must be installed: label names,
     the ids of some texts, the pixels of some images, and features of a waveform. A folder of ours is compared with the
-    golden outputs, labels and preprocessing that were saved beside its weights.
+    golden outputs, labels, config and preprocessing that were saved beside its weights.
     revision: of a hub repository.
     """
     path = model_path(source, revision)
@@ -103,7 +103,9 @@ def _against_golden(source: str, path: Path, model: Model) -> Verification:
 
 
 def _changes(now: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[str, ...]:
-    names = [name for name in {**recorded, **now} if now.get(name) != recorded.get(name)]
+    """What differs. Fields of the config that another version of this package has or lacks are not changes."""
+    fields = {name for name in now.keys() ^ recorded.keys() if name.startswith("config.")}
+    names = [name for name in {**recorded, **now} if name not in fields and now.get(name) != recorded.get(name)]
     return tuple(f"{name} is {_short(now.get(name))}, saved as {_short(recorded.get(name))}" for name in names)
 
 

@@ -53,9 +53,11 @@ def from_description(values: Mapping[str, Any], path: Path, file: Path) -> Check
             f"{file} has format {number}: it was saved by a newer version of attention-zoo, and version "
             f"{__version__} reads formats up to {FORMAT}; upgrade with pip install --upgrade attention-zoo"
         )
-    if number not in range(1, FORMAT + 1):
+    if type(number) is not int or number not in range(1, FORMAT + 1):
         raise LoadError(f"{file} has format {number!r}, expected a whole number from 1 to {FORMAT}: it is damaged")
     check_keys(file, values, KEYS)
+    if not isinstance(values["variant"], str | None):
+        raise LoadError(f"{file}: 'variant' is {values['variant']!r:.200}, expected null or the name of a model")
     if number == 1:
         values = _from_format_1(values, file)
     try:
