@@ -34,6 +34,17 @@ def test_any_ast_becomes_a_classifier(name: str, tmp_path: Path, capsys: pytest.
     assert all(torch.allclose(before[key], after[key], atol=1e-5) for key in before if not key.startswith("head."))
 
 
+def test_a_multi_label_ast_becomes_a_single_label_classifier(tmp_path: Path) -> None:
+    """The clips of the recipe have one class each; the classes of the weights are the same."""
+    shape = ("depth=1", "width=16", "heads=2")
+    assert call("ast_audio", tmp_path / "first", *QUIET, *shape) == 0
+    model = zoo.load(tmp_path / "first")
+    model.config = model.config.replace(problem_type="multi_label_classification")
+    zoo.save(model, tmp_path / "source")
+    assert call("ast_audio", tmp_path / "run", *QUIET, f"model.source={tmp_path / 'source'}") == 0
+    assert zoo.load(tmp_path / "run").config.resolved_problem_type == "single_label_classification"
+
+
 @pytest.mark.parametrize("name", ["Wav2Vec2Model", "Wav2Vec2ForPreTraining", "HubertModel"])
 def test_any_wav2vec2_becomes_a_recognizer(name: str, tmp_path: Path) -> None:
     transformers_audio(tmp_path / "source", name, **STABLE)

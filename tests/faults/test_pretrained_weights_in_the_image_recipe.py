@@ -83,23 +83,50 @@ def test_folders_of_every_kind(kind: str, words: tuple[str, ...], tmp_path: Path
     assert code == 0 and model.preprocess == own and own.size == (48, 48) and model.labels == ["cat", "dog"]
 
 
+def save_source(folder: Path, classes: tuple[str, ...], **more: Any) -> None:
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    transformers.ViTForImageClassification(transformers.ViTConfig(**SHAPE | names | more)).save_pretrained(folder)
+
+
 def test_a_head_for_other_names_is_replaced_and_printed(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights know dog and cat, in the other order."""
+    save_source(tmp_path / "source", ("dog", "fox", "cat"))
     assert run_of(tmp_path, words, "source", "lr=1e-12")[0] == 0
     printed = capsys.readouterr().out
-    assert "a new head for 2 classes (cat, dog) replaces its head for 2 classes (dog, cat)" in printed
+    assert "new, for 2 classes: cat, dog; it replaces that for 3 classes (dog, fox, cat)" in printed
     assert "images are normalized with its own mean (0.500, 0.500, 0.500)" in printed
 
 
-def test_a_head_for_the_same_names_is_kept(words: tuple[str, ...], tmp_path: Path) -> None:
-    names = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
-    config = transformers.ViTConfig(**SHAPE | names)
-    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "source")
+def test_a_head_where_there_was_none_replaces_nothing(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of("transformers without a head", tmp_path / "weights")
+    assert run_of(tmp_path, words, "weights")[0] == 0
+    assert "new, for 2 classes: cat, dog\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("dog", "cat")])
+def test_a_head_for_the_same_names_is_kept(
+    classes: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever their order: each row of the weights stays with its name."""
+    save_source(tmp_path / "source", classes)
     code, folder = run_of(tmp_path, words, "source", "lr=1e-12")
-    before, after = zoo.load(tmp_path / "source").state_dict(), zoo.load(folder).state_dict()
-    assert code == 0 and all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    source, model = zoo.load(tmp_path / "source"), zoo.load(folder)
+    assert code == 0 and "new, for" not in capsys.readouterr().out and model.labels == ["cat", "dog"]
+    pixels = torch.randn(2, 3, 48, 48)
+    rows = [classes.index(name) for name in model.labels]
+    assert torch.allclose(model(pixels), source(pixels)[:, rows], atol=1e-5)
+
+
+def test_a_multi_label_classifier_becomes_a_single_label_one(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Folders have one class for an image: the run measures, and predict gives, probabilities that sum to 1."""
+    save_source(tmp_path / "source", ("cat", "dog"), problem_type="multi_label_classification")
+    code, folder = run_of(tmp_path, words, "source")
+    assert code == 0
+    scores = zoo.predict(zoo.load(folder), tmp_path / "data/test/cat/0.png")
+    assert sum(score for _, score in scores) == pytest.approx(1)
 
 
 def test_the_statistics_of_the_data_on_request(

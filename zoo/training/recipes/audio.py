@@ -89,7 +89,8 @@ def audio_classifier(run: Run, model: Model, data: AudioDataModule) -> Classific
     s = run.settings
     try:
         weights = balanced(data.train.labels, len(data.splits.classes)) if s.task.class_weights == "balanced" else None
-        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, class_weights=weights,
+        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing,
+                                  problem_type="single_label_classification", class_weights=weights,
                                   augment=data.augment, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -8,11 +8,10 @@ from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.load import load_images
 from zoo.data.splits import held_out_mask
 from zoo.models.base import Model
-from zoo.models.config import CLASSIFIER_HEADS
-from zoo.models.load_report import listed
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.tasks.classification import ClassificationTask
 from zoo.training.parse import SettingsError
+from zoo.training.recipes.pretrained import set_classes
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import console
@@ -61,8 +60,13 @@ def open_images(run: Run) -> tuple[Model, HeldOutImages]:
         raise SettingsError(str(error)) from error
     run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
     s = run.settings
-    notes = [fit_head(run, model, sets.classes), fit_statistics(run, model, processor, sets)]
-    for note in filter(None, notes):
+    if s.model.source:
+        set_classes(model, sets.classes, s.seed)
+    else:
+        if model.config.num_classes != len(sets.classes):
+            model.reset_head(len(sets.classes))
+        model.labels = list(sets.classes)
+    if note := fit_statistics(run, model, processor, sets):
         console().print(f"{s.model.source}: {note}", markup=False)
     mean, std = model.preprocess.statistics()
     try:
@@ -92,22 +96,6 @@ def image_processor(run: Run, model: Model) -> ImageProcessor:
     return model.preprocess or model.default_preprocess()
 
 
-def fit_head(run: Run, model: Model, classes: list[str]) -> str | None:
-    """Give the model the classes of the data. Returns a note if that replaces a pretrained head."""
-    config: Any = model.config
-    source, before = run.settings.model.source, model.labels
-    replaced = before != classes if source else config.num_classes != len(classes)
-    if replaced:
-        count = config.num_classes if config.head in CLASSIFIER_HEADS else 0
-        model.reset_head(len(classes), seed=run.settings.seed if source else 0)
-        model.labels = list(classes)
-        names = f" ({listed(before)})" if before else ""
-        old = f"replaces its head for {count:,} classes{names}" if count else "is added"
-        return f"a new head for {len(classes)} classes ({listed(classes)}) {old}" if source else None
-    model.labels = list(classes)
-    return None
-
-
 def fit_statistics(run: Run, model: Model, processor: ImageProcessor, sets: ImageSplits) -> str | None:
     """Set the model's preprocessing, with mean and std of the data or of the weights. Returns a note about them."""
     source, chosen, saved = run.settings.model.source, run.settings.data.statistics, model.preprocess is not None
@@ -128,7 +116,8 @@ def classifier(run: Run, model: Model, data: ImageDataModule) -> ClassificationT
     """Create the task from the settings. Raises: SettingsError, e.g. for a `freeze` pattern without a match."""
     s = run.settings
     try:
-        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
+        return ClassificationTask(model, optim=s.optim, label_smoothing=s.task.label_smoothing,
+                                  problem_type="single_label_classification", augment=data.augment,
                                   ema=s.trainer.ema, seed=s.seed)  # fmt: skip
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -7,7 +7,10 @@ import torch
 
 from zoo.checkpoints.load import describe, load
 from zoo.models.base import Model
+from zoo.models.config import CLASSIFIER_HEADS
+from zoo.models.load_report import listed
 from zoo.utils.console import console
+from zoo.utils.escape import printable
 
 
 def load_classifier(source: str, overrides: Mapping[str, Any]) -> Model:
@@ -23,10 +26,10 @@ def load_classifier(source: str, overrides: Mapping[str, Any]) -> Model:
 
 
 def set_classes(model: Model, classes: Sequence[str], seed: int) -> bool:
-    """Give a loaded classifier the classes of the data; returns whether its last layer was kept.
+    """Give a loaded model the classes of the data; returns whether its last layer was kept.
 
     The last layer of a classifier of the same classes is kept, with its rows in the order of `classes`. Otherwise it
-    is initialized from `seed`, which is printed.
+    is initialized from `seed`, and what it replaces is printed.
     """
     kept = model.labels is not None and sorted(model.labels) == sorted(classes)
     if kept:
@@ -36,9 +39,19 @@ def set_classes(model: Model, classes: Sequence[str], seed: int) -> bool:
                 if name.startswith("head.proj"):
                     weight.copy_(weight[rows].clone())
     else:
+        before = _classes_of(model)
         model.reset_head(len(classes), seed=seed)
-        names = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
         console().print("[bold]head      [/bold]", end="")
-        console().print(f"new, for {len(classes)} classes: {names}", markup=False)
+        text = f"new, for {len(classes)} classes: {listed(list(classes))}{before}"
+        console().print(printable(text), markup=False)
     model.labels = list(classes)
     return kept
+
+
+def _classes_of(model: Model) -> str:
+    """The classes that a new last layer replaces, in words; empty if the weights have no classifier."""
+    config: Any = model.config
+    if config.head not in CLASSIFIER_HEADS or any(n.startswith("head.proj") for n in model.load_report.initialized):
+        return ""
+    names = f" ({listed(model.labels)})" if model.labels else ""
+    return f"; it replaces that for {config.num_classes:,} classes{names}"
