@@ -17,10 +17,14 @@ def balanced_rows(groups: Tensor, count: int, seed: int) -> Tensor:
 
 
 def held_out_mask(groups: Tensor, fraction: float, seed: int) -> Tensor:
-    """bool [N]: True for a seeded `fraction` of the rows of each group, at least one row per group."""
+    """bool [N]: True for a seeded `fraction` of the rows of each group, at least one row per group.
+
+    The only row of a group stays: a class without a row to train on would be a class that no model can predict.
+    """
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed_for(seed, len(groups), 1)))
     held = torch.zeros(len(groups), dtype=torch.bool)
     for group in groups.unique():
         members = order[groups[order] == group]
-        held[members[: max(1, round(fraction * len(members)))]] = True
+        if len(members) > 1:
+            held[members[: max(1, round(fraction * len(members)))]] = True
     return held

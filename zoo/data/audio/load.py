@@ -141,9 +141,9 @@ def from_tables(
     }
     if "test" not in sets:
         held = held_out_mask(sets["train"].labels, TEST_FRACTION, seed)
-        if not torch.equal(sets["train"].labels[~held].unique(), sets["train"].labels.unique()):
-            raise DataError(f"{tables['train'].where}: a class has a single clip, so that none is left to train on "
-                            f"after 10 % are held out for testing; add clips or a test split")  # fmt: skip
+        if not torch.equal(sets["train"].labels[held].unique(), sets["train"].labels.unique()):
+            raise DataError(f"{tables['train'].where}: a class has a single clip, so that none is left to hold "
+                            f"out for testing; add clips or a test split")  # fmt: skip
         parts = [sets["train"].take(part.nonzero()[:, 0]) for part in (~held, held)]
         sets |= {"train": parts[0], "test": parts[1]}
     return AudioSplits(sets["train"], sets.get("validation"), sets["test"], names, s.name, True, tables["train"].where)

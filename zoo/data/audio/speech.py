@@ -319,7 +319,7 @@ def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> Spee
         read[split] = _drop_long_clips(recordings, table, rows, s)
     if "test" not in read:
         held = held_out_mask(torch.zeros(len(read["train"]), dtype=torch.int64), TEST_FRACTION, seed)
-        if held.all():
+        if not held.any():
             raise DataError(f"{tables['train'].where} has a single clip: none is left to hold out for testing")
         whole = read["train"]
         read |= {"train": whole.take((~held).nonzero()[:, 0]), "test": whole.take(held.nonzero()[:, 0])}

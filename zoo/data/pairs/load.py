@@ -125,7 +125,7 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
     test_name = (getattr(s, "test", None) or "") if "test" in rows else f"a held-out part of {name}"
     if "test" not in rows:
         held = held_out_mask(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_FRACTION, seed)
-        if held.all():
+        if not held.any():
             skips = f" ({len(skipped)} cannot be used, the first: {skipped[0]})" if skipped else ""
             raise DataError(f"{source} has {len(held)} pairs{skips}: too few to hold some out for testing")
         rows |= {"test": rows["train"].take(held), "train": rows["train"].take(~held)}

@@ -62,7 +62,11 @@ class TextSplits:
 
 
 def groups(labels: Tensor) -> Tensor:
-    """Groups for balanced splits, int64 [N]: the class, the combination of labels, or one group for regression."""
+    """Groups for balanced splits, int64 [N]: the class, the combination of labels, or one group for regression.
+
+    Combinations that only one row has are one group.
+    """
     if labels.ndim == 2:
-        return labels.long().unique(dim=0, return_inverse=True)[1]
+        _, group, sizes = labels.long().unique(dim=0, return_inverse=True, return_counts=True)
+        return torch.where(sizes[group] > 1, group, len(sizes))
     return torch.zeros(len(labels), dtype=torch.int64) if labels.is_floating_point() else labels

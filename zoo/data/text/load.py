@@ -15,6 +15,7 @@ from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_tabl
 from zoo.data.splits import held_out_mask
 from zoo.data.synthetic import sentences
 from zoo.data.text.dataset import Text, TextDataset, TextSplits, groups
+from zoo.models.load_report import listed
 from zoo.preprocessing.text import surrogate_problem
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
@@ -174,7 +175,14 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {s.name}"
     if "test" not in sets:
-        held = held_out_mask(groups(sets["train"].labels), TEST_FRACTION, seed)
+        group = groups(sets["train"].labels)
+        held = held_out_mask(group, TEST_FRACTION, seed)
+        if not held.any():
+            raise DataError(f"{source} has too few texts of each label to hold some out for testing: add texts, or "
+                            f"give a table to test on (test=)")  # fmt: skip
+        if problem_type == "single_label_classification" and (alone := set(group.tolist()) - set(group[held].tolist())):
+            single = listed([names[i] for i in sorted(alone)])
+            announce(f"not tested: {single}, with a single text each, which is trained on")
         sets |= {"test": sets["train"].take(held.nonzero()[:, 0]), "train": sets["train"].take((~held).nonzero()[:, 0])}
     return TextSplits(
         sets["train"],

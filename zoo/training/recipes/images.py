@@ -12,6 +12,7 @@ from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.tasks.classification import ClassificationTask
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.pretrained import set_classes
+from zoo.training.recipes.val_split import check_held_out
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.utils.console import console
@@ -40,8 +41,7 @@ class HeldOutImages(ImageDataModule):
 def hold_out(images: ImageDataset, fraction: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
     """(remaining images, held-out images): a random fraction of each class, at least one image of each."""
     held = held_out_mask(images.labels, fraction, seed)
-    if held.all():
-        raise SettingsError(f"val_fraction={fraction} leaves none of {len(images)} images for training")
+    check_held_out(held, fraction, "images")
     return images.take(~held), images.take(held)
 
 

@@ -83,7 +83,7 @@ def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
             torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.val_fraction, run.settings.seed
         )
         parts = [[line for line, out in zip(lines, held.tolist()) if out == part] for part in (False, True)]
-        if not parts[0]:
+        if not all(parts):
             raise SettingsError(f"{corpus.source} has {len(lines)} lines, which is too few for a validation set")
         if not run.settings.model.source:
             model = fresh_model_with_tokenizer(run, parts[0], "masked_lm")

@@ -20,6 +20,15 @@ def train_val_split(sets: Any, groups: Tensor, fraction: float, seed: int, items
     if not fraction:
         return sets.train, sets.test
     held = held_out_mask(groups, fraction, seed)
-    if held.all():
-        raise SettingsError(f"val_fraction={fraction} leaves none of {len(sets.train)} {items} for training")
+    check_held_out(held, fraction, items)
     return sets.train.take((~held).nonzero()[:, 0]), sets.train.take(held.nonzero()[:, 0])
+
+
+def check_held_out(held: Tensor, fraction: float, items: str) -> None:
+    """Raise SettingsError if a split (True: validation) has no rows on one side."""
+    if held.all():
+        raise SettingsError(f"val_fraction={fraction} leaves none of {len(held)} {items} for training")
+    if not held.any():
+        raise SettingsError(f"val_fraction={fraction}: each class has a single one of the {len(held)} {items} to train "
+                            f"on, so that none can be held out for validation; add some, or set val_fraction=0 to "
+                            f"validate on the test set")  # fmt: skip
