@@ -89,6 +89,28 @@ class Narrow(RunningMean):
         return super().forward(x, context, state)[..., :1]
 
 
+class KeepsRows(Totals):
+    def reorder(self, index):
+        pass
+
+
+class WrongBeams(RunningMean):
+    def new_state(self, batch, capacity, like):
+        return KeepsRows(batch, self.spec.width, like)
+
+
+class Greedy(State):
+    """A cache for greedy decoding alone."""
+
+    def __init__(self, batch, width, like):
+        self.sum = like.new_zeros(batch, 1, width)
+
+
+class NoBeams(RunningMean):
+    def new_state(self, batch, capacity, like):
+        return Greedy(batch, self.spec.width, like)
+
+
 class NoCache(Mixer):
     """Cannot decode, and says that it has no causal form."""
 
@@ -105,6 +127,8 @@ class NoCache(Mixer):
 BAD = {
     SeesTheFuture: {"causal": "later tokens change earlier outputs"},
     Forgets: {"decoding": "differs from one full forward"},
+    WrongBeams: {"decoding": r"after reorder\(index\), rows do not continue"},
+    NoBeams: {"decoding": r"no method reorder\(index\), which beam search needs"},
     Unused: {"gradients": "'unused' gets no gradient"},
     MixesRows: {"batch rows": "than alone"},
     SeesPadding: {"padding": "than the same row without padding"},

@@ -137,6 +137,15 @@ def check_decoding(harness: MixerHarness) -> str:
         assert_close(torch.cat(parts, 1), full, 1e-4, f"decoding in steps of {sizes} differs from one full forward")
         if state.length != TOKENS:
             raise CheckFailed(f"the cache holds {state.length} of {TOKENS} tokens after decoding")
+    swapped, early = torch.tensor([1, 0]), 4
+    state = stack.new_state(len(x), 2, x)
+    stack(x[:, :early], Context(mask=CAUSAL), state=state)
+    try:
+        state.reorder(swapped)
+    except NotImplementedError:
+        raise CheckFailed("the cache has no method reorder(index), which beam search needs") from None
+    rest = stack(x[swapped, early:], Context(mask=CAUSAL), state=state)
+    assert_close(rest, full[swapped, early:], 1e-4, "after reorder(index), rows do not continue those that they were")
     return "yes"
 
 
