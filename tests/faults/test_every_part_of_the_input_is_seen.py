@@ -1,13 +1,21 @@
 """The patches of every image and audio variant cover its whole input, or the published model leaves out as much."""
 
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from recipe_calls import caller
 
 import zoo
 from zoo.models.registry import build, family, family_names, find_variant
 from zoo.nn.frontends.image import PatchEmbedding
+from zoo.training.recipes import audio
+from zoo.training.recipes.config import AudioSettings
+
+call = caller({"ast_audio": AudioSettings})
 
 # (rows or mel bins, columns or frames) that published models leave out. AST has patches of 16 at a step of 10, as in
 # its paper; `ast_small` has the grid of `ast_base`. SigLIP has patches of 14 on 384 pixels.
@@ -45,6 +53,29 @@ def test_each_mel_bin_and_frame_changes_the_scores_of_ast_tiny() -> None:
     x = torch.randn(1, 128, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     model(input_values=x).square().sum().backward()
     assert x.grad is not None and (x.grad.abs().amax(1) > 0).all() and (x.grad.abs().amax(2) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "covered"),
+    [(3, 8, 16), (16, 8, 16), (17, 8, 24), (98, 8, 104), (104, 8, 104), (98, [8, 10], 106), (98, [10, 16], 112)],
+)
+def test_a_recipe_chooses_frames_that_the_patches_cover(frames: int, stride: Any, covered: int) -> None:
+    config = SimpleNamespace(patch_size=16, stride=stride)
+    assert audio._covered(frames, config) == covered
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zoo.create_model("ast_tiny", depth=1, width=16, heads=2, stride=[8, audio.pair(stride)[1]], max_length=covered)
+
+
+def test_the_audio_recipe_trains_without_unseen_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest clip has 98 frames, and patches of 16 at a step of 8 would leave out two."""
+    for name, count in (("TRAIN", 40), ("TEST", 10)):
+        monkeypatch.setattr(f"zoo.data.synthetic.audio.{name}", count)
+    options = ("depth=1", "width=16", "heads=2", "batch_size=4", "steps=1", "accelerator=cpu", "precision=fp32")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the model never sees")
+        assert call("ast_audio", tmp_path / "run", *options, "plots=false", "progress=false") == 0
+    assert zoo.load(tmp_path / "run").config.max_length == 104
 
 
 @pytest.mark.parametrize(

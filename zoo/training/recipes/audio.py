@@ -1,5 +1,6 @@
 """Audio classification recipe: model, audio clips, spectrograms and task from settings."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from zoo.data.keyed_batches import Keys
 from zoo.data.splits import balanced_rows
 from zoo.models.ast.model import from_vit as ast_from_vit
 from zoo.models.base import Model
+from zoo.preprocessing.image import pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import balanced
@@ -139,7 +141,7 @@ def fit_to_data(run: Run, model: Model, train: AudioDataset, classes: int) -> Mo
     if "max_length" not in user_overrides(run):
         longest = int(train.clips.lengths.max()) / train.clips.sampling_rate
         seconds = s.data.max_duration or min(longest, DEFAULT_MAX_DURATION)
-        frames = max(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), _min_frames(config))
+        frames = _covered(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), config)
     fields = {"max_length": frames, "num_classes": classes}
     model = from_vit(run, **fields) if s.vit else create_model(
         s.model.name, head="classify", seed=s.seed, **s.model.overrides | fields
@@ -149,9 +151,10 @@ def fit_to_data(run: Run, model: Model, train: AudioDataset, classes: int) -> Mo
     return model
 
 
-def _min_frames(config: Any) -> int:
-    size = config.patch_size
-    return size if isinstance(size, int) else size[1]
+def _covered(frames: int, config: Any) -> int:
+    """`frames`, or the next number of frames of which the patches leave out none."""
+    patch, step = pair(config.patch_size)[1], pair(config.stride)[1]
+    return patch + max(0, math.ceil((frames - patch) / step)) * step
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
