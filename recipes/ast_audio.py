@@ -32,7 +32,7 @@ def train(run: Run) -> Result:
     task = audio_classifier(run, model, data)
     assert run.folder is not None
     result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
-                 example_command=f"zoo predict {{model}} {run.folder.path / 'sample.wav'}")  # fmt: skip
+                 example_command=["zoo", "predict", "{model}", str(run.folder.path / "sample.wav")])  # fmt: skip
     export_model(run, result)
     return result
 

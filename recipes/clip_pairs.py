@@ -34,8 +34,8 @@ def train(run: Run) -> Result:
     task = contrast_task(run, model)
     return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
                plots={"retrieval": retrieval},
-               example_command=f'zoo search "{sets.test.captions[0][0]}" --corpus {images} --model {{model}} '
-                                   f"--html {images.parent / 'search.html'}")  # fmt: skip
+               example_command=["zoo", "search", sets.test.captions[0][0], "--corpus", str(images),
+                                "--model", "{model}", "--html", str(images.parent / "search.html")])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def train(run: Run) -> Result:
     samples = SampleText(run.folder.path, prompt, length=s.length, temperature=s.temperature, seed=run.settings.seed)
     return fit(run, causal_lm_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
                longer_runs=LONGER_RUNS, callbacks=[samples],
-               example_command=f'zoo generate {{model}} "{prompt}"')  # fmt: skip
+               example_command=["zoo", "generate", "{model}", prompt])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def train(run: Run) -> Result:
     model, data = open_lines(run)
     return fit(run, masked_lm_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
                longer_runs=LONGER_RUNS,
-               example_command="python recipes/finetune_text.py model.source={model}")  # fmt: skip
+               example_command=["python", "recipes/finetune_text.py", "model.source={model}"])  # fmt: skip
 
 
 if __name__ == "__main__":

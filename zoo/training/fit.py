@@ -2,6 +2,7 @@
 
 import copy
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,8 +43,8 @@ PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are print
 
 
 def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: int, sample: Sample | None = None,
-        longer_runs: Mapping[str, str] | None = None, example_command: str = "", callbacks: "Sequence[Callback]" = (),
-        plots: Mapping[str, Plot] | None = None) -> Result:  # fmt: skip
+        longer_runs: Mapping[str, str] | None = None, example_command: Sequence[str] = (),
+        callbacks: "Sequence[Callback]" = (), plots: Mapping[str, Plot] | None = None) -> Result:  # fmt: skip
     """Train until the last step, the end of the time budget or Ctrl-C; test the best model; save model and results.
 
     Args:
@@ -53,7 +54,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         steps_per_epoch: Optimizer steps in a pass over the training set.
         sample: A small raw batch, from which the duration of the run is estimated.
         longer_runs: Options of a longer run for the summary, by name of the dataset, e.g. `{"cifar10": "epochs=40"}`.
-        example_command: A command that uses the trained model, for the summary; `{model}` stands for its folder.
+        example_command: The words of a command that uses the trained model, for the summary; `{model}` stands for its
+            folder.
         callbacks: Additional Lightning callbacks.
         plots: Additional plots for the run folder, by file name.
 
@@ -76,7 +78,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
 
 
 def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, sample: Sample | None,
-         longer_run: str, example_command: str, more_callbacks: "Sequence[Callback]",
+         longer_run: str, example_command: Sequence[str], more_callbacks: "Sequence[Callback]",
          plots: Mapping[str, Plot]) -> Result:  # fmt: skip
     assert run.folder is not None
     out, t = console(), run.settings.trainer
@@ -270,7 +272,7 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
 
 
 def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,
-                  monitor: str, example_command: str) -> None:  # fmt: skip
+                  monitor: str, example_command: Sequence[str]) -> None:  # fmt: skip
     """Print the test metrics, the model folder, and commands to use the model or train longer."""
     assert run.folder is not None and run.data is not None
     if out_of_time:
@@ -280,14 +282,14 @@ def print_summary(run: Run, out: Console, result: Result, planned: int, longer_r
     value = result.metrics.get(metric, float("nan"))
     formatted = f"{value:.2%}" if metric in PERCENTAGES else f"{value:.4f}"
     image = folder.path / "sample.png"
-    example_command = example_command or f"zoo predict {{model}} {image if image.exists() else 'image.png'}"
+    words = example_command or ("zoo", "predict", "{model}", str(image if image.exists() else "image.png"))
     source = "" if run.data.real else f" ({run.data.kind}: {run.data.source})"
     others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.metrics.items() if n not in (metric, "test_loss")]
     rows: list[tuple[str, Any]] = [
         (metric.replace("_", " "), f"{formatted} on {run.data.test_name or run.data.name}{source}"),
         *([("other metrics", ", ".join(others))] if others else []),
         ("model", folder.model),
-        ("use it", example_command.replace("{model}", str(folder.model))),
+        ("use it", shlex.join(word.replace("{model}", str(folder.model)) for word in words)),
     ]
     if longer_run:
         rows.append(("train longer", run.longer_command(longer_run)))

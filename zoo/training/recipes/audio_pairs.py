@@ -185,14 +185,14 @@ def zero_shot_callbacks(run: Run, data: PairDataModule, sets: PairSplits[AudioCl
     return [ZeroShotMetrics(data, sets, list(s.sentences), list(s.held_out_classes))] if sets.classes else []
 
 
-def example_command(run: Run, sets: PairSplits[AudioClips]) -> str:
+def example_command(run: Run, sets: PairSplits[AudioClips]) -> list[str]:
     """Write a test clip as a file, and return a command that uses the trained model."""
     assert isinstance(run.folder, RunFolder)
     file = run.folder.path / "sample.wav"
     write_clip(file, sets.test.items)
     if sets.classes:
-        return f'zoo classify {file} --model {{model}} --labels "{",".join(sets.classes)}"'
-    return f'zoo search "{sets.test.captions[0][0]}" --corpus FOLDER --model {{model}}'
+        return ["zoo", "classify", str(file), "--model", "{model}", "--labels", ",".join(sets.classes)]
+    return ["zoo", "search", sets.test.captions[0][0], "--corpus", "FOLDER", "--model", "{model}"]
 
 
 def write_clip(file: Any, clips: AudioClips) -> None:

@@ -1,6 +1,5 @@
 """Text classification recipe: model, data, tokenizer and task from settings."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,13 +108,12 @@ def export_model(run: Run, result: Result) -> None:
     console().print(f"[bold]exported  [/bold]{escape(str(folder))} (for {run.settings.export})")
 
 
-def example_command(sets: TextSplits) -> str:
+def example_command(sets: TextSplits) -> list[str]:
     """A command that classifies a short text of the test set with the trained model."""
     if not sets.real:
-        return 'zoo predict {model} "the soup was cold but the evening was lovely ."'
+        return ["zoo", "predict", "{model}", "the soup was cold but the evening was lovely ."]
     text = min(sets.test.texts[:50], key=lambda text: abs(40 - len("".join(text))))  # about 40 characters long
-    arguments = shlex.quote(text) if isinstance(text, str) else f"--pair {shlex.join(text)}"
-    return f"zoo predict {{model}} {arguments}"
+    return ["zoo", "predict", "{model}", *([text] if isinstance(text, str) else ["--pair", *text])]
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
