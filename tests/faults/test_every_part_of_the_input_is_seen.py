@@ -13,9 +13,9 @@ import zoo
 from zoo.models.registry import build, family, family_names, find_variant
 from zoo.nn.frontends.image import PatchEmbedding
 from zoo.training.recipes import audio
-from zoo.training.recipes.config import AudioSettings
+from zoo.training.recipes.config import AudioSettings, ClapSettings
 
-call = caller({"ast_audio": AudioSettings})
+call = caller({"ast_audio": AudioSettings, "clap_pairs": ClapSettings})
 
 # (rows or mel bins, columns or frames) that published models leave out. AST has patches of 16 at a step of 10, as in
 # its paper; `ast_small` has the grid of `ast_base`. SigLIP has patches of 14 on 384 pixels.
@@ -61,21 +61,26 @@ def test_each_mel_bin_and_frame_changes_the_scores_of_ast_tiny() -> None:
 )
 def test_a_recipe_chooses_frames_that_the_patches_cover(frames: int, stride: Any, covered: int) -> None:
     config = SimpleNamespace(patch_size=16, stride=stride)
-    assert audio._covered(frames, config) == covered
+    assert audio.covered_frames(frames, config) == covered
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zoo.create_model("ast_tiny", depth=1, width=16, heads=2, stride=[8, audio.pair(stride)[1]], max_length=covered)
 
 
-def test_the_audio_recipe_trains_without_unseen_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["ast_audio", "clap_pairs"])
+def test_the_audio_recipes_train_without_unseen_frames(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The longest clip has 98 frames, and patches of 16 at a step of 8 would leave out two."""
     for name, count in (("TRAIN", 40), ("TEST", 10)):
         monkeypatch.setattr(f"zoo.data.synthetic.audio.{name}", count)
-    options = ("depth=1", "width=16", "heads=2", "batch_size=4", "steps=1", "accelerator=cpu", "precision=fp32")
+    tower = "audio." if recipe == "clap_pairs" else ""
+    options = (f"{tower}depth=1", "batch_size=4", "steps=1", "accelerator=cpu", "precision=fp32", "data=synthetic")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="the model never sees")
-        assert call("ast_audio", tmp_path / "run", *options, "plots=false", "progress=false") == 0
-    assert zoo.load(tmp_path / "run").config.max_length == 104
+        assert call(recipe, tmp_path / "run", *options, "plots=false", "progress=false") == 0
+    config = zoo.load(tmp_path / "run").config
+    assert config.parts.get("audio", config).max_length == 104
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def fit_to_data(run: Run, model: Model, train: AudioDataset, classes: int) -> Mo
     if "max_length" not in user_overrides(run):
         longest = int(train.clips.lengths.max()) / train.clips.sampling_rate
         seconds = s.data.max_duration or min(longest, DEFAULT_MAX_DURATION)
-        frames = _covered(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), config)
+        frames = covered_frames(frames_in(preprocess, round(seconds * train.clips.sampling_rate)), config)
     fields = {"max_length": frames, "num_classes": classes}
     model = from_vit(run, **fields) if s.vit else create_model(
         s.model.name, head="classify", seed=s.seed, **s.model.overrides | fields
@@ -151,7 +151,7 @@ def fit_to_data(run: Run, model: Model, train: AudioDataset, classes: int) -> Mo
     return model
 
 
-def _covered(frames: int, config: Any) -> int:
+def covered_frames(frames: int, config: Any) -> int:
     """`frames`, or the next number of frames of which the patches leave out none."""
     patch, step = pair(config.patch_size)[1], pair(config.stride)[1]
     return patch + max(0, math.ceil((frames - patch) / step)) * step

@@ -18,7 +18,7 @@ from zoo.models.registry import list_models
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.retrieval.zero_shot import zero_shot
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.audio import DEFAULT_MAX_DURATION
+from zoo.training.recipes.audio import DEFAULT_MAX_DURATION, covered_frames
 from zoo.training.recipes.pairs import (
     initial_model,
     note_skipped,
@@ -87,9 +87,8 @@ def audio_fields(run: Run, model: Contrastive, clips: AudioClips) -> tuple[dict[
         resample=s.data.resample,
     )
     seconds = s.data.max_duration or min(int(clips.lengths.max()) / clips.sampling_rate, DEFAULT_MAX_DURATION)
-    patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[1]
-    frames = s.model.overrides.get("audio.max_length") or max(
-        frames_in(preprocess, round(seconds * clips.sampling_rate)), patch
+    frames = s.model.overrides.get("audio.max_length") or covered_frames(
+        frames_in(preprocess, round(seconds * clips.sampling_rate)), config
     )
     mean, std = statistics(clips, preprocess)
     return {"audio.max_length": frames}, {"audio": replace(preprocess, frames=frames, mean=mean, std=std)}
