@@ -15,7 +15,7 @@ class AugmentSettings:
         num_ops: Number of operations per image (`policy=randaugment` only).
         magnitude: Magnitude of the operations, 0 to 30 (`policy=randaugment` only).
         erasing: Probability of random erasing.
-        mixup: Alpha of the Beta distribution of MixUp. 0 disables it.
+        mixup: Alpha of the Beta distribution of MixUp, which mixes images of the same micro-batch. 0 disables it.
         cutmix: Alpha of the Beta distribution of CutMix. 0 disables it. If both are set, each image uses one of the
             two.
         mix_probability: Probability that an image is mixed when `mixup` or `cutmix` is set.

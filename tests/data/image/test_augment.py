@@ -174,3 +174,16 @@ def test_refuses_settings_that_contradict() -> None:
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             AugmentSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("options", "same"), [({}, True), ({"mixup": 1.0}, False), ({"cutmix": 1.0}, False)])
+def test_micro_batches_are_augmented_as_the_batch_unless_images_are_mixed(options: dict, same: bool) -> None:
+    """With MixUp and CutMix the targets of a micro-batch are classes of its own images."""
+    pixels = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = {"pixel_values": pixels, "labels": torch.arange(8), "index": torch.arange(8)}
+    parts = [{name: value[rows] for name, value in whole.items()} for rows in (slice(0, 4), slice(4, 8))]
+    augment = Augment(AugmentSettings(**options), (0.5,) * 3, (0.2,) * 3, num_classes=8)
+    first, *others = (augment(batch | {"epoch": 0}, seed=0, step=1, train=True) for batch in (whole, *parts))
+    assert torch.equal(first["pixel_values"], torch.cat([other["pixel_values"] for other in others])) == same
+    if not same:
+        assert not others[0]["targets"][:, 4:].any() and not others[1]["targets"][:, :4].any()

@@ -1,7 +1,9 @@
 """Augmentation of whole batches on their device, sampled independently for each image.
 
 The augmentation of an image is a function of (seed, epoch, index) only, and its MixUp or CutMix partner of (seed, step)
-and the batch. Results therefore do not depend on resuming, the number of workers or the number of processes.
+and the micro-batch. Results therefore do not depend on resuming or the number of workers, nor on how processes and
+accumulation steps share the micro-batches. MixUp and CutMix mix images of one micro-batch, as in timm: with them, the
+number of micro-batches of a step counts.
 """
 
 from collections.abc import Mapping, Sequence
