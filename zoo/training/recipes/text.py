@@ -56,6 +56,9 @@ def open_texts(run: Run) -> tuple[Model, GroupedByLengthDataModule, TextSplits]:
             mean, std = target_unit(model, train_set.labels, sets.problem_type)
             rescale_output(cast(Any, model.head).proj, -mean / std, 1 / std)
         model.labels = list(sets.classes)
+        d, tokenizer = run.settings.data, model.preprocess
+        # The saved model cuts texts where the run did, so that it predicts what was tested.
+        model.preprocess = replace(tokenizer, max_length=min(d.max_length, tokenizer.max_length), truncate=d.truncate)
         check_export(run, model)
         return model, text_datamodule(run, model.preprocess, (train_set, val_set, sets.test)), sets
     except (DataError, ValueError) as error:
