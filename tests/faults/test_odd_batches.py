@@ -66,6 +66,29 @@ def test_nothing_in_it(part: str, make: Callable[[], zoo.Model], name: str, shap
         assert (model if part == "forward" else model.encode)(**batch).shape[0] == shape[0]
 
 
+@pytest.mark.parametrize(("make", "name", "shape"), [
+    (vit, "pixel_values", (2, 3, 32, 32)), (wav2vec2, "input_values", (2, 4000)), (ast, "input_values", (2, 128, 64)),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_inputs_of_another_float_type_than_the_weights(
+    dtype: torch.dtype, make: Callable[[], zoo.Model], name: str, shape: tuple[int, ...]
+) -> None:
+    """numpy's arrays are float64."""
+    model, values = make(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=rf"{name} has the dtype {dtype}, .* torch\.float32: .*model\.dtype"):
+        model(**{name: values.to(dtype)})
+    with torch.no_grad():
+        expected = model(**{name: values})
+        assert model.to(dtype)(**{name: values.to(dtype)}).dtype == dtype
+        with torch.autocast("cpu", torch.bfloat16):  # which does not convert float64
+            if dtype == torch.float16:
+                found = model.float()(**{name: values.to(dtype)})
+                assert torch.allclose(found.float(), expected, atol=0.2, rtol=0.1)
+            else:
+                with pytest.raises(ValueError, match=r"has the dtype torch\.float64"):
+                    model.float()(**{name: values.to(dtype)})
+
+
 @pytest.mark.parametrize("make", [bert, gpt])
 @pytest.mark.parametrize(
     "dtype",

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.frontends.inputs import check_dtype
 from zoo.nn.init import Initializer, normal_, trunc_normal_
 
 Stem = Literal["patch", "conv"]
@@ -118,7 +119,10 @@ class PatchEmbedding(nn.Module):
         if not self.range_checked and not torch.compiler.is_compiling():
             self.range_checked = True
             warn_if_unnormalized(pixels)
-        return pixels if pixels.is_floating_point() else pixels.to(self.positions.dtype)
+        if not pixels.is_floating_point():
+            return pixels.to(self.positions.dtype)
+        check_dtype("pixel_values", pixels, self.positions)
+        return pixels
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, patch_size={self.patch_size}, prefix={self.prefix}"
