@@ -56,6 +56,7 @@ DISTILBERT = CheckpointMapping(
     table=TABLE,
     head_tables=HEAD_TABLES,
     embeds={},
+    aliases={"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"},
     heads={
         "DistilBertModel": {"head": None},
         "DistilBertForMaskedLM": {"head": "masked_lm"},

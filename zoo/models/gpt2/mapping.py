@@ -59,5 +59,11 @@ TRANSFORMERS = CheckpointMapping(
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+    },
     write=lambda config: {"embd_pdrop": config.dropout},
 )

@@ -28,6 +28,7 @@ class CheckpointMapping:
     only: {their key: values that compute the same as our models}; any other value raises LoadError.
     others: further keys that `read` uses or that do not affect outputs. If set, an unknown key raises LoadError; None:
         unknown keys are ignored, as transformers does.
+    aliases: {another name of a key in files: the key}, transformers' `attribute_map`.
     read, write: convert what `keys` cannot express, from their config to our fields and back.
     rewrite: returns an equivalent config in the form that this format can express.
     writes: further keys for export, with fixed values.
@@ -46,6 +47,7 @@ class CheckpointMapping:
     assumes: tuple[str, ...] = ()
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     others: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] = lambda fields, theirs: {}
     write: Callable[[Any], dict[str, Any]] = lambda config: {}
     rewrite: Callable[[Any], Any] = lambda config: config
@@ -59,6 +61,7 @@ class CheckpointMapping:
 
     def to_ours(self, fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
         """`fields`, updated with the values of their config. Raises LoadError naming an unsupported value."""
+        theirs = self._without_aliases(theirs)
         for name, allowed in self.only.items():
             if name in theirs and theirs[name] not in allowed:
                 raise LoadError(f"{self.name}: {name}={theirs[name]!r} is not supported, only {_alternatives(allowed)}")
@@ -71,6 +74,18 @@ class CheckpointMapping:
                 value = theirs[name]
                 fields[ours] = translations.get(value, value) if isinstance(value, str) else to_tuples(value)
         return fields | self.read(fields, theirs)
+
+    def _without_aliases(self, theirs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Their config with each alias under the name of its key. Raises LoadError where both stand and differ."""
+        found = {alias: name for alias, name in self.aliases.items() if alias in theirs}
+        for alias, name in found.items():
+            if name in theirs and theirs[name] != theirs[alias]:
+                raise LoadError(
+                    f"{self.name}: {alias}={theirs[alias]!r} and {name}={theirs[name]!r} differ, and both are names of "
+                    f"the same setting: remove one of them"
+                )
+        renamed = {name: theirs[alias] for alias, name in found.items()}
+        return {name: value for name, value in theirs.items() if name not in found} | renamed
 
     def to_theirs(self, config: Config) -> dict[str, Any]:
         """Their config for ours."""
