@@ -71,6 +71,12 @@ def read_timm(fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     pool = theirs.get("global_pool", "map" if fields["pool"] == "map" else "token")
     if pool not in POOLS and (pool or fields["num_classes"]):
         raise LoadError(f"timm: global_pool={pool!r} is not supported, only {', '.join(POOLS)}")
+    included = bool(theirs.get("pool_include_prefix", False))  # in the pooling: the prefix tokens, as in our "map"
+    if included != (pool == "map") and prefix_tokens(fields) and pool in ("map", "avg"):
+        raise LoadError(
+            f"timm: global_pool={pool!r} with pool_include_prefix={included} is not supported in a model with "
+            f"{prefix_tokens(fields)} class or register tokens (reg_tokens={fields['registers']})"
+        )
     sides = zip(sizes(fields["image_size"]), sizes(fields["patch_size"]))
     ours["cut_edges"] = any(side % patch for side, patch in sides)
     norm = theirs.get("fc_norm")
@@ -97,7 +103,7 @@ def write_timm(config: Any) -> dict[str, Any]:
         "global_pool": pool if config.head else "",
         "fc_norm": config.pool_norm,
         "no_embed_class": config.position_prefix == 0,
-    }
+    } | ({"pool_include_prefix": True} if pool == "map" and prefix_tokens(config.to_dict()) else {})
 
 
 def ratio_for(inner: int, width: int) -> float:
@@ -131,7 +137,6 @@ TIMM = CheckpointMapping(
         "proj_bias": (True,),
         "pos_embed": ("learn",),
         "final_norm": (True,),
-        "pool_include_prefix": (False,),
         "embed_norm_layer": (None,),
         "norm_layer": (None,),
         "dynamic_img_pad": (False,),
@@ -140,6 +145,7 @@ TIMM = CheckpointMapping(
         "mlp_ratio",
         "global_pool",
         "fc_norm",
+        "pool_include_prefix",
         "no_embed_class",
         "dynamic_img_size",
         "strict_img_size",
