@@ -243,3 +243,20 @@ def test_a_classifier_without_its_pooler_is_incomplete(tmp_path):
     save_file({name: t for name, t in tensors.items() if "pooler" not in name}, tmp_path / "model.safetensors")
     with pytest.raises(zoo.LoadError, match=r"missing bert\.pooler\.dense\.weight"):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [
+    {"global_attn_every_n_layers": 2, "global_rope_theta": 3000.0, "local_rope_theta": 200.0}, {},
+], ids=["given", "omitted"])  # fmt: skip
+def test_an_old_config_of_modernbert(tmp_path, changes):
+    """Its rotary bases and the interval of its global layers, or what transformers takes where they are omitted."""
+    from transformers import AutoModelForMaskedLM
+
+    transformers_text(tmp_path, "ModernBertForMaskedLM")
+    values = json.loads((tmp_path / "config.json").read_text())
+    for key in ("layer_types", "rope_parameters", "global_attn_every_n_layers"):
+        values.pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps(values | changes))
+    theirs, ours, batch = AutoModelForMaskedLM.from_pretrained(tmp_path).eval(), zoo.load(tmp_path), ragged()
+    assert ours.config.global_every == changes.get("global_attn_every_n_layers", 3)
+    assert error(answer(ours, batch), answer(theirs, batch)) <= 1e-5

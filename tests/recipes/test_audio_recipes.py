@@ -41,7 +41,7 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {"confusion.png", "curves.png", "attention.png", "sample.wav", "model", "metrics.csv"} <= there
     assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
     model = zoo.load(folder)
-    assert model.labels is not None and model.labels[0] == "tone" and model.preprocess.frames == 98
+    assert model.labels is not None and model.labels[0] == "tone" and model.preprocess.frames == 104
     ours = dict(zoo.predict(model, folder / "sample.wav", top_k=8))
     from zoo.cli.main import main as command
 
