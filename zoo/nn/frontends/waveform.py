@@ -221,7 +221,8 @@ class WaveformEmbedding(nn.Module):
                 f"expected waveforms [B, S] of a float dtype, got {tuple(waveforms.shape)} of {waveforms.dtype}; "
                 "use model.preprocess(audio)"
             )
-        check_dtype("input_values", waveforms, self.proj.weight)
+        if isinstance(self.proj, nn.Linear):  # optimized models convert their inputs
+            check_dtype("input_values", waveforms, self.proj.weight)
         if waveforms.shape[1] < self.min_samples:
             raise ValueError(f"clips of {waveforms.shape[1]} samples are too short: a token needs {self.min_samples}")
         if keep is not None and keep.shape != waveforms.shape:

@@ -64,7 +64,7 @@ def open_images(run: Run) -> tuple[Model, HeldOutImages]:
         set_classes(model, sets.classes, s.seed)
     else:
         if model.config.num_classes != len(sets.classes):
-            model.reset_head(len(sets.classes))
+            model.reset_head(len(sets.classes), seed=s.seed)
         model.labels = list(sets.classes)
     if note := fit_statistics(run, model, processor, sets):
         console().print(f"{s.model.source}: {note}", markup=False)
