@@ -2,46 +2,24 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import killed_at
 from search_models import Colors, draw
 
 from zoo.retrieval import journal
 from zoo.retrieval.embed import embed
+
+CALLS = [(os, name) for name in ("fsync", "replace", "unlink", "rmdir", "chmod", "mkdir", "truncate")]
+CALLS += [(Path, "unlink"), (Path, "rmdir")]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     draw(tmp_path / "images", 5)
     return tmp_path / "images"
-
-
-def killed_at(step: int, work: Callable[[], Any]) -> bool:
-    """Run `work` in a process that is killed at its call number `step` of the file system; whether it was."""
-    if (child := os.fork()) == 0:
-        remaining = [step]
-
-        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
-            def called(*args: Any, **options: Any) -> Any:
-                if remaining[0] == 0:
-                    os._exit(9)
-                remaining[0] -= 1
-                return call(*args, **options)
-
-            return called
-
-        for name in ("fsync", "replace", "unlink", "rmdir", "chmod", "mkdir", "truncate"):
-            setattr(os, name, dying(getattr(os, name)))
-        Path.unlink = dying(Path.unlink)  # type: ignore[method-assign]
-        Path.rmdir = dying(Path.rmdir)  # type: ignore[method-assign]
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def test_a_kill_at_any_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +31,7 @@ def test_a_kill_at_any_step(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     while True:
         out = tmp_path / "vectors" / "found.safetensors"
         out.parent.mkdir()
-        died = killed_at(step, lambda out=out: embed(Colors(), folder, out, **options))  # type: ignore[misc]
+        died = killed_at(step, lambda out=out: embed(Colors(), folder, out, **options), CALLS)  # type: ignore[misc]
         embed(Colors(), folder, out, **options)
         assert out.read_bytes() == whole.read_bytes(), f"killed at step {step}"
         assert os.listdir(out.parent) == [out.name], f"left over from the kill at step {step}"

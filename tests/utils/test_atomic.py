@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import killed_at
 
 from zoo.utils import atomic
 from zoo.utils.atomic import MARKER, atomic_folder, read_folder, write_atomic
 from zoo.utils.errors import LoadError
 
 OWNS = ("a", "b", "old")
+CALLS = [(os, name) for name in ("fsync", "link", "replace", "unlink", "rmdir", "chmod", "mkdir", "utime")]
+CALLS += [(atomic, "_exchange")]
 
 
 def write(folder: Path, text: str) -> None:
@@ -37,30 +40,6 @@ def whole(text: str) -> dict[str, str]:
     return dict.fromkeys(("a", "b", "deep/c"), text)
 
 
-def killed_at(step: int, work: Callable[[], None]) -> bool:
-    """Run `work` in a process that is killed at its call number `step` of the file system; whether it was."""
-    if (child := os.fork()) == 0:
-        remaining = [step]
-
-        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
-            def called(*args: Any, **options: Any) -> Any:
-                if remaining[0] == 0:
-                    os._exit(9)
-                remaining[0] -= 1
-                return call(*args, **options)
-
-            return called
-
-        for name in ("fsync", "link", "replace", "unlink", "rmdir", "chmod", "mkdir", "utime"):
-            setattr(os, name, dying(getattr(os, name)))
-        atomic._exchange = dying(atomic._exchange)  # type: ignore[assignment]
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
 def prepared(folder: Path) -> None:
     folder.mkdir()
     for name in ("old", "notes.txt"):
@@ -75,7 +54,7 @@ def test_a_kill_at_any_step_leaves_one_version(tmp_path: Path) -> None:
         folder = tmp_path / str(step) / "model"
         folder.parent.mkdir()
         prepared(folder)
-        died = killed_at(step, lambda folder=folder: write(folder, "after"))  # type: ignore[misc]
+        died = killed_at(step, lambda folder=folder: write(folder, "after"), CALLS)  # type: ignore[misc]
         found = texts(folder)
         assert found.pop("notes.txt") == "before"
         assert found in (whole("before"), whole("after")), f"killed at step {step}"
@@ -98,7 +77,7 @@ def test_a_kill_where_folders_cannot_be_exchanged_is_noticed(tmp_path: Path, mon
         folder = tmp_path / str(step) / "model"
         folder.parent.mkdir()
         prepared(folder)
-        died = killed_at(step, lambda folder=folder: write(folder, "after"))  # type: ignore[misc]
+        died = killed_at(step, lambda folder=folder: write(folder, "after"), CALLS)  # type: ignore[misc]
         try:
             found = read_folder(folder, lambda folder=folder: texts(folder))  # type: ignore[misc]
         except LoadError as error:

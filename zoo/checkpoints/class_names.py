@@ -1,6 +1,6 @@
 """The names that a caller gives to the classes of a loaded classifier: each name stays with its own scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.config import CLASSIFIER_HEADS
+from zoo.models.family import Family
 from zoo.models.load_report import LoadReport, listed
 from zoo.models.registry import build
 from zoo.utils.type_checks import is_list_of_texts
@@ -41,9 +42,7 @@ def put_in_order(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
     if own is None or own == labels:
         return
     if sorted(own) == sorted(labels) and len(set(own)) == len(own):
-        order = torch.tensor([own.index(name) for name in labels])
-        for name, axis in _class_axes(checkpoint).items():
-            tensors[name] = tensors[name].index_select(axis, order.to(tensors[name].device))
+        tensors |= reordered(tensors, checkpoint.family, checkpoint.config, own, labels)
         report.notes.append("the rows of the classifier were put in the order of labels=")
         return
     if moved := [row for row, name in enumerate(labels) if name in own and own[row] != name]:
@@ -57,11 +56,19 @@ def put_in_order(tensors: dict[str, Tensor], report: LoadReport, checkpoint: Che
     report.notes.append(f"labels= renames the classes of the trained classifier: {listed(renamed)}")
 
 
-def _class_axes(checkpoint: Checkpoint) -> dict[str, int]:
+def reordered(
+    tensors: Mapping[str, Tensor], family: Family, config: Any, own: Sequence[str], labels: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of a classifier with rows for the classes `own`, with these rows in the order of `labels`."""
+    order = torch.tensor([own.index(name) for name in labels])
+    axes = _class_axes(family, config)
+    return {name: tensors[name].index_select(axis, order.to(tensors[name].device)) for name, axis in axes.items()}
+
+
+def _class_axes(family: Family, config: Any) -> dict[str, int]:
     """{name: the axis of its classes} of the tensors of the classifier: those that grow with the number of classes."""
-    config: Any = checkpoint.config
-    before = build(checkpoint.family, config).state_dict()
-    after = build(checkpoint.family, config.replace(num_classes=config.num_classes + 1)).state_dict()
+    before = build(family, config).state_dict()
+    after = build(family, config.replace(num_classes=config.num_classes + 1)).state_dict()
     pairs = {name: (tensor.shape, after[name].shape) for name, tensor in before.items() if name in after}
     return {
         name: next(axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)

@@ -103,13 +103,14 @@ def _load(
     config = _target_config(checkpoint, num_classes, labels, overrides)
     raw = _read_tensors(checkpoint, device)
     _check_sizes(checkpoint, raw)
-    if name := _untied(checkpoint, raw):
+    model = _build(checkpoint)
+    if name := _untied(checkpoint, model, raw):
         checkpoint.config = checkpoint.config.replace(tie_word_embeddings=False)
         ties = overrides.get("tie_word_embeddings", False)
         config = config.replace(tie_word_embeddings=ties)
         if not ties:
             checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
-    model = _build(checkpoint)
+        model = _build(checkpoint)
     tensors, report = _file_tensors(checkpoint, model, raw)
     report.source = source
     if config != checkpoint.config:
@@ -239,12 +240,11 @@ def _config_file(checkpoint: Checkpoint) -> Path:
     return checkpoint.path / ("open_clip_config.json" if checkpoint.format == "open_clip" else "config.json")
 
 
-def _untied(checkpoint: Checkpoint, raw: Mapping[str, Tensor]) -> str | None:
+def _untied(checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor]) -> str | None:
     """The name of a head that the config calls tied to the embeddings, and that has values of its own in the file."""
     if not getattr(checkpoint.config, "tie_word_embeddings", False) or checkpoint.config.head not in LM_HEADS:
         return None
-    tied = tied_names(_build(checkpoint))
-    return untied(tied, checkpoint.table or "", raw, base=checkpoint.base)
+    return untied(tied_names(model), checkpoint.table or "", raw, base=checkpoint.base)
 
 
 def _file_tensors(

@@ -15,6 +15,7 @@ from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
+from zoo.models.load_report import listed
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
@@ -119,8 +120,7 @@ def _list_others(model: Model, folder: str | Path, names: Sequence[str]) -> None
     """Say which files of the folder that the model was loaded from are not in the new one."""
     source = getattr(model.load_report, "source", None)
     if source and (names := [name for name in names if not (Path(folder) / name).exists()]):
-        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        say(f"{folder} has no copy of these files of {source}: {printable(shown)}", file=sys.stderr)
+        say(f"{folder} has no copy of these files of {source}: {printable(listed(names, 10))}", file=sys.stderr)
 
 
 def _say_what_is_not_cleaned(model: Model, folder: str | Path) -> None:

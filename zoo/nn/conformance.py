@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from zoo.nn.block_config import Mixer
-from zoo.nn.conformance_mixers import KEEP_MASK, MIXER_CHECKS, CheckFailed, MixerHarness, assert_close, fill_zeros
+from zoo.nn.conformance_mixers import (
+    KEEP_MASK,
+    MIXER_CHECKS,
+    CheckFailed,
+    MixerHarness,
+    assert_close,
+    assert_filled,
+    fill_zeros,
+)
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
@@ -295,9 +303,7 @@ def check_loading(harness: Harness) -> str:
     """A core that is built on the meta device gets all its tensors from the state dict."""
     core, filled, qkv = harness.core(), harness.core(device="meta"), harness.qkv()
     filled.load_state_dict(core.state_dict(), assign=True)
-    for name, tensor in [*filled.named_buffers(), *filled.named_parameters()]:
-        if tensor.is_meta:
-            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: use persistent=True")
+    assert_filled(filled)
     assert_close(filled(*qkv), core(*qkv), 0.0, "a loaded core gives other outputs: keep tensors in buffers")
     return "yes"
 

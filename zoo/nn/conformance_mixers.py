@@ -22,6 +22,13 @@ class CheckFailed(Exception):
     """A failed check; the message describes the failure."""
 
 
+def assert_filled(module: nn.Module) -> None:
+    """Fail for a tensor of a loaded module that is still on the meta device."""
+    for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
+        if tensor.is_meta:
+            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: use persistent=True")
+
+
 def assert_close(a: Tensor, b: Tensor, tolerance: float, message: str) -> None:
     """Raise CheckFailed unless max|a - b| / max(1, max|b|) <= tolerance."""
     if a.shape != b.shape:
@@ -165,9 +172,7 @@ def check_loading(harness: MixerHarness) -> str:
     """A mixer that is built on the meta device gets all its tensors from the state dict."""
     stack, filled, x = harness.stack(), harness.stack(device="meta"), harness.x()
     filled.load_state_dict(stack.state_dict(), assign=True)
-    for name, tensor in [*filled[0].mixer.named_buffers(), *filled[0].mixer.named_parameters()]:
-        if tensor.is_meta:
-            raise CheckFailed(f"{name!r} is not in the state dict, so a loaded model lacks it: use persistent=True")
+    assert_filled(filled[0].mixer)
     assert_close(filled(x), stack(x), 0.0, "a loaded mixer gives other outputs: keep tensors in buffers")
     return "yes"
 

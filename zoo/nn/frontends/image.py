@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.frontends.inputs import check_dtype
+from zoo.nn.frontends.inputs import check_input_dtype
 from zoo.nn.init import Initializer, normal_, trunc_normal_
 
 Stem = Literal["patch", "conv"]
@@ -121,7 +121,7 @@ class PatchEmbedding(nn.Module):
             warn_if_unnormalized(pixels)
         if not pixels.is_floating_point():
             return pixels.to(self.positions.dtype)
-        check_dtype("pixel_values", pixels, self.positions)
+        check_input_dtype("pixel_values", pixels, self.positions)
         return pixels
 
     def extra_repr(self) -> str:

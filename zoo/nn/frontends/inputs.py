@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def check_dtype(name: str, values: Tensor, weight: Tensor) -> None:
+def check_input_dtype(name: str, values: Tensor, weight: Tensor) -> None:
     """Raise ValueError for inputs of another dtype than the weights, unless autocast converts both (not float64)."""
     if values.dtype == weight.dtype or values.device.type == "meta":
         return

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from zoo.nn.frontends.image import PatchEmbedding
-from zoo.nn.frontends.inputs import check_dtype
+from zoo.nn.frontends.inputs import check_input_dtype
 
 
 class SpectrogramEmbedding(PatchEmbedding):
@@ -37,5 +37,5 @@ class SpectrogramEmbedding(PatchEmbedding):
                 "model.preprocess(audio), or change the input size with max_length= and mel_bins= of create_model or "
                 "load"
             )
-        check_dtype("input_values", pixels, self.positions)
+        check_input_dtype("input_values", pixels, self.positions)
         return pixels.mT[:, None]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.nn.frontends.inputs import check_dtype
+from zoo.nn.frontends.inputs import check_input_dtype
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
 from zoo.nn.padding import real_tokens
@@ -222,7 +222,7 @@ class WaveformEmbedding(nn.Module):
                 "use model.preprocess(audio)"
             )
         if isinstance(self.proj, nn.Linear):  # optimized models convert their inputs
-            check_dtype("input_values", waveforms, self.proj.weight)
+            check_input_dtype("input_values", waveforms, self.proj.weight)
         if waveforms.shape[1] < self.min_samples:
             raise ValueError(f"clips of {waveforms.shape[1]} samples are too short: a token needs {self.min_samples}")
         if keep is not None and keep.shape != waveforms.shape:

@@ -5,10 +5,12 @@ from typing import Any, cast
 
 import torch
 
+from zoo.checkpoints.class_names import reordered
 from zoo.checkpoints.load import describe, load
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.load_report import listed
+from zoo.models.registry import family
 from zoo.utils.console import console
 from zoo.utils.escape import printable
 
@@ -33,11 +35,10 @@ def set_classes(model: Model, classes: Sequence[str], seed: int) -> bool:
     """
     kept = model.labels is not None and sorted(model.labels) == sorted(classes)
     if kept:
-        rows = [cast(list[str], model.labels).index(name) for name in classes]
+        own, weights = cast(list[str], model.labels), dict(model.named_parameters())
         with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if name.startswith("head.proj"):
-                    weight.copy_(weight[rows].clone())
+            for name, rows in reordered(weights, family(model.family), model.config, own, classes).items():
+                weights[name].copy_(rows)
     else:
         before = _classes_of(model)
         model.reset_head(len(classes), seed=seed)
