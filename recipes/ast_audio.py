@@ -1,6 +1,6 @@
 """Train an audio classifier, an Audio Spectrogram Transformer (AST), from scratch or from pretrained weights.
 
-    python recipes/ast_audio.py                                  synthetic audio: 1-2 minutes on two CPU cores
+    python recipes/ast_audio.py                                  synthetic audio: 2-3 minutes on two CPU cores
     python recipes/ast_audio.py data=fsdd                        spoken digits (Free Spoken Digit Dataset)
     python recipes/ast_audio.py data=fsdd held_out_speaker=theo  test on a speaker who is not in the training set
     python recipes/ast_audio.py data=FOLDER                      your own clips: a subfolder of audio files per class
