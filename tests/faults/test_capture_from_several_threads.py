@@ -97,3 +97,24 @@ def test_two_threads_capture_at_once(attention: str, first_out: int) -> None:
         n = ids.shape[1]
         once = [(len(ids), 2, n, n), (len(ids), 2, 1, n + 1), (len(ids), 2, 1, n + 2)]
         assert shapes == (once if i == first_out else once * 2)
+
+
+def test_captures_that_end_in_any_order_leave_compilation_on() -> None:
+    """torch.compile has one stance for the whole process, which captures set while they are open."""
+    import torch._dynamo
+
+    model = zoo.create_model("vit_cifar_tiny")
+    first, second = zoo.capture(model), zoo.capture(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
+    assert len(graphs) == 1

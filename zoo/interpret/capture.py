@@ -39,6 +39,8 @@ from zoo.nn.stack import Stack
 __all__ = ["capture", "distance", "entropy", "rollout"]
 
 DECODE_LOCK = threading.Lock()
+EAGER_LOCK = threading.Lock()
+EAGER: list[ExitStack] = []  # one for each open capture; the first restores the stance of torch.compile
 Maps = dict[str, Any]  # {name: [B, H, N, M], or a list of them}
 
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
@@ -96,9 +98,22 @@ def eager_mode() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing the compiler takes a second
         yield
         return
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.filterwarnings("ignore", "torch.compile with fullgraph=True found no compiled frames")
+    with EAGER_LOCK:  # the stance is that of the process: the first capture sets it, the last one to end restores it
+        if not EAGER:
+            stance = ExitStack()
+            stance.enter_context(warnings.catch_warnings())
+            stance.enter_context(torch.compiler.set_stance("force_eager"))
+            warnings.filterwarnings("ignore", "torch.compile with fullgraph=True found no compiled frames")
+            EAGER.append(stance)
+        else:
+            EAGER.append(ExitStack())
+    try:
         yield
+    finally:
+        with EAGER_LOCK:
+            if len(EAGER) == 1:
+                EAGER[0].close()
+            EAGER.pop()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
