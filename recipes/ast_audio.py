@@ -24,17 +24,28 @@ LONGER_RUNS = {"synthetic": "epochs=20", "fsdd": "epochs=60"}
 
 def train(run: Run) -> Result:
     """Create the model, load the audio clips, train the classifier."""
+    from zoo.data.audio.datamodule import AudioDataModule
+    from zoo.data.audio.load import load_audio
+    from zoo.tasks.classification import ClassificationTask
+    from zoo.tasks.problem_types import class_weights
     from zoo.training.fit import fit
-    from zoo.training.recipes.audio import audio_classifier, open_audio
-    from zoo.training.recipes.text import export_model
+    from zoo.training.recipes.audio import audio_model, fit_to_clips, pretrained_sampling_rate
 
-    model, data = open_audio(run)
-    task = audio_classifier(run, model, data)
-    assert run.folder is not None
-    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
-                 example_command=["zoo", "predict", "{model}", str(run.folder.path / "sample.wav")])  # fmt: skip
-    export_model(run, result)
-    return result
+    cfg = run.config
+    model = audio_model(run)  # by name, from any folder of weights, or from a ViT
+    clips = load_audio(cfg.data, sampling_rate=pretrained_sampling_rate(run, model), seed=cfg.seed)
+    folder = run.open(clips, model)  # a new one, or that of an unfinished run with the same settings and data
+    clips = clips.with_validation(cfg.trainer.val_fraction, cfg.seed)
+    model = fit_to_clips(run, model, clips)
+
+    data = AudioDataModule(clips, model.preprocess, cfg.data.batch_size, augment=cfg.data.augment, seed=cfg.seed,
+                           num_workers=cfg.data.num_workers)  # fmt: skip
+    weights = class_weights(cfg.task.class_weights, clips.train.labels, len(clips.classes))
+    task = ClassificationTask(model, problem_type="single_label_classification", class_weights=weights,
+                              augment=data.augment, optim=cfg.optim, label_smoothing=cfg.task.label_smoothing,
+                              ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS,
+               example_command=["zoo", "predict", "{model}", str(folder.path / "sample.wav")])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,17 +25,29 @@ LONGER_RUNS = {"synthetic": "epochs=20", "emoji": "epochs=120"}
 
 def train(run: Run) -> Result:
     """Create the towers, load the image-text pairs, train with the contrastive loss."""
+    from zoo.data.pairs.datamodule import PairDataModule
+    from zoo.data.pairs.load import load_pairs
+    from zoo.tasks.contrastive import ContrastiveTask
     from zoo.training.fit import fit
-    from zoo.training.recipes.pairs import contrast_task, open_image_pairs
     from zoo.training.recipes.retrieval_page import retrieval, save_images
+    from zoo.training.recipes.towers import fit_to_pairs, two_tower_model
 
-    model, data, sets = open_image_pairs(run)
-    images = save_images(run, sets)
-    task = contrast_task(run, model)
-    return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
-               plots={"retrieval": retrieval},
-               example_command=["zoo", "search", sets.test.captions[0][0], "--corpus", str(images),
-                                "--model", "{model}", "--html", str(images.parent / "search.html")])  # fmt: skip
+    cfg, towers = run.config, ("image", "text")
+    model = two_tower_model(run, towers)  # each by name, or from any folder of weights
+    pairs = load_pairs(cfg.data, processor=model.preprocess.image, seed=cfg.seed)
+    folder = run.open(pairs, model)  # a new one, or that of an unfinished run with the same settings and data
+    pairs = pairs.with_validation(cfg.trainer.val_fraction, cfg.seed)
+    model = fit_to_pairs(run, model, towers, pairs)
+
+    data = PairDataModule(pairs, model.preprocess, cfg.data.batch_size, max_length=cfg.data.max_length,
+                          augment=cfg.data.augment, seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+    task = ContrastiveTask(model, grad_cache_size=cfg.task.grad_cache_size or None, duplicates=cfg.task.duplicates,
+                           loss_chunk_size=cfg.task.loss_chunk_size or None, optim=cfg.optim, ema=cfg.trainer.ema,
+                           seed=cfg.seed)  # fmt: skip
+    images = save_images(folder, pairs.test)
+    command = ["zoo", "search", pairs.test.captions[0][0], "--corpus", str(images), "--model", "{model}", "--html",
+               str(folder.path / "search.html")]  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS, plots={"retrieval": retrieval}, example_command=command)
 
 
 if __name__ == "__main__":

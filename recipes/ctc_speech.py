@@ -22,17 +22,28 @@ LONGER_RUNS = {"synthetic": "epochs=20", "fsdd": "epochs=40"}
 
 def train(run: Run) -> Result:
     """Create the model, load the audio clips and transcripts, train with the CTC loss."""
+    from zoo.data.audio.speech import load_speech
+    from zoo.data.audio.speech_datamodule import SpeechDataModule
+    from zoo.tasks.ctc import CTCTask
     from zoo.training.fit import fit
-    from zoo.training.recipes.speech import open_speech, speech_task
-    from zoo.training.recipes.text import export_model
+    from zoo.training.recipes.audio import pretrained_sampling_rate
+    from zoo.training.recipes.speech import fit_to_speech, speech_model
 
-    model, data = open_speech(run)
-    task = speech_task(run, model, data)
-    assert run.folder is not None
-    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
-                 example_command=["zoo", "predict", "{model}", str(run.folder.path / "sample.wav")])  # fmt: skip
-    export_model(run, result)
-    return result
+    cfg = run.config
+    model = speech_model(run)  # by name, or from any folder of weights
+    speech = load_speech(cfg.data, sampling_rate=pretrained_sampling_rate(run, model), seed=cfg.seed,
+                         val_fraction=cfg.trainer.val_fraction)  # fmt: skip
+    folder = run.open(speech, model)  # a new one, or that of an unfinished run with the same settings and data
+    speech = speech.with_validation(cfg.trainer.val_fraction, cfg.seed)
+    model = fit_to_speech(run, model, speech)
+
+    data = SpeechDataModule(speech, model, cfg.data.batch_size, tempo=cfg.data.tempo, noise=cfg.data.noise,
+                            group_by_length=cfg.data.group_by_length, seed=cfg.seed,
+                            num_workers=cfg.data.num_workers)  # fmt: skip
+    task = CTCTask(model, augment=data.augment, width=cfg.task.beam_width, optim=cfg.optim, ema=cfg.trainer.ema,
+                   seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS,
+               example_command=["zoo", "predict", "{model}", str(folder.path / "sample.wav")])  # fmt: skip
 
 
 if __name__ == "__main__":

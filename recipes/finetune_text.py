@@ -25,15 +25,32 @@ LONGER_RUNS = {"synthetic": "epochs=24", "sst2": "epochs=20"}
 
 def train(run: Run) -> Result:
     """Create the model, load the texts, train the classifier."""
+    from zoo.data.text.datamodule import TextDataModule
+    from zoo.data.text.load import load_texts
+    from zoo.tasks.classification import ClassificationTask
+    from zoo.tasks.lora import add_lora
+    from zoo.tasks.problem_types import class_weights
     from zoo.training.fit import fit
-    from zoo.training.recipes.text import example_command, export_model, open_texts, text_classifier
+    from zoo.training.recipes.text import example_command, fit_to_texts, target_unit, text_model
 
-    model, data, sets = open_texts(run)
-    task = text_classifier(run, model, data, sets)
-    result = fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS,
-                 example_command=example_command(sets))  # fmt: skip
-    export_model(run, result)
-    return result
+    cfg = run.config
+    model = text_model(run, head="classify")  # by name, or from any folder of weights
+    texts = load_texts(cfg.data, seed=cfg.seed)
+    run.open(texts, model)  # the run folder: a new one, or that of an unfinished run with the same settings and data
+    texts = texts.with_validation(cfg.trainer.val_fraction, cfg.seed)
+    model = fit_to_texts(run, model, texts)
+
+    data = TextDataModule(texts, model.preprocess, cfg.data.batch_size, group_by_length=cfg.data.group_by_length,
+                          seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+    if cfg.lora.rank:
+        add_lora(model, cfg.lora.rank, alpha=cfg.lora.alpha, dropout=cfg.lora.adapter_dropout,
+                 targets=cfg.lora.targets, seed=cfg.seed)  # fmt: skip
+    labels = texts.train.labels
+    task = ClassificationTask(model, problem_type=texts.problem_type, unit=target_unit(model, labels, texts.problem_type),
+                              class_weights=class_weights(cfg.task.class_weights, labels, len(texts.classes)),
+                              optim=cfg.optim, label_smoothing=cfg.task.label_smoothing, ema=cfg.trainer.ema,
+                              seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS, example_command=example_command(texts))
 
 
 if __name__ == "__main__":

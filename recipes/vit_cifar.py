@@ -29,12 +29,24 @@ LONGER_RUNS = {"synthetic": "epochs=12", "cifar10": "epochs=40"}
 
 def train(run: Run) -> Result:
     """Create the model, load the images, train the classifier."""
+    from zoo.data.image.datamodule import ImageDataModule
+    from zoo.data.image.load import load_images
+    from zoo.tasks.classification import ClassificationTask
     from zoo.training.fit import fit
-    from zoo.training.recipes.images import classifier, open_images
+    from zoo.training.recipes.images import fit_to_images, image_processor
 
-    model, data = open_images(run)
-    task = classifier(run, model, data)
-    return fit(run, task, data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(), longer_runs=LONGER_RUNS)
+    cfg = run.config
+    model = run.build_model(head="classify")  # by name, or from any folder of weights
+    images = load_images(cfg.data, processor=image_processor(run, model), seed=cfg.seed)
+    run.open(images, model)  # the run folder: a new one, or that of an unfinished run with the same settings and data
+    fit_to_images(run, model, images)
+
+    images = images.with_validation(cfg.trainer.val_fraction, cfg.seed)
+    data = ImageDataModule(images, cfg.data.batch_size, processor=model.preprocess, augment=cfg.data.augment,
+                           seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+    task = ClassificationTask(model, problem_type="single_label_classification", augment=data.augment, optim=cfg.optim,
+                              label_smoothing=cfg.task.label_smoothing, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Data options of the recipes. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
 
@@ -34,6 +34,7 @@ class DataSettings:
         augment: Augmentation of the training images.
     """
 
+    preferred: ClassVar[str] = "cifar10"  # what `auto` stands for, if it is available
     name: str = "auto"
     data_dir: str | None = None
     on_error: Literal["raise", "skip"] = "raise"
@@ -65,6 +66,7 @@ class FeedSettings:
         num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
     """
 
+    preferred: ClassVar[str] = "synthetic"
     data_dir: str | None = None
     batch_size: int = 32
     num_workers: int = 0
@@ -170,6 +172,7 @@ class AudioSourceSettings:
         max_test_samples: Maximum number of test clips (a seeded subset). 0 uses all.
     """
 
+    preferred: ClassVar[str] = "synthetic"
     data_dir: str | None = None
     audio: str = ""
     sampling_rate: int = 0
@@ -285,6 +288,7 @@ class PairDataSettings:
         augment: Augmentation of the training images. An image whose captions mention left or right is never flipped.
     """
 
+    preferred: ClassVar[str] = "synthetic"
     name: str = "auto"
     data_dir: str | None = None
     images: str = ""

@@ -168,3 +168,8 @@ def balanced(labels: Tensor, classes: int) -> Tensor:
         positives = labels.float().sum(0)
         return (len(labels) - positives) / positives.clamp(min=1)
     return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp(min=1))
+
+
+def class_weights(choice: str, labels: Tensor, classes: int) -> Tensor | None:
+    """The weights [C] of the option `class_weights`: those of `balanced`, or None for `none`."""
+    return balanced(labels, classes) if choice == "balanced" else None

@@ -4,13 +4,18 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from zoo.training.config import RunSettings
+from zoo.training.config import RunSettings, TrainerSettings
 from zoo.utils.cpu_features import CPUFeatures
 
 if TYPE_CHECKING:
     from torch import nn
 
 HARDWARE_FILES = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
+
+
+def hardware_for(accelerator: str) -> str | None:
+    """Name of the file in `configs/hardware` for an accelerator, or for the best one if it is `auto`."""
+    return HARDWARE_FILES.get(best_accelerator() if accelerator == "auto" else accelerator)
 
 
 def best_accelerator() -> str:
@@ -37,8 +42,8 @@ def best_precision(accelerator: str, model: "nn.Module | None" = None) -> str:
     return "bf16" if accelerator == "cpu" and cpu.bf16 and not (cpu.amx and convolves) else "fp32"
 
 
-def settle(settings: RunSettings, model: "nn.Module | None" = None) -> Any:
-    """Replace `auto` accelerator and precision, and devices=0, by actual values; precision may depend on the model.
+def settle(settings: RunSettings) -> Any:
+    """Replace the accelerator `auto` and devices=0 by actual values.
 
     Raises: ValueError for a device that is not available, or a batch size that cannot be split over the devices.
     """
@@ -59,9 +64,15 @@ def settle(settings: RunSettings, model: "nn.Module | None" = None) -> Any:
     if size % parts:
         raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of devices x "
                          f"num_nodes x accumulate_grad_batches = {parts}")  # fmt: skip
-    precision = best_precision(accelerator, model) if trainer.precision == "auto" else trainer.precision
-    settled = replace(trainer, accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+    settled = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
     return replace(settings, trainer=settled)
+
+
+def with_precision(trainer: TrainerSettings, model: "nn.Module | None" = None) -> TrainerSettings:
+    """Replace the precision `auto` by the best one for the device and the model."""
+    if trainer.precision != "auto":
+        return trainer
+    return replace(trainer, precision=best_precision(trainer.accelerator, model))  # type: ignore[arg-type]
 
 
 def world(settings: RunSettings) -> int:

@@ -9,8 +9,10 @@ from zoo.training import parse
 from zoo.training.parse import SettingsError
 from zoo.training.run import Run
 from zoo.training.run_dir import FULL, READ_ONLY, RunError
-from zoo.utils.errors import LoadError
+from zoo.utils.errors import DataError, LoadError
 from zoo.utils.escape import say
+
+USER_ERRORS = (SettingsError, RunError, LoadError, DataError)
 
 
 def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None = None) -> int:
@@ -24,13 +26,15 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
     file = Path(train.__code__.co_filename).resolve()
     configs = file.parent.parent / "configs"
     argv = sys.argv[1:] if argv is None else argv
+    run: Run | None = None
     try:
         if parse.read_command_line(argv, settings).help:
             defaults = parse.read_yaml(configs / f"{file.stem}.yaml", settings)
             parse.print_help(settings, train.__globals__.get("__doc__") or "", [defaults])
             return 0
-        train(Run.of(file.stem, argv, settings, configs))
-    except (SettingsError, RunError, LoadError) as error:
+        run = Run.of(file.stem, argv, settings, configs)
+        train(run)
+    except USER_ERRORS as error:
         say(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -40,6 +44,11 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
         if error.errno not in FULL | READ_ONLY:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:  # before training, a mistake in the options or the data; in it, a fault of the code
+        if run is not None and run.started:
+            raise
+        say(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
         return _ended(error)

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from zoo.data.sources.auto import resolve_auto
 from zoo.training.config import MODEL_FIELDS, TOWERS
 from zoo.utils import renamed
 from zoo.utils.console import make_console
@@ -214,22 +215,51 @@ def parse(cls: type, argv: Sequence[str], *, configs: Path | None = None, recipe
         recipe: Name of the recipe.
         hardware: Default for `hardware=`: name of a file in `hardware/`, or None.
     """
-    command_line = read_command_line(argv, cls)
-    return make_settings(cls, merge(layers_of(command_line, cls, configs, recipe, hardware)))
+    return make_settings(cls, merge(layers_of(read_command_line(argv, cls), cls, configs, recipe, hardware)))
+
+
+def user_layers(command_line: CommandLine, cls: type) -> list[Layer]:
+    """What the user has chosen, lowest first: the file of `config=` and the command line."""
+    files = [read_yaml(Path(command_line.config), cls)] if command_line.config else []
+    return [*files, command_line.values]
 
 
 def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe: str,
               hardware: str | None) -> list[Layer]:  # fmt: skip
-    """The layers above the defaults, lowest first."""
-    files = [configs / f"{recipe}.yaml"] if configs else []
-    hardware = command_line.hardware or hardware
-    if hardware and configs:
-        files.append(hardware_file(hardware, configs))
-    elif command_line.hardware:
+    """The layers above the defaults, lowest first.
+
+    `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<name>.yaml` of the hardware, of the dataset and, with
+    `model.source=`, of `source`; then the layers of the user. With `model.source=` the model's fields in the files of
+    the recipe do not apply, because they are for a new model. `data=auto` becomes the name of a dataset.
+    """
+    user, hardware = user_layers(command_line, cls), command_line.hardware or hardware
+    if command_line.hardware and configs is None:
         raise SettingsError(f"hardware={command_line.hardware}: this recipe has no configs folder")
-    if command_line.config:
-        files.append(Path(command_line.config))
-    return [*(read_yaml(file, cls) for file in files), command_line.values]
+    layers: list[Layer] = []
+    if configs is not None:
+        files = [configs / f"{recipe}.yaml", *([hardware_file(hardware, configs)] if hardware else [])]
+        layers = [read_yaml(file, cls) for file in files]
+    resolved = _dataset([*layers, *user], cls)
+    pretrained = any("model.source" in layer for layer in user)
+    dataset = resolved.get("data.name", "")
+    for name in (hardware, "synthetic" if dataset.startswith("synthetic_") else dataset, "source" if pretrained else None):
+        if configs and name and (file := configs / f"{recipe}.{name}.yaml").is_file():
+            layers.append(read_yaml(file, cls))
+    if pretrained:
+        layers = [{k: v for k, v in layer.items() if not k.startswith("model.overrides.")} for layer in layers]
+    return [*layers, *user, resolved]
+
+
+def _dataset(layers: list[Layer], cls: type) -> Layer:
+    """A layer with the name of the dataset; empty for settings without data."""
+    kind = sections(cls).get("data")
+    if kind is None:
+        return {}
+    merged = merge(layers)
+    name, data_dir = merged.get("data.name", kind().name), merged.get("data.data_dir", "null")
+    if name == "auto":
+        name = resolve_auto(kind.preferred, None if data_dir == "null" else data_dir)
+    return {"data.name": name}
 
 
 def hardware_file(name: str, configs: Path) -> Path:

@@ -57,7 +57,7 @@ def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
         right.axhline(test_value, color="gray", linewidth=0.8, linestyle="--")
         right.annotate(f"test {formatted}", (0.02, test_value), xycoords=("axes fraction", "data"), va="bottom")
     right.set(xlabel="step", ylabel=name, title=f"validation {name}")
-    name = run.settings.model.source or run.settings.model.name
+    name = run.model_name
     title = f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})")
     figure.suptitle(figure_text(title))
     return figure

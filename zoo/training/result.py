@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class DatasetInfo:
     test_name: str = ""
     trained_on: int = 0
     validation: int = 0
+
+    @classmethod
+    def of(cls, splits: Any) -> "DatasetInfo":
+        """The description of the splits that a loader gives, before a validation set is split off."""
+        return cls(splits.name, splits.real, splits.source, len(splits.train), len(splits.test),
+                   getattr(splits, "test_name", ""))  # fmt: skip
 
     @property
     def counts(self) -> str:

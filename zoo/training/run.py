@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from zoo.data.sources.fingerprint import Fingerprint, ReadData, data_folder, rec
 from zoo.training import devices, parse
 from zoo.training.parse import CommandLine, SettingsError
 from zoo.training.result import DatasetInfo
-from zoo.training.run_dir import RunFolder, open_run
+from zoo.training.run_dir import RunFolder, open_run, write_text
 from zoo.utils import distributed
 from zoo.utils.console import announce
 from zoo.utils.options import as_dict
@@ -28,25 +28,23 @@ class Run:
 
     Attributes:
         recipe: Name of the recipe, also of its YAML file and the default run folder.
-        cls: The settings dataclass.
         command_line: The parsed command line.
-        configs: Folder of the YAML files, or None.
-        settings: The settings; final after `open`.
-        hardware: Name of the file in `configs/hardware` that is applied, or None.
+        config: The settings, from all files and the command line.
+        given: Paths of the settings that the user has chosen, on the command line or in the file of `config=`.
         data: Description of the dataset; set by `open`.
         folder: The run folder; set by `open`.
         read: The files that the loaders have read since the run was created, for the fingerprint of its data.
+        started: Whether `fit` has begun. Until then an error is one of the options or the data.
     """
 
     recipe: str
-    cls: type
     command_line: CommandLine
-    configs: Path | None
-    settings: Any
-    hardware: str | None = None
+    config: Any
+    given: frozenset[str] = frozenset()
     data: DatasetInfo | None = None
     folder: RunFolder | None = None
     read: ReadData = field(default_factory=ReadData)
+    started: bool = False
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
@@ -55,96 +53,103 @@ class Run:
         Raises: SettingsError.
         """
         command_line = parse.read_command_line(argv, settings)
-        parse.make_settings(settings, parse.merge(parse.layers_of(command_line, settings, configs, recipe, None)))
         accelerator = command_line.values.get("trainer.accelerator", "auto")
-        chosen = devices.best_accelerator() if accelerator == "auto" else accelerator
-        hardware = command_line.hardware or (devices.HARDWARE_FILES.get(chosen) if configs else None)
-        run = cls(recipe, settings, command_line, configs, None, hardware=hardware, read=record_read_data())
-        run.settings = run._settings()
-        return run
-
-    def _settings(self, data: str | None = None, model: "Model | None" = None) -> Any:
-        """Settings from all layers.
-
-        Lowest first: `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<hardware>.yaml`, `<recipe>.<data>.yaml`,
-        `<recipe>.source.yaml` (with model.source=), the file of `config=`, the command line. With model.source=, the
-        sizes in the files of the recipe do not apply: they are for a new model.
-        """
-        layers = parse.layers_of(self.command_line, self.cls, self.configs, self.recipe, self.hardware)
-        own = 2 if self.command_line.config else 1  # the layers of the user
-        source = "source" if any("model.source" in layer for layer in layers[-own:]) else None
-        special = [f"{self.recipe}.{name}.yaml" for name in (self.hardware, data, source) if name]
-        files = [self.configs / name for name in special if (self.configs / name).exists()] if self.configs else []
-        layers[-own:-own] = [parse.read_yaml(file, self.cls) for file in files]
-        if source:
-            layers[:-own] = [
-                {path: value for path, value in layer.items() if not path.startswith("model.overrides.")}
-                for layer in layers[:-own]
-            ]
+        hardware = devices.hardware_for(accelerator) if configs and not command_line.hardware else None
+        layers = parse.layers_of(command_line, settings, configs, recipe, hardware)
+        config = parse.make_settings(settings, parse.merge(layers))
+        given = frozenset(path for layer in parse.user_layers(command_line, settings) for path in layer)
         try:
-            return devices.settle(parse.make_settings(self.cls, parse.merge(layers)), model)
+            return cls(recipe, command_line, devices.settle(config), given, read=record_read_data())
         except ValueError as error:
             raise SettingsError(str(error)) from None
 
-    def expect(self, data: str) -> None:
-        """Apply the settings for a dataset before it is loaded: its YAML file may say how to load it."""
-        self.settings = self._settings(data)
-
     # --- what a recipe calls, in this order --------------------------------------------------------------------------
 
-    def create_model(self) -> "Model":
-        """Create or load the model of the settings, before any data is loaded.
+    def build_model(self, head: str, **fields: Any) -> "Model":
+        """The model of the settings in training mode: by name with random weights, or from `model.source=`.
+
+        A recipe calls it before it loads its data, so that a mistake in the options shows at once; if a new model
+        depends on the data, it calls it again with the fields that follow from them.
+
+        Args:
+            head: Its head. A pretrained model gets a new one if it has another; a classifier has an arbitrary number
+                of classes until `set_classes`.
+            fields: Further fields of the model, e.g. `vocab_size=`; they override those of the settings.
 
         Raises: SettingsError with the message of `zoo.create_model` or `zoo.load`.
         """
-        config = self.settings.model
+        from zoo.checkpoints.create import create_model
+        from zoo.checkpoints.load import load
+        from zoo.training.recipes.pretrained import load_classifier
+
+        model, overrides = self.config.model, self.config.model.overrides | fields
         try:
-            if config.source:
-                from zoo.checkpoints.load import load
-
-                return load(config.source, **config.overrides).train()  # `load` returns a model in eval mode
-            from zoo.checkpoints.create import create_model
-
-            return create_model(config.name, seed=self.settings.seed, **config.overrides)
+            if not model.source:
+                return create_model(model.name, seed=self.config.seed, **{"head": head} | overrides)
+            if head == "classify":
+                return load_classifier(model.source, overrides)
+            return load(model.source, **{"head": head} | overrides).train()  # `load` returns a model in eval mode
         except (ValueError, TypeError) as error:
             raise SettingsError(str(error)) from error
 
-    def open(self, data: DatasetInfo, model: "Model | None" = None) -> None:
-        """Set the dataset, make the settings final, and open the run folder; precision=auto may depend on the model.
+    @property
+    def model_name(self) -> str:
+        """Where the model is from, for messages: the pretrained weights, its name, or those of its towers."""
+        c = self.config
+        towers = [getattr(c, tower).name for tower in ("image", "audio", "text") if hasattr(c, tower)]
+        return c.model.source or c.model.name or " + ".join(towers)
+
+    @property
+    def overrides_given(self) -> dict[str, Any]:
+        """Fields of the model that the user has chosen; those in the files of a recipe are for its own model."""
+        overrides = self.config.model.overrides
+        return {name: value for name, value in overrides.items() if f"model.overrides.{name}" in self.given}
+
+    def open(self, data: Any, model: "Model | None" = None) -> RunFolder:
+        """Set the dataset and open the run folder; `precision=auto` may depend on the model.
+
+        Args:
+            data: The splits that a loader gives, before a validation set is split off, or a DatasetInfo.
+            model: The model.
 
         Raises: RunError if the folder holds a different, unfinished run, or one of data that has changed since.
         """
         from zoo.training.trainer import check_logger
 
-        self.data = data
-        settings = self._settings(data.name, model)
-        check_logger(settings.trainer.logger)
-        values = as_dict(settings)
+        skipped = getattr(data, "skipped", [])  # rows of the data that are left out
+        self.data = data = data if isinstance(data, DatasetInfo) else DatasetInfo.of(data)
+        self.config = replace(self.config, trainer=devices.with_precision(self.config.trainer, model))
+        check_logger(self.config.trainer.logger)
+        values = as_dict(self.config)
         if "data" in values:
-            values["data"]["name"] = data.name  # `auto` may find other data next time, which is a different run
-        base = Path(settings.run_dir or Path("runs") / self.recipe)
+            values["data"]["name"] = data.name
+        base = Path(self.config.run_dir or Path("runs") / self.recipe)
 
         fingerprint: Fingerprint = {}
 
         def decide() -> tuple[str, bool]:
-            fingerprint.update(self._fingerprint(settings))
-            found = open_run(base, values, settings.resume, fingerprint)
+            fingerprint.update(self._fingerprint())
+            found = open_run(base, values, self.config.resume, fingerprint)
             return str(found.path), found.unfinished
 
         path, unfinished = distributed.decide_on_rank_zero(decide)
         self.folder = RunFolder(Path(path), unfinished)
-        self.settings = settings
         if distributed.rank() == 0:
             if self.folder.last is not None and self.folder.fingerprint is None and fingerprint:
                 announce(f"{path} was started by a version that kept no fingerprint of its data: a change of the "
                          f"data since then is not noticed")  # fmt: skip
             self.folder.create(values, header=self._header(data), fingerprint=fingerprint)
+            if skipped:
+                write_text(self.folder.path / "skipped.txt", "".join(f"{line}\n" for line in skipped))
+        return self.folder
 
-    def _fingerprint(self, settings: Any) -> Fingerprint:
+    def _fingerprint(self) -> Fingerprint:
         """The fingerprint of the data that has been read so far."""
-        data = getattr(settings, "data", None)
+        data = getattr(self.config, "data", None)
         name, data_dir = getattr(data, "name", ""), getattr(data, "data_dir", None)
         return self.read.fingerprint(data_folder(name, data_dir))
+
+    # --- for messages ------------------------------------------------------------------------------------------------
 
     def longer_command(self, options: str) -> str:
         """The command of this run with `options` (e.g. `epochs=30`) instead of its own length."""
@@ -159,7 +164,7 @@ class Run:
         return self._command(self.command_line.values, *(f"{key}={value}" for key, value in special.items() if value))
 
     def _command(self, values: Mapping[str, Any], *more: str) -> str:
-        options = [f"{parse.shortest(path, self.cls)}={value}" for path, value in values.items()]
+        options = [f"{parse.shortest(path, type(self.config))}={value}" for path, value in values.items()]
         return shlex.join(["python", f"recipes/{self.recipe}.py", *options, *more])
 
     def _header(self, data: DatasetInfo) -> str:

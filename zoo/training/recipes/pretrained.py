@@ -49,10 +49,15 @@ def set_classes(model: Model, classes: Sequence[str], seed: int) -> bool:
     return kept
 
 
+def has_new_head(model: Model) -> bool:
+    """Whether a loaded model has a head with random weights, because its checkpoint has none or another one."""
+    return any(name.startswith("head.proj") for name in model.load_report.initialized)
+
+
 def _classes_of(model: Model) -> str:
     """The classes that a new last layer replaces, in words; empty if the weights have no classifier."""
     config: Any = model.config
-    if config.head not in CLASSIFIER_HEADS or any(n.startswith("head.proj") for n in model.load_report.initialized):
+    if config.head not in CLASSIFIER_HEADS or has_new_head(model):
         return ""
     names = f" ({listed(model.labels)})" if model.labels else ""
     return f"; it replaces that for {config.num_classes:,} classes{names}"

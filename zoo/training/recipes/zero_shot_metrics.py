@@ -1,111 +1,19 @@
-"""Audio-text contrastive recipe: towers, data and task from settings; zero-shot metrics."""
+"""Zero-shot metrics of an audio-text run, and the commands that use its model."""
 
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, frames_in, statistics
 from zoo.data.audio.tables import AudioClips
 from zoo.data.keyed_batches import Keys
-from zoo.data.pairs.audio import load_audio_pairs
-from zoo.data.pairs.datamodule import AudioBatch, PairDataModule, PairRows
+from zoo.data.pairs.datamodule import PairDataModule, PairRows
 from zoo.data.pairs.dataset import PairDataset, PairSplits
-from zoo.models.contrast.model import Contrastive
-from zoo.models.registry import list_models
-from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.retrieval.zero_shot import zero_shot
-from zoo.training.parse import SettingsError
-from zoo.training.recipes.audio import DEFAULT_MAX_DURATION, covered_frames
-from zoo.training.recipes.pairs import (
-    initial_model,
-    note_skipped,
-    pair_datamodule,
-    pair_rows,
-    rebuild_model,
-    text_fields,
-    with_validation,
-)
-from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 from zoo.training.run_dir import RunFolder
 from zoo.utils import distributed
-from zoo.utils.errors import DataError
-
-TOWERS = ("audio", "text")
-
-
-def open_audio_pairs(run: Run) -> tuple[Contrastive, PairDataModule, PairSplits[AudioClips]]:
-    """Create the model, load the data and open the run folder, in this order, so that mistakes show early.
-
-    Raises: SettingsError, RunError.
-    """
-    run.expect("synthetic" if run.settings.data.name == "auto" else run.settings.data.name)
-    model = initial_model(run, TOWERS)
-    try:
-        pretrained = None if has_fresh_audio_tower(run) else model.preprocess.audio
-        sampling_rate = pretrained.sampling_rate if pretrained else 0
-        sets = load_audio_pairs(run.settings.data, sampling_rate=sampling_rate, seed=run.settings.seed)
-        info = DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test), sets.test_name)
-        run.open(info, model)
-        note_skipped(run, sets)
-        parts = with_validation(sets, run.settings.trainer.val_fraction, run.settings.seed)
-        text, tokenizer = text_fields(run, model, parts[0])
-        audio, feature_extractor = audio_fields(run, model, parts[0].items) if pretrained is None else ({}, {})
-        model = rebuild_model(run, model, TOWERS, text | audio, tokenizer | feature_extractor)
-        rows = [audio_rows(run, model, part, number == 0) for number, part in enumerate(parts)]
-        preprocess = model.preprocess.audio
-        spectrograms = isinstance(preprocess, SpectrogramFeatureExtractor)
-        augment = SpectrogramAugment(run.settings.data.augment, preprocess) if spectrograms else None
-        data = pair_datamodule(run, rows, AudioBatch(augment))
-        data.test_pairs = sets.test
-        return model, data, sets
-    except (DataError, ValueError) as error:
-        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
-
-
-def has_fresh_audio_tower(run: Run) -> bool:
-    """Whether the audio tower is new, so that it can take the sampling rate of the data."""
-    s = run.settings
-    return not s.model.source and (bool(s.model.name) or s.audio.name in list_models())
-
-
-def audio_fields(run: Run, model: Contrastive, clips: AudioClips) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({field of the model: value}, {"audio": preprocess}) from the length and the statistics of the clips."""
-    s, config = run.settings, model.tower("audio").config
-    if "mel_bins" not in config.names():
-        extractor = model.preprocess.audio if model.preprocess else None
-        extractor = extractor or model.tower("audio").default_preprocess()
-        return {}, {"audio": replace(extractor, sampling_rate=clips.sampling_rate, resample=s.data.resample)}
-    bins = config.mel_bins
-    preprocess = SpectrogramFeatureExtractor(
-        sampling_rate=clips.sampling_rate,
-        num_mel_bins=bins,
-        high_freq=clips.sampling_rate / 2,
-        resample=s.data.resample,
-    )
-    seconds = s.data.max_duration or min(int(clips.lengths.max()) / clips.sampling_rate, DEFAULT_MAX_DURATION)
-    frames = s.model.overrides.get("audio.max_length") or covered_frames(
-        frames_in(preprocess, round(seconds * clips.sampling_rate)), config
-    )
-    mean, std = statistics(clips, preprocess)
-    return {"audio.max_length": frames}, {"audio": replace(preprocess, frames=frames, mean=mean, std=std)}
-
-
-def audio_rows(run: Run, model: Contrastive, pairs: PairDataset[AudioClips], training: bool) -> PairRows:
-    """A dataset of audio features and tokenized captions."""
-    return pair_rows(run, model, pairs, features_of(model, pairs.items), training)
-
-
-def features_of(model: Contrastive, clips: AudioClips) -> Any:
-    """Inputs of the audio tower, computed once for all clips."""
-    preprocess = model.preprocess.audio
-    if isinstance(preprocess, SpectrogramFeatureExtractor):
-        return Spectrograms.of(clips, torch.zeros(len(clips), dtype=torch.int64), preprocess)
-    batch = preprocess.batch([clips[i] for i in range(len(clips))])
-    return {{"attention_mask": "audio_attention_mask"}.get(name, name): value for name, value in batch.items()}
 
 
 class ZeroShotMetrics(L.Callback):
@@ -180,7 +88,7 @@ def encode_audio(model: Any, rows: PairRows, data: PairDataModule, size: int = 1
 
 def zero_shot_callbacks(run: Run, data: PairDataModule, sets: PairSplits[AudioClips]) -> list[L.Callback]:
     """The callback for zero-shot metrics, if the clips have classes."""
-    s = run.settings.data
+    s = run.config.data
     return [ZeroShotMetrics(data, sets, list(s.sentences), list(s.held_out_classes))] if sets.classes else []
 
 

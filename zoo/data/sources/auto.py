@@ -1,0 +1,31 @@
+"""Which dataset `data=auto` stands for. Imports no torch."""
+
+import os
+from pathlib import Path
+
+from zoo.data.sources.dataset_cards import Card, load_card
+from zoo.data.sources.hub import HubError, load_splits
+from zoo.utils.console import announce
+
+
+def resolve_auto(preferred: str, data_dir: str | None = None) -> str:
+    """`preferred` if it is available, from `data_dir`, ZOO_DATA_DIR or the Hugging Face Hub; else `synthetic`.
+
+    A notice says why a real dataset is replaced. With `data_dir` it is never: its loader names the missing file.
+    """
+    if preferred == "synthetic" or data_dir:
+        return preferred
+    card = load_card(preferred)
+    if _is_local(card):
+        return preferred
+    try:
+        load_splits(card.hub or "")  # downloads it to the cache, which the loader reads
+    except HubError as error:
+        announce(f"using synthetic data instead of {card.title}: {error}")
+        return "synthetic"
+    return preferred
+
+
+def _is_local(card: Card) -> bool:
+    folder = os.environ.get("ZOO_DATA_DIR")
+    return bool(folder) and all((Path(folder).expanduser() / file).is_file() for file in card.files.values())

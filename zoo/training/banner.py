@@ -1,0 +1,134 @@
+"""What a run prints: the banner before the first step, and the summary at the end."""
+
+import copy
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from zoo.checkpoints.save import export_problem
+from zoo.data.datamodule import KeyedDataModule
+from zoo.models.base import Model
+from zoo.tasks.base import Task
+from zoo.training import devices
+from zoo.training.progress import format_duration
+from zoo.training.result import Result
+from zoo.training.run import Run
+from zoo.utils import distributed
+from zoo.utils.console import clock_time
+from zoo.utils.escape import printable
+
+PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
+
+
+def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, steps_per_epoch: int,
+                 done: int) -> None:  # fmt: skip
+    """Print data, device, model, length and folder of the run before the first step."""
+    assert run.data is not None and run.folder is not None
+    s, data = run.config, run.data
+    if warning := data.warning():
+        out.print(f"\n  {warning}\n", style="bold black on yellow", markup=False)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
+    size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    rows = [
+        ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
+        ("device", devices.describe_device(s)),
+        ("precision", s.trainer.precision),
+        ("model", f"{run.model_name}{_overrides(s, task.model)}, {size}"),
+        ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
+        ("folder", _describe_folder(run, done)),
+        ("expected end", expected_end(run, task, steps - done, steps_per_epoch, loaders)),
+    ]  # fmt: skip
+    if isinstance(task.model, Model) and (problem := export_problem(task.model)):
+        rows.append(("no export", problem))
+    _print_rows(out, rows)
+
+
+def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, loaders: Any) -> str:
+    """Estimated end of the run, from the time of a few passes over a small batch."""
+    t = run.config.trainer
+    if steps <= 0:
+        return "now: all steps are done"
+    if distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or t.strategy == "fsdp2":
+        return "known after the first steps"
+    assert run.data is not None
+    per_item = seconds_per_item(task, loaders.sample(), t.accelerator, t.precision) / devices.world(run.config)
+    validations = steps / (t.validate_every or steps_per_epoch)
+    seconds = per_item * (steps * run.config.data.batch_size + (validations + 1) * run.data.test / 3)
+    budget = ""
+    if t.max_minutes and 60 * t.max_minutes < seconds:
+        budget = f", but max_minutes={t.max_minutes:g} stops it at {clock_time(60 * t.max_minutes)}"
+    return f"{clock_time(seconds)} (in about {format_duration(seconds)}{budget})"
+
+
+def seconds_per_item(task: Task, sample: dict[str, Any], accelerator: str, precision: str) -> float:
+    """Time of forward and backward per item, measured on a copy of the task so that the run is not affected."""
+    device = torch.device("cuda" if accelerator == "cuda" else accelerator)
+    with torch.random.fork_rng(devices=[]):
+        copied = copy.deepcopy(task).to(device).train()
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in sample.items()}
+        best = float("inf")
+        for _ in range(2 if device.type == "cpu" else 5):
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
+                copied.loss_of(batch, 0, 0).backward()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            best = min(best, time.perf_counter() - start)
+    return best / len(next(value for value in batch.values() if isinstance(value, Tensor)))
+
+
+def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,
+                  monitor: str, example_command: Sequence[str]) -> None:  # fmt: skip
+    """Print the test metrics, the model folder, and commands to use the model or train longer."""
+    assert run.folder is not None and run.data is not None
+    if out_of_time:
+        out.print(f"time budget used up at step {result.steps} of {planned}; run the same command again to resume")
+    folder = run.folder
+    metric = monitor.replace("val_", "test_")
+    value = result.metrics.get(metric, float("nan"))
+    formatted = f"{value:.2%}" if metric in PERCENTAGES else f"{value:.4f}"
+    image = folder.path / "sample.png"
+    words = example_command or ("zoo", "predict", "{model}", str(image if image.exists() else "image.png"))
+    source = "" if run.data.real else f" ({run.data.kind}: {run.data.source})"
+    others = [f"{n.removeprefix('test_')} {v:.4f}" for n, v in result.metrics.items() if n not in (metric, "test_loss")]
+    rows: list[tuple[str, Any]] = [
+        (metric.replace("_", " "), f"{formatted} on {run.data.test_name or run.data.name}{source}"),
+        *([("other metrics", ", ".join(others))] if others else []),
+        ("model", folder.model),
+        ("use it", shlex.join(word.replace("{model}", str(folder.model)) for word in words)),
+    ]
+    if longer_run:
+        rows.append(("train longer", run.longer_command(longer_run)))
+    _print_rows(out, rows)
+
+
+def _print_rows(out: Console, rows: list[tuple[str, Any]]) -> None:
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        out.print(f"[bold]{name:<{width}}[/bold]{escape(printable(value))}")
+
+
+def _describe_folder(run: Run, done: int) -> str:
+    assert run.folder is not None
+    path: Path = run.folder.path
+    if done:
+        return f"{path}, resuming at step {done:,}"
+    return f"{path}, restarting (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
+
+
+def _overrides(settings: Any, model: Any) -> str:
+    """The options of the model, sizes as they are in the model that was built or loaded."""
+    actual = model.config.flat() if isinstance(model, Model) else {}
+    values = settings.model.overrides | {
+        name: actual[name] for name in settings.model.overrides if isinstance(actual.get(name), int | float | str)
+    }
+    overrides = [f"{name}={value}" for name, value in values.items()]
+    return f" ({', '.join(overrides)})" if overrides else ""

@@ -1,0 +1,108 @@
+"""What a run writes at its end: the model, its README.md and its export, the plots, the results."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.markup import escape
+
+from zoo.checkpoints import save
+from zoo.checkpoints.load import load
+from zoo.checkpoints.model_card import Training, model_card
+from zoo.models.base import Model
+from zoo.models.registry import build, family
+from zoo.models.text import DecoderConfig
+from zoo.tasks.base import Task
+from zoo.training import devices
+from zoo.training.callbacks import BestAndLastCheckpoints
+from zoo.training.parse import SettingsError
+from zoo.training.plots import Plot, save_plots
+from zoo.training.result import Result
+from zoo.training.run import Run
+from zoo.utils import distributed
+from zoo.utils.console import console
+
+
+def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_callback: BestAndLastCheckpoints,
+          plots: Mapping[str, Plot]) -> None:  # fmt: skip
+    """Write `model/` and its export, the plots, then `metrics.json`, which marks the run as finished."""
+    assert run.folder is not None and run.data is not None
+    save_model(run, task, result)
+    export_model(run, result)
+    if run.config.trainer.plots:
+        save_plots(run, task, result, plots)
+    s = run.config
+    run.folder.write_result({
+        "recipe": run.recipe, "result": result.metrics, "finished": result.finished, "data": run.data.name,
+        "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
+        "skipped_steps": task.guard.skipped, "seconds": result.seconds, "seed": s.seed,
+        "best_step": checkpoint_callback.best_step or None,
+        f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "model": run.model_name,
+        "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
+        "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
+    })  # fmt: skip
+
+
+def save_model(run: Run, task: Task, result: Result) -> None:
+    """The best model as a zoo folder, with its README.md."""
+    assert run.folder is not None
+    model = unsharded_model(task, run.folder.best or run.folder.last)
+    save.save(model, run.folder.model, readme=run_card(run, model, result, run.folder.model))
+
+
+def run_card(run: Run, model: Model, result: Result, folder: Path, format: str = "zoo") -> str:
+    """The README.md of a model folder: data, metrics, and how to load the model."""
+    assert run.data is not None
+    s, data = run.config, run.data
+    facts = {"items trained on": f"{data.trained_on or data.train:,}", "validation items": f"{data.validation:,}",
+             "test items": f"{data.test:,}", "tested on": data.test_name or None, "steps": f"{result.steps:,}",
+             "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "random weights",
+             "trained on": devices.describe_device(s)}  # fmt: skip
+    training = Training(command=run.command, data=data.name, real=data.real, source=data.source,
+                        metrics=result.metrics, facts=facts)  # fmt: skip
+    return model_card(model, str(folder), format, training)
+
+
+def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
+    """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint."""
+    from torch.distributed.fsdp import FSDPModule
+
+    model = cast(Model, task.evaluated)
+    if not isinstance(model, FSDPModule):
+        return cast(Model, task.finalize(model.cpu()))
+    assert checkpoint is not None
+    prefix = "model." if task.ema is None else "ema."
+    state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
+    copied = build(family(model.family), model.config, "cpu")
+    copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    for name in ("variant", "preprocess", "labels", "load_report", "extra_files", "other_files"):
+        setattr(copied, name, getattr(model, name))
+    return cast(Model, task.finalize(copied))
+
+
+def check_export(run: Run, model: Any) -> None:
+    """Check before training that the model can be exported to the format of `export=`. Raises: ValueError."""
+    format = getattr(run.config, "export", "none")
+    if format == "none" or distributed.rank() != 0:
+        return
+    try:
+        save.check_export(model, format)
+    except ValueError as error:
+        is_default = getattr(model.config, "pool", "") == "mean" and not run.config.model.source
+        is_default = is_default and "model.overrides.pool" not in run.given
+        pool = "last" if isinstance(model.config, DecoderConfig) else "cls"
+        hint = f" (the default of this recipe is pool=mean: give pool={pool})" if is_default else ""
+        raise SettingsError(f"export={format}: {error}{hint}") from error
+
+
+def export_model(run: Run, result: Result) -> None:
+    """Export the best model to the format of `export=`, if given."""
+    assert run.folder is not None
+    format = getattr(run.config, "export", "none")
+    if format == "none":
+        return
+    model, folder = load(run.folder.model), run.folder.path / format
+    save.export(model, folder, format=format, readme=run_card(run, model, result, folder, format))
+    console().print(f"[bold]exported  [/bold]{escape(str(folder))} (for {format})")
