@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from zoo.data.datamodule import Loader
+from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.keyed_batches import KeyedBatches
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.optimizer import adamw, param_groups
 from zoo.training.config import ImageSettings
-from zoo.training.recipes.images import HeldOutImages
 from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 
@@ -66,13 +66,13 @@ def images(n: int) -> ImageSplits:
     return ImageSplits(whole, whole.subset(16), "noise", False, "random", (0.5,) * 3, (0.5,) * 3)
 
 
-def task_of(run: Run, data: HeldOutImages) -> ClassificationTask:
+def task_of(run: Run, data: ImageDataModule) -> ClassificationTask:
     """The task of the recipe."""
     s = run.settings
     return ClassificationTask(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
 
 
-def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
+def bare(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
     """Seconds per step of a plain training loop: zero_grad, augment, loss, backward, clip, step."""
     task, done = task_of(run, data), 0
     optimizer = adamw(param_groups(task.model, 1e-3, 0.05))
@@ -92,7 +92,7 @@ def bare(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
     return (time.process_time() - start) / (steps - skip)
 
 
-def trained(run: Run, data: HeldOutImages, steps: int, skip: int) -> float:
+def trained(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
     """Seconds per step of the same training in a run."""
     import zoo.training.fit as fit
 
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
             run = Run.of("overhead", [*OPTIONS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
             sets = images(4 * steps + 64)
             run.open(DatasetInfo("noise", False, "random", len(sets.train), len(sets.test)))
-            data = HeldOutImages(sets, 0.01, seed=0, batch_size=4, augment=run.settings.data.augment)
+            data = ImageDataModule(sets.with_validation(0.01, 0), 4, seed=0, augment=run.settings.data.augment)
             bare_times.append(1e3 * bare(run, data, steps, skip))
             run_times.append(1e3 * trained(run, data, steps, skip))
     overhead = statistics.median(b - a for a, b in zip(bare_times, run_times, strict=True))

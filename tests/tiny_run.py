@@ -12,12 +12,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.tasks.classification import ClassificationTask
 from zoo.training.config import ImageSettings
 from zoo.training.main import main
 from zoo.training.metrics_file import MetricsTable
-from zoo.training.recipes.images import HeldOutImages
 from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 
@@ -83,8 +83,8 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
         sets = image_sets()
         run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
         s = run.settings
-        data = HeldOutImages(sets, s.trainer.val_fraction, seed=s.seed, batch_size=s.data.batch_size,
-                             augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
+        data = ImageDataModule(sets.with_validation(s.trainer.val_fraction, s.seed), s.data.batch_size, seed=s.seed,
+                               augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
         made = task(standin(s.seed), optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
                     ema=s.trainer.ema, seed=s.seed)  # fmt: skip
         return fit.fit(run, made, data, steps_per_epoch=data.steps_per_epoch)

@@ -8,12 +8,9 @@ from PIL import Image
 
 from zoo.data import load_images
 from zoo.data.config import TextDataSettings
-from zoo.data.splits import held_out_mask
+from zoo.data.splits import Splits, held_out_mask
 from zoo.data.text.dataset import TextDataset, groups
 from zoo.data.text.load import load_texts
-from zoo.training.parse import SettingsError
-from zoo.training.recipes.images import hold_out
-from zoo.training.recipes.val_split import train_val_split
 from zoo.utils.errors import DataError
 
 
@@ -34,7 +31,7 @@ def test_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = load_texts(write_table(tmp_path / "texts.csv", rows))
     assert "not tested: c, with a single text each, which is trained on" in capsys.readouterr().err
     assert sets.train.labels.unique().tolist() == [0, 1, 2, 3] and sets.test.labels.unique().tolist() == [0, 1, 3]
-    train, _ = train_val_split(sets, groups(sets.train.labels), 0.1, 0, "texts")
+    train = sets.with_validation(0.1, 0).train
     assert train.labels.unique().tolist() == [0, 1, 2, 3]
 
 
@@ -42,8 +39,9 @@ def test_images_of_a_class_of_two(tmp_path: Path) -> None:
     for i in range(22):
         (tmp_path / "ab"[i > 19]).mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / "ab"[i > 19] / f"{i}.png")
-    train, val = hold_out(load_images(str(tmp_path), size=8).train, 0.1, 0)
-    assert train.labels.bincount().tolist() == [16, 1] and val.labels.tolist() == [0, 0]
+    sets = load_images(str(tmp_path), size=8).with_validation(0.1, 0)
+    assert sets.validation is not None
+    assert sets.train.labels.bincount().tolist() == [16, 1] and sets.validation.labels.tolist() == [0, 0]
 
 
 def test_combinations_of_labels_that_one_row_has_are_split_as_one_group() -> None:
@@ -58,6 +56,5 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"too few texts of each label to hold some out .* \(test=\)"):
         load_texts(write_table(tmp_path / "texts.csv", [("one", "a"), ("two", "b")]))
     texts = TextDataset(["one", "two"], torch.tensor([0, 1]))
-    splits = type("Splits", (), {"train": texts, "validation": None})
-    with pytest.raises(SettingsError, match=r"each class has a single one of the 2 texts .* val_fraction=0"):
-        train_val_split(splits, texts.labels, 0.1, 0, "texts")
+    with pytest.raises(DataError, match=r"each class has a single one of the 2 texts .* val_fraction=0"):
+        Splits(texts, texts, "two texts", True, "written here").with_validation(0.1, 0)

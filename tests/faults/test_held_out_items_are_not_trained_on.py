@@ -11,20 +11,18 @@ import torch
 from PIL import Image
 
 from zoo.data.audio.load import load_audio
-from zoo.data.audio.speech import load_speech
+from zoo.data.audio.speech import WordSequences, load_speech
+from zoo.data.audio.tables import AudioClips
 from zoo.data.config import AudioDataSettings, PairDataSettings, SpeechSettings, TextDataSettings
+from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset
 from zoo.data.image.load import load_images
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.load import load_pairs
-from zoo.data.splits import held_out_mask
-from zoo.data.text.dataset import groups
+from zoo.data.splits import Splits, held_out_mask
 from zoo.data.text.load import load_texts
 from zoo.training.recipes.config import GPTSettings, MLMSettings
-from zoo.training.recipes.images import HeldOutImages, hold_out
 from zoo.training.recipes.language_modeling import open_lines, open_stream
-from zoo.training.recipes.pairs import with_validation
-from zoo.training.recipes.val_split import train_val_split
 from zoo.training.run import Run
 
 N = 40
@@ -43,6 +41,11 @@ def colors(images: torch.Tensor) -> list[int]:
 
 def pitches(clips: Any) -> list[int]:
     return [len(clips[i]) for i in range(len(clips))]
+
+
+def parts_of(splits: Splits[Any]) -> list[Any]:
+    held_out = splits.with_validation(0.2, 0)
+    return [held_out.train, held_out.validation, held_out.test]
 
 
 def write_images(folder: Path) -> None:
@@ -67,52 +70,60 @@ def test_the_mask_has_the_fraction_of_each_class(classes: int, fraction: float) 
 
 def test_images(tmp_path: Path) -> None:
     write_images(tmp_path)
-    sets = load_images(str(tmp_path), size=8)
-    train, val = hold_out(sets.train, 0.2, 0)
-    check(colors(train.images), colors(val.images), colors(sets.test.images))
-    data = HeldOutImages(sets, 0.2, seed=0, batch_size=4)
+    train, val, test = parts_of(load_images(str(tmp_path), size=8))
+    check(colors(train.images), colors(val.images), colors(test.images))
+    data = ImageDataModule(load_images(str(tmp_path), size=8).with_validation(0.2, 0), 4)
     check(colors(data.train.images), colors(data.val.images), colors(data.test.images))
 
 
 def test_images_keep_their_labels() -> None:
     labels = torch.arange(N) % 4
     images = labels[:, None, None, None].expand(N, 3, 2, 2).to(torch.uint8)
-    for part in hold_out(ImageDataset(images, labels, list("abcd")), 0.25, 0):
+    whole = ImageDataset(images, labels, list("abcd"))
+    for part in parts_of(Splits(whole, whole, "shades", False, "written here")):
         assert colors(part.images) == part.labels.tolist()
 
 
 def test_texts(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(N)))
-    sets = load_texts(TextDataSettings(name=str(file)))
-    train, val = train_val_split(sets, groups(sets.train.labels), 0.2, 0, "texts")
-    check(train.texts, val.texts, sets.test.texts)
+    check(*(part.texts for part in parts_of(load_texts(TextDataSettings(name=str(file))))))
 
 
 def test_audio(tmp_path: Path) -> None:
     write_clips(tmp_path)
-    sets = load_audio(AudioDataSettings(name=str(tmp_path)))
-    train, val = train_val_split(sets, sets.train.labels, 0.2, 0, "clips")
-    check(pitches(train.clips), pitches(val.clips), pitches(sets.test.clips))
+    check(*(pitches(part.clips) for part in parts_of(load_audio(AudioDataSettings(name=str(tmp_path))))))
 
 
 def test_speech(tmp_path: Path) -> None:
     write_clips(tmp_path)
     rows = [f"{'ab'[i % 2]}/{i}.wav,words of {i}" for i in range(N)]
     (tmp_path / "rows.csv").write_text("\n".join(["file,text", *rows]))
-    sets = load_speech(SpeechSettings(name=str(tmp_path / "rows.csv")))
-    train, val = train_val_split(sets, torch.zeros(len(sets.train), dtype=torch.int64), 0.2, 0, "clips")
-    check(train.transcripts, val.transcripts, sets.test.transcripts)
-    check(pitches(train.clips), pitches(val.clips), pitches(sets.test.clips))
+    parts = parts_of(load_speech(SpeechSettings(name=str(tmp_path / "rows.csv"))))
+    check(*(part.transcripts for part in parts))
+    check(*(pitches(part.clips) for part in parts))
+
+
+def test_words_of_spoken_sequences() -> None:
+    """A clip is part of the sequences of training or of those of validation, also where the loader held out none."""
+    words = ["one", "two", "six"] * 20
+    clips = AudioClips.of([torch.full((10 + i,), float(i)) for i in range(60)], 8000)
+    whole = WordSequences(clips, words, [], 0, 3, 0.1, 0)
+    train, val, _ = parts_of(Splits(whole, whole, "digits", True, "written here"))
+    assert not set(pitches(train.clips)) & set(pitches(val.clips)) and len(train) == 48 and len(val) == 12
+    assert sorted(train.words + val.words) == sorted(words) and set(val.words) == set(words)
+    assert {pitch: word for part in (train, val) for pitch, word in zip(pitches(part.clips), part.words)} == dict(
+        zip(range(10, 70), words)
+    )
 
 
 def test_pairs(tmp_path: Path) -> None:
     write_images(tmp_path)
     rows = [f"{'ab'[i % 2]}/{i}.png,caption of {i}" for i in range(N)]
     (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *rows]))
-    train, val, test = with_validation(load_pairs(PairDataSettings(name=str(tmp_path)), size=(8, 8)), 0.2, 0)
-    check(*(part.captions for part in (train, val, test)))
-    check(*(colors(part.items) for part in (train, val, test)))
+    parts = parts_of(load_pairs(PairDataSettings(name=str(tmp_path)), size=(8, 8)))
+    check(*(part.captions for part in parts))
+    check(*(colors(part.items) for part in parts))
 
 
 def test_lines_of_masked_language_modeling(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ _HOME = {
     "load_images": "zoo.data.image.load",
     "make_images": "zoo.data.synthetic.shapes",
     "TextDataset": "zoo.data.text.dataset",
-    "TextSplits": "zoo.data.text.dataset",
     "load_texts": "zoo.data.text.load",
     "PairDataSettings": "zoo.data.config",
     "AudioPairSettings": "zoo.data.config",
@@ -39,6 +38,7 @@ _HOME = {
     "make_speech": "zoo.data.synthetic.audio",
     "ImageDataModule": "zoo.data.image.datamodule",
     "KeyedBatches": "zoo.data.keyed_batches",
+    "Splits": "zoo.data.splits",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy_attributes(__name__, _HOME)

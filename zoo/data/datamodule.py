@@ -80,6 +80,7 @@ class KeyedDataModule(L.LightningDataModule):
             num_workers,
             eval_batch_size,
         )
+        self.require_full_batch()
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training; `place` is passed to KeyedBatches (step, rank, world, accumulate)."""
@@ -93,8 +94,9 @@ class KeyedDataModule(L.LightningDataModule):
     def require_full_batch(self) -> None:
         """Raise ValueError if the training set is smaller than one batch."""
         if self.steps_per_epoch < 1:
-            raise ValueError(f"{len(self.train)} training {self.items} do not fill one batch of {self.batch_size}; "
-                             f"use a smaller batch_size")  # fmt: skip
+            others = f" ({len(self.val)} more validate)" if self.val is not self.test else ""
+            raise ValueError(f"{len(self.train)} training {self.items}{others} do not fill one batch of "
+                             f"{self.batch_size}; use a smaller batch_size")  # fmt: skip
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small raw batch, to profile with."""

@@ -1,9 +1,150 @@
-"""Seeded, class-balanced subsets and splits of datasets."""
+"""Training, validation and test split of a dataset; seeded, class-balanced subsets and held-out parts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from zoo.models.config import ProblemType
+from zoo.models.load_report import listed
+from zoo.utils.console import announce
+from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
+
+TEST_FRACTION = 0.1  # held out for testing from a dataset without a test split
+
+
+class Items(ABC):
+    """Base of the datasets in memory: items by row, of which parts are taken.
+
+    Attributes:
+        noun: The word for the items in messages.
+        smallest_validation: Number of items that a validation split needs at least.
+    """
+
+    noun: ClassVar[str] = "items"
+    smallest_validation: ClassVar[int] = 1
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, rows: Tensor) -> Self:
+        """The items of these rows, int64 indices."""
+
+    def groups(self) -> Tensor:
+        """Group of each row, int64 [N], such as its class: what is held out has equal fractions of each group."""
+        return torch.zeros(len(self), dtype=torch.int64)
+
+    def subset(self, count: int, *, seed: int = 0) -> Self:
+        """A seeded subset of `count` items, balanced over the groups; 0 keeps all."""
+        return self if not count or count >= len(self) else self.take(balanced_rows(self.groups(), count, seed))
+
+
+D = TypeVar("D", bound=Items)
+
+
+@dataclass
+class Splits(Generic[D]):
+    """Splits of a dataset.
+
+    Attributes:
+        train, test: Training and test split.
+        name: Name of the dataset.
+        real: False for synthetic data, whose metrics say nothing about real data.
+        source: Origin of the data: a path, a Hub repository, or a description.
+        validation: None if the dataset has no validation split; see `with_validation`.
+        classes: Class names, if the items have classes; for regression the name of the label column.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`, of labeled items.
+        notice: Message for the user about the choice of the dataset, if any.
+        test_name: What the test items are from, if not the test split of the dataset.
+        skipped: One message for each skipped item.
+    """
+
+    train: D
+    test: D
+    name: str
+    real: bool
+    source: str
+    _: KW_ONLY
+    validation: D | None = None
+    classes: list[str] = field(default_factory=list)
+    problem_type: ProblemType = "single_label_classification"
+    notice: str | None = None
+    test_name: str = ""
+    skipped: list[str] = field(default_factory=list)
+
+    def with_validation(self, fraction: float, seed: int) -> Self:
+        """Splits with `validation` set: the dataset's own, else a part of `train`, else `test`.
+
+        Args:
+            fraction: Fraction of the training items to hold out, at least one of each group; 0 validates on the test
+                split. Not used by a dataset with a validation split.
+            seed: Decides which items are held out.
+
+        Raises: DataError if no item is left to train on, or none can be held out.
+        """
+        if self.validation is not None:
+            return self
+        if not fraction:
+            return replace(self, validation=self.test)
+        held = held_out_mask(self.train.groups(), fraction, seed)
+        _check_validation(held, fraction, self.train)
+        train, validation = partition(self.train, held)
+        return replace(self, train=train, validation=validation)
+
+    def limited(self, max_train_samples: int, max_test_samples: int, seed: int) -> Self:
+        """Splits with at most so many items, a seeded subset; 0 keeps all."""
+        train, test = self.train.subset(max_train_samples, seed=seed), self.test.subset(max_test_samples, seed=seed)
+        return replace(self, train=train, test=test)
+
+
+def _check_validation(held: Tensor, fraction: float, train: Items) -> None:
+    """Raise DataError if a split (True: validation) has too few rows on one side."""
+    count, noun, least = len(held), train.noun, train.smallest_validation
+    if held.all():
+        raise DataError(f"val_fraction={fraction} leaves none of {count} {noun} for training")
+    if not held.any() and least == 1:
+        raise DataError(f"val_fraction={fraction}: each class has a single one of the {count} {noun} to train on, so "
+                        f"that none can be held out for validation; add some, or set val_fraction=0 to validate on "
+                        f"the test set")  # fmt: skip
+    if held.sum() < least:
+        raise DataError(
+            f"val_fraction={fraction} of {count} training {noun}: expected at least {least} {noun} for validation, "
+            f"and some for training"
+        )
+
+
+def partition(data: D, held: Tensor) -> tuple[D, D]:
+    """(the rows where `held` [N] is False, those where it is True)."""
+    return data.take((~held).nonzero()[:, 0]), data.take(held.nonzero()[:, 0])
+
+
+def with_test(parts: Mapping[str, D], seed: int, problem: str, classes: Sequence[str] = ()) -> dict[str, D]:
+    """The parts of a dataset with a `test` part: the dataset's own, or else 10 % of each group of `train`.
+
+    Args:
+        parts: Parts by split, including `train`.
+        seed: Decides which items are held out.
+        problem: Message of the error if none can be held out.
+        classes: Names of the groups; those with a single item, which is trained on, are announced.
+
+    Raises: DataError if no item can be held out.
+    """
+    if "test" in parts:
+        return dict(parts)
+    groups = parts["train"].groups()
+    held = held_out_mask(groups, TEST_FRACTION, seed)
+    if not held.any():
+        raise DataError(problem)
+    if classes and (alone := set(groups.tolist()) - set(groups[held].tolist())):
+        single, noun = listed([classes[i] for i in sorted(alone)]), parts["train"].noun.removesuffix("s")
+        announce(f"not tested: {single}, with a single {noun} each, which is trained on")
+    train, test = partition(parts["train"], held)
+    return {**parts, "train": train, "test": test}
 
 
 def balanced_rows(groups: Tensor, count: int, seed: int) -> Tensor:

@@ -94,6 +94,7 @@ NAMES: dict[str, dict[str, str]] = {
         "draw": "zoo.plot_attention", "frontends": "zoo.nn.frontends", "heads": "zoo.nn.heads",
         "losses": "zoo.nn.losses", "run": "zoo.training",
     },
+    "zoo.data": {"TextSplits": "zoo.data.Splits"},
     "zoo.nn": {
         "Additive": "zoo.nn.AdditiveAttention", "BlockSpec": "zoo.nn.BlockConfig", "Buckets": "zoo.nn.T5RelativeBias",
         "Documents": "zoo.nn.DocumentMask", "Edges": "zoo.nn.GraphMask", "FULL": "zoo.nn.NO_MASK",

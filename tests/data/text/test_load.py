@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.data import DataError, TextDataSettings, TextSplits, load_texts, make_sentences
+from zoo.data import DataError, Splits, TextDataSettings, load_texts, make_sentences
 from zoo.data.sources.hub import HubError, hub_name
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 
 
-def load(file: Path | str, **options: object) -> TextSplits:
+def load(file: Path | str, **options: object) -> Splits:
     return load_texts(TextDataSettings(name=str(file), **options))  # type: ignore[arg-type]
 
 

@@ -1,15 +1,16 @@
 """Labeled audio clips in memory."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from zoo.data.audio.tables import AudioClips
-from zoo.data.splits import balanced_rows
+from zoo.data.splits import Items, Splits
 
 
 @dataclass
-class AudioDataset:
+class AudioDataset(Items):
     """Labeled audio clips.
 
     Attributes:
@@ -17,6 +18,8 @@ class AudioDataset:
         labels: int64 [N].
         speakers: Speaker of each clip; empty if unknown.
     """
+
+    noun: ClassVar[str] = "clips"
 
     clips: AudioClips
     labels: Tensor
@@ -30,29 +33,14 @@ class AudioDataset:
         speakers = [self.speakers[i] for i in rows.tolist()] if self.speakers else []
         return AudioDataset(self.clips.take(rows), self.labels[rows], speakers)
 
-    def subset(self, count: int, *, seed: int = 0) -> "AudioDataset":
-        """A seeded, class-balanced subset of `count` clips; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(balanced_rows(self.labels, count, seed))
+    def groups(self) -> Tensor:
+        """The classes."""
+        return self.labels
 
 
 @dataclass
-class AudioSplits:
-    """Splits of a labeled audio dataset.
-
-    Attributes:
-        classes: Class names.
-        validation: None if the dataset has no validation split; hold out a part of `train` then.
-        real: False for synthesized audio.
-        source: Origin of the data: a path, a Hub repository, or a description.
-    """
-
-    train: AudioDataset
-    validation: AudioDataset | None
-    test: AudioDataset
-    classes: list[str]
-    name: str
-    real: bool
-    source: str
+class AudioSplits(Splits[AudioDataset]):
+    """Splits of a labeled audio dataset."""
 
     @property
     def sampling_rate(self) -> int:

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.tables import (
     AUDIO_NAMES,
@@ -21,14 +19,13 @@ from zoo.data.sources.dataset_cards import list_cards, load_card
 from zoo.data.sources.hub import hub_tables
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, Table
-from zoo.data.splits import held_out_mask
+from zoo.data.splits import with_test
 from zoo.data.synthetic import audio as synthetic
 from zoo.data.text.load import LABEL_NAMES
 from zoo.preprocessing.audio_io import resampled
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
-TEST_FRACTION = 0.1
 TASK = "audio classification"
 
 
@@ -46,12 +43,7 @@ def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, samp
     """
     s = settings or AudioDataSettings()
     s = replace(s, sampling_rate=_check_sampling_rate(s.sampling_rate, sampling_rate))
-    sets = _find(s, seed)
-    return replace(
-        sets,
-        train=sets.train.subset(s.max_train_samples, seed=seed),
-        test=sets.test.subset(s.max_test_samples, seed=seed),
-    )
+    return _find(s, seed).limited(s.max_train_samples, s.max_test_samples, seed)
 
 
 def _check_sampling_rate(requested: int, required: int) -> int:
@@ -81,7 +73,7 @@ def synthetic_audio() -> AudioSplits:
             synthetic.make_audio(n, seed=seed) for seed, n in enumerate((synthetic.TRAIN, synthetic.TEST))
         )
     )
-    return AudioSplits(train, None, test, list(synthetic.CLASSES), "synthetic", False, "synthesized audio clips")
+    return AudioSplits(train, test, "synthetic", False, "synthesized audio clips", classes=list(synthetic.CLASSES))
 
 
 def _resample_synthetic(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
@@ -139,14 +131,11 @@ def from_tables(
         )
         for split, clips in read.items()
     }
-    if "test" not in sets:
-        held = held_out_mask(sets["train"].labels, TEST_FRACTION, seed)
-        if not torch.equal(sets["train"].labels[held].unique(), sets["train"].labels.unique()):
-            raise DataError(f"{tables['train'].where}: a class has a single clip, so that none is left to hold "
-                            f"out for testing; add clips or a test split")  # fmt: skip
-        parts = [sets["train"].take(part.nonzero()[:, 0]) for part in (~held, held)]
-        sets |= {"train": parts[0], "test": parts[1]}
-    return AudioSplits(sets["train"], sets.get("validation"), sets["test"], names, s.name, True, tables["train"].where)
+    problem = (f"{tables['train'].where}: each class has a single clip, so that none is left to hold out for testing; "
+               f"add clips or a test split")  # fmt: skip
+    sets = with_test(sets, seed, problem, names)
+    return AudioSplits(sets["train"], sets["test"], s.name, True, tables["train"].where,
+                       validation=sets.get("validation"), classes=names)  # fmt: skip
 
 
 def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:

@@ -1,8 +1,9 @@
 """Transcribed speech: sequences of spoken digits, your own tables, Hub datasets, or synthetic spelled tones."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from zoo.data.audio.tables import AudioClips, find_column
 from zoo.data.config import AudioDataSettings, SpeechSettings
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.tables import Table
-from zoo.data.splits import held_out_mask
+from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import audio as synthetic
 from zoo.data.text.load import TEXT_NAMES
 from zoo.preprocessing.audio_io import resampled
@@ -26,32 +27,36 @@ from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import KeyedRandom
 
 TRANSCRIPTS = ("transcription", "transcript", *TEXT_NAMES)
-TEST_FRACTION = 0.1
 TEST_SEQUENCES = 300
 
 
-class Transcribed(Protocol):
-    """Interface of transcribed audio, addressed by index."""
+class Transcribed(Items):
+    """Base of transcribed audio, addressed by index."""
 
-    sampling_rate: int
+    noun: ClassVar[str] = "clips"
 
-    def __len__(self) -> int: ...
+    clips: AudioClips
 
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second."""
+        return self.clips.sampling_rate
+
+    @abstractmethod
     def lengths(self) -> Tensor:
         """Number of samples of each item, int64 [N], as far as known in advance."""
-        ...
 
+    @abstractmethod
     def get(self, rows: Tensor, epoch: int) -> tuple[list[Tensor], list[str]]:
         """Waveforms [S] and transcripts of the given rows."""
-        ...
 
+    @abstractmethod
     def texts(self) -> list[str]:
         """Texts that cover all characters, to build the vocabulary from."""
-        ...
 
 
 @dataclass
-class Recordings:
+class Recordings(Transcribed):
     """Audio clips with their transcripts."""
 
     clips: AudioClips
@@ -59,10 +64,6 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.clips)
-
-    @property
-    def sampling_rate(self) -> int:
-        return self.clips.sampling_rate
 
     def lengths(self) -> Tensor:
         return self.clips.lengths
@@ -77,9 +78,13 @@ class Recordings:
         """The recordings of these rows."""
         return Recordings(self.clips.take(rows), [self.transcripts[i] for i in rows.tolist()])
 
+    def subset(self, count: int, *, seed: int = 0) -> "Recordings":
+        """The first `count` recordings; 0 keeps all."""
+        return self if not count or count >= len(self) else self.take(torch.arange(count))
+
 
 @dataclass
-class WordSequences:
+class WordSequences(Transcribed):
     """Sequences of spoken words, made by concatenating single-word clips of one speaker with pauses in between.
 
     The words of a sequence are a pure function of (seed, epoch, index). Training has new sequences in every epoch;
@@ -88,7 +93,7 @@ class WordSequences:
     Attributes:
         clips, words: N audio clips, and the word in each clip.
         speakers: Speaker of each clip; empty if unknown.
-        count: Number of sequences per epoch.
+        count: Number of sequences per epoch; 0 makes as many as there are clips.
         max_words: Maximum number of words per sequence.
         pause: Maximum pause between two words in seconds.
         seed: Seed of the sequences.
@@ -109,15 +114,26 @@ class WordSequences:
         self.clips_of = torch.nn.utils.rnn.pad_sequence([torch.tensor(own) for own in rows], batch_first=True)
 
     def __len__(self) -> int:
-        return self.count
+        return self.count or len(self.clips)
 
-    @property
-    def sampling_rate(self) -> int:
-        return self.clips.sampling_rate
+    def groups(self) -> Tensor:
+        """The word of each clip, int64 [N]."""
+        known = sorted(set(self.words))
+        return torch.tensor([known.index(word) for word in self.words])
+
+    def take(self, rows: Tensor) -> "WordSequences":
+        """Sequences of these clips."""
+        words = [self.words[i] for i in rows.tolist()]
+        speakers = [self.speakers[i] for i in rows.tolist()] if self.speakers else []
+        return replace(self, clips=self.clips.take(rows), words=words, speakers=speakers)
+
+    def subset(self, count: int, *, seed: int = 0) -> "WordSequences":
+        """`count` sequences per epoch; 0 keeps all."""
+        return replace(self, count=count or self.count)
 
     def lengths(self) -> Tensor:
         """Lengths in epoch 0; the number of words is the same in all epochs."""
-        return self._choice(torch.arange(self.count), 0)[0]
+        return self._choice(torch.arange(len(self)), 0)[0]
 
     def _choice(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """(number of words [B], clip indices [B, max_words]) of the given sequences."""
@@ -144,18 +160,6 @@ class WordSequences:
 
     def texts(self) -> list[str]:
         return [" ".join(sorted(set(self.words)))]
-
-
-@dataclass
-class SpeechSplits:
-    """Splits of a speech dataset; see AudioSplits."""
-
-    train: Any
-    validation: Any
-    test: Any
-    name: str
-    real: bool
-    source: str
 
 
 class Utterances(Dataset[Any]):
@@ -238,7 +242,7 @@ class WaveformAugment:
 
 def load_speech(
     settings: SpeechSettings | None = None, *, seed: int = 0, sampling_rate: int = 0, val_fraction: float = 0.05
-) -> SpeechSplits:
+) -> Splits[Transcribed]:
     """Load and decode a dataset of transcribed speech.
 
     Args:
@@ -264,7 +268,7 @@ def load_speech(
     return replace(_from_tables(tables, s, seed), name=name, source=source)
 
 
-def _synthetic(s: SpeechSettings) -> SpeechSplits:
+def _synthetic(s: SpeechSettings) -> Splits[Transcribed]:
     """The synthetic dataset of spelled tones; training and test texts do not overlap."""
     waves, texts = synthetic.make_speech(synthetic.SPELLED_TRAIN + synthetic.SPELLED_TEST, seed=0)
     if s.sampling_rate not in (0, synthetic.SAMPLING_RATE):
@@ -280,32 +284,31 @@ def _synthetic(s: SpeechSettings) -> SpeechSplits:
         synthetic.SPELLED_TRAIN + torch.arange(s.max_test_samples or synthetic.SPELLED_TEST),
     )
     train, test = (recordings.take(rows[rows < len(recordings)]) for rows in parts)
-    return SpeechSplits(train, None, test, "synthetic", False, "synthesized spelled tones")
+    return Splits(train, test, "synthetic", False, "synthesized spelled tones")
 
 
-def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> SpeechSplits:
+def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Splits[Transcribed]:
     """Sequences of spoken digits; test sequences use clips, or a speaker, that are not in the training split."""
     shared = {
         name: getattr(s, name)
         for name in ("data_dir", "sampling_rate", "resample", "speaker", "held_out_speaker", "on_error")
     }
     sets = load_audio(AudioDataSettings(name="fsdd", **shared), seed=seed)
-    held = torch.zeros(len(sets.train), dtype=torch.bool)
-    if val_fraction:
-        held = held_out_mask(sets.train.labels, val_fraction, seed)
-    kept = sets.train.take((~held).nonzero()[:, 0])
 
     def sequences(part: AudioDataset, count: int) -> WordSequences:
         words = [sets.classes[i] for i in part.labels.tolist()]
         return WordSequences(part.clips, words, part.speakers, count, s.digits, s.pause, seed)
 
-    test_count = s.max_test_samples or TEST_SEQUENCES
-    train, test = sequences(kept, s.max_train_samples or len(kept)), sequences(sets.test, test_count)
-    validation = sequences(sets.train.take(held.nonzero()[:, 0]), test_count) if val_fraction else None
-    return SpeechSplits(train, validation, test, "fsdd", True, f"digit sequences from {sets.source}")
+    train, test = sequences(sets.train, s.max_train_samples), sequences(sets.test, TEST_SEQUENCES)
+    splits: Splits[Transcribed] = Splits(train, test, "fsdd", True, f"digit sequences from {sets.source}")
+    if val_fraction:
+        splits = splits.with_validation(val_fraction, seed)
+        assert splits.validation is not None
+        splits.validation = splits.validation.subset(s.max_test_samples or TEST_SEQUENCES)
+    return splits.limited(0, s.max_test_samples, seed)
 
 
-def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> SpeechSplits:
+def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> Splits[Transcribed]:
     tables = hold_out_speaker(tables, s)
     text = find_column(tables["train"], s.text, "text", TRANSCRIPTS)
     read: dict[str, Recordings] = {}
@@ -317,15 +320,12 @@ def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> Spee
         clips, rows = read_audio(table, s, rows, sampling_rate=read["train"].sampling_rate if read else s.sampling_rate)
         recordings = Recordings(clips, [table.columns[text][i] for i in rows])
         read[split] = _drop_long_clips(recordings, table, rows, s)
-    if "test" not in read:
-        held = held_out_mask(torch.zeros(len(read["train"]), dtype=torch.int64), TEST_FRACTION, seed)
-        if not held.any():
-            raise DataError(f"{tables['train'].where} has a single clip: none is left to hold out for testing")
-        whole = read["train"]
-        read |= {"train": whole.take((~held).nonzero()[:, 0]), "test": whole.take(held.nonzero()[:, 0])}
-    limits = {"train": s.max_train_samples, "test": s.max_test_samples}
-    read = {split: part.take(torch.arange(len(part))[: limits.get(split) or None]) for split, part in read.items()}
-    return SpeechSplits(read["train"], read.get("validation"), read["test"], s.name, True, tables["train"].where)
+    where = tables["train"].where
+    read = with_test(read, seed, f"{where} has a single clip: none is left to hold out for testing")
+    splits: Splits[Transcribed] = Splits(
+        read["train"], read["test"], s.name, True, where, validation=read.get("validation")
+    )
+    return splits.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
 def _drop_long_clips(recordings: Recordings, table: Table, rows: list[int], s: SpeechSettings) -> Recordings:

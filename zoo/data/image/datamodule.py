@@ -26,6 +26,8 @@ class ImageDataModule(KeyedDataModule):
         normalize: Return augmented and normalized batches instead of raw ones.
     """
 
+    items = "images"
+
     def __init__(
         self,
         sets: ImageSplits,
@@ -38,7 +40,7 @@ class ImageDataModule(KeyedDataModule):
         normalize: bool = False,
     ) -> None:
         options = dict(seed=seed, num_workers=num_workers, eval_batch_size=eval_batch_size)
-        super().__init__(sets.train, sets.test, sets.test, batch_size, **options)
+        super().__init__(sets.train, sets.validation or sets.test, sets.test, batch_size, **options)
         self.sets, self.normalize = sets, normalize
         self.augment = Augment(augment or AugmentSettings(), sets.mean, sets.std, len(sets.classes))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 from zoo.data.image.decode import Decoded
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.dataset_cards import Card
-from zoo.data.splits import balanced_rows
+from zoo.data.splits import Items, Splits
 from zoo.utils.errors import DataError
 
 
 @dataclass
-class ImageDataset(Dataset[dict[str, Tensor]]):
+class ImageDataset(Items, Dataset[dict[str, Tensor]]):
     """Labeled images.
 
     Attributes:
@@ -27,6 +27,8 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         resize: Converts a stored image to the size and number of channels of the model when it is fetched; small
             images take less memory so. None leaves them alone.
     """
+
+    noun: ClassVar[str] = "images"
 
     images: Tensor
     labels: Tensor
@@ -55,41 +57,29 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         return images if self.resize is None else torch.stack([self.resize(image) for image in images])
 
     def take(self, rows: Tensor) -> "ImageDataset":
-        """The images of these rows, given as indices or as a mask [N]."""
+        """The images of these rows."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
-    def subset(self, count: int, *, seed: int = 0) -> "ImageDataset":
-        """A seeded, class-balanced subset of `count` images; 0 keeps all."""
-        if not count or count >= len(self):
-            return self
-        return self.take(balanced_rows(self.labels, count, seed))
+    def groups(self) -> Tensor:
+        """The classes."""
+        return self.labels
 
 
 @dataclass
-class ImageSplits:
-    """Training and test split of an image dataset.
+class ImageSplits(Splits[ImageDataset]):
+    """Splits of an image dataset.
 
     Attributes:
-        name: Name of the dataset card or of the folder.
-        real: False for synthetic images, whose accuracies say nothing about real datasets.
-        source: Origin of the data: a path, a Hub repository, or a description.
         mean, std: Statistics of each channel's training pixels, from 0 to 1.
-        notice: Message for the user about the choice of the dataset, if any.
+        card: The dataset's card, if it has one.
     """
 
-    train: ImageDataset
-    test: ImageDataset
-    name: str
-    real: bool
-    source: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     card: Card | None = None
-    notice: str | None = None
 
-    @property
-    def classes(self) -> list[str]:
-        return self.train.classes
+    def __post_init__(self) -> None:
+        self.classes = self.classes or self.train.classes
 
 
 def labeled(decoded: Decoded, labels: list[Any], classes: list[str], where: str) -> ImageDataset:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import decode
 from zoo.data.image.folder import load_folder
@@ -18,7 +19,7 @@ MISSING = "Set ZOO_DATA_DIR (or data_dir=) to a folder that contains {files}, or
 
 
 def load_images(
-    name: str = "auto",
+    name: str | DataSettings = "auto",
     data_dir: str | Path | None = None,
     *,
     on_error: str = "raise",
@@ -33,7 +34,8 @@ def load_images(
     Args:
         name: `cifar10` (from `data_dir`, ZOO_DATA_DIR or the Hugging Face Hub), `synthetic`, `auto` (CIFAR-10 if it is
             available, else, with a notice, the synthetic dataset), or your own folder with one sub-folder per class
-            (directly, then split 9:1, or inside `train/` and `test/`), or with train.parquet and test.parquet.
+            (directly, then split 9:1, or inside `train/` and `test/`), or with train.parquet and test.parquet. Or
+            the settings of a recipe, which give `data_dir`, `on_error` and the numbers of samples as well.
         data_dir: Folder that contains `cifar10/train.parquet` and `cifar10/test.parquet`.
         on_error: `raise` raises an error that names a broken image, `skip` skips it with a warning.
         size: Height and width of the images of your own folder, which are scaled to cover it and center-cropped.
@@ -46,14 +48,20 @@ def load_images(
         DataError: An unknown name, a missing or broken file, or a dataset that is not available. The message says how
             to fix it.
     """
+    if isinstance(name, DataSettings):
+        if (data_dir, on_error, size, max_train_samples, max_test_samples) != (None, "raise", 32, 0, 0):
+            raise TypeError("load_images(settings, ...) takes only processor= and seed= beside the settings, which "
+                            "hold the other options")  # fmt: skip
+        s = name
+        name, data_dir, on_error, size = s.name, s.data_dir, s.on_error, s.size or size
+        max_train_samples, max_test_samples = s.max_train_samples, s.max_test_samples
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
     sets = _load(name, data_dir, on_error, processor or ImageProcessor(size=(size, size)), seed)
     channels, *edges = sets.train.images.shape[1:]
     if processor and sets.card and not processor.keeps((edges[0], edges[1]), channels):  # folders are resized already
         sets.train.resize = sets.test.resize = processor.pixels
-    sets.train = sets.train.subset(max_train_samples, seed=seed)
-    sets.test = sets.test.subset(max_test_samples, seed=seed)
+    sets = sets.limited(max_train_samples, max_test_samples, seed)
     if broken := sets.train.broken + sets.test.broken:
         announce(f"skipped {len(broken)} broken images: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
     if sets.notice:

@@ -74,7 +74,8 @@ def pairs_from_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[Au
     validation = None if sets.validation is None else pairs(sets.validation, False)
     train, test = pairs(sets.train, False), pairs(sets.test, False)
     unseen = concatenate([pairs(part, True) for part in parts if part]) if s.held_out_classes else None
-    return PairSplits(train, validation, test, sets.name, sets.real, sets.source, sets.classes, unseen)
+    return PairSplits(train, test, sets.name, sets.real, sets.source, validation=validation, classes=sets.classes,
+                      unseen=unseen)  # fmt: skip
 
 
 def concatenate(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:

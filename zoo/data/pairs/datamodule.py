@@ -112,7 +112,6 @@ class PairDataModule(KeyedDataModule):
                  **options: Any) -> None:  # fmt: skip
         super().__init__(train, val, test, batch_size, **options)
         self.prepare, self.extra = prepare, ("input_ids", "attention_mask", "positives", "index", "epoch")
-        self.require_full_batch()
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training, which keeps families together."""

@@ -1,20 +1,21 @@
 """Images or audio clips with captions, in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from zoo.data.audio.tables import AudioClips
 from zoo.data.pairs.tables import Rows
+from zoo.data.splits import Items, Splits
 
 T = TypeVar("T", Tensor, AudioClips)
 
 
 @dataclass
-class PairDataset(Generic[T]):
+class PairDataset(Items, Generic[T]):
     """Images or audio clips with their captions.
 
     Attributes:
@@ -23,6 +24,9 @@ class PairDataset(Generic[T]):
         family: Number of consecutive rows that are hard negatives of each other and stay in one batch.
         classes: int64 [N] if captions only name the class of an item, so that they fit all items of that class.
     """
+
+    noun: ClassVar[str] = "pairs"
+    smallest_validation: ClassVar[int] = 2  # a single pair has nothing to be contrasted with
 
     items: T
     captions: list[tuple[str, ...]]
@@ -49,31 +53,14 @@ class PairDataset(Generic[T]):
 
 
 @dataclass
-class PairSplits(Generic[T]):
+class PairSplits(Splits[PairDataset[T]], Generic[T]):
     """Splits of a dataset of pairs.
 
     Attributes:
-        validation: None if the dataset has no validation split; hold out a part of `train` then.
-        real: False for synthetic data.
-        source: Origin of the data: a path, a Hub repository, or a description.
-        classes: Class names, if the items have class labels.
         unseen: Items of the held-out classes, which are neither in `train` nor in `test`.
-        skipped: One message for each skipped row.
-        notice: Message for the user about the choice of the dataset, if any.
-        test_name: What the test pairs are from, if not the test split of the dataset.
     """
 
-    train: PairDataset[T]
-    validation: PairDataset[T] | None
-    test: PairDataset[T]
-    name: str
-    real: bool
-    source: str
-    classes: list[str] = field(default_factory=list)
     unseen: PairDataset[T] | None = None
-    skipped: list[str] = field(default_factory=list)
-    notice: str | None = None
-    test_name: str = ""
 
 
 Decoder = Callable[[Rows, list[str]], PairDataset[T]]

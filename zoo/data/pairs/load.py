@@ -15,12 +15,10 @@ from zoo.data.pairs.tables import find_tables, pair_rows
 from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 from zoo.data.sources.hub import HubError, hub_tables
 from zoo.data.sources.tables import SUFFIXES, read_table
-from zoo.data.splits import held_out_mask
+from zoo.data.splits import with_test
 from zoo.data.synthetic import scenes
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
-
-TEST_FRACTION = 0.1
 
 
 def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
@@ -57,7 +55,7 @@ def synthetic_pairs(size: tuple[int, int], fit: Fit | None = None) -> PairSplits
             part.items = torch.stack([fit(image) for image in part.items])
     train.family = scenes.FAMILY
     source = "generated scenes; the test scenes combine colors and shapes in new pairs"
-    return PairSplits(train, validation, test, "synthetic", False, source)
+    return PairSplits(train, test, "synthetic", False, source, validation=validation)
 
 
 def finish(sets: PairSplits[T], s: Any, seed: int) -> PairSplits[T]:
@@ -67,11 +65,7 @@ def finish(sets: PairSplits[T], s: Any, seed: int) -> PairSplits[T]:
         announce(f"skipped {len(sets.skipped)} pairs: {examples}")
     if sets.notice:
         announce(sets.notice)
-    return replace(
-        sets,
-        train=sets.train.subset(s.max_train_samples, seed=seed),
-        test=sets.test.subset(s.max_test_samples, seed=seed),
-    )
+    return sets.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
 def pair_cards(task: str) -> list[str]:
@@ -123,12 +117,9 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
     skipped: list[str] = []
     rows = {split: pair_rows(table, getattr(s, role), s.captions, role, skipped) for split, table in tables.items()}
     test_name = (getattr(s, "test", None) or "") if "test" in rows else f"a held-out part of {name}"
-    if "test" not in rows:
-        held = held_out_mask(torch.zeros(len(rows["train"]), dtype=torch.int64), TEST_FRACTION, seed)
-        if not held.any():
-            skips = f" ({len(skipped)} cannot be used, the first: {skipped[0]})" if skipped else ""
-            raise DataError(f"{source} has {len(held)} pairs{skips}: too few to hold some out for testing")
-        rows |= {"test": rows["train"].take(held), "train": rows["train"].take(~held)}
+    skips = f" ({len(skipped)} cannot be used, the first: {skipped[0]})" if skipped else ""
+    problem = f"{source} has {len(rows['train'])} pairs{skips}: too few to hold some out for testing"
+    rows = with_test(rows, seed, problem)
     sets = {split: decode(part, skipped) for split, part in rows.items()}
     if skipped and s.on_error == "raise":
         listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
@@ -137,6 +128,5 @@ def from_tables(tables: dict[str, Any], s: Any, role: str, decode: Decoder[T], s
     for split, part in sets.items():
         if not len(part):
             raise DataError(f"{source}: no pair of {split} can be used; the first: {skipped[0]}")
-    return PairSplits(
-        sets["train"], sets.get("validation"), sets["test"], name, True, source, skipped=skipped, test_name=test_name
-    )
+    return PairSplits(sets["train"], sets["test"], name, True, source, validation=sets.get("validation"),
+                      skipped=skipped, test_name=test_name)  # fmt: skip

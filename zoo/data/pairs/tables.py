@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from zoo.data.image.decode import Blob
 from zoo.data.sources.fingerprint import note_digest, note_files
 from zoo.data.sources.hub import hub_tables
 from zoo.data.sources.tables import SUFFIXES, Table, read_table
+from zoo.data.splits import Items
 from zoo.data.text.load import _folder_tables
 from zoo.preprocessing import image_io
 from zoo.utils.errors import DataError, did_you_mean
@@ -30,8 +31,10 @@ CAPTION_FILES = ("captions", "metadata")
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Items):
     """Pairs before decoding: encoded items (bytes or files), their captions, and their positions for messages."""
+
+    noun: ClassVar[str] = "pairs"
 
     blobs: list[Blob]
     captions: list[tuple[str, ...]]
@@ -40,9 +43,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.blobs)
 
-    def take(self, mask: Tensor) -> "Rows":
-        """The rows where `mask` [N] is True."""
-        kept = mask.nonzero()[:, 0].tolist()
+    def take(self, rows: Tensor) -> "Rows":
+        """The pairs of these rows."""
+        kept = rows.tolist()
         return Rows(*([column[i] for i in kept] for column in (self.blobs, self.captions, self.places)))
 
 

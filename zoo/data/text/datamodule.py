@@ -127,7 +127,6 @@ class GroupedByLengthDataModule(KeyedDataModule):
     ) -> None:
         super().__init__(train, val, test, batch_size, **options)
         self.group_by_length = group_by_length and hasattr(train, "lengths")
-        self.require_full_batch()
 
     def batches(self, **place: Any) -> KeyedBatches:
         if not self.group_by_length:

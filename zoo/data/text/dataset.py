@@ -1,24 +1,26 @@
 """Labeled texts in memory."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from zoo.data.splits import balanced_rows
-from zoo.models.config import ProblemType
+from zoo.data.splits import Items
 
 Text = str | tuple[str, str]
 
 
 @dataclass
-class TextDataset:
+class TextDataset(Items):
     """Labeled texts.
 
     Attributes:
         texts: Strings or pairs of strings.
         labels: int64 [N], float32 [N, K] (multi-label) or float32 [N] (regression).
     """
+
+    noun: ClassVar[str] = "texts"
 
     texts: list[Text]
     labels: Tensor
@@ -30,35 +32,9 @@ class TextDataset:
         """The texts of these rows."""
         return TextDataset([self.texts[i] for i in rows.tolist()], self.labels[rows])
 
-    def subset(self, count: int, *, seed: int = 0) -> "TextDataset":
-        """A seeded, class-balanced subset of `count` texts; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(balanced_rows(groups(self.labels), count, seed))
-
-
-@dataclass
-class TextSplits:
-    """Splits of a labeled text dataset.
-
-    Attributes:
-        validation: None if the dataset has no validation split; hold out a part of `train` then.
-        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
-        classes: Class names; for regression the name of the label column.
-        real: False for synthetic texts.
-        source: Origin of the data: a path, a Hub repository, or a description.
-        notice: Message for the user about the choice of the dataset, if any.
-        test_name: What the test texts are from, if not the test split of the dataset.
-    """
-
-    train: TextDataset
-    validation: TextDataset | None
-    test: TextDataset
-    problem_type: ProblemType
-    classes: list[str]
-    name: str
-    real: bool
-    source: str
-    notice: str | None = None
-    test_name: str = ""
+    def groups(self) -> Tensor:
+        """The classes; see `groups`."""
+        return groups(self.labels)
 
 
 def groups(labels: Tensor) -> Tensor:

@@ -12,20 +12,18 @@ from zoo.data.sources.dataset_cards import Card, list_cards, load_card
 from zoo.data.sources.hub import HubError, hub_name, hub_tables
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
-from zoo.data.splits import held_out_mask
+from zoo.data.splits import Splits, with_test
 from zoo.data.synthetic import sentences
-from zoo.data.text.dataset import Text, TextDataset, TextSplits, groups
-from zoo.models.load_report import listed
+from zoo.data.text.dataset import Text, TextDataset
 from zoo.preprocessing.text import surrogate_problem
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
-TEST_FRACTION = 0.1
 
 
-def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> TextSplits:
+def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> Splits[TextDataset]:
     """Load a labeled text dataset.
 
     Args:
@@ -37,18 +35,13 @@ def load_texts(settings: TextDataSettings | None = None, *, seed: int = 0) -> Te
             single class. The message says how to fix it.
     """
     s = settings or TextDataSettings()
-    sets = _find(s, seed)
-    sets = replace(
-        sets,
-        train=sets.train.subset(s.max_train_samples, seed=seed),
-        test=sets.test.subset(s.max_test_samples, seed=seed),
-    )
+    sets = _find(s, seed).limited(s.max_train_samples, s.max_test_samples, seed)
     if sets.notice:
         announce(sets.notice)
     return sets
 
 
-def _find(s: TextDataSettings, seed: int) -> TextSplits:
+def _find(s: TextDataSettings, seed: int) -> Splits[TextDataset]:
     name, path = s.name, Path(s.name).expanduser()
     if name in ("auto", "synthetic", "synthetic_sentences"):
         return synthetic_texts()
@@ -68,29 +61,20 @@ def text_cards() -> list[str]:
     return [n for n in list_cards() if (card := load_card(n)).task == "text classification" and card.real]
 
 
-def synthetic_texts() -> TextSplits:
+def synthetic_texts() -> Splits[TextDataset]:
     """The synthetic dataset of labeled sentences."""
     texts, labels = sentences.make_sentences(sentences.TRAIN + sentences.TEST, seed=0)
     train, test = (
         TextDataset(list(texts[part]), torch.tensor(labels[part]))
         for part in (slice(sentences.TRAIN), slice(sentences.TRAIN, None))
     )
-    return TextSplits(
-        train,
-        None,
-        test,
-        "single_label_classification",
-        list(sentences.CLASSES),
-        "synthetic",
-        False,
-        "generated sentences",
-    )
+    return Splits(train, test, "synthetic", False, "generated sentences", classes=list(sentences.CLASSES))
 
 
 # --- finding tables ---------------------------------------------------------------------------------------------------
 
 
-def _from_card(card: Card, s: TextDataSettings, seed: int) -> TextSplits:
+def _from_card(card: Card, s: TextDataSettings, seed: int) -> Splits[TextDataset]:
     """A dataset with a card, from local files if they exist, else from the Hub."""
     folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
     files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
@@ -153,7 +137,7 @@ def _has_labels(table: Table, label: list[str]) -> bool:
 
 
 def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, seed: int,
-                 classes: list[str] | None = None) -> TextSplits:  # fmt: skip
+                 classes: list[str] | None = None) -> Splits[TextDataset]:  # fmt: skip
     for split in ("validation", "test"):
         if file := getattr(s, split):
             tables = tables | {split: read_table(Path(file).expanduser())}
@@ -174,28 +158,11 @@ def _from_tables(tables: dict[str, Table], s: TextDataSettings, source: str, see
     problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, classes)
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {s.name}"
-    if "test" not in sets:
-        group = groups(sets["train"].labels)
-        held = held_out_mask(group, TEST_FRACTION, seed)
-        if not held.any():
-            raise DataError(f"{source} has too few texts of each label to hold some out for testing: add texts, or "
-                            f"give a table to test on (test=)")  # fmt: skip
-        if problem_type == "single_label_classification" and (alone := set(group.tolist()) - set(group[held].tolist())):
-            single = listed([names[i] for i in sorted(alone)])
-            announce(f"not tested: {single}, with a single text each, which is trained on")
-        sets |= {"test": sets["train"].take(held.nonzero()[:, 0]), "train": sets["train"].take((~held).nonzero()[:, 0])}
-    return TextSplits(
-        sets["train"],
-        sets.get("validation"),
-        sets["test"],
-        problem_type,
-        names,
-        s.name,
-        True,
-        source,
-        notice,
-        test_name,
-    )
+    problem = (f"{source} has too few texts of each label to hold some out for testing: add texts, or give a table to "
+               f"test on (test=)")  # fmt: skip
+    sets = with_test(sets, seed, problem, names if problem_type == "single_label_classification" else ())
+    return Splits(sets["train"], sets["test"], s.name, True, source, validation=sets.get("validation"), classes=names,
+                  problem_type=problem_type, notice=notice, test_name=test_name)  # fmt: skip
 
 
 def _find_columns(table: Table, requested: str, role: str, defaults: tuple[str, ...]) -> list[str]:
