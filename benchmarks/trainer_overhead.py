@@ -22,7 +22,6 @@ from zoo.data.keyed_batches import KeyedBatches
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.optimizer import adamw, param_groups
 from zoo.training.config import ImageSettings
-from zoo.training.result import DatasetInfo
 from zoo.training.run import Run
 
 OPTIONS = ("model=tiny", "batch_size=4", "log_every=50", "ema=0.99", "accelerator=cpu", "val_fraction=0.01",
@@ -68,7 +67,7 @@ def images(n: int) -> ImageSplits:
 
 def task_of(run: Run, data: ImageDataModule) -> ClassificationTask:
     """The task of the recipe."""
-    s = run.settings
+    s = run.config
     return ClassificationTask(Flat(), optim=s.optim, augment=data.augment, ema=s.trainer.ema, seed=s.seed)
 
 
@@ -95,6 +94,7 @@ def bare(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
 def trained(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
     """Seconds per step of the same training in a run."""
     import zoo.training.fit as fit
+    from zoo.training import save_run
 
     timer, make = StepTimer(skip), fit.make_trainer
 
@@ -103,11 +103,11 @@ def trained(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
         trainer.callbacks.insert(0, timer)
         return trainer
 
-    fit.make_trainer, save, fit.save_model = with_timer, fit.save_model, lambda *a: None
+    fit.make_trainer, save, save_run.save_model = with_timer, save_run.save_model, lambda *a: None
     try:
-        fit.fit(run, task_of(run, data), data, steps_per_epoch=data.steps_per_epoch)
+        fit.fit(run, task_of(run, data), data)
     finally:
-        fit.make_trainer, fit.save_model = make, save
+        fit.make_trainer, save_run.save_model = make, save
     return timer.spent / (steps - skip)
 
 
@@ -121,8 +121,8 @@ def main(argv: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = Run.of("overhead", [*OPTIONS, f"steps={steps}", f"run_dir={folder}/run"], ImageSettings)
             sets = images(4 * steps + 64)
-            run.open(DatasetInfo("noise", False, "random", len(sets.train), len(sets.test)))
-            data = ImageDataModule(sets.with_validation(0.01, 0), 4, seed=0, augment=run.settings.data.augment)
+            run.open(sets)
+            data = ImageDataModule(sets.with_validation(0.01, 0), 4, seed=0, augment=run.config.data.augment)
             bare_times.append(1e3 * bare(run, data, steps, skip))
             run_times.append(1e3 * trained(run, data, steps, skip))
     overhead = statistics.median(b - a for a, b in zip(bare_times, run_times, strict=True))

@@ -18,7 +18,7 @@ from zoo.tasks.classification import ClassificationTask
 from zoo.training.config import ImageSettings
 from zoo.training.main import main
 from zoo.training.metrics_file import MetricsTable
-from zoo.training.result import DatasetInfo, Result
+from zoo.training.result import Result
 from zoo.training.run import Run
 
 WORDS = (
@@ -71,8 +71,9 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
              task: Callable[..., ClassificationTask] = ClassificationTask) -> Result:  # fmt: skip
     """Train the stand-in with command line options, as a recipe does, but without saving a model folder."""
     import zoo.training.fit as fit
+    from zoo.training import save_run
 
-    save_model, fit.save_model = fit.save_model, lambda *_: None
+    save_model, save_run.save_model = save_run.save_model, lambda *_: None
     if callbacks:
         make, fit.make_trainer = fit.make_trainer, lambda *a: _with(make(*a), callbacks)
     try:
@@ -81,15 +82,15 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
         base = [word for word in WORDS if word.partition("=")[0] not in given | drop]
         run = Run.of("tiny", [*base, *words, f"run_dir={folder}"], ImageSettings)
         sets = image_sets()
-        run.open(DatasetInfo(sets.name, sets.real, sets.source, len(sets.train), len(sets.test)))
-        s = run.settings
+        run.open(sets)
+        s = run.config
         data = ImageDataModule(sets.with_validation(s.trainer.val_fraction, s.seed), s.data.batch_size, seed=s.seed,
                                augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
         made = task(standin(s.seed), optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
                     ema=s.trainer.ema, seed=s.seed)  # fmt: skip
-        return fit.fit(run, made, data, steps_per_epoch=data.steps_per_epoch)
+        return fit.fit(run, made, data)
     finally:
-        fit.save_model = save_model
+        save_run.save_model = save_model
         if callbacks:
             fit.make_trainer = make
 

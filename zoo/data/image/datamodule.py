@@ -6,6 +6,7 @@ from zoo.data.augment_config import AugmentSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.image.dataset import ImageSplits
+from zoo.preprocessing.image import ImageProcessor
 
 
 class ImageDataModule(KeyedDataModule):
@@ -21,6 +22,8 @@ class ImageDataModule(KeyedDataModule):
         batch_size: Images per optimizer step, summed over all devices and accumulation steps.
         seed: Seed of order and augmentation.
         augment: Augmentation of the training images.
+        processor: The model's processor, `model.preprocess`, whose mean and std the images are normalized with.
+            Default: those of the training images.
         num_workers: Number of data loader processes; 0 is fastest for small images.
         eval_batch_size: Images per evaluation batch and device. Default: twice a training micro-batch.
         normalize: Return augmented and normalized batches instead of raw ones.
@@ -35,6 +38,7 @@ class ImageDataModule(KeyedDataModule):
         *,
         seed: int = 0,
         augment: AugmentSettings | None = None,
+        processor: ImageProcessor | None = None,
         num_workers: int = 0,
         eval_batch_size: int = 0,
         normalize: bool = False,
@@ -42,7 +46,8 @@ class ImageDataModule(KeyedDataModule):
         options = dict(seed=seed, num_workers=num_workers, eval_batch_size=eval_batch_size)
         super().__init__(sets.train, sets.validation or sets.test, sets.test, batch_size, **options)
         self.sets, self.normalize = sets, normalize
-        self.augment = Augment(augment or AugmentSettings(), sets.mean, sets.std, len(sets.classes))
+        mean, std = processor.statistics() if processor else (sets.mean, sets.std)
+        self.augment = Augment(augment or AugmentSettings(), mean, std, len(sets.classes))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """With `normalize=True`, normalize the batch and, in training, augment it; otherwise return it unchanged."""
