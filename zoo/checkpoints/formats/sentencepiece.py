@@ -1,8 +1,10 @@
 """SentencePiece models (`tokenizer.model`, `sentencepiece.bpe.model`) as tokenizers of the `tokenizers` library.
 
 The file is a protocol buffer with pieces and scores, the settings of training, and the normalizer. The few fields that
-matter are parsed here, so neither sentencepiece nor protobuf is needed. The ids are those of sentencepiece, except that
-special and user-defined pieces in a text are split off first, as `tokenizers` always does.
+matter are parsed here, because the package sentencepiece shows neither the normalizer's table nor which pieces are
+user-defined, and its `sentencepiece_model_pb2` cannot be imported with a protobuf older than the one that generated it.
+The ids are those of sentencepiece, except that special and user-defined pieces in a text are split off first, as
+`tokenizers` always does.
 Source: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
 
