@@ -59,7 +59,7 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
         use_distributed_sampler=False,   # the data module distributes batches itself
         deterministic=t.deterministic, benchmark=False,
         logger=[csv, *extra_logger(t.logger, folder)], callbacks=callbacks, plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=True, default_root_dir=folder,
+        enable_progress_bar=t.progress, enable_model_summary=False, enable_checkpointing=True, default_root_dir=folder,
     )  # fmt: skip
 
 

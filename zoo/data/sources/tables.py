@@ -1,6 +1,6 @@
 """Tables in CSV, TSV, JSON, JSON lines and parquet files as columns of Python values."""
 
-# CSV and JSON are read by the standard library, not by pyarrow, which accepts an unclosed quote and text after a closing
+# CSV and JSON are read by the standard library, not by pyarrow, which accepts an unclosed quote and text after a closed
 # one, has no line numbers, makes dates of texts like "2024-05-01", and turns 1 into 1.0 beside 0.5.
 
 import csv
