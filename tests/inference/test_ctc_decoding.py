@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from zoo.inference.ctc_decoding import beam, greedy
 from zoo.nn.losses.ctc import ctc_loss, frames_needed
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks.error_rates import error_rates
 
 
 def read(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
@@ -140,13 +139,6 @@ def test_the_vocabulary_of_transformers() -> None:
 def test_what_is_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_error_rates() -> None:
-    rates = error_rates(["one two", "thre"], ["one two", "three four"])
-    assert rates["wer"] == pytest.approx(2 / 4) and rates["cer"] == pytest.approx(6 / 17)
-    with pytest.raises(ValueError, match="the same number"):
-        error_rates([], [])
 
 
 @pytest.mark.parametrize("decode", [greedy, beam])
