@@ -1,7 +1,8 @@
 """Read audio files, whole or in blocks, as mono float32 waveforms with a known sampling rate.
 
 soundfile decodes (wav, flac, ogg, mp3, aiff ...) and torchaudio resamples. Both are imported only here, on first use;
-if one does not work, the ImportError says how to fix it.
+if one does not work, the ImportError says how to fix it. An MP3 without a Xing or Info header does not declare its
+length: libsndfile estimates it from the bit rate of the first frame, and reads no further if the bit rate varies.
 """
 
 import io
@@ -26,8 +27,6 @@ _SLACK = 64  # bytes that some writers declare beyond what they write
 _STREAMED = 0x7FFF0000  # bytes: writers that cannot seek back declare the largest value of the field
 _UNKNOWN = 1 << 62  # frames: what libsndfile reports for a stream of undeclared length
 _LARGEST_KERNEL = 1 << 26
-_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # per second, of MPEG 1 layer III
-_KILOBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # of MPEG 2 and 2.5
 _REPAIR = "Get the file again, or read the intact part: zoo.preprocessing.audio_io.read(source, partial=True)"
 _FULL_SCALE = {torch.int16: 1 << 15, torch.int32: 1 << 31}
 
@@ -263,10 +262,10 @@ def _check_not_truncated(source: "Source", file: "SoundFile", name: str, frames:
         is_size = field in ("data", "Data Size", "SSND", "riff", "Riff size")
         if is_size and int(declared) - int(actual) > _SLACK and int(declared) < _STREAMED:
             problem = f"it declares {declared} bytes and has {actual}"
-    if file.format == "OGG" and not _has_last_ogg_page(_edge(source, -(1 << 17))):
+    if file.format == "OGG" and not _has_last_ogg_page(_tail(source, 1 << 17)):
         problem = "its last page is missing"
-    if file.format == "MP3":
-        problem = _missing_mp3_frames(source, frames, file.frames)
+    if frames < file.frames:  # an MP3 with a Xing header
+        problem = f"it declares {file.frames} frames and has {frames}"
     if problem:
         raise AudioError(f"{name} is truncated: {problem}. {_REPAIR}")
 
@@ -280,43 +279,12 @@ def _has_last_ogg_page(tail: bytes) -> bool:
     return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(segments)
 
 
-def _missing_mp3_frames(source: "Source", frames: int, declared: int) -> str:
-    """Describe what is missing of an MP3, or "". A Xing or Info frame after the ID3 tag declares the exact length.
-    Without one, libsndfile assumes the bit rate of the first frame and stops early if it varies: frames are counted."""
-    head = _edge(source, 10)
-    tag = sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 if head[:3] == b"ID3" else 0
-    first = _edge(source, tag + 1024)[tag:]
-    if b"Xing" in first or b"Info" in first:
-        return f"it declares {declared} frames and has {frames}" if frames < declared else ""
-    total = _count_mp3_frames(source if isinstance(source, bytes) else Path(source).read_bytes(), tag)
-    lost = total - frames > 4 * 1152  # encoders add about two MPEG frames
-    return f"it declares no length, and only {frames} of {total} frames can be read (ffmpeg repairs it)" if lost else ""
-
-
-def _count_mp3_frames(data: bytes, place: int) -> int:
-    """Samples per channel of the consecutive MPEG layer III frames from byte `place` on (ISO 11172-3, 13818-3)."""
-    count = 0
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] & 0xE6 == 0xE2:
-        mpeg1 = data[place + 1] & 0x18 == 0x18  # else MPEG 2 or 2.5
-        low = 0 if mpeg1 else 1 if data[place + 1] & 0x18 == 0x10 else 2
-        bits, sampling_rate = data[place + 2] >> 4, data[place + 2] >> 2 & 3
-        if bits in (0, 15) or sampling_rate == 3:
-            break
-        samples = 1152 if mpeg1 else 576
-        kilobits = (_KILOBITS if mpeg1 else _KILOBITS_2)[bits - 1]
-        place += samples * kilobits * 125 // ((44100, 48000, 32000)[sampling_rate] >> low) + (data[place + 2] >> 1 & 1)
-        count += samples
-    return count
-
-
-def _edge(source: "Source", count: int) -> bytes:
-    """The first `count` bytes, or the last ones if `count` is negative."""
+def _tail(source: "Source", count: int) -> bytes:
+    """The last `count` bytes."""
     if isinstance(source, bytes):
-        return source[:count] if count > 0 else source[count:]
+        return source[-count:]
     with open(source, "rb") as file:
-        if count > 0:
-            return file.read(count)
-        file.seek(max(0, file.seek(0, io.SEEK_END) + count))
+        file.seek(max(0, file.seek(0, io.SEEK_END) - count))
         return file.read()
 
 
