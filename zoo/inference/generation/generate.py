@@ -82,18 +82,19 @@ def generate(
 
 def generate_tokens(task: GenerationTask) -> Tensor:
     """Generate the new tokens [rows, new] one at a time."""
-    prompt, stopping, choose = task.prompt, task.stopping, task.sampling.choose
+    prompt, sampling, stopping, stops = task.prompt, task.sampling, task.stopping, bool(task.stopping)
     session, scores = prompt.read()
-    seen = prompt.seen() if task.sampling.repetition_penalty != 1 else None
+    seen = prompt.seen() if sampling.repetition_penalty != 1 else None
+    greedy = sampling.greedy and seen is None
     tokens = prompt.ids.new_full((prompt.rows, prompt.room), task.fill)
     finished = torch.zeros(prompt.rows, dtype=torch.bool, device=tokens.device)
     for step in range(prompt.room):
-        token = choose(scores, seen, task.generator)
-        if stopping:
+        token = session.most_probable if greedy else sampling.choose(scores, seen, task.generator)
+        if stops:
             token = torch.where(finished, task.fill, token)
         tokens[:, step] = token
         task.stream.put(token)
-        if stopping:
+        if stops:
             finished = finished | stopping(tokens[:, : step + 1])
             if finished.all():
                 break

@@ -1,5 +1,6 @@
 """Checked prompts, and the decoding sessions that continue them."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,12 @@ class Prompt:
 
 
 class DecodingSession:
-    """A model with its cache, and the mask of the tokens so far that are not padding."""
+    """A model with its cache, and the mask of the tokens so far that are not padding.
+
+    most_probable: the tokens with the highest scores that were read last, [B] or [B, N].
+    """
+
+    most_probable: Tensor
 
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
@@ -106,7 +112,8 @@ class DecodingSession:
         """
         keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
         scores: Tensor = self.model.decode(ids, self.state, keep, every=every)
-        if not scores.amax(-1).isfinite().all():
+        best, self.most_probable = scores.max(-1)  # one pass for the check and for the greedy choice
+        if not all(map(math.isfinite, best.flatten().tolist())):
             raise ValueError(
                 f"the scores of the next token are not finite (NaN or infinite): the weights of the model are damaged, "
                 f"or too great for its type ({str(self.model.dtype).removeprefix('torch.')}); try dtype=torch.float32"
@@ -116,6 +123,7 @@ class DecodingSession:
     def reorder(self, index: Tensor) -> None:
         """Row i continues from the state of row index[i]."""
         self.state.reorder(index)
+        self.most_probable = self.most_probable[index]
         self.keep = None if self.keep is None else self.keep[index]
 
 

@@ -45,10 +45,11 @@ class TextEmbedding(nn.Module):
             raise ValueError("token_type_ids contains values other than 0, but this model has no token types: omit it")
         if self.positions is not None:
             self.check_length(ids)
-            x = x + F.embedding(positions + self.position_offset, self.positions)
+            rows = positions + self.position_offset if self.position_offset else positions
+            x = x + F.embedding(rows, self.positions)
         if self.norm is not None:
             x = self.norm(x)
-        return F.dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def check_length(self, ids: Tensor, start: int = 0) -> None:
         """Raise ValueError for texts longer than the model's number of positions."""
