@@ -1,12 +1,16 @@
-"""The tables of the README, made from the code. `python tests/tables.py --write` puts them there; a test compares."""
+"""The tables of the documentation, made from the code. `python tests/tables.py --write` puts them there; a test compares."""
 
 import ast
 import re
+import runpy
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference"
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 
 def models() -> str:
@@ -38,32 +42,79 @@ def kinds() -> str:
 def recipes() -> str:
     """One row per recipe: the first line of its docstring."""
     rows = ["| command | what it trains |", "|---|---|"]
-    for file in sorted((ROOT / "recipes").glob("*.py")):
+    for file in RECIPES:
         text = ast.get_docstring(ast.parse(file.read_text())) or ""
         rows.append(f"| `python recipes/{file.name}` | {text.splitlines()[0].rstrip('.')} |")
     return "\n".join(rows)
 
 
-TABLES = {"models": models, "kinds": kinds, "recipes": recipes}
+def settings_of(recipe: Path) -> type:
+    """The settings class of a recipe, which it passes to `main`."""
+    name = re.search(r"main\(\w+, (\w+)", recipe.read_text())
+    assert name, f"{recipe} calls no main(train, Settings)"
+    return runpy.run_path(str(recipe), run_name="recipe")[name[1]]
+
+
+def options() -> str:
+    """The options of the recipes from their settings classes: those that all share, then those of each recipe."""
+    from zoo.training.config import MODEL_FIELDS, RunSettings
+    from zoo.utils.options import options as options_of
+
+    shared = [o for o in options_of(RunSettings) if o.path != "model.overrides"]
+    model = [f"| `model.{name}` | | per model | {meaning} |" for name, meaning in MODEL_FIELDS.items()]
+    parts = ["## All recipes", "", *HEAD, *map(option_row, shared), *model]
+    paths = {option.path for option in options_of(RunSettings)}
+    for file in RECIPES:
+        cls = settings_of(file)
+        own = [option for option in options_of(cls) if option.path not in paths]
+        parts += ["", f"## {file.stem}", "", *changed_defaults(file, cls), *HEAD, *map(option_row, own)]
+    return "\n".join(parts)
+
+
+HEAD = ("| option | values | default | meaning |", "|---|---|---|---|")
+
+
+def option_row(option: Any) -> str:
+    """One row of the table of options."""
+    from zoo.training.parse import _expected, _show
+
+    values = _expected(option.kind).replace("|", "\\|")
+    return f"| `{option.path}` | {values} | {_show(option.default) or '-'} | {option.meaning} |"
+
+
+def changed_defaults(recipe: Path, cls: type) -> Iterable[str]:
+    """A sentence with what the YAML file of a recipe sets."""
+    from zoo.training.parse import read_yaml, shortest
+
+    values = read_yaml(ROOT / "configs" / f"{recipe.stem}.yaml", cls)
+    words = ", ".join(f"`{shortest(path, cls)}={value}`" for path, value in values.items())
+    return (f"`configs/{recipe.stem}.yaml` sets {words}.", "") if words else ()
+
+
+TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "models": (REFERENCE / "models.md", models),
+    "kinds": (REFERENCE / "attention_kinds.md", kinds),
+    "recipes": (REFERENCE / "recipes.md", recipes),
+    "options": (REFERENCE / "options.md", options),
+}
 
 
 def section(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {name}: python tests/tables.py --write -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+    return re.compile(rf"(<!-- {name}: python tests/tables.py --write -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def written(name: str) -> str:
-    """The table as it stands in the README."""
-    found = section(name).search(README.read_text())
-    assert found, f"README.md has no section for the table {name!r}"
-    return found[2]
+    """The table as it stands on its page."""
+    file = TABLES[name][0]
+    found = section(name).search(file.read_text())
+    assert found, f"{file} has no section for the table {name!r}"
+    return found[2].strip()
 
 
 def main() -> None:
-    text = README.read_text()
-    for name, make in TABLES.items():
+    for name, (file, make) in TABLES.items():
         table = make()
-        text = section(name).sub(lambda m, table=table: m[1] + table + m[3], text)
-    README.write_text(text)
+        file.write_text(section(name).sub(lambda m, table=table: f"{m[1]}\n{table}\n\n{m[3]}", file.read_text()))
 
 
 if __name__ == "__main__":

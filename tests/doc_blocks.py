@@ -1,0 +1,140 @@
+"""Runs the fenced code blocks of README.md and docs/, on stand-ins for data, weights and long runs.
+
+Blocks of one page share a folder (tests/doc_standins.py fills it) and the names of their Python, in order. A command of
+a recipe runs for two steps; `title="file.py"` after the language writes the block to that file as well. Two comments on
+the line before a block change this, and a test counts them:
+
+    <!-- not run: why -->       the block is only read for its language
+    <!-- parsed: why -->        the options of its commands are checked, and nothing is run
+"""
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = {"text", "yaml", "json"}  # output and files, which nothing runs
+SHORT = {"steps": "2", "batch_size": "8", "accelerator": "cpu", "precision": "fp32", "plots": "false",
+         "progress": "false"}  # fmt: skip
+LONG = {"epochs", "max_minutes", "hardware", "grad_cache_size", "validate_every"}  # options that two steps do not take
+PUBLIC_DATA = re.compile(r"data=(cifar10|sst2|fsdd|emoji|tinyshakespeare)$")
+FENCE = re.compile(r"^(?:<!-- (not run|parsed): (.+?) -->\n)?```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: the line of its fence, and how and why it is not run, if it is not."""
+
+    page: Path
+    line: int
+    language: str
+    title: str
+    code: str
+    mark: str
+    reason: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a bash block, without comments."""
+        joined = self.code.replace("\\\n", " ")
+        return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: Path) -> list[Block]:
+    text, found = page.read_text(), []
+    for match in FENCE.finditer(text):
+        mark, reason, language, more, code = match.groups()
+        title = re.search(r'title="([^"]+)"', more)
+        line = text[: match.start()].count("\n") + 1 + bool(mark)
+        found.append(Block(page, line, language, title[1] if title else "", code, mark or "", reason or ""))
+    return found
+
+
+def settings_of(script: Path) -> type:
+    """The settings class of a recipe."""
+    name = re.search(r"main\(\w+, (\w+)", script.read_text())
+    assert name, f"{script} calls no main(train, Settings)"
+    return runpy.run_path(str(script), run_name="recipe")[name[1]]
+
+
+class Runner:
+    """Runs the blocks of one page in the current folder."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {"__name__": "page"}
+
+    def run(self, block: Block) -> None:
+        if block.title:
+            Path(block.title).write_text(block.code)
+        if block.language == "python":
+            exec(compile("\n" * block.line + block.code, str(block.page), "exec"), self.names)
+        elif block.language == "bash":
+            for words in block.commands:
+                self.command(words, block)
+
+    def command(self, words: list[str], block: Block) -> None:
+        """One command of a bash block: a script of Python, or `zoo`, in this process."""
+        if words[0] == "python":
+            script, argv = Path(words[1]), words[2:]
+            if script.parent.name == "recipes":
+                argv = shortened(argv)
+            status = run_script(script, argv)
+        elif words[0] == "zoo":
+            from zoo.cli.main import main
+
+            status = main(words[1:])
+        else:
+            raise AssertionError(f"{block.place}: no test runs the command {words[0]!r}")
+        assert status == 0, f"{block.place}: {shlex.join(words)} ended with status {status}"
+
+
+def shortened(words: list[str]) -> list[str]:
+    """The options of a recipe for a run of two steps on data that a test has."""
+    if "--help" in words:
+        return words
+    kept = [word for word in words if word.partition("=")[0].rpartition(".")[2] not in {*SHORT, *LONG}]
+    kept = [PUBLIC_DATA.sub("data=synthetic", word) for word in kept]
+    return [*kept, *(f"{key}={value}" for key, value in SHORT.items())]
+
+
+def run_script(script: Path, argv: list[str]) -> int:
+    """Run a script as `python script argv` does; returns its exit status."""
+    before, sys.argv = sys.argv, [str(script), *argv]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def parse_commands(block: Block) -> Iterator[list[str]]:
+    """Check the options of the commands of recipes, of `torchrun` and of `zoo compare`; yields those that it checked."""
+    from zoo.training.parse import parse
+    from zoo.training.sweep.compare import read_plan
+
+    for words in block.commands:
+        script = next((Path(word) for word in words if word.startswith("recipes/")), None)
+        if words[:2] == ["zoo", "compare"]:
+            plan = read_plan(words[2], words[3:])
+            for value in plan.values:
+                parse(settings_of(plan.script), [*plan.shared, f"{plan.key}={value}"], recipe=plan.script.stem)
+        elif script is not None:
+            options = words[words.index(str(script)) + 1 :]
+            parse(settings_of(ROOT / script), options, configs=ROOT / "configs", recipe=script.stem)
+        else:
+            pytest.fail(f"{block.place}: {shlex.join(words)} is not a command whose options a test can check")
+        yield words

@@ -1,0 +1,156 @@
+"""What the commands and code of the documentation work on, small: files in a folder, and a hub of random weights."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = {
+    "zoo.data.synthetic.shapes.TRAIN": 64, "zoo.data.synthetic.shapes.TEST": 20,
+    "zoo.data.synthetic.sentences.TRAIN": 200, "zoo.data.synthetic.sentences.TEST": 40,
+    "zoo.data.synthetic.stories.STORIES": 20,
+    "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
+    "zoo.data.synthetic.audio.SPELLED_TRAIN": 50, "zoo.data.synthetic.audio.SPELLED_TEST": 14,
+}  # fmt: skip
+
+
+def fill(folder: Path) -> None:
+    """The files that pages speak of: photos/, reviews.csv, clips/, speech/, captioned/, my.txt and so on."""
+    random = np.random.default_rng(0)
+    for name in ("recipes", "examples", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    save_images(folder, random)
+    save_tables(folder)
+    save_audio(folder, random)
+
+
+def save_images(folder: Path, random: np.random.Generator) -> None:
+    captions = [("file_name", "caption")]
+    for color, (name, shade) in enumerate((("cat", 60), ("dog", 180))):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = random.integers(0, 60, (36, 40, 3)) + shade
+            path = folder / "photos" / name / f"{i}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+            captions.append((f"{name}/{i}.png", f"a {('dark', 'bright')[color]} {name}, number {i}"))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
+    with (folder / "photos" / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(captions)
+
+
+def save_tables(folder: Path) -> None:
+    words = ("warm", "lovely", "cold", "noisy", "friendly", "dark", "slow", "fresh")
+    texts = [f"the {words[i % 8]} soup and the {words[i * 3 % 7]} evening number {i}" for i in range(80)]
+    tables: dict[str, list[tuple[Any, ...]]] = {
+        "reviews.csv": [("review", "stars"), *((text, ("good", "bad")[i % 2]) for i, text in enumerate(texts))],
+        "prices.csv": [("text", "price"), *((text, 10.5 + i) for i, text in enumerate(texts))],
+        "tags.csv": [("text", "food", "service"), *((text, i % 2, i // 2 % 2) for i, text in enumerate(texts))],
+    }
+    for name, rows in tables.items():
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    pairs = [{"premise": text, "hypothesis": texts[i - 1], "label": i % 3} for i, text in enumerate(texts)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    (folder / "my.txt").write_text("Once upon a time the warm soup was cold and the evening was lovely.\n" * 60)
+
+
+def save_audio(folder: Path, random: np.random.Generator) -> None:
+    transcripts = [("file_name", "text")]
+    for name, hertz in (("low", 200), ("high", 900)):
+        (folder / "clips" / name).mkdir(parents=True)
+        for i in range(16):
+            t = np.arange(8000 + 100 * i) / 16000
+            wave = 0.3 * np.sin(2 * np.pi * hertz * t) + 0.01 * random.standard_normal(len(t))
+            soundfile.write(folder / "clips" / name / f"{i}.wav", wave, 16000)
+            transcripts.append((f"../clips/{name}/{i}.wav", f"{name} {i % 3}"))
+    soundfile.write(folder / "talk.wav", np.tile(wave, 3), 16000)
+    soundfile.write(folder / "phone.wav", wave[::2], 8000)
+    (folder / "speech").mkdir()
+    with (folder / "speech" / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(transcripts)
+
+
+def repository(name: str, folder: Path) -> None:
+    """A small model with random weights, as the library that published `name` writes it."""
+    import transformers
+    from audio_peers import SPECTROGRAM, transformers_audio
+    from text_peers import text_folder
+
+    _, _, model = name.partition("/")
+    if name.startswith("timm/"):
+        import timm
+        from timm.models import save_for_hf
+
+        theirs = timm.create_model(model.partition(".")[0], num_classes=3, depth=1)
+        save_for_hf(theirs, folder, safe_serialization=True, model_args={"depth": 1})
+    elif model.startswith("bert"):
+        text_folder("BertForMaskedLM", folder)
+    elif model.startswith("gpt2"):
+        text_folder("GPT2LMHeadModel", folder)
+    elif model.startswith("clip"):
+        save_clip(folder)
+    elif model.startswith("ast"):
+        bins, frames = SPECTROGRAM["num_mel_bins"], 200  # two seconds
+        transformers_audio(folder, "ASTForAudioClassification", max_length=frames)
+        transformers.ASTFeatureExtractor(num_mel_bins=bins, max_length=frames).save_pretrained(folder)
+    elif model.startswith("wav2vec2"):
+        transformers_audio(folder, "Wav2Vec2ForCTC" if "960h" in model else "Wav2Vec2ForPreTraining", vocab_size=9)
+        save_characters(folder)
+    else:
+        raise AssertionError(f"no stand-in is known for the repository {name!r}")
+
+
+def save_clip(folder: Path) -> None:
+    """A CLIP of transformers with its tokenizer and image processor."""
+    import transformers
+    from clip_peers import transformers_pair
+    from text_peers import save_text_tokenizer
+
+    transformers_pair(folder, "CLIPModel", text={"max_position_embeddings": 40})
+    save_text_tokenizer(folder, "bpe")
+    size = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+
+
+def save_characters(folder: Path) -> None:
+    """The feature extractor and the vocabulary of a CTC model."""
+    import transformers
+
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"LOWH"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor()
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a page: filled, with a hub that has each repository, and small synthetic data."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    hub = tmp_path_factory.getbasetemp() / "hub"
+
+    def download(name: str, **options: Any) -> str:
+        folder = hub / name.replace("/", "--")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            repository(name, folder)
+        return str(folder)
+
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("ZOO_DATA_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for name, size in SIZES.items():
+        monkeypatch.setattr(name, size)
+    return tmp_path

@@ -1,0 +1,98 @@
+"""The documentation: the site builds without a warning, it has every public name, and its code runs."""
+
+import importlib
+import inspect
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from doc_blocks import PAGES, ROOT, SHOWN, Block, Runner, blocks, parse_commands
+from doc_standins import workplace  # noqa: F401, a fixture
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PACKAGES = ("zoo", "zoo.nn", "zoo.tasks", "zoo.data")
+NOT_RUN = 12  # blocks that are marked so; a new one needs a reason that is as good as theirs
+PARSED = 6
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. A dead link or anchor, a page outside the navigation and any other warning fail the build."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+    config.plugins.on_shutdown()
+    return folder
+
+
+# --- the site -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_on_a_page_of_the_reference(package: str, site: Path) -> None:
+    anchors = set(re.findall(r'id="([^"]+)"', (site / "reference" / f"{package.rpartition('.')[2]}.html").read_text()))
+    names = importlib.import_module(package).__all__
+    assert [name for name in names if f"{package}.{name}" not in anchors] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_docstring(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value):
+            own = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+            assert own and own.strip(), f"{package}.{name} has no docstring"
+
+
+def test_nothing_is_fetched_from_another_host(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]*src=[\"']?(?:https?:)?//[^\"' >]*", page.read_text())
+        fetched += re.findall(r"<link[^>]*rel=[\"']?stylesheet[\"']?[^>]*href=[\"']?(?:https?:)?//[^ >]*", page.read_text())
+        assert not fetched, (page.name, fetched)
+
+
+def test_links_to_other_hosts_are_well_formed() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((https?:[^)]*)\)|<(https?:[^>]*)>", page.read_text()):
+            url = link[0] or link[1]
+            assert re.fullmatch(r"https://[\w.-]+\.[a-z]+(/[\w./%~#?=&+-]*)?", url), f"{page.name}: {url}"
+
+
+# --- the blocks ---------------------------------------------------------------------------------------------------
+
+
+def test_every_fence_is_found_and_has_a_language() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^\s*(?:```|~~~)", page.read_text(), re.MULTILINE)
+        assert len(fences) == 2 * len(blocks(page)), f"{page}: a fence is indented, or is not closed"
+    for block in BLOCKS:
+        assert block.language in {"python", "bash", *SHOWN}, f"{block.place}: language {block.language!r}"
+
+
+def test_few_blocks_are_not_run() -> None:
+    marks = Counter(block.mark for block in BLOCKS)
+    assert marks["not run"] <= NOT_RUN and marks["parsed"] <= PARSED, marks
+    for block in BLOCKS:
+        assert not block.mark or len(block.reason) > 8, f"{block.place} has no reason"
+
+
+def executed(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if not block.mark and block.language not in SHOWN]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if executed(page)], ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run(page: Path, workplace: Path) -> None:  # noqa: F811
+    runner = Runner()
+    for block in executed(page):
+        runner.run(block)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.mark == "parsed"], ids=lambda block: block.place)
+def test_the_options_of_long_commands_are_known(block: Block, workplace: Path) -> None:  # noqa: F811
+    assert list(parse_commands(block))
