@@ -165,8 +165,8 @@ def test_biases_of_projections():
 @pytest.mark.parametrize("biases", [{}, {"k_bias": False}, {"bias": False}])
 def test_one_product_for_q_k_and_v_is_three(biases):
     made, x = attention(**biases), tokens(FUSED_QKV_MIN_TOKENS)
-    apart = [made.q(x), made.k(x), made.v(x)]
-    for together, alone in zip(made.project(x), apart, strict=True):
+    apart = [made.split(part(x)) for part in (made.q, made.k, made.v)]
+    for together, alone in zip(made.project_heads(x), apart, strict=True):
         torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
@@ -175,7 +175,7 @@ def test_whatever_wraps_a_projection_is_called():
     x = tokens(FUSED_QKV_MIN_TOKENS)  # of which plain layers compute one product
     made = attention()
     made.q.register_forward_hook(lambda module, args, out: out + 1)
-    torch.testing.assert_close(made.project(x)[0], F.linear(x, made.q.weight, made.q.bias) + 1)
+    torch.testing.assert_close(made.project_heads(x)[0], made.split(F.linear(x, made.q.weight, made.q.bias) + 1))
 
     class Adapter(nn.Linear):
         def forward(self, x):
@@ -183,10 +183,10 @@ def test_whatever_wraps_a_projection_is_called():
 
     made = attention()
     made.v = Adapter(WIDTH, 8)
-    torch.testing.assert_close(made.project(x)[2], made.v(x))
+    torch.testing.assert_close(made.project_heads(x)[2], made.split(made.v(x)))
     made = attention()
     nn.utils.parametrizations.weight_norm(made.k)
-    torch.testing.assert_close(made.project(x)[1], made.k(x))
+    torch.testing.assert_close(made.project_heads(x)[1], made.split(made.k(x)))
 
 
 def test_queries_and_keys_are_normalized_before_rotation():
@@ -197,7 +197,8 @@ def test_queries_and_keys_are_normalized_before_rotation():
     turn = rotary(torch.arange(5), 4)
     q, k, v = (made.split(part(x)) for part in (made.q, made.k, made.v))
     y = made.core(turn(made.q_norm(q)), turn(made.k_norm(k)), v, CAUSAL)
-    torch.testing.assert_close(made(x, Context(mask=CAUSAL, rotary=turn)), made.merge(y), atol=1e-6, rtol=0)
+    y = made.out(y.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(made(x, Context(mask=CAUSAL, rotary=turn)), y, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from zoo.nn import (
     initialize,
     register_mixer,
     rotary,
+    sdpa,
 )
 from zoo.nn.registry import MIXERS
 
@@ -237,6 +238,30 @@ def test_masks_are_evaluated_once_a_forward():
     stack, x = encoder(depth=3), tokens()
     stack(x, Context(mask=Counted(torch.ones(len(x), N))))
     assert Counted.calls == 1
+
+
+def test_kernels_are_chosen_once_a_forward(monkeypatch):
+    """Layers with the same pattern, shapes, dtypes and dropout share the choice; the next forward chooses again."""
+    choose, chosen = sdpa.choose_kernel, []
+    monkeypatch.setattr(sdpa, "choose_kernel", lambda *args: chosen.append(args) or choose(*args))
+
+    def choices(stack, *args, **options):
+        chosen.clear()
+        stack(tokens(), *args, **options)
+        return len(chosen)
+
+    alike, mixed = encoder(depth=4), encoder(("softmax", "local") * 2, depth=4)
+    assert choices(alike) == choices(alike, Context(mask=CAUSAL)) == choices(alike, Context(bias=ALiBi(HEADS))) == 1
+    assert choices(alike, keep=KEEP) == 3  # rows of 9, 6 and 2 tokens
+    assert choices(mixed) == 2 and choices(mixed, keep=KEEP, drop_padding=False) == 2
+    # as under autocast, another dtype is another choice
+    for part in (alike[1].mixer.q, alike[1].mixer.k, alike[1].mixer.v):
+        part.register_forward_hook(lambda module, args, y: y.float())
+    alike[1].mixer.out.register_forward_pre_hook(lambda module, args: args[0].double())
+    assert choices(alike) == 2
+    alike[2].mixer.v.register_forward_hook(lambda module, args, y: y.float())
+    with pytest.raises(ValueError, match="q, k and v have the dtypes"):  # a later layer is checked, too
+        alike(tokens())
 
 
 @pytest.mark.parametrize("kind", ["softmax", "performer"])

@@ -211,9 +211,6 @@ class FusedAttention(Attention):
     joined: nn.Module
     sizes: list[int]  # heads of q, of k and of v
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.joined(x).split([heads * self.head_dim for heads in self.sizes], -1)
-
     def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.split(self.joined(x)).split(self.sizes, 1)
 

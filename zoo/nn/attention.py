@@ -4,7 +4,7 @@ All models use it. Its parameters are always named `q`, `k`, `v`, `out` (and `q_
 mappings, LoRA, sharding plans and weight-decay groups rely on these names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,19 +61,20 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x [B, N, D] -> [B, N, D]. With memory [B, M, D'] this is cross-attention."""
         if memory is not None:
-            return self.merge(self.cross(x, memory, context, state))
-        q, k, v = self.project_heads(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if isinstance(context.rotary, Rotary):
-            q, k = context.rotary(q), context.rotary(k)
-        if state is not None:
-            y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
-        elif context.groups is not None:
-            y = run_grouped(lambda *qkv: self.core(*qkv, context.mask, context.bias), context.groups, q, k, v)
+            y = self.cross(x, memory, context, state)
         else:
-            y = self.core(q, k, v, context.mask, context.bias)
-        return self.merge(y)
+            q, k, v = self.project_heads(x)
+            if self.q_norm is not None and self.k_norm is not None:
+                q, k = self.q_norm(q), self.k_norm(k)
+            if isinstance(context.rotary, Rotary):
+                q, k = context.rotary(q), context.rotary(k)
+            if state is not None:
+                y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
+            elif context.groups is not None:
+                y = run_grouped(self.core, context.groups, (q, k, v), context.mask, context.bias)
+            else:
+                y = self.core(q, k, v, context.mask, context.bias)
+        return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
 
     def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
         """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`."""
@@ -86,25 +87,23 @@ class Attention(nn.Module):
                 state.memory = (k, v)
         return self.core(q, k, v, context.memory_mask, None)
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Projections of x: q [B, N, H * P], k and v [B, N, G * P], by one fused product where that is faster."""
-        parts = (self.q, self.k, self.v)
-        separate = x.shape[-1] > FUSED_QKV_MAX_WIDTH or x.shape[0] * x.shape[1] < FUSED_QKV_MIN_TOKENS
-        if separate or not all(map(is_plain_linear, parts)) or len({p.bias is None for p in parts}) > 1:
-            return tuple(part(x) for part in parts)
-        bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
-        fused = F.linear(x, torch.cat([part.weight for part in parts]), bias)
-        return fused.split([part.out_features for part in parts], -1)
-
     def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Projections of x split into heads: q [B, H, N, P], k and v [B, G, N, P]."""
-        return tuple(self.split(t) for t in self.project(x))
+        """Projections of x: q [B, H, N, P], k and v [B, G, N, P], by one fused product where that is faster."""
+        rows, tokens, width = x.shape
+        a, b, c = self.q, self.k, self.v
+        fused = width <= FUSED_QKV_MAX_WIDTH and rows * tokens >= FUSED_QKV_MIN_TOKENS
+        fused = fused and all(map(is_plain_linear, (a, b, c)))
+        if fused and (a.bias is None) == (b.bias is None) == (c.bias is None):
+            bias = None if a.bias is None else torch.cat([a.bias, b.bias, c.bias])
+            y = F.linear(x, torch.cat([a.weight, b.weight, c.weight]), bias)
+            q, k, v = y.split([a.out_features, b.out_features, c.out_features], -1)
+        else:
+            q, k, v = a(x), b(x), c(x)
+        shape = (rows, tokens, -1, self.head_dim)  # B N HP -> B H N P
+        return q.view(shape).transpose(1, 2), k.view(shape).transpose(1, 2), v.view(shape).transpose(1, 2)
 
     def split(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
-
-    def merge(self, y: Tensor) -> Tensor:
-        return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
 
 
 def is_plain_linear(linear: nn.Module) -> bool:
@@ -115,15 +114,16 @@ def is_plain_linear(linear: nn.Module) -> bool:
     return not hooks and type(linear.weight.data) is Tensor
 
 
-def run_grouped(core: Callable[..., Tensor], groups: Groups, *parts: Tensor) -> Tensor:
-    """Apply `core` to each group of equally long rows of packed tokens: parts [1, H, T, P] -> [1, H, T, P].
+def run_grouped(core: Callable[..., Tensor], groups: Groups, parts: Sequence[Tensor], *shared: Any) -> Tensor:
+    """Apply `core(*parts, *shared)` to each group of equally long rows of packed tokens: parts [1, H, T, P], output
+    [1, H, T, P].
 
     The core sees neither padding nor other rows, so a packed batch gives the same outputs as each row alone.
     """
     outputs, start = [], 0
     for rows, length in groups.sizes:
         stop = start + rows * length
-        rectangles = (p[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1) for p in parts)  # b H n P
-        outputs.append(core(*rectangles).transpose(0, 1).flatten(1, 2))  # H bn P
+        rectangles = [p[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1) for p in parts]  # b H n P
+        outputs.append(core(*rectangles, *shared).transpose(0, 1).flatten(1, 2))  # H bn P
         start = stop
     return torch.cat(outputs, 1)[None]

@@ -68,28 +68,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
-        groups = context.groups
-        if self.norm2 is None:
-            y = self.norm1(x)
-            return (
-                x
-                + self.branch(self.mix(y, context, state), self.scale1, groups)
-                + self.branch(self.mlp(y), self.scale2, groups)
-            )
-        if self.order == "pre":
-            x = x + self.branch(self.mix(self.norm1(x), context, state), self.scale1, groups)
-            if self.cross is not None and self.cross_norm is not None:
-                x = x + self.branch(self.cross(self.cross_norm(x), context, state, context.memory), None, groups)
-            return x + self.branch(self.mlp(self.norm2(x)), self.scale2, groups)
-        x = self.norm1(x + self.branch(self.mix(x, context, state), self.scale1, groups))
+        pre, groups = self.order != "post", context.groups
+        h = self.norm1(x) if pre else x
+        y = self.mixer(h, context, state) if getattr(self.mixer, "packs", False) else self.mix_rows(h, context, state)
+        if self.training or self.scale1 is not None:
+            y = self.branch(y, self.scale1, groups)
+        x = x + y if pre else self.norm1(x + y)
         if self.cross is not None and self.cross_norm is not None:
-            x = self.cross_norm(x + self.branch(self.cross(x, context, state, context.memory), None, groups))
-        return self.norm2(x + self.branch(self.mlp(x), self.scale2, groups))
+            y = self.cross(self.cross_norm(x) if pre else x, context, state, context.memory)
+            x = x + self.branch(y, None, groups)
+            x = x if pre else self.cross_norm(x)
+        if self.norm2 is not None:
+            h = self.norm2(x) if pre else x
+        y = self.mlp(h)
+        if self.training or self.scale2 is not None:
+            y = self.branch(y, self.scale2, groups)
+        return x + y if pre or self.norm2 is None else self.norm2(x + y)
 
-    def mix(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
-        """Apply the mixer; one that does not handle packed rows itself is applied to each group of rows."""
-        if getattr(self.mixer, "packs", False):
-            return self.mixer(x, context, state)
+    def mix_rows(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
+        """Apply a mixer that does not handle packed rows itself to each group of rows."""
         if context.groups is None:
             if isinstance(context.mask, MaskView) and context.mask.keep is not None:
                 name = type(self.mixer).__name__
@@ -98,9 +95,10 @@ class Block(nn.Module):
                     "decode rows of equal length, and compile or export without attention_mask"
                 )
             return self.mixer(x, context, state)
-        row_context = Context(mask=context.mask, bias=context.bias)
-        y = run_grouped(lambda rows: self.mixer(rows[:, 0], row_context, None)[:, None], context.groups, x[:, None])
-        return y[:, 0]
+        rows_alone = Context(mask=context.mask, bias=context.bias)
+        return run_grouped(
+            lambda rows: self.mixer(rows[:, 0], rows_alone, None)[:, None], context.groups, [x[:, None]]
+        )[:, 0]
 
     def branch(self, y: Tensor, scale: nn.Module | None, groups: Groups | None) -> Tensor:
         """LayerScale, dropout and drop path of a residual branch."""

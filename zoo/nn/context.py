@@ -42,20 +42,34 @@ class Context:
         """The context of block `number`."""
         return replace(self, rotary=self.rotary[number]) if isinstance(self.rotary, tuple) else self
 
-    def for_forward(self, queries: int, *, keep: Tensor | None = None, cache_biases: bool = True) -> "Context":
+    def for_forward(
+        self, queries: int, *, keep: Tensor | None = None, groups: Groups | None = None, cache_biases: bool = True
+    ) -> "Context":
         """The context for one forward pass: positions count real tokens only, masks and biases are evaluated once.
 
-        queries: number of new tokens. keep [B, M]: True for real tokens, among all tokens so far. cache_biases: False
-        recomputes biases in each layer (needed for activation checkpointing).
+        queries: number of new tokens. keep [B, M]: True for real tokens, among all tokens so far; or groups: the layout
+        of rows packed without padding. cache_biases: False recomputes biases in each layer (needed for activation
+        checkpointing).
         """
         k = None if keep is None else (keep.long().cumsum(1) - 1).clamp(min=0)
         q = None if k is None else k[:, -queries:]
-        tables = self.rotary
-        if k is not None and tables is not None:
-            if isinstance(tables, Rotary):
-                tables = tables.at_positions(k, queries)
-            else:
-                tables = tuple(each.at_positions(k, queries) for each in tables)
-        bias = None if self.bias is None else BiasView(self.bias, q, k, {} if cache_biases else None)
-        mask = MaskView(as_mask(self.mask), q, k, keep)
-        return replace(self, mask=mask, bias=bias, rotary=tables, memory_mask=MaskView(as_mask(self.memory_mask)))
+        rotary = self.rotary
+        if rotary is not None and (k is not None or groups is not None):
+            tables = rotary if isinstance(rotary, tuple) else (rotary,)
+            moved: dict[int, Rotary] = {}
+            for table in tables:  # layers share few tables
+                if id(table) in moved:
+                    continue
+                if groups is not None:
+                    moved[id(table)] = table.rows(groups.positions if table.cos.ndim == 2 else groups.index)
+                elif k is not None:
+                    moved[id(table)] = table.at_positions(k, queries)
+            rotary = tuple(moved[id(table)] for table in tables) if isinstance(rotary, tuple) else moved[id(rotary)]
+        return replace(
+            self,
+            mask=MaskView(as_mask(self.mask), q, k, keep),
+            bias=None if self.bias is None else BiasView(self.bias, q, k, {} if cache_biases else None),
+            rotary=rotary,
+            memory_mask=None if self.memory is None else MaskView(as_mask(self.memory_mask)),
+            groups=groups,
+        )

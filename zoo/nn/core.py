@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.nn.kv_cache import KVCache, State
 from zoo.nn.masks import NO_MASK, Mask, as_mask
 from zoo.nn.position_biases import Bias, as_bias
-from zoo.nn.sdpa import check_inputs, repeat_kv
+from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Core(nn.Module):
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
         """Outputs [B, H, N, P]: `weights(q, k, mask, bias) @ v`, zeros where all keys of a query are masked."""
-        check_inputs(q, k, v, as_mask(mask))
+        check_inputs(q, k, v)
+        check_mask(as_mask(mask), q, k)
         weights = self.maps(q, k, mask, bias).to(v.dtype)
         return F.dropout(weights, self.dropout) @ repeat_kv(v, q.shape[1])
 

@@ -22,7 +22,7 @@ from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import Bias
-from zoo.nn.sdpa import check_inputs, repeat_kv
+from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
 from zoo.nn.sparse_attention import positive
 
 HALVES = (1, 2, 4, 8, 16, 32)
@@ -88,7 +88,8 @@ class LinearAttention(Core):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
-        check_inputs(q, k, v, as_mask(mask))
+        check_inputs(q, k, v)
+        check_mask(as_mask(mask), q, k)
         v = repeat_kv(v, q.shape[1])
         if self.dropout:
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)

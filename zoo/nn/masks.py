@@ -324,7 +324,8 @@ class MaskView(Mask):
     """A mask within one forward pass: with the positions of queries and keys, padding, and a cache of results.
 
     `inner` is a function of positions, which count real tokens only. `q` and `k` [B or 1, N]: position of each index.
-    `keep` [B, M]: True for real keys. All layers of a forward share `cache`, so equal masks are evaluated once.
+    `keep` [B, M]: True for real keys. All layers of a forward share `cache`, so equal masks are evaluated once, and
+    `kernels`, the choices of `zoo.nn.sdpa`.
     """
 
     inner: Mask
@@ -332,6 +333,7 @@ class MaskView(Mask):
     k: Tensor | None = None
     keep: Tensor | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    kernels: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -341,13 +343,9 @@ class MaskView(Mask):
     def heads(self) -> int:  # type: ignore[override]
         return self.inner.heads
 
-    @property
-    def has_positions(self) -> bool:
-        return self.q is not None
-
     def __and__(self, other: Mask) -> Mask:
         inner = self.inner & other
-        return self if inner is self.inner else replace(self, inner=inner)
+        return self if inner is self.inner else replace(self, inner=inner, kernels={})
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         allowed = self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
@@ -357,10 +355,10 @@ class MaskView(Mask):
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        return not self.has_positions and self.keep is None and self.inner.hides_nothing(queries, keys)
+        return self.q is None and self.keep is None and self.inner.hides_nothing(queries, keys)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        shift = 0 if self.has_positions else keys - queries
+        shift = keys - queries if self.q is None else 0
         return self(*indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=shift))
 
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:

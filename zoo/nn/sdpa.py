@@ -1,14 +1,17 @@
 """Softmax attention by torch's fused kernels or in plain operations; the only file that calls fused kernels.
 
-`attend` chooses the faster one by device, dtype, length and gradient; all compute the same results.
+`attend` chooses the faster one by device, dtype, length and gradient; all compute the same results. It chooses once for
+all layers of a forward pass that have the same pattern, shapes and dtypes.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, Mask, MaskView, PaddingMask, TensorMask, Window
-from zoo.nn.position_biases import Bias
+from zoo.nn.masks import CAUSAL, NO_MASK, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
+from zoo.nn.position_biases import Bias, BiasView, as_bias
 
 # On a CPU in bfloat16, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries and
 # keys (most of all in the backward pass); for more, the N x M scores cost more than they save.
@@ -17,37 +20,81 @@ PLAIN_MAX_LENGTH = 512
 PLAIN_MIN_KEYS = 64
 
 
+class Kernel(NamedTuple):
+    """How to compute one attention: `attn_mask` and `is_causal` of torch's kernels, the queries to set to zero because
+    all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads."""
+
+    allowed: Tensor | None
+    causal: bool
+    fully_masked: Tensor | None
+    plain: bool
+    shared: bool
+
+
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Bias | None, scale: float, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | Tensor | None,
+    bias: Bias | Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    pattern: Mask = NO_MASK,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias, where mask) v.
+    """softmax(q k^T * scale + bias, where mask and pattern) v.
 
     q: [B, H, N, P]; k, v: [B, G, M, P], each head shared by H / G query heads. Returns [B, H, N, P], zeros for queries
     whose keys are all masked.
     """
-    check_inputs(q, k, v, mask)
-    heads, groups, queries, keys = q.shape[1], k.shape[1], q.shape[2], k.shape[2]
-    if bias is None and mask.hides_nothing(queries, keys):
-        allowed, fully_masked, causal = None, None, False
-    elif bias is None and is_causal(mask, queries, keys):
-        allowed, fully_masked, causal = None, None, True
-    else:
-        allowed, fully_masked, causal = *combine_mask_and_bias(q, keys, mask, bias), False
-    if plain_is_faster(q, k, dropout, allowed):
-        if causal:
-            allowed = CAUSAL.dense(queries, keys, q.device)
+    cache = kernel = None
+    if isinstance(mask, MaskView) and not torch.compiler.is_compiling():
+        cache = mask.kernels if bias is None or (isinstance(bias, BiasView) and bias.cache is not None) else None
+    if cache is not None:
+        key = (pattern, bias, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, dropout)
+        kernel = cache.get(key)
+    if kernel is None:
+        kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
+        if cache is not None:
+            cache[key] = kernel
+    allowed, causal, fully_masked, plain, shared = kernel
+    if plain:
         y = plain_attention(q, k, v, allowed, scale, dropout)
-    elif queries == 1 and heads != groups:
+    elif shared and q.shape[2] == 1:
         y = single_query(q, k, v, allowed, scale, dropout)
     else:
-        y = F.scaled_dot_product_attention(
-            q, k, v, allowed, dropout, causal, scale=scale, enable_gqa=heads != groups
-        )  # B H N P
+        y = F.scaled_dot_product_attention(q, k, v, allowed, dropout, causal, scale=scale, enable_gqa=shared)  # B H N P
     return y if fully_masked is None else y.masked_fill(fully_masked, 0.0)
 
 
-def check_inputs(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> None:
-    """Raise ValueError unless q, k and v have one floating point dtype and all shapes go together."""
+def choose_kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | Tensor | None,
+    bias: Bias | Tensor | None,
+    dropout: float,
+    pattern: Mask,
+) -> Kernel:
+    """The fastest way to compute an attention. Raises ValueError for inputs that do not go together."""
+    check_inputs(q, k, v)
+    mask = mask if isinstance(mask, Mask) else as_mask(mask)
+    mask = mask if pattern is NO_MASK else mask & pattern
+    bias = None if bias is None else as_bias(bias)
+    queries, keys = q.shape[2], k.shape[2]
+    allowed, fully_masked, causal = None, None, False
+    if bias is not None or not mask.hides_nothing(queries, keys):
+        check_mask(mask, q, k)
+        causal = bias is None and is_causal(mask, queries, keys)
+        if not causal:
+            allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
+    plain = plain_is_faster(q, k, dropout, allowed)
+    if plain and causal:
+        allowed = CAUSAL.dense(queries, keys, q.device)
+    return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless q, k and v have one floating point dtype and shapes that go together."""
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
         raise ValueError(
             f"q, k and v have the dtypes {q.dtype}, {k.dtype} and {v.dtype}; expected one floating point dtype"
@@ -57,6 +104,10 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> None:
             f"q, k and v have the shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}; expected q "
             "[B, H, N, P] and k, v [B, G, M, P], with H a multiple of G"
         )
+
+
+def check_mask(mask: Mask, q: Tensor, k: Tensor) -> None:
+    """Raise ValueError for a mask that does not fit q and k."""
     for part in mask.parts():
         values = part.values if isinstance(part, TensorMask) else part.keep if isinstance(part, PaddingMask) else None
         if values is None:
@@ -71,7 +122,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> None:
 
 def is_causal(mask: Mask, queries: int, keys: int) -> bool:
     """Whether kernels can use `is_causal`: exactly later keys are masked, and there are as many queries as keys."""
-    if queries != keys or (isinstance(mask, MaskView) and mask.has_positions):
+    if queries != keys or (isinstance(mask, MaskView) and mask.q is not None):
         return False
     hiding = {part for part in mask.parts() if not part.hides_nothing(queries, keys)}
     return bool(hiding) and hiding <= {CAUSAL, *(w for w in hiding if is_full_causal_window(w, keys))}

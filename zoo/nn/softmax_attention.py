@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo.nn.core import Core, CoreSpec, attention, masked_softmax
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import Mask, as_mask
-from zoo.nn.position_biases import Bias, as_bias
+from zoo.nn.position_biases import Bias
 from zoo.nn.sdpa import attend, repeat_kv
 
 
@@ -32,7 +32,8 @@ class SoftmaxAttention(Core):
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
     ) -> Tensor:
-        return attend(q, k, v, as_mask(mask) & self.pattern, as_bias(bias), self.scale, self.dropout)
+        dropout = self.spec.dropout if self.training else 0.0
+        return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern)
 
 
 @attention("additive")

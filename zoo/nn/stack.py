@@ -1,7 +1,6 @@
 """A stack of blocks, with activation checkpointing, caches, intermediate features and removal of padding."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,6 @@ from zoo.nn.context import Context, Groups
 from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.masks import as_mask
 from zoo.nn.padding import real_tokens
-from zoo.nn.rotary import Rotary
 
 
 class Stack(nn.Module):
@@ -55,59 +53,38 @@ class Stack(nn.Module):
         tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks
         (negative from the end), before the final norm. drop_padding: compute real tokens only, where possible.
         """
-        context = context or Context()
+        context, shape, outputs = context or Context(), x.shape, {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
-        compiling = torch.compiler.is_compiling()
+        compiling, groups = torch.compiler.is_compiling(), None
         if keep is not None:
             keep = keep.bool() if compiling else real_tokens(keep)
-        shared_mask = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
-        if (
-            keep is not None
-            and drop_padding
-            and shared_mask
-            and state is None
-            and context.memory is None
-            and not compiling
-        ):
-            y, outputs = self.run_packed(x, context, keep, selected)
-        else:
-            y, outputs = self.run(
-                x, context.for_forward(x.shape[1], keep=keep, cache_biases=not self.checkpointing), state, selected
-            )
-            if keep is not None:
-                real = keep[:, -x.shape[1] :, None]
-                y, outputs = y * real, {i: t * real for i, t in outputs.items()}
-        return y if selected is None else (y, [outputs[i] for i in selected])
-
-    def run_packed(
-        self, x: Tensor, context: Context, keep: Tensor, selected: list[int] | None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """`run` on the real tokens only; the outputs are zero at padding."""
-        groups = group_rows(keep)
-        if not groups.sizes:  # all tokens are padding
-            return x * 0, dict.fromkeys(selected or (), x * 0)
-        y, outputs = self.run(
-            pack(x, groups.index), packed_context(context, groups, not self.checkpointing), None, selected
-        )
-        return unpack(y, groups.index, x.shape), {i: unpack(t, groups.index, x.shape) for i, t in outputs.items()}
-
-    def run(
-        self, x: Tensor, context: Context, state: StackState | None, selected: list[int] | None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks and the norm. Returns (output, {layer: output} for the selected layers)."""
-        outputs, tokens = {}, x.shape[1]
+        drop_padding = drop_padding and state is None and context.memory is None and not compiling
+        shared = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
+        if keep is not None and drop_padding and shared:
+            groups, keep = group_rows(keep), None
+            if not groups.sizes:  # all tokens are padding
+                return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])
+            x = x.flatten(0, 1)[groups.index][None]  # B N D -> 1 T D
+        context = context.for_forward(shape[1], keep=keep, groups=groups, cache_biases=not self.checkpointing)
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
-        for i, block in enumerate(self):
-            layer_context = context.layer(i)
+        for i in range(self.depth):
+            block = getattr(self, str(i))
+            own = context.layer(i) if isinstance(context.rotary, tuple) else context
             if recompute:
-                x = checkpoint(block, x, layer_context, use_reentrant=False)
+                x = checkpoint(block, x, own, use_reentrant=False)
             else:
-                x = block(x, layer_context, None if state is None else state[i])
+                x = block(x, own, None if state is None else state[i])
             if selected is not None and i in selected:
                 outputs[i] = x
         if state is not None:
-            state.advance(tokens)
-        return (x if self.norm is None else self.norm(x)), outputs
+            state.advance(shape[1])
+        if self.norm is not None:
+            x = self.norm(x)
+        if groups is not None or keep is not None:
+            x = restore_padding(x, shape, groups, keep)
+            for i in outputs:
+                outputs[i] = restore_padding(outputs[i], shape, groups, keep)
+        return x if selected is None else (x, [outputs[i] for i in selected])
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> StackState:
         """Empty caches of all layers, for decoding `batch` rows of about `capacity` tokens."""
@@ -131,31 +108,15 @@ def group_rows(keep: Tensor) -> Groups:
     rows, columns = keep[order].nonzero(as_tuple=True)
     positions = (keep.long().cumsum(1) - 1)[order][rows, columns]
     sizes, counts = lengths[order].unique_consecutive(return_counts=True)
-    runs = tuple((c, n) for n, c in zip(sizes.tolist(), counts.tolist(), strict=True) if n > 0)
-    return Groups(runs, order[rows] * keep.shape[1] + columns, positions)
+    runs = list(zip(counts.tolist(), sizes.tolist(), strict=True))
+    if runs[0][1] == 0:  # rows of padding only
+        del runs[0]
+    return Groups(tuple(runs), order[rows] * keep.shape[1] + columns, positions)
 
 
-def packed_context(context: Context, groups: Groups, cache_biases: bool) -> Context:
-    """The context for packed rows, with rotary tables reordered like the tokens."""
-
-    def take_rows(tables: Rotary) -> Rotary:
-        return tables.rows(groups.positions if tables.cos.ndim == 2 else groups.index)
-
-    rotary = context.rotary
-    if isinstance(rotary, tuple):
-        once = {id(tables): take_rows(tables) for tables in rotary}
-        rotary = tuple(once[id(tables)] for tables in rotary)
-    elif rotary is not None:
-        rotary = take_rows(rotary)
-    return replace(context.for_forward(0, cache_biases=cache_biases), rotary=rotary, groups=groups)
-
-
-def pack(x: Tensor, index: Tensor) -> Tensor:
-    """[B, N, D] -> [1, T, D], real tokens only."""
-    return x.flatten(0, 1)[index][None]
-
-
-def unpack(y: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    """[1, T, D] -> [B, N, D], zeros at padding."""
-    full = y.new_zeros(shape[0] * shape[1], y.shape[-1])
-    return full.index_copy(0, index, y[0]).view(*shape[:2], y.shape[-1])
+def restore_padding(x: Tensor, shape: torch.Size, groups: Groups | None, keep: Tensor | None) -> Tensor:
+    """Hidden states [B, N, D] with exact zeros at padding, from packed rows [1, T, D] or under the mask `keep`."""
+    if groups is not None:
+        full = x.new_zeros(shape[0] * shape[1], x.shape[-1])
+        return full.index_copy(0, groups.index, x[0]).view(*shape[:2], x.shape[-1])
+    return x if keep is None else x * keep[:, -shape[1] :, None]
