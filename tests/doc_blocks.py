@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -60,13 +61,6 @@ def blocks(page: Path) -> list[Block]:
         line = text[: match.start()].count("\n") + 1 + bool(mark)
         found.append(Block(page, line, language, title[1] if title else "", code, mark or "", reason or ""))
     return found
-
-
-def settings_of(script: Path) -> type:
-    """The settings class of a recipe."""
-    name = re.search(r"main\(\w+, (\w+)", script.read_text())
-    assert name, f"{script} calls no main(train, Settings)"
-    return runpy.run_path(str(script), run_name="recipe")[name[1]]
 
 
 class Runner:
@@ -122,7 +116,7 @@ def run_script(script: Path, argv: list[str]) -> int:
 
 
 def parse_commands(block: Block) -> Iterator[list[str]]:
-    """Check the options of the commands of recipes, of `torchrun` and of `zoo compare`; yields those that it checked."""
+    """Check the options of commands of recipes, `torchrun` and `zoo compare`; yields the commands that it checked."""
     from zoo.training.parse import parse
     from zoo.training.sweep.compare import read_plan
 

@@ -1,4 +1,4 @@
-"""The tables of the documentation, made from the code. `python tests/tables.py --write` puts them there; a test compares."""
+"""The tables of the documentation, made from the code: `python tests/tables.py --write`. A test compares."""
 
 import ast
 import re

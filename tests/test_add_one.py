@@ -20,8 +20,9 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 ADDITIONS = Path(__file__).parent / "additions"
-PARTS = ("zoo", "tests", "recipes")
+PARTS = ("zoo", "tests", "recipes", "configs", "docs")
 FILES = ("pyproject.toml", "README.md", "CONTRIBUTING.md")
+MODELS, KINDS = "docs/reference/models.md", "docs/reference/attention_kinds.md"
 CONTRACT, PARITY = "tests/models/test_contract.py", "tests/models/test_parity.py"
 
 
@@ -36,7 +37,7 @@ class Copy:
         for file in FILES:
             shutil.copy(ROOT / file, root / file)
         self.before = self.hashes()
-        self.readme = self.rows()
+        self.tables = self.rows()
 
     def hashes(self) -> dict[str, str]:
         """{path: hash of its bytes} of every file."""
@@ -48,7 +49,7 @@ class Copy:
         return {path for path, _ in self.hashes().items() ^ self.before.items()}
 
     def rows(self) -> list[str]:
-        return (self.root / "README.md").read_text().splitlines()
+        return [line for page in (MODELS, KINDS) for line in (self.root / page).read_text().splitlines()]
 
     def run(self, *words: str | Path, **variables: str) -> str:
         """Run `python words` in the copy, offline; returns what it prints."""
@@ -69,11 +70,11 @@ class Copy:
         return Counter(case.get("classname", "").replace(".", "/") + ".py" for case in cases)
 
     def write_tables(self) -> list[str]:
-        """Write the tables of the README; returns the rows that came. No other row changes."""
+        """Write the tables of the documentation; returns the rows that came. No other row changes."""
         self.run("tests/tables.py", "--write")
         new = self.rows()
-        came = [row for row in new if row not in self.readme]
-        assert [row for row in new if row not in came] == self.readme
+        came = [row for row in new if row not in self.tables]
+        assert [row for row in new if row not in came] == self.tables
         return came
 
 
@@ -107,7 +108,7 @@ def test_a_size_is_one_line(tree: Copy, tmp_path: Path) -> None:
     assert row.startswith(f"| `{name}` |") and "32 px, patch 8" in row
     counts = tree.passed([CONTRACT], f"(snapshot and vit) or {name}", ZOO_WRITE_SNAPSHOTS="1")
     assert counts[CONTRACT] == 2  # the keys of the family, and the variant on meta
-    assert tree.changed() == {"zoo/models/vit/model.py", "README.md", "tests/snapshots/vit.json"}
+    assert tree.changed() == {"zoo/models/vit/model.py", MODELS, "tests/snapshots/vit.json"}
 
 
 def test_a_family_is_one_folder(tree: Copy) -> None:
@@ -123,7 +124,7 @@ def test_a_family_is_one_folder(tree: Copy) -> None:
     assert counts[CONTRACT] >= 60 and counts[PARITY] == 1 and counts[names] >= 10, counts
     came = tree.write_tables()
     assert [row.split("`")[1] for row in came] == ["nomic_bert_tiny", "nomic_bert_base", "nomic_embed_text"]
-    assert tree.changed() == folder | {"README.md", f"tests/snapshots/{name}.json"}
+    assert tree.changed() == folder | {MODELS, f"tests/snapshots/{name}.json"}
 
 
 def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) ->
     assert row.startswith(f"| `{name}` | yes | yes |") and "FAILS" not in row
     counts = tree.passed([CONTRACT, conformance], name)
     assert counts[CONTRACT] >= 30 and counts[conformance] == 1, counts
-    assert tree.changed() == {file, "README.md"}
+    assert tree.changed() == {file, KINDS}
 
 
 def test_a_modality_is_three_packages_and_a_record(tree: Copy, tmp_path: Path) -> None:
@@ -178,4 +179,4 @@ def test_a_modality_is_three_packages_and_a_record(tree: Copy, tmp_path: Path) -
     assert [row.split("|")[3].strip() for row in came] == [
         "64 steps of 1 channels, patch 8", "512 steps of 1 channels, patch 8"
     ]  # fmt: skip
-    assert tree.changed() == paths | {"README.md", "tests/snapshots/tst.json"}
+    assert tree.changed() == paths | {MODELS, "tests/snapshots/tst.json"}

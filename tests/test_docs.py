@@ -53,7 +53,9 @@ def test_every_public_name_has_a_docstring(package: str) -> None:
 def test_nothing_is_fetched_from_another_host(site: Path) -> None:
     for page in site.rglob("*.html"):
         fetched = re.findall(r"<(?:script|img|iframe)[^>]*src=[\"']?(?:https?:)?//[^\"' >]*", page.read_text())
-        fetched += re.findall(r"<link[^>]*rel=[\"']?stylesheet[\"']?[^>]*href=[\"']?(?:https?:)?//[^ >]*", page.read_text())
+        fetched += re.findall(
+            r"<link[^>]*rel=[\"']?stylesheet[\"']?[^>]*href=[\"']?(?:https?:)?//[^ >]*", page.read_text()
+        )
         assert not fetched, (page.name, fetched)
 
 

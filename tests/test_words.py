@@ -1,4 +1,4 @@
-"""The field's language: none of the words that only this project used, in code, messages, help, recipes and README."""
+"""The field's language: none of the words that only this project used, in code, messages, help, recipes and docs."""
 
 import io
 import re
@@ -20,7 +20,8 @@ CODE = [
     if str(path.relative_to(ROOT)) not in ALIASES
 ]
 TEXTS = [
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "configs").rglob("*.yaml")),
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "configs").rglob("*.yaml")),
     *sorted((ROOT / "data").glob("*.yaml")), ROOT / "data" / "README.md", ROOT / "pyproject.toml",
 ]  # fmt: skip
 
@@ -59,6 +60,7 @@ ALLOWED = re.compile(
     r"early[_ ]stopping[_ ]patience"
     r"|\"[^\"\n]*\{\}[^\"\n]*\"|'[^'\n]*\{\}[^'\n]*'"  # templates of captions and prompts: they decide results
     r"|'one can hear"  # a template that `--help` wraps
+    r"|[Ff]igures\.md|[Ff]igures?(?=\])|^# Figures"  # the page of measurements
     r"|PIL\.ImageDraw|ImageDraw|set_figures|torch\.compose|Compose\b|v2\.Compose|anything|nothing|something|everything"
 )
 # Strings that must stay byte for byte, by file: keys of random numbers and texts that models learn from decide the

@@ -1,5 +1,5 @@
 """`encode` returns the hidden states after the final norm, as transformers' `last_hidden_state` and timm's
-`forward_features` are; CLIP's image tower is the exception that the README names."""
+`forward_features` are; CLIP's image tower is the exception that the documentation names."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from text_peers import transformers_text
 
 import zoo
 
-README = Path(zoo.__file__).parents[1] / "README.md"
+PAGE = Path(zoo.__file__).parents[1] / "docs" / "migration" / "transformers.md"
 
 
 def test_the_image_tower_of_clip_is_before_its_norm(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_image_tower_of_clip_is_before_its_norm(tmp_path: Path) -> None:
         assert error(before, expected) <= 1e-5
         assert error(normed, theirs.vision_model.post_layernorm(expected)) <= 1e-5
         assert error(model.image.encode(x), expected) > 1e-2
-    row = next(line for line in README.read_text().splitlines() if "`.last_hidden_state`" in line)
+    row = next(line for line in PAGE.read_text().splitlines() if "`.last_hidden_state`" in line)
     assert "CLIP" in row and "layers=[-1]" in row
 
 

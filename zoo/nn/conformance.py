@@ -337,7 +337,7 @@ CHECKS_OF: dict[str, dict[str, tuple[Callable[[Any], str], bool]]] = {"attention
 
 
 def table(kinds: tuple[str, ...] = BUILT_IN) -> str:
-    """A Markdown table of what each attention kind supports, as in the README."""
+    """A Markdown table of what each attention kind supports, as in the documentation."""
     shown = ("causal", "padding", "any mask", "bias", "cross", "GQA", "decoding")
     lines = ["| attention | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for kind in kinds:
