@@ -392,4 +392,6 @@ def as_mask(mask: "Mask | Tensor | None") -> Mask:
 
 
 NO_MASK = NoMask()
+"""The mask that hides nothing."""
 CAUSAL = Causal()
+"""The causal mask."""
