@@ -75,10 +75,10 @@ def bare(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
     """Seconds per step of a plain training loop: zero_grad, augment, loss, backward, clip, step."""
     task, done = task_of(run, data), 0
     optimizer = adamw(param_groups(task.model, 1e-3, 0.05))
-    batches = KeyedBatches(len(data.sets.train), 4, seed=0, step=lambda: done)
+    batches = KeyedBatches(len(data.splits.train), 4, seed=0, step=lambda: done)
     start = 0.0
     while done < steps:
-        for batch in Loader(data.sets.train, batches):
+        for batch in Loader(data.splits.train, batches):
             if done == skip:
                 start = time.process_time()
             optimizer.zero_grad()

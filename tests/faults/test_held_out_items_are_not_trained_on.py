@@ -1,6 +1,7 @@
 """What is held out for validation or testing is not trained on, and nothing is lost, whatever the data is."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,25 @@ from PIL import Image
 from zoo.data.audio.load import load_audio
 from zoo.data.audio.speech import WordSequences, load_speech
 from zoo.data.audio.tables import AudioClips
-from zoo.data.config import AudioDataSettings, PairDataSettings, SpeechSettings, TextDataSettings
+from zoo.data.config import (
+    AudioDataSettings,
+    LinesSettings,
+    PairDataSettings,
+    SpeechSettings,
+    StreamSettings,
+    TextDataSettings,
+)
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset
 from zoo.data.image.load import load_images
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.load import load_pairs
 from zoo.data.splits import Splits, held_out_mask
+from zoo.data.text.corpus import load_corpus, text_tokenizer
+from zoo.data.text.datamodule import TextChunksDataModule, TextLinesDataModule
 from zoo.data.text.load import load_texts
-from zoo.training.recipes.config import GPTSettings, MLMSettings
-from zoo.training.recipes.language_modeling import open_lines, open_stream
-from zoo.training.run import Run
+from zoo.preprocessing.tokenizer_training import train as train_tokenizer
+from zoo.utils.errors import DataError
 
 N = 40
 
@@ -128,20 +137,26 @@ def test_pairs(tmp_path: Path) -> None:
 
 def test_lines_of_masked_language_modeling(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("".join(f"line number {i} .\n" for i in range(N)))
-    words = [f"data={tmp_path / 'lines.txt'}", f"run_dir={tmp_path / 'run'}", "val_fraction=0.2", "batch_size=4",
-             "model=bert_tiny"]  # fmt: skip
-    run = Run.of("tiny", [*words, "steps=1"], MLMSettings)
-    model, data = open_lines(run)
+    lines = load_corpus(LinesSettings(name=str(tmp_path / "lines.txt"))).split_lines(0.2, 0)
+    check(lines.train.texts, lines.test.texts)
+    tokenizer = train_tokenizer("wordpiece", lines.train.texts, 200, max_length=16)
+    data = TextLinesDataModule(lines, tokenizer, 4)
     batches = [part.__getitems__(Keys(list(range(len(part))), 0)) for part in (data.train, data.val)]
-    check(*([model.preprocess.decode(row) for row in batch["input_ids"]] for batch in batches))
+    check(*([tokenizer.decode(row) for row in batch["input_ids"]] for batch in batches))
+    assert data.val is data.test
+    with pytest.raises(DataError, match="has 1 lines, which is too few"):
+        replace(lines.train, texts=["one"]).split_lines(0.2, 0)
 
 
 def test_the_end_of_a_long_text(tmp_path: Path) -> None:
     """Chunks of training end before the held-out text begins."""
     text = "".join(chr(0x4E00 + i) for i in range(400))  # each character once
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    words = [f"data={tmp_path / 'text.txt'}", f"run_dir={tmp_path / 'run'}", "val_fraction=0.25", "batch_size=2",
-             "model=gpt_nano", "max_length=16", "steps=1", "tokens=characters"]  # fmt: skip
-    model, data, _ = open_stream(Run.of("tiny", words, GPTSettings))
-    train, val = ({model.preprocess.decode([i]) for i in part.ids.tolist()} for part in (data.train, data.val))
+    corpus = load_corpus(StreamSettings(name=str(tmp_path / "text.txt")))
+    splits = corpus.split_at_end(0.25)
+    tokenizer = text_tokenizer(splits, "characters", 0, 16, None)
+    data = TextChunksDataModule(splits, tokenizer, 2, length=16)
+    train, val = ({tokenizer.decode([i]) for i in part.ids.tolist()} for part in (data.train, data.val))
+    with pytest.raises(DataError, match="val_fraction=0 leaves no text"):
+        corpus.split_at_end(0.0)
     assert train | val == set(text) and not train & val and len(val) == 100

@@ -1,18 +1,21 @@
 """The CTC task: in anybody's Trainer, with figures that are those of the texts."""
 
+from dataclasses import replace
+
 import lightning as L
 import pytest
 import torch
 
 import zoo
-from zoo.data.audio.speech import Recordings, Utterances, WaveformAugment
+from zoo.data.audio.speech import Recordings
+from zoo.data.audio.speech_datamodule import SpeechDataModule, Utterances, WaveformAugment
 from zoo.data.audio.tables import AudioClips
 from zoo.data.keyed_batches import Keys
+from zoo.data.splits import Splits
 from zoo.inference.ctc_decoding import beam
 from zoo.nn.losses import ctc_loss
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.tasks import CTCTask
-from zoo.training.recipes.speech import SpeechDataModule
 
 SMALL = dict(conv_channels=(32, 32), conv_kernels=(10, 4), conv_strides=(5, 4), width=32, depth=1, heads=2,
              position_kernel=8, position_groups=2, dropout=0.0, attention_dropout=0.0)  # fmt: skip
@@ -33,7 +36,8 @@ def data() -> Utterances:
 def test_it_learns(data: Utterances) -> None:
     model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
     task = CTCTask(model, lr=1e-2, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=4)
-    module = SpeechDataModule(data, data, data, 16, augment=task.augment)
+    model.preprocess = replace(model.preprocess, vocabulary=data.vocabulary)
+    module = SpeechDataModule(Splits(data.spoken, data.spoken, "tones", False, "written here"), model, 16)
     trainer = L.Trainer(max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         accelerator="cpu", gradient_clip_val=1.0, log_every_n_steps=1000)  # fmt: skip
     trainer.fit(task, module)

@@ -1,14 +1,15 @@
 """LightningDataModule with batches that are a function of the training step."""
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.data.keyed_batches import EvalBatches, KeyedBatches, Keys
+from zoo.data.keyed_batches import EvalBatches, GroupedByLengthBatches, KeyedBatches, Keys
+from zoo.data.splits import Splits
 
 
 def _identity(batch: Any) -> Any:
@@ -49,54 +50,63 @@ class Loader:
 
 
 class KeyedDataModule(L.LightningDataModule):
-    """Training, validation and test datasets in batches that are a function of (seed, step).
+    """Splits of a dataset in batches that are a function of (seed, step).
 
     Args:
-        train, val, test: Datasets that return a whole batch from `__getitems__(keys)`.
+        splits: Dataset splits; without a validation split, the test split validates.
         batch_size: Items per optimizer step, summed over all devices and accumulation steps.
+        dataset: Function `dataset(part, training)` from a split to a dataset that returns a whole batch from
+            `__getitems__(keys)`. Default: the split itself.
+        group_by_length: Group items of similar length, `lengths` of the training dataset, into the same batch.
         seed: Seed of the order.
         num_workers: Number of data loader processes; 0 is fastest for data in memory.
         eval_batch_size: Items per evaluation batch and device. Default: twice a training micro-batch.
+
+    Attributes:
+        train, val, test: The dataset of each split.
+
+    Raises: ValueError if the training split does not fill a batch.
     """
 
-    items: ClassVar[str] = "items"  # the word for them in messages
+    items = ""  # the word for them in messages; by default that of the splits
 
     def __init__(
         self,
-        train: Any,
-        val: Any,
-        test: Any,
+        splits: Splits[Any],
         batch_size: int,
         *,
+        dataset: Callable[[Any, bool], Any] = lambda part, training: part,
+        group_by_length: bool = False,
         seed: int = 0,
         num_workers: int = 0,
         eval_batch_size: int = 0,
     ) -> None:
         super().__init__()
-        self.train, self.val, self.test = train, val, test
-        self.batch_size, self.seed, self.num_workers, self.eval_batch_size = (
-            batch_size,
-            seed,
-            num_workers,
-            eval_batch_size,
-        )
-        self.require_full_batch()
+        self.splits, self.batch_size, self.group_by_length = splits, batch_size, group_by_length
+        self.seed, self.num_workers, self.eval_batch_size = seed, num_workers, eval_batch_size
+        self.train, self.test = dataset(splits.train, True), dataset(splits.test, False)
+        on_test = splits.validation is None or splits.validation is splits.test
+        self.val = self.test if on_test else dataset(splits.validation, False)
+        if self.steps_per_epoch < 1:
+            others = "" if on_test else f" ({len(self.val)} more validate)"
+            raise ValueError(f"{len(self.train)} training {self.items or splits.train.noun}{others} do not fill one "
+                             f"batch of {batch_size}; use a smaller batch_size")  # fmt: skip
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; empty if the items have no classes."""
+        return self.splits.classes
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training; `place` is passed to KeyedBatches (step, rank, world, accumulate)."""
+        if self.group_by_length:
+            return GroupedByLengthBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
         return KeyedBatches(len(self.train), self.batch_size, seed=self.seed, **place)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch."""
         return len(self.train) // self.batch_size
-
-    def require_full_batch(self) -> None:
-        """Raise ValueError if the training set is smaller than one batch."""
-        if self.steps_per_epoch < 1:
-            others = f" ({len(self.val)} more validate)" if self.val is not self.test else ""
-            raise ValueError(f"{len(self.train)} training {self.items}{others} do not fill one batch of "
-                             f"{self.batch_size}; use a smaller batch_size")  # fmt: skip
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small raw batch, to profile with."""

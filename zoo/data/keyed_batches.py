@@ -4,11 +4,14 @@ A run can resume in the middle of an epoch, on any number of devices.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.utils.keyed_random import seed_for
+
+POOL = 32  # batches per pool that is sorted by length
 
 
 class Keys(list[int]):
@@ -82,6 +85,30 @@ class KeyedBatches:
             for i in range(self.accumulate):
                 start = step * self.batch_size + (i * self.world + self.rank) * micro
                 yield Keys(order[start : start + micro].tolist(), epoch)
+
+
+class GroupedByLengthBatches(KeyedBatches):
+    """KeyedBatches of items of similar length, as a pure function of (seed, epoch).
+
+    The random order is divided into pools; each pool is sorted by length and cut into batches, which are then shuffled.
+
+    Args:
+        lengths: Length of each sample, int64 [n].
+        batch_size: Samples per optimizer step.
+        options: Options of KeyedBatches.
+    """
+
+    def __init__(self, lengths: Tensor, batch_size: int, **options: Any) -> None:
+        super().__init__(len(lengths), batch_size, **options)
+        self.lengths = lengths
+
+    def order(self, epoch: int) -> Tensor:
+        order = super().order(epoch)
+        full = order[: self.steps * self.batch_size]
+        pools = full.split(POOL * self.batch_size)
+        batches = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(self.steps, -1)
+        generator = torch.Generator().manual_seed(seed_for(self.seed, epoch, 1))
+        return torch.cat([batches[torch.randperm(self.steps, generator=generator)].flatten(), order[full.numel() :]])
 
 
 class EvalBatches:

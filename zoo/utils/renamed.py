@@ -126,7 +126,10 @@ def public_name(package: str, name: str) -> Any:
 
 
 # Attributes of public classes.
-ATTRIBUTES: dict[str, dict[str, str]] = {"LoadReport": {"initialised": "initialized"}}
+ATTRIBUTES: dict[str, dict[str, str]] = {
+    "ImageDataModule": {"sets": "splits"},
+    "LoadReport": {"initialised": "initialized"},
+}
 
 
 def with_old_attributes(owner: type[T]) -> type[T]:

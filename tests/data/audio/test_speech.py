@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.data.audio.speech import Recordings, Utterances, WaveformAugment, WordSequences, change_speed, load_speech
+from zoo.data.audio.speech import Recordings, WordSequences, load_speech
+from zoo.data.audio.speech_datamodule import Utterances, WaveformAugment, change_speed
 from zoo.data.audio.tables import AudioClips
 from zoo.data.config import SpeechSettings
 from zoo.data.keyed_batches import Keys

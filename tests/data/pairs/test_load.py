@@ -12,11 +12,13 @@ from PIL import Image
 
 from zoo.data.augment_config import AugmentSettings
 from zoo.data.config import PairDataSettings
-from zoo.data.pairs.datamodule import FamilyBatches, ImageBatch, PairDataModule, PairRows, may_be_mirrored
+from zoo.data.pairs.datamodule import FamilyBatches, PairDataModule, PairRows, may_be_mirrored
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.images import ResizeAndCrop
 from zoo.data.pairs.load import load_pairs
 from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.errors import DataError
 
@@ -174,9 +176,12 @@ def pairs_of(n: int = 12, captions: int = 3, family: int = 1) -> PairDataset[tor
     return PairDataset(items, [tuple(f"text {i} said {j}" for j in range(captions)) for i in range(n)], family)
 
 
+def tokenizer_of(pairs: PairDataset[torch.Tensor]) -> TextProcessor:
+    return train("wordpiece", [text for captions in pairs.captions for text in captions], 200, max_length=16)
+
+
 def rows_of(pairs: PairDataset[torch.Tensor], seed: int | None = 0) -> PairRows:
-    texts = [text for captions in pairs.captions for text in captions]
-    return PairRows(pairs, {"pixel_values": pairs.items}, train("wordpiece", texts, 200, max_length=16), seed=seed)
+    return PairRows(pairs, {"pixel_values": pairs.items}, tokenizer_of(pairs), seed=seed)
 
 
 def texts_of(rows: PairRows, pairs: PairDataset[torch.Tensor], epoch: int) -> list[int]:
@@ -205,11 +210,12 @@ def test_families_stay_together() -> None:
     assert list(resumed) == list(batches)[5:]
 
 
-def module(pairs: PairDataset[torch.Tensor], **augment: object) -> PairDataModule:
-    preprocess = ImageProcessor(size=(8, 8), mean=(0.5,), std=(0.25,))
+def module(pairs: PairDataset[torch.Tensor], batch_size: int = 4, **augment: object) -> PairDataModule:
+    image = ImageProcessor(size=(8, 8), mean=(0.5,), std=(0.25,))
     settings = AugmentSettings(**{"crop": 0, "flip": 0.0} | augment)  # type: ignore[arg-type]
-    prepare = ImageBatch(settings, preprocess, may_be_mirrored(pairs))
-    return PairDataModule(rows_of(pairs), rows_of(pairs, None), rows_of(pairs, None), 4, prepare=prepare, seed=3)
+    preprocess = MultimodalProcessor(image=image, text=tokenizer_of(pairs))
+    splits = PairSplits(pairs, pairs, "numbers", False, "written here")
+    return PairDataModule(splits, preprocess, batch_size, augment=settings, seed=3)
 
 
 def test_batches_are_what_the_model_takes() -> None:
@@ -222,7 +228,7 @@ def test_batches_are_what_the_model_takes() -> None:
     assert torch.allclose(ready["pixel_values"][:, 0, 0, 0], expected, atol=1e-6)
     assert data.sample()["pixel_values"].dtype == torch.float32
     with pytest.raises(ValueError, match="do not fill one batch"):
-        PairDataModule(rows_of(pairs), rows_of(pairs), rows_of(pairs), 99, prepare=data.prepare)
+        module(pairs, 99)
 
 
 def test_what_speaks_of_sides_is_not_mirrored() -> None:

@@ -1,10 +1,15 @@
 """Token sets and pieces: what a batch holds, and that its order is a pure function of (seed, epoch)."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from zoo.data.keyed_batches import Keys
+from zoo.data.keyed_batches import GroupedByLengthBatches, Keys
+from zoo.data.splits import Splits
 from zoo.data.text.corpus import characters, chunks_of, ids_of
-from zoo.data.text.datamodule import GroupedByLengthBatches, TextChunks, TokenDataset
+from zoo.data.text.datamodule import TextChunks, TextDataModule, TokenDataset
+from zoo.data.text.dataset import TextDataset
 from zoo.preprocessing.tokenizer_training import train
 
 
@@ -79,3 +84,20 @@ def test_long_lines_become_several() -> None:
     )
     words = " ".join(preprocess.decode(row) for row in ids)
     assert words.split() == " ".join(lines).split()
+
+
+def test_texts_in_batches() -> None:
+    texts = TextDataset([f"text number {i} of a few words" for i in range(12)], torch.arange(12) % 2)
+    tokenizer = train("wordpiece", texts.texts, 200, max_length=4)
+    splits = Splits(texts, texts.take(torch.arange(4)), "texts", False, "written here", classes=["even", "odd"])
+    data = TextDataModule(splits, tokenizer, 4, truncate="cut", seed=1)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["input_ids"].shape == (4, 4) and torch.equal(batch["labels"], batch["index"] % 2)
+    assert data.val is data.test and len(data.test) == 4 and data.classes == ["even", "odd"]
+    assert data.steps_per_epoch == 3 and set(data.sample(2)) >= {"input_ids", "labels"}
+    with pytest.raises(ValueError, match="truncate"):
+        TextDataModule(splits, tokenizer, 4)  # the tokenizer truncates only where it is asked to
+    with pytest.raises(ValueError, match="12 training texts do not fill one batch of 64"):
+        TextDataModule(splits, tokenizer, 64, truncate="cut")
+    own = replace(splits, validation=texts.take(torch.arange(5, 7)))
+    assert TextDataModule(own, tokenizer, 4, truncate="cut").val.labels.tolist() == [1, 0]

@@ -5,7 +5,7 @@ spectrogram, independently for each clip and as a pure function of (seed, epoch,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from zoo.data.augment_config import SpectrogramAugmentSettings
 from zoo.data.keyed_batches import Keys
 from zoo.preprocessing.filter_banks import frames_of
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.utils.console import announce
 from zoo.utils.keyed_random import KeyedRandom
 
 _CHUNK = 256  # clips per feature extraction
@@ -68,6 +69,15 @@ def frames_in(preprocess: SpectrogramFeatureExtractor, samples: int) -> int:
         return frames_of(samples, preprocess.sampling_rate, preprocess.frame_length, preprocess.frame_shift)
     hop = int(preprocess.sampling_rate * preprocess.frame_shift * 0.001)
     return samples // hop + 1 if samples >= preprocess.min_samples else 0
+
+
+def announce_cropped(datasets: Iterable[Spectrograms], preprocess: SpectrogramFeatureExtractor) -> None:
+    """Say how many clips are longer than the model's input window; the same dataset counts once."""
+    parts = {id(part): part for part in datasets}.values()
+    if too_long := sum(int((part.lengths > preprocess.frames).sum()) for part in parts):
+        window = preprocess.max_samples / preprocess.sampling_rate
+        announce(f"{too_long} clips are longer than the {window:.2f} s that the model takes: training uses a different "
+                 f"part of each in every epoch, evaluation the middle (increase max_duration=)")  # fmt: skip
 
 
 def statistics(clips: AudioClips, preprocess: SpectrogramFeatureExtractor) -> tuple[float, float]:

@@ -1,27 +1,21 @@
 """Transcribed speech: sequences of spoken digits, your own tables, Hub datasets, or synthetic spelled tones."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from zoo.data.audio.dataset import AudioDataset
 from zoo.data.audio.load import hold_out_speaker, load_audio, named_tables, read_audio, with_values
 from zoo.data.audio.tables import AudioClips, find_column
 from zoo.data.config import AudioDataSettings, SpeechSettings
-from zoo.data.keyed_batches import Keys
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import audio as synthetic
 from zoo.data.text.load import TEXT_NAMES
 from zoo.preprocessing.audio_io import resampled
-from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import KeyedRandom
@@ -160,81 +154,6 @@ class WordSequences(Transcribed):
 
     def texts(self) -> list[str]:
         return [" ".join(sorted(set(self.words)))]
-
-
-class Utterances(Dataset[Any]):
-    """Dataset of transcribed speech with speed perturbation.
-
-    Batches: `waves` [B, S] padded with zeros, `samples` [B] (number of samples without padding), `labels` [B, L],
-    `label_lengths` [B], `index` [B], `epoch`.
-
-    Args:
-        spoken: The transcribed audio.
-        vocabulary: Encodes the transcripts.
-        tempo: Each clip is played at 1 - tempo to 1 + tempo times its speed, a pure function of (seed, epoch, index).
-        seed: Seed of the speed perturbation.
-    """
-
-    def __init__(self, spoken: Transcribed, vocabulary: Vocabulary, *, tempo: float = 0.0, seed: int = 0) -> None:
-        self.spoken, self.vocabulary, self.tempo, self.seed = spoken, vocabulary, tempo, seed
-        self.lengths = spoken.lengths()
-
-    def __len__(self) -> int:
-        return len(self.spoken)
-
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
-        rows = torch.tensor(list(keys))
-        waves, texts = self.spoken.get(rows, keys.epoch)
-        if self.tempo:
-            speed = 1 + self.tempo * (2 * KeyedRandom(self.seed, keys.epoch, rows).uniform("tempo") - 1)
-            waves = [change_speed(wave, factor) for wave, factor in zip(waves, speed.tolist())]
-        ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            "waves": pad(waves, batch_first=True),
-            "samples": torch.tensor([len(wave) for wave in waves]),
-            "labels": pad(ids, batch_first=True),
-            "label_lengths": torch.tensor([len(row) for row in ids]),
-            "index": rows,
-            "epoch": torch.tensor(keys.epoch),
-        }
-
-
-def change_speed(wave: Tensor, factor: float) -> Tensor:
-    """Change the speed and pitch of a waveform [S] by linear interpolation."""
-    return F.interpolate(wave[None, None], max(1, round(len(wave) / factor)), mode="linear", align_corners=False)[0, 0]
-
-
-class WaveformAugment:
-    """Adds noise to a batch of waveforms in training and normalizes it as `model.preprocess` does.
-
-    Args:
-        preprocess: Feature extractor of the model; defines whether clips are normalized.
-        noise: Maximum noise level as a fraction of the clip's RMS level; the level is sampled for each clip.
-    """
-
-    def __init__(self, preprocess: WaveformFeatureExtractor, noise: float = 0.0) -> None:
-        self.normalize, self.noise = preprocess.normalize, noise
-
-    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
-        """Convert a batch of Utterances to input_values, attention_mask [B, S], labels [B, L], label_lengths [B]."""
-        waves, count = batch["waves"], batch["samples"]
-        real = torch.arange(waves.shape[1], device=waves.device) < count[:, None]
-        if train and self.noise:
-            waves = waves + self._noise(waves, count, KeyedRandom(seed, batch["epoch"], batch["index"])) * real
-        if self.normalize:
-            waves = (waves - waves.sum(1, keepdim=True) / count[:, None]) * real
-            waves = waves / (waves.square().sum(1, keepdim=True) / count[:, None] + 1e-7).sqrt()
-        kept = {name: batch[name] for name in ("labels", "label_lengths")}
-        return {"input_values": waves, "attention_mask": real.long()} | kept
-
-    def _noise(self, waves: Tensor, count: Tensor, rng: KeyedRandom) -> Tensor:
-        """Noise [B, S] at a random level per clip; each sample depends only on its clip and position."""
-        positions = torch.arange(waves.shape[1], device=waves.device)
-        each = KeyedRandom(0, rng.bits("noise")[:, None], positions)
-        rms = (waves.square().sum(1) / count).sqrt()
-        level = self.noise * rng.uniform("noise/share") * rms
-        return (each.uniform("first") + each.uniform("second") - 1) * (6**0.5 * level)[:, None]
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

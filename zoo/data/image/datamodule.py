@@ -7,8 +7,10 @@ from zoo.data.datamodule import KeyedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.image.dataset import ImageSplits
 from zoo.preprocessing.image import ImageProcessor
+from zoo.utils.renamed import with_old_attributes
 
 
+@with_old_attributes
 class ImageDataModule(KeyedDataModule):
     """Data module of an image dataset. Batches: uint8 `pixel_values` [B, C, H, W], `labels`, `index` [B], `epoch`.
 
@@ -18,36 +20,32 @@ class ImageDataModule(KeyedDataModule):
     soft `targets` with MixUp or CutMix).
 
     Args:
-        sets: Dataset splits from `load_images`.
+        splits: Dataset splits from `load_images`.
         batch_size: Images per optimizer step, summed over all devices and accumulation steps.
         seed: Seed of order and augmentation.
+        processor: Processor of the model, with the mean and std to normalize with. Default: those of `splits`.
         augment: Augmentation of the training images.
-        processor: The model's processor, `model.preprocess`, whose mean and std the images are normalized with.
-            Default: those of the training images.
         num_workers: Number of data loader processes; 0 is fastest for small images.
         eval_batch_size: Images per evaluation batch and device. Default: twice a training micro-batch.
         normalize: Return augmented and normalized batches instead of raw ones.
     """
 
-    items = "images"
-
     def __init__(
         self,
-        sets: ImageSplits,
+        splits: ImageSplits,
         batch_size: int = 128,
         *,
         seed: int = 0,
-        augment: AugmentSettings | None = None,
         processor: ImageProcessor | None = None,
+        augment: AugmentSettings | None = None,
         num_workers: int = 0,
         eval_batch_size: int = 0,
         normalize: bool = False,
     ) -> None:
-        options = dict(seed=seed, num_workers=num_workers, eval_batch_size=eval_batch_size)
-        super().__init__(sets.train, sets.validation or sets.test, sets.test, batch_size, **options)
-        self.sets, self.normalize = sets, normalize
-        mean, std = processor.statistics() if processor else (sets.mean, sets.std)
-        self.augment = Augment(augment or AugmentSettings(), mean, std, len(sets.classes))
+        super().__init__(splits, batch_size, seed=seed, num_workers=num_workers, eval_batch_size=eval_batch_size)
+        self.normalize = normalize
+        mean, std = processor.statistics() if processor else (splits.mean, splits.std)
+        self.augment = Augment(augment or AugmentSettings(), mean, std, len(splits.classes))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """With `normalize=True`, normalize the batch and, in training, augment it; otherwise return it unchanged."""

@@ -7,16 +7,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, announce_cropped
+from zoo.data.audio.tables import AudioClips
+from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
+from zoo.data.config import no_augment
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.keyed_batches import KeyedBatches, Keys
-from zoo.data.pairs.dataset import PairDataset
+from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.text.datamodule import TokenDataset
+from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import KeyedRandom, seed_for
 
 Prepare = Callable[..., dict[str, Tensor]]
 """prepare(batch, seed=, step=, train=): converts a raw batch to model inputs, on its device."""
+EXTRA = ("input_ids", "attention_mask", "positives", "index", "epoch")  # what a batch has beside them
 
 
 class PairRows(Dataset[Any]):
@@ -96,22 +103,45 @@ class PairDataModule(KeyedDataModule):
     """Data module of pairs; batches are converted to model inputs after their transfer to the device.
 
     Args:
-        train, val, test: PairRows.
+        splits: Dataset splits from `load_pairs` or `load_audio_pairs`.
+        preprocess: Processor of the model, `model.preprocess`: of texts, and of images or audio.
         batch_size: Pairs per optimizer step, summed over all devices.
-        prepare: Augments and normalizes a raw batch; called with train=True only in training.
-        options: Options of KeyedDataModule.
+        augment: Augmentation of the training images or spectrograms. Default: none for images.
+        max_length: Maximum number of tokens per caption; 0 is that of the tokenizer. Longer captions are truncated with
+            a warning.
+        seed: Seed of the order, of the sampled captions and of the augmentation.
+        options: Options of `KeyedDataModule`.
 
     Attributes:
-        test_pairs: The raw test pairs, for plots of the results.
+        prepare: Augments and normalizes a raw batch: `prepare(batch, seed=, step=, train=)`.
     """
 
-    items = "pairs"
-    test_pairs: PairDataset[Any] | None = None
+    def __init__(self, splits: PairSplits[Any], preprocess: MultimodalProcessor, batch_size: int = 128, *,
+                 augment: AugmentSettings | SpectrogramAugmentSettings | None = None, max_length: int = 0,
+                 seed: int = 0, **options: Any) -> None:  # fmt: skip
+        self.preprocess, self.max_length, self.seed = preprocess, max_length, seed
+        super().__init__(splits, batch_size, dataset=self.rows, seed=seed, **options)
+        self.prepare: Prepare
+        if isinstance(splits.train.items, Tensor):
+            settings = augment if isinstance(augment, AugmentSettings) else no_augment()
+            self.prepare = ImageBatch(settings, preprocess.image, may_be_mirrored(splits.train))
+        else:
+            self.prepare = AudioBatch(self._spectrogram_augment(augment))
 
-    def __init__(self, train: PairRows, val: PairRows, test: PairRows, batch_size: int, *, prepare: Prepare,
-                 **options: Any) -> None:  # fmt: skip
-        super().__init__(train, val, test, batch_size, **options)
-        self.prepare, self.extra = prepare, ("input_ids", "attention_mask", "positives", "index", "epoch")
+    def _spectrogram_augment(self, augment: Any) -> SpectrogramAugment | None:
+        """The augmentation of spectrograms; None for a model that takes waveforms."""
+        extractor = self.preprocess.audio
+        if not isinstance(extractor, SpectrogramFeatureExtractor):
+            return None
+        announce_cropped([rows.items for rows in (self.train, self.val, self.test)], extractor)
+        return SpectrogramAugment(augment or SpectrogramAugmentSettings(), extractor)
+
+    def rows(self, pairs: PairDataset[Any], training: bool = False) -> PairRows:
+        """The dataset of some pairs; in training it samples the caption of each item."""
+        clips = pairs.items
+        items = {"pixel_values": clips} if isinstance(clips, Tensor) else audio_features(clips, self.preprocess.audio)
+        return PairRows(pairs, items, self.preprocess.text, seed=self.seed if training else None,
+                        max_length=self.max_length)  # fmt: skip
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training, which keeps families together."""
@@ -128,11 +158,19 @@ class PairDataModule(KeyedDataModule):
     def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
         """Convert a raw batch to the batch of the task."""
         inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
-        return inputs | {name: batch[name] for name in self.extra if name in batch}
+        return inputs | {name: batch[name] for name in EXTRA if name in batch}
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small batch of the task, to profile with."""
         return self.ready(super().sample(count))
+
+
+def audio_features(clips: AudioClips, extractor: Any) -> Any:
+    """Inputs of the audio tower, computed once for all clips: Spectrograms, or waveforms with their mask."""
+    if isinstance(extractor, SpectrogramFeatureExtractor):
+        return Spectrograms.of(clips, torch.zeros(len(clips), dtype=torch.int64), extractor)
+    batch = extractor.batch([clips[i] for i in range(len(clips))])
+    return {{"attention_mask": "audio_attention_mask"}.get(name, name): value for name, value in batch.items()}
 
 
 class ImageBatch:

@@ -17,16 +17,25 @@ from zoo.data.sources.hub import HubError, hub_tables
 from zoo.data.sources.tables import SUFFIXES, read_table
 from zoo.data.splits import with_test
 from zoo.data.synthetic import scenes
+from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
 
-def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int] = (32, 32),
-               fit: Fit | None = None, seed: int = 0) -> PairSplits[Tensor]:  # fmt: skip
+def load_pairs(
+    settings: PairDataSettings | None = None,
+    *,
+    processor: ImageProcessor | None = None,
+    size: tuple[int, int] = (32, 32),
+    fit: Fit | None = None,
+    seed: int = 0,
+) -> PairSplits[Tensor]:
     """Load and decode a dataset of images with captions.
 
     Args:
         settings: Dataset and options; see `PairDataSettings`.
+        processor: Resizes and crops the images: that of a model, `model.preprocess.image`, gives the pixels that its
+            search sees. Instead of `size` and `fit`.
         size: (height, width) of the images.
         fit: Function from a PIL image, or uint8 [3, h, w], to uint8 [3, *size]. Default: scale to cover `size` and
             center-crop, as ImageProcessor does.
@@ -37,6 +46,8 @@ def load_pairs(settings: PairDataSettings | None = None, *, size: tuple[int, int
             The message says how to fix it.
     """
     s = settings or PairDataSettings()
+    if processor:
+        size, fit = processor.size, ResizeAndCrop(processor)
     if s.name in ("auto", "synthetic", "synthetic_image_text"):
         return finish(synthetic_pairs(size, fit), s, seed)
     return finish(_read(s, "images", lambda rows, skipped: decode_images(rows, size, fit, skipped), seed), s, seed)

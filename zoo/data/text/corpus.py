@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.dataset_cards import load_card
 from zoo.data.sources.tables import SUFFIXES, read_table, read_text
+from zoo.data.splits import Items, Splits, held_out_mask, partition
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import TEXT_NAMES, _find_columns, load_texts, synthetic_texts, text_cards
 from zoo.preprocessing.text import TextProcessor, encode_batch, surrogate_problem
@@ -24,7 +25,7 @@ PLAIN = (".txt", ".md", ".text")
 
 
 @dataclass
-class Corpus:
+class Corpus(Items):
     """Plain text: documents, or one long text.
 
     Attributes:
@@ -34,15 +35,51 @@ class Corpus:
         source: Origin of the text.
     """
 
+    noun: ClassVar[str] = "texts"
+
     texts: list[str]
     name: str
     real: bool
     source: str
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Tensor) -> "Corpus":
+        """The texts of these rows."""
+        return replace(self, texts=[self.texts[i] for i in rows.tolist()])
+
+    @property
+    def text(self) -> str:
+        """All documents as one text."""
+        return "\n".join(self.texts)
+
     @property
     def lines(self) -> list[str]:
         """All lines that are not blank."""
         return [line for text in self.texts for line in split_lines(text) if line.strip()]
+
+    def split_at_end(self, val_fraction: float) -> "Splits[Corpus]":
+        """One long text, of which the last `val_fraction` is the validation and test split. Raises: DataError for 0."""
+        text = self.text
+        cut = int(len(text) * (1 - val_fraction))
+        if cut == len(text):
+            raise DataError("val_fraction=0 leaves no text for validation: use e.g. val_fraction=0.1")
+        return self._splits(*(replace(self, texts=[part]) for part in (text[:cut], text[cut:])))
+
+    def split_lines(self, val_fraction: float, seed: int) -> "Splits[Corpus]":
+        """The lines as separate texts; a seeded fraction of them, at least one, is the validation and test split.
+
+        Raises: DataError if there are too few lines.
+        """
+        lines = replace(self, texts=self.lines)
+        held = held_out_mask(lines.groups(), val_fraction, seed)
+        if held.all() or not held.any():
+            raise DataError(f"{self.source} has {len(lines)} lines, which is too few for a validation set")
+        return self._splits(*partition(lines, held))
+
+    def _splits(self, train: "Corpus", held_out: "Corpus") -> "Splits[Corpus]":
+        return Splits(train, held_out, self.name, self.real, self.source, validation=held_out)
 
 
 def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentences"] = "stories") -> Corpus:
@@ -123,11 +160,13 @@ def characters(text: str, max_length: int) -> TextProcessor:
     return TextProcessor(tokenizer=tokenizer.to_str(), special={"unk": "<unk>"}, max_length=max_length)
 
 
-def text_tokenizer(text: str, tokens: str, vocab_size: int, max_length: int, cache: Path | None) -> TextProcessor:
-    """The tokenizer `characters`, or `bpe` trained on a text."""
+def text_tokenizer(
+    splits: Splits[Corpus], tokens: str, vocab_size: int, max_length: int, cache: Path | None
+) -> TextProcessor:
+    """The tokenizer `characters`, of all characters of the text, or `bpe` trained on the training split."""
     if tokens == "characters":
-        return characters(text, max_length)
-    return train("bpe", [text], vocab_size, max_length=max_length, cache=cache)
+        return characters(splits.train.text + splits.test.text, max_length)
+    return train("bpe", [splits.train.text], vocab_size, max_length=max_length, cache=cache)
 
 
 def ids_of(text: str, preprocess: TextProcessor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tokenized texts in memory, collated into batches: texts of different lengths, and chunks of one long text."""
+"""Data modules of labeled texts, of one long text in chunks, and of separate lines, tokenized in memory."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,20 +9,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.datamodule import KeyedDataModule
-from zoo.data.keyed_batches import KeyedBatches, Keys
-from zoo.data.text.dataset import Text
+from zoo.data.keyed_batches import Keys
+from zoo.data.splits import Splits
+from zoo.data.text.corpus import Corpus, chunks_of, ids_of
+from zoo.data.text.dataset import Text, TextDataset
 from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import seed_for
-
-POOL = 32  # batches per pool that is sorted by length
 
 
 class TokenDataset(Dataset[Any]):
     """Dataset of tokenized texts of different lengths.
 
     Batches: `input_ids`, `attention_mask` and, if the model uses them, `token_type_ids` [B, N] with the N of the
-        longest
-    text of the batch, `labels` if present, `index` [B], `epoch`. Padding is on the right; models skip it.
+    longest text of the batch, `labels` if present, `index` [B], `epoch`. Padding is on the right; models skip it.
     """
 
     def __init__(self, ids: list[list[int]], labels: Tensor | None = None, *, pad: int = 0,
@@ -88,50 +87,76 @@ class TextChunks(Dataset[Any]):
         return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
 
 
-class GroupedByLengthBatches(KeyedBatches):
-    """KeyedBatches of items of similar length, as a pure function of (seed, epoch).
-
-    The random order is divided into pools; each pool is sorted by length and cut into batches, which are then shuffled.
+class TextDataModule(KeyedDataModule):
+    """Data module of labeled texts; see `TokenDataset` for its batches.
 
     Args:
-        lengths: Length of each sample, int64 [n].
-        batch_size: Samples per optimizer step.
-        options: Options of KeyedBatches.
+        splits: Dataset splits from `load_texts`.
+        preprocess: Tokenizer of the model, `model.preprocess`.
+        batch_size: Texts per optimizer step, summed over all devices and accumulation steps.
+        max_length: Maximum number of tokens per text; 0 is that of the tokenizer.
+        truncate: How to handle longer texts, see `TextProcessor`; None does as the tokenizer.
+        options: Options of `KeyedDataModule`.
+
+    Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
     """
 
-    def __init__(self, lengths: Tensor, batch_size: int, **options: Any) -> None:
-        super().__init__(len(lengths), batch_size, **options)
-        self.lengths = lengths
+    def __init__(self, splits: Splits[TextDataset], preprocess: TextProcessor, batch_size: int = 32, *,
+                 max_length: int = 0, truncate: Truncate | None = None, group_by_length: bool = True,
+                 **options: Any) -> None:  # fmt: skip
+        def tokens(part: TextDataset, training: bool) -> TokenDataset:
+            return TokenDataset.of(part.texts, preprocess, part.labels, max_length=max_length,
+                                   truncate=truncate or preprocess.truncate)  # fmt: skip
 
-    def order(self, epoch: int) -> Tensor:
-        order = super().order(epoch)
-        full = order[: self.steps * self.batch_size]
-        pools = full.split(POOL * self.batch_size)
-        batches = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(self.steps, -1)
-        generator = torch.Generator().manual_seed(seed_for(self.seed, epoch, 1))
-        return torch.cat([batches[torch.randperm(self.steps, generator=generator)].flatten(), order[full.numel() :]])
+        super().__init__(splits, batch_size, dataset=tokens, group_by_length=group_by_length, **options)
 
 
-class GroupedByLengthDataModule(KeyedDataModule):
-    """Data module of items of different lengths.
+class TextChunksDataModule(KeyedDataModule):
+    """Data module of one long text in chunks, for causal language modeling; see `TextChunks` for its batches.
+
+    Training chunks start at a different offset in each epoch.
 
     Args:
-        train, val, test: TokenDataset, TextChunks, or other datasets; grouping needs a `lengths` attribute.
-        batch_size: Items per optimizer step, summed over all devices and accumulation steps.
-        group_by_length: Group items of similar length into the same batch.
-        options: Options of KeyedDataModule.
+        splits: Training and held-out text, from `Corpus.split_at_end`.
+        preprocess: Tokenizer of the model, `model.preprocess`.
+        batch_size: Chunks per optimizer step, summed over all devices and accumulation steps.
+        length: Number of tokens of a chunk: the model's `max_length`.
+        seed: Seed of the order and of the offsets.
+        options: Options of `KeyedDataModule`.
+
+    Raises: ValueError for a text that is too short for a chunk.
     """
 
-    def __init__(
-        self, train: Any, val: Any, test: Any, batch_size: int, *, group_by_length: bool = True, **options: Any
-    ) -> None:
-        super().__init__(train, val, test, batch_size, **options)
-        self.group_by_length = group_by_length and hasattr(train, "lengths")
+    items = "chunks"
 
-    def batches(self, **place: Any) -> KeyedBatches:
-        if not self.group_by_length:
-            return super().batches(**place)
-        return GroupedByLengthBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
+    def __init__(self, splits: Splits[Corpus], preprocess: TextProcessor, batch_size: int = 32, *, length: int,
+                 seed: int = 0, **options: Any) -> None:  # fmt: skip
+        def chunks(part: Corpus, training: bool) -> TextChunks:
+            return TextChunks(ids_of(part.text, preprocess), length, moving=training, seed=seed)
+
+        super().__init__(splits, batch_size, dataset=chunks, seed=seed, **options)
+
+
+class TextLinesDataModule(KeyedDataModule):
+    """Data module of separate lines, for masked language modeling; see `TokenDataset` for its batches.
+
+    Args:
+        splits: Training and held-out lines, from `Corpus.split_lines`.
+        preprocess: Tokenizer of the model, `model.preprocess`.
+        batch_size: Sequences per optimizer step, summed over all devices and accumulation steps.
+        max_length: Maximum number of tokens per sequence; longer lines are split into several sequences.
+        options: Options of `KeyedDataModule`.
+    """
+
+    items = "sequences"
+
+    def __init__(self, splits: Splits[Corpus], preprocess: TextProcessor, batch_size: int = 32, *,
+                 max_length: int = 128, group_by_length: bool = True, **options: Any) -> None:  # fmt: skip
+        def sequences(part: Corpus, training: bool) -> TokenDataset:
+            ids, types = chunks_of(part.texts, preprocess, max_length)
+            return TokenDataset(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
+
+        super().__init__(splits, batch_size, dataset=sequences, group_by_length=group_by_length, **options)
 
 
 def _flat(rows: list[list[int]]) -> Tensor:

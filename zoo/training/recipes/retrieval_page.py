@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.keyed_batches import Keys
+from zoo.data.pairs.datamodule import PairDataModule
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.retrieval import html_page
 from zoo.training.run import Run
@@ -48,9 +49,9 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     from torch.distributed.fsdp import FSDPModule
 
     data = getattr(task.trainer, "datamodule", None)
-    pairs: PairDataset[Any] | None = getattr(data, "test_pairs", None)
-    if pairs is None or isinstance(task.model, FSDPModule):
+    if not isinstance(data, PairDataModule) or isinstance(task.model, FSDPModule):
         return None
+    pairs: PairDataset[Any] = data.splits.test
     rows = sample_rows(pairs, PAGE_QUERIES)
     found, scores = search(task.evaluated, data, rows)
     title = page_title(pairs, result)
