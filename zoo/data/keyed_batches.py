@@ -1,6 +1,7 @@
 """Batch samplers whose batches are a pure function of (seed, step).
 
-A run can resume in the middle of an epoch, on any number of devices.
+A run can resume in the middle of an epoch, on any number of devices. The samplers of torch and Lightning cannot: their
+order is the state of a generator, and `DistributedSampler` pads or drops samples depending on the number of devices.
 """
 
 from collections.abc import Callable, Iterator, Sequence

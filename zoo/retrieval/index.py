@@ -1,4 +1,8 @@
-"""Exact search in a matrix of vectors that may be larger than memory."""
+"""Exact search in a matrix of vectors that may be larger than memory.
+
+faiss may do the products, but not the whole search: it ranks by float32 scores, whose rounding depends on the number of
+threads and queries, and needs a float32 copy of the matrix.
+"""
 
 from typing import Any, Literal
 

@@ -137,6 +137,7 @@ class BestAndLastCheckpoints(Checkpoint):
     """Saves `last.ckpt` regularly and after each validation, `best.ckpt` when the monitored metric improves.
 
     If a validation is due at a step, the checkpoint is written after it, so that a resumed run logs the same metrics.
+    Lightning's `ModelCheckpoint` writes it before.
 
     Args:
         folder: Folder of the checkpoints.

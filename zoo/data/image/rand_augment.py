@@ -4,6 +4,7 @@ The operations match torchvision pixel for pixel but use lookup tables. A geomet
 moves pixels, so applying torchvision once to an image of pixel indices gives its table of source pixels; a pointwise
 operation maps 256 values, so applying it to a ramp gives its table of values. One gather then handles a batch with any
 mix of operations and strengths. Operations that depend on the whole image (contrast, equalize, ...) run per group.
+torchvision samples one operation per call, so that each image needs calls of its own (`benchmarks/augment.py`).
 """
 
 import math

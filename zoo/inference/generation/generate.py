@@ -2,6 +2,7 @@
 
 The prompt is read once, with scores for its last token only; then each step reads one token and adds it to the cache.
 Rows of different lengths share a batch: a mask marks padding, and positions count the other tokens only.
+transformers' `generate` works with its own model classes only, and is slower (`benchmarks/decode.py`).
 """
 
 from collections.abc import Sequence
