@@ -7,7 +7,7 @@ from pathlib import Path
 
 import griffe
 import pytest
-from doc_blocks import PAGES, ROOT, SHOWN, Block, Runner, blocks, parse_commands
+from doc_blocks import PAGES, ROOT, SHOWN, Block, Runner, blocks, parse_commands, shortened
 from doc_standins import workplace  # noqa: F401, a fixture
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -83,6 +83,28 @@ def test_few_blocks_are_not_run() -> None:
     assert marks["not run"] <= NOT_RUN and marks["parsed"] <= PARSED, marks
     for block in BLOCKS:
         assert not block.mark or len(block.reason) > 8, f"{block.place} has no reason"
+
+
+def block_of(code: str, language: str = "bash", mark: str = "") -> Block:
+    return Block(ROOT / "README.md", 1, language, "", code, mark, "")
+
+
+@pytest.mark.parametrize("code", ["zoo info no_such_model", "python recipes/vit_cifar.py data=nowhere", "make all"])
+def test_a_command_that_fails_is_noticed(code: str, workplace: Path) -> None:  # noqa: F811
+    with pytest.raises(AssertionError):
+        Runner().run(block_of(code))
+
+
+@pytest.mark.parametrize("code", ["zoo compare vit_cifar lrr=1,2", "python recipes/vit_cifar.py hardware=ddp9"])
+def test_an_option_that_is_not_known_is_noticed(code: str, workplace: Path) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match=r"lrr|ddp9"):
+        list(parse_commands(block_of(code)))
+
+
+def test_recipes_run_for_two_steps() -> None:
+    words = shortened(["data=sst2", "trainer.epochs=50", "lr=1e-3", "batch_size=512", "hardware=gpu"])
+    assert words[:2] == ["data=synthetic", "lr=1e-3"] and {"steps=2", "batch_size=8"} <= set(words)
+    assert not any(word.startswith(("trainer.", "hardware")) for word in words)
 
 
 def executed(page: Path) -> list[Block]:

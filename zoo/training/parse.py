@@ -242,7 +242,11 @@ def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe
     resolved = _dataset([*layers, *user], cls)
     pretrained = any("model.source" in layer for layer in user)
     dataset = resolved.get("data.name", "")
-    for name in (hardware, "synthetic" if dataset.startswith("synthetic_") else dataset, "source" if pretrained else None):
+    for name in (
+        hardware,
+        "synthetic" if dataset.startswith("synthetic_") else dataset,
+        "source" if pretrained else None,
+    ):
         if configs and name and (file := configs / f"{recipe}.{name}.yaml").is_file():
             layers.append(read_yaml(file, cls))
     if pretrained:
