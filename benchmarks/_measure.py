@@ -3,16 +3,22 @@
 A round runs each candidate once, so that a slow machine affects all of them equally. The first candidate is the
 baseline; a ratio above 1 means faster than the baseline. On a CPU, the process time of one thread is measured, which
 hardly depends on the load of the machine, and each round also times a matrix product of fixed size as a reference.
+
+Every benchmark takes `key=value` options, and `--smoke`: sizes so small that it ends in seconds, to check that it runs.
+What it prints is also appended, as a line of JSON, to the file that the variable ZOO_BENCHMARK_RESULTS names, for
+benchmarks/measures.py.
 """
 
+import json
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -118,7 +124,22 @@ def paired(
         torch.set_num_threads(threads)
     table.probe = statistics.median(probes) if probes else 0.0
     print(table, flush=True)
+    record(title, table.seconds, clock)
     return table
+
+
+def record(title: str, values: Mapping[str, float | list[float]], clock: Clock = "cpu") -> None:
+    """Append values to the file of results, if there is one.
+
+    Args:
+        title: Title of the table.
+        values: {candidate: seconds of each round}, the first one the baseline; or {name: a number}.
+        clock: How time was measured.
+    """
+    if file := os.environ.get("ZOO_BENCHMARK_RESULTS"):
+        line = {"script": Path(sys.argv[0]).name, "title": title, "machine": machine(clock), "values": dict(values)}
+        with open(file, "a") as lines:
+            lines.write(json.dumps(line) + "\n")
 
 
 def _time(call: Callable[[], object], clock: Clock) -> tuple[float, int]:
@@ -171,13 +192,21 @@ def _version(name: str) -> str:
         return "?"
 
 
-def options(**defaults: Any) -> SimpleNamespace:
-    """Parse the `key=value` options of a benchmark; values have the type of their default."""
-    chosen = dict(defaults)
-    for word in sys.argv[1:]:
+def options(smoke: Mapping[str, Any] | None = None, /, **defaults: Any) -> SimpleNamespace:
+    """Parse the `key=value` options of a benchmark; values have the type of their default.
+
+    smoke: the values that `--smoke` has in place of the defaults.
+    """
+    chosen, words = dict(defaults), sys.argv[1:]
+    if "--smoke" in words:
+        words.remove("--smoke")
+        if smoke is None:
+            raise SystemExit("--smoke: this benchmark has no smallest size, give one to options() in its main()")
+        chosen |= smoke
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in defaults:
-            raise SystemExit(f"{word!r}: expected {' '.join(f'{k}={v}' for k, v in defaults.items())}")
+            raise SystemExit(f"{word!r}: expected {' '.join(f'{k}={v}' for k, v in defaults.items())} or --smoke")
         try:
             chosen[key] = type(defaults[key])(value)
         except ValueError:

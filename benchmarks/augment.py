@@ -89,7 +89,7 @@ def forever(loader: Any) -> Iterator[Any]:
 
 def main() -> None:
     """Print one table for each recipe."""
-    o = options(batch=128, batches=4, rounds=7, device="cpu", data="synthetic")
+    o = options(dict(batch=16, batches=1, rounds=1), batch=128, batches=4, rounds=7, device="cpu", data="synthetic")
     sets = load_images(o.data)
     for name, settings in RECIPES.items():
         ours = forever(Loader(sets.train, KeyedBatches(len(sets.train), o.batch, seed=0, step=lambda: 0)))

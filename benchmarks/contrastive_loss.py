@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import options, paired
+from _measure import options, paired, record
 from torch import Tensor
 
 import zoo
@@ -106,11 +106,13 @@ def memory(names: tuple[str, ...], rows: int, width: int, device: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GLIBC)
         used = float(done.stdout)
         baseline = used if name.startswith("open_clip") or name == CACHED[0] else baseline
+        record(f"memory, {rows} rows of width {width}", {name: used, "baseline": baseline})
         print(f"| {name} | {used:.0f} | {f'1/{baseline / used:.1f}' if baseline else ''} |", flush=True)
 
 
 def main() -> None:
-    o = options(what="time,memory,large,cached", rows=8192, width=512, rounds=5, device="cpu")
+    smoke = dict(what="time,memory", rows=256, width=64, rounds=1)
+    o = options(smoke, what="time,memory,large,cached", rows=8192, width=512, rounds=5, device="cpu")
     torch.set_num_threads(1)
     for what in o.what.split(","):
         if what.startswith("peak:"):

@@ -84,7 +84,8 @@ def prefill(theirs: torch.nn.Module, ours: zoo.Model, length: int) -> dict[str, 
 
 
 def main() -> None:
-    o = options(rows="1,8", new=32, rounds=7, size="gpt2", prefill=512, device="cpu")
+    smoke = dict(rows="1", new=3, rounds=1, size="small", prefill=16)
+    o = options(smoke, rows="1,8", new=32, rounds=7, size="gpt2", prefill=512, device="cpu")
     theirs, ours = models(o.size, o.device)
     clock = "cuda" if o.device == "cuda" else "cpu"
     torch.set_num_threads(1)

@@ -85,7 +85,8 @@ def candidates(o: Any) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    o = options(depth=4, heads=4, width=128, context=64, batch=12, vocabulary=65, steps=10, rounds=9, device="cpu")
+    o = options(dict(depth=1, steps=2, rounds=1), depth=4, heads=4, width=128, context=64, batch=12, vocabulary=65,
+                steps=10, rounds=9, device="cpu")  # fmt: skip
     torch.set_num_threads(1)
     title = f"{o.depth} layers, {o.width} wide, context {o.context}, batch {o.batch}: {o.steps} steps"
     paired(candidates(o), rounds=o.rounds, clock="cuda" if o.device == "cuda" else "cpu", items=o.steps, title=title)

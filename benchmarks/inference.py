@@ -41,7 +41,7 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
 
 
 def main() -> None:
-    o = options(batch="1,4,16", depth=12, rounds=7, device="cpu")
+    o = options(dict(batch="1", depth=1, rounds=1), batch="1,4,16", depth=12, rounds=7, device="cpu")
     clock = "cuda" if o.device == "cuda" else "cpu"
     for batch in map(int, o.batch.split(",")):
         calls = variants(batch, o.depth, o.device)

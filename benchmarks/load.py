@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import timm
-from _measure import options, paired
+from _measure import options, paired, record
 from timm.models import save_for_hf
 
 import zoo
@@ -30,21 +30,22 @@ def loading(rounds: int) -> None:
         paired(calls, rounds=rounds, title=f"load {NAME}, 346 MB, warm cache")
 
 
-def importing() -> None:
+def importing(rounds: int) -> None:
     code = "import time; t = time.process_time(); import {0}; print(time.process_time() - t)"
-    print("\n| import | CPU seconds (minimum of 5) |\n|---|---|")
+    print(f"\n| import | CPU seconds (minimum of {rounds}) |\n|---|---|")
     for name in ("zoo", "torch", "timm"):
         times = [
             float(subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True).stdout)
-            for _ in range(5)
+            for _ in range(rounds)
         ]
+        record(f"import {name}", {"seconds": min(times)})
         print(f"| {name} | {min(times):.3f} |")
 
 
 def main() -> None:
-    o = options(rounds=7)
+    o = options(dict(rounds=1, imports=1), rounds=7, imports=5)
     loading(o.rounds)
-    importing()
+    importing(o.imports)
 
 
 if __name__ == "__main__":

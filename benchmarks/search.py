@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _measure import machine, options
+from _measure import machine, options, record
 
 from zoo.retrieval.embeddings_file import DTYPES, Embeddings, Item
 from zoo.retrieval.index import UNIT, Index
@@ -51,7 +51,8 @@ def best(vectors: torch.Tensor, query: torch.Tensor, k: int) -> list[int]:
 
 
 def main() -> None:
-    o = options(rows=1_000_000, width=512, threads=2, rounds=7, dtypes="float32,float16", faiss="yes", folder="")
+    smoke = dict(rows=2000, rounds=1, faiss="no")
+    o = options(smoke, rows=1_000_000, width=512, threads=2, rounds=7, dtypes="float32,float16", faiss="yes", folder="")
     torch.set_num_threads(o.threads)
     queries = torch.nn.functional.normalize(torch.randn(16, o.width, generator=torch.Generator().manual_seed(1)), dim=1)
     print(f"\n{o.rows:,} vectors of width {o.width}, the ten best, {o.threads} threads")
@@ -68,6 +69,8 @@ def main() -> None:
                     least, median, cpu = (1e3 * s for s in (min(walls), statistics.median(walls), min(cpus)))
                     row = f"{dtype}, {engine} | {count} | {least:.0f} / {median:.0f} | {cpu:.0f} | {correct}"
                     print(f"| {row} |", flush=True)
+                    title = f"search in {o.rows} rows of width {o.width}, {dtype}, {engine}, {count} queries"
+                    record(title, {"wall": min(walls), "cpu": min(cpus)}, "wall")
     print(machine())
 
 

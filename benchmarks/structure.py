@@ -382,7 +382,7 @@ def words() -> Row:
 
 
 def main() -> None:
-    o = options(recipes=1, recipe="")
+    o = options(dict(recipes=0), recipes=1, recipe="")
     if o.recipe:
         return run_recipe(o.recipe)
     rows = [entries(), cycles(), *call_rows(), core(), branches()]

@@ -89,7 +89,7 @@ def training(device: str) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    o = options(what="full,ragged,train", depth=12, rounds=7, device="cpu")
+    o = options(dict(depth=1, rounds=1), what="full,ragged,train", depth=12, rounds=7, device="cpu")
     clock = "cuda" if o.device == "cuda" else "cpu"
     torch.set_num_threads(1)
     for what in o.what.split(","):

@@ -69,7 +69,8 @@ def calls(what: str, theirs: Any, ours: zoo.Model, device: str) -> dict[str, Cal
 
 
 def main() -> None:
-    o = options(what="text,captions,image", name="ViT-B-32-quickgelu", depth=12, rounds=7, device="cpu")
+    smoke = dict(depth=1, rounds=1)
+    o = options(smoke, what="text,captions,image", name="ViT-B-32-quickgelu", depth=12, rounds=7, device="cpu")
     torch.set_num_threads(1)
     theirs, ours = both(o.name, o.depth, o.device)
     for what in o.what.split(","):

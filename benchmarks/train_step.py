@@ -32,7 +32,7 @@ def stepper(model: torch.nn.Module, batch: int, device: str, half: bool) -> Call
 
 
 def main() -> None:
-    o = options(batch=64, depth=12, rounds=7, device="cpu")
+    o = options(dict(batch=4, depth=1, rounds=1), batch=64, depth=12, rounds=7, device="cpu")
 
     def theirs() -> torch.nn.Module:
         return timm.create_model(

@@ -7,12 +7,12 @@ time, interleaved rounds; reported is the median of the differences. Target: 1.5
 """
 
 import statistics
-import sys
 import tempfile
 import time
 
 import lightning as L
 import torch
+from _measure import machine, options, record
 from torch import nn
 
 from zoo.data.datamodule import Loader
@@ -111,10 +111,10 @@ def trained(run: Run, data: ImageDataModule, steps: int, skip: int) -> float:
     return timer.spent / (steps - skip)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Print both times and their difference."""
-    values = dict(option.split("=") for option in argv)
-    steps, rounds, skip = int(values.get("steps", 400)), int(values.get("rounds", 5)), 50
+    o = options(dict(steps=60, rounds=1), steps=400, rounds=5)
+    steps, rounds, skip = o.steps, o.rounds, 50
     torch.set_num_threads(1)
     bare_times, run_times = [], []
     for _ in range(rounds):
@@ -126,9 +126,13 @@ def main(argv: list[str]) -> None:
             bare_times.append(1e3 * bare(run, data, steps, skip))
             run_times.append(1e3 * trained(run, data, steps, skip))
     overhead = statistics.median(b - a for a, b in zip(bare_times, run_times, strict=True))
-    print(f"\nbare loop {statistics.median(bare_times):.2f} ms, run {statistics.median(run_times):.2f} ms, "
-          f"overhead {overhead:.2f} ms per step (CPU time, {rounds} rounds of {steps} steps)")  # fmt: skip
+    record("overhead of a step", {"milliseconds": overhead})
+    print("\n| | ms a step |\n|---|---|")
+    for name, value in (("bare loop", statistics.median(bare_times)), ("run", statistics.median(run_times)),
+                        ("overhead, median of differences", overhead)):  # fmt: skip
+        print(f"| {name} | {value:.2f} |")
+    print(f"CPU time, {rounds} rounds of {steps} steps; {machine()}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

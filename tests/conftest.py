@@ -1,6 +1,21 @@
-"""Its place puts tests/ on the path, for the helpers that several folders share."""
+"""Its place puts tests/ on the path, for the helpers that several folders share; which tests are run at which speed."""
+
+import os
 
 import pytest
+
+FULL = "runs in .ci/full, or with ZOO_FULL=1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"full: takes too long for every change: {FULL}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("ZOO_FULL", "0") == "0":
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason=FULL))
 
 
 @pytest.fixture

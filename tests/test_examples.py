@@ -1,9 +1,11 @@
-"""The examples run from outside the package, and what they make can be saved and loaded."""
+"""The examples run from outside the package, and what they make can be saved and loaded. Notebooks run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import notebooks
 import pytest
 import torch
 
@@ -86,3 +88,60 @@ def test_classes_of_a_script_are_called_like_its_file(outside):
     subprocess.run([sys.executable, script], cwd=outside, check=True, timeout=120)
     with pytest.raises(ValueError, match=r"from train import Mine; zoo\.register_attention\('train:Mine', Mine\)"):
         zoo.load(outside / "mine")
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_notebook_for_each_modality_and_for_search():
+    assert {file.stem for file in notebooks.NOTEBOOKS} == {"vision", "text", "audio", "search"}
+
+
+@pytest.mark.parametrize("file", notebooks.NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_are_clean_and_small(file):
+    content = json.loads(file.read_text())
+    assert content["nbformat"] == 4 and set(content["metadata"]) == {"kernelspec", "language_info"}
+    assert content["metadata"]["kernelspec"]["name"] == "python3"
+    assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
+    for cell in notebooks.cells(file, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+    assert content["cells"][0]["cell_type"] == "markdown" and file.stat().st_size < 20_000
+    tagged = [cell for cell in notebooks.cells(file, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    assert [line.split(" = ")[0] for line in notebooks.source(tagged[0]).splitlines()] == ["steps", "count"]
+    assert len(tagged) == 1
+
+
+@pytest.mark.parametrize("file", notebooks.NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_are_valid(file):
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need the extra `notebooks`")
+    nbformat.validate(nbformat.read(file, as_version=4))
+
+
+@pytest.mark.parametrize("file", notebooks.NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_use_only_what_is_public(file):
+    code = "\n".join(map(notebooks.source, notebooks.cells(file, "code")))
+    assert "import zoo\n" in code and not notebooks.wrong_names(code)
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("import zoo\nzoo.lode('folder')", "zoo.lode is not public"),
+    ("import zoo\nzoo.data._HOME", "zoo.data._HOME is not public"),
+    ("import zoo\nzoo.preprocessing.tokenizer_training.train_it([])", "train_it does not exist"),
+    ("import zoo\nzoo.data.make_pairs('test', sead=0)", "make_pairs() has no argument sead"),
+    ("from zoo.tasks import Classify", "zoo.tasks.Classify is not public"),
+    ("import zoo.data", "write import zoo"),
+])  # fmt: skip
+def test_what_is_not_public_is_found(code, message):
+    assert any(message in problem for problem in notebooks.wrong_names(code))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("file", notebooks.NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_run(file, tmp_path):
+    pytest.importorskip("nbclient", reason="notebooks need the extra `notebooks`")
+    done = notebooks.run(file, tmp_path)
+    shown = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    plots = [output for output in shown if "image/png" in output.get("data", {})]
+    printed = "".join(output.get("text", "") for output in shown if output.get("name") == "stdout")
+    assert len(plots) >= 2 and ": ok, greatest difference" in printed
+    assert not [output.text for output in shown if output.get("name") == "stderr"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 
 from zoo.inference.ctc_decoding import beam, greedy
 from zoo.nn.losses.ctc import ctc_loss, frames_needed
@@ -41,7 +42,7 @@ def test_a_beam_that_drops_nothing_is_exact(seed: int, blank: int) -> None:
         assert scores == sorted(scores, reverse=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 8))
 def test_a_narrow_beam_claims_no_more_than_there_is(seed: int, frames: int, width: int) -> None:
     logits = 3 * torch.randn(1, frames, 3, generator=torch.Generator().manual_seed(seed))

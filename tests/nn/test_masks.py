@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from zoo.nn import (
@@ -83,7 +84,7 @@ def test_fewer_queries_than_keys_are_the_last_ones(name, queries):
     assert torch.equal(dense(mask, queries), by_hand(predicate, queries))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(names, names, names)
 def test_masks_combine_with_and_and_or(first, second, third):
     (a, pa), (b, pb), (c, pc) = CASES[first], CASES[second], CASES[third]
@@ -91,7 +92,7 @@ def test_masks_combine_with_and_and_or(first, second, third):
     assert torch.equal(dense(a & (b | c)), by_hand(lambda *i: pa(*i) and (pb(*i) or pc(*i))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 2), st.integers(0, 3))
 def test_windows_on_a_grid(height, width, rows, columns, prefix):
     size = prefix + height * width
@@ -99,7 +100,7 @@ def test_windows_on_a_grid(height, width, rows, columns, prefix):
     assert torch.equal(seen, by_hand(lambda b, h, q, k: near(q, k, rows, columns, width, prefix), size, size))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(names, names, st.integers(1, 6))
 def test_hides_nothing_agrees_with_the_dense_mask(first, second, queries):
     for mask in (CASES[first][0], CASES[first][0] & CASES[second][0], CASES[first][0] | CASES[second][0]):
@@ -176,7 +177,7 @@ def test_random_blocks_are_spread_evenly_and_differ_between_seeds():
     assert chi_square < 24.3, counts  # 7 degrees of freedom: 99.9 %
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 99), st.integers(1, 40), st.integers(0, 30))
 def test_random_blocks_do_not_depend_on_the_length(block, count, seed, length, more):
     mask = RandomBlocks(block, count, seed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 
 from zoo.nn import Attention, Context, CoreSpec, Rotary, rotary, sinusoids, sinusoids_2d
 
@@ -84,7 +85,7 @@ def test_the_two_layouts_are_one_up_to_the_order_of_channels():
     torch.testing.assert_close(halves(x)[..., order], pairs(x[..., order]), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 500), st.booleans())
 def test_scores_depend_on_the_distance_alone(i, j, shift, interleaved):
     q, k = torch.randn(2, 1, 1, 2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from search_models import Colors, draw, tiny
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def test_the_best_rows_are_those_of_float64(dtype, engine, monkeypatch):
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 9), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_many_equal_scores_come_in_the_order_of_their_rows(n, k, distinct, seed):
     """Coarse values: most scores are equal, or differ by rounding alone."""
     vectors = rows_of(distinct, 8, seed)[torch.arange(n) % distinct]

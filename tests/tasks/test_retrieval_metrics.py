@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from ranks import ranks
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def grid(rows: int, seed: int) -> Tensor:
     return torch.randint(-2, 3, (rows, 3), generator=torch.Generator().manual_seed(seed)).float()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(n=st.integers(1, 30), m=st.integers(1, 30), kinds=st.integers(1, 30), seed=st.integers(0, 999),
        cut=st.integers(0, 30))  # fmt: skip
 def test_against_a_search_by_hand(n: int, m: int, kinds: int, seed: int, cut: int) -> None:

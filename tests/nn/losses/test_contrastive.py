@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from ranks import ranks
 from torch import Tensor
 
@@ -69,7 +70,7 @@ def test_gradients_are_those_of_differences(kind: str, ids: Tensor | None) -> No
     assert torch.autograd.gradcheck(lambda *x: ours(kind, *x, *bias, chunk=2, positives=ids), leaves)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(n=st.integers(2, 12), chunk=st.integers(1, 13), seed=st.integers(0, 99), kinds=st.sampled_from(KINDS),
        labels=st.none() | st.lists(st.integers(-2, 3), min_size=12, max_size=12))  # fmt: skip
 def test_any_batch(n: int, chunk: int, seed: int, kinds: str, labels: list[int] | None) -> None:
