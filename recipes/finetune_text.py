@@ -45,8 +45,8 @@ def train(run: Run) -> Result:
     if cfg.lora.rank:
         add_lora(model, cfg.lora.rank, alpha=cfg.lora.alpha, dropout=cfg.lora.adapter_dropout,
                  targets=cfg.lora.targets, seed=cfg.seed)  # fmt: skip
-    labels = texts.train.labels
-    task = ClassificationTask(model, problem_type=texts.problem_type, unit=target_unit(model, labels, texts.problem_type),
+    labels, kind = texts.train.labels, texts.problem_type
+    task = ClassificationTask(model, problem_type=kind, unit=target_unit(model, labels, kind),
                               class_weights=class_weights(cfg.task.class_weights, labels, len(texts.classes)),
                               optim=cfg.optim, label_smoothing=cfg.task.label_smoothing, ema=cfg.trainer.ema,
                               seed=cfg.seed)  # fmt: skip

@@ -22,16 +22,26 @@ LONGER_RUNS = {"synthetic": "steps=4000", "tinyshakespeare": "steps=5000"}
 
 def train(run: Run) -> Result:
     """Create the model, load the text, train on next-token prediction."""
+    from zoo.data.text.corpus import load_corpus
+    from zoo.data.text.datamodule import TextChunksDataModule
+    from zoo.tasks.language_modeling import CausalLMTask
     from zoo.training.fit import fit
-    from zoo.training.recipes.language_modeling import SampleText, causal_lm_task, open_stream
+    from zoo.training.recipes.language_modeling import SampleText, fit_to_text
+    from zoo.training.recipes.text import text_model
 
-    model, data, first_word = open_stream(run)
-    assert run.folder is not None
-    s = run.settings.sample
-    prompt = s.prompt or first_word
-    samples = SampleText(run.folder.path, prompt, length=s.length, temperature=s.temperature, seed=run.settings.seed)
-    return fit(run, causal_lm_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
-               longer_runs=LONGER_RUNS, callbacks=[samples],
+    cfg = run.config
+    model = text_model(run, head="lm")  # by name, or from any folder of weights
+    text = load_corpus(cfg.data).split_at_end(cfg.trainer.val_fraction)
+    model = fit_to_text(run, model, text)
+
+    data = TextChunksDataModule(text, model.preprocess, cfg.data.batch_size, length=model.config.max_length,
+                                seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+    folder = run.open(data, model)  # a new one, or that of an unfinished run with the same settings and data
+    task = CausalLMTask(model, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)
+    prompt = cfg.sample.prompt or text.train.text.split()[0]
+    samples = SampleText(folder.path, prompt, length=cfg.sample.length, temperature=cfg.sample.temperature,
+                         seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=[samples],
                example_command=["zoo", "generate", "{model}", prompt])  # fmt: skip
 
 

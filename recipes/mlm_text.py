@@ -22,12 +22,27 @@ LONGER_RUNS = {"synthetic": "epochs=20", "sst2": "epochs=60"}
 
 def train(run: Run) -> Result:
     """Create the model, load the text, train on masked-token prediction."""
+    from zoo.data.text.corpus import load_corpus
+    from zoo.data.text.datamodule import TextLinesDataModule
+    from zoo.tasks.language_modeling import MaskedLMTask
     from zoo.training.fit import fit
-    from zoo.training.recipes.language_modeling import masked_lm_task, open_lines
+    from zoo.training.recipes.language_modeling import mask_tokens
+    from zoo.training.recipes.text import text_model, with_new_tokenizer
 
-    model, data = open_lines(run)
-    return fit(run, masked_lm_task(run, model), data, steps_per_epoch=data.steps_per_epoch, sample=data.sample(),
-               longer_runs=LONGER_RUNS,
+    cfg = run.config
+    model = text_model(run, head="masked_lm")  # by name, or from any folder of weights
+    lines = load_corpus(cfg.data, synthetic="sentences").split_lines(cfg.trainer.val_fraction, cfg.seed)
+    if not cfg.model.source:
+        model = with_new_tokenizer(run, model, lines.train.texts, head="masked_lm")
+
+    data = TextLinesDataModule(lines, model.preprocess, cfg.data.batch_size, max_length=cfg.data.max_length,
+                               group_by_length=cfg.data.group_by_length, seed=cfg.seed,
+                               num_workers=cfg.data.num_workers)  # fmt: skip
+    run.open(data, model)  # the run folder: a new one, or that of an unfinished run with the same settings and data
+    mask_id, special = mask_tokens(model.preprocess)
+    task = MaskedLMTask(model, mask_id=mask_id, special=special, mask_probability=cfg.task.mask_probability,
+                        optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+    return fit(run, task, data, longer_runs=LONGER_RUNS,
                example_command=["python", "recipes/finetune_text.py", "model.source={model}"])  # fmt: skip
 
 

@@ -256,7 +256,7 @@ def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe
 
 def _dataset(layers: list[Layer], cls: type) -> Layer:
     """A layer with the name of the dataset; empty for settings without data."""
-    kind = sections(cls).get("data")
+    kind: Any = sections(cls).get("data")
     if kind is None:
         return {}
     merged = merge(layers)

@@ -29,10 +29,12 @@ class DatasetInfo:
     validation: int = 0
 
     @classmethod
-    def of(cls, splits: Any) -> "DatasetInfo":
-        """The description of the splits that a loader gives, before a validation set is split off."""
-        return cls(splits.name, splits.real, splits.source, len(splits.train), len(splits.test),
-                   getattr(splits, "test_name", ""))  # fmt: skip
+    def of(cls, data: Any) -> "DatasetInfo":
+        """The description of the splits that a loader gives, before a validation set is split off, or of a data module,
+        whose items may be parts of one text.
+        """
+        splits = getattr(data, "splits", data)
+        return cls(splits.name, splits.real, splits.source, len(data.train), len(data.test), splits.test_name)
 
     @property
     def counts(self) -> str:

@@ -109,7 +109,7 @@ class Run:
         """Set the dataset and open the run folder; `precision=auto` may depend on the model.
 
         Args:
-            data: The splits that a loader gives, before a validation set is split off, or a DatasetInfo.
+            data: The splits that a loader gives, before a validation set is split off; a data module; or a DatasetInfo.
             model: The model.
 
         Raises: RunError if the folder holds a different, unfinished run, or one of data that has changed since.

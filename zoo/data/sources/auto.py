@@ -28,4 +28,4 @@ def resolve_auto(preferred: str, data_dir: str | None = None) -> str:
 
 def _is_local(card: Card) -> bool:
     folder = os.environ.get("ZOO_DATA_DIR")
-    return bool(folder) and all((Path(folder).expanduser() / file).is_file() for file in card.files.values())
+    return folder is not None and all((Path(folder).expanduser() / file).is_file() for file in card.files.values())

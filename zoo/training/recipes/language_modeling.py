@@ -1,4 +1,4 @@
-"""Language modeling recipes: text, tokenizer, model and task from settings; generated samples."""
+"""What a language model takes from the data: its tokenizer; and text that it generates while it learns."""
 
 from pathlib import Path
 from typing import Any
@@ -8,134 +8,40 @@ import torch
 from rich.markup import escape
 from torch import Tensor
 
-from zoo.data.splits import held_out_mask
-from zoo.data.text.corpus import Corpus, chunks_of, ids_of, load_corpus, text_tokenizer
-from zoo.data.text.datamodule import GroupedByLengthDataModule, TextChunks, TokenDataset
+from zoo.data.splits import Splits
+from zoo.data.text.corpus import Corpus, text_tokenizer
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.preprocessing.text import TextProcessor
-from zoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
-from zoo.training.parse import SettingsError
-from zoo.training.recipes.text import (
-    DEFAULT_VOCAB_SIZE,
-    create_fresh_model,
-    fresh_model_with_tokenizer,
-    initial_model,
-    token_fields,
-    tokenizer_cache,
-)
-from zoo.training.result import DatasetInfo
+from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, token_fields, tokenizer_cache
 from zoo.training.run import Run
 from zoo.utils.console import console
-from zoo.utils.errors import DataError
 
 
-def open_stream(run: Run) -> tuple[Model, GroupedByLengthDataModule, str]:
-    """Create a decoder and split one long text into chunks; the last `val_fraction` is the validation and test set.
+def fit_to_text(run: Run, model: Model, text: Splits[Corpus]) -> Model:
+    """The model for one long text: a new one has its characters as tokens, or BPE tokens trained on the training part.
 
-    Returns: the model, the data module, and a default prompt for samples. Raises: SettingsError, RunError.
+    A pretrained model keeps its tokenizer.
     """
-    model = initial_model(run, "lm")
-    try:
-        corpus = load_corpus(run.settings.data)
-        text = "\n".join(corpus.texts)
-        cut = int(len(text) * (1 - run.settings.trainer.val_fraction))
-        if cut == len(text):
-            raise SettingsError("val_fraction=0 leaves no text for validation: use e.g. val_fraction=0.1")
-        preprocess = model.preprocess
-        if not run.settings.model.source:
-            preprocess = train_tokenizer(run, text, cut, model.config.max_length)
-        length = model.config.max_length
-        s = run.settings
-        train = TextChunks(ids_of(text[:cut], preprocess), length, moving=True, seed=s.seed)
-        held_out = TextChunks(ids_of(text[cut:], preprocess), length)
-        open_run(run, corpus, train, held_out)
-        s = run.settings
-        if not s.model.source:
-            model = create_fresh_model(run, head="lm", **token_fields(model.config, preprocess))
-        model.preprocess = preprocess
-        data = GroupedByLengthDataModule(
-            train, held_out, held_out, s.data.batch_size, seed=s.seed, num_workers=s.data.num_workers
-        )
-        return model, data, text.split()[0]
-    except (DataError, ValueError) as error:
-        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
+    c = run.config
+    if c.model.source:
+        return model
+    size = c.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
+    tokenizer = text_tokenizer(text, c.data.tokens, size, model.config.max_length, tokenizer_cache(run))
+    model = run.build_model("lm", **token_fields(model.config, tokenizer))
+    model.preprocess = tokenizer
+    return model
 
 
-def train_tokenizer(run: Run, text: str, cut: int, max_length: int) -> TextProcessor:
-    """A tokenizer with all characters of the text, or BPE trained on the training part `text[:cut]`."""
-    s = run.settings
-    size = s.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
-    training_text = text if s.data.tokens == "characters" else text[:cut]
-    return text_tokenizer(training_text, s.data.tokens, size, max_length, tokenizer_cache(run))
+def mask_tokens(tokenizer: TextProcessor) -> tuple[int, tuple[int, ...]]:
+    """(id of the mask token, ids of the special tokens, which are not masked).
 
-
-def open_lines(run: Run) -> tuple[Model, GroupedByLengthDataModule]:
-    """Create an encoder and load separate texts; a random fraction of them is the validation and test set.
-
-    Raises: SettingsError, RunError.
+    Raises: ValueError for a tokenizer without a mask token.
     """
-    model = initial_model(run, "masked_lm")
-    try:
-        corpus = load_corpus(run.settings.data, synthetic="sentences")
-        lines = corpus.lines
-        held = held_out_mask(
-            torch.zeros(len(lines), dtype=torch.int64), run.settings.trainer.val_fraction, run.settings.seed
-        )
-        parts = [[line for line, out in zip(lines, held.tolist()) if out == part] for part in (False, True)]
-        if not all(parts):
-            raise SettingsError(f"{corpus.source} has {len(lines)} lines, which is too few for a validation set")
-        if not run.settings.model.source:
-            model = fresh_model_with_tokenizer(run, parts[0], "masked_lm")
-        train, val = (token_set(part, model.preprocess, run.settings.data.max_length) for part in parts)
-        open_run(run, corpus, train, val)
-        s = run.settings
-        data = GroupedByLengthDataModule(
-            train,
-            val,
-            val,
-            s.data.batch_size,
-            group_by_length=s.data.group_by_length,
-            seed=s.seed,
-            num_workers=s.data.num_workers,
-        )
-        return model, data
-    except (DataError, ValueError) as error:
-        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
-
-
-def token_set(lines: list[str], preprocess: TextProcessor, max_length: int) -> TokenDataset:
-    """Tokenized lines with special tokens; lines that are too long are split."""
-    ids, types = chunks_of(lines, preprocess, max_length)
-    return TokenDataset(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
-
-
-def open_run(run: Run, corpus: Corpus, train: Any, held_out: Any) -> None:
-    """Open the run folder; the held-out part counts as the test set."""
-    run.open(DatasetInfo(corpus.name, corpus.real, corpus.source, len(train), len(held_out)))
-
-
-def causal_lm_task(run: Run, model: Model) -> CausalLMTask:
-    """Create the task from the settings. Raises: SettingsError."""
-    s = run.settings
-    try:
-        return CausalLMTask(model, optim=s.optim, ema=s.trainer.ema, seed=s.seed)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-
-def masked_lm_task(run: Run, model: Model) -> MaskedLMTask:
-    """Create the task from the settings. Raises: SettingsError, e.g. for a tokenizer without a mask token."""
-    s, preprocess = run.settings, model.preprocess
-    mask = preprocess.id("mask")
+    mask = tokenizer.id("mask")
     if mask is None:
-        raise SettingsError("the tokenizer has no mask token, which masked language modeling needs")
-    special = tuple(sorted({i for name in preprocess.special if (i := preprocess.id(name)) is not None}))
-    try:
-        return MaskedLMTask(model, mask_id=mask, special=special, mask_probability=s.task.mask_probability,
-                            optim=s.optim, ema=s.trainer.ema, seed=s.seed)  # fmt: skip
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise ValueError("the tokenizer has no mask token, which masked language modeling needs")
+    return mask, tuple(sorted({i for name in tokenizer.special if (i := tokenizer.id(name)) is not None}))
 
 
 class SampleText(L.Callback):

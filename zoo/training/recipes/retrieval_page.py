@@ -9,9 +9,10 @@ from torch import Tensor
 
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.datamodule import PairDataModule
-from zoo.data.pairs.dataset import PairDataset, PairSplits
+from zoo.data.pairs.dataset import PairDataset
 from zoo.retrieval import html_page
 from zoo.training.run import Run
+from zoo.training.run_dir import RunFolder
 from zoo.utils import distributed
 from zoo.utils.escape import figure_text
 
@@ -25,17 +26,16 @@ PLOT_QUERIES, PLOT_RESULTS = 8, 6
 PAGE_QUERIES, PAGE_RESULTS = 24, 8
 
 
-def save_images(run: Run, sets: PairSplits[Tensor]) -> Path:
+def save_images(run_folder: RunFolder, pairs: PairDataset[Tensor]) -> Path:
     """Save test images as files, to search in; returns their folder."""
     from PIL import Image
 
-    assert run.folder is not None
-    folder = run.folder.path / "images"
+    folder = run_folder.path / "images"
     if distributed.rank() == 0:
         folder.mkdir(exist_ok=True)
-        for number in range(min(MAX_IMAGES, len(sets.test))):
-            file = folder / f"{number:03d} {file_name(sets.test.captions[number][0])}.png"
-            Image.fromarray(sets.test.items[number].permute(1, 2, 0).numpy()).save(file)
+        for number in range(min(MAX_IMAGES, len(pairs))):
+            file = folder / f"{number:03d} {file_name(pairs.captions[number][0])}.png"
+            Image.fromarray(pairs.items[number].permute(1, 2, 0).numpy()).save(file)
     return folder
 
 

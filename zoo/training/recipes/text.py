@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from zoo.data.text.dataset import TextSplits
+from zoo.data.splits import Splits
+from zoo.data.text.dataset import TextDataset
 from zoo.models.base import Model
 from zoo.models.text import DecoderConfig
 from zoo.nn.heads import rescale_output
@@ -32,7 +33,7 @@ def text_model(run: Run, head: str) -> Model:
     return model
 
 
-def fit_to_texts(run: Run, model: Model, texts: TextSplits) -> Model:
+def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset]) -> Model:
     """The model for the texts: a new one with a tokenizer trained on them, a pretrained one with their classes."""
     c = run.config
     if not c.model.source:
@@ -78,7 +79,7 @@ def tokenizer_cache(run: Run) -> Path:
     return Path(run.config.run_dir or Path("runs") / run.recipe).parent / "tokenizers"
 
 
-def example_command(texts: TextSplits) -> list[str]:
+def example_command(texts: Splits[TextDataset]) -> list[str]:
     """A command that classifies a short text of the test set with the trained model."""
     if not texts.real:
         return ["zoo", "predict", "{model}", "the soup was cold but the evening was lovely ."]

@@ -106,7 +106,9 @@ def _build(run: Run, towers: Towers, from_data: Mapping[str, Any]) -> Contrastiv
             raise ValueError(
                 f"model={s.model.name} is a single tower: give it as image.name=, text.name= or audio.name="
             )
-        return create_model(s.model.name, seed=s.seed, **run.overrides_given | from_data)
+        model = create_model(s.model.name, seed=s.seed, **{**run.overrides_given, **from_data})
+        assert isinstance(model, Contrastive)
+        return model
     fields, own = tower_overrides(run, towers)
     for name, value in from_data.items():
         tower, _, field = name.partition(".")

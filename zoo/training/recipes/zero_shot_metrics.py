@@ -1,6 +1,6 @@
 """Zero-shot metrics of an audio-text run, and the commands that use its model."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -11,7 +11,6 @@ from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.datamodule import PairDataModule, PairRows
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.retrieval.zero_shot import zero_shot
-from zoo.training.run import Run
 from zoo.training.run_dir import RunFolder
 from zoo.utils import distributed
 
@@ -25,15 +24,13 @@ class ZeroShotMetrics(L.Callback):
 
     Args:
         data: The data module.
-        sets: The audio-text pairs.
         sentences: Prompt templates for a class.
         unseen: Names of the held-out classes.
     """
 
-    def __init__(
-        self, data: PairDataModule, sets: PairSplits[AudioClips], sentences: list[str], unseen: list[str]
-    ) -> None:
-        self.data, self.sets, self.sentences, self.unseen = data, sets, sentences, unseen
+    def __init__(self, data: PairDataModule, sentences: list[str], unseen: list[str]) -> None:
+        self.data, self.sentences, self.unseen = data, sentences, unseen
+        self.sets: PairSplits[AudioClips] = cast(Any, data.splits)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log `test_prompt_accuracy`, and with unseen classes `test_unseen_accuracy`, `test_unseen_among_all`."""
@@ -50,8 +47,7 @@ class ZeroShotMetrics(L.Callback):
         metrics = {"prompt_accuracy": accuracy(predicted, test)}
         task.confusion, task.class_names = confusion_matrix(predicted, test, len(names)), names
         if self.sets.unseen is not None:
-            rows = PairRows(self.sets.unseen, features_of(model, self.sets.unseen.items), model.preprocess.text)
-            embeddings = encode_audio(model, rows, self.data)
+            embeddings = encode_audio(model, self.data.rows(self.sets.unseen), self.data)
             metrics["unseen_accuracy"] = accuracy(classify(embeddings, prompts, ~known), self.sets.unseen)
             metrics["unseen_among_all"] = accuracy(classify(embeddings, prompts, known | ~known), self.sets.unseen)
         return metrics
@@ -86,16 +82,9 @@ def encode_audio(model: Any, rows: PairRows, data: PairDataModule, size: int = 1
     return torch.cat(parts)
 
 
-def zero_shot_callbacks(run: Run, data: PairDataModule, sets: PairSplits[AudioClips]) -> list[L.Callback]:
-    """The callback for zero-shot metrics, if the clips have classes."""
-    s = run.config.data
-    return [ZeroShotMetrics(data, sets, list(s.sentences), list(s.held_out_classes))] if sets.classes else []
-
-
-def example_command(run: Run, sets: PairSplits[AudioClips]) -> list[str]:
+def example_command(folder: RunFolder, sets: PairSplits[AudioClips]) -> list[str]:
     """Write a test clip as a file, and return a command that uses the trained model."""
-    assert isinstance(run.folder, RunFolder)
-    file = run.folder.path / "sample.wav"
+    file = folder.path / "sample.wav"
     write_clip(file, sets.test.items)
     if sets.classes:
         return ["zoo", "classify", str(file), "--model", "{model}", "--labels", ",".join(sets.classes)]
