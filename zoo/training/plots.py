@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zoo.data.image.datamodule import ImageDataModule
 from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
@@ -100,11 +101,10 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
         wave, sampling_rate = data.first_clip()
         soundfile().write(run.folder.path / "sample.wav", wave.numpy(), sampling_rate)
         return None
-    sets = getattr(data, "sets", None)
-    if sets is not None:
+    if isinstance(data, ImageDataModule):
         from PIL import Image
 
-        pixels = sets.test.images[0].permute(1, 2, 0)
+        pixels = data.splits.test.images[0].permute(1, 2, 0)
         Image.fromarray(pixels.squeeze(-1).numpy()).save(run.folder.path / "sample.png")
     return None
 
@@ -114,13 +114,16 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
     from torch.distributed.fsdp import FSDPModule
 
     data: Any = getattr(task.trainer, "datamodule", None)
-    sets, model = getattr(data, "sets", None), task.evaluated
+    model = task.evaluated
     if hasattr(data, "sample_spectrograms") and isinstance(model, Model) and not isinstance(model, FSDPModule):
         return audio_attention(model, *data.sample_spectrograms(count))
-    if sets is None or task.augment is None or not isinstance(model, Model) or isinstance(model, FSDPModule):
+    if not isinstance(data, ImageDataModule) or not isinstance(model, Model) or isinstance(model, FSDPModule):
         return None  # a sharded model needs all ranks for a forward pass
-    labels = sets.test.labels[:count]
-    images = sets.test.pixels(torch.arange(len(labels)))
+    if task.augment is None:
+        return None
+    test = data.splits.test
+    labels = test.labels[:count]
+    images = test.pixels(torch.arange(len(labels)))
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
     try:
         return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())

@@ -80,7 +80,7 @@ class Run:
         """
         from zoo.checkpoints.create import create_model
         from zoo.checkpoints.load import load
-        from zoo.training.recipes.pretrained import load_classifier
+        from zoo.training.pretrained import load_classifier
 
         model, overrides = self.config.model, self.config.model.overrides | fields
         try:

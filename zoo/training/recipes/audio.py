@@ -13,7 +13,7 @@ from zoo.models.base import Model
 from zoo.preprocessing.image import pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.pretrained import set_classes
+from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
 
 DEFAULT_MAX_DURATION = 10.0  # seconds; longest input of a new model unless `max_duration=` is given

@@ -7,7 +7,7 @@ from zoo.data.image.dataset import ImageSplits
 from zoo.models.base import Model
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.pretrained import set_classes
+from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
 from zoo.utils.console import console
 

@@ -7,7 +7,7 @@ from zoo.models.base import Model
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.pretrained import has_new_head
+from zoo.training.pretrained import has_new_head
 from zoo.training.run import Run
 
 

@@ -16,7 +16,7 @@ from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.problem_types import Unit, unit_of
 from zoo.training.parse import SettingsError
-from zoo.training.recipes.pretrained import set_classes
+from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 8000  # of a new tokenizer, unless `vocab_size=` is given
