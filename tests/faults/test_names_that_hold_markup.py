@@ -16,7 +16,7 @@ from zoo.checkpoints.model_card import Training, model_card
 from zoo.cli.main import main
 from zoo.retrieval.html_page import Card, write_page
 from zoo.utils.console import announce, make_console, make_table
-from zoo.utils.escape import fenced, figure_text, markdown, printable, yaml_scalar
+from zoo.utils.escape import fenced, figure_text, markdown, printable
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07red\x9b31m\rfine\u202etxt\u2028line\nnext"
 MARKUP = (
@@ -161,9 +161,6 @@ def test_simple_names_are_not_changed() -> None:
         "[1, 2]",
     ):
         assert markdown(text) == text
-    assert yaml_scalar("my-model_2") == "my-model_2"
-    for text in ("yes", "a: b", "- x", "1", "null", "a\nb", '"'):
-        assert yaml.safe_load(f"- {yaml_scalar(text)}") == [text if "\n" not in text else "a\nb"]
     assert fenced(["a```b", "c"], "bash") == ["````bash", "a```b", "c", "````"]
 
 

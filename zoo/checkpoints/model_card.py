@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, to_json_types
 from zoo.models.registry import family
 from zoo.preprocessing.modality import of_family
-from zoo.utils.escape import fenced, markdown, quoted, yaml_scalar
+from zoo.utils.escape import fenced, markdown, quoted
 
 # The hub's pipeline tag of models with several towers; those of others are in the `Modality` record.
 MULTIMODAL = "zero-shot-image-classification"
@@ -59,10 +61,10 @@ class Training:
 def model_card(model: Model, name: str, format: str = "zoo", training: Training | None = None) -> str:
     """The README.md of a folder or hub repository `name`. format: the library whose files it has."""
     task = pipeline_tag(model)
-    library = {"zoo": "attention-zoo"}.get(format, format)
-    lines = ["---", f"library_name: {yaml_scalar(library)}", *([f"pipeline_tag: {task}"] if task else [])]
+    metadata: dict[str, Any] = {"library_name": "attention-zoo" if format == "zoo" else format}
+    metadata |= ({"pipeline_tag": task} if task else {}) | {"tags": ["attention-zoo", model.family]}
     title = name.rstrip("/").removesuffix("/model").split("/")[-1]
-    lines += ["tags:", "- attention-zoo", f"- {yaml_scalar(model.family)}", "---", "", f"# {markdown(title)}", ""]
+    lines = ["---", yaml.safe_dump(metadata, sort_keys=False) + "---", "", f"# {markdown(title)}", ""]
     lines += [] if training is None else [*training.lines(), ""]
     lines += [*fenced(usage_lines(model, name, format, task), "python"), "", "| | |", "|---|---|"]
     lines += [f"| {key} | {markdown(value)} |" for key, value in config_values(model).items()]

@@ -198,6 +198,12 @@ class Task(L.LightningModule):
         row = {"train_loss": float(self._step_loss), "lr": lr, "skipped_steps": float(self.guard.skipped)}
         self.record(row | {"epoch": float(self.trainer.current_epoch)}, step + 1)
 
+    def log_evaluation(self, row: dict[str, float], *, prog_bar: bool = True) -> None:
+        """Log the metrics of a validation or test, under the step after which it runs."""
+        self.log_dict(row, prog_bar=prog_bar, logger=False)
+        if not self.trainer.sanity_checking:
+            self.record(row, self.trainer.global_step)
+
     def record(self, row: dict[str, float], step: int) -> None:
         """Send metrics to every logger. `step` is the number of optimizer steps done."""
         for logger in self.loggers:

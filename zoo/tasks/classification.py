@@ -150,10 +150,7 @@ class ClassificationTask(Task):
 
     def _log_epoch(self, stage: str) -> None:
         names = [name for name in self.metrics if name.startswith(stage) and not name.endswith("_confusion")]
-        row = {name: float(self._pop_metric(name)) for name in names}
-        self.log_dict(row, prog_bar=True, logger=False)
-        if not self.trainer.sanity_checking:
-            self.record(row, self.trainer.global_step)
+        self.log_evaluation({name: float(self._pop_metric(name)) for name in names})
 
     def _pop_metric(self, name: str) -> Tensor:
         """Compute a metric over all ranks and reset it."""

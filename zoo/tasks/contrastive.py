@@ -288,9 +288,7 @@ class ContrastiveTask(Task):
             recalls += [value for key, value in values.items() if not key.endswith("_median_rank")]
             row |= {f"{stage}_{key}": value for key, value in values.items()}
         row |= {f"{stage}_loss": sum(losses) / len(losses), f"{stage}_recall": sum(recalls) / len(recalls)}
-        self.log_dict(row, prog_bar=False, logger=False)
-        if not self.trainer.sanity_checking:
-            self.record(row, self.trainer.global_step)
+        self.log_evaluation(row, prog_bar=False)
 
 
 def features(output: Any) -> list[tuple[str, Tensor]]:

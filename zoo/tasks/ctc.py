@@ -128,6 +128,4 @@ class CTCTask(Task):
         for name in [name for name in self.metrics if name.startswith(stage)]:
             row[name] = float(self.metrics[name].compute())
             self.metrics[name].reset()
-        self.log_dict(row, prog_bar=True, logger=False)
-        if not self.trainer.sanity_checking:
-            self.record(row, self.trainer.global_step)
+        self.log_evaluation(row)

@@ -71,10 +71,7 @@ class LanguageModelingTask(Task):
         metric = self.metrics[f"{stage}_loss"]
         loss = float(metric.compute())
         metric.reset()
-        row = {f"{stage}_loss": loss, f"{stage}_perplexity": math.exp(min(loss, 700.0))}
-        self.log_dict(row, prog_bar=True, logger=False)
-        if not self.trainer.sanity_checking:
-            self.record(row, self.trainer.global_step)
+        self.log_evaluation({f"{stage}_loss": loss, f"{stage}_perplexity": math.exp(min(loss, 700.0))})
 
 
 class CausalLMTask(LanguageModelingTask):

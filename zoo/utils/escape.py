@@ -51,12 +51,6 @@ def quoted(text: str) -> str:
     return printable(json.dumps(text, ensure_ascii=False))
 
 
-def yaml_scalar(text: str) -> str:
-    """Text as a value of YAML, in quotes unless it is a simple name."""
-    simple = re.fullmatch(r"[A-Za-z][\w.-]*", text) and text.lower() not in ("true", "false", "yes", "no", "on", "off")
-    return text if simple and text.lower() not in ("null", "y", "n") else quoted(text)
-
-
 def figure_text(text: Any) -> str:
     """Text in a figure: matplotlib would typeset what stands between two dollar signs."""
     return printable(text, keep="\n\t").replace("\\$", "$").replace("$", "\\$")

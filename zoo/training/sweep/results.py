@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zoo.training.run_dir import write_text
 from zoo.utils.escape import figure_text, markdown
 
@@ -301,13 +303,7 @@ def choose_metric(trials: Sequence[Trial], metric: str | None = None) -> str:
 
 def interpolate(curve: Sequence[tuple[int, float, float]], column: int, position: float) -> float:
     """A metric at a step (column 0) or second (column 1): linear between logged rows, constant beyond them."""
-    before = [point for point in curve if point[column] <= position]
-    after = [point for point in curve if point[column] > position]
-    if not before or not after:
-        return before[-1][2] if before else curve[0][2]
-    left, right = before[-1], after[0]
-    weight = (position - left[column]) / (right[column] - left[column])
-    return left[2] + weight * (right[2] - left[2])
+    return float(np.interp(position, [point[column] for point in curve], [point[2] for point in curve]))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
