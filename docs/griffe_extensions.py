@@ -6,6 +6,7 @@ from typing import Any
 
 import griffe
 
+INLINE = re.compile(r"^(Raises|Returns|Source): (\S.*(?:\n +\S.*)*)", re.MULTILINE)
 ARGUMENTS = re.compile(r"(?:^|(?<=[.;] ))((?:\w+(?:, | and ))*\w+): ")
 
 
@@ -26,8 +27,12 @@ class LazyExports(griffe.Extension):
                     mod.set_member(name, griffe.Alias(name, f"{prefix}{home}.{name}", parent=mod))
 
 
-class ArgumentLists(griffe.Extension):
-    """Shows arguments that a docstring describes in running text, `name: what it is. other: what it is.`, as a list."""
+class RunningText(griffe.Extension):
+    """Shows arguments that a docstring describes in running text, `name: what it is. other: what it is.`, as a list.
+
+    `Raises: ValueError for ...` on one line and those that continue it becomes a paragraph: for griffe it is the start
+    of a section whose entries are the lines below.
+    """
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         as_list(func, {parameter.name.lstrip("*") for parameter in func.parameters})
@@ -41,9 +46,10 @@ class ArgumentLists(griffe.Extension):
 
 
 def as_list(item: griffe.Object, names: set[str]) -> None:
-    """Rewrite the paragraphs of a docstring that start with one of `names` and a colon."""
+    """Rewrite the paragraphs of a docstring that start with one of `names` or `Raises`, and a colon."""
     if item.docstring is not None:
-        paragraphs = item.docstring.value.split("\n\n")
+        text = INLINE.sub(lambda m: f"\n**{m[1]}:** {' '.join(m[2].split())}", item.docstring.value)
+        paragraphs = re.split(r"\n{2,}", text.strip())
         item.docstring.value = "\n\n".join(paragraph_as_list(text, names) for text in paragraphs)
 
 
