@@ -107,13 +107,17 @@ def repository(name: str, folder: Path) -> None:
 
 
 def save_clip(folder: Path) -> None:
-    """A CLIP of transformers with its tokenizer and image processor."""
+    """A CLIP of transformers with its image processor, and a tokenizer that ends texts with their end token."""
     import transformers
     from clip_peers import transformers_pair
     from text_peers import save_text_tokenizer
+    from tokenizers import Tokenizer, processors
 
-    transformers_pair(folder, "CLIPModel", text={"max_position_embeddings": 40})
+    transformers_pair(folder, "CLIPModel", text={"max_position_embeddings": 40, "eos_token_id": 0})
     save_text_tokenizer(folder, "bpe")
+    tokenizer, end = Tokenizer.from_file(str(folder / "tokenizer.json")), "<|endoftext|>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
     size = {"height": 32, "width": 32}
     transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
 
