@@ -3,11 +3,18 @@
 import os
 
 import pytest
+from family_times import FamilyTimes
 
 FULL = "runs in .ci/full, or with ZOO_FULL=1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--family-times", action="store_true", help="CPU seconds of the tests of each family of models")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--family-times"):
+        config.pluginmanager.register(FamilyTimes(), "family_times")
     config.addinivalue_line("markers", f"full: takes too long for every change: {FULL}")
 
 
