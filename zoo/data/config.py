@@ -1,20 +1,62 @@
 """Data options of the recipes. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
 
 
-def _at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise ValueError if one of the named settings is below `least`; names that do not exist are ignored."""
-    for name in names:
-        if getattr(settings, name, least) < least:
-            raise ValueError(f"{name}={getattr(settings, name)}: expected {least} or more")
+@dataclass(frozen=True, kw_only=True)
+class BaseDataSettings:
+    """Options of every dataset.
+
+    Attributes:
+        batch_size: Items per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for data in memory.
+    """
+
+    preferred: ClassVar[str] = "synthetic"  # what `auto` stands for, if it is available
+    smallest_batch: ClassVar[int] = 1
+    name: str = "auto"
+    data_dir: str | None = None
+    batch_size: int = 32
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        self._at_least(self.smallest_batch, "batch_size")
+        self._at_least(0, "num_workers")
+
+    def _at_least(self, least: float, *names: str) -> None:
+        """Raise ValueError if one of the named settings is below `least`."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected {least} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class ItemDataSettings(BaseDataSettings):
+    """Options of the datasets of single items: images, labeled texts, clips, pairs.
+
+    Attributes:
+        on_error: How to handle a broken file or an incomplete row: `raise` an error that names it, or `skip` it with a
+            warning.
+        max_train_samples: Maximum number of training items (a seeded subset, balanced over classes). 0 uses all.
+        max_test_samples: Maximum number of test items (a seeded subset, balanced over classes). 0 uses all.
+    """
+
+    on_error: Literal["raise", "skip"] = "raise"
+    max_train_samples: int = 0
+    max_test_samples: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
+        self._at_least(0, "max_train_samples", "max_test_samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ItemDataSettings):
     """Labeled images for classification.
 
     Attributes:
@@ -22,11 +64,6 @@ class DataSettings:
             or a folder with one sub-folder per class.
         data_dir: Folder that contains `cifar10/{train,test}.parquet`. Default: `ZOO_DATA_DIR`, then the Hugging Face
             Hub.
-        on_error: How to handle a broken image: `raise` an error that names it, or `skip` it with a warning.
-        batch_size: Images per optimizer step, summed over all devices and accumulation steps.
-        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for small images.
-        max_train_samples: Maximum number of training images (a seeded, class-balanced subset). 0 uses all.
-        max_test_samples: Maximum number of test images (a seeded, class-balanced subset). 0 uses all.
         size: Height and width in pixels of the images. Default: what the model takes, `model.image_size`, which it must
             equal.
         statistics: Mean and standard deviation that images are normalized with: `data` (of the training images) or
@@ -34,57 +71,27 @@ class DataSettings:
         augment: Augmentation of the training images.
     """
 
-    preferred: ClassVar[str] = "cifar10"  # what `auto` stands for, if it is available
-    name: str = "auto"
-    data_dir: str | None = None
-    on_error: Literal["raise", "skip"] = "raise"
+    preferred: ClassVar[str] = "cifar10"
     batch_size: int = 128
-    num_workers: int = 0
-    max_train_samples: int = 0
-    max_test_samples: int = 0
     size: int | None = None
     statistics: Literal["auto", "data", "model"] = "auto"
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
-        _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples")
-        _at_least(self, 1, "batch_size")
+        super().__post_init__()
         if self.size is not None:
-            _at_least(self, 1, "size")
+            self._at_least(1, "size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeedSettings:
-    """Options shared by all text datasets.
-
-    Attributes:
-        data_dir: Folder that contains `sst2/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, then the Hugging Face
-            Hub.
-        batch_size: Texts per optimizer step, summed over all devices and accumulation steps.
-        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
-    """
-
-    preferred: ClassVar[str] = "synthetic"
-    data_dir: str | None = None
-    batch_size: int = 32
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples")
-        _at_least(self, 1, "batch_size")
-        _at_least(self, 3, "max_length")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextDataSettings(FeedSettings):
+class TextDataSettings(ItemDataSettings):
     """Labeled texts for classification or regression.
 
     Attributes:
         name: Dataset: `synthetic` (generated sentences; also `auto`), `sst2`, a table (.csv .tsv .jsonl .json
             .parquet), a folder with a train table and optional validation and test tables, or `org/name` on the Hugging
             Face Hub (`org/name:config` for one of its configurations, e.g. `nyu-mll/glue:sst2`).
+        data_dir: Folder that contains `sst2/`. Default: `ZOO_DATA_DIR`, then the Hugging Face Hub.
         text: Column of the texts. Two columns separated by a comma are text pairs (`premise,hypothesis`).
         label: Column of the labels. Several comma-separated columns of zeros and ones are multi-label targets.
         problem_type: `single_label_classification`, `multi_label_classification` or `regression`. `auto` infers it from
@@ -92,40 +99,37 @@ class TextDataSettings(FeedSettings):
         validation: Table to validate on. Default: the validation split of the dataset, or else the fraction
             `trainer.val_fraction` of the training texts.
         test: Table to test on. Default: the test split of the dataset, or else 10 % of the training texts.
-        on_error: How to handle a row without text or label: `raise` an error that names it, or `skip` it with a
-            warning.
-        max_train_samples: Maximum number of training texts (a seeded, class-balanced subset). 0 uses all.
-        max_test_samples: Maximum number of test texts (a seeded, class-balanced subset). 0 uses all.
         max_length: Maximum number of tokens per text.
         truncate: How to handle longer texts: `warn` truncates with a warning, `cut` truncates silently, `error` raises.
         group_by_length: Group texts of similar length into the same batch.
     """
 
-    name: str = "auto"
     text: str = ""
     label: str = ""
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
     validation: str | None = None
     test: str | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    max_train_samples: int = 0
-    max_test_samples: int = 0
     max_length: int = 256
     truncate: Literal["warn", "cut", "error"] = "warn"
     group_by_length: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(3, "max_length")
+
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSettings(FeedSettings):
+class CorpusSettings(BaseDataSettings):
     """Plain text for language modeling.
 
     Attributes:
         name: Dataset: `synthetic` (generated text; also `auto`), `tinyshakespeare`, `sst2` (its training sentences), a
             text file, a folder of .txt files, or a table with a text column.
+        data_dir: Folder that contains `sst2/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, for `sst2` then the
+            Hugging Face Hub.
         text: Column of the texts in a table.
     """
 
-    name: str = "auto"
     text: str = ""
 
 
@@ -152,9 +156,13 @@ class LinesSettings(CorpusSettings):
     max_length: int = 128
     group_by_length: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(3, "max_length")
+
 
 @dataclass(frozen=True, kw_only=True)
-class AudioSourceSettings:
+class AudioSourceSettings(ItemDataSettings):
     """Options shared by all audio datasets.
 
     Attributes:
@@ -164,32 +172,17 @@ class AudioSourceSettings:
         resample: Resample files with a different sampling rate instead of raising an error.
         speaker: Column of the speaker names, used by `held_out_speaker`.
         held_out_speaker: Test on this speaker only and train on all others.
-        on_error: How to handle a broken file or an incomplete row: `raise` an error that names it, or `skip` it with a
-            warning.
-        batch_size: Clips per optimizer step, summed over all devices and accumulation steps.
-        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
-        max_train_samples: Maximum number of training clips (a seeded subset). 0 uses all.
-        max_test_samples: Maximum number of test clips (a seeded subset). 0 uses all.
     """
 
-    preferred: ClassVar[str] = "synthetic"
-    data_dir: str | None = None
     audio: str = ""
     sampling_rate: int = 0
     resample: bool = False
     speaker: str = "speaker"
     held_out_speaker: str = ""
-    on_error: Literal["raise", "skip"] = "raise"
-    batch_size: int = 32
-    num_workers: int = 0
-    max_train_samples: int = 0
-    max_test_samples: int = 0
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
-        _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples", "sampling_rate")
-        _at_least(self, 1, "batch_size")
+        super().__post_init__()
+        self._at_least(0, "sampling_rate")
         if 0 < self.sampling_rate < 1000:
             raise ValueError(f"sampling_rate={self.sampling_rate}: expected a sampling rate in Hz, such as 16000")
 
@@ -208,7 +201,6 @@ class AudioDataSettings(AudioSourceSettings):
         augment: Augmentation of the training clips.
     """
 
-    name: str = "auto"
     label: str = ""
     max_duration: float = 0.0
     augment: SpectrogramAugmentSettings = field(default_factory=SpectrogramAugmentSettings)
@@ -227,6 +219,10 @@ class SpeechSettings(AudioSourceSettings):
         name: Dataset: `synthetic` (letters spelled as synthesized tones; also `auto`), `fsdd` (sequences of spoken
             digits), a folder with train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or
             `org/name` on the Hugging Face Hub.
+        max_train_samples: Maximum number of training clips, the first ones; with `fsdd` the number of sequences in each
+            epoch. 0 uses all clips, or makes as many sequences as there are clips.
+        max_test_samples: Maximum number of test clips, the first ones; with `fsdd` the number of test sequences. 0 uses
+            all clips, or makes 300 sequences.
         text: Column of the transcripts in a table.
         max_duration: Maximum length of a clip in seconds. Longer clips raise an error, or are skipped with
             `on_error=skip`.
@@ -238,7 +234,6 @@ class SpeechSettings(AudioSourceSettings):
         group_by_length: Group clips of similar length into the same batch.
     """
 
-    name: str = "auto"
     text: str = ""
     max_duration: float = 20.0
     digits: int = 5
@@ -251,11 +246,8 @@ class SpeechSettings(AudioSourceSettings):
         super().__post_init__()
         if self.max_duration <= 0:
             raise ValueError(f"max_duration={self.max_duration}: expected a duration in seconds above 0")
-        if self.digits < 1:
-            raise ValueError(f"digits={self.digits}: expected at least 1")
-        for name in ("pause", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        self._at_least(1, "digits")
+        self._at_least(0, "pause", "noise")
         if not 0.0 <= self.tempo < 0.9:
             raise ValueError(f"tempo={self.tempo}: expected a fraction of at least 0 and less than 0.9")
 
@@ -266,7 +258,7 @@ def no_augment() -> AugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairDataSettings:
+class PairDataSettings(ItemDataSettings):
     """Images with captions.
 
     Attributes:
@@ -278,37 +270,22 @@ class PairDataSettings:
         captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
             several captions: training samples one of them per epoch, evaluation uses the first.
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training pairs.
-        on_error: How to handle missing or broken images: `raise` an error that lists them, or `skip` them with a
-            warning.
         batch_size: Pairs per optimizer step, summed over all devices.
-        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest.
-        max_train_samples: Maximum number of training pairs (a seeded subset). 0 uses all.
-        max_test_samples: Maximum number of test pairs (a seeded subset). 0 uses all.
         max_length: Maximum number of tokens per caption. Longer captions are truncated with a warning.
         augment: Augmentation of the training images. An image whose captions mention left or right is never flipped.
     """
 
-    preferred: ClassVar[str] = "synthetic"
-    name: str = "auto"
-    data_dir: str | None = None
+    smallest_batch: ClassVar[int] = 2  # the contrastive loss compares pairs
     images: str = ""
     captions: str = ""
     test: str | None = None
-    on_error: Literal["raise", "skip"] = "raise"
     batch_size: int = 128
-    num_workers: int = 0
-    max_train_samples: int = 0
-    max_test_samples: int = 0
     max_length: int = 64
     augment: AugmentSettings = field(default_factory=no_augment)
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={self.on_error!r}: expected 'raise' or 'skip'")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: expected at least 2, for a contrastive loss")
-        _at_least(self, 0, "num_workers", "max_train_samples", "max_test_samples")
-        _at_least(self, 3, "max_length")
+        super().__post_init__()
+        self._at_least(3, "max_length")
         if self.augment.mixes:
             raise ValueError("mixup and cutmix blend two images, which no caption describes: set mixup=0 cutmix=0")
 
@@ -329,6 +306,7 @@ class AudioPairSettings(AudioDataSettings):
         max_length: Maximum number of tokens per caption. Longer captions are truncated with a warning.
     """
 
+    smallest_batch: ClassVar[int] = 2
     captions: str = ""
     sentences: list[str] = field(default_factory=lambda: ["the sound of {}", "{}", "one can hear {}"])
     held_out_classes: list[str] = field(default_factory=list)
@@ -336,7 +314,6 @@ class AudioPairSettings(AudioDataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: expected at least 2, for a contrastive loss")
+        self._at_least(3, "max_length")
         if not self.sentences or any("{}" not in template for template in self.sentences):
             raise ValueError(f"sentences={self.sentences}: expected templates with {{}} for the class name")
