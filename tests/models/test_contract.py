@@ -549,6 +549,16 @@ def test_unused_inputs_raise_with_an_alternative(name):
     wrong = next(iter(batch))[:-1]
     with pytest.raises(ValueError, match=f"does not use '{wrong}'; did you mean"):
         model(**{wrong: batch[wrong + batch_end(batch, wrong)]})
+    if "token_type_ids" not in model.inputs and "input_ids" in batch:
+        with pytest.raises(ValueError, match="does not use 'token_type_ids'"):
+            model(**batch, token_type_ids=torch.zeros_like(batch["input_ids"]))
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if type(small(name)).forward is not zoo.Model.forward])
+def test_a_missing_input_is_named(name):
+    model = small(name)
+    with pytest.raises(ValueError, match=f"{model.inputs[0]}.*'{model.inputs[0]}' is missing: model.preprocess"):
+        model()
 
 
 def batch_end(batch: dict, beginning: str) -> str:

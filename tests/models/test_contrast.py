@@ -242,6 +242,13 @@ def test_pairs_of_three():
         model()
 
 
+def test_inputs_that_no_tower_uses_are_named():
+    model = make()
+    for name in ("input_values", "labels"):
+        with pytest.raises(ValueError, match=f"pixel_values.*does not use '{name}'"):
+            model(**batch(model), **{name: torch.zeros(2, 8)})
+
+
 def test_unnormalized_features_and_hidden_states():
     model = make()
     inputs = batch(model)

@@ -35,7 +35,7 @@ class Model(nn.Module):
     by name; other_files: names of those that are not kept.
 
     forward(**batch) takes the inputs named in `inputs`, as the family's transformers processor returns them, and
-    returns a tensor. Families implement `embed`, `encode` and `make_head`.
+    returns a tensor; others raise `input_error`. Families implement `embed`, `encode` and `make_head`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ()
@@ -52,16 +52,6 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.head: nn.Module | None = None
-
-    def __call__(self, *args: Any, **batch: Any) -> Any:
-        for name in batch:
-            if name not in self.inputs:
-                alternative = ALTERNATIVES.get(name)
-                hint = f": {alternative}" if alternative else did_you_mean(name, self.inputs)
-                raise ValueError(
-                    f"{type(self).__name__} takes {', '.join(self.inputs)}; it does not use {name!r}{hint}"
-                )
-        return super().__call__(*args, **batch)
 
     @property
     def labels(self) -> list[str] | None:
@@ -96,8 +86,20 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def forward(self, *args: Any, **batch: Any) -> Any:
+        if any(name not in self.inputs for name in batch):
+            raise self.input_error(batch)
         x = self.encode(*args, **batch)
         return x if self.head is None else self.head(x)
+
+    def input_error(self, batch: Mapping[str, Any]) -> ValueError:
+        """The error for a batch with an input that the family does not use, or else without its first input."""
+        taken = f"{type(self).__name__} takes {', '.join(self.inputs)}"
+        for name in batch:
+            if name not in self.inputs:
+                alternative = ALTERNATIVES.get(name)
+                hint = f": {alternative}" if alternative else did_you_mean(name, self.inputs)
+                return ValueError(f"{taken}; it does not use {name!r}{hint}")
+        return ValueError(f"{taken}; {self.inputs[0]!r} is missing: model.preprocess makes a batch with it")
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
         """Replace the last layer by a newly initialized single-label classifier; 0 classes: features (head="pool").

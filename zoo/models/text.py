@@ -131,11 +131,16 @@ class TextModel(Model):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        **unknown: Any,
     ) -> Tensor:
+        if token_type_ids is not None and "token_type_ids" not in self.inputs:
+            unknown["token_type_ids"] = token_type_ids
+        if unknown or input_ids is None:
+            raise self.input_error(unknown)
         x = self.encode(input_ids, attention_mask, token_type_ids, document_ids)
         if document_ids is not None and isinstance(self.head, TextPooling):
             documents = PackedDocuments.of(document_ids)
@@ -179,7 +184,8 @@ def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
             )
     if ids.ndim != 2:
         raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
-    check_not_empty(ids, "input_ids")
+    if 0 in ids.shape:
+        check_not_empty(ids, "input_ids")
     expected = (len(ids), start + ids.shape[1])
     if mask is not None and mask.shape != expected:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")

@@ -123,7 +123,9 @@ def run_grouped(core: Callable[..., Tensor], groups: Groups, parts: Sequence[Ten
     outputs, start = [], 0
     for rows, length in groups.sizes:
         stop = start + rows * length
-        rectangles = [p[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1) for p in parts]  # b H n P
+        rectangles = []
+        for part in parts:
+            rectangles.append(part[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1))  # b H n P
         outputs.append(core(*rectangles, *shared).transpose(0, 1).flatten(1, 2))  # H bn P
         start = stop
     return torch.cat(outputs, 1)[None]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from zoo.nn.masks import Mask, MaskView, as_mask
+from zoo.nn.masks import NO_MASK, Mask, MaskView, as_mask
 from zoo.nn.position_biases import Bias, BiasView
 from zoo.nn.rotary import Rotary
 
@@ -67,7 +67,7 @@ class Context:
             rotary = tuple(moved[id(table)] for table in tables) if isinstance(rotary, tuple) else moved[id(rotary)]
         return replace(
             self,
-            mask=MaskView(as_mask(self.mask), q, k, keep),
+            mask=MaskView(NO_MASK if self.mask is None else as_mask(self.mask), q, k, keep),
             bias=None if self.bias is None else BiasView(self.bias, q, k, {} if cache_biases else None),
             rotary=rotary,
             memory_mask=None if self.memory is None else MaskView(as_mask(self.memory_mask)),

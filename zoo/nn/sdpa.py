@@ -87,7 +87,11 @@ def choose_kernel(
         causal = bias is None and is_causal(mask, queries, keys)
         if not causal:
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
-    plain = plain_is_faster(q, k, dropout, allowed)
+    if q.dtype in (torch.bfloat16, torch.float16):
+        plain = max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
+    else:  # torch has no fused CPU kernel for these two; its fallback uses more memory than plain_attention
+        plain = dropout > 0 or (allowed is not None and allowed.requires_grad)
+    plain = plain and q.device.type == "cpu"
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
     return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])
@@ -148,17 +152,6 @@ def combine_mask_and_bias(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -
         empty = (value == -torch.inf).all(-1, keepdim=True)
         value, fully_masked = value.masked_fill(empty, 0.0), empty if fully_masked is None else fully_masked | empty
     return value, fully_masked
-
-
-def plain_is_faster(q: Tensor, k: Tensor, dropout: float, allowed: Tensor | None) -> bool:
-    """Whether plain operations are faster than the fused kernel; measured."""
-    if q.device.type != "cpu":
-        return False
-    short = max(q.shape[2], k.shape[2]) <= PLAIN_MAX_LENGTH
-    if q.dtype in (torch.bfloat16, torch.float16):
-        return short if q.shape[2] > 1 else k.shape[2] >= PLAIN_MIN_KEYS
-    # torch has no fused CPU kernel for these two; its fallback uses more memory than plain_attention
-    return dropout > 0 or (allowed is not None and allowed.requires_grad)
 
 
 def plain_attention(

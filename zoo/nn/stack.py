@@ -59,7 +59,8 @@ class Stack(nn.Module):
         if keep is not None:
             keep = keep.bool() if compiling else real_tokens(keep)
         drop_padding = drop_padding and state is None and context.memory is None and not compiling
-        shared = as_mask(context.mask).batch == 1 and (context.bias is None or context.bias.batch == 1)
+        shared = context.mask is None or as_mask(context.mask).batch == 1
+        shared = shared and (context.bias is None or context.bias.batch == 1)
         if keep is not None and drop_padding and shared:
             groups, keep = group_rows(keep), None
             if not groups.sizes:  # all tokens are padding

@@ -73,7 +73,13 @@ class ClipText(TextModel):
         self.check_mask(attention_mask)
         return super().encode(input_ids, attention_mask, layers=layers)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
+    ) -> Tensor:
+        if attention_mask is not None and not self.config.causal:
+            unknown["attention_mask"] = attention_mask
+        if unknown or input_ids is None:
+            raise self.input_error(unknown)
         if self.head is None:
             return self.encode(input_ids, attention_mask)
         check_not_empty(input_ids, "input_ids")
@@ -109,7 +115,7 @@ class ClipText(TextModel):
                 warnings.warn(
                     f"text {row} has no end token (id {c.eos_token_id}): its first token is pooled, as in "
                     "transformers; model.preprocess(texts) adds the end token",
-                    stacklevel=4,
+                    stacklevel=5,  # the call of the model
                 )
             return found.int().argmax(1)
         if attention_mask is None:

@@ -167,6 +167,7 @@ class Contrastive(Model):
         attention_mask: Tensor | None = None,
         input_values: Tensor | None = None,
         audio_attention_mask: Tensor | None = None,
+        **unknown: Any,
     ) -> ContrastiveOutput:
         given = {
             "pixel_values": pixel_values,
@@ -175,6 +176,9 @@ class Contrastive(Model):
             "input_values": input_values,
             "audio_attention_mask": audio_attention_mask,
         }
+        given = unknown | {name: value for name, value in given.items() if value is not None}
+        if any(name not in self.inputs for name in given):
+            raise self.input_error(given)
         found = {m: self.features(m, True, **batch) for m, batch in self.by_tower(given).items()}
         if not found:
             raise ValueError(f"nothing to encode: expected some of {', '.join(self.inputs)}")

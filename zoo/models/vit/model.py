@@ -138,10 +138,14 @@ class ViT(Model):
         c = self.config
         return ImageProcessor(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
 
-    def forward(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, pixel_values: Tensor | Sequence[Tensor] | None = None, **unknown: Any) -> Tensor:
+        if unknown or pixel_values is None:
+            raise self.input_error(unknown)
+        head = self.head
         if isinstance(pixel_values, Tensor):
-            return super().forward(pixel_values)
-        if (head := self.head) is None:
+            x = self.encode(pixel_values)
+            return x if head is None else head(x)
+        if head is None:
             raise ValueError(
                 "images of several sizes need a head: with head=None the hidden states have several lengths"
             )

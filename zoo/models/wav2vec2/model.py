@@ -139,7 +139,11 @@ class Wav2Vec2(Model):
         x, keep = self.embed(input_values, attention_mask)
         return self.blocks(x, keep=keep, layers=layers, drop_padding=self.drop_padding)
 
-    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
+    ) -> Tensor:
+        if unknown or input_values is None:
+            raise self.input_error(unknown)
         x, keep = self.embed(input_values, attention_mask)
         if isinstance(self.head, WeightedLayerSum) and self.head.mix is not None:
             _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)

@@ -91,7 +91,9 @@ class PatchEmbedding(nn.Module):
 
     def prefix_tokens(self) -> Tensor:
         """The prefix tokens with their position embeddings, [1, prefix, D]."""
-        rows = [t.view(-1, t.shape[-1]) for t in (self.cls, self.dist, self.registers) if t is not None]
+        rows = [] if self.cls is None else [self.cls[None]]
+        rows += [] if self.dist is None else [self.dist[None]]
+        rows += [] if self.registers is None else [self.registers]
         tokens = torch.cat(rows)
         if self.position_prefix:
             placed = F.pad(self.positions[: self.position_prefix], (0, 0, 0, self.prefix - self.position_prefix))

@@ -44,22 +44,21 @@ class TextEmbedding(nn.Module):
         elif types is not None and not torch.compiler.is_compiling() and bool(types.any()):
             raise ValueError("token_type_ids contains values other than 0, but this model has no token types: omit it")
         if self.positions is not None:
-            self.check_length(ids)
+            if ids.shape[1] > len(self.positions) - self.position_offset:
+                raise self.length_error(ids.shape[1])
             rows = positions + self.position_offset if self.position_offset else positions
             x = x + F.embedding(rows, self.positions)
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def check_length(self, ids: Tensor, start: int = 0) -> None:
-        """Raise ValueError for texts longer than the model's number of positions."""
-        assert self.positions is not None
-        limit = len(self.positions) - self.position_offset
-        if start + ids.shape[1] > limit:
-            raise ValueError(
-                f"got {start + ids.shape[1]} tokens, but the model has max_length={limit} positions: truncate the text "
-                "(model.preprocess(..., truncate='cut')) or split it"
-            )
+    def length_error(self, tokens: int) -> ValueError:
+        """The error for a text with more tokens than the model has positions."""
+        limit = 0 if self.positions is None else len(self.positions) - self.position_offset
+        return ValueError(
+            f"got {tokens} tokens, but the model has max_length={limit} positions: truncate the text "
+            "(model.preprocess(..., truncate='cut')) or split it"
+        )
 
     def lookup(self, table: nn.Module, ids: Tensor, name: str) -> Tensor:
         """Rows of an embedding table. Raises ValueError with the position of an id that is out of range.
