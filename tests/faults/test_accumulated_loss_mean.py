@@ -12,7 +12,7 @@ from ranks import ranks
 from torch import Tensor, nn
 
 import zoo
-from zoo.data.text.datamodule import GroupedByLengthBatches
+from zoo.data.keyed_batches import GroupedByLengthBatches
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, add_lora
 
