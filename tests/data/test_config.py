@@ -29,7 +29,7 @@ def test_wrong_values_are_refused_by_every_kind(cls: type) -> None:
 
 @pytest.mark.parametrize("cls", [config.PairDataSettings, config.AudioPairSettings])
 def test_pairs_are_compared_with_each_other(cls: type) -> None:
-    with pytest.raises(ValueError, match="batch_size=1: expected 2 or more"):
+    with pytest.raises(ValueError, match="batch_size=1: expected at least 2"):
         cls(batch_size=1)
 
 

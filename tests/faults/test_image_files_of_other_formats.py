@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile, features
 
 import zoo
-from zoo.data.audio.tables import find_tables
+from zoo.data.audio.tables import audio_folder
 from zoo.data.config import CorpusSettings
 from zoo.data.image.load import load_images
 from zoo.data.text.corpus import load_corpus
@@ -160,7 +160,7 @@ def test_audio_and_text_folders_count_what_they_leave_out(tmp_path: Path, capsys
         (tmp_path / "audio" / name / "0.WAV").write_bytes(b"")
     (tmp_path / "audio" / "__MACOSX").mkdir()
     (tmp_path / "audio" / "low" / "1.wma").write_bytes(b"")
-    assert find_tables(tmp_path / "audio")["train"].columns["label"] == ["high", "low"]
+    assert audio_folder(tmp_path / "audio")["train"].columns["label"] == ["high", "low"]
     assert "1 file (.wma)" in capsys.readouterr().err
     (tmp_path / "text").mkdir()
     for name in ("a.txt", "b.TXT", "c.docx"):

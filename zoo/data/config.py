@@ -30,7 +30,7 @@ class BaseDataSettings:
         """Raise ValueError if one of the named settings is below `least`."""
         for name in names:
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected {least} or more")
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,29 +1,17 @@
 """Load labeled audio clips: spoken digits, your own folders and tables, Hub datasets or synthetic audio."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
-from zoo.data.audio.tables import (
-    AUDIO_NAMES,
-    AudioClips,
-    card_tables,
-    decode_audio,
-    find_column,
-    find_tables,
-    sources_of,
-)
+from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, audio_folder, decode_audio, read_audio_table, sources_of
 from zoo.data.config import AudioDataSettings, AudioSourceSettings
-from zoo.data.sources.dataset_cards import list_cards, load_card
-from zoo.data.sources.hub import hub_tables
+from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, find_column, with_values
+from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.labels import encode_labels
-from zoo.data.sources.tables import SUFFIXES, Table
+from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
 from zoo.data.synthetic import audio as synthetic
-from zoo.data.text.load import LABEL_NAMES
 from zoo.preprocessing.audio_io import resampled
-from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
 TASK = "audio classification"
@@ -58,11 +46,8 @@ def _check_sampling_rate(requested: int, required: int) -> int:
 def _find(s: AudioDataSettings, seed: int) -> AudioSplits:
     if s.name in ("auto", "synthetic", "synthetic_audio"):
         return _resample_synthetic(synthetic_audio(), s)
-    tables, source, name = named_tables(s, TASK, "synthesized audio clips")
-    label = find_column(tables["train"], s.label, "label", LABEL_NAMES)
-    card = load_card(name) if name in list_cards() else None
-    sets = from_tables(tables, s, label, list(card.labels) if card else None, seed)
-    return replace(sets, name=name, source=source)
+    source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
+    return _from_tables(source, s, seed)
 
 
 def synthetic_audio() -> AudioSplits:
@@ -92,30 +77,10 @@ def _resample_synthetic(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
     return replace(sets, train=parts[0], test=parts[1])
 
 
-def named_tables(s: Any, task: str, instead: str) -> tuple[dict[str, Table], str, str]:
-    """(tables by split, source, name) of the dataset `s.name`: one with a card, a file or folder, or a Hub dataset.
-
-    Raises: DataError for an unknown name, with the closest known one.
-    """
-    cards = [n for n in list_cards() if (card := load_card(n)).task == TASK and card.real]
-    path = Path(s.name).expanduser()
-    if s.name in cards:
-        return *card_tables(load_card(s.name), s, instead), s.name
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        return find_tables(path), str(path), path.resolve().stem
-    if s.name.count("/") == 1 and not path.exists():
-        name = s.name.removeprefix("hf-hub:")
-        return hub_tables(name), f"hub {name}", name
-    known = ["synthetic", *cards]
-    raise DataError(f"data={s.name!r}: expected a folder or table that exists, a hub dataset (org/name), or one of "
-                    f"{', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip
-
-
-def from_tables(
-    tables: dict[str, Table], s: AudioDataSettings, label: str, classes: list[str] | None, seed: int
-) -> AudioSplits:
+def _from_tables(source: Source, s: AudioDataSettings, seed: int) -> AudioSplits:
     """Decode labeled clips from tables; without a test table, 10 % of each class are held out as test split."""
-    tables = hold_out_speaker(tables, s)
+    label = find_column(source.tables["train"], s.label, "label", LABEL_NAMES)
+    tables = hold_out_speaker(source.tables, s)
     read: dict[str, AudioClips] = {}
     rows: dict[str, list[int]] = {}
     for split, table in tables.items():
@@ -123,7 +88,7 @@ def from_tables(
         read[split], rows[split] = read_audio(
             table, s, labeled, sampling_rate=read["train"].sampling_rate if read else s.sampling_rate
         )
-    _, names, labels = encode_labels(tables, [label], rows, "single_label_classification", classes)
+    _, names, labels = encode_labels(tables, [label], rows, "single_label_classification", source.classes)
     speakers = {split: t.columns.get(s.speaker, []) for split, t in tables.items()}
     sets = {
         split: AudioDataset(
@@ -131,27 +96,11 @@ def from_tables(
         )
         for split, clips in read.items()
     }
-    problem = (f"{tables['train'].where}: each class has a single clip, so that none is left to hold out for testing; "
+    problem = (f"{source.where}: each class has a single clip, so that none is left to hold out for testing; "
                f"add clips or a test split")  # fmt: skip
     sets = with_test(sets, seed, problem, names)
-    return AudioSplits(sets["train"], sets["test"], s.name, True, tables["train"].where,
+    return AudioSplits(sets["train"], sets["test"], source.name, True, source.where,
                        validation=sets.get("validation"), classes=names)  # fmt: skip
-
-
-def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:
-    """Rows with a value in a column. Raises: DataError for an empty value, unless on_error is "skip"."""
-    if name not in table.columns:
-        raise DataError(f"{table.where} has no column {name!r} for the {role}, it has {', '.join(table.columns)}")
-    values = table.columns[name]
-    empty = [i for i, v in enumerate(values) if v is None or (isinstance(v, str) and not v.strip())]
-    if empty and on_error == "raise":
-        raise DataError(f"{table.place(empty[0])}: no {role} in {name!r} (on_error=skip skips such rows)")
-    if empty:
-        announce(f"skipped {len(empty)} rows without a {role}, the first is {table.place(empty[0])}")
-    if len(empty) == len(values):
-        raise DataError(f"{table.where}: no row has a {role}")
-    skipped = set(empty)
-    return [i for i in range(len(values)) if i not in skipped]
 
 
 def read_audio(
@@ -166,9 +115,7 @@ def read_audio(
         resample=s.resample,
         on_error=s.on_error,
     )
-    if decoded.broken:
-        more = " ..." * (len(decoded.broken) > 3)
-        announce(f"skipped {len(decoded.broken)} broken audio files: {' '.join(decoded.broken[:3])}{more}")
+    announce_skipped(decoded.broken, "broken audio files")
     return decoded.clips, [rows[i] for i in decoded.kept]
 
 

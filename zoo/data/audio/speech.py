@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from zoo.data.audio.dataset import AudioDataset
-from zoo.data.audio.load import hold_out_speaker, load_audio, named_tables, read_audio, with_values
-from zoo.data.audio.tables import AudioClips, find_column
+from zoo.data.audio.load import TASK, hold_out_speaker, load_audio, read_audio
+from zoo.data.audio.tables import AudioClips, audio_folder, read_audio_table
 from zoo.data.config import AudioDataSettings, SpeechSettings
+from zoo.data.sources.columns import TEXT_NAMES, find_column, with_values
+from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import audio as synthetic
-from zoo.data.text.load import TEXT_NAMES
 from zoo.preprocessing.audio_io import resampled
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
@@ -183,8 +184,8 @@ def load_speech(
         return _synthetic(s)
     if s.name == "fsdd":
         return load_digit_strings(s, seed, val_fraction)
-    tables, source, name = named_tables(s, "speech recognition", "synthesized spelled tones")
-    return replace(_from_tables(tables, s, seed), name=name, source=source)
+    source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
+    return _from_tables(source, s, seed)
 
 
 def _synthetic(s: SpeechSettings) -> Splits[Transcribed]:
@@ -227,8 +228,8 @@ def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Spl
     return splits.limited(0, s.max_test_samples, seed)
 
 
-def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> Splits[Transcribed]:
-    tables = hold_out_speaker(tables, s)
+def _from_tables(source: Source, s: SpeechSettings, seed: int) -> Splits[Transcribed]:
+    tables = hold_out_speaker(source.tables, s)
     text = find_column(tables["train"], s.text, "text", TRANSCRIPTS)
     read: dict[str, Recordings] = {}
     for split, table in tables.items():
@@ -239,10 +240,9 @@ def _from_tables(tables: dict[str, Table], s: SpeechSettings, seed: int) -> Spli
         clips, rows = read_audio(table, s, rows, sampling_rate=read["train"].sampling_rate if read else s.sampling_rate)
         recordings = Recordings(clips, [table.columns[text][i] for i in rows])
         read[split] = _drop_long_clips(recordings, table, rows, s)
-    where = tables["train"].where
-    read = with_test(read, seed, f"{where} has a single clip: none is left to hold out for testing")
+    read = with_test(read, seed, f"{source.where} has a single clip: none is left to hold out for testing")
     splits: Splits[Transcribed] = Splits(
-        read["train"], read["test"], s.name, True, where, validation=read.get("validation")
+        read["train"], read["test"], source.name, True, source.where, validation=read.get("validation")
     )
     return splits.limited(s.max_train_samples, s.max_test_samples, seed)
 

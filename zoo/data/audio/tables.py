@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.config import AudioSourceSettings
-from zoo.data.sources.dataset_cards import Card
+from zoo.data.sources.find import SPLIT_NAMES, split_tables
 from zoo.data.sources.fingerprint import note_files
-from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
+from zoo.data.sources.tables import Table, read_table
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read
 from zoo.preprocessing.modality import AUDIO_SUFFIXES
 from zoo.utils.console import announce
-from zoo.utils.errors import DataError, did_you_mean
+from zoo.utils.errors import DataError
 from zoo.utils.folders import data_files, describe_files, sub_folders
 
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
@@ -154,22 +153,17 @@ def _error_message(error: ValueError, where: str, source: Any) -> str:
 # --- tables of audio files --------------------------------------------------------------------------------------------
 
 
-def find_tables(path: Path) -> dict[str, Table]:
-    """The tables of a file or folder by split, including `train`, with paths relative to the table resolved.
+def read_audio_table(file: Path) -> Table:
+    """Read a table; paths of audio files are relative to its folder."""
+    return _with_full_paths(read_table(file), file.parent)
 
-    Raises: DataError for a folder or file without audio in the expected layout.
+
+def audio_folder(folder: Path) -> dict[str, Table]:
+    """The tables of a folder by split: those that it has, or made from one sub-folder of audio files per class.
+
+    Raises: DataError for a folder without audio in the expected layout.
     """
-    if not path.is_dir():
-        return {"train": _with_full_paths(read_table(path), path.parent)}
-    found: dict[str, Table] = {}
-    for split, names in (("train", ("train", "metadata")), ("validation", VALIDATION_NAMES), ("test", ("test",))):
-        files = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-        files += [path / name / f"metadata{suffix}" for name in names for suffix in SUFFIXES]
-        if present := [file for file in files if file.is_file()]:
-            found[split] = _with_full_paths(read_table(present[0]), present[0].parent)
-    if found and "train" not in found:
-        raise DataError(f"{path} has a table for {next(iter(found))} but none for train; {_LAYOUT}")
-    return found or _by_class(path)
+    return split_tables(folder, read_audio_table, alone=("metadata",)) or _by_class(folder)
 
 
 def _with_full_paths(table: Table, folder: Path) -> Table:
@@ -185,11 +179,10 @@ def _by_class(folder: Path) -> dict[str, Table]:
     """Tables of a folder with one sub-folder per class, directly or inside train/ and test/ (or val/)."""
     if not (folder / "train").is_dir():
         return {"train": _class_table(folder)}
-    found = {"train": _class_table(folder / "train")}
-    for split, names in (("validation", VALIDATION_NAMES), ("test", ("test",))):
-        for name in names:
-            if (folder / name).is_dir():
-                found[split] = _class_table(folder / name)
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        if part := next((folder / name for name in names if (folder / name).is_dir()), None):
+            found[split] = _class_table(part)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     return found
@@ -215,33 +208,6 @@ def _class_table(folder: Path) -> Table:
     if others:
         announce(f"left out, not audio files by their names: {describe_files(others)}")
     return Table({"audio": paths, "label": labels}, str(folder))
-
-
-def card_tables(card: Card, s: AudioSourceSettings, instead: str) -> tuple[dict[str, Table], str]:
-    """(tables, folder) of a dataset with a card. Raises: DataError that says how to get missing files."""
-    folder = s.data_dir or os.environ.get("ZOO_DATA_DIR")
-    files = {split: Path(folder).expanduser() / file for split, file in card.files.items()} if folder else {}
-    absent = [str(file) for file in files.values() if not file.is_file()]
-    if absent or not files:
-        reason = f"{absent[0]} does not exist" if absent else "neither data_dir= nor ZOO_DATA_DIR is set"
-        raise DataError(
-            f"{card.name}: {reason}. Set ZOO_DATA_DIR (or data_dir=) to a folder that contains "
-            f"{' and '.join(card.files.values())} (from {card.source}), or use data=synthetic, {instead}"
-        )
-    return {split: read_table(file) for split, file in files.items()}, str(next(iter(files.values())).parent)
-
-
-def find_column(table: Table, requested: str, role: str, defaults: tuple[str, ...]) -> str:
-    """The requested column, or the first default that exists. Raises: DataError that lists the columns."""
-    columns = ", ".join(table.columns)
-    if requested and requested not in table.columns:
-        raise DataError(f"{role}={requested}: {table.where} has no such column{did_you_mean(requested, table.columns)} "
-                        f"(it has {columns})")  # fmt: skip
-    found = requested or next((name for name in defaults if name in table.columns), "")
-    if not found:
-        raise DataError(f"{table.where} has the columns {columns}: name the {role} column, "
-                        f"e.g. {role}={next(iter(table.columns), 'name')}")  # fmt: skip
-    return found
 
 
 def sources_of(table: Table, name: str) -> tuple[list[Any], list[str]]:

@@ -11,7 +11,8 @@ from zoo.data.audio.tables import AudioClips, decode_audio
 from zoo.data.config import AudioPairSettings
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.load import finish, from_tables
-from zoo.data.pairs.tables import CAPTION_FILES, Rows, find_tables
+from zoo.data.pairs.tables import CAPTION_FILES, Rows, caption_folder
+from zoo.data.sources.find import find_tables
 from zoo.data.sources.tables import SUFFIXES
 from zoo.utils.errors import DataError, did_you_mean
 
@@ -35,9 +36,8 @@ def load_audio_pairs(
         if s.held_out_classes:
             raise DataError(f"held_out_classes={s.held_out_classes}: {s.name} has captions instead of class labels")
         decoder = AudioDecoder(sampling_rate or s.sampling_rate, s.resample)
-        name = Path(s.name).name or s.name
-        sets = from_tables(find_tables(s.name), s, "audio", decoder, seed, name=name, source=s.name)
-        return finish(sets, s, seed)
+        source, s = find_tables(s, "audio-text pairs", folder=caption_folder)
+        return finish(from_tables(source, s, "audio", decoder, seed), s, seed)
     return pairs_from_classes(load_audio(s, sampling_rate=sampling_rate, seed=seed), s)
 
 

@@ -30,8 +30,9 @@ class ResizeAndCrop:
         return self.preprocess.pixels(image).expand(3, -1, -1)
 
 
-def decode_images(rows: Rows, size: tuple[int, int], fit: Fit | None,
-                skipped: list[str]) -> PairDataset[Tensor]:  # fmt: skip
+def decode_images(
+    rows: Rows, skipped: list[str], *, size: tuple[int, int], fit: Fit | None = None
+) -> PairDataset[Tensor]:
     """Decode the images of rows; messages of unreadable images are appended to `skipped`."""
     if not len(rows):
         return PairDataset(torch.empty(0, 3, *size, dtype=torch.uint8), [])

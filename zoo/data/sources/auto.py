@@ -1,9 +1,6 @@
 """Which dataset `data=auto` stands for. Imports no torch."""
 
-import os
-from pathlib import Path
-
-from zoo.data.sources.dataset_cards import Card, load_card
+from zoo.data.sources.dataset_cards import card_files, load_card
 from zoo.data.sources.hub import HubError, load_splits
 from zoo.utils.console import announce
 
@@ -16,7 +13,7 @@ def resolve_auto(preferred: str, data_dir: str | None = None) -> str:
     if preferred == "synthetic" or data_dir:
         return preferred
     card = load_card(preferred)
-    if _is_local(card):
+    if card_files(card):
         return preferred
     try:
         load_splits(card.hub or "")  # downloads it to the cache, which the loader reads
@@ -24,8 +21,3 @@ def resolve_auto(preferred: str, data_dir: str | None = None) -> str:
         announce(f"using synthetic data instead of {card.title}: {error}")
         return "synthetic"
     return preferred
-
-
-def _is_local(card: Card) -> bool:
-    folder = os.environ.get("ZOO_DATA_DIR")
-    return folder is not None and all((Path(folder).expanduser() / file).is_file() for file in card.files.values())

@@ -1,6 +1,5 @@
 """Load plain text for language modeling from files, folders, tables or synthetic text, and tokenize it."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,11 +8,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.config import CorpusSettings, TextDataSettings
-from zoo.data.sources.dataset_cards import load_card
+from zoo.data.sources.columns import TEXT_NAMES, find_columns
+from zoo.data.sources.dataset_cards import card_files, load_card, real_cards
 from zoo.data.sources.tables import SUFFIXES, read_table, read_text
 from zoo.data.splits import Items, Splits, held_out_mask, partition
 from zoo.data.synthetic.stories import make_stories
-from zoo.data.text.load import TEXT_NAMES, _find_columns, load_texts, synthetic_texts, text_cards
+from zoo.data.text.load import load_texts, synthetic_texts
 from zoo.preprocessing.text import TextProcessor, encode_batch, surrogate_problem
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.console import announce
@@ -87,15 +87,17 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
 
     Raises: DataError for a missing, empty or non-text source. The message says how to fix it.
     """
-    s, path = settings, Path(settings.name).expanduser()
+    s, path, cards = settings, Path(settings.name).expanduser(), real_cards("text classification")
     if s.name in ("auto", "synthetic", "synthetic_stories", "synthetic_sentences"):
         return synthetic_corpus(s.name.removeprefix("synthetic_"), synthetic)
-    if s.name in text_cards():
+    if s.name in cards:
         sets = load_texts(TextDataSettings(name=s.name, data_dir=s.data_dir))
         texts = [text for text in sets.train.texts if isinstance(text, str)]
         corpus = Corpus(texts, s.name, True, f"{sets.source}, training texts")
-    elif s.name == "tinyshakespeare":
-        corpus = _shakespeare(s.data_dir)
+    elif s.name in real_cards("language modeling"):
+        card = load_card(s.name)
+        file = card_files(card, s.data_dir)["text"]
+        corpus = Corpus([read_text(file)], card.name, card.real, str(file))
     elif path.is_dir():
         below = data_files(path)
         files = [file for file in below if file.suffix.lower() in PLAIN]
@@ -109,7 +111,7 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
     elif path.is_file():
         corpus = Corpus([read_text(path)], s.name, True, str(path))
     else:
-        known = ["synthetic", "tinyshakespeare", *text_cards()]
+        known = ["synthetic", *real_cards("language modeling"), *cards]
         raise DataError(f"data={s.name!r}: expected a file or folder that exists, or one of {', '.join(known)}"
                         f"{did_you_mean(s.name, known)}")  # fmt: skip
     if not any(text.strip() for text in corpus.texts):
@@ -125,19 +127,9 @@ def synthetic_corpus(name: str, default: str) -> Corpus:
     return Corpus(texts, corpus_name, False, f"generated {kind}")
 
 
-def _shakespeare(data_dir: str | None) -> Corpus:
-    card, folder = load_card("tinyshakespeare"), data_dir or os.environ.get("ZOO_DATA_DIR")
-    file = Path(folder or "").expanduser() / card.files["text"]
-    if not folder or not file.is_file():
-        reason = f"{file} does not exist" if folder else "ZOO_DATA_DIR is not set"
-        raise DataError(f"data=tinyshakespeare: {reason}. Set ZOO_DATA_DIR (or data_dir=) to a folder that contains "
-                        f"{card.files['text']} (from {card.source}), or pass any text file as data=")  # fmt: skip
-    return Corpus([read_text(file)], card.name, card.real, str(file))
-
-
 def _column(file: Path, requested: str) -> Corpus:
     table = read_table(file)
-    texts = [value for name in _find_columns(table, requested, "text", TEXT_NAMES) for value in table.columns[name]]
+    texts = [value for name in find_columns(table, requested, "text", TEXT_NAMES) for value in table.columns[name]]
     for row, value in enumerate(texts):
         if value is not None and not isinstance(value, str):
             raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a string")

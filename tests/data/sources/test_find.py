@@ -1,0 +1,101 @@
+"""A dataset is found by its name: a card, a folder, a table, shards or the Hub; and what is said where it is not."""
+
+from pathlib import Path
+
+import pytest
+
+from zoo.data.config import BaseDataSettings, TextDataSettings
+from zoo.data.sources import find
+from zoo.data.sources.auto import resolve_auto
+from zoo.data.sources.columns import find_column, find_columns, with_values
+from zoo.data.sources.dataset_cards import card_files, load_card
+from zoo.data.sources.find import find_tables, split_tables
+from zoo.data.sources.tables import Table, read_table
+from zoo.utils.errors import DataError
+
+TASK = "text classification"
+
+
+def write(file: Path, rows: int = 2, header: str = "text,label") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(header + "\n" + "".join(f"{file.stem} {i},{i}\n" for i in range(rows)))
+    return file
+
+
+def test_tables_of_a_folder_by_split(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.jsonl", "test/metadata.csv"):
+        write(tmp_path / name)
+    (tmp_path / "dev.jsonl").write_text('{"text": "dev 0", "label": 1}\n')
+    source, _ = find_tables(TextDataSettings(name=str(tmp_path)), TASK)
+    assert (source.name, source.where, source.card) == (tmp_path.name, str(tmp_path), None)
+    assert {split: table.columns["text"][0] for split, table in source.tables.items()} == {
+        "train": "train 0", "validation": "dev 0", "test": "metadata 0"}  # fmt: skip
+    write(tmp_path / "train.tsv")
+    with pytest.raises(DataError, match=r"has train\.csv and train\.tsv: expected one table for train"):
+        split_tables(tmp_path)
+    (tmp_path / "train.csv").unlink(), (tmp_path / "train.tsv").unlink()
+    with pytest.raises(DataError, match="has a table for validation but none for train"):
+        split_tables(tmp_path)
+    write(tmp_path / "captions.csv")
+    assert list(split_tables(tmp_path, alone=("captions",))) == ["train", "validation", "test"]
+    assert split_tables(tmp_path / "empty") == {}
+
+
+def test_a_table_and_the_tables_of_options(tmp_path: Path) -> None:
+    file, test = write(tmp_path / "rows.csv"), write(tmp_path / "more.csv")
+    source, _ = find_tables(TextDataSettings(name=str(file), test=str(test)), TASK)
+    assert list(source.tables) == ["train", "test"] and source.tables["test"].columns["text"][0] == "more 0"
+    assert source.name == "rows.csv" and source.classes is None
+
+
+def test_datasets_of_the_hub_with_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def hub(name: str, config: str | None = None) -> dict[str, Table]:
+        calls.append((name, config))
+        return {"train": Table({"text": ["a"]}, name)}
+
+    monkeypatch.setattr(find, "hub_tables", hub)
+    for name in ("org/name", "org/name:part", "hf-hub:name"):
+        source, _ = find_tables(BaseDataSettings(name=name), TASK)
+        assert source.where == f"hub {name.removeprefix('hf-hub:')}"
+    assert calls == [("org/name", None), ("org/name", "part"), ("name", None)]
+    with pytest.raises(DataError, match=r"data='sst': expected a folder or table that exists.*did you mean 'sst2'"):
+        find_tables(BaseDataSettings(name="sst"), TASK)
+
+
+def test_a_card_names_files_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_DATA_DIR", raising=False)
+    assert card_files(load_card("sst2")) == {}  # the Hub has it
+    with pytest.raises(DataError, match=r"data=fsdd: neither data_dir= nor ZOO_DATA_DIR is set\. Set ZOO_DATA_DIR"):
+        card_files(load_card("fsdd"))
+    with pytest.raises(DataError, match=r"data_dir=.*train\.parquet does not exist.*or use data=synthetic"):
+        card_files(load_card("sst2"), str(tmp_path))
+    assert resolve_auto("synthetic") == "synthetic" and resolve_auto("cifar10", "anywhere") == "cifar10"
+    files = {split: write(tmp_path / f"{split}.csv", header="sentence,label") for split in load_card("sst2").files}
+    monkeypatch.setattr(find, "card_files", lambda card, folder: files)
+    source, s = find_tables(TextDataSettings(name="sst2"), TASK)
+    assert (s.text, s.label, source.classes) == ("sentence", "label", ["negative", "positive"])
+    assert find_tables(TextDataSettings(name="sst2", text="label"), TASK)[1].text == "label"  # the user's choice
+
+
+def test_columns_by_name_or_by_common_names(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "rows.csv", header="review,stars"))
+    assert find_column(table, "", "text", ("text", "review")) == "review"
+    assert find_columns(table, "review, stars", "text", ()) == ["review", "stars"]
+    with pytest.raises(DataError, match=r"text=reviews: .*rows\.csv has no column 'reviews'.*did you mean"):
+        find_column(table, "reviews", "text", ())
+    with pytest.raises(DataError, match=r"name the text column, e\.g\. text=review \(or two.*text=review,stars\)"):
+        find_column(table, "", "text", ("text",))
+    with pytest.raises(DataError, match=r"name the images column, e\.g\. images=review$"):
+        find_column(table, "", "images", ("image",))
+
+
+def test_rows_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table({"text": ["a", " ", None, "d"]}, "rows")
+    with pytest.raises(DataError, match=r"rows, row 1: no transcript in 'text' \(on_error=skip skips"):
+        with_values(table, "text", "raise", "transcript")
+    assert with_values(table, "text", "skip", "transcript") == [0, 3]
+    assert "skipped 2 rows: rows, row 1: no transcript in 'text'; rows, row 2" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no row has a transcript"):
+        with_values(Table({"text": [""]}, "rows"), "text", "skip", "transcript")
