@@ -77,6 +77,11 @@ class Splits(Generic[D]):
     test_name: str = ""
     skipped: list[str] = field(default_factory=list)
 
+    @property
+    def parts(self) -> list[D]:
+        """The splits that there are: training, validation, test."""
+        return [part for part in (self.train, self.validation, self.test) if part is not None]
+
     def with_validation(self, fraction: float, seed: int) -> Self:
         """Splits with `validation` set: the dataset's own, else a part of `train`, else `test`.
 

@@ -17,11 +17,10 @@ from PIL import Image
 
 from zoo.data import DataError, load_images
 from zoo.data.image import decode as decoding
-from zoo.data.image import load as reading
 from zoo.data.image.decode import decode_image
 from zoo.data.sources import hub
 from zoo.data.sources.dataset_cards import load_card
-from zoo.data.sources.hub import HubError, load_table, reachable
+from zoo.data.sources.hub import HubError, load_splits, reachable
 
 CLASSES = list(load_card("cifar10").labels)
 REAL = Path(os.environ.get("ZOO_DATA_DIR", "")) / load_card("cifar10").files["test"]  # read before `alone` hides it
@@ -94,11 +93,14 @@ def test_the_option_goes_before_the_variable_and_must_hold_the_data(
 
 
 def test_auto_takes_the_hub_before_the_embedded_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(name: str, split: str) -> pa.Table:
-        assert name == "uoft-cs/cifar10"
-        return table([encoded(i) for i in range(20)], [i % 10 for i in range(20)])
+    import datasets
 
-    monkeypatch.setattr(reading, "load_table", answer)
+    def splits(name: str) -> dict[str, Any]:
+        assert name == "uoft-cs/cifar10"
+        part = datasets.Dataset(table([encoded(i) for i in range(20)], [i % 10 for i in range(20)]))
+        return {"train": part, "test": part}
+
+    monkeypatch.setattr(hub, "_load", splits)
     monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path))  # set, but without this data set
     sets = load_images()
     assert sets.source == "hub uoft-cs/cifar10" and sets.real and len(sets.train) == 20
@@ -107,8 +109,8 @@ def test_auto_takes_the_hub_before_the_embedded_set(tmp_path: Path, monkeypatch:
 def test_auto_falls_back_to_the_embedded_set_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     sets = load_images(max_train_samples=50, max_test_samples=20)
     said = capsys.readouterr().err
-    assert "synthetic images instead of CIFAR-10" in said and "no connection" in said
-    assert not sets.real and sets.name == "synthetic" and sets.notice is not None
+    assert "synthetic data instead of CIFAR-10" in said and "no connection" in said
+    assert not sets.real and sets.name == "synthetic"
     assert sets.train.labels.bincount().tolist() == [5] * 10 and len(sets.test) == 20
 
 
@@ -125,32 +127,32 @@ def test_hf_hub_offline_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "reachable", lambda endpoint: pytest.fail("used the network"))
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
-        load_table("uoft-cs/cifar10", "train")
+        load_splits("uoft-cs/cifar10")
 
 
 def test_offline_with_a_cache_reads_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def cached(name: str, split: str) -> datasets.Dataset:
+    def cached(name: str) -> dict[str, datasets.Dataset]:
         assert datasets.config.HF_HUB_OFFLINE
-        return datasets.Dataset(table([encoded(1)], [3]))
+        return {"train": datasets.Dataset(table([encoded(1)], [3]))}
 
     monkeypatch.setattr(hub, "_cached", lambda name: True)
     monkeypatch.setattr(datasets, "load_dataset", cached)
-    assert load_table("uoft-cs/cifar10", "train").num_rows == 1
+    assert load_splits("uoft-cs/cifar10")["train"].num_rows == 1
     assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_failing_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def broken(name: str, split: str) -> None:
+    def broken(name: str) -> None:
         raise RuntimeError("half a file")
 
     monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     monkeypatch.setattr(datasets, "load_dataset", broken)
     with pytest.raises(HubError, match="RuntimeError: half a file"):
-        load_table("uoft-cs/cifar10", "train")
+        load_splits("uoft-cs/cifar10")
 
 
 def test_reachable_connects_once_and_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +221,32 @@ def test_parquet_files_with_names_or_plain_values(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": [b""]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="expected a column image or img"):
         load_images(str(tmp_path))
+
+
+def test_a_table_of_file_names_is_split(tmp_path: Path) -> None:
+    """As for texts and audio: a table alone, whose paths are relative to it, of which 10 % of each class are tested."""
+    class_folders(tmp_path, {"cat": 10, "dog": 20})
+    rows = [f"{name}/{i:02}.png,{name}" for name, count in (("cat", 10), ("dog", 20)) for i in range(count)]
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join(["file_name,label", *rows]))
+    sets = load_images(str(file), size=8)
+    assert (sets.name, sets.classes, sets.card) == ("rows.csv", ["cat", "dog"], None)
+    assert sets.train.labels.bincount().tolist() == [9, 18] and sets.test.labels.bincount().tolist() == [1, 2]
+    assert sets.train.images.shape[1:] == (3, 8, 8) and sets.train.images[0, 0, 0, 0] in (0, 1)
+    assert sets.mean[2] == pytest.approx(100 / 255)
+    folder = tmp_path / "split"
+    folder.mkdir()
+    for split in ("train", "val"):
+        images = [encoded(i) for i in range(6)]
+        pq.write_table(table(images, [i % 3 for i in range(6)], ("image", "fine_label")), folder / f"{split}.parquet")
+    sets = load_images(str(folder))
+    assert (len(sets.train), sets.validation, len(sets.test), sets.classes) == (6, None, 6, CLASSES)
+    (folder / "test.parquet").write_bytes((folder / "val.parquet").read_bytes())
+    sets = load_images(str(folder))
+    assert len(sets.validation or []) == 6 and sets.with_validation(0.5, 0).train is sets.train
+    (tmp_path / "cat" / "03.png").unlink()
+    with pytest.raises(DataError, match=r"rows\.csv, line 5"):
+        load_images(str(file), size=8)
 
 
 def test_folders_that_hold_no_data_set(tmp_path: Path) -> None:
@@ -322,8 +350,11 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="ZOO_DATA_DIR names no folder with cifar10/test.parquet")
-def test_real_cifar10() -> None:
+def test_real_cifar10(tmp_path: Path) -> None:
     card = load_card("cifar10")
-    test = reading._read_split(card, "test", REAL, "stop")
+    (tmp_path / "cifar10").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "cifar10" / f"{split}.parquet").symlink_to(REAL)
+    test = load_images("cifar10", tmp_path).test
     assert test.images.shape == (10_000, 3, 32, 32) and test.labels.bincount().tolist() == [1000] * 10
     assert ((test.images / 255).mean((0, 2, 3)) - torch.tensor(card.mean)).abs().max() < 0.01

@@ -1,16 +1,13 @@
-"""Your own labeled images: one sub-folder per class, or parquet files."""
+"""Your own labeled images in folders: one sub-folder per class."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import Blob, Decoded, decode, identity
-from zoo.data.sources.tables import image_bytes, read_parquet
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.image_io import SUFFIXES
 from zoo.utils.errors import DataError
@@ -21,7 +18,7 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 TEST_FRACTION = 0.1
 _LAYOUT = (
     "expected train/ and test/ with one sub-folder of images per class, or one sub-folder of images per class, "
-    "or train.parquet and test.parquet"
+    "or a table such as train.parquet with a column of images and a column of labels"
 )
 
 
@@ -34,14 +31,9 @@ def load_folder(
     """
     read = partial(_read, processor=processor or ImageProcessor(size=(32, 32)), on_error=on_error)
     notices: list[str] = []
-    if (folder / "train.parquet").is_file():
-        files = (folder / "train.parquet", _test_part(folder, ".parquet"))
-        train, test = (_read_table(file, read) for file in files)
-        if train.classes != test.classes:
-            raise DataError(f"{folder}: the classes of train and test differ: {train.classes} and {test.classes}")
-    elif (folder / "train").is_dir():
+    if (folder / "train").is_dir():
         classes = _class_names(folder / "train")
-        test_folder = _test_part(folder, "")
+        test_folder = _test_folder(folder)
         if unknown := set(sub_folders(test_folder)) - set(classes):
             raise DataError(f"{test_folder / sorted(unknown)[0]}: no such class in {folder / 'train'}")
         if others := sorted(set(sub_folders(folder)) - {"train", test_folder.name}):
@@ -54,13 +46,18 @@ def load_folder(
         listed_files = _list(folder, classes, notices)
         _require_every_class(folder, classes, listed_files)
         train, test = (_labeled(files, classes, read) for files in _split(listed_files, seed))
-    pixels = train.images.movedim(1, 0).flatten(1)  # [C, N*H*W]
-    mean, std = zip(*(_statistics(channel) for channel in pixels))
+    mean, std = statistics(train.images)
     notice = "; ".join(notices) or None
     return ImageSplits(train, test, folder.resolve().name, True, str(folder), mean, std, notice=notice)
 
 
-def _statistics(channel: torch.Tensor) -> tuple[float, float]:
+def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, standard deviation) of each channel of uint8 images [N, C, H, W], for pixels from 0 to 1."""
+    mean, std = zip(*(_channel_statistics(channel) for channel in images.movedim(1, 0).flatten(1)))
+    return mean, std
+
+
+def _channel_statistics(channel: torch.Tensor) -> tuple[float, float]:
     """Mean and standard deviation of uint8 values scaled to 0..1, computed from their histogram."""
     counts = torch.bincount(channel, minlength=256).double()
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -69,12 +66,11 @@ def _statistics(channel: torch.Tensor) -> tuple[float, float]:
     return mean.item(), max(deviation.item(), 1 / 255)
 
 
-def _test_part(folder: Path, suffix: str) -> Path:
+def _test_folder(folder: Path) -> Path:
     for name in TEST_NAMES:
-        if (part := folder / f"{name}{suffix}").exists():
+        if (part := folder / name).is_dir():
             return part
-    names = ", ".join(name + suffix for name in TEST_NAMES)
-    raise DataError(f"{folder} has train{suffix} but none of {names}; {_LAYOUT}")
+    raise DataError(f"{folder} has train/ but none of {', '.join(TEST_NAMES)}; {_LAYOUT}")
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -150,31 +146,3 @@ def _labeled(files: list[tuple[Path, int]], classes: list[str], read: Callable[.
     paths = [path for path, _ in files]
     decoded = read(paths, lambda i: str(paths[i]), paths)
     return labeled(decoded, [label for _, label in files], classes, "folder")
-
-
-def _read_table(file: Path, read: Callable[..., Decoded]) -> ImageDataset:
-    table = read_parquet(file)
-    image = _column(file, table, ("image", "img", "pixel_values"))
-    label = _column(file, table, ("label", "labels", "fine_label"))
-    values = table.column(label).to_pylist()
-    classes, numbers = _classes(table, label, values)
-    decoded = read(image_bytes(table, image), lambda i: f"{file}, row {i}", [file])
-    return labeled(decoded, numbers, classes, str(file))
-
-
-def _column(file: Path, table: Any, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in table.column_names:
-            return name
-    raise DataError(f"{file}: expected a column {' or '.join(names)}, it has {', '.join(table.column_names)}")
-
-
-def _classes(table: Any, column: str, values: list[Any]) -> tuple[list[str], list[Any]]:
-    """(class names, labels as indices); the names are those stored by `datasets`, else the sorted values."""
-    stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
-    if names:
-        return list(names), values
-    distinct = sorted({value for value in values if value is not None})
-    number = {value: i for i, value in enumerate(distinct)}
-    return [str(value) for value in distinct], [number.get(value) for value in values]

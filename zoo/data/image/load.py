@@ -1,21 +1,26 @@
 """Load image classification datasets: CIFAR-10, your own folder or parquet files, or synthetic shapes."""
 
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
-from zoo.data.image.decode import decode
-from zoo.data.image.folder import load_folder
-from zoo.data.sources.dataset_cards import Card, list_cards, load_card
-from zoo.data.sources.hub import HubError, load_table
-from zoo.data.sources.tables import image_bytes, read_parquet
+from zoo.data.image.decode import decode, identity
+from zoo.data.image.folder import load_folder, statistics
+from zoo.data.sources.auto import resolve_auto
+from zoo.data.sources.columns import FILE_NAMES, LABEL_NAMES, announce_skipped, encoded_item
+from zoo.data.sources.dataset_cards import load_card
+from zoo.data.sources.find import Source, find_tables, split_tables
+from zoo.data.sources.tables import Table
+from zoo.data.splits import with_test
 from zoo.data.synthetic import shapes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.console import announce
-from zoo.utils.errors import DataError, did_you_mean
+from zoo.utils.errors import DataError
 
-MISSING = "Set ZOO_DATA_DIR (or data_dir=) to a folder that contains {files}, or use data=synthetic, generated shapes"
+COLUMN_NAMES = {"image": ("image", "img", "pixel_values", *FILE_NAMES), "label": (*LABEL_NAMES, "fine_label")}
 
 
 def load_images(
@@ -60,33 +65,33 @@ def load_images(
     sets = _load(name, data_dir, on_error, processor or ImageProcessor(size=(size, size)), seed)
     channels, *edges = sets.train.images.shape[1:]
     if processor and sets.card and not processor.keeps((edges[0], edges[1]), channels):  # folders are resized already
-        sets.train.resize = sets.test.resize = processor.pixels
+        for part in sets.parts:
+            part.resize = processor.pixels
     sets = sets.limited(max_train_samples, max_test_samples, seed)
-    if broken := sets.train.broken + sets.test.broken:
-        announce(f"skipped {len(broken)} broken images: " + "; ".join(broken[:3]) + (" ..." * (len(broken) > 3)))
+    announce_skipped([message for part in sets.parts for message in part.broken], "broken images")
     if sets.notice:
         announce(sets.notice)
     return sets
 
 
 def _load(name: str, data_dir: str | Path | None, on_error: str, processor: ImageProcessor, seed: int) -> ImageSplits:
+    settings = DataSettings(name=name, data_dir=None if data_dir is None else str(data_dir))
+    if name == "auto":
+        name = resolve_auto(settings.preferred, settings.data_dir)
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
-    if name in ("auto", "cifar10"):
-        try:
-            return _from_card(load_card("cifar10"), data_dir, on_error)
-        except HubError as error:
-            if name != "auto":
-                raise HubError(f"{error}. {_download_hint(load_card(name))}") from error
-            sets = _synthetic()
-            sets.notice = f"using {len(sets.train):,} synthetic images instead of CIFAR-10: {error}"
-            return sets
-    if Path(name).expanduser().is_dir():
-        return load_folder(Path(name).expanduser(), processor, on_error=on_error, seed=seed)
-    known = ["auto", "synthetic", *(n for n in list_cards() if load_card(n).task == "image classification")]
-    raise DataError(
-        f"data={name!r}: expected a folder that exists, or one of {', '.join(known)}{did_you_mean(name, known)}"
-    )
+    source, _ = find_tables(replace(settings, name=name), "image classification", folder=_tables_of_folder)
+    if not source.tables:
+        return load_folder(Path(source.where), processor, on_error=on_error, seed=seed)
+    return _from_tables(source, processor, on_error, seed)
+
+
+def _tables_of_folder(folder: Path) -> dict[str, Table]:
+    """The tables of a folder by split; empty for a folder with one sub-folder of images per class."""
+    tables = {} if (folder / "train").is_dir() else split_tables(folder)
+    if "test" not in tables and "validation" in tables:
+        tables["test"] = tables.pop("validation")
+    return tables
 
 
 def _synthetic() -> ImageSplits:
@@ -98,38 +103,55 @@ def _synthetic() -> ImageSplits:
     return ImageSplits(train, test, "synthetic", card.real, "generated images", card.mean, card.std, card)
 
 
-def _from_card(card: Card, data_dir: str | Path | None, on_error: str) -> ImageSplits:
-    """A dataset with a card, from local parquet files if they exist, else from the Hub."""
-    folder = data_dir or os.environ.get("ZOO_DATA_DIR")
-    if folder:
-        files = {split: Path(folder).expanduser() / file for split, file in card.files.items()}
-        absent = [str(file) for file in files.values() if not file.is_file()]
-        if not absent:
-            sets = {split: _read_split(card, split, file, on_error) for split, file in files.items()}
-            return _with_card(card, sets, str(Path(folder).expanduser() / card.name))
-        if data_dir:
-            raise DataError(f"data_dir={data_dir}: {absent[0]} does not exist. {_download_hint(card)}")
-    sets = {split: _read_split(card, split, None, on_error) for split in card.splits}
-    return _with_card(card, sets, f"hub {card.hub}")
+# --- from tables to datasets ------------------------------------------------------------------------------------------
 
 
-def _download_hint(card: Card) -> str:
-    return MISSING.format(files=" and ".join(card.files.values()))
+def _from_tables(source: Source, processor: ImageProcessor, on_error: str, seed: int) -> ImageSplits:
+    """Decode the images of tables; without a test table, 10 % of each class are held out as test split."""
+    card = source.card
+    sets = {split: _read(table, source, processor, on_error) for split, table in source.tables.items()}
+    train = sets["train"].classes
+    if other := next((part.classes for part in sets.values() if part.classes != train), None):
+        raise DataError(f"{source.where}: the classes of train and test differ: {train} and {other}")
+    problem = f"{source.where}: each class has a single image: none is left to hold out for testing; add some"
+    sets = with_test(sets, seed, problem, train)
+    mean, std = (card.mean, card.std) if card else statistics(sets["train"].images)
+    return ImageSplits(sets["train"], sets["test"], source.name, True, source.where, mean, std, card,
+                       validation=sets.get("validation"))  # fmt: skip
 
 
-def _with_card(card: Card, sets: dict[str, ImageDataset], source: str) -> ImageSplits:
-    return ImageSplits(sets["train"], sets["test"], card.name, card.real, source, card.mean, card.std, card)
-
-
-def _read_split(card: Card, split: str, file: Path | None, on_error: str) -> ImageDataset:
-    if file is None:
-        assert card.hub is not None
-        table, where = load_table(card.hub, split), f"{card.hub} {split}"
+def _read(table: Table, source: Source, processor: ImageProcessor, on_error: str) -> ImageDataset:
+    """The images of a table: of the size that the card names, else resized by the processor."""
+    card, file = source.card, Path(table.where)
+    images, labels = ([card.columns[key]] if card else names for key, names in COLUMN_NAMES.items())
+    cells, values = table.columns[_column(table, images)], table.columns[label := _column(table, labels)]
+    blobs: list[Any] = [encoded_item(cell, file.parent)[0] for cell in cells]
+    if card:
+        options: dict[str, Any] = {"size": (card.image["height"], card.image["width"])}
     else:
-        table, where = read_parquet(file), str(file)
-    size = (card.image["height"], card.image["width"])
-    image, label = card.columns["image"], card.columns["label"]
-    if absent := {image, label} - set(table.column_names):
-        raise DataError(f"{where}: no column {sorted(absent)[0]!r}, the columns are {', '.join(table.column_names)}")
-    decoded = decode(image_bytes(table, image), lambda i: f"{where}, row {i}", size=size, on_error=on_error)
-    return labeled(decoded, table.column(label).to_pylist(), list(card.labels), where)
+        files = [file] if file.is_file() else []
+        key = identity([*files, *(blob for blob in blobs if isinstance(blob, Path))]) if files else ""
+        options = {"size": processor.size, "channels": processor.channels, "resize": processor.pixels, "cache_key": key}
+    decoded = decode(blobs, table.place, on_error=on_error, **options)
+    classes = source.classes
+    if classes is None:
+        classes, values = _classes(table, label)
+    return labeled(decoded, values, classes, table.where)
+
+
+def _column(table: Table, names: Sequence[str]) -> str:
+    for name in names:
+        if name in table.columns:
+            return name
+    raise DataError(f"{table.where}: no column {names[0]!r}, expected a column {' or '.join(names)}, it has "
+                    f"{', '.join(table.columns)}")  # fmt: skip
+
+
+def _classes(table: Table, column: str) -> tuple[list[str], list[Any]]:
+    """(class names, labels as indices); the names are those stored by `datasets`, else the sorted values."""
+    values = table.columns[column]
+    if names := table.names.get(column):
+        return list(names), values
+    distinct = sorted({value for value in values if value is not None})
+    number = {value: i for i, value in enumerate(distinct)}
+    return [str(value) for value in distinct], [number.get(value) for value in values]

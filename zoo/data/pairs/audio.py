@@ -70,10 +70,9 @@ def pairs_from_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[Au
         chosen = part.take((is_held_out[part.labels] == unseen).nonzero()[:, 0])
         return PairDataset(chosen.clips, [captions[i] for i in chosen.labels.tolist()], classes=chosen.labels)
 
-    parts = [sets.train, sets.validation, sets.test]
     validation = None if sets.validation is None else pairs(sets.validation, False)
     train, test = pairs(sets.train, False), pairs(sets.test, False)
-    unseen = concatenate([pairs(part, True) for part in parts if part]) if s.held_out_classes else None
+    unseen = concatenate([pairs(part, True) for part in sets.parts]) if s.held_out_classes else None
     return PairSplits(train, test, sets.name, sets.real, sets.source, validation=validation, classes=sets.classes,
                       unseen=unseen)  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from zoo.data.image.decode import Blob
-from zoo.data.sources.columns import find_column, find_columns
+from zoo.data.sources.columns import FILE_NAMES, encoded_item, find_column, find_columns
 from zoo.data.sources.find import split_tables
 from zoo.data.sources.shards import read_shards
 from zoo.data.sources.tables import SUFFIXES, Table
@@ -20,8 +20,7 @@ NAMES = {
     "audio": ("audio", "sound", "wav", "flac", "clip"),
     "captions": ("caption", "captions", "text", "sentence", "sentences", "description", "title", "alt_text", "alt"),
 }
-"""Default column names; columns of file names may also be named as in FILES."""
-FILES = ("file", "file_name", "filename", "path", "file_path", "filepath")
+"""Default column names; columns of file names may also be named as in FILE_NAMES."""
 CAPTION_FILES = ("captions", "metadata")
 
 
@@ -69,14 +68,14 @@ def pair_rows(table: Table, items: str, captions: str, role: str, skipped: list[
         role: `images` or `audio`, the name of the option of the item column.
         skipped: List to which messages of incomplete rows and missing files are appended.
     """
-    column = find_column(table, items, role, (*NAMES[role], *FILES))
+    column = find_column(table, items, role, (*NAMES[role], *FILE_NAMES))
     caption_columns = find_columns(table, captions, "captions", NAMES["captions"])
     base = Path(table.where).parent
     found: dict[Any, tuple[Blob, list[str], str]] = {}
     for row in range(len(table)):
         place, value = table.place(row), table.columns[column][row]
         texts = [text for name in caption_columns for text in _texts(table.columns[name][row])]
-        blob, problem = _blob(value, base)
+        blob, problem = encoded_item(value, base)
         problem = problem or ("" if texts else f"no caption in {', '.join(caption_columns)}")
         if problem or blob is None:
             skipped.append(f"{place}: {problem}")
@@ -93,15 +92,3 @@ def _texts(value: Any) -> Iterator[str]:
     for text in value if isinstance(value, list | tuple) else [value]:
         if isinstance(text, str) and text.strip():
             yield text.strip()
-
-
-def _blob(value: Any, base: Path) -> tuple[Blob | None, str]:
-    """(blob, problem) of a cell: bytes, {bytes, path} or a file name relative to the table."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value, "" if value else "contains no bytes"
-    if not isinstance(value, str) or not value:
-        return None, "no file name" if value in (None, "") else f"expected a file, got {type(value).__name__}"
-    file = base / Path(value).expanduser()
-    return (file, "") if file.is_file() else (None, f"{file} does not exist")

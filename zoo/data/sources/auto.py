@@ -1,7 +1,7 @@
 """Which dataset `data=auto` stands for. Imports no torch."""
 
 from zoo.data.sources.dataset_cards import card_files, load_card
-from zoo.data.sources.hub import HubError, load_splits
+from zoo.data.sources.hub import HubError, download
 from zoo.utils.console import announce
 
 
@@ -16,7 +16,7 @@ def resolve_auto(preferred: str, data_dir: str | None = None) -> str:
     if card_files(card):
         return preferred
     try:
-        load_splits(card.hub or "")  # downloads it to the cache, which the loader reads
+        download(card.hub or "")
     except HubError as error:
         announce(f"using synthetic data instead of {card.title}: {error}")
         return "synthetic"

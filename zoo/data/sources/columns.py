@@ -1,6 +1,8 @@
 """Columns and rows of a table: the ones that the user names, or those with common names; rows without a value."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from zoo.data.sources.tables import Table
 from zoo.utils.console import announce
@@ -9,6 +11,7 @@ from zoo.utils.errors import DataError, did_you_mean
 # Common names of columns.
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
+FILE_NAMES = ("file", "file_name", "filename", "path", "file_path", "filepath")
 
 
 def find_column(table: Table, requested: str, role: str, defaults: Sequence[str]) -> str:
@@ -60,3 +63,15 @@ def announce_skipped(messages: Sequence[str], noun: str) -> None:
     """Say how many items were skipped, with the first three messages; nothing if there are none."""
     if messages:
         announce(f"skipped {len(messages)} {noun}: {'; '.join(messages[:3])}{' ...' * (len(messages) > 3)}")
+
+
+def encoded_item(value: Any, base: Path) -> tuple[bytes | Path | None, str]:
+    """(encoded item, problem) of a cell: bytes, {bytes, path}, or the name of a file relative to the folder `base`."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value, "" if value else "contains no bytes"
+    if not isinstance(value, str) or not value:
+        return None, "no file name" if value in (None, "") else f"expected a file, got {type(value).__name__}"
+    file = base / Path(value).expanduser()
+    return (file, "") if file.is_file() else (None, f"{file} does not exist")

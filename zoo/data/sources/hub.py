@@ -49,24 +49,24 @@ def reachable(endpoint: str, timeout: float = CONNECT_TIMEOUT) -> bool:
     return bool(connected and connected[0])
 
 
-def load_table(hub: str, split: str) -> Any:
-    """One split of a Hub dataset as a pyarrow Table, from the Hub or from the local cache of `datasets`.
+def load_splits(hub: str, config: str | None = None) -> dict[str, Any]:
+    """All splits of a Hub dataset, or of one of its configurations, as pyarrow Tables by name.
+
+    They come from the Hub, or from the local cache of `datasets`.
 
     Raises:
         HubError: The Hub cannot be reached and the dataset is not in the cache.
     """
-    table = _load(hub, split=split).with_format("arrow")[:]
-    note_table(f"hub {hub} {split}", table)
-    return table
-
-
-def load_splits(hub: str, config: str | None = None) -> dict[str, Any]:
-    """All splits of a Hub dataset, or of one of its configurations, as pyarrow Tables by name; see `load_table`."""
     found = _load(hub, *([] if config is None else [config]))
     tables = {name: part.with_format("arrow")[:] for name, part in found.items()}
     for name, table in tables.items():
         note_table(f"hub {hub} {name}", table)
     return tables
+
+
+def download(hub: str) -> None:
+    """Download a Hub dataset to the local cache of `datasets`, if it is not there. Raises: HubError."""
+    _load(hub)
 
 
 def hub_name(text: str) -> tuple[str, str | None] | None:
@@ -81,7 +81,7 @@ def hub_name(text: str) -> tuple[str, str | None] | None:
     return found[1] or found[3], found[2] or found[4]
 
 
-def _load(hub: str, *config: str, **split: str) -> Any:
+def _load(hub: str, *config: str) -> Any:
     """`datasets.load_dataset`, with its errors raised as HubError."""
     from huggingface_hub import constants
 
@@ -93,7 +93,7 @@ def _load(hub: str, *config: str, **split: str) -> Any:
 
     try:
         with _offline(datasets, constants) if offline else nullcontext():
-            return datasets.load_dataset(hub, *config, **split)
+            return datasets.load_dataset(hub, *config)
     except Exception as error:  # the hub client, its storage and its file readers raise many types
         if listed := re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", str(error), re.S):
             problem = f"has no configuration {config[0]!r}" if config else "has several configurations"

@@ -155,11 +155,3 @@ def read_parquet(file: Path) -> Any:
         return pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file} is damaged or not a parquet file: {str(error).splitlines()[0]}") from None
-
-
-def image_bytes(table: Any, column: str) -> list[bytes]:
-    """The encoded images of a column of bytes or of {bytes, path}, as written by `datasets`."""
-    chunks = table.column(column).chunks
-    if table.schema.field(column).type.num_fields:
-        chunks = [chunk.field("bytes") for chunk in chunks]
-    return [value for chunk in chunks for value in chunk.to_pylist()]
