@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.kv_cache import KVCache, State
-from zoo.nn.masks import NO_MASK, Mask, as_mask
-from zoo.nn.position_biases import Bias, as_bias
+from zoo.nn.masks import NO_MASK, AnyMask, Mask, as_mask
+from zoo.nn.position_biases import AnyBias, Bias, as_bias
 from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
 
 
@@ -59,20 +59,11 @@ class Core(nn.Module):
         self.spec = spec
         self.scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
 
-    def weights(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         """Attention weights [B, H, N, M]."""
         raise NotImplementedError(f"{type(self).__name__} does not define weights(q, k, mask, bias)")
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Mask | Tensor | None = None,
-        bias: Bias | Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         """Outputs [B, H, N, P]: `weights(q, k, mask, bias) @ v`, zeros where all keys of a query are masked."""
         check_inputs(q, k, v)
         check_mask(as_mask(mask), q, k)
@@ -83,9 +74,7 @@ class Core(nn.Module):
     def dropout(self) -> float:
         return self.spec.dropout if self.training else 0.0
 
-    def maps(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         """Attention weights [B, H, N, M] for masks and biases in any form; fully masked rows are zeros."""
         queries, keys = q.shape[2], k.shape[2]
         allowed, fully_masked = (as_mask(mask) & self.pattern).evaluate(queries, keys, q.device)
@@ -93,13 +82,11 @@ class Core(nn.Module):
         weights = self.weights(q, k, allowed, None if bias is None else bias.dense(queries, keys, q.device))
         return weights if fully_masked is None else weights.masked_fill(fully_masked, 0.0)
 
-    def scores(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def scores(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         """Scores q k^T * scale + bias [B, H, N, M], -inf at masked keys."""
         return self.hide((q * self.scale) @ repeat_kv(k, q.shape[1]).mT, mask, bias)
 
-    def hide(self, scores: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
+    def hide(self, scores: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
         """Add the bias to scores [B, H, N, M] and set masked keys to -inf."""
         queries, keys = scores.shape[2:]
         # a tensor comes from `maps`, which has already applied the pattern at the positions of the tokens

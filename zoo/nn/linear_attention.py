@@ -20,8 +20,8 @@ from torch import Tensor
 from zoo.nn.core import Core, CoreSpec, attention
 from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
-from zoo.nn.masks import CAUSAL, Mask, PaddingMask, as_mask
-from zoo.nn.position_biases import Bias
+from zoo.nn.masks import CAUSAL, AnyMask, Mask, PaddingMask, as_mask
+from zoo.nn.position_biases import AnyBias, Bias
 from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
 from zoo.nn.sparse_attention import positive
 
@@ -56,7 +56,7 @@ class LinearAttention(Core):
         factor, exponent = phi if isinstance(phi, tuple) else (phi, torch.zeros_like(phi[..., :1]))
         return factor, exponent if keep is None else exponent.masked_fill(~keep, -torch.inf)
 
-    def parse_mask(self, mask: Mask | Tensor | None, bias: Bias | Tensor | None, queries: int, keys: int) -> tuple:
+    def parse_mask(self, mask: AnyMask, bias: AnyBias, queries: int, keys: int) -> tuple:
         """Split a mask into (causal, keep [B, 1, M, 1] or None). Raises ValueError for other masks and for biases."""
         if bias is not None:
             raise ValueError(
@@ -80,14 +80,7 @@ class LinearAttention(Core):
             )
         return causal, None if keep is None else keep[:, None, :, None]
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Mask | Tensor | None = None,
-        bias: Bias | Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         check_inputs(q, k, v)
         check_mask(as_mask(mask), q, k)
         v = repeat_kv(v, q.shape[1])
@@ -95,13 +88,11 @@ class LinearAttention(Core):
             v = v * F.dropout(torch.ones_like(v[..., :1]), self.dropout)
         return self.attend(q, k, v, mask, bias)
 
-    def weights(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         """Attention weights [B, H, N, M]: the outputs for the unit vectors as values."""
         return self.attend(q, k, torch.eye(k.shape[2], dtype=q.dtype, device=q.device)[None, None], mask, bias)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | Tensor | None, bias: Bias | Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
         """Outputs for values v [B, H, M, E], without dropout."""
         causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
         if not q.shape[2] or not k.shape[2]:  # no queries, or nothing to attend to
@@ -118,9 +109,7 @@ class LinearAttention(Core):
         y, _ = causal_attention(phi_q, each(phi_k, lambda t: t[:, :, early:]), values[:, :, early:], start)
         return normalize(y, v.dtype)
 
-    def maps(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return self.weights(q, k, mask, bias)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:

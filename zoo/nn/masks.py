@@ -377,7 +377,10 @@ def positions_at(positions: Tensor | None, b: Index, i: Index) -> Tensor:
     return positions[b if positions.shape[0] > 1 else b * 0, i]
 
 
-def as_mask(mask: "Mask | Tensor | None") -> Mask:
+AnyMask = Mask | Tensor | None  # what `as_mask` converts
+
+
+def as_mask(mask: AnyMask) -> Mask:
     """Convert to a Mask: None -> NO_MASK, a bool tensor (broadcastable to [B, H, N, M]) -> TensorMask."""
     if mask is None:
         return NO_MASK

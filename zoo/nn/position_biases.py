@@ -183,7 +183,10 @@ class BiasView(Bias):
         return value
 
 
-def as_bias(bias: "Bias | Tensor | None") -> Bias | None:
+AnyBias = Bias | Tensor | None  # what `as_bias` converts
+
+
+def as_bias(bias: AnyBias) -> Bias | None:
     """Convert to a Bias: a float tensor (broadcastable to [B, H, N, M]) -> TensorBias; None stays None."""
     if bias is None or isinstance(bias, Bias):
         return bias

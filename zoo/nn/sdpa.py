@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, NO_MASK, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
-from zoo.nn.position_biases import Bias, BiasView, as_bias
+from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
+from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 
 # On a CPU in bfloat16, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries and
 # keys (most of all in the backward pass); for more, the N x M scores cost more than they save.
@@ -35,8 +35,8 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Mask | Tensor | None,
-    bias: Bias | Tensor | None,
+    mask: AnyMask,
+    bias: AnyBias,
     scale: float,
     dropout: float = 0.0,
     pattern: Mask = NO_MASK,
@@ -67,13 +67,7 @@ def attend(
 
 
 def choose_kernel(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Mask | Tensor | None,
-    bias: Bias | Tensor | None,
-    dropout: float,
-    pattern: Mask,
+    q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, dropout: float, pattern: Mask
 ) -> Kernel:
     """The fastest way to compute an attention. Raises ValueError for inputs that do not go together."""
     check_inputs(q, k, v)
@@ -89,9 +83,9 @@ def choose_kernel(
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
     if q.dtype in (torch.bfloat16, torch.float16):
         plain = max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
-    else:  # torch has no fused CPU kernel for these two; its fallback uses more memory than plain_attention
+    else:  # dropout and learned biases: torch's fallback for them uses more memory than plain_attention
         plain = dropout > 0 or (allowed is not None and allowed.requires_grad)
-    plain = plain and q.device.type == "cpu"
+    plain = plain and q.device.type == "cpu"  # measured there
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
     return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])

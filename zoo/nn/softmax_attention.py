@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from zoo.nn.core import Core, CoreSpec, attention, masked_softmax
 from zoo.nn.init import Initializer, normal_
-from zoo.nn.masks import Mask, as_mask
-from zoo.nn.position_biases import Bias
+from zoo.nn.masks import AnyMask, as_mask
+from zoo.nn.position_biases import AnyBias
 from zoo.nn.sdpa import attend, repeat_kv
 
 
@@ -14,24 +14,13 @@ from zoo.nn.sdpa import attend, repeat_kv
 class SoftmaxAttention(Core):
     """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), by fused kernels where they are faster."""
 
-    def weights(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return masked_softmax(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
-    def maps(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return self.weights(q, k, mask, bias)
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Mask | Tensor | None = None,
-        bias: Bias | Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         dropout = self.spec.dropout if self.training else 0.0
         return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern)
 
@@ -47,9 +36,7 @@ class AdditiveAttention(Core):
     def initialize(self, generator_for: Initializer) -> None:
         normal_(self.w, self.spec.head_dim**-0.5, generator_for("w"))
 
-    def weights(
-        self, q: Tensor, k: Tensor, mask: Mask | Tensor | None = None, bias: Bias | Tensor | None = None
-    ) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         both = q.unsqueeze(3) + repeat_kv(k, q.shape[1]).unsqueeze(2)  # B H N M P
         scores = torch.einsum("bhnmp,hp->bhnm", both.tanh(), self.w.to(q.dtype))
         return masked_softmax(self.hide(scores, mask, bias))
