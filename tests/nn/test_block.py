@@ -14,13 +14,17 @@ WIDTH = 16
 
 def block(**options):
     spec = BlockConfig(width=WIDTH, heads=2, **options)
-    made = spec.block(0, 1)
-    initialize(made, 0)
-    draw = torch.Generator().manual_seed(1)
+    return randomized(spec.block(0, 1))
+
+
+def randomized(module):
+    """Fresh norms are 1 and biases 0: swaps would pass."""
+    initialize(module, 0)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for p in made.parameters():  # fresh norms are 1 and biases 0: swaps would pass
-            p.add_(0.2 * torch.randn(p.shape, generator=draw))
-    return made
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    return module
 
 
 def tokens(count=5):
@@ -53,8 +57,7 @@ def test_orders(order, scaled):
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_cross_attention_is_between_mixer_and_mlp(order):
     spec = BlockConfig(width=WIDTH, heads=2, order=order)
-    made = spec.block(0, 1, cross="softmax", memory_width=12)
-    initialize(made, 0)
+    made = randomized(spec.block(0, 1, cross="softmax", memory_width=12))
     x, memory = tokens(), torch.randn(3, 4, 12)
     shown = Context(memory=memory)
     if order == "pre":
@@ -130,8 +133,9 @@ def test_drop_path_is_sampled_per_row_of_packed_tokens():
     assert len(seen) == 8
 
 
-def test_drop_path_grows_with_depth_and_dropout_is_off_in_eval():
-    stack = BlockConfig(width=8, heads=2, drop_path=0.3, dropout=0.5).stack(4)
+@pytest.mark.parametrize("scaled", [None, 0.1])
+def test_drop_path_grows_with_depth_and_dropout_is_off_in_eval(scaled):
+    stack = BlockConfig(width=8, heads=2, drop_path=0.3, dropout=0.5, layer_scale=scaled).stack(4)
     assert [b.drop_path for b in stack] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert BlockConfig(width=8, heads=2, drop_path=0.3).stack(1)[0].drop_path == 0
     initialize(stack, 0)
