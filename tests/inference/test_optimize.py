@@ -4,11 +4,17 @@ import copy
 
 import pytest
 import torch
+from kernel_timers import fastest
 from torch import nn
 
 import zoo
-from zoo.inference.packed_linear import Columns, OneDNN, Packed, Packing
-from zoo.nn.mlp import MLP
+from zoo.inference.packed_linear import OneDNNLinear
+
+
+@pytest.fixture(autouse=True)
+def onednn_is_fastest(monkeypatch):
+    """So that the layers are replaced, whatever the CPU of the tests."""
+    fastest(monkeypatch, "onednn", "transposed")
 
 
 def small(**overrides):
@@ -78,30 +84,10 @@ def test_the_original_is_untouched():
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_the_weights_it_packs_are_the_fast_kind():
+def test_all_layers_are_replaced_by_faster_ones():
     fast = zoo.optimize(small())
-    kinds = {type(m) for m in fast.modules()}
-    assert OneDNN in kinds
+    assert OneDNNLinear in {type(m) for m in fast.modules()}
     assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in fast.modules())
-
-
-def test_one_row_reads_columns_and_small_weights_of_batches_stay_with_torch():
-    pack = Packing(None, "one")
-    assert type(pack(torch.randn(512, 512), None)) is Columns
-    assert type(Packing(None, "many")(torch.randn(8, 8), None)) is Packed
-    x = torch.randn(2, 5, 512)
-    for bias in (None, torch.randn(300)):
-        weight = torch.randn(300, 512)
-        torch.testing.assert_close(
-            Columns(weight, bias, "relu")(x), nn.functional.linear(x, weight, bias).relu(), atol=1e-4, rtol=1e-4
-        )
-
-
-@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"])
-def test_fused_activations(act):
-    weight, bias, x = torch.randn(256, 512) / 20, torch.randn(256), torch.randn(4, 512)
-    plain = MLP(1, 1, act).act(nn.functional.linear(x, weight, bias))
-    torch.testing.assert_close(OneDNN(weight, bias, act)(x), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_training_and_saving_are_refused():
@@ -128,6 +114,19 @@ def test_stale_weights_are_noticed(how):
         model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=how == "assign")
     with pytest.raises(RuntimeError, match=r"call zoo\.optimize again"):
         fast(x)
+
+
+def test_tied_weights_remain_one_tensor():
+    model = zoo.create_model("gpt_nano", seed=0).eval()
+    assert model.config.tie_word_embeddings
+    fast = zoo.optimize(model, dtype=torch.bfloat16, choices=everything_plain(model))
+    assert fast.head.proj.weight is fast.tokens.word.weight and fast.head.proj.weight.dtype == torch.bfloat16
+
+
+def everything_plain(model):
+    report = zoo.optimize(model, dtype=torch.bfloat16).optimize_report
+    report.choices = {key: dict.fromkeys(chosen, "plain") for key, chosen in report.choices.items()}
+    return report
 
 
 def test_a_model_made_in_inference_mode():

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from audio_peers import STABLE, WAVEFORM, answer, noise, transformers_audio
+from kernel_timers import fastest
 from peers import error
 from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo.checkpoints.load import describe
-from zoo.inference.optimize import FrameProducts
+from zoo.inference.optimized_parts import FrameProducts
 from zoo.models.mapping.tensors import import_tensors, lines_for
 from zoo.models.registry import build
 from zoo.models.wav2vec2.mapping import read
@@ -321,7 +322,8 @@ def test_maps_and_a_core_of_ones_own_on_padded_clips(options):
 
 @pytest.mark.parametrize("options", [BASE, {}], ids=["group norm", "layer norm"])
 @pytest.mark.parametrize("head", ["ctc", "classify"])
-def test_optimized_it_gives_the_same_numbers(options, head):
+def test_optimized_it_gives_the_same_numbers(options, head, monkeypatch):
+    fastest(monkeypatch, "onednn")
     wide = dict(width=256, mlp_dim=384, conv_channels=(256, 256, 256), heads=4, layer_sum=head == "classify")
     model, (x, mask) = tiny(head=head, **options | wide), ragged()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Linear layers with constant weights, packed for the kernels of oneDNN; the parts of `zoo.optimize` that multiply."""
+"""Linear layers with constant weights, stored for several kernels: those that `zoo.optimize` chooses from."""
 
 import copy
 from typing import Any, Literal
@@ -7,14 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.mlp import MLP
+from zoo.nn.mlp import activation
 
 Rows = Literal["many", "one"]
-# With fewer weights than this, calling oneDNN in float32 costs more than it saves. For single rows the limit is higher:
-# only larger layers are read from memory, where the blocked layout is fastest.
-SMALL = {"many": 1 << 16, "one": 1 << 19}
-# The number of rows for which oneDNN chooses a layout. Smaller values give a slower layout, even for one row.
-ROWS = 1024
+PACKED_FOR = 1024  # number of rows for which oneDNN chooses a layout; it computes other numbers of rows as well
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
@@ -25,42 +21,21 @@ def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
     return new
 
 
-class Packing:
-    """Packs the weights of linear layers for a dtype and an expected number of rows, with oneDNN if available."""
-
-    def __init__(self, dtype: torch.dtype | None, rows: Rows) -> None:
-        self.dtype, self.rows = dtype, rows
-        self.types = onednn_types()
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, act: str | None = None) -> "Packed":
-        dtype = self.dtype or weight.dtype
-        weight, bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-        supported = weight.device.type == "cpu" and dtype in self.types
-        small = dtype == torch.float32 and weight.numel() < SMALL[self.rows]
-        if supported and not small:
-            return OneDNN(weight, bias, act)
-        columns = self.rows == "one" and weight.device.type == "cpu" and dtype == torch.float32
-        return Columns(weight, bias, act) if columns else Packed(weight, bias, act)
-
-
-def onednn_types() -> tuple[torch.dtype, ...]:
-    """The dtypes for which oneDNN can reorder weights on this CPU; bfloat16 needs AVX-512 or newer instructions."""
-    if not torch.backends.mkldnn.is_available():
-        return ()
-    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return (torch.float32, torch.bfloat16) if bfloat16 else (torch.float32,)
-
-
-class Packed(nn.Module):
-    """act(x W^T + b) with constant W, computed by torch."""
+class ConstantLinear(nn.Module):
+    """act(x W^T + b) with constant W, computed by torch as in the model as created."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         super().__init__()
-        self.weight_, self.bias_, self.act_name = weight, bias, act
-        self.act = None if act is None else MLP(1, 1, act).act
+        self.weight_, self.bias_ = weight.detach(), None if bias is None else bias.detach()
+        self.act = None if act is None else activation(act)
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        """Whether this is a candidate for such a weight and activation, for "many" rows or "one"."""
+        return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        memo[id(self.weight_)] = self.weight_  # constant, and torch cannot copy the layout of oneDNN
+        memo[id(self.weight_)] = self.weight_  # constant, and torch cannot copy the layouts of oneDNN and MKL
         return deep_copy(self, memo)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,22 +43,96 @@ class Packed(nn.Module):
         return y if self.act is None else self.act(y)
 
 
-class Columns(Packed):
+class TransposedLinear(ConstantLinear):
     """The weight is stored as [in, out], the order in which a single row reads it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
-        super().__init__(weight.mT.contiguous().mT, bias, act)
+        super().__init__(weight.detach().mT.contiguous().mT, bias, act)
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        return rows == "one" and weight.device.type == "cpu"
 
 
-class OneDNN(Packed):
+class MKLLinear(ConstantLinear):
+    """The weight in the packed layout of MKL for one row; for more rows as created."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        super().__init__(torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), 1), bias, act)
+        self.original = weight.detach()
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        return (
+            rows == "one"
+            and weight.device.type == "cpu"
+            and weight.dtype == torch.float32
+            and torch.backends.mkl.is_available()
+            and hasattr(torch.ops.mkl, "_mkl_linear")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.mkl._mkl_linear(x, self.weight_, self.original, self.bias_, 1)
+        return y if self.act is None else self.act(y)
+
+
+class OneDNNLinear(ConstantLinear):
     """The weight in the blocked layout of oneDNN, with the activation applied while the product is in the cache."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         fused = FUSED.get(act or "")
-        blocked = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
         super().__init__(blocked, bias, None if fused else act)
         self.post, self.algorithm = fused or ("none", "")
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        return weight.device.type == "cpu" and weight.dtype in onednn_dtypes()
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.ops.mkldnn._linear_pointwise(x, self.weight_, self.bias_, self.post, [], self.algorithm)
         return y if self.act is None else self.act(y)
+
+
+class UnfusedOneDNNLinear(OneDNNLinear):
+    """The same with the activation applied by torch, whose vectorized GELU is the faster one on some CPUs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        super().__init__(weight, bias, None)
+        self.act = None if act is None else activation(act)
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        return act in FUSED and OneDNNLinear.supports(weight, act, rows)
+
+
+def onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """The dtypes for which oneDNN can reorder weights on this CPU; bfloat16 needs AVX-512 or newer instructions."""
+    if not torch.backends.mkldnn.is_available():
+        return ()
+    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (torch.float32, torch.bfloat16) if bfloat16 else (torch.float32,)
+
+
+# The kernels of a linear layer, in order of preference: of equally fast ones, the first is taken.
+KERNELS: dict[str, type[ConstantLinear]] = {
+    "plain": ConstantLinear,
+    "transposed": TransposedLinear,
+    "mkl": MKLLinear,
+    "onednn": OneDNNLinear,
+    "onednn_unfused": UnfusedOneDNNLinear,
+}
+
+
+class ByRows(nn.Module):
+    """One of two candidates, by the number of rows of the input."""
+
+    def __init__(self, few: nn.Module, many: nn.Module, limit: int) -> None:
+        super().__init__()
+        self.few, self.many, self.limit = few, many, limit
+
+    def forward(self, x: Tensor) -> Any:
+        return self.few(x) if x.numel() < self.limit * x.shape[-1] else self.many(x)
+
+    def extra_repr(self) -> str:
+        return f"few: less than {self.limit} rows"

@@ -1,6 +1,7 @@
 """What the CPU of this machine can do, where the choice of precision depends on it. Importing this loads no torch."""
 
 import os
+import platform
 from dataclasses import dataclass
 
 
@@ -26,3 +27,12 @@ class CPUFeatures:
         allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
         amx = torch.cpu._is_amx_tile_supported() and (allowed in ("", "ALL", "DEFAULT") or "AMX" in allowed)
         return cls(bf16=torch.ops.mkldnn._is_mkldnn_bf16_supported(), amx=amx)
+
+
+def cpu_name() -> str:
+    """The model of this CPU, or its architecture where the system does not name it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

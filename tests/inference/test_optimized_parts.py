@@ -1,0 +1,116 @@
+"""Every candidate of every part of a model gives the numbers of the model as created."""
+
+import pytest
+import torch
+from kernel_timers import fake_timer, fastest
+from torch import nn
+
+import zoo
+from zoo.inference.optimized_parts import FrameProducts, FusedAttention, FusedMLP, LinearPatches, parts_of
+from zoo.inference.packed_linear import KERNELS
+
+WAVEFORM = dict(
+    width=64, mlp_dim=96, depth=2, heads=4, conv_channels=(32, 32), conv_kernels=(8, 4), conv_strides=(4, 2)
+)
+MODELS = {
+    "vit_tiny_patch16_224": (
+        dict(image_size=32, width=64, depth=2, heads=4, num_classes=7),
+        lambda: {"pixel_values": torch.randn(3, 3, 32, 32)},
+    ),
+    "bert_tiny": (
+        dict(width=64, depth=2, heads=4, mlp_dim=96, vocab_size=99, max_length=90),
+        lambda: {
+            "input_ids": torch.randint(5, 99, (3, 90)),
+            "attention_mask": (torch.arange(90) < torch.tensor([[90], [7], [40]])).long(),
+        },
+    ),
+    "llama_nano": (dict(width=64, depth=2, heads=4, kv_heads=2, vocab_size=99), None),
+    "wav2vec2_tiny": (WAVEFORM | dict(conv_norm="layer"), lambda: {"input_values": torch.randn(2, 900)}),
+}
+
+
+def randomized(name):
+    fields, batch = MODELS[name]
+    model = zoo.create_model(name, seed=0, **fields).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model, batch() if batch else {"input_ids": torch.randint(5, 99, (3, 20))}
+
+
+@pytest.mark.parametrize("rows", ["many", "one"])
+@pytest.mark.parametrize("candidate", KERNELS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_candidate_gives_the_same_numbers(name, candidate, rows, monkeypatch):
+    model, batch = randomized(name)
+    fastest(monkeypatch, candidate)
+    fast = zoo.optimize(model, rows=rows)
+    chosen = {name for choice in fast.optimize_report.choices.values() for name in choice.values()}
+    if not any(candidate in name for name in chosen):
+        pytest.skip(f"{candidate} is not a candidate for {rows} rows here")
+    with torch.no_grad():
+        expected = model(**batch)
+    assert float((fast(**batch) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
+
+
+def test_a_candidate_for_few_rows_and_another_for_many(monkeypatch):
+    model, batch = randomized("bert_tiny")  # 137 tokens, and fewer in the head
+    few = {"plain": 1.0, "joined": 0.5, "onednn": 0.5}
+    fake_timer(monkeypatch, lambda t: few.get(t.candidate, 2.0) if t.rows == 8 else 2 - few.get(t.candidate, 0))
+    fast = zoo.optimize(model)
+    choices = {tuple(chosen.values()) for chosen in fast.optimize_report.choices.values()}
+    assert choices == {("joined", "plain"), ("onednn", "plain")}
+    short = {key: value[1:2, :7] for key, value in batch.items()}
+    with torch.no_grad():
+        for inputs in (batch, short):
+            expected = model(**inputs)
+            assert float((fast(**inputs) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
+
+
+def test_parts_as_created_remain_what_they_are(monkeypatch):
+    fastest(monkeypatch, "plain")
+    model, batch = randomized("vit_tiny_patch16_224")
+    fast = zoo.optimize(model)
+    assert not any(isinstance(m, FusedAttention | FusedMLP | LinearPatches) for m in fast.modules())
+    assert [type(m) for m in fast.modules()][1:] == [type(m) for m in model.modules()][1:]
+    for mine, theirs in zip(fast.parameters(), model.parameters(), strict=True):
+        assert mine.data_ptr() == theirs.data_ptr() and not mine.requires_grad and theirs.requires_grad
+    with torch.no_grad():
+        assert torch.equal(fast(**batch), model(**batch))
+
+
+def test_the_parts_of_a_model():
+    model, _ = randomized("vit_tiny_patch16_224")
+    parts, unoptimized = parts_of(model, "many")
+    keys = [part.key for part in parts]
+    assert not unoptimized and sorted(set(keys)) == [
+        "attention 64 -> 64 + 64 + 64, float32",
+        "linear 256 -> 64, float32",
+        "linear 64 -> 256, gelu, float32",
+        "linear 64 -> 64, float32",
+        "linear 64 -> 7, float32",
+        "patches 3 x 16 x 16 -> 64, float32",
+    ]
+    assert len(keys) == 2 * 4 + 2  # two blocks, the patches and the head
+
+
+def test_example_inputs_have_the_number_of_rows_that_is_measured():
+    for name in ("vit_tiny_patch16_224", "wav2vec2_tiny"):
+        for part in parts_of(randomized(name)[0], "many")[0]:
+            for rows in part.row_counts:
+                for build in part.candidates.values():
+                    y = build(1.0)(part.example(rows))
+                    if part.key.startswith("attention"):
+                        assert y[0].shape[2] == rows
+                    elif part.key.startswith("linear"):
+                        assert y.shape[1] == rows
+                    else:  # channels first
+                        assert y[0, 0].numel() == rows
+
+
+def test_convolutions_of_audio_with_layer_norm_are_products(monkeypatch):
+    fastest(monkeypatch, "onednn")
+    fast = zoo.optimize(randomized("wav2vec2_tiny")[0])
+    assert sum(isinstance(m, FrameProducts) for m in fast.modules()) == 2
+    assert not any(isinstance(m, nn.Conv1d) for m in fast.modules())

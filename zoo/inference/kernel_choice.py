@@ -1,0 +1,101 @@
+"""Which candidate computes each part of an optimized model: measured on the machine at hand.
+
+All candidates of all parts run in turn, several times, as in the model: so the weights of each are as cold when it
+runs as they are there, and a machine that becomes slower for a while affects all of them equally.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import torch
+from torch import nn
+
+from zoo.inference.optimized_parts import PLAIN, Part
+from zoo.inference.packed_linear import ByRows
+
+TIE = 1.03  # a candidate is taken before those that are faster by less
+MIN_ROUNDS, MAX_ROUNDS, SECONDS = 3, 7, 0.25  # rounds after the first, which is not counted; CPU time
+
+# {key of a part: {number of rows: {candidate: median seconds}}}, and the candidate that is chosen for each
+Seconds = dict[str, dict[int, dict[str, float]]]
+Choices = dict[str, dict[int, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One call that is timed: a candidate of a part, for a number of rows."""
+
+    key: str
+    rows: int
+    candidate: str
+    call: Callable[[], object]
+    device: torch.device
+
+
+def measure(parts: Mapping[str, Part], device: torch.device) -> Seconds:
+    """Median seconds of each candidate of each part (a dict by key)."""
+    trials = []
+    for key, part in parts.items():
+        built = {name: build(part.share) for name, build in part.candidates.items()}
+        if len(built) == 1:  # nothing to choose from
+            continue
+        for rows in part.row_counts:
+            x = part.example(rows)
+            trials += [Trial(key, rows, name, partial(module, x), device) for name, module in built.items()]
+    samples: dict[Trial, list[float]] = {trial: [] for trial in trials}
+    started = time.process_time()
+    with torch.inference_mode():
+        for number in count():
+            if number > MAX_ROUNDS or (number > MIN_ROUNDS and time.process_time() - started > SECONDS):
+                break
+            for trial in trials:
+                seconds = seconds_of(trial)
+                if number:
+                    samples[trial].append(seconds)
+    result: Seconds = {}
+    for trial, values in samples.items():
+        result.setdefault(trial.key, {}).setdefault(trial.rows, {})[trial.candidate] = statistics.median(values)
+    return result
+
+
+def seconds_of(trial: Trial) -> float:
+    """Seconds of one call: CPU time for one thread, which hardly depends on the load of the machine, else wall time."""
+    if trial.device.type == "cuda":
+        torch.cuda.synchronize(trial.device)
+    clock = time.process_time if trial.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    trial.call()
+    if trial.device.type == "cuda":
+        torch.cuda.synchronize(trial.device)
+    return clock() - start
+
+
+def choose(parts: Mapping[str, Part], seconds: Seconds) -> Choices:
+    """The first candidate, in order of preference, that is as fast as the fastest, up to a tie, and never slower than
+    the part as created. One for all numbers of rows, if there is such a candidate: its weights are stored once.
+    """
+    choices: Choices = {}
+    for key, part in parts.items():
+        fast = {rows: list(part.candidates) for rows in part.row_counts}
+        for rows, times in seconds.get(key, {}).items():
+            limit = min(TIE * min(times.values()), times[PLAIN])
+            fast[rows] = [name for name in part.candidates if times[name] <= limit]
+        always = [name for name in part.candidates if all(name in names for names in fast.values())]
+        choices[key] = {rows: (always or names)[0] for rows, names in fast.items()}
+    return choices
+
+
+def build(part: Part, chosen: Mapping[int, str]) -> nn.Module | None:
+    """The module that computes a part as chosen, a candidate for each number of rows; None for the part as created."""
+    names = list(chosen.values())
+    if set(names) == {PLAIN}:
+        return None
+    built = {name: part.candidates[name](1.0) for name in dict.fromkeys(names)}
+    if len(built) == 1:
+        return built[names[0]]
+    few, many = chosen  # two numbers of rows; the limit lies between them, as a ratio in the middle
+    return ByRows(built[chosen[few]], built[chosen[many]], round((few * many) ** 0.5))

@@ -1,0 +1,163 @@
+"""The class of optimized models: inputs and outputs are cast, and what would make it differ from its source raises."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.inference.optimize_report import OptimizeReport
+from zoo.inference.packed_linear import deep_copy
+from zoo.models.base import Model
+
+
+class Optimized:
+    """Mixin of optimized models: casts inputs and outputs, and checks that the original weights have not changed.
+
+    optimize_report: what computes each part of the model.
+    """
+
+    optimize_report: OptimizeReport
+
+    def attach(self, model: Model, dtype: torch.dtype | None, report: OptimizeReport) -> None:
+        """Record the weights of the original model."""
+        self.optimize_report = report
+        self.source_ = weakref.ref(model)
+        self.versions_ = [
+            (weakref.ref(module), name, id(p), version_of(p))
+            for module in model.modules()
+            for name, p in module._parameters.items()
+            if p is not None
+        ]
+        self.dtype_ = dtype
+        self.call_state_ = SimpleNamespace(nested=False, decoding=False)  # setting attributes of an nn.Module is slow
+
+    def __call__(self, *args: Any, **batch: Any) -> Any:
+        return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
+
+    def encode(self, *args: Any, **batch: Any) -> Any:
+        return self.run_cast(super().encode, *args, **batch)  # type: ignore[misc]
+
+    def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
+        self.call_state_.decoding = state.length > 0  # weights are checked once per text, not for every token
+        try:
+            return self.run_cast(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
+        finally:
+            self.call_state_.decoding = False
+
+    def run_cast(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
+        """Run `call` in the dtype of this model; nested calls (forward calls encode) are not cast."""
+        if self.call_state_.nested:
+            return call(*args, **batch)
+        if not self.call_state_.decoding:
+            self.check_weights()
+        self.call_state_.nested = True
+        try:
+            with torch.no_grad():
+                return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
+        finally:
+            self.call_state_.nested = False
+
+    def cast_inputs(self, value: Any) -> Any:
+        """Cast floating point tensors, also in containers."""
+        if self.dtype_ is None:
+            return value
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(self.dtype_)
+        if isinstance(value, tuple | list):
+            return type(value)(self.cast_inputs(v) for v in value)
+        return {k: self.cast_inputs(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    def check_weights(self) -> None:
+        """Raises RuntimeError if the weights of the original model have changed."""
+        if self.source_() is None:
+            return
+        for module, name, identity, version in self.versions_:
+            owner = module()
+            p = None if owner is None else owner._parameters.get(name)
+            if p is not None and (id(p) != identity or version_of(p) != version):
+                raise RuntimeError(
+                    f"the weights of the original model have changed since zoo.optimize "
+                    f"({type(owner).__name__}.{name}): call zoo.optimize again"
+                )
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            raise ValueError("an optimized model is for inference only: train the model it was made from")
+        return super().train(False)  # type: ignore[misc]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """`to`, `half`, `cuda` and others: what would change the type or the device is refused."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)  # type: ignore[attr-defined]
+        new = fn(like)
+        if (new.dtype, new.device) != (like.dtype, like.device):
+            raise ValueError(
+                "an optimized model stays where and as it is: move or cast the model it was made from, and optimize it "
+                "again (zoo.optimize has dtype=)"
+            )
+        return self
+
+    def reset_head(self, num_classes: int, seed: int = 0) -> None:
+        raise ValueError("an optimized model is for inference only: reset the head of the model it was made from")
+
+    def __copy__(self) -> Any:
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deep_copy(self, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ValueError(
+            "an optimized model cannot be pickled: pickle the model it was made from, and optimize it again"
+        )
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("an optimized model stores its weights in another layout: save the model it was made from")
+
+
+def casting_method(name: str) -> Callable[..., Any]:
+    """The method `name` of an optimized model with inputs and outputs cast, as in `encode`."""
+
+    def method(self: Any, *args: Any, **batch: Any) -> Any:
+        return self.run_cast(getattr(super(Optimized, self), name), *args, **batch)
+
+    return method
+
+
+def version_of(parameter: Tensor) -> int:
+    """The number of in-place writes to a parameter; 0 for inference tensors, which do not count them."""
+    return 0 if parameter.is_inference() else parameter._version
+
+
+def to_float32(value: Any) -> Any:
+    """Cast floating point tensors to float32, also in containers and dataclasses."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(to_float32(v) for v in value)
+    if isinstance(value, dict):
+        return {name: to_float32(v) for name, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: to_float32(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def detach_and_cast(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Replace parameters by constants, which share the memory of those of the original model unless they are cast.
+
+    A parameter that has several names, as tied embeddings do, remains one.
+    """
+    constants: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, p in list(module._parameters.items()):
+            if p is not None:
+                new = p.detach().to(dtype if p.is_floating_point() else None)
+                module._parameters[name] = constants.setdefault(id(p), nn.Parameter(new, requires_grad=False))
+        for name, b in list(module._buffers.items()):
+            if b is not None and b.is_floating_point():
+                module._buffers[name] = b.to(dtype)

@@ -1,0 +1,319 @@
+"""The parts of a model that `zoo.optimize` can compute in several ways, and the modules that do so.
+
+A `Part` is data: the candidates that give its numbers, in order of preference, and where the chosen one goes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.inference.packed_linear import KERNELS, Rows
+from zoo.nn.attention import Attention, is_plain_linear
+from zoo.nn.block import Block
+from zoo.nn.frontends.image import PatchEmbedding
+from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbedding
+from zoo.nn.mlp import MLP
+
+PLAIN = "plain"  # the candidate that is the model as created
+# Numbers of rows that are measured: one token, or a few rows that are decoded together and a batch.
+ROW_COUNTS: dict[Rows, tuple[int, ...]] = {"one": (1,), "many": (8, 512)}
+MOST_WEIGHTS = 1 << 22  # larger layers, such as the output layer of a language model, are measured by their first rows
+
+Build = Callable[[float], nn.Module]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model that several candidates compute, with the same numbers.
+
+    key: what it computes, such as "linear 768 -> 3072, gelu, float32"; parts with the same key are measured once.
+    candidates: name -> function that builds it; its argument is the share of the output features to build, below 1 to
+    measure a slice of a large layer. example: number of rows -> input. install: puts a built module into the model.
+    """
+
+    key: str
+    candidates: dict[str, Build]
+    example: Callable[[int], Tensor]
+    row_counts: tuple[int, ...]
+    install: Callable[[nn.Module], None]
+    weights: int
+
+    @property
+    def share(self) -> float:
+        """The share of the output features that is measured."""
+        return min(1.0, MOST_WEIGHTS / max(1, self.weights))
+
+
+def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
+    """The parts of a model, and the names of its linear layers that cannot be replaced."""
+    parts, inside = [], set()  # inside: linear layers that belong to a larger part
+    for module in list(model.modules()):
+        if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
+            projections = [module.mixer.q, module.mixer.k, module.mixer.v]
+            if all(map(is_plain_linear, projections)):
+                parts.append(attention_part(module.mixer, rows))
+                inside |= set(projections)
+        elif type(module) is MLP:
+            first = module.up if module.gate is None else module.gate
+            if is_plain_linear(first):
+                parts.append(linear_part(first, partial(set_first, module), rows, module.act_name))
+                inside.add(first)
+        elif isinstance(module, PatchEmbedding) and is_plain_patch_projection(module.proj):
+            parts.append(patches_part(module, rows))
+        elif isinstance(module, WaveformEmbedding):
+            for i, layer in enumerate(module.layers):
+                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and has_no_hooks(layer):
+                    parts.append(frames_part(layer, partial(module.layers.__setitem__, i), rows))
+    unoptimized = []
+    for name, module in list(model.named_modules()):
+        for key, child in list(module.named_children()):
+            if is_plain_linear(child) and child not in inside:
+                parts.append(linear_part(child, partial(setattr, module, key), rows))
+            elif isinstance(child, nn.Linear) and not is_plain_linear(child):
+                unoptimized.append(f"{name}.{key}" if name else key)
+    return parts, unoptimized
+
+
+def kernels(weight: Tensor, act: str | None, rows: Rows) -> Iterator[str]:
+    """The names of the kernels that can compute with a weight here."""
+    return (name for name, kernel in KERNELS.items() if kernel.supports(weight, act, rows))
+
+
+def named(what: str, weight: Tensor) -> str:
+    """The key of a part: what it computes and its dtype."""
+    return f"{what}, {str(weight.dtype).removeprefix('torch.')}"
+
+
+def example_rows(like: Tensor, *shape: int) -> Tensor:
+    """Random inputs of the dtype and device of a weight, without a change to the global random state."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+
+def first_rows(linear: nn.Linear, share: float, multiple: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a share of the output features, a multiple of `multiple`."""
+    count = max(1, int(linear.out_features * share) // multiple) * multiple
+    return linear.weight[:count], None if linear.bias is None else linear.bias[:count]
+
+
+# --- Linear layers --------------------------------------------------------------------------------------------------
+
+
+def linear_part(linear: nn.Module, install: Callable[[nn.Module], None], rows: Rows, act: str | None = None) -> Part:
+    """A linear layer, with the activation that follows it."""
+    assert isinstance(linear, nn.Linear)
+
+    def build(kernel: str, share: float) -> nn.Module:
+        return KERNELS[kernel](*first_rows(linear, share), act)
+
+    return Part(
+        named(f"linear {linear.in_features} -> {linear.out_features}" + (f", {act}" if act else ""), linear.weight),
+        {name: partial(build, name) for name in kernels(linear.weight, act, rows)},
+        lambda count: example_rows(linear.weight, 1, count, linear.in_features),
+        ROW_COUNTS[rows],
+        install,
+        linear.weight.numel(),
+    )
+
+
+class FusedMLP(MLP):
+    """An MLP whose first product includes the activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is not None:
+            return self.down(self.gate(x) * self.up(x))
+        return self.down(self.up(x))
+
+
+def set_first(mlp: MLP, product: nn.Module) -> None:
+    """Replace the first linear layer and the activation of an MLP by one product."""
+    fused: Any = mlp
+    fused.__class__ = FusedMLP
+    if mlp.gate is None:
+        fused.up = product
+    else:
+        fused.gate = product
+
+
+# --- The projections of self-attention ------------------------------------------------------------------------------
+
+
+class SeparateProjections(nn.Module):
+    """x [B, N, D] -> heads of q, k and v, by one product each."""
+
+    def __init__(self, head_dim: int, q: nn.Module, k: nn.Module, v: nn.Module) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head_dim = q, k, v, head_dim
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        shape = (x.shape[0], x.shape[1], -1, self.head_dim)
+        return tuple(part(x).view(shape).transpose(1, 2) for part in (self.q, self.k, self.v))
+
+
+class JoinedProjections(nn.Module):
+    """x [B, N, D] -> heads of q, k and v, by one product. sizes: number of heads of each."""
+
+    def __init__(self, joined: nn.Module, sizes: list[int], head_dim: int) -> None:
+        super().__init__()
+        self.joined, self.sizes, self.head_dim = joined, sizes, head_dim
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        heads = self.joined(x).view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+        return heads.split(self.sizes, 1)
+
+
+class FusedAttention(Attention):
+    """Self-attention whose projections are one module."""
+
+    projections: nn.Module
+
+    def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.projections(x)
+
+
+def set_projections(attention: Attention, projections: nn.Module) -> None:
+    """Replace the projections of q, k and v of an attention module."""
+    fused: Any = attention
+    fused.__class__ = FusedAttention
+    fused.projections = projections
+    del fused.q, fused.k, fused.v
+
+
+def attention_part(attention: Attention, rows: Rows) -> Part:
+    """The projections of q, k and v, separate or joined into one product."""
+    parts, dim = (attention.q, attention.k, attention.v), attention.head_dim
+
+    def separate(share: float) -> nn.Module:
+        return SeparateProjections(dim, *(KERNELS[PLAIN](*first_rows(p, share, dim), None) for p in parts))
+
+    def joined(kernel: str, share: float) -> nn.Module:
+        weights, biases = zip(*(first_rows(p, share, dim) for p in parts), strict=True)
+        bias = None
+        if any(b is not None for b in biases):
+            bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
+        return JoinedProjections(KERNELS[kernel](torch.cat(weights), bias, None), [len(w) // dim for w in weights], dim)
+
+    width = attention.q.in_features
+    candidates: dict[str, Build] = {PLAIN: separate}
+    for name in kernels(attention.q.weight, None, rows):
+        candidates[prefixed("joined", name)] = partial(joined, name)
+    return Part(
+        named(f"attention {width} -> {' + '.join(str(p.out_features) for p in parts)}", attention.q.weight),
+        candidates,
+        lambda count: example_rows(attention.q.weight, 1, count, width),
+        ROW_COUNTS[rows],
+        partial(set_projections, attention),
+        sum(p.weight.numel() for p in parts),
+    )
+
+
+def prefixed(prefix: str, kernel: str) -> str:
+    """The name of a candidate that rearranges a layer and then uses a kernel: "joined", "joined_onednn"."""
+    return prefix if kernel == PLAIN else f"{prefix}_{kernel}"
+
+
+# --- Convolutions ---------------------------------------------------------------------------------------------------
+
+
+class LinearPatches(nn.Module):
+    """A convolution with stride = kernel size, as one product per patch: [B, C, H, W] -> [B, D, h, w]."""
+
+    def __init__(self, conv: nn.Conv2d, kernel: str) -> None:
+        super().__init__()
+        self.size: tuple[int, int] = (conv.kernel_size[0], conv.kernel_size[1])
+        self.product = KERNELS[kernel](conv.weight.flatten(1), conv.bias, None)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        rows, columns = self.size
+        height, width = pixels.shape[2] // rows * rows, pixels.shape[3] // columns * columns
+        pixels = pixels[..., :height, :width]
+        x = pixels.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # B C h r w c
+        x = self.product(x.permute(0, 2, 4, 1, 3, 5).flatten(3))  # B h w D
+        return x.permute(0, 3, 1, 2)
+
+
+def patches_part(embedding: PatchEmbedding, rows: Rows) -> Part:
+    """The projection of patches of an image. Images have many patches, whatever `rows` is."""
+    conv = embedding.proj
+    assert isinstance(conv, nn.Conv2d)
+    height, width = conv.kernel_size[0], conv.kernel_size[1]
+    candidates: dict[str, Build] = {PLAIN: lambda share: conv}
+    for name in kernels(conv.weight, None, "many"):
+        candidates[prefixed("linear", name)] = partial(lambda name, share: LinearPatches(conv, name), name)
+    return Part(
+        named(f"patches {conv.in_channels} x {height} x {width} -> {conv.out_channels}", conv.weight),
+        candidates,
+        lambda count: example_rows(conv.weight, 1, conv.in_channels, 16 * height, count // 16 * width),
+        ROW_COUNTS["many"][-1:],
+        partial(setattr, embedding, "proj"),
+        0,
+    )
+
+
+def is_plain_patch_projection(proj: nn.Module) -> bool:
+    return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and not proj._forward_hooks
+
+
+class FrameProducts(nn.Module):
+    """A convolution over time with layer norm, [B, C, T] -> [B, C', T']. The samples of a frame are contiguous and
+    overlap the next frame, so one product computes all frames without a transposition between layers.
+    """
+
+    def __init__(self, layer: ConvLayer, kernel: str) -> None:
+        super().__init__()
+        assert layer.norm is not None
+        self.kernel, self.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        self.product = KERNELS[kernel](layer.conv.weight.mT.flatten(1), layer.conv.bias, None)
+        self.norm, self.act = layer.norm, layer.act
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        x = x.mT.contiguous()  # B T C
+        rows, samples, channels = x.shape
+        frames = (samples - self.kernel) // self.stride + 1
+        steps = (samples * channels, self.stride * channels, 1)
+        return self.act(self.norm(self.product(x.as_strided((rows, frames, self.kernel * channels), steps)))).mT
+
+
+def frames_part(layer: ConvLayer, install: Callable[[nn.Module], None], rows: Rows) -> Part:
+    """A convolution over time. A clip has many frames, whatever `rows` is."""
+    conv = layer.conv
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    candidates: dict[str, Build] = {PLAIN: lambda share: layer}
+    for name in kernels(conv.weight, None, "many"):
+        candidates[prefixed("linear", name)] = partial(lambda name, share: FrameProducts(layer, name), name)
+    return Part(
+        named(f"frames {conv.in_channels} x {kernel} -> {conv.out_channels}, stride {stride}", conv.weight),
+        candidates,
+        # between layers, the channels of a sample are contiguous
+        lambda count: example_rows(conv.weight, 1, kernel + stride * (count - 1), conv.in_channels).mT,
+        ROW_COUNTS["many"][-1:],
+        install,
+        0,
+    )
+
+
+def has_no_hooks(layer: ConvLayer) -> bool:
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
+
+
+class FoldedPositions(ConvPositions):
+    """Convolutional positions with the weight norm (direction and gain) folded into one weight."""
+
+    folded: nn.Parameter
+
+    def weight(self) -> Tensor:
+        return self.folded
+
+
+def fold_positions(model: nn.Module) -> None:
+    """Compute the weight norm of convolutional positions once."""
+    for module in list(model.modules()):
+        if type(module) is ConvPositions and not module._forward_hooks:
+            weight = module.weight().detach()
+            folded: Any = module
+            folded.__class__ = FoldedPositions
+            folded.folded = nn.Parameter(weight, requires_grad=False)
+            del folded.gain, folded.direction
