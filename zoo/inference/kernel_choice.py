@@ -1,7 +1,7 @@
 """Which candidate computes each part of an optimized model: measured on the machine at hand.
 
-All candidates of all parts run in turn, several times, as in the model: so the weights of each are as cold when it
-runs as they are there, and a machine that becomes slower for a while affects all of them equally.
+All candidates of all parts run in turn, several times: a machine that becomes slower for a while affects all of them
+equally. A kernel computes one part after the other, as in the model: its code is warm, its weights are not.
 """
 
 import statistics
@@ -14,7 +14,7 @@ from itertools import count
 import torch
 from torch import nn
 
-from zoo.inference.optimized_parts import PLAIN, Part
+from zoo.inference.optimized_parts import PLAIN, Part, kernel_of
 from zoo.inference.packed_linear import ByRows
 
 TIE = 1.03  # a candidate is taken before those that are faster by less
@@ -34,32 +34,43 @@ class Trial:
     candidate: str
     call: Callable[[], object]
     device: torch.device
+    weights: int
 
 
 def measure(parts: Mapping[str, Part], device: torch.device) -> Seconds:
     """Median seconds of each candidate of each part (a dict by key)."""
-    trials = []
+    groups = trials_of(parts, device)
+    samples: dict[Trial, list[float]] = {trial: [] for group in groups for trial in group}
+    started = time.process_time()
+    with torch.inference_mode():
+        for number in count():
+            if number > MAX_ROUNDS or (number > MIN_ROUNDS and time.process_time() - started > SECONDS):
+                break
+            for group in groups:
+                group[-1].call()  # the code of this kernel is warm, as in the model
+                for trial in group:
+                    seconds = seconds_of(trial)
+                    if number:
+                        samples[trial].append(seconds)
+    result: Seconds = {}
+    for trial, values in samples.items():
+        result.setdefault(trial.key, {}).setdefault(trial.rows, {})[trial.candidate] = statistics.median(values)
+    return result
+
+
+def trials_of(parts: Mapping[str, Part], device: torch.device) -> list[list[Trial]]:
+    """What is timed, by the number of rows and the kernel; the smallest layer is the last one."""
+    groups: dict[tuple[int, str], list[Trial]] = {}
     for key, part in parts.items():
         built = {name: build(part.share) for name, build in part.candidates.items()}
         if len(built) == 1:  # nothing to choose from
             continue
         for rows in part.row_counts:
             x = part.example(rows)
-            trials += [Trial(key, rows, name, partial(module, x), device) for name, module in built.items()]
-    samples: dict[Trial, list[float]] = {trial: [] for trial in trials}
-    started = time.process_time()
-    with torch.inference_mode():
-        for number in count():
-            if number > MAX_ROUNDS or (number > MIN_ROUNDS and time.process_time() - started > SECONDS):
-                break
-            for trial in trials:
-                seconds = seconds_of(trial)
-                if number:
-                    samples[trial].append(seconds)
-    result: Seconds = {}
-    for trial, values in samples.items():
-        result.setdefault(trial.key, {}).setdefault(trial.rows, {})[trial.candidate] = statistics.median(values)
-    return result
+            for name, module in built.items():
+                trial = Trial(key, rows, name, partial(module, x), device, part.weights)
+                groups.setdefault((rows, kernel_of(name)), []).append(trial)
+    return [sorted(groups[key], key=lambda trial: -trial.weights) for key in sorted(groups)]
 
 
 def seconds_of(trial: Trial) -> float:

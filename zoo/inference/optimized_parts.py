@@ -215,6 +215,11 @@ def prefixed(prefix: str, kernel: str) -> str:
     return prefix if kernel == PLAIN else f"{prefix}_{kernel}"
 
 
+def kernel_of(candidate: str) -> str:
+    """The kernel whose code a candidate runs: "onednn" of "joined_onednn" and "onednn_unfused", "plain" of "joined"."""
+    return next((name for name in KERNELS if name in candidate), PLAIN)
+
+
 # --- Convolutions ---------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +254,7 @@ def patches_part(embedding: PatchEmbedding, rows: Rows) -> Part:
         lambda count: example_rows(conv.weight, 1, conv.in_channels, 16 * height, count // 16 * width),
         ROW_COUNTS["many"][-1:],
         partial(setattr, embedding, "proj"),
-        0,
+        conv.weight.numel(),
     )
 
 
@@ -291,7 +296,7 @@ def frames_part(layer: ConvLayer, install: Callable[[nn.Module], None], rows: Ro
         lambda count: example_rows(conv.weight, 1, kernel + stride * (count - 1), conv.in_channels).mT,
         ROW_COUNTS["many"][-1:],
         install,
-        0,
+        conv.weight.numel(),
     )
 
 
