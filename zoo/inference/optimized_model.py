@@ -67,7 +67,7 @@ class Optimized:
             return value
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.to(self.dtype_)
-        if isinstance(value, tuple | list):
+        if type(value) in (tuple, list):  # a cache, which is a subclass of list, stays what it is
             return type(value)(self.cast_inputs(v) for v in value)
         return {k: self.cast_inputs(v) for k, v in value.items()} if isinstance(value, dict) else value
 

@@ -74,7 +74,8 @@ class Attention(nn.Module):
                 y = run_grouped(self.core, context.groups, (q, k, v), context.mask, context.bias)
             else:
                 y = self.core(q, k, v, context.mask, context.bias)
-        return self.out(y.transpose(1, 2).flatten(2))  # B H N P -> B N D
+        rows, _, tokens, _ = y.shape
+        return self.out((y if tokens == 1 else y.transpose(1, 2)).reshape(rows, tokens, -1))  # B H N P -> B N D
 
     def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
         """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`."""
@@ -99,6 +100,9 @@ class Attention(nn.Module):
             q, k, v = y.split([a.out_features, b.out_features, c.out_features], -1)
         else:
             q, k, v = a(x), b(x), c(x)
+        if tokens == 1:  # no transpositions: to decode a small model takes little more than its calls of torch
+            shape = (rows, -1, 1, self.head_dim)
+            return q.view(shape), k.view(shape), v.view(shape)
         shape = (rows, tokens, -1, self.head_dim)  # B N HP -> B H N P
         return q.view(shape).transpose(1, 2), k.view(shape).transpose(1, 2), v.view(shape).transpose(1, 2)
 

@@ -66,6 +66,15 @@ def attend(
     return y if fully_masked is None else y.masked_fill(fully_masked, 0.0)
 
 
+def attend_to_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`attend` without mask and bias for one query of each head, while decoding; its inputs are not checked."""
+    if q.dtype in (torch.bfloat16, torch.float16) and k.shape[2] >= PLAIN_MIN_KEYS and q.device.type == "cpu":
+        return plain_attention(q, k, v, None, scale)
+    if q.shape[1] != k.shape[1]:
+        return single_query(q, k, v, None, scale, 0.0)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
 def choose_kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, dropout: float, pattern: Mask
 ) -> Kernel:

@@ -2,12 +2,14 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.inference.generation.one_token import one_token_step
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
@@ -68,6 +70,8 @@ class Prompt:
         """A session that has read the prompt, and the scores [rows, V] of the next token."""
         session = DecodingSession(self)
         scores = session.read(self.ids)
+        if self.keep is None and self.room > 1:
+            session.step = one_token_step(self.model, session.state)
         if self.copies > 1:
             index = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.copies)
             session.reorder(index)
@@ -92,13 +96,15 @@ class Prompt:
 class DecodingSession:
     """A model with its cache, and the mask of the tokens so far that are not padding.
 
-    most_probable: the tokens with the highest scores that were read last, [B] or [B, N].
+    most_probable: the tokens with the highest scores that were read last, [B] or [B, N]. step: what reads one token of
+    each row, if there is a faster way than `model.decode`.
     """
 
     most_probable: Tensor
 
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
+        self.step: Callable[[Tensor], Tensor] | None = None
         capacity = prompt.ids.shape[1] + prompt.room
         self.state: StackState = self.model.new_state(batch, capacity)
         self.keep = None
@@ -110,8 +116,11 @@ class DecodingSession:
 
         Raises ValueError for scores without a greatest one: no token could be chosen among them.
         """
-        keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
-        scores: Tensor = self.model.decode(ids, self.state, keep, every=every)
+        if self.step is not None and self.keep is None and ids.shape[1] == 1 and not every:
+            scores = self.step(ids)
+        else:
+            keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
+            scores = self.model.decode(ids, self.state, keep, every=every)
         best, self.most_probable = scores.max(-1)  # one pass for the check and for the greedy choice
         if not all(map(math.isfinite, best.flatten().tolist())):
             raise ValueError(

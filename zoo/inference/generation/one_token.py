@@ -1,0 +1,169 @@
+"""Decoding one token of each row without the overhead of modules.
+
+To decode with a small model takes hardly more time than Python needs to get there: through modules, their attributes,
+and decisions that are the same for every token. So they are taken once per text: `one_token_step` makes a function of
+the tensors of a decoder of plain blocks. It computes what `model.decode` computes, with the same kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from zoo.inference.optimized_model import Optimized
+from zoo.inference.optimized_parts import FusedAttention, FusedMLP, JoinedProjections, SeparateProjections
+from zoo.inference.packed_linear import ConstantLinear
+from zoo.models.base import Model
+from zoo.models.text import TextModel
+from zoo.nn.attention import Attention, is_plain_linear
+from zoo.nn.block import Block
+from zoo.nn.context import Context
+from zoo.nn.frontends.text import count_positions
+from zoo.nn.kv_cache import KVCache, StackState
+from zoo.nn.masks import CAUSAL, NO_MASK
+from zoo.nn.mlp import MLP
+from zoo.nn.rotary import Rotary
+from zoo.nn.sdpa import attend_to_all
+from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.stack import Stack
+
+Rows = Callable[[Tensor], Tensor]  # [B, D] -> [B, D']
+BlockStep = Callable[[Tensor, Rotary | None], Tensor]  # [B, D] -> [B, D]
+
+
+def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor] | None:
+    """A function that computes `model.decode(ids, state)` for ids [B, 1] without padding: scores [B, V].
+
+    None for models whose modules must be called: with other kinds of blocks or attention, with hooks on these, compiled
+    or sharded. Linear layers and norms with hooks or adapters are called as modules.
+    """
+    if not isinstance(model, TextModel) or not decodes_as_text_model(model):
+        return None
+    steps = [block_step(block, layer.mixer) for block, layer in zip(model.blocks, state, strict=True)]
+    blocks = [step for step in steps if step is not None]
+    if len(blocks) < len(steps) or type(model.blocks) is not Stack or not is_called_plainly(model.blocks):
+        return None
+    norm = (lambda x: x) if model.blocks.norm is None else by_rows(model.blocks.norm)
+    head, is_cast = model.head, isinstance(model, Optimized)
+    assert head is not None
+
+    def step(ids: Tensor) -> Tensor:
+        positions = count_positions(None, 1, state.length, ids.device)
+        context = model.context(positions)
+        if not sees_all(context):
+            return model.decode(ids, state)
+        x, rotary = model.embed(ids, positions)[:, 0], context.rotary  # B D
+        for i, block in enumerate(blocks):
+            x = block(x, rotary[i] if isinstance(rotary, tuple) else rotary)
+        state.advance(1)
+        scores: Tensor = head(norm(x))
+        return scores.float() if is_cast else scores
+
+    return step
+
+
+def decodes_as_text_model(model: Model) -> bool:
+    """Whether no subclass replaces how tokens are read. (Optimized models only cast inputs and outputs.)"""
+    for name in ("decode", "encode"):
+        owner = next(cls for cls in type(model).__mro__ if name in vars(cls) and cls is not Optimized)
+        if owner is not TextModel or name in vars(model):
+            return False
+    return not model.training
+
+
+def sees_all(context: Context) -> bool:
+    """Whether one new token attends to all tokens so far, without a bias or an encoder."""
+    return context.mask in (None, CAUSAL, NO_MASK) and context.bias is None and context.memory is None
+
+
+def is_called_plainly(module: nn.Module) -> bool:
+    """Whether calling the module only calls its `forward`: it has no hooks and is not compiled."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
+    return not hooks and module._compiled_call_impl is None and "forward" not in vars(module)
+
+
+def block_step(block: Block, cache: Any) -> BlockStep | None:
+    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks."""
+    plain = type(block) is Block and is_called_plainly(block) and block.order == "pre"
+    if not plain or block.cross is not None or block.scale1 is not None or block.scale2 is not None:
+        return None
+    attend = attention_step(block.mixer, cache)
+    if attend is None or block.norm2 is None:
+        return None
+    norm1, norm2, mlp = by_rows(block.norm1), by_rows(block.norm2), mlp_step(block.mlp)
+
+    def step(x: Tensor, rotary: Rotary | None) -> Tensor:
+        x = x + attend(norm1(x), rotary)
+        return x + mlp(norm2(x))
+
+    return step
+
+
+def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
+    """A function that computes softmax attention for one token: x [B, D] -> [B, D]; None for other mixers."""
+    if type(attention) not in (Attention, FusedAttention) or not is_called_plainly(attention):
+        return None
+    assert isinstance(attention, Attention)
+    core, q_norm, k_norm = attention.core, attention.q_norm, attention.k_norm
+    plain = type(core) is SoftmaxAttention and is_called_plainly(core) and "decode" not in vars(core)
+    if not plain or core.pattern != NO_MASK or type(cache) is not KVCache or cache.static:
+        return None
+    project, out, scale = projections(attention), by_rows(attention.out), core.scale
+
+    def step(x: Tensor, rotary: Rotary | None) -> Tensor:
+        q, k, v = project(x)
+        if q_norm is not None and k_norm is not None:
+            q, k = q_norm(q), k_norm(k)
+        if rotary is not None:
+            q, k = rotary(q), rotary(k)
+        k, v = cache.append(k, v)
+        return out(attend_to_all(q, k, v, scale).reshape(x.shape[0], -1))
+
+    return step
+
+
+def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
+    """A function that computes the heads of q, k and v [B, H, 1, P] from x [B, D]."""
+    parts = attention.projections if isinstance(attention, FusedAttention) else attention
+    dim = attention.head_dim
+    if isinstance(parts, JoinedProjections):
+        joined, sizes = by_rows(parts.joined), parts.sizes
+        return lambda x: joined(x).view(x.shape[0], -1, 1, dim).split(sizes, 1)
+    if not isinstance(parts, Attention | SeparateProjections):
+        return lambda x: parts(x[:, None])
+    q, k, v = by_rows(parts.q), by_rows(parts.k), by_rows(parts.v)
+
+    def project(x: Tensor) -> Sequence[Tensor]:
+        shape = (x.shape[0], -1, 1, dim)
+        return q(x).view(shape), k(x).view(shape), v(x).view(shape)
+
+    return project
+
+
+def mlp_step(mlp: nn.Module) -> Rows:
+    """A function that computes an MLP of rows [B, D]."""
+    if type(mlp) not in (MLP, FusedMLP) or not is_called_plainly(mlp):
+        return by_rows(mlp)
+    assert isinstance(mlp, MLP)
+    up, down, act = by_rows(mlp.up), by_rows(mlp.down), mlp.act
+    gate = None if mlp.gate is None else by_rows(mlp.gate)
+    if type(mlp) is FusedMLP:  # the first product includes the activation
+        return (lambda x: down(up(x))) if gate is None else (lambda x: down(gate(x) * up(x)))
+    return (lambda x: down(act(up(x)))) if gate is None else (lambda x: down(act(gate(x)) * up(x)))
+
+
+def by_rows(module: nn.Module) -> Rows:
+    """A function that computes a module for rows [B, D]; modules that are not known get [B, 1, D]."""
+    if is_called_plainly(module):
+        if is_plain_linear(module):
+            return partial(F.linear, weight=module.weight, bias=module.bias)  # type: ignore[arg-type]
+        if type(module) is nn.LayerNorm:
+            shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
+            return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+        if type(module) is nn.RMSNorm or isinstance(module, ConstantLinear):
+            return module.forward
+    return lambda x: module(x[:, None])[:, 0]
