@@ -163,7 +163,7 @@ def by_rows(module: nn.Module) -> Rows:
             return partial(F.linear, weight=module.weight, bias=module.bias)  # type: ignore[arg-type]
         if type(module) is nn.LayerNorm:
             shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
-            return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+            return partial(torch.layer_norm, normalized_shape=shape, weight=weight, bias=bias, eps=eps)
         if type(module) is nn.RMSNorm or isinstance(module, ConstantLinear):
             return module.forward
     return lambda x: module(x[:, None])[:, 0]
