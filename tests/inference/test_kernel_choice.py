@@ -8,7 +8,7 @@ from kernel_timers import fake_timer, fastest
 from torch import nn
 
 from zoo.inference import kernel_choice
-from zoo.inference.kernel_choice import MAX_ROUNDS, MIN_ROUNDS, TIE, build, choose, measure
+from zoo.inference.kernel_choice import MAX_ROUNDS, MIN_ROUNDS, SECOND_COPY, TIE, build, choose, measure
 from zoo.inference.optimized_parts import Part, linear_part
 from zoo.inference.packed_linear import ByRows, ConstantLinear, OneDNNLinear
 
@@ -31,7 +31,8 @@ def test_the_choice_is_never_slower_than_the_model_as_created(values):
     chosen = choose({"p": part()}, {"p": seconds})["p"]
     for rows, name in chosen.items():
         assert seconds[rows][name] <= seconds[rows]["plain"]
-        assert seconds[rows][name] <= TIE * min(seconds[rows].values())
+        one_copy = len(set(chosen.values())) == 1
+        assert seconds[rows][name] <= (SECOND_COPY if one_copy else TIE) * min(seconds[rows].values())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,8 @@ def test_the_choice_is_never_slower_than_the_model_as_created(values):
         ((1.0, 0.99, 1.0, 1.0), (1.0, 0.98, 0.98, 0.98), ("plain", "plain")),  # ties
         ((1.0, 0.5, 0.51, 0.9), (1.0, 0.6, 0.5, 0.9), ("c", "c")),  # one that is as good as the best for both
         ((1.0, 0.5, 0.9, 0.9), (1.0, 1.2, 1.1, 1.3), ("b", "plain")),
+        ((1.0, 0.5, 0.54, 0.9), (1.0, 0.6, 0.5, 0.9), ("c", "c")),  # not two copies of the weights for a few percent
+        ((1.0, 0.5, 0.8, 0.9), (1.0, 0.8, 0.5, 0.9), ("b", "c")),
         ((1.0, 1.2, 1.1, 1.3), (1.0, 1.2, 0.9, 0.8), ("plain", "d")),
         ((1.0, 0.5, 0.5, 0.5), (1.0, 0.9, 0.9, 0.9), ("b", "b")),  # the first of equals
     ],

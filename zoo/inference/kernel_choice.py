@@ -18,6 +18,7 @@ from zoo.inference.optimized_parts import PLAIN, Part, kernel_of
 from zoo.inference.packed_linear import ByRows
 
 TIE = 1.03  # a candidate is taken before those that are faster by less
+SECOND_COPY = 1.15  # weights are stored twice, for few rows and for many, if that is faster by more
 MIN_ROUNDS, MAX_ROUNDS, SECONDS = 3, 7, 0.25  # rounds after the first, which is not counted; CPU time
 
 # {key of a part: {number of rows: {candidate: median seconds}}}, and the candidate that is chosen for each
@@ -86,18 +87,36 @@ def seconds_of(trial: Trial) -> float:
 
 
 def choose(parts: Mapping[str, Part], seconds: Seconds) -> Choices:
-    """The first candidate, in order of preference, that is as fast as the fastest, up to a tie, and never slower than
-    the part as created. One for all numbers of rows, if there is such a candidate: its weights are stored once.
+    """The candidate of each part for each number of rows: one that is as fast as the fastest, up to a tie."""
+    return {key: choose_for(part, seconds.get(key, {})) for key, part in parts.items()}
+
+
+def choose_for(part: Part, seconds: Mapping[int, Mapping[str, float]]) -> dict[int, str]:
+    """The first candidate, in order of preference, that is as fast as the fastest and not slower than as created.
+
+    One for all numbers of rows where it is, up to TIE, or up to SECOND_COPY if two would store the weights twice.
     """
-    choices: Choices = {}
-    for key, part in parts.items():
-        fast = {rows: list(part.candidates) for rows in part.row_counts}
-        for rows, times in seconds.get(key, {}).items():
-            limit = min(TIE * min(times.values()), times[PLAIN])
-            fast[rows] = [name for name in part.candidates if times[name] <= limit]
-        always = [name for name in part.candidates if all(name in names for names in fast.values())]
-        choices[key] = {rows: (always or names)[0] for rows, names in fast.items()}
-    return choices
+    if not seconds:
+        return dict.fromkeys(part.row_counts, PLAIN)
+    slowdown = {  # of each candidate that is not slower than the part as created
+        rows: {name: times[name] / min(times.values()) for name in part.candidates if times[name] <= times[PLAIN]}
+        for rows, times in seconds.items()
+    }
+    worst = {
+        name: max(by_name[name] for by_name in slowdown.values())
+        for name in part.candidates
+        if all(name in by_name for by_name in slowdown.values())
+    }
+    for name, factor in worst.items():
+        if factor <= TIE:
+            return dict.fromkeys(seconds, name)
+    firsts = {
+        rows: next(name for name, factor in by_name.items() if factor <= TIE) for rows, by_name in slowdown.items()
+    }
+    best = min(worst, key=lambda name: worst[name])
+    if PLAIN not in firsts.values() and worst[best] <= SECOND_COPY:  # a part as created has the weights of the original
+        return dict.fromkeys(seconds, best)
+    return firsts
 
 
 def build(part: Part, chosen: Mapping[int, str]) -> nn.Module | None:
