@@ -12,7 +12,7 @@ from doc_standins import workplace  # noqa: F401, a fixture
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PACKAGES = ("zoo", "zoo.nn", "zoo.tasks", "zoo.data")
-NOT_RUN = 10  # blocks that are marked so; a new one needs a reason that is as good as theirs
+NOT_RUN = 13  # blocks that are marked so; a new one needs a reason that is as good as theirs
 PARSED = 5
 
 

@@ -5,16 +5,23 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import zoo
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.full
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == zoo.__version__ == citation["version"]
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +45,14 @@ def listed(*folders: str) -> set[str]:
     return {name for name in done.stdout.splitlines() if (ROOT / name).is_file()}
 
 
+@pytest.mark.full
 def test_twine_accepts_both(built):
     command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *map(str, built.values())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_the_wheel_is_the_package_and_its_dataset_cards(built):
     with zipfile.ZipFile(built["wheel"]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -56,6 +65,7 @@ def test_the_wheel_is_the_package_and_its_dataset_cards(built):
     assert metadata["Version"] == zoo.__version__ and metadata["License-Expression"] == "Apache-2.0"
 
 
+@pytest.mark.full
 def test_the_wheel_runs_without_the_repository(built, tmp_path):
     with zipfile.ZipFile(built["wheel"]) as wheel:
         wheel.extractall(tmp_path / "installed")
@@ -70,10 +80,11 @@ def test_the_wheel_runs_without_the_repository(built, tmp_path):
     assert done.stdout.startswith(f"{tmp_path / 'installed' / 'zoo'}") and "True\n(2, 10)" in done.stdout
 
 
+@pytest.mark.full
 def test_the_sdist_has_what_the_wheel_needs_and_no_local_data(built):
     with tarfile.open(built["sdist"]) as sdist:
         names = {member.name.partition("/")[2] for member in sdist.getmembers() if member.isfile()}
     assert listed("zoo", "recipes", "configs", "tests", "benchmarks") <= names
     assert {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("runs/", "site/", "dist/"))]
-    assert {Path(name).suffix for name in names if name.startswith("data/")} == {".yaml"}
+    assert {Path(name).suffix for name in names if name.startswith("data/")} == {".yaml", ".md"}
