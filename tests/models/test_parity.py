@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.models.registry import build, families
+from zoo.models.registry import families
 
 EXPORTS = [(f.name, format) for f in families() for format in sorted(f.mappings) if f.modality != "multimodal"]
 FIELDS = dict(width=32, depth=2, heads=4, mlp_dim=48, vocab_size=50, max_length=32, image_size=32, patch_size=8)
@@ -41,7 +41,7 @@ def exportable(name: str, format: str, folder) -> tuple[zoo.Model | None, str]:
     """The first variant of a family that can be written for a library, small and with every parameter random."""
     reason = ""
     own = next(f for f in families() if f.name == name)
-    order = sorted(own.variants, key=lambda v: build(own, own.config(**own.variants[v])).num_features)
+    order = sorted(own.variants, key=lambda v: own.config(**own.variants[v]).width)
     for variant in order:
         fields = {**FIELDS, **OWN.get(name, {})}
         fields = {field: value for field, value in fields.items() if field in own.config.names()}
