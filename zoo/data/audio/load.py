@@ -135,16 +135,9 @@ def hold_out_speaker(tables: dict[str, Table], s: AudioSourceSettings) -> dict[s
                         f"{', '.join(known[:20])}{did_you_mean(s.held_out_speaker, known)}")  # fmt: skip
     if len(set(speakers["train"])) < 2:
         raise DataError(f"held_out_speaker={s.held_out_speaker}: no other speaker is left to train on")
-    train = _rows(tables["train"], [i for i, name in enumerate(speakers["train"]) if name != s.held_out_speaker])
-    held = [
-        _rows(t, [i for i, name in enumerate(speakers[split]) if name == s.held_out_speaker])
-        for split, t in tables.items()
-    ]
+    is_held = {split: [name == s.held_out_speaker for name in names] for split, names in speakers.items()}
+    train = tables["train"].take([i for i, held in enumerate(is_held["train"]) if not held])
+    held = [table.take([i for i, out in enumerate(is_held[split]) if out]) for split, table in tables.items()]
     names = [name for name in train.columns if all(name in t.columns for t in held)]
     joined = {name: [value for t in held for value in t.columns[name]] for name in names}
     return {"train": train, "test": Table(joined, f"{train.where}, {s.held_out_speaker}", names=train.names)}
-
-
-def _rows(table: Table, rows: list[int]) -> Table:
-    lines = None if table.lines is None else [table.lines[i] for i in rows]
-    return replace(table, columns={name: [v[i] for i in rows] for name, v in table.columns.items()}, lines=lines)

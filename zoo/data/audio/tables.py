@@ -10,22 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.sources.find import SPLIT_NAMES, split_tables
+from zoo.data.sources.class_folders import class_tables
+from zoo.data.sources.find import split_tables
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import Table, read_table
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read
 from zoo.preprocessing.modality import AUDIO_SUFFIXES
-from zoo.utils.console import announce
 from zoo.utils.errors import DataError
-from zoo.utils.folders import data_files, describe_files, sub_folders
 
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
 MIN_DURATION = 0.025  # seconds: one frame of Kaldi filter banks, and the receptive field of wav2vec 2.0
 _CHUNK = 64
-_LAYOUT = (
-    "expected one sub-folder of audio files per class (or train/ and test/ with such sub-folders), or train.parquet "
-    "(.csv .tsv .jsonl) with an audio column"
-)
 
 
 @dataclass
@@ -163,7 +158,8 @@ def audio_folder(folder: Path) -> dict[str, Table]:
 
     Raises: DataError for a folder without audio in the expected layout.
     """
-    return split_tables(folder, read_audio_table, alone=("metadata",)) or _by_class(folder)
+    tables = split_tables(folder, read_audio_table, alone=("metadata",))
+    return tables or class_tables(folder, AUDIO_SUFFIXES, "audio file")
 
 
 def _with_full_paths(table: Table, folder: Path) -> Table:
@@ -175,41 +171,6 @@ def _with_full_paths(table: Table, folder: Path) -> Table:
     return replace(table, columns=columns)
 
 
-def _by_class(folder: Path) -> dict[str, Table]:
-    """Tables of a folder with one sub-folder per class, directly or inside train/ and test/ (or val/)."""
-    if not (folder / "train").is_dir():
-        return {"train": _class_table(folder)}
-    found = {}
-    for split, names in SPLIT_NAMES.items():
-        if part := next((folder / name for name in names if (folder / name).is_dir()), None):
-            found[split] = _class_table(part)
-    if "test" not in found and "validation" in found:
-        found["test"] = found.pop("validation")
-    return found
-
-
-def _class_table(folder: Path) -> Table:
-    names = sub_folders(folder)
-    if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} class folders, expected at least 2; {_LAYOUT}")
-    paths, labels, others = [], [], []
-    for name in names:
-        below = data_files(folder / name)
-        files = [file for file in below if file.suffix.lower() in AUDIO_SUFFIXES]
-        others += [file for file in below if file.suffix.lower() not in AUDIO_SUFFIXES]
-        paths += [str(file) for file in files]
-        labels += [name] * len(files)
-    if not paths:
-        raise DataError(f"{folder}: no audio file in any of its sub-folders ({', '.join(AUDIO_SUFFIXES)})")
-    if empty := set(names) - set(labels):
-        raise DataError(
-            f"{folder / min(empty)} contains no audio file ({', '.join(AUDIO_SUFFIXES)}); add some or remove the folder"
-        )
-    if others:
-        announce(f"left out, not audio files by their names: {describe_files(others)}")
-    return Table({"audio": paths, "label": labels}, str(folder))
-
-
 def sources_of(table: Table, name: str) -> tuple[list[Any], list[str]]:
     """(sources, names) of an audio column: paths, bytes or None, and the name of each for messages."""
     sources: list[Any] = []
@@ -217,8 +178,8 @@ def sources_of(table: Table, name: str) -> tuple[list[Any], list[str]]:
     for row, value in enumerate(table.columns[name]):
         path = value.get("path") if isinstance(value, dict) else value
         source = (value.get("bytes") or path) if isinstance(value, dict) else value
-        sources.append(source if isinstance(source, bytes | str) and source else None)
-        has_path = isinstance(path, str) and path
+        sources.append(source if isinstance(source, bytes | str | Path) and source else None)
+        has_path = isinstance(path, str | Path) and path
         place = table.place(row) + (f" ({path})" if has_path else "")
         names.append(str(path) if has_path and source is path else place)
     return sources, names

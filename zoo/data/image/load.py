@@ -2,23 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
-from zoo.data.image.decode import decode, identity
-from zoo.data.image.folder import load_folder, statistics
+from zoo.data.image.decode import Decoded, decode, identity
 from zoo.data.sources.auto import resolve_auto
+from zoo.data.sources.class_folders import class_tables, validation_as_test
 from zoo.data.sources.columns import FILE_NAMES, LABEL_NAMES, announce_skipped, encoded_item
-from zoo.data.sources.dataset_cards import load_card
+from zoo.data.sources.dataset_cards import Card, load_card
 from zoo.data.sources.find import Source, find_tables, split_tables
 from zoo.data.sources.tables import Table
-from zoo.data.splits import with_test
+from zoo.data.splits import TEST_FRACTION, with_test
 from zoo.data.synthetic import shapes
 from zoo.preprocessing.image import ImageProcessor
-from zoo.utils.console import announce
+from zoo.preprocessing.image_io import SUFFIXES
 from zoo.utils.errors import DataError
+from zoo.utils.keyed_random import seed_for
 
 COLUMN_NAMES = {"image": ("image", "img", "pixel_values", *FILE_NAMES), "label": (*LABEL_NAMES, "fine_label")}
 
@@ -38,9 +42,10 @@ def load_images(
 
     Args:
         name: `cifar10` (from `data_dir`, ZOO_DATA_DIR or the Hugging Face Hub), `synthetic`, `auto` (CIFAR-10 if it is
-            available, else, with a notice, the synthetic dataset), or your own folder with one sub-folder per class
-            (directly, then split 9:1, or inside `train/` and `test/`), or with train.parquet and test.parquet. Or
-            the settings of a recipe, which give `data_dir`, `on_error` and the numbers of samples as well.
+            available, else, with a notice, the synthetic dataset), your own folder with one sub-folder per class
+            (directly, then split 9:1, or inside `train/`, `test/` and `val/`) or with tables such as train.parquet, a
+            table, or `org/name` on the Hugging Face Hub. Or the settings of a recipe, which give `data_dir`, `on_error`
+            and the numbers of samples as well.
         data_dir: Folder that contains `cifar10/train.parquet` and `cifar10/test.parquet`.
         on_error: `raise` raises an error that names a broken image, `skip` skips it with a warning.
         size: Height and width of the images of your own folder, which are scaled to cover it and center-cropped.
@@ -69,8 +74,6 @@ def load_images(
             part.resize = processor.pixels
     sets = sets.limited(max_train_samples, max_test_samples, seed)
     announce_skipped([message for part in sets.parts for message in part.broken], "broken images")
-    if sets.notice:
-        announce(sets.notice)
     return sets
 
 
@@ -80,18 +83,9 @@ def _load(name: str, data_dir: str | Path | None, on_error: str, processor: Imag
         name = resolve_auto(settings.preferred, settings.data_dir)
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
-    source, _ = find_tables(replace(settings, name=name), "image classification", folder=_tables_of_folder)
-    if not source.tables:
-        return load_folder(Path(source.where), processor, on_error=on_error, seed=seed)
+    folder = partial(_tables_of_folder, seed=seed)
+    source, _ = find_tables(replace(settings, name=name), "image classification", folder=folder)
     return _from_tables(source, processor, on_error, seed)
-
-
-def _tables_of_folder(folder: Path) -> dict[str, Table]:
-    """The tables of a folder by split; empty for a folder with one sub-folder of images per class."""
-    tables = {} if (folder / "train").is_dir() else split_tables(folder)
-    if "test" not in tables and "validation" in tables:
-        tables["test"] = tables.pop("validation")
-    return tables
 
 
 def _synthetic() -> ImageSplits:
@@ -106,37 +100,61 @@ def _synthetic() -> ImageSplits:
 # --- from tables to datasets ------------------------------------------------------------------------------------------
 
 
+def _tables_of_folder(folder: Path, seed: int) -> dict[str, Table]:
+    """The tables of a folder by split: those that it has, or made from one sub-folder of images per class."""
+    if not (folder / "train").is_dir() and (tables := split_tables(folder)):
+        return validation_as_test(tables)
+    tables = class_tables(folder, SUFFIXES, "image")
+    if "test" in tables:
+        return tables
+    held = _held_out_files(tables["train"], seed)
+    rows = {"train": [i for i, out in enumerate(held) if not out], "test": [i for i, out in enumerate(held) if out]}
+    return {split: tables["train"].take(own) for split, own in rows.items()}
+
+
+def _held_out_files(table: Table, seed: int) -> list[bool]:
+    """10 % of the files of each class, at least one. Raises: DataError for a class with a single file."""
+    labels, held = table.columns["label"], [False] * len(table)
+    for number, name in enumerate(sorted(set(labels))):
+        members = [i for i, label in enumerate(labels) if label == name]
+        if len(members) < 2:
+            file = table.columns["file"][members[0]]
+            raise DataError(f"{file.parent} has a single image: none is left to hold out for testing; add some")
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed_for(seed, number))).tolist()
+        for i in order[: max(1, round(len(members) * TEST_FRACTION))]:
+            held[members[i]] = True
+    return held
+
+
 def _from_tables(source: Source, processor: ImageProcessor, on_error: str, seed: int) -> ImageSplits:
     """Decode the images of tables; without a test table, 10 % of each class are held out as test split."""
     card = source.card
-    sets = {split: _read(table, source, processor, on_error) for split, table in source.tables.items()}
-    train = sets["train"].classes
-    if other := next((part.classes for part in sets.values() if part.classes != train), None):
-        raise DataError(f"{source.where}: the classes of train and test differ: {train} and {other}")
+    names = {key: [card.columns[key]] if card else known for key, known in COLUMN_NAMES.items()}
+    classes = source.classes
+    sets = {}
+    for split, table in source.tables.items():
+        image, label = _column(table, names["image"]), _column(table, names["label"])
+        classes = classes or _class_names(table, label)  # those of the training table, which comes first
+        decoded = _decode(table, image, card, processor, on_error)
+        numbers = table.columns[label] if card else _numbers(table, label, classes)
+        sets[split] = labeled(decoded, numbers, classes, table.where)
     problem = f"{source.where}: each class has a single image: none is left to hold out for testing; add some"
-    sets = with_test(sets, seed, problem, train)
+    sets = with_test(sets, seed, problem, sets["train"].classes)
     mean, std = (card.mean, card.std) if card else statistics(sets["train"].images)
     return ImageSplits(sets["train"], sets["test"], source.name, True, source.where, mean, std, card,
                        validation=sets.get("validation"))  # fmt: skip
 
 
-def _read(table: Table, source: Source, processor: ImageProcessor, on_error: str) -> ImageDataset:
+def _decode(table: Table, column: str, card: Card | None, processor: ImageProcessor, on_error: str) -> Decoded:
     """The images of a table: of the size that the card names, else resized by the processor."""
-    card, file = source.card, Path(table.where)
-    images, labels = ([card.columns[key]] if card else names for key, names in COLUMN_NAMES.items())
-    cells, values = table.columns[_column(table, images)], table.columns[label := _column(table, labels)]
-    blobs: list[Any] = [encoded_item(cell, file.parent)[0] for cell in cells]
+    file = Path(table.where)
+    blobs: list[Any] = [encoded_item(cell, file.parent)[0] for cell in table.columns[column]]
+    place = lambda i: str(blobs[i]) if isinstance(blobs[i], Path) else table.place(i)  # noqa: E731
     if card:
-        options: dict[str, Any] = {"size": (card.image["height"], card.image["width"])}
-    else:
-        files = [file] if file.is_file() else []
-        key = identity([*files, *(blob for blob in blobs if isinstance(blob, Path))]) if files else ""
-        options = {"size": processor.size, "channels": processor.channels, "resize": processor.pixels, "cache_key": key}
-    decoded = decode(blobs, table.place, on_error=on_error, **options)
-    classes = source.classes
-    if classes is None:
-        classes, values = _classes(table, label)
-    return labeled(decoded, values, classes, table.where)
+        return decode(blobs, place, size=(card.image["height"], card.image["width"]), on_error=on_error)
+    files = [*([file] if file.is_file() else []), *(blob for blob in blobs if isinstance(blob, Path))]
+    return decode(blobs, place, size=processor.size, channels=processor.channels, resize=processor.pixels,
+                  on_error=on_error, cache_key=identity(files) if files else "")  # fmt: skip
 
 
 def _column(table: Table, names: Sequence[str]) -> str:
@@ -147,11 +165,31 @@ def _column(table: Table, names: Sequence[str]) -> str:
                     f"{', '.join(table.columns)}")  # fmt: skip
 
 
-def _classes(table: Table, column: str) -> tuple[list[str], list[Any]]:
-    """(class names, labels as indices); the names are those stored by `datasets`, else the sorted values."""
-    values = table.columns[column]
-    if names := table.names.get(column):
-        return list(names), values
-    distinct = sorted({value for value in values if value is not None})
-    number = {value: i for i, value in enumerate(distinct)}
-    return [str(value) for value in distinct], [number.get(value) for value in values]
+def _class_names(table: Table, column: str) -> list[str]:
+    """The class names that `datasets` has stored in the file, else the sorted values."""
+    values = {value for value in table.columns[column] if value is not None}
+    return list(table.names.get(column) or map(str, sorted(values)))
+
+
+def _numbers(table: Table, column: str, classes: list[str]) -> list[Any]:
+    """The class of each row as a number; None without one. Raises: DataError for other classes than those of train."""
+    stored, values = table.names.get(column), table.columns[column]
+    if (own := _class_names(table, column)) != classes and (stored or set(own) - set(classes)):
+        raise DataError(f"{table.where}: the classes of train and test differ: {classes} and {own}")
+    number = {name: i for i, name in enumerate(classes)}
+    return values if stored else [None if value is None else number[str(value)] for value in values]
+
+
+def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, standard deviation) of each channel of uint8 images [N, C, H, W], for pixels from 0 to 1."""
+    mean, std = zip(*(_channel_statistics(channel) for channel in images.movedim(1, 0).flatten(1)))
+    return mean, std
+
+
+def _channel_statistics(channel: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 values scaled to 0..1, computed from their histogram."""
+    counts = torch.bincount(channel, minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum() / counts.sum()
+    deviation = ((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt()
+    return mean.item(), max(deviation.item(), 1 / 255)

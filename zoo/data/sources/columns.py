@@ -66,7 +66,9 @@ def announce_skipped(messages: Sequence[str], noun: str) -> None:
 
 
 def encoded_item(value: Any, base: Path) -> tuple[bytes | Path | None, str]:
-    """(encoded item, problem) of a cell: bytes, {bytes, path}, or the name of a file relative to the folder `base`."""
+    """(encoded item, problem) of a cell: bytes, {bytes, path}, a Path, or the name of a file relative to `base`."""
+    if isinstance(value, Path):
+        return value, ""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):

@@ -6,8 +6,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """The table of these rows."""
+        lines = None if self.lines is None else [self.lines[i] for i in rows]
+        columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
+        return replace(self, columns=columns, lines=lines)
 
     def place(self, row: int) -> str:
         """Position of a row for messages: `reviews.csv, line 7`."""
