@@ -11,7 +11,6 @@ from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
 from zoo.data.synthetic import audio as synthetic
-from zoo.preprocessing.audio_io import resampled
 from zoo.utils.errors import DataError, did_you_mean
 
 TASK = "audio classification"
@@ -45,36 +44,20 @@ def _check_sampling_rate(requested: int, required: int) -> int:
 
 def _find(s: AudioDataSettings, seed: int) -> AudioSplits:
     if s.name in ("auto", "synthetic", "synthetic_audio"):
-        return _resample_synthetic(synthetic_audio(), s)
+        return synthetic_audio(s.sampling_rate, s.resample)
     source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
     return _from_tables(source, s, seed)
 
 
-def synthetic_audio() -> AudioSplits:
-    """The synthetic dataset of labeled audio clips."""
+def synthetic_audio(sampling_rate: int = 0, resample: bool = False) -> AudioSplits:
+    """The synthetic dataset of labeled audio clips, at another sampling rate if `resample` allows it."""
     train, test = (
-        AudioDataset(AudioClips.of(list(waves), synthetic.SAMPLING_RATE), labels)
+        AudioDataset(AudioClips.of(list(waves), synthetic.SAMPLING_RATE).synthetic_at(sampling_rate, resample), labels)
         for waves, labels in (
             synthetic.make_audio(n, seed=seed) for seed, n in enumerate((synthetic.TRAIN, synthetic.TEST))
         )
     )
     return AudioSplits(train, test, "synthetic", False, "synthesized audio clips", classes=list(synthetic.CLASSES))
-
-
-def _resample_synthetic(sets: AudioSplits, s: AudioDataSettings) -> AudioSplits:
-    """The synthetic dataset at the sampling rate of the settings."""
-    if not s.sampling_rate or s.sampling_rate == sets.sampling_rate:
-        return sets
-    if not s.resample:
-        raise DataError(
-            f"data.sampling_rate={s.sampling_rate}: the synthetic audio has {sets.sampling_rate} Hz; "
-            f"pass data.resample=true to resample it"
-        )
-    parts = []
-    for part in (sets.train, sets.test):
-        waves = [resampled(part.clips[i], sets.sampling_rate, s.sampling_rate) for i in range(len(part))]
-        parts.append(replace(part, clips=AudioClips.of(waves, s.sampling_rate)))
-    return replace(sets, train=parts[0], test=parts[1])
 
 
 def _from_tables(source: Source, s: AudioDataSettings, seed: int) -> AudioSplits:

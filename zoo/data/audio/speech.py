@@ -16,7 +16,6 @@ from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import audio as synthetic
-from zoo.preprocessing.audio_io import resampled
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import KeyedRandom
@@ -191,14 +190,8 @@ def load_speech(
 def _synthetic(s: SpeechSettings) -> Splits[Transcribed]:
     """The synthetic dataset of spelled tones; training and test texts do not overlap."""
     waves, texts = synthetic.make_speech(synthetic.SPELLED_TRAIN + synthetic.SPELLED_TEST, seed=0)
-    if s.sampling_rate not in (0, synthetic.SAMPLING_RATE):
-        if not s.resample:
-            raise DataError(
-                f"data.sampling_rate={s.sampling_rate}: the synthetic audio has {synthetic.SAMPLING_RATE} Hz; "
-                f"pass data.resample=true to resample it"
-            )
-        waves = [resampled(wave, synthetic.SAMPLING_RATE, s.sampling_rate) for wave in waves]
-    recordings = Recordings(AudioClips.of(waves, s.sampling_rate or synthetic.SAMPLING_RATE), texts)
+    clips = AudioClips.of(waves, synthetic.SAMPLING_RATE).synthetic_at(s.sampling_rate, s.resample)
+    recordings = Recordings(clips, texts)
     parts = (
         torch.arange(s.max_train_samples or synthetic.SPELLED_TRAIN),
         synthetic.SPELLED_TRAIN + torch.arange(s.max_test_samples or synthetic.SPELLED_TEST),

@@ -1,8 +1,6 @@
 """Tables of audio files from folders, table files and the Hub, and decoding of the files into one tensor."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,16 @@ import torch
 from torch import Tensor
 
 from zoo.data.sources.class_folders import class_tables
+from zoo.data.sources.decode_all import decode_all
 from zoo.data.sources.find import split_tables
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import Table, read_table
-from zoo.preprocessing.audio_io import AudioError, info, name_of, read
+from zoo.preprocessing.audio_io import AudioError, info, name_of, read, resampled
 from zoo.preprocessing.modality import AUDIO_SUFFIXES
 from zoo.utils.errors import DataError
 
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
 MIN_DURATION = 0.025  # seconds: one frame of Kaldi filter banks, and the receptive field of wav2vec 2.0
-_CHUNK = 64
 
 
 @dataclass
@@ -51,6 +49,16 @@ class AudioClips:
     def take(self, rows: Tensor) -> "AudioClips":
         """The clips of these rows."""
         return AudioClips.of([self[i] for i in rows.tolist()], self.sampling_rate)
+
+    def synthetic_at(self, sampling_rate: int, resample: bool) -> "AudioClips":
+        """Synthetic clips at another sampling rate; 0 keeps theirs. Raises: DataError unless `resample` allows it."""
+        if sampling_rate in (0, self.sampling_rate):
+            return self
+        if not resample:
+            raise DataError(f"data.sampling_rate={sampling_rate}: the synthetic audio has {self.sampling_rate} Hz; "
+                            f"pass data.resample=true to resample it")  # fmt: skip
+        waves = [resampled(self[i], self.sampling_rate, sampling_rate) for i in range(len(self))]
+        return AudioClips.of(waves, sampling_rate)
 
     @classmethod
     def of(cls, waves: Sequence[Tensor], sampling_rate: int) -> "AudioClips":
@@ -85,45 +93,34 @@ def decode_audio(
     """
     note_files(sources)
     waves: list[Tensor | None] = [None] * len(sources)
-    broken: dict[int, str] = {}
     sampling_rate = sampling_rate or _first_rate(sources)
 
-    def decode_chunk(start: int) -> None:
-        for i in range(start, min(start + _CHUNK, len(sources))):
-            if sources[i] is None:
-                broken[i] = f"{where(i)}: contains neither bytes nor a path."
-                continue
-            try:
-                have = info(sources[i]).sampling_rate
-                if have != sampling_rate and not resample:
-                    raise _SamplingRateMismatch(
-                        f"{where(i)} has a sampling rate of {have} Hz, expected {sampling_rate}: pass "
-                        f"data.resample=true to resample (data.sampling_rate= sets the rate)"
-                    )
-                wave = read(sources[i], sampling_rate=sampling_rate, resample=resample)[0]
-                if len(wave) < int(MIN_DURATION * sampling_rate):
-                    raise AudioError(
-                        f"{name_of(sources[i])} has {len(wave)} samples, expected at least {MIN_DURATION * 1000:g} ms "
-                        f"({int(MIN_DURATION * sampling_rate)} samples)"
-                    )
-                waves[i] = wave
-            except _SamplingRateMismatch:
-                raise
-            except ValueError as error:
-                broken[i] = _error_message(error, where(i), sources[i])
+    def decode_one(i: int) -> str:
+        if sources[i] is None:
+            return f"{where(i)}: contains neither bytes nor a path"
+        try:
+            have = info(sources[i]).sampling_rate
+            if have != sampling_rate and not resample:
+                raise _SamplingRateMismatch(
+                    f"{where(i)} has a sampling rate of {have} Hz, expected {sampling_rate}: pass "
+                    f"data.resample=true to resample (data.sampling_rate= sets the rate)"
+                )
+            wave = read(sources[i], sampling_rate=sampling_rate, resample=resample)[0]
+            if len(wave) < int(MIN_DURATION * sampling_rate):
+                raise AudioError(
+                    f"{name_of(sources[i])} has {len(wave)} samples, expected at least {MIN_DURATION * 1000:g} ms "
+                    f"({int(MIN_DURATION * sampling_rate)} samples)"
+                )
+            waves[i] = wave
+        except _SamplingRateMismatch:
+            raise
+        except ValueError as error:
+            return f"{where(i)}: {error}" if isinstance(sources[i], bytes) else str(error)
+        return ""
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 4)) as pool:
-        for _ in pool.map(decode_chunk, range(0, len(sources), _CHUNK)):
-            if broken and on_error == "raise":
-                pool.shutdown(cancel_futures=True)
-                break
-    messages = [broken[i] for i in sorted(broken)]
-    if messages and on_error == "raise":
-        raise DataError(f"broken audio file {messages[0]} Fix or remove it, or pass on_error=skip to skip it")
+    broken = decode_all(len(sources), decode_one, "audio file", on_error)
     kept = [i for i, wave in enumerate(waves) if wave is not None]
-    if not kept:
-        raise DataError(f"no audio file can be read; the first is {messages[0] if messages else 'missing'}")
-    return DecodedAudio(AudioClips.of([w for w in waves if w is not None], sampling_rate), kept, messages)
+    return DecodedAudio(AudioClips.of([w for w in waves if w is not None], sampling_rate), kept, list(broken.values()))
 
 
 class _SamplingRateMismatch(DataError):
@@ -137,12 +134,6 @@ def _first_rate(sources: Sequence[Any]) -> int:
         except ValueError:
             continue
     return 0
-
-
-def _error_message(error: ValueError, where: str, source: Any) -> str:
-    """Message with the name of the source and a final period."""
-    text = f"{where}: {error}" if isinstance(source, bytes) else str(error)
-    return text if text.endswith(".") else f"{text}."
 
 
 # --- tables of audio files --------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zoo.data.sources.decode_all import decode_all
 from zoo.data.sources.fingerprint import note_files
 from zoo.preprocessing import image_io
 from zoo.utils.errors import DataError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Blob = bytes | Path
 _PNG, _RGB_OF_8_BITS = b"\x89PNG\r\n\x1a\n", b"\x08\x02"  # bit depth and color type of the header
-_CHUNK = 256
 SLOW = 3.0  # seconds of decoding above which the result is cached
 _VERSION = 2  # of the reader: increase it when it gives other pixels
 
@@ -88,36 +87,22 @@ def _decode(
 ) -> Decoded:
     _check_memory(shape)
     images = torch.empty(shape, dtype=torch.uint8)
-    broken: dict[int, str] = {}
 
-    def decode_chunk(start: int) -> None:
-        for i in range(start, min(start + _CHUNK, len(blobs))):
-            try:
-                image = (
-                    decode_image(blobs[i], where(i)) if resize is None else resize(image_io.read(blobs[i], where(i)))
-                )
-                if image.shape != shape[1:]:
-                    expected = f"{shape[2]} x {shape[3]} pixels"
-                    raise ValueError(f"is {image.shape[1]} x {image.shape[2]} pixels, expected {expected}")
-                images[i] = image
-            except (OSError, ValueError, RuntimeError) as error:
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                broken[i] = reason if reason.startswith(where(i)) else f"{where(i)}: {reason}"
-                if on_error == "raise":
-                    return
+    def decode_one(i: int) -> str:
+        try:
+            image = decode_image(blobs[i], where(i)) if resize is None else resize(image_io.read(blobs[i], where(i)))
+            if image.shape != shape[1:]:
+                expected = f"{shape[2]} x {shape[3]} pixels"
+                raise ValueError(f"is {image.shape[1]} x {image.shape[2]} pixels, expected {expected}")
+            images[i] = image
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            return reason if reason.startswith(where(i)) else f"{where(i)}: {reason}"
+        return ""
 
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)) as pool:
-        for _ in pool.map(decode_chunk, range(0, len(blobs), _CHUNK)):
-            if broken and on_error == "raise":
-                pool.shutdown(cancel_futures=True)
-                break
-    messages = [broken[i] for i in sorted(broken)]
-    if messages and on_error == "raise":
-        raise DataError(f"broken image {messages[0]}. Fix or remove it, or pass on_error=skip to skip it")
-    if len(messages) == len(blobs):
-        raise DataError(f"no image can be read; the first is {messages[0] if messages else 'missing'}")
+    broken = decode_all(len(blobs), decode_one, "image", on_error)
     kept = torch.tensor([i for i in range(len(blobs)) if i not in broken])
-    return Decoded(images if not broken else images[kept], kept, messages)
+    return Decoded(images if not broken else images[kept], kept, list(broken.values()))
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:
