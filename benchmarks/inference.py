@@ -25,6 +25,7 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
     for p in ours.parameters():
         p.requires_grad_(False)
     fast, fast_half = zoo.optimize(ours), zoo.optimize(ours, dtype=torch.bfloat16)
+    print(fast.optimize_report, fast_half.optimize_report, sep="\n")
     x = torch.randn(batch, 3, 224, 224, device=device)
     x_half = x.bfloat16()
     with torch.inference_mode():

@@ -88,7 +88,7 @@ def test_large_layers_are_measured_in_part(monkeypatch):
     trials = fastest(monkeypatch, "onednn")
     measure({made.key: made}, CPU)
     assert {t.call().shape[-1] for t in trials[:6]} == {1 << 13}
-    assert build(made, {8: "onednn", 512: "onednn"})(torch.randn(2, 512)).shape == (2, 1 << 15)
+    assert build(made, dict.fromkeys(made.row_counts, "onednn"))(torch.randn(2, 512)).shape == (2, 1 << 15)
 
 
 def test_real_times_are_positive_and_leave_the_random_state():
@@ -97,14 +97,17 @@ def test_real_times_are_positive_and_leave_the_random_state():
     state = torch.get_rng_state()
     seconds = measure({made.key: made}, CPU)[made.key]
     assert torch.equal(torch.get_rng_state(), state)
-    assert set(seconds) == {8, 512} and all(t > 0 for each in seconds.values() for t in each.values())
+    assert set(seconds) == {8, 64, 512} and all(t > 0 for each in seconds.values() for t in each.values())
 
 
 def test_what_is_built():
     linear = nn.Linear(64, 64)
     made = linear_part(linear, lambda module: None, "many")
-    assert build(made, {8: "plain", 512: "plain"}) is None
-    assert type(build(made, {8: "onednn", 512: "onednn"})) is OneDNNLinear
-    either = build(made, {8: "onednn", 512: "plain"})
-    assert isinstance(either, ByRows) and either.limit == 64
+    assert build(made, {8: "plain", 64: "plain", 512: "plain"}) is None
+    assert type(build(made, {8: "onednn", 64: "onednn", 512: "onednn"})) is OneDNNLinear
+    either = build(made, {8: "onednn", 64: "onednn", 512: "plain"})
+    assert isinstance(either, ByRows) and either.limit == 181
     assert type(either.few) is OneDNNLinear and type(either.many) is ConstantLinear
+    three = build(made, {8: "onednn", 64: "plain", 512: "onednn"})
+    assert three.limit == 23 and three.many.limit == 181
+    assert three.few is three.many.many and type(three.many.few) is ConstantLinear

@@ -32,7 +32,9 @@ def no_timer(monkeypatch):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_saved_report_gives_the_same_model_without_measuring(tmp_path, monkeypatch, no_timer, rows, dtype):
     model, x = vit(), torch.randn(3, 3, 32, 32)
-    fake_timer(monkeypatch, lambda t: (len(t.key) * 7 + len(t.candidate) * 5 + t.rows) % 11 + 1)  # all kinds of choices
+    fake_timer(
+        monkeypatch, lambda t: (len(t.key) * 7 + len(t.candidate) * 5 + t.rows * 3) % 11 + 1
+    )  # all kinds of choices
     measured = zoo.optimize(model, rows=rows, dtype=dtype)
     measured.optimize_report.save(tmp_path / "choices.json")
     no_timer()
@@ -94,7 +96,7 @@ LAYER = "linear 64 -> 256, gelu, float32"
             "'onedn'.*does not exist.*candidates here: plain, onednn",
         ),
         (lambda c: c["choices"][LAYER].update({"8": "mkl"}), "cannot be used on this machine"),
-        (lambda c: c["choices"][LAYER].pop("8"), "choices for 512 rows .* expected 8, 512"),
+        (lambda c: c["choices"][LAYER].pop("8"), "choices for 64, 512 rows .* expected 8, 64, 512"),
         (lambda c: c["choices"].pop(LAYER), "is of another model: it has no choice for the part 'linear 64 -> 256"),
         (lambda c: c["choices"].update({"linear 1 -> 2": {"8": "plain"}}), "of another model: this one has no part"),
         (lambda c: c["choices"].update({LAYER: "onednn"}), "expected a candidate by number of rows"),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from zoo.inference.optimized_parts import PLAIN, Part, kernel_of
 from zoo.inference.packed_linear import ByRows
 
 TIE = 1.03  # a candidate is taken before those that are faster by less
-SECOND_COPY = 1.15  # weights are stored twice, for few rows and for many, if that is faster by more
+SECOND_COPY = 1.15  # weights are stored for several kernels, by the number of rows, if that is faster by more
 MIN_ROUNDS, MAX_ROUNDS, SECONDS = 3, 7, 0.25  # rounds after the first, which is not counted; CPU time
 
 # {key of a part: {number of rows: {candidate: median seconds}}}, and the candidate that is chosen for each
@@ -94,7 +94,7 @@ def choose(parts: Mapping[str, Part], seconds: Seconds) -> Choices:
 def choose_for(part: Part, seconds: Mapping[int, Mapping[str, float]]) -> dict[int, str]:
     """The first candidate, in order of preference, that is as fast as the fastest and not slower than as created.
 
-    One for all numbers of rows where it is, up to TIE, or up to SECOND_COPY if two would store the weights twice.
+    One for all numbers of rows where it is, up to TIE, or up to SECOND_COPY if several would copy the weights.
     """
     if not seconds:
         return dict.fromkeys(part.row_counts, PLAIN)
@@ -121,11 +121,12 @@ def choose_for(part: Part, seconds: Mapping[int, Mapping[str, float]]) -> dict[i
 
 def build(part: Part, chosen: Mapping[int, str]) -> nn.Module | None:
     """The module that computes a part as chosen, a candidate for each number of rows; None for the part as created."""
-    names = list(chosen.values())
-    if set(names) == {PLAIN}:
+    counts = sorted(chosen)
+    if set(chosen.values()) == {PLAIN}:
         return None
-    built = {name: part.candidates[name](1.0) for name in dict.fromkeys(names)}
-    if len(built) == 1:
-        return built[names[0]]
-    few, many = chosen  # two numbers of rows; the limit lies between them, as a ratio in the middle
-    return ByRows(built[chosen[few]], built[chosen[many]], round((few * many) ** 0.5))
+    built = {name: part.candidates[name](1.0) for name in dict.fromkeys(chosen.values())}
+    module = built[chosen[counts[-1]]]
+    for few, many in reversed(list(pairwise(counts))):
+        if chosen[few] != chosen[many]:  # the limit is in the middle between them, as a ratio
+            module = ByRows(built[chosen[few]], module, round((few * many) ** 0.5))
+    return module

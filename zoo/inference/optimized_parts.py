@@ -19,8 +19,8 @@ from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbeddin
 from zoo.nn.mlp import MLP
 
 PLAIN = "plain"  # the candidate that is the model as created
-# Numbers of rows that are measured: one token, or a few rows that are decoded together and a batch.
-ROW_COUNTS: dict[Rows, tuple[int, ...]] = {"one": (1,), "many": (8, 512)}
+# Numbers of rows that are measured: one token; or a few rows that are decoded together, a short input, and a batch.
+ROW_COUNTS: dict[Rows, tuple[int, ...]] = {"one": (1,), "many": (8, 64, 512)}
 MOST_WEIGHTS = 1 << 22  # larger layers, such as the output layer of a language model, are measured by their first rows
 
 Build = Callable[[float], nn.Module]
