@@ -155,7 +155,7 @@ def test_a_run_takes_the_default_of_its_model(tmp_path: Path, monkeypatch: pytes
     for words in ([], ["precision=bf16"]):
         run = Run.of("tiny", ["accelerator=cpu", f"run_dir={tmp_path / str(len(words))}", *words], CTCSettings)
         run.open(data, speech())
-        found.append(run.settings.trainer.precision)
+        found.append(run.config.trainer.precision)
         run.folder.release()
     assert found == ["fp32", "bf16"]  # bf16 is right, too: the convolutions alone stay in float32
 

@@ -58,7 +58,7 @@ def start(kind: str, folder: Path, *words: str) -> Run:
     """A run that reads its data as the recipe does, opens its folder, and is killed after its first checkpoint."""
     settings, load = LOADERS[kind]
     run = Run.of("tiny", [*words, f"run_dir={folder}"], settings)
-    data = load(run.settings.data)
+    data = load(run.config.data)
     name = getattr(data, "name", "")
     run.open(DatasetInfo(name, True, "", 1, 1))
     assert run.folder is not None

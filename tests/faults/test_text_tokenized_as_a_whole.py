@@ -3,7 +3,8 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from zoo.data.text.corpus import ids_of, text_tokenizer
+from zoo.data.splits import Splits
+from zoo.data.text.corpus import Corpus, ids_of, text_tokenizer
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import byte_bpe
 
@@ -50,6 +51,7 @@ def test_ids_are_those_of_the_whole_text(processor, text: str) -> None:
 def test_a_tokenizer_is_trained_on_the_whole_text(odd: str) -> None:
     """Pieces that reach over the ends of lines are learned, as they are found in the text later."""
     text = f"one two{odd}" * 50
-    trained = text_tokenizer(text, "bpe", 270, 64, None)
+    corpus = Corpus([text], "odd", False, "test")
+    trained = text_tokenizer(Splits(corpus, corpus, "odd", False, "test"), "bpe", 270, 64, None)
     assert trained.decode(ids := ids_of(text, trained).tolist()) == text
     assert len(ids) == 200  # "one", " two", all of the space but its last character, and that one
