@@ -77,7 +77,7 @@ def decodes_as_text_model(model: Model) -> bool:
 
 def sees_all(context: Context) -> bool:
     """Whether one new token attends to all tokens so far, without a bias or an encoder."""
-    return context.mask in (None, CAUSAL, NO_MASK) and context.bias is None and context.memory is None
+    return context.mask in (CAUSAL, NO_MASK, None) and context.bias is None and context.memory is None
 
 
 def is_called_plainly(module: nn.Module) -> bool:
