@@ -16,7 +16,7 @@ def decode_all(count: int, decode_one: Callable[[int], str], noun: str, on_error
         count: Number of items.
         decode_one: Decodes the i-th item; returns "where: why" if it is broken, else an empty string.
         noun: What an item is, for messages: `image` or `audio file`.
-        on_error: `raise` raises an error for the first broken item, `skip` goes on with the others.
+        on_error: `raise` raises an error for the first broken item, `skip` continues with the others.
 
     Raises: DataError for a broken item with `raise`, or no readable item with `skip`.
     """
