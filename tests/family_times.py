@@ -20,7 +20,7 @@ FILES = {
     "audio_ast": "ast", "audio_waves": "wav2vec2", "vit": "vit", "clip": "clip", "contrast": "contrast",
     "decoder": "gpt2", "encoder": "bert",
 }  # fmt: skip
-PEERS = ("timm", "transformers", "open_clip")
+IMPORTED = ("timm", "transformers", "open_clip", "matplotlib.figure")
 
 
 def family_of(nodeid: str, families: list[str], variants: dict[str, str]) -> str:
@@ -54,7 +54,7 @@ def start_shared() -> None:
     """What the first test would pay for all: imports of other libraries, and the start of torch.compile."""
     import torch
 
-    for name in PEERS:
+    for name in IMPORTED:
         with suppress(ImportError):
             import_module(name)
     torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))

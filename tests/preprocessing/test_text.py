@@ -46,6 +46,14 @@ def test_one_text_a_list_and_pairs(words):
     assert words([("the dog", "a fox"), ("a fox", "the dog")])["input_ids"].shape[0] == 2
 
 
+def test_the_size_of_a_vocabulary_is_found_once(words, monkeypatch):
+    """A dict of 50,000 tokens takes a tenth of a second, and each load of a model asks several times."""
+    other, size = replace(words, max_length=17), len(words.backend.get_vocab())
+    assert words.vocab_size == size
+    monkeypatch.setattr("zoo.preprocessing.text._backend", None)  # nothing is parsed or counted again
+    assert other.vocab_size == words.vocab_size == size
+
+
 def test_sides_and_multiples(words):
     batch = words(["the dog", "the quick fox jumps"], padding="left", multiple=8)
     assert batch["input_ids"].shape[1] % 8 == 0 and batch["attention_mask"][:, -1].tolist() == [1, 1]

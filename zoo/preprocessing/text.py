@@ -77,7 +77,7 @@ class TextProcessor:
     @property
     def vocab_size(self) -> int:
         """The largest id plus one."""
-        return max(self.backend.get_vocab().values(), default=-1) + 1
+        return _vocab_size(self.tokenizer)
 
     def id(self, name: str) -> int | None:
         """The id of a special token by its role, as in `id("mask")`; None if there is none."""
@@ -288,6 +288,12 @@ def _backend(text: str, max_length: int | None = None) -> "Tokenizer":
     else:
         backend.enable_truncation(max_length, strategy="longest_first")
     return backend
+
+
+@lru_cache(maxsize=16)
+def _vocab_size(text: str) -> int:
+    """The largest id of a tokenizer.json plus one. Kept: a dict of all tokens takes most of the time of a check."""
+    return max(_backend(text).get_vocab().values(), default=-1) + 1
 
 
 def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenizer":
