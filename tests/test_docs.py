@@ -9,6 +9,9 @@ import griffe
 import pytest
 from doc_blocks import PAGES, ROOT, SHOWN, Block, Runner, blocks, parse_commands, shortened
 from doc_standins import workplace  # noqa: F401, a fixture
+from tables import settings_of
+
+from zoo.training.parse import SettingsError, resolve
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PACKAGES = ("zoo", "zoo.nn", "zoo.tasks", "zoo.data")
@@ -99,6 +102,25 @@ def test_a_command_that_fails_is_noticed(code: str, workplace: Path) -> None:  #
 def test_an_option_that_is_not_known_is_noticed(code: str, workplace: Path) -> None:  # noqa: F811
     with pytest.raises(ValueError, match=r"lrr|ddp9"):
         list(parse_commands(block_of(code)))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "guides").glob("*.md")), ids=lambda page: page.stem)
+def test_options_in_sentences_are_not_ambiguous(page: Path) -> None:
+    """An option that a guide names in a sentence can be given as it stands to a recipe of that page that has it."""
+    text = page.read_text()
+    recipes = [settings_of(file) for file in {ROOT / name for name in re.findall(r"recipes/\w+\.py", text)}]
+    for key in re.findall(r"`([a-z_.]+)=[^`(]*`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        problems = [problem_of(key, cls) for cls in recipes]
+        assert "" in problems or not any("ambiguous" in problem for problem in problems), (key, problems)
+
+
+def problem_of(key: str, cls: type) -> str:
+    """Why a recipe does not take an option; empty if it does."""
+    try:
+        resolve(key, cls)
+    except SettingsError as error:
+        return str(error)
+    return ""
 
 
 def test_recipes_run_for_two_steps() -> None:

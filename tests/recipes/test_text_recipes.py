@@ -178,6 +178,9 @@ def test_interrupted_and_started_again(
     ("gpt_text", ["model=bert_tiny"], "head='lm'"),
     ("mlm_text", ["mask_probability=1"], "mask_probability=1"),
     ("mlm_text", ["model=gpt_nano"], "masked_lm"),
+    ("mlm_text", ["model=vit_cifar_tiny"], "vit_cifar_tiny is a vit model: expected a text model"),
+    ("gpt_text", ["model=clip_tiny"], "clip_tiny is a clip model: expected a text model"),
+    ("mlm_text", ["val_fraction=0"], "val_fraction=0 leaves no lines"),
 ])  # fmt: skip
 def test_what_they_refuse(name: str, words: list[str], says: str, tmp_path: Path,
                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip

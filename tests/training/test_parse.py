@@ -116,14 +116,34 @@ def test_layers_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("trainer: {epoch: 3}", "did you mean 'trainer.epochs'"), ("[1, 2]", "mapping"), ("a: [", "x.yaml"),
+    ("trainer: {epoch: 3}", "did you mean 'trainer.epochs'"), ("[1, 2]", "mapping"), ("a: [", "not valid YAML"),
+    ("\udc80", "not valid YAML"),
 ])  # fmt: skip
 def test_bad_yaml_names_the_file(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(text)
+    file.write_text(text, errors="surrogateescape")
     with pytest.raises(SettingsError, match=r"x\.yaml") as error:
         read_yaml(file, ImageSettings)
-    assert says in str(error.value)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_yaml_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    for file, says in ((tmp_path / "missing.yaml", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(SettingsError, match=says) as error:
+            read_yaml(file, ImageSettings)
+        assert str(error.value).count(str(file)) == 1
+
+
+@pytest.mark.parametrize("word", ["data=", "model.source=", "lr=", "config=", "hardware="])
+def test_an_option_without_a_value_is_refused(word: str) -> None:
+    with pytest.raises(SettingsError, match="has no value"):
+        read_command_line([word], ImageSettings)
+
+
+def test_a_wrong_value_is_an_error_before_a_dataset_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.training.parse.resolve_auto", lambda *_: pytest.fail("it looked for the dataset"))
+    with pytest.raises(SettingsError, match="expected float"):
+        settings("data=auto", "lr=high")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda f: f.name)

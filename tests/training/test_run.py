@@ -1,5 +1,6 @@
-"""A run of a recipe: its settings are parsed once, and errors before training are one line."""
+"""A run of a recipe: its settings are parsed once; errors before training are one line; the commands that it prints."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,41 @@ def test_a_value_error_during_training_is_a_fault_of_the_code() -> None:
     recipe = CONFIGS.parent / "recipes" / "vit_cifar.py"  # whose name and configs `main` looks up
     with pytest.raises(ValueError, match="shapes do not match"):
         main(eval(compile("lambda run: train(run)", recipe, "eval"), {"train": train}), ImageSettings, [])
+
+
+def run_of(*words: str, configs: Path | None = None) -> Run:
+    return Run.of("vit_cifar", ["data=synthetic", *words], ImageSettings, configs)
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """Settings of a recipe and of hardware, and a file `mine.yaml` of the user."""
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "vit_cifar.yaml").write_text("trainer: {epochs: 2}\n")
+    (tmp_path / "hardware" / "cpu.yaml").write_text("trainer: {accelerator: cpu, log_every: 7}\n")
+    (tmp_path / "hardware" / "gpu.yaml").write_text("trainer: {accelerator: cuda, log_every: 9}\n")
+    (tmp_path / "mine.yaml").write_text("trainer: {accelerator: cpu}\n")
+    return tmp_path
+
+
+def test_the_hardware_is_that_of_the_accelerator_wherever_it_is_chosen(
+    configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.training.devices.best_accelerator", lambda: "cuda")
+    for word in ("accelerator=cpu", f"config={configs / 'mine.yaml'}", "hardware=cpu"):
+        trainer = run_of(word, configs=configs).config.trainer
+        assert (trainer.accelerator, trainer.log_every) == ("cpu", 7), word
+
+
+def test_printed_commands_keep_the_files_of_settings(configs: Path) -> None:
+    words = ["hardware=cpu", f"config={configs / 'mine.yaml'}"]
+    run = run_of("epochs=3", "lr=0.5", *words, configs=configs)
+    assert set(words) <= set(shlex.split(run.command))
+    longer = shlex.split(run.longer_command("epochs=40"))
+    assert set(words) <= set(longer) and "lr=0.5" in longer
+    assert [word for word in longer if word.startswith("epochs")] == ["epochs=40"]
+
+
+def test_a_cpu_is_not_given_fp16() -> None:
+    with pytest.raises(SettingsError, match="precision=fp16 is not supported on CPUs"):
+        run_of("precision=fp16", "accelerator=cpu")

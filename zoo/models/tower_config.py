@@ -56,7 +56,8 @@ class ContrastiveConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head is not None:
-            raise ValueError(f"head={self.head!r}: a contrastive model has no head; its towers have head='pool'")
+            raise ValueError(f"head={self.head!r}: a contrastive model has no head; its towers have head='pool'. "
+                             f"A model of a single tower is needed for this head")  # fmt: skip
         if len(self.towers) < 2:
             raise ValueError(f"expected two or three towers of {', '.join(TOWERS)}, got {list(self.towers)}")
         for name, tower in self.towers.items():

@@ -45,7 +45,8 @@ def best_precision(accelerator: str, model: "nn.Module | None" = None) -> str:
 def settle(settings: RunSettings) -> Any:
     """Replace the accelerator `auto` and devices=0 by actual values.
 
-    Raises: ValueError for a device that is not available, or a batch size that cannot be split over the devices.
+    Raises: ValueError for a device that is not available or does not support the precision, or a batch size that cannot
+        be split over the devices.
     """
     import torch
 
@@ -55,6 +56,8 @@ def settle(settings: RunSettings) -> Any:
         raise ValueError("accelerator=cuda: torch finds no CUDA GPU; use accelerator=cpu (hardware=cpu)")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise ValueError("accelerator=mps: torch finds no Apple GPU; use accelerator=cpu (hardware=cpu)")
+    if accelerator == "cpu" and trainer.precision == "fp16":
+        raise ValueError("precision=fp16 is not supported on CPUs: use precision=bf16 or precision=fp32")
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
     devices = trainer.devices or available
     if accelerator == "cuda" and devices > available:

@@ -1,6 +1,7 @@
 """Command line of a recipe: help, one-line error messages, exit status."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ USER_ERRORS = (SettingsError, RunError, LoadError, DataError)
 
 
 def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None = None) -> int:
-    """Run a recipe from the command line; returns the exit status.
+    """Run a recipe from the command line; returns the exit status: 2 for what the user can fix, in one line.
+
+    With `--traceback` among the options, such an error is raised instead.
 
     Args:
         train: The recipe's train function; its file gives the recipe its name and its help text.
@@ -25,7 +28,8 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
     """
     file = Path(train.__code__.co_filename).resolve()
     configs = file.parent.parent / "configs"
-    argv = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
+    argv = [word for word in words if word != "--traceback"]
     run: Run | None = None
     try:
         if parse.read_command_line(argv, settings).help:
@@ -34,25 +38,37 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
             return 0
         run = Run.of(file.stem, argv, settings, configs)
         train(run)
-    except USER_ERRORS as error:
-        say(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
-    except OSError as error:  # outside of the run folder, e.g. of a cache
-        if error.errno not in FULL | READ_ONLY:
-            raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 2
-    except ValueError as error:  # before training, a mistake in the options or the data; in it, a fault of the code
-        if run is not None and run.started:
-            raise
-        say(f"error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
-        return _ended(error)
+        message = user_error(error, file, training=run is not None and run.started)
+        if message is None or len(argv) < len(words):
+            return _ended(error)
+        say(f"error: {message}", file=sys.stderr)
+        return 2
     return 0
+
+
+def user_error(error: Exception, recipe: Path, training: bool) -> str | None:
+    """The message of an error that the user can fix; None for another one, whose traceback is needed.
+
+    Before training, a ValueError or a missing module is a mistake in the options or the data, unless it is raised by
+    the recipe's own lines. In training it is a fault of the code.
+
+    Args:
+        error: The error.
+        recipe: The file of the recipe.
+        training: Whether training has begun.
+    """
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL | READ_ONLY:  # outside of the run folder, e.g. of a cache
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, (ValueError, ImportError)) and not training and Path(raised_in).resolve() != recipe:
+        return str(error)
+    return None
 
 
 def _ended(error: Exception) -> int:

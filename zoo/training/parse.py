@@ -60,7 +60,7 @@ class CommandLine:
 def read_command_line(argv: Sequence[str], cls: type) -> CommandLine:
     """Parse options like `["lr=1e-3", "data=cifar10"]`. Leading dashes of a key are ignored.
 
-    Raises: SettingsError for an option without `=`, an unknown or ambiguous key, or a key that is given twice.
+    Raises: SettingsError for an option without `=` or a value, an unknown or ambiguous key, or a key given twice.
     """
     values: dict[str, str] = {}
     special: dict[str, str] = {}
@@ -76,6 +76,8 @@ def read_command_line(argv: Sequence[str], cls: type) -> CommandLine:
         target = special if key in ("hardware", "config") else values
         path = key if target is special else resolve(key, cls)
         value = current_value(path, value)
+        if not value:
+            raise SettingsError(f"{key}= has no value: omit it for the default, or give null for none")
         if path in target:
             raise SettingsError(f"{path} is given twice: {target[path]!r} and {value!r}")
         target[path] = value
@@ -143,9 +145,11 @@ def read_yaml(file: Path, cls: type) -> dict[str, str]:
     Raises: SettingsError naming the file if it cannot be read, or a key is not the full path of a setting.
     """
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"{file}: {error}") from None
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}; expected a YAML file of settings") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content or {}, dict):
         raise SettingsError(f"{file}: expected a mapping of settings, got {type(content).__name__}")
     paths = [option.path for option in options(cls)]
@@ -262,7 +266,8 @@ def _dataset(layers: list[Layer], cls: type) -> Layer:
     merged = merge(layers)
     name, data_dir = merged.get("data.name", kind().name), merged.get("data.data_dir", "null")
     if name == "auto":
-        name = resolve_auto(kind.preferred, None if data_dir == "null" else data_dir)
+        data_dir = None if data_dir == "null" else data_dir
+        name = resolve_auto(kind.preferred, data_dir, before_download=lambda: make_settings(cls, merged))
     return {"data.name": name}
 
 
@@ -299,7 +304,8 @@ def print_help(cls: type, usage: str, layers: Iterable[Layer] = ()) -> None:
 
 _NOTES = """Options are given as key=value, with YAML values. Unique keys can be shortened: lr=1e-3 sets optim.lr, and
 data=cifar10 sets data.name. hardware=cpu|gpu|mps|ddp8|fsdp2 applies the settings of configs/hardware/*.yaml, and
-config=FILE those of another YAML file; options on the command line override both."""
+config=FILE those of another YAML file; options on the command line override both. --traceback shows where an error
+comes from."""
 
 
 def _one_key(path: str) -> str:

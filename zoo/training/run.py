@@ -53,7 +53,7 @@ class Run:
         Raises: SettingsError.
         """
         command_line = parse.read_command_line(argv, settings)
-        accelerator = command_line.values.get("trainer.accelerator", "auto")
+        accelerator = parse.merge(parse.user_layers(command_line, settings)).get("trainer.accelerator", "auto")
         hardware = devices.hardware_for(accelerator) if configs and not command_line.hardware else None
         layers = parse.layers_of(command_line, settings, configs, recipe, hardware)
         config = parse.make_settings(settings, parse.merge(layers))
@@ -155,13 +155,18 @@ class Run:
         """The command of this run with `options` (e.g. `epochs=30`) instead of its own length."""
         length = ("trainer.epochs", "trainer.steps", "trainer.max_minutes")
         others = {path: value for path, value in self.command_line.values.items() if path not in length}
-        return self._command(others, *options.split())
+        return self._command(others, *self._files, *options.split())
 
     @property
     def command(self) -> str:
         """The command of this run, for use in a shell."""
+        return self._command(self.command_line.values, *self._files)
+
+    @property
+    def _files(self) -> list[str]:
+        """The options that name files of settings."""
         special = {"hardware": self.command_line.hardware, "config": self.command_line.config}
-        return self._command(self.command_line.values, *(f"{key}={value}" for key, value in special.items() if value))
+        return [f"{key}={value}" for key, value in special.items() if value]
 
     def _command(self, values: Mapping[str, Any], *more: str) -> str:
         options = [f"{parse.shortest(path, type(self.config))}={value}" for path, value in values.items()]

@@ -70,8 +70,10 @@ class Corpus(Items):
     def split_lines(self, val_fraction: float, seed: int) -> "Splits[Corpus]":
         """The lines as separate texts; a seeded fraction of them, at least one, is the validation and test split.
 
-        Raises: DataError if there are too few lines.
+        Raises: DataError for val_fraction=0, or if there are too few lines.
         """
+        if val_fraction == 0:
+            raise DataError("val_fraction=0 leaves no lines for validation: use e.g. val_fraction=0.04")
         lines = replace(self, texts=self.lines)
         held = held_out_mask(lines.groups(), val_fraction, seed)
         if held.all() or not held.any():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from zoo.data.splits import Splits
 from zoo.models.base import Model
+from zoo.models.registry import find_variant
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.training.parse import SettingsError
@@ -13,10 +14,13 @@ from zoo.training.run import Run
 
 def speech_model(run: Run) -> Model:
     """The model of the settings. Raises: SettingsError, also if it does not take waveforms."""
-    model, source = run.build_model("ctc"), run.config.model.source
+    name, source = run.config.model.name, run.config.model.source
+    other = SettingsError(f"{source or name} does not take waveforms: expected a wav2vec 2.0 or a HuBERT")
+    if not source and not hasattr(find_variant(name).model, "frames"):  # it lacks fields in the file of the recipe, too
+        raise other
+    model = run.build_model("ctc")
     if not hasattr(model, "frames"):
-        raise SettingsError(f"{source or run.config.model.name} does not take waveforms: expected a wav2vec 2.0 or a "
-                            f"HuBERT")  # fmt: skip
+        raise other
     if source and not isinstance(model.preprocess, WaveformFeatureExtractor):
         raise SettingsError(f"model.source={source} has no audio preprocessing: expected a preprocessor_config.json in "
                             f"its folder")  # fmt: skip

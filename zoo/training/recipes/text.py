@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.data.splits import Splits
 from zoo.data.text.dataset import TextDataset
 from zoo.models.base import Model
+from zoo.models.registry import find_variant
 from zoo.models.text import DecoderConfig
 from zoo.nn.heads import rescale_output
 from zoo.preprocessing.text import TextProcessor
@@ -25,9 +26,12 @@ DEFAULT_VOCAB_SIZE = 8000  # of a new tokenizer, unless `vocab_size=` is given
 def text_model(run: Run, head: str) -> Model:
     """The model of the settings; a new one gets its tokenizer once the data is known.
 
-    Raises: SettingsError, also for pretrained weights without a tokenizer.
+    Raises: SettingsError, also for a model of other inputs, and for pretrained weights without a tokenizer.
     """
-    model, source = run.build_model(head), run.config.model.source
+    name, source = run.config.model.name, run.config.model.source
+    if not source and (family := find_variant(name)).modality != "text":
+        raise SettingsError(f"{name} is a {family.name} model: expected a text model, such as bert_tiny or gpt_nano")
+    model = run.build_model(head)
     if source and not isinstance(model.preprocess, TextProcessor):
         raise SettingsError(f"model.source={source} has no tokenizer: expected a tokenizer.json in its folder")
     return model
