@@ -51,6 +51,7 @@ def test_keys(key: str, path: str) -> None:
     ("epochs=many", ["trainer.epochs=many", "int or null"]),
     ("epochs=1.5", ["trainer.epochs=1.5", "int"]),
     ("epochs=0", ["epochs=0", "at least 1"]),
+    ("freeze=[yes]", ["optim.freeze=[yes]", "list[str]", "['yes', '7']"]),
     ("precision=fp64", ["trainer.precision=fp64", "auto or fp32 or bf16 or fp16"]),
     ("lr=0", ["lr=0.0", "more than 0"]),
     ("flip=2", ["flip=2.0", "0 to 1"]),

@@ -345,7 +345,8 @@ def _readable(message: str, merged: Layer, cls: type) -> str:
     option: Option | None = next((o for o in options(cls) if found and o.path == found[1]), None)
     if option is None:
         return message
-    return f"{option.path}={merged.get(option.path)}: expected {_expected(option.kind)}"
+    quotes = " (quote what YAML reads as a number or a boolean: ['yes', '7'])" if option.kind == list[str] else ""
+    return f"{option.path}={merged.get(option.path)}: expected {_expected(option.kind)}{quotes}"
 
 
 def _expected(kind: Any) -> str:
