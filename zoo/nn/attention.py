@@ -45,8 +45,6 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         heads, groups, dim = spec.heads, spec.kv_heads, spec.head_dim
-        if heads % groups:
-            raise ValueError(f"heads={heads} cannot share kv_heads={groups} evenly: choose a divisor of {heads}")
         self.head_dim = dim
         self.q = nn.Linear(width, heads * dim, bias)
         self.k = nn.Linear(memory_width or width, groups * dim, bias if k_bias is None else k_bias)

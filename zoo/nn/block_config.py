@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block, Order
-from zoo.nn.core import CoreSpec
+from zoo.nn.core import CoreSpec, check_positive
 from zoo.nn.mlp import MLP
 from zoo.nn.registry import build_mixer, for_layer
 from zoo.nn.stack import Stack
@@ -56,19 +56,13 @@ class BlockConfig:
     mixer: Any = None
 
     def __post_init__(self) -> None:
-        if min(v for v in (self.width, self.heads, self.kv_heads, self.head_dim) if v is not None) < 1:
-            raise ValueError(
-                f"width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}, head_dim={self.head_dim}: expected "
-                "positive integers"
-            )
+        sizes = {name: getattr(self, name) for name in ("width", "heads", "kv_heads", "head_dim")}
+        check_positive(**{name: size for name, size in sizes.items() if size is not None})
         if self.head_dim is None and self.width % self.heads:
             raise ValueError(
                 f"width={self.width} is not divisible by heads={self.heads}: choose a divisor, or set head_dim"
             )
-        if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(
-                f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor of {self.heads}"
-            )
+        self.core_spec(0, 1)  # checks that the heads can be shared
 
     @classmethod
     def of(cls, config: Any, **overrides: Any) -> Self:

@@ -55,16 +55,13 @@ class Context:
         q = None if k is None else k[:, -queries:]
         rotary = self.rotary
         if rotary is not None and (k is not None or groups is not None):
-            tables = rotary if isinstance(rotary, tuple) else (rotary,)
-            moved: dict[int, Rotary] = {}
-            for table in tables:  # layers share few tables
-                if id(table) in moved:
-                    continue
+            moved = {}
+            for table in set(rotary if isinstance(rotary, tuple) else (rotary,)):  # layers share few tables
                 if groups is not None:
-                    moved[id(table)] = table.rows(groups.positions if table.cos.ndim == 2 else groups.index)
+                    moved[table] = table.rows(groups.positions if table.cos.ndim == 2 else groups.index)
                 elif k is not None:
-                    moved[id(table)] = table.at_positions(k, queries)
-            rotary = tuple(moved[id(table)] for table in tables) if isinstance(rotary, tuple) else moved[id(rotary)]
+                    moved[table] = table.at_positions(k, queries)
+            rotary = tuple(moved[table] for table in rotary) if isinstance(rotary, tuple) else moved[rotary]
         return replace(
             self,
             mask=MaskView(NO_MASK if self.mask is None else as_mask(self.mask), q, k, keep),

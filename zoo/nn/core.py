@@ -8,7 +8,8 @@ Shapes: q [B, H, N, P], k and v [B, G, M, P] with G dividing H, weights [B, H, N
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from numbers import Integral
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +38,18 @@ class CoreSpec:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.heads, self.kv_heads, self.head_dim) < 1:
+        check_positive(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
+        if self.heads % self.kv_heads:
             raise ValueError(
-                f"heads={self.heads}, kv_heads={self.kv_heads}, head_dim={self.head_dim}: expected positive integers"
+                f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly: choose a divisor of {self.heads}"
             )
+
+
+def check_positive(**options: Any) -> None:
+    """Raise ValueError unless all options are positive integers."""
+    for name, value in options.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a positive integer")
 
 
 class Core(nn.Module):
@@ -53,6 +62,7 @@ class Core(nn.Module):
     """
 
     pattern: Mask = NO_MASK  # a mask that this kind of attention always applies
+    kind: str  # the name of a built-in kind
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__()
@@ -131,7 +141,7 @@ def attention(name: str) -> Callable[[type[C]], type[C]]:
     def register(cls: type[C]) -> type[C]:
         if name in CORES:
             raise ValueError(f"there are two attention kinds named {name!r}: {CORES[name].__name__}, {cls.__name__}")
-        CORES[name] = cls
+        CORES[name], cls.kind = cls, name
         return cls
 
     return register

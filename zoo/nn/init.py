@@ -61,11 +61,8 @@ def initialize(model: nn.Module, seed: int, only: Set[str] | None = None) -> Non
 def has_rule(module: nn.Module) -> bool:
     """Whether `initialize` sets the values of a module; a custom one without the method, which it may also inherit,
     keeps those of its constructor."""
-    return hasattr(module, "initialize") or (is_built_in(type(module)) and not getattr(module, "foreign", False))
-
-
-def is_built_in(cls: type) -> bool:
-    return cls.__module__.split(".")[0] in ("zoo", "torch")
+    built_in = type(module).__module__.split(".")[0] in ("zoo", "torch")
+    return hasattr(module, "initialize") or (built_in and not getattr(module, "foreign", False))
 
 
 def check_method_name(module: nn.Module) -> None:
@@ -84,20 +81,19 @@ def initialize_module(module: nn.Module, generator_for: Initializer) -> None:
     own: Any = module
     if hasattr(own, "initialize"):
         own.initialize(generator_for)
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
+        return
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
         nn.init.ones_(own.weight)
-        if getattr(own, "bias", None) is not None:
-            nn.init.zeros_(own.bias)
     elif isinstance(module, nn.Embedding):
         trunc_normal_(own.weight, STD, generator_for("weight"))
     elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         # the published 0.02 at a fan-in of 768, and more for narrow layers, which learn too slowly from 0.02
         trunc_normal_(own.weight, (3 * own.weight[0].numel()) ** -0.5, generator_for("weight"))
-        if getattr(own, "bias", None) is not None:
-            nn.init.zeros_(own.bias)
     else:
         name = type(module).__name__
         raise NotImplementedError(f"{name} owns parameters but does not define initialize(generator_for)")
+    if getattr(own, "bias", None) is not None:
+        nn.init.zeros_(own.bias)
 
 
 def normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
 """Caches for decoding: keys and values, or the running sum of linear attention."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.masks import Mask, MaskView
@@ -67,13 +68,7 @@ class KVCache(State):
 
     def grow(self, capacity: int) -> None:
         """Enlarge the buffers to `capacity` tokens."""
-
-        def larger(old: Tensor) -> Tensor:
-            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
-            new[:, :, : self.length] = old[:, :, : self.length]
-            return new
-
-        self.k, self.v = larger(self.k), larger(self.v)
+        self.k, self.v = (F.pad(t, (0, 0, 0, capacity - t.shape[2])) for t in (self.k, self.v))
 
     def crop(self, length: int) -> None:
         if not self.static and length > self.length:

@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.core import Core, CoreSpec, attention
+from zoo.nn.core import Core, CoreSpec, attention, check_positive
 from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, AnyMask, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import AnyBias, Bias
 from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
-from zoo.nn.sparse_attention import positive
 
 HALVES = (1, 2, 4, 8, 16, 32)
 CHUNK = 2 * HALVES[-1]
@@ -40,8 +39,6 @@ class LinearAttention(Core):
     The attention weights are never computed, so attention dropout drops a value for all queries of a head at once, with
     the same expectation.
     """
-
-    kind = "linear"
 
     def phi(self, x: Tensor) -> Tensor | Features:
         """Feature map [B, H, N, P] -> [B, H, N, F]: features, or (factor, exponent) where exponents may be large."""
@@ -138,7 +135,7 @@ class RandomProjection(LinearAttention):
 
     def __init__(self, spec: CoreSpec, features: int = 256) -> None:
         super().__init__(spec)
-        positive(features=features)
+        check_positive(features=features)
         self.register_buffer("projection", torch.empty(features, spec.head_dim))
 
     def initialize(self, generator_for: Initializer) -> None:
@@ -151,8 +148,6 @@ class Performer(RandomProjection):
 
     phi(x) = exp(w . x - |x|^2 / 2) for `features` rows w that are orthogonal in blocks of the head dimension.
     """
-
-    kind = "performer"
 
     def num_features(self) -> int:
         return self.projection.shape[0]
@@ -170,8 +165,6 @@ class RandomFeatureAttention(RandomProjection):
     Estimates softmax attention at temperature 1 between unit vectors. For those, exp(q . k) is proportional to the
     Gaussian kernel, which sines and cosines of Gaussian projections approximate (Rahimi and Recht 2007).
     """
-
-    kind = "rfa"
 
     def num_features(self) -> int:
         return 2 * self.projection.shape[0]

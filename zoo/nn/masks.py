@@ -17,25 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Index = Tensor
+from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
 
 
-def indices(
-    queries: int, keys: int, device: Any, *, batch: int = 1, heads: int = 1, shift: int = 0
-) -> tuple[Index, ...]:
-    """Index tensors b [B,1,1,1], h [1,H,1,1], q [1,1,N,1] (plus shift), k [1,1,1,M]."""
-    b, h, q, k = (torch.arange(n, device=device) for n in (batch, heads, queries, keys))
-    return b.view(-1, 1, 1, 1), h.view(1, -1, 1, 1), (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1)
-
-
-class Mask:
+class Mask(IndexFunction):
     """Base class: a predicate `(b, h, q, k) -> bool`, True where query q may attend to key k. Subclasses are frozen."""
-
-    batch: int = 1  # number of rows with masks of their own; 1: the same mask for all rows
-    heads: int = 1
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        raise NotImplementedError
 
     def __and__(self, other: "Mask") -> "Mask":
         if isinstance(self, NoMask) or isinstance(other, MaskView):
@@ -54,11 +40,6 @@ class Mask:
     def hides_nothing(self, queries: int, keys: int) -> bool:
         """Whether the mask is True everywhere at this size, as far as is known without reading tensors."""
         return False
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        """The mask as a bool tensor [B or 1, H or 1, N, M], True where a query may attend (a size of 1 broadcasts)."""
-        index = indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=keys - queries)
-        return self(*index)
 
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
         """Returns (allowed, fully_masked): the dense mask with fully masked rows set to True, and those rows or None.
@@ -244,59 +225,16 @@ class GraphMask(Mask):
         return self.codes[index] == code
 
 
-@dataclass(frozen=True, eq=False)
-class TensorMask(Mask):
+class TensorMask(TensorFunction, Mask):
     """A precomputed mask: a bool tensor [B or 1, H or 1, N, M], True where a query may attend."""
 
-    values: Tensor = field(repr=False)
 
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return self.values.shape[0]
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return self.values.shape[1]
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return gather_broadcast(self.values, b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        if self.values.shape[2] in (1, queries) and self.values.shape[3] in (1, keys):
-            return self.values.expand(-1, -1, queries, keys)
-        return super().dense(queries, keys, device)
-
-
-def gather_broadcast(values: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-    """values[b, h, q, k]; dimensions of size 1 broadcast."""
-    return values[tuple(i if n > 1 else i * 0 for i, n in zip((b, h, q, k), values.shape, strict=True))]
-
-
-@dataclass(frozen=True)
-class Pair(Mask):
-    """Base class of two combined masks."""
-
-    left: Mask
-    right: Mask
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return max(self.left.batch, self.right.batch)
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return max(self.left.heads, self.right.heads)
-
-
-@dataclass(frozen=True)
-class And(Pair):
+class And(Pair, Mask):
     """True where both masks are True."""
 
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.left(b, h, q, k) & self.right(b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        return self.left.dense(queries, keys, device) & self.right.dense(queries, keys, device)
+    @staticmethod
+    def combine(left: Tensor, right: Tensor) -> Tensor:
+        return left & right
 
     def parts(self) -> tuple[Mask, ...]:
         return self.left.parts() + self.right.parts()
@@ -305,22 +243,19 @@ class And(Pair):
         return self.left.hides_nothing(queries, keys) and self.right.hides_nothing(queries, keys)
 
 
-@dataclass(frozen=True)
-class Or(Pair):
+class Or(Pair, Mask):
     """True where either mask is True."""
 
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.left(b, h, q, k) | self.right(b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        return self.left.dense(queries, keys, device) | self.right.dense(queries, keys, device)
+    @staticmethod
+    def combine(left: Tensor, right: Tensor) -> Tensor:
+        return left | right
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return self.left.hides_nothing(queries, keys) or self.right.hides_nothing(queries, keys)
 
 
 @dataclass(frozen=True, eq=False)
-class MaskView(Mask):
+class MaskView(View, Mask):
     """A mask within one forward pass: with the positions of queries and keys, padding, and a cache of results.
 
     `inner` is a function of positions, which count real tokens only. `q` and `k` [B or 1, N]: position of each index.
@@ -328,27 +263,16 @@ class MaskView(Mask):
     `kernels`, the choices of `zoo.nn.sdpa`.
     """
 
-    inner: Mask
-    q: Tensor | None = None
-    k: Tensor | None = None
     keep: Tensor | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     kernels: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return max([self.inner.batch, *(x.shape[0] for x in (self.q, self.k, self.keep) if x is not None)])
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return self.inner.heads
 
     def __and__(self, other: Mask) -> Mask:
         inner = self.inner & other
         return self if inner is self.inner else replace(self, inner=inner, kernels={})
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        allowed = self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
+        allowed = super().__call__(b, h, q, k)
         return allowed if self.keep is None else allowed & self.keep[b, k]
 
     def parts(self) -> tuple[Mask, ...]:
@@ -357,10 +281,6 @@ class MaskView(Mask):
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return self.q is None and self.keep is None and self.inner.hides_nothing(queries, keys)
 
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        shift = keys - queries if self.q is None else 0
-        return self(*indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=shift))
-
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
         if torch.compiler.is_compiling():  # the compiler eliminates common subexpressions
             return super().evaluate(queries, keys, device)
@@ -368,13 +288,6 @@ class MaskView(Mask):
         if key not in self.cache:
             self.cache[key] = super().evaluate(queries, keys, device)
         return self.cache[key]
-
-
-def positions_at(positions: Tensor | None, b: Index, i: Index) -> Tensor:
-    """positions[b, i], or the index itself if positions is None."""
-    if positions is None:
-        return i
-    return positions[b if positions.shape[0] > 1 else b * 0, i]
 
 
 AnyMask = Mask | Tensor | None  # what `as_mask` converts

@@ -10,18 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.nn.masks import Index, gather_broadcast, indices, positions_at
+from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
 
 
-class Bias:
+class Bias(IndexFunction):
     """Base class: a function `(b, h, q, k) -> float`. Subclasses are frozen dataclasses."""
 
-    batch: int = 1
-    heads: int = 1
     hides: bool = False  # whether it may contain -inf
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        raise NotImplementedError
 
     def __add__(self, other: "Bias") -> "Bias":
         return Sum(self, other)
@@ -29,11 +24,6 @@ class Bias:
     def score_mod(self, score: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         """For flex_attention."""
         return score + self(b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        """The bias as a tensor [B or 1, H, N, M]; with fewer queries than keys the queries are the last positions."""
-        index = indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=keys - queries)
-        return self(*index)
 
 
 @dataclass(frozen=True)
@@ -89,78 +79,32 @@ class T5RelativeBias(Bias):
         return self.table[self.bucket(k - q), h]
 
 
-@dataclass(frozen=True, eq=False)
-class TensorBias(Bias):
+class TensorBias(TensorFunction, Bias):
     """A precomputed bias: a float tensor [B or 1, H or 1, N, M], which may be learned."""
 
-    values: Tensor
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return self.values.shape[0]
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return self.values.shape[1]
-
-    @property
-    def hides(self) -> bool:  # type: ignore[override]
-        return True
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return gather_broadcast(self.values, b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        if self.values.shape[2] in (1, queries) and self.values.shape[3] in (1, keys):
-            return self.values.expand(-1, -1, queries, keys)
-        return super().dense(queries, keys, device)
+    hides = True
 
 
-@dataclass(frozen=True)
-class Sum(Bias):
+class Sum(Pair, Bias):
     """The sum of two biases."""
 
-    left: Bias
-    right: Bias
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return max(self.left.batch, self.right.batch)
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return max(self.left.heads, self.right.heads)
+    @staticmethod
+    def combine(left: Tensor, right: Tensor) -> Tensor:
+        return left + right
 
     @property
     def hides(self) -> bool:  # type: ignore[override]
         return self.left.hides or self.right.hides
 
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.left(b, h, q, k) + self.right(b, h, q, k)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        return self.left.dense(queries, keys, device) + self.right.dense(queries, keys, device)
-
 
 @dataclass(frozen=True, eq=False)
-class BiasView(Bias):
+class BiasView(View, Bias):
     """A bias within one forward pass, see `MaskView`; also evaluated once for all layers.
 
     Under activation checkpointing `cache` is None, because a recomputed block must save the same tensors again.
     """
 
-    inner: Bias
-    q: Tensor | None = None
-    k: Tensor | None = None
     cache: dict[Any, Tensor] | None = field(default_factory=dict, repr=False)
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return max([self.inner.batch, *(x.shape[0] for x in (self.q, self.k) if x is not None)])
-
-    @property
-    def heads(self) -> int:  # type: ignore[override]
-        return self.inner.heads
 
     @property
     def hides(self) -> bool:  # type: ignore[override]
@@ -169,15 +113,11 @@ class BiasView(Bias):
     def __add__(self, other: Bias) -> Bias:
         return replace(self, inner=self.inner + other, cache={})
 
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
-
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         cache = None if torch.compiler.is_compiling() else self.cache
         if cache is not None and (queries, keys) in cache:
             return cache[queries, keys]
-        shift = keys - queries if self.q is None else 0
-        value = self(*indices(queries, keys, device, batch=self.batch, heads=self.heads, shift=shift))
+        value = super().dense(queries, keys, device)
         if cache is not None:
             cache[queries, keys] = value
         return value

@@ -78,13 +78,14 @@ def register_custom(kind: Any, table: dict[str, Any] | None = None) -> Any:
         return kind | {"kind": register_custom(kind.get("kind"), table)}
     if isinstance(kind, type):
         names = [name for name, cls in table.items() if cls is kind]
-        name = names[0] if names else f"{importable_name(kind)}:{kind.__qualname__}"
-        if not names:
-            (register_attention if table is CORES else register_mixer)(name, kind)
-        return name
-    if isinstance(kind, str) and ":" in kind and kind not in table:
-        (register_attention if table is CORES else register_mixer)(kind, load_class(kind))
-    return kind
+        name, cls = names[0] if names else f"{importable_name(kind)}:{kind.__qualname__}", kind
+    elif isinstance(kind, str) and ":" in kind and kind not in table:
+        name, cls = kind, load_class(kind)
+    else:
+        return kind
+    if table.get(name) is not cls:
+        (register_attention if table is CORES else register_mixer)(name, cls)
+    return name
 
 
 def importable_name(cls: type) -> str:

@@ -165,10 +165,7 @@ def plain_attention(
     scores = fold_groups(q * scale, k) @ k.mT  # B G gN M
     if allowed is not None:
         scores = scores.reshape(-1, heads, queries, keys)  # B H N M
-        if allowed.dtype == torch.bool:
-            scores = scores.masked_fill(~allowed, -torch.inf)
-        else:
-            scores = scores + allowed
+        scores = scores.masked_fill(~allowed, -torch.inf) if allowed.dtype == torch.bool else scores + allowed
     weights = scores.softmax(-1)
     if dropout:
         weights = F.dropout(weights, dropout)

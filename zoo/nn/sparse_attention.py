@@ -1,6 +1,6 @@
 """Softmax attention with a fixed sparse pattern: local, strided, Longformer, BigBird."""
 
-from zoo.nn.core import CoreSpec, attention
+from zoo.nn.core import CoreSpec, attention, check_positive
 from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
 from zoo.nn.softmax_attention import SoftmaxAttention
 
@@ -15,7 +15,7 @@ class LocalAttention(SoftmaxAttention):
 
     def __init__(self, spec: CoreSpec, window: int = 16, grid: tuple[int, int] | None = None, prefix: int = 0) -> None:
         super().__init__(spec)
-        positive(window=window)
+        check_positive(window=window)
         if grid is not None:
             self.pattern = Window2D((grid[0], grid[1]), window // 2, window // 2, prefix)
         else:
@@ -28,7 +28,7 @@ class StridedAttention(SoftmaxAttention):
 
     def __init__(self, spec: CoreSpec, window: int = 16, step: int = 16) -> None:
         super().__init__(spec)
-        positive(window=window, step=step)
+        check_positive(window=window, step=step)
         self.pattern = sliding(window, spec.causal) | Strided(step)
 
 
@@ -41,7 +41,7 @@ class Longformer(SoftmaxAttention):
 
     def __init__(self, spec: CoreSpec, window: int = 16, tokens: int = 1) -> None:
         super().__init__(spec)
-        positive(window=window, tokens=tokens)
+        check_positive(window=window, tokens=tokens)
         self.pattern = sliding(window, spec.causal) | GlobalTokensMask(tokens)
 
 
@@ -56,7 +56,7 @@ class BigBird(SoftmaxAttention):
         self, spec: CoreSpec, block: int = 16, random: int = 2, tokens: int | None = None, seed: int = 0
     ) -> None:
         super().__init__(spec)
-        positive(block=block, random=random)
+        check_positive(block=block, random=random)
         first = GlobalTokensMask(block if tokens is None else tokens)
         self.pattern = Window(block, block) | first | RandomBlocks(block, random, seed + spec.layer)
 
@@ -64,10 +64,3 @@ class BigBird(SoftmaxAttention):
 def sliding(window: int, causal: bool) -> Window:
     """A window of `window` keys, before the query if causal, else centered on it."""
     return Window(window - 1, 0) if causal else Window(window // 2, window // 2)
-
-
-def positive(**options: int) -> None:
-    """Raise ValueError unless all options are positive integers."""
-    for name, value in options.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a positive integer")
