@@ -89,21 +89,29 @@ class LinearAttention(Core):
         """Attention weights [B, H, N, M]: the outputs for the unit vectors as values."""
         return self.attend(q, k, torch.eye(k.shape[2], dtype=q.dtype, device=q.device)[None, None], mask, bias)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
-        """Outputs for values v [B, H, M, E], without dropout."""
-        causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2])
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, state: LinearAttentionState | None = None
+    ) -> Tensor:
+        """Outputs for values v [B, H, M, E], without dropout. With a state, k and v are those of new tokens."""
+        causal, keep = self.parse_mask(mask, bias, q.shape[2], k.shape[2] + (0 if state is None else state.length))
+        if state is not None and not causal:
+            raise ValueError("decoding needs a causal mask: pass mask=zoo.nn.CAUSAL")
         if not q.shape[2] or not k.shape[2]:  # no queries, or nothing to attend to
             return v.new_zeros(*q.shape[:3], v.shape[-1])
+        keep = None if keep is None else keep[:, :, -k.shape[2] :]
         phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
         values = append_ones(v, phi_q[0])
         if not causal:
             return normalize(read(phi_q, summarize(phi_k, values))[0], v.dtype)
         early = k.shape[2] - q.shape[2]  # keys before the first query are visible to all queries
-        empty = LinearAttentionState(q.shape[0], q.shape[1], self.num_features(), v.shape[-1], values)
-        start = empty.top, empty.sum
+        if state is None:
+            state = LinearAttentionState(q.shape[0], q.shape[1], self.num_features(), v.shape[-1], values)
+        start = state.top, state.sum
         if early:
             start = summarize(each(phi_k, lambda t: t[:, :, :early]), values[:, :, :early])
-        y, _ = causal_attention(phi_q, each(phi_k, lambda t: t[:, :, early:]), values[:, :, early:], start)
+        phi_k, values = each(phi_k, lambda t: t[:, :, early:]), values[:, :, early:]
+        y, (state.top, state.sum) = causal_attention(phi_q, phi_k, values, start)
+        state.length += q.shape[2]
         return normalize(y, v.dtype)
 
     def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
@@ -116,16 +124,7 @@ class LinearAttention(Core):
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
         assert isinstance(state, LinearAttentionState)
-        causal, keep = self.parse_mask(mask, bias, q.shape[2], state.length + k.shape[2])
-        if not causal:
-            raise ValueError("decoding needs a causal mask: pass mask=zoo.nn.CAUSAL")
-        if keep is not None:
-            keep = keep[:, :, -k.shape[2] :]
-        phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
-        values = append_ones(repeat_kv(v, q.shape[1]), phi_q[0])
-        y, (state.top, state.sum) = causal_attention(phi_q, phi_k, values, (state.top, state.sum))
-        state.length += q.shape[2]
-        return normalize(y, v.dtype)
+        return self.attend(q, k, repeat_kv(v, q.shape[1]), mask, bias, state)
 
 
 class RandomProjection(LinearAttention):

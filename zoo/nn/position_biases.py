@@ -114,13 +114,11 @@ class BiasView(View, Bias):
         return replace(self, inner=self.inner + other, cache={})
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        cache = None if torch.compiler.is_compiling() else self.cache
-        if cache is not None and (queries, keys) in cache:
-            return cache[queries, keys]
-        value = super().dense(queries, keys, device)
-        if cache is not None:
-            cache[queries, keys] = value
-        return value
+        if self.cache is None or torch.compiler.is_compiling():
+            return super().dense(queries, keys, device)
+        if (queries, keys) not in self.cache:
+            self.cache[queries, keys] = super().dense(queries, keys, device)
+        return self.cache[queries, keys]
 
 
 AnyBias = Bias | Tensor | None  # what `as_bias` converts

@@ -1,6 +1,7 @@
 """A stack of blocks, with activation checkpointing, caches, intermediate features and removal of padding."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,14 +92,12 @@ class Stack(nn.Module):
         """Empty caches of all layers, for decoding `batch` rows of about `capacity` tokens."""
         states = StackState()
         for block in self:
-            make = getattr(block.mixer, "new_state", None) or getattr(
-                getattr(block.mixer, "core", None), "new_state", None
-            )
-            if make is None:
+            cached: Any = block.mixer if hasattr(block.mixer, "new_state") else getattr(block.mixer, "core", None)
+            if not hasattr(cached, "new_state"):
                 raise ValueError(
                     f"{type(block.mixer).__name__} cannot decode: it does not define new_state(batch, capacity, like)"
                 )
-            states.append(LayerState(make(batch, capacity, like)))
+            states.append(LayerState(cached.new_state(batch, capacity, like)))
         return states
 
 
