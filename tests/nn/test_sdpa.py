@@ -5,7 +5,16 @@ from nn_cases import BATCH, DIM, HEADS, TOKENS, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, NO_MASK, Prefix, TensorBias, Window, sdpa
-from zoo.nn.sdpa import PLAIN_MAX_LENGTH, attend, is_causal, plain_attention, repeat_kv, single_query
+from zoo.nn.sdpa import (
+    PLAIN_MAX_LENGTH,
+    PLAIN_MIN_KEYS,
+    attend,
+    attend_to_all,
+    is_causal,
+    plain_attention,
+    repeat_kv,
+    single_query,
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SCALE = 0.3
@@ -108,3 +117,12 @@ def test_a_causal_mask_ends_with_the_last_key():
 def test_a_causal_window_is_a_causal_mask_only_if_it_reaches_all_earlier_keys():
     assert [is_causal(CAUSAL & Window(left, 0), 5, 5) for left in (1, 3, 4, 9)] == [False, False, True, True]
     assert not is_causal(Window(9, 1), 5, 5) and not is_causal(CAUSAL, 3, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("keys", [1, PLAIN_MIN_KEYS - 1, PLAIN_MIN_KEYS, 200])
+def test_one_token_uses_the_kernel_of_attend(dtype, heads, keys):
+    q = torch.randn(2, heads[0], 1, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    k, v = torch.randn(2, 2, heads[1], keys, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert torch.equal(attend_to_all(q, k, v, SCALE), attend(q, k, v, CAUSAL, None, SCALE))

@@ -6,6 +6,7 @@ from types import FrameType
 
 import pytest
 import torch
+from kernel_timers import fastest
 from torch import Tensor, nn
 
 import zoo
@@ -126,6 +127,67 @@ def test_other_models_and_hooks_need_decode() -> None:
     static = read(model.eval())
     static[0].mixer = KVCache(3, 4, 16, 8, torch.zeros(1), static=True)
     assert one_token_step(model, static) is None
+
+
+def new_weight(model: zoo.Model) -> None:
+    model.blocks[0].mixer.q.weight = nn.Parameter(5 * model.blocks[0].mixer.q.weight.detach())
+
+
+def new_weights(model: zoo.Model) -> None:
+    model.load_state_dict({name: value + 0.3 for name, value in model.state_dict().items()}, assign=True)
+
+
+def new_layer(model: zoo.Model) -> None:
+    model.blocks[1].mlp.up = nn.Linear(32, 48)
+
+
+def new_hook(model: zoo.Model) -> None:
+    model.blocks[0].mlp.register_forward_hook(lambda module, args, y: -y)
+
+
+def new_pre_hook(model: zoo.Model) -> None:
+    model.blocks[1].norm1.register_forward_pre_hook(lambda module, args: (3 * args[0],))
+
+
+@pytest.mark.parametrize("change", [new_weight, new_weights, new_layer, new_hook, new_pre_hook, nn.Module.train])
+@torch.inference_mode()
+def test_a_model_that_changes_between_two_tokens_is_called(change) -> None:
+    torch.manual_seed(0)
+    model = nano(dropout=0.5)
+    states = [read(model) for _ in range(2)]
+    step = one_token_step(model, states[0])
+    before = step(TOKENS[:, :1])
+    model.decode(TOKENS[:, :1], states[1])
+    change(model)
+    state = torch.get_rng_state()
+    scores = step(TOKENS[:, 1:2])
+    torch.set_rng_state(state)
+    assert torch.equal(scores, model.decode(TOKENS[:, 1:2], states[1])) and not torch.equal(scores, before)
+
+
+def test_a_capture_may_be_opened_while_a_text_is_streamed() -> None:
+    model, read_tokens = nano(), []
+    capture = zoo.capture(model)
+
+    def streamer(token: Tensor) -> None:
+        read_tokens.append(token)
+        if len(read_tokens) == 3:
+            streamer.maps = capture.__enter__()
+        if len(read_tokens) == 5:
+            capture.__exit__(None, None, None)
+
+    zoo.generate(model, PROMPT[:1], max_new_tokens=8, eos_token_id=None, streamer=streamer)
+    assert [m.shape[-1] for m in streamer.maps["blocks.1.mixer"]] == [8, 9]
+
+
+@pytest.mark.parametrize("candidate", ["joined", "plain"])
+def test_hooks_on_the_projections_of_an_optimized_model_are_called(monkeypatch: pytest.MonkeyPatch, candidate) -> None:
+    fastest(monkeypatch, candidate, "transposed")
+    model, calls = zoo.optimize(nano(), rows="one"), []
+    attention = model.blocks[0].mixer
+    (attention.projections if candidate == "joined" else attention.q).register_forward_hook(lambda *_: calls.append(1))
+    zoo.generate(model, PROMPT[:1], max_new_tokens=8, eos_token_id=None)
+    assert len(calls) == 8
 
 
 @pytest.mark.parametrize("optimized", [False, True])

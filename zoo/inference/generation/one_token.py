@@ -7,6 +7,8 @@ the tensors of a decoder of plain blocks. It computes what `model.decode` comput
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     """A function that computes `model.decode(ids, state)` for ids [B, 1] without padding: scores [B, V].
 
     None for models whose modules must be called: with other kinds of blocks or attention, with hooks on these, compiled
-    or sharded. Linear layers and norms with hooks or adapters are called as modules.
+    or sharded. Linear layers and norms with hooks or adapters are called as modules. If what runs between two tokens,
+    such as a streamer, changes the model (a new weight, a hook of `zoo.capture`), the function calls `model.decode`.
     """
     if not isinstance(model, TextModel) or not decodes_as_text_model(model):
         return None
@@ -50,11 +53,18 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     norm = (lambda x: x) if model.blocks.norm is None else by_rows(model.blocks.norm)
     head, is_cast = model.head, isinstance(model, Optimized)
     assert head is not None
+    tables = tables_of(model)
+    content = [*chain.from_iterable(map(dict.values, tables))]
+
+    def is_unchanged() -> bool:
+        now = [*chain.from_iterable(map(dict.values, tables))]
+        same = len(now) == len(content) and all(map(is_, now, content))
+        return same and not model.training and not _has_any_global_hook()
 
     def step(ids: Tensor) -> Tensor:
         positions = count_positions(None, 1, state.length, ids.device)
         context = model.context(positions)
-        if not sees_all(context):
+        if not (sees_all(context) and is_unchanged()):
             return model.decode(ids, state)
         x, rotary = model.embed(ids, positions)[:, 0], context.rotary  # B D
         for i, block in enumerate(blocks):
@@ -73,6 +83,15 @@ def decodes_as_text_model(model: Model) -> bool:
         if owner is not TextModel or name in vars(model):
             return False
     return not model.training
+
+
+def tables_of(model: nn.Module) -> list[dict[str, Any]]:
+    """The dictionaries of a model's parameters, child modules and hooks."""
+    tables = []
+    for module in model.modules():
+        tables += [table for table in (module._parameters, module._modules) if table]
+        tables += [module._forward_hooks, module._forward_pre_hooks]
+    return tables
 
 
 def sees_all(context: Context) -> bool:
@@ -130,10 +149,10 @@ def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
     """A function that computes the heads of q, k and v [B, H, 1, P] from x [B, D]."""
     parts = attention.projections if isinstance(attention, FusedAttention) else attention
     dim = attention.head_dim
-    if isinstance(parts, JoinedProjections):
+    if isinstance(parts, JoinedProjections) and is_called_plainly(parts):
         joined, sizes = by_rows(parts.joined), parts.sizes
         return lambda x: joined(x).view(x.shape[0], -1, 1, dim).split(sizes, 1)
-    if not isinstance(parts, Attention | SeparateProjections):
+    if not isinstance(parts, Attention | SeparateProjections) or not is_called_plainly(parts):
         return lambda x: parts(x[:, None])
     q, k, v = by_rows(parts.q), by_rows(parts.k), by_rows(parts.v)
 
