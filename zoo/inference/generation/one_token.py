@@ -87,7 +87,7 @@ def decodes_as_text_model(model: Model) -> bool:
 
 def tables_of(model: nn.Module) -> list[dict[str, Any]]:
     """The dictionaries of a model's parameters, child modules and hooks."""
-    tables = []
+    tables: list[dict[Any, Any]] = []
     for module in model.modules():
         tables += [table for table in (module._parameters, module._modules) if table]
         tables += [module._forward_hooks, module._forward_pre_hooks]
