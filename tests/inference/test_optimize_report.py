@@ -101,6 +101,8 @@ LAYER = "linear 64 -> 256, gelu, float32"
         (lambda c: c["choices"].update({"linear 1 -> 2": {"8": "plain"}}), "of another model: this one has no part"),
         (lambda c: c["choices"].update({LAYER: "onednn"}), "expected a candidate by number of rows"),
         (lambda c: c["choices"].update({LAYER: {"8": 3}}), "expected a candidate by number of rows"),
+        (lambda c: c["choices"].update({LAYER: {"9" * 5000: "plain"}}), "expected a candidate by number of rows"),
+        (lambda c: c["choices"].update({LAYER: {"08": "plain"}}), "expected a candidate by number of rows"),
         (lambda c: c.update(choices=[1]), "expected a candidate by number of rows"),
         (lambda c: c.update(dtype="bfloat16"), "dtype='bfloat16', expected 'float32'"),
         (lambda c: c.update(rows="one"), "rows='one', expected 'many'"),
@@ -139,3 +141,17 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
         zoo.optimize(vit(), choices=tmp_path / "half.json")
     with pytest.raises(ValueError, match="path="):
         OptimizeReport("float32", "many", "", {}).save("")
+
+
+def test_the_order_of_a_file_does_not_matter(saved):
+    path = saved(lambda content: None)
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))  # "512", "64", "8"
+    chosen = zoo.optimize(vit(), choices=path).optimize_report.choices[LAYER]
+    assert list(chosen) == [8, 64, 512]
+
+
+def test_a_report_is_not_shared(saved):
+    report = zoo.optimize(vit(), choices=saved(lambda content: None)).optimize_report
+    pinned = zoo.optimize(vit(), choices=report).optimize_report
+    pinned.choices[LAYER][8] = "plain"
+    assert report.choices[LAYER][8] == "onednn"

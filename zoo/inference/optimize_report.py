@@ -1,6 +1,7 @@
 """The report of `zoo.optimize`: what computes each part of the model, how fast it was, and the file that pins it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from zoo.utils.escape import printable
 from zoo.utils.files import read_json
 
 FORMAT = 1
+NUMBER = re.compile("[1-9][0-9]{0,8}")
 KEYS = ("format", "dtype", "rows", "machine", "choices")
 
 
@@ -88,7 +90,7 @@ def read_choices(source: Any, parts: Mapping[str, Part], dtype: str, rows: str) 
         if key not in report.choices:
             raise LoadError(f"{what} is of another model: it has no choice for the part {key!r}; {again}")
         chosen = report.choices[key]
-        if tuple(chosen) != part.row_counts:
+        if set(chosen) != set(part.row_counts):
             raise LoadError(
                 f"{what} has choices for {', '.join(map(str, chosen)) or 'no'} rows of {key!r}, expected "
                 f"{', '.join(map(str, part.row_counts))}: {again}"
@@ -99,7 +101,8 @@ def read_choices(source: Any, parts: Mapping[str, Part], dtype: str, rows: str) 
                     f"{what} chooses {name!r} for {key!r}, which does not exist or cannot be used on this machine; "
                     f"candidates here: {', '.join(part.candidates)}. To choose among them, {again}"
                 )
-    return OptimizeReport(dtype, rows, report.machine, report.choices, source=f"choices of {what}, measured")
+    choices = {key: {count: report.choices[key][count] for count in part.row_counts} for key, part in parts.items()}
+    return OptimizeReport(dtype, rows, report.machine, choices, source=f"choices of {what}, measured")
 
 
 def _read_report(path: str) -> OptimizeReport:
@@ -111,7 +114,7 @@ def _read_report(path: str) -> OptimizeReport:
     choices: Choices = {}
     table = values["choices"] if isinstance(values["choices"], dict) else {"choices": values["choices"]}
     for key, chosen in table.items():
-        valid = isinstance(chosen, dict) and all(n.isdecimal() and isinstance(c, str) for n, c in chosen.items())
+        valid = isinstance(chosen, dict) and all(NUMBER.fullmatch(n) and isinstance(c, str) for n, c in chosen.items())
         if not valid:
             raise LoadError(
                 f"{path}: {key!r} is {chosen!r:.100}, expected a candidate by number of rows: {{'8': 'plain'}}"
