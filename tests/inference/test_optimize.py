@@ -1,6 +1,7 @@
 """`zoo.optimize`: the same numbers, a model that cannot be misused, nothing optimized in silence that should not be."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_training_and_saving_are_refused():
     assert not fast(pixels(fast)).requires_grad
 
 
-@pytest.mark.parametrize("how", ["step", "load", "assign"])
+@pytest.mark.parametrize("how", ["step", "load", "assign", "two", "head", "layer", "weight norm"])
 def test_stale_weights_are_noticed(how):
     model = small()
     fast = zoo.optimize(model)
@@ -110,8 +111,15 @@ def test_stale_weights_are_noticed(how):
     if how == "step":
         model(x).sum().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
-    else:
-        model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=how == "assign")
+    elif how == "head":
+        model.reset_head(3)
+    elif how == "layer":
+        layer = model.blocks[0].mlp
+        layer.up = nn.Sequential(layer.up, nn.Identity())  # as an adapter: the weight is still in use
+    elif how == "weight norm":
+        nn.utils.parametrizations.weight_norm(model.blocks[0].mlp.up)
+    for _ in range({"load": 1, "assign": 1, "two": 2}.get(how, 0)):  # a third weight may have the id of the first
+        model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=how != "load")
     with pytest.raises(RuntimeError, match=r"call zoo\.optimize again"):
         fast(x)
 
@@ -161,3 +169,41 @@ def test_wrong_options():
         zoo.optimize(small(), rows="few")
     with pytest.raises(ValueError, match="int8"):
         zoo.optimize(small(), dtype=torch.int8)
+
+
+def test_several_threads_may_call_an_optimized_model():
+    model, wrong = small(), []
+    fast, x = zoo.optimize(model, dtype=torch.bfloat16), pixels(model)
+    expected = fast(x)
+    inside, release = threading.Event(), threading.Event()
+
+    def wait(module, args):
+        if threading.current_thread() is other:
+            inside.set()
+            release.wait(10)
+
+    fast.blocks[0].register_forward_pre_hook(wait)
+    other = threading.Thread(target=lambda: wrong.append(not torch.equal(fast(x), expected)))
+    other.start()
+    assert inside.wait(10)
+    y = fast(x)  # while the other thread is inside of its call
+    release.set()
+    other.join()
+    assert y.dtype == torch.float32 and torch.equal(y, expected) and wrong == [False]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_dtype_is_that_of_optimize_and_not_that_of_autocast(dtype):
+    model = small()
+    fast, x = zoo.optimize(model, dtype=dtype), pixels(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = zoo.optimize(model, dtype=dtype)
+        assert torch.equal(fast(x), again(x))
+    assert torch.equal(fast(x), again(x))
+
+
+def test_double_precision_is_kept():
+    model = small().double()
+    x = pixels(model).double()
+    y = zoo.optimize(model)(x)
+    assert y.dtype == torch.float64 and error(y, model(x).detach()) <= 1e-12

@@ -1,13 +1,17 @@
 """Every candidate of every part of a model gives the numbers of the model as created."""
 
+from types import MethodType
+
 import pytest
 import torch
+import torch.nn.functional as F
 from kernel_timers import fake_timer, fastest
-from torch import nn
+from torch import Tensor, nn
 
 import zoo
-from zoo.inference.optimized_parts import FrameProducts, FusedAttention, FusedMLP, LinearPatches, parts_of
+from zoo.inference.optimized_parts import FrameProducts, FusedAttention, LinearPatches, identity, parts_of
 from zoo.inference.packed_linear import KERNELS
+from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
 
 WAVEFORM = dict(
     width=64, mlp_dim=96, depth=2, heads=4, conv_channels=(32, 32), conv_kernels=(8, 4), conv_strides=(4, 2)
@@ -72,7 +76,8 @@ def test_parts_as_created_remain_what_they_are(monkeypatch):
     fastest(monkeypatch, "plain")
     model, batch = randomized("vit_tiny_patch16_224")
     fast = zoo.optimize(model)
-    assert not any(isinstance(m, FusedAttention | FusedMLP | LinearPatches) for m in fast.modules())
+    assert not any(isinstance(m, FusedAttention | LinearPatches) for m in fast.modules())
+    assert not any(getattr(m, "act", None) is identity for m in fast.modules())
     assert [type(m) for m in fast.modules()][1:] == [type(m) for m in model.modules()][1:]
     for mine, theirs in zip(fast.parameters(), model.parameters(), strict=True):
         assert mine.data_ptr() == theirs.data_ptr() and not mine.requires_grad and theirs.requires_grad
@@ -114,3 +119,57 @@ def test_convolutions_of_audio_with_layer_norm_are_products(monkeypatch):
     fast = zoo.optimize(randomized("wav2vec2_tiny")[0])
     assert sum(isinstance(m, FrameProducts) for m in fast.modules()) == 2
     assert not any(isinstance(m, nn.Conv1d) for m in fast.modules())
+
+
+class ReadsWeights(Mixer):
+    """A mixer that does not call its linear layer, but reads its weight."""
+
+    def __init__(self, spec: MixerConfig) -> None:
+        super().__init__(spec)
+        self.w = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x: Tensor, context: object, state: object = None) -> Tensor:
+        return F.linear(x, self.w.weight, self.w.bias)
+
+
+def own_mixer(model: zoo.Model) -> None:
+    for block in model.blocks:
+        block.mixer = ReadsWeights(MixerConfig(BlockConfig(width=64, heads=4), 0, 2))
+
+
+def own_forward_of_the_mlp(model: zoo.Model) -> None:
+    mlp = model.blocks[0].mlp
+    mlp.forward = MethodType(lambda self, x: 2 * self.down(self.act(self.up(x))), mlp)
+
+
+def own_forward_of_the_attention(model: zoo.Model) -> None:
+    attention = model.blocks[0].mixer
+    forward = type(attention).forward
+    attention.forward = MethodType(lambda self, x, *args: forward(self, x, *args) + self.q(x), attention)
+
+
+def shared_modules(model: zoo.Model) -> None:
+    model.blocks[1].mixer, model.blocks[1].mlp = model.blocks[0].mixer, model.blocks[0].mlp
+
+
+@pytest.mark.parametrize("candidate", ["plain", "onednn"])
+@pytest.mark.parametrize(
+    "change",
+    [own_mixer, own_forward_of_the_mlp, own_forward_of_the_attention, shared_modules],
+    ids=lambda f: f.__name__,
+)
+def test_models_that_use_their_parts_in_their_own_way_give_the_same_numbers(change, candidate, monkeypatch):
+    model, batch = randomized("vit_tiny_patch16_224")
+    change(model)
+    fastest(monkeypatch, candidate, "joined")
+    fast = zoo.optimize(model)
+    with torch.no_grad():
+        expected = model(**batch)
+    assert float((fast(**batch) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
+
+
+def test_measuring_does_not_depend_on_the_default_device(monkeypatch):
+    model, _ = randomized("vit_tiny_patch16_224")
+    fastest(monkeypatch, "onednn")
+    with torch.device("meta"):
+        assert zoo.optimize(model).device.type == "cpu"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from zoo.inference.optimized_parts import PLAIN, Part, kernel_of
-from zoo.inference.packed_linear import ByRows
+from zoo.inference.packed_linear import ByRows, no_autocast
 
 TIE = 1.03  # a candidate is taken before those that are faster by less
 SECOND_COPY = 1.15  # weights are stored for several kernels, by the number of rows, if that is faster by more
@@ -43,7 +43,7 @@ def measure(parts: Mapping[str, Part], device: torch.device) -> Seconds:
     groups = trials_of(parts, device)
     samples: dict[Trial, list[float]] = {trial: [] for group in groups for trial in group}
     started = time.process_time()
-    with torch.inference_mode():
+    with torch.inference_mode(), no_autocast(device):
         for number in count():
             if number > MAX_ROUNDS or (number > MIN_ROUNDS and time.process_time() - started > SECONDS):
                 break
@@ -75,10 +75,10 @@ def trials_of(parts: Mapping[str, Part], device: torch.device) -> list[list[Tria
 
 
 def seconds_of(trial: Trial) -> float:
-    """Seconds of one call: CPU time for one thread, which hardly depends on the load of the machine, else wall time."""
+    """Seconds of one call: CPU time of one thread, which hardly depends on the load of the machine, else wall time."""
     if trial.device.type == "cuda":
         torch.cuda.synchronize(trial.device)
-    clock = time.process_time if trial.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.thread_time if trial.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     trial.call()
     if trial.device.type == "cuda":

@@ -1,17 +1,29 @@
 """The class of optimized models: inputs and outputs are cast, and what would make it differ from its source raises."""
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from types import SimpleNamespace
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.inference.optimize_report import OptimizeReport
-from zoo.inference.packed_linear import deep_copy
+from zoo.inference.packed_linear import deep_copy, no_autocast
 from zoo.models.base import Model
+
+
+class CallState(threading.local):
+    """What the current thread does with an optimized model: several may call it at the same time."""
+
+    nested = False
+    decoding = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CallState":
+        return CallState()
 
 
 class Optimized:
@@ -26,14 +38,12 @@ class Optimized:
         """Record the weights of the original model."""
         self.optimize_report = report
         self.source_ = weakref.ref(model)
-        self.versions_ = [
-            (weakref.ref(module), name, id(p), version_of(p))
-            for module in model.modules()
-            for name, p in module._parameters.items()
-            if p is not None
-        ]
+        modules = list(model.modules())
+        self.modules_ = [weakref.ref(module) for module in modules]
+        self.contents_ = [None if value is None else weakref.ref(value) for value in contents_of(modules)]
+        self.versions_ = [version_of(value) for value in contents_of(modules)]
         self.dtype_ = dtype
-        self.call_state_ = SimpleNamespace(nested=False, decoding=False)  # setting attributes of an nn.Module is slow
+        self.call_state_ = CallState()  # setting attributes of an nn.Module is slow
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
         return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
@@ -56,7 +66,7 @@ class Optimized:
             self.check_weights()
         self.call_state_.nested = True
         try:
-            with torch.no_grad():
+            with torch.no_grad(), no_autocast(self.device):  # type: ignore[attr-defined]
                 return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
         finally:
             self.call_state_.nested = False
@@ -75,14 +85,14 @@ class Optimized:
         """Raises RuntimeError if the weights of the original model have changed."""
         if self.source_() is None:
             return
-        for module, name, identity, version in self.versions_:
-            owner = module()
-            p = None if owner is None else owner._parameters.get(name)
-            if p is not None and (id(p) != identity or version_of(p) != version):
-                raise RuntimeError(
-                    f"the weights of the original model have changed since zoo.optimize "
-                    f"({type(owner).__name__}.{name}): call zoo.optimize again"
-                )
+        modules = [module() for module in self.modules_]
+        values = [] if None in modules else contents_of(modules)
+        before = [None if value is None else value() for value in self.contents_]
+        same = len(values) == len(before) and all(map(is_, values, before))
+        if not same or [version_of(value) for value in values] != self.versions_:
+            raise RuntimeError(
+                "the weights of the original model have changed since zoo.optimize: call zoo.optimize again"
+            )
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -129,15 +139,21 @@ def casting_method(name: str) -> Callable[..., Any]:
     return method
 
 
-def version_of(parameter: Tensor) -> int:
+def contents_of(modules: list[Any]) -> list[Any]:
+    """The parameters and child modules of modules."""
+    tables = [table for module in modules for table in (module._parameters, module._modules)]
+    return [*chain.from_iterable(map(dict.values, tables))]
+
+
+def version_of(value: Any) -> int:
     """The number of in-place writes to a parameter; 0 for inference tensors, which do not count them."""
-    return 0 if parameter.is_inference() else parameter._version
+    return 0 if not isinstance(value, Tensor) or value.is_inference() else value._version
 
 
 def to_float32(value: Any) -> Any:
-    """Cast floating point tensors to float32, also in containers and dataclasses."""
+    """Cast floating point tensors of half precision to float32, also in containers and dataclasses."""
     if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
+        return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
     if isinstance(value, tuple | list):
         return type(value)(to_float32(v) for v in value)
     if isinstance(value, dict):

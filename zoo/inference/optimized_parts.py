@@ -50,11 +50,13 @@ class Part:
 
 def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
     """The parts of a model, and the names of its linear layers that cannot be replaced."""
-    parts, inside = [], set()  # inside: linear layers that belong to a larger part
+    parts: list[Part] = []
+    inside: set[nn.Module] = set()  # linear layers that belong to a larger part
     for module in list(model.modules()):
         if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
             projections = [module.mixer.q, module.mixer.k, module.mixer.v]
-            if all(map(is_plain_linear, projections)):
+            own_forward = "forward" in vars(module.mixer)  # which may call the projections
+            if all(map(is_plain_linear, projections)) and not own_forward and not inside.intersection(projections):
                 parts.append(attention_part(module.mixer, rows))
                 inside |= set(projections)
         elif type(module) is MLP:
@@ -90,7 +92,7 @@ def named(what: str, weight: Tensor) -> str:
 
 def example_rows(like: Tensor, *shape: int) -> Tensor:
     """Random inputs of the dtype and device of a weight, without a change to the global random state."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(like)
 
 
 def first_rows(linear: nn.Linear, share: float, multiple: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -119,23 +121,14 @@ def linear_part(linear: nn.Module, install: Callable[[nn.Module], None], rows: R
     )
 
 
-class FusedMLP(MLP):
-    """An MLP whose first product includes the activation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate is not None:
-            return self.down(self.gate(x) * self.up(x))
-        return self.down(self.up(x))
+def identity(x: Tensor) -> Tensor:
+    return x
 
 
 def set_first(mlp: MLP, product: nn.Module) -> None:
     """Replace the first linear layer and the activation of an MLP by one product."""
-    fused: Any = mlp
-    fused.__class__ = FusedMLP
-    if mlp.gate is None:
-        fused.up = product
-    else:
-        fused.gate = product
+    mlp.act = identity
+    setattr(mlp, "up" if mlp.gate is None else "gate", product)
 
 
 # --- The projections of self-attention ------------------------------------------------------------------------------

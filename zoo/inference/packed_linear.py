@@ -21,6 +21,11 @@ def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
     return new
 
 
+def no_autocast(device: torch.device) -> torch.autocast:
+    """A context without autocast: packed weights have one dtype, and the dtype of a model is that of zoo.optimize."""
+    return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
+
+
 class ConstantLinear(nn.Module):
     """act(x W^T + b) with constant W, computed by torch as in the model as created."""
 
@@ -33,6 +38,15 @@ class ConstantLinear(nn.Module):
     def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
         """Whether this is a candidate for such a weight and activation, for "many" rows or "one"."""
         return True
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [out, in] as in nn.Linear, for modules that read it."""
+        return self.weight_.to_dense() if self.weight_.is_mkldnn else self.weight_
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.bias_
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         memo[id(self.weight_)] = self.weight_  # constant, and torch cannot copy the layouts of oneDNN and MKL
@@ -60,6 +74,10 @@ class MKLLinear(ConstantLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
         super().__init__(torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), 1), bias, act)
         self.original = weight.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        return self.original
 
     @staticmethod
     def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:

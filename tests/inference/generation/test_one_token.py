@@ -208,3 +208,12 @@ def test_a_token_takes_few_calls(optimized: bool) -> None:
             sys.setprofile(before)
         totals.append(calls[0])
     assert (totals[2] - totals[1]) / 10 <= 90
+
+
+@pytest.mark.parametrize("candidate", ["plain", "onednn"])
+def test_optimized_models_generate_the_same_under_autocast(monkeypatch: pytest.MonkeyPatch, candidate: str) -> None:
+    fastest(monkeypatch, candidate)
+    model = zoo.optimize(nano(), rows="one")
+    expected = zoo.generate(model, PROMPT, max_new_tokens=8, eos_token_id=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(zoo.generate(model, PROMPT, max_new_tokens=8, eos_token_id=None), expected)

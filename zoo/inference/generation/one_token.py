@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from zoo.inference.optimized_model import Optimized
-from zoo.inference.optimized_parts import FusedAttention, FusedMLP, JoinedProjections, SeparateProjections
+from zoo.inference.optimized_model import Optimized, to_float32
+from zoo.inference.optimized_parts import FusedAttention, JoinedProjections, SeparateProjections, identity
 from zoo.inference.packed_linear import ConstantLinear
 from zoo.models.base import Model
 from zoo.models.text import TextModel
@@ -46,6 +46,8 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     """
     if not isinstance(model, TextModel) or not decodes_as_text_model(model):
         return None
+    if torch.is_autocast_enabled(model.device.type):
+        return None  # `model.decode` decides whether it applies
     steps = [block_step(block, layer.mixer) for block, layer in zip(model.blocks, state, strict=True)]
     blocks = [step for step in steps if step is not None]
     if len(blocks) < len(steps) or type(model.blocks) is not Stack or not is_called_plainly(model.blocks):
@@ -71,7 +73,7 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
             x = block(x, rotary[i] if isinstance(rotary, tuple) else rotary)
         state.advance(1)
         scores: Tensor = head(norm(x))
-        return scores.float() if is_cast else scores
+        return to_float32(scores) if is_cast else scores
 
     return step
 
@@ -165,12 +167,11 @@ def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
 
 def mlp_step(mlp: nn.Module) -> Rows:
     """A function that computes an MLP of rows [B, D]."""
-    if type(mlp) not in (MLP, FusedMLP) or not is_called_plainly(mlp):
+    if type(mlp) is not MLP or not is_called_plainly(mlp):
         return by_rows(mlp)
-    assert isinstance(mlp, MLP)
     up, down, act = by_rows(mlp.up), by_rows(mlp.down), mlp.act
     gate = None if mlp.gate is None else by_rows(mlp.gate)
-    if type(mlp) is FusedMLP:  # the first product includes the activation
+    if act is identity:  # the first product includes the activation
         return (lambda x: down(up(x))) if gate is None else (lambda x: down(gate(x) * up(x)))
     return (lambda x: down(act(up(x)))) if gate is None else (lambda x: down(act(gate(x)) * up(x)))
 
