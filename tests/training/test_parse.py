@@ -141,8 +141,11 @@ def test_an_option_without_a_value_is_refused(word: str) -> None:
         read_command_line([word], ImageSettings)
 
 
-def test_a_wrong_value_is_an_error_before_a_dataset_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.training.parse.resolve_auto", lambda *_: pytest.fail("it looked for the dataset"))
+def test_a_wrong_value_is_an_error_before_a_dataset_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("zoo.data.sources.auto.download", lambda name: pytest.fail("it looked for the dataset"))
     with pytest.raises(SettingsError, match="expected float"):
         settings("data=auto", "lr=high")
 

@@ -266,8 +266,8 @@ def _dataset(layers: list[Layer], cls: type) -> Layer:
     merged = merge(layers)
     name, data_dir = merged.get("data.name", kind().name), merged.get("data.data_dir", "null")
     if name == "auto":
-        data_dir = None if data_dir == "null" else data_dir
-        name = resolve_auto(kind.preferred, data_dir, before_download=lambda: make_settings(cls, merged))
+        folder = None if data_dir == "null" else data_dir
+        name = resolve_auto(kind.preferred, folder, before_download=lambda: make_settings(cls, merged))
     return {"data.name": name}
 
 
