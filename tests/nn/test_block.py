@@ -215,4 +215,8 @@ def test_queries_and_keys_are_normalized_before_rotation():
 def test_sizes_that_do_not_fit_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         BlockConfig(**options)
+    with pytest.raises(ValueError, match=r"heads=4 cannot share kv_heads=3"):
+        CoreSpec(heads=4, kv_heads=3, head_dim=8)
+    with pytest.raises(ValueError, match=r"head_dim=2.5: expected a positive integer"):
+        CoreSpec(heads=4, kv_heads=4, head_dim=2.5)
     assert BlockConfig(width=30, heads=4, head_dim=8).core_spec(0, 1).head_dim == 8

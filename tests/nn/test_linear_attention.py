@@ -8,7 +8,7 @@ import torch
 from nn_cases import HEADS, KERNELS, core_of, qkv
 from torch import Tensor
 
-from zoo.nn import CAUSAL, Core, CoreSpec, LinearAttention, PaddingMask, initialize
+from zoo.nn import CAUSAL, ALiBi, Core, CoreSpec, LinearAttention, PaddingMask, initialize
 from zoo.nn.init import orthogonal_gaussian, parameter_generator
 from zoo.nn.linear_attention import CHUNK, causal_attention
 from zoo.nn.registry import build_core
@@ -163,3 +163,10 @@ def test_a_custom_feature_map():
     core, (q, k, v) = Squares(CoreSpec(heads=4, kv_heads=4, head_dim=8)), qkv()
     for mask in (None, CAUSAL):
         torch.testing.assert_close(core(q, k, v, mask), core.weights(q, k, mask) @ v, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "performer", "rfa"])
+def test_a_bias_is_refused_under_the_name_of_the_kind(kind):
+    core = build_core(kind, CoreSpec(heads=4, kv_heads=4, head_dim=8))
+    with pytest.raises(ValueError, match=f"^{kind} attention has no scores"):
+        core(*qkv(), None, ALiBi(4))
