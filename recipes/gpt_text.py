@@ -38,7 +38,7 @@ def train(run: Run) -> Result:
                                 seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
     folder = run.open(data, model)  # a new one, or that of an unfinished run with the same settings and data
     task = CausalLMTask(model, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)
-    prompt = cfg.sample.prompt or text.train.text.split()[0]
+    prompt = cfg.sample.prompt or text.train.text.split()[0][:40]  # not all texts have spaces
     samples = SampleText(folder.path, prompt, length=cfg.sample.length, temperature=cfg.sample.temperature,
                          seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=[samples],

@@ -138,6 +138,22 @@ def test_printed_commands_keep_the_files_of_settings(configs: Path) -> None:
     assert [word for word in longer if word.startswith("epochs")] == ["epochs=40"]
 
 
+def test_no_source_is_not_a_pretrained_model(configs: Path) -> None:
+    (configs / "vit_cifar.yaml").write_text("model: {depth: 3}\n")
+    (configs / "vit_cifar.source.yaml").write_text("optim: {lr: 0.25}\n")
+    (configs / "mine.yaml").write_text("model: {source: null}\n")
+    for word in ("model.source=null", f"config={configs / 'mine.yaml'}"):
+        config = run_of(word, "accelerator=cpu", configs=configs).config
+        assert config.model.overrides == {"depth": 3} and config.optim.lr != 0.25, word
+    config = run_of("model.source=runs/x", "accelerator=cpu", configs=configs).config
+    assert config.model.overrides == {} and config.optim.lr == 0.25
+
+
+def test_a_new_model_and_a_pretrained_one_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match="give only one of them"):
+        run_of("model=vit_cifar_tiny", "model.source=runs/x")
+
+
 def test_a_cpu_is_not_given_fp16() -> None:
     with pytest.raises(SettingsError, match="precision=fp16 is not supported on CPUs"):
         run_of("precision=fp16", "accelerator=cpu")

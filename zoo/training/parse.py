@@ -244,7 +244,7 @@ def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe
         files = [configs / f"{recipe}.yaml", *([hardware_file(hardware, configs)] if hardware else [])]
         layers = [read_yaml(file, cls) for file in files]
     resolved = _dataset([*layers, *user], cls)
-    pretrained = any("model.source" in layer for layer in user)
+    pretrained = merge(user).get("model.source", "null") != "null"
     dataset = resolved.get("data.name", "")
     for name in (
         hardware,

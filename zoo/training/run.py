@@ -53,6 +53,9 @@ class Run:
         Raises: SettingsError.
         """
         command_line = parse.read_command_line(argv, settings)
+        if {"model.name", "model.source"} <= command_line.values.keys():
+            raise SettingsError("model= and model.source= are both given: model= is a new model with random weights, "
+                                "model.source= is a pretrained one; give only one of them")  # fmt: skip
         accelerator = parse.merge(parse.user_layers(command_line, settings)).get("trainer.accelerator", "auto")
         hardware = devices.hardware_for(accelerator) if configs and not command_line.hardware else None
         layers = parse.layers_of(command_line, settings, configs, recipe, hardware)

@@ -13,6 +13,7 @@ from zoo.data.text.corpus import Corpus, text_tokenizer
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.preprocessing.text import TextProcessor
+from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, token_fields, tokenizer_cache
 from zoo.training.run import Run
 from zoo.utils.console import console
@@ -21,10 +22,13 @@ from zoo.utils.console import console
 def fit_to_text(run: Run, model: Model, text: Splits[Corpus]) -> Model:
     """The model for one long text: a new one has its characters as tokens, or BPE tokens trained on the training part.
 
-    A pretrained model keeps its tokenizer.
+    A pretrained model keeps its tokenizer. Raises: SettingsError if another one is asked for with `tokens=`.
     """
     c = run.config
     if c.model.source:
+        if "data.tokens" in run.command_line.values:
+            raise SettingsError(f"tokens={c.data.tokens}: model.source={c.model.source} has its own tokenizer; omit "
+                                f"tokens=")  # fmt: skip
         return model
     size = c.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
     tokenizer = text_tokenizer(text, c.data.tokens, size, model.config.max_length, tokenizer_cache(run))
