@@ -7,6 +7,7 @@ import pytest
 import torch
 from kernel_timers import fastest
 from torch import nn
+from torch.nn.utils import prune
 
 import zoo
 from zoo.inference.packed_linear import OneDNNLinear
@@ -207,3 +208,13 @@ def test_double_precision_is_kept():
     x = pixels(model).double()
     y = zoo.optimize(model)(x)
     assert y.dtype == torch.float64 and error(y, model(x).detach()) <= 1e-12
+
+
+def test_a_pruned_layer_stays_pruned():
+    model = small()
+    prune.l1_unstructured(model.blocks[0].mlp.down, "weight", 0.5)
+    with pytest.warns(UserWarning, match=r"blocks\.0\.mlp\.down"):
+        fast = zoo.optimize(model)
+    x = pixels(model)
+    with torch.no_grad():
+        assert error(fast(x), model(x)) <= 1e-5

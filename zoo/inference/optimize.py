@@ -13,6 +13,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.inference.kernel_choice import build, choose, measure
 from zoo.inference.optimize_report import OptimizeReport, read_choices
@@ -59,6 +60,8 @@ def optimize(
             stacklevel=2,
         )
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # share the weights instead of copying them
+    attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    shared |= {id(t): t for t in attributes if not t.is_leaf}  # computed weights, of pruning or weight norm
     report, preprocess = model.load_report, model.preprocess
     fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
     fast.eval()
