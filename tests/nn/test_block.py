@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -188,6 +190,9 @@ def test_whatever_wraps_a_projection_is_called():
     made = attention()
     made.v = Adapter(WIDTH, 8)
     torch.testing.assert_close(made.project_heads(x)[2], made.split(made.v(x)))
+    made = attention()
+    made.q.forward = partial(lambda forward, x: forward(x) * 3, made.q.forward)  # as accelerate's hooks do
+    torch.testing.assert_close(made.project_heads(x)[0], made.split(F.linear(x, made.q.weight, made.q.bias) * 3))
     made = attention()
     nn.utils.parametrizations.weight_norm(made.k)
     torch.testing.assert_close(made.project_heads(x)[1], made.split(made.k(x)))
