@@ -223,3 +223,19 @@ def test_a_state_has_the_dtype_and_device_of_its_inputs():
     assert state[0].mixer.k.shape == (3, HEADS, 5, WIDTH // HEADS) and state[0].mixer.k.dtype == torch.bfloat16
     core = CoreSpec(heads=2, kv_heads=2, head_dim=4)
     assert Performer(core).new_state(1, 5, torch.zeros(1, dtype=torch.bfloat16)).sum.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["softmax", "local", "additive", "linear"])
+@pytest.mark.parametrize("static", [False, True])
+@torch.no_grad()
+def test_decoding_under_autocast_computes_the_same(kind, static):
+    """Autocast computes keys in bfloat16 from weights in float32."""
+    stack, x = decoder(kind, 2), tokens()
+    state = stack.new_state(BATCH, 4, x)
+    if static and kind != "linear":
+        for layer in state:
+            layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [stack(x[:, i : i + 1], context("rope", i, i + 1), state=state) for i in range(N)]
+        full = stack(x, context("rope", 0, N))
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=0.05, rtol=0)

@@ -45,6 +45,8 @@ class KVCache(State):
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v [B, G, N, P]; returns all keys and values so far."""
         new = k.shape[2]
+        if k.dtype != self.k.dtype:  # autocast computes them in another dtype than that of the weights
+            self.k, self.v = self.k.to(k.dtype), self.v.to(v.dtype)
         if self.static:
             place = self.position + torch.arange(new, device=k.device)
             self.k.index_copy_(2, place, k)
