@@ -73,10 +73,10 @@ def test_versions_out_of_bounds_are_fixed_together(monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_extras_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions(monkeypatch, tensorboard=None, sentencepiece="0.2.1")
+    versions(monkeypatch, tensorboard=None, peft="0.18.0")
     found = {f.what: f for f in optional(requirements()[1])}
     assert found["extra logs"].state == "note" and found["extra logs"].fix == 'pip install "attention-zoo[logs]"'
-    assert found["extra sentencepiece"] == Finding("extra sentencepiece", "ok", "sentencepiece 0.2.1")
+    assert found["extra lora"] == Finding("extra lora", "ok", "peft 0.18.0")
 
 
 def test_packages_that_fail_and_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
