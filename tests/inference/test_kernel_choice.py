@@ -111,3 +111,11 @@ def test_what_is_built():
     three = build(made, {8: "onednn", 64: "plain", 512: "onednn"})
     assert three.limit == 23 and three.many.limit == 181
     assert three.few is three.many.many and type(three.many.few) is ConstantLinear
+
+
+def test_a_clock_that_stands_still_leaves_the_model_as_created(monkeypatch):
+    for clock in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(f"zoo.inference.kernel_choice.time.{clock}", lambda: 1.0)
+    made = linear_part(nn.Linear(64, 64), lambda module: None, "many")
+    parts = {made.key: made}
+    assert choose(parts, measure(parts, CPU)) == {made.key: dict.fromkeys((8, 64, 512), "plain")}

@@ -36,6 +36,9 @@ def test_every_kernel_gives_the_same_numbers(name, act, bias, dtype):
         expected = expected if act is None else activation(act)(expected)
         torch.testing.assert_close(made(x), expected, atol=tolerance, rtol=tolerance)
         torch.testing.assert_close(copy.deepcopy(made)(x), made(x), atol=0, rtol=0)
+    assert copy.deepcopy(made).weight_ is made.weight_  # constants are not copied
+    if name == "mkl":
+        assert copy.deepcopy(made).weight is made.weight
     assert torch.equal(made.weight, weight)
     assert made.bias is None if b is None else torch.equal(made.bias, b)
 

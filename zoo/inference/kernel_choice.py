@@ -83,7 +83,7 @@ def seconds_of(trial: Trial) -> float:
     trial.call()
     if trial.device.type == "cuda":
         torch.cuda.synchronize(trial.device)
-    return clock() - start
+    return max(clock() - start, 1e-9)  # the clocks of some systems stand still for milliseconds
 
 
 def choose(parts: Mapping[str, Part], seconds: Seconds) -> Choices:

@@ -38,13 +38,15 @@ def optimize(
     the layer as created: about a second for BERT-base on one core, less for small models. `.optimize_report` of the
     copy prints what was chosen; `optimize_report.save("choices.json")` writes it to a file.
 
-    dtype: the dtype of the computation, such as torch.bfloat16; inputs are cast to it and outputs back to float32.
+    dtype: the dtype of the computation, such as torch.bfloat16; inputs are cast to it and outputs of half precision to
+    float32, also under autocast.
     rows: "many" for batches and long sequences, "one" for a single row at a time (decoding one text). choices: the
     path of a saved report, or a report: nothing is measured, and the model is the same in every process. Raises
     LoadError if it does not fit this model, dtype, rows or machine.
 
-    The copy cannot be trained or saved, and raises RuntimeError after the weights of `model` have changed. Layers that
-    cannot be optimized (with hooks, adapters or shards) are called unchanged, with a warning that names them.
+    The copy cannot be trained or saved, and raises RuntimeError after the weights or layers of `model` have changed.
+    Several threads may call it at the same time. Layers that cannot be optimized (with hooks, adapters or shards) are
+    called unchanged, with a warning that names them.
     """
     if rows not in ("many", "one"):
         raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")

@@ -49,7 +49,9 @@ class ConstantLinear(nn.Module):
         return self.bias_
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        memo[id(self.weight_)] = self.weight_  # constant, and torch cannot copy the layouts of oneDNN and MKL
+        for tensor in vars(self).values():  # constant, and torch cannot copy the layouts of oneDNN and MKL
+            if isinstance(tensor, Tensor):
+                memo[id(tensor)] = tensor
         return deep_copy(self, memo)
 
     def forward(self, x: Tensor) -> Tensor:
