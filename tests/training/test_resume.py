@@ -12,6 +12,7 @@ import torch
 from tiny_run import Kill, assert_same, checkpoint, in_child, metrics, tiny_run
 
 from zoo.tasks import ClassificationTask
+from zoo.training.run_dir import RunError
 
 SEVEN = ("steps=14",)  # epochs of 4 steps: three validations at the ends of epochs, one at the end
 
@@ -97,3 +98,15 @@ def test_accumulation_of_weighted_items_is_resumed_too(tmp_path: Path) -> None:
     assert in_child(tiny_run, other, *words, task=weighted) == 0
     assert_same(one, other)
     assert checkpoint(one, "last.ckpt")["items_per_micro_batch"] != 4.0
+
+
+def test_a_checkpoint_of_another_model_is_one_error(tmp_path: Path) -> None:
+    """As after an edit of the recipe, which no setting shows."""
+    tiny_run(tmp_path / "run", *SEVEN, "max_minutes=0.0001")
+
+    def edited(model: Any, **options: Any) -> ClassificationTask:
+        model.head = torch.nn.Linear(model.head.in_features, model.head.out_features + 1)
+        return ClassificationTask(model, **options)
+
+    with pytest.raises(RunError, match=r"weights of another model \(head\.weight: .* there, .* here\)"):
+        tiny_run(tmp_path / "run", *SEVEN, task=edited)

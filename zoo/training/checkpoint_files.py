@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
 
 from zoo.training.run_dir import RunError
 from zoo.utils.files import write_atomic
@@ -63,6 +64,18 @@ def check_last(file: Path) -> None:
     newest = max(others, key=step_of)
     raise RunError(f"{file} is damaged: {what}. The next older checkpoint that is not damaged is {newest}, of step "
                    f"{step_of(newest)}: copy it to {file.name} to resume from there, or {restart}")  # fmt: skip
+
+
+def check_model(file: Path, model: nn.Module) -> None:
+    """Raises: RunError for a checkpoint of another model, such as one from before an edit of the recipe."""
+    state = torch.load(file, weights_only=True, mmap=True)["state_dict"]
+    there = {name[6:]: tuple(value.shape) for name, value in state.items() if name.startswith("model.")}
+    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if there != here:
+        name = next(name for name in there | here if there.get(name) != here.get(name))
+        raise RunError(f"{file} holds the weights of another model ({name}: {there.get(name, 'missing')} there, "
+                       f"{here.get(name, 'missing')} here), although the settings are the same: the recipe or this "
+                       f"library has changed since; use resume=never for a new run, or another run_dir=")  # fmt: skip
 
 
 def check_best(file: Path, last: Path | None) -> None:

@@ -11,7 +11,7 @@ from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
 from zoo.training.banner import print_banner, print_summary
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer
-from zoo.training.checkpoint_files import check_best, check_last, step_of
+from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
 from zoo.training.result import Result
@@ -83,7 +83,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     if t.progress:
         callbacks.append(ProgressBar(out, timer))
     trainer = make_trainer(run.config, run.folder.path, steps, validate_every, callbacks, csv)
-    done = resumed_step(run, csv)
+    done = resumed_step(run, csv, task.model)
     print_banner(run, task, data, out, steps, steps_per_epoch, done)
     if t.compile:
         task.model.compile()
@@ -113,15 +113,16 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
         cast(Any, task.model).set_checkpointing(True)
 
 
-def resumed_step(run: Run, csv: CsvLogger) -> int:
+def resumed_step(run: Run, csv: CsvLogger, model: torch.nn.Module) -> int:
     """The step from which the run resumes; later rows of `metrics.csv` are dropped.
 
-    Raises: RunError for a damaged checkpoint.
+    Raises: RunError for a damaged checkpoint, or one of another model.
     """
     assert run.folder is not None
     last, best, step = run.folder.last, run.folder.best, 0
     if last is not None:
         check_last(last)
+        check_model(last, model)
         step = step_of(last)
     if best is not None:
         check_best(best, last)

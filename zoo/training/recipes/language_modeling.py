@@ -22,7 +22,7 @@ from zoo.utils.console import console
 def fit_to_text(run: Run, model: Model, text: Splits[Corpus]) -> Model:
     """The model for one long text: a new one has its characters as tokens, or BPE tokens trained on the training part.
 
-    A pretrained model keeps its tokenizer. Raises: SettingsError if another one is asked for with `tokens=`.
+    A pretrained model keeps its tokenizer. Raises: SettingsError if `tokens=` is given for it.
     """
     c = run.config
     if c.model.source:
