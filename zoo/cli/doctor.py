@@ -104,7 +104,8 @@ def version_of(requirement: "Requirement") -> Finding:
 
 def pip(requirement: "Requirement") -> str:
     """torch, torchvision and torchaudio are always reinstalled together: their wheels do not pin each other."""
-    together = [r for r in requirements()[0] if r.name in TRIO] if requirement.name in TRIO else [requirement]
+    trio = {r.name: r for r in requirements()[0] if r.name in TRIO}  # metadata may be sorted by name
+    together = [trio[name] for name in TRIO] if requirement.name in TRIO else [requirement]
     return "pip install " + " ".join(f'"{str(r).partition(";")[0].strip()}"' for r in together)
 
 
