@@ -190,12 +190,9 @@ def attention_part(attention: Attention, rows: Rows) -> Part:
         return JoinedProjections(KERNELS[kernel](torch.cat(weights), bias, None), [len(w) // dim for w in weights], dim)
 
     width = attention.q.in_features
-    candidates: dict[str, Build] = {PLAIN: separate}
-    for name in kernels(attention.q.weight, None, rows):
-        candidates[prefixed("joined", name)] = partial(joined, name)
     return Part(
         named(f"attention {width} -> {' + '.join(str(p.out_features) for p in parts)}", attention.q.weight),
-        candidates,
+        rearranged("joined", attention.q.weight, rows, separate, joined),
         lambda count: example_rows(attention.q.weight, 1, count, width),
         ROW_COUNTS[rows],
         partial(set_projections, attention),
@@ -203,9 +200,17 @@ def attention_part(attention: Attention, rows: Rows) -> Part:
     )
 
 
-def prefixed(prefix: str, kernel: str) -> str:
-    """The name of a candidate that rearranges a layer and then uses a kernel: "joined", "joined_onednn"."""
-    return prefix if kernel == PLAIN else f"{prefix}_{kernel}"
+def rearranged(
+    prefix: str, weight: Tensor, rows: Rows, plain: Build, build: Callable[[str, float], nn.Module]
+) -> dict[str, Build]:
+    """The candidates of a layer that is as created, or rearranged and then computed by a kernel.
+
+    Their names: "plain", "joined", "joined_onednn", ... build: (kernel, share) -> module.
+    """
+    candidates: dict[str, Build] = {PLAIN: plain}
+    for name in kernels(weight, None, rows):
+        candidates[prefix if name == PLAIN else f"{prefix}_{name}"] = partial(build, name)
+    return candidates
 
 
 def kernel_of(candidate: str) -> str:
@@ -238,12 +243,9 @@ def patches_part(embedding: PatchEmbedding, rows: Rows) -> Part:
     conv = embedding.proj
     assert isinstance(conv, nn.Conv2d)
     height, width = conv.kernel_size[0], conv.kernel_size[1]
-    candidates: dict[str, Build] = {PLAIN: lambda share: conv}
-    for name in kernels(conv.weight, None, "many"):
-        candidates[prefixed("linear", name)] = partial(lambda name, share: LinearPatches(conv, name), name)
     return Part(
         named(f"patches {conv.in_channels} x {height} x {width} -> {conv.out_channels}", conv.weight),
-        candidates,
+        rearranged("linear", conv.weight, "many", lambda _: conv, lambda name, _: LinearPatches(conv, name)),
         lambda count: example_rows(conv.weight, 1, conv.in_channels, 16 * height, count // 16 * width),
         ROW_COUNTS["many"][-1:],
         partial(setattr, embedding, "proj"),
@@ -279,12 +281,9 @@ def frames_part(layer: ConvLayer, install: Callable[[nn.Module], None], rows: Ro
     """A convolution over time. A clip has many frames, whatever `rows` is."""
     conv = layer.conv
     kernel, stride = conv.kernel_size[0], conv.stride[0]
-    candidates: dict[str, Build] = {PLAIN: lambda share: layer}
-    for name in kernels(conv.weight, None, "many"):
-        candidates[prefixed("linear", name)] = partial(lambda name, share: FrameProducts(layer, name), name)
     return Part(
         named(f"frames {conv.in_channels} x {kernel} -> {conv.out_channels}, stride {stride}", conv.weight),
-        candidates,
+        rearranged("linear", conv.weight, "many", lambda _: layer, lambda name, _: FrameProducts(layer, name)),
         # between layers, the channels of a sample are contiguous
         lambda count: example_rows(conv.weight, 1, kernel + stride * (count - 1), conv.in_channels).mT,
         ROW_COUNTS["many"][-1:],

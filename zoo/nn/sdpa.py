@@ -18,6 +18,7 @@ from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 PLAIN_MAX_LENGTH = 512
 # For a single query (decoding) plain operations are faster from this many keys on, as the scores are small.
 PLAIN_MIN_KEYS = 64
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Kernel(NamedTuple):
@@ -68,7 +69,7 @@ def attend(
 
 def attend_to_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`attend` without mask and bias for one query of each head, while decoding; its inputs are not checked."""
-    if q.dtype in (torch.bfloat16, torch.float16) and k.shape[2] >= PLAIN_MIN_KEYS and q.device.type == "cpu":
+    if q.dtype in HALF and plain_in_half(1, k.shape[2]) and q.device.type == "cpu":
         return plain_attention(q, k, v, None, scale)
     if q.shape[1] != k.shape[1]:
         return single_query(q, k, v, None, scale, 0.0)
@@ -90,14 +91,19 @@ def choose_kernel(
         causal = bias is None and is_causal(mask, queries, keys)
         if not causal:
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
-    if q.dtype in (torch.bfloat16, torch.float16):
-        plain = max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
+    if q.dtype in HALF:
+        plain = plain_in_half(queries, keys)
     else:  # dropout and learned biases: torch's fallback for them uses more memory than plain_attention
         plain = dropout > 0 or (allowed is not None and allowed.requires_grad)
     plain = plain and q.device.type == "cpu"  # measured there
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
     return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])
+
+
+def plain_in_half(queries: int, keys: int) -> bool:
+    """Whether plain operations are faster than torch's fused kernel in half precision on a CPU; measured."""
+    return max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -219,7 +219,9 @@ def parse(cls: type, argv: Sequence[str], *, configs: Path | None = None, recipe
         recipe: Name of the recipe.
         hardware: Default for `hardware=`: name of a file in `hardware/`, or None.
     """
-    return make_settings(cls, merge(layers_of(read_command_line(argv, cls), cls, configs, recipe, hardware)))
+    command_line = read_command_line(argv, cls)
+    user = user_layers(command_line, cls)
+    return make_settings(cls, merge(layers_of(command_line, user, cls, configs, recipe, hardware)))
 
 
 def user_layers(command_line: CommandLine, cls: type) -> list[Layer]:
@@ -228,15 +230,15 @@ def user_layers(command_line: CommandLine, cls: type) -> list[Layer]:
     return [*files, command_line.values]
 
 
-def layers_of(command_line: CommandLine, cls: type, configs: Path | None, recipe: str,
+def layers_of(command_line: CommandLine, user: list[Layer], cls: type, configs: Path | None, recipe: str,
               hardware: str | None) -> list[Layer]:  # fmt: skip
-    """The layers above the defaults, lowest first.
+    """The layers above the defaults, lowest first; `user` are those of `user_layers`.
 
     `<recipe>.yaml`, `hardware/<name>.yaml`, `<recipe>.<name>.yaml` of the hardware, of the dataset and, with
     `model.source=`, of `source`; then the layers of the user. With `model.source=` the model's fields in the files of
     the recipe do not apply, because they are for a new model. `data=auto` becomes the name of a dataset.
     """
-    user, hardware = user_layers(command_line, cls), command_line.hardware or hardware
+    hardware = command_line.hardware or hardware
     if command_line.hardware and configs is None:
         raise SettingsError(f"hardware={command_line.hardware}: this recipe has no configs folder")
     layers: list[Layer] = []

@@ -11,6 +11,9 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.load_report import listed
 from zoo.models.registry import family
+from zoo.preprocessing.audio import AudioProcessor
+from zoo.preprocessing.text import TextProcessor
+from zoo.training.parse import SettingsError
 from zoo.utils.console import console
 from zoo.utils.escape import printable
 
@@ -61,3 +64,18 @@ def _classes_of(model: Model) -> str:
         return ""
     names = f" ({listed(model.labels)})" if model.labels else ""
     return f"; it replaces that for {config.num_classes:,} classes{names}"
+
+
+def require_tokenizer(name: str, processor: Any) -> None:
+    """Raise SettingsError if pretrained weights have no tokenizer. name: of the weights, for the message."""
+    _require(name, processor, TextProcessor, "tokenizer", "tokenizer.json")
+
+
+def require_audio_processor(name: str, processor: Any, kind: type = AudioProcessor) -> None:
+    """Raise SettingsError if pretrained weights have no audio preprocessing of this kind."""
+    _require(name, processor, kind, "audio preprocessing", "preprocessor_config.json")
+
+
+def _require(name: str, processor: Any, kind: type, what: str, file: str) -> None:
+    if not isinstance(processor, kind):
+        raise SettingsError(f"{name} has no {what}: expected a {file} in its folder")

@@ -48,7 +48,7 @@ class Run:
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
-        """Create a run from command line options. Torch is only imported after the options have been checked.
+        """Create a run from command line options. Torch is only imported after their names have been checked.
 
         Raises: SettingsError.
         """
@@ -56,11 +56,12 @@ class Run:
         if {"model.name", "model.source"} <= command_line.values.keys():
             raise SettingsError("model= and model.source= are both given: model= is a new model with random weights, "
                                 "model.source= is a pretrained one; give only one of them")  # fmt: skip
-        accelerator = parse.merge(parse.user_layers(command_line, settings)).get("trainer.accelerator", "auto")
+        user = parse.user_layers(command_line, settings)
+        accelerator = parse.merge(user).get("trainer.accelerator", "auto")
         hardware = devices.hardware_for(accelerator) if configs and not command_line.hardware else None
-        layers = parse.layers_of(command_line, settings, configs, recipe, hardware)
+        layers = parse.layers_of(command_line, user, settings, configs, recipe, hardware)
         config = parse.make_settings(settings, parse.merge(layers))
-        given = frozenset(path for layer in parse.user_layers(command_line, settings) for path in layer)
+        given = frozenset(path for layer in user for path in layer)
         try:
             return cls(recipe, command_line, devices.settle(config), given, read=record_read_data())
         except ValueError as error:

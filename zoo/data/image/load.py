@@ -113,7 +113,10 @@ def _tables_of_folder(folder: Path, seed: int) -> dict[str, Table]:
 
 
 def _held_out_files(table: Table, seed: int) -> list[bool]:
-    """10 % of the files of each class, at least one. Raises: DataError for a class with a single file."""
+    """10 % of the files of each class, at least one. Raises: DataError for a class with a single file.
+
+    Not by `with_test`, which would hold out other files than all versions so far.
+    """
     labels, held = table.columns["label"], [False] * len(table)
     for number, name in enumerate(sorted(set(labels))):
         members = [i for i, label in enumerate(labels) if label == name]

@@ -13,7 +13,7 @@ from zoo.models.base import Model
 from zoo.preprocessing.image import pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.training.parse import SettingsError
-from zoo.training.pretrained import set_classes
+from zoo.training.pretrained import require_audio_processor, set_classes
 from zoo.training.run import Run
 
 DEFAULT_MAX_DURATION = 10.0  # seconds; longest input of a new model unless `max_duration=` is given
@@ -37,9 +37,8 @@ def audio_model(run: Run, **fields: Any) -> Model:
     model = run.build_model("classify", **fields)
     if "mel_bins" not in model.config.names():
         raise SettingsError(f"{name} does not take spectrograms: expected an AST")
-    if c.model.source and not isinstance(model.preprocess, SpectrogramFeatureExtractor):
-        raise SettingsError(f"model.source={name} has no audio preprocessing: expected a preprocessor_config.json in "
-                            f"its folder")  # fmt: skip
+    if c.model.source:
+        require_audio_processor(f"model.source={name}", model.preprocess, SpectrogramFeatureExtractor)
     return model
 
 

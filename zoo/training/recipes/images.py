@@ -42,7 +42,8 @@ def fit_to_images(run: Run, model: Model, images: ImageSplits) -> None:
         if model.config.num_classes != len(classes):
             model.reset_head(len(classes), seed=c.seed)
         model.labels = list(classes)
-    processor, saved = image_processor(run, model), model.preprocess is not None
+    saved = model.preprocess is not None
+    processor = model.preprocess or model.default_preprocess()
     values = ", ".join(f"{v:.3f}" for v in processor.mean), ", ".join(f"{v:.3f}" for v in processor.std)
     own = f"its own mean ({values[0]}) and std ({values[1]})"
     if c.data.statistics == "model" or (c.data.statistics == "auto" and c.model.source and saved):

@@ -8,7 +8,7 @@ from zoo.models.registry import find_variant
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.training.parse import SettingsError
-from zoo.training.pretrained import has_new_head
+from zoo.training.pretrained import has_new_head, require_audio_processor
 from zoo.training.run import Run
 
 
@@ -21,9 +21,8 @@ def speech_model(run: Run) -> Model:
     model = run.build_model("ctc")
     if not hasattr(model, "frames"):
         raise other
-    if source and not isinstance(model.preprocess, WaveformFeatureExtractor):
-        raise SettingsError(f"model.source={source} has no audio preprocessing: expected a preprocessor_config.json in "
-                            f"its folder")  # fmt: skip
+    if source:
+        require_audio_processor(f"model.source={source}", model.preprocess, WaveformFeatureExtractor)
     return model
 
 

@@ -17,7 +17,7 @@ from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.problem_types import Unit, unit_of
 from zoo.training.parse import SettingsError
-from zoo.training.pretrained import set_classes
+from zoo.training.pretrained import require_tokenizer, set_classes
 from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 8000  # of a new tokenizer, unless `vocab_size=` is given
@@ -32,8 +32,8 @@ def text_model(run: Run, head: str) -> Model:
     if not source and (family := find_variant(name)).modality != "text":
         raise SettingsError(f"{name} is a {family.name} model: expected a text model, such as bert_tiny or gpt_nano")
     model = run.build_model(head)
-    if source and not isinstance(model.preprocess, TextProcessor):
-        raise SettingsError(f"model.source={source} has no tokenizer: expected a tokenizer.json in its folder")
+    if source:
+        require_tokenizer(f"model.source={source}", model.preprocess)
     return model
 
 
@@ -60,15 +60,20 @@ def target_unit(model: Any, labels: Tensor, problem_type: str) -> Unit:
 
 
 def with_new_tokenizer(run: Run, model: Model, texts: Sequence[str], head: str, **fields: Any) -> Model:
-    """The model built again for a tokenizer trained on the texts: WordPiece for encoders, BPE for decoders."""
+    """The model built again for a tokenizer trained on the texts."""
     config: Any = model.config
     vocab_size = run.config.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
-    kind: Any = "bpe" if isinstance(config, DecoderConfig) else "wordpiece"
-    tokenizer = train(kind, texts, vocab_size, max_length=config.max_length, cache=tokenizer_cache(run))
+    tokenizer = new_tokenizer(run, config, texts, vocab_size, config.max_length)
     tokenizer = replace(tokenizer, types="token_type_ids" in model.inputs)
     model = run.build_model(head, **token_fields(config, tokenizer), **fields)
     model.preprocess = tokenizer
     return model
+
+
+def new_tokenizer(run: Run, config: Any, texts: Sequence[str], vocab_size: int, max_length: int) -> TextProcessor:
+    """A tokenizer trained on the texts, for a model of this config: WordPiece for encoders, BPE for decoders."""
+    kind: Any = "bpe" if isinstance(config, DecoderConfig) else "wordpiece"
+    return train(kind, texts, vocab_size, max_length=max_length, cache=tokenizer_cache(run))
 
 
 def token_fields(config: Any, tokenizer: TextProcessor) -> dict[str, Any]:

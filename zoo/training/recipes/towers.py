@@ -11,14 +11,12 @@ from zoo.data.audio.tables import AudioClips
 from zoo.data.splits import Splits
 from zoo.models.contrast.model import Contrastive
 from zoo.models.registry import find_variant, list_models
-from zoo.models.text import DecoderConfig
 from zoo.models.tower_config import EVERYWHERE
 from zoo.preprocessing.multimodal import MultimodalProcessor
-from zoo.preprocessing.text import TextProcessor
-from zoo.preprocessing.tokenizer_training import train
 from zoo.training.parse import SettingsError
+from zoo.training.pretrained import require_audio_processor, require_tokenizer
 from zoo.training.recipes.audio import spectrograms_for
-from zoo.training.recipes.text import token_fields, tokenizer_cache
+from zoo.training.recipes.text import new_tokenizer, token_fields
 from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 4000  # of a new tokenizer, unless `text.vocab_size=` is given
@@ -39,12 +37,11 @@ def two_tower_model(run: Run, towers: Towers) -> Contrastive:
     for name in towers:
         if name not in model.modalities:
             raise SettingsError(f"the model has the towers {', '.join(model.modalities)}: it needs a tower for {name}")
-    if not is_new(run, "text") and not (model.preprocess and isinstance(model.preprocess.text, TextProcessor)):
-        raise SettingsError(f"{c.model.source or c.text.name} has no tokenizer: expected a tokenizer.json in its "
-                            f"folder")  # fmt: skip
-    if "audio" in towers and not is_new(run, "audio") and not (model.preprocess and model.preprocess.audio):
-        raise SettingsError(f"{c.model.source or c.audio.name} has no audio preprocessing: expected a "
-                            f"preprocessor_config.json in its folder")  # fmt: skip
+    processor = model.preprocess or MultimodalProcessor()
+    if not is_new(run, "text"):
+        require_tokenizer(c.model.source or c.text.name, processor.text)
+    if "audio" in towers and not is_new(run, "audio"):
+        require_audio_processor(c.model.source or c.audio.name, processor.audio)
     return model
 
 
@@ -163,10 +160,8 @@ def text_fields(run: Run, model: Contrastive, pairs: Splits) -> tuple[dict[str, 
     overrides = s.model.overrides
     max_length = overrides.get("text.max_length", overrides.get("max_length", s.data.max_length))
     vocab_size = overrides.get("text.vocab_size", overrides.get("vocab_size", DEFAULT_VOCAB_SIZE))
-    kind: Any = "bpe" if isinstance(before, DecoderConfig) else "wordpiece"
     texts = [text for captions in pairs.train.captions for text in captions]
-    tokenizer = train(kind, texts, vocab_size, max_length=max_length, cache=tokenizer_cache(run))
-    tokenizer = replace(tokenizer, types=False, truncate="warn")
+    tokenizer = replace(new_tokenizer(run, before, texts, vocab_size, max_length), types=False, truncate="warn")
     fields = {"max_length": max_length, **token_fields(before, tokenizer)}
     first_last = {"bos_token_id": tokenizer.id("cls"), "eos_token_id": tokenizer.id("sep")}
     fields |= {name: i for name, i in first_last.items() if i is not None and name in fields}
