@@ -12,6 +12,7 @@ import zoo
 from zoo.inference.optimized_parts import FrameProducts, FusedAttention, LinearPatches, identity, parts_of
 from zoo.inference.packed_linear import KERNELS
 from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
+from zoo.nn.frontends.waveform import ConvPositions
 
 WAVEFORM = dict(
     width=64, mlp_dim=96, depth=2, heads=4, conv_channels=(32, 32), conv_kernels=(8, 4), conv_strides=(4, 2)
@@ -162,6 +163,44 @@ def test_models_that_use_their_parts_in_their_own_way_give_the_same_numbers(chan
     model, batch = randomized("vit_tiny_patch16_224")
     change(model)
     fastest(monkeypatch, candidate, "joined")
+    fast = zoo.optimize(model)
+    with torch.no_grad():
+        expected = model(**batch)
+    assert float((fast(**batch) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
+
+
+def pre_hook_of_the_patches(model: zoo.Model) -> None:
+    model.patches.proj.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def own_forward_of_the_patches(model: zoo.Model) -> None:
+    proj = model.patches.proj
+    proj.forward = MethodType(lambda self, x: 2 * nn.Conv2d.forward(self, x), proj)
+
+
+def own_forward_of_a_convolution(model: zoo.Model) -> None:
+    conv = model.waves.layers[1].conv
+    conv.forward = MethodType(lambda self, x: -nn.Conv1d.forward(self, x), conv)
+
+
+def own_forward_of_the_positions(model: zoo.Model) -> None:
+    positions = next(m for m in model.modules() if isinstance(m, ConvPositions))
+    positions.forward = MethodType(lambda self, x, weight=None: self.gain.sum() * x, positions)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vit_tiny_patch16_224", pre_hook_of_the_patches),
+        ("vit_tiny_patch16_224", own_forward_of_the_patches),
+        ("wav2vec2_tiny", own_forward_of_a_convolution),
+        ("wav2vec2_tiny", own_forward_of_the_positions),
+    ],
+)
+def test_convolutions_that_are_changed_are_called(name, change, monkeypatch):
+    model, batch = randomized(name)
+    change(model)
+    fastest(monkeypatch, "onednn")
     fast = zoo.optimize(model)
     with torch.no_grad():
         expected = model(**batch)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from zoo.inference.packed_linear import KERNELS, Rows
 from zoo.nn.attention import Attention, is_plain_linear
@@ -68,7 +69,7 @@ def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
             parts.append(patches_part(module, rows))
         elif isinstance(module, WaveformEmbedding):
             for i, layer in enumerate(module.layers):
-                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and has_no_hooks(layer):
+                if isinstance(layer, ConvLayer) and isinstance(layer.norm, nn.LayerNorm) and is_plain_layer(layer):
                     parts.append(frames_part(layer, partial(module.layers.__setitem__, i), rows))
     unoptimized = []
     for name, module in list(model.named_modules()):
@@ -78,6 +79,12 @@ def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
             elif isinstance(child, nn.Linear) and not is_plain_linear(child):
                 unoptimized.append(f"{name}.{key}" if name else key)
     return parts, unoptimized
+
+
+def is_called_plainly(module: nn.Module) -> bool:
+    """Whether calling the module only calls its class's `forward`: it has no hooks and is not compiled."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
+    return not hooks and module._compiled_call_impl is None and "forward" not in vars(module)
 
 
 def kernels(weight: Tensor, act: str | None, rows: Rows) -> Iterator[str]:
@@ -254,7 +261,7 @@ def patches_part(embedding: PatchEmbedding, rows: Rows) -> Part:
 
 
 def is_plain_patch_projection(proj: nn.Module) -> bool:
-    return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and not proj._forward_hooks
+    return type(proj) is nn.Conv2d and proj.kernel_size == proj.stride and is_called_plainly(proj)
 
 
 class FrameProducts(nn.Module):
@@ -292,8 +299,8 @@ def frames_part(layer: ConvLayer, install: Callable[[nn.Module], None], rows: Ro
     )
 
 
-def has_no_hooks(layer: ConvLayer) -> bool:
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
+def is_plain_layer(layer: ConvLayer) -> bool:
+    return all(map(is_called_plainly, layer.modules()))
 
 
 class FoldedPositions(ConvPositions):
@@ -308,7 +315,7 @@ class FoldedPositions(ConvPositions):
 def fold_positions(model: nn.Module) -> None:
     """Compute the weight norm of convolutional positions once."""
     for module in list(model.modules()):
-        if type(module) is ConvPositions and not module._forward_hooks:
+        if type(module) is ConvPositions and is_called_plainly(module):
             weight = module.weight().detach()
             folded: Any = module
             folded.__class__ = FoldedPositions

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from zoo.inference.optimized_model import Optimized, to_float32
-from zoo.inference.optimized_parts import FusedAttention, JoinedProjections, SeparateProjections, identity
+from zoo.inference.optimized_parts import (
+    FusedAttention,
+    JoinedProjections,
+    SeparateProjections,
+    identity,
+    is_called_plainly,
+)
 from zoo.inference.packed_linear import ConstantLinear
 from zoo.models.base import Model
 from zoo.models.text import TextModel
@@ -99,12 +105,6 @@ def tables_of(model: nn.Module) -> list[dict[str, Any]]:
 def sees_all(context: Context) -> bool:
     """Whether one new token attends to all tokens so far, without a bias or an encoder."""
     return context.mask in (CAUSAL, NO_MASK, None) and context.bias is None and context.memory is None
-
-
-def is_called_plainly(module: nn.Module) -> bool:
-    """Whether calling the module only calls its `forward`: it has no hooks and is not compiled."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
-    return not hooks and module._compiled_call_impl is None and "forward" not in vars(module)
 
 
 def block_step(block: Block, cache: Any) -> BlockStep | None:
