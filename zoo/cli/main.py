@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.models.names import missing_family
 from zoo.utils import renamed
@@ -70,15 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument("--length", type=int, help="tokens in each row of a text (128)")
     new.set_defaults(rest="overrides")
 
-    new = command("predict", run_predict, "Predict labels with probabilities.")
-    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
-    new.add_argument("inputs", nargs="*", metavar="INPUT", help="image files, audio files of any length, or texts")
-    new.add_argument(
-        "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
-    )
-    new.add_argument("--top-k", type=int, default=5, help="labels for each (5)")
-    new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
-    new.set_defaults(rest="inputs")
+    add_predict(command)
 
     new = command("generate", run_generate, "Continue a text, streamed to the terminal.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
@@ -179,42 +171,6 @@ def run_info(args: argparse.Namespace) -> int:
     for field, value in model.config.flat().items():
         table.add_row(field, format_value(value))
     out.print(table)
-    return 0
-
-
-def run_predict(args: argparse.Namespace) -> int:
-    given = [*args.inputs, *map(tuple, args.pair)]
-    if not given:
-        raise ValueError('give at least one image, audio file or text: zoo predict FOLDER cat.png, or FOLDER "a text"')
-    if args.top_k < 1:
-        raise ValueError(f"--top-k {args.top_k}: expected at least 1")
-    from zoo.checkpoints.load import load
-    from zoo.inference.predict import predict
-    from zoo.preprocessing.modality import of_inputs
-
-    model = load(args.source)
-    for modality in of_inputs(model.inputs):
-        for file in args.inputs if modality.files_only else []:
-            if not Path(file).is_file():
-                raise ValueError(f"there is no {modality.name} file {file}")
-    options = {option for modality in of_inputs(model.inputs) for option in modality.options}
-    if args.resample:
-        if "resample" not in options:
-            raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
-        model.preprocess = replace(model.preprocess, resample=True)
-    if args.pair and "input_ids" not in model.inputs:
-        raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
-    answers: Any = predict(model, given, args.top_k)
-    number = model.config.head == "classify" and model.config.resolved_problem_type == "regression"
-    column = "text" if model.config.head == "ctc" else "label"
-    table = make_table("", column, "number" if number else "probability")
-    table.columns[2].justify = "right"
-    for one, answer in zip(given, answers, strict=True):
-        shown = one if isinstance(one, str) else " | ".join(one)
-        for i, (label, value) in enumerate(answer):
-            amount = f"{value:,.6g}" if number else f"{value:.1%}"
-            table.add_row("" if i else printable(shown), printable(label), amount)
-    stdout_console().print(table)
     return 0
 
 

@@ -22,6 +22,7 @@ from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio import AudioProcessor, name_of
 from zoo.preprocessing.audio_io import AudioBlock
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+from zoo.utils.progress import is_shown
 
 SECONDS, CONTEXT = 20.0, 2.0  # length of a window for models without a maximum length, and overlap of two windows
 BATCH_SIZE = 8  # windows in a batch
@@ -34,10 +35,10 @@ def listed(x: Any) -> list[Any]:
     return list(x) if isinstance(x, list) else [x]
 
 
-def probabilities(model: Model, x: Any) -> Tensor:
+def probabilities(model: Model, x: Any, *, first: int = 0) -> Tensor:
     """Probabilities [B, C] of the labels for each clip, or values of a regression: the mean over the windows of the
-    clip."""
-    return torch.stack([_mean_over_windows(model, clip, index) for index, clip in enumerate(listed(x))])
+    clip. first: index of the first clip, for messages."""
+    return torch.stack([_mean_over_windows(model, clip, index) for index, clip in enumerate(listed(x), first)])
 
 
 def _mean_over_windows(model: Model, clip: Any, index: int) -> Tensor:
@@ -56,7 +57,7 @@ def _mean_over_windows(model: Model, clip: Any, index: int) -> Tensor:
     return activations.get(model.config.resolved_problem_type, lambda s: s)(torch.cat(scores)).mean(0)
 
 
-def transcripts(model: Model, x: Any, top_k: int = 5) -> list[Prediction]:
+def transcripts(model: Model, x: Any, top_k: int = 5, *, first: int = 0) -> list[Prediction]:
     """The most probable texts of each clip, [(text, probability), ...]. Probabilities are summed over all paths in the
     beam and over symbol sequences with the same text."""
     vocabulary = getattr(model.preprocess, "vocabulary", None)
@@ -66,7 +67,7 @@ def transcripts(model: Model, x: Any, top_k: int = 5) -> list[Prediction]:
             "model.preprocess, vocabulary=zoo.preprocessing.ctc_vocabulary.Vocabulary(tokens))"
         )
     predictions = []
-    for index, clip in enumerate(listed(x)):
+    for index, clip in enumerate(listed(x), first):
         texts: dict[str, float] = {}
         scores = frame_scores(model, clip, index)[None]
         for ids, score in beam(scores, width=max(BEAM, top_k), blank=vocabulary.blank_id)[0]:
@@ -151,7 +152,7 @@ def with_progress_bar(windows: Iterable[AudioBlock], clip: Any, processor: Audio
     info = audio_io.info(clip) if isinstance(clip, str | Path | bytes) else None
     seconds = info.frames / info.sampling_rate if info else 0.0
     length = (processor.max_samples or SECONDS * processor.sampling_rate) / processor.sampling_rate
-    if seconds < LONG * length or not sys.stderr.isatty():
+    if seconds < LONG * length or is_shown() or not sys.stderr.isatty():
         yield from windows
         return
     from rich.console import Console

@@ -1,36 +1,91 @@
 """`zoo.predict`: labels with probabilities, values of a regression, texts of speech, or tokens for a mask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
-from zoo.inference import long_audio
-from zoo.inference.probabilities import Prediction, run, top_predictions
+from zoo.inference.predictor import OnError, Predictor
+from zoo.inference.probabilities import Prediction
 from zoo.models.base import Model
-from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.modality import of_inputs
 
 
 @overload
-def predict(model: Model, x: list[Any], top_k: int = 5) -> list[Prediction]: ...
+def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None,
+            on_error: Literal["raise", "label"] = "raise", truncation: bool | None = None
+            ) -> list[Prediction]: ...  # fmt: skip
 @overload
-def predict(model: Model, x: Any, top_k: int = 5) -> Prediction: ...
-def predict(model: Model, x: Any, top_k: int = 5) -> Prediction | list[Prediction]:
+def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None, on_error: OnError,
+            truncation: bool | None = None) -> list[Prediction | None]: ...  # fmt: skip
+@overload
+def predict(model: Model, x: Iterator[Any], top_k: int = 5, *, batch_size: int | None = None,
+            on_error: OnError = "raise", truncation: bool | None = None
+            ) -> Iterator[Prediction | None]: ...  # fmt: skip
+@overload
+def predict(model: Model, x: Any, top_k: int = 5, *, batch_size: int | None = None, on_error: OnError = "raise",
+            truncation: bool | None = None) -> Prediction: ...  # fmt: skip
+def predict(
+    model: Model,
+    x: Any,
+    top_k: int = 5,
+    *,
+    batch_size: int | None = None,
+    on_error: OnError = "raise",
+    truncation: bool | None = None,
+) -> Any:
     """Predict the `top_k` most probable labels, [(label, probability), ...], best first; for a list, a list of them.
 
-    x: an input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
-    (samples, sampling_rate)) of any length; or a list of them. Classes without a name are called by their number.
     If `model.config.resolved_problem_type` is "multi_label_classification", each label has an independent probability;
     if it is "regression", the output is the value of every label, in their order. A model with head="masked_lm"
-    predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip.
+    predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. Classes
+    without a name are called by their number.
+
+    Args:
+        model: A classifier, a masked language model, or a CTC model, with `preprocess`.
+        x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
+            (samples, sampling_rate)) of any length; a list of them; or an iterator, such as a generator: then the
+            result is a generator of predictions in the same order, which reads some inputs ahead and never holds all
+            of them in memory.
+        top_k: Labels of each prediction.
+        batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
+            next input. Default: images in batches of 32, texts sorted by length in batches of about 2,048 tokens (on a
+            GPU 32,768). Audio clips are computed one by one.
+        on_error: For an input that cannot be predicted: "raise" stops with an error that names it. "skip" gives None in
+            its place, so that predictions and inputs still correspond, and a warning at the end says how many and
+            which. "label" gives the prediction [("error: ...", nan)], and the same warning.
+        truncation: For texts with more tokens than `model.preprocess.max_length`: True truncates them, and one warning
+            at the end says how many; False raises, with the index and the number of tokens. Default: as the model was
+            trained and saved, in `model.preprocess.truncate` ("error" raises, "warn" truncates with the warning, "cut"
+            truncates silently).
+
+    Raises:
+        ValueError: A model that does not predict labels, options it has no use for, or, with on_error="raise", an input
+            that cannot be predicted. A path is not a text: for a model of texts, a Path, or a string that names an
+            existing file or folder and has a separator or a suffix, is refused.
     """
+    check_model(model, top_k)
+    predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation)
+    inputs = x if is_many(x) else [x]
+    inputs = _no_paths(inputs) if predictor.is_text else inputs
+    if isinstance(x, Iterator):
+        return predictor.stream(inputs)
+    predictions = list(predictor.stream(inputs, stacklevel=3))
+    return predictions if is_many(x) else predictions[0]
+
+
+def is_many(x: Any) -> bool:
+    """Whether `x` is a list or an iterator of inputs, rather than one."""
+    return isinstance(x, Iterator) or (isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple))
+
+
+def check_model(model: Any, top_k: int) -> None:
+    """Raise ValueError unless the model predicts labels, tokens or texts from raw inputs."""
     if not isinstance(getattr(model, "_orig_mod", model), Model):  # a compiled model is one, too
         hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
         raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}{hint}")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
-    predictor = {"classify": classify, "masked_lm": fill_mask, "ctc": transcribe}.get(model.config.head)
-    if predictor is None:
+    if model.config.head not in ("classify", "masked_lm", "ctc"):
         hint = "; to continue texts, use zoo.generate" if model.config.head == "lm" else ""
         hint = "; to classify with text labels, use zoo.zero_shot(model, labels)" if model.config.parts else hint
         raise ValueError(
@@ -40,48 +95,33 @@ def predict(model: Model, x: Any, top_k: int = 5) -> Prediction | list[Predictio
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_inputs(model.inputs))
         raise ValueError(f"the model has no preprocessing: set model.preprocess = {choices}")
-    is_list = isinstance(x, Sequence) and not isinstance(x, str | bytes | tuple)
-    if is_list and not len(x):
-        return []
-    predictions = predictor(model, x, top_k)
-    if not is_list and len(predictions) != 1:
-        raise ValueError(
-            f"given a {type(x).__name__} of {len(predictions)} inputs: expected one input, or a list of them"
-        )
-    return predictions if is_list else predictions[0]
 
 
-def classify(model: Model, x: Any, top_k: int) -> list[Prediction]:
-    """Predict labels, or values of a regression, for each input."""
-    if isinstance(model.preprocess, AudioProcessor):
-        outputs = long_audio.probabilities(model, x)
-    else:
-        scores = run(model, model.preprocess(x))
-        outputs = {
-            "single_label_classification": scores.softmax(-1),
-            "multi_label_classification": scores.sigmoid(),
-        }.get(model.config.resolved_problem_type, scores)
-    labels = model.labels or [str(i) for i in range(outputs.shape[-1])]
-    if len(labels) != outputs.shape[-1]:
-        raise ValueError(f"model.labels has {len(labels)} names for {outputs.shape[-1]} classes: set as many, or None")
-    if model.config.resolved_problem_type == "regression":
-        return [list(zip(labels, row)) for row in outputs.tolist()]
-    return top_predictions(outputs, top_k, lambda i: labels[i])
+def _no_paths(texts: Iterable[Any]) -> Iterator[Any]:
+    """The texts; an error in the place of one that is a path."""
+    for index, text in enumerate(texts):
+        yield _problem_of_path(text, f"text {index}") or text
 
 
-def transcribe(model: Model, x: Any, top_k: int) -> list[Prediction]:
-    """Transcribe each audio clip with a CTC model."""
-    return long_audio.transcripts(model, x, top_k)
+def _problem_of_path(text: Any, name: str) -> ValueError | None:
+    parts = text if isinstance(text, tuple) else (text,)
+    for part in parts:
+        if isinstance(part, Path) or (isinstance(part, str) and names_a_file(part)):
+            what = "a path" if isinstance(part, Path) else "the name of a file"
+            return ValueError(
+                f"{name}, {str(part)!r}, is {what}, and the model predicts from texts: give the text that the file "
+                "holds, Path(...).read_text(), or predict on the rows of a table with `zoo predict MODEL FILE "
+                "--text-column NAME`"
+            )
+    return None
 
 
-def fill_mask(model: Model, x: Any, top_k: int) -> list[Prediction]:
-    """Predict tokens for the mask in each text."""
-    mask, batch = model.preprocess.id("mask"), model.preprocess(x)
-    masked = batch["input_ids"] == (-1 if mask is None else mask)
-    counts = masked.sum(1).tolist()
-    if mask is None or set(counts) != {1}:
-        token = model.preprocess.special.get("mask")
-        problem = next((f"text {i} has {n}" for i, n in enumerate(counts) if n != 1), "the tokenizer has no mask token")
-        raise ValueError(f"expected one mask ({token!r}) in each text, but {problem}")
-    probabilities = run(model, batch)[masked].softmax(-1)
-    return top_predictions(probabilities, top_k, lambda i: model.preprocess.decode([i], skip_special=False))
+def names_a_file(text: str) -> bool:
+    """Whether a string names an existing file or folder, and no text looks so: it has a separator or a suffix."""
+    path = Path(text) if len(text) < 4096 and "\n" not in text and "\0" not in text else None
+    if path is None or not (path.suffix or "/" in text or "\\" in text):
+        return False
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

@@ -19,6 +19,14 @@ def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
         return model(**inputs).float().cpu()
 
 
+def activated(model: Model, scores: Tensor) -> Tensor:
+    """Scores [B, C] of a classifier -> probabilities by its problem type, or the values of a regression."""
+    return {
+        "single_label_classification": scores.softmax(-1),
+        "multi_label_classification": scores.sigmoid(),
+    }.get(model.config.resolved_problem_type, scores)
+
+
 def top_predictions(probabilities: Tensor, top_k: int, name: Callable[[int], str]) -> list[Prediction]:
     """Probabilities [B, C] -> the `top_k` most probable [(name, probability), ...] of each row."""
     top = probabilities.topk(min(top_k, probabilities.shape[-1]))

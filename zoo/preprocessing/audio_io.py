@@ -204,7 +204,8 @@ def _opened(source: "Source") -> Iterator["SoundFile"]:
     if not isinstance(source, bytes | str | Path):
         raise ValueError(f"expected a path or the bytes of an audio file, given {type(source).__name__}")
     if not isinstance(source, bytes) and not Path(source).is_file():
-        raise AudioError(f"there is no audio file {source}")
+        what = f"{source} is a folder, and not an audio file: `zoo predict MODEL {source}` takes the files of a folder"
+        raise AudioError(what if Path(source).is_dir() else f"there is no audio file {source}")
     if isinstance(source, bytes) and not source:
         raise AudioError(f"{name} is empty: it has no samples")
     try:

@@ -51,6 +51,10 @@ def read(source: "Source", name: str = "") -> "Image":
             return _upright(image, name)
     except FileNotFoundError:
         raise ValueError(f"there is no image file {name}") from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"{name} is a folder: expected an image file, or a list of them; `zoo predict MODEL {name}` takes a folder"
+        ) from None
     except UnidentifiedImageError:  # its own message names a memory address
         reason = "is damaged" if isinstance(source, Image.Image) else _unreadable(source)
         raise ValueError(f"{name} {reason}") from None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -105,8 +105,6 @@ class TextProcessor:
         if not isinstance(texts, str | tuple | Sequence):
             raise ValueError(f"expected a text or a list of texts, given {type(texts).__name__}")
         batch = [texts] if isinstance(texts, str | tuple) else list(texts)
-        for index, text in enumerate(batch):
-            _check_text(text, index)
         if not batch:
             raise ValueError("the list of texts is empty: expected at least one text")
         return self._pad(self._encode(batch))
@@ -124,25 +122,47 @@ class TextProcessor:
 
     def _encode(self, batch: list[Text]) -> list["Encoding"]:
         """Encode each text into at most `max_length` tokens."""
-        if self.clean is not None:
-            batch = [_cleaned(text, self.clean) for text in batch]
-        encoded = encode_batch(self.backend, batch)
-        long = [index for index, encoding in enumerate(encoded) if len(encoding) > self.max_length]
-        for index, encoding in enumerate(encoded):
-            if all(encoding.special_tokens_mask):
-                cleaned = f", cleaned as {self.clean!r}" if self.clean else ""
-                raise ValueError(f"text {index} has no tokens: {_short(batch[index])}{cleaned}")
-        if not long:
-            return encoded
-        message = f"text {long[0]} has {len(encoded[long[0]])} tokens, expected at most max_length={self.max_length}"
-        if self.truncate == "error":
-            raise ValueError(f"{message}: truncate it with model.preprocess(texts, truncate='cut'), or split the text")
-        if self.truncate == "warn":
+        found, long = self.encode_each(batch)
+        for encoding in found:
+            if isinstance(encoding, ValueError):
+                raise encoding
+        if long and self.truncate == "warn":
+            index, tokens = next(iter(long.items()))
+            message = f"text {index} has {tokens} tokens, expected at most max_length={self.max_length}"
             warnings.warn(f"{message}; {len(long)} of {len(batch)} texts are truncated", stacklevel=4)
+        return cast("list[Encoding]", found)
+
+    def encode_each(
+        self, texts: Sequence[Text], names: Sequence[str] | None = None
+    ) -> tuple[list["Encoding | ValueError"], dict[int, int]]:
+        """(encoding of each text in at most `max_length` tokens, {index: number of tokens} of those truncated).
+
+        A text that cannot be encoded, or that is too long with truncate="error", has its error in the place of an
+        encoding. names: of the texts in messages; default: "text 0", "text 1", ...
+        """
+        names = names or [f"text {index}" for index in range(len(texts))]
+        found: list[Any] = [_problem_of(text, name) for text, name in zip(texts, names)]
+        good = [index for index, problem in enumerate(found) if problem is None]
+        cleaned = [texts[i] if self.clean is None else _cleaned(texts[i], self.clean) for i in good]
+        long: dict[int, int] = {}
+        for index, text, encoding in zip(good, cleaned, encode_batch(self.backend, cleaned)):
+            found[index] = encoding
+            if all(encoding.special_tokens_mask):
+                how = f", cleaned as {self.clean!r}" if self.clean else ""
+                found[index] = ValueError(f"{names[index]} has no tokens: {_short(text)}{how}")
+            elif (tokens := len(encoding)) > self.max_length:
+                found[index] = ValueError(
+                    f"{names[index]} has {tokens} tokens, expected at most max_length={self.max_length}: truncate it "
+                    "with model.preprocess(texts, truncate='cut') or zoo.predict(..., truncation=True), or split it"
+                )
+                long[index] = tokens
+        if self.truncate == "error" or not long:
+            return found, {}
         truncating = _backend(self.tokenizer, self.max_length)
-        for index, encoding in zip(long, truncating.encode_batch([batch[i] for i in long])):
-            encoded[index] = encoding
-        return encoded
+        again = [text for index, text in zip(good, cleaned) if index in long]
+        for index, encoding in zip(long, truncating.encode_batch(again)):
+            found[index] = encoding
+        return found, long
 
     def _pad(self, encoded: list["Encoding"]) -> dict[str, Tensor]:
         longest = max(len(encoding) for encoding in encoded)
@@ -320,12 +340,13 @@ def _cleaned(text: Text, mode: Clean) -> Text:
     return clean_text(text, mode) if isinstance(text, str) else (clean_text(text[0], mode), clean_text(text[1], mode))
 
 
-def _check_text(text: Any, index: int) -> None:
-    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
-    for part in parts:
+def _problem_of(text: Any, name: str) -> ValueError | None:
+    """Why a text cannot be encoded; None if it can."""
+    for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
         if not isinstance(part, str):
-            raise ValueError(
-                f"text {index} is of type {type(part).__name__}, expected a string or a tuple of two strings"
-            )
+            return ValueError(f"{name} is of type {type(part).__name__}, expected a string or a tuple of two strings")
         if not part:
-            raise ValueError(f"text {index} is empty")
+            return ValueError(f"{name} is empty")
+        if problem := surrogate_problem(part):
+            return ValueError(f"{name} {problem}")
+    return None

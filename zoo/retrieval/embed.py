@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,8 @@ from zoo.retrieval.journal import EmbeddingJournal
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
 from zoo.utils.folders import data_files, describe_files
+from zoo.utils.journal import journal_folder
+from zoo.utils.progress import progress
 
 OnError = Literal["raise", "skip"]
 AHEAD = 2  # batches that are decoded while one is computed
@@ -72,7 +73,7 @@ def embed(
     listed = items_of_folder(folder, kinds, out) if folder else items_of_list(items, encoder)  # type: ignore[arg-type]
     mark = fingerprint(model)
     old = None if overwrite or not out.exists() else former(out, mark, dtype)
-    journal = EmbeddingJournal(out.with_name(f".{out.name}.unfinished"), {"fingerprint": mark, "dtype": dtype})
+    journal = EmbeddingJournal(journal_folder(out), {"fingerprint": mark, "dtype": dtype})
     with journal.held():
         known = {} if old is None else {item: i for i, item in enumerate(old.items)}
         todo = [item for item in dict.fromkeys(listed) if item not in known]
@@ -224,7 +225,7 @@ def compute(
     left = [[item for item in batch if item not in journal.rows and item not in journal.broken] for batch in batches]
     done = len(todo) - sum(map(len, left))
     workers = options.workers or min(8, os.cpu_count() or 1)
-    with shown(options.progress, len(todo), done) as advance, ThreadPoolExecutor(workers) as pool:
+    with progress("embedding", len(todo), done, options.progress) as advance, ThreadPoolExecutor(workers) as pool:
         try:
             for batch, loaded in ahead(pool, encoder, folder, [batch for batch in left if batch]):
                 for kind in MODALITIES:
@@ -315,19 +316,3 @@ def refuse(item: Item, error: Exception, journal: EmbeddingJournal, options: Opt
             "finished work is kept"
         ) from error
     journal.note(item, message)
-
-
-@contextmanager
-def shown(progress: bool, total: int, done: int) -> Iterator[Any]:
-    """A progress bar that the yielded function advances; none without a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not progress or not console.is_terminal:
-        yield lambda count: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress("embedding", MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        yield lambda count: bar.advance(task, count)

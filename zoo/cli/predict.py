@@ -1,0 +1,66 @@
+"""The command `zoo predict`. Torch is imported when it runs."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def add_command(command: Callable[..., Any]) -> None:
+    """The parser; `command(name, run, about, more)` makes one."""
+    new = command("predict", run_predict, "Predict labels with probabilities.",
+                  "Inputs are texts, image or audio files, folders of them, tables, or lines of standard input: "
+                  'zoo predict MODEL "a text", or MODEL reviews.csv --text-column review --out labels.csv')  # fmt: skip
+    new.add_argument("source", metavar="MODEL", help="a model or run folder, or a hub repository")
+    new.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="texts, image files, audio files of any length, folders (searched recursively), tables (.csv .tsv .jsonl "
+        ".json .parquet), or - for standard input: a text or a path in each line, or JSON lines with --text-column",
+    )
+    new.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
+    )
+    columns = new.add_argument_group("columns of tables (default: the one of the run, or with a common name)")
+    columns.add_argument("--text-column", metavar="NAME", help="texts; two names for pairs: premise,hypothesis")
+    columns.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
+    columns.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
+    output = new.add_argument_group("output (default: a table on the screen)")
+    output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
+                        "or .parquet file; the same command resumes an interrupted run")  # fmt: skip
+    output.add_argument("--overwrite", action="store_true", help="replace an existing FILE, or unfinished work for it")
+    output.add_argument("--json", action="store_true", help="print one JSON object a line, as soon as it is computed")
+    output.add_argument("--top-k", type=int, help="labels for each input (5 on the screen, 1 with --out or --json)")
+    new.add_argument(
+        "--batch-size", type=int, metavar="N", help="inputs that are computed at once (default: by length)"
+    )
+    new.add_argument(
+        "--on-error",
+        choices=("raise", "skip", "label"),
+        default="raise",
+        help="for an input that cannot be predicted: stop (default), omit it, or write the error beside it; "
+        "how many and which is printed at the end",
+    )
+    new.add_argument(
+        "--truncation",
+        action=argparse.BooleanOptionalAction,
+        help="truncate texts that are too long, or refuse them (default: as the model was trained)",
+    )
+    new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
+    new.set_defaults(rest="inputs")
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    if not args.inputs and not args.pair:
+        raise ValueError(
+            'give at least one image, audio file, text, folder or table: zoo predict MODEL cat.png, or MODEL "a text", '
+            "or MODEL reviews.csv --text-column review"
+        )
+    for name, value in (("--top-k", args.top_k), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}: expected at least 1")
+    if args.out and args.json:
+        raise ValueError("--out and --json: choose one; a .jsonl file has the same lines as --json prints")
+    from zoo.cli.predict_run import run
+
+    return run(args)

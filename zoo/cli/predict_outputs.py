@@ -1,0 +1,169 @@
+"""The output of `zoo predict`: the columns of predictions, and files of rows with them."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.inference.probabilities import Prediction
+from zoo.utils.errors import DataError, did_you_mean
+from zoo.utils.files import write_atomic
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
+
+
+@dataclass(frozen=True)
+class PredictionColumns:
+    """The columns of a prediction.
+
+    label: "label", or "text" for speech. values: of a regression, the names of its columns. prefix: before each name.
+    errors: whether there is a column "error".
+    """
+
+    top_k: int
+    label: str = "label"
+    values: Sequence[str] = ()
+    prefix: str = ""
+    errors: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of a flat table: label and probability, or label_1, probability_1 and so on, or values of a regression."""
+        ends = [""] if self.top_k == 1 else [f"_{i}" for i in range(1, self.top_k + 1)]
+        plain = list(self.values) or [f"{name}{end}" for end in ends for name in (self.label, "probability")]
+        return [f"{self.prefix}{name}" for name in [*plain, *["error"] * self.errors]]
+
+    def flat(self, prediction: Prediction | None, error: str | None = None) -> dict[str, Any]:
+        """A prediction as the cells of a row; None where there is none."""
+        cells: list[Any] = []
+        for label, value in (prediction or []) if error is None else []:
+            cells += [value] if self.values else [label, value]
+        cells += [None] * (len(self.names) - self.errors - len(cells)) + [error] * self.errors
+        return dict(zip(self.names, cells, strict=True))
+
+    def nested(self, prediction: Prediction | None, error: str | None = None) -> dict[str, Any]:
+        """A prediction as keys of a JSON object; several labels are a list."""
+        found = self.flat(prediction, error)
+        if self.values or self.top_k == 1:
+            return found
+        several = (
+            [{self.label: label, "probability": value} for label, value in prediction or ()] if error is None else []
+        )
+        key = f"{self.prefix}error"
+        return {f"{self.prefix}predictions": several} | ({key: found[key]} if self.errors else {})
+
+
+def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool) -> PredictionColumns:
+    """The columns of a model's predictions beside the columns `given` of the input."""
+    head = model.config.head
+    values: list[str] = []
+    if head == "classify" and model.config.resolved_problem_type == "regression":
+        values = list(model.labels or [str(i) for i in range(model.config.num_classes)])
+        values = ["number"] if len(values) == 1 else values
+    elif head == "classify":
+        top_k = min(top_k, model.config.num_classes)
+    label = "text" if head == "ctc" else "label"
+    for prefix in ("", PREFIX):
+        columns = PredictionColumns(top_k, label, values, prefix, errors)
+        new = {*columns.names, *columns.nested(None)}
+        if not new & set(given):
+            return columns
+    raise DataError(f"the input has columns named {', '.join(sorted(new & set(given)))}: rename them")
+
+
+def json_line(values: dict[str, Any], prediction: dict[str, Any]) -> str:
+    """A line of JSON with the columns of the input and of the prediction."""
+    if taken := values.keys() & prediction.keys():
+        raise DataError(f"the input has the key {min(taken)!r}, which the prediction has, too: rename it")
+    text = json.dumps(values | prediction, ensure_ascii=False, default=str)
+    return text if _is_utf8(text) else json.dumps(values | prediction, default=str)
+
+
+def check_out(out: Path, files: Sequence[Path], overwrite: bool) -> None:
+    """Raise ValueError unless the predictions can be written to `out`; files: those of the input."""
+    if out.suffix.lower() not in SUFFIXES:
+        near = did_you_mean(out.suffix, SUFFIXES)
+        raise ValueError(f"--out {out}: expected a file that ends with {', '.join(SUFFIXES)}{near}")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: expected the name of a file to write")
+    if out.exists() and any(file.exists() and file.samefile(out) for file in files):
+        raise ValueError(f"--out {out} is an input: give another name")
+    if out.exists() and not overwrite:
+        raise ValueError(f"--out {out} exists: replace it with --overwrite, or give another name")
+
+
+def write_table(out: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Write rows in one piece; returns the columns that were left out, because they hold bytes."""
+    writers: dict[str, Callable[[Path], object]] = {
+        ".csv": lambda part: _write_csv(part, kept, rows, ","),
+        ".tsv": lambda part: _write_csv(part, kept, rows, "\t"),
+        ".jsonl": lambda part: part.write_text(
+            "".join(json_line(_kept(row, left_out), {}) + "\n" for row in rows), "utf-8"
+        ),
+        ".parquet": lambda part: _write_parquet(part, kept, rows),
+    }
+    kind = out.suffix.lower()
+    left_out = (
+        [] if kind == ".parquet" else [name for name in columns if any(_has_bytes(row.get(name)) for row in rows)]
+    )
+    kept = [name for name in columns if name not in left_out]
+    write_atomic(out, writers[kind])
+    return left_out
+
+
+def _kept(row: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in left_out}
+
+
+def _write_csv(part: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], delimiter: str) -> None:
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow([_cell(name) for name in columns])
+        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell of a CSV file; lists and dicts as JSON."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return _utf8(value) if isinstance(value, str) else value
+
+
+def _write_parquet(part: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays: dict[str, Any] = {}
+    for name in columns:
+        values = [_utf8(value) if isinstance(value := row.get(name), str) else value for row in rows]
+        try:
+            arrays[name] = pa.array(values)
+        except pa.ArrowException as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"the column {name!r} has values of several types ({reason}): write .csv or .jsonl"
+            ) from None
+    pq.write_table(pa.table(arrays), part)
+
+
+def _has_bytes(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, dict) and any(isinstance(v, bytes) for v in value.values()))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _utf8(text: str) -> str:
+    """Text with escapes for halves of surrogate pairs, as names of files that are not UTF-8 have them."""
+    return text if _is_utf8(text) else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,231 @@
+"""What `zoo predict` does: load the model, read the inputs, predict window by window, print or write.
+
+With --out, finished windows stand in a journal beside the file: a run that is killed and started again writes the same
+bytes as an uninterrupted one.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.load import load
+from zoo.cli.predict_inputs import Inputs, Reader, Row
+from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, json_line, write_table
+from zoo.inference.predict import check_model
+from zoo.inference.predictor import Predictor, Window
+from zoo.models.base import Model
+from zoo.preprocessing.modality import MODALITIES, Modality, of_inputs
+from zoo.retrieval.encode import fingerprint
+from zoo.utils.console import make_table, stdout_console
+from zoo.utils.escape import printable, say
+from zoo.utils.journal import Journal, journal_folder
+from zoo.utils.progress import progress
+
+SHORT = 60  # characters of a text that the table on the screen shows
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    model = load(args.source)
+    top_k = args.top_k or (1 if args.out or args.json else 5)
+    check_model(model, top_k)
+    modality = _modality(model, args)
+    predictor = Predictor(model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation)
+    column = getattr(args, f"{modality.name}_column") or ""
+    inputs = Reader(modality, args.source, column).read(args.inputs, [tuple(pair) for pair in args.pair])
+    columns = columns_for(model, top_k, inputs.columns, args.on_error == "label")
+    if columns.prefix and (args.out or args.json):
+        say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)
+    work = Work(predictor, inputs, columns)
+    if args.out:
+        work.write(Path(args.out), _plan(model, args, top_k), args.overwrite)
+    elif args.json:
+        work.print_json()
+    else:
+        work.print_table(model)
+    return 0
+
+
+def _modality(model: Model, args: argparse.Namespace) -> Modality:
+    """The modality of the model's inputs, which the options must fit. Sets the resampling of audio."""
+    modality = of_inputs(model.inputs)[0]
+    if args.resample:
+        if "resample" not in modality.options:
+            raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
+        model.preprocess = replace(model.preprocess, resample=True)
+    if args.pair and modality.name != "text":
+        raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
+    for name in MODALITIES:
+        if getattr(args, f"{name}_column") and name != modality.name:
+            raise ValueError(f"--{name}-column: the model takes {modality.plural}, use --{modality.name}-column")
+    return modality
+
+
+def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:
+    """What the predictions depend on beside the inputs."""
+    names = hashlib.blake2b(json.dumps(model.labels).encode(), digest_size=16).hexdigest()
+    return {
+        "model": fingerprint(model), "labels": names, "--top-k": top_k, "--batch-size": args.batch_size,
+        "--on-error": args.on_error, "--truncation": args.truncation, "--resample": args.resample,
+    }  # fmt: skip
+
+
+class PredictionJournal(Journal):
+    """The finished windows of a run: {number of the window: (digest of its inputs, predictions)}."""
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        super().__init__(path, plan)
+        self.windows: dict[int, tuple[str, Window]] = {}
+
+    def reset(self) -> None:
+        """Start without finished windows."""
+        self.windows = {}
+
+    def restore(self, entries: list[Any]) -> bool:
+        """Take over the windows of these lines; a later line replaces an earlier one."""
+        for entry in entries:
+            failures, truncated = ({int(i): v for i, v in entry[name].items()} for name in ("failures", "truncated"))
+            predictions = [None if p is None else [tuple(pair) for pair in p] for p in entry["predictions"]]
+            self.windows[entry["window"]] = entry["digest"], Window(predictions, failures, truncated)
+        return True
+
+    def keep(self, number: int, digest: str, window: Window) -> None:
+        """Write a finished window."""
+        self.windows[number] = digest, window
+        self.note_done({"window": number, "digest": digest} | asdict(window))
+        self.write()
+
+
+@dataclass
+class Work:
+    """The predictions for all inputs, window by window."""
+
+    predictor: Predictor
+    inputs: Inputs
+    columns: PredictionColumns
+
+    def windows(
+        self, journal: PredictionJournal | None = None, overwrite: bool = False
+    ) -> Iterator[tuple[list[Row], Window]]:
+        """The rows of each window with their predictions; finished ones come from the journal."""
+        source, report, number = iter(self.inputs.rows), self.predictor.report(), 0
+        resumed = 0 if journal is None else sum(len(window.predictions) for _, window in journal.windows.values())
+        with progress("predicting", self.inputs.total, resumed) as advance:
+            while rows := list(islice(source, self.predictor.window_size)):
+                names, found = [row.name for row in rows], self._finished(rows, number, journal, overwrite)
+                if found is None:
+                    found = self._predict(rows, report.inputs, names, kept=journal is not None)
+                    advance(len(rows))
+                    if journal is not None:
+                        journal.keep(number, digest_of(rows), found)
+                report.add(found, names)
+                yield rows, found
+                number += 1
+        if not report.inputs:
+            raise ValueError("there is nothing to predict: the input is empty")
+        if report.inputs == report.failed and self.predictor.on_error == "skip":
+            raise ValueError(f"none of {report.inputs} inputs can be predicted; the first: {report.failures[0]}")
+        for message in report.messages():
+            say(message, file=sys.stderr)
+
+    def _predict(self, rows: list[Row], first: int, names: list[str], kept: bool) -> Window:
+        try:
+            return self.predictor.window([row.item for row in rows], first, names)
+        except KeyboardInterrupt:
+            if kept:
+                say(f"interrupted after {first:,} inputs: the same command resumes there", file=sys.stderr)
+            raise
+        except ValueError as error:
+            if self.predictor.on_error != "raise" or len(rows) + first == 1:
+                raise
+            resume = "; finished work is kept, the same command resumes there" if kept else ""
+            raise type(error)(
+                f"{error}. Fix or remove it, omit such inputs with --on-error skip, or write their errors beside them "
+                f"with --on-error label{resume}"
+            ) from error
+
+    def _finished(
+        self, rows: list[Row], number: int, journal: PredictionJournal | None, overwrite: bool
+    ) -> Window | None:
+        if journal is None or number not in journal.windows:
+            return None
+        digest, window = journal.windows[number]
+        if digest == digest_of(rows):
+            return window
+        if overwrite:
+            return None
+        raise ValueError(
+            f"the inputs from {rows[0].name} have changed since the unfinished run, whose work is kept in "
+            f"{journal.path}: start again with --overwrite, or give another --out"
+        )
+
+    def write(self, out: Path, plan: dict[str, Any], overwrite: bool) -> None:
+        """Write a file; resumes what an interrupted run left."""
+        check_out(out, self.inputs.files, overwrite)
+        journal = PredictionJournal(journal_folder(out), plan)
+        if (former := journal.former_plan()) is not None and former != plan and not overwrite:
+            changed = [name for name in plan if not isinstance(former, dict) or former.get(name) != plan[name]]
+            raise ValueError(
+                f"there is unfinished work for {out} with another value of {', '.join(changed)}: give the same command "
+                "to resume it, --overwrite to start again, or another --out"
+            )
+        written: list[dict[str, Any]] = []
+        nested = out.suffix.lower() == ".jsonl"
+        with journal.held():
+            for rows, window in self.windows(journal, overwrite):
+                written += [row.values | new for row, new in self._kept(rows, window, nested)]
+            new = list(self.columns.nested(None) if nested else self.columns.names)
+            left_out = write_table(out, [*self.inputs.columns, *new], written)
+            journal.remove()
+        say(f"{out}: {len(written):,} rows with {', '.join(new)}")
+        if left_out:
+            say(f"left out, since {out.suffix} holds no bytes: {', '.join(left_out)}", file=sys.stderr)
+
+    def print_json(self) -> None:
+        """Print a JSON object for each input, as soon as its window is computed."""
+        for rows, window in self.windows():
+            for row, new in self._kept(rows, window, nested=True):
+                sys.stdout.write(json_line(row.values, new) + "\n")
+            sys.stdout.flush()
+
+    def _kept(self, rows: list[Row], window: Window, nested: bool) -> Iterator[tuple[Row, dict[str, Any]]]:
+        """Rows with their prediction's columns, without those that were skipped."""
+        made = self.columns.nested if nested else self.columns.flat
+        for i, (row, prediction) in enumerate(zip(rows, window.predictions, strict=True)):
+            if prediction is not None:
+                yield row, made(prediction, window.failures.get(i))
+
+    def print_table(self, model: Model) -> None:
+        """Print a table for the screen."""
+        number = bool(self.columns.values)
+        table = make_table("", self.columns.label, "number" if number else "probability")
+        table.columns[2].justify = "right"
+        for rows, window in self.windows():
+            for row, prediction in zip(rows, window.predictions, strict=True):
+                for i, (label, value) in enumerate(prediction or ()):
+                    amount = "" if math.isnan(value) else f"{value:,.6g}" if number else f"{value:.1%}"
+                    table.add_row("" if i else printable(shown(row)), printable(label), amount)
+        stdout_console().print(table)
+
+
+def shown(row: Row) -> str:
+    """A row in the table on the screen: its file, or its text, shortened."""
+    if "file" in row.values:
+        return str(row.values["file"])
+    if not isinstance(row.item, str | tuple):
+        return row.name
+    text = row.item if isinstance(row.item, str) else " | ".join(row.item)
+    return text if len(text) <= SHORT else f"{text[:SHORT]} ..."
+
+
+def digest_of(rows: list[Row]) -> str:
+    """32 hexadecimal digits that change with the rows and with the files that they name."""
+    text = repr([(row.values, row.name, row.stamp) for row in rows])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

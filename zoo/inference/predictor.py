@@ -1,0 +1,313 @@
+"""Predictions for many inputs: in windows of bounded memory, in batches by length, and what to do with broken inputs.
+
+A window is as many inputs as are held in memory at once. Its texts are tokenized once and batched by their number of
+tokens, so that little padding is computed. Windows start at multiples of their size, so that a run which resumes at one
+of them gives the same numbers.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from zoo.inference import long_audio
+from zoo.inference.probabilities import Prediction, activated, run, top_predictions
+from zoo.models.base import Model
+from zoo.preprocessing.audio import AudioProcessor
+from zoo.preprocessing.audio_io import AudioError
+from zoo.preprocessing.text import TextProcessor
+from zoo.utils.errors import check_choice
+
+OnError = Literal["raise", "skip", "label"]
+TEXTS, IMAGES = 512, 32  # inputs in a window
+TOKENS, TOKENS_OF_A_GPU = 2048, 32768  # in a batch of texts
+SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
+SHOWN = 5  # failures that a report names
+
+
+@dataclass
+class Window:
+    """The predictions for the inputs of a window, in their order; indices count from its first input.
+
+    predictions: None for an input that was skipped. failures: {index: what is wrong with the input, naming it}.
+    truncated: {index: number of tokens} of the texts that were too long for the model.
+    """
+
+    predictions: list[Prediction | None]
+    failures: dict[int, str] = field(default_factory=dict)
+    truncated: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a user has to know about the inputs of all windows so far.
+
+    failures: of the first few inputs that failed. longest: name and number of tokens of the first text that was
+    truncated.
+    """
+
+    on_error: str = "raise"
+    inputs: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    truncated: int = 0
+    first: tuple[str, int] = ("", 0)
+    max_length: int = 0
+
+    def add(self, window: Window, names: Sequence[str] | None = None) -> None:
+        """Count a window; names: of its inputs, default "text 0" and so on."""
+        if window.truncated and not self.truncated:
+            index, tokens = next(iter(window.truncated.items()))
+            self.first = names[index] if names else f"text {self.inputs + index}", tokens
+        self.inputs += len(window.predictions)
+        self.truncated += len(window.truncated)
+        self.failed += len(window.failures)
+        self.failures += list(window.failures.values())[: SHOWN - len(self.failures)]
+
+    def messages(self) -> list[str]:
+        """Sentences about truncated and failed inputs; empty if there are none."""
+        found = []
+        if self.truncated:
+            name, tokens = self.first
+            found.append(
+                f"{self.truncated} of {self.inputs} texts are truncated to max_length={self.max_length} tokens: the "
+                f"first is {name} with {tokens} tokens"
+            )
+        if self.failed:
+            what = "skipped" if self.on_error == "skip" else "labeled with their error"
+            found.append(
+                f"{self.failed} of {self.inputs} inputs are {what}: {'; '.join(self.failures)}"
+                f"{' ...' * (self.failed > len(self.failures))}"
+            )
+        return found
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn with each message."""
+        for message in self.messages():
+            warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+class Predictor:
+    """Predicts windows of inputs with a classifier, a masked language model or a CTC model.
+
+    Args:
+        model: With `preprocess`; its head is "classify", "masked_lm" or "ctc".
+        top_k: Labels of each prediction.
+        batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
+        on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
+            prediction with one label that is the error, and the probability nan).
+        truncation: Whether to truncate texts that are too long for the model, rather than to raise. None: as
+            `model.preprocess` does.
+
+    Raises: ValueError for an option that is not one of these, or that the model has no use for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        top_k: int = 5,
+        *,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+        truncation: bool | None = None,
+    ) -> None:
+        check_choice("on_error", on_error, get_args(OnError))
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None")
+        self.model, self.top_k, self.batch_size, self.on_error = model, top_k, batch_size, on_error
+        self.processor = model.preprocess
+        if truncation is not None:
+            if not isinstance(self.processor, TextProcessor):
+                raise ValueError(f"truncation={truncation!r} is for texts, and the model takes {model.inputs[0]}")
+            if not isinstance(truncation, bool):
+                raise ValueError(f"truncation={truncation!r}: expected True, False, or None (as the model was saved)")
+            self.processor = replace(self.processor, truncate="warn" if truncation else "error")
+        self.is_text = isinstance(self.processor, TextProcessor)
+        self.is_audio = isinstance(self.processor, AudioProcessor)
+        if model.config.head == "masked_lm" and self.processor.id("mask") is None:
+            raise ValueError("expected one mask in each text, but the tokenizer has no mask token")
+        if model.config.head == "ctc":
+            long_audio.transcripts(model, [])  # raises where the model has no vocabulary
+
+    @property
+    def window_size(self) -> int:
+        """The number of inputs that are held in memory, and computed, at once."""
+        if self.is_audio:
+            return 1
+        if self.batch_size is None:
+            return TEXTS if self.is_text else IMAGES
+        return self.batch_size * SORTED if self.is_text and self.batch_size > 1 else self.batch_size
+
+    def report(self) -> Report:
+        """An empty report of windows of this predictor."""
+        return Report(self.on_error, max_length=getattr(self.processor, "max_length", 0))
+
+    def stream(self, inputs: Iterable[Any], stacklevel: int = 2) -> Iterator[Prediction | None]:
+        """Predictions in the order of the inputs, of which one window at a time is held in memory.
+
+        stacklevel: of the warnings at the end; 2 is the caller who iterates.
+        """
+        source, report = iter(inputs), self.report()
+        try:
+            while items := list(islice(source, self.window_size)):
+                window = self.window(items, report.inputs)
+                report.add(window)
+                yield from window.predictions
+        finally:
+            report.warn(stacklevel)
+
+    def window(self, items: Sequence[Any], first: int = 0, names: Sequence[str] | None = None) -> Window:
+        """Predict one window.
+
+        Args:
+            items: Inputs of the model; an exception in the place of one says why it could not be read.
+            first: Index of the first of them among all inputs, for messages.
+            names: Of the inputs in messages. Default: paths, or their indices.
+
+        Raises: ValueError for an input that cannot be predicted, with on_error="raise".
+        """
+        made = Window([None] * len(items))
+        for index, found in self._predicted(items, first, names, made):
+            if not isinstance(found, Exception):
+                made.predictions[index] = found
+                continue
+            message = self._named(found, items[index], first + index, names[index] if names else "")
+            if self.on_error == "raise":
+                raise (AudioError if isinstance(found, AudioError) else ValueError)(message) from found
+            made.failures[index] = message
+            if self.on_error == "label":
+                made.predictions[index] = [(f"error: {message}", math.nan)]
+        made.failures = dict(sorted(made.failures.items()))
+        return made
+
+    def _named(self, error: Exception, item: Any, index: int, name: str) -> str:
+        """What is wrong with an input, in one line that names it."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        kind = "text" if self.is_text else "audio clip" if self.is_audio else "image"
+        is_path = isinstance(item, Path) or (isinstance(item, str) and not self.is_text)
+        name = name or (str(item) if is_path else f"{kind} {index}")
+        return reason if name in reason else f"{name}: {reason}"
+
+    # --- each modality ------------------------------------------------------------------------------------------------
+
+    def _predicted(
+        self, items: Sequence[Any], first: int, names: Sequence[str] | None, made: Window
+    ) -> Iterator[tuple[int, Prediction | Exception]]:
+        """(index, prediction or what is wrong) of each item; what is wrong as soon as it is known."""
+        yield from ((i, item) for i, item in enumerate(items) if isinstance(item, Exception))
+        good = [i for i, item in enumerate(items) if not isinstance(item, Exception)]
+        if self.is_audio:
+            for i in good:
+                yield i, self._clip(items[i], first + i)
+        elif self.is_text:
+            yield from self._texts({i: items[i] for i in good}, first, names, made)
+        else:
+            size = self.batch_size or IMAGES
+            for start in range(0, len(good), size):
+                yield from self._images({i: items[i] for i in good[start : start + size]})
+
+    def _clip(self, clip: Any, index: int) -> Prediction | Exception:
+        try:
+            if self.model.config.head == "ctc":
+                return long_audio.transcripts(self.model, [clip], self.top_k, first=index)[0]
+            outputs = long_audio.probabilities(self.model, [clip], first=index)
+        except (ValueError, OSError) as error:
+            return error
+        return self._of_outputs(outputs)[0]
+
+    def _images(self, items: dict[int, Any]) -> Iterator[tuple[int, Prediction | Exception]]:
+        shapes: dict[Any, dict[int, dict[str, Tensor]]] = {}
+        for index, item in items.items():
+            row = self._prepared(item)
+            if isinstance(row, Exception):
+                yield index, row
+            else:
+                shapes.setdefault(str({name: x.shape for name, x in row.items()}), {})[index] = row
+        for rows in shapes.values():
+            batch = {name: torch.cat([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+            yield from zip(rows, self._of_outputs(activated(self.model, run(self.model, batch))))
+
+    def _prepared(self, item: Any) -> dict[str, Tensor] | Exception:
+        """The batch of one input, or what is wrong with it."""
+        try:
+            batch = self.processor(item)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise errors of many kinds for broken files, SyntaxError among them
+            return error
+        rows = len(next(iter(batch.values())))
+        what = f"given a {type(item).__name__} of {rows} inputs: expected one input, or a list of them"
+        return batch if rows == 1 else ValueError(what)
+
+    def _texts(
+        self, items: dict[int, Any], first: int, names: Sequence[str] | None, made: Window
+    ) -> Iterator[tuple[int, Prediction | Exception]]:
+        called = [names[i] if names else f"text {first + i}" for i in items]
+        found, truncated = self.processor.encode_each(list(items.values()), called)
+        if self.processor.truncate == "warn":
+            made.truncated = {list(items)[i]: tokens for i, tokens in truncated.items()}
+        if self.model.config.head == "masked_lm":
+            found = [self._one_mask(text, name) for text, name in zip(found, called)]
+        texts = dict(zip(items, found))
+        yield from ((i, text) for i, text in texts.items() if isinstance(text, Exception))
+        good = {i: text for i, text in texts.items() if not isinstance(text, Exception)}
+        for batch in self._by_length({i: len(text) for i, text in good.items()}):
+            yield from zip(batch, self._of_encoded([good[i] for i in batch]))
+
+    def _by_length(self, lengths: dict[int, int]) -> Iterator[list[int]]:
+        """Batches of texts of similar length."""
+        limit = TOKENS if self.model.device.type == "cpu" else TOKENS_OF_A_GPU
+        batch: list[int] = []
+        for index in sorted(lengths, key=lambda i: lengths[i]):
+            full = len(batch) == self.batch_size if self.batch_size else (len(batch) + 1) * lengths[index] > limit
+            if batch and full:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _of_encoded(self, texts: list[Any]) -> list[Prediction | Exception]:
+        batch = self.processor._pad(texts)
+        scores = run(self.model, batch)
+        if self.model.config.head != "masked_lm":
+            return self._of_outputs(activated(self.model, scores))
+        probabilities = scores[batch["input_ids"] == self.processor.id("mask")].softmax(-1)
+        return self._finite(probabilities, lambda i: self.processor.decode([i], skip_special=False))
+
+    def _one_mask(self, text: Any, name: str) -> Any:
+        """The encoding, or what is wrong with it if it has not one mask."""
+        if isinstance(text, Exception):
+            return text
+        count = text.ids.count(self.processor.id("mask"))
+        token = self.processor.special.get("mask")
+        return text if count == 1 else ValueError(f"expected one mask ({token!r}) in each text, but {name} has {count}")
+
+    # --- from outputs to predictions ----------------------------------------------------------------------------------
+
+    def _of_outputs(self, outputs: Tensor) -> list[Prediction | Exception]:
+        """Probabilities or values [B, C] with their labels."""
+        labels = self.model.labels or [str(i) for i in range(outputs.shape[-1])]
+        if len(labels) != outputs.shape[-1]:
+            count = outputs.shape[-1]
+            raise ValueError(f"model.labels has {len(labels)} names for {count} classes: set as many, or None")
+        regression = self.model.config.resolved_problem_type == "regression"
+        return self._finite(outputs, lambda i: labels[i], every=regression)
+
+    def _finite(
+        self, outputs: Tensor, label: Callable[[int], str], every: bool = False
+    ) -> list[Prediction | Exception]:
+        """The best labels of each row, or all of them in their order; an error for a row that is not finite."""
+        if every:
+            found = [[(label(i), value) for i, value in enumerate(row)] for row in outputs.tolist()]
+        else:
+            found = top_predictions(outputs, self.top_k, label)
+        finite = outputs.isfinite().all(-1).tolist()
+        problem = ValueError("the model gives numbers that are not finite for it")
+        return [row if fine else problem for row, fine in zip(found, finite)]
