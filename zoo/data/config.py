@@ -1,7 +1,8 @@
 """Data options of the recipes. Imports no torch, so that `--help` is fast."""
 
+import codecs
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
 
@@ -13,6 +14,12 @@ class BaseDataSettings:
     Attributes:
         batch_size: Items per optimizer step, summed over all devices and accumulation steps.
         num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for data in memory.
+        header: Whether the first row of a CSV file names its columns; without a header they are `column_1`, `column_2`,
+            ... `auto` looks at the rows.
+        sep: Separator of a CSV file: a character, or `comma`, `semicolon`, `tab` or `pipe`. `auto` chooses the one by
+            which all rows have the same number of cells.
+        encoding: Encoding of a text file, e.g. `cp1252`. `auto` goes by the byte order mark, else it is UTF-8 if the
+            file is valid UTF-8, else guessed, with a notice.
     """
 
     preferred: ClassVar[str] = "synthetic"  # what `auto` stands for, if it is available
@@ -21,10 +28,25 @@ class BaseDataSettings:
     data_dir: str | None = None
     batch_size: int = 32
     num_workers: int = 0
+    header: Literal["auto"] | bool = "auto"
+    sep: str = "auto"
+    encoding: str = "auto"
 
     def __post_init__(self) -> None:
         self._at_least(self.smallest_batch, "batch_size")
         self._at_least(0, "num_workers")
+        if len(self.sep) != 1 and self.sep not in ("auto", "comma", "semicolon", "tab", "pipe"):
+            raise ValueError(f"sep={self.sep!r}: expected 'auto', 'comma', 'semicolon', 'tab', 'pipe' or one character")
+        try:
+            codecs.lookup("utf-8" if self.encoding == "auto" else self.encoding)
+        except LookupError:
+            raise ValueError(f"encoding={self.encoding!r}: expected 'auto' or an encoding of Python, such as 'utf-8', "
+                             f"'cp1252' or 'utf-16'") from None  # fmt: skip
+
+    @property
+    def table_format(self) -> dict[str, Any]:
+        """The options of `zoo.data.sources.tables.read_table`."""
+        return {"header": self.header, "sep": self.sep, "encoding": self.encoding}
 
     def _at_least(self, least: float, *names: str) -> None:
         """Raise ValueError if one of the named settings is below `least`."""
@@ -61,7 +83,11 @@ class DataSettings(ItemDataSettings):
 
     Attributes:
         name: Dataset: `auto` (CIFAR-10, or the synthetic dataset if CIFAR-10 is not available), `cifar10`, `synthetic`,
-            or a folder with one sub-folder per class.
+            a folder with one sub-folder per class, a folder with train and test tables, a table (.csv .tsv .jsonl
+            .json .parquet), or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its
+            configurations).
+        image: Column of the images or image files in a table.
+        label: Column of the labels in a table.
         data_dir: Folder that contains `cifar10/{train,test}.parquet`. Default: `ZOO_DATA_DIR`, then the Hugging Face
             Hub.
         size: Height and width in pixels of the images. Default: what the model takes, `model.image_size`, which it must
@@ -72,6 +98,8 @@ class DataSettings(ItemDataSettings):
     """
 
     preferred: ClassVar[str] = "cifar10"
+    image: str = ""
+    label: str = ""
     batch_size: int = 128
     size: int | None = None
     statistics: Literal["auto", "data", "model"] = "auto"

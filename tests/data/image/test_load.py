@@ -219,7 +219,7 @@ def test_parquet_files_with_names_or_plain_values(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classes of train and test differ.*'dog'.*'fox'"):
         load_images(str(tmp_path))
     pq.write_table(pa.table({"picture": [b""]}), tmp_path / "train.parquet")
-    with pytest.raises(DataError, match="expected a column image or img"):
+    with pytest.raises(DataError, match=r"name the image column, e\.g\. image=picture$"):
         load_images(str(tmp_path))
 
 

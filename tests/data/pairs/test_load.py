@@ -122,7 +122,7 @@ def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("table", "says"), [
     ("picture_of,said\n0.png,x\n", "name the images column, e.g. images=picture_of"),
-    ("file,said\n0.png,x\n", "name the captions column, e.g. captions=file"),
+    ("file,said\n0.png,x\n", "name the captions column, e.g. captions=said"),
     ("file,caption\n", "no rows"),
     ("file,caption\nnone.png,x\n1.png,x\n", r"captions.csv, line 2: .*none.png does not exist"),
 ])  # fmt: skip

@@ -10,6 +10,7 @@ from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.columns import find_column, find_columns, with_values
 from zoo.data.sources.dataset_cards import card_files, load_card
 from zoo.data.sources.find import find_tables, split_tables
+from zoo.data.sources.hub import HubError
 from zoo.data.sources.tables import Table, read_table
 from zoo.utils.errors import DataError
 
@@ -53,14 +54,17 @@ def test_datasets_of_the_hub_with_a_configuration(monkeypatch: pytest.MonkeyPatc
 
     def hub(name: str, config: str | None = None) -> dict[str, Table]:
         calls.append((name, config))
+        if name == "sst":
+            raise HubError("sst is not there")
         return {"train": Table({"text": ["a"]}, name)}
 
     monkeypatch.setattr(find, "hub_tables", hub)
-    for name in ("org/name", "org/name:part", "hf-hub:name"):
+    for name in ("org/name", "org/name:part", "hf-hub:name", "beans"):
         source, _ = find_tables(BaseDataSettings(name=name), TASK)
         assert source.where == f"hub {name.removeprefix('hf-hub:')}"
-    assert calls == [("org/name", None), ("org/name", "part"), ("name", None)]
-    with pytest.raises(DataError, match=r"data='sst': expected a folder or table that exists.*did you mean 'sst2'"):
+    assert calls == [("org/name", None), ("org/name", "part"), ("name", None), ("beans", None)]
+    with pytest.raises(DataError, match=r"data='sst': expected a folder or table that exists.*did you mean 'sst2'.*"
+                                        r"Hub: sst is not there"):  # fmt: skip
         find_tables(BaseDataSettings(name="sst"), TASK)
 
 

@@ -1,5 +1,6 @@
 """Tables: cells and JSON values exactly as they are in the file, and the line of each row."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,90 @@ def test_json_values_keep_their_types(tmp_path: Path) -> None:
 def test_two_objects_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.jsonl, line 2: invalid JSON"):
         read(tmp_path / "a.jsonl", '{"a": 1}\n{"a": 1} {"a": 2}\n')
+
+
+# --- as they come -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_another_country_is_read_and_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_bytes("text;label\r\nle café, très bon;1\r\nmauvais;0\r\n".encode("cp1252"))
+    assert read_table(file).columns == {"text": ["le café, très bon", "mauvais"], "label": ["1", "0"]}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "reviews.csv: read as cp1252, separated by ';', with a header. The encoding is a guess (line 2: " in said
+    assert "'le café, très bon;1'" in said and "name another, e.g. encoding=cp1252" in said and "set sep=" in said
+    file.write_text("text\tlabel\ngood\t1\nbad\t0\n", encoding="utf-16")
+    assert read_table(file).columns["text"] == ["good", "bad"]
+    assert "read as utf-16, separated by tabs, with a header" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_the_suffix_stands_for_is_not_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(tmp_path / "a.csv", "\ufefftext,label\ncafé,1\nb,0\n")
+    read(tmp_path / "a.tsv", "text\tlabel\ncafé\t1\nb\t0\n")
+    read(tmp_path / "b.csv", "text\ngood\nbad\n")
+    (tmp_path / "c.csv").write_bytes("x;y\ncafé;1\nb;0\n".encode("cp1252"))
+    assert capsys.readouterr().err == ""
+    read_table(tmp_path / "c.csv", header=True, sep="semicolon", encoding="cp1252")
+    said = capsys.readouterr().err
+    assert "read as cp1252" in said and "guess" not in said and "set sep=" not in said
+
+
+def test_a_table_without_a_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "good film,1\nbad film,0\n"
+    table = read(tmp_path / "a.csv", rows)
+    assert table.columns == {"column_1": ["good film", "bad film"], "column_2": ["1", "0"]} and table.lines == [1, 2]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "without a header. The columns are named column_1, column_2; if the first row names them, set" in said
+    assert list(read_table(tmp_path / "a.csv", header=True).columns) == ["good film", "1"]
+    assert list(read_table(tmp_path / "a.csv", header=False).columns) == ["column_1", "column_2"]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(DataError, match="line 3: 3 cells, but the first row has 2"):
+        read(tmp_path / "a.csv", "a,1\nb,0\nb,c,0\n")
+
+
+def test_separators_at_the_end_and_columns_without_a_name(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.csv", "a;b;\n1;2;\n3;4;\n").columns == {"a": ["1", "3"], "b": ["2", "4"]}
+    assert read(tmp_path / "a.csv", "a,b\n1,2,\n3,4,,\n").columns == {"a": ["1", "3"], "b": ["2", "4"]}
+    assert read(tmp_path / "a.csv", "a,b,\n1,2\n3,4\n").columns == {"a": ["1", "3"], "b": ["2", "4"]}
+    assert read(tmp_path / "a.csv", ",text\n0,x\n1,\n").columns == {"column_1": ["0", "1"], "text": ["x", ""]}
+    with pytest.raises(DataError, match="line 2: 3 cells"):
+        read(tmp_path / "a.csv", "a,b,\n1,2,3,4\n".replace(",4", "").replace("a,b,", "a,b"))
+
+
+def test_thousands_of_columns(tmp_path: Path) -> None:
+    table = read(tmp_path / "a.csv", ",".join(f"c{i}" for i in range(6000)) + "\n" + ",".join(["1"] * 6000) + "\n")
+    assert len(table.columns) == 6000
+
+
+def test_compressed_and_text_tables(tmp_path: Path) -> None:
+    raw = b"text,label\na,1\nb,0\n"
+    for name in ("a.csv.gz", "b.CSV.GZ", "renamed.csv"):
+        (tmp_path / name).write_bytes(gzip.compress(raw))
+        assert read_table(tmp_path / name).columns == {"text": ["a", "b"], "label": ["1", "0"]}
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(raw)[:-9])
+    with pytest.raises(DataError, match=r"a\.csv\.gz is a damaged gzip file"):
+        read_table(tmp_path / "a.csv.gz")
+    assert read(tmp_path / "a.txt", "text|label\na|1\n").columns == {"text": ["a"], "label": ["1"]}
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    assert read_table(tmp_path / "a.jsonl.gz").columns == {"text": ["a"]}
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04rest")
+    (tmp_path / "b.csv").write_bytes(b"PK\x03\x04rest")
+    (tmp_path / "c.csv").write_bytes(b"PAR1rest")
+    (tmp_path / "d.csv").write_bytes(b"a,b\n1,\0\n")
+    for name, says in (
+        ("folder.csv", r"folder\.csv is a folder, expected a table"),
+        ("a.xlsx", r"a\.xlsx is a spreadsheet, expected a table: save it as CSV \(UTF-8\)"),
+        ("b.csv", r"b\.csv is a zip file or a spreadsheet \(\.xlsx\) by its content"),
+        ("c.csv", r"c\.csv is a parquet file by its content"),
+        ("d.csv", r"d\.csv, line 2: it has a NUL character"),
+        ("e.csv", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=says):
+            read_table(tmp_path / name)
+    read(tmp_path / "a.jsonl", '{"a": 1}\n')
+    with pytest.raises(DataError, match=r"header= and sep= are for CSV files"):
+        read_table(tmp_path / "a.jsonl", sep=";")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.data.sources.class_folders import class_tables
 from zoo.data.sources.decode_all import decode_all
-from zoo.data.sources.find import split_tables
+from zoo.data.sources.find import Read, split_tables
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import Table, read_table
 from zoo.preprocessing.audio_io import AudioError, info, name_of, read, resampled
@@ -139,17 +139,17 @@ def _first_rate(sources: Sequence[Any]) -> int:
 # --- tables of audio files --------------------------------------------------------------------------------------------
 
 
-def read_audio_table(file: Path) -> Table:
-    """Read a table; paths of audio files are relative to its folder."""
-    return _with_full_paths(read_table(file), file.parent)
+def read_audio_table(file: Path, **options: Any) -> Table:
+    """Read a table; paths of audio files are relative to its folder. options: those of `read_table`."""
+    return _with_full_paths(read_table(file, **options), file.parent)
 
 
-def audio_folder(folder: Path) -> dict[str, Table]:
+def audio_folder(folder: Path, read: Read = read_audio_table) -> dict[str, Table]:
     """The tables of a folder by split: those that it has, or made from one sub-folder of audio files per class.
 
     Raises: DataError for a folder without audio in the expected layout.
     """
-    tables = split_tables(folder, read_audio_table, alone=("metadata",))
+    tables = split_tables(folder, read, alone=("metadata",))
     return tables or class_tables(folder, AUDIO_SUFFIXES, "audio file")
 
 

@@ -1,10 +1,9 @@
 """Load image classification datasets: CIFAR-10, your own folder or parquet files, or synthetic shapes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,14 +12,23 @@ from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import Decoded, decode, identity
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.class_folders import class_tables, validation_as_test
-from zoo.data.sources.columns import FILE_NAMES, LABEL_NAMES, announce_skipped, encoded_item
+from zoo.data.sources.columns import (
+    FILE_NAMES,
+    LABEL_NAMES,
+    announce_skipped,
+    check_column,
+    drop_unlabeled_splits,
+    encoded_item,
+    find_column,
+)
 from zoo.data.sources.dataset_cards import Card, load_card
-from zoo.data.sources.find import Source, find_tables, split_tables
+from zoo.data.sources.find import Read, Source, find_tables, split_tables
 from zoo.data.sources.tables import Table
 from zoo.data.splits import TEST_FRACTION, with_test
 from zoo.data.synthetic import shapes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.image_io import SUFFIXES
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
 
@@ -31,7 +39,7 @@ def load_images(
     name: str | DataSettings = "auto",
     data_dir: str | Path | None = None,
     *,
-    on_error: str = "raise",
+    on_error: Literal["raise", "skip"] = "raise",
     size: int = 32,
     processor: ImageProcessor | None = None,
     max_train_samples: int = 0,
@@ -63,29 +71,29 @@ def load_images(
             raise TypeError("load_images(settings, ...) takes only processor= and seed= beside the settings, which "
                             "hold the other options")  # fmt: skip
         s = name
-        name, data_dir, on_error, size = s.name, s.data_dir, s.on_error, s.size or size
-        max_train_samples, max_test_samples = s.max_train_samples, s.max_test_samples
-    if on_error not in ("raise", "skip"):
+    elif on_error not in ("raise", "skip"):
         raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
-    sets = _load(name, data_dir, on_error, processor or ImageProcessor(size=(size, size)), seed)
+    else:
+        s = DataSettings(name=name, data_dir=None if data_dir is None else str(data_dir), size=size, on_error=on_error,
+                         max_train_samples=max_train_samples, max_test_samples=max_test_samples)  # fmt: skip
+    size = s.size or size
+    sets = _load(s, processor or ImageProcessor(size=(size, size)), seed)
     channels, *edges = sets.train.images.shape[1:]
     if processor and sets.card and not processor.keeps((edges[0], edges[1]), channels):  # folders are resized already
         for part in sets.parts:
             part.resize = processor.pixels
-    sets = sets.limited(max_train_samples, max_test_samples, seed)
+    sets = sets.limited(s.max_train_samples, s.max_test_samples, seed)
     announce_skipped([message for part in sets.parts for message in part.broken], "broken images")
     return sets
 
 
-def _load(name: str, data_dir: str | Path | None, on_error: str, processor: ImageProcessor, seed: int) -> ImageSplits:
-    settings = DataSettings(name=name, data_dir=None if data_dir is None else str(data_dir))
-    if name == "auto":
-        name = resolve_auto(settings.preferred, settings.data_dir)
+def _load(s: DataSettings, processor: ImageProcessor, seed: int) -> ImageSplits:
+    name = resolve_auto(s.preferred, s.data_dir) if s.name == "auto" else s.name
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
     folder = partial(_tables_of_folder, seed=seed)
-    source, _ = find_tables(replace(settings, name=name), "image classification", folder=folder)
-    return _from_tables(source, processor, on_error, seed)
+    source, s = find_tables(replace(s, name=name), "image classification", folder=folder)
+    return _from_tables(source, s, processor, seed)
 
 
 def _synthetic() -> ImageSplits:
@@ -100,9 +108,9 @@ def _synthetic() -> ImageSplits:
 # --- from tables to datasets ------------------------------------------------------------------------------------------
 
 
-def _tables_of_folder(folder: Path, seed: int) -> dict[str, Table]:
+def _tables_of_folder(folder: Path, read: Read, *, seed: int) -> dict[str, Table]:
     """The tables of a folder by split: those that it has, or made from one sub-folder of images per class."""
-    if not (folder / "train").is_dir() and (tables := split_tables(folder)):
+    if not (folder / "train").is_dir() and (tables := split_tables(folder, read)):
         return validation_as_test(tables)
     tables = class_tables(folder, SUFFIXES, "image")
     if "test" in tables:
@@ -129,16 +137,21 @@ def _held_out_files(table: Table, seed: int) -> list[bool]:
     return held
 
 
-def _from_tables(source: Source, processor: ImageProcessor, on_error: str, seed: int) -> ImageSplits:
+def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, seed: int) -> ImageSplits:
     """Decode the images of tables; without a test table, 10 % of each class are held out as test split."""
     card = source.card
-    names = {key: [card.columns[key]] if card else known for key, known in COLUMN_NAMES.items()}
     classes = source.classes
+    image = find_column(source.tables["train"], s.image, "image", COLUMN_NAMES["image"])
+    label = find_column(source.tables["train"], s.label, "label", COLUMN_NAMES["label"])
+    tables, notice = drop_unlabeled_splits(source.tables, [label])
+    if notice:
+        announce(notice)
     sets = {}
-    for split, table in source.tables.items():
-        image, label = _column(table, names["image"]), _column(table, names["label"])
+    for split, table in tables.items():
+        check_column(table, image, "image")
+        check_column(table, label, "label")
         classes = classes or _class_names(table, label)  # those of the training table, which comes first
-        decoded = _decode(table, image, card, processor, on_error)
+        decoded = _decode(table, image, card, processor, s.on_error)
         numbers = table.columns[label] if card else _numbers(table, label, classes)
         sets[split] = labeled(decoded, numbers, classes, table.where)
     problem = f"{source.where}: each class has a single image: none is left to hold out for testing; add some"
@@ -158,14 +171,6 @@ def _decode(table: Table, column: str, card: Card | None, processor: ImageProces
     files = [*([file] if file.is_file() else []), *(blob for blob in blobs if isinstance(blob, Path))]
     return decode(blobs, place, size=processor.size, channels=processor.channels, resize=processor.pixels,
                   on_error=on_error, cache_key=identity(files) if files else "")  # fmt: skip
-
-
-def _column(table: Table, names: Sequence[str]) -> str:
-    for name in names:
-        if name in table.columns:
-            return name
-    raise DataError(f"{table.where}: no column {names[0]!r}, expected a column {' or '.join(names)}, it has "
-                    f"{', '.join(table.columns)}")  # fmt: skip
 
 
 def _class_names(table: Table, column: str) -> list[str]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zoo.data.image.decode import Blob
 from zoo.data.sources.columns import FILE_NAMES, encoded_item, find_column, find_columns
-from zoo.data.sources.find import split_tables
+from zoo.data.sources.find import Read, split_tables
 from zoo.data.sources.shards import read_shards
-from zoo.data.sources.tables import SUFFIXES, Table
+from zoo.data.sources.tables import SUFFIXES, Table, read_table
 from zoo.data.splits import Items
 from zoo.utils.errors import DataError
 
@@ -43,12 +43,12 @@ class Rows(Items):
         return Rows(*([column[i] for i in kept] for column in (self.blobs, self.captions, self.places)))
 
 
-def caption_folder(folder: Path) -> dict[str, Table]:
+def caption_folder(folder: Path, read: Read = read_table) -> dict[str, Table]:
     """Tables of a folder by split: train, validation and test tables, else captions.csv (or .jsonl, ...), else shards.
 
     Raises: DataError for a folder without any of them.
     """
-    if tables := split_tables(folder, alone=CAPTION_FILES):
+    if tables := split_tables(folder, read, alone=CAPTION_FILES):
         return tables
     if shards := sorted(folder.glob("*.tar")):
         parts = {"test": [str(s) for s in shards if "test" in s.name], "train": []}

@@ -1,6 +1,8 @@
 """Columns and rows of a table: the ones that the user names, or those with common names; rows without a value."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,66 @@ from zoo.utils.errors import DataError, did_you_mean
 # Common names of columns.
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
+MEDIA_FILE = re.compile(r".+\.(wav|flac|mp3|ogg|opus|m4a|png|jpe?g|webp|gif|bmp|tiff?|heic|avif)", re.I)
 FILE_NAMES = ("file", "file_name", "filename", "path", "file_path", "filepath")
 
 
 def find_column(table: Table, requested: str, role: str, defaults: Sequence[str]) -> str:
-    """The requested column, or the first default that exists.
+    """The requested column, or the first default that exists, or of labels the only column with class names.
 
     Args:
         role: The option that names the column, for messages.
 
-    Raises: DataError that lists the columns.
+    Raises: DataError that lists the columns, and names the closest one or the one that looks like the role.
     """
-    columns = ", ".join(table.columns)
-    if requested and requested not in table.columns:
-        raise DataError(f"{role}={requested}: {table.where} has no column {requested!r}"
-                        f"{did_you_mean(requested, table.columns)} (it has {columns})")  # fmt: skip
-    found = requested or next((name for name in defaults if name in table.columns), "")
+    if requested:
+        check_column(table, requested, role, f"{role}={requested}: ")
+    named = list(table.names) if role == "label" and len(table.names) == 1 else []
+    found = requested or next((name for name in (*defaults, *named) if name in table.columns), "")
     if not found:
-        raise DataError(f"{table.where} has the columns {columns}: name the {role} column, e.g. {role}="
-                        f"{next(iter(table.columns), 'name')}{_pair_hint(table, role)}")  # fmt: skip
+        raise DataError(f"{table.where} has the columns {_listed(table)}: name the {role} column, e.g. {role}="
+                        f"{_likely(table, role)}{_pair_hint(table, role)}{_header_hint(table)}")  # fmt: skip
     return found
+
+
+def check_column(table: Table, name: str, role: str, prefix: str = "") -> None:
+    """Raise DataError if a table has no column of this name, with the closest one. role: what it is, for messages."""
+    if name not in table.columns:
+        what = "" if prefix else f" for the {role}"
+        near = did_you_mean(name, table.columns)
+        raise DataError(f"{prefix}{table.where} has no column {name!r}{what}{near} (it has {_listed(table)})"
+                        f"{_header_hint(table)}")  # fmt: skip
+
+
+def _listed(table: Table) -> str:
+    names = list(table.columns)
+    return ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+
+
+def _header_hint(table: Table) -> str:
+    """How to read a table whose first row was taken for a header; empty if its names look like a header's."""
+    odd = table.found_header and any(len(name.split()) > 2 or not re.search(r"[^\W\d]", name) for name in table.columns)
+    return ". If its first row is data, set header=false" if odd else ""
+
+
+def _likely(table: Table, role: str) -> str:
+    """The column that looks most like the role: the longest texts, the fewest labels, files; else the first."""
+    samples = {name: [v for v in values[:200] if v not in (None, "")] for name, values in table.columns.items()}
+    media = [name for name, values in samples.items() if values and all(map(_is_media, values))]
+    rest = [name for name, values in samples.items() if values and name not in media]
+    strings = [name for name in rest if all(isinstance(value, str) for value in samples[name])]
+    if role in ("image", "images", "audio"):
+        found = media
+    elif role == "label":
+        different = {name: len({str(value) for value in samples[name]}) for name in rest}
+        found = list(table.names) or sorted((name for name in rest if different[name] > 1), key=different.__getitem__)
+    else:
+        found = sorted(strings, key=lambda name: -sum(map(len, samples[name])) / len(samples[name]))
+    return next(iter([*found, *table.columns]), "name")
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value, bytes | dict) or (isinstance(value, str) and bool(MEDIA_FILE.fullmatch(value)))
 
 
 def find_columns(table: Table, requested: str, role: str, defaults: Sequence[str]) -> list[str]:
@@ -46,8 +88,7 @@ def _pair_hint(table: Table, role: str) -> str:
 
 def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:
     """Rows with a value in a column. Raises: DataError for an empty value, unless on_error is "skip"."""
-    if name not in table.columns:
-        raise DataError(f"{table.where} has no column {name!r} for the {role}, it has {', '.join(table.columns)}")
+    check_column(table, name, role)
     values = table.columns[name]
     empty = [i for i, v in enumerate(values) if v is None or (isinstance(v, str) and not v.strip())]
     if empty and on_error == "raise":
@@ -77,3 +118,48 @@ def encoded_item(value: Any, base: Path) -> tuple[bytes | Path | None, str]:
         return None, "no file name" if value in (None, "") else f"expected a file, got {type(value).__name__}"
     file = base / Path(value).expanduser()
     return (file, "") if file.is_file() else (None, f"{file} does not exist")
+
+
+def drop_unlabeled_splits(tables: dict[str, Table], label: list[str]) -> tuple[dict[str, Table], str | None]:
+    """(tables, notice) without splits whose labels are withheld, i.e. -1 or empty in all rows."""
+    unlabeled = [split for split in ("validation", "test") if split in tables and not _has_labels(tables[split], label)]
+    if not unlabeled or not _has_labels(tables["train"], label):
+        return tables, None
+    kept = {split: table for split, table in tables.items() if split not in unlabeled}
+    where = " and ".join(tables[split].where for split in unlabeled)
+    return kept, f"{where}: no row has a label; a part of the training data is held out instead"
+
+
+def _has_labels(table: Table, label: list[str]) -> bool:
+    values = (value for name in label for value in table.columns.get(name, [0]))
+    return any(value not in (None, "", -1, "-1") for value in values)
+
+
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*")
+_WITH_COMMA = re.compile(r"\s*[-+]?(\d+|\d*,\d+)\s*")
+_DIGITS = re.compile(r"\s*[-+]?[\d.,']+\s*")
+
+
+def with_decimal_points(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
+    """The tables with numbers like "3,5" in a column of labels as "3.5", which is announced; other columns as they are.
+
+    Raises: DataError for numbers with decimal commas beside numbers with points, or with separators of thousands.
+    """
+    values = [v for table in tables.values() for v in table.columns.get(column, []) if isinstance(v, str) and v.strip()]
+    if not any(map(_DECIMAL_COMMA.fullmatch, values)) or not all(map(_DIGITS.fullmatch, values)):
+        return dict(tables)
+    for table in tables.values():
+        for row, value in enumerate(table.columns.get(column, [])):
+            if isinstance(value, str) and value.strip() and not _WITH_COMMA.fullmatch(value):
+                raise DataError(f"{table.place(row)}: label {value!r} beside numbers with a decimal comma: write all "
+                                f"numbers alike, as 3.5 or 3,5, without separators of thousands")  # fmt: skip
+    announce(f"{column}: the commas of its numbers are decimal points (3,5 is 3.5). If they are names of classes, set "
+             f"problem_type=single_label_classification")  # fmt: skip
+    points = {
+        split: [v.replace(",", ".") if isinstance(v, str) else v for v in table.columns.get(column, [])]
+        for split, table in tables.items()
+    }
+    return {
+        split: replace(table, columns=table.columns | {column: points[split]}) if column in table.columns else table
+        for split, table in tables.items()
+    }

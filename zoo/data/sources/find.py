@@ -1,7 +1,9 @@
 """Find the tables of a dataset by its name: one with a card, a table, a folder, shards, or a dataset of the Hub."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,11 +11,12 @@ from zoo.data.config import BaseDataSettings
 from zoo.data.sources.dataset_cards import Card, card_files, load_card, missing_files_hint, real_cards
 from zoo.data.sources.hub import HubError, hub_name, hub_tables
 from zoo.data.sources.shards import is_shards, read_shards
-from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table
+from zoo.data.sources.tables import SUFFIXES, VALIDATION_NAMES, Table, read_table, table_suffix
 from zoo.utils.errors import DataError, did_you_mean
 
 SPLIT_NAMES = {"train": ("train",), "validation": VALIDATION_NAMES, "test": ("test",)}
 S = TypeVar("S", bound=BaseDataSettings)
+Read = Callable[..., Table]  # read_table, or a function that calls it
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ def find_tables(
     s: S,
     task: str,
     *,
-    read: Callable[[Path], Table] = read_table,
-    folder: "Callable[[Path], dict[str, Table]] | None" = None,
+    read: Read = read_table,
+    folder: "Callable[[Path, Read], dict[str, Table]] | None" = None,
 ) -> tuple[Source, S]:
     """(tables of the dataset `s.name`, settings with the columns that its card names).
 
@@ -52,12 +55,13 @@ def find_tables(
     Args:
         s: The settings.
         task: Task of the cards that can be named.
-        read: Reads a table.
-        folder: Finds the tables of a folder. Default: `split_tables`.
+        read: Reads a table, with the options of `read_table`.
+        folder: Finds the tables of a folder and reads them. Default: `split_tables`.
 
     Raises: DataError for an unknown name, with the closest known one; a file that is missing or malformed.
     """
-    source = _find(s, real_cards(task), read, folder or (lambda path: split_tables(path, read)))
+    read = partial(read, **s.table_format)
+    source = _find(s, real_cards(task), read, folder or split_tables)
     given = {split: getattr(s, split, None) for split in ("validation", "test")}
     more = {split: _read(name, read) for split, name in given.items() if name}
     source = replace(source, tables=source.tables | more)
@@ -67,30 +71,41 @@ def find_tables(
     return source, replace(s, **named)
 
 
-def _find(s: BaseDataSettings, cards: list[str], read: Callable[[Path], Table],
-          folder: Callable[[Path], dict[str, Table]]) -> Source:  # fmt: skip
+def _find(s: BaseDataSettings, cards: list[str], read: Read,
+          folder: Callable[[Path, Read], dict[str, Table]]) -> Source:  # fmt: skip
     path = Path(s.name).expanduser()
     if s.name in cards:
+        _check_no_format(s, "its own files")
         return card_tables(load_card(s.name), s.data_dir)
     if path.is_dir():
-        return Source(folder(path), path.resolve().name, str(path))
-    if is_shards(s.name) or path.suffix.lower() in SUFFIXES:
+        return Source(folder(path, read), path.resolve().name, str(path))
+    if is_shards(s.name) or table_suffix(path) or path.is_file():
         return Source({"train": _read(s.name, read)}, path.name, str(path))
-    if (found := hub_name(s.name)) and not path.exists():
-        name = s.name.removeprefix("hf-hub:")
-        return Source(hub_tables(*found), name, f"hub {name}")
     known = ["synthetic", *cards]
-    raise DataError(f"data={s.name!r}: expected a folder or table that exists, a hub dataset (org/name or "
-                    f"org/name:config), or one of {', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip
+    problem = (f"data={s.name!r}: expected a folder or table that exists, a hub dataset (name, org/name or "
+               f"org/name:config), or one of {', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip
+    found = hub_name(s.name) or ((s.name, None) if re.fullmatch(r"\w[\w.-]*", s.name) else None)
+    if not found:
+        raise DataError(problem)
+    _check_no_format(s, "files of the hub")
+    name = s.name.removeprefix("hf-hub:")
+    try:
+        return Source(hub_tables(*found), name, f"hub {name}")
+    except HubError as error:
+        raise HubError(f"{problem}. As a dataset of the Hugging Face Hub: {error}") from error
 
 
-def _read(name: str, read: Callable[[Path], Table]) -> Table:
+def _check_no_format(s: BaseDataSettings, files: str) -> None:
+    if s.table_format != BaseDataSettings().table_format:
+        raise DataError(f"header=, sep= and encoding= are for your own tables, but data={s.name} is read from {files}: "
+                        f"omit them")  # fmt: skip
+
+
+def _read(name: str, read: Read) -> Table:
     return read_shards(name) if is_shards(name) else read(Path(name).expanduser())
 
 
-def split_tables(
-    folder: Path, read: Callable[[Path], Table] = read_table, alone: Sequence[str] = ()
-) -> dict[str, Table]:
+def split_tables(folder: Path, read: Read = read_table, alone: Sequence[str] = ()) -> dict[str, Table]:
     """The tables of a folder by split, e.g. `train.csv` or `train/metadata.csv`; empty if there are none.
 
     Args:

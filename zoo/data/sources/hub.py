@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,14 +87,17 @@ def _load(hub: str, *config: str) -> Any:
     from huggingface_hub import constants
 
     offline = constants.is_offline_mode() or not reachable(constants.ENDPOINT)
+    source = hub
     if offline and not _cached(hub):
         reason = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection to {constants.ENDPOINT}"
-        raise HubError(f"{hub} is not in the local cache and {reason}")
+        source = _with_owner(hub) or _snapshot(hub)
+        if not source:
+            raise HubError(f"{hub} is not in the local cache and {reason}")
     import datasets
 
     try:
         with _offline(datasets, constants) if offline else nullcontext():
-            return datasets.load_dataset(hub, *config)
+            return datasets.load_dataset(source, *config)
     except Exception as error:  # the hub client, its storage and its file readers raise many types
         if listed := re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", str(error), re.S):
             problem = f"has no configuration {config[0]!r}" if config else "has several configurations"
@@ -108,10 +112,30 @@ def _first(listed: str) -> str:
 
 def _cached(hub: str) -> bool:
     """Whether the dataset is in the cache of `datasets`, checked without importing `datasets`."""
+    return (_cache_folder() / hub.replace("/", "___")).is_dir()
+
+
+def _cache_folder() -> Path:
     from huggingface_hub import constants
 
-    home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
-    return os.path.isdir(os.path.join(home, hub.replace("/", "___")))
+    return Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets"))
+
+
+def _with_owner(hub: str) -> str:
+    """`org/beans` for `beans`, if the cache has one dataset of that name: the hub redirects old names; else empty."""
+    found = [] if "/" in hub else list(_cache_folder().glob(f"*___{hub}"))
+    return found[0].name.replace("___", "/") if len(found) == 1 else ""
+
+
+def _snapshot(hub: str) -> str:
+    """The folder of a dataset repository that `hf download` has put into the cache of the hub; empty if none has."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(hub, repo_type="dataset", local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return ""
 
 
 @contextmanager

@@ -4,20 +4,30 @@
 # one, has no line numbers, makes dates of texts like "2024-05-01", and turns 1 into 1.0 beside 0.5.
 
 import csv
-import io
+import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from zoo.data.sources.csv_format import SEPARATORS, CsvFormat, CsvLineError, find_format, fits, has_header
 from zoo.data.sources.fingerprint import note_files
+from zoo.data.sources.text_encoding import DecodedText, decode_text
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 from zoo.utils.lines import split_lines
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # common names of the validation split
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
+_TEXT_SUFFIXES = (".txt", ".tab", ".txt.gz")  # of tables that are named, but not looked for in folders
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _LONGEST_CELL = 1 << 30  # bytes; the csv module stops at 128 kB, which longer texts exceed
+_GZIP, _ZIP, _PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"  # first bytes of files
+
+Header = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,14 @@ class Table:
         where: File, or dataset and split, for messages.
         lines: Line number of each row, for text files.
         names: Class names by column, if the file stores them.
+        found_header: Whether the names of the columns are a first row that was taken for a header.
     """
 
     columns: dict[str, list[Any]]
     where: str
     lines: list[int] | None = None
     names: dict[str, list[str]] = field(default_factory=dict)
+    found_header: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -50,24 +62,62 @@ class Table:
         return f"{self.where}, row {row}" if self.lines is None else f"{self.where}, line {self.lines[row]}"
 
 
-def read_table(file: Path) -> Table:
-    """Read a table. Raises: DataError for a file that is missing, empty, malformed (with the line) or not a table."""
-    if not file.is_file():
-        raise DataError(f"{file} does not exist")
-    kind = file.suffix.lower()
-    if kind not in SUFFIXES:
-        raise DataError(f"{file}: expected a table, one of {', '.join(SUFFIXES)}")
+def table_suffix(file: str | Path) -> str:
+    """The suffix of a table, e.g. `.csv` or `.csv.gz`, in lower case; empty for other files."""
+    name = Path(file).name.lower()
+    found = [suffix for suffix in (*SUFFIXES, *_TEXT_SUFFIXES, *_SPREADSHEETS) if name.endswith(suffix)]
+    return max(found, key=len, default="")
+
+
+def read_table(file: Path, *, header: Header = "auto", sep: str = "auto", encoding: str = "auto") -> Table:
+    """Read a table: CSV, TSV, text, JSON, JSON lines or parquet; compressed by gzip or not.
+
+    What was found in a text file is printed, unless it is what the suffix stands for, in UTF-8 with a header.
+
+    Args:
+        file: The file.
+        header: Whether the first row of a CSV file names its columns. Without a header they are `column_1`,
+            `column_2`, ... `auto` looks at the rows.
+        sep: Separator of a CSV file, a character or one of the names `comma`, `semicolon`, `tab`, `pipe`. `auto`
+            chooses the one by which all rows have the same number of cells.
+        encoding: Encoding of a text file, e.g. `cp1252`. `auto` goes by the byte order mark, else it is UTF-8 if the
+            file is valid UTF-8, else guessed.
+
+    Raises: DataError for a file that is missing, empty, malformed (with the line) or not a table.
+    """
+    _check_is_file(file)
+    kind = table_suffix(file).removesuffix(".gz")
+    if kind not in (*SUFFIXES, *_TEXT_SUFFIXES):
+        raise DataError(_not_a_table(file))
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty")
+    is_csv = kind in (".csv", ".tsv", ".tab", ".txt")
+    if not is_csv and (header, sep) != ("auto", "auto"):
+        raise DataError(f"{file}: header= and sep= are for CSV files (.csv .tsv .txt), which {kind} files are not; "
+                        f"omit them")  # fmt: skip
     if kind == ".parquet":
         table = from_arrow(read_parquet(file), str(file))
-    elif kind in (".csv", ".tsv"):
-        table = _read_csv(file, "," if kind == ".csv" else "\t")
+    elif is_csv:
+        preferred = "\t" if kind in (".tsv", ".tab") else ","
+        table = _read_csv(file, _decoded(file, encoding), preferred, header, SEPARATORS.get(sep, sep))
     else:
-        table = _read_json(file, lines=kind == ".jsonl")
+        table = _read_json(file, read_text(file, encoding=encoding), lines=kind == ".jsonl")
     if not len(table):
         raise DataError(f"{file} has no rows")
     return table
+
+
+def _check_is_file(file: Path) -> None:
+    if file.is_dir():
+        raise DataError(f"{file} is a folder, expected a table")
+    if not file.is_file():
+        raise DataError(f"{file} does not exist")
+
+
+def _not_a_table(file: Path) -> str:
+    if table_suffix(file) in _SPREADSHEETS:
+        return f"{file} is a spreadsheet, expected a table: save it as CSV (UTF-8) in the program that it is from"
+    return f"{file}: expected a table, one of {', '.join(SUFFIXES)}"
 
 
 def from_arrow(table: Any, where: str) -> Table:
@@ -78,57 +128,102 @@ def from_arrow(table: Any, where: str) -> Table:
     return Table({name: table.column(name).to_pylist() for name in table.column_names}, where, names=names)
 
 
-def read_text(file: Path) -> str:
-    """Read a UTF-8 text file. Raises: DataError naming the line of an invalid byte."""
+def read_text(file: Path, *, encoding: str = "auto") -> str:
+    """Read a text file, as `zoo.data.sources.text_encoding` decodes it; a guessed encoding is printed.
+
+    Raises: DataError naming the line of an invalid byte.
+    """
+    found = _decoded(file, encoding)
+    if found.example:
+        announce(f"{file.name}: read as {found.encoding}{_guess_hint(found)}")
+    return found.text
+
+
+def _decoded(file: Path, encoding: str) -> DecodedText:
     note_files([file])
     try:
         raw = file.read_bytes()
+        raw = gzip.decompress(raw) if raw.startswith(_GZIP) else raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is a damaged gzip file: {error}") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}, line {line}: byte {raw[error.start]:#x} is not valid UTF-8; save the file as UTF-8"
-        ) from None
+    for start, kind in ((_ZIP, "a zip file or a spreadsheet (.xlsx)"), (_PARQUET, "a parquet file")):
+        if raw.startswith(start):
+            raise DataError(f"{file} is {kind} by its content, expected text: save it as CSV (UTF-8), or give it the "
+                            f"suffix of its kind")  # fmt: skip
+    return decode_text(raw, str(file), encoding)
 
 
-def _read_csv(file: Path, delimiter: str) -> Table:
+def _guess_hint(found: DecodedText) -> str:
+    return f". The encoding is a guess ({found.example}): if its words are wrong, name another, e.g. encoding=cp1252"
+
+
+def _read_csv(file: Path, found: DecodedText, preferred: str, header: Header, sep: str) -> Table:
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        rows = list(_csv_rows(file, delimiter))
+        fmt = find_format(found.text, preferred, sep)
+        rows = list(fmt.rows(found.text))
+    except CsvLineError as error:
+        raise DataError(f"{file}, line {error.line}: {error}; double the quotes inside a quoted text") from None
     finally:
         csv.field_size_limit(before)
     if not rows:
         raise DataError(f"{file} is empty")
-    header = [name.strip() for name in rows[0][1]]
-    if duplicates := [name for name in header if header.count(name) > 1]:
-        raise DataError(f"{file}, line 1: two columns are named {duplicates[0]!r}")
+    named = has_header([cells for _, cells in rows]) if header == "auto" else header
+    columns = _csv_columns(file, rows, fmt.sep, named)
+    _announce_format(file, found, fmt, named, list(columns), preferred, header, sep)
+    lines = [line for line, _ in rows[named:]]
+    return Table(columns, str(file), lines, found_header=named and header == "auto")
+
+
+def _csv_columns(file: Path, rows: list[tuple[int, list[str]]], sep: str, named: bool) -> dict[str, list[str]]:
+    """The columns by their names. Columns at the end without a name and values, of separators there, are left out.
+
+    Raises: DataError for two columns of one name, or a row with more or fewer cells.
+    """
+    first_line, first = rows[0]
+    names = [cell.strip() if named else "" for cell in first]
     for line, cells in rows[1:]:
-        if len(cells) != len(header):
-            raise DataError(f"{file}, line {line}: {len(cells)} cells, but the header has {len(header)} columns "
-                            f"({', '.join(header)}); put texts with {delimiter!r} in double quotes")  # fmt: skip
-    columns = {name: [cells[i] for _, cells in rows[1:]] for i, name in enumerate(header)}
-    return Table(columns, str(file), [line for line, _ in rows[1:]])
+        if not fits(cells, first):
+            columns = f"{len(names)} columns ({', '.join(names)})" if named else str(len(names))
+            what = f"the {'header' if named else 'first row'} has {columns}"
+            raise DataError(f"{file}, line {line}: {len(cells)} cells, but {what}; put texts with {sep!r} in double "
+                            f"quotes")  # fmt: skip
+    values = [cells + [""] * (len(names) - len(cells)) for _, cells in rows[named:]]
+    while len(names) > 1 and not names[-1] and not any(cells[len(names) - 1].strip() for cells in values):
+        names.pop()
+    names = [name or f"column_{i}" for i, name in enumerate(names, 1)]
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{file}, line {first_line}: two columns are named {duplicates[0]!r}")
+    return {name: [cells[i] for cells in values] for i, name in enumerate(names)}
 
 
-def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of each row; empty lines are skipped."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=delimiter, strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield start, cells
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{file}, line {start}: {error}; double the quotes inside a quoted text") from None
+def _announce_format(file: Path, found: DecodedText, fmt: CsvFormat, named: bool, names: list[str], preferred: str,
+                     header: Header, sep: str) -> None:  # fmt: skip
+    """Print what was found in a CSV file, and how to set it where it may be wrong; nothing if all is as expected."""
+    other_sep = sep == "auto" and fmt.sep != preferred and not (fmt.one_column and preferred not in found.text)
+    other_quotes = (fmt.quote, fmt.escape) != ('"', None)
+    no_header = header == "auto" and not named
+    if found.encoding == "utf-8" and not (other_sep or other_quotes or no_header):
+        return
+    cells = "as one column" if fmt.one_column else f"separated by {_SEP_NAMES.get(fmt.sep, repr(fmt.sep))}"
+    quotes = "" if fmt.quote == '"' else f" and quoted by {fmt.quote!r}"
+    quotes += "" if fmt.escape is None else " and with quotes escaped by backslashes"
+    text = f"{file.name}: read as {found.encoding}, {cells}{quotes}, with{'' if named else 'out'} a header"
+    text += _guess_hint(found) if found.example else ""
+    text += ". If another separator is meant, set sep=" if other_sep else ""
+    if no_header:
+        listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        text += f". The columns are named {listed}; if the first row names them, set header=true"
+    announce(text)
 
 
-def _read_json(file: Path, *, lines: bool) -> Table:
+_SEP_NAMES = {"\t": "tabs"}
+
+
+def _read_json(file: Path, text: str, *, lines: bool) -> Table:
     """A table from JSON objects, one per line or in one list; missing keys become None."""
-    text = read_text(file)
     rows: list[tuple[int, Any]]
     try:
         if lines:

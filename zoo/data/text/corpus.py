@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.columns import TEXT_NAMES, find_columns
 from zoo.data.sources.dataset_cards import card_files, load_card, real_cards
-from zoo.data.sources.tables import SUFFIXES, read_table, read_text
+from zoo.data.sources.tables import read_table, read_text, table_suffix
 from zoo.data.splits import Items, Splits, held_out_mask, partition
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import load_texts, synthetic_texts
@@ -107,11 +107,13 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
             raise DataError(f"{path} contains no text file ({', '.join(PLAIN)})")
         if others := [file for file in below if file.suffix.lower() not in PLAIN]:
             announce(f"left out, not text files by their names: {describe_files(others)}")
-        corpus = Corpus([read_text(file) for file in files], s.name, True, f"{len(files)} files in {path}")
-    elif path.suffix.lower() in SUFFIXES:
-        corpus = _column(path, s.text)
+        corpus = Corpus(
+            [read_text(file, encoding=s.encoding) for file in files], s.name, True, f"{len(files)} files in {path}"
+        )
+    elif table_suffix(path) and path.suffix.lower() not in PLAIN:
+        corpus = _column(path, s)
     elif path.is_file():
-        corpus = Corpus([read_text(path)], s.name, True, str(path))
+        corpus = Corpus([read_text(path, encoding=s.encoding)], s.name, True, str(path))
     else:
         known = ["synthetic", *real_cards("language modeling"), *cards]
         raise DataError(f"data={s.name!r}: expected a file or folder that exists, or one of {', '.join(known)}"
@@ -129,9 +131,9 @@ def synthetic_corpus(name: str, default: str) -> Corpus:
     return Corpus(texts, corpus_name, False, f"generated {kind}")
 
 
-def _column(file: Path, requested: str) -> Corpus:
-    table = read_table(file)
-    texts = [value for name in find_columns(table, requested, "text", TEXT_NAMES) for value in table.columns[name]]
+def _column(file: Path, s: CorpusSettings) -> Corpus:
+    table = read_table(file, **s.table_format)
+    texts = [value for name in find_columns(table, s.text, "text", TEXT_NAMES) for value in table.columns[name]]
     for row, value in enumerate(texts):
         if value is not None and not isinstance(value, str):
             raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a string")

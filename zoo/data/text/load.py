@@ -6,8 +6,16 @@ from typing import Any
 import torch
 
 from zoo.data.config import TextDataSettings
-from zoo.data.sources.columns import LABEL_NAMES, TEXT_NAMES, announce_skipped, find_columns
-from zoo.data.sources.find import Source, find_tables, split_tables
+from zoo.data.sources.columns import (
+    LABEL_NAMES,
+    TEXT_NAMES,
+    announce_skipped,
+    check_column,
+    drop_unlabeled_splits,
+    find_columns,
+    with_decimal_points,
+)
+from zoo.data.sources.find import Read, Source, find_tables, split_tables
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.data.splits import Splits, with_test
@@ -54,40 +62,27 @@ def synthetic_texts() -> Splits[TextDataset]:
 # --- from tables to datasets ------------------------------------------------------------------------------------------
 
 
-def _tables_of_folder(folder: Path) -> dict[str, Table]:
-    found = split_tables(folder)
+def _tables_of_folder(folder: Path, read: Read) -> dict[str, Table]:
+    found = split_tables(folder, read)
     if not found:
         raise DataError(f"{folder} has no train table: expected train.csv (or {', '.join(SUFFIXES[1:])}), and "
                         f"optionally validation and test tables")  # fmt: skip
     return found
 
 
-def _drop_unlabeled_splits(tables: dict[str, Table], label: list[str]) -> tuple[dict[str, Table], str | None]:
-    """(tables, notice) without splits whose labels are withheld, i.e. -1 or empty in all rows."""
-    unlabeled = [split for split in ("validation", "test") if split in tables and not _has_labels(tables[split], label)]
-    if not unlabeled or not _has_labels(tables["train"], label):
-        return tables, None
-    kept = {split: table for split, table in tables.items() if split not in unlabeled}
-    where = " and ".join(tables[split].where for split in unlabeled)
-    return kept, f"{where}: no row has a label; a part of the training data is held out instead"
-
-
-def _has_labels(table: Table, label: list[str]) -> bool:
-    values = (value for name in label for value in table.columns.get(name, [0]))
-    return any(value not in (None, "", -1, "-1") for value in values)
-
-
 def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextDataset]:
     text = find_columns(source.tables["train"], s.text, "text", TEXT_NAMES)
     label = find_columns(source.tables["train"], s.label, "label", LABEL_NAMES)
-    tables, notice = _drop_unlabeled_splits(source.tables, label)
+    tables, notice = drop_unlabeled_splits(source.tables, label)
+    if len(label) == 1 and s.problem_type in ("auto", "regression"):
+        tables = with_decimal_points(tables, label[0])
     if len(text) > 2:
         raise DataError(f"text={','.join(text)}: expected one column, or two for text pairs")
     read: dict[str, tuple[list[Text], list[int]]] = {}
     broken: list[str] = []
     for split, table in tables.items():
-        for column in {*text, *label} - table.columns.keys():
-            raise DataError(f"{table.where}: no column {column!r}, the columns are {', '.join(table.columns)}")
+        for role, column in [*(("text", name) for name in text), *(("label", name) for name in label)]:
+            check_column(table, column, role)
         read[split] = _texts(table, text, label, s.on_error == "skip", broken)
     announce_skipped(broken, "rows")
     rows = {split: kept for split, (_, kept) in read.items()}
