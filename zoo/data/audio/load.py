@@ -5,15 +5,17 @@ from dataclasses import replace
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, audio_folder, decode_audio, read_audio_table, sources_of
 from zoo.data.config import AudioDataSettings, AudioSourceSettings
-from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, find_column, with_values
+from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, drop_unlabeled_splits, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
 from zoo.data.synthetic import audio as synthetic
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
 TASK = "audio classification"
+SYNTHETIC = ("auto", "synthetic", "synthetic_audio")
 
 
 def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, sampling_rate: int = 0) -> AudioSplits:
@@ -29,24 +31,23 @@ def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, samp
             rates; labels that are missing or all of one class. The message says how to fix it.
     """
     s = settings or AudioDataSettings()
-    s = replace(s, sampling_rate=_check_sampling_rate(s.sampling_rate, sampling_rate))
-    return _find(s, seed).limited(s.max_train_samples, s.max_test_samples, seed)
+    s = replace(s, sampling_rate=check_sampling_rate(s.sampling_rate, sampling_rate))
+    if s.name in SYNTHETIC:
+        sets = synthetic_audio(s.sampling_rate, s.resample)
+    else:
+        source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
+        sets = labeled_clips(source, s, seed)
+    return sets.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
-def _check_sampling_rate(requested: int, required: int) -> int:
+def check_sampling_rate(requested: int, required: int) -> int:
+    """The sampling rate of the model, or else the requested one; 0 is none. Raises: DataError if they differ."""
     if requested and required and requested != required:
         raise DataError(
             f"data.sampling_rate={requested}: the model of model.source= takes audio at {required} Hz; "
             f"omit data.sampling_rate="
         )
     return required or requested
-
-
-def _find(s: AudioDataSettings, seed: int) -> AudioSplits:
-    if s.name in ("auto", "synthetic", "synthetic_audio"):
-        return synthetic_audio(s.sampling_rate, s.resample)
-    source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
-    return _from_tables(source, s, seed)
 
 
 def synthetic_audio(sampling_rate: int = 0, resample: bool = False) -> AudioSplits:
@@ -60,10 +61,13 @@ def synthetic_audio(sampling_rate: int = 0, resample: bool = False) -> AudioSpli
     return AudioSplits(train, test, "synthetic", False, "synthesized audio clips", classes=list(synthetic.CLASSES))
 
 
-def _from_tables(source: Source, s: AudioDataSettings, seed: int) -> AudioSplits:
+def labeled_clips(source: Source, s: AudioDataSettings, seed: int) -> AudioSplits:
     """Decode labeled clips from tables; without a test table, 10 % of each class are held out as test split."""
     label = find_column(source.tables["train"], s.label, "label", LABEL_NAMES)
-    tables = hold_out_speaker(source.tables, s)
+    tables, notice = drop_unlabeled_splits(source.tables, [label])
+    if notice:
+        announce(notice)
+    tables = hold_out_speaker(tables, s)
     read: dict[str, AudioClips] = {}
     rows: dict[str, list[int]] = {}
     for split, table in tables.items():

@@ -141,7 +141,7 @@ def _first_rate(sources: Sequence[Any]) -> int:
 
 def read_audio_table(file: Path, **options: Any) -> Table:
     """Read a table; paths of audio files are relative to its folder. options: those of `read_table`."""
-    return _with_full_paths(read_table(file, **options), file.parent)
+    return with_full_paths(read_table(file, **options), file.parent)
 
 
 def audio_folder(folder: Path, read: Read = read_audio_table) -> dict[str, Table]:
@@ -153,7 +153,7 @@ def audio_folder(folder: Path, read: Read = read_audio_table) -> dict[str, Table
     return tables or class_tables(folder, AUDIO_SUFFIXES, "audio file")
 
 
-def _with_full_paths(table: Table, folder: Path) -> Table:
+def with_full_paths(table: Table, folder: Path) -> Table:
     """Prepend the folder of the table to the paths of audio files."""
     columns = dict(table.columns)
     for name in AUDIO_NAMES:

@@ -1,19 +1,21 @@
 """Load audio clips with captions from tables, or with captions made from the labels of a labeled dataset."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
-from zoo.data.audio.load import load_audio
-from zoo.data.audio.tables import AudioClips, decode_audio
+from zoo.data.audio.load import SYNTHETIC, TASK, check_sampling_rate, labeled_clips, load_audio
+from zoo.data.audio.tables import AudioClips, audio_folder, decode_audio, with_full_paths
 from zoo.data.config import AudioPairSettings
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.load import finish, from_tables
-from zoo.data.pairs.tables import CAPTION_FILES, Rows, caption_folder
+from zoo.data.pairs.tables import CAPTION_FILES, NAMES, Rows, caption_folder
+from zoo.data.sources.columns import LABEL_NAMES
 from zoo.data.sources.find import find_tables
-from zoo.data.sources.tables import SUFFIXES
+from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.utils.errors import DataError, did_you_mean
 
 
@@ -33,12 +35,31 @@ def load_audio_pairs(
     """
     s = settings or AudioPairSettings()
     if has_captions(s):
-        if s.held_out_classes:
-            raise DataError(f"held_out_classes={s.held_out_classes}: {s.name} has captions instead of class labels")
+        _check_no_held_out(s)
         decoder = AudioDecoder(sampling_rate or s.sampling_rate, s.resample)
         source, s = find_tables(s, "audio-text pairs", folder=caption_folder)
         return finish(from_tables(source, s, "audio", decoder, seed), s, seed)
-    return pairs_from_classes(load_audio(s, sampling_rate=sampling_rate, seed=seed), s)
+    if s.name in SYNTHETIC:
+        return pairs_from_classes(load_audio(s, sampling_rate=sampling_rate, seed=seed), s)
+    s = replace(s, sampling_rate=check_sampling_rate(s.sampling_rate, sampling_rate))
+    source, s = find_tables(s, TASK, folder=audio_folder)
+    if _has_only_captions(source.tables["train"], s):
+        _check_no_held_out(s)
+        return finish(from_tables(source, s, "audio", AudioDecoder(s.sampling_rate, s.resample), seed), s, seed)
+    tables = {split: with_full_paths(table, Path(table.where).parent) for split, table in source.tables.items()}
+    clips = labeled_clips(replace(source, tables=tables), s, seed)
+    return pairs_from_classes(clips.limited(s.max_train_samples, s.max_test_samples, seed), s)
+
+
+def _check_no_held_out(s: AudioPairSettings) -> None:
+    if s.held_out_classes:
+        raise DataError(f"held_out_classes={s.held_out_classes}: {s.name} has captions instead of class labels")
+
+
+def _has_only_captions(table: Table, s: AudioPairSettings) -> bool:
+    """Whether a table has a column with a common name of captions, and none of labels."""
+    labels = {s.label, *LABEL_NAMES, *table.names}
+    return not labels & set(table.columns) and any(name in table.columns for name in NAMES["captions"])
 
 
 def has_captions(s: AudioPairSettings) -> bool:

@@ -29,6 +29,9 @@ def find_column(table: Table, requested: str, role: str, defaults: Sequence[str]
         check_column(table, requested, role, f"{role}={requested}: ")
     named = list(table.names) if role == "label" and len(table.names) == 1 else []
     found = requested or next((name for name in (*defaults, *named) if name in table.columns), "")
+    if not found and role == "label" and len(table.columns) == 1:
+        raise DataError(f"{table.where} has a single column, {_listed(table)}: expected one of labels beside it. If "
+                        f"its cells have another separator, set sep={_header_hint(table)}")  # fmt: skip
     if not found:
         raise DataError(f"{table.where} has the columns {_listed(table)}: name the {role} column, e.g. {role}="
                         f"{_likely(table, role)}{_pair_hint(table, role)}{_header_hint(table)}")  # fmt: skip
@@ -135,9 +138,9 @@ def _has_labels(table: Table, label: list[str]) -> bool:
     return any(value not in (None, "", -1, "-1") for value in values)
 
 
-_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*")
+_DIGITS = re.compile(r"\s*[-+]?[\d.,']*\d[\d.,']*\s*")
 _WITH_COMMA = re.compile(r"\s*[-+]?(\d+|\d*,\d+)\s*")
-_DIGITS = re.compile(r"\s*[-+]?[\d.,']+\s*")
+_THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*")
 
 
 def with_decimal_points(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
@@ -145,14 +148,20 @@ def with_decimal_points(tables: Mapping[str, Table], column: str) -> dict[str, T
 
     Raises: DataError for numbers with decimal commas beside numbers with points, or with separators of thousands.
     """
-    values = [v for table in tables.values() for v in table.columns.get(column, []) if isinstance(v, str) and v.strip()]
-    if not any(map(_DECIMAL_COMMA.fullmatch, values)) or not all(map(_DIGITS.fullmatch, values)):
+    cells = [(table, row, v) for table in tables.values() for row, v in enumerate(table.columns.get(column, []))
+             if isinstance(v, str) and v.strip()]  # fmt: skip
+    commas = [cell for cell in cells if "," in cell[2]]
+    lists = any(v.count(",") > 1 and not _THOUSANDS.fullmatch(v) for _, _, v in commas)  # such as 1,2,3
+    if not commas or lists or not all(_DIGITS.fullmatch(v) for _, _, v in cells):
         return dict(tables)
-    for table in tables.values():
-        for row, value in enumerate(table.columns.get(column, [])):
-            if isinstance(value, str) and value.strip() and not _WITH_COMMA.fullmatch(value):
-                raise DataError(f"{table.place(row)}: label {value!r} beside numbers with a decimal comma: write all "
-                                f"numbers alike, as 3.5 or 3,5, without separators of thousands")  # fmt: skip
+    wrong = [cell for cell in cells if not _WITH_COMMA.fullmatch(cell[2])]
+    if not wrong and all(_THOUSANDS.fullmatch(v) for _, _, v in commas):
+        wrong = commas
+    if wrong:
+        table, row, value = wrong[0]
+        raise DataError(f"{table.place(row)}: the number {value!r} in {column!r} can be read in two ways: write all "
+                        f"numbers as 3.5 or all as 3,5, without separators of thousands. If they are names of classes, "
+                        f"set problem_type=single_label_classification")  # fmt: skip
     announce(f"{column}: the commas of its numbers are decimal points (3,5 is 3.5). If they are names of classes, set "
              f"problem_type=single_label_classification")  # fmt: skip
     points = {
