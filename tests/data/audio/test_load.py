@@ -59,6 +59,17 @@ def test_a_table_with_paths(tmp_path: Path) -> None:
     assert (len(sets.train), len(sets.test), sets.classes) == (6, 2, ["a", "b"])
 
 
+def test_a_column_of_paths_by_option(tmp_path: Path) -> None:
+    rows = [f"{write(tmp_path / f'{i}.wav', 200 + 50 * i).name},{'ab'[i % 2]}" for i in range(8)]
+    (tmp_path / "rows.csv").write_text("recording;animal\n" + "\n".join(rows).replace(",", ";"))
+    sets = load(tmp_path / "rows.csv", audio="recording", label="animal")
+    assert (len(sets.train), len(sets.test), sets.classes) == (6, 2, ["a", "b"])
+    with pytest.raises(DataError, match=r"label=animals: .* no column 'animals'; did you mean 'animal'\?"):
+        load(tmp_path / "rows.csv", audio="recording", label="animals")
+    with pytest.raises(DataError, match=r"name the audio column, e\.g\. audio=recording"):
+        load(tmp_path / "rows.csv", label="animal")
+
+
 def test_one_speaker_held_out(tmp_path: Path) -> None:
     sounds = [write(tmp_path / f"{i}.wav", 200 + 50 * i) for i in range(8)]
     file = parquet(tmp_path / "t.parquet", sounds, label=["x", "y"] * 4, speaker=["ann", "ann", "bob", "bob"] * 2)

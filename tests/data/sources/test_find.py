@@ -7,7 +7,7 @@ import pytest
 from zoo.data.config import BaseDataSettings, TextDataSettings
 from zoo.data.sources import find
 from zoo.data.sources.auto import resolve_auto
-from zoo.data.sources.columns import find_column, find_columns, with_values
+from zoo.data.sources.columns import find_column, find_columns, with_decimal_points, with_values
 from zoo.data.sources.dataset_cards import card_files, load_card
 from zoo.data.sources.find import find_tables, split_tables
 from zoo.data.sources.hub import HubError
@@ -93,6 +93,45 @@ def test_columns_by_name_or_by_common_names(tmp_path: Path) -> None:
         find_column(table, "", "text", ("text",))
     with pytest.raises(DataError, match=r"name the images column, e\.g\. images=review$"):
         find_column(table, "", "images", ("image",))
+
+
+def test_the_column_that_looks_right_is_suggested(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("nr,opinion,grade,shot\n" + "".join(f"{i},a long opinion {i},{i % 2},{i}.png\n" for i in range(9)))
+    table = read_table(file)
+    for role, column in (("text", "opinion"), ("label", "grade"), ("image", "shot"), ("captions", "opinion")):
+        with pytest.raises(DataError, match=rf"name the {role} column, e\.g\. {role}={column}"):
+            find_column(table, "", role, ())
+    with pytest.raises(
+        DataError, match=r"has no column 'grad' for the label; did you mean 'grade'\? \(it has nr, "
+    ):
+        with_values(table, "grad", "raise", "label")
+    file.write_text("opinion\nfine\n")
+    with pytest.raises(DataError, match="has a single column, opinion: expected one of labels beside it"):
+        find_column(read_table(file), "", "label", ())
+    wide = Table({f"c{i}": ["x"] for i in range(999)}, "wide")
+    with pytest.raises(DataError, match=r"c29 and 969 more"):
+        find_column(wide, "label", "label", ())
+    file.write_text("A first row of data,x\nc,y\n")
+    with pytest.raises(DataError, match=r"If its first row is data, set header=false$"):
+        find_column(read_table(file), "", "label", ())
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    (["3,5", "4", "-0,25"], ["3.5", "4", "-0.25"]),
+    (["3.5", "4"], None), (["a,b", "3,5"], None), (["1,2,3", "1,2"], None), ([3.5, None], None),
+])  # fmt: skip
+def test_decimal_commas_of_labels(values: list, expected: list | None, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = {"train": Table({"y": values}, "rows"), "test": Table({"x": ["1,5"]}, "rows")}
+    found = with_decimal_points(tables, "y")
+    assert found["train"].columns["y"] == (expected or values) and found["test"] is tables["test"]
+    assert ("decimal points" in capsys.readouterr().err) == (expected is not None)
+
+
+@pytest.mark.parametrize(("values", "row"), [(["3,5", "3.5"], 1), (["1.234,5", "2,5"], 0), (["1,234", "12,345"], 0)])
+def test_numbers_that_can_be_read_in_two_ways(values: list[str], row: int) -> None:
+    with pytest.raises(DataError, match=rf"rows, row {row}: the number '{values[row]}' in 'y' can be read in two ways"):
+        with_decimal_points({"train": Table({"y": values}, "rows")}, "y")
 
 
 def test_rows_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,30 @@ def test_broken_json(tmp_path: Path, text: str, says: str) -> None:
         load(write(tmp_path / "a.jsonl", text))
 
 
+def test_a_table_of_another_country(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a spreadsheet program in Europe: semicolons, cp1252, decimal commas; and a test table without header."""
+    text = "Kommentar;Note\r\n" + "".join(f"schön, aber langsam {i};{i % 5},5\r\n" for i in range(40))
+    (tmp_path / "train.csv").write_bytes(text.encode("cp1252"))
+    (tmp_path / "test.csv").write_text("gut 1;1,5\nnicht gut;4,5\n")
+    sets = load(tmp_path / "train.csv", text="Kommentar", label="Note")
+    assert sets.problem_type == "regression" and sets.train.texts[0] == "schön, aber langsam 0"
+    assert sorted({*sets.train.labels.tolist(), *sets.test.labels.tolist()}) == [0.5, 1.5, 2.5, 3.5, 4.5]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.csv: read as cp1252, separated by ';', with a header. The encoding is a guess" in said
+    assert "Note: the commas of its numbers are decimal points" in said
+    with pytest.raises(
+        DataError, match=r"test\.csv has no column 'Kommentar' for the text \(it has column_1,"
+    ):
+        load(tmp_path, text="Kommentar", label="Note")
+    (tmp_path / "test.csv").unlink()
+    table = tmp_path / "train.csv"
+    columns = load(table, text="column_1", label="column_2", header=False, sep=";", encoding="latin-1",
+                   problem_type="single_label_classification")  # fmt: skip
+    assert columns.train.texts[0].startswith("schön") or columns.train.texts[0] == "Kommentar"
+    with pytest.raises(DataError, match=r"text=Komentar: .* no column 'Komentar'; did you mean 'Kommentar'\?"):
+        load(table, text="Komentar", label="Note")
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\na,0\n\xff,1\n")
     with pytest.raises(DataError, match="line 3: byte 0xff is not valid UTF-8"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.sources.class_folders import class_tables
+from zoo.data.sources.columns import MEDIA_FILE
 from zoo.data.sources.decode_all import decode_all
 from zoo.data.sources.find import Read, split_tables
 from zoo.data.sources.fingerprint import note_files
@@ -154,11 +155,12 @@ def audio_folder(folder: Path, read: Read = read_audio_table) -> dict[str, Table
 
 
 def with_full_paths(table: Table, folder: Path) -> Table:
-    """Prepend the folder of the table to the paths of audio files."""
+    """The table with its folder before the names of audio files, in columns of common names and of such names."""
     columns = dict(table.columns)
-    for name in AUDIO_NAMES:
-        if any(isinstance(value, str) for value in columns.get(name, [])):
-            columns[name] = [str(folder / v) if isinstance(v, str) and v else v for v in columns[name]]
+    for name, values in table.columns.items():
+        texts = [value for value in values if isinstance(value, str) and value]
+        if texts and (name in AUDIO_NAMES or all(map(MEDIA_FILE.fullmatch, texts))):
+            columns[name] = [str(folder / v) if isinstance(v, str) and v else v for v in values]
     return replace(table, columns=columns)
 
 
