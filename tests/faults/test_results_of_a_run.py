@@ -35,7 +35,8 @@ class Scripted(L.Callback):
 
 def scripted(*args: Any, **kwargs: Any) -> ClassificationTask:
     task = ClassificationTask(*args, **kwargs)
-    task.monitor, task.mode = "val_scripted", "max"
+    task.monitor = task.stop_monitor = "val_scripted"
+    task.mode = task.stop_mode = "max"
     return task
 
 

@@ -120,9 +120,12 @@ def test_numbers_go_on_from_a_model_that_has_learned_them(tmp_path: Path) -> Non
 
 
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9")
+    words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9", "monitor=accuracy")
     assert call("finetune_text", tmp_path / "run", *words) == 0
-    assert "early stopping: no improvement in 2 validations; the best step was 2" in capsys.readouterr().out
+    assert (
+        "early stopping: no improvement of val_accuracy in 2 validations; the best step was 2"
+        in capsys.readouterr().out
+    )
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["finished"]) == (6, True)
 
 

@@ -141,6 +141,7 @@ def test_in_a_trainer_of_ones_own(tmp_path: Path) -> None:
     assert figures["val_image_to_audio_r1"] > 0.5 and figures["val_audio_to_image_r10"] > 0.9
     assert figures["val_text_to_image_median_rank"] <= 10 and figures["val_recall"] > 0.4
     assert "val_text_to_audio_r1" not in figures
+    assert {name for name in figures if name.startswith("val_")} == set(task.validation_metrics)
     text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
     assert "train_loss" in text and "logit_scale" in text and "val_image_to_text_r5" in text
     trainer.test(task, loader(held, 16), verbose=False)

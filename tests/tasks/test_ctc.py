@@ -45,6 +45,7 @@ def test_it_learns(data: Utterances) -> None:
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
     assert figures["test_wer"] <= 0.2 and figures["test_cer"] <= 0.1, figures
     assert set(figures) == {"test_loss", "test_wer", "test_cer"}
+    assert {name.replace("test_", "val_") for name in figures} == set(task.validation_metrics)
     batch = task.augment(data.__getitems__(Keys(range(48), 0)), seed=0, step=0, train=False)
     with torch.no_grad():
         model.eval()

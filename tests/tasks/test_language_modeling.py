@@ -88,3 +88,4 @@ def test_perplexity_is_the_exponential_of_the_loss() -> None:
     trainer.validate(CausalLMTask(model, lr=1e-3), loader, verbose=False)
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert found["val_perplexity"] == pytest.approx(math.exp(found["val_loss"]))
+    assert set(found) == set(CausalLMTask(model).validation_metrics)

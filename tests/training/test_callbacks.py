@@ -13,8 +13,14 @@ import torch
 from tiny_run import assert_same, checkpoint, in_child, metrics, tiny_run
 
 import zoo
-from zoo.tasks import ClassificationTask, NonFiniteLoss
-from zoo.training.callbacks import BestAndLastCheckpoints, StopOnSignalOrTime, TrainingInterrupted, is_step_end
+from zoo.tasks import ClassificationTask, ContrastiveTask, NonFiniteLoss
+from zoo.training.callbacks import (
+    BestAndLastCheckpoints,
+    StopOnSignalOrTime,
+    TrainingInterrupted,
+    is_step_end,
+    monitors,
+)
 from zoo.training.fit import prepare_model
 from zoo.training.main import _ended
 from zoo.training.parse import SettingsError
@@ -99,10 +105,62 @@ def test_the_best_checkpoint_is_that_of_the_greatest_or_of_the_least_metric(
 ) -> None:
     callback, trainer = BestAndLastCheckpoints(tmp_path, 0, 1, "val", mode), FakeTrainer()
     for trainer.global_step, value in enumerate((0.5, 0.4, 0.6, 0.5), 1):
-        trainer.callback_metrics["val"] = value
+        trainer.callback_metrics["val"] = torch.tensor(value)
         callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
     assert callback.best_step == best and (tmp_path / "best.ckpt").read_text() == str(best)
     assert callback.worse == 4 - best and (tmp_path / "last.ckpt").read_text() == "4"
+
+
+def test_early_stopping_looks_at_the_loss_while_the_main_metric_selects(tmp_path: Path) -> None:
+    callback = BestAndLastCheckpoints(tmp_path, 0, 1, "val_accuracy", "max", "val_loss", "min", 2)
+    trainer = FakeTrainer()
+    scores = ((0.5, 1.0), (0.6, 0.9), (0.9, 0.95), (0.8, 0.97))
+    for trainer.global_step, (accuracy, loss) in enumerate(scores, 1):
+        trainer.callback_metrics = {"val_accuracy": torch.tensor(accuracy), "val_loss": torch.tensor(loss)}
+        assert not trainer.should_stop
+        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert trainer.should_stop and callback.worse == 2 and callback.best_step == 3
+    resumed = BestAndLastCheckpoints(tmp_path, 0, 1, "val_accuracy", "max", "val_loss", "min", 2)
+    resumed.load_state_dict(callback.state_dict())
+    assert resumed.stop_best == pytest.approx(0.9) and resumed.stopped_early
+
+
+def test_a_metric_that_is_nan_is_never_the_best(tmp_path: Path) -> None:
+    callback, trainer = BestAndLastCheckpoints(tmp_path, 0, 1, "val", "min"), FakeTrainer()
+    for trainer.global_step, value in enumerate((float("nan"), 0.7, float("nan")), 1):
+        trainer.callback_metrics["val"] = torch.tensor(value)
+        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert callback.best_step == 2 and callback.worse == 1
+
+
+def test_early_stopping_without_its_metric_is_an_error(tmp_path: Path) -> None:
+    callback = BestAndLastCheckpoints(tmp_path, 0, 1, "val_accuracy", "max", "val_loss", "min", 2)
+    trainer = FakeTrainer()
+    trainer.callback_metrics["val_accuracy"] = torch.tensor(0.5)
+    with pytest.raises(ValueError, match="early stopping looks at val_loss, which the validation has not logged"):
+        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+
+
+def test_monitor_is_any_metric_of_the_validations_with_its_direction() -> None:
+    task = ClassificationTask(torch.nn.Linear(2, 3))
+    assert monitors(task) == ("val_accuracy", "max", "val_loss", "min")
+    assert monitors(task, "f1") == ("val_f1", "max", "val_f1", "max")
+    assert monitors(task, "val_loss") == ("val_loss", "min", "val_loss", "min")
+    with pytest.raises(SettingsError, match=r"monitor=acuracy: .* log loss, accuracy, f1.*did you mean 'accuracy'"):
+        monitors(task, "acuracy")
+    number = ClassificationTask(torch.nn.Linear(2, 1), problem_type="regression")
+    assert monitors(number, "r2")[:2] == ("val_r2", "max") and monitors(number, "error")[:2] == ("val_error", "min")
+    pairs = ContrastiveTask(zoo.contrast(image="vit_cifar_tiny", text="bert_tiny"))
+    assert monitors(pairs, "text_to_image_r5")[1] == "max" and monitors(pairs, "text_to_image_median_rank")[1] == "min"
+
+
+def test_the_run_selects_by_the_monitor_of_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny_run(tmp_path / "run", "steps=4", "monitor=f1")
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["monitor"] == written["stop_monitor"] == "val_f1" and 0 < written["best_val_f1"] <= 1
+    assert "that of the highest val_f1" in capsys.readouterr().out
+    logged = {name for row in metrics(tmp_path / "run") for name in row if name.startswith("val_")}
+    assert logged == set(ClassificationTask(torch.nn.Linear(2, 4)).validation_metrics)
 
 
 def test_a_run_that_stopped_early_and_was_killed_does_not_train_further(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ class Task(L.LightningModule):
     over devices and accumulation steps. A `loss_of` that averages over a varying number of items (tokens, weighted
     classes) therefore returns `self.mean_loss(total, count)`; without it micro-batches count equally.
 
-    `monitor` is the validation metric that selects the best step; `mode` is "max" or "min".
+    `monitor` is the validation metric that selects the best step; `mode` is "max" or "min". Early stopping looks at
+    `stop_monitor` and `stop_mode`: the loss, which still moves when an accuracy no longer does.
 
     Args:
         model: Any module; it is called as `model(**inputs)` with the batch entries that `model.inputs` lists.
@@ -46,6 +47,8 @@ class Task(L.LightningModule):
 
     monitor = "val_loss"
     mode = "min"
+    stop_monitor = "val_loss"
+    stop_mode = "min"
 
     def __init__(self, model: nn.Module, *, optim: OptimSettings, ema: float = 0.0, seed: int = 0):
         super().__init__()
@@ -77,6 +80,11 @@ class Task(L.LightningModule):
         """
         self._count = count
         return total / (count.clamp(min=1e-30) if isinstance(count, Tensor) else max(count, 1e-30))
+
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """The metrics that a validation logs, each with its better direction, "max" or "min"."""
+        return {"val_loss": "min", self.monitor: self.mode, self.stop_monitor: self.stop_mode}
 
     @property
     def evaluated(self) -> nn.Module:

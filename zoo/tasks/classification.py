@@ -69,6 +69,14 @@ class ClassificationTask(Task):
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
         self.confusion: Tensor | None = None
 
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """As in Task."""
+        metrics = self.objective.metrics("val", 2)  # the names do not depend on the number of classes
+        return super().validation_metrics | {
+            f"val_{name}": "max" if metric.higher_is_better else "min" for name, metric in metrics.items()
+        }
+
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Training loss of a micro-batch, after augmentation on its device."""
         batch = self._prepare(batch, step, train=True)

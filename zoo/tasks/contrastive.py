@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
+from itertools import permutations
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from zoo.nn.losses.temperature import clamp_temperature, temperature
 from zoo.tasks.base import Task, as_batch_dict, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.retrieval_metrics import RetrievalMetrics
+from zoo.tasks.retrieval_metrics import RECALL_AT, RetrievalMetrics
 from zoo.utils.keyed_random import mix
 
 Duplicates = Literal["name", "refuse", "positives", "ignore"]
@@ -78,6 +79,16 @@ class ContrastiveTask(Task):
         self.duplicates, self.hub, self.augment = duplicates, hub, augment
         self.metrics: dict[str, RetrievalMetrics] = {}  # a plain dict: metrics are not part of the state dict
         self._warned = False
+
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """As in Task; recalls and ranks are those of the pairs of modalities that the model has."""
+        found = super().validation_metrics
+        for a, b in permutations(getattr(self.model, "modalities", ()), 2):
+            if self.hub is None or self.hub in (a, b):
+                found |= {f"val_{a}_to_{b}_r{k}": "max" for k in RECALL_AT}
+                found[f"val_{a}_to_{b}_median_rank"] = "min"
+        return found
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,11 @@ class CTCTask(Task):
         self.vocabulary, self.augment, self.width = vocabulary, augment, width
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
 
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """As in Task."""
+        return super().validation_metrics | {"val_cer": "min"}
+
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """CTC loss per character, averaged over the texts of a micro-batch."""
         batch = self._prepare(batch, step, train=True)

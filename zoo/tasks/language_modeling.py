@@ -35,6 +35,11 @@ class LanguageModelingTask(Task):
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
         self.metrics: dict[str, MeanMetric] = {}  # a plain dict: metrics are not part of the state dict
 
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """As in Task."""
+        return super().validation_metrics | {"val_perplexity": "min"}
+
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
         """Losses [K] of the K tokens that are predicted. `epoch` is None in evaluation."""
         raise NotImplementedError

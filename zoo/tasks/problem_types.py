@@ -119,8 +119,7 @@ class Objective:
         if self.problem_type == "multi_label_classification":
             return {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes)}
         found: dict[str, Metric] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
-        if stage == "test":
-            found["f1"] = MulticlassF1Score(classes, average="macro")
+        found["f1"] = MulticlassF1Score(classes, average="macro")
         if stage == "test" and classes <= 100:
             found["confusion"] = MulticlassConfusionMatrix(classes)
         return found

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
 
+RECALL_AT = (1, 5, 10)
 _UNIQUE = -(1 << 63)  # id of a row that shares its id with no other row
 _MAX_SCORES = 1 << 22  # scores that are in memory at a time
 
@@ -42,7 +43,7 @@ class RetrievalMetrics(Metric):
     a_items: list[Tensor]
     b_items: list[Tensor]
 
-    def __init__(self, a: str = "image", b: str = "text", *, at: Sequence[int] = (1, 5, 10),
+    def __init__(self, a: str = "image", b: str = "text", *, at: Sequence[int] = RECALL_AT,
                  loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, **options: Any):  # fmt: skip
         super().__init__(**options)
         if not at or min(at) < 1:

@@ -17,6 +17,7 @@ from zoo.data.datamodule import KeyedDataModule
 from zoo.models.base import Model
 from zoo.tasks.base import Task
 from zoo.training import devices
+from zoo.training.callbacks import monitors
 from zoo.training.progress import format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
@@ -43,6 +44,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("precision", s.trainer.precision),
         ("model", f"{run.model_name}{_overrides(s, task.model)}, {size}"),
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
+        ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, loaders)),
     ]  # fmt: skip
@@ -122,6 +124,14 @@ def _describe_folder(run: Run, done: int) -> str:
     if done:
         return f"{path}, resuming at step {done:,}"
     return f"{path}, restarting (no checkpoint yet)" if run.folder.unfinished else f"{path} (new)"
+
+
+def describe_monitors(run: Run, task: Task) -> str:
+    """What selects the best checkpoint, and what may stop the run early."""
+    monitor, mode, stop_monitor, _ = monitors(task, run.config.trainer.monitor)
+    allowed = getattr(getattr(run.config, "task", None), "early_stopping_patience", 0)
+    stop = f"; stops after {allowed} validations without a better {stop_monitor}" if allowed else ""
+    return f"that of the {'highest' if mode == 'max' else 'lowest'} {monitor}{stop}"
 
 
 def _overrides(settings: Any, model: Any) -> str:

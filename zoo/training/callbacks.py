@@ -14,9 +14,13 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
+from zoo.tasks.base import Task
 from zoo.training.metrics_file import MetricsTable
+from zoo.training.parse import SettingsError
 from zoo.utils.console import announce
+from zoo.utils.errors import did_you_mean
 from zoo.utils.files import write_atomic
 
 
@@ -145,17 +149,20 @@ class BestAndLastCheckpoints(Checkpoint):
         validate_every: Steps between validations.
         monitor: Metric that selects the best step.
         mode: "max" or "min".
+        stop_monitor, stop_mode: Metric that early stopping looks at, and its better direction. Default: `monitor`.
         early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     def __init__(self, folder: Path, every: int, validate_every: int, monitor: str = "val_accuracy", mode: str = "max",
-                 early_stopping_patience: int = 0):  # fmt: skip
+                 stop_monitor: str = "", stop_mode: str = "", early_stopping_patience: int = 0):  # fmt: skip
         self.folder, self.every, self.validate_every = folder, every, validate_every
         self.early_stopping_patience = early_stopping_patience
-        self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
+        self.monitor, self.mode = monitor, mode
+        self.stop_monitor, self.stop_mode = stop_monitor or monitor, stop_mode or mode
         self.best: float | None = None
         self.best_step = 0
-        self.worse = 0  # validations since the best one
+        self.stop_best: float | None = None
+        self.worse = 0  # validations since the best value of `stop_monitor`
         self._saved_at = 0
 
     @property
@@ -165,14 +172,14 @@ class BestAndLastCheckpoints(Checkpoint):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether training stops because the monitored metric no longer improves."""
+        """Whether training stops because `stop_monitor` no longer improves."""
         return bool(self.early_stopping_patience) and self.worse >= self.early_stopping_patience
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget a best checkpoint that was removed, so that the run does not end without one."""
         if self.best is not None and not trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
             announce(f"{self.folder / 'best.ckpt'} was removed: the best of the validations to come replaces it")
-            self.best, self.best_step, self.worse = None, 0, 0
+            self.best, self.best_step, self.stop_best, self.worse = None, 0, None, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not train further if the run stopped early but was killed before its result was written."""
@@ -189,12 +196,17 @@ class BestAndLastCheckpoints(Checkpoint):
         """Save a checkpoint, and stop training early if the metric no longer improves."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        improved = value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best)
+        value, stop_value = (trainer.callback_metrics.get(name) for name in (self.monitor, self.stop_monitor))
+        if stop_value is None and self.early_stopping_patience:
+            raise ValueError(f"early stopping looks at {self.stop_monitor}, which the validation has not logged (it "
+                             f"logged {', '.join(trainer.callback_metrics)}): set task.stop_monitor")  # fmt: skip
+        improved = is_better(value, self.best, self.mode)
         if improved:
-            assert value is not None
-            self.best, self.best_step = float(value), trainer.global_step
-        self.worse = 0 if improved else self.worse + 1
+            self.best, self.best_step = float(value), trainer.global_step  # type: ignore[arg-type]
+        if is_better(stop_value, self.stop_best, self.stop_mode):
+            self.stop_best, self.worse = float(stop_value), 0  # type: ignore[arg-type]
+        else:
+            self.worse += 1
         self.save(trainer, improved)
         if self.stopped_early:
             trainer.should_stop = True
@@ -211,12 +223,39 @@ class BestAndLastCheckpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved in the checkpoint."""
-        return {"best": self.best, "best_step": self.best_step, "worse": self.worse}
+        return {"best": self.best, "best_step": self.best_step, "stop_best": self.stop_best, "worse": self.worse}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-        self.worse = state_dict.get("worse", 0)
+        self.stop_best, self.worse = state_dict.get("stop_best"), state_dict.get("worse", 0)
+
+
+def is_better(value: Tensor | None, best: float | None, mode: str) -> bool:
+    """Whether a metric is better than the best so far; nan never is, since nothing could be better than it."""
+    if value is None or value.isnan():
+        return False
+    return best is None or (float(value) > best if mode == "max" else float(value) < best)
+
+
+def monitors(task: Task, name: str | None = None) -> tuple[str, str, str, str]:
+    """(metric that selects the best step, its better direction, the same of early stopping).
+
+    Args:
+        task: The task, which knows the metrics of its validations.
+        name: The option `monitor=`: one metric for both, with or without `val_`; None takes those of the task.
+
+    Raises: SettingsError that lists the metrics.
+    """
+    if name is None:
+        return task.monitor, task.mode, task.stop_monitor, task.stop_mode
+    known = task.validation_metrics
+    found = name if name in known else f"val_{name}"
+    if found not in known:
+        short = [metric.removeprefix("val_") for metric in known]
+        raise SettingsError(f"monitor={name}: the validations of this run log {', '.join(short)}; expected one of them"
+                            f"{did_you_mean(name, short)}")  # fmt: skip
+    return found, known[found], found, known[found]
 
 
 class StopOnSignalOrTime(L.Callback):

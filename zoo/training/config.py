@@ -91,6 +91,9 @@ class TrainerSettings:
         ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
         deterministic: Use deterministic algorithms on a GPU, too.
         val_fraction: Fraction of the training set that is held out for validation; 0 validates on the test set.
+        monitor: Metric of the validations that selects the best checkpoint and that early stopping looks at, e.g. `f1`
+            or `loss`. Default: the main metric of the task (accuracy, error rate, recall, ...) selects, and early
+            stopping looks at the loss.
         validate_every: Steps between validations; 0 validates after each epoch.
         checkpoint_every: Steps between checkpoints; there is always one after each validation.
         log_every: Steps between rows of `metrics.csv`.
@@ -114,6 +117,7 @@ class TrainerSettings:
     ema: float = 0.0
     deterministic: bool = False
     val_fraction: float = 0.04
+    monitor: str | None = None
     validate_every: int = 0
     checkpoint_every: int = 200
     log_every: int = 50

@@ -10,7 +10,7 @@ import torch
 from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
 from zoo.training.banner import print_banner, print_summary
-from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer
+from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
@@ -48,6 +48,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     prepare_model(task, run.config.trainer.gradient_checkpointing)
     check_export(run, task.model)
+    monitors(task, run.config.trainer.monitor)
     run.started = True
     longer_run = (longer_runs or {}).get(run.data.name, "")
     if isinstance(data, KeyedDataModule):
@@ -75,8 +76,9 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     timer = TrainingTimer(run.config.data.batch_size)
     csv = CsvLogger(run.folder.path / "metrics.csv", timer)
     early_stopping_patience = getattr(getattr(run.config, "task", None), "early_stopping_patience", 0)
+    monitored = monitors(task, t.monitor)
     checkpoint_callback = BestAndLastCheckpoints(
-        run.folder.checkpoints, t.checkpoint_every, validate_every, task.monitor, task.mode, early_stopping_patience
+        run.folder.checkpoints, t.checkpoint_every, validate_every, *monitored, early_stopping_patience
     )
     stop_callback = StopOnSignalOrTime(checkpoint_callback, t.max_minutes)
     callbacks: list[Callback] = [timer, stop_callback, checkpoint_callback, *more_callbacks]
@@ -99,8 +101,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     if trainer.is_global_zero:
         save_run(run, task, result, steps, checkpoint_callback, plots)
         if stopped_early:
-            best_step = checkpoint_callback.best_step
-            out.print(f"early stopping: no improvement in {worse} validations; the best step was {best_step}")
+            best, stop = checkpoint_callback.best_step, checkpoint_callback.stop_monitor
+            out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
         print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
     return result
 

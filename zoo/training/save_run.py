@@ -39,7 +39,8 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         "real": run.data.real, "source": run.data.source, "steps": result.steps, "planned_steps": planned,
         "skipped_steps": task.guard.skipped, "seconds": result.seconds, "seed": s.seed,
         "best_step": checkpoint_callback.best_step or None,
-        f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "model": run.model_name,
+        f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "monitor": checkpoint_callback.monitor,
+        "stop_monitor": checkpoint_callback.stop_monitor, "model": run.model_name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
     })  # fmt: skip
