@@ -40,8 +40,19 @@ def test_figures(problem_type: str) -> None:
         metric.update(*objective.metric_inputs(logits, given))
         found[name] = metric.compute()
     perfect = {"accuracy": 1.0, "f1": 1.0, "error": 0.0, "r2": 1.0}
-    assert found.keys() - {"confusion"} <= perfect.keys()
-    assert all(float(value) == pytest.approx(perfect[name]) for name, value in found.items() if name != "confusion")
+    assert found.keys() - {"confusion", "counts"} <= perfect.keys()
+    tables = ("confusion", "counts")
+    assert all(float(value) == pytest.approx(perfect[name]) for name, value in found.items() if name not in tables)
+
+
+def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
+    """A logit of 0.3 is a probability of 0.57, hence a prediction of the label."""
+    objective = Objective("multi_label_classification")
+    found = objective.metrics("test", 2)
+    logits = torch.tensor([[0.3, 0.2], [0.1, 0.4]])
+    for metric in found.values():
+        metric.update(*objective.metric_inputs(logits, torch.ones(2, 2)))
+    assert float(found["accuracy"].compute()) == 1.0 and found["counts"].compute()[:, 0].tolist() == [2, 2]
 
 
 def test_the_loss_of_evaluation_has_no_class_weights() -> None:

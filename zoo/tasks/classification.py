@@ -68,6 +68,7 @@ class ClassificationTask(Task):
         self.monitor = f"val_{metric}"
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
         self.confusion: Tensor | None = None
+        self.class_counts: Tensor | None = None
 
     @property
     def validation_metrics(self) -> dict[str, str]:
@@ -101,9 +102,11 @@ class ClassificationTask(Task):
         self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics and keep the confusion matrix [C, C] (true, predicted)."""
+        """Log the test metrics; keep the confusion matrix [C, C] (true, predicted) and the counts of each class."""
         if "test_confusion" in self.metrics:
             self.confusion = self._pop_metric("test_confusion").cpu()
+        if "test_counts" in self.metrics:
+            self.class_counts = self._pop_metric("test_counts").cpu()
         self._log_epoch("test")
 
     def finalize(self, model: nn.Module) -> nn.Module:
@@ -157,7 +160,8 @@ class ClassificationTask(Task):
                 metric.update(*metric_inputs)
 
     def _log_epoch(self, stage: str) -> None:
-        names = [name for name in self.metrics if name.startswith(stage) and not name.endswith("_confusion")]
+        tables = ("test_confusion", "test_counts")
+        names = [name for name in self.metrics if name.startswith(stage) and name not in tables]
         self.log_evaluation({name: float(self._pop_metric(name)) for name in names})
 
     def _pop_metric(self, name: str) -> Tensor:

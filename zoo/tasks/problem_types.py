@@ -11,8 +11,10 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
+    MulticlassStatScores,
     MultilabelAccuracy,
     MultilabelF1Score,
+    MultilabelStatScores,
 )
 
 from zoo.models.config import ProblemType
@@ -113,22 +115,34 @@ class Objective:
         return F.mse_loss(logits[:, 0], self.normalize(labels).to(logits), reduction="none")
 
     def metrics(self, stage: str, classes: int) -> dict[str, Metric]:
-        """Metrics other than the loss, by name; the F1 score is averaged over the classes."""
+        """Metrics other than the loss, by name; the F1 score is averaged over the classes.
+
+        A test also has the `counts` of each class, [C, 5]: true positives, false positives, true negatives, false
+        negatives, items of the class; and the `confusion` matrix of up to 100 classes.
+        """
+        found: dict[str, Metric]
         if self.problem_type == "regression":
             return {"error": MeanAbsoluteError(), "r2": R2Score()}
         if self.problem_type == "multi_label_classification":
-            return {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes)}
-        found: dict[str, Metric] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
-        found["f1"] = MulticlassF1Score(classes, average="macro")
+            found = {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes)}
+            return found | ({"counts": MultilabelStatScores(classes, average=None)} if stage == "test" else {})
+        found = {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "f1": MulticlassF1Score(classes, average="macro"),
+        }
+        if stage == "test":
+            found["counts"] = MulticlassStatScores(classes, average=None)
         if stage == "test" and classes <= 100:
             found["confusion"] = MulticlassConfusionMatrix(classes)
         return found
 
     def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(predictions, labels) in the form that the metrics take."""
-        if self.problem_type == "regression":
-            return self.predictions(logits), labels.to(logits)
-        return logits, labels.long()
+        """(predictions, labels) in the form that the metrics take.
+
+        Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities.
+        """
+        labels = labels.to(logits) if self.problem_type == "regression" else labels.long()
+        return self.predictions(logits), labels
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Probabilities [B, C], or predicted values [B] for regression."""

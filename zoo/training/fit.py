@@ -12,6 +12,7 @@ from zoo.tasks.base import Task
 from zoo.training.banner import print_banner, print_summary
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
+from zoo.training.class_report import report_of
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
 from zoo.training.result import Result
@@ -103,6 +104,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
         if stopped_early:
             best, stop = checkpoint_callback.best_step, checkpoint_callback.stop_monitor
             out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
+        if (report := report_of(task)) is not None:
+            report.print(out)
         print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
     return result
 

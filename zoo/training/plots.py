@@ -12,6 +12,7 @@ from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.preprocessing.audio_io import soundfile
+from zoo.training.class_report import class_names
 from zoo.training.metrics_file import MetricsTable
 from zoo.utils.escape import figure_text
 
@@ -69,12 +70,7 @@ def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
     counts: Tensor | None = getattr(task, "confusion", None)
     if counts is None:
         return None
-    names = (
-        getattr(task, "class_names", None)
-        or getattr(task.model, "labels", None)
-        or [str(i) for i in range(len(counts))]
-    )
-    names = [figure_text(name) for name in names]
+    names = [figure_text(name) for name in class_names(task, len(counts))]
     fractions = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     side = 3 + 0.42 * len(names)
     figure = _figure(side, side)

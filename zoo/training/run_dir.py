@@ -7,6 +7,8 @@ runs/vit_cifar/
   metrics.json     the result; `finished: true` once all steps are done
   checkpoints/     last.ckpt, best.ckpt
   model/           the best model as a zoo folder
+  classes.csv      precision, recall, F1 score and number of test items of each class
+  confusion.csv    test items by true and predicted class
   *.png            plots
 """
 

@@ -17,6 +17,7 @@ from zoo.models.text import DecoderConfig
 from zoo.tasks.base import Task
 from zoo.training import devices
 from zoo.training.callbacks import BestAndLastCheckpoints
+from zoo.training.class_report import write_reports
 from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot, save_plots
 from zoo.training.result import Result
@@ -33,6 +34,7 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
     export_model(run, result)
     if run.config.trainer.plots:
         save_plots(run, task, result, plots)
+    reports = write_reports(run.folder.path, task)
     s = run.config
     run.folder.write_result({
         "recipe": run.recipe, "result": result.metrics, "finished": result.finished, "data": run.data.name,
@@ -43,6 +45,7 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         "stop_monitor": checkpoint_callback.stop_monitor, "model": run.model_name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
+        **reports,
     })  # fmt: skip
 
 
