@@ -28,6 +28,7 @@ from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, t
 from zoo.models.registry import FILE, build, family, resolve_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.text import TextProcessor
 from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
@@ -387,6 +388,8 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
         model.labels = None
     saved: Any = checkpoint.preprocess
     model.preprocess = None if saved is None else saved.fitted_to(config)
+    if isinstance(model.preprocess, TextProcessor):
+        model.preprocess, model.extra_files = extra_files.with_templates(model.preprocess, model.extra_files)
     for name in config.parts if saved is not None else ():
         getattr(model, name).preprocess = getattr(model.preprocess, name)
     unchanged = getattr(config, "image_size", None) == getattr(checkpoint.config, "image_size", None)

@@ -46,7 +46,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     with atomic_folder(folder, OWNS) as staged:
         (staged / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
         files = {} if model.preprocess is None else model.preprocess.files()
-        for name, text in {**model.extra_files, **files}.items():
+        for name, text in {**model.extra_files, **files, **native.template_files(model.preprocess)}.items():
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
         _write_readme(staged, readme)

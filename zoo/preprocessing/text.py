@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
+from zoo.preprocessing.chat_template import (
+    is_list_of_conversations,
+    render_conversations,
+    template_files,
+    template_variables,
+    templates_in,
+    templates_of,
+)
 from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.files import write_atomic
@@ -41,6 +49,7 @@ class TextProcessor:
     padding: the side on which short rows are padded. multiple: the length of rows is a multiple of it.
     types, mask: whether the model takes token_type_ids, and an attention_mask (SigLIP attends to its padding).
     clean: how texts are cleaned before they are tokenized, as open_clip does (see `clean_text`); None: not at all.
+    chat_template: the Jinja template of conversations (see `apply_chat_template`), or {name: template} of several.
     """
 
     tokenizer: str = field(repr=False)
@@ -52,6 +61,7 @@ class TextProcessor:
     types: bool = False
     mask: bool = True
     clean: Clean | None = None
+    chat_template: str | Mapping[str, str] | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         check_choice("truncate", self.truncate, ("error", "warn", "cut"))
@@ -119,6 +129,44 @@ class TextProcessor:
         if numbers and min(numbers) < 0:
             raise ValueError(f"the ids have the negative number {min(numbers)}: expected ids of tokens, 0 or more")
         return self.backend.decode(numbers, skip_special_tokens=skip_special)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        **variables: Any,
+    ) -> Any:
+        """A conversation as the batch of its tokens, or with tokenize=False as text; equal to those of transformers.
+
+        conversation: messages [{"role": "user", "content": "Hello"}, ...], or a list of conversations. tools: their
+        JSON schemas. chat_template: the name of one of the model's templates, or a text instead of them.
+        add_generation_prompt: end with what begins an answer. continue_final_message: end within the last message, for
+        the model to continue it. variables: what else the template reads, such as enable_thinking=False.
+
+        Raises LoadError for a template that cannot be read or that does what no template needs to do, and ValueError
+        for messages that it does not take, without a template, and for more than max_length tokens.
+        """
+        several = is_list_of_conversations(conversation)
+        special = {f"{name}_token": token for name, token in self.special.items()}
+        texts = render_conversations(
+            conversation if several else [conversation], templates_of(self.chat_template), chat_template,
+            special | template_variables(variables), tools=tools, documents=documents,
+            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
+        )  # fmt: skip
+        if not tokenize:
+            return texts if several else texts[0]
+        encoded = encode_batch(self.backend, texts, add_special_tokens=False)
+        if (longest := max(map(len, encoded))) > self.max_length:
+            raise ValueError(
+                f"the conversation has {longest} tokens, expected at most max_length={self.max_length}: remove its "
+                f"oldest messages"
+            )
+        return self._pad(encoded)
 
     def _encode(self, batch: list[Text]) -> list["Encoding"]:
         """Encode each text into at most `max_length` tokens."""
@@ -241,8 +289,12 @@ class TextProcessor:
         return {"kind": "text"} | values | {"special": dict(self.special)}
 
     def files(self) -> dict[str, str]:
-        """{name: contents} of the files saved beside config.json."""
+        """{name: contents} of the files saved beside config.json, but for `template_files`, which change no output."""
         return {"tokenizer.json": self.tokenizer}
+
+    def template_files(self) -> dict[str, str]:
+        """{name: contents} of the files of chat templates, the same for transformers."""
+        return template_files(self.chat_template)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "TextProcessor":
@@ -251,7 +303,7 @@ class TextProcessor:
         check_keys("preprocess", values, _FIELDS, optional=("mask", "clean"))
         if "tokenizer.json" not in files:
             raise LoadError("tokenizer.json is missing: expected it beside config.json")
-        return cls(tokenizer=files["tokenizer.json"], **values)
+        return cls(tokenizer=files["tokenizer.json"], chat_template=templates_in(files), **values)
 
     def transformers_files(self) -> dict[str, Any]:
         """{name: contents} of the files that transformers.AutoTokenizer reads."""
@@ -266,6 +318,7 @@ class TextProcessor:
         }
         tokenizer = self.tokenizer if self.clean is None else with_cleaning(self.tokenizer, self.clean)
         return {
+            **self.template_files(),
             "tokenizer.json": tokenizer,
             "tokenizer_config.json": settings | special,
             "special_tokens_map.json": special,
@@ -328,7 +381,7 @@ def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenize
         raise LoadError(f"{file} is damaged, or not a file of a tokenizer: {error}") from None
 
 
-_FIELDS = [f.name for f in fields(TextProcessor) if f.name != "tokenizer"]
+_FIELDS = [f.name for f in fields(TextProcessor) if f.name not in ("tokenizer", "chat_template")]
 
 
 def _write_cache(tokenizer: str, file: Path) -> None:

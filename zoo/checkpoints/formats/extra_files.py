@@ -1,19 +1,21 @@
-"""Files of a folder that belong to a model but are not read here, such as a chat template: kept, or listed.
+"""Files of a folder that belong to a model beside its weights and settings, such as a chat template: kept, or listed.
 
 Kept files are text; `zoo.save` writes them again, and so does `zoo.export` to transformers where they apply.
 """
 
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from zoo.preprocessing.chat_template import FILE, FOLDER, template_files, templates_in
+from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
-TEMPLATE = "chat_template.jinja"
-TEMPLATES = "additional_chat_templates"  # a folder of {name}.jinja
 GENERATION = "generation_config.json"
 SENTENCE = "config_sentence_transformers.json"  # prompts by name, and the similarity of embeddings
-KEPT = (TEMPLATE, f"{TEMPLATES}/*.jinja", GENERATION, SENTENCE)
+TEMPLATES = (FILE, f"{FOLDER}/*.jinja")  # a text model's processor keeps them
+KEPT = (*TEMPLATES, GENERATION, SENTENCE)
 # Files whose contents are in the model or its processor, other forms of the same weights, and files of caches.
 READ = (
     "config.json", "preprocessor_config.json", "processor_config.json", "open_clip_config.json", "tokenizer*",
@@ -35,7 +37,17 @@ def read(folder: Path) -> tuple[dict[str, str], list[str]]:
             kept[name] = text
         elif not _matches(name, READ):
             others.append(name)
-    return _templates(folder) | kept, others
+    if not any(_matches(name, TEMPLATES) for name in kept):  # as in transformers, files replace those of the settings
+        kept |= _templates(folder)
+    return kept, others
+
+
+def with_templates(processor: TextProcessor, files: dict[str, str]) -> tuple[TextProcessor, dict[str, str]]:
+    """(the processor with the chat templates among the files, the other files)."""
+    if not (templates := {name: text for name, text in files.items() if _matches(name, TEMPLATES)}):
+        return processor, files
+    others = {name: text for name, text in files.items() if name not in templates}
+    return replace(processor, chat_template=templates_in(templates)), others
 
 
 def for_export(files: dict[str, str], head: str | None) -> dict[str, str]:
@@ -50,7 +62,7 @@ def _names(folder: Path) -> list[str]:
     for entry in folder.iterdir():
         if entry.is_file():
             names.append(entry.name)
-        elif entry.name == TEMPLATES or _matches(f"{entry.name}/config.json", READ):
+        elif entry.name == FOLDER or _matches(f"{entry.name}/config.json", READ):
             names += [f"{entry.name}/{inner.name}" for inner in entry.iterdir() if inner.is_file()]
         else:
             names.append(f"{entry.name}/")
@@ -74,7 +86,7 @@ def _templates(folder: Path) -> dict[str, str]:
     file = folder / "tokenizer_config.json"
     found = read_json(file).get("chat_template") if file.is_file() else None
     if found is None or isinstance(found, str):
-        return {} if found is None else {TEMPLATE: found}
+        return template_files(found)
     try:
         named = {str(entry["name"]): str(entry["template"]) for entry in found}
     except (TypeError, KeyError):
@@ -84,4 +96,4 @@ def _templates(folder: Path) -> dict[str, str]:
         ) from None
     if bad := [name for name in named if Path(name).name != name]:
         raise LoadError(f"{file}: chat_template has the name {bad[0]!r}, which is not the name of a file")
-    return {TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja": text for name, text in named.items()}
+    return template_files(named)

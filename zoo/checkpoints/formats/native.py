@@ -10,6 +10,7 @@ from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.mapping.tensors import config_as_tied, tied_names
 from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
+from zoo.preprocessing.text import TextProcessor
 from zoo.utils import renamed
 from zoo.utils.errors import LoadError, check_keys
 from zoo.utils.files import read_json
@@ -24,7 +25,7 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
     preprocess = None
     if model.preprocess is not None:
         model.preprocess.check(model.config)
-        files = {} if apart else model.preprocess.files()
+        files = {} if apart else model.preprocess.files() | template_files(model.preprocess)
         preprocess = model.preprocess.to_dict() | ({"files": files} if files else {})
     return {
         "library_name": "zoo",
@@ -36,6 +37,11 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
         "labels": model.labels,
         "tied": tied_names(model),
     }
+
+
+def template_files(preprocess: Any) -> dict[str, str]:
+    """The files of chat templates of a text model's processor; others have none."""
+    return preprocess.template_files() if isinstance(preprocess, TextProcessor) else {}
 
 
 def read(folder: Path) -> Checkpoint:

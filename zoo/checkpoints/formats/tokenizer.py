@@ -13,7 +13,7 @@ from zoo.utils.files import parse_json, read_text
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# The usual special tokens, for folders that do not name them.
+# The usual special tokens, for folders that do not name them; null in their settings is a name: there is none.
 USUAL = {
     "unk": ("[UNK]", "<unk>"),
     "pad": ("[PAD]", "<pad>"),
@@ -133,7 +133,8 @@ def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[
         if token is not None and tokenizer.token_to_id(token) is None:
             notes.append(f"the tokenizer has no token {token!r}, which its settings name as {role}_token")
             continue
-        token = token or next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
+        if f"{role}_token" not in settings:  # null stands for none: Qwen's <|endoftext|> does not begin a text
+            token = next((name for name in USUAL[role] if tokenizer.token_to_id(name) is not None), None)
         if token is not None:
             special[role] = token
     # Padding is masked, whatever its id: the model's own is taken where the two differ, but for RoBERTa's positions.
