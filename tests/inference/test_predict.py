@@ -81,7 +81,7 @@ def texts_model(tmp_path_factory):
     return zoo.load(folder)
 
 
-def sentences(count, longest=30, seed=0):
+def sentences(count, longest=24, seed=0):
     random = np.random.default_rng(seed)
     return [" ".join(random.choice(WORDS, random.integers(1, longest))) for _ in range(count)]
 
@@ -104,7 +104,7 @@ def test_many_texts_are_batched_by_length_and_predicted_as_alone(texts_model, mo
     alone = [zoo.predict(texts_model, text) for text in texts]
     seen = shapes_of(texts_model, monkeypatch)
     close(zoo.predict(texts_model, texts), alone)
-    assert len(seen) < 40 and all(rows * length <= 2048 for rows, length in seen)
+    assert len(seen) < 30 and all(rows * length <= 1024 for rows, length in seen)
     real = sum(len(texts_model.preprocess.encode(text)) for text in texts)
     assert sum(rows * length for rows, length in seen) < 1.25 * real
     seen.clear()

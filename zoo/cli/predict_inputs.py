@@ -1,6 +1,7 @@
 """The inputs of `zoo predict`: what the words of a command line stand for, as rows of a table."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,12 +85,11 @@ class Reader:
     # --- words --------------------------------------------------------------------------------------------------------
 
     def _is_table(self, word: str) -> bool:
-        return len(word) < 4096 and Path(word).suffix.lower() in SUFFIXES and Path(word).is_file()
+        return Path(word).suffix.lower() in SUFFIXES and os.path.isfile(word)
 
     def _of_word(self, word: str) -> list[Row]:
         path = Path(word)
-        exists = len(word) < 4096 and "\0" not in word and path.exists()
-        if exists:
+        if os.path.exists(word):  # unlike Path.exists, it takes a text of any length
             return self._of_folder(path) if path.is_dir() else [self._of_file(path, alone=True)]
         if self.modality.files_only:
             raise ValueError(f"there is no {self.modality.name} file {word}")

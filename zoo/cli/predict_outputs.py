@@ -75,12 +75,17 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool) -> P
     raise DataError(f"the input has columns named {', '.join(sorted(new & set(given)))}: rename them")
 
 
-def json_line(values: dict[str, Any], prediction: dict[str, Any]) -> str:
-    """A line of JSON with the columns of the input and of the prediction."""
+def joined(values: dict[str, Any], prediction: dict[str, Any]) -> dict[str, Any]:
+    """The columns of an input and of its prediction. Raises DataError for a name that both have."""
     if taken := values.keys() & prediction.keys():
         raise DataError(f"the input has the key {min(taken)!r}, which the prediction has, too: rename it")
-    text = json.dumps(values | prediction, ensure_ascii=False, default=str)
-    return text if _is_utf8(text) else json.dumps(values | prediction, default=str)
+    return values | prediction
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON; values that JSON does not have are written as text."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text if _is_utf8(text) else json.dumps(row, default=str)
 
 
 def check_out(out: Path, files: Sequence[Path], overwrite: bool) -> None:
@@ -102,7 +107,7 @@ def write_table(out: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]
         ".csv": lambda part: _write_csv(part, kept, rows, ","),
         ".tsv": lambda part: _write_csv(part, kept, rows, "\t"),
         ".jsonl": lambda part: part.write_text(
-            "".join(json_line(_kept(row, left_out), {}) + "\n" for row in rows), "utf-8"
+            "".join(json_line(_kept(row, left_out)) + "\n" for row in rows), "utf-8"
         ),
         ".parquet": lambda part: _write_parquet(part, kept, rows),
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.checkpoints.load import load
 from zoo.cli.predict_inputs import Inputs, Reader, Row
-from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, json_line, write_table
+from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
 from zoo.models.base import Model
@@ -171,7 +171,7 @@ class Work:
         check_out(out, self.inputs.files, overwrite)
         journal = PredictionJournal(journal_folder(out), plan)
         if (former := journal.former_plan()) is not None and former != plan and not overwrite:
-            changed = [name for name in plan if not isinstance(former, dict) or former.get(name) != plan[name]]
+            changed = [name for name in plan if former.get(name) != plan[name]]
             raise ValueError(
                 f"there is unfinished work for {out} with another value of {', '.join(changed)}: give the same command "
                 "to resume it, --overwrite to start again, or another --out"
@@ -179,10 +179,16 @@ class Work:
         written: list[dict[str, Any]] = []
         nested = out.suffix.lower() == ".jsonl"
         with journal.held():
-            for rows, window in self.windows(journal, overwrite):
-                written += [row.values | new for row, new in self._kept(rows, window, nested)]
+            try:
+                for rows, window in self.windows(journal, overwrite):
+                    written += self._kept(rows, window, nested)
+            except BaseException:
+                if not journal.windows:
+                    journal.remove()  # there is nothing to resume
+                raise
             new = list(self.columns.nested(None) if nested else self.columns.names)
-            left_out = write_table(out, [*self.inputs.columns, *new], written)
+            before = [name for row in written for name in row if name not in new]  # JSON lines may differ in theirs
+            left_out = write_table(out, [*dict.fromkeys([*self.inputs.columns, *before]), *new], written)
             journal.remove()
         say(f"{out}: {len(written):,} rows with {', '.join(new)}")
         if left_out:
@@ -191,16 +197,16 @@ class Work:
     def print_json(self) -> None:
         """Print a JSON object for each input, as soon as its window is computed."""
         for rows, window in self.windows():
-            for row, new in self._kept(rows, window, nested=True):
-                sys.stdout.write(json_line(row.values, new) + "\n")
+            for row in self._kept(rows, window, nested=True):
+                sys.stdout.write(json_line(row) + "\n")
             sys.stdout.flush()
 
-    def _kept(self, rows: list[Row], window: Window, nested: bool) -> Iterator[tuple[Row, dict[str, Any]]]:
-        """Rows with their prediction's columns, without those that were skipped."""
+    def _kept(self, rows: list[Row], window: Window, nested: bool) -> Iterator[dict[str, Any]]:
+        """The columns of rows and predictions, without rows that were skipped."""
         made = self.columns.nested if nested else self.columns.flat
         for i, (row, prediction) in enumerate(zip(rows, window.predictions, strict=True)):
             if prediction is not None:
-                yield row, made(prediction, window.failures.get(i))
+                yield joined(row.values, made(prediction, window.failures.get(i)))
 
     def print_table(self, model: Model) -> None:
         """Print a table for the screen."""

@@ -25,8 +25,9 @@ from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import check_choice
 
 OnError = Literal["raise", "skip", "label"]
-TEXTS, IMAGES = 512, 32  # inputs in a window
-TOKENS, TOKENS_OF_A_GPU = 2048, 32768  # in a batch of texts
+IMAGES = 32  # in a batch, and in a window
+TEXTS, TEXTS_OF_A_GPU = 512, 4096  # in a window
+TOKENS, TOKENS_OF_A_GPU = 1024, 16384  # in a batch of texts
 SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
 SHOWN = 5  # failures that a report names
 
@@ -136,12 +137,16 @@ class Predictor:
             long_audio.transcripts(model, [])  # raises where the model has no vocabulary
 
     @property
+    def is_cpu(self) -> bool:
+        return self.model.device.type == "cpu"
+
+    @property
     def window_size(self) -> int:
         """The number of inputs that are held in memory, and computed, at once."""
         if self.is_audio:
             return 1
         if self.batch_size is None:
-            return TEXTS if self.is_text else IMAGES
+            return (TEXTS if self.is_cpu else TEXTS_OF_A_GPU) if self.is_text else IMAGES
         return self.batch_size * SORTED if self.is_text and self.batch_size > 1 else self.batch_size
 
     def report(self) -> Report:
@@ -200,17 +205,15 @@ class Predictor:
         self, items: Sequence[Any], first: int, names: Sequence[str] | None, made: Window
     ) -> Iterator[tuple[int, Prediction | Exception]]:
         """(index, prediction or what is wrong) of each item; what is wrong as soon as it is known."""
-        yield from ((i, item) for i, item in enumerate(items) if isinstance(item, Exception))
-        good = [i for i, item in enumerate(items) if not isinstance(item, Exception)]
         if self.is_audio:
-            for i in good:
-                yield i, self._clip(items[i], first + i)
+            for i, clip in enumerate(items):
+                yield i, clip if isinstance(clip, Exception) else self._clip(clip, first + i)
         elif self.is_text:
-            yield from self._texts({i: items[i] for i in good}, first, names, made)
+            yield from self._texts(items, names or [f"text {first + i}" for i in range(len(items))], made)
         else:
             size = self.batch_size or IMAGES
-            for start in range(0, len(good), size):
-                yield from self._images({i: items[i] for i in good[start : start + size]})
+            for start in range(0, len(items), size):
+                yield from self._images(dict(enumerate(items[start : start + size], start)))
 
     def _clip(self, clip: Any, index: int) -> Prediction | Exception:
         try:
@@ -224,7 +227,7 @@ class Predictor:
     def _images(self, items: dict[int, Any]) -> Iterator[tuple[int, Prediction | Exception]]:
         shapes: dict[Any, dict[int, dict[str, Tensor]]] = {}
         for index, item in items.items():
-            row = self._prepared(item)
+            row = item if isinstance(item, Exception) else self._prepared(item)
             if isinstance(row, Exception):
                 yield index, row
             else:
@@ -246,23 +249,23 @@ class Predictor:
         return batch if rows == 1 else ValueError(what)
 
     def _texts(
-        self, items: dict[int, Any], first: int, names: Sequence[str] | None, made: Window
+        self, items: Sequence[Any], names: Sequence[str], made: Window
     ) -> Iterator[tuple[int, Prediction | Exception]]:
-        called = [names[i] if names else f"text {first + i}" for i in items]
-        found, truncated = self.processor.encode_each(list(items.values()), called)
+        found = list(items)
+        good = [i for i, item in enumerate(items) if not isinstance(item, Exception)]
+        encoded, truncated = self.processor.encode_each([items[i] for i in good], [names[i] for i in good])
+        for i, text in zip(good, encoded):
+            found[i] = self._one_mask(text, names[i]) if self.model.config.head == "masked_lm" else text
         if self.processor.truncate == "warn":
-            made.truncated = {list(items)[i]: tokens for i, tokens in truncated.items()}
-        if self.model.config.head == "masked_lm":
-            found = [self._one_mask(text, name) for text, name in zip(found, called)]
-        texts = dict(zip(items, found))
-        yield from ((i, text) for i, text in texts.items() if isinstance(text, Exception))
-        good = {i: text for i, text in texts.items() if not isinstance(text, Exception)}
-        for batch in self._by_length({i: len(text) for i, text in good.items()}):
-            yield from zip(batch, self._of_encoded([good[i] for i in batch]))
+            made.truncated = {good[i]: tokens for i, tokens in truncated.items()}
+        yield from ((i, text) for i, text in enumerate(found) if isinstance(text, Exception))
+        good = [i for i in good if not isinstance(found[i], Exception)]
+        for batch in self._by_length({i: len(found[i]) for i in good}):
+            yield from zip(batch, self._of_encoded([found[i] for i in batch]))
 
     def _by_length(self, lengths: dict[int, int]) -> Iterator[list[int]]:
         """Batches of texts of similar length."""
-        limit = TOKENS if self.model.device.type == "cpu" else TOKENS_OF_A_GPU
+        limit = TOKENS if self.is_cpu else TOKENS_OF_A_GPU
         batch: list[int] = []
         for index in sorted(lengths, key=lambda i: lengths[i]):
             full = len(batch) == self.batch_size if self.batch_size else (len(batch) + 1) * lengths[index] > limit

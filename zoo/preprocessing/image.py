@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy
     from PIL.Image import Image
 
-    ImageInput = Image | str | Path | Tensor | numpy.ndarray
+    ImageInput = Image | str | Path | bytes | Tensor | numpy.ndarray
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -34,8 +34,9 @@ class ImageProcessor:
     """Images -> {"pixel_values": float [B, C, H, W]}.
 
     An image is resized to `resize_to`, center-cropped (or padded) to `size`, multiplied by `rescale` and normalized.
-    It is a PIL image, a path, or uint8: a numpy array [H, W] or [H, W, C], or a tensor [C, H, W]. A list of images, or
-    a uint8 tensor [B, C, H, W], is a batch; one image is a batch of one. Files and PIL images are turned upright.
+    It is a PIL image, a path, the bytes of a file, or uint8: a numpy array [H, W] or [H, W, C], or a tensor [C, H, W].
+    A list of images, or a uint8 tensor [B, C, H, W], is a batch; one image is a batch of one. Files and PIL images are
+    turned upright.
 
     size, resize_to: (height, width); resize_to=None means size.
     fit: how to resize: "shortest" or "longest" matches that edge and keeps the aspect ratio, "squash" does not keep it,
@@ -324,7 +325,7 @@ def _load(image: Any, channels: int, backend: str) -> Any:
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-    if isinstance(image, str | Path | Image.Image):
+    if isinstance(image, str | Path | bytes | Image.Image):
         image = image_io.read(image)
     else:
         image = image_io.uint8_tensor(image)

@@ -36,9 +36,9 @@ class Journal:
         return self.path / "journal.jsonl"
 
     def former_plan(self) -> dict[str, Any] | None:
-        """The plan of unfinished work; None if there is none that can be read."""
+        """The plan of unfinished work; None if nothing is done, or cannot be read."""
         entries = self._entries()
-        return entries[0] if entries else None
+        return entries[0] if len(entries) > 1 and isinstance(entries[0], dict) else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -46,21 +46,23 @@ class Journal:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file, where unfinished work is to be kept: move it away")
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a") as lock:
-            self._lock(lock)
-            entries = self._entries()
-            if not entries or entries[0] != self.plan or not self._restored(entries[1:]):
-                self.reset()
-                write_atomic(self.file, json.dumps(self.plan) + "\n")
-            text = self.file.read_bytes()
-            os.truncate(self.file, text.rfind(b"\n") + 1)
-            with open(self.file, "a") as self._log:
-                yield
-        if not self.file.exists():
-            for entry in (self.path / "lock", *self.path.glob(".*.part")):
-                entry.unlink(missing_ok=True)
-            with suppress(OSError):  # files that are not ours remain, and their folder
-                self.path.rmdir()
+        try:
+            with open(self.path / "lock", "a") as lock:
+                self._lock(lock)
+                entries = self._entries()
+                if not entries or entries[0] != self.plan or not self._restored(entries[1:]):
+                    self.reset()
+                    write_atomic(self.file, json.dumps(self.plan) + "\n")
+                text = self.file.read_bytes()
+                os.truncate(self.file, text.rfind(b"\n") + 1)
+                with open(self.file, "a") as self._log:
+                    yield
+        finally:
+            if not self.file.exists():
+                for entry in (self.path / "lock", *self.path.glob(".*.part")):
+                    entry.unlink(missing_ok=True)
+                with suppress(OSError):  # files that are not ours remain, and their folder
+                    self.path.rmdir()
 
     def reset(self) -> None:
         """Start without finished work."""
