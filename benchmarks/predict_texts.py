@@ -4,8 +4,7 @@
 
 A BERT of MiniLM's size (384 wide, 6 layers, 12 heads) with random weights, as a folder that transformers wrote: model,
 tokenizer, labels. Both get the same list of strings and return a label with its probability for each. Targets: >= 1.8x
-as loaded, >= 2.1x after zoo.optimize. A peer that does not pad, tokenization included, is the limit of what sorting and
-dropping of padding can reach: lengths are uniform, so a batch of 32 is about half padding.
+as loaded, >= 2.1x after zoo.optimize. Lengths are uniform, so almost half of a batch of 32 texts is padding.
 """
 
 import random

@@ -385,7 +385,7 @@ def test_refusals(saved, capsys, words, said):
     assert said in failing(capsys, saved / words[0], *words[1:])
 
 
-def test_the_resampling_and_truncation_of_a_saved_model(saved, capsys):
+def test_a_model_that_was_saved_to_truncate(saved, capsys):
     model = zoo.load(saved / "texts")
     model.preprocess = dataclasses.replace(model.preprocess, truncate="warn")
     zoo.save(model, "warns")

@@ -110,8 +110,8 @@ class ImageProcessor:
         try:
             resized = self._crop(self._resize(_load(image, self.channels, self.backend)))
         except ValueError as error:
-            named = not isinstance(image, str | Path) or str(image) in str(error)
-            raise error if named else ValueError(f"{image}: {error}") from None
+            name = str(image) if isinstance(image, str | Path) else ""
+            raise error if name in str(error) else ValueError(f"{name}: {error}") from None
         return resized if isinstance(resized, Tensor) else pil_to_tensor(resized)
 
     def keeps(self, size: tuple[int, int], channels: int) -> bool:
