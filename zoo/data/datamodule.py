@@ -69,6 +69,7 @@ class KeyedDataModule(L.LightningDataModule):
     """
 
     items = ""  # the word for them in messages; by default that of the splits
+    features = ""  # the words for what `simple_features` returns
 
     def __init__(
         self,
@@ -112,6 +113,19 @@ class KeyedDataModule(L.LightningDataModule):
         """A small raw batch, to profile with."""
         rows = torch.linspace(0, len(self.train) - 1, min(count, len(self.train), self.batch_size)).long()
         return self.train.__getitems__(Keys(rows.tolist(), 0))
+
+    def part(self, stage: str) -> Any:
+        """The split of a stage, `train`, `val` or `test`, as it was loaded."""
+        if stage == "val" and self.val is not self.test:
+            return self.splits.validation
+        return self.splits.train if stage == "train" else self.splits.test
+
+    def simple_features(self, stage: str, rows: Tensor) -> Any:
+        """What a linear model, the baseline of a run, sees of these items of a split: texts, or float32 [n, F].
+
+        None if there is nothing simple to see.
+        """
+        return None
 
     def train_dataloader(self) -> Loader:
         """Training batches of this rank, starting at the trainer's current step."""

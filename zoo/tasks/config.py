@@ -45,9 +45,11 @@ class ClassificationSettings:
 
     Attributes:
         label_smoothing: Label smoothing: fraction of the target spread evenly over all classes.
+        baseline: Also score the majority class (or the mean) and a linear model on simple features, to compare with.
     """
 
     label_smoothing: float = 0.0
+    baseline: bool = True
 
     def __post_init__(self) -> None:
         _within("label_smoothing", self.label_smoothing, 0.0, 1.0)

@@ -17,7 +17,9 @@ from zoo.data.datamodule import KeyedDataModule
 from zoo.models.base import Model
 from zoo.tasks.base import Task
 from zoo.training import devices
+from zoo.training.advice import after_training, before_training
 from zoo.training.callbacks import monitors
+from zoo.training.metrics_file import MetricsTable
 from zoo.training.progress import format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
@@ -25,6 +27,7 @@ from zoo.utils import distributed
 from zoo.utils.console import clock_time
 from zoo.utils.escape import printable
 
+BASELINE_SECONDS = 15.0  # that the banner waits for the baseline, which takes a second or two
 PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
 
 
@@ -46,10 +49,13 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
+        *([("baseline", run.baseline.describe(BASELINE_SECONDS))] if run.baseline else []),
         ("expected end", expected_end(run, task, steps - done, steps_per_epoch, loaders)),
     ]  # fmt: skip
     if isinstance(task.model, Model) and (problem := export_problem(task.model)):
         rows.append(("no export", problem))
+    found = run.baseline.wait(0) if run.baseline else None
+    rows += [("advice", advice) for advice in before_training(run, loaders, found)]
     _print_rows(out, rows)
 
 
@@ -104,11 +110,15 @@ def print_summary(run: Run, out: Console, result: Result, planned: int, longer_r
     rows: list[tuple[str, Any]] = [
         (metric.replace("_", " "), f"{formatted} on {run.data.test_name or run.data.name}{source}"),
         *([("other metrics", ", ".join(others))] if others else []),
+        *([("baseline", run.baseline.describe())] if run.baseline else []),
         ("model", folder.model),
         ("use it", shlex.join(word.replace("{model}", str(folder.model)) for word in words)),
     ]
     if longer_run:
         rows.append(("train longer", run.longer_command(longer_run)))
+    history = MetricsTable(folder.path / "metrics.csv").rows()
+    found = run.baseline.wait() if run.baseline else None
+    rows += [("advice", advice) for advice in after_training(run, result, found, history)]
     _print_rows(out, rows)
 
 

@@ -10,6 +10,7 @@ import torch
 from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
 from zoo.training.banner import print_banner, print_summary
+from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.class_report import report_of
@@ -55,6 +56,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     if isinstance(data, KeyedDataModule):
         run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
         steps_per_epoch = steps_per_epoch or data.steps_per_epoch
+    if distributed.rank() == 0 and getattr(getattr(run.config, "task", None), "baseline", False):
+        run.baseline = start_baseline(task, data)
     try:
         with named_disk_errors(run.folder.path):
             return _fit(run, task, data, steps_per_epoch, longer_run, example_command, callbacks, plots or {})

@@ -18,6 +18,7 @@ from zoo.utils.options import as_dict
 
 if TYPE_CHECKING:
     from zoo.models.base import Model
+    from zoo.training.baseline import BaselineThread
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Run:
         folder: The run folder; set by `open`.
         read: The files that the loaders have read since the run was created, for the fingerprint of its data.
         started: Whether `fit` has begun. Until then an error is one of the options or the data.
+        baseline: The baseline to compare with, of a classifier; `fit` sets it.
+        hints: Advice of the recipe for a model that starts from random weights on few items.
     """
 
     recipe: str
@@ -45,6 +48,8 @@ class Run:
     folder: RunFolder | None = None
     read: ReadData = field(default_factory=ReadData)
     started: bool = False
+    baseline: "BaselineThread | None" = None
+    hints: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
@@ -102,6 +107,11 @@ class Run:
         c = self.config
         towers = [getattr(c, tower).name for tower in ("image", "audio", "text") if hasattr(c, tower)]
         return c.model.source or c.model.name or " + ".join(towers)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the model starts from pretrained weights."""
+        return bool(self.config.model.source or getattr(self.config, "vit", None))
 
     @property
     def overrides_given(self) -> dict[str, Any]:

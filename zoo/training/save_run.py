@@ -44,6 +44,7 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "monitor": checkpoint_callback.monitor,
         "stop_monitor": checkpoint_callback.stop_monitor, "model": run.model_name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
+        "baseline": run.baseline.as_dict() if run.baseline else None,
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
         **reports,
     })  # fmt: skip
@@ -61,7 +62,8 @@ def run_card(run: Run, model: Model, result: Result, folder: Path, format: str =
     assert run.data is not None
     s, data = run.config, run.data
     facts = {"items trained on": f"{data.trained_on or data.train:,}", "validation items": f"{data.validation:,}",
-             "test items": f"{data.test:,}", "tested on": data.test_name or None, "steps": f"{result.steps:,}",
+             "test items": f"{data.test:,}", "tested on": data.test_name or None,
+             "baseline": run.baseline.describe() if run.baseline else None, "steps": f"{result.steps:,}",
              "seconds": f"{result.seconds:,.0f}", "seed": s.seed, "started from": s.model.source or "random weights",
              "trained on": devices.describe_device(s)}  # fmt: skip
     training = Training(command=run.command, data=data.name, real=data.real, source=data.source,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
@@ -29,6 +30,8 @@ class AudioDataModule(KeyedDataModule):
     Raises: ValueError for a clip that is shorter than a frame.
     """
 
+    features = "log mel statistics"
+
     def __init__(self, splits: AudioSplits, preprocess: SpectrogramFeatureExtractor, batch_size: int = 32, *,
                  augment: SpectrogramAugmentSettings | None = None, **options: Any) -> None:  # fmt: skip
         def spectrograms(part: AudioDataset, training: bool) -> Spectrograms:
@@ -37,6 +40,12 @@ class AudioDataModule(KeyedDataModule):
         super().__init__(splits, batch_size, dataset=spectrograms, **options)
         self.augment = SpectrogramAugment(augment or SpectrogramAugmentSettings(), preprocess)
         announce_cropped([self.train, self.val, self.test], preprocess)
+
+    def simple_features(self, stage: str, rows: Tensor) -> Tensor:
+        """Mean and standard deviation of each mel bin over time, float32 [n, 2 F]."""
+        clips: Spectrograms = getattr(self, stage)
+        frames = [clips.values.narrow(0, int(clips.starts[i]), int(clips.lengths[i])) for i in rows.tolist()]
+        return torch.stack([torch.cat([clip.mean(0), clip.std(0, correction=0)]) for clip in frames])
 
     def first_clip(self) -> tuple[Tensor, int]:
         """(waveform [S], sampling rate) of the first clip of the test set."""

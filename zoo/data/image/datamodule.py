@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
 from zoo.data.augment_config import AugmentSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.image.dataset import ImageSplits
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.renamed import with_old_attributes
+
+_CHUNK = 64  # images that are pooled at a time, as float32
 
 
 @with_old_attributes
@@ -30,6 +36,8 @@ class ImageDataModule(KeyedDataModule):
         normalize: Return augmented and normalized batches instead of raw ones.
     """
 
+    features = "mean colors of a 4 x 4 grid"
+
     def __init__(
         self,
         splits: ImageSplits,
@@ -46,6 +54,12 @@ class ImageDataModule(KeyedDataModule):
         self.normalize = normalize
         mean, std = processor.statistics() if processor else (splits.mean, splits.std)
         self.augment = Augment(augment or AugmentSettings(), mean, std, len(splits.classes))
+
+    def simple_features(self, stage: str, rows: Tensor) -> Tensor:
+        """Mean colors of the cells of a 4 x 4 grid, float32 [n, 16 C]."""
+        images = self.part(stage).images
+        grids = [adaptive_avg_pool2d(images[chunk].float(), 4).flatten(1) for chunk in rows.split(_CHUNK)]
+        return torch.cat(grids)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """With `normalize=True`, normalize the batch and, in training, augment it; otherwise return it unchanged."""

@@ -101,6 +101,8 @@ class TextDataModule(KeyedDataModule):
     Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
     """
 
+    features = "word counts"
+
     def __init__(self, splits: Splits[TextDataset], preprocess: TextProcessor, batch_size: int = 32, *,
                  max_length: int = 0, truncate: Truncate | None = None, group_by_length: bool = True,
                  **options: Any) -> None:  # fmt: skip
@@ -109,6 +111,11 @@ class TextDataModule(KeyedDataModule):
                                    truncate=truncate or preprocess.truncate)  # fmt: skip
 
         super().__init__(splits, batch_size, dataset=tokens, group_by_length=group_by_length, **options)
+
+    def simple_features(self, stage: str, rows: Tensor) -> list[Text]:
+        """The texts."""
+        texts = self.part(stage).texts
+        return [texts[i] for i in rows.tolist()]
 
 
 class TextChunksDataModule(KeyedDataModule):

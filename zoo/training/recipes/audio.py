@@ -12,6 +12,7 @@ from zoo.models.ast.model import from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.image import pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.training.advice import FEW_ITEMS
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import require_audio_processor, set_classes
 from zoo.training.run import Run
@@ -56,8 +57,20 @@ def fit_to_clips(run: Run, model: Model, clips: AudioSplits) -> Model:
         preprocess = spectrograms_for(clips.train.clips, model.config, c.data, run.overrides_given.get("max_length"))
         model = audio_model(run, max_length=preprocess.frames, num_classes=len(clips.classes))
         model.preprocess = preprocess
+        if len(clips.train) < FEW_ITEMS and not c.vit and (hint := patch_hint(model.config)):
+            run.hints.append(hint)
     model.labels = list(clips.classes)
     return model
+
+
+def patch_hint(config: Any) -> str:
+    """Advice for few clips: patches that span all mel bins; empty if the patches do."""
+    bins = config.mel_bins
+    if pair(config.patch_size)[0] == bins:
+        return ""
+    patch = f"[{bins},4]"
+    return (f"patches that span all mel bins and few frames learn faster from few clips: patch_size={patch} "
+            f"stride={patch}")  # fmt: skip
 
 
 def spectrograms_for(

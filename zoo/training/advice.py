@@ -1,0 +1,102 @@
+"""Advice of a run in plain sentences: before training where the data alone says it, at the end where the results do."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo.data.datamodule import KeyedDataModule
+from zoo.training.baseline import Baseline
+from zoo.training.result import Result
+
+if TYPE_CHECKING:
+    from zoo.training.run import Run
+
+FEW_ITEMS = 1000  # to train a model from random weights on
+FEW_TEXTS = 50_000  # up to so many, counting words is as good as a new model (SST-2: docs/what_did_not_work.md)
+CLEAR_MARGIN = 0.05  # by which word counts are better than a constant prediction: they say something about the labels
+
+# Options that start from pretrained weights, by recipe.
+PRETRAINED = {
+    "vit_cifar": "model.source=timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k lr=1e-4 epochs=10",
+    "finetune_text": "model.source=google-bert/bert-base-uncased",
+    "ast_audio": "model.source=MIT/ast-finetuned-audioset-10-10-0.4593 lr=1e-4 resample=true",
+}
+
+
+def before_training(run: "Run", data: Any, baseline: Baseline | None) -> list[str]:
+    """Advice for a classifier that starts from random weights on few items."""
+    if run.is_pretrained or not is_classifier(run):
+        return []
+    count = len(data.train) if isinstance(data, KeyedDataModule) else 0
+    noun = data.part("train").noun if count else ""
+    if 0 < count < FEW_ITEMS:
+        few = f"{count:,} {noun} are few for a model that starts from random weights: {pretrained_way(run)}"
+        return [few, *run.hints]
+    if baseline is None or not run.data or not run.data.real or noun != "texts" or count >= FEW_TEXTS:
+        return []
+    margin = baseline.validation_score - baseline.constant_validation_score
+    if baseline.metric not in ("accuracy", "f1") or margin < CLEAR_MARGIN:
+        return []
+    return [f"a model that starts from random weights seldom does better than this baseline on fewer than "
+            f"{FEW_TEXTS:,} texts: {pretrained_way(run)}"]  # fmt: skip
+
+
+def after_training(run: "Run", result: Result, baseline: Baseline | None,
+                   rows: Sequence[Mapping[str, str]]) -> list[str]:  # fmt: skip
+    """Advice for a finished run that is below its baseline, or whose validation loss still falls.
+
+    Args:
+        run: The run.
+        result: Its result.
+        baseline: Its baseline, if there is one.
+        rows: The rows of `metrics.csv`.
+    """
+    if not result.finished or not is_classifier(run):
+        return []
+    advice = []
+    score = result.metrics.get(f"test_{baseline.metric}") if baseline else None
+    falls = loss_still_falls(rows)
+    if baseline and score is not None and baseline.is_better_than(score):
+        where = f"test {baseline.metric} {baseline.shown(score)} is below the baseline"
+        if baseline.metric == "error":
+            where = f"test error {baseline.shown(score)} is above that of the baseline"
+        way = f"train longer ({longer(run)}), or try another learning rate (lr=)"
+        advice.append(f"{where}, {baseline.shown(baseline.score)} by {baseline.name}: "
+                      f"{way if run.is_pretrained else pretrained_way(run)}")  # fmt: skip
+        advice += run.hints
+    if falls:
+        advice.append(f"the validation loss still falls, from {falls[0]:.3g} to {falls[1]:.3g} in the last third of "
+                      f"the run: train longer ({longer(run)})")  # fmt: skip
+    return advice
+
+
+def loss_still_falls(rows: Sequence[Mapping[str, str]]) -> tuple[float, float] | None:
+    """(validation loss at two thirds of a run, at its end) if the last third brought more than a tenth of the gain.
+
+    None for a run of fewer than four validations, one that overfits, one that learns nothing, and one whose loss is
+    small already.
+    """
+    losses = [(int(row["step"]), float(row["val_loss"])) for row in rows if row.get("val_loss")]
+    if len(losses) < 4:
+        return None
+    last, highest, lowest = losses[-1][1], max(loss for _, loss in losses), min(loss for _, loss in losses)
+    earlier = [loss for step, loss in losses if 3 * step <= 2 * losses[-1][0]]
+    gain = highest - last
+    learns = 0.1 * highest < last <= 1.01 * lowest and gain > 0.05 * highest
+    return (earlier[-1], last) if earlier and learns and earlier[-1] - last > 0.1 * gain else None
+
+
+def is_classifier(run: "Run") -> bool:
+    """Whether the run is one of classification or regression, whose settings have a baseline."""
+    return hasattr(getattr(run.config, "task", None), "baseline")
+
+
+def pretrained_way(run: "Run") -> str:
+    """How to start the recipe of a run from pretrained weights."""
+    example = PRETRAINED.get(run.recipe, "model.source=FOLDER")
+    return f"start from pretrained weights, a folder or a name on the hub, e.g. {example}"
+
+
+def longer(run: "Run") -> str:
+    """The option for three times the length of the run."""
+    t = run.config.trainer
+    return f"steps={3 * t.steps}" if t.steps else f"epochs={3 * (t.epochs or 1)}"
