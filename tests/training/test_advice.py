@@ -138,10 +138,11 @@ def test_a_loss_that_still_falls_says_how_to_train_longer() -> None:
 @pytest.mark.parametrize("losses", [
     (2.5, 1.5, 1.0, 0.80, 0.76, 0.75),         # converged
     (2.5, 1.5, 0.8, 0.6, 0.7, 0.9),            # overfits
+    (2.5, 1.5, 0.5, 1.3, 1.2, 0.9),            # was better before
     (2.31, 2.30, 2.30, 2.305, 2.30, 2.29),     # learns nothing
     (0.9, 0.2, 0.1, 0.04, 0.03, 0.02),         # small already
     (2.5, 2.0, 1.5),                           # too few validations to tell
-], ids=["converged", "overfits", "learns nothing", "small", "short"])  # fmt: skip
+], ids=["converged", "overfits", "was better", "learns nothing", "small", "short"])  # fmt: skip
 def test_silence_for_a_loss_that_does_not_clearly_fall(losses: tuple[float, ...]) -> None:
     assert loss_still_falls(rows(*losses)) is None
 
@@ -173,6 +174,6 @@ def test_few_clips_get_the_hint_of_their_recipe(
     words = ("width=16", "depth=1", "heads=2", "batch_size=8", "steps=1", "plots=false", "accelerator=cpu")
     assert caller({"ast_audio": AudioSettings})("ast_audio", tmp_path / "run", *words) == 0
     shown = capsys.readouterr().out
-    assert "clips are few" in shown and "patch_size=[64,4] stride=[64,4]" in shown
+    assert "clips are few" in shown and "patch_size=[64,4] stride=[64,4] steps=2" in shown
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| baseline | " in card and "(validation)" in card

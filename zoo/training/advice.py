@@ -96,7 +96,7 @@ def pretrained_way(run: "Run") -> str:
     return f"start from pretrained weights, a folder or a name on the hub, e.g. {example}"
 
 
-def longer(run: "Run") -> str:
-    """The option for three times the length of the run."""
+def longer(run: "Run", factor: int = 3) -> str:
+    """The option for `factor` times the length of the run."""
     t = run.config.trainer
-    return f"steps={3 * t.steps}" if t.steps else f"epochs={3 * (t.epochs or 1)}"
+    return f"steps={factor * t.steps}" if t.steps else f"epochs={factor * (t.epochs or 1)}"
