@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import sys
@@ -131,6 +132,16 @@ def test_columns_of_the_same_name_stay(saved, capsys):
     assert table["label"] == ["mine"] and table["predicted_label"][0] in LABELS and "predicted_probability" in table
     Path("t.csv").write_text("text,label,predicted_label\nthe soup,mine,mine\n")
     assert "predicted_label: rename" in failing(capsys, saved / "texts", "t.csv", "--out", "b.csv")
+
+
+def test_tables_of_another_format(saved, capsys):
+    Path("t.csv").write_bytes("die Suppe;kalt\nsch\xf6n;warm\n".encode("cp1252"))
+    words = ("t.csv", "--no-header", "--sep", "semicolon", "--encoding", "cp1252", "--text-column", "column_1")
+    assert [row["column_1"] for row in printed(capsys, saved / "texts", *words)] == ["die Suppe", "sch\xf6n"]
+    Path("t.csv.gz").write_bytes(gzip.compress(b"text,id\nthe soup,1\n"))
+    assert [row["id"] for row in printed(capsys, saved / "texts", "t.csv.gz")] == ["1"]
+    Path("t.xlsx").write_bytes(b"PK")
+    assert "is a spreadsheet" in failing(capsys, saved / "texts", "t.xlsx")
 
 
 def test_the_column_of_the_run(saved, capsys):
@@ -358,7 +369,10 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
             ["texts", "reviews.csv", "--text-column", "revew"],
             "no column 'revew'; did you mean 'review'? (it has review, st",
         ),
-        (["texts", "stars.csv"], "stars.csv has the columns stars, color: name the --text-column column"),
+        (
+            ["texts", "stars.csv"],
+            "stars.csv has the columns stars, color: name the text column, e.g. --text-column color",
+        ),
         (["texts", "revews.csv"], "there is no file revews.csv; did you mean 'reviews.csv'?"),
         (["texts", "photos/a.png"], "photos/a.png is a file, and the model predicts from texts"),
         (["texts", "photos"], "photos is a folder without texts in it"),
@@ -367,6 +381,8 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
         (["texts", "-", "-"], "is predicted alone"),
         (["texts", "reviews.csv", "pairs.jsonl"], "tables of different columns one by one"),
         (["texts", "the soup", "--text-column", "review"], "--text-column is for tables (.csv"),
+        (["texts", "the soup", "--no-header"], "--header is for tables"),
+        (["texts", "stars.jsonl", "--sep", "tab"], "--header and --sep are for CSV"),
         (["texts", "reviews.csv", "--image-column", "review"], "the model takes texts, use --text-column"),
         (["texts", "reviews.csv", "--out", "reviews.csv", "--overwrite"], "--out reviews.csv is an input"),
         (["texts", "reviews.csv", "--out", "photos.csv"], "photos.csv is a folder"),
@@ -381,6 +397,7 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
 )
 def test_refusals(saved, capsys, words, said):
     Path("stars.csv").write_text("stars,color\n3,red\n")
+    Path("stars.jsonl").write_text("{}\n")
     Path("photos.csv").mkdir()
     assert said in failing(capsys, saved / words[0], *words[1:])
 

@@ -21,10 +21,13 @@ def add_command(command: Callable[..., Any]) -> None:
     new.add_argument(
         "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
     )
-    columns = new.add_argument_group("columns of tables (default: the one of the run, or with a common name)")
+    columns = new.add_argument_group("tables (default: the column of the run, or with a common name; format as found)")
     columns.add_argument("--text-column", metavar="NAME", help="texts; two names for pairs: premise,hypothesis")
     columns.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
     columns.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
+    columns.add_argument("--header", action=argparse.BooleanOptionalAction, help="whether the first row has names")
+    columns.add_argument("--sep", help="separator of cells: comma, semicolon, tab, pipe or a character")
+    columns.add_argument("--encoding", help="such as cp1252")
     output = new.add_argument_group("output (default: a table on the screen)")
     output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
                         "or .parquet file; the same command resumes an interrupted run")  # fmt: skip

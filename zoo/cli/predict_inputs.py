@@ -2,15 +2,16 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from zoo.data.sources.columns import FILE_NAMES, TEXT_NAMES, encoded_item, find_columns
-from zoo.data.sources.tables import SUFFIXES, Table, read_table
+from zoo.data.sources.tables import SUFFIXES, Table, read_table, table_suffix
 from zoo.preprocessing.modality import Modality, of_file
 from zoo.training.run_dir import read_config
 from zoo.utils.console import announce
@@ -20,6 +21,7 @@ from zoo.utils.folders import data_files, describe_files
 
 COLUMN_NAMES = {"text": TEXT_NAMES, "image": ("image", *FILE_NAMES), "audio": ("audio", *FILE_NAMES)}
 STDIN = "standard input"
+OPTION = re.compile(r"(?<![\w.-])(text|image|audio|header|sep|encoding)=(\S*)")  # of a recipe, in a message
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class Inputs:
 class Reader:
     """Reads the inputs of a model of one modality.
 
-    source: the model, as the user gave it. column: --text-column and the like, if it was given.
+    source: the model, as the user gave it. column: --text-column and the like, if it was given. table: options of
+    `read_table`.
     """
 
     modality: Modality
     source: str
     column: str = ""
+    table: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def option(self) -> str:
@@ -73,9 +77,10 @@ class Reader:
                     "a table, or - for standard input, is predicted alone: give other inputs in another call"
                 )
             return self._stdin() if "-" in words else self._tables(tables)
-        if self.column:
+        if self.column or self.table:
             given = f"{words[0]!r}" if words else "--pair"
-            raise ValueError(f"{self.option} is for tables ({', '.join(SUFFIXES)}), given {given}")
+            flag = self.option if self.column else f"--{next(iter(self.table))}"
+            raise ValueError(f"{flag} is for tables ({', '.join(SUFFIXES)}), given {given}")
         rows = [row for word in words for row in self._of_word(word)]
         rows += [Row({"text": a, "text_pair": b}, (a, b), f"pair {i}") for i, (a, b) in enumerate(pairs)]
         columns = dict.fromkeys(name for row in rows for name in row.values)
@@ -85,7 +90,7 @@ class Reader:
     # --- words --------------------------------------------------------------------------------------------------------
 
     def _is_table(self, word: str) -> bool:
-        return Path(word).suffix.lower() in SUFFIXES and os.path.isfile(word)
+        return _is_table_name(word) and os.path.isfile(word)
 
     def _of_word(self, word: str) -> list[Row]:
         path = Path(word)
@@ -93,7 +98,7 @@ class Reader:
             return self._of_folder(path) if path.is_dir() else [self._of_file(path, alone=True)]
         if self.modality.files_only:
             raise ValueError(f"there is no {self.modality.name} file {word}")
-        if len(word.split()) == 1 and path.suffix.lower() in (*SUFFIXES, *self.modality.suffixes):
+        if len(word.split()) == 1 and (_is_table_name(word) or path.suffix.lower() in self.modality.suffixes):
             here = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise ValueError(f"there is no file {word}{did_you_mean(path.name, here)}")
         return [Row({"text": word}, word, repr(word) if len(word) <= 60 else f"{word[:60]!r} ...")]
@@ -103,7 +108,7 @@ class Reader:
         found = [file for file in files if of_file(file) is self.modality]
         others = [file for file in files if of_file(file) is not self.modality]
         if not found:
-            tables = [str(file) for file in others if file.suffix.lower() in SUFFIXES]
+            tables = [str(file) for file in others if _is_table_name(file.name)]
             hint = f"; it has the table {tables[0]}: zoo predict MODEL {tables[0]}" if tables else ""
             if not self.modality.files_only:
                 hint += f"; to predict on the text {str(folder)!r} itself, give it as a line of standard input (-)"
@@ -140,7 +145,7 @@ class Reader:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _tables(self, files: list[Path]) -> Inputs:
-        tables = [read_table(file) for file in files]
+        tables = [_with_flags(lambda file=file: read_table(file, **self.table)) for file in files]  # type: ignore[misc]
         for table in tables[1:]:
             if table.columns.keys() != tables[0].columns.keys():
                 raise DataError(
@@ -157,7 +162,8 @@ class Reader:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
         column = self.column or self._column_of_run()
         column = column if self.column or all(name.strip() in table.columns for name in column.split(",")) else ""
-        found = find_columns(table, column, self.option, COLUMN_NAMES[self.modality.name])
+        names = COLUMN_NAMES[self.modality.name]
+        found = _with_flags(lambda: find_columns(table, column, self.modality.name, names))
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"
             raise ValueError(f"{self.option} {self.column}: expected the name of one column{more}")
@@ -208,6 +214,25 @@ class Reader:
         if self.modality.files_only:
             return Row({"file": line}, Path(line), name, stamp_of(Path(line)))
         return Row({"text": line}, line, name)
+
+
+def _is_table_name(name: str) -> bool:
+    return table_suffix(name) not in ("", ".txt", ".txt.gz")  # a spreadsheet is one, which `read_table` refuses
+
+
+def _with_flags(call: Callable[[], Any]) -> Any:
+    """The result of a call whose errors name options of recipes, which are flags here."""
+    try:
+        return call()
+    except DataError as error:
+        raise DataError(OPTION.sub(_flag, str(error))) from error
+
+
+def _flag(option: re.Match[str]) -> str:
+    name, value = option.groups()
+    if name == "header":
+        return "--no-header" if value == "false" else "--header"
+    return f"--{name}{'-column' * (name in COLUMN_NAMES)} {value}".rstrip()
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

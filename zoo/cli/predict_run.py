@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     modality = _modality(model, args)
     predictor = Predictor(model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation)
     column = getattr(args, f"{modality.name}_column") or ""
-    inputs = Reader(modality, args.source, column).read(args.inputs, [tuple(pair) for pair in args.pair])
+    table = {name: value for name in ("header", "sep", "encoding") if (value := getattr(args, name)) is not None}
+    inputs = Reader(modality, args.source, column, table).read(args.inputs, [tuple(pair) for pair in args.pair])
     columns = columns_for(model, top_k, inputs.columns, args.on_error == "label")
     if columns.prefix and (args.out or args.json):
         say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)

@@ -22,7 +22,7 @@ from zoo.preprocessing.chat_template import (
     templates_in,
     templates_of,
 )
-from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, with_cleaning
+from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, surrogate_problem, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.files import write_atomic
 from zoo.utils.type_checks import check_types
@@ -334,16 +334,6 @@ def encode_batch(backend: "Tokenizer", texts: Sequence[Text], **options: Any) ->
             if problem := surrogate_problem(text if isinstance(text, str) else "".join(text)):
                 raise ValueError(f"text {index} {problem}") from None
         raise
-
-
-def surrogate_problem(text: str) -> str:
-    """What is wrong with a text that cannot be written as UTF-8; empty if it can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return (f"has {text[error.start]!r} at character {error.start}, one half of a surrogate pair, which is not a "
-                f"character: decode the text again from its bytes, or replace that place")  # fmt: skip
-    return ""
 
 
 def _short(text: Text) -> str:

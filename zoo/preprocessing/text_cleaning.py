@@ -56,3 +56,13 @@ def with_cleaning(tokenizer: str, mode: Clean) -> str:
 
 def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def surrogate_problem(text: str) -> str:
+    """What is wrong with a text that cannot be written as UTF-8; empty if it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (f"has {text[error.start]!r} at character {error.start}, one half of a surrogate pair, which is not a "
+                f"character: decode the text again from its bytes, or replace that place")  # fmt: skip
+    return ""

@@ -14,7 +14,8 @@ from zoo.data.sources.tables import read_table, read_text, table_suffix
 from zoo.data.splits import Items, Splits, held_out_mask, partition
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import load_texts, synthetic_texts
-from zoo.preprocessing.text import TextProcessor, encode_batch, surrogate_problem
+from zoo.preprocessing.text import TextProcessor, encode_batch
+from zoo.preprocessing.text_cleaning import surrogate_problem
 from zoo.preprocessing.tokenizer_training import train
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean

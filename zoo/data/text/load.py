@@ -21,7 +21,7 @@ from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.data.splits import Splits, with_test
 from zoo.data.synthetic import sentences
 from zoo.data.text.dataset import Text, TextDataset
-from zoo.preprocessing.text import surrogate_problem
+from zoo.preprocessing.text_cleaning import surrogate_problem
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 
