@@ -5,6 +5,7 @@
     python recipes/vit_cifar.py data=synthetic epochs=12  the same, trained longer: >= 99 %
     python recipes/vit_cifar.py model=vit_cifar attention=performer epochs=50
     python recipes/vit_cifar.py data=FOLDER               your own images: one sub-folder per class
+    python recipes/vit_cifar.py data=uoft-cs/cifar100     a dataset of the Hugging Face Hub, or a table of image files
     python recipes/vit_cifar.py data=FOLDER model.source=FOLDER    from pretrained weights (zoo, timm, transformers)
     python recipes/vit_cifar.py stem=patch model.class_token=true pool=cls   a model for timm and transformers
     python recipes/vit_cifar.py devices=2                 two processes; torchrun works as well

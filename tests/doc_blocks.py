@@ -26,7 +26,7 @@ SHOWN = {"text", "yaml", "json"}  # output and files, which nothing runs
 SHORT = {"steps": "2", "batch_size": "8", "accelerator": "cpu", "precision": "fp32", "plots": "false",
          "progress": "false"}  # fmt: skip
 LONG = {"epochs", "max_minutes", "hardware", "grad_cache_size", "validate_every"}  # options that two steps do not take
-PUBLIC_DATA = re.compile(r"data=(cifar10|sst2|fsdd|emoji|tinyshakespeare)$")
+PUBLIC_DATA = re.compile(r"data=(cifar10|sst2|fsdd|emoji|tinyshakespeare|beans|uoft-cs/cifar100|PolyAI/minds14:en-US)$")
 FENCE = re.compile(r"^(?:<!-- (not run|parsed): (.+?) -->\n)?```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

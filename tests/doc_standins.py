@@ -42,6 +42,8 @@ def save_images(folder: Path, random: np.random.Generator) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
     with (folder / "photos" / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows(captions)
+    rows = ["file_name;label", *(f"photos/{name};{name.partition('/')[0]}" for name, _ in captions[1:])]
+    (folder / "photos.csv").write_text("\n".join(rows))
 
 
 def save_tables(folder: Path) -> None:
@@ -55,6 +57,11 @@ def save_tables(folder: Path) -> None:
     for name, rows in tables.items():
         with (folder / name).open("w", newline="") as file:
             csv.writer(file).writerows(rows)
+    rows = [
+        ("Kommentar", "Note"),
+        *((f"schöne Suppe, {text}", ("gut", "schlecht")[i % 2]) for i, text in enumerate(texts)),
+    ]
+    (folder / "export.csv").write_bytes("\r\n".join(map(";".join, rows)).encode("cp1252"))
     pairs = [{"premise": text, "hypothesis": texts[i - 1], "label": i % 3} for i, text in enumerate(texts)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     (folder / "my.txt").write_text("Once upon a time the warm soup was cold and the evening was lovely.\n" * 60)
@@ -71,6 +78,8 @@ def save_audio(folder: Path, random: np.random.Generator) -> None:
             transcripts.append((f"../clips/{name}/{i}.wav", f"{name} {i % 3}"))
     soundfile.write(folder / "talk.wav", np.tile(wave, 3), 16000)
     soundfile.write(folder / "phone.wav", wave[::2], 8000)
+    rows = ["recording,animal", *(f"clips/{name}/{i}.wav,{name}" for name in ("low", "high") for i in range(16))]
+    (folder / "clips.csv").write_text("\n".join(rows))
     (folder / "speech").mkdir()
     with (folder / "speech" / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows(transcripts)

@@ -117,8 +117,9 @@ class TextDataSettings(ItemDataSettings):
 
     Attributes:
         name: Dataset: `synthetic` (generated sentences; also `auto`), `sst2`, a table (.csv .tsv .jsonl .json
-            .parquet), a folder with a train table and optional validation and test tables, or `org/name` on the Hugging
-            Face Hub (`org/name:config` for one of its configurations, e.g. `nyu-mll/glue:sst2`).
+            .parquet .txt), a folder with a train table and optional validation and test tables, or `name` or
+            `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations, e.g.
+            `nyu-mll/glue:sst2`).
         data_dir: Folder that contains `sst2/`. Default: `ZOO_DATA_DIR`, then the Hugging Face Hub.
         text: Column of the texts. Two columns separated by a comma are text pairs (`premise,hypothesis`).
         label: Column of the labels. Several comma-separated columns of zeros and ones are multi-label targets.
@@ -222,7 +223,8 @@ class AudioDataSettings(AudioSourceSettings):
     Attributes:
         name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with one
             sub-folder per class (directly, then split 9:1, or inside train/ and test/), a folder with train and test
-            tables, a table (.parquet .csv .tsv .jsonl), or `org/name` on the Hugging Face Hub.
+            tables, a table (.parquet .csv .tsv .jsonl), or `name` or `org/name` on the Hugging Face Hub
+            (`org/name:config` for one of its configurations).
         label: Column of the labels in a table.
         max_duration: Length of the model's input window in seconds. 0 uses the longest training clip, at most 10
             seconds.
@@ -246,7 +248,7 @@ class SpeechSettings(AudioSourceSettings):
     Attributes:
         name: Dataset: `synthetic` (letters spelled as synthesized tones; also `auto`), `fsdd` (sequences of spoken
             digits), a folder with train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or
-            `org/name` on the Hugging Face Hub.
+            `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
         max_train_samples: Maximum number of training clips, the first ones; with `fsdd` the number of sequences in each
             epoch. 0 uses all clips, or makes as many sequences as there are clips.
         max_test_samples: Maximum number of test clips, the first ones; with `fsdd` the number of test sequences. 0 uses
@@ -292,7 +294,8 @@ class PairDataSettings(ItemDataSettings):
     Attributes:
         name: Dataset: `synthetic` (generated scenes; also `auto`), `emoji`, a table of images or image files with
             captions (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, WebDataset
-            shards (`shards/{000..009}.tar`), or `org/name` on the Hugging Face Hub.
+            shards (`shards/{000..009}.tar`), or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for
+            one of its configurations).
         data_dir: Folder that contains `emoji/`. Default: `ZOO_DATA_DIR`.
         images: Column of the images or image files.
         captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
@@ -324,9 +327,10 @@ class AudioPairSettings(AudioDataSettings):
 
     Attributes:
         name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with captions.csv
-            or with one sub-folder per class, a table (.parquet .csv .tsv .jsonl), or `org/name` on the Hugging Face
-            Hub.
-        captions: Column of the captions in a table. Without it, captions are made from the class labels.
+            or with one sub-folder per class, a table (.parquet .csv .tsv .jsonl), or `name` or `org/name` on the
+            Hugging Face Hub (`org/name:config` for one of its configurations).
+        captions: Column of the captions in a table. Without it, captions are made from the class labels; a table
+            without labels has them in a column of a common name, such as `caption`.
         sentences: Caption templates for class labels; `{}` is replaced by the class name. Training samples one per clip
             and epoch; for zero-shot classification their embeddings are averaged.
         held_out_classes: Classes that are excluded from training and used to test zero-shot classification, e.g.

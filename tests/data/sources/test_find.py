@@ -102,9 +102,7 @@ def test_the_column_that_looks_right_is_suggested(tmp_path: Path) -> None:
     for role, column in (("text", "opinion"), ("label", "grade"), ("image", "shot"), ("captions", "opinion")):
         with pytest.raises(DataError, match=rf"name the {role} column, e\.g\. {role}={column}"):
             find_column(table, "", role, ())
-    with pytest.raises(
-        DataError, match=r"has no column 'grad' for the label; did you mean 'grade'\? \(it has nr, "
-    ):
+    with pytest.raises(DataError, match=r"has no column 'grad' for the label; did you mean 'grade'\? \(it has nr, "):
         with_values(table, "grad", "raise", "label")
     file.write_text("opinion\nfine\n")
     with pytest.raises(DataError, match="has a single column, opinion: expected one of labels beside it"):

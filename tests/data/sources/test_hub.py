@@ -123,6 +123,11 @@ def test_a_name_without_an_owner(home: Path) -> None:
     sets = load_images(DataSettings(name="beans"))
     assert (sets.name, sets.classes) == ("beans", FINE) and len(sets.validation or []) == 12
     assert len(load_images("AI-Lab-Makerere/beans").train) == 12
+    snapshot(home, "org/pods", train=images(30))
+    assert load_images("pods").source == "hub pods"
+    snapshot(home, "other/pods", train=images(30))
+    with pytest.raises(HubError, match="pods is not in the local cache"):
+        load_images("pods")
 
 
 def test_offline_messages_name_the_hub() -> None:

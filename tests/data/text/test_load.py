@@ -120,9 +120,7 @@ def test_a_table_of_another_country(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = " ".join(capsys.readouterr().err.split())
     assert "train.csv: read as cp1252, separated by ';', with a header. The encoding is a guess" in said
     assert "Note: the commas of its numbers are decimal points" in said
-    with pytest.raises(
-        DataError, match=r"test\.csv has no column 'Kommentar' for the text \(it has column_1,"
-    ):
+    with pytest.raises(DataError, match=r"test\.csv has no column 'Kommentar' for the text \(it has column_1,"):
         load(tmp_path, text="Kommentar", label="Note")
     (tmp_path / "test.csv").unlink()
     table = tmp_path / "train.csv"

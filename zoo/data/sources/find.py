@@ -92,7 +92,8 @@ def _find(s: BaseDataSettings, cards: list[str], read: Read,
     try:
         return Source(hub_tables(*found), name, f"hub {name}")
     except HubError as error:
-        raise HubError(f"{problem}. As a dataset of the Hugging Face Hub: {error}") from error
+        end = "" if problem.endswith("?") else "."
+        raise HubError(f"{problem}{end} As a dataset of the Hugging Face Hub: {error}") from error
 
 
 def _check_no_format(s: BaseDataSettings, files: str) -> None:

@@ -90,7 +90,8 @@ def _load(hub: str, *config: str) -> Any:
     source = hub
     if offline and not _cached(hub):
         reason = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection to {constants.ENDPOINT}"
-        source = _with_owner(hub) or _snapshot(hub)
+        known = _with_owner(hub)
+        source = known if _cached(known) else _snapshot(known)
         if not source:
             raise HubError(f"{hub} is not in the local cache and {reason}")
     import datasets
@@ -122,9 +123,16 @@ def _cache_folder() -> Path:
 
 
 def _with_owner(hub: str) -> str:
-    """`org/beans` for `beans`, if the cache has one dataset of that name: the hub redirects old names; else empty."""
-    found = [] if "/" in hub else list(_cache_folder().glob(f"*___{hub}"))
-    return found[0].name.replace("___", "/") if len(found) == 1 else ""
+    """`org/beans` for `beans`, which the hub redirects, if the caches have one dataset of that name; else as it is."""
+    from huggingface_hub import constants
+
+    if "/" in hub:
+        return hub
+    prepared = {folder.name.replace("___", "/") for folder in _cache_folder().glob(f"*___{hub}")}
+    fetched = {folder.name.split("--")[1] + "/" + hub for folder in Path(constants.HF_HUB_CACHE).glob(
+        f"datasets--*--{hub}")}  # fmt: skip
+    found = prepared | fetched
+    return found.pop() if len(found) == 1 else hub
 
 
 def _snapshot(hub: str) -> str:
