@@ -185,18 +185,20 @@ def _csv_columns(file: Path, rows: list[tuple[int, list[str]]], sep: str, named:
     first_line, first = rows[0]
     names = [cell.strip() if named else "" for cell in first]
     for line, cells in rows[1:]:
-        if not fits(cells, first):
+        if len(cells) != len(first) and not fits(cells, first):
             columns = f"{len(names)} columns ({', '.join(names)})" if named else str(len(names))
             what = f"the {'header' if named else 'first row'} has {columns}"
             raise DataError(f"{file}, line {line}: {len(cells)} cells, but {what}; put texts with {sep!r} in double "
                             f"quotes")  # fmt: skip
-    values = [cells + [""] * (len(names) - len(cells)) for _, cells in rows[named:]]
-    while len(names) > 1 and not names[-1] and not any(cells[len(names) - 1].strip() for cells in values):
+    width = len(names)
+    even = [cells if len(cells) >= width else cells + [""] * (width - len(cells)) for _, cells in rows[named:]]
+    values = [[cells[i] for cells in even] for i in range(width)]
+    while len(names) > 1 and not names[-1] and not any(map(str.strip, values[len(names) - 1])):
         names.pop()
     names = [name or f"column_{i}" for i, name in enumerate(names, 1)]
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{file}, line {first_line}: two columns are named {duplicates[0]!r}")
-    return {name: [cells[i] for cells in values] for i, name in enumerate(names)}
+    return dict(zip(names, values))
 
 
 def _announce_format(file: Path, found: DecodedText, fmt: CsvFormat, named: bool, names: list[str], preferred: str,
