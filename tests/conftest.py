@@ -1,5 +1,6 @@
 """Its place puts tests/ on the path, for the helpers that several folders share; which tests are run at which speed."""
 
+import gc
 import os
 
 import pytest
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(pytest.mark.skip(reason=FULL))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what the imports made out of garbage collections, each of which takes as long as several small tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Each test counts for the family that its parameters, its file or its name names.
 the machine does; what all tests share, the import of other libraries and the start of torch.compile, is left out.
 """
 
+import gc
 import re
 import time
 from collections import Counter
@@ -20,7 +21,9 @@ FILES = {
     "audio_ast": "ast", "audio_waves": "wav2vec2", "vit": "vit", "clip": "clip", "contrast": "contrast",
     "decoder": "gpt2", "encoder": "bert",
 }  # fmt: skip
-IMPORTED = ("timm", "transformers", "open_clip", "matplotlib.figure")
+IMPORTED = (
+    "timm", "transformers", "transformers.modeling_utils", "open_clip", "matplotlib.figure", "zoo.checkpoints.load",
+)  # fmt: skip
 
 
 def family_of(nodeid: str, families: list[str], variants: dict[str, str]) -> str:
@@ -59,6 +62,8 @@ def start_shared() -> None:
             import_module(name)
     torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
     torch._dynamo.reset()
+    gc.collect()
+    gc.freeze()  # as after the collection of all tests, see conftest.py
 
 
 class FamilyTimes:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kernel_timers import fastest
 from torch import Tensor
 
 import zoo
@@ -132,7 +133,8 @@ def test_a_row_alone_is_the_row_of_a_batch(name):
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_compiles_whole_and_optimizes(name):
+def test_compiles_whole_and_optimizes(name, monkeypatch):
+    fastest(monkeypatch, "onednn")
     model = make(name)
     inputs = batch(model)
     output = model(**inputs)

@@ -24,8 +24,10 @@ def losses(model, dtype, steps=20):
     return torch.tensor(history, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit3_small_patch16_224", "vit_small_patch14_reg4_dinov2"])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+@pytest.mark.parametrize("name, dtype, tolerance", [
+    ("vit_base_patch16_224", torch.float32, 1e-4), ("vit_base_patch16_224", torch.float64, 1e-8),
+    ("deit3_small_patch16_224", torch.float64, 1e-8), ("vit_small_patch14_reg4_dinov2", torch.float64, 1e-8),
+])  # fmt: skip
 def test_losses_are_timms(tmp_path, name, dtype, tolerance):
     theirs = timm_folder(tmp_path, name, img_size=32, patch_size=8)
     ours = losses(zoo.load(tmp_path), dtype)
