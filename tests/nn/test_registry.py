@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from zoo.nn import Core, CoreSpec, LocalAttention, Mixer, register_attention, register_mixer
-from zoo.nn.registry import CORES, MIXERS, build_core, for_layer, load_class, register_custom
+from zoo.nn.registry import CORES, MIXERS, build_core, for_layer, register_custom
+from zoo.utils.class_import import load_class
 
 SPEC = CoreSpec(heads=2, kv_heads=1, head_dim=8)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.nn.context import Context
+from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState
-from zoo.nn.padding import check_not_empty
 from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)

@@ -27,8 +27,9 @@ from zoo.nn.core import Core, CoreSpec
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
 from zoo.nn.position_biases import ALiBi
-from zoo.nn.registry import BUILT_IN, CORES, MIXERS, construct, load_class, resolve
+from zoo.nn.registry import BUILT_IN, CORES, MIXERS, construct, resolve
 from zoo.nn.sdpa import repeat_kv
+from zoo.utils.class_import import load_class
 
 SECONDS = 30.0  # no check is started after this time
 BATCH, HEADS, TOKENS, DIM = 2, 4, 7, 8

@@ -1,7 +1,7 @@
 """Functions of indices, `f(b, h, q, k)`: what masks and position biases have in common."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,10 +58,7 @@ class Pair(IndexFunction):
 
     left: Any
     right: Any
-
-    @staticmethod
-    def combine(left: Tensor, right: Tensor) -> Tensor:
-        raise NotImplementedError
+    combine: ClassVar[Any]  # a function of two tensors
 
     @property
     def batch(self) -> int:  # type: ignore[override]

@@ -100,7 +100,7 @@ class LinearAttention(Core):
             return v.new_zeros(*q.shape[:3], v.shape[-1])
         keep = None if keep is None else keep[:, :, -k.shape[2] :]
         phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
-        values = append_ones(v, phi_q[0])
+        values = F.pad(v.to(phi_q[0].dtype), (0, 1), value=1.0)  # B H M P+1: the ones accumulate the denominator
         if not causal:
             return normalize(read(phi_q, summarize(phi_k, values))[0], v.dtype)
         early = k.shape[2] - q.shape[2]  # keys before the first query are visible to all queries
@@ -171,11 +171,6 @@ class RandomFeatureAttention(RandomProjection):
     def phi(self, x: Tensor) -> Tensor:
         z = F.normalize(x, dim=-1) @ self.projection.to(x.dtype).mT
         return torch.cat([z.sin(), z.cos()], -1) / math.sqrt(self.projection.shape[0])
-
-
-def append_ones(v: Tensor, like: Tensor) -> Tensor:
-    """[B, H, M, P] -> [B, H, M, P + 1]: the column of ones accumulates the denominator."""
-    return F.pad(v.to(like.dtype), (0, 1), value=1.0)
 
 
 def normalize(y: Tensor, dtype: torch.dtype) -> Tensor:

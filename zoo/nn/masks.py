@@ -11,6 +11,7 @@ Masks are combined with `&` and `|` and compared by value: `CAUSAL & Window(127,
 keys, the queries are the last positions (row i is at position i + M - N), as in decoding with a cache.
 """
 
+import operator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -232,9 +233,7 @@ class TensorMask(TensorFunction, Mask):
 class And(Pair, Mask):
     """True where both masks are True."""
 
-    @staticmethod
-    def combine(left: Tensor, right: Tensor) -> Tensor:
-        return left & right
+    combine = operator.and_
 
     def parts(self) -> tuple[Mask, ...]:
         return self.left.parts() + self.right.parts()
@@ -246,9 +245,7 @@ class And(Pair, Mask):
 class Or(Pair, Mask):
     """True where either mask is True."""
 
-    @staticmethod
-    def combine(left: Tensor, right: Tensor) -> Tensor:
-        return left | right
+    combine = operator.or_
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return self.left.hides_nothing(queries, keys) or self.right.hides_nothing(queries, keys)

@@ -1,4 +1,4 @@
-"""Checks of batches: masks that mark padding, and tensors of no elements."""
+"""Masks of a batch that mark its padding."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,3 @@ def real_tokens(mask: Tensor) -> Tensor | None:
         odd = mask[mask != real][0].item()
         raise ValueError(f"attention_mask contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
     return None if all_real else real
-
-
-def check_not_empty(x: Tensor, name: str) -> None:
-    """Raise ValueError for a tensor without elements, which torch cannot reshape."""
-    if not torch.compiler.is_compiling() and 0 in x.shape:
-        raise ValueError(f"{name} is empty, its shape is {tuple(x.shape)}: expected at least one row and one value")

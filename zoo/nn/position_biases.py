@@ -4,6 +4,7 @@
 form for flex_attention.
 """
 
+import operator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -88,9 +89,7 @@ class TensorBias(TensorFunction, Bias):
 class Sum(Pair, Bias):
     """The sum of two biases."""
 
-    @staticmethod
-    def combine(left: Tensor, right: Tensor) -> Tensor:
-        return left + right
+    combine = operator.add
 
     @property
     def hides(self) -> bool:  # type: ignore[override]

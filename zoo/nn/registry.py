@@ -7,18 +7,16 @@ nothing.
 """
 
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from zoo.nn.core import CORES, Core, CoreSpec
 from zoo.nn.init import allow_init
+from zoo.utils.class_import import importable_name, load_class
 from zoo.utils.errors import did_you_mean
 
 # A file of this folder that is called `*_attention.py` registers its kinds when it is imported; the usual kinds first.
@@ -86,36 +84,6 @@ def register_custom(kind: Any, table: dict[str, Any] | None = None) -> Any:
     if table.get(name) is not cls:
         (register_attention if table is CORES else register_mixer)(name, cls)
     return name
-
-
-def importable_name(cls: type) -> str:
-    """The module from which a class can be imported later: for a script the name of its file, not `__main__`."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return Path(file).stem if cls.__module__ == "__main__" and file else cls.__module__
-
-
-def load_class(path: str) -> type:
-    """Import the class of `"my_file:MyCore"`, from a module or from a file in the current folder."""
-    module_name, _, class_name = path.rpartition(":")
-    file = Path(module_name if module_name.endswith(".py") else module_name.replace(".", "/") + ".py")
-    module = import_file(file) if file.exists() else importlib.import_module(module_name)
-    if not hasattr(module, class_name):
-        classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise ValueError(f"{module_name} has no class {class_name!r}{did_you_mean(class_name, classes)}")
-    return getattr(module, class_name)
-
-
-def import_file(file: Path) -> ModuleType:
-    """Import a file as a module named like the file, once."""
-    name = file.stem
-    if (loaded := sys.modules.get(name)) and getattr(loaded, "__file__", None) == str(file.resolve()):
-        return loaded
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def for_layer(kind: Any, layer: int, depth: int) -> Any:

@@ -1,12 +1,9 @@
 """Rotary position embeddings of q and k. (For positions that are added to the scores see position_biases.py.)"""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Layout = Literal["interleaved", "halves", "halves_minus_one"]
 
 
 @dataclass(frozen=True, eq=False)

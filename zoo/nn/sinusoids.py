@@ -1,9 +1,11 @@
 """Sinusoidal position embeddings (Vaswani et al. 2017) for sequences and grids."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from zoo.nn.rotary import Layout
+Layout = Literal["interleaved", "halves", "halves_minus_one"]
 
 
 def sinusoids(length: int, width: int, layout: Layout = "interleaved", base: float = 10000.0) -> Tensor:

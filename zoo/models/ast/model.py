@@ -16,10 +16,10 @@ from zoo.models.load_report import LoadReport
 from zoo.models.vit.model import Size, ViT, pair
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import resample_kernel
+from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.spectrogram import SpectrogramEmbedding
 from zoo.nn.heads import ClassificationHead, PoolingHead
 from zoo.nn.init import initialize
-from zoo.nn.padding import check_not_empty
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
 

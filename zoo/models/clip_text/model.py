@@ -13,10 +13,11 @@ from zoo.models.family import Family
 from zoo.models.text import TextConfig, TextModel
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
+from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import TokenPooling
 from zoo.nn.masks import CAUSAL
-from zoo.nn.padding import check_not_empty, real_tokens
+from zoo.nn.padding import real_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
 from zoo.models.vit.mapping import MAPPINGS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import PatchEmbedding, Stem, run_by_size
+from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.heads import (
     AttentionPooling,
     ClassificationHead,
@@ -23,7 +24,6 @@ from zoo.nn.heads import (
     PoolingHead,
 )
 from zoo.nn.masks import Window2D
-from zoo.nn.padding import check_not_empty
 from zoo.preprocessing.image import ImageProcessor
 
 Size = int | tuple[int, int]

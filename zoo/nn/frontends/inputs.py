@@ -13,3 +13,9 @@ def check_input_dtype(name: str, values: Tensor, weight: Tensor) -> None:
             f"{name} has the dtype {values.dtype}, but the weights of the model have {weight.dtype}: convert the "
             f"inputs, as in {name}.to(model.dtype), or load the model with dtype={values.dtype}"
         )
+
+
+def check_not_empty(x: Tensor, name: str) -> None:
+    """Raise ValueError for a tensor without elements, which torch cannot reshape."""
+    if not torch.compiler.is_compiling() and 0 in x.shape:
+        raise ValueError(f"{name} is empty, its shape is {tuple(x.shape)}: expected at least one row and one value")
