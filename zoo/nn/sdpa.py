@@ -137,12 +137,13 @@ def is_causal(mask: Mask, queries: int, keys: int) -> bool:
     """Whether kernels can use `is_causal`: exactly later keys are masked, and there are as many queries as keys."""
     if queries != keys or (isinstance(mask, MaskView) and mask.q is not None):
         return False
-    hiding = [part for part in mask.parts() if not part.hides_nothing(queries, keys)]
-    for part in hiding:
-        full = isinstance(part, Window) and part.right == 0 and part.left >= keys - 1  # over all earlier keys
-        if part != CAUSAL and not full:
-            return False
-    return bool(hiding)
+    hiding = {part for part in mask.parts() if not part.hides_nothing(queries, keys)}
+    return bool(hiding) and hiding <= {CAUSAL, *(w for w in hiding if is_full_causal_window(w, keys))}
+
+
+def is_full_causal_window(mask: Mask, keys: int) -> bool:
+    """Whether the mask is a causal window over all earlier keys, and so equal to a causal mask."""
+    return isinstance(mask, Window) and mask.right == 0 and mask.left >= keys - 1
 
 
 def combine_mask_and_bias(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -> tuple[Tensor | None, Tensor | None]:
