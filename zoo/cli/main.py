@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
+from zoo.cli.settings import settings
 from zoo.models.names import missing_family
 from zoo.utils import renamed
-from zoo.utils.console import EXPONENT, format_count, format_value, make_table, stdout_console
+from zoo.utils.console import format_count, format_value, make_table, stdout_console
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable, say
 from zoo.utils.version import __version__
@@ -72,14 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_predict(command)
 
-    new = command("generate", run_generate, "Continue a text, streamed to the terminal.")
-    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
-    new.add_argument("prompt", help="the text to continue")
-    new.add_argument(
-        "options", nargs="*", metavar="key=value", help="max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
-    )
-    new.set_defaults(rest="options")
-
+    add_generation(command)
     add_search(command)
     add_tools(command)
     return parser
@@ -174,22 +169,6 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_generate(args: argparse.Namespace) -> int:
-    import inspect
-
-    from zoo.inference.generation.generate import generate
-    from zoo.inference.generation.streaming import stream_text
-
-    known = list(inspect.signature(generate).parameters)[3:]
-    options = settings(args.options)
-    for name in options:
-        if name not in known or name in ("streamer", "draft", "tokenizer"):
-            raise ValueError(f"zoo generate has no option {name!r}{did_you_mean(name, known)}")
-    stream_text(args.source, args.prompt, **options)
-    print()
-    return 0
-
-
 def run_compare(args: argparse.Namespace) -> int:
     from zoo.training.sweep.compare import compare
 
@@ -234,24 +213,6 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 # --- what they print ----------------------------------------------------------------------------------------------
-
-
-def settings(words: Sequence[str]) -> dict[str, Any]:
-    """`["depth=6", "attention={kind: local}"]` -> values, read as YAML."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise ValueError(f"{word!r}: expected key=value, e.g. attention=performer")
-        if key in values:
-            raise ValueError(f"{key} is given twice")
-        try:
-            values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"{word!r}: the value is not readable YAML") from None
-    return values
 
 
 def describe_model(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":

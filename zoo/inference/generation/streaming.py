@@ -1,5 +1,6 @@
 """Print text to the terminal while it is generated."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,10 @@ from zoo.inference.generation.stopping import (
     tokenizer_of,
 )
 from zoo.models.base import Model
+from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable
+
+NOT_STREAMED = ("streamer", "output_scores", "num_return_sequences")  # options of zoo.generate
 
 
 class Printer:
@@ -58,12 +62,13 @@ def stream_text(
 
     source: a model, or an argument of zoo.load. options: those of zoo.generate.
     """
+    check_options(options)
     model = source if isinstance(source, Model) else load(source)
     tokenizer = tokenizer_of(model, tokenizer)
     ids = encoded(tokenizer, prompt)
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
-    show = write or _print
+    show = write or print_text
     show(prompt)
     printer = Printer(decoder_of(model, tokenizer), show, ids[-CONTEXT:])
     generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
@@ -71,6 +76,17 @@ def stream_text(
     return prompt + printer.shown
 
 
-def _print(text: str) -> None:
+def check_options(options: dict[str, Any]) -> None:
+    """Raises ValueError for an option that zoo.generate has not, or not when its one continuation is streamed."""
+    known = [name for name in list(inspect.signature(generate).parameters)[3:] if name not in NOT_STREAMED]
+    for name in options:
+        if name in NOT_STREAMED:
+            raise ValueError(f"{name}= does not apply to one continuation that is written while it is generated: omit "
+                             "it, or call zoo.generate")  # fmt: skip
+        if name not in known:
+            raise ValueError(f"zoo.generate has no option {name!r}{did_you_mean(name, known)}")
+
+
+def print_text(text: str) -> None:
     """Print generated text; on a terminal without control sequences."""
     print(printable(text, keep="\n\t\r") if sys.stdout.isatty() else text, end="", flush=True)
