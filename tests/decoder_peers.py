@@ -1,10 +1,14 @@
-"""Tiny decoders of transformers, every parameter random, in folders on disk."""
+"""Tiny decoders, every parameter random: of transformers in folders on disk, and of ours with prompts for them."""
 
 from pathlib import Path
 
+import torch
 from peers import randomize
-from torch import nn
+from torch import Tensor, nn
 
+import zoo
+
+SMALL = dict(vocab_size=61, max_length=64, width=32, depth=2, heads=4, mlp_dim=48)
 IDS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40} | IDS
 LLAMA = {
@@ -64,3 +68,16 @@ def decoder(folder: Path, name: str, seed: int = 0, **options) -> nn.Module:
 
 def case(folder: Path, name: str, seed: int = 0) -> nn.Module:
     return decoder(folder, CASES[name][0], seed, **CASES[name][1])
+
+
+def nano(name="gpt_nano", seed=0, **overrides) -> zoo.Model:
+    model = zoo.create_model(name, seed=seed, **SMALL | overrides).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # fresh weights say nearly the same about every token
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model
+
+
+def prompt(rows=2, length=5, vocab=61, seed=1) -> Tensor:
+    return torch.randint(4, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))

@@ -1,7 +1,9 @@
 """What the commands and code of the documentation work on, small: files in a folder, and a hub of random weights."""
 
 import csv
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ def repository(name: str, folder: Path) -> None:
     """A small model with random weights, as the library that published `name` writes it."""
     import transformers
     from audio_peers import SPECTROGRAM, transformers_audio
+    from chat_peers import TEMPLATES, chat_folder
     from text_peers import text_folder
 
     _, _, model = name.partition("/")
@@ -102,6 +105,8 @@ def repository(name: str, folder: Path) -> None:
         text_folder("BertForMaskedLM", folder)
     elif model.startswith("gpt2"):
         text_folder("GPT2LMHeadModel", folder)
+    elif model.startswith("Qwen"):
+        chat_folder(folder, TEMPLATES["qwen 3"])
     elif model.startswith("clip"):
         save_clip(folder)
     elif model.startswith("ast"):
@@ -159,6 +164,7 @@ def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
 
     fill(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Is the soup warm?\n"))  # what `zoo chat` reads
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("ZOO_DATA_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

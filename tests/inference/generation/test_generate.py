@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decoder_peers import case, decoder
+from decoder_peers import case, decoder, nano, prompt
 from text_peers import ragged
 from torch import Tensor
 
@@ -10,21 +10,7 @@ import zoo
 from zoo.inference.generation import sampling
 from zoo.nn import LinearAttentionState
 
-SMALL = dict(vocab_size=61, max_length=64, width=32, depth=2, heads=4, mlp_dim=48)
 NEW = 12
-
-
-def nano(name="gpt_nano", seed=0, **overrides) -> zoo.Model:
-    model = zoo.create_model(name, seed=seed, **SMALL | overrides).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # fresh weights say nearly the same about every token
-            if parameter.ndim > 1:
-                parameter.mul_(4)
-    return model
-
-
-def prompt(rows=2, length=5, vocab=61, seed=1) -> Tensor:
-    return torch.randint(4, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 ROUNDING = 5e-5  # well above what another batch, kernel or processor changes in a score

@@ -6,91 +6,125 @@ transformers' `generate` works with its own model classes only, and is slower (`
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.inference.generation.beam_search import search
-from zoo.inference.generation.prompt import GenerationTask, Prompt
-from zoo.inference.generation.sampling import Sampling, require
+from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
+from zoo.inference.generation.prompt import Generated, GenerationTask, Prompt
+from zoo.inference.generation.sampling import Sampling, penalized, require
 from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
+from zoo.inference.generation.text_prompts import encode_prompts
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 
 EndIds = int | Sequence[int] | None | Literal["model"]
 
 
+@dataclass(frozen=True)
+class GenerateOutput:
+    """What `zoo.generate` returns with output_scores=True.
+
+    sequences: the prompts with new tokens [rows, N + new]. log_probs: the log-probability of each new token
+    [rows, new], after all that changes the scores: penalties, processors, and when sampling temperature, top_k, top_p
+    and min_p; 0 after the end of a row. sequences_scores: the score of each text [rows] of beam search, its
+    log-probability / length ** length_penalty; otherwise None. texts: the texts, if the prompts were texts.
+    """
+
+    sequences: Tensor
+    log_probs: Tensor
+    sequences_scores: Tensor | None = None
+    texts: str | list[str] | None = None
+
+
 def generate(
-    model: Model,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
-    eos_token_id: EndIds = "model",
-    pad_token_id: int | None = None,
-    stop: str | Sequence[str] = (),
-    seed: int | None = None,
-    streamer: Any = None,
-    num_return_sequences: int = 1,
-    draft: Model | None = None,
-    tokenizer: Any = None,
-) -> Tensor:
+    model: Model, input_ids: Tensor | str | Sequence[Any], attention_mask: Tensor | None = None, *,
+    max_new_tokens: int = 32, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+    repetition_penalty: float = 1.0, no_repeat_ngram_size: int = 0, min_new_tokens: int = 0,
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (), num_beams: int = 1,
+    length_penalty: float = 1.0, eos_token_id: EndIds = "model", pad_token_id: int | None = None,
+    stop: str | Sequence[str] = (), seed: int | None = None, streamer: Any = None, num_return_sequences: int = 1,
+    draft: Model | None = None, tokenizer: Any = None, output_scores: bool = False,
+) -> Any:  # fmt: skip
     """Generate continuations: input_ids [B, N] -> prompts with new tokens [B * num_return_sequences, N + new].
 
-    attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most probable token; above 0, tokens
-    are sampled from those that top_k, top_p and min_p keep (see Sampling), reproducibly if `seed` is given. num_beams:
-    above 1, beam search for the continuation with the highest log-probability / length ** length_penalty.
+    A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
+    to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
+    probable token; above 0, tokens are sampled from those that top_k, top_p and min_p keep (see Sampling),
+    reproducibly if `seed` is given. num_beams: above 1, beam search for the continuation with the highest
+    log-probability / length ** length_penalty.
+    no_repeat_ngram_size: no n tokens in a row stand twice in a row of the batch. min_new_tokens: so many come before
+    an end token. logits_processor: functions (tokens so far [rows, T], scores [rows, V]) -> scores, such as those of
+    transformers and of constrained decoding; padding is on the left, with beams rows is B * num_beams.
     eos_token_id: the token(s) that end a row: "model" for those of its config, one or several ids, or None. stop: texts
     that also end a row, names of special tokens among them; they need `tokenizer`, or a model with one. Finished rows
     are filled with pad_token_id, by default the end token. streamer: called with the new tokens [B] of each step, or an
     object with put and end.
     draft: a smaller model with the same vocabulary whose proposed tokens `model` checks several at a time. Greedy
     outputs and the distribution of samples are the same as without it.
+    output_scores: return a GenerateOutput, which has the log-probability of each new token, too.
     """
-    prompt = Prompt.checked(model, input_ids, attention_mask, max_new_tokens)
+    texts = encode_prompts(model, input_ids, attention_mask, tokenizer)
+    ids: Any = input_ids if texts is None else texts.ids
+    mask = attention_mask if texts is None else texts.mask
+    prompt = Prompt.checked(model, ids, mask, max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
-    ids = end_ids(model, eos_token_id)
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    decode = decoder_of(model, tokenizer, skip_special=False) if stop else None
-    stopping = StoppingCriteria(ids, stop, decode, prompt.ids.device, prompt.last_tokens(CONTEXT) if stop else ())
-    fill = fill_id(pad_token_id, ids, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
-    require(seed is None or (isinstance(seed, int) and not isinstance(seed, bool)), "seed", seed, "a whole number")
-    generator = None if seed is None else torch.Generator(prompt.ids.device).manual_seed(seed)
+    ends, stop = end_ids(model, eos_token_id), (stop,) if isinstance(stop, str) else tuple(stop)
+    fill = fill_id(pad_token_id, ends, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
+    task = GenerationTask(
+        prompt.repeated(num_return_sequences), sampling, stopping_of(prompt, ends, stop, tokenizer), fill,
+        generator_of(seed, prompt.ids.device), StreamerAdapter(streamer, prompt.ids),
+        LogitsProcessors(prompt, fill, no_repeat_ngram_size, min_new_tokens, ends, logits_processor),
+        output_scores,
+    )  # fmt: skip
+    new = run(task, (num_beams, num_return_sequences, length_penalty), draft, (ids, mask))
+    prompts = ids.repeat_interleave(num_return_sequences, 0).long()
+    sequences = torch.cat([prompts, new.tokens.to(prompts.device)], 1)
+    decode = None if texts is None else decoder_of(model, tokenizer)
+    return result(sequences, new, texts.continued(sequences, decode, ends, pad_token_id) if texts and decode else None)
+
+
+def run(
+    task: GenerationTask, options: tuple[int, int, float], draft: Model | None, inputs: tuple[Any, Tensor | None]
+) -> Generated:
+    """Generate the new tokens. options: (num_beams, num_return_sequences, length_penalty)."""
+    model = task.prompt.model
+    if draft is not None and (task.processors or task.output_scores):
+        names = [*task.processors.names(), *["output_scores"] * task.output_scores]
+        raise ValueError(f"draft= does not work with {', '.join(names)}: omit one of the two")
     with eval_mode(model), eval_mode(draft or model), torch.inference_mode():
-        if num_beams > 1:
-            new = search(prompt, sampling, stopping, fill, (num_beams, num_return_sequences, length_penalty))
+        if options[0] > 1:
+            return Generated(*search(task, *options))
+        if draft is None:
+            new = generate_tokens(task)
         else:
-            stream = StreamerAdapter(streamer, prompt.ids)
-            task = GenerationTask(prompt.repeated(num_return_sequences), sampling, stopping, fill, generator, stream)
-            if draft is None:
-                new = generate_tokens(task)
-            else:
-                new = speculate(task, Prompt.checked(draft, input_ids, attention_mask, max_new_tokens, prompt.model))
-            stream.end()
-    prompts = input_ids.repeat_interleave(num_return_sequences, 0).long()
-    return torch.cat([prompts, new.to(prompts.device)], 1)
+            new = Generated(speculate(task, Prompt.checked(draft, *inputs, task.prompt.room, model)))
+        task.stream.end()
+    return new
 
 
-def generate_tokens(task: GenerationTask) -> Tensor:
+def generate_tokens(task: GenerationTask) -> Generated:
     """Generate the new tokens [rows, new] one at a time."""
     prompt, sampling, stopping, stops = task.prompt, task.sampling, task.stopping, bool(task.stopping)
     session, scores = prompt.read()
     seen = prompt.seen() if sampling.repetition_penalty != 1 else None
-    greedy = sampling.greedy and seen is None
+    processors = task.processors
+    greedy = sampling.greedy and seen is None and not processors
     tokens = prompt.ids.new_full((prompt.rows, prompt.room), task.fill)
+    log_probs = torch.zeros(tokens.shape, device=tokens.device) if task.output_scores else None
     finished = torch.zeros(prompt.rows, dtype=torch.bool, device=tokens.device)
     for step in range(prompt.room):
-        token = session.most_probable if greedy else sampling.choose(scores, seen, task.generator)
+        known = seen
+        if processors:
+            scores, known = processed(task, tokens[:, :step], scores, seen, finished), None
+        token = session.most_probable if greedy else sampling.choose(scores, known, task.generator)
+        if log_probs is not None:
+            log_probs[:, step] = sampling.log_probability(scores, known, token).masked_fill(finished, 0.0)
         if stops:
             token = torch.where(finished, task.fill, token)
         tokens[:, step] = token
@@ -103,7 +137,36 @@ def generate_tokens(task: GenerationTask) -> Tensor:
             if seen is not None:
                 seen.scatter_(1, token[:, None], True)
             scores = session.read(token[:, None])
-    return tokens[:, : step + 1]
+    return Generated(tokens[:, : step + 1], None if log_probs is None else log_probs[:, : step + 1])
+
+
+def processed(task: GenerationTask, new: Tensor, scores: Tensor, seen: Tensor | None, finished: Tensor) -> Tensor:
+    """The scores [rows, V] after the penalty and the processors; those of finished rows do not matter.
+
+    Raises ValueError for a row without a token that may follow.
+    """
+    before = penalized(scores.float(), seen, task.sampling.repetition_penalty)
+    after = before.where(finished[:, None], task.processors(new, before))
+    if len(dead := (~after.amax(-1).isfinite()).nonzero()):
+        raise task.processors.dead_end(int(dead[0, 0]), new.shape[1])
+    return after
+
+
+def result(sequences: Tensor, new: Generated, texts: str | list[str] | None) -> Any:
+    """What `generate` returns: tokens, texts, or a GenerateOutput."""
+    if new.log_probs is not None:
+        return GenerateOutput(sequences, new.log_probs, new.sequences_scores, texts)
+    return sequences if texts is None else texts
+
+
+def stopping_of(prompt: Prompt, ends: tuple[int, ...], stop: tuple[str, ...], tokenizer: Any) -> StoppingCriteria:
+    decode = decoder_of(prompt.model, tokenizer, skip_special=False) if stop else None
+    return StoppingCriteria(ends, stop, decode, prompt.ids.device, prompt.last_tokens(CONTEXT) if stop else ())
+
+
+def generator_of(seed: int | None, device: torch.device) -> torch.Generator | None:
+    require(seed is None or (isinstance(seed, int) and not isinstance(seed, bool)), "seed", seed, "a whole number")
+    return None if seed is None else torch.Generator(device).manual_seed(seed)
 
 
 def check_counts(sampling: Sampling, beams: int, copies: int, streamer: Any, draft: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.inference.generation.logits_processors import LogitsProcessors
 from zoo.inference.generation.one_token import one_token_step
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
@@ -47,8 +48,9 @@ class Prompt:
         require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
         for name, value in (("input_ids", ids), ("attention_mask", mask)):
             if not isinstance(value, Tensor) and not (value is None and name == "attention_mask"):
-                raise ValueError(f"{name}: expected a tensor [B, N], given a {type(value).__name__}: model.preprocess "
-                                 f"makes one of texts, and torch.tensor of numbers")  # fmt: skip
+                also = ", a text, a list of texts or a conversation" * (name == "input_ids")
+                raise ValueError(f"{name}: expected a tensor [B, N]{also}, given a {type(value).__name__}: "
+                                 f"torch.tensor makes one of numbers")  # fmt: skip
         if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(f"expected integer token ids [B, N], given shape {tuple(ids.shape)} and dtype {ids.dtype}")
         if ids.numel() == 0:
@@ -84,6 +86,13 @@ class Prompt:
             rows: list[list[int]] = self.ids[:, -count:].tolist()
             return rows
         return [row[keep][-count:].tolist() for row, keep in zip(self.ids, self.keep)]
+
+    def padded_left(self, fill: int) -> tuple[Tensor, Tensor]:
+        """(the tokens [B, N] with padding on the left, where it is `fill`; the number of padding tokens [B])."""
+        if self.keep is None:
+            return self.ids, self.ids.new_zeros(len(self.ids))
+        order = self.keep.int().sort(dim=1, stable=True).indices
+        return self.ids.masked_fill(~self.keep, fill).gather(1, order), (~self.keep).sum(1)
 
     def seen(self) -> Tensor:
         """The tokens in each prompt as a mask [rows, V]."""
@@ -146,6 +155,17 @@ class GenerationTask:
     fill: int
     generator: torch.Generator | None
     stream: StreamerAdapter
+    processors: LogitsProcessors
+    output_scores: bool = False
+
+
+@dataclass(frozen=True)
+class Generated:
+    """New tokens [rows, new]; if wanted, the log-probability of each; after beam search, the scores of texts [rows]."""
+
+    tokens: Tensor
+    log_probs: Tensor | None = None
+    sequences_scores: Tensor | None = None
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

@@ -42,15 +42,27 @@ class Sampling:
 
     def probabilities(self, scores: Tensor, seen: Tensor | None) -> Tensor:
         """The distribution [..., V] that `choose` samples from; when greedy, one token has probability 1."""
-        scores = penalized(scores.float(), seen, self.repetition_penalty)
+        scores = self.narrowed(scores, seen)
         if self.greedy:
             return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+        return scores.softmax(-1)
+
+    def log_probability(self, scores: Tensor, seen: Tensor | None, token: Tensor) -> Tensor:
+        """The log-probability [B] of tokens [B]: when greedy in the distribution of the scores, else in the one that
+        `choose` samples from."""
+        return self.narrowed(scores, seen).log_softmax(-1).gather(-1, token[:, None])[:, 0]
+
+    def narrowed(self, scores: Tensor, seen: Tensor | None) -> Tensor:
+        """The scores with the penalty, and when sampling with all that changes the distribution."""
+        scores = penalized(scores.float(), seen, self.repetition_penalty)
+        if self.greedy:
+            return scores
         scores = scores / self.temperature
         for keep, value, disabled in (
             (keep_top_k, self.top_k, 0), (keep_top_p, self.top_p, 1.0), (keep_min_p, self.min_p, 0.0)
         ):  # fmt: skip
             scores = scores if value == disabled else keep(scores, value)
-        return scores.softmax(-1)
+        return scores
 
 
 def penalized(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:

@@ -1,0 +1,106 @@
+"""What changes the scores of the next token before it is chosen: n-grams, a least length, a caller's functions."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.inference.generation.sampling import require
+
+if TYPE_CHECKING:
+    from zoo.inference.generation.prompt import Prompt
+
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]  # (tokens so far [rows, T], scores [rows, V]) -> scores [rows, V]
+
+
+class LogitsProcessors:
+    """The processors of one call, in the order of transformers. False if there are none.
+
+    prompt: the tokens of each prompt [B, N], with padding on the left. num_padding: padding tokens of each [B].
+    no_repeat_ngram_size: tokens that would repeat an n-gram of the row get -inf, padding aside (0: off).
+    min_new_tokens: the tokens in `end_ids` get -inf before so many new ones. custom: those that a caller passes.
+    """
+
+    def __init__(
+        self,
+        prompt: "Prompt",
+        fill: int,
+        no_repeat_ngram_size: int,
+        min_new_tokens: int,
+        end_ids: tuple[int, ...],
+        custom: LogitsProcessor | Sequence[LogitsProcessor],
+    ) -> None:
+        for name, count in (("no_repeat_ngram_size", no_repeat_ngram_size), ("min_new_tokens", min_new_tokens)):
+            require(isinstance(count, int) and count >= 0, name, count, "a whole number, 0 for none")
+        require(
+            min_new_tokens <= prompt.room, "min_new_tokens", min_new_tokens, f"at most max_new_tokens={prompt.room}"
+        )
+        # A LogitsProcessorList of transformers is a list that can be called: its processors are called one by one.
+        given: Any = custom if isinstance(custom, list | tuple) else [custom]
+        if odd := [one for one in given if not callable(one)]:
+            raise ValueError(f"logits_processor has a {type(odd[0]).__name__}, expected a list of functions "
+                             "(input_ids [rows, T], scores [rows, V]) -> scores")  # fmt: skip
+        self.no_repeat_ngram_size, self.custom = no_repeat_ngram_size, tuple(given)
+        end_ids = tuple(i for i in end_ids if i < prompt.model.config.vocab_size)  # of a config that was cut down
+        self.min_new_tokens = min_new_tokens if end_ids else 0
+        self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prompt.ids.device)
+        if self:
+            self.prompt, self.num_padding = prompt.padded_left(fill)
+
+    def __bool__(self) -> bool:
+        return bool(self.no_repeat_ngram_size or self.min_new_tokens or self.custom)
+
+    def names(self) -> list[str]:
+        """The options that are in use."""
+        return [name for name in ("no_repeat_ngram_size", "min_new_tokens") if getattr(self, name)] + [
+            "logits_processor"
+        ] * bool(self.custom)
+
+    def __call__(self, new: Tensor, scores: Tensor) -> Tensor:
+        """new: the tokens after the prompts so far [rows, T]; scores [rows, V], each prompt with equally many rows."""
+        copies = len(scores) // len(self.prompt)
+        ids = torch.cat([self.prompt.repeat_interleave(copies, 0), new], 1)
+        scores = scores.float()
+        if self.no_repeat_ngram_size:
+            repeated = repeated_ngrams(ids, self.no_repeat_ngram_size, self.num_padding.repeat_interleave(copies))
+            scores = scores.masked_fill(tokens_mask(ids, repeated, scores.shape[1]), -torch.inf)
+        if new.shape[1] < self.min_new_tokens:
+            scores = scores.index_fill(1, self.end_ids, -torch.inf)
+        for processor in self.custom:
+            result = processor(ids, scores)
+            if not isinstance(result, Tensor) or result.shape != scores.shape:
+                found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+                raise ValueError(f"the logits processor {name_of(processor)} returned {found}, expected scores "
+                                 f"{list(scores.shape)}, as it was given")  # fmt: skip
+            if result.isnan().any():
+                raise ValueError(f"the logits processor {name_of(processor)} returned scores that are NaN")
+            scores = result
+        return scores
+
+    def dead_end(self, row: int, length: int) -> ValueError:
+        """The error for a row without a token that may follow."""
+        return ValueError(f"{' and '.join(self.names())} left no token that may follow {length} new ones in row {row}: "
+                          "each score is -inf or not finite; allow at least one, such as the end token")  # fmt: skip
+
+
+def repeated_ngrams(ids: Tensor, size: int, num_padding: Tensor) -> Tensor:
+    """Whether the first size - 1 tokens of each n-gram are the last ones of the row: ids [rows, T] -> [rows, T], at the
+    place of the last token of the n-gram."""
+    length = ids.shape[1]
+    repeated = torch.zeros_like(ids, dtype=torch.bool)
+    if length >= size:
+        starts = torch.arange(length - size + 1, device=ids.device)
+        same = ids.unfold(1, size, 1)[..., :-1] == ids[:, None, length - size + 1 :]
+        repeated[:, size - 1 :] = same.all(-1) & (starts >= num_padding[:, None])
+    return repeated
+
+
+def tokens_mask(ids: Tensor, chosen: Tensor, vocabulary: int) -> Tensor:
+    """The tokens ids[chosen] of each row as a mask [rows, V]."""
+    counts = ids.new_zeros(len(ids), vocabulary).scatter_add_(1, ids, chosen.long())
+    return counts > 0
+
+
+def name_of(processor: Any) -> str:
+    return getattr(processor, "__name__", type(processor).__name__)

@@ -1,0 +1,76 @@
+"""Prompts of `zoo.generate` that are texts or conversations, and the texts that continue them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.inference.generation.stopping import CONTEXT, Decode, encoded, text_after, tokenizer_of
+from zoo.preprocessing.text import TextProcessor
+
+
+@dataclass(frozen=True)
+class TextPrompts:
+    """Texts as tokens [B, N] with their mask, padded on the left.
+
+    texts: what the result begins with: the prompts, or for conversations, which are continued by one message, nothing.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    texts: list[str]
+    is_one: bool
+
+    def continued(self, sequences: Tensor, decode: Decode, ends: Sequence[int], pad: int | None) -> str | list[str]:
+        """The texts of sequences [B * copies, N + new], without what follows an end token and without padding."""
+        start, copies = self.ids.shape[1], len(sequences) // len(self.ids)
+        found = []
+        for row, ids in enumerate(sequences[:, start:].tolist()):
+            new = ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+            while new and new[-1] == pad:
+                new.pop()
+            prompt = row // copies
+            context = self.ids[prompt][self.mask[prompt].bool()][-CONTEXT:].tolist()
+            found.append(self.texts[prompt] + text_after(decode, context, new))
+        return found[0] if self.is_one and copies == 1 else found
+
+
+def encode_prompts(model: Any, prompts: Any, mask: Tensor | None, tokenizer: Any) -> TextPrompts | None:
+    """A text, a list of texts, a conversation (a list of messages) or a list of these as tokens; None for others."""
+    is_one = isinstance(prompts, str) or is_conversation(prompts)
+    batch = [prompts] if is_one else prompts
+    if not isinstance(batch, list | tuple) or not batch:
+        return None
+    if mask is not None:
+        raise ValueError("attention_mask belongs to a tensor of input_ids: omit it for texts")
+    if all(isinstance(one, str) for one in batch):
+        return encode_texts(model, list(batch), tokenizer, is_one)
+    if all(is_conversation(one) for one in batch):
+        found = tokenizer_of(model, tokenizer)
+        if not isinstance(found, TextProcessor):
+            raise ValueError(
+                f"a conversation needs the chat template of model.preprocess, and the tokenizer is a "
+                f"{type(found).__name__}: pass the tokens that its apply_chat_template returns"
+            )
+        tokens = replace(found, padding="left").apply_chat_template(list(batch), add_generation_prompt=True)
+        return TextPrompts(tokens["input_ids"], tokens["attention_mask"], [""] * len(batch), is_one)
+    return None
+
+
+def encode_texts(model: Any, texts: list[str], tokenizer: Any, is_one: bool) -> TextPrompts:
+    """Texts as tokens of a processor, of a tokenizers.Tokenizer or of one of transformers."""
+    found = tokenizer_of(model, tokenizer)
+    rows = [encoded(found, text) for text in texts]
+    if "" in texts or not all(rows):
+        raise ValueError("the prompt is empty: expected at least one word")
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return TextPrompts(ids, mask, texts, is_one)
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages."""
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
