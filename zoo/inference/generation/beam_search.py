@@ -18,7 +18,7 @@ NEVER = -1e9  # the score of candidates that must not be chosen; finite, so that
 class Beams:
     """k texts of each prompt: their tokens [B, k, T] so far, and scores [B, k], the sums of log-probabilities.
 
-    log_probs: the log-probability of each token [B, k, T], if wanted.
+    log_probs: the log-probability of each token [B, k, T], if they are recorded.
     """
 
     tokens: Tensor
@@ -37,8 +37,8 @@ def picked(x: Tensor, index: Tensor) -> Tensor:
 
 
 def search(task: "GenerationTask", beams: int, copies: int, penalty: float) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The best `copies` of `beams` texts for each prompt: (tokens [B * copies, new], their log-probabilities if wanted,
-    scores of the texts [B * copies]).
+    """The best `copies` of `beams` texts for each prompt: (tokens [B * copies, new], with output_scores their
+    log-probabilities, scores of the texts [B * copies]).
 
     Finished texts are stored with their score divided by length ** length_penalty. The search ends when no
     unfinished text has a better current score than the worst of `beams` finished ones.

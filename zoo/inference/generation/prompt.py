@@ -161,7 +161,7 @@ class GenerationTask:
 
 @dataclass(frozen=True)
 class Generated:
-    """New tokens [rows, new]; if wanted, the log-probability of each; after beam search, the scores of texts [rows]."""
+    """New tokens [rows, new]; with output_scores the log-probability of each; with beams the scores of texts [rows]."""
 
     tokens: Tensor
     log_probs: Tensor | None = None
