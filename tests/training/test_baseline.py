@@ -160,12 +160,16 @@ def test_no_random_number_of_the_run_is_used(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_run_computes_the_same_with_and_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_run(tmp_path / "with")
+    tiny_run(tmp_path / "with", "monitor=f1")
     shown = capsys.readouterr().out
-    tiny_run(tmp_path / "without", "baseline=false")
+    tiny_run(tmp_path / "without", "monitor=f1", "baseline=false")
     assert_same(tmp_path / "with", tmp_path / "without")
     found = json.loads((tmp_path / "with" / "metrics.json").read_text())["baseline"]
-    assert (found["name"], found["score"]) == ("mean colors of a 4 x 4 grid + logistic regression", 1.0)
+    assert (found["metric"], found["name"], found["score"]) == (
+        "f1",
+        "mean colors of a 4 x 4 grid + logistic regression",
+        1.0,
+    )
     assert shown.count("baseline ") >= 2 and "100.00% (validation)" in shown  # on the first screen and at the end
     assert "baseline" not in capsys.readouterr().out
     assert json.loads((tmp_path / "without" / "metrics.json").read_text())["baseline"] is None
@@ -184,3 +188,12 @@ def test_more_classes_shrink_the_sample_and_the_vocabulary(monkeypatch: pytest.M
     data = texts([(f"{WORDS[i % 4]} {i}", i % 4) for i in range(300)], list("abcd"))
     assert compute(Objective(), data).items_of == 100
     assert len(seen[0]) == 30
+
+
+@pytest.mark.parametrize(("metric", "compared"), [("f1", "f1"), ("loss", "accuracy"), ("", "accuracy")])
+def test_the_metric_that_the_run_monitors_is_compared(metric: str, compared: str) -> None:
+    data = texts([(f"text {i}", int(i % 10 == 0)) for i in range(90)], ["no", "yes"])
+    found = compute(Objective(), data, metric)
+    assert found.metric == compared
+    expected = 0.9 / 1.9 if compared == "f1" else 0.9  # the mean over the classes, one of which is never predicted
+    assert found.constant_score == pytest.approx(expected, abs=1e-4)

@@ -89,11 +89,13 @@ class BaselineThread:
         problem: Why there is no baseline, for messages; empty while it is computed.
     """
 
-    def __init__(self, objective: Objective, data: KeyedDataModule) -> None:
+    def __init__(self, objective: Objective, data: KeyedDataModule, metric: str = "") -> None:
         self.problem = ""
         self._baseline: Baseline | None = None
         self._deadline = time.monotonic() + MAX_SECONDS
-        self._thread = threading.Thread(target=self._compute, args=(objective, data), daemon=True, name="baseline")
+        self._thread = threading.Thread(
+            target=self._compute, args=(objective, data, metric), daemon=True, name="baseline"
+        )
         self._thread.start()
 
     def wait(self, seconds: float = MAX_SECONDS) -> Baseline | None:
@@ -113,28 +115,40 @@ class BaselineThread:
         found = self.wait()
         return asdict(found) if found else {"problem": self.problem}
 
-    def _compute(self, objective: Objective, data: KeyedDataModule) -> None:
+    def _compute(self, objective: Objective, data: KeyedDataModule, metric: str) -> None:
         try:
-            self._baseline = compute(objective, data, self._deadline)
+            self._baseline = compute(objective, data, metric, self._deadline)
         except Exception as error:  # the run itself needs no baseline; banner and metrics.json say what went wrong
             self.problem = f"not computed: {type(error).__name__}: {error}"
 
 
-def start_baseline(task: Task, data: Any) -> BaselineThread | None:
-    """Start the baseline of a run; None for a run without labels."""
+def start_baseline(task: Task, data: Any, metric: str = "") -> BaselineThread | None:
+    """Start the baseline of a run, see `compute`; None for a run without labels."""
     if not isinstance(task, ClassificationTask) or not isinstance(data, KeyedDataModule):
         return None
     if not isinstance(getattr(data.part("train"), "labels", None), Tensor):
         return None
     # A linear model that has not quite converged is a baseline, too. Filters are global, hence not set in the thread.
     warnings.filterwarnings("ignore", message=".*failed to converge", module="sklearn")
-    return BaselineThread(task.objective, data)
+    return BaselineThread(task.objective, data, metric)
 
 
-def compute(objective: Objective, data: KeyedDataModule, deadline: float = float("inf")) -> Baseline:
-    """The baseline of a classifier or regression model. Raises: TimeoutError after `deadline`."""
+def compute(objective: Objective, data: KeyedDataModule, metric: str = "",
+            deadline: float = float("inf")) -> Baseline:  # fmt: skip
+    """The baseline of a classifier or regression model.
+
+    Args:
+        objective: The objective of the run.
+        data: Its data.
+        metric: The metric to compare; for one that only a model of probabilities has, the main one of the objective.
+        deadline: Time, as `time.monotonic()`, after which no further model is fitted.
+
+    Raises: TimeoutError after `deadline`.
+    """
     kind = objective.problem_type
-    metric, mode = objective.monitor
+    known = objective.metrics("val", 2)
+    metric = metric if metric in known else objective.monitor[0]
+    mode = "max" if known[metric].higher_is_better else "min"
     labels = {stage: data.part(stage).labels for stage in ("train", "val", "test")}
     classes = 1 if kind == "regression" else max(len(data.classes), 2)
     rows = {stage: _sample(len(labels[stage]), MAX_ITEMS) for stage in ("val", "test")}

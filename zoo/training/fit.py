@@ -50,14 +50,14 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     prepare_model(task, run.config.trainer.gradient_checkpointing)
     check_export(run, task.model)
-    monitors(task, run.config.trainer.monitor)
+    monitored = monitors(task, run.config.trainer.monitor)
     run.started = True
     longer_run = (longer_runs or {}).get(run.data.name, "")
     if isinstance(data, KeyedDataModule):
         run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
         steps_per_epoch = steps_per_epoch or data.steps_per_epoch
     if distributed.rank() == 0 and getattr(getattr(run.config, "task", None), "baseline", False):
-        run.baseline = start_baseline(task, data)
+        run.baseline = start_baseline(task, data, monitored[0].removeprefix("val_"))
     try:
         with named_disk_errors(run.folder.path):
             return _fit(run, task, data, steps_per_epoch, longer_run, example_command, callbacks, plots or {})
