@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import soundfile
 from PIL import Image
 from text_peers import text_folder
 
@@ -205,6 +206,27 @@ def test_one_broken_file_among_good_ones(saved, place, capsys):
     assert "none of 1 inputs can be predicted" in failing(
         capsys, saved / "images", "photos/bad.png", "--on-error", "skip"
     )
+
+
+def test_audio_files_of_a_folder_and_of_a_table(saved, place, capsys):
+    model = zoo.create_model("ast_tiny", num_classes=2, depth=1, seed=0)
+    model.labels = ["high", "low"]
+    zoo.save(model, "audio")
+    (place / "clips").mkdir()
+    for i, seconds in enumerate((1, 5)):  # the second takes several windows
+        wave = 0.1 * np.random.default_rng(i).standard_normal(16000 * seconds)
+        soundfile.write(place / "clips" / f"{i}.wav", wave, 16000)
+    (place / "clips" / "bad.wav").write_text("no audio")
+    found = printed(capsys, "audio", "clips", "--on-error", "label")
+    expected = zoo.predict(model, [f"clips/{i}.wav" for i in range(2)])
+    assert [(row["label"], row["probability"]) for row in found[:2]] == [best for best, *_ in expected]
+    assert "clips/bad.wav is not a readable audio file" in found[2]["error"] and found[2]["label"] is None
+    (place / "clips" / "t.csv").write_text("file_name\n1.wav\nbad.wav\n")
+    assert "line 3: clips/bad.wav is not a readable" in failing(capsys, "audio", "clips/t.csv")
+    (row,) = printed(capsys, "audio", "clips/t.csv", "--on-error", "skip")
+    assert row["probability"] == found[1]["probability"]
+    with pytest.raises(ValueError, match="clips is a folder, and not an audio file"):
+        zoo.predict(model, "clips")
 
 
 def test_text_files(saved, place, capsys):
