@@ -106,7 +106,8 @@ def test_texts_speak_the_language_of_the_field(path: Path) -> None:
 
 HELP = [["-m", "zoo.cli.main", "--help"], *(
     ["-m", "zoo.cli.main", name, "--help"]
-    for name in ("list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify")
+    for name in ("list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify",
+                 "timeline")
 ), *([str(path), "--help"] for path in sorted((ROOT / "recipes").glob("*.py")))]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ _WHERE = {
     "push_to_hub": "checkpoints.hub",
     "verify": "checkpoints.verify",
     "predict": "inference.predict",
+    "timeline": "inference.timeline",
     "embed": "retrieval.embed",
     "Embeddings": "retrieval.embeddings_file",
     "search": "retrieval.search",

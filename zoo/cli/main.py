@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_predict(command)
 
     add_generation(command)
+    add_audio(command)
     add_search(command)
     add_tools(command)
     return parser

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zoo.cli.models import load_model
+from zoo.utils.console import make_table, stdout_console
 from zoo.utils.escape import printable, say
 from zoo.utils.lines import read_lines
 
@@ -64,11 +66,10 @@ def add_commands(command: Command) -> None:
 
 
 def run_embed(args: argparse.Namespace) -> int:
-    from zoo.checkpoints.load import load
     from zoo.retrieval.embed import embed
 
     found = embed(
-        load(args.model),
+        load_model(args.model),
         args.folder,
         args.out,
         modalities=words(args.modalities),
@@ -91,7 +92,6 @@ def run_search(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
     from zoo.retrieval.search import search
-    from zoo.utils.console import make_table, stdout_console
 
     with plain_warnings():
         answers = search(
@@ -120,10 +120,8 @@ def run_classify(args: argparse.Namespace) -> int:
         raise ValueError("give at least one image or audio file: zoo classify image.png --model FOLDER --labels a,b")
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k}: expected at least 1")
-    from zoo.checkpoints.load import load
     from zoo.preprocessing.modality import MODALITIES, file_modality
     from zoo.retrieval.zero_shot import zero_shot
-    from zoo.utils.console import make_table, stdout_console
 
     for file in args.files:
         modality = MODALITIES.get(file_modality(file) or "")
@@ -132,7 +130,7 @@ def run_classify(args: argparse.Namespace) -> int:
             raise ValueError(f"there is no {known} file {file}")
     labels, kind = labels_of(args.labels), str(file_modality(args.files[0]))
     templates = Path(args.templates) if args.templates else None
-    classifier = zero_shot(load(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)
+    classifier = zero_shot(load_model(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)
     answers = classifier.predict([Path(file) for file in args.files], args.top_k)
     if args.save:
         classifier.save(args.save)

@@ -6,7 +6,7 @@ frames of each that are far enough from its edges, and decodes the text from all
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -38,23 +38,24 @@ def listed(x: Any) -> list[Any]:
 def probabilities(model: Model, x: Any, *, first: int = 0) -> Tensor:
     """Probabilities [B, C] of the labels for each clip, or values of a regression: the mean over the windows of the
     clip. first: index of the first clip, for messages."""
-    return torch.stack([_mean_over_windows(model, clip, index) for index, clip in enumerate(listed(x), first)])
+    clips = enumerate(listed(x), first)
+    return torch.stack([torch.cat([p for _, p in by_window(model, clip, index)]).mean(0) for index, clip in clips])
 
 
-def _mean_over_windows(model: Model, clip: Any, index: int) -> Tensor:
+def by_window(model: Model, clip: Any, index: int = 0) -> Iterator[tuple[list[AudioBlock], Tensor]]:
+    """Probabilities [W, C] of the labels, or values of a regression, for each batch of W windows of a clip."""
     processor: AudioProcessor = model.preprocess
     if processor.max_samples is None:
         assert isinstance(processor, WaveformFeatureExtractor)
         processor = replace(processor, max_length=round(SECONDS * processor.sampling_rate))
-    scores = []
-    windows = check_min_length(processor.windows(clip, index=index), model, clip, index)
-    for batch in in_batches(with_progress_bar(windows, clip, processor)):
-        scores.append(run(model, processor([(window.wave, window.sampling_rate) for window in batch])))
     activations: dict[str, Callable[[Tensor], Tensor]] = {
         "single_label_classification": lambda s: s.softmax(-1),
         "multi_label_classification": torch.sigmoid,
     }
-    return activations.get(model.config.resolved_problem_type, lambda s: s)(torch.cat(scores)).mean(0)
+    activation = activations.get(model.config.resolved_problem_type, lambda s: s)
+    windows = check_min_length(processor.windows(clip, index=index), model, clip, index)
+    for batch in in_batches(with_progress_bar(windows, clip, processor)):
+        yield batch, activation(run(model, processor([(window.wave, window.sampling_rate) for window in batch])))
 
 
 def transcripts(model: Model, x: Any, top_k: int = 5, *, first: int = 0) -> list[Prediction]:
@@ -135,6 +136,20 @@ def check_min_length(windows: Iterable[AudioBlock], model: Model, clip: Any, ind
         if not window.start:
             model.preprocess.check_length(name_of(clip, index), len(window.wave), min_samples)
         yield window
+
+
+def check_one_clip(model: Model, clip: Any, heads: Sequence[str], call: str) -> None:
+    """Raises ValueError unless it is a model for audio with one of the heads, and one clip."""
+    if not isinstance(getattr(model, "_orig_mod", model), Model):
+        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
+        raise ValueError(f"{call} expects a zoo.Model, given a {type(model).__name__}{hint}")
+    if not isinstance(model.preprocess, AudioProcessor) or model.config.head not in heads:
+        what = "preprocessing for audio" if model.config.head in heads else f"head={model.config.head!r}"
+        has = "has no" if model.config.head in heads else "has"
+        expected = " or ".join(f"head={head!r}" for head in heads)
+        raise ValueError(f"{call} expects a model for audio with {expected}, but the model {has} {what}")
+    if isinstance(clip, list):
+        raise ValueError(f"{call} expects one clip, given a list of {len(clip)}: call it for each of them")
 
 
 # --- batches and progress ---------------------------------------------------------------------------------------------
