@@ -107,7 +107,7 @@ def test_texts_speak_the_language_of_the_field(path: Path) -> None:
 HELP = [["-m", "zoo.cli.main", "--help"], *(
     ["-m", "zoo.cli.main", name, "--help"]
     for name in ("list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify",
-                 "timeline")
+                 "timeline", "transcribe")
 ), *([str(path), "--help"] for path in sorted((ROOT / "recipes").glob("*.py")))]  # fmt: skip
 
 

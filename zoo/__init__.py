@@ -24,6 +24,8 @@ _WHERE = {
     "verify": "checkpoints.verify",
     "predict": "inference.predict",
     "timeline": "inference.timeline",
+    "transcribe": "inference.transcribe",
+    "align": "inference.transcribe",
     "embed": "retrieval.embed",
     "Embeddings": "retrieval.embeddings_file",
     "search": "retrieval.search",

@@ -1,4 +1,4 @@
-"""`zoo timeline`: from files to files."""
+"""`zoo timeline` and `zoo transcribe`: from files to files."""
 
 import csv
 import json
@@ -10,19 +10,25 @@ import torch
 
 import zoo
 from zoo.cli.main import main
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 SAMPLING_RATE = 8000
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier in ast/, and recordings."""
+    """A classifier in ast/, a CTC model in speech/, and recordings."""
     place = tmp_path_factory.mktemp("audio")
     model = zoo.create_model("ast_tiny", seed=0, width=16, depth=1, heads=2, max_length=40, mel_bins=32, num_classes=3)
     model.preprocess = SpectrogramFeatureExtractor(sampling_rate=SAMPLING_RATE, frames=40, num_mel_bins=32)
     model.labels = ["speech", "music", "rain"]
     zoo.save(model, place / "ast")
+    speech = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=5, seed=0, width=32, depth=1, heads=2,
+                              position_groups=2)  # fmt: skip
+    speech.preprocess = WaveformFeatureExtractor(sampling_rate=SAMPLING_RATE, vocabulary=Vocabulary.of(["abc"]))
+    zoo.save(speech, place / "speech")
     wave = 0.1 * torch.randn(3 * SAMPLING_RATE, generator=torch.Generator().manual_seed(0))
     soundfile.write(place / "long.wav", wave.numpy(), SAMPLING_RATE)
     soundfile.write(place / "fast.wav", wave.numpy(), 2 * SAMPLING_RATE)
@@ -49,7 +55,38 @@ def test_timeline(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["timeline", "ast", "fast.wav", "--resample"]) == 0
 
 
+def test_transcribe(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = zoo.transcribe(zoo.load("speech"), "long.wav")
+    assert main(["transcribe", "speech", "long.wav"]) == 0
+    assert capsys.readouterr().out == f"{expected.text}\n"
+    for suffix in ("srt", "vtt", "txt", "json"):
+        assert main(["transcribe", "speech", "long.wav", "--out", f"new/a.{suffix}"]) == 0
+        assert f"new/a.{suffix}: {expected.text}" in capsys.readouterr().out
+        expected.save(f"b.{suffix}")
+        assert Path(f"new/a.{suffix}").read_text() == Path(f"b.{suffix}").read_text()
+    assert main(["transcribe", "speech", "long.wav", "--out", "a.json", "--timestamps", "char"]) == 0
+    assert json.loads(Path("a.json").read_text())["characters"]
+    greedy = zoo.transcribe(zoo.load("speech"), "long.wav", beam_width=1)
+    assert main(["transcribe", "speech", "long.wav", "--out", "a.txt", "--beam-width", "1"]) == 0
+    assert Path("a.txt").read_text() == f"{greedy.text}\n"
+
+
+def test_transcribe_several(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["transcribe", "speech", "long.wav", "fast.wav", "--resample", "--out", "texts", "--format", "srt"]
+    assert main(words) == 0
+    assert sorted(path.name for path in Path("texts").iterdir()) == ["fast.srt", "long.srt"]
+    assert capsys.readouterr().out.count("texts/") == 2
+
+
 @pytest.mark.parametrize(("words", "message"), [
+    (["transcribe", "speech"], "give at least one audio file"),
+    (["transcribe", "speech", "long.wav", "fast.wav", "--out", "a.srt"], "give a folder, --out a --format srt"),
+    (["transcribe", "speech", "long.wav", "./long.wav", "--out", "a", "--format", "srt"], "written to a/long.srt"),
+    (["transcribe", "speech", "long.wav", "--format", "srt"], "give their folder, --out FOLDER"),
+    (["transcribe", "speech", "long.wav", "--out", "a"], "the suffix of --out is '', expected one of .srt, .vtt"),
+    (["transcribe", "ast", "long.wav"], "with head='ctc', but the model has head='classify'"),
+    (["transcribe", "speech", "gone.wav"], "there is no audio file gone.wav"),
+    (["transcribe", "speech", "long.wav", "--beam-width", "0"], "beam_width=0"),
     (["timeline", "ast", "long.wav", "--out", "a.xlsx"], "the suffix of --out is '.xlsx', expected one of .csv, .json"),
     (["timeline", "ast", "gone.wav"], "there is no audio file gone.wav"),
     (["timeline", "ast", "fast.wav"], "expected 8000 Hz"),

@@ -1,4 +1,4 @@
-"""The command `zoo timeline`. Torch is imported when it runs."""
+"""The commands `zoo timeline` and `zoo transcribe`. Torch is imported when they run."""
 
 import argparse
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from zoo.utils.escape import printable, say
 if TYPE_CHECKING:
     from zoo.models.base import Model
 
+FORMATS = ("srt", "vtt", "txt", "json")
+
 Command = Callable[..., Any]
 
 
@@ -26,6 +28,19 @@ def add_commands(command: Command) -> None:
     new.add_argument("--out", metavar="FILE", help="a table (.csv, .json) or a plot (.png) to write")
     new.add_argument("--top-k", type=int, default=1, help="labels of each window (1)")
     add_resample(new)
+
+    new = command("transcribe", run_transcribe, "The text of speech, with the times of its words, or subtitles.",
+                  "zoo transcribe FOLDER talk.wav --out talk.srt")  # fmt: skip
+    new.add_argument("source", metavar="MODEL", help="a model or run folder with a CTC head, or a hub repository")
+    new.add_argument("files", nargs="*", metavar="FILE", help="audio files of any length")
+    new.add_argument("--out", metavar="FILE|FOLDER",
+                     help="a .srt, .vtt, .txt or .json file, or a folder with --format")  # fmt: skip
+    new.add_argument("--format", choices=FORMATS, help="of the files in the folder --out, one for each recording")
+    new.add_argument("--timestamps", default="word", choices=("word", "char"),
+                     help="in .json files: of words (default), or of characters, too")  # fmt: skip
+    new.add_argument("--beam-width", type=int, default=16, help="texts in the beam; 1 is greedy decoding (16)")
+    add_resample(new)
+    new.set_defaults(rest="files")
 
 
 def add_resample(parser: argparse.ArgumentParser) -> None:
@@ -58,3 +73,41 @@ def run_timeline(args: argparse.Namespace) -> int:
     mean = ", ".join(f"{label} {value:.4g}" for label, value in found.mean[:5])
     say(f"{args.out or args.file}: {len(found.spans)} windows; mean: {mean}")
     return 0
+
+
+def run_transcribe(args: argparse.Namespace) -> int:
+    if not args.files:
+        raise ValueError("give at least one audio file: zoo transcribe MODEL talk.wav --out talk.srt")
+    outputs = output_files(args)
+    from zoo.inference.transcribe import transcribe
+
+    model = load_audio_model(args)
+    for file, out in zip(args.files, outputs):
+        found = transcribe(model, file, timestamps=args.timestamps, beam_width=args.beam_width)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            found.save(out)
+        several = f"{out or file}: " if out is not None or len(args.files) > 1 else ""
+        say(f"{several}{found.text}")
+    return 0
+
+
+def output_files(args: argparse.Namespace) -> list[Path | None]:
+    """The file to write for each recording. Raises ValueError if two would be the same."""
+    if args.out is None:
+        if args.format:
+            raise ValueError(f"--format {args.format} is for files: give their folder, --out FOLDER")
+        return [None] * len(args.files)
+    out = Path(args.out)
+    if args.format:
+        names = [out / f"{Path(file).stem}.{args.format}" for file in args.files]
+        if same := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"several recordings would be written to {same}: transcribe them into different folders")
+        return list(names)
+    check_choice("the suffix of --out", out.suffix.lower(), [f".{name}" for name in FORMATS])
+    if len(args.files) > 1:
+        raise ValueError(
+            f"--out {out} is one file, and there are {len(args.files)} recordings: give a folder, "
+            f"--out {out.stem} --format {out.suffix[1:].lower()}"
+        )
+    return [out]

@@ -21,6 +21,7 @@ from zoo.models.base import Model
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio import AudioProcessor, name_of
 from zoo.preprocessing.audio_io import AudioBlock
+from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.utils.progress import is_shown
 
@@ -61,21 +62,33 @@ def by_window(model: Model, clip: Any, index: int = 0) -> Iterator[tuple[list[Au
 def transcripts(model: Model, x: Any, top_k: int = 5, *, first: int = 0) -> list[Prediction]:
     """The most probable texts of each clip, [(text, probability), ...]. Probabilities are summed over all paths in the
     beam and over symbol sequences with the same text."""
+    vocabulary = vocabulary_of(model)
+    predictions = []
+    for index, clip in enumerate(listed(x), first):
+        scores = frame_scores(model, clip, index)[None]
+        texts = texts_of(beam(scores, width=max(BEAM, top_k), blank=vocabulary.blank_id)[0], vocabulary)
+        predictions.append(sorted(texts.items(), key=lambda item: -item[1])[:top_k])
+    return predictions
+
+
+def texts_of(found: Sequence[tuple[Sequence[int], float]], vocabulary: Vocabulary) -> dict[str, float]:
+    """{text: probability} of (ids, log probability), summed over symbol sequences with the same text."""
+    texts: dict[str, float] = {}
+    for ids, score in found:
+        text = vocabulary.decode(ids)
+        texts[text] = texts.get(text, 0.0) + math.exp(score)
+    return texts
+
+
+def vocabulary_of(model: Model) -> Vocabulary:
+    """The symbols of a CTC model. Raises ValueError if its preprocessing has none."""
     vocabulary = getattr(model.preprocess, "vocabulary", None)
     if vocabulary is None:
         raise ValueError(
             "the model has no vocabulary to decode texts with: set model.preprocess = dataclasses.replace("
             "model.preprocess, vocabulary=zoo.preprocessing.ctc_vocabulary.Vocabulary(tokens))"
         )
-    predictions = []
-    for index, clip in enumerate(listed(x), first):
-        texts: dict[str, float] = {}
-        scores = frame_scores(model, clip, index)[None]
-        for ids, score in beam(scores, width=max(BEAM, top_k), blank=vocabulary.blank_id)[0]:
-            text = vocabulary.decode(ids)
-            texts[text] = texts.get(text, 0.0) + math.exp(score)
-        predictions.append(sorted(texts.items(), key=lambda item: -item[1])[:top_k])
-    return predictions
+    return vocabulary
 
 
 def frame_scores(model: Any, clip: Any, index: int = 0) -> Tensor:
