@@ -87,6 +87,7 @@ def test_transcribe_several(capsys: pytest.CaptureFixture[str]) -> None:
     (["transcribe", "ast", "long.wav"], "with head='ctc', but the model has head='classify'"),
     (["transcribe", "speech", "gone.wav"], "there is no audio file gone.wav"),
     (["transcribe", "speech", "long.wav", "--beam-width", "0"], "beam_width=0"),
+    (["transcribe", "speech", "long.wav", "--language-model", "ast"], "language_model: expected a decoder"),
     (["timeline", "ast", "long.wav", "--out", "a.xlsx"], "the suffix of --out is '.xlsx', expected one of .csv, .json"),
     (["timeline", "ast", "gone.wav"], "there is no audio file gone.wav"),
     (["timeline", "ast", "fast.wav"], "expected 8000 Hz"),

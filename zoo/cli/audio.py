@@ -39,6 +39,9 @@ def add_commands(command: Command) -> None:
     new.add_argument("--timestamps", default="word", choices=("word", "char"),
                      help="in .json files: of words (default), or of characters, too")  # fmt: skip
     new.add_argument("--beam-width", type=int, default=16, help="texts in the beam; 1 is greedy decoding (16)")
+    new.add_argument("--language-model", metavar="MODEL", help="a text decoder that takes part in the beam search")
+    new.add_argument("--lm-weight", type=float, default=0.5, help="weight of its log probability (0.5)")
+    new.add_argument("--word-bonus", type=float, default=1.5, help="added for each word, with a language model (1.5)")
     add_resample(new)
     new.set_defaults(rest="files")
 
@@ -82,8 +85,17 @@ def run_transcribe(args: argparse.Namespace) -> int:
     from zoo.inference.transcribe import transcribe
 
     model = load_audio_model(args)
+    language_model = load_model(args.language_model) if args.language_model else None
     for file, out in zip(args.files, outputs):
-        found = transcribe(model, file, timestamps=args.timestamps, beam_width=args.beam_width)
+        found = transcribe(
+            model,
+            file,
+            timestamps=args.timestamps,
+            beam_width=args.beam_width,
+            language_model=language_model,
+            lm_weight=args.lm_weight,
+            word_bonus=args.word_bonus,
+        )
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             found.save(out)

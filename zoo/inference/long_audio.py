@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,16 +68,17 @@ def transcripts(model: Model, x: Any, top_k: int = 5, *, first: int = 0) -> list
     for index, clip in enumerate(listed(x), first):
         scores = frame_scores(model, clip, index)[None]
         texts = texts_of(beam(scores, width=max(BEAM, top_k), blank=vocabulary.blank_id)[0], vocabulary)
-        predictions.append(sorted(texts.items(), key=lambda item: -item[1])[:top_k])
+        best = sorted(texts.items(), key=lambda item: -item[1])[:top_k]
+        predictions.append([(text, math.exp(log_p)) for text, log_p in best])
     return predictions
 
 
 def texts_of(found: Sequence[tuple[Sequence[int], float]], vocabulary: Vocabulary) -> dict[str, float]:
-    """{text: probability} of (ids, log probability), summed over symbol sequences with the same text."""
+    """{text: log probability} of (ids, log probability), summed over symbol sequences with the same text."""
     texts: dict[str, float] = {}
     for ids, score in found:
         text = vocabulary.decode(ids)
-        texts[text] = texts.get(text, 0.0) + math.exp(score)
+        texts[text] = float(np.logaddexp(texts.get(text, -math.inf), score))
     return texts
 
 

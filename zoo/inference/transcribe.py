@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from zoo.inference.ctc_decoding import beam
+from zoo.inference.ctc_language_model import LanguageModelScorer
 from zoo.inference.forced_alignment import Span, best_path, best_path_of
 from zoo.inference.long_audio import BEAM, check_one_clip, frame_scores, texts_of, vocabulary_of
 from zoo.inference.subtitles import SubtitleLimits, TimedText, cues, to_srt, to_vtt
 from zoo.models.base import Model
 from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.utils.errors import check_choice
+from zoo.utils.errors import check_choice, is_number
 from zoo.utils.files import write_atomic
 
 PIECE = 60.0  # seconds: the longest piece that is decoded at once
@@ -63,7 +64,14 @@ class Transcript:
 
 
 def transcribe(
-    model: Model, clip: Any, *, timestamps: Timestamps | None = "word", beam_width: int = BEAM
+    model: Model,
+    clip: Any,
+    *,
+    timestamps: Timestamps | None = "word",
+    beam_width: int = BEAM,
+    language_model: Model | None = None,
+    lm_weight: float = 0.5,
+    word_bonus: float = 1.5,
 ) -> Transcript:
     """The text of a recording of any length, with the times of its words.
 
@@ -75,12 +83,16 @@ def transcribe(
         clip: A path, bytes or (samples, sampling_rate).
         timestamps: "word", "char" for words and characters, None for the text alone.
         beam_width: Number of texts in the beam; 1 takes the best symbol of each frame, without a search.
+        language_model: A decoder with head="lm" and its tokenizer, which takes part in the search: texts are ordered by
+            log P(text | audio) + lm_weight * log P(text) + word_bonus * words. It reads every text in the beam whenever
+            a word ends, so most of the time is then its own.
 
     Returns:
         A `Transcript` with `text`, `words` and `characters`, as (start, end, text, probability) in seconds, and `save`.
 
     Raises:
-        ValueError: It is not a CTC model, or it has no vocabulary, or an option is invalid.
+        ValueError: It is not a CTC model, or it has no vocabulary, or an option is invalid, or the language model has
+            no tokenizer or one that cannot write the vocabulary.
         AudioError: As in `zoo.predict`.
     """
     vocabulary = _vocabulary(model, clip, "zoo.transcribe")
@@ -88,9 +100,17 @@ def transcribe(
         check_choice("timestamps", timestamps, ("word", "char"))
     if not isinstance(beam_width, int) or isinstance(beam_width, bool) or beam_width < 1:
         raise ValueError(f"beam_width={beam_width!r}: expected a whole number of at least 1")
+    scorer = None
+    if language_model is not None:
+        if beam_width == 1:
+            raise ValueError("beam_width=1: with a language model, expected at least 2 texts in the beam, such as 16")
+        for name, value in (("lm_weight", lm_weight), ("word_bonus", word_bonus)):
+            if not is_number(value):
+                raise ValueError(f"{name}={value!r}: expected a finite number")
+        scorer = LanguageModelScorer(language_model, vocabulary, weight=lm_weight, word_bonus=word_bonus)
     scores = frame_scores(model, clip)
     length = round(PIECE / _frame_seconds(model))
-    ids, spans = _decode(scores, vocabulary, beam_width, length, timestamps is not None)
+    ids, spans = _decode(scores, vocabulary, beam_width, length, timestamps is not None, scorer)
     name, text = name_of(clip, 0), vocabulary.decode(ids)
     if timestamps is None:
         return Transcript(name, text)
@@ -105,7 +125,7 @@ def align(model: Model, clip: Any, text: str) -> Transcript:
         model: A CTC model with a vocabulary.
         clip: A path, bytes or (samples, sampling_rate). At once up to about 20 minutes, with 2 bytes of memory
             per frame and symbol of the text.
-        text: What is said in the clip, in the characters of the vocabulary; letters may be of the other case.
+        text: The text of the clip, in the characters of the vocabulary; letters may be of the other case.
 
     Returns:
         A `Transcript` of the text with `words` and `characters`.
@@ -138,7 +158,12 @@ def split_at_pauses(scores: Tensor, blank: int, length: int) -> list[Tensor]:
 
 
 def _decode(
-    scores: Tensor, vocabulary: Vocabulary, width: int, length: int, timed: bool
+    scores: Tensor,
+    vocabulary: Vocabulary,
+    width: int,
+    length: int,
+    timed: bool,
+    scorer: LanguageModelScorer | None,
 ) -> tuple[list[int], list[Span]]:
     """The symbols of the text, and if `timed` their spans. length: the longest piece in frames."""
     blank = vocabulary.blank_id
@@ -147,7 +172,7 @@ def _decode(
         return [span.symbol for span in spans], spans
     pieces = split_at_pauses(scores, blank, length)
     batches = (pieces[i : i + PIECES] for i in range(0, len(pieces), PIECES))
-    found = [ids for batch in batches for ids in _search(batch, vocabulary, width)]
+    found = [ids for batch in batches for ids in _search(batch, vocabulary, width, scorer)]
     spans, start = [], 0
     for piece, ids in zip(pieces, found):
         for span in best_path_of(piece, ids, blank=blank) if timed else ():
@@ -156,14 +181,18 @@ def _decode(
     return [symbol for ids in found for symbol in ids], spans
 
 
-def _search(pieces: Sequence[Tensor], vocabulary: Vocabulary, width: int) -> list[list[int]]:
+def _search(
+    pieces: Sequence[Tensor], vocabulary: Vocabulary, width: int, scorer: LanguageModelScorer | None
+) -> list[list[int]]:
     """The symbols of the most probable text of each piece."""
     frames = torch.tensor([len(piece) for piece in pieces])
-    rows = beam(pad_sequence(list(pieces), batch_first=True), frames, width=width, blank=vocabulary.blank_id)
+    padded = pad_sequence(list(pieces), batch_first=True)
+    rows = beam(padded, frames, width=width, blank=vocabulary.blank_id, scorer=scorer)
     best = []
     for row in rows:
         texts = texts_of(row, vocabulary)
-        chosen = max(texts, key=lambda text: texts[text])
+        added = [0.0] * len(texts) if scorer is None else scorer.of_texts(list(texts))
+        chosen = max(zip(texts, added), key=lambda pair: texts[pair[0]] + pair[1])[0]
         best.append(next(ids for ids, _ in row if vocabulary.decode(ids) == chosen))
     return best
 
