@@ -1,8 +1,9 @@
 """Read audio files, whole or in blocks, as mono float32 waveforms with a known sampling rate.
 
-soundfile decodes (wav, flac, ogg, mp3, aiff ...) and torchaudio resamples. Both are imported only here, on first use;
-if one does not work, the ImportError says how to fix it. An MP3 without a Xing or Info header does not declare its
-length: libsndfile estimates it from the bit rate of the first frame, and reads no further if the bit rate varies.
+soundfile decodes (wav, flac, ogg, mp3, aiff ...), PyAV does m4a (AAC), and torchaudio resamples. They are imported on
+first use; if one does not work, the ImportError says how to fix it. An MP3 without a Xing or Info header does not
+declare its length: libsndfile estimates it from the bit rate of the first frame, and reads no further if the bit rate
+varies.
 """
 
 import io
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from zoo.preprocessing.m4a import M4AFile, is_mp4
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -199,8 +202,8 @@ def name_of(source: Any) -> str:
 
 
 @contextmanager
-def _opened(source: "Source") -> Iterator["SoundFile"]:
-    name, module = name_of(source), soundfile()
+def _opened(source: "Source") -> Iterator["SoundFile | M4AFile"]:
+    name = name_of(source)
     if not isinstance(source, bytes | str | Path):
         raise ValueError(f"expected a path or the bytes of an audio file, given {type(source).__name__}")
     if not isinstance(source, bytes) and not Path(source).is_file():
@@ -209,11 +212,11 @@ def _opened(source: "Source") -> Iterator["SoundFile"]:
     if isinstance(source, bytes) and not source:
         raise AudioError(f"{name} is empty: it has no samples")
     try:
-        file = module.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        file: SoundFile | M4AFile = M4AFile(source) if is_mp4(source) else _sound_file(source)
     except (RuntimeError, TypeError, OSError) as error:
         raise AudioError(
-            f"{name} is not a readable audio file: {_reason(error)} Supported formats are wav, flac, ogg, mp3 and "
-            f"aiff; convert others with ffmpeg -i FILE FILE.wav"
+            f"{name} is not a readable audio file: {_reason(error)} Supported formats are wav, flac, ogg, mp3, "
+            f"aiff and m4a; convert others with ffmpeg -i FILE FILE.wav"
         ) from None
     with file:
         if file.frames >= _UNKNOWN:
@@ -221,7 +224,11 @@ def _opened(source: "Source") -> Iterator["SoundFile"]:
         yield file
 
 
-def _read_all(file: "SoundFile", name: str, partial: bool) -> Tensor:
+def _sound_file(source: "Source") -> "SoundFile":
+    return soundfile().SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+
+
+def _read_all(file: "SoundFile | M4AFile", name: str, partial: bool) -> Tensor:
     """All samples [C, S]; partial: those before the damage."""
     if not partial:
         return torch.from_numpy(_decoded(file, name, file.frames)).T
@@ -234,7 +241,7 @@ def _read_all(file: "SoundFile", name: str, partial: bool) -> Tensor:
     return torch.cat(parts).T
 
 
-def _decoded(file: "SoundFile", name: str, frames: int) -> Any:
+def _decoded(file: "SoundFile | M4AFile", name: str, frames: int) -> Any:
     """The next frames as float32 [S, C]; fewer at the end."""
     try:
         return file.read(frames, dtype="float32", always_2d=True)
@@ -242,7 +249,7 @@ def _decoded(file: "SoundFile", name: str, frames: int) -> Any:
         raise AudioError(f"{name} is damaged or truncated: {_reason(error)} {_REPAIR}") from None
 
 
-def _stream(source: "Source", file: "SoundFile", name: str) -> Iterator[Tensor]:
+def _stream(source: "Source", file: "SoundFile | M4AFile", name: str) -> Iterator[Tensor]:
     """The file chunk by chunk, mixed to mono [S]."""
     done = 0
     while len(chunk := _decoded(file, name, CHUNK)):
@@ -256,7 +263,7 @@ def _reason(error: BaseException) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _check_not_truncated(source: "Source", file: "SoundFile", name: str, frames: int) -> None:
+def _check_not_truncated(source: "Source", file: "SoundFile | M4AFile", name: str, frames: int) -> None:
     """Raise if the file declares more than it has; libsndfile itself does not report this for most formats."""
     problem = ""
     for field, declared, actual in re.findall(r"^\s*([\w ]+?)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M):
