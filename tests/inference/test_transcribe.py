@@ -143,6 +143,20 @@ def test_files(speech, scored, tmp_path: Path) -> None:
         zoo.transcribe(speech, CLIP, timestamps=None).save(tmp_path / "b.srt")
 
 
+def test_subtitles_of_a_language_without_spaces(speech, scored) -> None:
+    scored(frames("A-BB-C-" * 60))
+    with pytest.raises(
+        ValueError, match=r"a word of 180 characters is longer than a subtitle \(ABCABC.*timestamps='char'"
+    ):
+        zoo.transcribe(speech, CLIP).subtitles()
+    found = zoo.transcribe(speech, CLIP, timestamps="char")
+    cues = found.subtitles()
+    assert "".join(line for cue in cues for line in cue.lines) == found.text == "ABC" * 60
+    assert all(len(cue.lines) <= 2 and max(map(len, cue.lines)) <= 42 for cue in cues)
+    starts = {character.start for character in found.characters}
+    assert len(cues) == 3 and all(cue.start in starts for cue in cues)
+
+
 def test_silence_is_an_empty_text(speech, scored, tmp_path: Path) -> None:
     scored(frames("---||--??"))  # nor has <unk> a text
     found = zoo.transcribe(speech, CLIP, timestamps="char")

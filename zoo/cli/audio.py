@@ -90,7 +90,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
         found = transcribe(
             model,
             file,
-            timestamps=args.timestamps,
+            timestamps="char" if out is not None and out.suffix in (".srt", ".vtt") else args.timestamps,
             beam_width=args.beam_width,
             language_model=language_model,
             lm_weight=args.lm_weight,

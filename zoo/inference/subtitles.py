@@ -63,6 +63,23 @@ def cues(words: Sequence[TimedText], limits: SubtitleLimits | None = None) -> li
     return found
 
 
+def divided(word: TimedText, characters: Sequence[TimedText], limits: SubtitleLimits) -> list[TimedText]:
+    """A word that no subtitle can hold, such as a text of a language without spaces, in parts of up to a line.
+
+    characters: of all words, with their times.
+    """
+    parts: list[TimedText] = []
+    for one in characters:
+        if not word.start <= one.start < word.end:
+            continue
+        last = parts[-1] if parts else None
+        if last and len(last.text + one.text) <= limits.line_length and one.end - last.start <= limits.max_duration:
+            parts[-1] = TimedText(last.start, one.end, last.text + one.text, word.probability)
+        else:
+            parts.append(TimedText(one.start, one.end, one.text, word.probability))
+    return parts
+
+
 def to_srt(found: Iterable[Cue]) -> str:
     """An SRT file."""
     blocks = (

@@ -18,7 +18,7 @@ from zoo.inference.ctc_decoding import beam
 from zoo.inference.ctc_language_model import LanguageModelScorer
 from zoo.inference.forced_alignment import Span, best_path, best_path_of
 from zoo.inference.long_audio import BEAM, check_one_clip, frame_scores, texts_of, vocabulary_of
-from zoo.inference.subtitles import SubtitleLimits, TimedText, cues, to_srt, to_vtt
+from zoo.inference.subtitles import Cue, SubtitleLimits, TimedText, cues, divided, to_srt, to_vtt
 from zoo.models.base import Model
 from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
@@ -43,19 +43,34 @@ class Transcript:
     def save(self, path: str | Path, limits: SubtitleLimits | None = None) -> None:
         """Write a `.srt`, `.vtt`, `.txt` or `.json` file. limits: of subtitles; None for the usual ones.
 
-        Raises ValueError for another suffix, and for subtitles without times of words.
+        Raises ValueError for another suffix, and as `subtitles` does.
         """
         suffix = Path(path).suffix.lower()
         writers: dict[str, Callable[[], str]] = {
-            ".srt": lambda: to_srt(cues(self.words, limits)),
-            ".vtt": lambda: to_vtt(cues(self.words, limits)),
+            ".srt": lambda: to_srt(self.subtitles(limits)),
+            ".vtt": lambda: to_vtt(self.subtitles(limits)),
             ".txt": lambda: self.text + "\n",
             ".json": lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n",
         }
         check_choice("the suffix of the file", suffix, writers)
-        if suffix in (".srt", ".vtt") and self.text and not self.words:
-            raise ValueError(f"{path}: subtitles need the times of words: zoo.transcribe(..., timestamps='word')")
         write_atomic(path, writers[suffix]())
+
+    def subtitles(self, limits: SubtitleLimits | None = None) -> list[Cue]:
+        """The words in subtitles. A word that is longer than a subtitle, as in languages without spaces, is divided.
+
+        Raises ValueError without times of words, and of the characters of such a word.
+        """
+        limits = limits or SubtitleLimits()
+        if self.text and not self.words:
+            raise ValueError("subtitles need the times of words: zoo.transcribe(..., timestamps='word')")
+        longest = limits.lines * limits.line_length
+        if not self.characters and (long := next((word for word in self.words if len(word.text) > longest), None)):
+            raise ValueError(
+                f"a word of {len(long.text)} characters is longer than a subtitle ({long.text[:20]} ...): to divide "
+                f"it, its characters need times, too: zoo.transcribe(..., timestamps='char')"
+            )
+        parts = (divided(w, self.characters, limits) if len(w.text) > longest else [w] for w in self.words)
+        return cues([part for word in parts for part in word], limits)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

@@ -212,7 +212,7 @@ def _opened(source: "Source") -> Iterator["SoundFile | M4AFile"]:
     if isinstance(source, bytes) and not source:
         raise AudioError(f"{name} is empty: it has no samples")
     try:
-        file: SoundFile | M4AFile = M4AFile(source) if is_mp4(source) else _sound_file(source)
+        file: SoundFile | M4AFile = M4AFile(source) if is_mp4(source) else _libsndfile(source)
     except (RuntimeError, TypeError, OSError) as error:
         raise AudioError(
             f"{name} is not a readable audio file: {_reason(error)} Supported formats are wav, flac, ogg, mp3, "
@@ -224,7 +224,7 @@ def _opened(source: "Source") -> Iterator["SoundFile | M4AFile"]:
         yield file
 
 
-def _sound_file(source: "Source") -> "SoundFile":
+def _libsndfile(source: "Source") -> "SoundFile":
     return soundfile().SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
 
 
