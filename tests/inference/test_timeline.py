@@ -111,6 +111,10 @@ def test_refusals(recording: Path) -> None:
         zoo.timeline(zoo.create_model("vit_cifar_tiny", seed=0), recording)
     with pytest.raises(ValueError, match="there is no audio file"):
         zoo.timeline(model, "none.wav")
+    model.head.proj.weight.data[:] = torch.nan
+    with pytest.raises(ValueError, match=r"numbers that are not finite for .*long\.wav"):
+        zoo.timeline(model, recording)
+    model = classifier()
     model.labels = ["a"]
     with pytest.raises(ValueError, match="1 names for 3 classes"):
         zoo.timeline(model, recording)

@@ -178,6 +178,10 @@ def test_refusals(speech, scored) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+    scored(torch.full((9, 8), torch.nan))
+    for call in (lambda: zoo.transcribe(speech, CLIP, beam_width=1), lambda: zoo.align(speech, CLIP, "A")):
+        with pytest.raises(ValueError, match="scores that are not finite for audio clip 0"):
+            call()
     ast = zoo.create_model("ast_tiny", seed=0, width=16, depth=1, heads=2, num_classes=3)
     with pytest.raises(
         ValueError, match=r"zoo.transcribe expects a model for audio with head='ctc', but the model has"

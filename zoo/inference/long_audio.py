@@ -6,7 +6,7 @@ frames of each that are far enough from its edges, and decodes the text from all
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference.ctc_decoding import beam
-from zoo.inference.probabilities import Prediction, run
+from zoo.inference.probabilities import Prediction, activated, run
 from zoo.models.base import Model
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio import AudioProcessor, name_of
@@ -50,14 +50,9 @@ def by_window(model: Model, clip: Any, index: int = 0) -> Iterator[tuple[list[Au
     if processor.max_samples is None:
         assert isinstance(processor, WaveformFeatureExtractor)
         processor = replace(processor, max_length=round(SECONDS * processor.sampling_rate))
-    activations: dict[str, Callable[[Tensor], Tensor]] = {
-        "single_label_classification": lambda s: s.softmax(-1),
-        "multi_label_classification": torch.sigmoid,
-    }
-    activation = activations.get(model.config.resolved_problem_type, lambda s: s)
     windows = check_min_length(processor.windows(clip, index=index), model, clip, index)
     for batch in in_batches(with_progress_bar(windows, clip, processor)):
-        yield batch, activation(run(model, processor([(window.wave, window.sampling_rate) for window in batch])))
+        yield batch, activated(model, run(model, processor([(window.wave, window.sampling_rate) for window in batch])))
 
 
 def transcripts(model: Model, x: Any, top_k: int = 5, *, first: int = 0) -> list[Prediction]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference import long_audio
-from zoo.inference.probabilities import Prediction, activated, run, top_predictions
+from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.audio_io import AudioError
@@ -296,10 +296,7 @@ class Predictor:
 
     def _of_outputs(self, outputs: Tensor) -> list[Prediction | Exception]:
         """Probabilities or values [B, C] with their labels."""
-        labels = self.model.labels or [str(i) for i in range(outputs.shape[-1])]
-        if len(labels) != outputs.shape[-1]:
-            count = outputs.shape[-1]
-            raise ValueError(f"model.labels has {len(labels)} names for {count} classes: set as many, or None")
+        labels = label_names(self.model, outputs.shape[-1])
         regression = self.model.config.resolved_problem_type == "regression"
         return self._finite(outputs, lambda i: labels[i], every=regression)
 

@@ -27,6 +27,14 @@ def activated(model: Model, scores: Tensor) -> Tensor:
     }.get(model.config.resolved_problem_type, scores)
 
 
+def label_names(model: Model, count: int) -> list[str]:
+    """The names of `count` classes; without names, their numbers. Raises ValueError for another number of names."""
+    labels = list(model.labels or map(str, range(count)))
+    if len(labels) != count:
+        raise ValueError(f"model.labels has {len(labels)} names for {count} classes: set as many, or None")
+    return labels
+
+
 def top_predictions(probabilities: Tensor, top_k: int, name: Callable[[int], str]) -> list[Prediction]:
     """Probabilities [B, C] -> the `top_k` most probable [(name, probability), ...] of each row."""
     top = probabilities.topk(min(top_k, probabilities.shape[-1]))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.inference.long_audio import by_window, check_one_clip
-from zoo.inference.probabilities import Prediction, top_predictions
+from zoo.inference.probabilities import Prediction, label_names, top_predictions
 from zoo.models.base import Model
 from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.audio_io import AudioBlock
@@ -103,7 +103,7 @@ def timeline(model: Model, clip: Any, top_k: int = 1) -> Timeline:
         `save("out.csv")`.
 
     Raises:
-        ValueError: It is not a classifier of audio, or `top_k` is not positive.
+        ValueError: It is not a classifier of audio, `top_k` is not positive, or outputs are not finite.
         AudioError: As in `zoo.predict`.
     """
     check_one_clip(model, clip, ("classify",), "zoo.timeline")
@@ -118,9 +118,9 @@ def timeline(model: Model, clip: Any, top_k: int = 1) -> Timeline:
             envelope.append(_peaks(window, done))
             done = _end(window)
     found = torch.cat(outputs)
-    labels = tuple(model.labels or map(str, range(found.shape[1])))
-    if len(labels) != found.shape[1]:
-        raise ValueError(f"model.labels has {len(labels)} names for {found.shape[1]} classes: set as many, or None")
+    if not found.isfinite().all():
+        raise ValueError(f"the model gives numbers that are not finite for {name_of(clip, 0)}")
+    labels = tuple(label_names(model, found.shape[1]))
     kind = model.config.resolved_problem_type
     return Timeline(name_of(clip, 0), labels, kind, tuple(spans), found, torch.cat(envelope), top_k)
 

@@ -123,7 +123,7 @@ def transcribe(
             if not is_number(value):
                 raise ValueError(f"{name}={value!r}: expected a finite number")
         scorer = LanguageModelScorer(language_model, vocabulary, weight=lm_weight, word_bonus=word_bonus)
-    scores = frame_scores(model, clip)
+    scores = _finite_scores(model, clip)
     length = round(PIECE / _frame_seconds(model))
     ids, spans = _decode(scores, vocabulary, beam_width, length, timestamps is not None, scorer)
     name, text = name_of(clip, 0), vocabulary.decode(ids)
@@ -153,7 +153,7 @@ def align(model: Model, clip: Any, text: str) -> Transcript:
     if not isinstance(text, str) or not text.split():
         raise ValueError(f"text={text!r}: expected the text of the clip")
     text = " ".join(text.split())
-    spans = best_path_of(frame_scores(model, clip), vocabulary.encode(text), blank=vocabulary.blank_id)
+    spans = best_path_of(_finite_scores(model, clip), vocabulary.encode(text), blank=vocabulary.blank_id)
     return Transcript(name_of(clip, 0), text, *_timed(spans, [*text], vocabulary, _frame_seconds(model)))
 
 
@@ -236,6 +236,13 @@ def _timed(
 def _vocabulary(model: Model, clip: Any, call: str) -> Vocabulary:
     check_one_clip(model, clip, ("ctc",), call)
     return vocabulary_of(model)
+
+
+def _finite_scores(model: Model, clip: Any) -> Tensor:
+    scores = frame_scores(model, clip)
+    if not scores.isfinite().all():
+        raise ValueError(f"the model gives scores that are not finite for {name_of(clip, 0)}")
+    return scores
 
 
 def _frame_seconds(model: Any) -> float:
