@@ -64,6 +64,9 @@ def test_transcribe(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"new/a.{suffix}: {expected.text}" in capsys.readouterr().out
         expected.save(f"b.{suffix}")
         assert Path(f"new/a.{suffix}").read_text() == Path(f"b.{suffix}").read_text()
+    short = ["--line-length", "9", "--lines", "1", "--max-duration", "0.5"]
+    assert main(["transcribe", "speech", "long.wav", "--out", "a.vtt", *short]) == 0
+    assert Path("a.vtt").read_text().count("-->") > Path("b.vtt").read_text().count("-->")
     assert main(["transcribe", "speech", "long.wav", "--out", "a.json", "--timestamps", "char"]) == 0
     assert json.loads(Path("a.json").read_text())["characters"]
     greedy = zoo.transcribe(zoo.load("speech"), "long.wav", beam_width=1)
@@ -87,6 +90,8 @@ def test_transcribe_several(capsys: pytest.CaptureFixture[str]) -> None:
     (["transcribe", "ast", "long.wav"], "with head='ctc', but the model has head='classify'"),
     (["transcribe", "speech", "gone.wav"], "there is no audio file gone.wav"),
     (["transcribe", "speech", "long.wav", "--beam-width", "0"], "beam_width=0"),
+    (["transcribe", "speech", "long.wav", "--lines", "0"], "lines=0, max_duration=7.0"),
+    (["transcribe", "speech", "long.wav", "--max-duration", "-1"], "expected positive numbers"),
     (["transcribe", "speech", "long.wav", "--language-model", "ast"], "language_model: expected a decoder"),
     (["timeline", "ast", "long.wav", "--out", "a.xlsx"], "the suffix of --out is '.xlsx', expected one of .csv, .json"),
     (["timeline", "ast", "gone.wav"], "there is no audio file gone.wav"),

@@ -38,6 +38,9 @@ def add_commands(command: Command) -> None:
     new.add_argument("--format", choices=FORMATS, help="of the files in the folder --out, one for each recording")
     new.add_argument("--timestamps", default="word", choices=("word", "char"),
                      help="in .json files: of words (default), or of characters, too")  # fmt: skip
+    new.add_argument("--line-length", type=int, default=42, help="of subtitles, in characters (42)")
+    new.add_argument("--lines", type=int, default=2, help="of a subtitle (2)")
+    new.add_argument("--max-duration", type=float, default=7.0, help="of a subtitle, in seconds (7)")
     new.add_argument("--beam-width", type=int, default=16, help="texts in the beam; 1 is greedy decoding (16)")
     new.add_argument("--language-model", metavar="MODEL", help="a text decoder that takes part in the beam search")
     new.add_argument("--lm-weight", type=float, default=0.5, help="weight of its log probability (0.5)")
@@ -82,15 +85,19 @@ def run_transcribe(args: argparse.Namespace) -> int:
     if not args.files:
         raise ValueError("give at least one audio file: zoo transcribe MODEL talk.wav --out talk.srt")
     outputs = output_files(args)
-    from zoo.inference.transcribe import transcribe
+    from zoo.inference.transcribe import SubtitleLimits, transcribe
 
+    shortest = min(1.0, args.max_duration)
+    limits = SubtitleLimits(
+        line_length=args.line_length, lines=args.lines, max_duration=args.max_duration, min_duration=shortest
+    )
     model = load_audio_model(args)
     language_model = load_model(args.language_model) if args.language_model else None
     for file, out in zip(args.files, outputs):
         found = transcribe(
             model,
             file,
-            timestamps="char" if out is not None and out.suffix in (".srt", ".vtt") else args.timestamps,
+            timestamps="char" if out is not None and out.suffix.lower() in (".srt", ".vtt") else args.timestamps,
             beam_width=args.beam_width,
             language_model=language_model,
             lm_weight=args.lm_weight,
@@ -98,7 +105,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
         )
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            found.save(out)
+            found.save(out, limits)
         several = f"{out or file}: " if out is not None or len(args.files) > 1 else ""
         say(f"{several}{found.text}")
     return 0

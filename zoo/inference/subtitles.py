@@ -42,7 +42,8 @@ class SubtitleLimits:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.line_length < 1 or self.lines < 1 or self.pause <= 0 or not 0 <= self.min_duration <= self.max_duration:
+        positive = min(self.line_length, self.lines, self.max_duration, self.pause) > 0
+        if not positive or not 0 <= self.min_duration <= self.max_duration:
             raise ValueError(f"{self}: expected positive numbers, and min_duration at most as long as max_duration")
 
 
