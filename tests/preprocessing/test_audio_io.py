@@ -150,7 +150,7 @@ def test_files_that_are_not_audio_are_named(tmp_path: Path, junk: bytes) -> None
 def test_missing_and_empty(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"there is no audio file .*nowhere\.wav"):
         read(tmp_path / "nowhere.wav")
-    with pytest.raises(AudioError, match="there is no audio file"):
+    with pytest.raises(AudioError, match="is a folder, and not an audio file"):
         read(tmp_path)
     with pytest.raises(AudioError, match="is empty"):
         read(b"")
