@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.checkpoints.formats import extra_files, native, open_clip, sentence_transformers, timm, transformers
 from zoo.checkpoints.golden import RECORD, description, golden
+from zoo.checkpoints.onnx.export import write as write_onnx
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
@@ -30,7 +31,7 @@ OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
-    "1_Pooling/config.json", *extra_files.KEPT,
+    "1_Pooling/config.json", "model.onnx", "model.onnx.data", *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
 
@@ -44,20 +45,25 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     """
     folder, tensors = check_path("folder", folder), _state(model)
     with atomic_folder(folder, OWNS) as staged:
-        (staged / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
-        files = {} if model.preprocess is None else model.preprocess.files()
-        for name, text in {**model.extra_files, **files, **native.template_files(model.preprocess)}.items():
-            (staged / name).parent.mkdir(exist_ok=True)
-            (staged / name).write_text(text, encoding="utf-8")
-        _write_readme(staged, readme)
+        _write_description(model, staged, readme)
         _write(tensors, staged / "model.safetensors")
         _write(golden(model), staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
     _list_others(model, folder, model.other_files)
     return folder
 
 
-def export(model: Model, folder: str | Path, format: str = "transformers", *, readme: str | None = None) -> Path:
-    """Export a model to a folder of another library: format "transformers", "timm" or "open_clip". Returns its path.
+def export(
+    model: Model,
+    folder: str | Path,
+    format: str = "transformers",
+    *,
+    readme: str | None = None,
+    quantize: str | None = None,
+    examples: Sequence[tuple[Any, Any]] | None = None,
+    tolerance: float | None = None,
+) -> Path:
+    """Export a model to a folder of another library: format "transformers", "timm", "open_clip" or "onnx". Returns its
+    path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
@@ -66,8 +72,23 @@ def export(model: Model, folder: str | Path, format: str = "transformers", *, re
     Printed to stderr: files of the folder the model was loaded from that the new one has no copy of; and for
     "transformers", whose tokenizers cannot repair texts with ftfy and unescape HTML, that such texts get other ids, if
     the model's tokenizer does so (CLIP and SigLIP of open_clip).
+
+    "onnx", for every family: model.onnx, one forward pass for any batch size and length, with our config.json and the
+    files of the preprocessing. Its inputs are those of the model, all of them required; its weights are float32. It is
+    compared with the model in onnxruntime (1 to 9 rows, two lengths, padded rows), and an export that differs by more
+    than 1e-5 of the largest output raises ValueError and writes nothing. Needs the extra `export` (ImportError).
+    quantize: "int8" for int8 weights; examples: (input of model.preprocess, label) pairs to measure them on, and
+    tolerance: by how much the accuracy of a classifier may fall, or the loss of a language model or a regression rise.
     """
     folder = check_path("folder", folder)
+    if format == "onnx":
+        tensors = _state(model)
+        with atomic_folder(folder, OWNS) as staged:
+            _write_description(model, staged, readme)
+            write_onnx(model, tensors, staged, quantize, examples, tolerance)
+        return folder
+    if (quantize, examples, tolerance) != (None, None, None):
+        raise ValueError(f'quantize=, examples= and tolerance= are for format="onnx", given format={format!r}')
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
         for name, values in files.items():
@@ -160,6 +181,16 @@ def _target_family(model: Model) -> Family:
     return family("siglip" if cast(Any, model.config).loss == "siglip" else "clip")
 
 
+def _write_description(model: Model, folder: Path, readme: str | None) -> None:
+    """Our config.json, the files of the preprocessing and those that the model was loaded with, and README.md."""
+    (folder / "config.json").write_text(to_json(native.describe(model, apart=True)), encoding="utf-8")
+    files = {} if model.preprocess is None else model.preprocess.files()
+    for name, text in {**model.extra_files, **files, **native.template_files(model.preprocess)}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    _write_readme(folder, readme)
+
+
 def _write_readme(folder: Path, text: str | None) -> None:
     if text is not None:
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -169,11 +200,9 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     """({file name: contents}, tensors) in the format of another library."""
     tensors, target = _state(model), _target_family(model)
     if not isinstance(format, str) or format not in FORMATS or not target.mappings.get(format):
-        known = [name for name in FORMATS if target.mappings.get(name)]
+        known = [*(name for name in FORMATS if target.mappings.get(name)), "onnx"]
         near = did_you_mean(str(format), known)
-        raise ValueError(
-            f"{model.family} models cannot be exported to {format!r} (formats: {', '.join(known) or 'none'}){near}"
-        )
+        raise ValueError(f"{model.family} models cannot be exported to {format!r} (formats: {', '.join(known)}){near}")
     values, mapping, config = FORMATS[format].describe(model, target)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:

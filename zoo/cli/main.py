@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
+from zoo.cli.export import add_command as add_export
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.cli.settings import settings
@@ -92,10 +93,7 @@ def add_tools(command: Callable[..., Any]) -> None:
     )
     new.set_defaults(rest="options")
 
-    new = command("export", run_export, "Export a model for another library.")
-    new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
-    new.add_argument("folder", metavar="FOLDER", help="folder to write")
-    new.add_argument("--format", default="transformers", help="transformers (default), timm or open_clip")
+    add_export(command)
 
     new = command(
         "verify", run_verify, "Compare outputs, labels and preprocessing with the library that the files come from."
@@ -177,15 +175,6 @@ def run_compare(args: argparse.Namespace) -> int:
     comparison = compare(args.recipe, args.options)
     stdout_console().print(comparison)
     return 0 if comparison.ok else 1
-
-
-def run_export(args: argparse.Namespace) -> int:
-    from zoo.checkpoints.load import load
-    from zoo.checkpoints.save import export
-
-    path = export(load(args.source), args.folder, args.format)
-    say(f"{path} is written for {args.format}")
-    return 0
 
 
 def run_verify(args: argparse.Namespace) -> int:

@@ -186,7 +186,7 @@ def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
         raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
     if 0 in ids.shape:
         check_not_empty(ids, "input_ids")
-    expected = (len(ids), start + ids.shape[1])
+    expected = (ids.shape[0], start + ids.shape[1])
     if mask is not None and mask.shape != expected:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")
     if mask is not None and mask.is_floating_point():
@@ -198,4 +198,4 @@ def last_real(x: Tensor, keep: Tensor | None) -> Tensor:
     if keep is None or x.shape[1] == 1:
         return x[:, -1]
     indices = torch.arange(x.shape[1], device=x.device)
-    return x[torch.arange(len(x), device=x.device), (indices * keep[:, -x.shape[1] :].bool()).argmax(1)]
+    return x[torch.arange(x.shape[0], device=x.device), (indices * keep[:, -x.shape[1] :].bool()).argmax(1)]

@@ -76,7 +76,7 @@ class AttentionPooling(nn.Module):
         trunc_normal_(self.probe, len(self.probe) ** -0.5, generator_for("probe"))
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.probe.to(x.dtype).repeat(len(x), 1, 1)
+        query = self.probe.to(x.dtype).repeat(x.shape[0], 1, 1)
         y = self.mixer(query, Context(), memory=x)[:, 0]
         y = y + self.mlp(self.norm(y))
         return y if self.proj is None else self.proj(y)
@@ -141,7 +141,7 @@ class TextPooling(nn.Module):
         if self.mode == "mean":
             return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
         index = keep.argmax(1) if self.mode == "cls" else keep.shape[1] - 1 - keep.flip(1).argmax(1)
-        return x[torch.arange(len(x), device=x.device), index]
+        return x[torch.arange(x.shape[0], device=x.device), index]
 
     def extra_repr(self) -> str:
         return f"{self.mode!r}"
@@ -156,7 +156,7 @@ class TokenPooling(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """index [B]: position of the token in each row."""
-        x = x[torch.arange(len(x), device=x.device), index]
+        x = x[torch.arange(x.shape[0], device=x.device), index]
         return x if self.proj is None else self.proj(x)
 
 

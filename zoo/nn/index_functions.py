@@ -85,7 +85,7 @@ class View(IndexFunction):
 
     @property
     def batch(self) -> int:  # type: ignore[override]
-        return max([self.inner.batch, *(len(x) for x in (self.q, self.k, self.keep) if x is not None)])
+        return max([self.inner.batch, *(x.shape[0] for x in (self.q, self.k, self.keep) if x is not None)])
 
     @property
     def heads(self) -> int:  # type: ignore[override]

@@ -221,7 +221,8 @@ def causal_attention(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
     v: [B, H, N, E]. Returns (y [B, H, N, E] up to one factor for each query, the sums after the last token).
     """
     length = v.shape[2]
-    size = next((half for half in HALVES if half >= length), CHUNK)
+    one_chunk = q[1].shape[-1] == 1 and torch.compiler.is_exporting()  # for graphs of any length
+    size = length if one_chunk else next((half for half in HALVES if half >= length), CHUNK)
 
     def chunks(x: Tensor, fill: float = 0.0) -> Tensor:
         return F.pad(x, (0, 0, 0, -length % size), value=fill).unflatten(2, (-1, size))  # B H C c F

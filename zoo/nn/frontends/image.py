@@ -86,7 +86,7 @@ class PatchEmbedding(nn.Module):
         x = self.proj(self.check_pixels(pixels, sized=grid == self.grid)).flatten(2).mT  # B D h w -> B N D
         x = x + resample_grid(self.positions[self.position_prefix :], self.grid, grid, self.antialias)
         if self.prefix:
-            x = torch.cat([self.prefix_tokens().expand(len(x), -1, -1).to(x.dtype), x], 1)
+            x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
         return x if self.norm is None else self.norm(x)
 
     def prefix_tokens(self) -> Tensor:

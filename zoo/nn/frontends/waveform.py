@@ -243,7 +243,8 @@ def left_align(waveforms: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     lengths = keep.sum(1)
     first = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
     if torch.compiler.is_compiling() or not torch.equal(first, keep):
-        waveforms = waveforms.gather(1, (~keep).to(torch.uint8).argsort(dim=1, stable=True))
+        place = torch.where(keep, keep.cumsum(1), lengths[:, None] + (~keep).cumsum(1)) - 1  # a permutation of each row
+        waveforms = waveforms.scatter(1, place, waveforms)
     return waveforms.masked_fill(~first, 0), lengths
 
 

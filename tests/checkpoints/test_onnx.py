@@ -1,0 +1,297 @@
+"""Export to ONNX, in onnxruntime against torch.
+
+Each family takes 3 to 8 seconds of CPU time, most of it in the exporter. Two families, a classifier with its int8
+version and the refusals run for every change; all families and all attention kinds have the mark `full`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo.checkpoints.golden import named_outputs
+from zoo.checkpoints.onnx import graph, int8
+from zoo.checkpoints.onnx.inputs import example_inputs, parts_of
+from zoo.cli.main import main
+from zoo.data.labeled_examples import read_examples
+from zoo.models.registry import family, family_names
+from zoo.nn.registry import BUILT_IN
+from zoo.preprocessing.tokenizer_training import train
+from zoo.utils.errors import DataError
+
+FAST = ("bert", "vit")  # a table of positions, padding and token types; a convolutional stem
+SMALL = dict(width=32, depth=2, heads=4, mlp_dim=48, vocab_size=60, max_length=32, mel_bins=64, eos_token_id=59,
+             conv_channels=(8, 12, 8), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), position_kernel=6,
+             position_groups=4)  # fmt: skip
+
+
+def tiny(name: str, **changes) -> zoo.Model:
+    """The smallest variant of a family, its towers at their own size and other models at that of `SMALL`."""
+    own = family(name)
+    configs = {variant: own.config(**fields) for variant, fields in own.variants.items()}
+    towers = {variant: config.parts.values() or [config] for variant, config in configs.items()}
+    variant = min(towers, key=lambda name: sum(tower.width**2 * tower.depth for tower in towers[name]))
+    fields = {} if own.modality == "multimodal" else {k: v for k, v in SMALL.items() if k in own.config.names()}
+    if name == "ast":
+        fields["max_length"] = 64
+    return zoo.create_model(variant, seed=0, **fields | changes).eval()
+
+
+def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
+    """Of all outputs, relative to the largest value of each; the batch is not one that the export has compared."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    inputs = example_inputs(parts_of(model), rows, size, seed=77)
+    with torch.no_grad():
+        expected = named_outputs(model(**inputs))
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    assert [output.name for output in session.get_outputs()] == graph.output_names(model, expected)
+    worst = 0.0
+    for want, got in zip(expected.values(), found, strict=True):
+        assert got.shape == tuple(want.shape)
+        worst = max(worst, float(np.abs(got - want.numpy()).max() / want.abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in family_names()])
+def test_every_family(name, tmp_path):
+    model = tiny(name)
+    folder = zoo.export(model, tmp_path / "out", "onnx")
+    for rows in (1, 4, 9):
+        for size in (0, 1):
+            assert difference(model, folder, rows, size) <= 1e-5
+    inputs = onnx.load(folder / "model.onnx").graph.input
+    axes = [[size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim] for value in inputs]
+    assert all(str(shape[0]).endswith("batch") for shape in axes)
+    assert all(shape[1] in ("length", "samples") for shape in axes if len(shape) == 2)
+
+
+KINDS = [("bert", kind) for kind in BUILT_IN] + [("gpt2", kind) for kind in BUILT_IN if kind != "performer"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_every_attention_kind(name, kind, tmp_path):
+    model = tiny(name, attention=kind, max_length=100, depth=1)
+    folder = zoo.export(model, tmp_path / "out", "onnx")
+    assert max(difference(model, folder, rows, size) for rows in (1, 3) for size in (0, 1, 2)) <= 1e-5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("head", ["classify", "token", "qa", "pool", None])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_every_head_of_a_text_model(name, head, tmp_path):
+    model = tiny(name, head=head, depth=1)
+    assert difference(model, zoo.export(model, tmp_path / "out", "onnx"), 5, 1) <= 1e-5
+
+
+@pytest.mark.full
+def test_performer_under_a_causal_mask_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"this gpt2 cannot be .* attention='performer' with a causal mask"):
+        zoo.export(tiny("gpt2", attention="performer", depth=1), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+# --- one model in detail --------------------------------------------------------------------------------------------
+
+TEXTS = [f"{'good' if i % 2 else 'bad'} film number {i} {'with a long end ' * (i % 3)}" for i in range(40)]
+
+
+def classifier(**changes) -> zoo.Model:
+    preprocess = train("wordpiece", TEXTS, 120, max_length=64)
+    model = tiny("bert", vocab_size=preprocess.vocab_size, head="classify", depth=1, max_length=64, **changes)
+    model.preprocess, model.labels = preprocess, ["bad", "good"]
+    return model
+
+
+def own_predictions(model: zoo.Model) -> list[tuple[str, str]]:
+    return [(text, answer[0][0]) for text, answer in zip(TEXTS, zoo.predict(model, TEXTS, top_k=1))]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(model, folder) of a classifier in bfloat16."""
+    model = classifier().bfloat16()
+    return model, zoo.export(model, tmp_path_factory.mktemp("onnx") / "out", "onnx", readme="# a card")
+
+
+def test_the_files_of_the_folder_make_its_inputs(exported):
+    model, folder = exported
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.onnx", "tokenizer.json"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["labels"] == ["bad", "good"] and config["family"] == "bert"
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    batch = model.preprocess(TEXTS[:5])
+    (logits,) = session.run(None, {name: value.numpy() for name, value in batch.items()})
+    with torch.no_grad():
+        expected = model.float()(**batch).numpy()
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_file_names_no_path_of_this_machine(exported):
+    stored = (exported[1] / "model.onnx").read_bytes()
+    assert str(Path(zoo.__file__).parent).encode() not in stored and b"site-packages" not in stored
+
+
+def test_half_precision_is_written_as_float32(exported):
+    weights = onnx.load(exported[1] / "model.onnx").graph.initializer
+    assert {w.data_type for w in weights} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
+    model, folder = tiny("vit", depth=1), tmp_path / "out"
+    real = graph.run
+    monkeypatch.setattr(graph, "run", lambda session, inputs: [real(session, inputs)[0] * 1.0001])
+    with pytest.raises(ValueError, match=r"was not written: its output 'logits' .* more than 1e-05"):
+        zoo.export(model, folder, "onnx")
+    assert not folder.exists() and not list(tmp_path.iterdir())
+
+
+def test_nan_differs(exported, monkeypatch):
+    model, folder = exported
+    real, model = graph.run, model.float()
+    assert graph.compare(model, parts_of(model), folder / "model.onnx") <= 1e-5
+    monkeypatch.setattr(graph, "run", lambda session, inputs: [real(session, inputs)[0] * torch.nan])
+    with pytest.raises(ValueError, match="was not written"):
+        graph.compare(model, parts_of(model), folder / "model.onnx")
+
+
+def test_without_the_extra_the_line_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'pip install "attention-zoo\[export\]"'):
+        zoo.export(tiny("vit"), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_optimized_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the model it was made from"):
+        zoo.export(zoo.optimize(tiny("vit", depth=1)), tmp_path / "out", "onnx")
+
+
+# --- int8 -----------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_smaller_and_as_accurate_as_it_says(tmp_path, exported, capsys):
+    model = classifier()
+    examples = own_predictions(model)
+    folder = zoo.export(model, tmp_path / "out", "onnx", quantize="int8", examples=examples, tolerance=0.5)
+    assert "accuracy 1.0000 in float32 and" in capsys.readouterr().err
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.onnx", "tokenizer.json"]
+    kinds = [{w.data_type: w.name for w in onnx.load(path / "model.onnx").graph.initializer if len(w.dims) == 2}
+             for path in (exported[1], folder)]  # fmt: skip
+    assert onnx.TensorProto.INT8 not in kinds[0] and onnx.TensorProto.INT8 in kinds[1]
+    assert (folder / "model.onnx").stat().st_size < (exported[1] / "model.onnx").stat().st_size
+    labels = int8.indices(model, [label for _, label in examples])
+    assert int8.measure(model, folder / "model.onnx", examples, labels) >= 0.5
+
+
+def test_int8_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    values = iter([0.91, 0.85])
+    monkeypatch.setattr(int8, "measure", lambda *_: next(values))
+    model = classifier()
+    with pytest.raises(ValueError, match=r"accuracy 0\.9100 in float32 and 0\.8500 in int8 on 40 examples.*=0\.01"):
+        zoo.export(model, tmp_path / "out", "onnx", quantize="int8", examples=own_predictions(model), tolerance=0.01)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_rises_is_worse():
+    assert int8.Change("loss", 1.0, 1.2).worse == pytest.approx(0.2)
+    assert int8.Change("accuracy", 0.9, 0.8).worse == pytest.approx(0.1)
+    assert not int8.Change("loss", 1.0, float("nan")).worse <= 0.1
+
+
+def test_scores_of_other_heads(exported):
+    model = tiny("gpt2", depth=1)
+    batch = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    output = torch.randn(2, 3, 60, generator=torch.Generator().manual_seed(0))
+    total, count = int8.score(model, output, batch, [None, None])
+    rows = output.log_softmax(-1)
+    assert count == 3 and total == pytest.approx(-float(rows[0, 0, 2] + rows[0, 1, 3] + rows[1, 0, 5]), rel=1e-5)
+    regression = tiny("bert", depth=1, head="classify", num_classes=1)
+    assert int8.score(regression, torch.tensor([[1.0], [3.0]]), {}, [[0.0], [1.0]]) == (5.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(quantize="int8"), "give labeled examples"),
+        (dict(quantize="int8", examples=[("a", "bad")]), "give labeled examples"),
+        (dict(quantize="int4", examples=[("a", "bad")], tolerance=0.01), "'int4': expected 'int8'"),
+        (dict(quantize="int8", examples=[("a", "bad")], tolerance=5), "tolerance=5: expected a number from 0 to 1"),
+        (dict(tolerance=0.01), "give quantize='int8', or omit them"),
+        (dict(format="transformers", tolerance=0.01), "are for format=\"onnx\", given format='transformers'"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        zoo.export(classifier(), tmp_path / "out", **{"format": "onnx"} | options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_without_a_measure_and_an_unknown_label_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="this model has head='pool'"):
+        int8.check_options(tiny("vit", head="pool"), "int8", [(1, 1)], 0.1)
+    with pytest.raises(ValueError, match="the label 'neutral' is not a class of the model: expected one of bad, good"):
+        int8.indices(classifier(), ["good", "neutral"])
+    assert int8.indices(classifier(), ["good", 0, "1"]) == [1, 0, 1]
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return zoo.save(classifier(), tmp_path_factory.mktemp("saved") / "model")
+
+
+def test_the_command(saved, tmp_path, capsys):
+    table, out = tmp_path / "validation.csv", tmp_path / "out"
+    table.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in own_predictions(zoo.load(saved))))
+    base = ["export", str(saved), str(out), "--format", "onnx"]
+    assert main([*base, "--quantize", "int8"]) == 2
+    assert "--table validation.csv --tolerance 0.01" in capsys.readouterr().err
+    assert main([*base, "--table", str(table)]) == 2
+    assert "add --format onnx --quantize int8" in capsys.readouterr().err
+    assert main([*base, "--quantize", "int8", "--table", str(table), "--tolerance", "0.5"]) == 0
+    captured = capsys.readouterr()
+    assert "is written for onnx" in captured.out and "in int8 on 40 examples" in captured.err
+    assert (out / "model.onnx").exists()
+
+
+def test_examples_of_tables_and_folders(saved, tmp_path):
+    text = zoo.load(saved)
+    table = tmp_path / "pairs.csv"
+    table.write_text("first,second,mood\na,b,good\nc,d,bad\n")
+    assert read_examples(text, table, "first,second", "mood") == [(("a", "b"), "good"), (("c", "d"), "bad")]
+    with pytest.raises(DataError, match="no column 'secnd'; did you mean 'second'"):
+        read_examples(text, table, "first,secnd", "mood")
+    with pytest.raises(DataError, match="is a folder: expected a table of texts"):
+        read_examples(text, tmp_path)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / split / name / "one.png")
+    found = read_examples(tiny("vit"), tmp_path / "images")
+    assert [(item.parts[-3], label) for item, label in found] == [("test", "cat"), ("test", "dog")]
+    listed = tmp_path / "images.csv"
+    listed.write_text("file,label\nimages/test/cat/one.png,cat\nimages/none.png,dog\n")
+    with pytest.raises(DataError, match=r"images.csv, line 3: .*none.png does not exist"):
+        read_examples(tiny("vit"), listed)
+
+
+def test_image_files_are_measured(tmp_path):
+    model = tiny("vit", depth=1, num_classes=2)
+    model.labels = ["cat", "dog"]
+    files = []
+    for i in range(4):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(files[-1])
+    examples = [(file, zoo.predict(model, file, top_k=1)[0][0]) for file in files]
+    folder = zoo.export(model, tmp_path / "out", "onnx", quantize="int8", examples=examples, tolerance=0.9)
+    assert (folder / "model.onnx").exists()

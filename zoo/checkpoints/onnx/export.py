@@ -1,0 +1,45 @@
+"""The folder of an ONNX export: the graph, our config.json and the files of the preprocessing."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.checkpoints.onnx import graph, int8
+from zoo.checkpoints.onnx.inputs import parts_of
+from zoo.models.base import Model
+from zoo.utils.escape import say
+
+FILE = "model.onnx"
+
+
+def write(
+    model: Model,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    quantize: str | None,
+    examples: Sequence[int8.Example] | None,
+    tolerance: float | None,
+) -> None:
+    """Write model.onnx to a folder, with these tensors of the model. Raises ValueError if it differs from the model.
+
+    Says on stderr what was compared, and that weights in half precision are written as float32.
+    """
+    graph.check_installed()
+    if quantize is not None:
+        int8.check_options(model, quantize, examples, tolerance)
+    elif examples is not None or tolerance is not None:
+        raise ValueError("examples= and tolerance= measure quantized models: give quantize='int8', or omit them")
+    same = graph.plain_float32(model, tensors)
+    parts, file = parts_of(same), folder / FILE
+    graph.write_graph(same, parts, file)
+    difference = graph.compare(same, parts, file)
+    line = f"{FILE} equals the model to {difference:.1e} of its largest output, for 1 to 9 rows"
+    if model.dtype != same.dtype:
+        line += f"; its weights are float32 ({str(model.dtype).removeprefix('torch.')} before)"
+    say(line, file=sys.stderr)
+    if quantize is not None and examples and tolerance is not None:
+        same.preprocess, same.labels = model.preprocess, model.labels
+        change = int8.quantize_file(same, file, examples, tolerance)
+        say(f"{FILE} has int8 weights: {change} on {len(examples):,} examples", file=sys.stderr)

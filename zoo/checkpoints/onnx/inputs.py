@@ -1,0 +1,85 @@
+"""Inputs of an ONNX graph: names, dynamic axes, and seeded examples of any batch size and length."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.models.base import Model
+from zoo.preprocessing.modality import Modality, of_inputs
+
+# Tokens of the waveforms that a graph is traced with: more than the windows of attention kinds.
+TRACED_TOKENS, SHORT_TOKENS, LONG_TOKENS = 600, 9, 40
+
+
+@dataclass(frozen=True)
+class Part:
+    """The inputs of one modality: `names` is {name in the model of that modality: name in the graph}.
+
+    lengths: the shortest and the longest that are compared, and the one that the graph is traced with; empty where the
+    input has one size (images, spectrograms). limit: the longest input that the model takes, None for any.
+    """
+
+    modality: Modality
+    config: Any
+    names: dict[str, str]
+    axes: tuple[str, ...]
+    lengths: tuple[int, ...]
+    limit: int | None
+
+    def examples(self, rows: int, length: int, seed: int) -> dict[str, Tensor]:
+        """Seeded rows; of every three, one has no padding, one is padded at its end and one at its start."""
+        generator = torch.Generator().manual_seed(seed)
+        pairs = [self.modality.example(self.config, generator) for _ in range((rows + 1) // 2)]
+        main = torch.cat(pairs)[:rows]
+        if not self.lengths:
+            return {self.names[self.modality.main_input]: main}
+        main = main.repeat(1, -(-length // main.shape[1]))[:, -length:].contiguous()  # the last token stays the last
+        real = torch.ones(main.shape, dtype=torch.long)
+        if "attention_mask" in self.names:
+            for row in range(rows):
+                padded = (length // 3 + row) % max(length // 2, 1)
+                if (row + seed) % 3 == 1:
+                    main[row], real[row, length - padded :] = main[row].roll(-padded), 0
+                elif (row + seed) % 3 == 2:
+                    real[row, :padded] = 0
+            pad = getattr(self.config, "pad_token_id", None)
+            main[real == 0] = pad if pad is not None and 0 <= pad < self.config.vocab_size else 0
+        found = {self.modality.main_input: main, "attention_mask": real}
+        if "token_type_ids" in self.names:
+            found["token_type_ids"] = (torch.arange(length) >= length // 2).long().repeat(rows, 1)
+        return {name: found[own] for own, name in self.names.items()}
+
+
+def parts_of(model: Model) -> list[Part]:
+    """The inputs of a graph by modality: all that the model takes but document_ids, which are for training."""
+    parts, records = [], of_inputs(model.inputs)
+    for record in records:
+        config: Any = model.config.part_of(record.main_input)
+        if model.config.parts:
+            names = {own: name for own, name in record.inputs.items() if name in model.inputs}
+        else:
+            names = {name: name for name in (*record.inputs, "token_type_ids") if name in model.inputs}
+        if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
+            names.pop("token_type_ids", None)
+        batch = "batch" if len(records) == 1 else f"{record.name}_batch"
+        if record.example(config, torch.Generator()).ndim != 2:
+            parts.append(Part(record, config, names, (batch,), (), None))
+        elif hasattr(config, "samples"):
+            lengths = tuple(config.samples(n) for n in (SHORT_TOKENS, LONG_TOKENS, TRACED_TOKENS))
+            parts.append(Part(record, config, names, (batch, "samples"), lengths, None))
+        else:
+            most = config.max_length
+            lengths = (min(7, most), min(61, most), most)
+            parts.append(Part(record, config, names, (batch, "length"), lengths, most))
+    return parts
+
+
+def example_inputs(parts: list[Part], rows: int, size: int, seed: int = 0) -> dict[str, Tensor]:
+    """The inputs of all parts, 1 to 9 rows; size: 0 for the shortest length, 1 for the longest compared, 2 for the
+    traced one. The modalities after the first have other numbers of rows, as a graph of several takes them."""
+    found: dict[str, Tensor] = {}
+    for i, part in enumerate(parts):
+        found |= part.examples(10 - rows if i else rows, part.lengths[size] if part.lengths else 0, seed)
+    return found

@@ -1,0 +1,43 @@
+"""The command `zoo export`. Torch is imported when it runs."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.utils.escape import say
+
+
+def add_command(command: Callable[..., Any]) -> None:
+    """The parser; `command(name, run, about, more)` makes one."""
+    new = command("export", run_export, "Export a model for another library.")
+    new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
+    new.add_argument("folder", metavar="FOLDER", help="folder to write")
+    new.add_argument("--format", default="transformers", help="transformers (default), timm, open_clip or onnx")
+    new.add_argument("--quantize", choices=("int8",), help="onnx: int8 weights, measured on --table")
+    new.add_argument("--table", metavar="TABLE", help="labeled examples: a table, or a folder of class folders")
+    new.add_argument("--tolerance", type=float, help="how much worse the accuracy (or the loss) may be: 0.01")
+    new.add_argument("--column", default="", help="column of the texts (two for pairs: a,b) or files")
+    new.add_argument("--label-column", default="", help="column of the labels (default: the usual names)")
+
+
+def run_export(args: argparse.Namespace) -> int:
+    if args.quantize is None and (args.table or args.tolerance is not None):
+        raise ValueError(
+            "--table and --tolerance are for int8 weights: add --format onnx --quantize int8, or omit them"
+        )
+    if args.quantize is not None and (not args.table or args.tolerance is None):
+        raise ValueError(
+            "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
+            "worse it may be, --table validation.csv --tolerance 0.01"
+        )
+    import zoo
+    from zoo.data.labeled_examples import read_examples
+
+    model = zoo.load(args.source)
+    examples = read_examples(model, Path(args.table), args.column, args.label_column) if args.table else None
+    path = zoo.export(
+        model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance
+    )
+    say(f"{path} is written for {args.format}")
+    return 0

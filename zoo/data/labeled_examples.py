@@ -1,0 +1,54 @@
+"""Labeled examples for an existing model, from a table or a folder: its inputs and its own classes."""
+
+from pathlib import Path
+from typing import Any
+
+from zoo.data.sources.class_folders import class_tables
+from zoo.data.sources.columns import FILE_NAMES, LABEL_NAMES, TEXT_NAMES, encoded_item, find_column, with_values
+from zoo.data.sources.tables import Table, read_table
+from zoo.models.base import Model
+from zoo.preprocessing.modality import of_inputs
+from zoo.utils.errors import DataError
+
+
+def read_examples(model: Model, path: Path, column: str = "", label_column: str = "") -> list[tuple[Any, Any]]:
+    """(input, label) pairs of a table, or of a folder of class folders: of its test part if there is one.
+
+    Raises DataError for a table without such columns, or with a missing value or file.
+    """
+    modality = of_inputs(model.inputs)[0]
+    if path.is_dir():
+        if not modality.files_only:
+            raise DataError(f"{path} is a folder: expected a table of texts, such as validation.csv")
+        tables = class_tables(path, modality.suffixes, f"{modality.name} file")
+        table = tables.get("test", tables["train"])
+    else:
+        table = read_table(path)
+    usual = (*FILE_NAMES, modality.name) if modality.files_only else TEXT_NAMES
+    columns = [find_column(table, name.strip(), "column", usual) for name in column.split(",")]
+    for name in columns:
+        with_values(table, name, "raise", modality.name)
+    items: list[Any] = list(zip(*(table.columns[name] for name in columns), strict=True))
+    if len(columns) == 1:
+        items = [item for (item,) in items]
+    if modality.files_only:
+        for row, value in enumerate(items):
+            items[row], problem = encoded_item(value, path.parent)
+            if problem:
+                raise DataError(f"{table.place(row)}: {problem}")
+    return list(zip(items, labels_of(model, table, label_column), strict=True))
+
+
+def labels_of(model: Model, table: Table, requested: str) -> list[Any]:
+    """The labels of a table; numbers of a regression as numbers, none for a language model."""
+    if model.config.head != "classify":
+        return [None] * len(table)
+    name = find_column(table, requested, "label-column", LABEL_NAMES)
+    with_values(table, name, "raise", "label")
+    values, names = table.columns[name], table.names.get(name)
+    if model.config.resolved_problem_type == "single_label_classification":
+        return [names[value] for value in values] if names else values
+    try:
+        return [[float(part) for part in str(value).strip("[]").split(",")] for value in values]
+    except ValueError:
+        raise DataError(f"{table.where}: the labels in {name!r} are not numbers, as this model predicts") from None
