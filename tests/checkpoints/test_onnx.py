@@ -20,7 +20,7 @@ from zoo.checkpoints.golden import named_outputs
 from zoo.checkpoints.onnx import graph, int8
 from zoo.checkpoints.onnx.inputs import example_inputs, parts_of
 from zoo.cli.main import main
-from zoo.data.labeled_examples import read_examples
+from zoo.data.sources.labeled_examples import read_examples
 from zoo.models.registry import family, family_names
 from zoo.nn.registry import BUILT_IN
 from zoo.preprocessing.tokenizer_training import train
@@ -52,11 +52,9 @@ def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
         expected = named_outputs(model(**inputs))
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     assert [output.name for output in session.get_outputs()] == graph.output_names(model, expected)
-    worst = 0.0
-    for want, got in zip(expected.values(), found, strict=True):
-        assert got.shape == tuple(want.shape)
-        worst = max(worst, float(np.abs(got - want.numpy()).max() / want.abs().max()))
-    return worst
+    pairs = [(want.detach().numpy(), got) for want, got in zip(expected.values(), found, strict=True)]
+    assert all(want.shape == got.shape for want, got in pairs)
+    return max(float(np.abs(got - want).max() / np.abs(want).max()) for want, got in pairs)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in family_names()])

@@ -31,13 +31,12 @@ def run_export(args: argparse.Namespace) -> int:
             "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
             "worse it may be, --table validation.csv --tolerance 0.01"
         )
-    import zoo
-    from zoo.data.labeled_examples import read_examples
+    from zoo.checkpoints.load import load
+    from zoo.checkpoints.save import export
+    from zoo.data.sources.labeled_examples import read_examples
 
-    model = zoo.load(args.source)
+    model = load(args.source)
     examples = read_examples(model, Path(args.table), args.column, args.label_column) if args.table else None
-    path = zoo.export(
-        model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance
-    )
+    path = export(model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance)
     say(f"{path} is written for {args.format}")
     return 0
