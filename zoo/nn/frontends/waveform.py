@@ -241,9 +241,11 @@ def min_samples_for(tokens: int, kernels: Sequence[int], strides: Sequence[int])
 def left_align(waveforms: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move the real samples of each row to its start. Returns (waveforms with zeros at padding, lengths [B])."""
     lengths = keep.sum(1)
-    first = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+    index = torch.arange(waveforms.shape[1], device=waveforms.device)
+    first = index < lengths[:, None]
     if torch.compiler.is_compiling() or not torch.equal(first, keep):
-        place = torch.where(keep, keep.cumsum(1), lengths[:, None] + (~keep).cumsum(1)) - 1  # a permutation of each row
+        real = keep.cumsum(1)
+        place = torch.where(keep, real - 1, lengths[:, None] + index - real)  # a permutation of each row
         waveforms = waveforms.scatter(1, place, waveforms)
     return waveforms.masked_fill(~first, 0), lengths
 
