@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zoo.cli.models import load_model
 from zoo.utils.escape import say
 
 
@@ -31,11 +32,10 @@ def run_export(args: argparse.Namespace) -> int:
             "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
             "worse it may be, --table validation.csv --tolerance 0.01"
         )
-    from zoo.checkpoints.load import load
     from zoo.checkpoints.save import export
     from zoo.data.sources.labeled_examples import read_examples
 
-    model = load(args.source)
+    model = load_model(args.source)
     examples = read_examples(model, Path(args.table), args.column, args.label_column) if args.table else None
     path = export(model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance)
     say(f"{path} is written for {args.format}")
