@@ -39,7 +39,8 @@ def test_sounds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     folder = tmp_path / "run"
     there = {path.name for path in folder.iterdir()}
     assert {"confusion.png", "curves.png", "attention.png", "sample.wav", "model", "metrics.csv"} <= there
-    assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
+    names = {"test_loss", "test_accuracy", "test_f1", "test_calibration_error"}
+    assert result(folder)["result"].keys() == names and not result(folder)["real"]
     model = zoo.load(folder)
     assert model.labels is not None and model.labels[0] == "tone" and model.preprocess.frames == 104
     ours = dict(zoo.predict(model, folder / "sample.wav", top_k=8))

@@ -32,7 +32,8 @@ def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert text in said.out, text
     folder = tmp_path / "run"
     assert {"confusion.png", "curves.png", "model", "transformers", "metrics.csv"} <= {p.name for p in folder.iterdir()}
-    assert result(folder)["result"].keys() == {"test_loss", "test_accuracy", "test_f1"} and not result(folder)["real"]
+    names = {"test_loss", "test_accuracy", "test_f1", "test_calibration_error"}
+    assert result(folder)["result"].keys() == names and not result(folder)["real"]
     model = zoo.load(folder)
     assert model.labels == ["negative", "positive"]
     card, theirs = ((folder / where / "README.md").read_text() for where in ("model", "transformers"))

@@ -100,6 +100,9 @@ def export(
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     if format == "transformers":
         _say_what_is_not_cleaned(model, folder)
+    if model.temperature != 1.0 and model.config.head in CLASSIFIER_HEADS:
+        say(f"{folder}: the temperature {model.temperature:.4g} is part of the last layer there: probabilities are the "
+            f"same, logits are those of this model divided by it", file=sys.stderr)  # fmt: skip
     return folder
 
 
@@ -215,8 +218,19 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)
     bare = config.head is None
-    tensors = _convert(tensors, model, target, config)
+    tensors = _convert(_with_temperature(tensors, model), model, target, config)
     return files, export_tensors(mapping.table_for(model.config), tensors, base="" if bare else mapping.base)
+
+
+def _with_temperature(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """The tensors with the temperature of the model in its last layer: no other library divides logits by one."""
+    if model.temperature == 1.0 or model.config.head not in CLASSIFIER_HEADS:
+        return tensors
+    scaled = {name: x / model.temperature for name, x in tensors.items() if name.startswith("head.proj.")}
+    if not scaled:
+        raise ValueError(f"the classifier of {model.family} has no last layer that could take up the temperature "
+                         f"{model.temperature:g} of its probabilities: set model.temperature = 1")  # fmt: skip
+    return tensors | scaled
 
 
 def _sentence_transformers_files(model: Model) -> dict[str, Any]:

@@ -20,10 +20,10 @@ def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def activated(model: Model, scores: Tensor) -> Tensor:
-    """Scores [B, C] of a classifier -> probabilities by its problem type, or the values of a regression."""
+    """Scores [B, C] of a classifier -> probabilities by its problem type and temperature, or values of a regression."""
     return {
-        "single_label_classification": scores.softmax(-1),
-        "multi_label_classification": scores.sigmoid(),
+        "single_label_classification": (scores / model.temperature).softmax(-1),
+        "multi_label_classification": (scores / model.temperature).sigmoid(),
     }.get(model.config.resolved_problem_type, scores)
 
 

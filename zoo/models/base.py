@@ -10,7 +10,7 @@ from torch import nn
 from zoo.models.config import CLASSIFIER_HEADS
 from zoo.nn.init import initialize
 from zoo.nn.stack import Stack
-from zoo.utils.errors import did_you_mean
+from zoo.utils.errors import did_you_mean, is_number
 from zoo.utils.type_checks import is_list_of_texts
 
 # Arguments of transformers models that ours do not take, and what to do instead.
@@ -31,6 +31,8 @@ ALTERNATIVES = {
 class Model(nn.Module):
     """Base class of all models: `embed -> encode -> head`.
 
+    temperature: what `zoo.predict` divides logits by before they become probabilities; `forward` does not.
+
     extra_files: contents of files of the folder it was loaded from that belong to the model, such as a chat template,
     by name; other_files: names of those that are not kept.
 
@@ -47,6 +49,7 @@ class Model(nn.Module):
     other_files: Sequence[str] = ()
     drop_padding: bool = True
     _labels: list[str] | None = None
+    _temperature: float = 1.0
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -63,6 +66,17 @@ class Model(nn.Module):
         if names is not None and not is_list_of_texts(names):
             raise ValueError(f"labels={names!r:.200}: expected a list of the names of the classes, ['cat', 'dog']")
         self._labels = None if names is None else [str(name) for name in names]
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the probabilities of a classifier. Raises ValueError for values that are not above 0."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not is_number(value) or value <= 0:
+            raise ValueError(f"temperature={value!r:.200}: expected a finite number above 0, such as 1.5")
+        self._temperature = float(value)
 
     @property
     def num_features(self) -> int:
@@ -118,7 +132,7 @@ class Model(nn.Module):
         self.head = self.make_head()
         if self.head is not None:
             self.head.to(like.device, like.dtype).train(self.training)
-        self.labels = None
+        self.labels, self.temperature = None, 1.0
         own = {name: weight for name, weight in self.named_parameters() if name.startswith("head.")}
         kept = [name for name in own.keys() & old.keys() if not name.startswith("head.proj")]
         initialize(self, seed, only=own.keys() - set(kept))

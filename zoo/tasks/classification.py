@@ -1,6 +1,7 @@
 """Classification (single-label, soft targets, multi-label) and regression."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -12,6 +13,7 @@ from zoo.models.base import Model
 from zoo.models.config import ProblemType
 from zoo.nn.heads import rescale_output
 from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.calibration import TemperatureFit
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.problem_types import Objective, Unit
 
@@ -32,8 +34,9 @@ class ClassificationTask(Task):
         L.Trainer(max_epochs=3).fit(task, loader)
 
     Batches are dicts with `labels` [B] and the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
-    `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` and `test_f1`; multi-label classification also logs
-    `val_f1`; regression logs `error` (mean absolute error, in the units of the labels) and `r2` instead.
+    `val_loss`, `val_accuracy`, `val_f1` (mean over the classes), `val_calibration_error` (expected calibration error)
+    and the same as `test_...`; regression logs `error` (mean absolute error, in the units of the labels) and `r2`
+    instead.
 
     Args:
         model: Returns logits [B, C].
@@ -67,6 +70,9 @@ class ClassificationTask(Task):
         metric, self.mode = self.objective.monitor
         self.monitor = f"val_{metric}"
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
+        self.temperature = model.temperature if isinstance(model, Model) else 1.0
+        self.calibration: dict[str, float] = {}  # of `fit_temperature`: the temperature, and errors before and after
+        self._fits_temperature = False
         self.confusion: Tensor | None = None
         self.class_counts: Tensor | None = None
 
@@ -86,7 +92,7 @@ class ClassificationTask(Task):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "temperature" if self._fits_temperature else "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Update the test metrics; deterministic."""
@@ -95,11 +101,35 @@ class ClassificationTask(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Probabilities [B, C], or predicted values [B] for regression."""
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
-        return self.objective.predictions(self._logits(self.evaluated, batch))
+        return self.objective.predictions(self._logits(self.evaluated, batch) / self.temperature)
+
+    @contextmanager
+    def fit_temperature(self) -> Iterator[None]:
+        """Context in which a validation, `trainer.validate(task, data)`, fits `temperature` instead of logging metrics.
+
+        Logits are divided by it in later tests and predictions, and `finalize` writes it to the model. It stays 1 if
+        no finite temperature is the best; see `zoo.tasks.calibration.fit_temperature`.
+        """
+        self.temperature, self._fits_temperature = 1.0, True
+        try:
+            yield
+        finally:
+            self._fits_temperature = False
+
+    def on_fit_start(self) -> None:
+        """As in Task; a temperature that was fitted before does not fit the weights any longer."""
+        super().on_fit_start()
+        self.temperature = 1.0
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self._log_epoch("val")
+        if not self._fits_temperature:
+            self._log_epoch("val")
+            return
+        names = ("temperature", "val_calibration_error_before", "val_calibration_error")
+        found = dict(zip(names, self._pop_metric("temperature_fit").tolist(), strict=True))
+        self.calibration = found | ({} if found["temperature"] > 0 else {"temperature": 1.0})
+        self.temperature = self.calibration["temperature"]
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics; keep the confusion matrix [C, C] (true, predicted) and the counts of each class."""
@@ -110,8 +140,11 @@ class ClassificationTask(Task):
         self._log_epoch("test")
 
     def finalize(self, model: nn.Module) -> nn.Module:
-        """As `Task.finalize`; regression outputs are in the units of the labels again."""
+        """As `Task.finalize`; regression outputs are in the units of the labels again, and the model has the
+        temperature."""
         model = super().finalize(model)
+        if isinstance(model, Model):
+            model.temperature = self.temperature
         if self.objective.unit != _IDENTITY:
             rescale_output(cast(Any, model).head.proj, *self.objective.unit)
             self.objective = replace(self.objective, unit=_IDENTITY)
@@ -145,9 +178,13 @@ class ClassificationTask(Task):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
-        logits, labels = self._logits(self.evaluated, batch), batch["labels"]
+        logits, labels = self._logits(self.evaluated, batch) / self.temperature, batch["labels"]
         if (keep := batch.get("weight")) is not None:  # 0 marks padding rows in the last batch of a rank
             logits, labels = logits[keep.bool()], labels[keep.bool()]
+        if stage == "temperature":
+            fit = self.metrics.setdefault("temperature_fit", TemperatureFit(self.objective.problem_type))
+            fit.to(self.device).update(logits, labels)
+            return
         if f"{stage}_loss" not in self.metrics:
             metrics = {"loss": MeanMetric()} | self.objective.metrics(stage, logits.shape[-1])
             self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in metrics.items()}

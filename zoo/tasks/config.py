@@ -46,10 +46,13 @@ class ClassificationSettings:
     Attributes:
         label_smoothing: Label smoothing: fraction of the target spread evenly over all classes.
         baseline: Also score the majority class (or the mean) and a linear model on simple features, to compare with.
+        calibration: `temperature` fits, after training, the number by which the saved model divides its logits before
+            they become probabilities, on the validation items. It changes no prediction, only its probability.
     """
 
     label_smoothing: float = 0.0
     baseline: bool = True
+    calibration: Literal["none", "temperature"] = "none"
 
     def __post_init__(self) -> None:
         _within("label_smoothing", self.label_smoothing, 0.0, 1.0)

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, Metric, R2Score
 from torchmetrics.classification import (
+    BinaryCalibrationError,
     MulticlassAccuracy,
+    MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassStatScores,
@@ -18,6 +20,7 @@ from torchmetrics.classification import (
 )
 
 from zoo.models.config import ProblemType
+from zoo.tasks.calibration import BINS
 
 Unit = tuple[float, float]
 Loss = Callable[[Tensor, Tensor, str], Tensor]
@@ -115,7 +118,8 @@ class Objective:
         return F.mse_loss(logits[:, 0], self.normalize(labels).to(logits), reduction="none")
 
     def metrics(self, stage: str, classes: int) -> dict[str, Metric]:
-        """Metrics other than the loss, by name; the F1 score is averaged over the classes.
+        """Metrics other than the loss, by name; the F1 score is averaged over the classes, the calibration error
+        is the expected one (ECE).
 
         A test also has the `counts` of each class, [C, 5]: true positives, false positives, true negatives, false
         negatives, items of the class; and the `confusion` matrix of up to 100 classes.
@@ -124,11 +128,13 @@ class Objective:
         if self.problem_type == "regression":
             return {"error": MeanAbsoluteError(), "r2": R2Score()}
         if self.problem_type == "multi_label_classification":
-            found = {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes)}
+            found = {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes),
+                     "calibration_error": BinaryCalibrationError(BINS)}  # fmt: skip
             return found | ({"counts": MultilabelStatScores(classes, average=None)} if stage == "test" else {})
         found = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1": MulticlassF1Score(classes, average="macro"),
+            "calibration_error": MulticlassCalibrationError(classes, BINS),
         }
         if stage == "test":
             found["counts"] = MulticlassStatScores(classes, average=None)

@@ -161,6 +161,7 @@ class BestAndLastCheckpoints(Checkpoint):
         self.stop_monitor, self.stop_mode = stop_monitor or monitor, stop_mode or mode
         self.best: float | None = None
         self.best_step = 0
+        self.best_metrics: dict[str, float] = {}  # of the validation at the best step
         self.stop_best: float | None = None
         self.worse = 0  # validations since the best value of `stop_monitor`
         self._saved_at = 0
@@ -203,6 +204,8 @@ class BestAndLastCheckpoints(Checkpoint):
         improved = is_better(value, self.best, self.mode)
         if improved:
             self.best, self.best_step = float(value), trainer.global_step  # type: ignore[arg-type]
+            logged = trainer.callback_metrics.items()
+            self.best_metrics = {name: round(float(x), 6) for name, x in logged if name.startswith("val_")}
         if is_better(stop_value, self.stop_best, self.stop_mode):
             self.stop_best, self.worse = float(stop_value), 0  # type: ignore[arg-type]
         else:
@@ -223,11 +226,13 @@ class BestAndLastCheckpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved in the checkpoint."""
-        return {"best": self.best, "best_step": self.best_step, "stop_best": self.stop_best, "worse": self.worse}
+        return {"best": self.best, "best_step": self.best_step, "best_metrics": self.best_metrics,
+                "stop_best": self.stop_best, "worse": self.worse}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best_metrics = state_dict.get("best_metrics", {})
         self.stop_best, self.worse = state_dict.get("stop_best"), state_dict.get("worse", 0)
 
 

@@ -81,16 +81,18 @@ def class_names(task: Any, count: int) -> list[str]:
 
 
 def write_reports(folder: Path, task: Any) -> dict[str, Any]:
-    """Write `classes.csv` and `confusion.csv`, as far as the task has classes; returns the means over the classes."""
+    """Write `classes.csv` and `confusion.csv`, as far as the task has classes; returns entries of `metrics.json`:
+    the means over the classes, the calibration."""
     if (matrix := getattr(task, "confusion", None)) is not None:
         names = class_names(task, len(matrix))
         rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
         _write_csv(folder / "confusion.csv", [["true class", *names], *rows])
+    found: dict[str, Any] = {"calibration": values} if (values := getattr(task, "calibration", {})) else {}
     if (report := report_of(task)) is None:
-        return {}
+        return found
     rows = [[name, *(round(score, 6) for score in scores), support] for name, *scores, support in report.rows()]
     _write_csv(folder / "classes.csv", [["class", *SCORES, "support"], *rows])
-    return {"means_over_classes": report.means()}
+    return found | {"means_over_classes": report.means()}
 
 
 def _write_csv(file: Path, rows: list[list[Any]]) -> None:

@@ -14,6 +14,7 @@ from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.class_report import report_of
+from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
 from zoo.training.result import Result
@@ -51,6 +52,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     prepare_model(task, run.config.trainer.gradient_checkpointing)
     check_export(run, task.model)
     monitored = monitors(task, run.config.trainer.monitor)
+    check_calibration(run, task, data)
     run.started = True
     longer_run = (longer_runs or {}).get(run.data.name, "")
     if isinstance(data, KeyedDataModule):
@@ -107,6 +109,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
         if stopped_early:
             best, stop = checkpoint_callback.best_step, checkpoint_callback.stop_monitor
             out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
+        if found := getattr(task, "calibration", {}):
+            out.print(f"[bold]temperature [/bold]{describe_calibration(found)}", highlight=False)
         if (report := report_of(task)) is not None:
             report.print(out)
         print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
@@ -119,6 +123,29 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
         if not hasattr(task.model, "set_checkpointing"):
             raise ValueError(f"gradient_checkpointing=true: {type(task.model).__name__} does not support it")
         cast(Any, task.model).set_checkpointing(True)
+
+
+def check_calibration(run: Run, task: Task, data: L.LightningDataModule) -> None:
+    """Check that a temperature can be fitted, if the settings say so. Raises: SettingsError."""
+    if not _calibrates(run):
+        return
+    if getattr(task, "objective", None) is None or cast(Any, task).objective.problem_type == "regression":
+        raise SettingsError("calibration=temperature: a regression has no probabilities; omit it")
+    if isinstance(data, KeyedDataModule) and data.val is data.test:
+        raise SettingsError("calibration=temperature is fitted on validation items, and this run validates on the test "
+                            "set, which it would then no longer test: set val_fraction= above 0")  # fmt: skip
+
+
+def _calibrates(run: Run) -> bool:
+    return getattr(getattr(run.config, "task", None), "calibration", "none") == "temperature"
+
+
+def describe_calibration(found: Mapping[str, float]) -> str:
+    """The fitted temperature in words."""
+    before, after = (found[f"val_calibration_error{name}"] for name in ("_before", ""))
+    if found["temperature"] == 1.0:
+        return f"1: the validation items determine no other one (their calibration error is {before:.4f})"
+    return f"{found['temperature']:.4g}: calibration error of the validation items {before:.4f} -> {after:.4f}"
 
 
 def resumed_step(run: Run, csv: CsvLogger, model: torch.nn.Module) -> int:
@@ -147,6 +174,9 @@ def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) 
         check_best(best, run.folder.last)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         best = trainer.strategy.broadcast(best)  # rank 0 wrote it, other ranks may not see it yet
+    if _calibrates(run):
+        with cast(Any, task).fit_temperature():
+            trainer.validate(task, data, ckpt_path=best, verbose=False, weights_only=True)
     trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)
     return {
         name: round(float(value), 6) for name, value in trainer.callback_metrics.items() if name.startswith("test_")

@@ -42,7 +42,8 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         "skipped_steps": task.guard.skipped, "seconds": result.seconds, "seed": s.seed,
         "best_step": checkpoint_callback.best_step or None,
         f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "monitor": checkpoint_callback.monitor,
-        "stop_monitor": checkpoint_callback.stop_monitor, "model": run.model_name,
+        "stop_monitor": checkpoint_callback.stop_monitor, "validation": checkpoint_callback.best_metrics,
+        "model": run.model_name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "baseline": run.baseline.as_dict() if run.baseline else None,
         "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
@@ -83,7 +84,7 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
     state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
     copied = build(family(model.family), model.config, "cpu")
     copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    for name in ("variant", "preprocess", "labels", "load_report", "extra_files", "other_files"):
+    for name in ("variant", "preprocess", "labels", "temperature", "load_report", "extra_files", "other_files"):
         setattr(copied, name, getattr(model, name))
     return cast(Model, task.finalize(copied))
 

@@ -17,7 +17,8 @@ class Checkpoint:
 
     path: folder or `.ckpt` file. variant: name of the model, if known. table, base: map the names of the tensors, see
     `zoo.models.mapping.tensors`; None for our own format. mapping: CheckpointMapping or MultiTowerMapping of the other
-    library. architecture: its name of the model class. tensors: the weights, if they stand in another file than the
+    library. architecture: its name of the model class. temperature: of the
+    probabilities. tensors: the weights, if they stand in another file than the
     folder's, and are read already. notes: what could not be read as it is, for the load report.
     """
 
@@ -28,6 +29,7 @@ class Checkpoint:
     variant: str | None = None
     preprocess: Any = None
     labels: list[str] | None = None
+    temperature: float = 1.0
     table: str | None = None
     base: str = ""
     mapping: Any = None

@@ -12,11 +12,13 @@ from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils import renamed
-from zoo.utils.errors import LoadError, check_keys
+from zoo.utils.errors import LoadError, check_keys, is_number
 from zoo.utils.files import read_json
 from zoo.utils.version import __version__
 
-FORMAT = 2  # format 1 has other names for some fields; they are renamed when it is read
+# Format 1 has other names for some fields; they are renamed when it is read. Format 3 has a temperature; a model
+# without one is written in format 2, which earlier versions read.
+FORMAT = 3
 KEYS = ("library_name", "format", "family", "variant", "config", "preprocess", "labels", "tied")
 
 
@@ -27,15 +29,17 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
         model.preprocess.check(model.config)
         files = {} if apart else model.preprocess.files() | template_files(model.preprocess)
         preprocess = model.preprocess.to_dict() | ({"files": files} if files else {})
+    temperature = {} if model.temperature == 1.0 else {"temperature": model.temperature}
     return {
         "library_name": "zoo",
-        "format": FORMAT,
+        "format": FORMAT if temperature else 2,
         "family": model.family,
         "variant": model.variant,
         "config": config_as_tied(model).to_dict(),
         "preprocess": preprocess,
         "labels": model.labels,
         "tied": tied_names(model),
+        **temperature,
     }
 
 
@@ -61,7 +65,7 @@ def from_description(values: Mapping[str, Any], path: Path, file: Path) -> Check
         )
     if type(number) is not int or number not in range(1, FORMAT + 1):
         raise LoadError(f"{file} has format {number!r}, expected a whole number from 1 to {FORMAT}: it is damaged")
-    check_keys(file, values, KEYS)
+    check_keys(file, values, (*KEYS, "temperature") if number > 2 else KEYS)
     if not isinstance(values["variant"], str | None):
         raise LoadError(f"{file}: 'variant' is {values['variant']!r:.200}, expected null or the name of a model")
     if number == 1:
@@ -74,9 +78,10 @@ def from_description(values: Mapping[str, Any], path: Path, file: Path) -> Check
             preprocess.check(config)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{file}: {error}") from None
-    return Checkpoint(
-        path, "zoo", found, config, values["variant"], preprocess, _labels(values["labels"], config, file)
-    )
+    labels, temperature = _labels(values["labels"], config, file), values.get("temperature", 1.0)
+    if not is_number(temperature) or temperature <= 0:
+        raise LoadError(f"{file}: 'temperature' is {temperature!r:.200}, expected a finite number above 0")
+    return Checkpoint(path, "zoo", found, config, values["variant"], preprocess, labels, temperature)
 
 
 def _labels(labels: Any, config: Any, file: Path) -> list[str] | None:
