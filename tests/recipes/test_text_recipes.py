@@ -120,6 +120,17 @@ def test_numbers_go_on_from_a_model_that_has_learned_them(tmp_path: Path) -> Non
     assert second == pytest.approx(first, rel=1e-4)
 
 
+def test_names_of_classes_and_labels_that_look_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stars, words = tmp_path / "stars.csv", tmp_path / "words.csv"
+    stars.write_text("text,label\n" + "".join(f"text {i},{1 + i % 2}\n" for i in range(60)))
+    assert call("finetune_text", tmp_path / "one", f"data={stars}", *FEW[2:], "steps=1", "class_names=[bad, good]") == 0
+    assert zoo.load(tmp_path / "one").labels == ["bad", "good"]
+    words.write_text("text,label\n" + "".join(f"text {i},{('Pos', 'pos', 'neg')[i % 3]}\n" for i in range(60)))
+    assert call("finetune_text", tmp_path / "two", f"data={words}", *FEW[2:], "steps=1") == 0
+    assert "different classes that look like the same one: 'Pos' (20), 'pos' (20)" in capsys.readouterr().out
+    assert zoo.load(tmp_path / "two").labels == ["Pos", "neg", "pos"]
+
+
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9", "monitor=accuracy")
     assert call("finetune_text", tmp_path / "run", *words) == 0

@@ -78,7 +78,27 @@ class ItemDataSettings(BaseDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(ItemDataSettings):
+class LabelSettings(ItemDataSettings):
+    """Options of the datasets with labels.
+
+    Attributes:
+        class_names: Names of the classes, for labels that are whole numbers: a list in the order of the numbers, or a
+            file with a name a line. The saved model predicts them.
+        normalize_labels: Take labels that differ in case or spaces alone (`Pos`, ` pos `) as one class, with the most
+            frequent spelling. Otherwise they are different classes, and the banner names them.
+    """
+
+    class_names: list[str] | str = field(default_factory=list)
+    normalize_labels: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_names and self.name.startswith("synthetic"):
+            raise ValueError("class_names= is for your own data: the classes of synthetic data have names; omit it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(LabelSettings):
     """Labeled images for classification.
 
     Attributes:
@@ -112,7 +132,7 @@ class DataSettings(ItemDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextDataSettings(ItemDataSettings):
+class TextDataSettings(LabelSettings):
     """Labeled texts for classification or regression.
 
     Attributes:
@@ -217,7 +237,7 @@ class AudioSourceSettings(ItemDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioDataSettings(AudioSourceSettings):
+class AudioDataSettings(AudioSourceSettings, LabelSettings):
     """Labeled audio clips for classification.
 
     Attributes:

@@ -62,6 +62,7 @@ class Splits(Generic[D]):
         notice: Message for the user about the choice of the dataset, if any.
         test_name: What the test items are from, if not the test split of the dataset.
         skipped: One message for each skipped item.
+        notes: What the user should know about the labels, one sentence each.
     """
 
     train: D
@@ -76,6 +77,7 @@ class Splits(Generic[D]):
     notice: str | None = None
     test_name: str = ""
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def parts(self) -> list[D]:

@@ -16,6 +16,7 @@ class DatasetInfo:
         train: Number of training items, those that are held out for validation included.
         test: Number of test items.
         test_name: What the test items are from, if not the test split of the dataset.
+        notes: What the user should know about the labels, one sentence each.
         trained_on, validation: Number of items trained on and validated on; `fit` sets them.
     """
 
@@ -25,6 +26,7 @@ class DatasetInfo:
     train: int
     test: int
     test_name: str = ""
+    notes: tuple[str, ...] = ()
     trained_on: int = 0
     validation: int = 0
 
@@ -34,7 +36,8 @@ class DatasetInfo:
         whose items may be parts of one text.
         """
         splits = getattr(data, "splits", data)
-        return cls(splits.name, splits.real, splits.source, len(data.train), len(data.test), splits.test_name)
+        return cls(splits.name, splits.real, splits.source, len(data.train), len(data.test), splits.test_name,
+                   tuple(getattr(splits, "notes", ())))  # fmt: skip
 
     @property
     def counts(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, audio_folder, decode_audio, read_audio_table, sources_of
 from zoo.data.config import AudioDataSettings, AudioSourceSettings
+from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, drop_unlabeled_splits, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.labels import encode_labels
@@ -68,6 +69,8 @@ def labeled_clips(source: Source, s: AudioDataSettings, seed: int) -> AudioSplit
     if notice:
         announce(notice)
     tables = hold_out_speaker(tables, s)
+    named = name_labels(tables, columns_of(tables, label), s)
+    tables = named.tables
     read: dict[str, AudioClips] = {}
     rows: dict[str, list[int]] = {}
     for split, table in tables.items():
@@ -87,7 +90,7 @@ def labeled_clips(source: Source, s: AudioDataSettings, seed: int) -> AudioSplit
                f"add clips or a test split")  # fmt: skip
     sets = with_test(sets, seed, problem, names)
     return AudioSplits(sets["train"], sets["test"], source.name, True, source.where,
-                       validation=sets.get("validation"), classes=names)  # fmt: skip
+                       validation=sets.get("validation"), classes=names, notes=named.notes)  # fmt: skip
 
 
 def read_audio(

@@ -12,6 +12,7 @@ from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import Decoded, decode, identity
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.class_folders import class_tables, validation_as_test
+from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import (
     FILE_NAMES,
     LABEL_NAMES,
@@ -140,14 +141,15 @@ def _held_out_files(table: Table, seed: int) -> list[bool]:
 def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, seed: int) -> ImageSplits:
     """Decode the images of tables; without a test table, 10 % of each class are held out as test split."""
     card = source.card
-    classes = source.classes
     image = find_column(source.tables["train"], s.image, "image", COLUMN_NAMES["image"])
     label = find_column(source.tables["train"], s.label, "label", COLUMN_NAMES["label"])
     tables, notice = drop_unlabeled_splits(source.tables, [label])
     if notice:
         announce(notice)
+    named = name_labels(tables, columns_of(tables, label), s)
+    classes = named.names or source.classes
     sets = {}
-    for split, table in tables.items():
+    for split, table in named.tables.items():
         check_column(table, image, "image")
         check_column(table, label, "label")
         classes = classes or _class_names(table, label)  # those of the training table, which comes first
@@ -158,7 +160,7 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
     sets = with_test(sets, seed, problem, sets["train"].classes)
     mean, std = (card.mean, card.std) if card else statistics(sets["train"].images)
     return ImageSplits(sets["train"], sets["test"], source.name, True, source.where, mean, std, card,
-                       validation=sets.get("validation"))  # fmt: skip
+                       validation=sets.get("validation"), notes=named.notes)  # fmt: skip
 
 
 def _decode(table: Table, column: str, card: Card | None, processor: ImageProcessor, on_error: str) -> Decoded:

@@ -97,6 +97,8 @@ def _classes(table: Table, column: str, rows: list[int], values: list[Any],
         raise DataError(f"{table.where}: {len(texts):,} different labels in {column!r}; is it the right column? "
                         f"For numeric targets use problem_type=regression")  # fmt: skip
     found = sorted(texts, key=lambda text: (_as_number(text) is None, _as_number(text) or 0.0, text))
+    if stored and next(iter(texts.values()))[0] is int and all(0 <= int(text) < len(stored) for text in found):
+        return list(stored), {str(i): i for i in range(len(stored))}
     if stored and set(found) <= set(stored):
         return list(stored), {name: i for i, name in enumerate(stored)}
     if stored and all(text.isdigit() and int(text) < len(stored) for text in found):
@@ -135,7 +137,7 @@ def _binary(table: Table, columns: list[str], rows: list[int], values: list[list
 def _label_lists(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
           values: Mapping[str, list[Any]]) -> tuple[list[str], dict[str, Tensor]]:  # fmt: skip
     """Multi-label targets from a column of lists of names, or of names separated by `|`."""
-    lists = {s: [_names(value) for value in entries] for s, entries in values.items()}
+    lists = {s: [label_names(value) for value in entries] for s, entries in values.items()}
     names = sorted({name for entry in lists["train"] for name in entry})
     index = {name: i for i, name in enumerate(names)}
     targets = {}
@@ -152,5 +154,6 @@ def _label_lists(tables: Mapping[str, Table], rows: Mapping[str, list[int]],
     return names, targets
 
 
-def _names(value: Any) -> list[str]:
+def label_names(value: Any) -> list[str]:
+    """The names in a cell of several labels: a list of names, or a text of names separated by `|`."""
     return [str(name) for name in value] if isinstance(value, list) else [n.strip() for n in str(value).split("|")]

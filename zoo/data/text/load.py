@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from zoo.data.config import TextDataSettings
+from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import (
     LABEL_NAMES,
     TEXT_NAMES,
@@ -76,6 +77,11 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
     tables, notice = drop_unlabeled_splits(source.tables, label)
     if len(label) == 1 and s.problem_type in ("auto", "regression"):
         tables = with_decimal_points(tables, label[0])
+    labeled = name_labels(tables, columns_of(tables, label[0]), s) if len(label) == 1 else None
+    if labeled is None and (s.class_names or s.normalize_labels):
+        raise DataError(f"label={','.join(label)}: several label columns have the names of their columns; omit "
+                        f"class_names= and normalize_labels=")  # fmt: skip
+    tables = labeled.tables if labeled else tables
     if len(text) > 2:
         raise DataError(f"text={','.join(text)}: expected one column, or two for text pairs")
     read: dict[str, tuple[list[Text], list[int]]] = {}
@@ -87,13 +93,17 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
     announce_skipped(broken, "rows")
     rows = {split: kept for split, (_, kept) in read.items()}
     problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, source.classes)
+    if s.class_names and problem_type != "single_label_classification":
+        raise DataError(f"class_names= with problem_type={problem_type}: only the classes of one label have numbers "
+                        f"to be named; omit it")  # fmt: skip
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
     problem = (f"{source.where} has too few texts of each label to hold some out for testing: add texts, or give a "
                f"table to test on (test=)")  # fmt: skip
     sets = with_test(sets, seed, problem, names if problem_type == "single_label_classification" else ())
     return Splits(sets["train"], sets["test"], source.name, True, source.where, validation=sets.get("validation"),
-                  classes=names, problem_type=problem_type, notice=notice, test_name=test_name)  # fmt: skip
+                  classes=names, problem_type=problem_type, notice=notice, test_name=test_name,
+                  notes=labeled.notes if labeled else [])  # fmt: skip
 
 
 def _texts(table: Table, text: list[str], label: list[str], skip: bool,
