@@ -1,6 +1,7 @@
 """Data options of the recipes. Imports no torch, so that `--help` is fast."""
 
 import codecs
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -78,7 +79,40 @@ class ItemDataSettings(BaseDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings(ItemDataSettings):
+class GroupSettings(ItemDataSettings):
+    """Options for items that belong together, such as those of one speaker, author or patient.
+
+    Attributes:
+        group_column: Column of the speaker, author or patient: validation and test hold out whole ones.
+        group_pattern: The same for folders of files: a regular expression with one group in parentheses, searched in
+            the path of each file, e.g. `([^/]+)_[0-9]+` for `dog/anna_1.wav`.
+    """
+
+    group_column: str = ""
+    group_pattern: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group_column and self.group_pattern:
+            raise ValueError("group_column= and group_pattern= are both given: give only one of them")
+        if self.group_option and self.name.startswith("synthetic"):
+            raise ValueError(f"{self.group_option}: synthetic data has no groups; omit it")
+        try:
+            groups = re.compile(self.group_pattern).groups if self.group_pattern else 1
+        except re.error as error:
+            raise ValueError(f"group_pattern={self.group_pattern}: not a regular expression ({error})") from None
+        if groups != 1:
+            raise ValueError(f"group_pattern={self.group_pattern}: expected one group in parentheses, got {groups}")
+
+    @property
+    def group_option(self) -> str:
+        """The option that is given, for messages."""
+        option = f"group_column={self.group_column}" if self.group_column else ""
+        return option or (f"group_pattern={self.group_pattern}" if self.group_pattern else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings(GroupSettings):
     """Options of the datasets with labels.
 
     Attributes:
@@ -262,7 +296,7 @@ class AudioDataSettings(AudioSourceSettings, LabelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechSettings(AudioSourceSettings):
+class SpeechSettings(AudioSourceSettings, GroupSettings):
     """Transcribed speech for speech recognition.
 
     Attributes:

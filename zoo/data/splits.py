@@ -23,10 +23,14 @@ class Items(ABC):
     Attributes:
         noun: The word for the items in messages.
         smallest_validation: Number of items that a validation split needs at least.
+        group_ids: Number of the speaker, author or patient of each item, int64 [N], if whole ones are held out.
+        group_option: The option that chose them, for messages.
     """
 
     noun: ClassVar[str] = "items"
     smallest_validation: ClassVar[int] = 1
+    group_ids: Tensor | None = None
+    group_option: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -35,13 +39,20 @@ class Items(ABC):
     def take(self, rows: Tensor) -> Self:
         """The items of these rows, int64 indices."""
 
+    def select(self, rows: Tensor) -> Self:
+        """The items of these rows, with their speakers, authors or patients."""
+        part = self.take(rows)
+        if self.group_ids is not None:
+            part.group_ids, part.group_option = self.group_ids[rows], self.group_option
+        return part
+
     def groups(self) -> Tensor:
         """Group of each row, int64 [N], such as its class: what is held out has equal fractions of each group."""
         return torch.zeros(len(self), dtype=torch.int64)
 
     def subset(self, count: int, *, seed: int = 0) -> Self:
         """A seeded subset of `count` items, balanced over the groups; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(balanced_rows(self.groups(), count, seed))
+        return self if not count or count >= len(self) else self.select(balanced_rows(self.groups(), count, seed))
 
 
 D = TypeVar("D", bound=Items)
@@ -98,7 +109,7 @@ class Splits(Generic[D]):
             return self
         if not fraction:
             return replace(self, validation=self.test)
-        held = held_out_mask(self.train.groups(), fraction, seed)
+        held = held_out(self.train, fraction, seed, "validation")
         _check_validation(held, fraction, self.train)
         train, validation = partition(self.train, held)
         return replace(self, train=train, validation=validation)
@@ -127,7 +138,7 @@ def _check_validation(held: Tensor, fraction: float, train: Items) -> None:
 
 def partition(data: D, held: Tensor) -> tuple[D, D]:
     """(the rows where `held` [N] is False, those where it is True)."""
-    return data.take((~held).nonzero()[:, 0]), data.take(held.nonzero()[:, 0])
+    return data.select((~held).nonzero()[:, 0]), data.select(held.nonzero()[:, 0])
 
 
 def with_test(parts: Mapping[str, D], seed: int, problem: str, classes: Sequence[str] = ()) -> dict[str, D]:
@@ -144,14 +155,55 @@ def with_test(parts: Mapping[str, D], seed: int, problem: str, classes: Sequence
     if "test" in parts:
         return dict(parts)
     groups = parts["train"].groups()
-    held = held_out_mask(groups, TEST_FRACTION, seed)
+    held = held_out(parts["train"], TEST_FRACTION, seed, "test")
     if not held.any():
         raise DataError(problem)
-    if classes and (alone := set(groups.tolist()) - set(groups[held].tolist())):
+    if classes and parts["train"].group_ids is None and (alone := set(groups.tolist()) - set(groups[held].tolist())):
         single, noun = listed([classes[i] for i in sorted(alone)]), parts["train"].noun.removesuffix("s")
         announce(f"not tested: {single}, with a single {noun} each, which is trained on")
     train, test = partition(parts["train"], held)
     return {**parts, "train": train, "test": test}
+
+
+def held_out(data: Items, fraction: float, seed: int, split: str) -> Tensor:
+    """bool [N]: True for the rows to hold out: a fraction of each class, or whole speakers, authors or patients.
+
+    Raises: DataError if there are too few of these.
+    """
+    if data.group_ids is None:
+        return held_out_mask(data.groups(), fraction, seed)
+    labels: Tensor | None = getattr(data, "labels", None)
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():  # they are not classes
+        labels = torch.zeros(len(data), dtype=torch.int64)
+    held = held_out_groups(data.group_ids, labels, fraction, seed)
+    if not held.any():
+        count = len(data.group_ids.unique())
+        why = f"there {'is 1' if count == 1 else f'are {count}'} for training and {split}"
+        why = why if count < 2 else f"each of the {count} has a class that no other one has"
+        away = ", or set val_fraction=0 to validate on the test set" if split == "validation" else ""
+        raise DataError(f"{data.group_option}: none of the groups can be held out for {split}: {why}; add {data.noun} "
+                        f"of others{away}")  # fmt: skip
+    return held
+
+
+def held_out_groups(group_ids: Tensor, classes: Tensor, fraction: float, seed: int) -> Tensor:
+    """bool [N]: True for the rows of a seeded choice of whole groups, about a `fraction` of all rows.
+
+    Every class keeps a row to train on, and at least one group is held out if any can be. The splitters of
+    scikit-learn take a fraction of the groups instead of the rows, or may hold out all rows of a class.
+    """
+    names, group = group_ids.unique(return_inverse=True)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed_for(seed, len(names), 2)))
+    held, target = torch.zeros(len(group), dtype=torch.bool), fraction * len(group)
+    left = torch.bincount(classes)
+    for number in order.tolist():
+        rows = group == number
+        without = left - torch.bincount(classes[rows], minlength=len(left))
+        count = int(held.sum())
+        closer = not count or abs(count + int(rows.sum()) - target) < abs(count - target)
+        if closer and not ((without == 0) & (left > 0)).any():
+            held, left = held | rows, without
+    return held
 
 
 def balanced_rows(groups: Tensor, count: int, seed: int) -> Tensor:

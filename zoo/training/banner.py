@@ -43,7 +43,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
     size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
     rows = [
         ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
-        *(("labels", note) for note in data.notes),
+        *(("note", note) for note in data.notes),
         ("device", devices.describe_device(s)),
         ("precision", s.trainer.precision),
         ("model", f"{run.model_name}{_overrides(s, task.model)}, {size}"),

@@ -8,6 +8,7 @@ from zoo.data.config import AudioDataSettings, AudioSourceSettings
 from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, drop_unlabeled_splits, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
+from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
@@ -86,11 +87,12 @@ def labeled_clips(source: Source, s: AudioDataSettings, seed: int) -> AudioSplit
         )
         for split, clips in read.items()
     }
+    notes = [*named.notes, *assign_groups(sets, tables, rows, s, source.where)]
     problem = (f"{source.where}: each class has a single clip, so that none is left to hold out for testing; "
                f"add clips or a test split")  # fmt: skip
     sets = with_test(sets, seed, problem, names)
     return AudioSplits(sets["train"], sets["test"], source.name, True, source.where,
-                       validation=sets.get("validation"), classes=names, notes=named.notes)  # fmt: skip
+                       validation=sets.get("validation"), classes=names, notes=notes)  # fmt: skip
 
 
 def read_audio(

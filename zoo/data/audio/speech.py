@@ -13,6 +13,7 @@ from zoo.data.audio.tables import AudioClips, audio_folder, read_audio_table
 from zoo.data.config import AudioDataSettings, SpeechSettings
 from zoo.data.sources.columns import TEXT_NAMES, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
+from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import audio as synthetic
@@ -74,7 +75,7 @@ class Recordings(Transcribed):
 
     def subset(self, count: int, *, seed: int = 0) -> "Recordings":
         """The first `count` recordings; 0 keeps all."""
-        return self if not count or count >= len(self) else self.take(torch.arange(count))
+        return self if not count or count >= len(self) else self.select(torch.arange(count))
 
 
 @dataclass
@@ -206,6 +207,9 @@ def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Spl
         name: getattr(s, name)
         for name in ("data_dir", "sampling_rate", "resample", "speaker", "held_out_speaker", "on_error")
     }
+    if s.group_option:
+        raise DataError(f"{s.group_option} with data=fsdd: its sequences of digits are tested on one speaker by "
+                        f"held_out_speaker=; omit the option")  # fmt: skip
     sets = load_audio(AudioDataSettings(name="fsdd", **shared), seed=seed)
 
     def sequences(part: AudioDataset, count: int) -> WordSequences:
@@ -224,18 +228,22 @@ def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Spl
 def _from_tables(source: Source, s: SpeechSettings, seed: int) -> Splits[Transcribed]:
     tables = hold_out_speaker(source.tables, s)
     text = find_column(tables["train"], s.text, "text", TRANSCRIPTS)
-    read: dict[str, Recordings] = {}
+    recordings: dict[str, Recordings] = {}
+    kept: dict[str, list[int]] = {}
     for split, table in tables.items():
         rows = with_values(table, text, s.on_error, "transcript")
         if invalid := [i for i in rows if not isinstance(table.columns[text][i], str)]:
             kind = type(table.columns[text][invalid[0]]).__name__
             raise DataError(f"{table.place(invalid[0])}: the transcript in {text!r} is {kind}, expected a string")
-        clips, rows = read_audio(table, s, rows, sampling_rate=read["train"].sampling_rate if read else s.sampling_rate)
-        recordings = Recordings(clips, [table.columns[text][i] for i in rows])
-        read[split] = _drop_long_clips(recordings, table, rows, s)
+        clips, rows = read_audio(
+            table, s, rows, sampling_rate=recordings["train"].sampling_rate if recordings else s.sampling_rate
+        )
+        recordings[split], kept[split] = Recordings(clips, [table.columns[text][i] for i in rows]), rows
+    notes = assign_groups(recordings, tables, kept, s)
+    read = {split: _drop_long_clips(part, tables[split], kept[split], s) for split, part in recordings.items()}
     read = with_test(read, seed, f"{source.where} has a single clip: none is left to hold out for testing")
     splits: Splits[Transcribed] = Splits(
-        read["train"], read["test"], source.name, True, source.where, validation=read.get("validation")
+        read["train"], read["test"], source.name, True, source.where, validation=read.get("validation"), notes=notes
     )
     return splits.limited(s.max_train_samples, s.max_test_samples, seed)
 
@@ -255,4 +263,4 @@ def _drop_long_clips(recordings: Recordings, table: Table, rows: list[int], s: S
     if len(long) == len(recordings):
         raise DataError(f"{first}, and all other clips are longer than max_duration={s.max_duration:g} as well")
     announce(f"skipped {len(long)} clips longer than {s.max_duration:g} s; {first}")
-    return recordings.take((seconds <= s.max_duration).nonzero()[:, 0])
+    return recordings.select((seconds <= s.max_duration).nonzero()[:, 0])

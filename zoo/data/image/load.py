@@ -24,6 +24,7 @@ from zoo.data.sources.columns import (
 )
 from zoo.data.sources.dataset_cards import Card, load_card
 from zoo.data.sources.find import Read, Source, find_tables, split_tables
+from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.tables import Table
 from zoo.data.splits import TEST_FRACTION, with_test
 from zoo.data.synthetic import shapes
@@ -92,7 +93,7 @@ def _load(s: DataSettings, processor: ImageProcessor, seed: int) -> ImageSplits:
     name = resolve_auto(s.preferred, s.data_dir) if s.name == "auto" else s.name
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
-    folder = partial(_tables_of_folder, seed=seed)
+    folder = partial(_tables_of_folder, seed=seed, whole_groups=bool(s.group_option))
     source, s = find_tables(replace(s, name=name), "image classification", folder=folder)
     return _from_tables(source, s, processor, seed)
 
@@ -109,12 +110,12 @@ def _synthetic() -> ImageSplits:
 # --- from tables to datasets ------------------------------------------------------------------------------------------
 
 
-def _tables_of_folder(folder: Path, read: Read, *, seed: int) -> dict[str, Table]:
+def _tables_of_folder(folder: Path, read: Read, *, seed: int, whole_groups: bool = False) -> dict[str, Table]:
     """The tables of a folder by split: those that it has, or made from one sub-folder of images per class."""
     if not (folder / "train").is_dir() and (tables := split_tables(folder, read)):
         return validation_as_test(tables)
     tables = class_tables(folder, SUFFIXES, "image")
-    if "test" in tables:
+    if "test" in tables or whole_groups:  # whose test split is held out later
         return tables
     held = _held_out_files(tables["train"], seed)
     rows = {"train": [i for i, out in enumerate(held) if not out], "test": [i for i, out in enumerate(held) if out]}
@@ -148,7 +149,8 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
         announce(notice)
     named = name_labels(tables, columns_of(tables, label), s)
     classes = named.names or source.classes
-    sets = {}
+    sets: dict[str, ImageDataset] = {}
+    rows: dict[str, list[int]] = {}
     for split, table in named.tables.items():
         check_column(table, image, "image")
         check_column(table, label, "label")
@@ -156,11 +158,13 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
         decoded = _decode(table, image, card, processor, s.on_error)
         numbers = table.columns[label] if card else _numbers(table, label, classes)
         sets[split] = labeled(decoded, numbers, classes, table.where)
+        rows[split] = decoded.kept.tolist()
+    notes = [*named.notes, *assign_groups(sets, named.tables, rows, s, source.where)]
     problem = f"{source.where}: each class has a single image: none is left to hold out for testing; add some"
     sets = with_test(sets, seed, problem, sets["train"].classes)
     mean, std = (card.mean, card.std) if card else statistics(sets["train"].images)
     return ImageSplits(sets["train"], sets["test"], source.name, True, source.where, mean, std, card,
-                       validation=sets.get("validation"), notes=named.notes)  # fmt: skip
+                       validation=sets.get("validation"), notes=notes)  # fmt: skip
 
 
 def _decode(table: Table, column: str, card: Card | None, processor: ImageProcessor, on_error: str) -> Decoded:

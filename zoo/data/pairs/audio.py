@@ -35,7 +35,7 @@ def load_audio_pairs(
     """
     s = settings or AudioPairSettings()
     if has_captions(s):
-        _check_no_held_out(s)
+        _check_no_class_options(s)
         decoder = AudioDecoder(sampling_rate or s.sampling_rate, s.resample)
         source, s = find_tables(s, "audio-text pairs", folder=caption_folder)
         return finish(from_tables(source, s, "audio", decoder, seed), s, seed)
@@ -44,16 +44,19 @@ def load_audio_pairs(
     s = replace(s, sampling_rate=check_sampling_rate(s.sampling_rate, sampling_rate))
     source, s = find_tables(s, TASK, folder=audio_folder)
     if _has_only_captions(source.tables["train"], s):
-        _check_no_held_out(s)
+        _check_no_class_options(s)
         return finish(from_tables(source, s, "audio", AudioDecoder(s.sampling_rate, s.resample), seed), s, seed)
     tables = {split: with_full_paths(table, Path(table.where).parent) for split, table in source.tables.items()}
     clips = labeled_clips(replace(source, tables=tables), s, seed)
     return pairs_from_classes(clips.limited(s.max_train_samples, s.max_test_samples, seed), s)
 
 
-def _check_no_held_out(s: AudioPairSettings) -> None:
+def _check_no_class_options(s: AudioPairSettings) -> None:
     if s.held_out_classes:
         raise DataError(f"held_out_classes={s.held_out_classes}: {s.name} has captions instead of class labels")
+    if s.group_option or s.class_names or s.normalize_labels:
+        raise DataError(f"{s.name} has captions instead of class labels: omit group_column=, group_pattern=, "
+                        f"class_names= and normalize_labels=")  # fmt: skip
 
 
 def _has_only_captions(table: Table, s: AudioPairSettings) -> bool:
@@ -88,14 +91,16 @@ def pairs_from_classes(sets: AudioSplits, s: AudioPairSettings) -> PairSplits[Au
     captions = prompts(s, sets.classes)
 
     def pairs(part: AudioDataset, unseen: bool) -> PairDataset[AudioClips]:
-        chosen = part.take((is_held_out[part.labels] == unseen).nonzero()[:, 0])
-        return PairDataset(chosen.clips, [captions[i] for i in chosen.labels.tolist()], classes=chosen.labels)
+        chosen = part.select((is_held_out[part.labels] == unseen).nonzero()[:, 0])
+        found = PairDataset(chosen.clips, [captions[i] for i in chosen.labels.tolist()], classes=chosen.labels)
+        found.group_ids, found.group_option = chosen.group_ids, chosen.group_option
+        return found
 
     validation = None if sets.validation is None else pairs(sets.validation, False)
     train, test = pairs(sets.train, False), pairs(sets.test, False)
     unseen = concatenate([pairs(part, True) for part in sets.parts]) if s.held_out_classes else None
     return PairSplits(train, test, sets.name, sets.real, sets.source, validation=validation, classes=sets.classes,
-                      unseen=unseen)  # fmt: skip
+                      unseen=unseen, notes=sets.notes)  # fmt: skip
 
 
 def concatenate(parts: list[PairDataset[AudioClips]]) -> PairDataset[AudioClips]:

@@ -1,7 +1,7 @@
 """Images or audio clips with captions, in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -49,7 +49,9 @@ class PairDataset(Items, Generic[T]):
         families = -(-count // self.family)
         order = torch.randperm(len(self) // self.family, generator=torch.Generator().manual_seed(seed))[:families]
         rows = (order.sort().values[:, None] * self.family + torch.arange(self.family)).flatten()[:count]
-        return replace(self.take(rows), family=self.family)
+        part = self.select(rows)
+        part.family = self.family
+        return part
 
 
 @dataclass

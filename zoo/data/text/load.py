@@ -17,6 +17,7 @@ from zoo.data.sources.columns import (
     with_decimal_points,
 )
 from zoo.data.sources.find import Read, Source, find_tables, split_tables
+from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.data.splits import Splits, with_test
@@ -97,13 +98,14 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
         raise DataError(f"class_names= with problem_type={problem_type}: only the classes of one label have numbers "
                         f"to be named; omit it")  # fmt: skip
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
+    notes = [*(labeled.notes if labeled else []), *assign_groups(sets, tables, rows, s, source.where)]
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
     problem = (f"{source.where} has too few texts of each label to hold some out for testing: add texts, or give a "
                f"table to test on (test=)")  # fmt: skip
     sets = with_test(sets, seed, problem, names if problem_type == "single_label_classification" else ())
     return Splits(sets["train"], sets["test"], source.name, True, source.where, validation=sets.get("validation"),
                   classes=names, problem_type=problem_type, notice=notice, test_name=test_name,
-                  notes=labeled.notes if labeled else [])  # fmt: skip
+                  notes=notes)  # fmt: skip
 
 
 def _texts(table: Table, text: list[str], label: list[str], skip: bool,
