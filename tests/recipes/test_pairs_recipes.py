@@ -140,7 +140,6 @@ def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: p
     ("clip_pairs", ["depth=3"], "use image.depth= or text.depth="),
     ("clip_pairs", ["model=vit_cifar_tiny"], "image.name="),
     ("clip_pairs", ["data=emojis"], "did you mean 'emoji'"),
-    ("clip_pairs", ["batch_size=9999"], "do not fill one batch"),
     ("clip_pairs", ["accumulate_grad_batches=2"], "grad_cache_size"),
     ("clip_pairs", ["grad_cache_size=-1"], "grad_cache_size=-1"),
     ("clip_pairs", ["mixup=0.2"], "mixup"),

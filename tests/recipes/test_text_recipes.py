@@ -183,7 +183,6 @@ def test_interrupted_and_started_again(
 @pytest.mark.parametrize(("name", "words", "says"), [
     ("finetune_text", ["model=bert_tny"], "did you mean 'bert_tiny'"),
     ("finetune_text", ["data=sst"], "did you mean 'sst2'"),
-    ("finetune_text", ["data=synthetic", "batch_size=9999"], "do not fill one batch"),
     ("finetune_text", ["model.source=nowhere"], "nowhere"),
     ("finetune_text", ["export=transformers"], "give pool=cls"),
     ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear layer is named 'query'"),

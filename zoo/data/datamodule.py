@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.keyed_batches import EvalBatches, GroupedByLengthBatches, KeyedBatches, Keys
 from zoo.data.splits import Splits
+from zoo.utils.console import announce
 
 
 def _identity(batch: Any) -> Any:
@@ -54,7 +55,8 @@ class KeyedDataModule(L.LightningDataModule):
 
     Args:
         splits: Dataset splits; without a validation split, the test split validates.
-        batch_size: Items per optimizer step, summed over all devices and accumulation steps.
+        batch_size: Items per optimizer step, summed over all devices and accumulation steps. A smaller training split
+            is one batch, which is announced.
         dataset: Function `dataset(part, training)` from a split to a dataset that returns a whole batch from
             `__getitems__(keys)`. Default: the split itself.
         group_by_length: Group items of similar length, `lengths` of the training dataset, into the same batch.
@@ -65,9 +67,10 @@ class KeyedDataModule(L.LightningDataModule):
     Attributes:
         train, val, test: The dataset of each split.
 
-    Raises: ValueError if the training split does not fill a batch.
+    Raises: ValueError if the training split has fewer items than the smallest batch.
     """
 
+    smallest_batch = 1
     items = ""  # the word for them in messages; by default that of the splits
     features = ""  # the words for what `simple_features` returns
 
@@ -89,9 +92,7 @@ class KeyedDataModule(L.LightningDataModule):
         on_test = splits.validation is None or splits.validation is splits.test
         self.val = self.test if on_test else dataset(splits.validation, False)
         if self.steps_per_epoch < 1:
-            others = "" if on_test else f" ({len(self.val)} more validate)"
-            raise ValueError(f"{len(self.train)} training {self.items or splits.train.noun}{others} do not fill one "
-                             f"batch of {batch_size}; use a smaller batch_size")  # fmt: skip
+            self.shrink_batch()
 
     @property
     def classes(self) -> list[str]:
@@ -108,6 +109,25 @@ class KeyedDataModule(L.LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch."""
         return len(self.train) // self.batch_size
+
+    def shrink_batch(self, parts: int = 1) -> None:
+        """Make a batch of all training items, or of the greatest multiple of `parts` that they fill, and announce it.
+
+        Args:
+            parts: Micro-batches per step: devices x accumulation steps.
+
+        Raises: ValueError if they do not fill the smallest batch.
+        """
+        size, noun = len(self.train) // parts * parts, self.items or self.splits.train.noun
+        if size < max(self.smallest_batch, parts):
+            others = "" if self.val is self.test else f" ({len(self.val)} more validate)"
+            least = max(self.smallest_batch, parts)
+            of = f" ({parts} micro-batches: devices x accumulation steps)" if parts > 1 else ""
+            raise ValueError(f"{len(self.train)} training {noun}{others} do not fill one batch of {least}{of}: add "
+                             f"some")  # fmt: skip
+        if size < self.batch_size:
+            announce(f"batch_size {self.batch_size} -> {size}: the training set has {len(self.train)} {noun}")
+            self.batch_size = size
 
     def sample(self, count: int = 32) -> dict[str, Any]:
         """A small raw batch, to profile with."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.tasks.base import Task
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.parse import SettingsError
+from zoo.training.run_dir import RunFolder
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
 from zoo.utils.files import write_atomic
@@ -82,10 +83,11 @@ class TrainingTimer(L.Callback):
 
     Args:
         items_per_step: Items (e.g. images or texts) in the batch of a step, over all devices.
+        folder: The run folder, which a start that fails before its first step removes.
     """
 
-    def __init__(self, items_per_step: int):
-        self.items_per_step = items_per_step
+    def __init__(self, items_per_step: int, folder: RunFolder | None = None):
+        self.items_per_step, self.folder = items_per_step, folder
         self._before, self._started = 0.0, 0.0
         self._mark = (0, 0.0)
         self._step = 0
@@ -115,6 +117,11 @@ class TrainingTimer(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Count the step."""
         self._step = trainer.global_step + 1
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Keep the folder of a run that has trained, whatever happens to it."""
+        if self.folder is not None:
+            self.folder.is_new = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Exclude validation from the throughput."""

@@ -9,6 +9,7 @@ import torch
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
+from zoo.training import devices
 from zoo.training.banner import print_banner, print_summary
 from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
@@ -49,18 +50,19 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         that cannot be exported to the format of `export=`.
     """
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
-    prepare_model(task, run.config.trainer.gradient_checkpointing)
-    check_export(run, task.model)
-    monitored = monitors(task, run.config.trainer.monitor)
-    check_calibration(run, task, data)
-    run.started = True
-    longer_run = (longer_runs or {}).get(run.data.name, "")
-    if isinstance(data, KeyedDataModule):
-        run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
-        steps_per_epoch = steps_per_epoch or data.steps_per_epoch
-    if distributed.rank() == 0 and getattr(getattr(run.config, "task", None), "baseline", False):
-        run.baseline = start_baseline(task, data, monitored[0].removeprefix("val_"))
     try:
+        prepare_model(task, run.config.trainer.gradient_checkpointing)
+        check_export(run, task.model)
+        monitored = monitors(task, run.config.trainer.monitor)
+        check_calibration(run, task, data)
+        if isinstance(data, KeyedDataModule):
+            run.data = replace(run.data, trained_on=len(data.train), validation=len(data.val))
+            _fit_batch_size(run, data)
+            steps_per_epoch = steps_per_epoch or data.steps_per_epoch
+        run.started = True
+        if distributed.rank() == 0 and getattr(getattr(run.config, "task", None), "baseline", False):
+            run.baseline = start_baseline(task, data, monitored[0].removeprefix("val_"))
+        longer_run = (longer_runs or {}).get(run.data.name, "")
         with named_disk_errors(run.folder.path):
             return _fit(run, task, data, steps_per_epoch, longer_run, example_command, callbacks, plots or {})
     except SystemExit as error:  # Lightning's own handling of a second Ctrl-C, which would exit without a word
@@ -68,6 +70,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
             raise KeyboardInterrupt from error
         raise
     finally:
+        run.folder.discard_if_new()
         run.folder.release()
         distributed.clear_decision()
 
@@ -79,7 +82,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     out, t = console(), run.config.trainer
     steps = t.steps or (t.epochs or 1) * steps_per_epoch
     validate_every = min(t.validate_every or steps_per_epoch, steps)
-    timer = TrainingTimer(run.config.data.batch_size)
+    timer = TrainingTimer(run.config.data.batch_size, run.folder)
     csv = CsvLogger(run.folder.path / "metrics.csv", timer)
     early_stopping_patience = getattr(getattr(run.config, "task", None), "early_stopping_patience", 0)
     monitored = monitors(task, t.monitor)
@@ -115,6 +118,15 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
             report.print(out)
         print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
     return result
+
+
+def _fit_batch_size(run: Run, data: KeyedDataModule) -> None:
+    """Round the batch size of a small training set down to what the devices divide, and give it to the settings."""
+    t = run.config.trainer
+    parts = devices.world(run.config) * t.accumulate_grad_batches
+    if data.batch_size % parts:
+        data.shrink_batch(parts)
+    run.config = replace(run.config, data=replace(run.config.data, batch_size=data.batch_size))
 
 
 def prepare_model(task: Task, checkpointing: bool) -> None:

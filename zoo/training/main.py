@@ -47,6 +47,9 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
             return _ended(error)
         say(f"error: {message}", file=sys.stderr)
         return 2
+    finally:
+        if run is not None and run.folder is not None:
+            run.folder.discard_if_new()
     return 0
 
 

@@ -14,8 +14,9 @@ runs/vit_cifar/
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +30,7 @@ from zoo.utils import renamed
 from zoo.utils.atomic import remove_leftovers, write_atomic
 from zoo.utils.options import flatten
 
+_WRITTEN_AT_START = ("config.yaml", "data.sha256", "skipped.txt", ".lock")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -64,10 +66,12 @@ class RunFolder:
     Attributes:
         path: The folder.
         unfinished: Whether the folder holds an unfinished run that is resumed.
+        is_new: Whether this start has created the folder and not trained yet.
     """
 
     path: Path
     unfinished: bool = False
+    is_new: bool = False
     _lock: TextIO | None = field(default=None, repr=False)
 
     @property
@@ -104,7 +108,11 @@ class RunFolder:
         Raises: RunError if another process is using the folder.
         """
         with named_disk_errors(self.path):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self.path.mkdir()
+                self.is_new = True
+            self.checkpoints.mkdir(exist_ok=True)
             self._acquire_lock()
             self._remove_leftovers()
             comment = "".join(f"# {line}\n" for line in header.splitlines())
@@ -121,6 +129,21 @@ class RunFolder:
         if self._lock:
             self._lock.close()
             self._lock = None
+
+    def discard_if_new(self) -> None:
+        """Remove the folder if this start has created it, and has failed before the first step.
+
+        A folder that holds more than a start writes, such as a checkpoint or the batch of a loss that is not finite,
+        stays.
+        """
+        if not self.is_new or not self.path.is_dir():
+            return
+        others = {file.name for file in self.path.iterdir()} - {*_WRITTEN_AT_START, self.checkpoints.name}
+        if others or any(self.checkpoints.glob("*")):
+            return
+        self.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.is_new = False
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start of this run left half-written; the lock on the folder is held."""

@@ -227,8 +227,9 @@ def test_batches_are_what_the_model_takes() -> None:
     expected = (batch["index"].float() / 255 - 0.5) / 0.25
     assert torch.allclose(ready["pixel_values"][:, 0, 0, 0], expected, atol=1e-6)
     assert data.sample()["pixel_values"].dtype == torch.float32
-    with pytest.raises(ValueError, match="do not fill one batch"):
-        module(pairs, 99)
+    assert module(pairs, 99).batch_size == len(pairs)
+    with pytest.raises(ValueError, match="1 training pairs do not fill one batch of 2: add some"):
+        module(pairs.take(torch.arange(1)), 99)
 
 
 def test_what_speaks_of_sides_is_not_mirrored() -> None:

@@ -86,7 +86,7 @@ def test_long_lines_become_several() -> None:
     assert words.split() == " ".join(lines).split()
 
 
-def test_texts_in_batches() -> None:
+def test_texts_in_batches(capsys: pytest.CaptureFixture[str]) -> None:
     texts = TextDataset([f"text number {i} of a few words" for i in range(12)], torch.arange(12) % 2)
     tokenizer = train("wordpiece", texts.texts, 200, max_length=4)
     splits = Splits(texts, texts.take(torch.arange(4)), "texts", False, "written here", classes=["even", "odd"])
@@ -97,7 +97,14 @@ def test_texts_in_batches() -> None:
     assert data.steps_per_epoch == 3 and set(data.sample(2)) >= {"input_ids", "labels"}
     with pytest.raises(ValueError, match="truncate"):
         TextDataModule(splits, tokenizer, 4)  # the tokenizer truncates only where it is asked to
-    with pytest.raises(ValueError, match="12 training texts do not fill one batch of 64"):
-        TextDataModule(splits, tokenizer, 64, truncate="cut")
+    capsys.readouterr()
+    small = TextDataModule(splits, tokenizer, 64, truncate="cut")
+    assert "batch_size 64 -> 12: the training set has 12 texts" in capsys.readouterr().err
+    assert small.batch_size == 12 and small.steps_per_epoch == 1
+    assert sorted(next(iter(small.train_dataloader()))["index"].tolist()) == list(range(12))
+    small.shrink_batch(5)
+    assert small.batch_size == 10
+    with pytest.raises(ValueError, match=r"12 training texts do not fill one batch of 13 \(13 micro-batches"):
+        small.shrink_batch(13)
     own = replace(splits, validation=texts.take(torch.arange(5, 7)))
     assert TextDataModule(own, tokenizer, 4, truncate="cut").val.labels.tolist() == [1, 0]

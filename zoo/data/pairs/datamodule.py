@@ -116,6 +116,8 @@ class PairDataModule(KeyedDataModule):
         prepare: Augments and normalizes a raw batch: `prepare(batch, seed=, step=, train=)`.
     """
 
+    smallest_batch = 2  # the contrastive loss compares pairs
+
     def __init__(self, splits: PairSplits[Any], preprocess: MultimodalProcessor, batch_size: int = 128, *,
                  augment: AugmentSettings | SpectrogramAugmentSettings | None = None, max_length: int = 0,
                  seed: int = 0, **options: Any) -> None:  # fmt: skip
