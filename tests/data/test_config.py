@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from zoo.data import config
-from zoo.data.config import BaseDataSettings, ItemDataSettings
+from zoo.data.base_config import BaseDataSettings, ItemDataSettings
 from zoo.utils.options import _meanings
 
 

@@ -386,9 +386,7 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
     model.labels = list(labels) if labels else checkpoint.labels
     if model.labels is not None and len(model.labels) != classes:
         model.labels = None
-    kept = not any(name.startswith("head.") for name in report.initialized) and classes is not None
-    same = config.resolved_problem_type == checkpoint.config.resolved_problem_type
-    model.temperature = checkpoint.temperature if kept and same else 1.0  # it belongs to the weights of the head
+    model.temperature = checkpoint.temperature_of(config, report.initialized)
     saved: Any = checkpoint.preprocess
     model.preprocess = None if saved is None else saved.fitted_to(config)
     if isinstance(model.preprocess, TextProcessor):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data.config import BaseDataSettings, TextDataSettings
+from zoo.data.base_config import BaseDataSettings
+from zoo.data.config import TextDataSettings
 from zoo.data.sources import find
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.columns import find_column, find_columns, with_decimal_points, with_values

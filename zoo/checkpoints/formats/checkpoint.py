@@ -1,13 +1,13 @@
 """Description of a checkpoint of any format: config, preprocessing, labels, and the mapping of its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from zoo.models.config import Config
+from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
 
 
@@ -36,3 +36,12 @@ class Checkpoint:
     architecture: str | None = None
     tensors: Mapping[str, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def temperature_of(self, config: Config, initialized: Iterable[str]) -> float:
+        """The temperature for a model of this config; 1 if its head is another one, such as one that is new.
+
+        initialized: the parameters that are not from the file.
+        """
+        is_new = any(name.startswith("head.") for name in initialized)
+        kept = config.head in CLASSIFIER_HEADS and config.resolved_problem_type == self.config.resolved_problem_type
+        return self.temperature if kept and not is_new else 1.0

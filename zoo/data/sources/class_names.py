@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.data.config import LabelSettings
+from zoo.data.base_config import LabelSettings
 from zoo.data.sources.labels import label_names
 from zoo.data.sources.tables import Table, read_text
 from zoo.models.load_report import listed

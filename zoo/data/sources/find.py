@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoo.data.config import BaseDataSettings
+from zoo.data.base_config import BaseDataSettings
 from zoo.data.sources.dataset_cards import Card, card_files, load_card, missing_files_hint, real_cards
 from zoo.data.sources.hub import HubError, hub_name, hub_tables
 from zoo.data.sources.shards import is_shards, read_shards

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.config import GroupSettings
+from zoo.data.base_config import GroupSettings
 from zoo.data.sources.columns import find_column
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items
