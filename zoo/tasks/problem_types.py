@@ -145,8 +145,11 @@ class Objective:
     def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(predictions, labels) in the form that the metrics take.
 
-        Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities.
+        Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities. They
+        are float64, where the device has it, so that sums over them do not depend on the order of the items.
         """
+        if self.problem_type != "regression" and logits.device.type != "mps":
+            logits = logits.double()
         labels = labels.to(logits) if self.problem_type == "regression" else labels.long()
         return self.predictions(logits), labels
 
