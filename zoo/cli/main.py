@@ -12,6 +12,7 @@ from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.export import add_command as add_export
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
+from zoo.cli.serve import add_command as add_serve
 from zoo.cli.settings import settings
 from zoo.models.names import missing_family
 from zoo.utils import renamed
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     new.set_defaults(rest="overrides")
 
     add_predict(command)
+    add_serve(command)
 
     add_generation(command)
     add_audio(command)
