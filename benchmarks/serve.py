@@ -139,7 +139,7 @@ def main() -> None:
             ports = {ONE_BY_ONE: one_by_one, BATCHED: batched}
             for round_ in range(-1, o.rounds):
                 for clients in (o.clients, 1):
-                    requests = o.requests if clients > 1 else o.requests // 10
+                    requests = o.requests if clients > 1 else max(20, o.requests // 10)
                     for name, port in ports.items():
                         made = load_test(port, clients, requests if round_ >= 0 else 2 * clients, o.tokens)
                         if round_ >= 0:

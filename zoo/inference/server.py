@@ -5,13 +5,13 @@ own.
 """
 
 import asyncio
+import contextlib
 import math
 import secrets
 import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +32,7 @@ except ImportError as error:
 
 IN_A_THREAD = 1 << 16  # bytes of a body from which it is parsed in a thread, so that other requests are not held up
 CLIENTS = 10_000  # whose rates are remembered
-DISCARDED = 4  # times the largest body: of a larger one, what is read so that the client gets the error
+DISCARDED = 1 << 26  # bytes of a refused body that are received, so that the client sees why
 
 
 def create_app(
@@ -83,7 +83,7 @@ class Service:
         self.held = 0  # bytes of bodies in memory
 
     def app(self) -> Starlette:
-        @asynccontextmanager
+        @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             async with self.batcher:
                 yield
@@ -94,26 +94,29 @@ class Service:
             Route("/health", self.health),
             Route("/info", self.info),
         ]
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: self.http_error})
+        app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: self.http_error})
+        app.state.service = self
+        return app
 
     # --- endpoints ----------------------------------------------------------------------------------------------------
 
     async def infer(self, request: Request) -> Response:
         """POST /predict or /embed."""
-        self._check_rate(request)
-        taken = [0]  # bytes of this request
-        reading = True
+        body = Body(request, self)
         try:
             async with asyncio.timeout(self.limits.timeout):
-                body = await self._body(request, taken)
-                reading = False
-                inputs = await self._inputs(body, request)
-                result = await self.batcher.submit(inputs, len(inputs.items), self.model.key(inputs))
+                self._check_rate(request)
+                inputs = await self._inputs(await body.read(), request)
+                result = await self._computed(inputs, request)
                 large = "embeddings" in result and len(inputs.items) > 1
                 return await asyncio.to_thread(JSONResponse, result) if large else JSONResponse(result)
+        except RequestError:
+            await body.discard()
+            raise
         except TimeoutError:
-            what = "the body was not received" if reading else "the request was not computed"
-            raise RequestError(408 if reading else 504, f"{what} within {self.limits.timeout:g} s") from None
+            what = "the request was not computed" if body.complete else "the body was not received"
+            status = 504 if body.complete else 408
+            raise RequestError(status, f"{what} within {self.limits.timeout:g} s") from None
         except QueueFullError as full:
             raise RequestError(
                 503,
@@ -122,7 +125,7 @@ class Service:
                 headers={"Retry-After": str(full.retry_after)},
             ) from None
         finally:
-            self.held -= taken[0]
+            body.release()
 
     async def not_served(self, request: Request) -> Response:
         """The endpoint that this model does not have."""
@@ -189,31 +192,6 @@ class Service:
                 headers={"Retry-After": str(seconds)},
             )
 
-    async def _body(self, request: Request, taken: list[int]) -> bytes:
-        """The body. Raises RequestError if it is too large, or memory for bodies is used up."""
-        limit, declared = self.limits.max_body, request.headers.get("content-length", "")
-        size = int(declared) if declared.isdigit() else 0
-        parts: list[bytes] = []
-        length = 0
-        if size <= limit:
-            async for part in request.stream():
-                length += len(part)
-                if length > limit:
-                    break
-                if self.held + len(part) > self.limits.max_held:
-                    raise RequestError(
-                        503, "the server holds too many requests: retry after 1 s", headers={"Retry-After": "1"}
-                    )
-                self.held += len(part)
-                taken[0] += len(part)
-                parts.append(part)
-            else:
-                return b"".join(parts)
-        if "100-continue" not in request.headers.get("expect", "").lower():
-            await _discard(request, DISCARDED * limit)
-        given = f"{size:,} bytes" if size else "more"
-        raise RequestError(413, f"the body has {given}, expected at most {limit:,} bytes: send several requests")
-
     async def _inputs(self, body: bytes, request: Request) -> Inputs:
         """The inputs in a body. That of a large one is read in a thread, so that other requests are not held up."""
         arguments = body, request.headers.get("content-type", ""), request.query_params
@@ -221,13 +199,74 @@ class Service:
             return self.reader.read(*arguments)
         return await asyncio.to_thread(self.reader.read, *arguments)
 
+    async def _computed(self, inputs: Inputs, request: Request) -> Any:
+        """The result of the queue, where a client that goes away leaves its place to others."""
+        result = asyncio.ensure_future(self.batcher.submit(inputs, len(inputs.items), self.model.key(inputs)))
+        gone = asyncio.ensure_future(request.receive())  # the body is complete, so what comes is the end
+        try:
+            await asyncio.wait((result, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise ClientDisconnect
+            return await result
+        finally:
+            result.cancel()
+            gone.cancel()
 
-async def _discard(request: Request, most: int) -> None:
-    """Read the rest of a body without keeping it: clients that send it all first would not see the error otherwise."""
-    async for part in request.stream():
-        most -= len(part)
-        if most < 0:
+
+class Body:
+    """The body of a request; the service counts the bytes that are held."""
+
+    def __init__(self, request: Request, service: Service) -> None:
+        self.request, self.service = request, service
+        self.parts: list[bytes] = []
+        self.held = 0
+        self.complete = False  # whether all of it has been received
+
+    async def read(self) -> bytes:
+        """All of it. Raises RequestError if it is too large, or memory for bodies is used up."""
+        limits, declared = self.service.limits, self.request.headers.get("content-length", "")
+        size = int(declared) if declared.isdigit() else 0
+        while not self.complete and max(size, self.held) <= limits.max_body:
+            part = await self._receive()
+            if self.service.held + len(part) > limits.max_held:
+                raise RequestError(
+                    503, "the server holds too many requests: retry after 1 s", headers={"Retry-After": "1"}
+                )
+            self.service.held += len(part)
+            self.held += len(part)
+            self.parts.append(part)
+        if max(size, self.held) > limits.max_body:
+            given = f"{size:,} bytes" if size else "more"
+            most = f"expected at most {limits.max_body:,} bytes: send several requests"
+            raise RequestError(413, f"the body has {given}, {most}")
+        return b"".join(self.parts)
+
+    async def discard(self) -> None:
+        """Receive the rest without keeping it: a client that sends all of it first would not see the error otherwise.
+
+        Not for one that asks before it sends, and not for ever.
+        """
+        self.release()
+        if "100-continue" in self.request.headers.get("expect", "").lower():
             return
+        discarded = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.service.limits.timeout):
+                while not self.complete and discarded < DISCARDED:
+                    discarded += len(await self._receive())
+
+    def release(self) -> None:
+        """Forget what was received."""
+        self.service.held -= self.held
+        self.held = 0
+        self.parts.clear()
+
+    async def _receive(self) -> bytes:
+        message = await self.request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.complete = not message.get("more_body", False)
+        return message.get("body", b"")
 
 
 def error_response(

@@ -182,7 +182,7 @@ class InputReader:
     def _modality_of_type(self, mime: str, name: str | None) -> str:
         """The modality of a raw body."""
         main = mime.partition("/")[0]
-        if name is None and main in self.modalities:
+        if main in self.modalities and name in (None, main):
             return main
         binary = [each for each in self.modalities if each != "text"]
         if mime == "application/octet-stream" and binary and (name is not None or len(binary) == 1):

@@ -1,0 +1,163 @@
+"""`zoo serve` as a process: it starts, answers, ends when it is interrupted, and refuses what it cannot serve."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from text_peers import text_folder
+
+import zoo
+from zoo.cli import serve_run
+from zoo.cli.main import main, make_parser
+from zoo.preprocessing.image import ImageProcessor
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """texts/: a classifier of texts; images/: one of images; vectors/: embeddings of texts."""
+    folder = tmp_path_factory.mktemp("saved")
+    text_folder("BertForSequenceClassification", folder / "bert")
+    model = zoo.load(folder / "bert")
+    model.labels = ["bad", "fair", "good"]
+    zoo.save(model, folder / "texts")
+    text_folder("sentence-transformers", folder / "vectors")
+    images = zoo.create_model("vit_cifar_tiny", seed=0, depth=1, num_classes=3)
+    images.preprocess = ImageProcessor(size=(32, 32))
+    zoo.save(images, folder / "images")
+    return folder
+
+
+@contextmanager
+def process(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server, and its address."""
+    command = [sys.executable, "-m", "zoo.cli.main", "serve", *map(str, words), "--port", "0"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None and running.stderr is not None
+    try:
+        line = running.stdout.readline()
+        found = re.search(r"http://[\w.:\[\]]+:\d+", line)
+        assert found, line + running.stderr.read()
+        yield running, found[0]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def post(address: str, request: Any, path: str = "/predict") -> Any:
+    headers = {"Content-Type": "application/json"}
+    sent = urllib.request.Request(address + path, json.dumps(request).encode(), headers)
+    with urllib.request.urlopen(sent, timeout=60) as response:
+        return json.loads(response.read())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_starts_answers_and_ends(saved: Path, number: signal.Signals) -> None:
+    with process(saved / "texts", "--optimize", "--dtype", "float32") as (running, address):
+        with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
+            assert json.loads(response.read())["status"] == "ok"
+        expected = zoo.predict(zoo.load(saved / "texts"), "the soup was cold", 1)[0]
+        found = post(address, {"inputs": ["the soup was cold"], "top_k": 1})["predictions"][0][0]
+        assert found["label"] == expected[0] and found["probability"] == pytest.approx(expected[1], abs=1e-4)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+        assert running.returncode == 0 and out == "stopped\n" and "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_is_queued_when_the_server_is_stopped_is_answered(saved: Path) -> None:
+    requests = [{"inputs": ["the soup was cold and warm"] * 200} for _ in range(6)]
+    with process(saved / "texts", "--max-batch-size", "1") as (running, address):
+        post(address, {"inputs": ["warm"]})
+        found: list[Any] = []
+        threads = [threading.Thread(target=lambda r=r: found.append(post(address, r))) for r in requests]
+        for thread in threads:
+            thread.start()
+        while True:  # until they wait
+            with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
+                if json.loads(response.read())["queued"] or found:
+                    break
+        time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(60)
+        assert [len(each["predictions"]) for each in found] == [200] * 6
+        assert running.wait(60) == 0
+
+
+def test_embeddings_and_limits_of_the_command(saved: Path) -> None:
+    with process(saved / "vectors", "--host", "::1" if socket.has_ipv6 else "localhost") as (_, address):
+        assert len(post(address, {"inputs": ["the soup", "a place"]}, "/embed")["embeddings"]) == 2
+        with urllib.request.urlopen(f"{address}/info", timeout=60) as response:
+            assert json.loads(response.read())["limits"]["max_body"] == 1 << 20
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["texts", "--port", "70000"], "--port 70000: expected a number from 0 to 65535"),
+    (["texts", "--batch-window", "-1"], "--batch-window -1: expected milliseconds, 0 or more"),
+    (["texts", "--max-batch-size", "0"], "--max-batch-size 0: expected at least 1"),
+    (["texts", "--max-body", "0"], "--max-body 0: expected a number above 0"),
+    (["texts", "--rate", "nan"], "--rate nan: expected a number above 0"),
+    (["texts", "--max-queue", "5"], "--max-queue 5, --max-inputs 256: expected room for a request"),
+    (["texts", "--resample"], "--resample is for models of audio"),
+    (["images", "--truncation"], "truncation=True is for texts"),
+    (["vectors", "--truncation"], "--truncation is for predictions"),
+    (["texts", "--host", "192.0.2.1"], "cannot listen at 192.0.2.1, port 8000"),
+    (["texts", "--device", "nowhere"], "nowhere"),
+    (["absent"], "absent"),
+])  # fmt: skip
+def test_what_cannot_be_served(
+    saved: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    assert main(["serve", str(saved / words[0]), *words[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_in_use(saved: Path) -> None:
+    with serve_run.listen("127.0.0.1", 0) as taken:
+        assert taken.proto == socket.IPPROTO_TCP  # or asyncio delays small responses by 40 ms
+        with pytest.raises(ValueError, match=r"cannot listen at 127.0.0.1, port \d+: .* --port"):
+            serve_run.listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_large_images_are_refused_by_their_header(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    serve_run.limit_pixels(0.5)
+    processor = ImageProcessor(size=(32, 32))
+    Image.new("L", (500, 900)).save(tmp_path / "fine.png")
+    Image.new("L", (1000, 501)).save(tmp_path / "large.png")
+    processor((tmp_path / "fine.png").read_bytes())
+    with pytest.raises(ValueError, match="too large to be decoded safely"):
+        processor((tmp_path / "large.png").read_bytes())
+
+
+def test_others_than_this_machine_are_warned_about(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = make_parser().parse_args(["serve", "x", "--host", "0.0.0.0"])
+    model = serve_run.service_of(zoo.load(saved / "texts"), args)
+    with serve_run.listen("0.0.0.0", 0) as listening:
+        serve_run.announce(args, model, listening)
+    said = capsys.readouterr()
+    assert "POST texts to /predict" in said.out and "no TLS and no password" in said.err
+
+
+def test_without_the_extra(saved: Path) -> None:
+    code = (
+        "import sys; sys.modules['starlette.applications'] = None\n"
+        f"from zoo.cli.main import main; sys.exit(main(['serve', {str(saved / 'texts')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'attention-zoo[serve]'" in done.stderr
