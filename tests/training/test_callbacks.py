@@ -125,6 +125,18 @@ def test_early_stopping_looks_at_the_loss_while_the_main_metric_selects(tmp_path
     assert resumed.stop_best == pytest.approx(0.9) and resumed.stopped_early
 
 
+def test_the_lower_loss_decides_between_equal_metrics(tmp_path: Path) -> None:
+    callback = BestAndLastCheckpoints(tmp_path, 0, 1, "val_accuracy", "max", "val_loss", "min")
+    trainer = FakeTrainer()
+    for trainer.global_step, (accuracy, loss) in enumerate(((0.9, 0.5), (0.9, 0.3), (0.9, 0.4), (0.8, 0.1)), 1):
+        trainer.callback_metrics = {"val_accuracy": torch.tensor(accuracy), "val_loss": torch.tensor(loss)}
+        resumed = BestAndLastCheckpoints(tmp_path, 0, 1, "val_accuracy", "max", "val_loss", "min")
+        resumed.load_state_dict(callback.state_dict())
+        callback = resumed
+        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert callback.best_step == 2 and (tmp_path / "best.ckpt").read_text() == "2"
+
+
 def test_a_metric_that_is_nan_is_never_the_best(tmp_path: Path) -> None:
     callback, trainer = BestAndLastCheckpoints(tmp_path, 0, 1, "val", "min"), FakeTrainer()
     for trainer.global_step, value in enumerate((float("nan"), 0.7, float("nan")), 1):

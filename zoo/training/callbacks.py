@@ -145,7 +145,8 @@ class TrainingTimer(L.Callback):
 
 
 class BestAndLastCheckpoints(Checkpoint):
-    """Saves `last.ckpt` regularly and after each validation, `best.ckpt` when the monitored metric improves.
+    """Saves `last.ckpt` regularly and after each validation, `best.ckpt` when the monitored metric improves, or when it
+    equals the best and `stop_monitor`, usually the loss, is better: few validation items have many equal accuracies.
 
     If a validation is due at a step, the checkpoint is written after it, so that a resumed run logs the same metrics.
     Lightning's `ModelCheckpoint` writes it before.
@@ -168,6 +169,7 @@ class BestAndLastCheckpoints(Checkpoint):
         self.stop_monitor, self.stop_mode = stop_monitor or monitor, stop_mode or mode
         self.best: float | None = None
         self.best_step = 0
+        self.stop_value_of_best: float | None = None  # which decides between equal values of `monitor`
         self.best_metrics: dict[str, float] = {}  # of the validation at the best step
         self.stop_best: float | None = None
         self.worse = 0  # validations since the best value of `stop_monitor`
@@ -187,7 +189,8 @@ class BestAndLastCheckpoints(Checkpoint):
         """Forget a best checkpoint that was removed, so that the run does not end without one."""
         if self.best is not None and not trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
             announce(f"{self.folder / 'best.ckpt'} was removed: the best of the validations to come replaces it")
-            self.best, self.best_step, self.stop_best, self.worse = None, 0, None, 0
+            self.best, self.best_step, self.stop_value_of_best = None, 0, None
+            self.stop_best, self.worse = None, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not train further if the run stopped early but was killed before its result was written."""
@@ -208,8 +211,12 @@ class BestAndLastCheckpoints(Checkpoint):
         if stop_value is None and self.early_stopping_patience:
             raise ValueError(f"early stopping looks at {self.stop_monitor}, which the validation has not logged (it "
                              f"logged {', '.join(trainer.callback_metrics)}): set task.stop_monitor")  # fmt: skip
-        improved = is_better(value, self.best, self.mode)
+        improved = is_better(value, self.best, self.mode) or (
+            value is not None and float(value) == self.best
+            and is_better(stop_value, self.stop_value_of_best, self.stop_mode)
+        )  # fmt: skip
         if improved:
+            self.stop_value_of_best = None if stop_value is None else float(stop_value)
             self.best, self.best_step = float(value), trainer.global_step  # type: ignore[arg-type]
             logged = trainer.callback_metrics.items()
             self.best_metrics = {name: round(float(x), 6) for name, x in logged if name.startswith("val_")}
@@ -234,12 +241,14 @@ class BestAndLastCheckpoints(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """State to be saved in the checkpoint."""
         return {"best": self.best, "best_step": self.best_step, "best_metrics": self.best_metrics,
-                "stop_best": self.stop_best, "worse": self.worse}  # fmt: skip
+                "stop_value_of_best": self.stop_value_of_best, "stop_best": self.stop_best,
+                "worse": self.worse}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.best_metrics = state_dict.get("best_metrics", {})
+        self.stop_value_of_best = state_dict.get("stop_value_of_best")
         self.stop_best, self.worse = state_dict.get("stop_best"), state_dict.get("worse", 0)
 
 
