@@ -147,6 +147,7 @@ def compute(objective: Objective, data: KeyedDataModule, metric: str = "",
     """
     kind = objective.problem_type
     known = objective.metrics("val", 2)
+    known.pop("calibration_error", None)  # the predictions of a baseline are classes
     metric = metric if metric in known else objective.monitor[0]
     mode = "max" if known[metric].higher_is_better else "min"
     labels = {stage: data.part(stage).labels for stage in ("train", "val", "test")}
@@ -208,6 +209,7 @@ def _score(objective: Objective, metric: str, predicted: Tensor, labels: Tensor,
     else:
         logits = torch.nn.functional.one_hot(predicted.long(), classes).float()
     scorer = objective.metrics("val", logits.shape[1])[metric]
+    scorer.sync_on_compute = False  # it is computed on one rank alone, which would wait for the others
     scorer.update(*objective.metric_inputs(logits, labels))
     return round(float(scorer.compute()), 6)
 
