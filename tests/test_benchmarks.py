@@ -39,7 +39,15 @@ def test_the_page_has_the_table_of_the_kept_values(measures):
 def test_measures_name_scripts_and_have_a_target_for_each_value(measures):
     for name, one in measures.read_measures().items():
         assert (FOLDER / one["command"].split()[0]).is_file(), name
-        assert len(one["target"]) == len(one["values"]) and one["unit"] in ("x", "1/", "s", "ms", "MB", "points"), name
+        assert len(one["target"]) == len(one["values"]) and one["unit"] in (
+            "x",
+            "1/",
+            "s",
+            "ms",
+            "MB",
+            "points",
+            "requests",
+        ), name
         assert set(one) == {"text", "command", "unit", "target", "values"}, name
 
 

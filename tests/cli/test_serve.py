@@ -115,7 +115,7 @@ def test_embeddings_and_limits_of_the_command(saved: Path) -> None:
     (["texts", "--resample"], "--resample is for models of audio"),
     (["images", "--truncation"], "truncation=True is for texts"),
     (["vectors", "--truncation"], "--truncation is for predictions"),
-    (["texts", "--host", "192.0.2.1"], "cannot listen at 192.0.2.1, port 8000"),
+    (["texts", "--host", "192.0.2.1"], "192.0.2.1, port 8000, cannot be used"),
     (["texts", "--device", "nowhere"], "nowhere"),
     (["absent"], "absent"),
 ])  # fmt: skip
@@ -128,10 +128,11 @@ def test_what_cannot_be_served(
 
 
 def test_a_port_in_use(saved: Path) -> None:
-    with serve_run.listen("127.0.0.1", 0) as taken:
+    with serve_run.bound("127.0.0.1", 0) as taken:
+        taken.listen()
         assert taken.proto == socket.IPPROTO_TCP  # or asyncio delays small responses by 40 ms
-        with pytest.raises(ValueError, match=r"cannot listen at 127.0.0.1, port \d+: .* --port"):
-            serve_run.listen("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(ValueError, match=r"127.0.0.1, port \d+, cannot be used: .* --port"):
+            serve_run.bound("127.0.0.1", taken.getsockname()[1])
 
 
 def test_large_images_are_refused_by_their_header(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,15 +149,16 @@ def test_large_images_are_refused_by_their_header(monkeypatch: pytest.MonkeyPatc
 def test_others_than_this_machine_are_warned_about(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = make_parser().parse_args(["serve", "x", "--host", "0.0.0.0"])
     model = serve_run.service_of(zoo.load(saved / "texts"), args)
-    with serve_run.listen("0.0.0.0", 0) as listening:
-        serve_run.announce(args, model, listening)
+    with serve_run.bound("0.0.0.0", 0) as address:
+        serve_run.announce(args, model, address)
     said = capsys.readouterr()
     assert "POST texts to /predict" in said.out and "no TLS and no password" in said.err
 
 
-def test_without_the_extra(saved: Path) -> None:
+@pytest.mark.parametrize("name", ["starlette.applications", "uvicorn"])
+def test_without_the_extra(saved: Path, name: str) -> None:
     code = (
-        "import sys; sys.modules['starlette.applications'] = None\n"
+        f"import sys; sys.modules[{name!r}] = None\n"
         f"from zoo.cli.main import main; sys.exit(main(['serve', {str(saved / 'texts')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

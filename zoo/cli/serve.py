@@ -10,7 +10,7 @@ def add_command(command: Callable[..., Any]) -> None:
     new = command("serve", run_serve, "Serve the predictions or embeddings of a model over HTTP.",
                   "JSON in, JSON out: POST /predict or /embed, GET /health, /info. Needs the extra serve.")  # fmt: skip
     new.add_argument("source", metavar="MODEL", help="a model or run folder, or a hub repository")
-    new.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    new.add_argument("--host", default="127.0.0.1", help="address of the server (127.0.0.1: for this machine alone)")
     new.add_argument("--port", type=int, default=8000, help="port (8000); 0 takes a free one")
     model = new.add_argument_group("model")
     model.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1 ...")

@@ -1,4 +1,4 @@
-"""What `zoo serve` does: load the model, listen, serve until it is interrupted, and end when all is answered."""
+"""What `zoo serve` does: load the model, serve it until it is interrupted, and end when all is answered."""
 
 import argparse
 import math
@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +23,11 @@ from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.retrieval.encode import Encoder
 from zoo.utils.escape import say
 
+try:
+    import uvicorn
+except ImportError as error:
+    raise ImportError("serving a model needs starlette and uvicorn: pip install 'attention-zoo[serve]'") from error
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048  # connections that wait to be accepted
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than the 60 of common proxies
@@ -29,8 +35,6 @@ KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than the 6
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    import uvicorn
-
     if args.batch_window < 0 or not math.isfinite(args.batch_window):
         raise ValueError(f"--batch-window {args.batch_window:g}: expected milliseconds, 0 or more")
     if args.max_batch_size < 1:
@@ -43,24 +47,36 @@ def run(args: argparse.Namespace) -> int:
         limits = replace(limits, max_body=MIB)
     limit_pixels(args.max_pixels)
     app = create_app(model, limits, window=args.batch_window / 1000, max_batch_size=args.max_batch_size)
-    with listen(args.host, args.port) as listening:
+    with bound(args.host, args.port) as address:
         config = uvicorn.Config(
             app,
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=math.ceil(limits.timeout) + 5,
             ws="none",
         )
-        server = uvicorn.Server(config)
-        announce(args, model, listening)
+        server = Server(config)
+        server.announcement = partial(announce, args, model, address)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again at its end, for the former handlers
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        server.run([listening])
+        server.run([address])
     say("stopped")
     return 0 if server.started else 1
+
+
+class Server(uvicorn.Server):
+    """A server that says when it is ready. announcement: is called then."""
+
+    announcement: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.announcement()
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
@@ -112,35 +128,34 @@ def limit_pixels(megapixels: float) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ValueError for an address that is in use or not one of this machine."""
-    listening = None
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address. Raises ValueError for one that is in use or not of this machine."""
+    server = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
         family, kind, protocol, _, address = found[0]
         # With the protocol: asyncio sends small responses at once (TCP_NODELAY) only where it is given.
-        listening = socket.socket(family, kind, protocol)
+        server = socket.socket(family, kind, protocol)
         if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-        return listening
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        return server
     except OSError as error:
-        if listening is not None:
-            listening.close()
+        if server is not None:
+            server.close()
         raise ValueError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}. Choose another --port (0 takes a free "
+            f"{host}, port {port}, cannot be used: {error.strerror or error}. Choose another --port (0 takes a free "
             "one), or stop what is using this one"
         ) from None
 
 
-def announce(args: argparse.Namespace, model: Predictions | Embeddings, listening: socket.socket) -> None:
+def announce(args: argparse.Namespace, model: Predictions | Embeddings, bound_to: socket.socket) -> None:
     """Say where the server is, and who can reach it."""
-    host, port = listening.getsockname()[:2]
+    host, port = bound_to.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     path = "/predict" if isinstance(model, Predictions) else "/embed"
     what = " and ".join(MODALITIES[name].plural for name in model.modalities)
-    say(f"{args.source} is served at {address}: POST {what} to {path}, GET /info describes it; Ctrl-C stops")
+    say(f"{args.source} is served at {address} (POST {what} to {path}, GET /info describes it; Ctrl-C stops)")
     if args.host not in LOOPBACK:
         say(
             "there is no TLS and no password: everybody who can reach this address can use the model, so put it "

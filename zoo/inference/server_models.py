@@ -110,7 +110,7 @@ class Embeddings:
         except Exception as error:  # decoders raise errors of many kinds for broken files
             if len(items) > 1:
                 return [row for item in items for row in self._rows(kind, [item])]
-            if isinstance(error, RuntimeError):  # of torch: it is no fault of the input
+            if isinstance(error, RuntimeError):  # of torch: not the fault of the input
                 raise
             return [error]
         problem = ValueError("the model gives numbers that are not finite for it")
