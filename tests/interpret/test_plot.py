@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
+from tests.plot_checks import check_texts
 from zoo.interpret.plot import (
     Panel,
     PatchLayout,
@@ -165,3 +166,14 @@ def test_errors(given: tuple, expected: str) -> None:
         zoo.plot_attention(*given)
     with pytest.raises(ValueError, match="2 images and maps of 1"):
         zoo.plot_attention(images(2), torch.ones(1, 1, 4, 4), grid=(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("count", [1, 3])
+def test_long_names_of_classes_leave_room_for_the_images(count: int) -> None:
+    model = make_model(num_classes=3)
+    model.labels = ["a very long name of a class, with many words and commas", "$x_1$ <b>", "猫" * 40]
+    figure = attention_grid(model, images(count), torch.randn(count, 3, 32, 32), labels=list(range(count)))
+    check_texts(figure)
+    widths = [axis.get_window_extent().width / figure.dpi for axis in figure.axes[:-1]]
+    assert min(widths) > 1.4, "inches"

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from zoo.interpret.attention_maps import rollout
 from zoo.interpret.capture import capture, unwrap
 from zoo.preprocessing import image_io
-from zoo.utils.escape import figure_text
 from zoo.utils.files import write_atomic
+from zoo.utils.plotting import display_width, label_text, make_figure, use_fonts_for_all_scripts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -251,14 +251,15 @@ def plot_panels(
 ) -> "Figure":
     """Plot panels in rows and columns with a color bar. Each column has its own color range, printed above it."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
 
     ncols = max(map(len, rows))
     ranges = [color_range([row[j] for row in rows if j < len(row)]) for j in range(ncols)]
     first = rows[0][0].image
     shape = 1.0 if first is None else first.shape[1] / first.shape[2]
     size = PANEL * (1.6 if first is None else 1.0)
-    figure = Figure((size * ncols + 1.6, size * shape * len(rows) + 0.8), dpi=DPI, layout="constrained")
+    titles = [title_text(title) for title in titles]
+    margin = 0.085 * max(display_width(line) for title in titles for line in title.split("\n"))
+    figure = make_figure(size * ncols + 1.6 + margin, size * shape * len(rows) + 0.8, DPI)
     axes = figure.subplots(len(rows), ncols, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -266,15 +267,22 @@ def plot_panels(
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             plot_panel(axes[i, j], panel, ranges[j], tokens)
-        axes[i, 0].set_ylabel(figure_text(titles[i]), rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+        axes[i, 0].set_ylabel(titles[i], rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     for j, column in enumerate(columns):
-        axes[0, j].set_title("\n".join(filter(None, (figure_text(column), range_text(ranges[j])))), fontsize=9)
+        axes[0, j].set_title(
+            "\n".join(filter(None, (label_text(column, 22, keep_end=True), range_text(ranges[j])))), fontsize=9
+        )
     bar = figure.colorbar(
         ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 3 / (size * shape * len(rows))), aspect=16, pad=0.02
     )
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
     bar.set_label("attention (1× is uniform)", fontsize=8)
     return figure
+
+
+def title_text(title: str) -> str:
+    """A title beside a row; each of its lines is limited in length."""
+    return "\n".join(label_text(line, 28, keep_end=True) for line in title.split("\n"))
 
 
 def color_range(panels: list[Panel]) -> tuple[float, float] | None:
@@ -300,7 +308,7 @@ def plot_panel(axis: "Axes", panel: Panel, limits: tuple[float, float] | None, t
     if panel.image is None:
         assert panel.heat is not None and limits is not None
         if tokens is not None:
-            tokens = [figure_text(token) for token in tokens]
+            tokens = [label_text(token, 20) for token in tokens]
             axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
             axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
         axis.imshow(panel.heat, cmap=COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
@@ -325,6 +333,7 @@ def rgb(image: Tensor) -> Any:
 
 
 def save_figure(figure: "Figure", path: str | Path | None) -> "Figure":
+    use_fonts_for_all_scripts(figure)
     if path is not None:
         write_atomic(path, lambda part: figure.savefig(part, format="png"))
     return figure

@@ -26,9 +26,10 @@ from zoo.interpret.plot import (
     prediction_titles,
     range_text,
     save_figure,
+    title_text,
 )
 from zoo.models.eval_mode import eval_mode
-from zoo.utils.escape import figure_text
+from zoo.utils.plotting import make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,10 +67,9 @@ def plot_audio_attention(
 def plot_spectrograms(model: Any, values: Tensor, attentions: Tensor, titles: list[str]) -> "Figure":
     """Plot spectrograms [B, T, F] without and with the attention [B, rows, columns] over them."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
 
     count = len(values)
-    figure = Figure((2 * WIDE + 2.2, (TALL + 0.75) * count + 0.5), dpi=DPI, layout="constrained")
+    figure = make_figure(2 * WIDE + 2.2, (TALL + 0.75) * count + 0.5, DPI)
     shape: dict[str, Any] = dict(height_ratios=[0.22, 1] * count, width_ratios=[1, 1, 0.14])
     axes = figure.subplots(2 * count, 3, squeeze=False, gridspec_kw=shape)
     for i in range(count):
@@ -77,7 +77,7 @@ def plot_spectrograms(model: Any, values: Tensor, attentions: Tensor, titles: li
             corner.set_axis_off()
         first, second = axes[2 * i + 1, 0], axes[2 * i + 1, 1]
         spectrogram(first, model, values[i], "magma")
-        first.set_ylabel(f"{figure_text(titles[i])}\n\nkHz", fontsize=9)
+        first.set_ylabel(f"{title_text(titles[i])}\n\nkHz", fontsize=9)
         spectrogram(second, model, values[i], "gray")
         plot_attention_over(second, model, attentions[i])
         over_time(axes[2 * i, 1], second, model, attentions[i].mean(0))
@@ -88,6 +88,7 @@ def plot_spectrograms(model: Any, values: Tensor, attentions: Tensor, titles: li
         axis.set_xlabel("seconds", fontsize=8)
     bar = figure.colorbar(ScalarMappable(cmap=COLORS), ax=axes, shrink=min(1.0, 2.5 / (TALL * count)), aspect=16)
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
+    bar.set_label("attention (1× is uniform)", fontsize=8)
     return figure
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from zoo.inference.timeline import Timeline
 from zoo.interpret.plot import COLORS, DPI, save_figure
-from zoo.utils.escape import figure_text
+from zoo.utils.plotting import PALETTE, label_text, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,27 +26,25 @@ def plot_timeline(timeline: Timeline, path: str | Path | None = None, labels: in
     The values of a regression are plotted as steps. The last window, which overlaps the one before, is shown from the
     end of that one.
     """
-    from matplotlib.figure import Figure
-
     outputs, names = timeline.outputs, timeline.labels
     regression = timeline.unit == "value"
     best = range(len(names)) if regression else outputs.amax(0).argsort(descending=True)[:labels].tolist()
     height = 2.0 if regression else max(1.0, 0.3 * len(best))
-    figure = Figure((9, height + 1.9), dpi=DPI, layout="constrained")
+    figure = make_figure(9, height + 1.9, DPI)
     shape: dict[str, Any] = dict(height_ratios=[0.9, height], width_ratios=[1, 0.01 if regression else 0.22])
     axes = figure.subplots(2, 2, squeeze=False, sharex="col", gridspec_kw=shape)
     axes[0, 1].set_axis_off()
     plot_waveform(axes[0, 0], timeline)
-    axes[0, 0].set_title(figure_text(Path(timeline.name).name), fontsize=9)
+    axes[0, 0].set_title(label_text(Path(timeline.name).name, 100, keep_end=True), fontsize=9)
     shown = outputs[:, list(best)].T
     if regression:
         plot_values(axes[1, 0], timeline)
         axes[1, 1].set_axis_off()
     else:
         plot_probabilities(axes[1, 0], timeline, shown)
-        axes[1, 0].set_yticks(range(len(best)), [figure_text(names[i])[:40] for i in best], fontsize=8)
+        axes[1, 0].set_yticks(range(len(best)), [label_text(names[i], 40, keep_end=True) for i in best], fontsize=8)
         plot_mean(axes[1, 1], shown.mean(1).tolist())
-    colors = "" if regression else "; probabilities are from 0 (black) to 1 (yellow)"
+    colors = "; dashed: mean" if regression else "; probabilities are from 0 (black) to 1 (yellow)"
     axes[1, 0].set_xlabel(f"{format_seconds(axes[1, 0], timeline.spans[-1][1])}{colors}", fontsize=8)
     return save_figure(figure, path)
 
@@ -92,10 +90,13 @@ def plot_values(axis: "Axes", timeline: Timeline) -> None:
     """Plot the values of a regression as steps, with the mean of each as a dashed line."""
     for i, name in enumerate(timeline.labels):
         values = timeline.outputs[:, i]
-        steps = axis.stairs(values.tolist(), edges(timeline), baseline=None, label=figure_text(name))
-        axis.axhline(float(values.mean()), color=steps.get_edgecolor(), linestyle="--", linewidth=0.8)
+        color = PALETTE[i % len(PALETTE)]
+        axis.stairs(values.tolist(), edges(timeline), baseline=None, color=color, linewidth=1.4,
+                    label=label_text(name, 24, keep_end=True))  # fmt: skip
+        axis.axhline(float(values.mean()), color=color, linestyle="--", linewidth=0.8)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=7)
+    axis.set_ylabel("value", fontsize=8)
+    axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
 
 
 def plot_mean(axis: "Axes", mean: list[float]) -> None:

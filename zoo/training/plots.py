@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
+from zoo.data.splits import balanced_rows
 from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.preprocessing.audio_io import soundfile
-from zoo.training.class_report import class_names
-from zoo.training.metrics_file import MetricsTable
-from zoo.utils.escape import figure_text
+from zoo.training.plot_confusion import confusion
+from zoo.training.plot_curves import curves
+from zoo.utils.plotting import use_fonts_for_all_scripts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,60 +33,9 @@ def save_plots(run: "Run", task: Any, result: "Result", extra: Mapping[str, Plot
         figure = plot(run, task, result)
         if figure is not None:
             files.append(run.folder.path / f"{name}.png")
+            use_fonts_for_all_scripts(figure)
             figure.savefig(files[-1], dpi=110)
     return files
-
-
-def curves(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Loss and the monitored metric over the steps."""
-    assert run.folder is not None and run.data is not None
-    rows = MetricsTable(run.folder.path / "metrics.csv").rows()
-    monitor = "val_perplexity" if task.monitor == "val_loss" else task.monitor
-    series = {name: _series(rows, name) for name in ("train_loss", "val_loss", monitor)}
-    if not series["train_loss"][0] and not series["val_loss"][0]:
-        return None
-    figure = _figure(11, 4)
-    left, right = figure.subplots(1, 2)
-    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-        left.plot(*series[name], label=label, marker="." if name == "val_loss" else None, linewidth=1.2)
-    left.set(xlabel="step", ylabel="loss", title="loss")
-    left.legend(frameon=False)
-    right.plot(*series[monitor], marker=".", color="tab:green")
-    name = monitor.removeprefix("val_")
-    test_value = result.metrics.get(f"test_{name}")
-    if test_value is not None:
-        formatted = f"{test_value:.2%}" if name in ("accuracy", "f1", "wer") else f"{test_value:.4g}"
-        right.axhline(test_value, color="gray", linewidth=0.8, linestyle="--")
-        right.annotate(f"test {formatted}", (0.02, test_value), xycoords=("axes fraction", "data"), va="bottom")
-    right.set(xlabel="step", ylabel=name, title=f"validation {name}")
-    name = run.model_name
-    title = f"{name} on {run.data.name}" + ("" if run.data.real else f" ({run.data.source})")
-    figure.suptitle(figure_text(title))
-    return figure
-
-
-def confusion(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Confusion matrix on the test set, as percentages of each true class."""
-    counts: Tensor | None = getattr(task, "confusion", None)
-    if counts is None:
-        return None
-    names = [figure_text(name) for name in class_names(task, len(counts))]
-    fractions = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
-    side = 3 + 0.42 * len(names)
-    figure = _figure(side, side)
-    axes = figure.subplots()
-    axes.imshow(fractions.numpy(), cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=60, ha="right")
-    axes.set_yticks(ticks, names)
-    axes.set(xlabel="predicted class", ylabel="true class", title="confusion matrix, test set, %")
-    if len(names) <= 20:
-        for i in ticks:
-            for j in ticks:
-                if fractions[i, j] >= 0.005:
-                    color = "white" if fractions[i, j] > 0.5 else "black"
-                    axes.text(j, i, f"{100 * fractions[i, j]:.0f}", ha="center", va="center", fontsize=8, color=color)
-    return figure
 
 
 def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
@@ -106,7 +55,10 @@ def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
 
 
 def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figure | None":
-    """Attention maps of some test items; skipped, with a message, if a layer has no attention weights."""
+    """Attention maps of test items of as many classes as possible.
+
+    Skipped, with a message, if a layer has no attention weights.
+    """
     from torch.distributed.fsdp import FSDPModule
 
     data: Any = getattr(task.trainer, "datamodule", None)
@@ -118,8 +70,8 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
     if task.augment is None:
         return None
     test = data.splits.test
-    labels = test.labels[:count]
-    images = test.pixels(torch.arange(len(labels)))
+    rows = balanced_rows(test.labels, min(count, len(test)), data.seed)
+    labels, images = test.labels[rows], test.pixels(rows)
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
     try:
         return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
@@ -144,14 +96,3 @@ PLOTS: dict[str, Plot] = {
     "attention": attention,
 }
 """File name -> function that makes the plot."""
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
-    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    return [step for step, _ in points], [value for _, value in points]

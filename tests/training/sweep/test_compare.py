@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.plot_checks import check_texts
 from zoo.cli.main import main as cli
 from zoo.training.sweep import compare as comparing
 from zoo.training.sweep.compare import compare, find_recipe, flops, read_plan, split
@@ -247,3 +248,20 @@ def test_flops_of_a_saved_model(tmp_path: Path) -> None:
     scores = 2 * 2 * 65**2 * 12
     assert counted is not None and linear + scores * 0.9 < counted < 1.3 * (linear + scores)
     assert flops(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(("values", "seeds", "steps"), [(["only"], [0], 1), (["a", "$b_1$"], [0, 1, 2], 30),
+                         ([f"/a/long/path/of/a/folder/of/weights/number_{i}" for i in range(16)], [0], 5)],
+                         ids=["one point", "two", "many"])  # fmt: skip
+def test_the_plot_can_be_read(values: list[str], seeds: list[int], steps: int) -> None:
+    points = [(i * 10, i * 2.0, i / (i + 5)) for i in range(1, steps + 1)]
+    trials = [Trial(value, seed, Path(), {"val_accuracy": points}) for value in values for seed in seeds]
+    figure = Comparison("quick", "model.overrides.attention", values, seeds, trials, "val_accuracy", Path()).figure()
+    texts = check_texts(figure)
+    assert any("standard error" in text for text in texts) == (len(seeds) > 1)
+    (legend,) = figure.legends
+    boxes = [legend.get_window_extent(), *(axis.get_window_extent() for axis in figure.axes)]
+    assert boxes[0].x0 >= max(box.x1 for box in boxes[1:]), "the legend covers no curve"
+    curves = [line for line in figure.axes[0].get_lines() if line.get_marker() not in (None, "None")]
+    looks = {(line.get_linestyle(), line.get_color(), line.get_marker()) for line in curves}
+    assert len(looks) == len(legend.get_texts()) == len(values), "curves can be distinguished"

@@ -15,6 +15,7 @@ from zoo.training.run import Run
 from zoo.training.run_dir import RunFolder
 from zoo.utils import distributed
 from zoo.utils.escape import figure_text
+from zoo.utils.plotting import display_width, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,18 +100,16 @@ def is_correct(pairs: PairDataset[Any], row: int, query: int) -> bool:
 
 def plot_results(pairs: PairDataset[Tensor], rows: Tensor, found: Tensor, scores: Tensor, title: str) -> "Figure":
     """Plot the results of the first queries; correct ones have a green frame."""
-    from matplotlib.figure import Figure
-
     rows, found, scores = (x[:PLOT_QUERIES] for x in (rows, found[:, :PLOT_RESULTS], scores[:, :PLOT_RESULTS]))
-    figure = Figure(figsize=(1.25 * PLOT_RESULTS + 3.4, 1.3 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), PLOT_RESULTS + 1, squeeze=False, width_ratios=[2.6] + [1] * PLOT_RESULTS)
+    count = found.shape[1]
+    figure = make_figure(max(6.5, 1.25 * count + 3.4), 1.3 * len(rows) + 0.5)
+    axes = figure.subplots(len(rows), count + 1, squeeze=False, width_ratios=[2.6] + [1] * count)
     for line, row, best, score in zip(axes, rows.tolist(), found.tolist(), scores.tolist()):
         line[0].text(1, 0.5, figure_text(wrap(pairs.captions[row][0])), ha="right", va="center", fontsize=9)
         for column, (number, value) in enumerate(zip(best, score), 1):
             plot_image(line[column], pairs.items[number], f"{value:.2f}", correct=is_correct(pairs, number, row))
-        for unused in (line[0], *line[1 + len(best) :]):
-            unused.set_axis_off()
-    figure.suptitle(figure_text(title))
+        line[0].set_axis_off()
+    figure.suptitle(f"{figure_text(title)}\nscores of the best results; a thick green frame: correct", fontsize=10)
     return figure
 
 
@@ -150,4 +149,6 @@ def wrap(text: str, width: int = 26) -> str:
     """A caption, wrapped to at most four lines."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, width)[:4])
+    if display_width(text) > len(text):
+        width //= 2
+    return "\n".join(textwrap.wrap(text, width, max_lines=4, placeholder=" …"))

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.training.run_dir import write_text
-from zoo.utils.escape import figure_text, markdown
+from zoo.utils.atomic import write_atomic
+from zoo.utils.escape import markdown
+from zoo.utils.plotting import PALETTE, label_text, make_figure, use_fonts_for_all_scripts
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
+STYLES, MARKERS = ("-", "--", ":"), "os^Dv"  # curves differ not only by their colors
 _LOWER_IS_BETTER = ("loss", "error", "perplexity", "wer", "cer", "rank")
 
 
@@ -175,28 +179,33 @@ class Comparison:
         self.plot()
 
     def plot(self) -> Path:
-        """Plot mean and standard error over seeds, over steps and over seconds."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        """Write the plot of the curves."""
+        figure = self.figure()
+        write_atomic(self.plot_file, lambda path: figure.savefig(path, format="png"))
+        return self.plot_file
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+    def figure(self) -> "Figure":
+        """Plot mean and standard error over seeds, over steps and over seconds."""
+        figure = make_figure(12, max(4.0, 1.2 + 0.22 * len(self.values)))
         axes = figure.subplots(1, 2, sharey=True)
         for number, value in enumerate(self.values):
             for column, axis in enumerate(axes):
-                self._plot_curve(axis, value, column, f"C{number}")
+                self._plot_curve(axis, value, column, number)
         for axis, name, position in zip(axes, ("step", "seconds of training"), (self.equal_steps, self.equal_seconds)):
             axis.axvline(position, color="0.6", linewidth=0.8, linestyle=":")
             axis.set_xlabel(name)
+            axis.set_xlim(left=0)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_ylabel(figure_text(self.metric.replace("_", " ")))
-        axes[0].legend(title=figure_text(self.key), frameon=False)
-        title = f"{self.recipe}: mean ± standard error of {self._seeds()}; compared at the dotted lines"
-        figure.suptitle(figure_text(title), fontsize=10)
-        from zoo.utils.files import write_atomic
-
-        write_atomic(self.plot_file, lambda path: FigureCanvasAgg(figure).print_png(str(path)))
-        return self.plot_file
+        axes[0].set_ylabel(label_text(self.metric.replace("_", " ")))
+        handles, labels = axes[0].get_legend_handles_labels()
+        if handles:  # outside, where it covers no curve
+            title = label_text(self.key, 36, keep_end=True)
+            figure.legend(handles, labels, title=title, loc="outside right upper", frameon=False, fontsize=9)
+        shown = f"mean ± standard error of {self._seeds()}" if len(self.seeds) > 1 else self._seeds()
+        figure.suptitle(f"{label_text(self.recipe)}: {shown}; compared at the dotted lines", fontsize=10)
+        use_fonts_for_all_scripts(figure)
+        return figure
 
     # --- numbers --------------------------------------------------------------------------------------------------
 
@@ -263,7 +272,7 @@ class Comparison:
         failures = [f"{t.value}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
         return "; ".join([caption, *failures])
 
-    def _plot_curve(self, axis: Any, value: str, column: int, color: str) -> None:
+    def _plot_curve(self, axis: Any, value: str, column: int, number: int) -> None:
         """Plot the mean curve of a value, up to the end of its shortest run, with a band of one standard error."""
         curves = [trial.curves[self.metric] for trial in self._complete(value)]
         if not curves:
@@ -273,7 +282,10 @@ class Comparison:
         metrics = [[interpolate(curve, column, position) for curve in curves] for position in positions]
         mean = [statistics.fmean(each) for each in metrics]
         error = [statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else 0.0 for each in metrics]
-        axis.plot(positions, mean, color=color, label=figure_text(value), marker="o", markersize=3)
+        color, style = PALETTE[number % len(PALETTE)], STYLES[number // len(PALETTE) % len(STYLES)]
+        marker, every = MARKERS[number % len(MARKERS)], max(1, len(positions) // 20)
+        axis.plot(positions, mean, color=color, linestyle=style, marker=marker, markersize=4, markevery=every,
+                  label=label_text(value, 36, keep_end=True))  # fmt: skip
         low, high = ([m + sign * e for m, e in zip(mean, error)] for sign in (-1, 1))
         axis.fill_between(positions, low, high, color=color, alpha=0.2)
 
