@@ -209,7 +209,7 @@ def _score(objective: Objective, metric: str, predicted: Tensor, labels: Tensor,
     else:
         logits = torch.nn.functional.one_hot(predicted.long(), classes).float()
     scorer = objective.metrics("val", logits.shape[1])[metric]
-    scorer.sync_on_compute = False  # it is computed on one rank alone, which would wait for the others
+    scorer.distributed_available_fn = lambda: False  # it is computed on one rank alone, which would wait for the others
     scorer.update(*objective.metric_inputs(logits, labels))
     return round(float(scorer.compute()), 6)
 
