@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import zoo
 from zoo.tasks import ClassificationTask
 from zoo.tasks.calibration import TemperatureFit, calibration_error, fit_temperature
+from zoo.tasks.problem_types import Objective
 from zoo.utils.errors import LoadError
 
 
@@ -154,3 +155,17 @@ def test_an_export_has_the_temperature_in_its_last_layer(
     with torch.no_grad():
         assert torch.equal(zoo.load(tmp_path / "out")(pixels), model(pixels) / 4.0)
     assert model.temperature == 4.0 and zoo.load(tmp_path / "out").temperature == 1.0
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_the_error_does_not_depend_on_the_order_of_the_items(problem_type: Any) -> None:
+    """Devices split a validation set in different ways, and a run logs the same numbers."""
+    logits, labels = sampled(1.0, problem_type, n=999)
+    objective, found = Objective(problem_type), set()
+    for seed in range(4):
+        order = torch.randperm(999, generator=torch.Generator().manual_seed(seed))
+        metric = objective.metrics("val", 4)["calibration_error"]
+        for rows in order.split(100):
+            metric.update(*objective.metric_inputs(logits[rows], labels[rows]))
+        found.add(float(metric.compute()))
+    assert len(found) == 1 and found.pop() == pytest.approx(calibration_error(logits, labels, problem_type), abs=1e-6)

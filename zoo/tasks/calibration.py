@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
+from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from zoo.models.config import ProblemType
@@ -51,6 +52,30 @@ def calibration_error(logits: Tensor, labels: Tensor, problem_type: ProblemType)
     else:
         error = binary_calibration_error(logits.sigmoid(), labels.long(), n_bins=BINS)
     return float(error)
+
+
+class _InOrder:
+    """Sorts the items before the error is computed: its sums then do not depend on how devices split the items."""
+
+    confidences: Any
+    accuracies: Any
+
+    def compute(self) -> Tensor:
+        """The error, a scalar."""
+        confidences, accuracies = (
+            torch.cat(x) if isinstance(x, list) else x for x in (self.confidences, self.accuracies)
+        )
+        order = confidences.argsort()
+        self.confidences, self.accuracies = [confidences[order]], [accuracies[order]]
+        return super().compute()  # type: ignore[misc]
+
+
+class ClassCalibrationError(_InOrder, MulticlassCalibrationError):
+    """Expected calibration error of the most probable class."""
+
+
+class LabelCalibrationError(_InOrder, BinaryCalibrationError):
+    """Expected calibration error over all labels of all items."""
 
 
 class TemperatureFit(Metric):

@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, Metric, R2Score
 from torchmetrics.classification import (
-    BinaryCalibrationError,
     MulticlassAccuracy,
-    MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassStatScores,
@@ -20,7 +18,7 @@ from torchmetrics.classification import (
 )
 
 from zoo.models.config import ProblemType
-from zoo.tasks.calibration import BINS
+from zoo.tasks.calibration import BINS, ClassCalibrationError, LabelCalibrationError
 
 Unit = tuple[float, float]
 Loss = Callable[[Tensor, Tensor, str], Tensor]
@@ -129,12 +127,12 @@ class Objective:
             return {"error": MeanAbsoluteError(), "r2": R2Score()}
         if self.problem_type == "multi_label_classification":
             found = {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes),
-                     "calibration_error": BinaryCalibrationError(BINS)}  # fmt: skip
+                     "calibration_error": LabelCalibrationError(BINS)}  # fmt: skip
             return found | ({"counts": MultilabelStatScores(classes, average=None)} if stage == "test" else {})
         found = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1": MulticlassF1Score(classes, average="macro"),
-            "calibration_error": MulticlassCalibrationError(classes, BINS),
+            "calibration_error": ClassCalibrationError(classes, BINS),
         }
         if stage == "test":
             found["counts"] = MulticlassStatScores(classes, average=None)
@@ -145,11 +143,8 @@ class Objective:
     def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(predictions, labels) in the form that the metrics take.
 
-        Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities. They
-        are float64, where the device has it, so that sums over them do not depend on the order of the items.
+        Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities.
         """
-        if self.problem_type != "regression" and logits.device.type != "mps":
-            logits = logits.double()
         labels = labels.to(logits) if self.problem_type == "regression" else labels.long()
         return self.predictions(logits), labels
 
