@@ -225,7 +225,7 @@ def test_configs_that_a_library_cannot_express_raise(tmp_path):
         with pytest.raises(ValueError, match=f"cannot express .*{named}"):
             zoo.export(tiny(**changes), tmp_path / "out", format)
     with pytest.raises(
-        ValueError, match=r"cannot be exported to 'tim' \(formats: transformers, timm\); did you mean 'timm'\?"
+        ValueError, match=r"cannot be exported to 'tim' \(formats: transformers, timm, onnx\); did you mean 'timm'\?"
     ):
         zoo.export(tiny(), tmp_path / "out", "tim")
     with pytest.raises(ValueError, match="cannot be exported to 'open_clip'"):

@@ -67,7 +67,7 @@ def test_a_device_that_is_not_there_is_not_called_a_damaged_file(device: Any, we
     assert "truncated" not in str(error.value)
 
 
-@pytest.mark.parametrize("format", [None, 3, ["timm"], "Timm", "onnx"], ids=repr)
+@pytest.mark.parametrize("format", [None, 3, ["timm"], "Timm", "tensorrt"], ids=repr)
 def test_a_format_that_is_not_known(format: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="formats:"):
         zoo.export(zoo.create_model("vit_tiny_patch16_224", depth=1), tmp_path / "model", format)

@@ -108,9 +108,8 @@ class RunFolder:
         Raises: RunError if another process is using the folder.
         """
         with named_disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
-                self.path.mkdir()
+                self.path.mkdir(parents=True)
                 self.is_new = True
             self.checkpoints.mkdir(exist_ok=True)
             self._acquire_lock()
