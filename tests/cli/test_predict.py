@@ -113,7 +113,7 @@ def test_several_labels_are_columns_or_a_list(saved, capsys):
 
 
 def test_pairs_and_a_regression(saved, capsys):
-    words = ("pairs.jsonl", "--text-column", "premise, hypothesis")
+    words = ("pairs.jsonl", "--column", "premise, hypothesis")
     found = printed(capsys, saved / "number", *words)
     model = zoo.load(saved / "number")
     expected = zoo.predict(model, [(row["premise"], row["hypothesis"]) for row in found])

@@ -63,7 +63,7 @@ class Reader:
 
     @property
     def option(self) -> str:
-        return f"--{self.modality.name}-column"
+        return column_flag(self.modality)
 
     def read(self, words: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> Inputs:
         """The inputs that the words of a command line name, in their order; the files of a folder are sorted.
@@ -90,7 +90,8 @@ class Reader:
     # --- words --------------------------------------------------------------------------------------------------------
 
     def _is_table(self, word: str) -> bool:
-        return _is_table_name(word) and os.path.isfile(word)
+        is_input = Path(word).suffix.lower() in self.modality.suffixes and not self.column  # a time series in CSV
+        return _is_table_name(word) and os.path.isfile(word) and not is_input
 
     def _of_word(self, word: str) -> list[Row]:
         path = Path(word)
@@ -162,7 +163,7 @@ class Reader:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
         column = self.column or self._column_of_run()
         column = column if self.column or all(name.strip() in table.columns for name in column.split(",")) else ""
-        names = COLUMN_NAMES[self.modality.name]
+        names = COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES))
         found = _with_flags(lambda: find_columns(table, column, self.modality.name, names))
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"
@@ -226,6 +227,11 @@ def _with_flags(call: Callable[[], Any]) -> Any:
         return call()
     except DataError as error:
         raise DataError(OPTION.sub(_flag, str(error))) from error
+
+
+def column_flag(modality: Modality) -> str:
+    """The flag of the column of inputs; modalities that are registered have no flag of their own."""
+    return f"--{modality.name}-column" if modality.name in COLUMN_NAMES else "--column"
 
 
 def _flag(option: re.Match[str]) -> str:

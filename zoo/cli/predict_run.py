@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoints.load import load
-from zoo.cli.predict_inputs import Inputs, Reader, Row
+from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
 from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     check_model(model, top_k)
     modality = _modality(model, args)
     predictor = Predictor(model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation)
-    column = getattr(args, f"{modality.name}_column") or ""
+    column = args.column or getattr(args, f"{modality.name}_column", None) or ""
     table = {name: value for name in ("header", "sep", "encoding") if (value := getattr(args, name)) is not None}
     inputs = Reader(modality, args.source, column, table).read(args.inputs, [tuple(pair) for pair in args.pair])
     columns = columns_for(model, top_k, inputs.columns, args.on_error == "label")
@@ -64,8 +64,8 @@ def _modality(model: Model, args: argparse.Namespace) -> Modality:
     if args.pair and modality.name != "text":
         raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
     for name in MODALITIES:
-        if getattr(args, f"{name}_column") and name != modality.name:
-            raise ValueError(f"--{name}-column: the model takes {modality.plural}, use --{modality.name}-column")
+        if getattr(args, f"{name}_column", None) and name != modality.name:
+            raise ValueError(f"--{name}-column: the model takes {modality.plural}, use {column_flag(modality)}")
     return modality
 
 
