@@ -143,7 +143,8 @@ def test_requests_at_the_same_time_get_their_own_answers(texts: Client, texts_mo
     def one(i: int) -> None:
         word, top_k = words[i % 9], i % 3 + 1
         if i % 10 == 9:
-            assert texts.error({"inputs": [word, ""], "top_k": top_k}) == (422, "inputs[1] is empty")
+            found = texts.post({"inputs": [word, ""], "top_k": top_k})
+            assert found == (422, {"error": "inputs[1] is empty", "failures": {"1": "inputs[1] is empty"}})
         else:
             status, body = texts.post({"inputs": [word], "top_k": top_k})
             assert status == 200
@@ -302,6 +303,7 @@ def test_inputs_that_cannot_be_predicted(texts: Client, images: Client) -> None:
     assert body["error"].startswith("inputs[1]: ") and body["error"].endswith("(and 1 more)")
     assert images.error({"inputs": [""]}) == (400, "inputs[0] is empty: expected the bytes of an image file")
     assert images.error({"inputs": ["data:image/png,abc"]})[0] == 400
+    assert images.error({"inputs": [f"{coded(png())[:8]}!{coded(png())[8:]}"]})[0] == 400
     assert images.send("POST", "/predict", b"", Content_Type="image/png")[0] == 400
 
 

@@ -114,7 +114,7 @@ class InputReader:
         known = ["inputs", *["top_k"] * self.predicts, *["modality"] * (len(self.modalities) > 1)]
         for name in request:
             if name not in known:
-                near = did_you_mean(name, known)
+                near = did_you_mean(name[:100], known)
                 raise RequestError(
                     400, f"the request has an unknown key {name[:100]!r}: expected {', '.join(known)}{near}"
                 )
