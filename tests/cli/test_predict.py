@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from PIL import Image
-from text_peers import text_folder
+from text_peers import save_text_tokenizer, text_folder, transformers_text
 
 import zoo
 from zoo.cli.main import main
@@ -431,3 +431,24 @@ def test_a_model_that_was_saved_to_truncate(saved, capsys):
     assert predict("warns", "soup " * 60) == 0
     assert "1 of 1 texts are truncated to max_length=40 tokens" in capsys.readouterr().err
     assert "62 tokens" in failing(capsys, "warns", "soup " * 60, "--no-truncation")
+
+
+def test_entities(tmp_path, capsys):
+    """All of a text, in one column that holds a list; with --on-error label the error beside it."""
+    transformers_text(tmp_path / "model", "BertForTokenClassification", num_labels=3)
+    save_text_tokenizer(tmp_path / "model", "wordpiece")
+    model = zoo.load(tmp_path / "model")
+    model.labels = ["O", "B-X", "I-X"]
+    zoo.save(model, tmp_path / "ours")
+    (tmp_path / "t.csv").write_text("text,n\nthe soup was cold,1\n,2\n")
+    words = ["predict", str(tmp_path / "ours"), str(tmp_path / "t.csv"), "--on-error", "label"]
+    assert main([*words, "--out", str(tmp_path / "o.jsonl")]) == 0
+    good, bad = map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())
+    expected = [entity._asdict() for entity in zoo.predict(model, "the soup was cold")]
+    assert good == {"text": "the soup was cold", "n": "1", "entities": expected, "error": None} and expected
+    assert bad["entities"] is None and "line 3" in bad["error"]
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "ours"), "the soup was cold", "--aggregation-strategy", "simple"]) == 0
+    assert expected[0]["text"].split()[0] in capsys.readouterr().out
+    assert main(["predict", str(tmp_path / "ours"), "the soup", "--top-k", "2"]) == 2
+    assert "finds all entities of a text" in capsys.readouterr().err

@@ -8,9 +8,10 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.training.recipes.config import FinetuneSettings, GPTSettings, MLMSettings
+from zoo.training.recipes.config import FinetuneSettings, GPTSettings, MLMSettings, TokenClassificationSettings
 
-SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings}
+SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings,
+            "token_classification": TokenClassificationSettings}  # fmt: skip
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = ("width=16", "depth=1", "heads=2", "batch_size=8", *QUIET)
@@ -22,6 +23,8 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.data.synthetic.sentences.TRAIN", 400)
     monkeypatch.setattr("zoo.data.synthetic.sentences.TEST", 40)
     monkeypatch.setattr("zoo.data.synthetic.stories.STORIES", 20)
+    monkeypatch.setattr("zoo.data.synthetic.entities.TRAIN", 200)
+    monkeypatch.setattr("zoo.data.synthetic.entities.TEST", 40)
 
 
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +134,55 @@ def test_names_of_classes_and_labels_that_look_alike(tmp_path: Path, capsys: pyt
     assert zoo.load(tmp_path / "two").labels == ["Pos", "neg", "pos"]
 
 
+def test_token_classification_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*FEW, "steps=3", "ema=0.9", "export=transformers", "data.max_length=16")  # windows of 16 tokens
+    assert call("token_classification", tmp_path / "run", *words) == 0
+    output = capsys.readouterr()
+    for text in ("generated sentences with entities", "test f1", "by class", "zoo predict", "exported"):
+        assert text in output.out, text
+    assert "sentences have more than max_length=16 tokens: they are split into windows" in output.err + output.out
+    names = {f"test_{name}" for name in ("loss", "accuracy", "precision", "recall", "f1")}
+    assert result(tmp_path / "run")["result"].keys() == names
+    assert (tmp_path / "run" / "classes.csv").read_text().startswith("class,precision,recall,f1,support\n")
+    model = zoo.load(tmp_path / "run")
+    assert model.labels == ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
+    assert model.preprocess.encode("Paris") != model.preprocess.encode("paris")  # names have capital letters
+    text = "Ada Lincoln moved to Paris ."
+    pipeline = pytest.importorskip("transformers").pipeline(
+        "token-classification", str(tmp_path / "run" / "transformers"), aggregation_strategy="first"
+    )
+    assert [(e["entity_group"], e["start"], e["end"]) for e in pipeline(text)] == [
+        e[1:4] for e in zoo.predict(model, text)
+    ]
+
+
+def test_tags_of_files_on_a_classifier_of_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From CoNLL files in a folder, on weights that have another head; then on its own, whose head is kept."""
+    for name, count in (("train", 40), ("dev", 8), ("test", 8)):
+        rows = "".join(f"Ada NNP I-PER\nsaw VBD O\nParis{i} NNP I-LOC\n\n" for i in range(count))
+        (tmp_path / f"{name}.txt").write_text(f"-DOCSTART- -X- O\n\n{rows}")
+    few = ("batch_size=8", "steps=2", *QUIET)
+    assert call("finetune_text", tmp_path / "first", *FEW, "steps=1") == 0
+    source = f"model.source={tmp_path / 'first'}"
+    assert call("token_classification", tmp_path / "second", f"data={tmp_path}", source, *few) == 0
+    output = capsys.readouterr()
+    said = " ".join((output.err + output.out).split())
+    assert "tags: IOB1, 2 types of entities (LOC, PER)" in said and "new, for 3 classes: O, I-LOC, I-PER" in said
+    source = f"model.source={tmp_path / 'second'}"
+    assert call("token_classification", tmp_path / "third", f"data={tmp_path}", source, *few, "lr=1e-9") == 0
+    first, second = (zoo.load(tmp_path / name).head.proj.weight for name in ("second", "third"))
+    assert torch.allclose(first, second, atol=1e-6) and "new, for" not in capsys.readouterr().out
+
+
+def test_parts_of_speech_are_scored_by_accuracy(tmp_path: Path) -> None:
+    table = tmp_path / "tags.jsonl"
+    table.write_text('{"words": ["a", "dog", "runs"], "pos": ["DT", "NN", "VB"]}\n' * 60)
+    words = (f"data={table}", "tokens=words", "tags=pos", *TINY, "vocab_size=300", "steps=2")
+    assert call("token_classification", tmp_path / "run", *words) == 0
+    assert result(tmp_path / "run")["result"].keys() == {"test_loss", "test_accuracy"}
+    assert result(tmp_path / "run")["monitor"] == "val_accuracy"
+
+
 def test_it_stops_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (*FEW, "steps=40", "validate_every=2", "early_stopping_patience=2", "lr=1e-9", "monitor=accuracy")
     assert call("finetune_text", tmp_path / "run", *words) == 0
@@ -172,6 +224,7 @@ def test_gpt_on_pieces_of_a_file(tmp_path: Path) -> None:
     ("finetune_text", (*FEW, "dropout=0.1")),
     ("gpt_text", (*TINY, "max_length=16", "length=0")),
     ("mlm_text", (*TINY, "vocab_size=300")),
+    ("token_classification", (*FEW, "dropout=0.1", "data.max_length=16")),
 ])  # fmt: skip
 def test_interrupted_and_started_again(
     name: str, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +240,9 @@ def test_interrupted_and_started_again(
     ("finetune_text", ["export=transformers"], "give pool=cls"),
     ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear layer is named 'query'"),
     ("finetune_text", ["data.max_length=4", "truncate=error"], "truncate='cut'"),
+    ("token_classification", ["data=missing.conll"], "expected a folder or table that exists"),
+    ("token_classification", ["model=vit_cifar_tiny"], "expected a text model"),
+    ("token_classification", ["data.max_length=7"], "max_length=7: expected at least 8"),
     ("gpt_text", ["data=missing.txt"], "expected a file or folder that exists"),
     ("gpt_text", ["val_fraction=0"], "val_fraction=0"),
     ("gpt_text", ["model=bert_tiny"], "head='lm'"),

@@ -18,6 +18,7 @@ MULTIMODAL = "zero-shot-image-classification"
 # Code that uses a model, by pipeline tag; a classifier predicts the sample of its modality.
 USES = {
     "fill-mask": "zoo.predict(model, {mask!r})",
+    "token-classification": 'zoo.predict(model, "a text")',
     "text-generation": 'ids = model.preprocess("Once upon")["input_ids"]\n'
     "print(model.preprocess.decode(zoo.generate(model, ids, max_new_tokens=100, temperature=0.8)[0]))",
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',

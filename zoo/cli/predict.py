@@ -51,6 +51,11 @@ def add_command(command: Callable[..., Any]) -> None:
         action=argparse.BooleanOptionalAction,
         help="truncate texts that are too long, or refuse them (default: as the model was trained)",
     )
+    new.add_argument(
+        "--aggregation-strategy",
+        choices=("first", "simple"),
+        help="how tokens become entities: by the first token of each word (default), or each token by itself",
+    )
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 

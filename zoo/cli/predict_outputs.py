@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.inference.probabilities import Prediction
+from zoo.inference.token_classification import Entity
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.files import write_atomic
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields}  # of a prediction, by head
 PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
 
 
@@ -20,39 +22,43 @@ PREFIX = "predicted_"  # of the columns of predictions, where the input has one 
 class PredictionColumns:
     """The columns of a prediction.
 
-    label: "label", or "text" for speech. values: of a regression, the names of its columns. prefix: before each name.
-    errors: whether there is a column "error".
+    fields: of each of the `top_k` predictions: label ("text" for speech) and probability. values: of a regression, the
+    names of its columns. prefix: before each name. errors: whether there is a column "error". listed: the one column
+    that holds a list of all predictions, such as "entities"; "" for none.
     """
 
     top_k: int
-    label: str = "label"
+    fields: Sequence[str] = ("label", "probability")
     values: Sequence[str] = ()
     prefix: str = ""
     errors: bool = False
+    listed: str = ""
 
     @property
     def names(self) -> list[str]:
         """Of a flat table: label and probability, or label_1, probability_1 and so on, or values of a regression."""
         ends = [""] if self.top_k == 1 else [f"_{i}" for i in range(1, self.top_k + 1)]
-        plain = list(self.values) or [f"{name}{end}" for end in ends for name in (self.label, "probability")]
+        plain = list(self.values) or [f"{name}{end}" for end in ends for name in self.fields]
+        plain = [self.listed] if self.listed else plain
         return [f"{self.prefix}{name}" for name in [*plain, *["error"] * self.errors]]
 
     def flat(self, prediction: Prediction | None, error: str | None = None) -> dict[str, Any]:
         """A prediction as the cells of a row; None where there is none."""
         cells: list[Any] = []
-        for label, value in (prediction or []) if error is None else []:
-            cells += [value] if self.values else [label, value]
+        found = (prediction or []) if error is None else []
+        if self.listed and prediction is not None and error is None:
+            cells = [[dict(zip(self.fields, one)) for one in found]]
+        elif not self.listed:
+            cells = [cell for one in found for cell in (one[1:] if self.values else one)]
         cells += [None] * (len(self.names) - self.errors - len(cells)) + [error] * self.errors
         return dict(zip(self.names, cells, strict=True))
 
     def nested(self, prediction: Prediction | None, error: str | None = None) -> dict[str, Any]:
         """A prediction as keys of a JSON object; several labels are a list."""
         found = self.flat(prediction, error)
-        if self.values or self.top_k == 1:
+        if self.values or self.listed or self.top_k == 1:
             return found
-        several = (
-            [{self.label: label, "probability": value} for label, value in prediction or ()] if error is None else []
-        )
+        several = [dict(zip(self.fields, one)) for one in prediction or ()] if error is None else []
         key = f"{self.prefix}error"
         return {f"{self.prefix}predictions": several} | ({key: found[key]} if self.errors else {})
 
@@ -66,9 +72,9 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool) -> P
         values = ["number"] if len(values) == 1 else values
     elif head == "classify":
         top_k = min(top_k, model.config.num_classes)
-    label = "text" if head == "ctc" else "label"
+    fields = FIELDS.get(head, ("label", "probability"))
     for prefix in ("", PREFIX):
-        columns = PredictionColumns(top_k, label, values, prefix, errors)
+        columns = PredictionColumns(top_k, fields, values, prefix, errors, "entities" if head == "token" else "")
         new = {*columns.names, *columns.nested(None)}
         if not new & set(given):
             return columns

@@ -20,6 +20,7 @@ from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
 from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
+from zoo.inference.probabilities import Prediction
 from zoo.models.base import Model
 from zoo.preprocessing.modality import MODALITIES, Modality, of_inputs
 from zoo.retrieval.encode import fingerprint
@@ -37,7 +38,12 @@ def run(args: argparse.Namespace) -> int:
     top_k = args.top_k or (1 if args.out or args.json else 5)
     check_model(model, top_k)
     modality = _modality(model, args)
-    predictor = Predictor(model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation)
+    if args.top_k and model.config.head == "token":
+        raise ValueError("--top-k is for labels, and the model finds all entities of a text: omit it")
+    predictor = Predictor(
+        model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation,
+        aggregation_strategy=args.aggregation_strategy,
+    )  # fmt: skip
     column = args.column or getattr(args, f"{modality.name}_column", None) or ""
     table = {name: value for name in ("header", "sep", "encoding") if (value := getattr(args, name)) is not None}
     inputs = Reader(modality, args.source, column, table).read(args.inputs, [tuple(pair) for pair in args.pair])
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.json:
         work.print_json()
     else:
-        work.print_table(model)
+        work.print_table()
     return 0
 
 
@@ -74,7 +80,8 @@ def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     names = hashlib.blake2b(json.dumps(model.labels).encode(), digest_size=16).hexdigest()
     return {
         "model": fingerprint(model), "labels": names, "--top-k": top_k, "--batch-size": args.batch_size,
-        "--on-error": args.on_error, "--truncation": args.truncation, "--resample": args.resample,
+        "--on-error": args.on_error, "--truncation": args.truncation,
+        "--aggregation-strategy": args.aggregation_strategy, "--resample": args.resample,
     }  # fmt: skip
 
 
@@ -209,16 +216,21 @@ class Work:
             if prediction is not None:
                 yield joined(row.values, made(prediction, window.failures.get(i)))
 
-    def print_table(self, model: Model) -> None:
+    def print_table(self) -> None:
         """Print a table for the screen."""
         number = bool(self.columns.values)
-        table = make_table("", self.columns.label, "number" if number else "probability")
-        table.columns[2].justify = "right"
+        names = [name for name in self.columns.fields if name not in ("start", "end", "probability")]
+        table = make_table("", *names, "number" if number else "probability")
+        table.columns[-1].justify = "right"
+        none: Prediction = [dict.fromkeys(self.columns.fields, "")]  # of a text without entities
         for rows, window in self.windows():
             for row, prediction in zip(rows, window.predictions, strict=True):
-                for i, (label, value) in enumerate(prediction or ()):
-                    amount = "" if math.isnan(value) else f"{value:,.6g}" if number else f"{value:.1%}"
-                    table.add_row("" if i else printable(shown(row)), printable(label), amount)
+                found = [dict(zip(self.columns.fields, one)) for one in prediction or ()]
+                for i, cells in enumerate(found or (none if prediction is not None else [])):
+                    value = cells["probability"]
+                    unknown = value == "" or math.isnan(value)
+                    amount = "" if unknown else f"{value:,.6g}" if number else f"{value:.1%}"
+                    table.add_row("" if i else printable(shown(row)), *(printable(cells[n]) for n in names), amount)
         stdout_console().print(table)
 
 

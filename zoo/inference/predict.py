@@ -1,4 +1,4 @@
-"""`zoo.predict`: labels with probabilities, values of a regression, texts of speech, or tokens for a mask."""
+"""`zoo.predict`: labels with probabilities, values of a regression, entities, texts of speech, tokens for a mask."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,24 +7,29 @@ from typing import Any, Literal, overload
 
 from zoo.inference.predictor import OnError, Predictor
 from zoo.inference.probabilities import Prediction
+from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.preprocessing.modality import of_inputs
+
+HEADS = ("classify", "token", "masked_lm", "ctc")
 
 
 @overload
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None,
-            on_error: Literal["raise", "label"] = "raise", truncation: bool | None = None
-            ) -> list[Prediction]: ...  # fmt: skip
+            on_error: Literal["raise", "label"] = "raise", truncation: bool | None = None,
+            aggregation_strategy: Aggregation | None = None) -> list[Prediction]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None, on_error: OnError,
-            truncation: bool | None = None) -> list[Prediction | None]: ...  # fmt: skip
+            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None
+            ) -> list[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Iterator[Any], top_k: int = 5, *, batch_size: int | None = None,
-            on_error: OnError = "raise", truncation: bool | None = None
-            ) -> Iterator[Prediction | None]: ...  # fmt: skip
+            on_error: OnError = "raise", truncation: bool | None = None,
+            aggregation_strategy: Aggregation | None = None) -> Iterator[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Any, top_k: int = 5, *, batch_size: int | None = None, on_error: OnError = "raise",
-            truncation: bool | None = None) -> Prediction: ...  # fmt: skip
+            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None
+            ) -> Prediction: ...  # fmt: skip
 def predict(
     model: Model,
     x: Any,
@@ -33,13 +38,16 @@ def predict(
     batch_size: int | None = None,
     on_error: OnError = "raise",
     truncation: bool | None = None,
+    aggregation_strategy: Aggregation | None = None,
 ) -> Any:
     """Predict the `top_k` most probable labels, [(label, probability), ...], best first; for a list, a list of them.
 
     If `model.config.resolved_problem_type` is "multi_label_classification", each label has an independent probability;
     if it is "regression", the output is the value of every label, in their order. A model with head="masked_lm"
     predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. Classes
-    without a name are called by their number.
+    without a name are called by their number. A model with head="token" gives the entities of each text in their order,
+    [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
+    any length is read in overlapping windows.
 
     Args:
         model: A classifier, a masked language model, or a CTC model, with `preprocess`.
@@ -47,7 +55,7 @@ def predict(
             (samples, sampling_rate)) of any length; a list of them; or an iterator, such as a generator: then the
             result is a generator of predictions in the same order, which reads some inputs ahead and never holds all
             of them in memory.
-        top_k: Labels of each prediction.
+        top_k: Labels of each prediction; of entities there are always all.
         batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
             next input. Default: images in batches of 32, texts sorted by length in batches of about 1,024 tokens (on a
             GPU 16,384). Audio clips are computed one by one.
@@ -58,6 +66,9 @@ def predict(
             at the end says how many; False raises, with the index and the number of tokens. Default: as the model was
             trained and saved, in `model.preprocess.truncate` ("error" raises, "warn" truncates with the warning, "cut"
             truncates silently).
+        aggregation_strategy: With head="token", how the tags of tokens become entities, as in the pipeline of
+            transformers: "first" (the default), where the first token of a word decides, or "simple", where every token
+            has its own tag.
 
     Raises:
         ValueError: A model that does not predict labels, options it has no use for, or, with on_error="raise", an input
@@ -65,7 +76,8 @@ def predict(
             existing file or folder and has a separator or a suffix, is refused.
     """
     check_model(model, top_k)
-    predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation)
+    predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation,
+                          aggregation_strategy=aggregation_strategy)  # fmt: skip
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs
     if isinstance(x, Iterator):
@@ -86,12 +98,12 @@ def check_model(model: Any, top_k: int) -> None:
         raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}{hint}")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
-    if model.config.head not in ("classify", "masked_lm", "ctc"):
+    if model.config.head not in HEADS or (model.config.head == "token" and "input_ids" not in model.inputs):
         hint = "; to continue texts, use zoo.generate" if model.config.head == "lm" else ""
         hint = "; to classify with text labels, use zoo.zero_shot(model, labels)" if model.config.parts else hint
         raise ValueError(
-            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify'), "
-            f"head='masked_lm' or head='ctc'{hint}"
+            f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
+            f"head='token' for the words of texts), head='masked_lm' or head='ctc'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_inputs(model.inputs))

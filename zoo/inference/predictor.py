@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from zoo.inference import long_audio
+from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
+from zoo.inference.token_classification import Aggregation, Entity, entities_of
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.audio_io import AudioError
@@ -30,6 +32,8 @@ TEXTS, TEXTS_OF_A_GPU = 512, 4096  # in a window
 TOKENS, TOKENS_OF_A_GPU = 1024, 16384  # in a batch of texts
 SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
 SHOWN = 5  # failures that a report names
+NOT_FINITE = "the model gives numbers that are not finite for it"
+K = TypeVar("K")
 
 
 @dataclass
@@ -95,16 +99,17 @@ class Report:
 
 
 class Predictor:
-    """Predicts windows of inputs with a classifier, a masked language model or a CTC model.
+    """Predicts windows of inputs with a classifier of inputs or words, a masked language model or a CTC model.
 
     Args:
-        model: With `preprocess`; its head is "classify", "masked_lm" or "ctc".
+        model: With `preprocess`; its head is "classify", "token", "masked_lm" or "ctc".
         top_k: Labels of each prediction.
         batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
             prediction with one label that is the error, and the probability nan).
         truncation: Whether to truncate texts that are too long for the model, rather than to raise. None: as
             `model.preprocess` does.
+        aggregation_strategy: With head="token", how tokens become entities; see `entities_of`. None: "first".
 
     Raises: ValueError for an option that is not one of these, or that the model has no use for.
     """
@@ -117,13 +122,18 @@ class Predictor:
         batch_size: int | None = None,
         on_error: OnError = "raise",
         truncation: bool | None = None,
+        aggregation_strategy: Aggregation | None = None,
     ) -> None:
         check_choice("on_error", on_error, get_args(OnError))
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None")
         self.model, self.top_k, self.batch_size, self.on_error = model, top_k, batch_size, on_error
         self.processor = model.preprocess
+        self.aggregation = self._aggregation(aggregation_strategy)
+        self.in_windows = model.config.head == "token" and isinstance(self.processor, TextProcessor)
         if truncation is not None:
+            if self.in_windows:
+                raise ValueError(f"truncation={truncation!r}: the model predicts long texts in windows, so omit it")
             if not isinstance(self.processor, TextProcessor):
                 raise ValueError(f"truncation={truncation!r} is for texts, and the model takes {model.inputs[0]}")
             if not isinstance(truncation, bool):
@@ -135,6 +145,16 @@ class Predictor:
             raise ValueError("expected one mask in each text, but the tokenizer has no mask token")
         if model.config.head == "ctc":
             long_audio.transcripts(model, [])  # raises where the model has no vocabulary
+
+    def _aggregation(self, strategy: Aggregation | None) -> Aggregation:
+        """The strategy, by default "first"."""
+        if strategy is None:
+            return "first"
+        check_choice("aggregation_strategy", strategy, get_args(Aggregation))
+        if self.model.config.head != "token":
+            raise ValueError(f"aggregation_strategy={strategy!r} is for head='token', and the model has "
+                             f"head={self.model.config.head!r}")  # fmt: skip
+        return strategy
 
     @property
     def is_cpu(self) -> bool:
@@ -187,9 +207,13 @@ class Predictor:
                 raise (AudioError if isinstance(found, AudioError) else ValueError)(message) from found
             made.failures[index] = message
             if self.on_error == "label":
-                made.predictions[index] = [(f"error: {message}", math.nan)]
+                made.predictions[index] = [self._error(f"error: {message}")]
         made.failures = dict(sorted(made.failures.items()))
         return made
+
+    def _error(self, message: str) -> tuple[Any, ...]:
+        """An error in the place of a label."""
+        return Entity("", message, 0, 0, math.nan) if self.in_windows else (message, math.nan)
 
     def _named(self, error: Exception, item: Any, index: int, name: str) -> str:
         """What is wrong with an input, in one line that names it."""
@@ -208,6 +232,8 @@ class Predictor:
         if self.is_audio:
             for i, clip in enumerate(items):
                 yield i, clip if isinstance(clip, Exception) else self._clip(clip, first + i)
+        elif self.in_windows:
+            yield from self._texts_in_windows(items, names or [f"text {first + i}" for i in range(len(items))])
         elif self.is_text:
             yield from self._texts(items, names or [f"text {first + i}" for i in range(len(items))], made)
         else:
@@ -263,10 +289,32 @@ class Predictor:
         for batch in self._by_length({i: len(found[i]) for i in good}):
             yield from zip(batch, self._of_encoded([found[i] for i in batch]))
 
-    def _by_length(self, lengths: dict[int, int]) -> Iterator[list[int]]:
+    def _texts_in_windows(
+        self, items: Sequence[Any], names: Sequence[str]
+    ) -> Iterator[tuple[int, Prediction | Exception]]:
+        """Texts of any length, for a model with an output for each token."""
+        texts: dict[int, Any] = {}
+        for i, item in enumerate(items):
+            if isinstance(item, Exception):
+                yield i, item
+            elif isinstance(item, tuple):
+                yield i, ValueError(f"{names[i]} is a pair of texts, and the model finds entities in single texts")
+            else:
+                texts[i] = item
+        for i, found in outputs_of_windows(self.model, self.processor, texts, names, self._by_length):
+            yield i, found if isinstance(found, Exception) else self._of_windows(items[i], *found)
+
+    def _of_windows(self, text: Any, windows: list[Any], scores: list[Tensor]) -> Prediction | Exception:
+        """The entities of a text from the scores [N, C] of its windows."""
+        if not all(rows.isfinite().all() for rows in scores):
+            return ValueError(NOT_FINITE)
+        labels = label_names(self.model, scores[0].shape[-1])
+        return entities_of(text, windows, [rows.softmax(-1) for rows in scores], labels, self.aggregation)
+
+    def _by_length(self, lengths: dict[K, int]) -> Iterator[list[K]]:
         """Batches of texts of similar length."""
         limit = TOKENS if self.is_cpu else TOKENS_OF_A_GPU
-        batch: list[int] = []
+        batch: list[K] = []
         for index in sorted(lengths, key=lambda i: lengths[i]):
             full = len(batch) == self.batch_size if self.batch_size else (len(batch) + 1) * lengths[index] > limit
             if batch and full:
@@ -309,5 +357,5 @@ class Predictor:
         else:
             found = top_predictions(outputs, self.top_k, label)
         finite = outputs.isfinite().all(-1).tolist()
-        problem = ValueError("the model gives numbers that are not finite for it")
+        problem = ValueError(NOT_FINITE)
         return [row if fine else problem for row, fine in zip(found, finite)]

@@ -1,6 +1,7 @@
 """From the scores of a model to labels with probabilities."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 
-Prediction = list[tuple[str, float]]  # [(label, probability), ...], best first
+# [(label, probability), ...], best first; of head="token" the entities of a text.
+Prediction = list[Any]
 
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:

@@ -189,7 +189,7 @@ class TextProcessor:
         encoding. names: of the texts in messages; default: "text 0", "text 1", ...
         """
         names = names or [f"text {index}" for index in range(len(texts))]
-        found: list[Any] = [_problem_of(text, name) for text, name in zip(texts, names)]
+        found: list[Any] = [problem_of_text(text, name) for text, name in zip(texts, names)]
         good = [index for index, problem in enumerate(found) if problem is None]
         cleaned = [texts[i] if self.clean is None else _cleaned(texts[i], self.clean) for i in good]
         long: dict[int, int] = {}
@@ -383,7 +383,7 @@ def _cleaned(text: Text, mode: Clean) -> Text:
     return clean_text(text, mode) if isinstance(text, str) else (clean_text(text[0], mode), clean_text(text[1], mode))
 
 
-def _problem_of(text: Any, name: str) -> ValueError | None:
+def problem_of_text(text: Any, name: str) -> ValueError | None:
     """Why a text cannot be encoded; None if it can."""
     for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
         if not isinstance(part, str):

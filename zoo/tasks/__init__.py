@@ -8,6 +8,7 @@ _HOME = {
     "CTCTask": "zoo.tasks.ctc",
     "CausalLMTask": "zoo.tasks.language_modeling",
     "MaskedLMTask": "zoo.tasks.language_modeling",
+    "TokenClassificationTask": "zoo.tasks.token_classification",
     "ContrastiveTask": "zoo.tasks.contrastive",
     "RetrievalMetrics": "zoo.tasks.retrieval_metrics",
     "balanced": "zoo.tasks.problem_types",

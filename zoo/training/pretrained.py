@@ -18,15 +18,16 @@ from zoo.utils.console import console
 from zoo.utils.escape import printable
 
 
-def load_classifier(source: str, overrides: Mapping[str, Any]) -> Model:
-    """The model of a checkpoint as a classifier in training mode, whatever head the checkpoint has.
+def load_classifier(source: str, overrides: Mapping[str, Any], head: str = "classify") -> Model:
+    """The model of a checkpoint as a classifier (of inputs, or with head="token" of words) in training mode.
 
-    If it is not a classifier already, its last layer has an arbitrary number of classes until `set_classes`.
+    The checkpoint may have any head: if it is not that of such a classifier, the last layer is new, with an arbitrary
+    number of classes until `set_classes`.
     Raises: ValueError, LoadError of `zoo.load`.
     """
     config: Any = describe(source).config
-    has_classes = config.head == "classify" or config.parts  # models of several towers have no classifier
-    fields = {"head": "classify"} if has_classes else {"head": "classify", "num_classes": 2}
+    has_classes = config.head == head or config.parts  # models of several towers have no classifier
+    fields = {"head": head} if has_classes else {"head": head, "num_classes": 2}
     return load(source, **fields | dict(overrides)).train()
 
 

@@ -95,8 +95,8 @@ class Run:
         try:
             if not model.source:
                 return create_model(model.name, seed=self.config.seed, **{"head": head} | overrides)
-            if head == "classify":
-                return load_classifier(model.source, overrides)
+            if head in ("classify", "token"):
+                return load_classifier(model.source, overrides, head)
             return load(model.source, **{"head": head} | overrides).train()  # `load` returns a model in eval mode
         except (ValueError, TypeError) as error:
             raise SettingsError(str(error)) from error

@@ -106,30 +106,33 @@ def _read(name: str, read: Read) -> Table:
     return read_shards(name) if is_shards(name) else read(Path(name).expanduser())
 
 
-def split_tables(folder: Path, read: Read = read_table, alone: Sequence[str] = ()) -> dict[str, Table]:
+def split_tables(
+    folder: Path, read: Read = read_table, alone: Sequence[str] = (), suffixes: Sequence[str] = SUFFIXES
+) -> dict[str, Table]:
     """The tables of a folder by split, e.g. `train.csv` or `train/metadata.csv`; empty if there are none.
 
     Args:
         folder: The folder.
         read: Reads a table.
         alone: Names of the table of a folder without a train table, e.g. `captions` for `captions.csv`.
+        suffixes: Of the files that are looked for.
 
     Raises: DataError for two tables of one split, or tables without one to train on.
     """
     found: dict[str, Table] = {}
     for split, names in SPLIT_NAMES.items():
-        if file := _only_table(folder, [*names, *(f"{name}/metadata" for name in names)], split):
+        if file := _only_table(folder, [*names, *(f"{name}/metadata" for name in names)], split, suffixes):
             found[split] = read(file)
     for name in alone:
-        if "train" not in found and (file := _only_table(folder, [name], "train")):
+        if "train" not in found and (file := _only_table(folder, [name], "train", suffixes)):
             found["train"] = read(file)
     if found and "train" not in found:
         raise DataError(f"{folder} has a table for {next(iter(found))} but none for train, e.g. train.csv")
     return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
-def _only_table(folder: Path, stems: Sequence[str], split: str) -> Path | None:
-    present = [file for stem in stems for suffix in SUFFIXES if (file := folder / f"{stem}{suffix}").is_file()]
+def _only_table(folder: Path, stems: Sequence[str], split: str, suffixes: Sequence[str]) -> Path | None:
+    present = [file for stem in stems for suffix in suffixes if (file := folder / f"{stem}{suffix}").is_file()]
     if len(present) > 1:
         names = " and ".join(str(file.relative_to(folder)) for file in present[:2])
         raise DataError(f"{folder} has {names}: expected one table for {split}")

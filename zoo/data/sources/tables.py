@@ -124,8 +124,15 @@ def from_arrow(table: Any, where: str) -> Table:
     """Convert a pyarrow Table, with the class names that `datasets` stores in its metadata."""
     stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = stored.get("info", {}).get("features", {})
-    names = {name: info["names"] for name, info in features.items() if isinstance(info, dict) and "names" in info}
+    names = {name: found for name, info in features.items() if (found := _class_names(info))}
     return Table({name: table.column(name).to_pylist() for name in table.column_names}, where, names=names)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of a ClassLabel of `datasets`, or of a list of them, which versions of `datasets` write in two ways."""
+    while isinstance(feature, list | dict) and (isinstance(feature, list) or "feature" in feature):
+        feature = next(iter(feature), None) if isinstance(feature, list) else feature["feature"]
+    return feature.get("names") if isinstance(feature, dict) else None
 
 
 def read_text(file: Path, *, encoding: str = "auto") -> str:

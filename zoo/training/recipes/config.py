@@ -12,6 +12,7 @@ from zoo.data.config import (
     StreamSettings,
     TextDataSettings,
 )
+from zoo.data.text_config import TaggedTextSettings
 from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
@@ -47,6 +48,37 @@ class FinetuneSettings(RunSettings):
 
     data: TextDataSettings = field(default_factory=TextDataSettings)
     task: WeightedClassificationSettings = field(default_factory=WeightedClassificationSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    export: Literal["none", "transformers"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagSettings:
+    """The objective of token classification, and early stopping.
+
+    Attributes:
+        label_smoothing: Label smoothing: fraction of the target spread evenly over all tags.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
+    """
+
+    label_smoothing: float = 0.0
+    early_stopping_patience: int = 0
+
+    def __post_init__(self) -> None:
+        _within("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationSettings(RunSettings):
+    """Settings of token classification.
+
+    Attributes:
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
+    """
+
+    data: TaggedTextSettings = field(default_factory=TaggedTextSettings)
+    task: TagSettings = field(default_factory=TagSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 

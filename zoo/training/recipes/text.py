@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.data.splits import Splits
 from zoo.data.text.dataset import TextDataset
+from zoo.data.text.tagged import TaggedSentences
 from zoo.models.base import Model
 from zoo.models.registry import find_variant
 from zoo.models.text import DecoderConfig
@@ -37,20 +38,21 @@ def text_model(run: Run, head: str) -> Model:
     return model
 
 
-def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset]) -> Model:
+def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset] | Splits[TaggedSentences]) -> Model:
     """The model for the texts: a new one with a tokenizer trained on them, a pretrained one with their classes."""
-    c = run.config
+    c, head = run.config, model.config.head
     if not c.model.source:
         plain = [part for text in texts.train.texts for part in ([text] if isinstance(text, str) else text)]
-        model = with_new_tokenizer(run, model, plain, "classify", num_classes=len(texts.classes))
+        model = with_new_tokenizer(run, model, plain, str(head), num_classes=len(texts.classes))
     elif set_classes(model, texts.classes, c.seed) and texts.problem_type == "regression":
         # the pretrained head predicts values that are not standardized
-        mean, std = target_unit(model, texts.train.labels, texts.problem_type)
+        mean, std = target_unit(model, cast(TextDataset, texts.train).labels, texts.problem_type)
         rescale_output(cast(Any, model.head).proj, -mean / std, 1 / std)
     model.labels = list(texts.classes)
     # The saved model cuts texts where the run did, so that it predicts what was tested.
     length = min(c.data.max_length, model.preprocess.max_length)
-    model.preprocess = replace(model.preprocess, max_length=length, truncate=c.data.truncate)
+    truncate = getattr(c.data, "truncate", "error")  # nothing is truncated where texts are split into windows
+    model.preprocess = replace(model.preprocess, max_length=length, truncate=truncate)
     return model
 
 
@@ -63,17 +65,20 @@ def with_new_tokenizer(run: Run, model: Model, texts: Sequence[str], head: str, 
     """The model built again for a tokenizer trained on the texts."""
     config: Any = model.config
     vocab_size = run.config.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
-    tokenizer = new_tokenizer(run, config, texts, vocab_size, config.max_length)
+    lowercase = head != "token"  # names differ from other words by their capital letters
+    tokenizer = new_tokenizer(run, config, texts, vocab_size, config.max_length, lowercase)
     tokenizer = replace(tokenizer, types="token_type_ids" in model.inputs)
     model = run.build_model(head, **token_fields(config, tokenizer), **fields)
     model.preprocess = tokenizer
     return model
 
 
-def new_tokenizer(run: Run, config: Any, texts: Sequence[str], vocab_size: int, max_length: int) -> TextProcessor:
+def new_tokenizer(run: Run, config: Any, texts: Sequence[str], vocab_size: int, max_length: int,
+                  lowercase: bool = True) -> TextProcessor:  # fmt: skip
     """A tokenizer trained on the texts, for a model of this config: WordPiece for encoders, BPE for decoders."""
     kind: Any = "bpe" if isinstance(config, DecoderConfig) else "wordpiece"
-    return train(kind, texts, vocab_size, max_length=max_length, cache=tokenizer_cache(run))
+    return train(kind, texts, vocab_size, max_length=max_length, lowercase=lowercase,
+                 cache=tokenizer_cache(run))  # fmt: skip
 
 
 def token_fields(config: Any, tokenizer: TextProcessor) -> dict[str, Any]:
@@ -88,8 +93,10 @@ def tokenizer_cache(run: Run) -> Path:
     return Path(run.config.run_dir or Path("runs") / run.recipe).parent / "tokenizers"
 
 
-def example_command(texts: Splits[TextDataset]) -> list[str]:
-    """A command that classifies a short text of the test set with the trained model."""
+def example_command(texts: Splits[TextDataset] | Splits[TaggedSentences]) -> list[str]:
+    """A command that predicts a short text of the test set with the trained model."""
+    if not texts.real and isinstance(texts.train, TaggedSentences):
+        return ["zoo", "predict", "{model}", "Ada Lincoln , who works for Lincoln Motors , moved to North Lincoln ."]
     if not texts.real:
         return ["zoo", "predict", "{model}", "the soup was cold but the evening was lovely ."]
     text = min(texts.test.texts[:50], key=lambda text: abs(40 - len("".join(text))))  # about 40 characters long

@@ -1,0 +1,36 @@
+"""Data options of the recipes for words and questions. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass
+
+from zoo.data.config import ItemDataSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedTextSettings(ItemDataSettings):
+    """Sentences whose words have tags, such as named entities or parts of speech.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated sentences; also `auto`), a CoNLL file (a word in each line, with its tag
+            in the last column; sentences are separated by blank lines), a table with lists of words and tags (.jsonl
+            .json .parquet), a folder with a train file of one of these kinds and optional validation and test files,
+            or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        tokens: Column of the lists of words in a table.
+        tags: Column of the lists of tags in a table.
+        validation: File to validate on. Default: the validation split of the dataset, or else the fraction
+            `trainer.val_fraction` of the training sentences.
+        test: File to test on. Default: the test split of the dataset, or else 10 % of the training sentences.
+        max_length: Maximum number of tokens of a window. Longer sentences are split into windows that overlap, so that
+            no word is lost.
+        group_by_length: Group sentences of similar length into the same batch.
+    """
+
+    tokens: str = ""
+    tags: str = ""
+    validation: str | None = None
+    test: str | None = None
+    max_length: int = 256
+    group_by_length: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(8, "max_length")
