@@ -452,3 +452,17 @@ def test_entities(tmp_path, capsys):
     assert expected[0]["text"].split()[0] in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "ours"), "the soup", "--top-k", "2"]) == 2
     assert "finds all entities of a text" in capsys.readouterr().err
+
+
+def test_answers(tmp_path):
+    transformers_text(tmp_path / "model", "BertForQuestionAnswering")
+    save_text_tokenizer(tmp_path / "model", "wordpiece")
+    (tmp_path / "q.csv").write_text("question,context\nthe soup,the soup was cold\n")
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "q.csv"), "--text-column", "question,context"]
+    assert main([*words, "--out", str(tmp_path / "o.csv")]) == 0
+    ((answer, probability, start, end),) = zoo.predict(
+        zoo.load(tmp_path / "model"), ("the soup", "the soup was cold"), 1
+    )
+    row = next(csv.DictReader((tmp_path / "o.csv").open()))
+    assert row["answer"] == answer and (row["start"], row["end"]) == (str(start), str(end))
+    assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)

@@ -19,6 +19,7 @@ MULTIMODAL = "zero-shot-image-classification"
 USES = {
     "fill-mask": "zoo.predict(model, {mask!r})",
     "token-classification": 'zoo.predict(model, "a text")',
+    "question-answering": 'zoo.predict(model, ("a question?", "a context with the answer"))',
     "text-generation": 'ids = model.preprocess("Once upon")["input_ids"]\n'
     "print(model.preprocess.decode(zoo.generate(model, ids, max_new_tokens=100, temperature=0.8)[0]))",
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',

@@ -19,7 +19,12 @@ def add_command(command: Callable[..., Any]) -> None:
         ".json .parquet), or - for standard input: a text or a path in each line, or JSON lines with --text-column",
     )
     new.add_argument(
-        "--pair", nargs=2, action="append", default=[], metavar="TEXT", help="a pair of texts (repeatable)"
+        "--pair",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a pair of texts, or a question and its context (repeatable)",
     )
     columns = new.add_argument_group("tables (default: the column of the run, or with a common name; format as found)")
     one = columns.add_mutually_exclusive_group()
@@ -55,6 +60,11 @@ def add_command(command: Callable[..., Any]) -> None:
         "--aggregation-strategy",
         choices=("first", "simple"),
         help="how tokens become entities: by the first token of each word (default), or each token by itself",
+    )
+    new.add_argument(
+        "--handle-impossible-answer",
+        action="store_true",
+        help="for question answering: the answer may be empty, if the context does not have it",
     )
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")

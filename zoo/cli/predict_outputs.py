@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.inference.probabilities import Prediction
+from zoo.inference.question_answering import Answer
 from zoo.inference.token_classification import Entity
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.files import write_atomic
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields}  # of a prediction, by head
+FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields, "qa": Answer._fields}  # of a prediction, by head
 PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
 
 

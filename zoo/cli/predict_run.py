@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--top-k is for labels, and the model finds all entities of a text: omit it")
     predictor = Predictor(
         model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation,
-        aggregation_strategy=args.aggregation_strategy,
+        aggregation_strategy=args.aggregation_strategy, handle_impossible_answer=args.handle_impossible_answer,
     )  # fmt: skip
     column = args.column or getattr(args, f"{modality.name}_column", None) or ""
     table = {name: value for name in ("header", "sep", "encoding") if (value := getattr(args, name)) is not None}
@@ -81,7 +81,8 @@ def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     return {
         "model": fingerprint(model), "labels": names, "--top-k": top_k, "--batch-size": args.batch_size,
         "--on-error": args.on_error, "--truncation": args.truncation,
-        "--aggregation-strategy": args.aggregation_strategy, "--resample": args.resample,
+        "--aggregation-strategy": args.aggregation_strategy,
+        "--handle-impossible-answer": args.handle_impossible_answer, "--resample": args.resample,
     }  # fmt: skip
 
 

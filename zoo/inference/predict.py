@@ -11,25 +11,27 @@ from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.preprocessing.modality import of_inputs
 
-HEADS = ("classify", "token", "masked_lm", "ctc")
+HEADS = ("classify", "token", "qa", "masked_lm", "ctc")
 
 
 @overload
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None,
             on_error: Literal["raise", "label"] = "raise", truncation: bool | None = None,
-            aggregation_strategy: Aggregation | None = None) -> list[Prediction]: ...  # fmt: skip
+            aggregation_strategy: Aggregation | None = None,
+            handle_impossible_answer: bool = False) -> list[Prediction]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None, on_error: OnError,
-            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None
-            ) -> list[Prediction | None]: ...  # fmt: skip
+            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None,
+            handle_impossible_answer: bool = False) -> list[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Iterator[Any], top_k: int = 5, *, batch_size: int | None = None,
             on_error: OnError = "raise", truncation: bool | None = None,
-            aggregation_strategy: Aggregation | None = None) -> Iterator[Prediction | None]: ...  # fmt: skip
+            aggregation_strategy: Aggregation | None = None,
+            handle_impossible_answer: bool = False) -> Iterator[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Any, top_k: int = 5, *, batch_size: int | None = None, on_error: OnError = "raise",
-            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None
-            ) -> Prediction: ...  # fmt: skip
+            truncation: bool | None = None, aggregation_strategy: Aggregation | None = None,
+            handle_impossible_answer: bool = False) -> Prediction: ...  # fmt: skip
 def predict(
     model: Model,
     x: Any,
@@ -39,6 +41,7 @@ def predict(
     on_error: OnError = "raise",
     truncation: bool | None = None,
     aggregation_strategy: Aggregation | None = None,
+    handle_impossible_answer: bool = False,
 ) -> Any:
     """Predict the `top_k` most probable labels, [(label, probability), ...], best first; for a list, a list of them.
 
@@ -47,7 +50,8 @@ def predict(
     predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. Classes
     without a name are called by their number. A model with head="token" gives the entities of each text in their order,
     [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
-    any length is read in overlapping windows.
+    any length is read in overlapping windows. A model with head="qa" answers a tuple (question, context) from a context
+    of any length, [(answer, probability, start, end), ...] (`Answer`), best first.
 
     Args:
         model: A classifier, a masked language model, or a CTC model, with `preprocess`.
@@ -69,6 +73,8 @@ def predict(
         aggregation_strategy: With head="token", how the tags of tokens become entities, as in the pipeline of
             transformers: "first" (the default), where the first token of a word decides, or "simple", where every token
             has its own tag.
+        handle_impossible_answer: With head="qa", whether the empty answer, that the context does not have it, is among
+            the answers: for models that were trained with such questions.
 
     Raises:
         ValueError: A model that does not predict labels, options it has no use for, or, with on_error="raise", an input
@@ -77,7 +83,8 @@ def predict(
     """
     check_model(model, top_k)
     predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation,
-                          aggregation_strategy=aggregation_strategy)  # fmt: skip
+                          aggregation_strategy=aggregation_strategy,
+                          handle_impossible_answer=handle_impossible_answer)  # fmt: skip
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs
     if isinstance(x, Iterator):
@@ -103,7 +110,7 @@ def check_model(model: Any, top_k: int) -> None:
         hint = "; to classify with text labels, use zoo.zero_shot(model, labels)" if model.config.parts else hint
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
-            f"head='token' for the words of texts), head='masked_lm' or head='ctc'{hint}"
+            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_inputs(model.inputs))

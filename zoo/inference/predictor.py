@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.inference import long_audio
 from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
+from zoo.inference.question_answering import Answer, answers_of
 from zoo.inference.token_classification import Aggregation, Entity, entities_of
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
@@ -102,7 +103,7 @@ class Predictor:
     """Predicts windows of inputs with a classifier of inputs or words, a masked language model or a CTC model.
 
     Args:
-        model: With `preprocess`; its head is "classify", "token", "masked_lm" or "ctc".
+        model: With `preprocess`; its head is "classify", "token", "qa", "masked_lm" or "ctc".
         top_k: Labels of each prediction.
         batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
@@ -110,6 +111,7 @@ class Predictor:
         truncation: Whether to truncate texts that are too long for the model, rather than to raise. None: as
             `model.preprocess` does.
         aggregation_strategy: With head="token", how tokens become entities; see `entities_of`. None: "first".
+        handle_impossible_answer: With head="qa", whether the empty answer is among the answers.
 
     Raises: ValueError for an option that is not one of these, or that the model has no use for.
     """
@@ -123,6 +125,7 @@ class Predictor:
         on_error: OnError = "raise",
         truncation: bool | None = None,
         aggregation_strategy: Aggregation | None = None,
+        handle_impossible_answer: bool = False,
     ) -> None:
         check_choice("on_error", on_error, get_args(OnError))
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
@@ -130,7 +133,11 @@ class Predictor:
         self.model, self.top_k, self.batch_size, self.on_error = model, top_k, batch_size, on_error
         self.processor = model.preprocess
         self.aggregation = self._aggregation(aggregation_strategy)
-        self.in_windows = model.config.head == "token" and isinstance(self.processor, TextProcessor)
+        if handle_impossible_answer and model.config.head != "qa":
+            raise ValueError(f"handle_impossible_answer=True is for head='qa', and the model has "
+                             f"head={model.config.head!r}")  # fmt: skip
+        self.handle_impossible_answer = handle_impossible_answer
+        self.in_windows = model.config.head in ("token", "qa") and isinstance(self.processor, TextProcessor)
         if truncation is not None:
             if self.in_windows:
                 raise ValueError(f"truncation={truncation!r}: the model predicts long texts in windows, so omit it")
@@ -213,7 +220,10 @@ class Predictor:
 
     def _error(self, message: str) -> tuple[Any, ...]:
         """An error in the place of a label."""
-        return Entity("", message, 0, 0, math.nan) if self.in_windows else (message, math.nan)
+        if not self.in_windows:
+            return message, math.nan
+        is_answer = self.model.config.head == "qa"
+        return Answer(message, math.nan, 0, 0) if is_answer else Entity("", message, 0, 0, math.nan)
 
     def _named(self, error: Exception, item: Any, index: int, name: str) -> str:
         """What is wrong with an input, in one line that names it."""
@@ -297,17 +307,22 @@ class Predictor:
         for i, item in enumerate(items):
             if isinstance(item, Exception):
                 yield i, item
-            elif isinstance(item, tuple):
+            elif self.model.config.head == "token" and isinstance(item, tuple):
                 yield i, ValueError(f"{names[i]} is a pair of texts, and the model finds entities in single texts")
+            elif self.model.config.head == "qa" and not (isinstance(item, tuple) and len(item) == 2):
+                yield i, ValueError(f"{names[i]}: expected a tuple (question, context) of two texts")
             else:
                 texts[i] = item
         for i, found in outputs_of_windows(self.model, self.processor, texts, names, self._by_length):
             yield i, found if isinstance(found, Exception) else self._of_windows(items[i], *found)
 
     def _of_windows(self, text: Any, windows: list[Any], scores: list[Tensor]) -> Prediction | Exception:
-        """The entities of a text from the scores [N, C] of its windows."""
+        """The entities of a text, or the answers to a question, from the scores [N, C] of its windows."""
         if not all(rows.isfinite().all() for rows in scores):
             return ValueError(NOT_FINITE)
+        if self.model.config.head == "qa":
+            return answers_of(text[1], windows, scores, self.top_k,
+                              handle_impossible_answer=self.handle_impossible_answer)  # fmt: skip
         labels = label_names(self.model, scores[0].shape[-1])
         return entities_of(text, windows, [rows.softmax(-1) for rows in scores], labels, self.aggregation)
 
