@@ -65,6 +65,10 @@ def save_tables(folder: Path) -> None:
     ]
     (folder / "export.csv").write_bytes("\r\n".join(map(";".join, rows)).encode("cp1252"))
     pairs = [{"premise": text, "hypothesis": texts[i - 1], "label": i % 3} for i, text in enumerate(texts)]
+    answers = [{"text": "Rome", "answer_start": 3}]
+    qas = [{"id": str(i), "question": f"where is {i} ?", "answers": answers} for i in range(40)]
+    paragraphs = [{"context": "in Rome it is warm", "qas": qas}]
+    (folder / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
     (folder / "notes.conll").write_text("Ada B-PER\nLincoln I-PER\nslept O\n\nParis B-LOC\n\n" * 20)
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     (folder / "my.txt").write_text("Once upon a time the warm soup was cold and the evening was lovely.\n" * 60)

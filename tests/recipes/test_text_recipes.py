@@ -8,10 +8,17 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.training.recipes.config import FinetuneSettings, GPTSettings, MLMSettings, TokenClassificationSettings
+from zoo.training.recipes.config import (
+    FinetuneSettings,
+    GPTSettings,
+    MLMSettings,
+    QuestionAnsweringSettings,
+    TokenClassificationSettings,
+)
 
 SETTINGS = {"finetune_text": FinetuneSettings, "gpt_text": GPTSettings, "mlm_text": MLMSettings,
-            "token_classification": TokenClassificationSettings}  # fmt: skip
+            "token_classification": TokenClassificationSettings,
+            "question_answering": QuestionAnsweringSettings}  # fmt: skip
 call = caller(SETTINGS)
 QUIET = ("accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
 TINY = ("width=16", "depth=1", "heads=2", "batch_size=8", *QUIET)
@@ -25,6 +32,8 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.data.synthetic.stories.STORIES", 20)
     monkeypatch.setattr("zoo.data.synthetic.entities.TRAIN", 200)
     monkeypatch.setattr("zoo.data.synthetic.entities.TEST", 40)
+    monkeypatch.setattr("zoo.data.synthetic.questions.TRAIN", 200)
+    monkeypatch.setattr("zoo.data.synthetic.questions.TEST", 40)
 
 
 def test_finetune_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +183,30 @@ def test_tags_of_files_on_a_classifier_of_sentences(tmp_path: Path, capsys: pyte
     assert torch.allclose(first, second, atol=1e-6) and "new, for" not in capsys.readouterr().out
 
 
+def test_question_answering_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*FEW, "steps=3", "ema=0.9", "export=transformers", "data.max_length=48", "doc_stride=8")
+    assert call("question_answering", tmp_path / "run", *words) == 0
+    output = capsys.readouterr()
+    for text in ("generated questions about facts", "test f1", "exact_match", "zoo predict", "--pair", "exported"):
+        assert text in output.out, text
+    assert "contexts do not fit into max_length=48 tokens" in " ".join((output.err + output.out).split())
+    assert result(tmp_path / "run")["result"].keys() == {"test_loss", "test_exact_match", "test_f1"}
+    pair = ("where was Ada born ?", "Ada was born in Paris .")
+    ours = zoo.load(tmp_path / "run")
+    theirs = pytest.importorskip("transformers").AutoModelForQuestionAnswering.from_pretrained(
+        tmp_path / "run" / "transformers"
+    )
+    batch = ours.preprocess(pair)
+    with torch.no_grad():
+        logits = torch.stack([*theirs(**batch).to_tuple()], -1)
+        assert torch.allclose(ours(**batch), logits, atol=1e-5)
+    assert len(zoo.predict(ours, pair, top_k=3)) == 3
+    source = f"model.source={tmp_path / 'run'}"
+    words = ("max_train_samples=80", "batch_size=8", "steps=1", *QUIET, source)
+    assert call("question_answering", tmp_path / "again", *words) == 0
+    assert zoo.load(tmp_path / "again").preprocess.tokenizer == ours.preprocess.tokenizer
+
+
 def test_parts_of_speech_are_scored_by_accuracy(tmp_path: Path) -> None:
     table = tmp_path / "tags.jsonl"
     table.write_text('{"words": ["a", "dog", "runs"], "pos": ["DT", "NN", "VB"]}\n' * 60)
@@ -225,6 +258,7 @@ def test_gpt_on_pieces_of_a_file(tmp_path: Path) -> None:
     ("gpt_text", (*TINY, "max_length=16", "length=0")),
     ("mlm_text", (*TINY, "vocab_size=300")),
     ("token_classification", (*FEW, "dropout=0.1", "data.max_length=16")),
+    ("question_answering", (*FEW, "dropout=0.1", "data.max_length=48", "doc_stride=8")),
 ])  # fmt: skip
 def test_interrupted_and_started_again(
     name: str, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +274,8 @@ def test_interrupted_and_started_again(
     ("finetune_text", ["export=transformers"], "give pool=cls"),
     ("finetune_text", ["lora.rank=2", "lora.targets=[query]"], "no linear layer is named 'query'"),
     ("finetune_text", ["data.max_length=4", "truncate=error"], "truncate='cut'"),
+    ("question_answering", ["data=missing.json"], "missing.json does not exist"),
+    ("question_answering", ["data.max_length=15"], "max_length=15: expected at least 16"),
     ("token_classification", ["data=missing.conll"], "expected a folder or table that exists"),
     ("token_classification", ["model=vit_cifar_tiny"], "expected a text model"),
     ("token_classification", ["data.max_length=7"], "max_length=7: expected at least 8"),

@@ -34,3 +34,34 @@ class TaggedTextSettings(ItemDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(8, "max_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSettings(ItemDataSettings):
+    """Questions with contexts that hold their answers.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated facts; also `auto`), a JSON file of SQuAD, a table with the columns of
+            SQuAD (`question`, `context`, `answers`: .jsonl .json .parquet), a folder with a train file of one of these
+            kinds and optional validation and test files, or `name` or `org/name` on the Hugging Face Hub
+            (`org/name:config` for one of its configurations).
+        validation: File to validate on. Default: the validation split of the dataset, or else the fraction
+            `trainer.val_fraction` of the training questions.
+        test: File to test on. Default: the test split of the dataset, or else 10 % of the training questions.
+        max_length: Maximum number of tokens of a window: the question and a part of the context.
+        doc_stride: Number of tokens that a window of the context has in common with the one before it. Default: a
+            quarter of `max_length`, as in predictions.
+        group_by_length: Group windows of similar length into the same batch.
+    """
+
+    validation: str | None = None
+    test: str | None = None
+    max_length: int = 384
+    doc_stride: int | None = None
+    group_by_length: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(16, "max_length")
+        if self.doc_stride is not None:
+            self._at_least(0, "doc_stride")

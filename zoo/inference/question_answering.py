@@ -51,12 +51,7 @@ def answers_of(
     found: dict[tuple[int, int], float] = {}
     for window, rows, mask in zip(windows, scores, masks):
         places = mask.nonzero()[:, 0]
-        starts, ends = rows.double()[places].unbind(1)
-        sums = starts[:, None] + ends
-        spans = torch.ones_like(sums, dtype=torch.bool).triu().tril(max_tokens - 1)
-        best = sums.masked_fill(~spans, -torch.inf).flatten().topk(min(4 * top_k, int(spans.sum())))
-        for value, index in zip(best.values.tolist(), best.indices.tolist()):
-            first, last = (int(places[i]) for i in divmod(index, len(places)))
+        for value, first, last in best_spans(rows.double(), places, 4 * top_k, max_tokens):
             span = _stripped(context, window.offsets[first][0], window.offsets[last][1])
             found[span] = max(value, found.get(span, value))
     if handle_impossible_answer:
@@ -64,6 +59,23 @@ def answers_of(
     best_first = sorted(found, key=lambda span: (-found[span], span))[:top_k]
     probabilities = torch.tensor([found[span] - total for span in best_first], dtype=torch.float64).exp().tolist()
     return [Answer(context[a:b], p, a, b) for (a, b), p in zip(best_first, probabilities)]
+
+
+def best_spans(rows: Tensor, places: Tensor, count: int, max_tokens: int) -> list[tuple[float, int, int]]:
+    """The best spans of a window, [(sum of the logits, first token, last token), ...], best first.
+
+    Args:
+        rows: Logits [N, 2] as start and end.
+        places: The tokens of the context, int64 [K], of which spans consist.
+        count: The number of spans.
+        max_tokens: The longest span.
+    """
+    starts, ends = rows[places].unbind(1)
+    sums = starts[:, None] + ends
+    spans = torch.ones_like(sums, dtype=torch.bool).triu().tril(max_tokens - 1)
+    best = sums.masked_fill(~spans, -torch.inf).flatten().topk(min(count, int(spans.sum())))
+    pairs = [divmod(index, len(places)) for index in best.indices.tolist()]
+    return [(value, int(places[i]), int(places[j])) for value, (i, j) in zip(best.values.tolist(), pairs)]
 
 
 def _stripped(context: str, start: int, end: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ _HOME = {
     "CausalLMTask": "zoo.tasks.language_modeling",
     "MaskedLMTask": "zoo.tasks.language_modeling",
     "TokenClassificationTask": "zoo.tasks.token_classification",
+    "QuestionAnsweringTask": "zoo.tasks.question_answering",
     "ContrastiveTask": "zoo.tasks.contrastive",
     "RetrievalMetrics": "zoo.tasks.retrieval_metrics",
     "balanced": "zoo.tasks.problem_types",

@@ -12,7 +12,7 @@ from zoo.data.config import (
     StreamSettings,
     TextDataSettings,
 )
-from zoo.data.text_config import TaggedTextSettings
+from zoo.data.text_config import QuestionSettings, TaggedTextSettings
 from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
@@ -79,6 +79,34 @@ class TokenClassificationSettings(RunSettings):
 
     data: TaggedTextSettings = field(default_factory=TaggedTextSettings)
     task: TagSettings = field(default_factory=TagSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    export: Literal["none", "transformers"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """The objective of question answering.
+
+    Attributes:
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
+    """
+
+    early_stopping_patience: int = 0
+
+    def __post_init__(self) -> None:
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringSettings(RunSettings):
+    """Settings of extractive question answering.
+
+    Attributes:
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
+    """
+
+    data: QuestionSettings = field(default_factory=QuestionSettings)
+    task: AnswerSettings = field(default_factory=AnswerSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 

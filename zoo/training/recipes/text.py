@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.data.splits import Splits
 from zoo.data.text.dataset import TextDataset
+from zoo.data.text.questions import Questions
 from zoo.data.text.tagged import TaggedSentences
 from zoo.models.base import Model
 from zoo.models.registry import find_variant
@@ -53,6 +54,16 @@ def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset] | Splits[Tag
     length = min(c.data.max_length, model.preprocess.max_length)
     truncate = getattr(c.data, "truncate", "error")  # nothing is truncated where texts are split into windows
     model.preprocess = replace(model.preprocess, max_length=length, truncate=truncate)
+    return model
+
+
+def fit_to_questions(run: Run, model: Model, questions: Splits[Questions]) -> Model:
+    """The model for the questions: a new one with a tokenizer trained on them, a pretrained one as it is."""
+    if not run.config.model.source:
+        unique = dict.fromkeys([*questions.train.questions, *questions.train.contexts])
+        model = with_new_tokenizer(run, model, list(unique), "qa")
+    length = min(run.config.data.max_length, model.preprocess.max_length)
+    model.preprocess = replace(model.preprocess, max_length=length, truncate="error")
     return model
 
 
