@@ -61,11 +61,8 @@ def add_command(command: Callable[..., Any]) -> None:
         choices=("first", "simple"),
         help="how tokens become entities: by the first token of each word (default), or each token by itself",
     )
-    new.add_argument(
-        "--handle-impossible-answer",
-        action="store_true",
-        help="for question answering: the answer may be empty, if the context does not have it",
-    )
+    new.add_argument("--handle-impossible-answer", action="store_true",
+                     help="question answering: the answer may be empty, if the context does not have it")  # fmt: skip
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 

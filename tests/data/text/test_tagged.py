@@ -139,7 +139,7 @@ def test_every_word_has_one_label(kind: str, max_length: int) -> None:
     part = TaggedSentences(words, tags)
     processor = replace(train(kind, part.texts, 300), max_length=max_length)  # type: ignore[arg-type]
     data = TaggedTokens(part, processor)
-    assert data.lost == [] and (data.split > 20) == (max_length == 12)
+    assert data.lost == [] and (data.split > 10) == (max_length == 12)
     batch = data.__getitems__(Keys(range(len(data)), 0))
     for i, row in enumerate(words):
         own = batch["labels"][batch["sentence"] == i]
