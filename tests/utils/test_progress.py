@@ -1,5 +1,8 @@
 """Progress without a terminal: a line a minute, and nothing within another progress."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 
 from zoo.utils import progress as module
@@ -35,3 +38,22 @@ def test_an_error_ends_it() -> None:
     with pytest.raises(KeyError), progress("predicting", 3):
         raise KeyError
     assert not is_shown()
+
+
+def test_short_work_shows_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for seconds, shown in ((1.0, False), (3.0, True)):
+        clock = [0.0]
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=partial(clock.__getitem__, 0)))
+        with progress("reading", 100, delay=2.0) as advance:
+            clock[0] = seconds
+            advance(50)
+        assert ("50/100" in capsys.readouterr().err) == shown
+
+
+def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(module, "MINUTE", 0.0)
+    with progress("reading", 100) as advance:
+        advance(50)
+    assert capsys.readouterr().err == ""

@@ -20,11 +20,10 @@ from zoo.training import devices
 from zoo.training.advice import after_training, before_training
 from zoo.training.callbacks import monitors
 from zoo.training.metrics_file import MetricsTable
-from zoo.training.progress import format_duration
 from zoo.training.result import Result
 from zoo.training.run import Run
 from zoo.utils import distributed
-from zoo.utils.console import clock_time
+from zoo.utils.console import clock_time, format_duration
 from zoo.utils.escape import printable
 
 BASELINE_SECONDS = 15.0  # that the banner waits for the baseline, which takes a second or two
@@ -32,8 +31,11 @@ PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are print
 
 
 def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, steps_per_epoch: int,
-                 done: int) -> None:  # fmt: skip
-    """Print data, device, model, length and folder of the run before the first step."""
+                 done: int) -> float | None:  # fmt: skip
+    """Print data, device, model, length and folder of the run before the first step.
+
+    Returns: the seconds that the run is expected to take; None if that is not known.
+    """
     assert run.data is not None and run.folder is not None
     s, data = run.config, run.data
     if warning := data.warning():
@@ -41,6 +43,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
     parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
     size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    seconds = expected_seconds(run, task, steps - done, steps_per_epoch, loaders)
     rows = [
         ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
         *(("note", note) for note in data.notes),
@@ -51,30 +54,38 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
         *([("baseline", run.baseline.describe(BASELINE_SECONDS))] if run.baseline else []),
-        ("expected end", expected_end(run, task, steps - done, steps_per_epoch, loaders)),
+        ("expected end", describe_end(run, steps - done, seconds)),
     ]  # fmt: skip
     if isinstance(task.model, Model) and (problem := export_problem(task.model)):
         rows.append(("no export", problem))
     found = run.baseline.wait(0) if run.baseline else None
     rows += [("advice", advice) for advice in before_training(run, loaders, found)]
     _print_rows(out, rows)
+    return seconds
 
 
-def expected_end(run: Run, task: Task, steps: int, steps_per_epoch: int, loaders: Any) -> str:
-    """Estimated end of the run, from the time of a few passes over a small batch."""
-    t = run.config.trainer
+def describe_end(run: Run, steps: int, seconds: float | None) -> str:
+    """The expected end of a run of so many steps, in about so many seconds."""
     if steps <= 0:
         return "now: all steps are done"
-    if distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or t.strategy == "fsdp2":
+    if seconds is None:
         return "known after the first steps"
+    minutes, budget = run.config.trainer.max_minutes, ""
+    if minutes and 60 * minutes < seconds:
+        budget = f", but max_minutes={minutes:g} stops it at {clock_time(60 * minutes)}"
+    return f"{clock_time(seconds)} (in about {format_duration(seconds)}{budget})"
+
+
+def expected_seconds(run: Run, task: Task, steps: int, steps_per_epoch: int, loaders: Any) -> float | None:
+    """Estimated seconds of the run, from the time of a few passes over a small batch; None if they are not known."""
+    t = run.config.trainer
+    if steps <= 0 or distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or t.strategy == "fsdp2":
+        return None
     assert run.data is not None
     per_item = seconds_per_item(task, loaders.sample(), t.accelerator, t.precision) / devices.world(run.config)
     validations = steps / (t.validate_every or steps_per_epoch)
-    seconds = per_item * (steps * run.config.data.batch_size + (validations + 1) * run.data.test / 3)
-    budget = ""
-    if t.max_minutes and 60 * t.max_minutes < seconds:
-        budget = f", but max_minutes={t.max_minutes:g} stops it at {clock_time(60 * t.max_minutes)}"
-    return f"{clock_time(seconds)} (in about {format_duration(seconds)}{budget})"
+    validation = validations * (run.data.validation or run.data.test)
+    return per_item * (steps * run.config.data.batch_size + (validation + run.data.test) / 3)
 
 
 def seconds_per_item(task: Task, sample: dict[str, Any], accelerator: str, precision: str) -> float:

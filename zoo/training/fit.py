@@ -91,11 +91,14 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     )
     stop_callback = StopOnSignalOrTime(checkpoint_callback, t.max_minutes)
     callbacks: list[Callback] = [timer, stop_callback, checkpoint_callback, *more_callbacks]
+    budget = 60 * t.max_minutes if t.max_minutes else None
+    bar = ProgressBar(out, timer, budget)
     if t.progress:
-        callbacks.append(ProgressBar(out, timer))
+        callbacks.append(bar)
     trainer = make_trainer(run.config, run.folder.path, steps, validate_every, callbacks, csv)
     done = resumed_step(run, csv, task.model)
-    print_banner(run, task, data, out, steps, steps_per_epoch, done)
+    expected = print_banner(run, task, data, out, steps, steps_per_epoch, done)
+    bar.expected = expected if expected is None or budget is None else min(expected, budget)
     if t.compile:
         task.model.compile()
     if done < steps:

@@ -48,6 +48,14 @@ def clock_time(seconds_from_now: float) -> str:
     return then.strftime("%H:%M" if then.date() == now.date() else "%a %H:%M")
 
 
+def format_duration(seconds: float) -> str:
+    """A duration as text: `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # numbers such as 1e-6, which YAML parses as strings
 
 

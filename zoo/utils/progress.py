@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from zoo.utils import distributed
 from zoo.utils.console import clock_time, make_console
 from zoo.utils.escape import say
 
@@ -22,30 +23,46 @@ def is_shown() -> bool:
 
 
 @contextmanager
-def progress(what: str, total: int | None, done: int = 0, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, total: int | None, done: int = 0, enabled: bool = True, delay: float = 0.0
+) -> Iterator[Callable[[int], None]]:
     """Show the progress of `total` items, of which `done` are done; the function that it yields adds a count.
 
-    what: in front of the numbers, such as "predicting". total: None if it is not known. Within another progress
-    nothing is shown.
+    what: in front of the numbers, such as "predicting". total: None if it is not known. delay: seconds after which a
+    bar appears, so that it does not flicker by for short work. Within another progress, and on all ranks but 0, nothing
+    is shown.
     """
-    if not enabled or is_shown():
+    if not enabled or is_shown() or distributed.rank() != 0:
         yield lambda count: None
         return
     _shown.append(what)
     console = make_console(file=sys.stderr)
     try:
-        yield from _bar(console, what, total, done) if console.is_terminal else _lines(what, total, done)
+        yield from _bar(console, what, total, done, delay) if console.is_terminal else _lines(what, total, done)
     finally:
         _shown.pop()
 
 
-def _bar(console: "Console", what: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(console: "Console", what: str, total: int | None, done: int, delay: float) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (what, MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        yield lambda count: bar.advance(task, count)
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("", total=total, completed=done)
+    start = time.monotonic()
+
+    def advance(count: int) -> None:
+        bar.advance(task, count)
+        if not bar.live.is_started and time.monotonic() - start >= delay:
+            bar.start()
+
+    if not delay:
+        bar.start()
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _lines(what: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:

@@ -3,6 +3,7 @@
 import pytest
 
 from zoo.data.sources.decode_all import decode_all
+from zoo.utils import progress as progress_module
 from zoo.utils.errors import DataError
 
 
@@ -24,3 +25,11 @@ def test_nothing_that_can_be_read_is_an_error() -> None:
         decode_all(3, lambda i: "abc"[i], "audio file", "skip")
     with pytest.raises(DataError, match="the first is missing"):
         decode_all(0, lambda i: "", "image", "raise")
+
+
+def test_long_work_prints_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(progress_module, "MINUTE", 0.0)
+    decode_all(100, lambda i: "", "image", "raise")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["reading images: 64 of 100", "reading images: 100 of 100"]

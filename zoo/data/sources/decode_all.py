@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from zoo.utils.errors import DataError
+from zoo.utils.progress import progress
 
 _CHUNK = 64  # items per task of a thread
 
@@ -30,8 +31,10 @@ def decode_all(count: int, decode_one: Callable[[int], str], noun: str, on_error
                     return
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 4
-    with ThreadPoolExecutor(min(8, cores)) as pool:
-        for _ in pool.map(decode_chunk, range(0, count, _CHUNK)):
+    shown = progress(f"reading {noun}s", count, delay=2.0)
+    with shown as advance, ThreadPoolExecutor(min(8, cores)) as pool:
+        for start, _ in zip(range(0, count, _CHUNK), pool.map(decode_chunk, range(0, count, _CHUNK))):
+            advance(min(_CHUNK, count - start))
             if broken and on_error == "raise":
                 pool.shutdown(cancel_futures=True)
                 break
