@@ -14,6 +14,7 @@ _WHERE = {
     "list_models": "models.registry",
     "Model": "models.base",
     "Config": "models.config",
+    "resolve_data_config": "models.timm_names",
     "register_attention": "nn.registry",
     "register_mixer": "nn.registry",
     "contrast": "checkpoints.contrast",

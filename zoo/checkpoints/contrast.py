@@ -48,7 +48,7 @@ def contrast(
     if odd := [name for name in locked if name not in given]:
         raise ValueError(f"locked={odd[0]!r}: expected one of {', '.join(given)}{did_you_mean(odd[0], given)}")
     if seed is None:
-        seed = int(torch.randint(2**31, ()).item())
+        seed = int(torch.randint(2**31, (), device="cpu").item())
     towers: dict[str, Model] = {}
     configs: dict[str, Any] = {}
     for name, source in given.items():
@@ -71,7 +71,9 @@ def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> C
         if part is not None:
             part.to(first.dtype)
     fresh = {name for name, _ in model.named_parameters() if name.split(".")[0] not in TOWERS}
-    initialize(model, seed, only=fresh)
+    if first.device.type != "meta":
+        with torch.device("cpu"):
+            initialize(model, seed, only=fresh)
     model.preprocess = model.default_preprocess()
     reports = {name: tower.load_report for name, tower in towers.items() if tower.load_report is not None}
     model.load_report = LoadReport("towers", initialized=sorted(fresh))

@@ -21,6 +21,8 @@ def create_model(
     `zoo.load`). head: "classify", "pool" or None (hidden states); default: that of the variant. seed: determines the
     initial weights; default: taken from torch's generator. overrides: fields of the family's config, e.g. image_size,
     depth, attention="performer".
+
+    The model is made on torch's default device; in `with torch.device("meta")` it has no values and takes no memory.
     """
     f = find_variant(name)
     if head is not FILE:
@@ -38,11 +40,14 @@ def create_model(
         overrides.setdefault("head", "classify")
     config = config.replace(**resolve_overrides(f, overrides))
     if seed is None:
-        seed = int(torch.randint(2**31, ()).item())
+        seed = int(torch.randint(2**31, (), device="cpu").item())
+    device = torch.get_default_device()
     with torch.random.fork_rng(devices=[]):  # custom modules use torch's generator: seed it, too
         torch.manual_seed(seed)
-        model = build(f, config, "cpu")
-    initialize(model, seed)
+        model = build(f, config, device)
+    if device.type != "meta":
+        with torch.device("cpu"):  # initial values are computed on the CPU, so that they are equal on every device
+            initialize(model, seed)
     model.variant = name
     model.preprocess = model.default_preprocess()
     model.load_report = LoadReport("nothing", initialized=list(model.state_dict()))

@@ -1,17 +1,24 @@
 """The base class of every model: embed, encode, head."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
 
 from zoo.models.config import CLASSIFIER_HEADS
+from zoo.models.foreign_names import MODEL_NAMES
+from zoo.models.mapping.tensors import tie, tied_names
+from zoo.models.timm_names import TimmNames
+from zoo.models.tracing import trace_error
 from zoo.nn.init import initialize
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean, is_number
 from zoo.utils.type_checks import is_list_of_texts
+
+T = TypeVar("T")
 
 # Arguments of transformers models that ours do not take, and what to do instead.
 ALTERNATIVES = {
@@ -25,10 +32,17 @@ ALTERNATIVES = {
     "interpolate_pos_encoding": "set the image size when loading: zoo.load(..., image_size=...)",
     "token_type_ids": "the model has no token types; model.preprocess(texts) returns the inputs that it takes",
     "head_mask": "choose heads with zoo.capture(model, heads=[...])",
+    "inputs_embeds": "models take token ids; model.embed(...) returns their embeddings",
+    "start_positions": "compute the loss outside, from the scores [B, N, 2]",
+    "end_positions": "compute the loss outside, from the scores [B, N, 2]",
+    "position_ids": "positions count the real tokens of attention_mask",
 }
 
+# Inputs of transformers' models. Wrappers such as peft's pass all of them, None where there is nothing.
+FOREIGN_INPUTS = {*ALTERNATIVES, "input_ids", "attention_mask", "pixel_values", "input_values"}
 
-class Model(nn.Module):
+
+class Model(TimmNames, nn.Module):
     """Base class of all models: `embed -> encode -> head`.
 
     temperature: what `zoo.predict` divides logits by before they become probabilities; `forward` does not.
@@ -37,7 +51,8 @@ class Model(nn.Module):
     by name; other_files: names of those that are not kept.
 
     forward(**batch) takes the inputs named in `inputs`, as the family's transformers processor returns them, and
-    returns a tensor; others raise `input_error`. Families implement `embed`, `encode` and `make_head`.
+    returns a tensor; others raise `input_error`. Families implement `embed`, `encode` and `make_head`. Names of timm
+    are in `TimmNames`; other names of timm's and transformers' models raise an AttributeError that says ours.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ()
@@ -100,10 +115,42 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def forward(self, *args: Any, **batch: Any) -> Any:
-        if any(name not in self.inputs for name in batch):
-            raise self.input_error(batch)
+        if type(batch) is not dict or any(name not in self.inputs for name in batch):
+            batch = self.known_inputs(batch)
         x = self.encode(*args, **batch)
         return x if self.head is None else self.head(x)
+
+    def known_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a batch that the family uses. Arguments of transformers' models that are None or False are
+        left out: they ask for nothing. Raises `input_error` for others, ValueError under torch.fx."""
+        if not isinstance(batch, dict):  # a proxy
+            raise trace_error(self)
+        unset = [name for name in batch if name in FOREIGN_INPUTS and (batch[name] is None or batch[name] is False)]
+        batch = {name: value for name, value in batch.items() if name in self.inputs or name not in unset}
+        if any(name not in self.inputs for name in batch):
+            raise self.input_error(batch)
+        self.warn_of_frozen_head()
+        return batch
+
+    def check_inputs(self, unknown: Mapping[str, Any], first: T | None) -> T:
+        """The first input of the family; raises `input_error` without it, and for other inputs than the family's."""
+        if (known := self.known_inputs(unknown)) or first is None:
+            raise self.input_error(known)
+        return first
+
+    def warn_of_frozen_head(self) -> None:
+        """Warn once if a new head is not trained beside other parameters: peft knows it under other names."""
+        frozen = self.head is not None and not any(p.requires_grad for p in self.head.parameters())
+        new = any(name.startswith("head.") for name in getattr(self.load_report, "initialized", ()))
+        if not (frozen and new and self.training and torch.is_grad_enabled()) or "_warned_of_head" in vars(self):
+            return
+        if any(p.requires_grad for p in self.parameters()):
+            self._warned_of_head = True
+            warnings.warn(
+                "the head has random weights and is frozen, while other parameters are trained; with peft, name it: "
+                "LoraConfig(..., modules_to_save=['head'])",
+                stacklevel=4,
+            )
 
     def input_error(self, batch: Mapping[str, Any]) -> ValueError:
         """The error for a batch with an input that the family does not use, or else without its first input."""
@@ -145,6 +192,26 @@ class Model(nn.Module):
         for module in self.modules():
             if isinstance(module, Stack):
                 module.checkpointing = enabled
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """As in torch, which to_empty and the like use; tied parameters stay tied."""
+        tied = tied_names(self)
+        super()._apply(fn, recurse)
+        if apart := {name: other for name, other in tied.items() if name not in tied_names(self)}:
+            tie(self, apart)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Modules first: torch looks for parameters first, and models have few of their own."""
+        modules = self.__dict__.get("_modules")
+        if modules is not None and name in modules:
+            return modules[name]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in MODEL_NAMES:
+                raise
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}: {MODEL_NAMES[name]}")
 
     @property
     def device(self) -> torch.device:

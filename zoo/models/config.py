@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+from zoo.models.foreign_names import CONFIG_ALIASES, CONFIG_NAMES
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 from zoo.utils.type_checks import check_types
@@ -74,6 +75,7 @@ FOREIGN_NAMES = {
     "layer_sum": "use_weighted_layer_sum",
 }
 
+THEIRS = {theirs: ours for ours, several in FOREIGN_NAMES.items() for theirs in several.split()}
 
 # Heads that predict classes, for a sample or for each token.
 CLASSIFIER_HEADS = ("classify", "token")
@@ -98,6 +100,10 @@ class Config:
     """Base class of all model configs: frozen, compared by value, and equal after a round trip through JSON."""
 
     head: str | None = None
+
+    # What libraries for transformers' models, such as peft, read of a config.
+    model_type: ClassVar[str] = "zoo"
+    return_dict: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -133,6 +139,16 @@ class Config:
     def names(cls) -> list[str]:
         """Names of all fields."""
         return [f.name for f in dataclasses.fields(cls)]
+
+    def __getattr__(self, name: str) -> Any:
+        """Names of transformers' configs: those of `CONFIG_ALIASES` have their values, others say ours."""
+        names = type(self).names()
+        if CONFIG_ALIASES.get(name) in names and "depth" in names:
+            return getattr(self, CONFIG_ALIASES[name])
+        hint = f": {CONFIG_NAMES[name]}" if name in CONFIG_NAMES else ""
+        if name in THEIRS:
+            hint = did_you_mean(name, names, foreign_names(names))
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types; tuples become lists."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
+from zoo.models.tracing import trace_error
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.packed_documents import PackedDocuments
@@ -137,10 +138,12 @@ class TextModel(Model):
         document_ids: Tensor | None = None,
         **unknown: Any,
     ) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            raise trace_error(self)
         if token_type_ids is not None and "token_type_ids" not in self.inputs:
             unknown["token_type_ids"] = token_type_ids
         if unknown or input_ids is None:
-            raise self.input_error(unknown)
+            input_ids = self.check_inputs(unknown, input_ids)
         x = self.encode(input_ids, attention_mask, token_type_ids, document_ids)
         if document_ids is not None and isinstance(self.head, TextPooling):
             documents = PackedDocuments.of(document_ids)
@@ -173,6 +176,11 @@ class TextModel(Model):
         if c.head == "token":
             return TokenClassificationHead(c.width, c.num_classes, c.dropout)
         return TokenClassificationHead(c.width, 2) if c.head == "qa" else None
+
+
+def prepare_inputs_for_generation(model: TextModel, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+    """The method of transformers' decoders that peft looks for: the inputs of `forward` among those given."""
+    return {"input_ids": input_ids} | {name: inputs[name] for name in model.inputs if inputs.get(name) is not None}
 
 
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:

@@ -14,6 +14,7 @@ from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import MaskView
 
 Order = Literal["pre", "post", "parallel"]
+NO_CONTEXT = Context()
 
 
 class LayerScale(nn.Module):
@@ -66,7 +67,7 @@ class Block(nn.Module):
         if order == "parallel" and cross is not None:
             raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
 
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context = NO_CONTEXT, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
         pre, groups = self.order != "post", context.groups
         h = self.norm1(x) if pre else x

@@ -276,7 +276,9 @@ class MaskView(View, Mask):
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        return self.q is None and self.keep is None and self.inner.hides_nothing(queries, keys)
+        if self.q is not None or self.keep is not None:
+            return False
+        return self.inner is NO_MASK or self.inner.hides_nothing(queries, keys)
 
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
         if torch.compiler.is_compiling():  # the compiler eliminates common subexpressions

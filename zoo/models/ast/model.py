@@ -13,6 +13,7 @@ from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
 from zoo.models.load_report import LoadReport
+from zoo.models.tracing import trace_forward
 from zoo.models.vit.model import Size, ViT, pair
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import resample_kernel
@@ -96,6 +97,14 @@ class AST(Model):
 
     def default_preprocess(self) -> SpectrogramFeatureExtractor:
         return SpectrogramFeatureExtractor(frames=self.config.max_length, num_mel_bins=self.config.mel_bins)
+
+    def forward(self, input_values: Tensor | None = None, **unknown: Any) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            return trace_forward(self, input_values)
+        if unknown or input_values is None:
+            input_values = self.check_inputs(unknown, input_values)
+        x = self.encode(input_values)
+        return x if self.head is None else self.head(x)
 
     def embed(self, input_values: Tensor) -> Tensor:
         """[B, T, F] -> [B, N, D]."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.models.clip_text.mapping import CLIP_TEXT
 from zoo.models.family import Family
 from zoo.models.text import TextConfig, TextModel
+from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
@@ -77,10 +78,12 @@ class ClipText(TextModel):
     def forward(  # type: ignore[override]
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
     ) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            raise trace_error(self)
         if attention_mask is not None and not self.config.causal:
             unknown["attention_mask"] = attention_mask
         if unknown or input_ids is None:
-            raise self.input_error(unknown)
+            input_ids = self.check_inputs(unknown, input_ids)
         if self.head is None:
             return self.encode(input_ids, attention_mask)
         check_not_empty(input_ids, "input_ids")

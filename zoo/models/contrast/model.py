@@ -17,8 +17,10 @@ from zoo.models.base import Model
 from zoo.models.bert.model import VARIANTS as BERT
 from zoo.models.bert.model import BertConfig
 from zoo.models.family import Family
+from zoo.models.foreign_names import Absent
 from zoo.models.registry import family
 from zoo.models.tower_config import NO_CLASSIFIER, TOWERS, ContrastiveConfig, Tower
+from zoo.models.tracing import trace_error
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
 from zoo.nn.init import Initializer
@@ -74,6 +76,10 @@ class Contrastive(Model):
 
     Modalities without input have no features. encode_image, encode_text and encode_audio return those of one modality.
     """
+
+    # Names of timm that make no sense for several towers.
+    forward_features = forward_head = get_classifier = reset_classifier = Absent()
+    num_classes = head_hidden_size = no_weight_decay = pretrained_cfg = default_cfg = Absent()
 
     def __init__(self, config: ContrastiveConfig, towers: Mapping[str, Model] | None = None) -> None:
         """towers: existing models to use, with the configs in `config`; others are created."""
@@ -176,9 +182,11 @@ class Contrastive(Model):
             "input_values": input_values,
             "audio_attention_mask": audio_attention_mask,
         }
+        if type(unknown) is not dict:
+            raise trace_error(self)
         given = unknown | {name: value for name, value in given.items() if value is not None}
         if any(name not in self.inputs for name in given):
-            raise self.input_error(given)
+            given = self.known_inputs(given)
         found = {m: self.features(m, True, **batch) for m, batch in self.by_tower(given).items()}
         if not found:
             raise ValueError(f"nothing to encode: expected some of {', '.join(self.inputs)}")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.gpt2.mapping import TRANSFORMERS
-from zoo.models.text import DecoderConfig, TextModel
+from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
@@ -31,6 +31,8 @@ class GPT2Config(DecoderConfig):
 
 class GPT2(TextModel):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
+
+    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.models.family import Family
 from zoo.models.llama.mapping import MAPPINGS
 from zoo.models.llama.rope_scaling import SCALINGS, scaled_frequencies
-from zoo.models.text import DecoderConfig, TextModel
+from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
@@ -53,6 +53,8 @@ class LlamaConfig(DecoderConfig):
 
 class Llama(TextModel):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
+
+    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.models.family import Family
+from zoo.models.timm_names import TimmFeatures
+from zoo.models.tracing import trace_forward
 from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
 from zoo.models.vit.mapping import MAPPINGS
 from zoo.nn.block_config import BlockConfig
@@ -87,7 +89,7 @@ class ViTConfig(Config):
             raise ValueError(f"distilled={self.distilled!r} needs registers=0, pool='cls' and pool_norm=False")
 
 
-class ViT(Model):
+class ViT(TimmFeatures, Model):
     """forward(pixel_values [B, C, H, W]) -> class scores [B, num_classes].
 
     A list of images [C, H, W] may contain several sizes that are multiples of patch_size: images of one size are a
@@ -139,8 +141,11 @@ class ViT(Model):
         return ImageProcessor(size=pair(c.image_size), channels=c.in_chans, mean=(0.5,), std=(0.5,))
 
     def forward(self, pixel_values: Tensor | Sequence[Tensor] | None = None, **unknown: Any) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            return trace_forward(self, pixel_values)
         if unknown or pixel_values is None:
-            raise self.input_error(unknown)
+            self.check_inputs(unknown, pixel_values)
+        assert pixel_values is not None
         head = self.head
         if isinstance(pixel_values, Tensor):
             x = self.encode(pixel_values)

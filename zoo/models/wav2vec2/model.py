@@ -142,8 +142,8 @@ class Wav2Vec2(Model):
     def forward(
         self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
     ) -> Tensor:
-        if unknown or input_values is None:
-            raise self.input_error(unknown)
+        if type(unknown) is not dict or unknown or input_values is None:
+            input_values = self.check_inputs(unknown, input_values)
         x, keep = self.embed(input_values, attention_mask)
         if isinstance(self.head, WeightedLayerSum) and self.head.mix is not None:
             _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
