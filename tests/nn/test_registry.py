@@ -153,6 +153,19 @@ def test_a_class_in_a_file(tmp_path, monkeypatch, capsys, form):
         load_class(kind.replace(":Mine", ":Mien"))
 
 
+@pytest.mark.parametrize("kind", ["nowhere:Mine", "nowhere.py:Mine", "folder/nowhere.py:Mine", "no.where:Mine"])
+def test_a_file_that_is_missing(kind):
+    with pytest.raises(ValueError, match=rf"{kind}: there is no file .*where.py here and no module"):
+        load_class(kind)
+
+
+def test_a_file_that_imports_what_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import not_installed_here\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+        load_class("needs_more:Mine")
+
+
 def test_names_in_configs_import_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "kinds_of_theirs.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)

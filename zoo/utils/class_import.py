@@ -16,10 +16,21 @@ def importable_name(cls: type) -> str:
 
 
 def load_class(path: str) -> type:
-    """Import the class of `"my_file:MyCore"`, from a module or from a file in the current folder."""
+    """Import the class of `"my_file:MyCore"`, from a module or from a file in the current folder.
+
+    Raises ValueError if there is no such file or module, or no such class in it.
+    """
     module_name, _, class_name = path.rpartition(":")
     file = Path(module_name if module_name.endswith(".py") else module_name.replace(".", "/") + ".py")
-    module = import_file(file) if file.exists() else importlib.import_module(module_name)
+    if file.exists():
+        module = import_file(file)
+    else:
+        try:
+            module = importlib.import_module(module_name.removesuffix(".py"))
+        except ModuleNotFoundError as error:
+            if error.name not in (module_name, module_name.removesuffix(".py"), module_name.partition(".")[0]):
+                raise  # found, but it imports something that is missing
+            raise ValueError(f"{path}: there is no file {file} here and no module {module_name!r}") from None
     if not hasattr(module, class_name):
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise ValueError(f"{module_name} has no class {class_name!r}{did_you_mean(class_name, classes)}")

@@ -11,6 +11,7 @@ import pytest
 from tests.plot_checks import check_texts
 from zoo.cli.main import main as cli
 from zoo.training.sweep import compare as comparing
+from zoo.training.sweep.check import errors_of
 from zoo.training.sweep.compare import compare, find_recipe, flops, read_plan, split
 from zoo.training.sweep.results import Comparison, Trial, choose_metric, interpolate, lower_is_better
 
@@ -235,6 +236,59 @@ def test_nothing_here_brings_torch() -> None:
 
 
 # --- the real thing -----------------------------------------------------------------------------------------------
+
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+SHORT = ["data=synthetic", "steps=1", "train_size=64", "width=12", "depth=1", "heads=1", "mlp_dim=12", "seed=0"]
+
+
+def test_every_kind_of_mistake_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").write_text("")
+    mistakes = {
+        "attention=nonsense": "unknown attention 'nonsense'",
+        "attention={kind: local, window: -1}": "window",
+        "attention=missing.py:Core": "missing.py",
+        "heads=5": "heads",
+        "model.name=vit_nonsense": "no model 'vit_nonsense'",
+        "model.source=no_such_folder": "no_such_folder",
+        "data=no_such_folder": "no_such_folder",
+        "data=empty.csv": "empty.csv",
+        "monitor=nonsense": "nonsense",
+        "lr=fast": "lr",
+        "nonsense=1": "nonsense",
+    }
+    fine = ["attention=softmax", "attention=performer", "heads=2"]
+    changed = [*mistakes, *fine]
+    words = [[*(w for w in SHORT if w.split("=")[0] != each.split("=")[0]), each] for each in changed]
+    for each, error in zip(changed, errors_of(RECIPES / "vit_cifar.py", words), strict=True):
+        if each in fine:
+            assert error == "", each
+        else:
+            assert mistakes[each] in error, f"{each}: {error!r}"
+    assert [file.name for file in tmp_path.iterdir()] == ["empty.csv"]  # nothing is left behind
+
+
+def test_a_mistake_in_the_last_value_ends_a_comparison_before_the_first_run(quick: Path, monkeypatch) -> None:
+    """With a recipe in the form of ours; the checks of the values are replaced, as they take seconds."""
+    script = quick / "recipes" / "quick.py"
+    seen: list[list[str]] = []
+
+    def found(path: Path, options: list[list[str]]) -> list[str]:
+        seen.extend(options)
+        return ["no such attention" * ("typo" in words[0]) for words in options]
+
+    monkeypatch.setattr(comparing, "errors_of", found)
+    compare("quick", ["attention=slow,fast", "seeds=1", "out=a"])
+    assert not seen  # a script of another form is not checked
+    script.write_text(script.read_text() + "\n# zoo.training.main\n")
+    with pytest.raises(ValueError, match="attention=typo: no such attention\nattention=typo2: no such attention"):
+        compare("quick", ["attention=slow,typo,typo2", "seeds=1", "lr=1"])
+    assert seen[0] == ["attention=slow", "lr=1", "seed=0"] and not (quick / "runs").exists()
+    seen.clear()
+    compare("quick", ["attention=slow,fast", "seeds=1"])
+    compare("quick", ["attention=slow,fast,other", "seeds=2"])
+    assert [words[0] for words in seen] == ["attention=slow", "attention=fast", "attention=other"]  # each once
 
 
 def test_flops_of_a_saved_model(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
     zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5
 
 Each (value, seed) is a run of the recipe in its own process and folder. Runs with the same seed start from the same
-initial weights, as far as their models share parameters, and see the same batches. All values are run with the first
-seed before the next seed, so that a mistake in any value shows early. The same command resumes an interrupted
-comparison.
+initial weights, as far as their models share parameters, and see the same batches. All values are checked before the
+first run, as far as a run goes before its training, and are run with the first seed before the next seed. The same
+command resumes an interrupted comparison.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.training.run_dir import write_text
+from zoo.training.sweep.check import checkable, errors_of
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
 from zoo.utils.errors import did_you_mean
 
@@ -77,7 +78,10 @@ def compare(recipe: str, options: list[str]) -> Comparison:
     Raises: ValueError for options that do not define a comparison, or that the recipe rejects.
     """
     plan = read_plan(recipe, options)
-    _check_and_save(plan)
+    _check_folder(plan)
+    _check_values(plan)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_text(plan.out / _SETTINGS, json.dumps(plan.fixed(), indent=2) + "\n")
     pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
     trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}") for i, (value, seed) in enumerate(pairs, 1)]
     metric = choose_metric(trials, plan.metric)
@@ -179,8 +183,8 @@ def _file_name(value: str) -> str:
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def _check_and_save(plan: Plan) -> None:
-    """Write the settings of the comparison. Raises: ValueError if the folder holds a different comparison."""
+def _check_folder(plan: Plan) -> None:
+    """Raise ValueError if the folder holds a different comparison."""
     file = plan.out / _SETTINGS
     if file.is_file():
         before = json.loads(file.read_text())
@@ -188,8 +192,21 @@ def _check_and_save(plan: Plan) -> None:
             name = changed[0]
             now, then = plan.fixed()[name], before.get(name)
             raise ValueError(f"{plan.out} holds a comparison with {name} {then}, not {now}; use another out=")
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(plan.fixed(), indent=2) + "\n")
+
+
+def _check_values(plan: Plan) -> None:
+    """Look at every value that has no run yet: model, data and settings, as far as a run goes before its training.
+
+    Raises: ValueError with the message of each value that the recipe rejects.
+    """
+    seed = plan.seeds[0]
+    new = [value for value in plan.values if not any(plan.folder(value, each).is_dir() for each in plan.seeds)]
+    if not new or not checkable(plan.script):
+        return
+    print(f"checking {len(new)} values of {plan.key}", file=sys.stderr, flush=True)
+    errors = errors_of(plan.script, [[f"{plan.key}={value}", *plan.shared, f"seed={seed}"] for value in new])
+    if wrong := [f"{plan.key}={value}: {error}" for value, error in zip(new, errors, strict=True) if error]:
+        raise ValueError("\n".join(wrong))
 
 
 def _trial(plan: Plan, value: str, seed: int, number: str) -> Trial:
