@@ -137,6 +137,9 @@ def test_columns_of_the_same_name_stay(saved, capsys):
 
 def test_tables_of_another_format(saved, capsys):
     Path("t.csv").write_bytes("die Suppe;kalt\nsch\xf6n;warm\n".encode("cp1252"))
+    predict(saved / "texts", "t.csv", "--text-column", "column_1")
+    notice = capsys.readouterr().err
+    assert "e.g. --encoding cp1252" in notice and "set --sep" in notice and "encoding=" not in notice
     words = ("t.csv", "--no-header", "--sep", "semicolon", "--encoding", "cp1252", "--text-column", "column_1")
     assert [row["column_1"] for row in printed(capsys, saved / "texts", *words)] == ["die Suppe", "sch\xf6n"]
     Path("t.csv.gz").write_bytes(gzip.compress(b"text,id\nthe soup,1\n"))
@@ -254,6 +257,8 @@ def test_lines_of_standard_input(saved, monkeypatch, capsys):
     assert [row["text"] for row in found] == ["the soup", "reviews.csv"]  # a line is a text, whatever it names
     given(monkeypatch, b"photos/a.png\nphotos/b.png")
     assert [row["file"] for row in printed(capsys, saved / "images", "-")] == ["photos/a.png", "photos/b.png"]
+    given(monkeypatch, b"photos/a.png\n\n")
+    assert "standard input, line 2: no file name" in failing(capsys, saved / "images", "-")
     given(monkeypatch, b"the soup\n\n\xff\n")
     assert "standard input, line 2 is empty" in failing(capsys, saved / "texts", "-", "--json")
     given(monkeypatch, b"the soup\n\xff\n")

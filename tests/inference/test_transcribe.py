@@ -9,6 +9,7 @@ import torch
 
 import zoo
 from zoo.inference import long_audio, transcribe
+from zoo.inference.subtitles import TimedText
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
@@ -155,6 +156,12 @@ def test_subtitles_of_a_language_without_spaces(speech, scored) -> None:
     assert all(len(cue.lines) <= 2 and max(map(len, cue.lines)) <= 42 for cue in cues)
     starts = {character.start for character in found.characters}
     assert len(cues) == 3 and all(cue.start in starts for cue in cues)
+
+
+def test_a_word_that_is_longer_in_time_than_a_subtitle_is_divided() -> None:
+    characters = tuple(TimedText(2.0 * i, 2.0 * i + 0.1, "音", 0.9) for i in range(10))
+    found = transcribe.Transcript("a.wav", "音" * 10, (TimedText(0.0, 18.1, "音" * 10, 0.9),), characters).subtitles()
+    assert [(cue.start, cue.lines) for cue in found] == [(0, ("音" * 4,)), (8, ("音" * 4,)), (16, ("音" * 2,))]
 
 
 def test_silence_is_an_empty_text(speech, scored, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zoo.models.base import Model
 
 FORMATS = ("srt", "vtt", "txt", "json")
+LIMITS = {"line_length": 42, "lines": 2, "max_duration": 7.0}  # of subtitles
 
 Command = Callable[..., Any]
 
@@ -36,15 +37,15 @@ def add_commands(command: Command) -> None:
     new.add_argument("--out", metavar="FILE|FOLDER",
                      help="a .srt, .vtt, .txt or .json file, or a folder with --format")  # fmt: skip
     new.add_argument("--format", choices=FORMATS, help="of the files in the folder --out, one for each recording")
-    new.add_argument("--timestamps", default="word", choices=("word", "char"),
+    new.add_argument("--timestamps", choices=("word", "char"),
                      help="in .json files: of words (default), or of characters, too")  # fmt: skip
-    new.add_argument("--line-length", type=int, default=42, help="of subtitles, in characters (42)")
-    new.add_argument("--lines", type=int, default=2, help="of a subtitle (2)")
-    new.add_argument("--max-duration", type=float, default=7.0, help="of a subtitle, in seconds (7)")
+    new.add_argument("--line-length", type=int, help="of subtitles, in characters (42)")
+    new.add_argument("--lines", type=int, help="of a subtitle (2)")
+    new.add_argument("--max-duration", type=float, help="of a subtitle, in seconds (7)")
     new.add_argument("--beam-width", type=int, default=16, help="texts in the beam; 1 is greedy decoding (16)")
     new.add_argument("--language-model", metavar="MODEL", help="a text decoder that takes part in the beam search")
-    new.add_argument("--lm-weight", type=float, default=0.5, help="weight of its log probability (0.5)")
-    new.add_argument("--word-bonus", type=float, default=1.5, help="added for each word, with a language model (1.5)")
+    new.add_argument("--lm-weight", type=float, help="weight of its log probability (0.5)")
+    new.add_argument("--word-bonus", type=float, help="added for each word, with a language model (1.5)")
     add_resample(new)
     new.set_defaults(rest="files")
 
@@ -85,23 +86,25 @@ def run_transcribe(args: argparse.Namespace) -> int:
     if not args.files:
         raise ValueError("give at least one audio file: zoo transcribe MODEL talk.wav --out talk.srt")
     outputs = output_files(args)
+    check_used(args, {out.suffix.lower() for out in outputs if out is not None})
+    given = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
+    weights = {name: value for name in ("lm_weight", "word_bonus") if (value := getattr(args, name)) is not None}
     from zoo.inference.transcribe import SubtitleLimits, transcribe
 
-    shortest = min(1.0, args.max_duration)
-    limits = SubtitleLimits(
-        line_length=args.line_length, lines=args.lines, max_duration=args.max_duration, min_duration=shortest
-    )
+    values = LIMITS | given
+    limits = SubtitleLimits(**values, min_duration=min(1.0, values["max_duration"]))
     model = load_audio_model(args)
     language_model = load_model(args.language_model) if args.language_model else None
     for file, out in zip(args.files, outputs):
         found = transcribe(
             model,
             file,
-            timestamps="char" if out is not None and out.suffix.lower() in (".srt", ".vtt") else args.timestamps,
+            timestamps="char"
+            if out is not None and out.suffix.lower() in (".srt", ".vtt")
+            else args.timestamps or "word",
             beam_width=args.beam_width,
             language_model=language_model,
-            lm_weight=args.lm_weight,
-            word_bonus=args.word_bonus,
+            **weights,
         )
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,18 @@ def run_transcribe(args: argparse.Namespace) -> int:
         several = f"{out or file}: " if out is not None or len(args.files) > 1 else ""
         say(f"{several}{found.text}")
     return 0
+
+
+def check_used(args: argparse.Namespace, suffixes: set[str]) -> None:
+    """Raise ValueError for an option that the outputs, files with these suffixes, do not use."""
+    subtitles = "subtitles: --out with a .srt or .vtt file, or --format srt or vtt"
+    uses = {"timestamps": (".json" in suffixes, "JSON: --out with a .json file, or --format json")}
+    uses |= {name: (bool(suffixes & {".srt", ".vtt"}), subtitles) for name in LIMITS}
+    uses |= {name: (bool(args.language_model), "--language-model") for name in ("lm_weight", "word_bonus")}
+    for name, (used, what) in uses.items():
+        if getattr(args, name) is not None and not used:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} is used with {what}: give it, too, or omit {flag}")
 
 
 def output_files(args: argparse.Namespace) -> list[Path | None]:
@@ -119,6 +134,11 @@ def output_files(args: argparse.Namespace) -> list[Path | None]:
         return [None] * len(args.files)
     out = Path(args.out)
     if args.format:
+        if out.suffix.lower() in [f".{name}" for name in FORMATS] and not out.is_dir():
+            raise ValueError(
+                f"--out {out} looks like a file, and --format writes into a folder: omit --format for one file, or "
+                f"give a folder, --out {out.stem}"
+            )
         names = [out / f"{Path(file).stem}.{args.format}" for file in args.files]
         if same := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"several recordings would be written to {same}: transcribe them into different folders")

@@ -146,7 +146,7 @@ class Reader:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _tables(self, files: list[Path]) -> Inputs:
-        tables = [_with_flags(lambda file=file: read_table(file, **self.table)) for file in files]  # type: ignore[misc]
+        tables = [_with_flags(lambda file=file: read_table(file, **self.table, notify=_notify)) for file in files]  # type: ignore[misc]
         for table in tables[1:]:
             if table.columns.keys() != tables[0].columns.keys():
                 raise DataError(
@@ -213,6 +213,8 @@ class Reader:
         if isinstance(line, Exception):
             return Row({}, line, name)
         if self.modality.files_only:
+            if not line:
+                return Row({"file": line}, ValueError(f"{name}: no file name"), name)
             return Row({"file": line}, Path(line), name, stamp_of(Path(line)))
         return Row({"text": line}, line, name)
 
@@ -232,6 +234,10 @@ def _with_flags(call: Callable[[], Any]) -> Any:
 def column_flag(modality: Modality) -> str:
     """The flag of the column of inputs; modalities that are registered have no flag of their own."""
     return f"--{modality.name}-column" if modality.name in COLUMN_NAMES else "--column"
+
+
+def _notify(text: str) -> None:
+    announce(OPTION.sub(_flag, text))
 
 
 def _flag(option: re.Match[str]) -> str:

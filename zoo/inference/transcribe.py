@@ -69,8 +69,11 @@ class Transcript:
                 f"a word of {len(long.text)} characters is longer than a subtitle ({long.text[:20]} ...): to divide "
                 f"it, its characters need times, too: zoo.transcribe(..., timestamps='char')"
             )
-        parts = (divided(w, self.characters, limits) if len(w.text) > longest else [w] for w in self.words)
-        return cues([part for word in parts for part in word], limits)
+        parts: list[TimedText] = []
+        for word in self.words:
+            too_long = len(word.text) > longest or word.end - word.start > limits.max_duration
+            parts += divided(word, self.characters, limits) if too_long and self.characters else [word]
+        return cues(parts, limits)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

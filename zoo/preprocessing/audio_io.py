@@ -189,7 +189,7 @@ def wrong_sampling_rate(name: str, actual: int, expected: int) -> AudioError:
     return AudioError(
         f"{name} has a sampling rate of {actual} Hz, expected {expected} Hz: resample it with "
         f"model.preprocess(audio, resample=True), or always with model.preprocess = dataclasses.replace("
-        f"model.preprocess, resample=True); on the command line, zoo predict --resample"
+        f"model.preprocess, resample=True); on the command line, --resample"
     )
 
 

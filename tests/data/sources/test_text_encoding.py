@@ -39,6 +39,11 @@ def test_a_single_accent_and_the_quotes_of_word_processors() -> None:
         "line 2: 'the café was fine, she'")  # fmt: skip
 
 
+def test_superscripts_are_not_letters() -> None:
+    text = "nummer;prüfer\n" + "".join(f"{i:04d};Jürgen\n" for i in range(8)) + "0099;Ü\n"  # pr³fer in cp850
+    assert decode_text(text.encode("cp1252"), "a.csv").text == text
+
+
 @pytest.mark.parametrize(("encoding", "mark"), [
     ("utf-8", codecs.BOM_UTF8), ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE),
     ("utf-32-le", codecs.BOM_UTF32_LE), ("utf-32-be", codecs.BOM_UTF32_BE), ("utf-16-le", b""), ("utf-16-be", b""),

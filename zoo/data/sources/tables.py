@@ -8,7 +8,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,8 @@ def table_suffix(file: str | Path) -> str:
     return max(found, key=len, default="")
 
 
-def read_table(file: Path, *, header: Header = "auto", sep: str = "auto", encoding: str = "auto") -> Table:
+def read_table(file: Path, *, header: Header = "auto", sep: str = "auto", encoding: str = "auto",
+               notify: Callable[[str], None] = announce) -> Table:  # fmt: skip
     """Read a table: CSV, TSV, text, JSON, JSON lines or parquet; compressed by gzip or not.
 
     What was found in a text file is printed, unless it is what the suffix stands for, in UTF-8 with a header.
@@ -82,6 +83,7 @@ def read_table(file: Path, *, header: Header = "auto", sep: str = "auto", encodi
             chooses the one by which all rows have the same number of cells.
         encoding: Encoding of a text file, e.g. `cp1252`. `auto` goes by the byte order mark, else it is UTF-8 if the
             file is valid UTF-8, else guessed.
+        notify: Prints what was found.
 
     Raises: DataError for a file that is missing, empty, malformed (with the line) or not a table.
     """
@@ -99,9 +101,9 @@ def read_table(file: Path, *, header: Header = "auto", sep: str = "auto", encodi
         table = from_arrow(read_parquet(file), str(file))
     elif is_csv:
         preferred = "\t" if kind in (".tsv", ".tab") else ","
-        table = _read_csv(file, _decoded(file, encoding), preferred, header, SEPARATORS.get(sep, sep))
+        table = _read_csv(file, _decoded(file, encoding), preferred, header, SEPARATORS.get(sep, sep), notify)
     else:
-        table = _read_json(file, read_text(file, encoding=encoding), lines=kind == ".jsonl")
+        table = _read_json(file, read_text(file, encoding=encoding, notify=notify), lines=kind == ".jsonl")
     if not len(table):
         raise DataError(f"{file} has no rows")
     return table
@@ -135,14 +137,14 @@ def _class_names(feature: Any) -> list[str] | None:
     return feature.get("names") if isinstance(feature, dict) else None
 
 
-def read_text(file: Path, *, encoding: str = "auto") -> str:
+def read_text(file: Path, *, encoding: str = "auto", notify: Callable[[str], None] = announce) -> str:
     """Read a text file, as `zoo.data.sources.text_encoding` decodes it; a guessed encoding is printed.
 
     Raises: DataError naming the line of an invalid byte.
     """
     found = _decoded(file, encoding)
     if found.example:
-        announce(f"{file.name}: read as {found.encoding}{_guess_hint(found)}")
+        notify(f"{file.name}: read as {found.encoding}{_guess_hint(found)}")
     return found.text
 
 
@@ -166,7 +168,8 @@ def _guess_hint(found: DecodedText) -> str:
     return f". The encoding is a guess ({found.example}): if its words are wrong, name another, e.g. encoding=cp1252"
 
 
-def _read_csv(file: Path, found: DecodedText, preferred: str, header: Header, sep: str) -> Table:
+def _read_csv(file: Path, found: DecodedText, preferred: str, header: Header, sep: str,
+              notify: Callable[[str], None]) -> Table:  # fmt: skip
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
         fmt = find_format(found.text, preferred, sep)
@@ -179,7 +182,7 @@ def _read_csv(file: Path, found: DecodedText, preferred: str, header: Header, se
         raise DataError(f"{file} is empty")
     named = has_header([cells for _, cells in rows]) if header == "auto" else header
     columns = _csv_columns(file, rows, fmt.sep, named)
-    _announce_format(file, found, fmt, named, list(columns), preferred, header, sep)
+    _announce_format(file, found, fmt, named, list(columns), preferred, header, sep, notify)
     lines = [line for line, _ in rows[named:]]
     return Table(columns, str(file), lines, found_header=named and header == "auto")
 
@@ -209,7 +212,7 @@ def _csv_columns(file: Path, rows: list[tuple[int, list[str]]], sep: str, named:
 
 
 def _announce_format(file: Path, found: DecodedText, fmt: CsvFormat, named: bool, names: list[str], preferred: str,
-                     header: Header, sep: str) -> None:  # fmt: skip
+                     header: Header, sep: str, notify: Callable[[str], None]) -> None:  # fmt: skip
     """Print what was found in a CSV file, and how to set it where it may be wrong; nothing if all is as expected."""
     other_sep = sep == "auto" and fmt.sep != preferred and not (fmt.one_column and preferred not in found.text)
     other_quotes = (fmt.quote, fmt.escape) != ('"', None)
@@ -225,7 +228,7 @@ def _announce_format(file: Path, found: DecodedText, fmt: CsvFormat, named: bool
     if no_header:
         listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         text += f". The columns are named {listed}; if the first row names them, set header=true"
-    announce(text)
+    notify(text)
 
 
 _SEP_NAMES = {"\t": "tabs"}

@@ -3,6 +3,7 @@
 import codecs
 import re
 from dataclasses import dataclass
+from itertools import groupby
 
 from zoo.utils.errors import DataError
 
@@ -15,7 +16,8 @@ _HIGH = re.compile(rb"[\x80-\xff]")
 _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 _KANA = re.compile("[\u3041-\u30ff]")  # without the half-width forms, which other encodings decode to as well
 _TYPOGRAPHIC = re.compile(r"[\x00-\x7f‘’‚“”„«»‹›–—…€£§°©®™•·\xa0]*")  # of English texts
-_IN_WORDS = re.compile(r"(?<=[^\W\d_])[^\W\d_]|[^\W\d_](?=[^\W\d_])|[‘’“”„«»–—…€£§°©®™•·¿¡]")
+_LETTER = r"[^\W\d_²³¹¼½¾]"  # superscripts and fractions are word characters of `re`
+_IN_WORDS = re.compile(rf"(?<={_LETTER}){_LETTER}|{_LETTER}(?={_LETTER})|[‘’“”„«»–—…€£§°©®™•·¿¡]")
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ def _guess(raw: bytes) -> str:
     if not latin and (name := _japanese(sample)):
         return name
     matches = list(from_bytes(sample, cp_isolation=_LATIN if latin else _OTHERS, threshold=0.6))
-    best = [m for m in matches if (m.chaos, -m.coherence) <= (matches[0].chaos, -matches[0].coherence)]
-    names = [name for match in best for name in match.could_be_from_charset]
-    for name in (["cp1252"] if latin else []) + names:
-        if name in names and _is_plausible(raw, sample, name):
-            return name
+    best = [match for match in matches if match.chaos <= matches[0].chaos]
+    for _, group in groupby(best, lambda match: match.coherence):
+        names = [name for match in group for name in match.could_be_from_charset]
+        for name in (["cp1252"] if latin else []) + names:
+            if name in names and _is_plausible(raw, sample, name):
+                return name
     return ""
 
 
