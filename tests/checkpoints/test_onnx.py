@@ -254,6 +254,8 @@ def test_the_command(saved, tmp_path, capsys):
     base = ["export", str(saved), str(out), "--format", "onnx"]
     assert main([*base, "--quantize", "int8"]) == 2
     assert "--table validation.csv --tolerance 0.01" in capsys.readouterr().err
+    assert main([*base, "--column", "text"]) == 2
+    assert "--column and --label-column are those of --table" in capsys.readouterr().err
     assert main([*base, "--table", str(table)]) == 2
     assert "add --format onnx --quantize int8" in capsys.readouterr().err
     assert main([*base, "--quantize", "int8", "--table", str(table), "--tolerance", "0.5"]) == 0

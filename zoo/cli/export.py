@@ -27,6 +27,8 @@ def run_export(args: argparse.Namespace) -> int:
         raise ValueError(
             "--table and --tolerance are for int8 weights: add --format onnx --quantize int8, or omit them"
         )
+    if not args.table and (args.column or args.label_column):
+        raise ValueError("--column and --label-column are those of --table: give the table, too, or omit them")
     if args.quantize is not None and (not args.table or args.tolerance is None):
         raise ValueError(
             "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
