@@ -34,7 +34,8 @@ WITHOUT_TORCH = (
     "zoo.data", "zoo.data.augment_config", "zoo.data.base_config", "zoo.data.config", "zoo.data.sources.dataset_cards",
     "zoo.tasks", "zoo.tasks.config", "zoo.training",
     "zoo.training.config", "zoo.training.main", "zoo.training.parse", "zoo.training.recipes.config",
-    "zoo.training.result", "zoo.training.run", "zoo.training.run_dir", "zoo.training.sweep.compare",
+    "zoo.training.result", "zoo.training.run", "zoo.training.run_dir", "zoo.training.sweep.check",
+    "zoo.training.sweep.compare",
     "zoo.training.sweep.results", "zoo.cli.main", "zoo.cli.export", "zoo.cli.audio", "zoo.cli.models",
     "zoo.cli.predict", "zoo.cli.retrieval", "zoo.cli.doctor", "zoo.cli.chat", "zoo.cli.serve",
 )  # fmt: skip
