@@ -238,6 +238,24 @@ def test_a_head_without_a_measure_and_an_unknown_label_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the label 'neutral' is not a class of the model: expected one of bad, good"):
         int8.indices(classifier(), ["good", "neutral"])
     assert int8.indices(classifier(), ["good", 0, "1"]) == [1, 0, 1]
+    stars = classifier()
+    stars.labels = ["1", "5"]
+    assert int8.indices(stars, [5, "1"]) == [1, 0]
+    with pytest.raises(ValueError, match="the label 0 is not a class of the model: expected one of 1, 5"):
+        int8.indices(stars, [1, 0])
+
+
+def test_labels_of_regressions_and_of_several_columns(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("text;price;food;service\nwarm;8,06;1;0\ncold;6,5;0;1\n")
+    number = tiny("bert", num_classes=1, problem_type="regression")
+    assert [label for _, label in read_examples(number, table, "text", "price")] == [[8.06], [6.5]]
+    several = tiny("bert", num_classes=2, problem_type="multi_label_classification")
+    assert [label for _, label in read_examples(several, table, "text", "food,service")] == [[1, 0], [0, 1]]
+    with pytest.raises(
+        DataError, match="line 2: 1 numbers in 'food', and the model predicts 2: name a column for each"
+    ):
+        read_examples(several, table, "text", "food")
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def add_command(command: Callable[..., Any]) -> None:
     new.add_argument("--table", metavar="TABLE", help="labeled examples: a table, or a folder of class folders")
     new.add_argument("--tolerance", type=float, help="how much worse the accuracy (or the loss) may be: 0.01")
     new.add_argument("--column", default="", help="column of the texts (two for pairs: a,b) or files")
-    new.add_argument("--label-column", default="", help="column of the labels (default: the usual names)")
+    new.add_argument("--label-column", default="", help="column of the labels (several labels: a,b)")
 
 
 def run_export(args: argparse.Namespace) -> int:

@@ -78,6 +78,8 @@ def run_predict(args: argparse.Namespace) -> int:
             raise ValueError(f"{name} {value}: expected at least 1")
     if args.out and args.json:
         raise ValueError("--out and --json: choose one; a .jsonl file has the same lines as --json prints")
+    if args.overwrite and not args.out:
+        raise ValueError("--overwrite is for --out FILE: give both, or omit it")
     from zoo.cli.predict_run import run
 
     return run(args)

@@ -1,6 +1,7 @@
 """Encodings of text files: by mark, UTF-8, guessed for older programs, and what cannot be decoded."""
 
 import codecs
+import random
 
 import pytest
 
@@ -42,6 +43,22 @@ def test_a_single_accent_and_the_quotes_of_word_processors() -> None:
 def test_superscripts_are_not_letters() -> None:
     text = "nummer;prüfer\n" + "".join(f"{i:04d};Jürgen\n" for i in range(8)) + "0099;Ü\n"  # pr³fer in cp850
     assert decode_text(text.encode("cp1252"), "a.csv").text == text
+
+
+def test_an_encoding_that_puts_signs_into_words_is_no_candidate() -> None:
+    """Of prices in German reviews, mac_roman has the lowest measure of disorder, with signs in the words."""
+    good = ["schöne", "großartige", "leckere", "hervorragende", "köstliche"]
+    bad = ["kalte", "schlechte", "trübe", "fürchterliche", "teure"]
+    nouns = ["Suppe", "Küche", "Bedienung", "Größe der Portion", "Tür", "Soße"]
+    pick = random.Random(0)
+    lines = []
+    for i in range(600):
+        a, b = pick.choices(good if i % 3 else bad, k=2)
+        price = f"{pick.randint(3, 40)},{pick.randint(10, 99)} €"
+        lines.append(f'{i};"{a} {pick.choice(nouns)} und {b} {pick.choice(nouns)}; Preis {price}";{i % 2}')
+    text = "\n".join(["Nr;Kommentar;Note", *lines, ""])
+    found = decode_text(text.encode("cp1252"), "a.csv")
+    assert (found.encoding, found.text) == ("cp1252", text)
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [

@@ -98,10 +98,11 @@ def indices(model: Model, labels: Sequence[Any]) -> list[Any]:
     if not is_single_label(model):
         return list(labels)
     names = {name: i for i, name in enumerate(model.labels or [])}
+    ambiguous = any(name.isdecimal() for name in names)  # the number 1 may be the class "1" or the second one
     found = []
     for label in labels:
         number = names.get(str(label))
-        if number is None and isinstance(label, int | str) and str(label).isdecimal():
+        if number is None and not ambiguous and isinstance(label, int | str) and str(label).isdecimal():
             number = int(label)
         if number is None or number >= model.config.num_classes:
             known = ", ".join(names) or f"0 to {model.config.num_classes - 1}"

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.sources.class_folders import class_tables
-from zoo.data.sources.columns import FILE_NAMES, LABEL_NAMES, TEXT_NAMES, encoded_item, find_column, with_values
+from zoo.data.sources.columns import (
+    FILE_NAMES,
+    LABEL_NAMES,
+    TEXT_NAMES,
+    encoded_item,
+    find_column,
+    with_decimal_points,
+    with_values,
+)
 from zoo.data.sources.tables import Table, read_table
 from zoo.models.base import Model
 from zoo.preprocessing.modality import of_inputs
@@ -43,12 +51,27 @@ def labels_of(model: Model, table: Table, requested: str) -> list[Any]:
     """The labels of a table; numbers of a regression as numbers, none for a language model."""
     if model.config.head != "classify":
         return [None] * len(table)
-    name = find_column(table, requested, "label-column", LABEL_NAMES)
-    with_values(table, name, "raise", "label")
-    values, names = table.columns[name], table.names.get(name)
-    if model.config.resolved_problem_type == "single_label_classification":
+    single = model.config.resolved_problem_type == "single_label_classification"
+    requests = [requested] if single or requested in table.columns else requested.split(",")
+    columns = [find_column(table, name.strip(), "label-column", LABEL_NAMES) for name in requests]
+    for name in columns:
+        with_values(table, name, "raise", "label")
+    if single:
+        values, names = table.columns[columns[0]], table.names.get(columns[0])
         return [names[value] for value in values] if names else values
+    if model.config.num_classes == 1:
+        table = with_decimal_points({"table": table}, columns[0])["table"]
+    listed = ", ".join(map(repr, columns))
     try:
-        return [[float(part) for part in str(value).strip("[]").split(",")] for value in values]
+        rows = [
+            [float(part) for value in row for part in str(value).strip("[]").split(",")]
+            for row in zip(*(table.columns[name] for name in columns), strict=True)
+        ]
     except ValueError:
-        raise DataError(f"{table.where}: the labels in {name!r} are not numbers, as this model predicts") from None
+        raise DataError(f"{table.where}: the labels in {listed} are not numbers, as this model predicts") from None
+    for i, row in enumerate(rows):
+        if len(row) != model.config.num_classes:
+            raise DataError(f"{table.place(i)}: {len(row)} numbers in {listed}, and the model predicts "
+                            f"{model.config.num_classes}: name a column for each, e.g. a,b, in their order, or one of "
+                            f"lists")  # fmt: skip
+    return rows

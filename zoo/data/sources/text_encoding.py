@@ -53,6 +53,9 @@ def decode_text(raw: bytes, where: str, encoding: str = "auto") -> DecodedText:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise _invalid(raw, where, error, encoding) from None
+    except LookupError:
+        raise ValueError(f"encoding={encoding}: expected 'auto' or an encoding of Python, such as 'utf-8', 'cp1252' or "
+                         f"'utf-16'") from None  # fmt: skip
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{where}, line {line}: it has a NUL character, so that it is damaged or not a text file")
@@ -112,7 +115,8 @@ def _guess(raw: bytes) -> str:
         return "cp1252"
     if not latin and (name := _japanese(sample)):
         return name
-    matches = list(from_bytes(sample, cp_isolation=_LATIN if latin else _OTHERS, threshold=0.6))
+    found = from_bytes(sample, cp_isolation=_LATIN if latin else _OTHERS, threshold=0.6)
+    matches = [match for match in found if _is_plausible(raw, sample, match.encoding)]  # before one of them is the best
     best = [match for match in matches if match.chaos <= matches[0].chaos]
     for _, group in groupby(best, lambda match: match.coherence):
         names = [name for match in group for name in match.could_be_from_charset]
