@@ -230,7 +230,7 @@ def test_the_bar_shows_the_expected_end(
     monkeypatch.setattr(ProgressBar, "get_metrics", get_metrics)
     run_slowly(tmp_path, clock, 60, 60, expected=100.0)
     text = text_of(capsys)
-    assert "12:10" in {values.get("expected end") for values in shown} and "validating" not in text
+    assert "12:10" in {values.get("end") for values in shown} and "validating" not in text
     assert len(re.findall(r"expected end 12:\d\d, not 12:01", text)) == 1, "and corrects the banner"
 
 

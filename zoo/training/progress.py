@@ -116,7 +116,7 @@ class ProgressBar(RichProgressBar):
             name.replace("_", " "): float(value) for name, value in metrics if name.startswith(("train_", "val_"))
         }
         if self.console.is_terminal and (end := end_text(self._remaining(trainer, time.monotonic()))):
-            shown["expected end"] = end.removeprefix("expected end ")
+            shown["end"] = end.removeprefix("expected end ")
         return shown
 
     def _remaining(self, trainer: L.Trainer, now: float) -> float | None:
