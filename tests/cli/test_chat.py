@@ -80,6 +80,7 @@ def test_a_template_of_a_file(folder: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
     assert main(["chat", str(folder), "--chat-template", str(tmp_path / "evil.jinja")]) == 2
     assert main(["chat", str(folder), "--chat-template", str(tmp_path / "absent.jinja")]) == 2
+    assert main(["chat", str(folder), "--chat-template", str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize("words, message", [

@@ -150,6 +150,22 @@ def test_a_template_that_is_set_is_kept_and_changes_no_output(tmp_path: Path) ->
     assert zoo.verify(tmp_path / "ours").ok and zoo.load(tmp_path / "ours").preprocess.chat_template is None
 
 
+def test_a_template_of_a_folder_that_cannot_be_read_is_not_replaced_by_another(tmp_path: Path) -> None:
+    chat_folder(tmp_path, "in the settings")
+    (tmp_path / "chat_template.jinja").write_bytes(b"caf\xe9 {{ messages }}")
+    with pytest.raises(zoo.LoadError, match=r"chat_template\.jinja is not UTF-8"):
+        zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "a\\b", "", "a\0b"])
+def test_a_template_has_the_name_of_a_file_of_its_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not the name of a file"):
+        processor({"default": "a", name: "b"})
+    chat_folder(tmp_path, [{"name": name, "template": "b"}])
+    with pytest.raises(zoo.LoadError, match=r"tokenizer_config\.json: .*not the name of a file"):
+        zoo.load(tmp_path)
+
+
 def test_a_checkpoint_of_training_keeps_the_template() -> None:
     ours = processor({"default": "a", "tool_use": "b"})
     again = TextProcessor.from_dict(ours.to_dict(), {**ours.files(), **ours.template_files()})
@@ -226,7 +242,7 @@ def test_mistakes_are_explained(messages: object, options: dict[str, object], me
 
 
 def test_a_folder_without_a_template_says_how_to_give_one() -> None:
-    with pytest.raises(ValueError, match=r"no chat template .*pass chat_template=, or keep one: model\.preprocess ="):
+    with pytest.raises(ValueError, match=r"no chat template .*pass chat_template= \(.*\), or keep one: model\.pre"):
         processor().apply_chat_template([USER])
     with pytest.raises(ValueError, match="no default: pass chat_template= with one of a, b"):
         processor({"a": "{", "b": "{"}).apply_chat_template([USER])

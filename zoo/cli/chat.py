@@ -41,8 +41,9 @@ def run_generate(args: argparse.Namespace) -> int:
 
 def run_chat(args: argparse.Namespace) -> int:
     from zoo.inference.generation.chat import Chat
+    from zoo.utils.files import read_text
 
-    template = None if args.chat_template is None else Path(args.chat_template).read_text(encoding="utf-8")
+    template = None if args.chat_template is None else read_text(Path(args.chat_template))
     chat = Chat(args.source, args.system, chat_template=template, **options_of(args))
     if terminal := sys.stdin.isatty():
         say("Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)

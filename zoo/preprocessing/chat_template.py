@@ -5,7 +5,7 @@ only, and its loops, calls, products and output are limited. The filters, functi
 `apply_chat_template`, so the text is the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,13 +22,20 @@ OTHERS = {
     "return_assistant_tokens_mask": False, "sanitize_control_tokens": False, "tokenizer_kwargs": None,
 }  # fmt: skip
 HOW_TO_GIVE = (
-    "pass chat_template=, or keep one: model.preprocess = dataclasses.replace(model.preprocess, chat_template=TEXT)"
+    "pass chat_template= (zoo chat: --chat-template FILE), or keep one: model.preprocess = "
+    "dataclasses.replace(model.preprocess, chat_template=TEXT)"
 )
 
 
 def file_of(name: str) -> str:
     """The file of a template in a folder, by its name."""
     return FILE if name == "default" else f"{FOLDER}/{name}.jinja"
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError for a name of a template whose file would not be in the folder of templates."""
+    if bad := [name for name in names if not name or set(name) & set("/\\\0")]:
+        raise ValueError(f"chat_template has the name {bad[0]!r}, which is not the name of a file")
 
 
 def templates_of(chat_template: str | Mapping[str, str] | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing.chat_template import (
+    check_names,
     is_list_of_conversations,
     render_conversations,
     template_files,
@@ -69,6 +70,7 @@ class TextProcessor:
         if self.clean is not None:
             check_choice("clean", self.clean, MODES)
         check_types(self)
+        check_names(templates_of(self.chat_template))
         for name in self.special:
             check_choice("special", name, SPECIAL)
         if self.max_length < 1 or self.multiple < 1:
@@ -161,6 +163,9 @@ class TextProcessor:
         if not tokenize:
             return texts if several else texts[0]
         encoded = encode_batch(self.backend, texts, add_special_tokens=False)
+        if not all(map(len, encoded)):
+            raise ValueError("the chat template writes nothing for these messages: expected at least one token; pass "
+                             "chat_template= with another one")  # fmt: skip
         if (longest := max(map(len, encoded))) > self.max_length:
             raise ValueError(
                 f"the conversation has {longest} tokens, expected at most max_length={self.max_length}: remove its "

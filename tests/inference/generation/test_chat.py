@@ -85,6 +85,10 @@ def test_a_template_can_be_given_and_must_be_there(model: zoo.Model, tmp_path: P
         Chat(zoo.create_model("vit_cifar_tiny", depth=1, width=16, heads=2))
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         Chat(model, max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"max_new_tokens=1024: .* less than the model's 1024 tokens"):
+        Chat(model, max_new_tokens=1024)  # no earlier turn would ever fit
+    with pytest.raises(ValueError, match="the chat template writes nothing for these messages"):
+        Chat(model, chat_template="{% if 0 %}{% endif %}").reply("Hello")
     with pytest.raises(ValueError, match="num_return_sequences= does not apply to one"):
         Chat(model, num_return_sequences=2, temperature=1.0)
     assert isinstance(without.preprocess, TextProcessor) and torch.is_tensor(next(model.parameters()))

@@ -7,10 +7,10 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from zoo.preprocessing.chat_template import FILE, FOLDER, template_files, templates_in
+from zoo.preprocessing.chat_template import FILE, FOLDER, check_names, template_files, templates_in
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import LoadError
-from zoo.utils.files import read_json
+from zoo.utils.files import read_json, read_text
 
 GENERATION = "generation_config.json"
 SENTENCE = "config_sentence_transformers.json"  # prompts by name, and the similarity of embeddings
@@ -27,13 +27,18 @@ LARGEST = 1 << 20  # bytes of a file that is kept
 
 
 def read(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """({name: contents} of the files to keep, names of the others that are not read)."""
+    """({name: contents} of the files to keep, names of the others that are not read).
+
+    Raises LoadError for a chat template that cannot be read: the one in the settings may be another.
+    """
     kept: dict[str, str] = {}
     others = []
     if not folder.is_dir():
         return {}, []
     for name in sorted(_names(folder)):
-        if _matches(name, KEPT) and (text := _text(folder / name)) is not None:
+        if _matches(name, TEMPLATES):
+            kept[name] = read_text(folder / name)
+        elif _matches(name, KEPT) and (text := _text(folder / name)) is not None:
             kept[name] = text
         elif not _matches(name, READ):
             others.append(name)
@@ -94,6 +99,8 @@ def _templates(folder: Path) -> dict[str, str]:
             f"{file}: chat_template is a {type(found).__name__}, expected a text or a list of objects with 'name' and "
             f"'template'"
         ) from None
-    if bad := [name for name in named if Path(name).name != name]:
-        raise LoadError(f"{file}: chat_template has the name {bad[0]!r}, which is not the name of a file")
+    try:
+        check_names(named)
+    except ValueError as error:
+        raise LoadError(f"{file}: {error}") from None
     return template_files(named)

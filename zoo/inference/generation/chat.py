@@ -45,8 +45,9 @@ class Chat:
         self.limit = min(processor.max_length, self.model.config.max_length)
         self.processor = replace(processor, max_length=sys.maxsize)  # what is too long is dropped
         self.max_new_tokens: int = options.pop("max_new_tokens", min(512, self.limit // 2))
-        require(isinstance(self.max_new_tokens, int) and self.max_new_tokens > 0, "max_new_tokens",
-                self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
+        require(isinstance(self.max_new_tokens, int) and 0 < self.max_new_tokens < self.limit, "max_new_tokens",
+                self.max_new_tokens, f"a whole number, less than the model's {self.limit} tokens for the conversation "
+                "and the answer together")  # fmt: skip
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Message] = []
         self.options, self.num_dropped = options, 0
