@@ -253,3 +253,14 @@ def test_data_of_unknown_length_has_no_expected_end() -> None:
     for step in range(3):
         end.step(float(step), step + 1)
     assert end.remaining(3.0, 10, 1, float("inf")) is None
+
+
+@pytest.mark.parametrize(("expected", "corrected"), [(300.0, True), (70.0, False), (None, False)])
+def test_less_than_a_minute_is_said_where_minutes_were_expected(expected: float | None, corrected: bool) -> None:
+    end = ExpectedEnd()
+    end.start(0.0, 0, expected)
+    for step in range(1, 8):
+        end.step(float(step), step)
+    line = end.correction(7.0, 40.0)
+    assert (line is not None and "(in about 40 s)" in line) == corrected
+    assert end.correction(8.0, 39.0) is None, "once"

@@ -74,9 +74,11 @@ class ExpectedEnd:
 
     def correction(self, now: float, remaining: float | None) -> str | None:
         """A line if the end that the user knows of is off by more than 20 % of the time from now, else None."""
-        if remaining is None or remaining < SHORT or self._steps < 5 or now < self._quiet_until:
-            return None
         before = self._printed
+        if remaining is None or self._steps < 5 or now < self._quiet_until:
+            return None
+        if remaining < SHORT and (before is None or before - now < 2 * SHORT):  # minutes are worth a correction
+            return None
         if before is not None and abs(now + remaining - before) <= TOLERANCE * remaining:
             return None
         self.printed(now, remaining)
