@@ -227,8 +227,8 @@ def _with_flags(call: Callable[[], Any]) -> Any:
     """The result of a call whose errors name options of recipes, which are flags here."""
     try:
         return call()
-    except ValueError as error:
-        raise type(error)(OPTION.sub(_flag, str(error))) from error
+    except DataError as error:
+        raise DataError(OPTION.sub(_flag, str(error))) from error
 
 
 def column_flag(modality: Modality) -> str:

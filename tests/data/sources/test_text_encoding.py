@@ -1,7 +1,7 @@
 """Encodings of text files: by mark, UTF-8, guessed for older programs, and what cannot be decoded."""
 
 import codecs
-import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,18 +45,14 @@ def test_superscripts_are_not_letters() -> None:
     assert decode_text(text.encode("cp1252"), "a.csv").text == text
 
 
-def test_an_encoding_that_puts_signs_into_words_is_no_candidate() -> None:
-    """Of prices in German reviews, mac_roman has the lowest measure of disorder, with signs in the words."""
-    good = ["schöne", "großartige", "leckere", "hervorragende", "köstliche"]
-    bad = ["kalte", "schlechte", "trübe", "fürchterliche", "teure"]
-    nouns = ["Suppe", "Küche", "Bedienung", "Größe der Portion", "Tür", "Soße"]
-    pick = random.Random(0)
-    lines = []
-    for i in range(600):
-        a, b = pick.choices(good if i % 3 else bad, k=2)
-        price = f"{pick.randint(3, 40)},{pick.randint(10, 99)} €"
-        lines.append(f'{i};"{a} {pick.choice(nouns)} und {b} {pick.choice(nouns)}; Preis {price}";{i % 2}')
-    text = "\n".join(["Nr;Kommentar;Note", *lines, ""])
+def test_an_encoding_that_puts_signs_into_words_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matches that charset-normalizer gave for 600 German reviews with prices: mac_roman has the least disorder."""
+    matches = [
+        SimpleNamespace(encoding="mac_roman", chaos=0.13, coherence=0.56, could_be_from_charset=["mac_roman"]),
+        SimpleNamespace(encoding="cp1250", chaos=0.17, coherence=0.60, could_be_from_charset=["cp1250", "cp1252"]),
+    ]
+    monkeypatch.setattr("charset_normalizer.from_bytes", lambda *args, **kwargs: matches)
+    text = "Kommentar;Note\nschöne Küche und trübe Soße, 34,61 €;1\n"
     found = decode_text(text.encode("cp1252"), "a.csv")
     assert (found.encoding, found.text) == ("cp1252", text)
 

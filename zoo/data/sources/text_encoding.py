@@ -54,7 +54,7 @@ def decode_text(raw: bytes, where: str, encoding: str = "auto") -> DecodedText:
     except UnicodeDecodeError as error:
         raise _invalid(raw, where, error, encoding) from None
     except LookupError:
-        raise ValueError(f"encoding={encoding}: expected 'auto' or an encoding of Python, such as 'utf-8', 'cp1252' or "
+        raise DataError(f"encoding={encoding}: expected 'auto' or an encoding of Python, such as 'utf-8', 'cp1252' or "
                          f"'utf-16'") from None  # fmt: skip
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
