@@ -36,9 +36,7 @@ def train(run: Run) -> Result:
     cfg = run.config
     model = text_model(run, head="qa")  # by name, or from any folder of weights
     questions = load_questions(cfg.data, seed=cfg.seed)
-    run.open(
-        questions, model
-    )  # the run folder: a new one, or that of an unfinished run with the same settings and data
+    run.open(questions, model)  # a new one, or that of an unfinished run with the same settings and data
     questions = questions.with_validation(cfg.trainer.val_fraction, cfg.seed)
     model = fit_to_questions(run, model, questions)
 

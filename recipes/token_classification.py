@@ -36,9 +36,7 @@ def train(run: Run) -> Result:
     cfg = run.config
     model = text_model(run, head="token")  # by name, or from any folder of weights
     sentences = load_tagged(cfg.data, seed=cfg.seed)
-    run.open(
-        sentences, model
-    )  # the run folder: a new one, or that of an unfinished run with the same settings and data
+    run.open(sentences, model)  # a new one, or that of an unfinished run with the same settings and data
     sentences = sentences.with_validation(cfg.trainer.val_fraction, cfg.seed)
     model = fit_to_texts(run, model, sentences)
 

@@ -1,6 +1,7 @@
 """Predictions for audio clips of any length, and the plot of the attention to them."""
 
 import math
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_from_the_command_line(classifier, tmp_path: Path, capsys: pytest.Captur
     assert main(["predict", str(tmp_path / "model"), str(fast), "--resample"]) == 0
     assert main(["predict", str(tmp_path / "model"), str(tmp_path / "none.wav")]) == 2
     assert "there is no audio file" in capsys.readouterr().err
+
+
+def test_a_long_file_prints_a_line_a_minute(
+    classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    minutes = count()
+    monkeypatch.setattr("zoo.utils.progress.time.monotonic", lambda: 60.0 * next(minutes))
+    zoo.predict(classifier, str(saved(tmp_path / "short.wav", noise(1.0))))
+    assert capsys.readouterr().err == ""
+    zoo.predict(classifier, str(saved(tmp_path / "long.wav", noise(40.0))))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and lines[0].startswith("long.wav, seconds: ") and " of 40, " in lines[0]
+    assert lines[-1].startswith("long.wav, seconds: 40 of 40, ")
 
 
 # --- the plot ---------------------------------------------------------------------------------------------------------

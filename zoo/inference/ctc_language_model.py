@@ -6,12 +6,11 @@ extended, and all in the beam at the end. A text is scored once; its cost is a f
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.inference.probabilities import run
+from zoo.inference.probabilities import require_model, run
 from zoo.models.base import Model
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.text import TextProcessor, encode_batch
@@ -111,9 +110,7 @@ def _writes(processor: TextProcessor, symbol: str) -> bool:
 
 def checked_processor(model: Any) -> TextProcessor:
     """The tokenizer of a language model. Raises ValueError if it is not one, or has none that fits."""
-    if not isinstance(getattr(model, "_orig_mod", model), Model):
-        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
-        raise ValueError(f"language_model: expected a zoo.Model, given a {type(model).__name__}{hint}")
+    require_model(model, "language_model")
     if model.config.head != "lm":
         raise ValueError(f"language_model: expected a decoder with head='lm', but it has head={model.config.head!r}")
     if not isinstance(model.preprocess, TextProcessor):

@@ -5,7 +5,6 @@ frames of each that are far enough from its edges, and decodes the text from all
 """
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,14 +16,14 @@ import torch
 from torch import Tensor
 
 from zoo.inference.ctc_decoding import beam
-from zoo.inference.probabilities import Prediction, activated, run
+from zoo.inference.probabilities import Prediction, activated, require_model, run
 from zoo.models.base import Model
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio import AudioProcessor, name_of
 from zoo.preprocessing.audio_io import AudioBlock
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
-from zoo.utils.progress import is_shown
+from zoo.utils.progress import progress
 
 SECONDS, CONTEXT = 20.0, 2.0  # length of a window for models without a maximum length, and overlap of two windows
 BATCH_SIZE = 8  # windows in a batch
@@ -150,9 +149,7 @@ def check_min_length(windows: Iterable[AudioBlock], model: Model, clip: Any, ind
 
 def check_one_clip(model: Model, clip: Any, heads: Sequence[str], call: str) -> None:
     """Raises ValueError unless it is a model for audio with one of the heads, and one clip."""
-    if not isinstance(getattr(model, "_orig_mod", model), Model):
-        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
-        raise ValueError(f"{call} expects a zoo.Model, given a {type(model).__name__}{hint}")
+    require_model(model, call)
     if not isinstance(model.preprocess, AudioProcessor) or model.config.head not in heads:
         what = "preprocessing for audio" if model.config.head in heads else f"head={model.config.head!r}"
         has = "has no" if model.config.head in heads else "has"
@@ -173,19 +170,15 @@ def in_batches(windows: Iterable[AudioBlock]) -> Iterator[list[AudioBlock]]:
 
 
 def with_progress_bar(windows: Iterable[AudioBlock], clip: Any, processor: AudioProcessor) -> Iterator[AudioBlock]:
-    """Yield the windows; for a long file in a terminal, show a progress bar in seconds."""
+    """Yield the windows; for a long file, show the progress in seconds."""
     info = audio_io.info(clip) if isinstance(clip, str | Path | bytes) else None
     seconds = info.frames / info.sampling_rate if info else 0.0
     length = (processor.max_samples or SECONDS * processor.sampling_rate) / processor.sampling_rate
-    if seconds < LONG * length or is_shown() or not sys.stderr.isatty():
-        yield from windows
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        name = Path(clip).name if not isinstance(clip, bytes) else "audio"
-        task = bar.add_task(f"processing {name}", total=seconds)
+    name = Path(clip).name if isinstance(clip, str | Path) else "audio"
+    with progress(f"{name}, seconds", round(seconds), enabled=seconds >= LONG * length) as advance:
+        done = 0
         for window in windows:
             yield window
-            bar.update(task, completed=(window.start + len(window.wave)) / window.sampling_rate)
+            end = round((window.start + len(window.wave)) / window.sampling_rate)
+            advance(end - done)
+            done = end

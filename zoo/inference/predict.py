@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from zoo.inference.predictor import OnError, Predictor
-from zoo.inference.probabilities import Prediction
+from zoo.inference.probabilities import Prediction, require_model
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.preprocessing.modality import of_inputs
@@ -100,9 +100,7 @@ def is_many(x: Any) -> bool:
 
 def check_model(model: Any, top_k: int) -> None:
     """Raise ValueError unless the model predicts labels, tokens or texts from raw inputs."""
-    if not isinstance(getattr(model, "_orig_mod", model), Model):  # a compiled model is one, too
-        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
-        raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}{hint}")
+    require_model(model)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     if model.config.head not in HEADS or (model.config.head == "token" and "input_ids" not in model.inputs):

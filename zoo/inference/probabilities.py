@@ -1,6 +1,7 @@
 """From the scores of a model to labels with probabilities."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from zoo.models.eval_mode import eval_mode
 
 # [(label, probability), ...], best first; of head="token" the entities of a text, of head="qa" answers.
 Prediction = list[Any]
+
+
+def require_model(model: Any, argument: str = "") -> None:
+    """Raise ValueError unless it is a model, also a compiled one. argument: for the message, if it has a name."""
+    if not isinstance(getattr(model, "_orig_mod", model), Model):
+        hint = f": load it, zoo.load({str(model)!r})" if isinstance(model, str | Path) else ""
+        prefix = f"{argument}: " if argument else ""
+        raise ValueError(f"{prefix}expected a zoo.Model, given a {type(model).__name__}{hint}")
 
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
