@@ -1,7 +1,8 @@
 """Where a chat template runs: jinja2's sandbox with the filters, functions and tags of transformers, and with limits.
 
 The sandbox keeps a template from Python, but not from running for ever: here the turns of its loops and its calls are
-counted, and products and output are limited in size.
+counted, and the output and results of `*` and `**` are limited in size. Other ways to fill the memory, such as doubling
+a text with `~` or formatting a number to a great width, are not.
 """
 
 import json
