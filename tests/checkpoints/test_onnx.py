@@ -5,6 +5,7 @@ version and the refusals run for every change; all families and all attention ki
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -272,14 +273,39 @@ def test_the_command(saved, tmp_path, capsys):
     base = ["export", str(saved), str(out), "--format", "onnx"]
     assert main([*base, "--quantize", "int8"]) == 2
     assert "--table validation.csv --tolerance 0.01" in capsys.readouterr().err
-    assert main([*base, "--column", "text"]) == 2
-    assert "--column and --label-column are those of --table" in capsys.readouterr().err
+    assert main([*base, "--column", "text", "--sep", ";"]) == 2
+    assert "--column, --sep: these are options of --table" in capsys.readouterr().err
     assert main([*base, "--table", str(table)]) == 2
     assert "add --format onnx --quantize int8" in capsys.readouterr().err
     assert main([*base, "--quantize", "int8", "--table", str(table), "--tolerance", "0.5"]) == 0
     captured = capsys.readouterr()
     assert "is written for onnx" in captured.out and "in int8 on 40 examples" in captured.err
     assert (out / "model.onnx").exists()
+
+
+def test_the_table_of_a_run(saved, tmp_path, capsys):
+    """Columns default to those of the run, the format to what is found; messages name the flags."""
+    run = tmp_path / "run"
+    shutil.copytree(saved, run / "model")
+    (run / "config.yaml").write_text("data: {text: review, label: stars}\n")
+    rows = [f"{text};{label}" for text, label in own_predictions(zoo.load(saved))]
+    table, out = tmp_path / "validation.csv", tmp_path / "out"
+    table.write_text("\n".join(["review;stars", *rows]))
+    command = ["export", str(run / "model"), str(out), "--format", "ONNX", "--quantize", "int8", "--tolerance", "0.5"]
+    assert main([*command, "--table", str(table)]) == 0
+    captured = capsys.readouterr()
+    assert "in int8 on 40 examples" in captured.err and "--sep" in captured.err and " sep=" not in captured.err
+    with pytest.raises(zoo.LoadError, match=r"is an ONNX export \(model.onnx\), which onnxruntime runs"):
+        zoo.load(out)
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(["remark;opinion", *rows]))
+    assert main([*command, "--table", str(other)]) == 2
+    assert "e.g. --column " in capsys.readouterr().err
+    assert main([*command, "--table", str(other), "--column", "remark", "--label-column", "opinon"]) == 2
+    assert "--label-column opinon: " in (err := capsys.readouterr().err) and "did you mean 'opinion'" in err
+    (tmp_path / "empty.csv").write_text("remark;opinion\ngood;\n")
+    assert main([*command, "--table", str(tmp_path / "empty.csv"), "--column", "remark"]) == 2
+    assert "on_error" not in capsys.readouterr().err
 
 
 def test_examples_of_tables_and_folders(saved, tmp_path):

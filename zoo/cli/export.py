@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.models import load_model
+from zoo.cli.table_options import (
+    FORMAT,
+    add_format_flags,
+    column_of_run,
+    format_options,
+    notice_with_flags,
+    with_flags,
+)
 from zoo.utils.escape import say
 
 
@@ -14,12 +22,16 @@ def add_command(command: Callable[..., Any]) -> None:
     new = command("export", run_export, "Export a model for another library.")
     new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
     new.add_argument("folder", metavar="FOLDER", help="folder to write")
-    new.add_argument("--format", default="transformers", help="transformers (default), timm, open_clip or onnx")
+    new.add_argument(
+        "--format", type=str.lower, default="transformers", help="transformers (default), timm, open_clip or onnx"
+    )
     new.add_argument("--quantize", choices=("int8",), help="onnx: int8 weights, measured on --table")
     new.add_argument("--table", metavar="TABLE", help="labeled examples: a table, or a folder of class folders")
     new.add_argument("--tolerance", type=float, help="how much worse the accuracy (or the loss) may be: 0.01")
-    new.add_argument("--column", default="", help="column of the texts (two for pairs: a,b) or files")
-    new.add_argument("--label-column", default="", help="column of the labels (several labels: a,b)")
+    table = new.add_argument_group("the table (default: columns of the run, or with a common name; format as found)")
+    table.add_argument("--column", default="", help="column of the texts (two for pairs: a,b) or files")
+    table.add_argument("--label-column", default="", help="column of the labels (several labels: a,b)")
+    add_format_flags(table)
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -27,18 +39,32 @@ def run_export(args: argparse.Namespace) -> int:
         raise ValueError(
             "--table and --tolerance are for int8 weights: add --format onnx --quantize int8, or omit them"
         )
-    if not args.table and (args.column or args.label_column):
-        raise ValueError("--column and --label-column are those of --table: give the table, too, or omit them")
+    of_table = {name: getattr(args, name) for name in ("column", "label_column", *FORMAT)}
+    if not args.table and (given := [name for name, value in of_table.items() if value not in ("", None)]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{flags}: these are options of --table: give the table, too, or omit them")
     if args.quantize is not None and (not args.table or args.tolerance is None):
         raise ValueError(
             "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
             "worse it may be, --table validation.csv --tolerance 0.01"
         )
     from zoo.checkpoints.save import export
-    from zoo.data.sources.labeled_examples import read_examples
 
     model = load_model(args.source)
-    examples = read_examples(model, Path(args.table), args.column, args.label_column) if args.table else None
+    examples = read_table_of(model, args) if args.table else None
     path = export(model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance)
     say(f"{path} is written for {args.format}")
     return 0
+
+
+def read_table_of(model: Any, args: argparse.Namespace) -> list[tuple[Any, Any]]:
+    """The labeled examples of --table; of its columns, those of the run that are in it are the default."""
+    from zoo.data.sources.labeled_examples import read_examples
+    from zoo.preprocessing.modality import of_inputs
+
+    modality = of_inputs(model.inputs)[0].name
+    defaults = [column_of_run(args.source, option) for option in (modality, "label")]
+    flags = {modality: "--column", "label": "--label-column"}
+    options = format_options(args) | {"notify": notice_with_flags(flags)}
+    columns = (args.column, args.label_column)
+    return with_flags(lambda: read_examples(model, Path(args.table), *columns, *defaults, **options), flags)

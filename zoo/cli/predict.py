@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from zoo.cli.table_options import add_format_flags
+
 
 def add_command(command: Callable[..., Any]) -> None:
     """The parser; `command(name, run, about, more)` makes one."""
@@ -32,9 +34,7 @@ def add_command(command: Callable[..., Any]) -> None:
     one.add_argument("--text-column", metavar="NAME", help="texts; two names for pairs: premise,hypothesis")
     one.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
     one.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
-    columns.add_argument("--header", action=argparse.BooleanOptionalAction, help="whether the first row has names")
-    columns.add_argument("--sep", help="separator of cells: comma, semicolon, tab, pipe or a character")
-    columns.add_argument("--encoding", help="such as cp1252")
+    add_format_flags(columns)
     output = new.add_argument_group("output (default: a table on the screen)")
     output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
                         "or .parquet file; the same command resumes an interrupted run")  # fmt: skip

@@ -2,18 +2,19 @@
 
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from zoo.cli.table_options import column_of_run, notice_with_flags, with_flags
 from zoo.data.sources.columns import FILE_NAMES, TEXT_NAMES, encoded_item, find_columns
+from zoo.data.sources.labeled_examples import in_table
 from zoo.data.sources.tables import SUFFIXES, Table, read_table, table_suffix
 from zoo.preprocessing.modality import Modality, of_file
-from zoo.training.run_dir import read_config
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.escape import say
@@ -21,7 +22,7 @@ from zoo.utils.folders import data_files, describe_files
 
 COLUMN_NAMES = {"text": TEXT_NAMES, "image": ("image", *FILE_NAMES), "audio": ("audio", *FILE_NAMES)}
 STDIN = "standard input"
-OPTION = re.compile(r"(?<![\w.-])(text|image|audio|header|sep|encoding)=(\S*)")  # of a recipe, in a message
+FLAGS = {name: f"--{name}-column" for name in COLUMN_NAMES}  # of the options of a recipe
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Reader:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _tables(self, files: list[Path]) -> Inputs:
-        tables = [_with_flags(lambda file=file: read_table(file, **self.table, notify=_notify)) for file in files]  # type: ignore[misc]
+        notify = notice_with_flags(FLAGS)
+        tables = [with_flags(partial(read_table, file, **self.table, notify=notify), FLAGS) for file in files]
         for table in tables[1:]:
             if table.columns.keys() != tables[0].columns.keys():
                 raise DataError(
@@ -161,23 +163,13 @@ class Reader:
 
     def _columns(self, table: Table) -> list[str]:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
-        column = self.column or self._column_of_run()
-        column = column if self.column or all(name.strip() in table.columns for name in column.split(",")) else ""
+        column = self.column or in_table(table, column_of_run(self.source, self.modality.name))
         names = COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES))
-        found = _with_flags(lambda: find_columns(table, column, self.modality.name, names))
+        found = with_flags(lambda: find_columns(table, column, self.modality.name, names), FLAGS)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"
             raise ValueError(f"{self.option} {self.column}: expected the name of one column{more}")
         return found
-
-    def _column_of_run(self) -> str:
-        """The column that the run of this model was trained on; empty if that is not known."""
-        for folder in (Path(self.source), Path(self.source).parent):
-            if (folder / "config.yaml").is_file():
-                data = read_config(folder).get("data")
-                value = data.get(self.modality.name) if isinstance(data, dict) else None
-                return value if isinstance(value, str) else ""
-        return ""
 
     def _of_table(self, table: Table, file: Path, columns: list[str]) -> Iterator[Row]:
         for i in range(len(table)):
@@ -223,28 +215,9 @@ def _is_table_name(name: str) -> bool:
     return table_suffix(name) not in ("", ".txt", ".txt.gz")  # a spreadsheet is one, which `read_table` refuses
 
 
-def _with_flags(call: Callable[[], Any]) -> Any:
-    """The result of a call whose errors name options of recipes, which are flags here."""
-    try:
-        return call()
-    except DataError as error:
-        raise DataError(OPTION.sub(_flag, str(error))) from error
-
-
 def column_flag(modality: Modality) -> str:
     """The flag of the column of inputs; modalities that are registered have no flag of their own."""
     return f"--{modality.name}-column" if modality.name in COLUMN_NAMES else "--column"
-
-
-def _notify(text: str) -> None:
-    announce(OPTION.sub(_flag, text))
-
-
-def _flag(option: re.Match[str]) -> str:
-    name, value = option.groups()
-    if name == "header":
-        return "--no-header" if value == "false" else "--header"
-    return f"--{name}{'-column' * (name in COLUMN_NAMES)} {value}".rstrip()
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

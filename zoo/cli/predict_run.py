@@ -18,6 +18,7 @@ from typing import Any
 from zoo.checkpoints.load import load
 from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
 from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
+from zoo.cli.table_options import format_options
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
 from zoo.inference.probabilities import Prediction
@@ -45,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         aggregation_strategy=args.aggregation_strategy, handle_impossible_answer=args.handle_impossible_answer,
     )  # fmt: skip
     column = args.column or getattr(args, f"{modality.name}_column", None) or ""
-    table = {name: value for name in ("header", "sep", "encoding") if (value := getattr(args, name)) is not None}
-    inputs = Reader(modality, args.source, column, table).read(args.inputs, [tuple(pair) for pair in args.pair])
+    inputs = Reader(modality, args.source, column, format_options(args)).read(
+        args.inputs, [tuple(pair) for pair in args.pair]
+    )
     columns = columns_for(model, top_k, inputs.columns, args.on_error == "label")
     if columns.prefix and (args.out or args.json):
         say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)

@@ -158,6 +158,10 @@ def _weight_file(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    if graphs := sorted(file.name for file in folder.glob("*.onnx")):
+        raise LoadError(
+            f"{folder} is an ONNX export ({graphs[0]}), which onnxruntime runs: load what it was exported from"
+        )
     raise LoadError(f"{folder} contains no weights: expected one of {', '.join(names)}")
 
 

@@ -90,12 +90,16 @@ def _pair_hint(table: Table, role: str) -> str:
 
 
 def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:
-    """Rows with a value in a column. Raises: DataError for an empty value, unless on_error is "skip"."""
+    """Rows with a value in a column. Raises: DataError for an empty value, unless on_error is "skip".
+
+    on_error: "raise", "skip", or "" where the user has no such option.
+    """
     check_column(table, name, role)
     values = table.columns[name]
     empty = [i for i, v in enumerate(values) if v is None or (isinstance(v, str) and not v.strip())]
-    if empty and on_error == "raise":
-        raise DataError(f"{table.place(empty[0])}: no {role} in {name!r} (on_error=skip skips such rows)")
+    if empty and on_error != "skip":
+        hint = " (on_error=skip skips such rows)" if on_error else ""
+        raise DataError(f"{table.place(empty[0])}: no {role} in {name!r}{hint}")
     if len(empty) == len(values):
         raise DataError(f"{table.where}: no row has a {role}")
     announce_skipped([f"{table.place(i)}: no {role} in {name!r}" for i in empty], "rows")

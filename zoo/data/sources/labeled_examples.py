@@ -19,8 +19,14 @@ from zoo.preprocessing.modality import of_inputs
 from zoo.utils.errors import DataError
 
 
-def read_examples(model: Model, path: Path, column: str = "", label_column: str = "") -> list[tuple[Any, Any]]:
+def read_examples(
+    model: Model, path: Path, column: str = "", label_column: str = "", usual_column: str = "",
+    usual_label_column: str = "", **options: Any
+) -> list[tuple[Any, Any]]:  # fmt: skip
     """(input, label) pairs of a table, or of a folder of class folders: of its test part if there is one.
+
+    column, label_column: two or more are separated by commas. usual_column, usual_label_column: taken if they are in
+    the table and no other ones are given. options: of `read_table`.
 
     Raises DataError for a table without such columns, or with a missing value or file.
     """
@@ -31,11 +37,13 @@ def read_examples(model: Model, path: Path, column: str = "", label_column: str 
         tables = class_tables(path, modality.suffixes, f"{modality.name} file")
         table = tables.get("test", tables["train"])
     else:
-        table = read_table(path)
+        table = read_table(path, **options)
     usual = (*FILE_NAMES, modality.name) if modality.files_only else TEXT_NAMES
-    columns = [find_column(table, name.strip(), "column", usual) for name in column.split(",")]
+    column = column or in_table(table, usual_column)
+    label_column = label_column or in_table(table, usual_label_column)
+    columns = [find_column(table, name.strip(), modality.name, usual) for name in column.split(",")]
     for name in columns:
-        with_values(table, name, "raise", modality.name)
+        with_values(table, name, "", modality.name)
     items: list[Any] = list(zip(*(table.columns[name] for name in columns), strict=True))
     if len(columns) == 1:
         items = [item for (item,) in items]
@@ -47,15 +55,20 @@ def read_examples(model: Model, path: Path, column: str = "", label_column: str 
     return list(zip(items, labels_of(model, table, label_column), strict=True))
 
 
+def in_table(table: Table, columns: str) -> str:
+    """Names of columns, separated by commas, if the table has all of them; else none."""
+    return columns if all(name.strip() in table.columns for name in columns.split(",")) else ""
+
+
 def labels_of(model: Model, table: Table, requested: str) -> list[Any]:
     """The labels of a table; numbers of a regression as numbers, none for a language model."""
     if model.config.head != "classify":
         return [None] * len(table)
     single = model.config.resolved_problem_type == "single_label_classification"
     requests = [requested] if single or requested in table.columns else requested.split(",")
-    columns = [find_column(table, name.strip(), "label-column", LABEL_NAMES) for name in requests]
+    columns = [find_column(table, name.strip(), "label", LABEL_NAMES) for name in requests]
     for name in columns:
-        with_values(table, name, "raise", "label")
+        with_values(table, name, "", "label")
     if single:
         values, names = table.columns[columns[0]], table.names.get(columns[0])
         return [names[value] for value in values] if names else values
