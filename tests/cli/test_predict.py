@@ -17,6 +17,7 @@ from text_peers import save_text_tokenizer, text_folder, transformers_text
 
 import zoo
 from zoo.cli.main import main
+from zoo.cli.predict_run import PredictionJournal
 from zoo.data.sources.tables import read_table
 from zoo.inference.predictor import Predictor
 from zoo.preprocessing.image import ImageProcessor
@@ -161,6 +162,42 @@ def test_the_column_of_the_run(saved, capsys):
     Path("t.csv").write_text("text,other\nthe soup,cold\n")
     predict(run, "t.csv")
     assert "column 'text'" in capsys.readouterr().err
+
+
+def test_pairs_and_single_texts_as_the_run_had_them(saved, capsys):
+    run = Path("run")
+    zoo.save(zoo.load(saved / "texts"), run / "model")
+    (run / "config.yaml").write_text("data:\n  text: premise,hypothesis\n")
+    said = "trained on pairs of texts (text=premise,hypothesis), given"
+    assert f"{said} the column 'review': name the two columns with --text-column" in failing(
+        capsys, run, "reviews.csv", "--text-column", "review"
+    )
+    assert f"{said} 'the soup': give --pair TEXT TEXT" in failing(capsys, run, "the soup")
+    assert predict(run, "pairs.jsonl") == 0 and predict(run, "--pair", "the soup", "cold") == 0
+    (run / "config.yaml").write_text("data:\n  text: review\n")
+    said = "trained on single texts (text=review), given"
+    assert f"{said} the columns 'premise' and 'hypothesis': name the column with --text-column" in failing(
+        capsys, run, "pairs.jsonl", "--text-column", "premise,hypothesis"
+    )
+    assert f"{said} --pair: give texts without it" in failing(capsys, run, "--pair", "the soup", "cold")
+
+
+def test_several_labels_of_one_input(tmp_path, saved, capsys):
+    """Files get every label of at least 50 %, unless --top-k is given."""
+    model = zoo.load(saved / "texts")
+    model.config = model.config.replace(problem_type="multi_label_classification")
+    zoo.save(model, tmp_path / "tags")
+    texts = Path("reviews.csv").read_text().splitlines()[1:6]
+    expected = [
+        [pair for pair in pairs if pair[1] >= 0.5] for pairs in zoo.predict(model, [t.rsplit(",", 1)[0] for t in texts])
+    ]
+    assert 0 < sum(map(len, expected)) < 15
+    Path("few.csv").write_text("\n".join(["review,stars", *texts]))
+    found = printed(capsys, tmp_path / "tags", "few.csv", "--text-column", "review")
+    assert [[one["label"] for one in row["labels"]] for row in found] == [[name for name, _ in row] for row in expected]
+    assert predict(tmp_path / "tags", "few.csv", "--text-column", "review", "--out", "out.csv") == 0
+    assert list(map(json.loads, read_table(Path("out.csv")).columns["labels"])) == [row["labels"] for row in found]
+    assert "label" in printed(capsys, tmp_path / "tags", "few.csv", "--text-column", "review", "--top-k", 1)[0]
 
 
 def test_images_of_a_table_by_path_and_as_bytes(saved, place, capsys):
@@ -352,6 +389,35 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(saved, monkeypatch, capsys
     assert not Path(".a.parquet.unfinished").exists()
 
 
+def test_an_interruption_between_two_windows_says_how_to_resume(saved, monkeypatch, capsys):
+    keep, kept = PredictionJournal.keep, []
+
+    def interrupted(self, *args):
+        keep(self, *args)
+        kept.append(args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionJournal, "keep", interrupted)
+        assert predict(saved / "texts", "reviews.csv", "--batch-size", 2, "--out", "a.csv") == 130
+    assert len(kept) == 1 and "interrupted after 32 inputs: the same command resumes there" in capsys.readouterr().err
+
+
+def test_work_of_a_version_with_fewer_options_resumes(saved, monkeypatch, capsys):
+    words = [saved / "texts", "reviews.csv", "--batch-size", 2, "--out", "a.csv"]
+    with monkeypatch.context() as patch:
+        interrupted_after(2, patch)
+        assert predict(*words) == 130
+    journal = Path(".a.csv.unfinished/journal.jsonl")
+    plan, *windows = journal.read_text().splitlines()
+    plan = {name: value for name, value in json.loads(plan).items() if name != "--handle-impossible-answer"}
+    journal.write_text("\n".join([json.dumps(plan), *windows, ""]))
+    with monkeypatch.context() as patch:
+        seen = interrupted_after(9, patch)
+        assert predict(*words) == 0
+    assert seen == [64]
+
+
 def test_a_run_with_another_command_does_not_resume(saved, monkeypatch, capsys):
     words = [saved / "texts", "reviews.csv", "--batch-size", 2, "--out", "a.csv"]
     with monkeypatch.context() as patch:
@@ -423,6 +489,8 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
         (["images", "photos", "--truncation"], "truncation=True is for texts"),
         (["images", "photos", "--text-column", "a"], "use --image-column"),
         (["images", "gone.png"], "there is no image file gone.png"),
+        (["number", "the soup", "--top-k", "2"], "--top-k is for labels, and the model predicts numbers: omit it"),
+        (["gone", "reviews.csv", "--out", "a.xlsx"], "--out a.xlsx: expected a file that ends with .csv"),
     ],
 )
 def test_refusals(saved, capsys, words, said):

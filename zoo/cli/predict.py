@@ -35,12 +35,7 @@ def add_command(command: Callable[..., Any]) -> None:
     one.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
     one.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
     add_format_flags(columns)
-    output = new.add_argument_group("output (default: a table on the screen)")
-    output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
-                        "or .parquet file; the same command resumes an interrupted run")  # fmt: skip
-    output.add_argument("--overwrite", action="store_true", help="replace an existing FILE, or unfinished work for it")
-    output.add_argument("--json", action="store_true", help="print one JSON object a line, as soon as it is computed")
-    output.add_argument("--top-k", type=int, help="labels for each input (5 on the screen, 1 with --out or --json)")
+    add_output_flags(new)
     new.add_argument(
         "--batch-size", type=int, metavar="N", help="inputs that are computed at once (default: by length)"
     )
@@ -65,6 +60,21 @@ def add_command(command: Callable[..., Any]) -> None:
                      help="question answering: the answer may be empty, if the context does not have it")  # fmt: skip
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """--out, --overwrite, --json and --top-k."""
+    output = parser.add_argument_group("output (default: a table on the screen)")
+    output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
+                        "or .parquet file; the same command resumes an interrupted run")  # fmt: skip
+    output.add_argument("--overwrite", action="store_true", help="replace an existing FILE, or unfinished work for it")
+    output.add_argument("--json", action="store_true", help="print one JSON object a line, as soon as it is computed")
+    output.add_argument(
+        "--top-k",
+        type=int,
+        help="labels for each input (default: 5 on the screen; with --out or --json 1, "
+        "or of multi-label classification those of at least 50 %%)",
+    )
 
 
 def run_predict(args: argparse.Namespace) -> int:

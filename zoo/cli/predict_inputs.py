@@ -82,11 +82,22 @@ class Reader:
             given = f"{words[0]!r}" if words else "--pair"
             flag = self.option if self.column else f"--{next(iter(self.table))}"
             raise ValueError(f"{flag} is for tables ({', '.join(SUFFIXES)}), given {given}")
+        if words:
+            self._check_pairs(False, f"{words[0]!r}: give --pair TEXT TEXT")
+        if pairs:
+            self._check_pairs(True, "--pair: give texts without it")
         rows = [row for word in words for row in self._of_word(word)]
         rows += [Row({"text": a, "text_pair": b}, (a, b), f"pair {i}") for i, (a, b) in enumerate(pairs)]
         columns = dict.fromkeys(name for row in rows for name in row.values)
         files = [Path(row.values["file"]) for row in rows if "file" in row.values]
         return Inputs(rows, list(columns), len(rows), files)
+
+    def _check_pairs(self, pairs: bool, given: str) -> None:
+        """Raise ValueError for pairs if the run of the model had single texts, and the other way round."""
+        trained = column_of_run(self.source, self.modality.name)
+        if trained and not self.modality.files_only and ("," in trained) != pairs:
+            kind, columns = ("single texts", "column") if pairs else ("pairs of texts", "two columns")
+            raise ValueError(f"the model was trained on {kind} (text={trained}), given {given.format(columns)}")
 
     # --- words --------------------------------------------------------------------------------------------------------
 
@@ -163,12 +174,14 @@ class Reader:
 
     def _columns(self, table: Table) -> list[str]:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
-        column = self.column or in_table(table, column_of_run(self.source, self.modality.name))
+        trained = column_of_run(self.source, self.modality.name)
+        column = self.column or in_table(table, trained)
         names = COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES))
         found = with_flags(lambda: find_columns(table, column, self.modality.name, names), FLAGS)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"
             raise ValueError(f"{self.option} {self.column}: expected the name of one column{more}")
+        self._check_pairs(len(found) == 2, f"the {_named(found)}: name the {{}} with {self.option}")
         return found
 
     def _of_table(self, table: Table, file: Path, columns: list[str]) -> Iterator[Row]:

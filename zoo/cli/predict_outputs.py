@@ -25,7 +25,7 @@ class PredictionColumns:
 
     fields: of each of the `top_k` predictions: label ("text" for speech) and probability. values: of a regression, the
     names of its columns. prefix: before each name. errors: whether there is a column "error". listed: the one column
-    that holds a list of all predictions, such as "entities"; "" for none.
+    that holds a list of all predictions, such as "entities"; "" for none. min_probability: of the listed ones.
     """
 
     top_k: int
@@ -34,6 +34,7 @@ class PredictionColumns:
     prefix: str = ""
     errors: bool = False
     listed: str = ""
+    min_probability: float = 0.0
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +49,7 @@ class PredictionColumns:
         cells: list[Any] = []
         found = (prediction or []) if error is None else []
         if self.listed and prediction is not None and error is None:
-            cells = [[dict(zip(self.fields, one)) for one in found]]
+            cells = [[dict(zip(self.fields, one)) for one in found if not one[-1] < self.min_probability]]
         elif not self.listed:
             cells = [cell for one in found for cell in (one[1:] if self.values else one)]
         cells += [None] * (len(self.names) - self.errors - len(cells)) + [error] * self.errors
@@ -64,8 +65,11 @@ class PredictionColumns:
         return {f"{self.prefix}predictions": several} | ({key: found[key]} if self.errors else {})
 
 
-def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool) -> PredictionColumns:
-    """The columns of a model's predictions beside the columns `given` of the input."""
+def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool, listed: bool = False) -> PredictionColumns:
+    """The columns of a model's predictions beside the columns `given` of the input.
+
+    listed: one column "labels" of all labels whose probability is at least 0.5, of multi-label classification.
+    """
     head = model.config.head
     values: list[str] = []
     if head == "classify" and model.config.resolved_problem_type == "regression":
@@ -75,7 +79,8 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool) -> P
         top_k = min(top_k, model.config.num_classes)
     fields = FIELDS.get(head, ("label", "probability"))
     for prefix in ("", PREFIX):
-        columns = PredictionColumns(top_k, fields, values, prefix, errors, "entities" if head == "token" else "")
+        name = "entities" if head == "token" else "labels" if listed else ""
+        columns = PredictionColumns(top_k, fields, values, prefix, errors, name, 0.5 if listed else 0.0)
         new = {*columns.names, *columns.nested(None)}
         if not new & set(given):
             return columns

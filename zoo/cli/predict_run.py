@@ -27,7 +27,7 @@ from zoo.preprocessing.modality import MODALITIES, Modality, of_inputs
 from zoo.retrieval.encode import fingerprint
 from zoo.utils.console import make_table, stdout_console
 from zoo.utils.escape import printable, say
-from zoo.utils.journal import Journal, journal_folder
+from zoo.utils.journal import Journal, changed_options, journal_folder
 from zoo.utils.progress import progress
 
 SHORT = 60  # characters of a text that the table on the screen shows
@@ -35,12 +35,17 @@ SHORT = 60  # characters of a text that the table on the screen shows
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    if args.out:
+        check_out(Path(args.out), [], args.overwrite)
     model = load(args.source)
-    top_k = args.top_k or (1 if args.out or args.json else 5)
+    problem = model.config.resolved_problem_type if model.config.head == "classify" else None
+    if args.top_k and (model.config.head == "token" or problem == "regression"):
+        what = "the model finds all entities of a text" if problem is None else "the model predicts numbers"
+        raise ValueError(f"--top-k is for labels, and {what}: omit it")
+    listed = problem == "multi_label_classification" and bool(args.out or args.json) and not args.top_k
+    top_k = args.top_k or (model.config.num_classes if listed else 1 if args.out or args.json else 5)
     check_model(model, top_k)
     modality = _modality(model, args)
-    if args.top_k and model.config.head == "token":
-        raise ValueError("--top-k is for labels, and the model finds all entities of a text: omit it")
     predictor = Predictor(
         model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation,
         aggregation_strategy=args.aggregation_strategy, handle_impossible_answer=args.handle_impossible_answer,
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = Reader(modality, args.source, column, format_options(args)).read(
         args.inputs, [tuple(pair) for pair in args.pair]
     )
-    columns = columns_for(model, top_k, inputs.columns, args.on_error == "label")
+    columns = columns_for(model, top_k, inputs.columns, args.on_error == "label", listed)
     if columns.prefix and (args.out or args.json):
         say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)
     work = Work(predictor, inputs, columns)
@@ -95,6 +100,11 @@ class PredictionJournal(Journal):
         super().__init__(path, plan)
         self.windows: dict[int, tuple[str, Window]] = {}
 
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the finished windows."""
+        return sum(len(window.predictions) for _, window in self.windows.values())
+
     def reset(self) -> None:
         """Start without finished windows."""
         self.windows = {}
@@ -127,7 +137,7 @@ class Work:
     ) -> Iterator[tuple[list[Row], Window]]:
         """The rows of each window with their predictions; finished ones come from the journal."""
         source, report, number = iter(self.inputs.rows), self.predictor.report(), 0
-        resumed = 0 if journal is None else sum(len(window.predictions) for _, window in journal.windows.values())
+        resumed = 0 if journal is None else journal.inputs
         with progress("predicting", self.inputs.total, resumed) as advance:
             while rows := list(islice(source, self.predictor.window_size)):
                 names, found = [row.name for row in rows], self._finished(rows, number, journal, overwrite)
@@ -149,10 +159,6 @@ class Work:
     def _predict(self, rows: list[Row], first: int, names: list[str], kept: bool) -> Window:
         try:
             return self.predictor.window([row.item for row in rows], first, names)
-        except KeyboardInterrupt:
-            if kept:
-                say(f"interrupted after {first:,} inputs: the same command resumes there", file=sys.stderr)
-            raise
         except ValueError as error:
             if self.predictor.on_error != "raise" or len(rows) + first == 1:
                 raise
@@ -181,8 +187,8 @@ class Work:
         """Write a file; resumes what an interrupted run left."""
         check_out(out, self.inputs.files, overwrite)
         journal = PredictionJournal(journal_folder(out), plan)
-        if (former := journal.former_plan()) is not None and former != plan and not overwrite:
-            changed = [name for name in plan if former.get(name) != plan[name]]
+        former = journal.former_plan()
+        if former is not None and (changed := changed_options(former, plan)) and not overwrite:
             raise ValueError(
                 f"there is unfinished work for {out} with another value of {', '.join(changed)}: give the same command "
                 "to resume it, --overwrite to start again, or another --out"
@@ -193,9 +199,11 @@ class Work:
             try:
                 for rows, window in self.windows(journal, overwrite):
                     written += self._kept(rows, window, nested)
-            except BaseException:
+            except BaseException as error:
                 if not journal.windows:
                     journal.remove()  # there is nothing to resume
+                elif isinstance(error, KeyboardInterrupt):
+                    say(f"interrupted after {journal.inputs:,} inputs: the same command resumes there", file=sys.stderr)
                 raise
             new = list(self.columns.nested(None) if nested else self.columns.names)
             before = [name for row in written for name in row if name not in new]  # JSON lines may differ in theirs

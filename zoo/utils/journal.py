@@ -20,6 +20,13 @@ def journal_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}{UNFINISHED}")
 
 
+def changed_options(former: Any, plan: dict[str, Any]) -> list[str]:
+    """Names of the options with another value; one that an earlier version did not have is None or False."""
+    former = former if isinstance(former, dict) else {}
+    names = dict.fromkeys([*plan, *former])
+    return [name for name in names if (former.get(name) or None) != (plan.get(name) or None)]
+
+
 class Journal:
     """The journal in the folder `path`, which is `journal_folder` of the unfinished file.
 
@@ -50,7 +57,7 @@ class Journal:
             with open(self.path / "lock", "a") as lock:
                 self._lock(lock)
                 entries = self._entries()
-                if not entries or entries[0] != self.plan or not self._restored(entries[1:]):
+                if not entries or changed_options(entries[0], self.plan) or not self._restored(entries[1:]):
                     self.reset()
                     write_atomic(self.file, json.dumps(self.plan) + "\n")
                 text = self.file.read_bytes()
