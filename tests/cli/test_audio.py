@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,10 @@ def test_timeline(capsys: pytest.CaptureFixture[str]) -> None:
     windows = len(zoo.timeline(zoo.load("ast"), "long.wav").spans)
     assert f"long.wav: {windows} windows; mean: " in printed and printed.count(".") > 2 * windows
     for out in ("a.csv", "a.json", "a.png"):
-        assert main(["timeline", "ast", "long.wav", "--out", out, "--top-k", "2"]) == 0
+        command = ["timeline", "ast", "long.wav", "--out", out, "--top-k", "2"]
+        assert main(command) == 0
+        assert main(command) == 2 and f"{out} exists: replace it with --overwrite" in capsys.readouterr().err
+        assert main([*command, "--overwrite"]) == 0
         assert f"{out}: {windows} windows" in capsys.readouterr().out
     with open("a.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * windows
@@ -67,8 +71,8 @@ def test_transcribe(capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--line-length", "9", "--lines", "1", "--max-duration", "0.5"]
     assert main(["transcribe", "speech", "long.wav", "--out", "a.vtt", *short]) == 0
     assert Path("a.vtt").read_text().count("-->") > Path("b.vtt").read_text().count("-->")
-    assert main(["transcribe", "speech", "long.wav", "--out", "a.json", "--timestamps", "char"]) == 0
-    assert json.loads(Path("a.json").read_text())["characters"]
+    assert main(["transcribe", "speech", "long.wav", "--out", "b.json", "--timestamps", "char", "--overwrite"]) == 0
+    assert json.loads(Path("b.json").read_text())["characters"]
     greedy = zoo.transcribe(zoo.load("speech"), "long.wav", beam_width=1)
     assert main(["transcribe", "speech", "long.wav", "--out", "a.txt", "--beam-width", "1"]) == 0
     assert Path("a.txt").read_text() == f"{greedy.text}\n"
@@ -79,6 +83,31 @@ def test_transcribe_several(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     assert sorted(path.name for path in Path("texts").iterdir()) == ["fast.srt", "long.srt"]
     assert capsys.readouterr().out.count("texts/") == 2
+    assert main(words) == 2 and "texts/long.srt exists: replace it with --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+
+
+def test_transcribe_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files keep their folders; one that cannot be read is omitted if the user says so."""
+    (Path("talks") / "day").mkdir(parents=True)
+    shutil.copy("long.wav", "talks/day/one.wav")
+    shutil.copy("long.wav", "talks/two.wav")
+    Path("talks/notes.txt").write_text("no audio")
+    words = ["transcribe", "speech", "talks", "--out", "talk_texts", "--format", "txt"]
+    assert main(words) == 0
+    found = sorted(str(path) for path in Path("talk_texts").rglob("*.txt"))
+    assert found == ["talk_texts/day/one.txt", "talk_texts/two.txt"]
+    assert Path(found[0]).read_text() == Path(found[1]).read_text()
+    Path("talks/broken.wav").write_bytes(b"RIFF")
+    capsys.readouterr()
+    assert main([*words, "--overwrite"]) == 2 and "broken.wav" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--on-error", "skip"]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 3 recordings are skipped: " in said and "broken.wav" in said
+    assert main(["transcribe", "speech", "talks/broken.wav", "--on-error", "skip"]) == 2
+    assert "none of 1 recordings can be read" in capsys.readouterr().err
+    Path("empty").mkdir()
+    assert main(["transcribe", "speech", "empty"]) == 2 and "without audio files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -12,6 +12,7 @@ from chat_peers import TEMPLATES, chat_folder
 import zoo
 from zoo.cli.main import main
 from zoo.inference.generation.chat import Chat
+from zoo.inference.generation.stopping import decoder_of
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,32 @@ def test_lines_are_messages(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["chat", str(folder), "max_new_tokens=5", "--system", "Be brief."]) == 0
     expected = answers(folder, "Hello", "Why?", system="Be brief.")
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in expected)
+
+
+def test_piped_lines_may_begin_with_a_byte_order_mark(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffHello"))
+    assert main(["chat", str(folder), "max_new_tokens=5"]) == 0
+    assert capsys.readouterr().out == f"{answers(folder, 'Hello')[0]}\n"
+
+
+def test_variables_of_the_template(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ 'yes' if thinking else 'no' }} {{ style }} {{ messages[0].content }}")
+    prompts: list[str] = []
+
+    def prompt_of(chat: Chat, text: str) -> None:
+        prompts.append(decoder_of(chat.model)(chat.fit({"role": "user", "content": text})[1]))
+
+    monkeypatch.setattr(Chat, "reply", prompt_of)
+    for words in ([], ["--chat-template-kwargs", "thinking=true", "--chat-template-kwargs", "style=brief"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
+        assert main(["chat", str(folder), "--chat-template", str(tmp_path / "chat.jinja"), *words]) == 0
+    assert "no" in prompts[0] and "yes" in prompts[1] and "brief" in prompts[1]
+    assert main(["chat", str(folder), "--chat-template-kwargs", "thinking"]) == 2
+    assert "expected key=value" in capsys.readouterr().err
 
 
 def test_a_terminal_has_a_prompt_and_goes_on_after_errors_and_interrupts(
@@ -86,6 +113,7 @@ def test_a_template_of_a_file(folder: Path, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("words, message", [
     (["max_tokens=5"], "zoo.generate has no option 'max_tokens'; did you mean 'max_new_tokens'?"),
     (["num_return_sequences=2"], "num_return_sequences= does not apply"),
+    (["num_beams=2"], "num_beams= does not apply to one continuation that is written while"),
     (["streamer=3"], "streamer= takes an object of Python"),
     (["max_new_tokens=0"], "max_new_tokens=0"),
 ])  # fmt: skip

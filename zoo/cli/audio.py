@@ -1,6 +1,7 @@
 """The commands `zoo timeline` and `zoo transcribe`. Torch is imported when they run."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +29,17 @@ def add_commands(command: Command) -> None:
     new.add_argument("file", metavar="FILE", help="an audio file of any length")
     new.add_argument("--out", metavar="FILE", help="a table (.csv, .json) or a plot (.png) to write")
     new.add_argument("--top-k", type=int, default=1, help="labels of each window (1)")
-    add_resample(new)
+    add_common(new)
 
     new = command("transcribe", run_transcribe, "The text of speech, with the times of its words, or subtitles.",
                   "zoo transcribe FOLDER talk.wav --out talk.srt")  # fmt: skip
     new.add_argument("source", metavar="MODEL", help="a model or run folder with a CTC head, or a hub repository")
-    new.add_argument("files", nargs="*", metavar="FILE", help="audio files of any length")
+    new.add_argument("files", nargs="*", metavar="FILE", help="audio files of any length, or folders of them")
     new.add_argument("--out", metavar="FILE|FOLDER",
                      help="a .srt, .vtt, .txt or .json file, or a folder with --format")  # fmt: skip
     new.add_argument("--format", choices=FORMATS, help="of the files in the folder --out, one for each recording")
+    new.add_argument("--on-error", choices=("raise", "skip"), default="raise",
+                     help="for a recording that cannot be read: stop (default), or omit it and say so")  # fmt: skip
     new.add_argument("--timestamps", choices=("word", "char"),
                      help="in .json files: of words (default), or of characters, too")  # fmt: skip
     new.add_argument("--line-length", type=int, help="of subtitles, in characters (42)")
@@ -46,11 +49,12 @@ def add_commands(command: Command) -> None:
     new.add_argument("--language-model", metavar="MODEL", help="a text decoder that takes part in the beam search")
     new.add_argument("--lm-weight", type=float, help="weight of its log probability (0.5)")
     new.add_argument("--word-bonus", type=float, help="added for each word, with a language model (1.5)")
-    add_resample(new)
+    add_common(new)
     new.set_defaults(rest="files")
 
 
-def add_resample(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
 
 
@@ -64,6 +68,7 @@ def load_audio_model(args: argparse.Namespace) -> "Model":
 def run_timeline(args: argparse.Namespace) -> int:
     suffix = Path(args.out).suffix.lower() if args.out else ".csv"
     check_choice("the suffix of --out", suffix, (".csv", ".json", ".png"))
+    check_absent([Path(args.out)] if args.out else [], args.overwrite)
     from zoo.inference.timeline import timeline
     from zoo.interpret.plot_timeline import plot_timeline
 
@@ -85,33 +90,46 @@ def run_timeline(args: argparse.Namespace) -> int:
 def run_transcribe(args: argparse.Namespace) -> int:
     if not args.files:
         raise ValueError("give at least one audio file: zoo transcribe MODEL talk.wav --out talk.srt")
-    outputs = output_files(args)
-    check_used(args, {out.suffix.lower() for out in outputs if out is not None})
+    from zoo.inference.transcribe import AudioError, SubtitleLimits, recordings, transcribe
+
+    files = [one for word in args.files for one in recordings(Path(word))]
+    outputs = output_files(args, files)
+    written = [out for out in outputs if out is not None]
+    check_used(args, {out.suffix.lower() for out in written})
+    check_absent(written, args.overwrite)
     given = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
     weights = {name: value for name in ("lm_weight", "word_bonus") if (value := getattr(args, name)) is not None}
-    from zoo.inference.transcribe import SubtitleLimits, transcribe
-
     values = LIMITS | given
     limits = SubtitleLimits(**values, min_duration=min(1.0, values["max_duration"]))
     model = load_audio_model(args)
-    language_model = load_model(args.language_model) if args.language_model else None
-    for file, out in zip(args.files, outputs):
-        found = transcribe(
-            model,
-            file,
-            timestamps="char"
-            if out is not None and out.suffix.lower() in (".srt", ".vtt")
-            else args.timestamps or "word",
-            beam_width=args.beam_width,
-            language_model=language_model,
-            **weights,
-        )
+    options = {"beam_width": args.beam_width, **weights}
+    options["language_model"] = load_model(args.language_model) if args.language_model else None
+    skipped: list[str] = []
+    for (file, _), out in zip(files, outputs):
+        subtitles = out is not None and out.suffix.lower() in (".srt", ".vtt")
+        try:
+            found = transcribe(model, file, timestamps="char" if subtitles else args.timestamps or "word", **options)
+        except AudioError as error:
+            if args.on_error == "raise":
+                raise
+            skipped.append(str(error))
+            continue
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             found.save(out, limits)
-        several = f"{out or file}: " if out is not None or len(args.files) > 1 else ""
+        several = f"{out or file}: " if out is not None or len(files) > 1 else ""
         say(f"{several}{found.text}")
+    if len(skipped) == len(files):
+        raise AudioError(f"none of {len(files)} recordings can be read; the first: {skipped[0]}")
+    if skipped:
+        say(f"{len(skipped)} of {len(files)} recordings are skipped: {skipped[0]}", file=sys.stderr)
     return 0
+
+
+def check_absent(files: list[Path], overwrite: bool) -> None:
+    """Raise ValueError for a file that exists, unless it may be replaced."""
+    if not overwrite and (there := next((file for file in files if file.exists()), None)):
+        raise ValueError(f"--out: {there} exists: replace it with --overwrite, or give another name")
 
 
 def check_used(args: argparse.Namespace, suffixes: set[str]) -> None:
@@ -126,12 +144,12 @@ def check_used(args: argparse.Namespace, suffixes: set[str]) -> None:
             raise ValueError(f"{flag} is used with {what}: give it, too, or omit {flag}")
 
 
-def output_files(args: argparse.Namespace) -> list[Path | None]:
+def output_files(args: argparse.Namespace, files: list[tuple[Path, Path]]) -> list[Path | None]:
     """The file to write for each recording. Raises ValueError if two would be the same."""
     if args.out is None:
         if args.format:
             raise ValueError(f"--format {args.format} is for files: give their folder, --out FOLDER")
-        return [None] * len(args.files)
+        return [None] * len(files)
     out = Path(args.out)
     if args.format:
         if out.suffix.lower() in [f".{name}" for name in FORMATS] and not out.is_dir():
@@ -139,14 +157,14 @@ def output_files(args: argparse.Namespace) -> list[Path | None]:
                 f"--out {out} looks like a file, and --format writes into a folder: omit --format for one file, or "
                 f"give a folder, --out {out.stem}"
             )
-        names = [out / f"{Path(file).stem}.{args.format}" for file in args.files]
+        names = [out / name.with_suffix(f".{args.format}") for _, name in files]
         if same := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"several recordings would be written to {same}: transcribe them into different folders")
         return list(names)
     check_choice("the suffix of --out", out.suffix.lower(), [f".{name}" for name in FORMATS])
-    if len(args.files) > 1:
+    if len(files) > 1:
         raise ValueError(
-            f"--out {out} is one file, and there are {len(args.files)} recordings: give a folder, "
+            f"--out {out} is one file, and there are {len(files)} recordings: give a folder, "
             f"--out {out.stem} --format {out.suffix[1:].lower()}"
         )
     return [out]

@@ -28,6 +28,8 @@ def add_commands(command: Callable[..., Any]) -> None:
     new.add_argument("options", nargs="*", metavar="key=value", help=OPTIONS)
     new.add_argument("--system", metavar="TEXT", help="the system prompt")
     new.add_argument("--chat-template", metavar="FILE", help="a Jinja template instead of the folder's")
+    new.add_argument("--chat-template-kwargs", metavar="key=value", action="append", default=[],
+                     help="a variable of the template, such as enable_thinking=false (repeatable)")  # fmt: skip
     new.set_defaults(rest="options")
 
 
@@ -44,7 +46,8 @@ def run_chat(args: argparse.Namespace) -> int:
     from zoo.utils.files import read_text
 
     template = None if args.chat_template is None else read_text(Path(args.chat_template))
-    chat = Chat(args.source, args.system, chat_template=template, **options_of(args))
+    variables = settings(args.chat_template_kwargs)
+    chat = Chat(args.source, args.system, chat_template=template, chat_template_kwargs=variables, **options_of(args))
     if terminal := sys.stdin.isatty():
         say("Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)
     while (message := read_message(terminal)) is not None:
@@ -80,7 +83,7 @@ def read_message(terminal: bool) -> str | None:
     """The next message; None at the end. On a terminal, Ctrl-C clears the line."""
     if not terminal:
         line = sys.stdin.readline()
-        return line.rstrip("\n") if line else None
+        return line.rstrip("\n").removeprefix("\ufeff") if line else None  # some editors begin a file with this mark
     try:
         return input("> ")
     except KeyboardInterrupt:

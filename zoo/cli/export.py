@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from zoo.cli.table_options import (
     with_flags,
 )
 from zoo.utils.escape import say
+
+FLAGS = {"text": "--column", "image": "--column", "audio": "--column", "label": "--label-column"}
 
 
 def add_command(command: Callable[..., Any]) -> None:
@@ -60,11 +63,7 @@ def run_export(args: argparse.Namespace) -> int:
 def read_table_of(model: Any, args: argparse.Namespace) -> list[tuple[Any, Any]]:
     """The labeled examples of --table; of its columns, those of the run that are in it are the default."""
     from zoo.data.sources.labeled_examples import read_examples
-    from zoo.preprocessing.modality import of_inputs
 
-    modality = of_inputs(model.inputs)[0].name
-    defaults = [column_of_run(args.source, option) for option in (modality, "label")]
-    flags = {modality: "--column", "label": "--label-column"}
-    options = format_options(args) | {"notify": notice_with_flags(flags)}
+    options = format_options(args) | {"notify": notice_with_flags(FLAGS), "usual": partial(column_of_run, args.source)}
     columns = (args.column, args.label_column)
-    return with_flags(lambda: read_examples(model, Path(args.table), *columns, *defaults, **options), flags)
+    return with_flags(lambda: read_examples(model, Path(args.table), *columns, **options), FLAGS)

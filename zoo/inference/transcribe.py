@@ -21,9 +21,12 @@ from zoo.inference.long_audio import BEAM, check_one_clip, frame_scores, texts_o
 from zoo.inference.subtitles import Cue, SubtitleLimits, TimedText, cues, divided, to_srt, to_vtt
 from zoo.models.base import Model
 from zoo.preprocessing.audio import name_of
+from zoo.preprocessing.audio_io import AudioError
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
+from zoo.preprocessing.modality import AUDIO_SUFFIXES
 from zoo.utils.errors import check_choice, is_number
 from zoo.utils.files import write_atomic
+from zoo.utils.folders import data_files
 
 PIECE = 60.0  # seconds: the longest piece that is decoded at once
 PIECES = 16  # that are decoded together
@@ -250,3 +253,13 @@ def _finite_scores(model: Model, clip: Any) -> Tensor:
 
 def _frame_seconds(model: Any) -> float:
     return math.prod(model.config.conv_strides) / model.preprocess.sampling_rate
+
+
+def recordings(path: Path) -> list[tuple[Path, Path]]:
+    """(file, its name below the output folder) of a file, or of each audio file in a folder and below it."""
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    files = [file for file in data_files(path) if file.suffix.lower() in AUDIO_SUFFIXES]
+    if not files:
+        raise AudioError(f"{path} is a folder without audio files (files that end with {', '.join(AUDIO_SUFFIXES)})")
+    return [(file, file.relative_to(path)) for file in files]

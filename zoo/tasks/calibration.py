@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from zoo.models.config import ProblemType
 
 BINS = 15  # of the expected calibration error, as in Guo et al. 2017
-_LIMIT = 1e3  # the greatest temperature, and one by the least
+_LIMIT = 20.0  # the greatest temperature, and one by the least: beyond it, a few items decide
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, problem_type: ProblemType) -> float | None:

@@ -1,5 +1,6 @@
 """Labeled examples for an existing model, from a table or a folder: its inputs and its own classes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from zoo.utils.errors import DataError
 
 
 def read_examples(
-    model: Model, path: Path, column: str = "", label_column: str = "", usual_column: str = "",
-    usual_label_column: str = "", **options: Any
+    model: Model, path: Path, column: str = "", label_column: str = "", usual: Callable[[str], str] | None = None,
+    **options: Any,
 ) -> list[tuple[Any, Any]]:  # fmt: skip
     """(input, label) pairs of a table, or of a folder of class folders: of its test part if there is one.
 
-    column, label_column: two or more are separated by commas. usual_column, usual_label_column: taken if they are in
-    the table and no other ones are given. options: of `read_table`.
+    column, label_column: two or more are separated by commas. usual: the columns for "text", "label" and so on that are
+    taken if they are in the table and none are given. options: of `read_table`.
 
     Raises DataError for a table without such columns, or with a missing value or file.
     """
@@ -38,10 +39,11 @@ def read_examples(
         table = tables.get("test", tables["train"])
     else:
         table = read_table(path, **options)
-    usual = (*FILE_NAMES, modality.name) if modality.files_only else TEXT_NAMES
-    column = column or in_table(table, usual_column)
-    label_column = label_column or in_table(table, usual_label_column)
-    columns = [find_column(table, name.strip(), modality.name, usual) for name in column.split(",")]
+    names = (*FILE_NAMES, modality.name) if modality.files_only else TEXT_NAMES
+    if usual is not None:
+        column = column or in_table(table, usual(modality.name))
+        label_column = label_column or in_table(table, usual("label"))
+    columns = [find_column(table, name.strip(), modality.name, names) for name in column.split(",")]
     for name in columns:
         with_values(table, name, "", modality.name)
     items: list[Any] = list(zip(*(table.columns[name] for name in columns), strict=True))

@@ -1,7 +1,7 @@
 """A conversation with a language model: messages written by its chat template, and streamed answers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,14 +23,16 @@ class Chat:
     """A conversation.
 
     source: a model, or an argument of zoo.load. system: the system prompt. chat_template: a template instead of the
-    model's. options: those of zoo.generate; max_new_tokens is by default 512, or half of the model's max_length.
+    model's. chat_template_kwargs: its variables, such as {"enable_thinking": False}. options: those of zoo.generate;
+    max_new_tokens is by default 512, or half of the model's max_length.
     messages: the conversation that the model sees, which is read again for each answer. num_dropped: how many of the
     oldest messages no longer fit into max_length together with an answer; the system prompt stays.
     """
 
     def __init__(
-        self, source: Any, system: str | None = None, *, chat_template: str | None = None, **options: Any
-    ) -> None:
+        self, source: Any, system: str | None = None, *, chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:  # fmt: skip
         self.model = source if isinstance(source, Model) else load(source)
         processor = self.model.preprocess
         if not isinstance(processor, TextProcessor):
@@ -51,6 +53,7 @@ class Chat:
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Message] = []
         self.options, self.num_dropped = options, 0
+        self.variables = dict(chat_template_kwargs or {})
 
     @property
     def messages(self) -> list[Message]:
@@ -79,7 +82,7 @@ class Chat:
         turns = self.turns
         while True:
             conversation = [*self.system, *turns, message]
-            batch = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+            batch = self.processor.apply_chat_template(conversation, add_generation_prompt=True, **self.variables)
             ids: list[int] = batch["input_ids"][0].tolist()
             if len(ids) + self.max_new_tokens <= self.limit or not turns:
                 break

@@ -23,7 +23,7 @@ from zoo.models.base import Model
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable
 
-NOT_STREAMED = ("streamer", "output_scores", "num_return_sequences")  # options of zoo.generate
+NOT_STREAMED = ("streamer", "output_scores", "num_return_sequences", "num_beams")  # options of zoo.generate
 
 
 class Printer:
@@ -80,7 +80,7 @@ def check_options(options: dict[str, Any]) -> None:
     """Raises ValueError for an option that zoo.generate has not, or not when its one continuation is streamed."""
     known = [name for name in list(inspect.signature(generate).parameters)[3:] if name not in NOT_STREAMED]
     for name in options:
-        if name in NOT_STREAMED:
+        if name in NOT_STREAMED and not (name == "num_beams" and options[name] == 1):
             raise ValueError(f"{name}= does not apply to one continuation that is written while it is generated: omit "
                              "it, or call zoo.generate")  # fmt: skip
         if name not in known:
