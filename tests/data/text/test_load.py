@@ -68,6 +68,16 @@ def test_pairs_and_given_parts(tmp_path: Path) -> None:
     assert len(sets.train) == len(sets.validation) == len(sets.test) == 8
 
 
+def test_another_label_in_each_row_is_an_identifier(tmp_path: Path) -> None:
+    rows = [f"text {i},{i + 7000},{i % 2}" for i in range(80)]
+    table = write(tmp_path / "a.csv", "\n".join(["text,user,stars", *rows]))
+    with pytest.raises(DataError, match=r"rows has another label in 'user', which looks like an identifier: name the"):
+        load(table, label="user")
+    assert load(table, label="user", problem_type="regression").problem_type == "regression"
+    few = Table({"text": ["a", "b"], "label": ["x", "y"]}, "few")
+    assert encode_labels({"train": few}, ["label"], {"train": [0, 1]})[1] == ["x", "y"]
+
+
 def test_several_labels_and_numbers(tmp_path: Path) -> None:
     columns = load(write(tmp_path / "a.csv", "text,toxic,rude\n" + "t,1,0\nu,0,0\nv,1,1\n" * 4), label="toxic,rude")
     assert (

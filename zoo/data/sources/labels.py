@@ -11,6 +11,7 @@ from zoo.models.config import ProblemType
 from zoo.utils.errors import DataError, did_you_mean
 
 MOST_CLASSES = 1000
+FEW_ROWS = 50  # up to so many, each class may have one example
 _BINARY = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -96,6 +97,10 @@ def _classes(table: Table, column: str, rows: list[int], values: list[Any],
     if len(texts) > MOST_CLASSES:
         raise DataError(f"{table.where}: {len(texts):,} different labels in {column!r}; is it the right column? "
                         f"For numeric targets use problem_type=regression")  # fmt: skip
+    if len(texts) == len(values) > FEW_ROWS and not stored:
+        raise DataError(f"{table.where}: each of {len(values):,} rows has another label in {column!r}, which looks "
+                        f"like an identifier: name the column of classes (label=), or for numeric targets use "
+                        f"problem_type=regression")  # fmt: skip
     found = sorted(texts, key=lambda text: (_as_number(text) is None, _as_number(text) or 0.0, text))
     if stored and next(iter(texts.values()))[0] is int and all(0 <= int(text) < len(stored) for text in found):
         return list(stored), {str(i): i for i in range(len(stored))}
