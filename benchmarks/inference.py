@@ -1,23 +1,28 @@
 """ViT-B/16 inference: as created and after zoo.optimize, against timm in the same process.
 
-    python benchmarks/inference.py [batch=1,4,16] [depth=12] [rounds=7] [device=cpu|cuda]
+    python benchmarks/inference.py [batch=1,4,16] [depth=12] [rounds=7] [device=cpu|cuda] [dtype=float32|bfloat16]
+        [compile=yes|no]
 
 Targets: as created >= 0.98x timm; optimized >= 1.20x in float32, bfloat16 >= 2.1x timm in float32 and >= 1.12x timm in
 bfloat16 at batch 4 (2.2x and 1.15x at batch 16). Weights are random; the numbers of all float32 variants are compared.
+dtype=bfloat16, the default on a GPU, compares bfloat16 with bfloat16: as created, optimized, timm and timm compiled.
 """
 
 from collections.abc import Callable
 
 import timm
 import torch
-from _measure import options, paired
+from _measure import attempt, clock_of, dtype_of, options, paired, transformer_flops
+from torch import Tensor
 
 import zoo
 
 NAME = "vit_base_patch16_224"
+TOKENS, WIDTH, CLASSES = 197, 768, 1000
+Calls = dict[str, Callable[[], object]]
 
 
-def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
+def variants(batch: int, depth: int, device: str) -> Calls:
     """Name -> function that runs the model on one batch."""
     ours = zoo.create_model(NAME, depth=depth, seed=0).eval().to(device)
     theirs = timm.create_model(NAME, depth=depth).eval().to(device)
@@ -41,13 +46,55 @@ def variants(batch: int, depth: int, device: str) -> dict[str, Callable[[], torc
     }
 
 
-def main() -> None:
-    o = options(dict(batch="1", depth=1, rounds=1), batch="1,4,16", depth=12, rounds=7, device="cpu")
-    clock = "cuda" if o.device == "cuda" else "cpu"
-    for batch in map(int, o.batch.split(",")):
-        calls = variants(batch, o.depth, o.device)
+def half_variants(batch: int, depth: int, device: str, compiled: bool) -> Calls:
+    """The same, everything in bfloat16."""
+    ours = zoo.create_model(NAME, depth=depth, seed=0).eval().to(device)
+    x = torch.randn(batch, 3, 224, 224, device=device)
+    with torch.inference_mode():
+        reference = ours(x[:4])
+    ours, x = ours.to(torch.bfloat16).requires_grad_(False), x.bfloat16()
+
+    def theirs() -> torch.nn.Module:
+        return timm.create_model(NAME, depth=depth).eval().to(device, torch.bfloat16)
+
+    def optimized() -> Callable[[], Tensor]:
+        fast = zoo.optimize(ours, dtype=torch.bfloat16)
+        print(fast.optimize_report)
         with torch.inference_mode():
-            paired(calls, rounds=o.rounds, clock=clock, title=f"{NAME}, batch {batch}")
+            error = float((fast(x[:4]) - reference).abs().max() / reference.abs().max())
+        print(f"batch {batch}: maximum difference of the optimized model to float32 {error:.1e}")
+        return lambda: fast(x)
+
+    plain = theirs()
+    calls: Calls = {
+        "timm bfloat16": lambda: plain(x),
+        "zoo bfloat16": lambda: ours(x),
+        "zoo optimized bfloat16": attempt(optimized),
+    }
+    if compiled:
+        faster = torch.compile(theirs())
+        calls["timm compiled bfloat16"] = lambda: faster(x)
+    return calls
+
+
+def flops_of(batch: int, depth: int) -> float:
+    """FLOPs of the products for a batch: patches, blocks, classifier."""
+    patches = 2 * (TOKENS - 1) * 16 * 16 * 3 * WIDTH
+    return batch * (patches + transformer_flops([TOKENS], width=WIDTH, depth=depth) + 2 * WIDTH * CLASSES)
+
+
+def main() -> None:
+    smoke = dict(batch="1", depth=1, rounds=1, compile="no")
+    o = options(smoke, batch="1,4,16", depth=12, rounds=7, device="cpu", dtype="", compile="yes")
+    for batch in map(int, o.batch.split(",")):
+        if dtype_of(o) == torch.bfloat16:
+            calls = half_variants(batch, o.depth, o.device, o.compile == "yes")
+            title = f"{NAME}, batch {batch}, bfloat16"
+        else:
+            calls, title = variants(batch, o.depth, o.device), f"{NAME}, batch {batch}"
+        with torch.inference_mode():
+            paired(calls, rounds=o.rounds, clock=clock_of(o.device), title=title, items=batch,
+                   flops=flops_of(batch, o.depth))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The table of measurements in docs/figures.md: a row for each measure, a column for each machine.
+"""The table of measurements on CPUs in docs/figures.md: a row for each measure, a column for each machine.
 
     python benchmarks/measures.py --run            run all benchmarks on this machine, keep the values, write the table
     python benchmarks/measures.py --run --only ast,vit
-    python benchmarks/measures.py --run --device cuda
     python benchmarks/measures.py --run --machine NAME    into results/NAME.yaml, whatever the processor is called
     python benchmarks/measures.py --write          write the table from the values that are kept
 
 measures.yaml has the measures: text, command, target, and where the values are in what the command records. Values are
 kept in results/<machine>.yaml, one file a machine: a run adds its own, or replaces the measures that it has measured.
-Run it on an idle machine: all benchmarks take about an hour on two cores. Exit status: 1 if a benchmark fails.
+Run it on an idle machine: all benchmarks take about an hour on two cores. Exit status: 1 if a benchmark fails. What a
+GPU is measured by is in gpu.py.
 """
 
 import argparse
@@ -43,24 +43,21 @@ def read_measures() -> Measures:
     return {name: {"unit": "x"} | measure for name, measure in measures.items()}
 
 
-def read_results() -> list[dict[str, Any]]:
-    """The machines, in alphabetical order of their files."""
-    return [yaml.safe_load(file.read_text()) for file in sorted(RESULTS.glob("*.yaml"))]
+def read_results(device: str = "cpu") -> list[dict[str, Any]]:
+    """The machines, in alphabetical order of their files. device: `cpu`, or `cuda` for what benchmarks/gpu.py keeps."""
+    machines = [yaml.safe_load(file.read_text()) for file in sorted(RESULTS.glob("*.yaml"))]
+    return [machine for machine in machines if machine.get("device", "cpu") == device]
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def run(measures: Measures, device: str) -> tuple[Records, list[str]]:
+def run(measures: Measures) -> tuple[Records, list[str]]:
     """(what the benchmarks of these measures record, commands that failed); each command runs once, beside nothing."""
     records: Records = []
     failed = []
     for command in dict.fromkeys(measure["command"] for measure in measures.values()):
         script, *options = shlex.split(command)
-        if device != "cpu":
-            if "device=" not in (HERE / script).read_text():
-                continue  # preprocessing, loading and search run on the CPU alone
-            options.append(f"device={device}")
         with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
             done = subprocess.run([sys.executable, str(HERE / script), *options], cwd=ROOT, env=environment(file.name))
             if done.returncode:
@@ -167,19 +164,18 @@ def table(measures: Measures, machines: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def written(page: str) -> str:
+def written(page: str, begin: str = BEGIN) -> str:
     """What the page has between the two marks. Raises ValueError if they are not there."""
-    found = re.search(f"{re.escape(BEGIN)}\n(.*?)\n{re.escape(END)}", page, re.DOTALL)
+    found = re.search(f"{re.escape(begin)}\n(.*?)\n{re.escape(END)}", page, re.DOTALL)
     if found is None:
-        raise ValueError(f"{PAGE.name} has no lines {BEGIN} and {END}: put them where the table belongs")
+        raise ValueError(f"{PAGE.name} has no lines {begin} and {END}: put them where the table belongs")
     return found[1]
 
 
-def write() -> None:
-    """Put the table into the page."""
-    page = PAGE.read_text()
-    new = table(read_measures(), read_results())
-    PAGE.write_text(page.replace(f"{BEGIN}\n{written(page)}\n{END}", f"{BEGIN}\n{new}\n{END}"))
+def put(page: Path, begin: str, new: str) -> None:
+    """Put a table into the page, between its marks."""
+    text = page.read_text()
+    page.write_text(text.replace(f"{begin}\n{written(text, begin)}\n{END}", f"{begin}\n{new}\n{END}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,7 +184,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write the table of the values that are kept")
     parser.add_argument("--only", default="", metavar="A,B", help="names of measures (default: all)")
     parser.add_argument("--machine", default="", metavar="NAME", help="keep the values in results/NAME.yaml")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     options = parser.parse_args(argv)
     measures = read_measures()
     only = [name for name in options.only.split(",") if name]
@@ -198,9 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("expected --run or --write")
     failed: list[str] = []
     if options.run:
-        records, failed = run({name: m for name, m in measures.items() if not only or name in only}, options.device)
+        records, failed = run({name: m for name, m in measures.items() if not only or name in only})
         print(f"\nkept in {keep(measures, records, failed, options.machine)}")
-    write()
+    put(PAGE, BEGIN, table(read_measures(), read_results()))
     for text in failed:
         print(f"failed: {text}", file=sys.stderr)
     return int(bool(failed))

@@ -1,14 +1,18 @@
 """BERT-base against transformers in the same process: full and ragged batches, and a fine-tuning step of bert-small.
 
     python benchmarks/text_encoder.py [what=full,ragged,train] [depth=12] [rounds=7] [device=cpu|cuda]
+    python benchmarks/text_encoder.py what=rows,step device=cuda [rows=64] [longest=128]
 
 full: 8 rows of 128 tokens; targets after zoo.optimize: >= 1.2x in float32, >= 2.2x in bfloat16 over its float32.
 ragged: lengths 8, 16, 24, 32, 48, 64, 96, 128, which transformers pads; targets for tokens per second, without padding:
 >= 2.3x as loaded, >= 3.0x optimized, >= 5.5x optimized in bfloat16. train: a step of bert-small (512 wide, 4 layers, 8
 heads) with a classifier and AdamW, 32 rows with 1179 of 2048 tokens not padding; >= 1.7x. Both have the same random
-weights.
+weights. rows and step are for a GPU: a classifier of BERT-base's size in bfloat16 on `rows` rows of 8 to `longest`
+tokens, and the same forward and backward; transformers computes the padding, with `sdpa` attention. On a GPU, full and
+ragged are in bfloat16, too.
 """
 
+import copy
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from _measure import options, paired
+from _measure import attempt, clock_of, options, paired, transformer_flops
 from torch import Tensor
 
 import zoo
@@ -65,6 +69,63 @@ def inference(lengths: tuple[int, ...], depth: int, device: str) -> dict[str, Ca
     }
 
 
+def half_inference(lengths: tuple[int, ...], longest: int, depth: int, device: str) -> dict[str, Callable[[], object]]:
+    """The encoders in bfloat16; their numbers are compared with transformers' in float32."""
+    theirs, ours = both("BertForSequenceClassification", device, num_hidden_layers=depth)
+    batch = batch_of(lengths, longest, device)
+    with torch.inference_mode():
+        reference = theirs(**batch).logits
+    theirs, ours = theirs.to(torch.bfloat16), ours.to(torch.bfloat16).requires_grad_(False)
+    with_lengths = batch | {"lengths": torch.tensor(lengths)}  # as our collators put them beside the mask
+
+    def padded() -> Callable[[], object]:
+        model = copy.deepcopy(ours)
+        model.drop_padding = False
+        return lambda: model(**batch)
+
+    def optimized() -> Callable[[], object]:
+        fast = zoo.optimize(ours, dtype=torch.bfloat16)
+        print(fast.optimize_report)
+        return lambda: fast(**batch)
+
+    calls = {
+        "transformers bfloat16": lambda: theirs(**batch).logits,
+        "zoo bfloat16": lambda: ours(**batch),
+        "zoo optimized bfloat16": attempt(optimized),
+        "zoo drop_padding=False": attempt(padded),
+    }
+    if "lengths" in ours.inputs:
+        calls["zoo with lengths"] = lambda: ours(**with_lengths)
+    with torch.inference_mode():
+        for name in ("transformers bfloat16", "zoo bfloat16"):
+            error = ((calls[name]() - reference).abs().max() / reference.abs().max().clamp_min(1)).item()
+            print(f"{name}: maximum difference to transformers in float32 {error:.1e}")
+    return calls
+
+
+def half_steps(lengths: tuple[int, ...], longest: int, depth: int, device: str) -> dict[str, Callable[[], object]]:
+    """Forward and backward pass of the classifiers in bfloat16, without dropout."""
+    dropout = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    theirs, ours = both("BertForSequenceClassification", device, num_hidden_layers=depth, **dropout)
+    theirs, ours = theirs.to(torch.bfloat16).train(), ours.to(torch.bfloat16).train()
+    batch, labels = batch_of(lengths, longest, device), (torch.arange(len(lengths)) % 2).to(device)
+
+    def step(model: torch.nn.Module, inputs: dict[str, Tensor], logits_of: Callable[[Any], Tensor]) -> Callable:
+        def run() -> None:
+            F.cross_entropy(logits_of(model(**inputs)).float(), labels).backward()
+            model.zero_grad()
+
+        return run
+
+    calls = {
+        "transformers bfloat16": step(theirs, batch, lambda output: output.logits),
+        "zoo bfloat16": step(ours, batch, lambda output: output),
+    }
+    if "lengths" in ours.inputs:
+        calls["zoo with lengths"] = step(ours, batch | {"lengths": torch.tensor(lengths)}, lambda output: output)
+    return calls
+
+
 def training(device: str) -> dict[str, Callable[[], object]]:
     small = dict(hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048)
     theirs, ours = both("BertForSequenceClassification", device, **small)
@@ -88,19 +149,39 @@ def training(device: str) -> dict[str, Callable[[], object]]:
     }
 
 
+def random_rows(o: Any, what: str) -> None:
+    """Print the table of what=rows or what=step."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = tuple(torch.randint(min(8, o.longest), o.longest + 1, (o.rows,), generator=generator).tolist())
+    calls = (half_inference if what == "rows" else half_steps)(lengths, max(lengths), o.depth, o.device)
+    passes, more = (1, "") if what == "rows" else (3, ", forward and backward")
+    with torch.set_grad_enabled(what == "step"):
+        paired(calls, rounds=o.rounds, clock=clock_of(o.device), items=sum(lengths),
+               title=f"bert_base, {o.rows} rows of 8 to {o.longest} tokens{more}",
+               flops=passes * transformer_flops(lengths, width=768, depth=o.depth))  # fmt: skip
+
+
 def main() -> None:
-    o = options(dict(depth=1, rounds=1), what="full,ragged,train", depth=12, rounds=7, device="cpu")
-    clock = "cuda" if o.device == "cuda" else "cpu"
-    torch.set_num_threads(1)
+    smoke = dict(depth=1, rounds=1, rows=4, longest=16)
+    o = options(smoke, what="full,ragged,train", depth=12, rounds=7, device="cpu", rows=64, longest=128)
+    clock = clock_of(o.device)
+    if clock == "cpu":
+        torch.set_num_threads(1)
     for what in o.what.split(","):
+        if what in ("rows", "step"):
+            random_rows(o, what)
+            continue
         if what == "train":
             calls, tokens = training(o.device), sum(TRAINING)
             paired(calls, rounds=o.rounds, clock=clock, items=tokens, title=f"bert_small, a step on {tokens} tokens")
             continue
         lengths = LENGTHS if what == "ragged" else (128,) * 8
-        calls = inference(lengths, o.depth, o.device)
+        title = f"bert_base, {what}: {sum(lengths)} tokens of {128 * len(lengths)}"
+        if o.device == "cuda":
+            calls, title = half_inference(lengths, 128, o.depth, o.device), f"{title}, bfloat16"
+        else:
+            calls = inference(lengths, o.depth, o.device)
         with torch.inference_mode():
-            title = f"bert_base, {what}: {sum(lengths)} tokens of {128 * len(lengths)}"
             paired(calls, rounds=o.rounds, clock=clock, items=sum(lengths), title=title)
 
 

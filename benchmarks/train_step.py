@@ -1,25 +1,48 @@
-"""One training step of vit_cifar (192 wide, 12 deep, patch 4) against the same timm ViT in the same loop.
+"""One training step of vit_cifar (192 wide, 12 deep, patch 4) or ViT-B against the same timm ViT in the same loop.
 
-    python benchmarks/train_step.py [batch=64] [depth=12] [rounds=7] [device=cpu|cuda]
+    python benchmarks/train_step.py [model=vit_cifar|vit_base] [batch=64] [depth=12] [rounds=7] [device=cpu|cuda]
+        [dtype=float32,bfloat16] [compile=no|yes]
 
-Targets: >= 1.0x in float32, >= 1.35x under bfloat16 autocast. Both use fused AdamW.
+Targets: >= 1.0x in float32, >= 1.35x under bfloat16 autocast. All use fused AdamW. On a GPU only bfloat16 autocast is
+compared unless `dtype=` says more; compile=yes adds timm compiled, and ours with each block compiled.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from _measure import options, paired
+from _measure import attempt, clock_of, options, paired, transformer_flops
 
 import zoo
 
+SIZES = {
+    "vit_cifar": dict(image=32, patch=4, width=192, classes=10),
+    "vit_base": dict(image=224, patch=16, width=768, classes=1000),
+}
 
-def stepper(model: torch.nn.Module, batch: int, device: str, half: bool) -> Callable[[], None]:
+
+def theirs(name: str, depth: int) -> torch.nn.Module:
+    """timm's model."""
+    if name == "vit_base":
+        return timm.create_model("vit_base_patch16_224", depth=depth)
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=depth, num_heads=3, num_classes=10
+    )
+
+
+def ours(name: str, depth: int) -> torch.nn.Module:
+    """The same model of the zoo."""
+    return zoo.create_model("vit_base_patch16_224" if name == "vit_base" else name, depth=depth, seed=0)
+
+
+def stepper(model: torch.nn.Module, name: str, batch: int, device: str, half: bool) -> Callable[[], None]:
     """A function that takes one training step."""
     model.to(device).train()
+    size, classes = SIZES[name]["image"], SIZES[name]["classes"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    x, y = torch.randn(batch, 3, 32, 32, device=device), torch.randint(0, 10, (batch,), device=device)
+    x, y = torch.randn(batch, 3, size, size, device=device), torch.randint(0, classes, (batch,), device=device)
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -31,24 +54,49 @@ def stepper(model: torch.nn.Module, batch: int, device: str, half: bool) -> Call
     return step
 
 
+def compiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, compiled as a whole."""
+    model.compile()
+    return model
+
+
+def blocks_compiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with each of its blocks compiled: one compilation serves all of them."""
+    for block in model.blocks:
+        block.compile()
+    return model
+
+
+def flops_of(name: str, batch: int, depth: int) -> float:
+    """FLOPs of the products in one step, three times those of the forward pass."""
+    image, patch, width, classes = SIZES[name].values()
+    patches = (image // patch) ** 2
+    embedding = 2 * patches * patch * patch * 3 * width
+    forward = transformer_flops([patches + 1], width=width, depth=depth) + embedding + 2 * width * classes
+    return 3 * batch * forward
+
+
+def candidates(o: Any, name: str) -> dict[str, Callable[[], object]]:
+    """Name -> function that takes one training step."""
+    makes = {f"timm {name}": theirs, f"zoo {name}": ours}
+    if o.compile == "yes":
+        makes[f"timm compiled {name}"] = lambda *size: compiled(theirs(*size))
+        makes[f"zoo blocks compiled {name}"] = lambda *size: blocks_compiled(ours(*size))
+    half = name != "float32"
+    return {
+        key: attempt(lambda make=make: stepper(make(o.model, o.depth), o.model, o.batch, o.device, half))
+        for key, make in makes.items()
+    }
+
+
 def main() -> None:
-    o = options(dict(batch=4, depth=1, rounds=1), batch=64, depth=12, rounds=7, device="cpu")
-
-    def theirs() -> torch.nn.Module:
-        return timm.create_model(
-            "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=o.depth, num_heads=3, num_classes=10
-        )
-
-    def ours() -> torch.nn.Module:
-        return zoo.create_model("vit_cifar", depth=o.depth, seed=0)
-
-    clock = "cuda" if o.device == "cuda" else "cpu"
-    for name, half in (("float32", False), ("bfloat16 autocast", True)):
-        calls = {
-            f"timm {name}": stepper(theirs(), o.batch, o.device, half),
-            f"zoo {name}": stepper(ours(), o.batch, o.device, half),
-        }
-        paired(calls, rounds=o.rounds, clock=clock, title=f"vit_cifar training step, batch {o.batch}, {name}")
+    smoke = dict(batch=4, depth=1, rounds=1)
+    o = options(smoke, model="vit_cifar", batch=64, depth=12, rounds=7, device="cpu", dtype="", compile="no")
+    for dtype in (o.dtype or ("bfloat16" if o.device == "cuda" else "float32,bfloat16")).split(","):
+        name = "bfloat16 autocast" if dtype == "bfloat16" else dtype
+        title = f"{o.model} training step, batch {o.batch}, {name}"
+        paired(candidates(o, name), rounds=o.rounds, clock=clock_of(o.device), title=title, items=o.batch,
+               flops=flops_of(o.model, o.batch, o.depth))  # fmt: skip
 
 
 if __name__ == "__main__":

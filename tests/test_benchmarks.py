@@ -3,11 +3,15 @@
 import ast
 import datetime
 import importlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -112,11 +116,164 @@ def test_a_run_keeps_what_it_does_not_measure(measures, tmp_path, monkeypatch):
     assert kept["column"] == "Mine" and set(kept["values"]) == {"old", "m"}
 
 
+# --- a GPU ------------------------------------------------------------------------------------------------------------
+
+CEILINGS = {"product": 100e12, "copy": 1e12}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("gpu")
+
+
+@pytest.fixture
+def timing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("_measure")
+
+
+def line(title: str, **more: Any) -> dict[str, Any]:
+    values = {"peer": [0.02, 0.03, 0.02], "peer compiled": [0.01] * 3, "zoo": [0.008] * 3, "zoo other": [0.005] * 3}
+    return {"title": title, "values": values} | more
+
+
+def test_the_page_has_the_table_of_the_kept_gpus(gpu, measures):
+    assert measures.written(measures.PAGE.read_text(), gpu.BEGIN) == gpu.section(), "run: benchmarks/gpu.py --write"
+    assert gpu.FORMULA in gpu.section()
+
+
+def test_measures_of_a_gpu_name_parts_and_a_target_each(gpu):
+    read = gpu.read_measures()
+    used = {one.get("part") for one in read["measures"].values()}
+    assert set(read["parts"]) <= used
+    assert sum(part["seconds"] for part in read["parts"].values()) <= 2 * gpu.BUDGET
+    for name, one in read["measures"].items():
+        assert set(one) <= {"text", "part", "title", "unit", "ours", "target", "flops", "moved"}, name
+        assert ("part" in one) == ("title" in one) and one["unit"] in ("ms", "s", "MB", "tokens/s", "images/s"), name
+        assert set(one.get("target", {})) <= {one["unit"], "x", "MFU"}, name
+    for kept in gpu.read_results("cuda"):
+        assert set(kept["values"]) <= set(read["measures"])
+
+
+def test_the_fastest_of_each_side_counts(gpu):
+    one = {"text": "a measure", "part": "p", "title": "t", "unit": "ms", "target": {"ms": 4}}
+    value = gpu.value_of([line("t", flops=0.1e12)], one, CEILINGS, any_size=False)
+    assert (value["peer"], value["peer_by"], value["ours"], value["ours_by"]) == (10, "peer compiled", 5, "zoo other")
+    assert value["bound"] == 1 and value["share"] == 20 and value["of"] == "products"
+    text = gpu.table({"p": {"command": "one.py"}}, {"m": one}, {"m": value})
+    assert text.endswith("| a measure | peer 10 ms (compiled) | **5 ms** | 2.00x | <= 4 ms | 1 ms | 20 % | `one.py` |")
+
+
+def test_the_bound_of_a_decoder_is_reading_its_weights(gpu):
+    one = {"text": "a", "part": "p", "title": "t", "unit": "tokens/s", "moved": 4e9, "target": {"x": 3}}
+    value = gpu.value_of([line("t", items=10)], one, CEILINGS, any_size=False)
+    assert (value["peer"], value["ours"], value["bound"], value["share"]) == (1000, 2000, 2500, 80)
+    assert (
+        gpu.mfu_of(value) == "80 % of the copy" and gpu.reaches(value, one) is False and gpu.target_of(one) == ">= 3x"
+    )
+    assert gpu.reaches(value, one | {"target": {"MFU": 80}}) and gpu.reaches(
+        value, one | {"target": {"tokens/s": 2000}}
+    )
+
+
+def test_memory_is_that_of_the_fastest(gpu):
+    one = {"text": "a", "part": "p", "title": "t", "unit": "MB", "target": {"MB": 2}}
+    peaks = {"peer": 0, "peer compiled": 8 * 2**20, "zoo": 0, "zoo other": 2 * 2**20}
+    value = gpu.value_of([line("t", peaks=peaks)], one, CEILINGS, any_size=False)
+    assert (value["peer"], value["ours"]) == (8, 2) and gpu.ratio_of(value, "MB") == 4 and gpu.reaches(value, one)
+
+
+def test_titles_of_the_smallest_size_have_other_numbers(gpu):
+    one = {"text": "a", "part": "p", "title": "t, 16,384 tokens", "unit": "ms", "flops": 1e15}
+    value = gpu.value_of([line("t, 64 tokens")], one, CEILINGS, any_size=True)
+    assert value["ours"] == 5 and "bound" not in value  # flops are those of the full size
+    missing = gpu.value_of([line("t, 64 tokens")], one, CEILINGS, any_size=False)
+    assert missing["failed"] == "not recorded (recorded are 't, 64 tokens')"
+    failed = {"title": "t, 16,384 tokens", "values": {"peer": [1.0]}, "failed": {"zoo": "OutOfMemoryError: 80 GB"}}
+    value = gpu.value_of([failed], one, CEILINGS, any_size=False)
+    assert value["failed"] == "zoo: OutOfMemoryError: 80 GB"
+
+
+def test_a_part_ends_in_its_time_and_leaves_the_others_alone(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import time\nwhile True:\n    try:\n        time.sleep(9)\n    except Exception:\n        pass\n"
+    )
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no such\\nkernel')")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(77 if sys.argv[1:] == ['device=cuda'] else 3)")
+    argv, before = sys.argv, time.perf_counter()
+    assert gpu.run_part("slow.py", 0.2) == ([], "failed: no end after 0 s")
+    assert time.perf_counter() - before < 5
+    assert gpu.run_part("broken.py", 5) == ([], "failed: RuntimeError: no such kernel")
+    assert gpu.run_part("exits.py", 5)[1] == "failed: exit status 3"
+    assert gpu.run_part("exits.py device=cuda", 5)[1] == "skipped: its data or weights are not here"
+    assert gpu.run_part("gone.py", 5)[1] == "skipped: there is no benchmarks/gone.py"
+    assert sys.argv is argv
+
+
+def test_what_a_part_records_is_read(gpu, timing, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    (tmp_path / "one.py").write_text(
+        "from _measure import paired\npaired({'peer': sum.__call__ and (lambda: sum(range(999))), 'zoo': int}, "
+        "rounds=2, title='t', items=3, flops=5.0)"
+    )
+    records, problem = gpu.run_part("one.py", 60)
+    assert not problem and records[0]["title"] == "t" and set(records[0]["values"]) == {"peer", "zoo"}
+    assert (records[0]["items"], records[0]["flops"]) == (3, 5.0) and "failed" not in records[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_script_says_what_to_do():
+    done = subprocess.run([FOLDER / "gpu.sh"], capture_output=True, text=True, timeout=120,
+                          env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"})  # fmt: skip
+    assert done.returncode == 2 and "ZOO_GPU_SMOKE=1" in done.stderr
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+
+def broken() -> None:
+    raise RuntimeError("out of\nmemory | 80 GB")
+
+
+def fake_time(call: Any, clock: str, calls: int = 1) -> tuple[float, int]:
+    call()
+    return 0.004, 2**20
+
+
+def test_on_a_gpu_a_candidate_that_fails_is_a_row_with_the_reason(timing, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "time_call", fake_time)
+    monkeypatch.setattr(timing, "machine", lambda clock: "A GPU, Python 3, torch 2")
+    missing = timing.attempt(lambda: importlib.import_module("no_such_module").call)
+    table = timing.paired({"peer": missing, "bad": broken, "zoo": int}, rounds=2, clock="cuda", title="t", items=4)
+    assert table.failed["bad"] == "RuntimeError: out of memory / 80 GB" and set(table.failed) == {"peer", "bad"}
+    text = capsys.readouterr().out
+    assert "| zoo | 4 | - | 0 % | 1,000 | 1 |" in text
+    assert all(row.count("|") == 7 for row in text.splitlines() if row.startswith("|"))
+
+
+def test_on_a_cpu_a_candidate_that_fails_ends_the_benchmark(timing):
+    with pytest.raises(RuntimeError, match="out of"):
+        timing.paired({"zoo": int, "bad": broken}, rounds=1)
+
+
+def test_flops_are_those_that_the_library_counts(timing):
+    from zoo.inference.cost import measure
+
+    counted = measure("gpt_nano", 2, length=32).flops
+    config = importlib.import_module("zoo").create_model("gpt_nano").config
+    stated = timing.transformer_flops(
+        [32, 32], width=config.width, depth=config.depth, mlp_dim=config.mlp_dim, head=config.vocab_size
+    )
+    assert stated == counted
+
+
 # --- all benchmarks ---------------------------------------------------------------------------------------------------
 
 
 def test_every_benchmark_has_a_smallest_size():
-    tools = {"_measure.py", "measures.py", "smoke.py", "attack.py", "mutants.py"}
+    tools = {"_measure.py", "measures.py", "gpu.py", "smoke.py", "attack.py", "mutants.py"}
     for file in FOLDER.glob("*.py"):
         if file.name not in tools:
             calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
@@ -128,6 +285,6 @@ def test_every_benchmark_has_a_smallest_size():
 def test_a_run_of_a_benchmark_keeps_its_values(measures, tmp_path, monkeypatch):
     monkeypatch.setattr(measures, "RESULTS", tmp_path)
     one = measure(["vit_base_patch16_224, batch 1", "zoo float32"], command="inference.py --smoke")
-    records, failed = measures.run({"vit": one}, "cpu")
+    records, failed = measures.run({"vit": one})
     assert not failed and measures.keep({"vit": one}, records, failed).is_file()
     assert measures.read_results()[0]["values"]["vit"]["values"][0] > 0

@@ -1,0 +1,390 @@
+"""The measures of one GPU beside their peers, in one process within five minutes, and their table in docs/figures.md.
+
+    benchmarks/gpu.sh                       all of them; prints one table, keeps it in results/<name of the GPU>.yaml
+    ZOO_GPU_SMOKE=1 benchmarks/gpu.sh       their smallest sizes, also without a GPU; keeps nothing
+    python benchmarks/gpu.py --only bert    the parts whose name contains `bert`
+    python benchmarks/gpu.py --write        write the table of docs/figures.md from the values that are kept
+
+gpu.yaml has the measures: text, command, target, and where the values are in what the command records. Candidates whose
+name begins with `zoo` are ours, the others peers; of each side the fastest counts. Both get the same inputs in the same
+dtype and run in turns; times are medians of CUDA events. The bound of a measure is the time of its matrix products at
+the speed of an 8192^3 product in bfloat16, or of the bytes that it has to read at the speed of a copy, whichever is
+longer; both speeds are measured at the start. MFU is bound / time, so for products
+
+    MFU = FLOPs of the products (two for each multiply-add; a training step: three forward passes) / (time x peak)
+
+Exit status: 1 if a part fails, or does not record what gpu.yaml reads.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import re
+import runpy
+import shlex
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from measures import HERE, PAGE, RESULTS, ROOT, put, read_results
+
+MEASURES = HERE / "gpu.yaml"
+BEGIN = "<!-- gpu: python benchmarks/gpu.py --write -->"
+SKIPPED = 77
+BUDGET = 285  # seconds of everything, imports included
+FORMULA = (
+    "MFU = FLOPs of the matrix products, two for each multiply-add, three forward passes for a training step / (time x "
+    "peak); where reading the weights is the bound, the share of the speed of a copy."
+)
+LESS_IS_BETTER = ("ms", "s", "MB")
+Records = list[dict[str, Any]]
+Values = dict[str, dict[str, Any]]
+
+
+class OutOfTime(BaseException):
+    """The time of a part is over. No Exception, so that a benchmark that continues after errors does not catch it."""
+
+
+def read_measures() -> dict[str, dict[str, Any]]:
+    """`parts` and `measures` of gpu.yaml."""
+    return yaml.safe_load(MEASURES.read_text())
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime after so many seconds of wall time."""
+
+    def end(*args: Any) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run_part(command: str, seconds: float) -> tuple[Records, str]:
+    """(what a benchmark records within its time, in this process; why it has not come to its end, or '')."""
+    script, *words = shlex.split(command)
+    if not (HERE / script).is_file():
+        return [], f"skipped: there is no benchmarks/{script}"
+    argv, problem = sys.argv, ""
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        os.environ["ZOO_BENCHMARK_RESULTS"] = file.name
+        sys.argv = [str(HERE / script), *words]
+        try:
+            with time_limit(seconds):
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        except OutOfTime:
+            problem = f"failed: no end after {seconds:.0f} s"
+        except SystemExit as end:
+            if end.code == SKIPPED:
+                problem = "skipped: its data or weights are not here"
+            elif end.code not in (None, 0):
+                problem = f"failed: exit status {end.code}" if isinstance(end.code, int) else f"failed: {end.code}"
+        except Exception as error:
+            traceback.print_exc(limit=-6)
+            problem = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        finally:
+            sys.argv = argv
+            del os.environ["ZOO_BENCHMARK_RESULTS"]
+        records = [json.loads(line) for line in Path(file.name).read_text().splitlines()]
+    return records, problem
+
+
+def clean_up() -> None:
+    """Give back what a part has left: models, compiled code, settings."""
+    import torch
+
+    torch.set_grad_enabled(True)
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def ceilings(device: str) -> dict[str, float]:
+    """FLOP/s of a square bfloat16 product and bytes per second (read and written) of a copy: what the device can do."""
+    import torch
+    from _measure import clock_of, time_call
+
+    n, size = (8192, 2**30) if device == "cuda" else (256, 2**20)
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+
+    def median(call: Any) -> float:
+        call()
+        return statistics.median(time_call(call, clock_of(device), 5)[0] for _ in range(5))
+
+    return {
+        "product": 2 * n**3 / median(lambda: torch.mm(a, b)),
+        "copy": 2 * size / median(lambda: target.copy_(source)),
+    }
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def find(records: Records, measure: dict[str, Any], any_size: bool) -> dict[str, Any]:
+    """What was recorded for a measure: the lines of its title as one. any_size: numbers in the title may differ."""
+
+    def key(title: str) -> str:
+        return re.sub(r"[\d,]*\d", "#", title) if any_size else title
+
+    found: dict[str, Any] = {"values": {}, "peaks": {}, "failed": {}}
+    for line in records:
+        if key(line["title"]) == key(measure["title"]):
+            found |= {name: value for name, value in line.items() if name not in found}
+            for name in ("values", "peaks", "failed"):
+                found[name] = found[name] | line.get(name, {})
+    return found
+
+
+def fastest(values: dict[str, Any]) -> tuple[str, float]:
+    """The candidate with the smallest median of seconds, or the only one with a number."""
+    medians = {name: statistics.median(v) if isinstance(v, list) else v for name, v in values.items()}
+    return min(medians.items(), key=lambda item: item[1])
+
+
+def converted(seconds: float, name: str, found: dict[str, Any], measure: dict[str, Any]) -> float:
+    """The median of a candidate in the unit of the measure."""
+    unit = measure["unit"]
+    if not isinstance(found["values"][name], list):
+        return seconds
+    if unit == "MB":
+        return found["peaks"].get(name, 0) / 2**20
+    if unit in ("ms", "s"):
+        return seconds * (1e3 if unit == "ms" else 1)
+    return found["items"] / seconds
+
+
+def value_of(records: Records, measure: dict[str, Any], device: dict[str, float], any_size: bool) -> dict[str, Any]:
+    """The values of a measure: ours, the peer's, the bound. Without `ours`, `failed` says why."""
+    found = find(records, measure, any_size)
+    names = [name for name in found["values"] if name in measure.get("ours", [name])]
+    own = {name: found["values"][name] for name in names if name.startswith("zoo")}
+    peers = {name: found["values"][name] for name in names if not name.startswith("zoo")}
+    value: dict[str, Any] = {"date": datetime.date.today()}
+    if not own:
+        reasons = [f"{name}: {why}" for name, why in found["failed"].items() if name.startswith("zoo")]
+        titles = ", ".join(sorted({repr(line["title"]) for line in records}))
+        value["failed"] = "; ".join(reasons) or f"not recorded (recorded are {titles or 'no tables'})"
+        return value
+    for side, candidates in (("ours", own), ("peer", peers)):
+        if candidates:
+            name, seconds = fastest(candidates)
+            value[side] = rounded(converted(seconds, name, found, measure))
+            value[f"{side}_by"] = name
+    _, seconds = fastest(own)
+    stated = {} if any_size else measure  # of the full size
+    flops, moved = (float(stated.get(name) or found.get(name) or 0) for name in ("flops", "moved"))
+    bound = max(flops / device["product"], moved / device["copy"])
+    if bound and measure["unit"] != "MB":
+        value |= {
+            "bound": rounded(converted(bound, value["ours_by"], found, measure)),
+            "share": rounded(100 * bound / seconds),
+            "of": "products" if flops / device["product"] > moved / device["copy"] else "memory",
+        }
+    return value
+
+
+def rounded(value: float) -> float:
+    """Three digits."""
+    return float(f"{value:.3g}")
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def shown(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:,.4g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+
+
+def ratio_of(value: dict[str, Any], unit: str) -> float | None:
+    """Ours against the peer's; above 1 is faster, or less memory."""
+    if not value.get("peer") or not value.get("ours"):
+        return None
+    return value["peer"] / value["ours"] if unit in LESS_IS_BETTER else value["ours"] / value["peer"]
+
+
+def reaches(value: dict[str, Any], measure: dict[str, Any]) -> bool | None:
+    """Whether a value reaches the target; None if it has none, or what it needs is not known."""
+    if not measure.get("target"):
+        return None
+    ((unit, target),) = measure["target"].items()
+    if unit in LESS_IS_BETTER:
+        return value["ours"] <= target
+    got = {"x": ratio_of(value, measure["unit"]), "MFU": value.get("share")}.get(unit, value["ours"])
+    return None if got is None else got >= target
+
+
+def mfu_of(value: dict[str, Any]) -> str:
+    """Share of the bound that is reached; where memory is the bound, of the speed of a copy."""
+    if "share" not in value:
+        return "-"
+    return f"{value['share']:.0f} %" + " of the copy" * (value["of"] == "memory")
+
+
+def target_of(measure: dict[str, Any]) -> str:
+    if not measure.get("target"):
+        return "-"
+    ((unit, target),) = measure["target"].items()
+    if unit in ("x", "MFU"):
+        return f">= {target:g}x" if unit == "x" else f"MFU >= {target:g} %"
+    return f"{'<=' if unit in LESS_IS_BETTER else '>='} {shown(target, unit)}"
+
+
+def table(parts: dict[str, Any], measures: dict[str, Any], values: Values) -> str:
+    """One row for each measure."""
+    head = ["measure", "peer", "ours", "ours against the peer", "target", "bound", "MFU", "`python benchmarks/...`"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, measure in measures.items():
+        value, unit = values.get(name, {}), measure["unit"]
+        command = f"`{parts[measure['part']]['command']}`" if measure.get("part") else "-"
+        if "ours" not in value:
+            row = [
+                measure["text"],
+                "-",
+                value.get("failed", "not measured"),
+                "-",
+                target_of(measure),
+                "-",
+                "-",
+                command,
+            ]
+            lines.append("| " + " | ".join(row) + " |")
+            continue
+        ours = shown(value["ours"], unit)
+        ours = f"**{ours}**" if reaches(value, measure) is False else ours
+        by, ratio = value.get("peer_by", ""), ratio_of(value, unit)
+        peer = f"{by.split()[0]} {shown(value['peer'], unit)}{' (compiled)' * ('compiled' in by)}" if by else "-"
+        row = [measure["text"], peer, ours + " (an earlier version)" * bool(value.get("earlier")),
+               "-" if ratio is None else f"{ratio:.2f}x", target_of(measure), shown(value.get("bound"), unit),
+               mfu_of(value), command]  # fmt: skip
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def described(kept: dict[str, Any]) -> str:
+    """The machine, the ceilings, the command."""
+    device, dates = kept["ceilings"], sorted({str(v["date"]) for v in kept["values"].values() if not v.get("earlier")})
+    text = f"{kept['machine']}; {kept['versions']}. Its ceilings, measured there: bf16 matrix product "
+    text += f"{device['product'] / 1e12:.0f} TFLOP/s (the peak of MFU; the data sheet of an H100 SXM has 989), "
+    text += f"copy {device['copy'] / 1e12:.2f} TB/s."
+    text += f" `benchmarks/gpu.sh`, {dates[-1]}." if dates else " Not measured again since an earlier version."
+    return f"{text} {kept['notes']}" if kept.get("notes") else text
+
+
+def section() -> str:
+    """What docs/figures.md has between the marks: a table for each GPU."""
+    read = read_measures()
+    texts = [f"{described(kept)}\n\n{table(read['parts'], read['measures'], kept['values'])}"
+             for kept in read_results("cuda")]  # fmt: skip
+    return "\n\n".join([*texts, f"Bold values fall short of the target. {FORMULA}"])
+
+
+def keep(values: Values, device: dict[str, float]) -> Path:
+    """Write the values to the file of this GPU, which keeps those that were not measured now."""
+    import torch
+    from _measure import machine
+
+    gpu, versions = machine("cuda").split(", Python ")
+    file = RESULTS / f"{'_'.join(re.sub(r'[^a-z0-9]+', ' ', gpu.lower()).split()[:2])}.yaml"
+    kept: dict[str, Any] = {"device": "cuda", "values": {}}
+    if file.exists():
+        kept |= yaml.safe_load(file.read_text())
+    kept |= {"machine": f"one {gpu}, {os.cpu_count()} CPU cores",
+             "versions": f"Python {versions}, CUDA {torch.version.cuda}",
+             "ceilings": {name: float(f"{value:.4g}") for name, value in device.items()}}  # fmt: skip
+    kept["values"] |= {name: value for name, value in values.items() if "ours" in value}
+    file.write_text(yaml.safe_dump(kept, sort_keys=False, width=1000, default_flow_style=None))
+    return file
+
+
+def measure_part(name: str, seconds: float, device: dict[str, float], smoke: bool) -> tuple[Values, list[str]]:
+    """(values of the measures of a part, what went wrong in it)."""
+    read = read_measures()
+    part = read["parts"][name]
+    command = part["smoke"] if smoke else part["command"]
+    script = HERE / shlex.split(command)[0]
+    if device["is_cuda"] and script.is_file() and "device=" in script.read_text():
+        command += " device=cuda"
+    print(f"\n=== {name}: {command}", flush=True)
+    started = time.perf_counter()
+    records, problem = run_part(command, seconds)
+    print(f"=== {name}: {problem or 'ok'}, {time.perf_counter() - started:.0f} s", flush=True)
+    clean_up()
+    if problem.startswith("skipped"):
+        return {}, [f"{name}: {problem}"]
+    values = {key: value_of(records, one, device, any_size=smoke)
+              for key, one in read["measures"].items() if one.get("part") == name}  # fmt: skip
+    if problem:
+        return values, [f"{name}: {problem}"]
+    return values, [f"{key}: failed: {value['failed']}" for key, value in values.items() if "failed" in value]
+
+
+def measure_all(only: str, smoke: bool) -> int:
+    """Run the parts, print the table and keep the values; returns the exit status."""
+    import torch
+
+    started, read, cuda = time.perf_counter(), read_measures(), torch.cuda.is_available()
+    if not (cuda or smoke):
+        print("there is no CUDA device here: ZOO_GPU_SMOKE=1 runs the smallest sizes on the CPU", file=sys.stderr)
+        return 2
+    device = ceilings("cuda" if cuda else "cpu")
+    print(f"bf16 product {device['product'] / 1e12:.1f} TFLOP/s, copy {device['copy'] / 1e12:.3f} TB/s", flush=True)
+    values: Values = {}
+    problems: list[str] = []
+    chosen = [name for name in read["parts"] if only in name]
+    for name in chosen:
+        seconds = read["parts"][name]["seconds"]
+        if not smoke:
+            seconds = min(seconds, BUDGET - (time.perf_counter() - started))
+        if seconds < 5:
+            problems.append(f"{name}: failed: nothing is left of {BUDGET} s")
+            continue
+        found, wrong = measure_part(name, seconds, device | {"is_cuda": cuda}, smoke)
+        values |= found
+        problems += wrong
+        if cuda and not smoke:
+            keep(values, device)
+    measures = {key: one for key, one in read["measures"].items() if one.get("part") in chosen}
+    print(f"\n{table(read['parts'], measures, values)}\n\n{FORMULA}")
+    print(f"The peak is {device['product'] / 1e12:.0f} TFLOP/s, measured here.", end=" ")
+    print(f"All in {time.perf_counter() - started:.0f} s.")
+    print(*problems, sep="\n")
+    return int(any(": failed:" in text for text in problems))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains TEXT (default: all)")
+    parser.add_argument("--write", action="store_true", help="write the table of the values that are kept")
+    parser.add_argument("--smoke", action="store_true", help="smallest sizes; also ZOO_GPU_SMOKE=1")
+    options = parser.parse_args(argv)
+    if options.write:
+        put(PAGE, BEGIN, section())
+        return 0
+    sys.path[:0] = [str(ROOT)]
+    return measure_all(options.only, options.smoke or os.environ.get("ZOO_GPU_SMOKE", "") not in ("", "0"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
