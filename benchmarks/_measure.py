@@ -178,6 +178,11 @@ def attempt(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
         return fail
 
 
+def for_device(calls: dict[str, Callable[[], object]], device: str) -> dict[str, Callable[[], object]]:
+    """On a GPU the candidates in bfloat16, which are compared with each other there; elsewhere all of them."""
+    return {name: call for name, call in calls.items() if device != "cuda" or "bfloat16" in name}
+
+
 def transformer_flops(
     lengths: Iterable[int], *, width: int, depth: int, mlp_dim: int = 0, window: int = 0, head: int = 0
 ) -> float:

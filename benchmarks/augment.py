@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from _measure import options, paired
+from _measure import clock_of, options, paired
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
@@ -101,7 +101,7 @@ def main() -> None:
                 "zoo, whole batch": partial(take_ours, ours, augment, o.batches, o.device),
             },
             rounds=o.rounds,
-            clock="cuda" if o.device == "cuda" else "cpu",
+            clock=clock_of(o.device),
             title=f"{name}; batches of {o.batch}",
             items=o.batch * o.batches,
         )
