@@ -1,6 +1,8 @@
 """Next and hidden tokens: which count, which are hidden, and that a step is a pure function of its keys."""
 
+import copy
 import math
+from typing import Any
 
 import lightning as L
 import pytest
@@ -9,7 +11,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import zoo
+from zoo.nn.heads import LMHead
 from zoo.tasks import CausalLMTask, MaskedLMTask
+from zoo.tasks.language_modeling import first_true, most_selected, output_layer
+from zoo.tasks.lora import add_lora
 
 MASK, SPECIAL = 4, (0, 1, 2, 3, 4)
 
@@ -89,3 +94,89 @@ def test_perplexity_is_the_exponential_of_the_loss() -> None:
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert found["val_perplexity"] == pytest.approx(math.exp(found["val_loss"]))
     assert set(found) == set(CausalLMTask(model).validation_metrics)
+
+
+def decoder() -> zoo.Model:
+    return zoo.create_model("gpt_nano", seed=0, vocab_size=50, width=16, depth=1, heads=2, max_length=16).eval()
+
+
+@pytest.mark.parametrize("task", [CausalLMTask(decoder()), "masked"], ids=["causal", "masked"])
+def test_the_loss_from_hidden_states_is_that_of_the_logits(encoder: zoo.Model, task: Any) -> None:
+    """A hook on the head asks for a call of the head; both give the same loss and gradients."""
+    task = masked(encoder) if task == "masked" else task
+    given, found = batch([0, 1, 2, 3]), []
+    for whole in (False, True):
+        hook = task.model.head.register_forward_hook(lambda *_: None) if whole else None
+        assert (output_layer(task.model) is None) == whole
+        loss = task.loss_of(given, 0, 0)
+        weights = [p for p in task.model.parameters() if p.requires_grad]
+        found.append([loss, *torch.autograd.grad(loss, weights, allow_unused=True)])
+        if hook is not None:
+            hook.remove()
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_which_models_have_an_output_layer() -> None:
+    model = decoder()
+    assert output_layer(model) is model.head.proj  # type: ignore[union-attr]
+    assert output_layer(torch.nn.Linear(2, 2)) is None
+
+    class Own(type(model)):  # type: ignore[misc]
+        def forward(self, *args: Any, **batch: Any) -> torch.Tensor:
+            return super().forward(*args, **batch) * 2
+
+    own, compiled, adapted, head, hooked = (decoder() for _ in range(5))
+    own.__class__ = Own
+    compiled.compile(backend="eager")
+    add_lora(adapted, targets=("proj",))
+    head.head = type("OwnHead", (LMHead,), {})(16, 50)
+    hooked.head.proj.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
+    for other in (own, compiled, adapted, head, hooked):
+        assert output_layer(other) is None
+    blocks = decoder()
+    blocks.blocks[0].compile(backend="eager")
+    assert output_layer(blocks) is not None
+
+
+def test_rows_of_a_gpu_are_those_of_the_selection(encoder: zoo.Model) -> None:
+    """Its number of rows is known beforehand; those beyond the selection have no label."""
+    task, given = masked(encoder), batch(list(range(6)))
+    selected = task.mask_tokens(given, 1)[1]
+    rows = first_true(selected.flatten(), 40)
+    number = int(selected.sum())
+    assert number < 40 and torch.equal(rows[:number], selected.flatten().nonzero()[:, 0])
+    loss = task.loss_of(given, 0, 0)
+    task.selected_rows = lambda selected, _: first_true(selected.flatten(), 40)  # type: ignore[method-assign]
+    assert len(task.losses(encoder, given, 1)) == number
+    assert torch.allclose(task.loss_of(given, 0, 0), loss)
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.15, 0.9])
+def test_the_limit_of_selected_tokens_is_never_reached(encoder: zoo.Model, probability: float) -> None:
+    task = masked(encoder, mask_probability=probability)
+    for rows, tokens in ((1, 4), (500, 2), (40, 60)):
+        given = batch(list(range(rows)), tokens)
+        limit = most_selected(probability, rows, tokens)
+        assert task.mask_tokens(given, 0)[1].sum() <= min(limit, rows * tokens)
+    assert most_selected(0.15, 64, 512) < 0.2 * 64 * 512
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_nothing_waits_for_a_gpu(encoder: zoo.Model) -> None:
+    tasks = [CausalLMTask(decoder()).cuda(), masked(copy.deepcopy(encoder)).cuda()]
+    for task in tasks:
+        given = {key: x.cuda() for key, x in batch([0, 2]).items() if key != "attention_mask"}
+        expected = task.cpu().loss_of({key: x.cpu() for key, x in given.items()}, 0, 0)
+        task.cuda()
+        given["epoch"] = torch.tensor(1)
+        task.loss_of(given, 0, 0)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss = task.loss_of(given, 0, 0)
+            loss.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.allclose(loss.cpu(), expected, rtol=1e-4)

@@ -237,6 +237,10 @@ class LMHead(nn.Module):
         if tied is not None:
             self.proj.weight = tied.weight
 
+    def features(self, x: Tensor) -> Tensor:
+        """The inputs [..., D] of the output layer `proj`."""
+        return x
+
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.proj(x)
 
@@ -258,6 +262,9 @@ class MaskedLMHead(LMHead):
         super().__init__(width, vocab_size, tied, bias)
         self.dense = nn.Linear(width, width, dense_bias)
         self.act, self.norm = activation(act), norm
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.dense(x)))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.proj(self.norm(self.act(self.dense(x))))

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from zoo.nn.frontends.packed_documents import PackedDocuments
+from zoo.models.text import TextModel
+from zoo.nn.attention import is_plain_linear
+from zoo.nn.heads import LMHead, MaskedLMHead
+from zoo.nn.losses.cross_entropy import linear_cross_entropy
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.utils.keyed_random import KeyedRandom
@@ -40,14 +44,19 @@ class LanguageModelingTask(Task):
         """As in Task."""
         return super().validation_metrics | {"val_perplexity": "min"}
 
+    def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> "Predictions":
+        """What the model predicts for the tokens of a batch. `epoch` is None in evaluation."""
+        raise NotImplementedError
+
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
         """Losses [K] of the K tokens that are predicted. `epoch` is None in evaluation."""
-        raise NotImplementedError
+        predictions = self.predict(model, batch, epoch)
+        return predictions.cross_entropy("none")[predictions.labels != IGNORED]
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean loss over the predicted tokens of a micro-batch."""
-        losses = self.losses(self.model, batch, int(batch.get("epoch", 0)))
-        return self.mean_loss(losses.sum(), len(losses))
+        predictions = self.predict(self.model, batch, int(batch.get("epoch", 0)))
+        return self.mean_loss(predictions.cross_entropy("sum"), predictions.count)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation loss; deterministic."""
@@ -67,10 +76,10 @@ class LanguageModelingTask(Task):
 
     def _evaluate(self, batch: Any, name: str) -> None:
         if name not in self.metrics:
-            self.metrics[name] = MeanMetric().to(self.device)
-        losses = self.losses(self.evaluated, as_batch_dict(batch))
-        if len(losses):
-            self.metrics[name].update(losses)
+            self.metrics[name] = MeanMetric(nan_strategy="disable").to(self.device)
+        predictions = self.predict(self.evaluated, as_batch_dict(batch))
+        count = predictions.count
+        self.metrics[name].update(predictions.cross_entropy("sum") / count.clamp(min=1), count)
 
     def _log_epoch(self, stage: str) -> None:
         metric = self.metrics[f"{stage}_loss"]
@@ -93,7 +102,8 @@ class CausalLMTask(LanguageModelingTask):
 
     _labels_checked = False
 
-    def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
+    def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> "Predictions":
+        """As in LanguageModelingTask: of the token that follows each token."""
         labels = batch.get("labels")
         if labels is not None:
             if labels.is_floating_point() or labels.shape != batch["input_ids"].shape:
@@ -106,9 +116,49 @@ class CausalLMTask(LanguageModelingTask):
             if (real := real_tokens(batch)) is not None:
                 labels = labels.masked_fill(~real, IGNORED)
             self._labels_checked = self._labels_checked or follows(labels, batch["input_ids"])
-        logits = model(**_inputs(self.model, batch)).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return losses[labels.flatten() != IGNORED]
+        inputs, layer = _inputs(self.model, batch), output_layer(model)
+        x = model(**inputs) if layer is None else model.head.features(model.encode(**inputs))  # type: ignore[union-attr,operator]
+        return Predictions(x.flatten(0, 1), labels.flatten(), layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of T tokens.
+
+    Attributes:
+        x: Their logits [T, V], or inputs [T, D] of the output layer.
+        labels: The right tokens [T], -100 for tokens that are not predicted.
+        layer: The output layer that is not applied yet, or None.
+    """
+
+    x: Tensor
+    labels: Tensor
+    layer: nn.Linear | None
+
+    @property
+    def count(self) -> Tensor:
+        """Number of tokens that are predicted, on the device of the labels."""
+        return (self.labels != IGNORED).sum()
+
+    def cross_entropy(self, reduction: Literal["sum", "none"]) -> Tensor:
+        """Sum of the losses, or each token's [T], zero where nothing is predicted."""
+        if self.layer is not None:
+            return linear_cross_entropy(self.x, self.layer.weight, self.labels, self.layer.bias, reduction=reduction)
+        return F.cross_entropy(self.x.float(), self.labels, ignore_index=IGNORED, reduction=reduction)
+
+
+def output_layer(model: nn.Module) -> nn.Linear | None:
+    """The last layer of a language model whose loss can be computed from the inputs of that layer, without storing all
+    logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded, or has hooks, an
+    adapter or a `forward` of its own."""
+    head: Any = getattr(model, "head", None)
+    if not isinstance(model, TextModel) or isinstance(model, FSDPModule) or type(head) not in (LMHead, MaskedLMHead):
+        return None
+    own = type(model).forward is not TextModel.forward or "forward" in vars(model) or "forward" in vars(head)
+    compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
+    hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks for module in (model, head))  # fmt: skip
+    return None if own or compiled or hooks or not is_plain_linear(head.proj) else head.proj
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor | None:
@@ -123,9 +173,8 @@ def next_tokens(batch: Mapping[str, Any]) -> Tensor:
     ids = batch["input_ids"]
     labels = torch.full_like(ids, IGNORED, dtype=torch.long)
     if (document_ids := batch.get("document_ids")) is not None:
-        documents = PackedDocuments.of(document_ids)
-        followed = documents.keep[:, 1:]
-        labels.view(-1)[documents.index[:, :-1][followed]] = ids.flatten()[documents.index[:, 1:][followed]].long()
+        order, follows = by_document(document_ids)
+        labels.view(-1)[order[:-1]] = ids.flatten()[order[1:]].long().masked_fill(~follows, IGNORED)
         return labels
     labels[:, :-1] = ids[:, 1:]
     if (real := real_tokens(batch)) is not None:
@@ -176,18 +225,34 @@ class MaskedLMTask(LanguageModelingTask):
         if not 0.0 < mask_probability < 1.0:
             raise ValueError(f"mask_probability={mask_probability}: expected more than 0 and less than 1")
         self.mask_id, self.special, self.mask_probability = mask_id, special, mask_probability
+        self._special = torch.tensor(special)
         self.vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
 
-    def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
+    def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Predictions:
+        """As in LanguageModelingTask: of the tokens that are masked."""
         if getattr(batch.get("labels"), "shape", None) == batch["input_ids"].shape:
             raise ValueError("MaskedLMTask selects and masks tokens itself: omit labels, and give input_ids unmasked")
         masked_ids, selected = self.mask_tokens(batch, epoch)
         inputs = _inputs(self.model, batch) | {"input_ids": masked_ids}
-        if hasattr(model, "encode") and isinstance(getattr(model, "head", None), nn.Module):
-            logits = model.head(model.encode(**inputs)[selected])  # type: ignore[operator]  # skips the other tokens
+        rows = self.selected_rows(selected, batch)
+        labels = batch["input_ids"].flatten()[rows].long().masked_fill(~selected.flatten()[rows], IGNORED)
+        layer = output_layer(model)
+        if layer is not None or (hasattr(model, "encode") and isinstance(getattr(model, "head", None), nn.Module)):
+            x = model.encode(**inputs).flatten(0, 1)[rows]  # type: ignore[operator]  # the head skips the other tokens
+            x = model.head(x) if layer is None else model.head.features(x)  # type: ignore[union-attr,operator]
         else:
-            logits = model(**inputs)[selected]
-        return F.cross_entropy(logits.float(), batch["input_ids"][selected], reduction="none")
+            x = model(**inputs).flatten(0, 1)[rows]
+        return Predictions(x, labels, layer)
+
+    def selected_rows(self, selected: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Indices of the selected tokens [B, N] among all B * N, in order.
+
+        On a GPU also of as many others as keep the size independent of the selection, whose size the host would have
+        to wait for. More tokens than that are selected with a probability below 1e-20; they would not be predicted.
+        """
+        if not selected.is_cuda or "document_ids" in batch:  # the number of documents is not known, either
+            return selected.flatten().nonzero()[:, 0]
+        return first_true(selected.flatten(), most_selected(self.mask_probability, *selected.shape))
 
     def mask_tokens(self, batch: Mapping[str, Any], epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """(masked ids, which tokens were selected), each [B, N]; at least one token of each text is selected."""
@@ -195,7 +260,9 @@ class MaskedLMTask(LanguageModelingTask):
         index = batch["index"][:, None] if "index" in batch else torch.arange(len(ids), device=ids.device)[:, None]
         positions = torch.arange(ids.shape[1], device=ids.device)
         random = KeyedRandom(self.seed, -1 if epoch is None else epoch, (index << 20) + positions)
-        maskable = torch.isin(ids, torch.tensor(self.special, device=ids.device), invert=True)
+        if self._special.device != ids.device:
+            self._special = self._special.to(ids.device)
+        maskable = torch.isin(ids, self._special, invert=True)
         if (real := real_tokens(batch)) is not None:
             maskable = maskable & real
         rank = random.uniform("masked").masked_fill(~maskable, 2.0)
@@ -207,14 +274,38 @@ class MaskedLMTask(LanguageModelingTask):
         return torch.where(selected & (how >= 0.9), other, masked_ids), selected
 
 
+def most_selected(probability: float, rows: int, tokens: int) -> int:
+    """A limit to the number of selected tokens among rows * tokens: the mean and ten standard deviations, the 40 that a
+    small mean needs for the same certainty, and one for each row."""
+    mean = probability * rows * tokens
+    return min(rows * tokens, math.ceil((mean + 10 * math.sqrt(mean) + 40 + rows) / 64) * 64)
+
+
+def first_true(values: Tensor, count: int) -> Tensor:
+    """Indices [count] of the True values [T] in order, then of False ones, without waiting for the device."""
+    return (~values).to(torch.uint8).argsort(stable=True)[:count]
+
+
 def lowest_of_text(values: Tensor, document_ids: Tensor | None) -> Tensor:
     """The lowest of the values [B, N] in each row, [B, 1]; with document_ids in the document of each token, [B, N]."""
     if document_ids is None:
         return values.amin(1, keepdim=True)
-    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(document_ids)
-    documents = torch.stack([rows, document_ids]).flatten(1).unique(dim=1, return_inverse=True)[1]
+    order, follows = by_document(document_ids)
+    documents = torch.empty_like(order)
+    documents[order[1:]] = (~follows).cumsum(0)
+    documents[order[:1]] = 0
     lowest = values.new_full((values.numel(),), float("inf")).scatter_reduce(0, documents, values.flatten(), "amin")
     return lowest[documents].view_as(values)
+
+
+def by_document(document_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(indices [B * N] of all tokens, document by document; for all but the first whether it is in the document of the
+    one before, [B * N - 1]); padding comes first, and is in no document."""
+    rows = torch.arange(len(document_ids), device=document_ids.device)[:, None]
+    keys = torch.where(document_ids >= 0, rows * (document_ids.max() + 1) + document_ids, -1).flatten()
+    order = keys.argsort(stable=True)
+    keys = keys[order]
+    return order, (keys[1:] == keys[:-1]) & (keys[1:] >= 0)
 
 
 def _inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
