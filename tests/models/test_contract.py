@@ -359,6 +359,50 @@ def test_one_graph(name):
     close(compiled(**batch)[real], expected[real])
 
 
+def heads(name: str) -> list[str | None]:
+    """The heads that a family has, its usual one first."""
+    own = family(name)
+    found = [own.config(**own.variants[ROWS[name].variant] | ROWS[name].small).head]
+    for head in ("classify", "lm", "masked_lm", "token", "qa", "pool", "ctc", None):
+        try:
+            own.config(**own.variants[ROWS[name].variant] | ROWS[name].small | {"head": head})
+            found.append(head)
+        except ValueError:
+            pass
+    return list(dict.fromkeys(found))
+
+
+HEADS = [
+    pytest.param(name, head, marks=[] if head == heads(name)[0] else pytest.mark.full)
+    for name in SMALL for head in heads(name)
+]  # fmt: skip
+
+
+def graded(run: Callable[..., Tensor], model: zoo.Model, batch: dict[str, Tensor]) -> list[Tensor]:
+    """[output at real tokens, gradients of all parameters that have one]."""
+    model.zero_grad()
+    y = run(**batch)
+    y = y[real_tokens(model, batch)] if y.ndim == 3 and "attention_mask" in batch else y
+    y.mul(torch.randn(y.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize(("name", "head"), HEADS)
+def test_one_graph_forward_and_backward(name, head):
+    """Of every head, of a padded batch: its padding is kept, under a mask; and with the usual head of one without."""
+    model = small(name, head=head, depth=1)
+    batches = [padded(name)[0]] if name in PADDED else []
+    if not batches or head == heads(name)[0]:
+        batches.append(ROWS[name].batch())
+    for batch in batches:
+        torch._dynamo.reset()
+        expected = graded(model, model, batch)
+        ours = graded(torch.compile(model, backend="eager", fullgraph=True), model, batch)
+        assert len(ours) == len(expected) > 1
+        for a, b in zip(ours, expected, strict=True):
+            close(a, b, 2e-5)
+
+
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_export(name):

@@ -131,6 +131,20 @@ def test_a_row_alone_is_the_row_of_a_batch(name):
     assert all(torch.allclose(x, y[:1], atol=1e-6) for x, y in zip(parts(alone), parts(together), strict=True))
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name == "three" else name for name in MODELS]
+)
+def test_one_graph_forward_and_backward(name):
+    torch._dynamo.reset()
+    model, found = make(name), []
+    for run in (model, torch.compile(model, backend="eager", fullgraph=True)):
+        model.zero_grad()
+        model.loss(run(**batch(model))).backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 1
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_compiles_whole_and_optimizes(name, monkeypatch):

@@ -137,8 +137,8 @@ def is_causal(mask: Mask, queries: int, keys: int) -> bool:
     """Whether kernels can use `is_causal`: exactly later keys are masked, and there are as many queries as keys."""
     if queries != keys or (isinstance(mask, MaskView) and mask.q is not None):
         return False
-    hiding = {part for part in mask.parts() if not part.hides_nothing(queries, keys)}
-    return bool(hiding) and hiding <= {CAUSAL, *(w for w in hiding if is_full_causal_window(w, keys))}
+    hiding = [part for part in mask.parts() if not part.hides_nothing(queries, keys)]
+    return len(hiding) > 0 and all(part == CAUSAL or is_full_causal_window(part, keys) for part in hiding)
 
 
 def is_full_causal_window(mask: Mask, keys: int) -> bool:

@@ -11,6 +11,7 @@ from hypothesis_examples import examples
 from ranks import ranks
 from torch import Tensor
 
+from zoo.nn.losses import contrastive
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 
 torch.set_num_threads(1)
@@ -237,3 +238,48 @@ X = torch.randn(3, 4)
 def test_errors(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("ids", [None, IDS], ids=["pairs", "positives"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_in_half_precision(kind: str, dtype: torch.dtype, ids: Tensor | None, monkeypatch: Any) -> None:
+    """As on a GPU: what is rounded are the features and the slopes, not the scores."""
+    seen: list[torch.dtype] = []
+
+    def product(a: Tensor, *args: Any, **options: Any) -> Tensor:
+        seen.append(a.dtype)
+        return plain(a, *args, **options)
+
+    plain = contrastive.product
+    monkeypatch.setattr(contrastive, "product", product)
+    given = inputs(dtype=torch.float32)
+    exact = graded(reference, kind, inputs(), ids)
+    with torch.autocast("cpu", dtype):
+        unchanged = graded(ours, kind, given, positives=ids, chunk=7)
+        assert set(seen) == {torch.float32}
+        monkeypatch.setattr(contrastive, "products_in_half", lambda a: True)
+        seen.clear()
+        found = graded(ours, kind, given, positives=ids, chunk=7)
+    assert set(seen) == {dtype} and [x.dtype for x in found] == [torch.float32] * len(found)
+    assert far(unchanged, graded(ours, kind, given, positives=ids, chunk=7)) == 0
+    assert 1e-6 < far(found, exact) < 2e-2
+    seen.clear()
+    narrow = graded(ours, kind, [x.to(dtype) if x.ndim else x for x in given], positives=ids)
+    assert set(seen) == {dtype} and far(narrow, exact) < 4e-2
+    seen.clear()
+    graded(ours, kind, given, positives=ids)
+    assert set(seen) == {torch.float32}  # neither autocast nor features in half precision
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_in_half_precision_on_a_gpu(kind: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = (F.normalize(torch.randn(1024, 64, generator=g), dim=1) for _ in range(2))
+    given = [a, b, torch.tensor(14.0), torch.tensor(-2.0)]
+    exact = graded(reference, kind, [x.double() for x in given])
+    with torch.autocast("cuda", torch.bfloat16):
+        found = graded(ours, kind, [x.cuda() for x in given], chunk=300)
+    assert far([x.cpu() for x in found], exact) < 2e-2

@@ -3,7 +3,8 @@
 Row i of `a` and row i of `b` are a positive pair; all other pairs of the batch are negatives. A process holds rows of
 `a` and gathers all rows of `b`. It computes its part of the N x N scores in chunks of rows, in the forward pass for the
 sums, and again in the backward pass for the gradients. That takes four matrix products instead of the six of autograd,
-which computes and stores the scores of each direction separately.
+which computes and stores the scores of each direction separately. On GPUs, under
+autocast or for features in half precision, the products are in that dtype; their sums and all else are in float32.
 
 Several processes: each returns the loss of the global batch, and the gradient of the features that a process holds is
 that of the *sum* of the losses of all processes. DDP and FSDP average gradients over processes, so parameters get the
@@ -22,6 +23,8 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
 from zoo.nn.losses.all_gather import BatchShard, Group, batch_shard, gather
+from zoo.nn.losses.fused import Fused
+from zoo.nn.losses.products import HALF, add_product, product, product_dtype
 
 _ENTRIES = 1 << 22  # scores per chunk: 16 MB in float32, about the size of a CPU cache
 _ENTRIES_GPU = 1 << 25  # smaller chunks do not fill the GPU
@@ -66,6 +69,11 @@ def siglip_loss(a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor | floa
     return _loss(_Sigmoid, a, b, scale, 0.0 if bias is None else bias, _Options(group, chunk, positives))
 
 
+def products_in_half(a: Tensor) -> bool:
+    """Whether products can be in half precision with their sums in float32: on GPUs; CPUs round the scores as well."""
+    return a.is_cuda
+
+
 @dataclass(frozen=True, eq=False)
 class _Options:
     group: Group
@@ -87,12 +95,14 @@ def _loss(kind: Any, a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor |
     shard = batch_shard(len(a), a.device, o.group)
     if shard.total < 2:
         raise ValueError(f"a contrastive loss needs at least 2 pairs, got a batch of {shard.total}")
+    narrow = product_dtype(a, b)
     with torch.autocast(a.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         numbers = [_number(x, dtype, a.device) for x in (scale, bias) if x is not None]
         pairs = None if o.positives is None else _PositivePairs.of(o.positives.long(), shard, dtype)
         entries = _ENTRIES if a.device.type == "cpu" else _ENTRIES_GPU
-        scores = _Scores(shard, o.chunk or max(1, entries // shard.total), pairs)
+        half = narrow if products_in_half(a) and narrow in HALF else None
+        scores = _Scores(shard, o.chunk or max(1, entries // shard.total), pairs, half)
         return kind.apply(a.to(dtype), gather(b.to(dtype), shard), *numbers, scores)
 
 
@@ -124,15 +134,28 @@ class _PositivePairs:
 
 @dataclass(frozen=True, eq=False)
 class _Scores:
-    """This process's rows of the score matrix, in chunks."""
+    """This process's rows of the score matrix, in chunks. half: dtype of the products, if not that of the features."""
 
     shard: BatchShard
     chunk: int
     pairs: _PositivePairs | None
+    half: torch.dtype | None = None
 
     def chunks(self, rows: int) -> Iterator[slice]:
         for start in range(0, rows, self.chunk):
             yield slice(start, min(start + self.chunk, rows))
+
+    def factor(self, x: Tensor) -> Tensor:
+        """x in the dtype of the products."""
+        return x if self.half is None else x.to(self.half)
+
+    def targets(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """(numbers of the rows, of the columns, weights of the rows): equal numbers are positives."""
+        if self.pairs is not None:
+            return self.pairs.own[rows], self.pairs.all, self.pairs.weight[rows]
+        columns = torch.arange(z.shape[1], device=z.device)
+        first = self.shard.start + rows.start
+        return columns[first : first + len(z)], columns, z.new_ones(len(z))
 
     def diagonal(self, z: Tensor, rows: slice) -> Tensor:
         """View of the positive pairs (i, i) in a chunk of scores [rows, N]."""
@@ -159,6 +182,27 @@ class _Scores:
         return z.mul_(1 - 2 * self.pairs.mask(rows).to(z.dtype))
 
 
+def _log_sums(z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """(log of the sums of exp(z) of each row, and of each column with those so far)."""
+    return z.logsumexp(1), torch.logaddexp(column, z.logsumexp(0))
+
+
+def info_nce_slope(z: Tensor, row: Tensor, column: Tensor, own: Tensor, every: Tensor, weight: Tensor,
+                   dtype: torch.dtype) -> Tensor:  # fmt: skip
+    """Derivative of the InfoNCE loss by the scores, times 2 N."""
+    target = torch.where(own[:, None] == every, weight[:, None], 0.0)
+    return ((z - row[:, None]).exp() + (z - column).exp() - 2 * target).to(dtype)
+
+
+def sigmoid_slope(z: Tensor, own: Tensor, every: Tensor, dtype: torch.dtype) -> Tensor:
+    """Derivative of the sigmoid loss by the scores, times N."""
+    sign = torch.where(own[:, None] == every, -1.0, 1.0)
+    return ((z * sign).sigmoid() * sign).to(dtype)
+
+
+_fused_log_sums, _info_nce_slope, _sigmoid_slope = Fused(_log_sums), Fused(info_nce_slope), Fused(sigmoid_slope)
+
+
 class _InfoNCE(torch.autograd.Function):
     """(own rows a [B, D], all rows b [N, D], scale) -> loss."""
 
@@ -166,10 +210,10 @@ class _InfoNCE(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, s: _Scores) -> Tensor:
         row, target = a.new_empty(len(a)), a.new_zeros(())
         column = a.new_full((len(b),), -torch.inf)
+        factor = s.factor(b)
         for rows in s.chunks(len(a)):
-            z = (a[rows] * scale) @ b.T
-            row[rows] = z.logsumexp(1)
-            column = torch.logaddexp(column, z.logsumexp(0))
+            z = product(s.factor(a[rows] * scale), factor.T)
+            row[rows], column = (_log_sums if s.half is None else _fused_log_sums)(z, column)
             target += s.at_target(z, rows)
         maximum = s.shard.reduce(column, dist.ReduceOp.MAX)
         column = maximum + s.shard.reduce((column - maximum).exp()).log()
@@ -184,6 +228,8 @@ class _InfoNCE(torch.autograd.Function):
         s: _Scores = ctx.scores
 
         def slope(z: Tensor, rows: slice) -> Tensor:
+            if s.half is not None:
+                return _info_nce_slope(z, row[rows], column, *s.targets(z, rows), s.half)
             other = (z - column).exp_()
             return s.add_target(z.sub_(row[rows, None]).exp_().add_(other), rows, -2.0)
 
@@ -198,8 +244,9 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, s: _Scores) -> Tensor:
         total = a.new_zeros(())
+        factor = s.factor(b)
         for rows in s.chunks(len(a)):
-            z = torch.addmm(bias, a[rows] * scale, b.T)
+            z = product(s.factor(a[rows] * scale), factor.T, bias)
             total += F.softplus(s.flip_positives(z, rows), threshold=_EXACT).sum()
         ctx.save_for_backward(a, b, scale, bias)
         ctx.scores = s
@@ -212,6 +259,8 @@ class _Sigmoid(torch.autograd.Function):
         s: _Scores = ctx.scores
 
         def slope(z: Tensor, rows: slice) -> Tensor:
+            if s.half is not None:
+                return _sigmoid_slope(z, *s.targets(z, rows)[:2], s.half)
             return s.flip_positives(s.flip_positives(z, rows).sigmoid_(), rows)
 
         factor = s.shard.reduce(grad) / len(b)
@@ -226,14 +275,15 @@ def _gradients(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, slope: 
     for_b = torch.zeros_like(b) if needed[1] else None
     for_bias = None if bias is None else torch.zeros_like(bias)
     with torch.autocast(a.device.type, enabled=False):
+        factor = s.factor(b)
         for rows in s.chunks(len(a)):
-            scaled = a[rows] * scale
-            g = slope(scaled @ b.T if bias is None else torch.addmm(bias, scaled, b.T), rows)
+            scaled = s.factor(a[rows] * scale)
+            g = slope(product(scaled, factor.T, bias), rows)
             if for_a is not None:
-                torch.mm(g, b, out=for_a[rows])
+                product(g, factor, out=for_a[rows])
             if for_b is not None:
-                for_b.addmm_(g.T, scaled)
+                add_product(for_b, g.T, scaled)
             if for_bias is not None:
-                for_bias += g.sum()
-    for_scale = None if for_a is None else torch.einsum("bd,bd->", a, for_a)
+                for_bias += g.sum(dtype=for_bias.dtype)
+        for_scale = None if for_a is None else torch.einsum("bd,bd->", a, for_a)
     return None if for_a is None else for_a.mul_(scale), for_b, for_scale, for_bias

@@ -19,6 +19,19 @@ def product_dtype(*inputs: Tensor) -> torch.dtype:
     return dtype
 
 
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """a @ b, and plus a scalar bias; in float32, where it is also summed, for factors in half precision."""
+    if a.dtype not in HALF:
+        return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b)
+    if a.is_cuda:
+        y = torch.mm(a, b, out_dtype=torch.float32)
+    else:  # the same numbers, for tests
+        y = a.float() @ b.float()
+    if bias is not None:
+        y += bias
+    return y if out is None else out.copy_(y)
+
+
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b in place, summed in the dtype of `total`: float32 for factors in half precision."""
     if a.dtype == total.dtype:
@@ -26,4 +39,4 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     elif a.is_cuda and a.dtype in HALF and total.dtype == torch.float32:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
-        total += a @ b
+        total += product(a, b)
