@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import types
 
 import pytest
 import torch
@@ -170,3 +171,49 @@ def test_a_bias_is_refused_under_the_name_of_the_kind(kind):
     core = build_core(kind, CoreSpec(heads=4, kv_heads=4, head_dim=8))
     with pytest.raises(ValueError, match=f"^{kind} attention has no scores"):
         core(*qkv(), None, ALiBi(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_products_in_half_precision(causal: bool, masked: bool, dtype: torch.dtype, monkeypatch) -> None:
+    """As on a GPU: as near to the exact output and gradients as rounding to that dtype allows, for several chunks."""
+    core = build_core("linear", CoreSpec(heads=4, kv_heads=2, head_dim=16))
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 300, 16, generator=g).to(dtype).requires_grad_() for heads in (4, 2, 2))
+    keep = torch.arange(300) < torch.tensor([[300], [170]])
+    mask = [part for part, on in ((CAUSAL, causal), (PaddingMask(keep), masked)) if on]
+    mask = mask[0] & mask[1] if len(mask) == 2 else mask[0] if mask else None
+    weight = torch.randn(2, 4, 300, 16, generator=g) * (keep[:, None, :, None] if masked else 1)
+
+    def graded(*leaves: Tensor) -> list[Tensor]:
+        y = core(*leaves, mask)
+        return [y.detach(), *torch.autograd.grad((y * weight).sum(), leaves)]
+
+    exact = graded(*(x.detach().double().requires_grad_() for x in (q, k, v)))
+    today = graded(q, k, v)
+    monkeypatch.setattr(type(core), "products_in_half", lambda self, q: q.dtype == dtype)
+    ours = graded(q, k, v)
+    assert [x.dtype for x in ours] == [dtype] * 4 and not torch.equal(ours[0], today[0])
+    for a, b in zip(ours, exact, strict=True):
+        assert (a - b).abs().max() <= (2e-2 if dtype == torch.bfloat16 else 3e-3) * b.abs().max()
+
+
+def test_which_products_are_in_half_precision() -> None:
+    """Features with signs or exponents cancel, or overflow; on a CPU float32 is as fast."""
+    q = torch.zeros(1, 2, 3, 16, dtype=torch.bfloat16)
+    for kind in ("linear", "performer", "rfa"):
+        core = build_core(kind, CoreSpec(heads=2, kv_heads=2, head_dim=16))
+        assert not core.products_in_half(q)
+        on_gpu = types.SimpleNamespace(is_cuda=True, dtype=q.dtype)
+        assert core.products_in_half(on_gpu) == (kind == "linear")
+        assert not core.products_in_half(types.SimpleNamespace(is_cuda=True, dtype=torch.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_products_in_half_precision_on_a_gpu() -> None:
+    core = build_core("linear", CoreSpec(heads=2, kv_heads=2, head_dim=16)).cuda()
+    q, k, v = torch.randn(3, 1, 2, 1000, 16, generator=torch.Generator().manual_seed(0)).cuda()
+    exact = core(q.double(), k.double(), v.double(), CAUSAL)
+    assert (core(q.bfloat16(), k.bfloat16(), v.bfloat16(), CAUSAL) - exact).abs().max() < 2e-2

@@ -22,10 +22,11 @@ from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, AnyMask, Mask, PaddingMask, as_mask
 from zoo.nn.position_biases import AnyBias, Bias
-from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
+from zoo.nn.sdpa import HALF, check_inputs, check_mask, repeat_kv
 
 HALVES = (1, 2, 4, 8, 16, 32)
 CHUNK = 2 * HALVES[-1]
+CHUNK_HALF = 128  # of products in half precision on a GPU
 LOWEST = -1e30  # in place of -inf, whose differences are NaN
 
 Features = tuple[Tensor, Tensor]  # factor and exponent of factor * exp(exponent), each [..., N, F] or [..., N, 1]
@@ -99,6 +100,9 @@ class LinearAttention(Core):
         if not q.shape[2] or not k.shape[2]:  # no queries, or nothing to attend to
             return v.new_zeros(*q.shape[:3], v.shape[-1])
         keep = None if keep is None else keep[:, :, -k.shape[2] :]
+        if state is None and self.products_in_half(q) and (not causal or q.shape[2] == k.shape[2]):
+            factors = self.features(q)[0], self.features(repeat_kv(k, q.shape[1]))[0]
+            return half_attention(*factors, v, keep, causal=causal)
         phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
         values = F.pad(v.to(phi_q[0].dtype), (0, 1), value=1.0)  # B H M P+1: the ones accumulate the denominator
         if not causal:
@@ -113,6 +117,11 @@ class LinearAttention(Core):
         y, (state.top, state.sum) = causal_attention(phi_q, phi_k, values, start)
         state.length += q.shape[2]
         return normalize(y, v.dtype)
+
+    def products_in_half(self, q: Tensor) -> bool:
+        """Whether products are in half precision, with sums over chunks of tokens in float32: on GPUs, for features
+        that are positive and have no exponents."""
+        return q.is_cuda and q.dtype in HALF and type(self).phi is LinearAttention.phi
 
     def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return self.weights(q, k, mask, bias)
@@ -239,6 +248,27 @@ def causal_attention(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
     peak = torch.stack([peak for _, peak in parts]).amax(0)
     y = torch.stack([y * (own - peak).exp() for y, own in parts]).sum(0)
     return y.flatten(2, 3)[:, :, :length], before[-1]
+
+
+def half_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, *, causal: bool) -> Tensor:
+    """Linear attention in the dtype of v [B, H, M, P], which is half precision; sums over chunks are in float32.
+
+    q [B, H, N, F], k [B, H, M, F]: positive features in float32. keep [B, 1, M, 1] is False at padding.
+    """
+    length, half = q.shape[2], v.dtype
+    k = (k if keep is None else k.masked_fill(~keep, 0.0)).to(half)
+    v = v.expand(*k.shape[:3], -1)
+    q, k, v = (F.pad(x, (0, 0, 0, -x.shape[2] % CHUNK_HALF)).unflatten(2, (-1, CHUNK_HALF)) for x in (q.to(half), k, v))
+    sums = (k.mT @ v).float(), k.sum(-2, dtype=torch.float32)[..., None]  # B H C F P and B H C F 1
+    if not causal:
+        values, total = (x.sum(2, keepdim=True) for x in sums)
+        y, norm = (q @ values.to(half)).float(), q.float() @ total
+    else:
+        before = [F.pad(x.cumsum(2)[:, :, :-1], (0, 0, 0, 0, 1, 0)) for x in sums]
+        scores = (q @ k.mT).tril()
+        y = (q @ before[0].to(half)).float() + scores @ v
+        norm = q.float() @ before[1] + scores.sum(-1, keepdim=True, dtype=torch.float32)
+    return (y / norm.masked_fill(norm == 0, 1.0)).to(half).flatten(2, 3)[:, :, :length]
 
 
 def within_chunk(q: Features, k: Features, v: Tensor) -> tuple[Tensor, Tensor]:

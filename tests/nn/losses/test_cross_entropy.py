@@ -170,7 +170,7 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
 def test_compiles_whole() -> None:
     given = inputs(torch.float32)
     compiled = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)
-    assert far(graded(compiled, given, chunk=5), graded(plain, given)) < 1e-6
+    assert far(graded(compiled, given, chunk=5), graded(plain, given)) < 1e-5
 
 
 def test_what_is_fused_on_a_gpu_gives_the_same_numbers() -> None:
