@@ -24,6 +24,8 @@ class DataSettings(LabelSettings):
             equal.
         statistics: Mean and standard deviation that images are normalized with: `data` (of the training images) or
             `model` (saved with the weights). `auto` is `model` with `model.source=`, else `data`.
+        cache_decoded: Keep decoded images in the user's cache, so that the next start reads them from there. They are
+            decoded again after any change of the files.
         augment: Augmentation of the training images.
     """
 
@@ -33,6 +35,7 @@ class DataSettings(LabelSettings):
     batch_size: int = 128
     size: int | None = None
     statistics: Literal["auto", "data", "model"] = "auto"
+    cache_decoded: bool = True
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
@@ -233,6 +236,8 @@ class PairDataSettings(ItemDataSettings):
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training pairs.
         batch_size: Pairs per optimizer step, summed over all devices.
         max_length: Maximum number of tokens per caption. Longer captions are truncated with a warning.
+        cache_decoded: Keep decoded images in the user's cache, so that the next start reads them from there. They are
+            decoded again after any change of the files.
         augment: Augmentation of the training images. An image whose captions mention left or right is never flipped.
     """
 
@@ -242,6 +247,7 @@ class PairDataSettings(ItemDataSettings):
     test: str | None = None
     batch_size: int = 128
     max_length: int = 64
+    cache_decoded: bool = True
     augment: AugmentSettings = field(default_factory=no_augment)
 
     def __post_init__(self) -> None:

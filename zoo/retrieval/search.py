@@ -6,7 +6,6 @@ are ordered by row.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from zoo.retrieval.embeddings_file import Embeddings
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.html_page import write_page
 from zoo.retrieval.index import UNIT, Engine, Index
+from zoo.utils.cache import cache_folder
 from zoo.utils.errors import LoadError, did_you_mean
 from zoo.utils.escape import printable
 
@@ -132,9 +132,8 @@ def loaded(model: Any, found: Embeddings | None) -> Any:
 
 def cached(folder: Path, model: Any) -> Path:
     """Where the vectors of a folder by a model are kept, in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = hashlib.blake2b(f"{folder.resolve()}|{fingerprint(model)}".encode("utf-8", "surrogateescape"), digest_size=16)
-    return Path(home) / "attention-zoo" / "embeddings" / f"{key.hexdigest()}.safetensors"
+    return cache_folder("embeddings") / f"{key.hexdigest()}.safetensors"
 
 
 def readable(file: Path) -> bool:

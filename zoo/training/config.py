@@ -42,7 +42,7 @@ TOWERS = ("encoder", "decoder", "text", "vision", "image", "audio")
 """Parts of a model whose fields can be set separately: `encoder.attention=performer`."""
 
 FREE = frozenset({
-    "run_dir", "resume", "data.data_dir", "data.num_workers", "task.baseline",
+    "run_dir", "resume", "data.data_dir", "data.num_workers", "data.cache_decoded", "task.baseline",
     "trainer.max_minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
     "trainer.progress", "trainer.plots", "trainer.checkpoint_every", "trainer.gradient_checkpointing",
 })  # fmt: skip

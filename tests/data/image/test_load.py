@@ -327,7 +327,7 @@ def test_slow_decoding_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(decoding, "SLOW", -1.0)
     first = load_images(str(root))
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode_image", lambda blob: pytest.fail("decoded again"))
+        patch.setattr(decoding, "decode_all", lambda *args, **options: pytest.fail("decoded again"))
         assert torch.equal(load_images(str(root)).train.images, first.train.images)
     for stored in (tmp_path / "cache").rglob("*.safetensors"):
         stored.write_bytes(b"damaged")

@@ -1,6 +1,5 @@
-"""Decode encoded images into one uint8 tensor, in threads, with a cache for slow datasets."""
+"""Decode encoded images into one uint8 tensor, in threads or processes, with a cache for slow datasets."""
 
-import hashlib
 import math
 import os
 import time
@@ -12,19 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.data.sources.decode_all import decode_all
+from zoo.data.image.decoded_cache import cache_file, read_decoded, write_decoded
+from zoo.data.sources.decode_all import decode_all, shared_buffer
 from zoo.data.sources.fingerprint import note_files
 from zoo.preprocessing import image_io
 from zoo.utils.errors import DataError
-from zoo.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Blob = bytes | Path
 _PNG, _RGB_OF_8_BITS = b"\x89PNG\r\n\x1a\n", b"\x08\x02"  # bit depth and color type of the header
-SLOW = 3.0  # seconds of decoding above which the result is cached
-_VERSION = 2  # of the reader: increase it when it gives other pixels
+SLOW = 0.5  # seconds of decoding above which the result is cached
 
 
 @dataclass
@@ -35,11 +33,13 @@ class Decoded:
         images: uint8 [n, C, H, W].
         kept: Source index of each image, int64 [n].
         broken: "where: why" of all other sources.
+        note: What the user should know about the cache, if it is in use.
     """
 
     images: Tensor
     kept: Tensor
     broken: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 def decode(
@@ -50,7 +50,7 @@ def decode(
     channels: int = 3,
     resize: "Callable[[Image], Tensor] | None" = None,
     on_error: str = "raise",
-    cache_key: str = "",
+    cache: bool = False,
 ) -> Decoded:
     """Decode images to one size, (height, width).
 
@@ -61,21 +61,26 @@ def decode(
         resize: Converts a PIL image to uint8 [channels, *size], as `ImageProcessor.pixels` does. If None, images of
             other sizes are errors.
         on_error: `raise` raises at the first broken image, `skip` skips and lists it.
-        cache_key: Text that identifies the blobs; if given, the result of a slow decoding is cached on disk.
+        cache: Keep the result of a slow decoding on disk, and read it from there if nothing has changed.
 
     Raises:
         DataError: A broken image with `raise`, or no readable image with `skip`.
     """
     note_files(blobs)
     shape = (len(blobs), channels, *size)
-    file = _cache_file(f"{cache_key}/{size}/{resize}/{len(blobs)}") if cache_key else None
-    if file is not None and (stored := _read_cache(file, shape)) is not None:
-        return Decoded(stored, torch.arange(len(blobs)))
+    file = cache_file(blobs, (shape, resize)) if cache else None
+    if file is not None and (stored := read_decoded(file, shape)) is not None:
+        return Decoded(stored, torch.arange(len(blobs)), note=_cache_note("are read, decoded before, from", file))
     started = time.perf_counter()
     decoded = _decode(blobs, where, shape, resize, on_error)
-    if file is not None and not decoded.broken and time.perf_counter() - started > SLOW:
-        _write_cache(file, decoded.images)
+    slow = time.perf_counter() - started > SLOW
+    if file is not None and slow and not decoded.broken and write_decoded(file, decoded.images):
+        decoded.note = _cache_note("are kept, decoded, for the next start in", file)
     return decoded
+
+
+def _cache_note(what: str, file: Path) -> str:
+    return f"the images {what} {file.parent}; cache_decoded=false decodes them at each start"
 
 
 def _decode(
@@ -86,7 +91,7 @@ def _decode(
     on_error: str,
 ) -> Decoded:
     _check_memory(shape)
-    images = torch.empty(shape, dtype=torch.uint8)
+    images = torch.frombuffer(shared_buffer(math.prod(shape)), dtype=torch.uint8)[: math.prod(shape)].view(shape)
 
     def decode_one(i: int) -> str:
         try:
@@ -100,7 +105,7 @@ def _decode(
             return reason if reason.startswith(where(i)) else f"{where(i)}: {reason}"
         return ""
 
-    broken = decode_all(len(blobs), decode_one, "image", on_error)
+    broken = decode_all(len(blobs), decode_one, "image", on_error, processes=True)
     kept = torch.tensor([i for i in range(len(blobs)) if i not in broken])
     return Decoded(images if not broken else images[kept], kept, list(broken.values()))
 
@@ -138,43 +143,3 @@ def _is_plain_png(data: bytes) -> bool:
     if data is None or not data.startswith(_PNG) or data[24:26] != _RGB_OF_8_BITS:
         return False
     return not any(chunk in data for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
-
-
-# --- The cache ----------------------------------------------------------------------------------------------------
-
-
-def identity(files: Sequence[Path]) -> str:
-    """Fingerprint of files that changes when one is added, removed, replaced or touched."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _cache_file(key: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.blake2b(f"{_VERSION}/{key}".encode(), digest_size=16).hexdigest()
-    return Path(home) / "attention-zoo" / "images" / f"{name}.safetensors"
-
-
-def _read_cache(file: Path, shape: tuple[int, ...]) -> Tensor | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        images = load_file(file)["images"]
-    except (OSError, SafetensorError, KeyError):
-        return None  # absent or damaged: decode again
-    return images if tuple(images.shape) == shape and images.dtype == torch.uint8 else None
-
-
-def _write_cache(file: Path, images: Tensor) -> None:
-    import warnings
-
-    from safetensors.torch import save_file
-
-    try:
-        write_atomic(file, lambda path: save_file({"images": images}, path))
-    except OSError as error:
-        warnings.warn(f"decoded images could not be cached in {file.parent}: {error}", stacklevel=2)

@@ -9,7 +9,7 @@ import torch
 
 from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
-from zoo.data.image.decode import Decoded, decode, identity
+from zoo.data.image.decode import Decoded, decode
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.class_folders import class_tables, validation_as_test
 from zoo.data.sources.class_names import columns_of, name_labels
@@ -151,15 +151,17 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
     classes = named.names or source.classes
     sets: dict[str, ImageDataset] = {}
     rows: dict[str, list[int]] = {}
+    cached: dict[str, None] = {}
     for split, table in named.tables.items():
         check_column(table, image, "image")
         check_column(table, label, "label")
         classes = classes or _class_names(table, label)  # those of the training table, which comes first
-        decoded = _decode(table, image, card, processor, s.on_error)
+        decoded = _decode(table, image, card, processor, s)
+        cached |= dict.fromkeys(filter(None, [decoded.note]))
         numbers = table.columns[label] if card else _numbers(table, label, classes)
         sets[split] = labeled(decoded, numbers, classes, table.where)
         rows[split] = decoded.kept.tolist()
-    notes = [*named.notes, *assign_groups(sets, named.tables, rows, s, source.where)]
+    notes = [*named.notes, *assign_groups(sets, named.tables, rows, s, source.where), *cached]
     problem = f"{source.where}: each class has a single image: none is left to hold out for testing; add some"
     sets = with_test(sets, seed, problem, sets["train"].classes)
     mean, std = (card.mean, card.std) if card else statistics(sets["train"].images)
@@ -167,16 +169,15 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
                        validation=sets.get("validation"), notes=notes)  # fmt: skip
 
 
-def _decode(table: Table, column: str, card: Card | None, processor: ImageProcessor, on_error: str) -> Decoded:
+def _decode(table: Table, column: str, card: Card | None, processor: ImageProcessor, s: DataSettings) -> Decoded:
     """The images of a table: of the size that the card names, else resized by the processor."""
-    file = Path(table.where)
-    blobs: list[Any] = [encoded_item(cell, file.parent)[0] for cell in table.columns[column]]
+    folder = Path(table.where).parent
+    blobs: list[Any] = [encoded_item(cell, folder)[0] for cell in table.columns[column]]
     place = lambda i: str(blobs[i]) if isinstance(blobs[i], Path) else table.place(i)  # noqa: E731
+    options: Any = {"on_error": s.on_error, "cache": s.cache_decoded}
     if card:
-        return decode(blobs, place, size=(card.image["height"], card.image["width"]), on_error=on_error)
-    files = [*([file] if file.is_file() else []), *(blob for blob in blobs if isinstance(blob, Path))]
-    return decode(blobs, place, size=processor.size, channels=processor.channels, resize=processor.pixels,
-                  on_error=on_error, cache_key=identity(files) if files else "")  # fmt: skip
+        return decode(blobs, place, size=(card.image["height"], card.image["width"]), **options)
+    return decode(blobs, place, size=processor.size, channels=processor.channels, resize=processor.pixels, **options)
 
 
 def _class_names(table: Table, column: str) -> list[str]:

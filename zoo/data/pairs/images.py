@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zoo.data.image.decode import decode, identity
+from zoo.data.image.decode import decode
 from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.tables import Rows
 from zoo.preprocessing.image import ImageProcessor
+from zoo.utils.console import announce
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,14 +31,14 @@ class ResizeAndCrop:
 
 
 def decode_images(
-    rows: Rows, skipped: list[str], *, size: tuple[int, int], fit: Fit | None = None
+    rows: Rows, skipped: list[str], *, size: tuple[int, int], fit: Fit | None = None, cache: bool = True
 ) -> PairDataset[Tensor]:
     """Decode the images of rows; messages of unreadable images are appended to `skipped`."""
     if not len(rows):
         return PairDataset(torch.empty(0, 3, *size, dtype=torch.uint8), [])
-    files = [blob for blob in rows.blobs if isinstance(blob, Path)]
-    cache_key = identity(files) if len(files) == len(rows) else ""
     fit = fit or ResizeAndCrop(ImageProcessor(size=size))
-    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit, on_error="skip", cache_key=cache_key)
+    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit, on_error="skip", cache=cache)
     skipped += decoded.broken
+    if decoded.note:
+        announce(f"{len(rows):,} pairs: {decoded.note}")
     return PairDataset(decoded.images, [rows.captions[i] for i in decoded.kept.tolist()])

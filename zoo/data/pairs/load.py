@@ -47,7 +47,8 @@ def load_pairs(
     if s.name in ("auto", "synthetic", "synthetic_image_text"):
         return finish(synthetic_pairs(size, fit), s, seed)
     source, s = find_tables(s, "image-text pairs", folder=caption_folder)
-    return finish(from_tables(source, s, "images", partial(decode_images, size=size, fit=fit), seed), s, seed)
+    decoder = partial(decode_images, size=size, fit=fit, cache=s.cache_decoded)
+    return finish(from_tables(source, s, "images", decoder, seed), s, seed)
 
 
 def synthetic_pairs(size: tuple[int, int], fit: Fit | None = None) -> PairSplits[Tensor]:
