@@ -272,6 +272,40 @@ def test_gradients_of_a_gpu_are_counted_later(guard: LossGuard) -> None:
     assert guard.skipped == 1 and (guard.folder / "bad_batch_step1.pt").exists()
 
 
+@skipping
+def test_rows_of_a_gpu_are_written_after_their_check_and_in_order(guard: LossGuard) -> None:
+    rows: list[tuple[int, float, int]] = []
+    for step in range(6):
+        watch(guard, step, loss=float(step), norm=float("inf") if step == 1 else 1.0)
+        guard.after_check(lambda loss, step=step: rows.append((step, loss, guard.skipped)))  # type: ignore[misc]
+    assert rows == [(0, 0.0, 0), (1, 1.0, 1)]
+    watch(guard, 6, loss=float("nan"))
+    with pytest.raises(NonFiniteLoss, match="step 7"):
+        guard.drain()  # before a checkpoint
+    assert rows == [(step, float(step), int(step > 0)) for step in range(6)]
+
+
+@pytest.mark.parametrize("killed", [0, 5, 7])
+def test_metrics_of_a_gpu_are_complete_though_they_arrive_later(
+    killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`metrics.csv` is that of a CPU, also after a kill: rows are written before a checkpoint, or again."""
+    words = ("steps=11", "log_every=1", "validate_every=4", "checkpoint_every=3")
+    tiny_run(tmp_path / "cpu", *words)
+
+    def later(values: Tensor) -> tuple[Tensor, Event]:
+        event = Event(values)
+        return event.host, event
+
+    monkeypatch.setattr(guards, "_to_cpu", later)
+    if killed:
+        in_child(partial(tiny_run, tmp_path / "gpu", *words, callbacks=(Kill(killed),)))
+        assert len(metrics(tmp_path / "gpu")) < 11
+    tiny_run(tmp_path / "gpu", *words)
+    cpu, gpu = metrics(tmp_path / "cpu"), metrics(tmp_path / "gpu")
+    assert gpu == cpu and len(gpu) == 11
+
+
 def test_half_precision_with_a_gradient_scaler(tmp_path: Path) -> None:
     """The scaler skips the step, the moving average with it; this is how it finds its scale, so nobody is warned."""
     from lightning.pytorch.plugins import MixedPrecision

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.tasks.ema import EMA, averaged_copy
+from zoo.tasks.ema import EMA, _move, averaged_copy
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import warmup_cosine
 
@@ -163,3 +163,21 @@ def test_norms_of_the_front_end_are_at_the_front(name: str) -> None:
     rates = {id(p): group["lr"] for group in param_groups(model, 1.0, 0.05, 0.5) for p in group["params"]}
     front = {rates[id(p)] for key, p in model.named_parameters() if key.startswith(("tokens.", "waves."))}
     assert front == {0.5**3}
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_moving_average_in_few_kernels_is_that_by_lerp(taken: bool) -> None:
+    """The form for GPUs; a skipped step changes nothing in either."""
+    generator = torch.Generator().manual_seed(0)
+    trained = [torch.randn(5, 3, generator=generator), torch.randn(7, generator=generator)]
+    start = [torch.randn_like(x) for x in trained]
+    weight = torch.tensor(taken).float() * 0.3
+    moved = []
+    for fused in (True, False):
+        averaged = [x.clone() for x in start]
+        _move(list(zip(averaged, trained, strict=True)), weight, fused=fused)
+        moved.append(averaged)
+    for one, other, before, after in zip(*moved, start, trained, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(one, before + 0.3 * taken * (after - before), rtol=1e-6, atol=1e-6)
+        assert taken or torch.equal(one, before)

@@ -66,6 +66,7 @@ class Task(L.LightningModule):
         self._step_loss = torch.tensor(float("nan"))
         self._finite = torch.tensor(True)  # whether the gradient of the step is
         self._ema_updater: EMA | None = None
+        self._logged_loss: Tensor | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Scalar training loss of one micro-batch."""
@@ -198,16 +199,24 @@ class Task(L.LightningModule):
     def _record_step(self, step: int) -> None:
         """Log the mean loss of the step over all its items, the learning rate, and how many steps were skipped.
 
-        This goes to the loggers directly: `self.log` in every step would cost as much as a small model's step.
+        This goes to the loggers directly: `self.log` in every step would cost as much as a small model's step. On a GPU
+        the row is written when the guard has the loss on the CPU, some steps later, and always before a checkpoint.
         """
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-        self.log("train_loss", self._step_loss, prog_bar=True, logger=False, batch_size=1)
-        self.guard.drain()
-        row = {"train_loss": float(self._step_loss), "lr": lr, "skipped_steps": float(self.guard.skipped)}
-        self.record(row | {"epoch": float(self.trainer.current_epoch)}, step + 1)
+        epoch = float(self.trainer.current_epoch)
+
+        def write(loss: float) -> None:
+            self._logged_loss = torch.tensor(loss)
+            row = {"train_loss": loss, "lr": lr, "skipped_steps": float(self.guard.skipped), "epoch": epoch}
+            self.record(row, step + 1)
+
+        self.guard.after_check(write)
+        if self._logged_loss is not None:  # on the CPU: reading that of this step would wait for the GPU
+            self.log("train_loss", self._logged_loss, prog_bar=True, logger=False, batch_size=1)
 
     def log_evaluation(self, row: dict[str, float], *, prog_bar: bool = True) -> None:
         """Log the metrics of a validation or test, under the step after which it runs."""
+        self.guard.drain()  # rows of earlier steps come first
         self.log_dict(row, prog_bar=prog_bar, logger=False)
         if not self.trainer.sanity_checking:
             self.record(row, self.trainer.global_step)
@@ -242,6 +251,10 @@ class Task(L.LightningModule):
         self.guard.folder, self.guard.rank = Path(self.trainer.default_root_dir), self.trainer.global_rank
         self._micro_batches = []
         self._ema_updater = None if self.ema is None else EMA(self.ema, self.model, self.ema_decay)
+
+    def on_train_end(self) -> None:
+        """Check and log the last steps."""
+        self.guard.drain()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check all pending losses before weights are written, and store the model's config with them."""

@@ -42,10 +42,25 @@ class EMA:
         averaged, trained = list(map(_local, self.averaged)), list(map(_local, self.trained))
         if taken is None:
             taken = torch.ones((), dtype=torch.bool, device=averaged[0].device)
-        weights = {dtype: taken.to(dtype) * weight for dtype in {x.dtype for x in averaged}}
-        torch._foreach_lerp_(averaged, trained, [weights[x.dtype] for x in averaged])
+        for dtype in {x.dtype for x in averaged}:
+            pairs = [(a, m) for a, m in zip(averaged, trained, strict=True) if a.dtype == dtype]
+            _move(pairs, taken.to(dtype) * weight, fused=averaged[0].is_cuda)
         for kept, latest in self.buffers:
             kept.copy_(torch.where(taken, latest, kept))
+
+
+def _move(pairs: list[tuple[Tensor, Tensor]], weight: Tensor, *, fused: bool) -> None:
+    """a <- a + weight * (m - a) for each pair (a, m) of one dtype; weight: a scalar tensor.
+
+    fused: in a few kernels for all tensors, which `_foreach_lerp_` does not have for a tensor as weight.
+    """
+    averaged, trained = [a for a, _ in pairs], [m for _, m in pairs]
+    if fused:
+        difference = torch._foreach_sub(trained, averaged)
+        torch._foreach_mul_(difference, weight)
+        torch._foreach_add_(averaged, difference)
+    else:
+        torch._foreach_lerp_(averaged, trained, [weight] * len(averaged))
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class _Pending:
     step: int
     micro_batches: Sequence[MicroBatch]
     scaled: bool
+    actions: list[Callable[[float], None]] = field(default_factory=list)  # to be called with the loss
 
 
 class LossGuard:
@@ -75,6 +76,7 @@ class LossGuard:
         self.folder = Path()
         self.rank = 0
         self._queue: deque[_Pending] = deque()
+        self._loss = float("nan")  # of the last step that was checked
 
     def watch(
         self, loss: Tensor, norm: Tensor, step: int, micro_batches: Sequence[MicroBatch], *, scaled: bool = False
@@ -90,6 +92,16 @@ class LossGuard:
         self._queue.append(_Pending(values, ready, step, micro_batches, scaled))
         while len(self._queue) > (0 if ready is None else self.behind):
             self._check_next()
+
+    def after_check(self, action: Callable[[float], None]) -> None:
+        """Call `action(loss)` once the last step watched so far is checked: now, or some steps later on a GPU.
+
+        So metrics of a step are logged without waiting for the GPU. A step that stops training gives no call.
+        """
+        if self._queue:
+            self._queue[-1].actions.append(action)
+        else:
+            action(self._loss)
 
     def drain(self) -> None:
         """Check all queued steps. Raises: NonFiniteLoss, NonFiniteGradient."""
@@ -109,6 +121,9 @@ class LossGuard:
         except NonFiniteLoss:
             self._queue.clear()
             raise
+        self._loss = loss
+        for action in pending.actions:
+            action(loss)
 
     def _stop(self, pending: _Pending, loss: float) -> None:
         at = f"at step {pending.step + 1}"

@@ -80,6 +80,17 @@ def test_seed_and_epoch_change_it_and_step_does_not() -> None:
     assert not torch.equal(run(AugmentSettings(), batch(64, epoch=1))["pixel_values"], first)
 
 
+def test_step_and_epoch_may_be_tensors() -> None:
+    """As in a CUDA graph, whose kernels are the same in each step."""
+    augment = Augment(AugmentSettings(policy="trivialaugment", cutmix=1.0), (0.5,) * 3, (0.2,) * 3, 10)
+    x = batch(24)
+    numbers = augment._augment(x | {"step": 5, "epoch": 2}, 1)
+    tensors = augment._augment(x | {"step": torch.tensor(5), "epoch": torch.tensor(2)}, 1)
+    other = augment._augment(x | {"step": torch.tensor(6), "epoch": torch.tensor(2)}, 1)
+    assert all(torch.equal(numbers[name], tensors[name]) for name in numbers)
+    assert not torch.equal(numbers["targets"], other["targets"])
+
+
 def test_erasing_puts_one_box_of_the_mean_into_its_share() -> None:
     n, side = 20_000, 24
     out = erase(torch.ones(n, 1, side, side), KeyedRandom(0, 0, torch.arange(n)), 0.4)

@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAugmentWide
 
-from zoo.data.image.rand_augment import BINS, OPERATIONS, AugmentPolicy, _rows, strengths
+from zoo.data.image.rand_augment import (
+    BINS,
+    OPERATIONS,
+    AugmentPolicy,
+    _blur,
+    _rows,
+    _stretch_contrast,
+    strengths,
+    torchvision_operation,
+)
 from zoo.utils.keyed_random import KeyedRandom
 
 FEW = 0.01  # of the pixels of a picture
@@ -73,6 +82,17 @@ def test_every_image_gets_torchvisions_result_for_its_draw(name: str, channels: 
         assert off.max() <= 1 and (off > 0).float().mean() < FEW, (chosen, strength)
         seen.add(chosen)
     assert seen == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("size", [(20, 24), (3, 3), (2, 24)])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_blur_and_contrast_are_torchvisions_in_every_bit(channels: int, size: tuple[int, int]) -> None:
+    """Also under autocast, in which torchvision's blur would be one in bfloat16."""
+    x = images(200, *size, channels)
+    x[0], x[1, 0] = 7, 200
+    blurred, stretched = (torchvision_operation(x, name, -1.0) for name in ("Sharpness", "AutoContrast"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_blur(x).to(torch.uint8), blurred) and torch.equal(_stretch_contrast(x), stretched)
 
 
 def test_operations_and_strengths_are_uniform() -> None:

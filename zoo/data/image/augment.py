@@ -7,6 +7,7 @@ number of micro-batches of a step counts.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.data.augment_config import AugmentSettings
+from zoo.data.image.cuda_graph import CudaGraphs
 from zoo.data.image.rand_augment import AugmentPolicy
 from zoo.utils.keyed_random import KeyedRandom, beta_quantiles, log_uniform_quantiles
 
 ERASED_AREA = (0.02, 1 / 3)  # fraction of the image; Zhong et al. 2020, as in torchvision and timm
 ERASED_ASPECT = (0.3, 3.3)
+_SAMPLED_BY = ("pixel_values", "labels", "index", "epoch", "mirrors")  # entries of a batch that augmentation depends on
 
 
 class Augment:
@@ -41,6 +44,7 @@ class Augment:
         self.mean = torch.tensor(mean, dtype=torch.float32).mul(255)[:, None, None]
         self.scale = 1 / torch.tensor(std, dtype=torch.float32).mul(255)[:, None, None]
         self.policy: AugmentPolicy | None = None
+        self._graphs = CudaGraphs("the augmentation of images")
         if settings.policy != "none":
             self.policy = AugmentPolicy(settings.policy, num_ops=settings.num_ops, magnitude=settings.magnitude)
 
@@ -63,6 +67,18 @@ class Augment:
         self._check(batch, train)
         if not train:
             return {"pixel_values": self._normalize(images), "labels": labels, "targets": labels}
+        sampled_by = {name: batch[name] for name in _SAMPLED_BY if name in batch}
+        if not images.is_cuda:
+            return self._augment(sampled_by | {"step": step}, seed)
+        on_device = {
+            name: x if isinstance(x, Tensor) and x.is_cuda else torch.full((), int(x), device=images.device)
+            for name, x in (sampled_by | {"step": step}).items()
+        }
+        return self._graphs(partial(self._augment, seed=seed), on_device, key=seed)
+
+    def _augment(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+        """The augmented batch; every kernel it launches depends on shapes alone, so that they make up a CUDA graph."""
+        images, labels = batch["pixel_values"], batch["labels"]
         rng = KeyedRandom(seed, batch["epoch"], batch["index"])
         if self.settings.crop or self.settings.flip:
             flip = self.settings.flip * batch.get("mirrors", 1)
@@ -75,7 +91,7 @@ class Augment:
         if not self.settings.mixes:
             return {"pixel_values": pixels, "labels": labels, "targets": labels}
         assert self.num_classes is not None
-        partner = partners(seed, step, batch["index"])
+        partner = partners(seed, batch["step"], batch["index"])
         pixels, weight = mix_images(pixels, partner, rng, self.settings)
         one_hot = F.one_hot(labels, self.num_classes).float()
         targets = one_hot * weight[:, None] + one_hot[partner] * (1 - weight)[:, None]
@@ -142,7 +158,7 @@ def _box(top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor, heigh
     return (rows[:, :, None] & columns[:, None])[:, None]
 
 
-def partners(seed: int, step: int, index: Tensor) -> Tensor:
+def partners(seed: int, step: int | Tensor, index: Tensor) -> Tensor:
     """Position of a mixing partner for each of B images: the next one in a random cyclic order."""
     order = KeyedRandom(seed, step, index).bits("mix/partner").argsort()
     partner = torch.empty_like(order)

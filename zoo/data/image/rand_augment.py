@@ -166,7 +166,7 @@ def _apply(images: Tensor, operation: Tensor, row: Tensor, rows: int, tables: _T
     for offset, (name, blend) in enumerate({"Color": _color, "Contrast": _contrast, "Sharpness": _sharpen}.items()):
         weight, rest = tables.factors[:, offset * rows : (offset + 1) * rows]
         group(name, 1, lambda x, r, w=weight, rest=rest, blend=blend: blend(x, w[r], rest[r]))  # type: ignore[misc]
-    group("AutoContrast", 1, lambda x, _: torchvision_operation(x, "AutoContrast", 0.0))
+    group("AutoContrast", 1, lambda x, _: _stretch_contrast(x))
     group("Equalize", 1, lambda x, _: torchvision_operation(x, "Equalize", 0.0))
     return images
 
@@ -208,5 +208,25 @@ def _contrast(images: Tensor, weight: Tensor, rest: Tensor) -> Tensor:
 
 
 def _sharpen(images: Tensor, weight: Tensor, rest: Tensor) -> Tensor:
-    """Blend with a 3 x 3 blur, except at the border. Factor 0 of torchvision is the blur itself."""
-    return _blend(images.float(), rest, torchvision_operation(images, "Sharpness", -1.0).float() - images)
+    """Blend with a 3 x 3 blur, except at the border."""
+    return _blend(images.float(), rest, _blur(images) - images)
+
+
+# torchvision makes the kernel of its blur on the CPU, for which a GPU waits, and autocast would blur in bfloat16.
+def _blur(images: Tensor) -> Tensor:
+    """Weighted mean of each pixel (5/13) and its eight neighbors (1/13), rounded; the border stays. float32."""
+    blurred = images.float()
+    if min(images.shape[2:]) > 2:
+        x = images.to(torch.int16)
+        rows = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
+        total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * x[:, :, 1:-1, 1:-1]
+        blurred[:, :, 1:-1, 1:-1] = total.float().div_(13).round_()
+    return blurred
+
+
+def _stretch_contrast(images: Tensor) -> Tensor:
+    """Scale each channel to 0 .. 255, unless it has one value; as torchvision, without its assignment by a mask."""
+    low, high = images.float().amin((2, 3), keepdim=True), images.float().amax((2, 3), keepdim=True)
+    flat = low == high
+    scale = high.sub_(low).mul_(1.0 / 255).masked_fill_(flat, 1.0)
+    return images.float().sub_(low.masked_fill_(flat, 0.0)).div_(scale).clamp_(0, 255).to(torch.uint8)
