@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.data.keyed_batches import EvalBatches, GroupedByLengthBatches, KeyedBatches, Keys
 from zoo.data.splits import Splits
 from zoo.utils.console import announce
+from zoo.utils.stopwatch import Stopwatch
 
 
 def _identity(batch: Any) -> Any:
@@ -28,12 +29,19 @@ class Loader:
         batches: The batch sampler.
         num_workers: Number of worker processes; 0 loads in the main process.
         pin_memory: Put batches into page-locked memory for faster transfer to a GPU.
+        watch: Measures the time that training waits for batches.
     """
 
     def __init__(
-        self, data: Dataset[Any], batches: KeyedBatches | EvalBatches, *, num_workers: int = 0, pin_memory: bool = False
+        self,
+        data: Dataset[Any],
+        batches: KeyedBatches | EvalBatches,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        watch: Stopwatch | None = None,
     ) -> None:
-        self.batches = batches
+        self.batches, self.watch = batches, watch or Stopwatch()
         self._loader = DataLoader(
             data,
             batch_sampler=batches,
@@ -47,7 +55,9 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return iter(self._loader)
+        batches = iter(self._loader)
+        while (batch := self.watch.time(next, batches, None)) is not None:
+            yield batch
 
 
 class KeyedDataModule(L.LightningDataModule):
@@ -66,6 +76,7 @@ class KeyedDataModule(L.LightningDataModule):
 
     Attributes:
         train, val, test: The dataset of each split.
+        waiting: The time that training waits for batches.
 
     Raises: ValueError if the training split has fewer items than the smallest batch.
     """
@@ -89,6 +100,7 @@ class KeyedDataModule(L.LightningDataModule):
         self.splits, self.batch_size, self.group_by_length = splits, batch_size, group_by_length
         self.seed, self.num_workers, self.eval_batch_size = seed, num_workers, eval_batch_size
         self.train, self.test = dataset(splits.train, True), dataset(splits.test, False)
+        self.waiting = Stopwatch()
         on_test = splits.validation is None or splits.validation is splits.test
         self.val = self.test if on_test else dataset(splits.validation, False)
         if self.steps_per_epoch < 1:
@@ -151,7 +163,8 @@ class KeyedDataModule(L.LightningDataModule):
         """Training batches of this rank, starting at the trainer's current step."""
         rank, world, accumulate = self._rank_and_world()
         step = lambda: self.trainer.global_step if self.trainer else 0  # noqa: E731
-        return self._loader(self.train, self.batches(step=step, rank=rank, world=world, accumulate=accumulate))
+        batches = self.batches(step=step, rank=rank, world=world, accumulate=accumulate)
+        return self._loader(self.train, batches, self.waiting)
 
     def val_dataloader(self) -> Loader:
         """Validation batches of this rank; every item is on exactly one rank."""
@@ -170,9 +183,9 @@ class KeyedDataModule(L.LightningDataModule):
         size = self.eval_batch_size or max(1, 2 * self.batch_size // (world * accumulate))
         return self._loader(data, EvalBatches(len(data), size, rank=rank, world=world))
 
-    def _loader(self, data: Any, batches: KeyedBatches | EvalBatches) -> Loader:
+    def _loader(self, data: Any, batches: KeyedBatches | EvalBatches, watch: Stopwatch | None = None) -> Loader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu)
+        return Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu, watch=watch)
 
     def _rank_and_world(self) -> tuple[int, int, int]:
         """(data-parallel rank, data-parallel world size, micro-batches per step)."""

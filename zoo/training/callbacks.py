@@ -20,9 +20,11 @@ from zoo.tasks.base import Task
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.parse import SettingsError
 from zoo.training.run_dir import RunFolder
+from zoo.training.speed import gpu_memory
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
 from zoo.utils.files import write_atomic
+from zoo.utils.stopwatch import Stopwatch
 
 
 class TrainingInterrupted(Exception):
@@ -71,6 +73,7 @@ class CsvLogger(Logger):
             return
         if "train_loss" in row:
             row["items_per_second"] = self.timer.items_per_second()
+            row |= {name: x for name, x in self.timer.use_of_gpu(row["items_per_second"]).items() if x is not None}
         self.experiment.add(int(step or 0), row | {"seconds": round(self.timer.seconds, 3)})
 
     @rank_zero_only
@@ -84,10 +87,19 @@ class TrainingTimer(L.Callback):
     Args:
         items_per_step: Items (e.g. images or texts) in the batch of a step, over all devices.
         folder: The run folder, which a start that fails before its first step removes.
+
+    Attributes:
+        parts: Stopwatches of parts of a step, by name.
+        flops_per_item, peak_flops: FLOPs of forward and backward, and FLOP/s of all devices; None without a GPU.
     """
 
     def __init__(self, items_per_step: int, folder: RunFolder | None = None):
         self.items_per_step, self.folder = items_per_step, folder
+        self.parts: dict[str, Stopwatch] = {}
+        self.flops_per_item: float | None = None
+        self.peak_flops: float | None = None
+        self._first: tuple[int, float] | None = None  # step and time of the end of the first step
+        self._last = (0, 0.0)
         self._before, self._started = 0.0, 0.0
         self._mark = (0, 0.0)
         self._step = 0
@@ -109,6 +121,29 @@ class TrainingTimer(L.Callback):
         self._mark = (self._step, now)
         return self.items_per_step * (self._step - step) / max(now - at, 1e-9)
 
+    def mean_items_per_second(self) -> float | None:
+        """Items per second of this start without its first step and validations; None before the second step."""
+        steps, seconds = self._since_first_step()
+        return self.items_per_step * steps / seconds if steps else None
+
+    def shares(self) -> dict[str, float]:
+        """The share of each part in the time since the first step."""
+        steps, seconds = self._since_first_step()
+        return {name: min(watch.seconds / seconds, 1.0) for name, watch in self.parts.items()} if steps else {}
+
+    def use_of_gpu(self, items_per_second: float | None) -> dict[str, float | None]:
+        """Peak memory in GB and model FLOPs utilization at this speed; None without a GPU."""
+        mfu = None
+        if self.flops_per_item and self.peak_flops and items_per_second:
+            mfu = round(self.flops_per_item * items_per_second / self.peak_flops, 4)
+        return {"gpu_memory_gb": gpu_memory(), "mfu": mfu}
+
+    def _since_first_step(self) -> tuple[int, float]:
+        """(steps, seconds without validation) from the end of the first step to that of the last one."""
+        if self._first is None:
+            return 0, 0.0
+        return self._last[0] - self._first[0], max(self._last[1] - self._first[1], 1e-9)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the timer."""
         self._started, self._step = time.perf_counter(), trainer.global_step
@@ -119,9 +154,14 @@ class TrainingTimer(L.Callback):
         self._step = trainer.global_step + 1
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Keep the folder of a run that has trained, whatever happens to it."""
+        """Keep the folder of a run that has trained, whatever happens to it; note the end of the step."""
         if self.folder is not None:
             self.folder.is_new = False
+        self._last = (self._step, time.perf_counter() - self._paused)
+        if self._first is None and is_step_end(trainer):
+            self._first = self._last
+            for watch in self.parts.values():
+                watch.reset()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Exclude validation from the throughput."""

@@ -23,9 +23,11 @@ from zoo.training.result import Result
 from zoo.training.run import Run
 from zoo.training.run_dir import named_disk_errors
 from zoo.training.save_run import check_export, save_run
+from zoo.training.speed import TimedAugmentation, flops_per_item, peak_flops
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
-from zoo.utils.console import console
+from zoo.utils.console import announce, console
+from zoo.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -100,6 +102,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     done = resumed_step(run, csv, task.model)
     expected = print_banner(run, task, data, out, steps, steps_per_epoch, done)
     bar.expected = expected if expected is None or budget is None else min(expected, budget)
+    measure_speed(run, task, data, timer)
     if t.compile == "blocks":
         compile_blocks(task.model)
     elif t.compile:
@@ -114,7 +117,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     finished = done >= steps or stopped_early
     result = Result(metrics, finished=finished, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
     if trainer.is_global_zero:
-        save_run(run, task, result, steps, checkpoint_callback, plots)
+        save_run(run, task, result, steps, checkpoint_callback, plots, timer)
         if stopped_early:
             best, stop = checkpoint_callback.best_step, checkpoint_callback.stop_monitor
             out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
@@ -164,6 +167,23 @@ def describe_calibration(found: Mapping[str, float]) -> str:
     if found["temperature"] == 1.0:
         return f"1: the validation items determine no other one (their calibration error is {before:.4f})"
     return f"{found['temperature']:.4g}: calibration error of the validation items {before:.4f} -> {after:.4f}"
+
+
+def measure_speed(run: Run, task: Task, data: L.LightningDataModule, timer: TrainingTimer) -> None:
+    """Let the timer measure data and augmentation and, on a GPU, the model FLOPs utilization."""
+    if isinstance(data, KeyedDataModule):
+        timer.parts["data"] = data.waiting
+    if callable(augment := getattr(task, "augment", None)):
+        timer.parts["augmentation"] = watch = Stopwatch()
+        cast(Any, task).augment = TimedAugmentation(augment, watch)
+    t = run.config.trainer
+    if t.accelerator == "cuda" and isinstance(data, KeyedDataModule) and t.strategy != "fsdp2":
+        device = torch.device("cuda", torch.cuda.current_device())
+        try:
+            timer.flops_per_item = flops_per_item(task, data.sample(), device, t.precision)
+        except (RuntimeError, NotImplementedError) as error:  # the run itself needs no count
+            announce(f"no MFU: the FLOPs of this model cannot be counted ({str(error).splitlines()[0]})")
+        timer.peak_flops = peak_flops(torch.cuda.get_device_name()) * devices.world(run.config)
 
 
 def resumed_step(run: Run, csv: CsvLogger, model: torch.nn.Module) -> int:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from zoo.training.callbacks import TrainingTimer
 from zoo.training.expected_end import ExpectedEnd, end_text
+from zoo.training.speed import describe_parts
 from zoo.utils.console import format_duration
 
 MINUTE = 60.0  # seconds between two lines without a terminal
@@ -67,7 +68,7 @@ class ProgressBar(RichProgressBar):
         if not self.console.is_terminal:
             if now - self._last_line >= MINUTE:
                 per_step = self._end.seconds_per_step
-                speed = f"{self.timer.items_per_step / per_step:,.3g} items/s" if per_step else ""
+                speed = "  ".join(self._speed(self.timer.items_per_step / per_step)) if per_step else ""
                 train = {n: v for n, v in self.get_metrics(trainer, pl_module).items() if n.startswith("train")}
                 self._print_line(trainer, now, train, speed)
         elif now >= self._next or trainer.global_step == trainer.max_steps:
@@ -115,9 +116,19 @@ class ProgressBar(RichProgressBar):
         shown: dict[str, Any] = {
             name.replace("_", " "): float(value) for name, value in metrics if name.startswith(("train_", "val_"))
         }
+        for part in describe_parts(self.timer.shares()) if self.console.is_terminal else ():
+            name, _, share = part.partition(" ")
+            shown[name] = share
         if self.console.is_terminal and (end := end_text(self._remaining(trainer, time.monotonic()))):
             shown["end"] = end.removeprefix("expected end ")
         return shown
+
+    def _speed(self, items_per_second: float) -> list[str]:
+        """Items per second, use of the GPU, and the parts of a step that take much of its time."""
+        gpu = self.timer.use_of_gpu(items_per_second)
+        mfu = "" if gpu["mfu"] is None else f"MFU {gpu['mfu']:.0%}"
+        memory = "" if gpu["gpu_memory_gb"] is None else f"GPU {gpu['gpu_memory_gb']:.3g} GB"
+        return [f"{items_per_second:,.3g} items/s", *filter(None, (mfu, memory)), *describe_parts(self.timer.shares())]
 
     def _remaining(self, trainer: L.Trainer, now: float) -> float | None:
         """Seconds until the end of the run; None if that is not known."""

@@ -16,7 +16,7 @@ from zoo.models.registry import build, family
 from zoo.models.text import DecoderConfig
 from zoo.tasks.base import Task
 from zoo.training import devices
-from zoo.training.callbacks import BestAndLastCheckpoints
+from zoo.training.callbacks import BestAndLastCheckpoints, TrainingTimer
 from zoo.training.class_report import write_reports
 from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot, save_plots
@@ -27,7 +27,7 @@ from zoo.utils.console import console
 
 
 def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_callback: BestAndLastCheckpoints,
-          plots: Mapping[str, Plot]) -> None:  # fmt: skip
+          plots: Mapping[str, Plot], timer: TrainingTimer) -> None:  # fmt: skip
     """Write `model/` and its export, the plots, then `metrics.json`, which marks the run as finished."""
     assert run.folder is not None and run.data is not None
     save_model(run, task, result)
@@ -46,9 +46,17 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         "model": run.model_name,
         "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
         "baseline": run.baseline.as_dict() if run.baseline else None,
-        "precision": s.trainer.precision, "python": platform.python_version(), "torch": torch.__version__,
+        **speed_of(timer), "precision": s.trainer.precision, "python": platform.python_version(),
+        "torch": torch.__version__,
         **reports,
     })  # fmt: skip
+
+
+def speed_of(timer: TrainingTimer) -> dict[str, Any]:
+    """Speed of training and use of the GPU; None where they are not known, such as the speed of a run of one step."""
+    rate = timer.mean_items_per_second()
+    shares = {f"{name}_share": round(share, 4) for name, share in timer.shares().items()}
+    return {"items_per_second": rate and round(rate, 2), **timer.use_of_gpu(rate), **shares}
 
 
 def save_model(run: Run, task: Task, result: Result) -> None:
