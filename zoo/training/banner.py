@@ -1,16 +1,12 @@
 """What a run prints: the banner before the first step, and the summary at the end."""
 
-import copy
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor
 
 from zoo.checkpoints.save import export_problem
 from zoo.data.datamodule import KeyedDataModule
@@ -22,11 +18,12 @@ from zoo.training.callbacks import monitors
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.result import Result
 from zoo.training.run import Run
+from zoo.training.sample_pass import SamplePass
 from zoo.utils import distributed
 from zoo.utils.console import clock_time, format_duration
 from zoo.utils.escape import printable
 
-BASELINE_SECONDS = 15.0  # that the banner waits for the baseline, which takes a second or two
+BASELINE_SECONDS = 1.0  # that the banner waits for the baseline; a later one is shown at the end
 PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
 
 
@@ -53,6 +50,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
+        *([("resume", resume)] if (resume := describe_resume(run, task, steps - done, loaders)) else []),
         *([("baseline", run.baseline.describe(BASELINE_SECONDS))] if run.baseline else []),
         ("expected end", describe_end(run, steps - done, seconds)),
     ]  # fmt: skip
@@ -82,27 +80,22 @@ def expected_seconds(run: Run, task: Task, steps: int, steps_per_epoch: int, loa
     if steps <= 0 or distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or t.strategy == "fsdp2":
         return None
     assert run.data is not None
-    per_item = seconds_per_item(task, loaders.sample(), t.accelerator, t.precision) / devices.world(run.config)
+    sample = SamplePass(task, loaders.sample(), t.accelerator, t.precision)
+    per_item = sample.seconds_per_item() / devices.world(run.config)
     validations = steps / (t.validate_every or steps_per_epoch)
     validation = validations * (run.data.validation or run.data.test)
     return per_item * (steps * run.config.data.batch_size + (validation + run.data.test) / 3)
 
 
-def seconds_per_item(task: Task, sample: dict[str, Any], accelerator: str, precision: str) -> float:
-    """Time of forward and backward per item, measured on a copy of the task so that the run is not affected."""
-    device = torch.device("cuda" if accelerator == "cuda" else accelerator)
-    with torch.random.fork_rng(devices=[]):
-        copied = copy.deepcopy(task).to(device).train()
-        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in sample.items()}
-        best = float("inf")
-        for _ in range(2 if device.type == "cpu" else 5):
-            start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
-                copied.loss_of(batch, 0, 0).backward()
-            if device.type != "cpu":
-                torch.accelerator.synchronize()
-            best = min(best, time.perf_counter() - start)
-    return best / len(next(value for value in batch.values() if isinstance(value, Tensor)))
+def describe_resume(run: Run, task: Task, steps: int, loaders: Any) -> str:
+    """What a GPU makes of a resumed run, if its kernels give other gradients for the same batch; else empty."""
+    t = run.config.trainer
+    if t.accelerator != "cuda" or t.deterministic or steps <= 0 or not isinstance(loaders, KeyedDataModule):
+        return ""
+    if t.strategy == "fsdp2" or SamplePass(task, loaders.sample(), t.accelerator, t.precision).repeats():
+        return ""
+    return ("equal to rounding only: kernels of this GPU give other gradients for the same batch; deterministic=true "
+            "makes it exact")  # fmt: skip
 
 
 def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,

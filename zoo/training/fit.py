@@ -22,8 +22,9 @@ from zoo.training.progress import ProgressBar
 from zoo.training.result import Result
 from zoo.training.run import Run
 from zoo.training.run_dir import named_disk_errors
+from zoo.training.sample_pass import SamplePass
 from zoo.training.save_run import check_export, save_run
-from zoo.training.speed import TimedAugmentation, flops_per_item, peak_flops
+from zoo.training.speed import TimedAugmentation, peak_flops
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
 from zoo.utils.console import announce, console
@@ -178,9 +179,8 @@ def measure_speed(run: Run, task: Task, data: L.LightningDataModule, timer: Trai
         cast(Any, task).augment = TimedAugmentation(augment, watch)
     t = run.config.trainer
     if t.accelerator == "cuda" and isinstance(data, KeyedDataModule) and t.strategy != "fsdp2":
-        device = torch.device("cuda", torch.cuda.current_device())
         try:
-            timer.flops_per_item = flops_per_item(task, data.sample(), device, t.precision)
+            timer.flops_per_item = SamplePass(task, data.sample(), "cuda", t.precision).flops_per_item()
         except (RuntimeError, NotImplementedError) as error:  # the run itself needs no count
             announce(f"no MFU: the FLOPs of this model cannot be counted ({str(error).splitlines()[0]})")
         timer.peak_flops = peak_flops(torch.cuda.get_device_name()) * devices.world(run.config)

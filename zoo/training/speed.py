@@ -5,22 +5,18 @@ Model FLOPs utilization (MFU, Chowdhery et al. 2022, https://arxiv.org/abs/2204.
     MFU = FLOPs of forward and backward per item x items per second / (peak FLOP/s of a device x devices)
 
 The FLOPs are those of the matrix products, convolutions and attention that torch counts in a pass over a sample of the
-training items, dropped padding and frozen weights left out, recomputed activations not counted. The peak is the dense
-one of bfloat16 or float16 in the data sheet, whatever the precision of the run; of an unlisted device that of a
-measured matrix product. There is no MFU on a CPU.
+training items (`SamplePass`): dropped padding and frozen weights left out, recomputed activations not counted. The peak
+is the dense one of bfloat16 or float16 in the data sheet, whatever the precision of the run; of an unlisted device that
+of a measured matrix product. On a CPU the utilization is not known.
 """
 
-import copy
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.models.base import Model
-from zoo.tasks.base import Task
 from zoo.utils.stopwatch import Stopwatch
 
 PEAKS = {
@@ -58,18 +54,6 @@ def gpu_memory() -> float | None:
     if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
         return None
     return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-
-
-def flops_per_item(task: Task, sample: Mapping[str, Any], device: torch.device, precision: str) -> float:
-    """FLOPs of forward and backward for one training item, counted on a copy of the task. sample: a raw batch."""
-    copied = copy.deepcopy(task).to(device).train()
-    if isinstance(copied.model, Model):
-        copied.model.set_checkpointing(False)
-    batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in sample.items()}
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32")
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, autocast:
-        copied.loss_of(batch, 0, 0).backward()
-    return counter.get_total_flops() / len(next(x for x in batch.values() if isinstance(x, Tensor)))
 
 
 def peak_flops(name: str) -> float:
