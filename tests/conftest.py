@@ -7,6 +7,7 @@ import pytest
 from family_times import FamilyTimes
 
 FULL = "runs in .ci/full, or with ZOO_FULL=1"
+GPU = "needs a GPU with CUDA"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,10 +21,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("ZOO_FULL", "0") == "0":
-        for item in items:
-            if item.get_closest_marker("full"):
-                item.add_marker(pytest.mark.skip(reason=FULL))
+    skipped = {} if os.environ.get("ZOO_FULL", "0") != "0" else {"full": FULL}
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        skipped |= {} if torch.cuda.is_available() else {"gpu": GPU}
+    for item in items:
+        for marker, reason in skipped.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -5,9 +5,8 @@ from nn_cases import BATCH, DIM, HEADS, TOKENS, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, NO_MASK, Prefix, TensorBias, Window, sdpa
+from zoo.nn.kernels import PLAIN_MAX_LENGTH, PLAIN_MIN_KEYS
 from zoo.nn.sdpa import (
-    PLAIN_MAX_LENGTH,
-    PLAIN_MIN_KEYS,
     attend,
     attend_to_all,
     is_causal,

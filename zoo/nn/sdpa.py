@@ -10,15 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.nn import kernels
+from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
-
-# On a CPU in bfloat16, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries and
-# keys (most of all in the backward pass); for more, the N x M scores cost more than they save.
-PLAIN_MAX_LENGTH = 512
-# For a single query (decoding) plain operations are faster from this many keys on, as the scores are small.
-PLAIN_MIN_KEYS = 64
-HALF = (torch.bfloat16, torch.float16)
 
 
 class Kernel(NamedTuple):
@@ -91,19 +86,17 @@ def choose_kernel(
         causal = bias is None and is_causal(mask, queries, keys)
         if not causal:
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
-    if q.dtype in HALF:
-        plain = plain_in_half(queries, keys)
-    else:  # dropout and learned biases: torch's fallback for them uses more memory than plain_attention
-        plain = dropout > 0 or (allowed is not None and allowed.requires_grad)
-    plain = plain and q.device.type == "cpu"  # measured there
+    learned = allowed is not None and allowed.requires_grad
+    call = AttentionCall(
+        *(q.dtype, q.shape[1], k.shape[1], q.shape[3], queries, keys, mask),
+        bias="none" if bias is None else "learned" if learned else "fixed",
+        dropout=dropout,
+        grad=q.requires_grad and torch.is_grad_enabled(),
+    )
+    plain = kernels.choose(kernels.capabilities(q.device), call).kernel == "plain"
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
     return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])
-
-
-def plain_in_half(queries: int, keys: int) -> bool:
-    """Whether plain operations are faster than torch's fused kernel in half precision on a CPU; measured."""
-    return max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -1,0 +1,174 @@
+"""Which kernel serves an attention, and why: what a device offers, and the rules of choice.
+
+`capabilities(device)` records once per device what torch offers there; `choose(record, call)` is a pure function of
+this record and of what an attention computes, so that tests can choose for any GPU on any machine. Kernels:
+
+- "plain": matmul, softmax, matmul; "sdpa": torch's scaled_dot_product_attention, which takes flash, cuDNN, efficient or
+  math by itself;
+- "varlen": one flash kernel for rows of different lengths, packed without padding;
+- "padded": packed rows are padded for the attention alone, under a mask; "groups": rows of equal length at a time;
+- "flex": a compiled flex_attention, for masks that are patterns and not tensors.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+
+from zoo.nn.masks import CAUSAL, NO_MASK, Mask, Window
+
+HALF = (torch.bfloat16, torch.float16)
+# On a CPU in half precision, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries
+# and keys (most of all in the backward pass); for more, the N x M scores cost more than they save.
+PLAIN_MAX_LENGTH = 512
+# For a single query (decoding) plain operations are faster from this many keys on, as the scores are small.
+PLAIN_MIN_KEYS = 64
+# Of this installation; constants, because the choice is also made while torch.compile traces a model.
+TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
+BUILD = "ROCm" if torch.version.hip else "" if torch.backends.cuda.is_flash_attention_available() else "no flash"
+TRITON = importlib.util.find_spec("triton") is not None
+KernelName = Literal["plain", "sdpa", "varlen", "padded", "groups", "flex"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What torch offers on a device: the record on which the choice of kernels depends.
+
+    device: "cpu", "cuda", ... compute: the compute capability of a GPU, (0, 0) elsewhere. torch: its version.
+    missing: kernels ("varlen", "flex", "flash", "cudnn", "efficient", "math") that are not there, with the reason.
+    shared_heads: whether varlen takes fewer key heads than query heads.
+    """
+
+    device: str
+    compute: tuple[int, int] = (0, 0)
+    torch: tuple[int, int] = TORCH
+    missing: Mapping[str, str] = field(default_factory=dict)
+    shared_heads: bool = True
+
+    def has(self, kernel: str) -> bool:
+        return kernel not in self.missing
+
+
+RECORDS: dict[torch.device, Capabilities] = {}
+
+
+class AttentionCall(NamedTuple):
+    """What one attention computes. mask: with the pattern of the kind of attention. bias: "learned" if it needs
+    gradients. grad: whether a backward pass follows. ragged: rows of different lengths, packed to [1, H, T, P];
+    queries and keys are then the longest row."""
+
+    dtype: torch.dtype
+    heads: int
+    kv_heads: int
+    head_dim: int
+    queries: int
+    keys: int
+    mask: Mask = NO_MASK
+    bias: Literal["none", "fixed", "learned"] = "none"
+    dropout: float = 0.0
+    grad: bool = False
+    ragged: bool = False
+
+
+class Choice(NamedTuple):
+    """A kernel, and why it serves."""
+
+    kernel: KernelName
+    reason: str
+
+
+def choose(record: Capabilities, call: AttentionCall) -> Choice:
+    """The kernel of a softmax attention.
+
+    Where flex_attention enters: a mask that is a pattern (no tensor in its parts, not causal or a window alone), on
+    CUDA, from a stated length on, is "flex"; without "flex" in the record it is "sdpa" with the dense mask, for the
+    reason `record.missing["flex"]`. Packed rows (`call.ragged`) with such a mask are "padded".
+    """
+    if call.ragged:
+        return choose_ragged(record, call)
+    if record.device != "cpu":
+        return Choice("sdpa", "torch's fused kernels")
+    if call.dtype in HALF:
+        if plain_in_half(call.queries, call.keys):
+            return Choice("plain", "short rows in half precision on a CPU")
+    elif call.dropout > 0 or call.bias == "learned":
+        return Choice("plain", "torch's fused kernel needs more memory for dropout and learned biases on a CPU")
+    return Choice("sdpa", "torch's fused kernels")
+
+
+def plain_in_half(queries: int, keys: int) -> bool:
+    """Whether plain operations are faster than torch's fused kernel in half precision on a CPU; measured."""
+    return max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
+
+
+def choose_ragged(record: Capabilities, call: AttentionCall) -> Choice:
+    """The kernel for rows of different lengths: "varlen" where it can, else "padded"; on a CPU "groups"."""
+    if record.device == "cpu":
+        return Choice("groups", "on a CPU rows of equal length are computed together")
+    why_not = varlen_obstacle(record, call)
+    return Choice("padded", f"no varlen: {why_not}") if why_not else Choice("varlen", "rows packed without padding")
+
+
+def varlen_obstacle(record: Capabilities, call: AttentionCall) -> str:
+    """Why varlen cannot serve; empty if it can."""
+    if not record.has("varlen"):
+        return record.missing["varlen"]
+    if call.dtype not in HALF:
+        return f"it takes bfloat16 and float16, not {str(call.dtype).removeprefix('torch.')}"
+    if call.head_dim % 8 or call.head_dim > 256:
+        return f"it takes head dimensions that are multiples of 8 up to 256, not {call.head_dim}"
+    if call.grad and call.head_dim > 192 and record.compute not in ((8, 0), (9, 0), (10, 0)):
+        return f"it has no backward pass for head dimension {call.head_dim} on this GPU"
+    if call.bias != "none":
+        return "it adds no position bias"
+    if call.dropout:
+        return "it has no dropout"
+    if packed_window(call.mask) is None:
+        return f"its masks are causal or a window, not {call.mask}"
+    return ""
+
+
+def packed_window(mask: Mask) -> tuple[int, int] | None:
+    """The mask as keys before and after the query, -1 for all; None for masks that are not causal or a window."""
+    left, right = [], []
+    for part in mask.parts():
+        if not isinstance(part, Window) and part != CAUSAL:
+            return None
+        left += [part.left] if isinstance(part, Window) else []
+        right.append(part.right if isinstance(part, Window) else 0)
+    return min(left, default=-1), min(right, default=-1)
+
+
+def capabilities(device: torch.device) -> Capabilities:
+    """The record of a device; made once."""
+    record = RECORDS.get(device)
+    if record is None:
+        record = RECORDS[device] = detect(device)
+    return record
+
+
+def detect(device: torch.device) -> Capabilities:
+    """The record of a device."""
+    if device.type != "cuda":
+        missing = dict.fromkeys(("varlen", "flex", "cudnn", "efficient"), "only on CUDA")
+        missing |= {} if device.type == "cpu" else {"flash": "only on CUDA and CPUs"}
+        return Capabilities(device.type, missing=missing)
+    compute = torch.cuda.get_device_capability(device)
+    return Capabilities("cuda", compute, TORCH, missing_on_cuda(compute, BUILD, TRITON), TORCH >= (2, 12))
+
+
+def missing_on_cuda(compute: tuple[int, int], build: str, triton: bool) -> dict[str, str]:
+    """The kernels that a GPU does not have, with reasons. build: "no flash" or "ROCm" for such builds of torch."""
+    this = f"this GPU has {compute[0]}.{compute[1]}"
+    missing: dict[str, str] = {}
+    if build == "no flash":
+        missing |= dict.fromkeys(("varlen", "flash"), "torch is built without flash attention")
+    elif build == "ROCm" or compute < (8, 0):
+        why = "torch is built for ROCm" if build == "ROCm" else f"it needs compute capability 8.0, {this}"
+        missing |= dict.fromkeys(("varlen", "flash", "cudnn"), why)
+    if compute < (7, 0) or not triton:
+        why = f"it needs compute capability 7.0, {this}" if triton else "the package triton is not installed"
+        missing["flex"] = f"torch cannot compile here: {why}"
+    return missing
