@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gpu_twin import choose_as_on_a_gpu
 from torch import Tensor, nn
 
 import zoo
@@ -139,7 +140,12 @@ def test_reduce_keeps_what_it_returns() -> None:
 
 @pytest.mark.parametrize("kind", ["softmax", "additive", "local", "performer", Mixing])
 @pytest.mark.parametrize("drop", [True, False])
-def test_padded_rows_have_the_maps_of_the_rows_alone_and_zeros(kind: object, drop: bool) -> None:
+@pytest.mark.parametrize("layout", ["groups", "packed", "padded"])
+def test_padded_rows_have_the_maps_of_the_rows_alone_and_zeros(
+    kind: object, drop: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layout != "groups":
+        choose_as_on_a_gpu(monkeypatch, flash_takes=(torch.float32,) if layout == "packed" else ())
     stack = make_stack(2, attention=kind)
     x = tokens(4, 7, 32)
     keep = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0, 0] + [1] * 4 + [0], [0] * 3 + [1] * 4])

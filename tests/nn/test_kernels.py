@@ -34,7 +34,7 @@ def test_a_record_is_made_once_and_says_what_is_missing():
 @pytest.mark.parametrize(
     ("record", "changes", "kernel", "reason"),
     [
-        (CPU, {}, "groups", "on a CPU"),
+        (CPU, {}, "groups", "equal length"),
         (H100, {}, "varlen", "without padding"),
         (H100, {"mask": CAUSAL & Window(8, 8)}, "varlen", "without padding"),
         (H100, {"dtype": torch.float32}, "padded", "not float32"),
@@ -43,7 +43,7 @@ def test_a_record_is_made_once_and_says_what_is_missing():
         (H100, {"head_dim": 256, "grad": True}, "varlen", "without padding"),
         (Capabilities("cuda", (8, 9)), {"head_dim": 256, "grad": True}, "padded", "no backward pass"),
         (H100, {"bias": "fixed"}, "padded", "adds no position bias"),
-        (H100, {"dropout": 0.1}, "padded", "no dropout"),
+        (H100, {"dropout": 0.1, "kv_heads": 2}, "varlen", "without padding"),
         (H100, {"mask": CAUSAL | Prefix(3)}, "padded", "causal or a window"),
         (T4, {}, "padded", "7.5"),
         (H100, {"ragged": False}, "sdpa", "fused"),

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from zoo.interpret.attention_maps import distance, entropy, rollout
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.nn.attention import Attention
-from zoo.nn.context import Context, Groups
+from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
+from zoo.nn.padding import Groups
 from zoo.nn.position_biases import as_bias
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
 from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
@@ -187,8 +188,20 @@ class Recorder:
     def after_core(self, core: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         """Hook: the core was called."""
         arguments = dict(zip(("q", "k", "v", "mask", "bias"), args, strict=False)) | kwargs
-        if not recomputing():
-            self.take(arguments["q"], arguments["k"], arguments.get("mask"), arguments.get("bias"))
+        if recomputing():
+            return
+        q, k, mask, bias = arguments["q"], arguments["k"], arguments.get("mask"), arguments.get("bias")
+        groups = self.context.groups
+        if groups is None or groups.starts is None:
+            self.take(q, k, mask, bias)
+            return
+        if isinstance(mask, MaskView) and mask.rows is not None:
+            q, k = groups.pad(q), groups.pad(k)
+        row = 0
+        for rows, length in groups.sizes:  # padded rows, on a GPU
+            some = slice(row, row + rows)
+            self.take(q[some, :, :length], k[some, :, :length], self.context.mask, self.context.bias)
+            row += rows
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Any = None, bias: Any = None) -> Tensor:
         """Replaces the core's `decode`, and keeps the keys of linear attention, whose cache has only their sum."""

@@ -11,11 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.context import Context, Groups
-from zoo.nn.core import CoreSpec
+from zoo.nn import kernels
+from zoo.nn.context import Context
+from zoo.nn.core import Core, CoreSpec
 from zoo.nn.kv_cache import LayerState
+from zoo.nn.masks import CAUSAL, Mask, MaskView, Window
+from zoo.nn.padding import Groups
+from zoo.nn.position_biases import Bias
 from zoo.nn.registry import build_core
 from zoo.nn.rotary import Rotary
+from zoo.nn.softmax_attention import SoftmaxAttention
 
 # Up to this width, and from this many tokens on, one fused product for q, k and v is faster than three, although it
 # concatenates their weights first.
@@ -69,7 +74,7 @@ class Attention(nn.Module):
             if state is not None:
                 y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
             elif context.groups is not None:
-                y = run_grouped(self.core, context.groups, (q, k, v), context.mask, context.bias)
+                y = run_packed(self.core, context.groups, q, k, v, context.mask, context.bias)
             else:
                 y = self.core(q, k, v, context.mask, context.bias)
         rows, _, tokens, _ = y.shape
@@ -115,6 +120,47 @@ def is_plain_linear(linear: nn.Module) -> bool:
         return False
     hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
     return not hooks and type(linear.weight.data) is Tensor
+
+
+def run_packed(
+    core: Core, groups: Groups, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Bias | None
+) -> Tensor:
+    """Apply a core to packed tokens: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P].
+
+    On a GPU in one call: on the packed tokens, or on rows that are padded for it. Layers of the same kind share the
+    choice and its mask.
+    """
+    if groups.starts is None:
+        return run_grouped(core, groups, (q, k, v), mask, bias)
+    key = type(core), core.pattern, core.dropout, q.shape, k.shape, q.dtype, q.requires_grad
+    chosen = groups.choices.get(key)
+    if chosen is None:
+        chosen = groups.choices[key] = choose_packed(core, groups, q, k, mask, bias)
+    choice, mask = chosen
+    if choice.kernel == "varlen":
+        return core(q, k, v, mask, None)
+    return groups.unpad(core(groups.pad(q), groups.pad(k), groups.pad(v), mask, bias))
+
+
+def choose_packed(
+    core: Core, groups: Groups, q: Tensor, k: Tensor, mask: Mask | None, bias: Bias | None
+) -> tuple[kernels.Choice, Mask]:
+    """How a core computes packed tokens on a GPU, and its mask: of the packed tokens, or of padded rows."""
+    assert isinstance(mask, MaskView)
+    call = kernels.AttentionCall(
+        *(q.dtype, q.shape[1], k.shape[1], q.shape[3], groups.longest, groups.longest, mask & core.pattern),
+        bias="none" if bias is None else "fixed",
+        dropout=core.dropout,
+        grad=q.requires_grad and torch.is_grad_enabled(),
+        ragged=True,
+    )
+    choice = kernels.choose(kernels.capabilities(q.device), call)
+    if type(core).forward is not SoftmaxAttention.forward:
+        choice = kernels.Choice("padded", f"no varlen: {type(core).__name__} computes its own attention")
+    if choice.kernel == "varlen":
+        return choice, MaskView(mask.inner, groups.positions[None], groups.positions[None], rows=groups)
+    hides_later = any(p == CAUSAL or (isinstance(p, Window) and not p.right) for p in call.mask.parts())
+    return choice, mask if hides_later else MaskView(mask.inner, keep=groups.keep)  # padding comes last
 
 
 def run_grouped(core: Callable[..., Tensor], groups: Groups, parts: Sequence[Tensor], *shared: Any) -> Tensor:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.attention import run_grouped
-from zoo.nn.context import Context, Groups
+from zoo.nn.context import Context
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import MaskView
+from zoo.nn.padding import Groups
 
 Order = Literal["pre", "post", "parallel"]
 NO_CONTEXT = Context()
@@ -114,9 +115,6 @@ class Block(nn.Module):
 
 def drop_path_scale(y: Tensor, drop: float, groups: Groups | None) -> Tensor:
     """Factors of drop path, [B, 1, 1] or, for packed rows, [1, T, 1]: 0 for dropped samples, else 1 / (1 - drop)."""
-    rows = y.shape[0] if groups is None else sum(count for count, _ in groups.sizes)
+    rows = y.shape[0] if groups is None else len(groups.lengths)
     scale = torch.empty(rows, device=y.device, dtype=y.dtype).bernoulli_(1 - drop) / (1 - drop)
-    if groups is None:
-        return scale[:, None, None]
-    lengths = [length for count, length in groups.sizes for _ in range(count)]
-    return scale.repeat_interleave(torch.tensor(lengths, device=y.device))[None, :, None]
+    return scale[:, None, None] if groups is None else scale[groups.row][None, :, None]

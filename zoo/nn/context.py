@@ -5,21 +5,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from zoo.nn.masks import NO_MASK, Mask, MaskView, as_mask
+from zoo.nn.padding import Groups
 from zoo.nn.position_biases import Bias, BiasView
 from zoo.nn.rotary import Rotary
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Layout of a packed batch: rows without their padding, concatenated to [1, T, D], shortest row first.
-
-    sizes: (rows, length) of each group of equally long rows, in order. index [T]: position of each token in the
-    flattened batch [B * N]. positions [T]: position of each token among the real tokens of its row.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    index: Tensor
-    positions: Tensor
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,17 @@ class Capabilities:
 
     device: "cpu", "cuda", ... compute: the compute capability of a GPU, (0, 0) elsewhere. torch: its version.
     missing: kernels ("varlen", "flex", "flash", "cudnn", "efficient", "math") that are not there, with the reason.
-    shared_heads: whether varlen takes fewer key heads than query heads.
     """
 
     device: str
     compute: tuple[int, int] = (0, 0)
     torch: tuple[int, int] = TORCH
     missing: Mapping[str, str] = field(default_factory=dict)
-    shared_heads: bool = True
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows of different lengths are computed in one kernel, instead of in groups of equal length."""
+        return self.device == "cuda"
 
     def has(self, kernel: str) -> bool:
         return kernel not in self.missing
@@ -105,8 +108,8 @@ def plain_in_half(queries: int, keys: int) -> bool:
 
 def choose_ragged(record: Capabilities, call: AttentionCall) -> Choice:
     """The kernel for rows of different lengths: "varlen" where it can, else "padded"; on a CPU "groups"."""
-    if record.device == "cpu":
-        return Choice("groups", "on a CPU rows of equal length are computed together")
+    if not record.packs:
+        return Choice("groups", "rows of equal length are computed together")
     why_not = varlen_obstacle(record, call)
     return Choice("padded", f"no varlen: {why_not}") if why_not else Choice("varlen", "rows packed without padding")
 
@@ -123,8 +126,6 @@ def varlen_obstacle(record: Capabilities, call: AttentionCall) -> str:
         return f"it has no backward pass for head dimension {call.head_dim} on this GPU"
     if call.bias != "none":
         return "it adds no position bias"
-    if call.dropout:
-        return "it has no dropout"
     if packed_window(call.mask) is None:
         return f"its masks are causal or a window, not {call.mask}"
     return ""
@@ -156,7 +157,7 @@ def detect(device: torch.device) -> Capabilities:
         missing |= {} if device.type == "cpu" else {"flash": "only on CUDA and CPUs"}
         return Capabilities(device.type, missing=missing)
     compute = torch.cuda.get_device_capability(device)
-    return Capabilities("cuda", compute, TORCH, missing_on_cuda(compute, BUILD, TRITON), TORCH >= (2, 12))
+    return Capabilities("cuda", compute, TORCH, missing_on_cuda(compute, BUILD, TRITON))
 
 
 def missing_on_cuda(compute: tuple[int, int], build: str, triton: bool) -> dict[str, str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
+from zoo.nn.padding import Groups
 
 
 class Mask(IndexFunction):
@@ -49,8 +50,8 @@ class Mask(IndexFunction):
         """
         allowed = self.dense(queries, keys, device)
         fully_masked = ~allowed.any(-1, keepdim=True)
-        if not torch.compiler.is_compiling() and not fully_masked.any():
-            return allowed, None
+        if allowed.device.type != "cuda" and not torch.compiler.is_compiling() and not fully_masked.any():
+            return allowed, None  # on a GPU, looking would wait for it
         return allowed | fully_masked, fully_masked
 
 
@@ -256,11 +257,12 @@ class MaskView(View, Mask):
     """A mask within one forward pass: with the positions of queries and keys, padding, and a cache of results.
 
     `inner` is a function of positions, which count real tokens only. `q` and `k` [B or 1, N]: position of each index.
-    `keep` [B, M]: True for real keys. All layers of a forward share `cache`, so equal masks are evaluated once, and
-    `kernels`, the choices of `zoo.nn.sdpa`.
+    `keep` [B, M]: True for real keys. `rows`: the layout of packed tokens, which attend within their row. All layers of
+    a forward share `cache`, so equal masks are evaluated once, and `kernels`, the choices of `zoo.nn.sdpa`.
     """
 
     keep: Tensor | None = None
+    rows: Groups | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     kernels: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -270,13 +272,15 @@ class MaskView(View, Mask):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         allowed = super().__call__(b, h, q, k)
+        if self.rows is not None:
+            allowed = allowed & (self.rows.row[q] == self.rows.row[k])
         return allowed if self.keep is None else allowed & self.keep[b, k]
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
-        if self.q is not None or self.keep is not None:
+        if self.q is not None or self.keep is not None or self.rows is not None:
             return False
         return self.inner is NO_MASK or self.inner.hides_nothing(queries, keys)
 

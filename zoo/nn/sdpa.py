@@ -16,15 +16,26 @@ from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, 
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 
 
+class Packed(NamedTuple):
+    """Packed rows: the first token of each and the end of the last, int32 [R + 1]; the longest row; how many keys
+    before and after itself a query sees, -1 for all."""
+
+    starts: Tensor
+    longest: int
+    window: tuple[int, int]
+
+
 class Kernel(NamedTuple):
     """How to compute one attention: `attn_mask` and `is_causal` of torch's kernels, the queries to set to zero because
-    all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads."""
+    all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads, and
+    the layout of packed rows."""
 
     allowed: Tensor | None
     causal: bool
     fully_masked: Tensor | None
     plain: bool
     shared: bool
+    packed: Packed | None = None
 
 
 def attend(
@@ -52,7 +63,9 @@ def attend(
         kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
         if cache is not None:
             cache[key] = kernel
-    allowed, causal, fully_masked, plain, shared = kernel
+    allowed, causal, fully_masked, plain, shared, packed = kernel
+    if packed is not None:
+        return packed_attention(q, k, v, packed, scale, dropout)
     if plain:
         y = plain_attention(q, k, v, allowed, scale, dropout)
     elif shared and q.shape[2] == 1:
@@ -78,6 +91,10 @@ def choose_kernel(
     check_inputs(q, k, v)
     mask = mask if isinstance(mask, Mask) else as_mask(mask)
     mask = mask if pattern is NO_MASK else mask & pattern
+    if isinstance(mask, MaskView) and mask.rows is not None and mask.rows.starts is not None:
+        window = kernels.packed_window(mask.inner)
+        assert window is not None and bias is None, "zoo.nn.attention chose another kernel"
+        return Kernel(None, False, None, False, False, Packed(mask.rows.starts, mask.rows.longest, window))
     bias = None if bias is None else as_bias(bias)
     queries, keys = q.shape[2], k.shape[2]
     allowed, fully_masked, causal = None, None, False
@@ -154,6 +171,27 @@ def combine_mask_and_bias(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -
         empty = (value == -torch.inf).all(-1, keepdim=True)
         value, fully_masked = value.masked_fill(empty, 0.0), empty if fully_masked is None else fully_masked | empty
     return value, fully_masked
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, dropout: float) -> Tensor:
+    """Attention within packed rows: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P]."""
+    q, k, v = q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1)
+    return flash_varlen(q, k, v, packed, scale, dropout).transpose(0, 1)[None]
+
+
+def flash_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, dropout: float) -> Tensor:
+    """The flash kernel for packed rows: q [T, H, P], k and v [T, G, P] -> [T, H, P].
+
+    The operation below `torch.nn.attention.varlen.varlen_attn`, with its arguments, the same in torch 2.11 and 2.12:
+    that function has no dropout, takes GQA from 2.12 on, and its module imports torch's compiler, a second of work.
+    """
+    starts, longest, (left, right) = packed
+    return torch.ops.aten._flash_attention_forward(
+        *(q, k, v, starts, starts, longest, longest, dropout, (left, right) == (-1, 0), False),
+        scale=scale,
+        window_size_left=left,
+        window_size_right=right,
+    )[0]
 
 
 def plain_attention(

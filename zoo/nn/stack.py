@@ -7,11 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoo.nn import kernels
 from zoo.nn.block import Block
-from zoo.nn.context import Context, Groups
+from zoo.nn.context import Context
 from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.masks import as_mask
-from zoo.nn.padding import real_tokens
+from zoo.nn.padding import (
+    Groups,
+    Lengths,
+    check_lengths,
+    count_real,
+    group_rows,
+    pack_rows,
+    real_tokens,
+    restore_padding,
+)
 
 
 class Stack(nn.Module):
@@ -47,23 +57,22 @@ class Stack(nn.Module):
         state: StackState | None = None,
         layers: Sequence[int] | None = None,
         drop_padding: bool = True,
+        lengths: Lengths | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """x [B, N, D] -> hidden states [B, N, D] after the final norm, zeros at padding.
 
         keep [B, N] (or, with a state, [B, M] for all tokens so far): True or 1 for real tokens. Positions count real
         tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks
-        (negative from the end), before the final norm. drop_padding: compute real tokens only, where possible.
+        (negative from the end), before the final norm. drop_padding: compute real tokens only, where possible. lengths:
+        the sums of the rows of `keep`, on the host, with which no GPU has to be waited for.
         """
         context, shape, outputs = context or Context(), x.shape, {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
-        compiling, groups = torch.compiler.is_compiling(), None
-        if keep is not None:
-            keep = keep.bool() if compiling else real_tokens(keep)
-        drop_padding = drop_padding and state is None and context.memory is None and not compiling
+        drop_padding = drop_padding and state is None and context.memory is None
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
-        if keep is not None and drop_padding and shared:
-            groups, keep = group_rows(keep), None
+        keep, groups = find_padding(keep, lengths, drop_padding and shared, decoding=state is not None)
+        if groups is not None:
             if not groups.sizes:  # all tokens are padding
                 return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])
             x = x.flatten(0, 1)[groups.index][None]  # B N D -> 1 T D
@@ -101,22 +110,23 @@ class Stack(nn.Module):
         return states
 
 
-def group_rows(keep: Tensor) -> Groups:
-    """Layout of the real tokens of keep [B, N], with rows sorted by length."""
-    lengths = keep.sum(1)
-    order = lengths.argsort(stable=True)
-    rows, columns = keep[order].nonzero(as_tuple=True)
-    positions = (keep.long().cumsum(1) - 1)[order][rows, columns]
-    sizes, counts = lengths[order].unique_consecutive(return_counts=True)
-    runs = list(zip(counts.tolist(), sizes.tolist(), strict=True))
-    if runs[0][1] == 0:  # rows of padding only
-        del runs[0]
-    return Groups(tuple(runs), order[rows] * keep.shape[1] + columns, positions)
+def find_padding(
+    keep: Tensor | None, lengths: Lengths | None, drop: bool, decoding: bool
+) -> tuple[Tensor | None, Groups | None]:
+    """(mask of real tokens or None, layout of the rows without padding or None: `drop` asks for it).
 
-
-def restore_padding(x: Tensor, shape: torch.Size, groups: Groups | None, keep: Tensor | None) -> Tensor:
-    """Hidden states [B, N, D] with exact zeros at padding, from packed rows [1, T, D] or under the mask `keep`."""
-    if groups is not None:
-        full = x.new_zeros(shape[0] * shape[1], x.shape[-1])
-        return full.index_copy(0, groups.index, x[0]).view(*shape[:2], x.shape[-1])
-    return x if keep is None else x * keep[:, -shape[1] :, None]
+    A GPU is waited for once, and not with `lengths` nor while decoding.
+    """
+    if keep is None or torch.compiler.is_compiling():
+        return None if keep is None else keep.bool(), None
+    if not kernels.capabilities(keep.device).packs:
+        real = real_tokens(keep)
+        if lengths is not None and not decoding:
+            check_lengths(lengths, real, keep.shape)
+        return (None, group_rows(real)) if drop and real is not None else (real, None)
+    if decoding:
+        return keep.bool(), None
+    real, counts = count_real(keep, lengths)
+    if min(counts) == keep.shape[1]:
+        return None, None
+    return (None, pack_rows(real, counts)) if drop else (real, None)
