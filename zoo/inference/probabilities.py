@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
+from zoo.nn.frontends.lengths import place
 
 # [(label, probability), ...], best first; of head="token" the entities of a text, of head="qa" answers.
 Prediction = list[Any]
@@ -24,10 +25,9 @@ def require_model(model: Any, argument: str = "") -> None:
 
 def run(model: Model, batch: dict[str, Tensor]) -> Tensor:
     """The scores of a batch, as float32 on the CPU, computed in evaluation mode."""
-    inputs = {name: value.to(model.device) for name, value in batch.items()}
-    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    like = next(model.parameters())
     with eval_mode(model), torch.no_grad():
-        return model(**inputs).float().cpu()
+        return model(**place(batch, model.inputs, like)).float().cpu()
 
 
 def activated(model: Model, scores: Tensor) -> Tensor:

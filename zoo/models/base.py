@@ -13,6 +13,7 @@ from zoo.models.foreign_names import MODEL_NAMES
 from zoo.models.mapping.tensors import tie, tied_names
 from zoo.models.timm_names import TimmNames
 from zoo.models.tracing import trace_error
+from zoo.nn.frontends.lengths import AnyLengths, Lengths, check_lengths
 from zoo.nn.init import initialize
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean, is_number
@@ -63,6 +64,7 @@ class Model(TimmNames, nn.Module):
     extra_files: Mapping[str, str] = MappingProxyType({})
     other_files: Sequence[str] = ()
     drop_padding: bool = True
+    lengths_checked: bool = False  # whether those of a batch on a GPU were
     _labels: list[str] | None = None
     _temperature: float = 1.0
 
@@ -137,6 +139,21 @@ class Model(TimmNames, nn.Module):
         if (known := self.known_inputs(unknown)) or first is None:
             raise self.input_error(known)
         return first
+
+    def check_lengths(
+        self, lengths: AnyLengths | None, mask: torch.Tensor | None, inputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, Lengths | None]:
+        """(attention_mask, lengths) of inputs [B, N]; both are None if all tokens are real.
+
+        lengths: the number of real tokens (or samples) of each row, [B] integers on the host. With them a forward on a
+        GPU need not wait until the device has read the mask. Without a mask the first tokens of each row are the real
+        ones. Lengths that are not the sums of the mask raise ValueError: in every batch on a CPU, in the first batch on
+        a GPU.
+        """
+        found = check_lengths(lengths, mask, inputs, trust=self.lengths_checked)
+        if not self.lengths_checked and mask is not None and mask.is_cuda and not torch.compiler.is_compiling():
+            self.lengths_checked = True
+        return found
 
     def warn_of_frozen_head(self) -> None:
         """Warn once if a new head is not trained beside other parameters: peft knows it under other names."""

@@ -12,6 +12,7 @@ from zoo.models.config import Config, ProblemType
 from zoo.models.tracing import trace_error
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
+from zoo.nn.frontends.lengths import AnyLengths
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
@@ -81,10 +82,10 @@ class TextModel(Model):
     attention_mask is 1 for real tokens. Padding may be at any place; it is not computed and not attended to, and
     positions count real tokens only. With document_ids [B, N] (`zoo.pack`) a row holds several documents: they do not
     attend to each other, each gives the same output as alone, and heads with one output per text return one row per
-    document.
+    document. lengths: see `Model.check_lengths`; with document_ids, the number of tokens of each document.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids")
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids", "lengths")
     tokens: TextEmbedding
     blocks: Stack
 
@@ -102,6 +103,7 @@ class TextModel(Model):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        lengths: AnyLengths | None = None,
         *,
         layers: Sequence[int] | None = None,
         state: StackState | None = None,
@@ -115,19 +117,36 @@ class TextModel(Model):
         if document_ids is not None:
             if attention_mask is not None or state is not None:
                 raise ValueError("document_ids mark padding with -1: omit attention_mask= and state=")
-            return self.encode_documents(PackedDocuments.of(document_ids), input_ids, token_type_ids, layers)
+            documents = self.documents(document_ids, lengths)
+            return self.encode_documents(documents, input_ids, token_type_ids, layers)
+        if lengths is not None:
+            if state is not None:
+                raise ValueError("lengths are those of whole rows: omit lengths= with state=")
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids)
         return self.blocks(
-            x, self.context(positions), keep=attention_mask, state=state, layers=layers, drop_padding=self.drop_padding
+            x,
+            self.context(positions),
+            keep=attention_mask,
+            lengths=lengths,
+            state=state,
+            layers=layers,
+            drop_padding=self.drop_padding,
         )
+
+    def documents(self, document_ids: Tensor, lengths: AnyLengths | None) -> PackedDocuments:
+        """The documents of packed rows; those of the first batch on a GPU are compared with their lengths."""
+        documents = PackedDocuments.of(document_ids, lengths, trust=self.lengths_checked)
+        self.lengths_checked = self.lengths_checked or (lengths is not None and document_ids.is_cuda)
+        return documents
 
     def encode_documents(
         self, documents: PackedDocuments, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
     ) -> Any:
         """`encode` with one row per document; the padding of these rows is not computed."""
         types = None if types is None else documents.take(types)
-        y = self.encode(documents.take(input_ids), documents.keep, types, layers=layers)
+        y = self.encode(documents.take(input_ids), documents.keep, types, lengths=documents.lengths, layers=layers)
         return documents.put(y) if layers is None else (documents.put(y[0]), [documents.put(each) for each in y[1]])
 
     def forward(
@@ -136,6 +155,7 @@ class TextModel(Model):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        lengths: AnyLengths | None = None,
         **unknown: Any,
     ) -> Tensor:
         if type(unknown) is not dict:  # torch.fx
@@ -144,9 +164,12 @@ class TextModel(Model):
             unknown["token_type_ids"] = token_type_ids
         if unknown or input_ids is None:
             input_ids = self.check_inputs(unknown, input_ids)
-        x = self.encode(input_ids, attention_mask, token_type_ids, document_ids)
+        if lengths is not None and document_ids is None:
+            check_shapes(input_ids, attention_mask, 0)
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        x = self.encode(input_ids, attention_mask, token_type_ids, document_ids, lengths)
         if document_ids is not None and isinstance(self.head, TextPooling):
-            documents = PackedDocuments.of(document_ids)
+            documents = self.documents(document_ids, lengths)
             return self.head(documents.take(x), documents.keep)
         return x if self.head is None else self.head(x, attention_mask)
 

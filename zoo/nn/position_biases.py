@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
+from zoo.utils.transfer import to_device
 
 
 class Bias(IndexFunction):
@@ -41,7 +42,7 @@ class ALiBi(Bias):
         return first + between
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        slopes = torch.tensor(self.slopes(), device=q.device)
+        slopes = to_device(self.slopes(), q.device)
         return -slopes[h] * (q - k).abs()
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.eval_mode import eval_mode
+from zoo.nn.frontends.lengths import place
 from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.utils import renamed
 
@@ -55,8 +56,7 @@ class Encoder:
     def encode(self, kind: str, batch: Mapping[str, Tensor]) -> Tensor:
         """A prepared batch -> float32 [B, D] on the CPU, each row of length 1."""
         like = next(self.model.parameters()) if isinstance(self.model, nn.Module) else torch.empty(0)
-        placed = {name: x.to(like.device) for name, x in batch.items()}
-        placed = {name: x.to(like.dtype) if x.is_floating_point() else x for name, x in placed.items()}
+        placed = place(batch, getattr(self.model, "inputs", ()), like)
         call: Callable[..., Tensor] = self.model if self.single else getattr(self.model, f"encode_{kind}")
         if isinstance(self.model, nn.Module):
             with eval_mode(self.model):

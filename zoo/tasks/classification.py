@@ -18,7 +18,7 @@ from zoo.tasks.config import OptimSettings
 from zoo.tasks.problem_types import Objective, Unit
 
 _IDENTITY = (0.0, 1.0)  # (mean, std) that leaves targets as they are
-_NOT_INPUTS = ("labels", "targets", "index", "epoch", "weight")
+_NOT_INPUTS = ("labels", "targets", "index", "epoch", "weight", "lengths")  # of a model that does not say its inputs
 
 
 class Augmentation(Protocol):

@@ -1,7 +1,8 @@
 """Contrastive learning of a shared embedding space for two or more modalities, with gradient caching."""
 
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from itertools import permutations
@@ -17,12 +18,14 @@ from zoo.nn.losses.temperature import clamp_temperature, temperature
 from zoo.tasks.base import Task, as_batch_dict, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.loss_guard import to_cpu
 from zoo.tasks.retrieval_metrics import RECALL_AT, RetrievalMetrics
 from zoo.utils.keyed_random import mix
 
 Duplicates = Literal["name", "refuse", "positives", "ignore"]
 _DUPLICATES = ("name", "refuse", "positives", "ignore")
 _MAX_SHOWN = 5
+_BEHIND = 4  # steps that a warning lags behind on a GPU
 
 
 class ContrastiveTask(Task):
@@ -79,6 +82,7 @@ class ContrastiveTask(Task):
         self.duplicates, self.hub, self.augment = duplicates, hub, augment
         self.metrics: dict[str, RetrievalMetrics] = {}  # a plain dict: metrics are not part of the state dict
         self._warned = False
+        self._looks: deque[tuple[Any, ...]] = deque()  # for equal texts; not looked at yet
 
     @property
     def validation_metrics(self) -> dict[str, str]:
@@ -100,14 +104,14 @@ class ContrastiveTask(Task):
         output = self._encode_in_chunks(inputs, step, micro) if self.grad_cache_size else self.model(**inputs)
         return self._loss(self.model, output, ids, self._group)
 
-    def _encode_in_chunks(self, inputs: dict[str, Tensor], step: int, micro: int) -> Any:
+    def _encode_in_chunks(self, inputs: dict[str, Any], step: int, micro: int) -> Any:
         """Output of the model for all rows, computed `grad_cache_size` rows at a time; only features are kept.
 
         Chunk k of n on rank r is seeded like micro-batch r * n + k, so dropout equals that of r * n processes without
         chunks.
         """
         assert self.grad_cache_size is not None
-        split = {name: x.split(self.grad_cache_size) for name, x in inputs.items()}
+        split = {name: split_rows(x, self.grad_cache_size) for name, x in inputs.items()}
         count = len(next(iter(split.values())))
         outputs = [
             checkpoint(
@@ -118,7 +122,7 @@ class ContrastiveTask(Task):
         ]  # fmt: skip
         return concatenate_outputs(outputs)
 
-    def _encode_chunk(self, inputs: dict[str, Tensor], step: int, micro: int) -> Any:
+    def _encode_chunk(self, inputs: dict[str, Any], step: int, micro: int) -> Any:
         seed_all(self.seed, step, micro, self.device)
         return self.model(**inputs)
 
@@ -172,7 +176,7 @@ class ContrastiveTask(Task):
             return batch
         return self.augment(batch, seed=self.seed, step=step, train=train)
 
-    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         names = tuple(self.model.inputs)  # type: ignore[arg-type]
         if not (inputs := {name: batch[name] for name in names if name in batch}):
             raise ValueError(f"the model takes {', '.join(names)}; the batch has {', '.join(batch)}")
@@ -188,16 +192,35 @@ class ContrastiveTask(Task):
         if self.duplicates == "positives":
             return ids
         if not self._warned:
-            self._report_duplicates(ids, batch, step)
+            self._look_for_duplicates(ids, batch, step)
         return None
 
-    def _report_duplicates(self, ids: Tensor, batch: Mapping[str, Any], step: int) -> None:
-        """Warn once about equal texts in a batch, or raise ValueError with duplicates="refuse"."""
+    def _look_for_duplicates(self, ids: Tensor, batch: Mapping[str, Any], step: int) -> None:
+        """Report equal texts in a batch. On a GPU that takes some steps, so that the host need not wait, but for an
+        error."""
         all_ids = gather(ids, batch_shard(len(ids), ids.device, self._group))
+        ordered = all_ids.sort().values
+        found, ready = to_cpu((ordered[1:] == ordered[:-1]).any())
+        self._looks.append((found, ready, all_ids, ids, batch, step))
+        self._report_found(0 if ready is None or self.duplicates == "refuse" else _BEHIND)
+
+    def _report_found(self, behind: int = 0) -> None:
+        """Report what was found, except in the last `behind` batches."""
+        while len(self._looks) > behind:
+            found, ready, *where = self._looks.popleft()
+            if ready is not None:
+                ready.synchronize()
+            if found and not self._warned:
+                self._report_duplicates(*where)
+
+    def on_train_end(self) -> None:
+        """Report equal texts in the last batches."""
+        self._report_found()
+
+    def _report_duplicates(self, all_ids: Tensor, ids: Tensor, batch: Mapping[str, Any], step: int) -> None:
+        """Warn once about equal texts in a batch, or raise ValueError with duplicates="refuse"."""
         _, group, count = all_ids.unique(return_inverse=True, return_counts=True)
         repeated = all_ids[count[group] > 1]
-        if not len(repeated):
-            return
         rows = torch.isin(ids, repeated).nonzero()[:, 0].tolist()
         rows_of: dict[int, list[int]] = {}
         for row in rows:
@@ -318,6 +341,11 @@ def concatenate_outputs(outputs: list[Any]) -> Any:
     chunks = [features(output) for output in outputs]
     whole = {f"{same[0][0]}_features": torch.cat([x for _, x in same]) for same in zip(*chunks, strict=True)}
     return replace(outputs[0], **whole)
+
+
+def split_rows(rows: Tensor | list[Any], size: int) -> Sequence[Any]:
+    """Parts of `size` rows of an input: a tensor, or numbers on the host."""
+    return rows.split(size) if isinstance(rows, Tensor) else [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def text_hashes(ids: Tensor, mask: Tensor | None = None) -> Tensor:

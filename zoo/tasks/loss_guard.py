@@ -88,7 +88,7 @@ class LossGuard:
 
         Raises: NonFiniteLoss or NonFiniteGradient, for this step or an earlier one.
         """
-        values, ready = _to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
+        values, ready = to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
         self._queue.append(_Pending(values, ready, step, micro_batches, scaled))
         while len(self._queue) > (0 if ready is None else self.behind):
             self._check_next()
@@ -179,7 +179,7 @@ class LossGuard:
         return file
 
 
-def _to_cpu(values: Tensor) -> tuple[Tensor, Any]:
+def to_cpu(values: Tensor) -> tuple[Tensor, Any]:
     """(values on the CPU, event that fires when they are there); the event is None if they are there already."""
     if not values.is_cuda:
         return values.cpu(), None

@@ -67,7 +67,9 @@ class Objective:
     def total_loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """Sum of the training losses of a batch, and the weight to divide it by for their mean."""
         targets = self.checked(logits, targets)
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        weights = None
+        if self.class_weights is not None:
+            weights = self.class_weights.to(logits.device, logits.dtype, non_blocking=True)
         if self.problem_type == "single_label_classification":
             loss = F.cross_entropy(
                 logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"

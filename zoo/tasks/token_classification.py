@@ -147,8 +147,14 @@ class TokenClassificationTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean cross-entropy over the words of a micro-batch."""
-        losses = self._losses(self._logits(self.model, batch), batch["labels"], self.label_smoothing)
-        return self.mean_loss(losses.sum(), len(losses))
+        logits, labels = self._logits(self.model, batch), batch["labels"]
+        if labels.device.type == "cpu":
+            losses = self._losses(logits, labels, self.label_smoothing)
+            return self.mean_loss(losses.sum(), len(losses))
+        self._check_labels(logits, labels)  # to select the words would wait for the device
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=IGNORED,
+                                 reduction="none", label_smoothing=self.label_smoothing)  # fmt: skip
+        return self.mean_loss(losses.sum(), (labels != IGNORED).sum())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
@@ -182,11 +188,14 @@ class TokenClassificationTask(Task):
 
     def _losses(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Losses [K] of the K words."""
+        self._check_labels(logits, labels)
+        found = labels != IGNORED
+        return F.cross_entropy(logits[found], labels[found].long(), reduction="none", label_smoothing=label_smoothing)
+
+    def _check_labels(self, logits: Tensor, labels: Tensor) -> None:
         if labels.shape != logits.shape[:2] or labels.is_floating_point():
             raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected whole numbers of "
                              f"shape {list(logits.shape[:2])}, -100 where there is no word")  # fmt: skip
-        found = labels != IGNORED
-        return F.cross_entropy(logits[found], labels[found].long(), reduction="none", label_smoothing=label_smoothing)
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         batch = as_batch_dict(batch)

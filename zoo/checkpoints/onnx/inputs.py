@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.models.base import Model
 from zoo.preprocessing.modality import Modality, of_inputs
 
+HOST = "lengths"  # an input of numbers on the host, which change no output
 # Tokens of the waveforms that a graph is traced with: more than the windows of attention kinds.
 TRACED_TOKENS, SHORT_TOKENS, LONG_TOKENS = 600, 9, 40
 
@@ -53,14 +54,15 @@ class Part:
 
 
 def parts_of(model: Model) -> list[Part]:
-    """The inputs of a graph by modality: all that the model takes but document_ids, which are for training."""
+    """The inputs of a graph by modality: all that the model takes but document_ids, which are for training, and
+    lengths."""
     parts, records = [], of_inputs(model.inputs)
     for record in records:
         config: Any = model.config.part_of(record.main_input)
         if model.config.parts:
-            names = {own: name for own, name in record.inputs.items() if name in model.inputs}
+            names = {own: name for own, name in record.inputs.items() if name in model.inputs and own != HOST}
         else:
-            names = {name: name for name in (*record.inputs, "token_type_ids") if name in model.inputs}
+            names = {name: name for name in (*record.inputs, "token_type_ids") if name in model.inputs and name != HOST}
         if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
             names.pop("token_type_ids", None)
         batch = "batch" if len(records) == 1 else f"{record.name}_batch"

@@ -54,13 +54,13 @@ class Spectrograms(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         lengths = self.lengths[rows]
         positions = torch.arange(int(lengths.max()))
         source = (self.starts[rows, None] + positions).clamp(max=len(self.values) - 1)
-        batch = {"input_values": self.values[source], "frames": lengths, "labels": self.labels[rows]}
-        return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
+        batch: dict[str, Any] = {"input_values": self.values[source], "frames": lengths, "labels": self.labels[rows]}
+        return batch | {"index": rows, "epoch": keys.epoch}
 
 
 def frames_in(preprocess: SpectrogramFeatureExtractor, samples: int) -> int:

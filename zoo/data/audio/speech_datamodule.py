@@ -75,8 +75,8 @@ def check_frames(model: Any, vocabulary: Vocabulary, part: Transcribed, tempo: f
 class Utterances(Dataset[Any]):
     """Dataset of transcribed speech with speed perturbation.
 
-    Batches: `waves` [B, S] padded with zeros, `samples` [B] (number of samples without padding), `labels` [B, L],
-    `label_lengths` [B], `index` [B], `epoch`.
+    Batches: `waves` [B, S] padded with zeros, `samples` [B] (number of samples without padding) and `lengths` (the same
+    as a list, which stays on the host), `labels` [B, L], `label_lengths` [B], `index` [B], `epoch`.
 
     Args:
         spoken: The transcribed audio.
@@ -92,7 +92,7 @@ class Utterances(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.spoken)
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         waves, texts = self.spoken.get(rows, keys.epoch)
         if self.tempo:
@@ -103,10 +103,11 @@ class Utterances(Dataset[Any]):
         return {
             "waves": pad(waves, batch_first=True),
             "samples": torch.tensor([len(wave) for wave in waves]),
+            "lengths": [len(wave) for wave in waves],
             "labels": pad(ids, batch_first=True),
             "label_lengths": torch.tensor([len(row) for row in ids]),
             "index": rows,
-            "epoch": torch.tensor(keys.epoch),
+            "epoch": keys.epoch,
         }
 
 
@@ -126,8 +127,9 @@ class WaveformAugment:
     def __init__(self, preprocess: WaveformFeatureExtractor, noise: float = 0.0) -> None:
         self.normalize, self.noise = preprocess.normalize, noise
 
-    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
-        """Convert a batch of Utterances to input_values, attention_mask [B, S], labels [B, L], label_lengths [B]."""
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]:
+        """Convert a batch of Utterances to input_values, attention_mask [B, S], lengths, labels [B, L], label_lengths
+        [B]."""
         waves, count = batch["waves"], batch["samples"]
         real = torch.arange(waves.shape[1], device=waves.device) < count[:, None]
         if train and self.noise:
@@ -135,7 +137,7 @@ class WaveformAugment:
         if self.normalize:
             waves = (waves - waves.sum(1, keepdim=True) / count[:, None]) * real
             waves = waves / (waves.square().sum(1, keepdim=True) / count[:, None] + 1e-7).sqrt()
-        kept = {name: batch[name] for name in ("labels", "label_lengths")}
+        kept = {name: batch[name] for name in ("lengths", "labels", "label_lengths") if name in batch}
         return {"input_values": waves, "attention_mask": real.long()} | kept
 
     def _noise(self, waves: Tensor, count: Tensor, rng: KeyedRandom) -> Tensor:

@@ -48,8 +48,8 @@ class ImageDataset(Items, Dataset[dict[str, Tensor]]):
         """A collated batch for keyed batch samplers; a list of items for any other data loader."""
         if not isinstance(rows, Keys):
             return [self[i] for i in rows]
-        index, epoch = torch.tensor(rows), torch.tensor(rows.epoch)
-        return {"pixel_values": self.pixels(index), "labels": self.labels[index], "index": index, "epoch": epoch}
+        index = torch.tensor(rows)
+        return {"pixel_values": self.pixels(index), "labels": self.labels[index], "index": index, "epoch": rows.epoch}
 
     def pixels(self, index: Tensor) -> Tensor:
         """The images of these rows as the model takes them, uint8 [B, C, H, W]."""

@@ -21,16 +21,16 @@ from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import KeyedRandom, seed_for
 
-Prepare = Callable[..., dict[str, Tensor]]
+Prepare = Callable[..., dict[str, Any]]
 """prepare(batch, seed=, step=, train=): converts a raw batch to model inputs, on its device."""
-EXTRA = ("input_ids", "attention_mask", "positives", "index", "epoch")  # what a batch has beside them
+EXTRA = ("input_ids", "attention_mask", "lengths", "positives", "index", "epoch")  # what a batch has beside them
 
 
 class PairRows(Dataset[Any]):
     """Dataset of pairs in memory.
 
-    Batches: the batch of `items`, `input_ids`, `attention_mask` [B, N], `index` [B], `epoch`, and with classes
-    `positives` [B]: pairs with equal values are positives of each other.
+    Batches: the batch of `items`, `input_ids`, `attention_mask` [B, N], `lengths` (a list), `index` [B], `epoch`, and
+    with classes `positives` [B]: pairs with equal values are positives of each other.
 
     Args:
         pairs: The pairs, for their captions.
@@ -59,28 +59,30 @@ class PairRows(Dataset[Any]):
             return self.first[rows]
         return self.first[rows] + KeyedRandom(self.seed, epoch, rows).integers("caption", self.count[rows])
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         texts = self.tokens.__getitems__(Keys(self.captions_of(rows, keys.epoch).tolist(), keys.epoch))
         batch = dict(self.items.__getitems__(keys))
-        batch |= {name: texts[name] for name in ("input_ids", "attention_mask")}
+        batch |= {name: texts[name] for name in ("input_ids", "attention_mask", "lengths")}
         if self.classes is not None:
             batch["positives"] = self.classes[rows]
-        return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
+        return batch | {"index": rows, "epoch": keys.epoch}
 
 
 class PairBatches(Dataset[Any]):
-    """Batches of tensors [N, ...]; waveforms with a mask are trimmed to the longest clip of the batch."""
+    """Batches of tensors [N, ...]; waveforms with a mask are trimmed to the longest clip of the batch, and have
+    `audio_lengths` (a list)."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = dict(tensors)
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
-        batch = {name: values[rows] for name, values in self.tensors.items()}
+        batch: dict[str, Any] = {name: values[rows] for name, values in self.tensors.items()}
         if (mask := batch.get("audio_attention_mask")) is None:
             return batch
-        return {name: values[:, : int(mask.sum(1).max())] for name, values in batch.items()}
+        lengths = mask.sum(1).tolist()
+        return {name: values[:, : max(lengths)] for name, values in batch.items()} | {"audio_lengths": lengths}
 
 
 class FamilyBatches(KeyedBatches):
@@ -197,7 +199,8 @@ class ImageBatch:
         raw = {"pixel_values": batch["pixel_values"][:, : self.channels], "labels": rows, "index": rows,
                "epoch": batch["epoch"]}  # fmt: skip
         if train:
-            raw["mirrors"] = self.mirrors[rows.cpu()].to(rows.device)
+            self.mirrors = self.mirrors.to(rows.device)
+            raw["mirrors"] = self.mirrors[rows]
         return {"pixel_values": self.augment(raw, seed=seed, step=step, train=train)["pixel_values"]}
 
 
@@ -211,10 +214,11 @@ class AudioBatch:
     def __init__(self, spectrograms: Any | None) -> None:
         self.spectrograms = spectrograms
 
-    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Tensor]:
-        """input_values [B, T, F], or [B, S] with their mask."""
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]:
+        """input_values [B, T, F], or [B, S] with their mask and lengths."""
         if self.spectrograms is None:
-            return {name: batch[name] for name in ("input_values", "audio_attention_mask") if name in batch}
+            names = ("input_values", "audio_attention_mask", "audio_lengths")
+            return {name: batch[name] for name in names if name in batch}
         return {"input_values": self.spectrograms(batch, seed=seed, step=step, train=train)["input_values"]}
 
 

@@ -21,7 +21,8 @@ class TokenDataset(Dataset[Any]):
     """Dataset of tokenized texts of different lengths.
 
     Batches: `input_ids`, `attention_mask` and, if the model uses them, `token_type_ids` [B, N] with the N of the
-    longest text of the batch, `labels` if present, `index` [B], `epoch`. Padding is on the right; models skip it.
+    longest text of the batch, `lengths` (a list: it stays on the host), `labels` if present, `index` [B], `epoch`.
+    Padding is on the right; models skip it.
     """
 
     def __init__(self, ids: list[list[int]], labels: Tensor | None = None, *, pad: int = 0,
@@ -47,7 +48,7 @@ class TokenDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         lengths = self.lengths[rows, None]
         positions = torch.arange(int(lengths.max()))
@@ -58,7 +59,7 @@ class TokenDataset(Dataset[Any]):
             batch["token_type_ids"] = self.types[source].long() * real
         if self.labels is not None:
             batch["labels"] = self.labels[rows]
-        return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
+        return batch | {"lengths": lengths[:, 0].tolist(), "index": rows, "epoch": keys.epoch}
 
 
 class TextChunks(Dataset[Any]):
@@ -78,13 +79,13 @@ class TextChunks(Dataset[Any]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         room = len(self.ids) - 1 - self.count * self.length
         start = seed_for(self.seed, keys.epoch, self.length) % (room + 1) if self.moving else 0
         chunk = self.ids[start + rows[:, None] * self.length + torch.arange(self.length + 1)].long()
         batch = {"input_ids": chunk[:, :-1], "labels": chunk[:, 1:]}
-        return batch | {"index": rows, "epoch": torch.tensor(keys.epoch)}
+        return batch | {"index": rows, "epoch": keys.epoch}
 
 
 class TextDataModule(KeyedDataModule):

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
@@ -46,7 +45,7 @@ class QuestionTokens(TokenDataset):
         super().__init__(ids, pad=preprocess.id("pad") or 0, types=types if preprocess.types else None)
         self.positions, self.question, self.offsets = (torch.tensor(rows) for rows in (labels, question, offsets))
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         batch = super().__getitems__(keys)
         rows, real = batch["index"], batch["attention_mask"].bool()
         offsets = torch.full((*real.shape, 2), -1)

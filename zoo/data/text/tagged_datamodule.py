@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
@@ -74,7 +73,7 @@ class TaggedTokens(TokenDataset):
         self.sentences = torch.tensor(rows.sentences)
         self.split, self.lost = rows.split, rows.lost
 
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         batch = super().__getitems__(keys)
         real = batch["attention_mask"].bool()
         labels = torch.full(real.shape, IGNORED)

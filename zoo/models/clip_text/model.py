@@ -10,11 +10,12 @@ from torch import Tensor
 
 from zoo.models.clip_text.mapping import CLIP_TEXT
 from zoo.models.family import Family
-from zoo.models.text import TextConfig, TextModel
+from zoo.models.text import TextConfig, TextModel, check_shapes
 from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
+from zoo.nn.frontends.lengths import AnyLengths
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import TokenPooling
 from zoo.nn.masks import CAUSAL
@@ -49,8 +50,9 @@ class ClipText(TextModel):
     With causal attention the tokens after the pooled one do not affect it, and `forward` does not compute them.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "lengths")
     head: TokenPooling | None
+    ends_checked = False  # whether all texts of a batch on a GPU have an end token
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__(config)
@@ -69,28 +71,43 @@ class ClipText(TextModel):
         return Context(mask=CAUSAL) if self.config.causal else Context()
 
     def encode(  # type: ignore[override]
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        *,
+        layers: Sequence[int] | None = None,
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode."""
-        self.check_mask(attention_mask)
-        return super().encode(input_ids, attention_mask, layers=layers)
+        self.check_mask(attention_mask, lengths)
+        return super().encode(input_ids, attention_mask, lengths=lengths, layers=layers)
 
     def forward(  # type: ignore[override]
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        **unknown: Any,
     ) -> Tensor:
         if type(unknown) is not dict:  # torch.fx
             raise trace_error(self)
-        if attention_mask is not None and not self.config.causal:
-            unknown["attention_mask"] = attention_mask
+        if not self.config.causal:
+            given = {"attention_mask": attention_mask, "lengths": lengths}
+            unknown |= {name: value for name, value in given.items() if value is not None}
         if unknown or input_ids is None:
             input_ids = self.check_inputs(unknown, input_ids)
         if self.head is None:
-            return self.encode(input_ids, attention_mask)
+            return self.encode(input_ids, attention_mask, lengths)
         check_not_empty(input_ids, "input_ids")
+        waits = lengths is None or input_ids.device.type == "cpu"  # for where the texts end
+        if lengths is not None:
+            check_shapes(input_ids, attention_mask, 0)
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
         index = self.pooled_index(input_ids, attention_mask)
-        if self.config.causal and not torch.compiler.is_compiling() and not input_ids.is_meta:
+        if self.config.causal and waits and not torch.compiler.is_compiling() and not input_ids.is_meta:
             input_ids, attention_mask = self.truncate(input_ids, attention_mask, index)
-        return self.head(self.encode(input_ids, attention_mask), index)
+            lengths = None
+        return self.head(self.encode(input_ids, attention_mask, lengths), index)
 
     def truncate(self, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Ids and mask without the tokens after the pooled one, which do not affect it."""
@@ -114,23 +131,32 @@ class ClipText(TextModel):
             return input_ids.argmax(1)
         if c.pool == "eos":
             found = input_ids == c.eos_token_id
-            if not torch.compiler.is_compiling() and not input_ids.is_meta and not bool(found.any(1).all()):
-                row = int((~found.any(1)).nonzero()[0])
-                warnings.warn(
-                    f"text {row} has no end token (id {c.eos_token_id}): its first token is pooled, as in "
-                    "transformers; model.preprocess(texts) adds the end token",
-                    stacklevel=5,  # the call of the model
-                )
+            if not torch.compiler.is_compiling() and not input_ids.is_meta:
+                self.warn_without_end(found)
             return found.int().argmax(1)
         if attention_mask is None:
             return torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
         return input_ids.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
 
-    def check_mask(self, attention_mask: Tensor | None) -> None:
+    def warn_without_end(self, found: Tensor) -> None:
+        """Warn of a text without the end token: in each batch on a CPU, in the first on a GPU, which is waited for."""
+        if self.ends_checked:
+            return
+        self.ends_checked = found.is_cuda
+        if not bool(found.any(1).all()):
+            row = int((~found.any(1)).nonzero()[0])
+            warnings.warn(
+                f"text {row} has no end token (id {self.config.eos_token_id}): its first token is pooled, as in "
+                "transformers; model.preprocess(texts) adds the end token",
+                stacklevel=6,  # the call of the model
+            )
+
+    def check_mask(self, attention_mask: Tensor | None, lengths: AnyLengths | None = None) -> None:
         """Raise ValueError for a mask if the model has none."""
-        if attention_mask is not None and not self.config.causal:
+        if (attention_mask is not None or lengths is not None) and not self.config.causal:
             raise ValueError(
-                "this text tower takes no attention_mask: texts have a fixed length, and padding is attended to"
+                "this text tower takes no attention_mask and no lengths: texts have a fixed length, and padding is "
+                "attended to"
             )
 
 

@@ -23,6 +23,7 @@ from zoo.models.tower_config import NO_CLASSIFIER, TOWERS, ContrastiveConfig, To
 from zoo.models.tracing import trace_error
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
+from zoo.nn.frontends.lengths import AnyLengths
 from zoo.nn.init import Initializer
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 from zoo.nn.losses.temperature import initialize_temperature
@@ -75,6 +76,7 @@ class Contrastive(Model):
     """forward(pixel_values, input_ids, attention_mask, input_values, audio_attention_mask) -> ContrastiveOutput.
 
     Modalities without input have no features. encode_image, encode_text and encode_audio return those of one modality.
+    lengths, audio_lengths: of the rows of `input_ids` and `input_values`, see `Model.check_lengths`.
     """
 
     # Names of timm that make no sense for several towers.
@@ -127,22 +129,35 @@ class Contrastive(Model):
         [B, width], L2-normalized unless normalize=False."""
         return self.features("image", normalize, pixel_values=pixel_values)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
+    def encode_text(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        normalize: bool = True,
+        lengths: AnyLengths | None = None,
+    ) -> Tensor:
         """Token ids [B, N] -> [B, width], L2-normalized unless normalize=False."""
-        return self.features("text", normalize, input_ids=input_ids, attention_mask=attention_mask)
+        return self.features("text", normalize, input_ids=input_ids, attention_mask=attention_mask, lengths=lengths)
 
     def encode_audio(
-        self, input_values: Tensor, audio_attention_mask: Tensor | None = None, normalize: bool = True
+        self,
+        input_values: Tensor,
+        audio_attention_mask: Tensor | None = None,
+        normalize: bool = True,
+        audio_lengths: AnyLengths | None = None,
     ) -> Tensor:
         """Spectrograms [B, T, F] or waveforms [B, S] -> [B, width], L2-normalized unless normalize=False."""
-        return self.features("audio", normalize, input_values=input_values, attention_mask=audio_attention_mask)
+        return self.features(
+            "audio", normalize, input_values=input_values, attention_mask=audio_attention_mask, lengths=audio_lengths
+        )
 
-    def features(self, modality: str, normalize: bool, **batch: Tensor | Sequence[Tensor] | None) -> Tensor:
+    def features(self, modality: str, normalize: bool, **batch: Any) -> Tensor:
         """Features [B, width] of one modality, from the inputs of its tower."""
         tower, proj = self.tower(modality), getattr(self, f"{modality}_proj")
         given = {name: value for name, value in batch.items() if value is not None}
         for name, value in given.items():
-            if not isinstance(first := value[0] if isinstance(value, list) and value else value, Tensor | list):
+            first = value[0] if isinstance(value, list) and value else value
+            if name != "lengths" and not isinstance(first, Tensor | list):
                 call = f"model.preprocess({MODALITIES[modality].argument}=...)"
                 raise ValueError(f"{name} is a {type(first).__name__}, expected a tensor: {call}")
         if unknown := [name for name in given if name not in tower.inputs]:
@@ -173,6 +188,8 @@ class Contrastive(Model):
         attention_mask: Tensor | None = None,
         input_values: Tensor | None = None,
         audio_attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        audio_lengths: AnyLengths | None = None,
         **unknown: Any,
     ) -> ContrastiveOutput:
         given = {
@@ -181,6 +198,8 @@ class Contrastive(Model):
             "attention_mask": attention_mask,
             "input_values": input_values,
             "audio_attention_mask": audio_attention_mask,
+            "lengths": lengths,
+            "audio_lengths": audio_lengths,
         }
         if type(unknown) is not dict:
             raise trace_error(self)

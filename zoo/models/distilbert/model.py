@@ -20,7 +20,7 @@ class DistilBertConfig(BertConfig):
 class DistilBert(Bert):
     """forward(input_ids [B, N], attention_mask) -> output of the head; see TextModel."""
 
-    inputs = ("input_ids", "attention_mask", "document_ids")
+    inputs = ("input_ids", "attention_mask", "document_ids", "lengths")
     pools_through = False
 
 

@@ -16,6 +16,7 @@ from zoo.models.family import Family
 from zoo.models.wav2vec2.mapping import TRANSFORMERS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.inputs import check_not_empty
+from zoo.nn.frontends.lengths import AnyLengths, Lengths
 from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, min_samples_for
 from zoo.nn.heads import AudioClassificationHead, FrameClassificationHead, TextPooling, WeightedLayerSum
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
@@ -84,10 +85,11 @@ class Wav2Vec2(Model):
     """forward(input_values [B, S], attention_mask [B, S]) -> output of the head: [B, N, D], ctc [B, N, V], ...
 
     attention_mask is 1 for real samples. Padding does not affect the output: each clip gives the same output as alone,
-    in the first tokens of its row. `frames` returns their number.
+    in the first tokens of its row. `frames` returns their number. lengths: of the clips in samples, see
+    `Model.check_lengths`.
     """
 
-    inputs = ("input_values", "attention_mask")
+    inputs = ("input_values", "attention_mask", "lengths")
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
@@ -127,28 +129,46 @@ class Wav2Vec2(Model):
         """Number of tokens of clips with this number of samples: an int, or a tensor [B]."""
         return self.waves.frames(samples)
 
-    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """[B, S] -> (tokens [B, N, D], mask of real tokens [B, N], or None if all are real)."""
+    def embed(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, lengths: AnyLengths | None = None
+    ) -> tuple[Tensor, Tensor | None, Lengths | None]:
+        """[B, S] -> (tokens [B, N, D], mask of real tokens [B, N], their number in each row on the host).
+
+        The last two are None if all tokens are real, the last also if the host does not know them.
+        """
         check_not_empty(input_values, "input_values")
-        x, keep = self.waves(input_values, attention_mask, drop_padding=self.drop_padding)
-        return self.dropout(x), keep
+        self.waves.check(input_values, attention_mask)
+        attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_values)
+        x, keep = self.waves(input_values, attention_mask, lengths, drop_padding=self.drop_padding)
+        frames = None if lengths is None else Lengths(map(self.frames, lengths))
+        return self.dropout(x), keep, frames
 
     def encode(
-        self, input_values: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int] | None = None
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        *,
+        layers: Sequence[int] | None = None,
     ) -> Any:
-        x, keep = self.embed(input_values, attention_mask)
-        return self.blocks(x, keep=keep, layers=layers, drop_padding=self.drop_padding)
+        x, keep, frames = self.embed(input_values, attention_mask, lengths)
+        return self.blocks(x, keep=keep, lengths=frames, layers=layers, drop_padding=self.drop_padding)
 
     def forward(
-        self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **unknown: Any
+        self,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        **unknown: Any,
     ) -> Tensor:
         if type(unknown) is not dict or unknown or input_values is None:
             input_values = self.check_inputs(unknown, input_values)
-        x, keep = self.embed(input_values, attention_mask)
+        x, keep, frames = self.embed(input_values, attention_mask, lengths)
+        options: dict[str, Any] = {"keep": keep, "lengths": frames, "drop_padding": self.drop_padding}
         if isinstance(self.head, WeightedLayerSum) and self.head.mix is not None:
-            _, outputs = self.blocks(x, keep=keep, layers=range(len(self.blocks)), drop_padding=self.drop_padding)
+            _, outputs = self.blocks(x, layers=range(len(self.blocks)), **options)
             return self.head(torch.stack([x, *outputs]), keep)
-        y = self.blocks(x, keep=keep, drop_padding=self.drop_padding)
+        y = self.blocks(x, **options)
         return y if self.head is None else self.head(y, keep)
 
     def set_checkpointing(self, enabled: bool = True) -> None:

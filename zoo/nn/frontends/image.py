@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.nn.frontends.inputs import check_input_dtype
 from zoo.nn.init import Initializer, normal_, trunc_normal_
+from zoo.utils.transfer import to_device
 
 Stem = Literal["patch", "conv"]
 # The part of a side that patches may leave out in silence: published models leave out up to 6 of 384 pixels (SigLIP),
@@ -178,7 +179,7 @@ def run_by_size(images: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> Te
     for i, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(i)
     outputs = torch.cat([run(torch.stack([images[i] for i in rows])) for rows in sizes.values()])
-    order = torch.tensor([i for rows in sizes.values() for i in rows], device=outputs.device)
+    order = to_device([i for rows in sizes.values() for i in rows], outputs.device)
     return outputs[order.argsort()]
 
 

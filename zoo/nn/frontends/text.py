@@ -41,7 +41,7 @@ class TextEmbedding(nn.Module):
         x = self.lookup(self.word, ids, "token id")
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.lookup(self.types, types, "token_type_id"))
-        elif types is not None and not torch.compiler.is_compiling() and bool(types.any()):
+        elif types is not None and not (torch.compiler.is_compiling() or self.ids_checked) and bool(types.any()):
             raise ValueError("token_type_ids contains values other than 0, but this model has no token types: omit it")
         if self.positions is not None:
             if ids.shape[1] > len(self.positions) - self.position_offset:

@@ -18,6 +18,7 @@ from zoo.nn.init import Initializer, normal_
 from zoo.nn.mlp import activation
 from zoo.nn.padding import real_tokens
 from zoo.utils.cpu_features import CPUFeatures
+from zoo.utils.transfer import to_device
 
 ConvNorm = Literal["group", "layer"]
 # Clips are convolved in one batch if the shortest has at least this fraction of the samples of the longest.
@@ -156,43 +157,52 @@ class WaveformEmbedding(nn.Module):
         return min_samples_for(1, self.kernels, self.strides)
 
     def forward(
-        self, waveforms: Tensor, keep: Tensor | None = None, *, drop_padding: bool = True
+        self,
+        waveforms: Tensor,
+        keep: Tensor | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        drop_padding: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """waveforms [B, S]; keep [B, S]: 1 or True for real samples -> (tokens [B, N, D], keep [B, N] or None).
 
-        The real tokens of a row come first, wherever its padding was. drop_padding: process clips of different lengths
-        separately, without their padding.
+        The real tokens of a row come first, wherever its padding was. counts: the number of real samples of each row;
+        without it the host waits for a GPU. drop_padding: process clips of different lengths separately, without their
+        padding.
         """
-        self.check(waveforms, keep)
         tokens = self.frames(waveforms.shape[1])
         if keep is None:
             return self.tokens(waveforms), None
-        if not torch.compiler.is_compiling() and not (self.mask_checked and keep.is_cuda):
+        if counts is None and not torch.compiler.is_compiling() and not (self.mask_checked and keep.is_cuda):
             real_tokens(keep)  # on a GPU, checking each batch would wait for the device in every step
             self.mask_checked = True
         waveforms, lengths = left_align(waveforms, keep.bool())
         real = torch.arange(tokens, device=waveforms.device) < self.frames(lengths)[:, None]
         if torch.compiler.is_compiling() or not drop_padding:
             return self.tokens(waveforms, lengths), real
-        return self.by_length(waveforms, lengths), real
+        return self.by_length(waveforms, lengths, lengths.tolist() if counts is None else counts), real
 
-    def by_length(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens of clips of different lengths, processed in groups of similar length; zeros at padding."""
-        counts, weight = lengths.tolist(), self.positions.weight()
+    def by_length(self, waveforms: Tensor, lengths: Tensor, counts: Sequence[int]) -> Tensor:
+        """Tokens of clips of different lengths, processed in groups of similar length; zeros at padding.
+
+        lengths [B], counts: the number of samples of each, on the device and on the host.
+        """
+        weight = self.positions.weight()
         if short := [row for row, n in enumerate(counts) if 0 < n < self.min_samples]:
             raise ValueError(f"row {short[0]} has {counts[short[0]]} samples, but a token needs {self.min_samples}")
-        tokens, parts, order = self.frames(waveforms.shape[1]), [], []
-        for rows in group_by_length(counts):
-            longest = counts[rows[0]]
-            same_length = counts[rows[-1]] == longest
-            part = self.tokens(waveforms[rows, :longest], None if same_length else lengths[rows], weight)
-            parts.append(F.pad(part, (0, 0, 0, tokens - part.shape[1])))
-            order += rows
+        tokens, parts, groups = self.frames(waveforms.shape[1]), [], group_by_length(counts)
         empty = [row for row, n in enumerate(counts) if n == 0]
+        order = to_device([row for rows in groups for row in rows] + empty, waveforms.device)
+        start = 0
+        for rows in groups:
+            longest, own = counts[rows[0]], order[start : start + len(rows)]
+            same_length = counts[rows[-1]] == longest
+            part = self.tokens(waveforms[own, :longest], None if same_length else lengths[own], weight)
+            parts.append(F.pad(part, (0, 0, 0, tokens - part.shape[1])))
+            start += len(rows)
         like = parts[0] if parts else waveforms
         parts.append(like.new_zeros(len(empty), tokens, self.width))
-        inverse = torch.tensor(order + empty, device=waveforms.device).argsort()
-        return torch.cat(parts)[inverse]
+        return torch.cat(parts)[order.argsort()]
 
     def tokens(self, waveforms: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """waveforms [B, S] -> tokens [B, N, D]; lengths [B]: number of real samples, for padded rows."""
@@ -243,7 +253,7 @@ def left_align(waveforms: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     lengths = keep.sum(1)
     index = torch.arange(waveforms.shape[1], device=waveforms.device)
     first = index < lengths[:, None]
-    if torch.compiler.is_compiling() or not torch.equal(first, keep):
+    if torch.compiler.is_compiling() or keep.is_cuda or not torch.equal(first, keep):  # no wait for a GPU
         real = keep.cumsum(1)
         place = torch.where(keep, real - 1, lengths[:, None] + index - real)  # a permutation of each row
         waveforms = waveforms.scatter(1, place, waveforms)

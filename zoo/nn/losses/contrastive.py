@@ -123,9 +123,9 @@ class _PositivePairs:
     @classmethod
     def of(cls, ids: Tensor, shard: BatchShard, dtype: torch.dtype) -> "_PositivePairs":
         every = gather(ids, shard)
-        _, group, count = every.unique(return_inverse=True, return_counts=True)
-        own = slice(shard.start, shard.start + len(ids))
-        return cls(ids, every, 1.0 / count[group][own].to(dtype))
+        ordered = every.sort().values  # `unique` would wait for a GPU
+        count = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+        return cls(ids, every, 1.0 / count.to(dtype))
 
     def mask(self, rows: slice) -> Tensor:
         """bool [rows, N], True at positives."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from zoo.data.keyed_batches import Keys
@@ -130,7 +131,7 @@ def search(model: Any, data: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     items, texts = [], []
     for batch in batches(data.test, len(data.test)):
-        ready = data.ready({name: value.to(device) for name, value in batch.items()})
+        ready = data.ready(move_data_to_device(batch, device))
         output = model(**{name: ready[name] for name in model.inputs if name in ready})
         (other,) = (name for name in output.present if name != "text")
         items.append(output.features(other).float().cpu())

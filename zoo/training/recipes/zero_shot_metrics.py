@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from zoo.data.audio.tables import AudioClips
@@ -76,9 +77,9 @@ def encode_audio(model: Any, rows: PairRows, data: PairDataModule, size: int = 1
     device, parts = next(model.parameters()).device, []
     for first in range(0, len(rows), size):
         batch = rows.__getitems__(Keys(list(range(first, min(first + size, len(rows)))), 0))
-        ready = data.ready({name: value.to(device) for name, value in batch.items()})
-        names = ("input_values", "audio_attention_mask")
-        parts.append(model.encode_audio(*(ready[name] for name in names if name in ready)).float().cpu())
+        ready = data.ready(move_data_to_device(batch, device))
+        names = ("input_values", "audio_attention_mask", "audio_lengths")
+        parts.append(model.encode_audio(**{name: ready[name] for name in names if name in ready}).float().cpu())
     return torch.cat(parts)
 
 
