@@ -8,13 +8,19 @@ from torch import Tensor
 
 
 def pack(
-    documents: Sequence[Any], length: int | None = None, *, preprocess: Any = None, pad_id: int | None = None
-) -> dict[str, Tensor]:
+    documents: Sequence[Any],
+    length: int | None = None,
+    *,
+    preprocess: Any = None,
+    pad_id: int | None = None,
+    return_lengths: bool = False,
+) -> dict[str, Any]:
     """Pack documents into rows: {"input_ids", "document_ids"[, "token_type_ids"]}, each int64 [B, N].
 
     documents: token ids (lists or tensors [n]), or texts with `preprocess=model.preprocess`; they fill the rows in
     order. length: N; default is the length of the longest document. pad_id: the padding token. document_ids number the
-    documents of each row and are -1 at padding.
+    documents of each row and are -1 at padding. return_lengths: add `lengths`, a list of the number of tokens of each
+    document, with which a model on a GPU need not wait for document_ids.
 
     No document attends to another, so a text model returns the same outputs as for each document alone: [B, N, ...]
     from heads with one output per token, or one row per document, in the given order, from heads with one output per
@@ -40,12 +46,14 @@ def pack(
     if pad_id is None:
         pad_id = (None if preprocess is None else preprocess.id("pad")) or 0
     numbered = [[torch.full_like(ids, number) for number, (ids, _) in enumerate(row)] for row in batch]
-    packed = {
+    packed: dict[str, Any] = {
         "input_ids": _joined([[ids for ids, _ in row] for row in batch], length, pad_id),
         "document_ids": _joined(numbered, length, -1),
     }
     if getattr(preprocess, "types", False):
         packed["token_type_ids"] = _joined([[types for _, types in row] for row in batch], length, 0)
+    if return_lengths:
+        packed["lengths"] = [len(ids) for ids, _ in rows]
     return packed
 
 

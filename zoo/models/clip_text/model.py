@@ -15,7 +15,7 @@ from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
-from zoo.nn.frontends.lengths import AnyLengths
+from zoo.nn.frontends.lengths import AnyLengths, Lengths
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import TokenPooling
 from zoo.nn.masks import CAUSAL
@@ -105,22 +105,28 @@ class ClipText(TextModel):
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
         index = self.pooled_index(input_ids, attention_mask)
         if self.config.causal and waits and not torch.compiler.is_compiling() and not input_ids.is_meta:
-            input_ids, attention_mask = self.truncate(input_ids, attention_mask, index)
-            lengths = None
+            input_ids, attention_mask, lengths = self.truncate(input_ids, attention_mask, index)
         return self.head(self.encode(input_ids, attention_mask, lengths), index)
 
-    def truncate(self, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Ids and mask without the tokens after the pooled one, which do not affect it."""
-        longest = int(index.max()) + 1
-        mask = None if attention_mask is None else attention_mask[:, :longest]
-        valid = index.new_ones(()).bool() if mask is None else (mask == mask.bool()).all()
-        shorter, valid = torch.stack([(index < longest - 1).any(), valid]).tolist()  # waits for the device once
-        if mask is not None and not valid:
-            real_tokens(mask)
-        if self.drop_padding and shorter:
-            before = torch.arange(longest, device=index.device) <= index[:, None]
-            mask = before if mask is None else before & mask.bool()
-        return input_ids[:, :longest], mask
+    def truncate(
+        self, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor
+    ) -> tuple[Tensor, Tensor | None, Lengths | None]:
+        """Ids, mask and lengths without the tokens after the pooled one, which do not affect it."""
+        real = torch.arange(input_ids.shape[1], device=index.device) <= index[:, None]
+        valid = index.new_ones(1)
+        if attention_mask is not None:
+            real = real & attention_mask.bool()
+            valid = (attention_mask == attention_mask.bool()).all()[None]
+        *numbers, is_valid = torch.cat([index, real.sum(1), valid]).tolist()  # waits for the device once
+        if attention_mask is not None and not is_valid:
+            real_tokens(attention_mask)
+        longest, lengths = max(numbers[: len(index)]) + 1, Lengths(numbers[len(index) :])
+        input_ids = input_ids[:, :longest]
+        if lengths.count(longest) == len(lengths):
+            return input_ids, None, None
+        if self.drop_padding:
+            return input_ids, real[:, :longest], lengths
+        return input_ids, None if attention_mask is None else attention_mask[:, :longest], None
 
     def pooled_index(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Index [B] of the token that is pooled."""

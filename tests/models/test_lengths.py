@@ -1,0 +1,168 @@
+"""`lengths` beside the mask: they change no number, wrong ones raise, and with them no family waits for a GPU."""
+
+import pytest
+import torch
+from host_waits import fake_batch, fake_gpu, on_fake_gpu
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+import zoo
+from zoo.models.example_batch import example_batch
+from zoo.models.registry import families, family
+
+WAITS = (DataDependentOutputException, DynamicOutputShapeException)
+SIZES = dict(
+    width=32, depth=2, heads=4, mlp_dim=48, vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0,
+    eos_token_id=1, pad_token_id=0, conv_channels=(8, 12, 8), conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2),
+    position_kernel=6, position_groups=4, image_size=32, patch_size=8, mel_bins=16,
+)  # fmt: skip
+SINGLE = [f.name for f in families() if f.modality != "multimodal"]
+PADDED = [name for name in SINGLE if "attention_mask" in family(name).model.inputs]
+
+
+def small(name: str, **overrides) -> zoo.Model:
+    f = family(name)
+    sizes = {key: value for key, value in SIZES.items() if key in f.config.names()}
+    return zoo.create_model(next(iter(f.variants)), seed=0, **sizes | overrides).eval()
+
+
+def whole(name: str) -> dict[str, Tensor]:
+    """Three rows of 11 tokens, or of 231 samples."""
+    generator = torch.Generator().manual_seed(0)
+    if family(name).modality == "text":
+        return {"input_ids": torch.randint(5, 50, (3, 11), generator=generator)}
+    return {"input_values": torch.randn(3, 231, generator=generator)}
+
+
+def padded(name: str, side: str = "right") -> tuple[dict[str, Tensor], list[int]]:
+    """(a batch whose rows have different lengths, its lengths)."""
+    batch = whole(name)
+    (size,) = {value.shape[1] for value in batch.values()}
+    lengths = [size, size // 2, size * 2 // 3]
+    mask = torch.arange(size) < torch.tensor(lengths)[:, None]
+    return batch | {"attention_mask": (mask if side == "right" else mask.flip(1)).long()}, lengths
+
+
+def test_all_text_and_waveform_families_take_them():
+    assert len(PADDED) >= 9 and all("lengths" in family(name).model.inputs for name in PADDED)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", PADDED)
+def test_they_change_no_number(name, side):
+    model = small(name)
+    batch, lengths = padded(name, side)
+    expected = model(**batch)
+    assert torch.equal(model(**batch, lengths=lengths), expected)
+    assert torch.equal(model(**batch, lengths=torch.tensor(lengths)), expected)
+    assert torch.equal(model.encode(**batch, lengths=lengths), model.encode(**batch))
+    if side == "right":
+        del batch["attention_mask"]
+        assert torch.equal(model(**batch, lengths=lengths), expected)
+    every = [next(iter(whole(name).values())).shape[1]] * 3
+    assert torch.equal(model(**whole(name), lengths=every), model(**whole(name)))
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_with_them_the_host_does_not_wait(name):
+    """Without them it does, by which the test could fail."""
+    model = small(name).train()
+    batch, lengths = padded(name)
+    with fake_gpu():
+        on_fake_gpu(model)
+        model(**fake_batch(batch), lengths=lengths)
+        if name != "clip_text":  # which looks for the end of a text where no length is given
+            model(**fake_batch(whole(name)))
+        with pytest.raises(WAITS):
+            model(**fake_batch(batch))
+
+
+@pytest.mark.parametrize("name", [name for name in SINGLE if name not in PADDED])
+def test_other_families_neither(name):
+    model = small(name).train()
+    with fake_gpu():
+        on_fake_gpu(model)(**fake_batch(example_batch(model)))
+
+
+@pytest.mark.parametrize("name", ["contrast_tiny", "siglip_tiny"])
+def test_two_towers_neither(name):
+    model = zoo.create_model(name).train()
+    images = torch.randn(2, 3, *[model.image.config.image_size] * 2)
+    batch = {"pixel_values": images, "input_ids": torch.zeros(2, 32, dtype=torch.long)}
+    if "lengths" in model.inputs:
+        batch |= {"attention_mask": torch.ones(2, 32, dtype=torch.long), "lengths": [32, 9]}
+    with fake_gpu():
+        model.loss(on_fake_gpu(model)(**fake_batch(batch)))
+
+
+@pytest.mark.parametrize("lengths, message", [
+    ([11, 5, 6], r"lengths\[2\] is 6, but row 2 of attention_mask has 7 real tokens"),
+    ([11, 5], "2 lengths for 3 rows"),
+    ([11, -5, 7], r"lengths\[1\] is -5: expected an integer from 0 to 11"),
+    ([11, 5, 12], r"lengths\[2\] is 12: expected an integer from 0 to 11"),
+    ([11, 5.0, 7], r"lengths\[1\] is 5.0: expected an integer"),
+    (torch.tensor([11.0, 5.0, 7.0]), r"lengths: expected integers \[B\], given \(3,\) of torch.float32"),
+    (torch.empty(3, dtype=torch.long, device="meta"), "lengths are on meta: expected numbers on the host"),
+])  # fmt: skip
+def test_wrong_ones_raise(lengths, message):
+    batch, _ = padded("bert")
+    with pytest.raises(ValueError, match=message):
+        small("bert")(**batch, lengths=lengths)
+
+
+def test_a_mask_without_zeros_has_whole_rows():
+    ids = whole("bert")["input_ids"]
+    with pytest.raises(ValueError, match=r"lengths\[0\] is 3, but row 0 of attention_mask has 11 real tokens"):
+        small("bert")(input_ids=ids, attention_mask=torch.ones_like(ids), lengths=[3, 11, 11])
+
+
+def test_they_go_with_no_state():
+    model = small("gpt2")
+    ids = whole("gpt2")["input_ids"]
+    with pytest.raises(ValueError, match="lengths are those of whole rows: omit lengths= with state="):
+        model.encode(ids, lengths=[11, 5, 7], state=model.new_state(3))
+
+
+@pytest.mark.parametrize("name", ["bert", "wav2vec2"])
+def test_new_lengths_compile_nothing_new(name):
+    counter = CompileCounter()
+    model = small(name)
+    batch, lengths = padded(name)
+    expected = model(**batch)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    found = compiled(**batch, lengths=lengths)
+    assert ((found - expected).abs() <= 1e-5)[0].all()
+    compiled(**batch, lengths=[length - 1 for length in lengths])
+    assert counter.frame_count == 1
+
+
+def test_documents_of_packed_rows():
+    model = small("bert", head="classify")
+    texts = [[7] * 5, [8] * 3, [9] * 6, [10] * 2]
+    packed = zoo.pack(texts, 9, return_lengths=True)
+    lengths = packed.pop("lengths")
+    assert lengths == [5, 3, 6, 2] and torch.equal(model(**packed, lengths=lengths), model(**packed))
+    with pytest.raises(ValueError, match=r"lengths: \(5, 3, 6, 1\) are not the numbers of tokens of the documents"):
+        model(**packed, lengths=[5, 3, 6, 1])
+    with fake_gpu():
+        on_fake_gpu(model)
+        assert model(**fake_batch(packed), lengths=lengths).shape == (4, 2)
+        with pytest.raises(WAITS):
+            model(**fake_batch(packed))
+
+
+def test_a_text_tower_of_fixed_length_has_none():
+    with pytest.raises(ValueError, match="lengths"):
+        zoo.create_model("siglip_text_base", depth=1, width=32, heads=2)(torch.zeros(1, 64).long(), lengths=[64])
+
+
+def test_the_first_lengths_on_a_gpu_are_compared():
+    """Later ones would wait for it: the device itself checks them."""
+    (batch, lengths), model = padded("bert"), small("bert")
+    with fake_gpu():
+        on_fake_gpu(model)
+        model.lengths_checked = False
+        with pytest.raises(WAITS):
+            model(**fake_batch(batch), lengths=lengths)
