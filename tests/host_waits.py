@@ -22,10 +22,14 @@ class HostWait(AssertionError):
 
 
 class Watch(TorchDispatchMode):
-    """Raises HostWait for copies that block."""
+    """Raises HostWait for copies that block, but for those of the first batch."""
+
+    first_batch = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.first_batch:
+            return func(*args, **kwargs)
         if func is aten._to_copy.default and not kwargs.get("non_blocking"):
             target = torch.device(kwargs.get("device") or args[0].device)
             if target.type != args[0].device.type:
@@ -42,10 +46,10 @@ class Watch(TorchDispatchMode):
 
 
 @contextmanager
-def fake_gpu() -> Iterator[None]:
+def fake_gpu() -> Iterator[Watch]:
     """Context in which tensors are without data, and what the host would wait for raises."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Watch():
-        yield
+    with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
+        yield watch
 
 
 def on_fake_gpu(model: nn.Module) -> nn.Module:

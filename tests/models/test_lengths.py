@@ -1,5 +1,7 @@
 """`lengths` beside the mask: they change no number, wrong ones raise, and with them no family waits for a GPU."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from host_waits import fake_batch, fake_gpu, on_fake_gpu
@@ -10,6 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 import zoo
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import families, family
+from zoo.nn.frontends.lengths import place
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 SIZES = dict(
@@ -166,3 +169,40 @@ def test_the_first_lengths_on_a_gpu_are_compared():
         model.lengths_checked = False
         with pytest.raises(WAITS):
             model(**fake_batch(batch), lengths=lengths)
+
+
+def test_batches_of_a_processor_get_them_for_a_device() -> None:
+    batch, lengths = padded("bert")
+    found = place(batch, small("bert").inputs, torch.empty(0, device="meta"))
+    assert found["lengths"] == lengths and found["attention_mask"].is_meta
+    assert "lengths" not in place(batch, small("bert").inputs, torch.empty(0))  # nothing waits on a CPU
+    assert "lengths" not in place(batch, ("input_ids",), torch.empty(0, device="meta"))
+
+
+# -- on a GPU ----------------------------------------------------------------------------------------------------------
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture
+def no_waits() -> Iterator[Callable[[], None]]:
+    """Once it is called, whatever the host waits for raises."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("name", PADDED)
+def test_a_forward_on_a_gpu_does_not_wait(name, no_waits):
+    batch, lengths = padded(name)
+    model = small(name).to("cuda", torch.bfloat16)
+    placed = {key: x.to("cuda") for key, x in batch.items()}
+    placed = {key: x.bfloat16() if x.is_floating_point() else x for key, x in placed.items()}
+    expected = model(**placed)
+    model(**placed, lengths=lengths).float().sum().backward()  # the first batch is checked
+    no_waits()
+    found = model(**placed, lengths=lengths)
+    found.float().sum().backward()
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found[0], expected[0])

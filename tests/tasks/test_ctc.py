@@ -47,6 +47,7 @@ def test_it_learns(data: Utterances) -> None:
     assert set(figures) == {"test_loss", "test_wer", "test_cer"}
     assert {name.replace("test_", "val_") for name in figures} == set(task.validation_metrics)
     batch = task.augment(data.__getitems__(Keys(range(48), 0)), seed=0, step=0, train=False)
+    assert batch["lengths"] == batch["attention_mask"].sum(1).tolist()
     with torch.no_grad():
         model.eval()
         scores = model(batch["input_values"], batch["attention_mask"])

@@ -151,10 +151,7 @@ class TokenClassificationTask(Task):
         if labels.device.type == "cpu":
             losses = self._losses(logits, labels, self.label_smoothing)
             return self.mean_loss(losses.sum(), len(losses))
-        self._check_labels(logits, labels)  # to select the words would wait for the device
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=IGNORED,
-                                 reduction="none", label_smoothing=self.label_smoothing)  # fmt: skip
-        return self.mean_loss(losses.sum(), (labels != IGNORED).sum())
+        return self.mean_loss(*self._sum_of_losses(logits, labels))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
@@ -191,6 +188,13 @@ class TokenClassificationTask(Task):
         self._check_labels(logits, labels)
         found = labels != IGNORED
         return F.cross_entropy(logits[found], labels[found].long(), reduction="none", label_smoothing=label_smoothing)
+
+    def _sum_of_losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of the losses of all words, their number): words are not selected, which would wait for a GPU."""
+        self._check_labels(logits, labels)
+        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=IGNORED, reduction="sum",
+                                label_smoothing=self.label_smoothing)  # fmt: skip
+        return total, (labels != IGNORED).sum()
 
     def _check_labels(self, logits: Tensor, labels: Tensor) -> None:
         if labels.shape != logits.shape[:2] or labels.is_floating_point():

@@ -88,11 +88,11 @@ def beta_quantiles(alpha: float, device: torch.device | None = None) -> Tensor:
     right = torch.searchsorted(mass, targets).clamp(1, len(mass) - 1)
     part = (targets - mass[right - 1]) / (mass[right] - mass[right - 1])
     lower = (fine[right - 1] + part * (fine[right] - fine[right - 1])) ** (1 / alpha)
-    return torch.cat([lower, 1 - lower.flip(0)]).float().to(device)
+    return torch.cat([lower, 1 - lower.flip(0)]).float().to(device, non_blocking=True)
 
 
 @cache
 def log_uniform_quantiles(low: float, high: float, device: torch.device | None = None) -> Tensor:
     """Quantiles of a variable whose logarithm is uniform between those of `low` and `high`, float32."""
     middles = (torch.arange(_STEPS, dtype=torch.float64) + 0.5) / _STEPS
-    return (math.log(low) + middles * math.log(high / low)).exp().float().to(device)
+    return (math.log(low) + middles * math.log(high / low)).exp().float().to(device, non_blocking=True)

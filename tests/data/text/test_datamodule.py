@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from zoo.data.keyed_batches import GroupedByLengthBatches, Keys
+from zoo.data.datamodule import Loader
+from zoo.data.keyed_batches import GroupedByLengthBatches, KeyedBatches, Keys
 from zoo.data.splits import Splits
 from zoo.data.text.corpus import characters, chunks_of, ids_of
 from zoo.data.text.datamodule import TextChunks, TextDataModule, TokenDataset
@@ -24,6 +26,15 @@ def test_a_batch_is_padded_to_its_longest() -> None:
                                            [2, *range(10, 22), 3]]  # fmt: skip
     assert batch["attention_mask"].sum(1).tolist() == [2, 6, 14]
     assert batch["labels"].tolist() == [0, 4, 25] and int(batch["epoch"]) == 7
+
+
+def test_lengths_stay_on_the_host() -> None:
+    """In the workers of a loader and in the transfer of Lightning, which moves every tensor."""
+    loader = Loader(ragged(), KeyedBatches(50, 5, seed=0, step=lambda: 0), num_workers=1)
+    for batch in loader:
+        moved = move_data_to_device(batch, torch.device("meta"))
+        assert moved["attention_mask"].is_meta and isinstance(moved["epoch"], int)
+        assert type(moved["lengths"]) is list and moved["lengths"] == batch["attention_mask"].sum(1).tolist()
 
 
 def test_buckets_visit_all_alike_and_are_keyed() -> None:

@@ -18,6 +18,7 @@ from zoo.data.augment_config import AugmentSettings
 from zoo.data.image.cuda_graph import CudaGraphs
 from zoo.data.image.rand_augment import AugmentPolicy
 from zoo.utils.keyed_random import KeyedRandom, beta_quantiles, log_uniform_quantiles
+from zoo.utils.transfer import to_device
 
 ERASED_AREA = (0.02, 1 / 3)  # fraction of the image; Zhong et al. 2020, as in torchvision and timm
 ERASED_ASPECT = (0.3, 3.3)
@@ -99,7 +100,7 @@ class Augment:
 
     def _normalize(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
-            self.mean, self.scale = self.mean.to(images.device), self.scale.to(images.device)
+            self.mean, self.scale = (to_device(x, images.device) for x in (self.mean, self.scale))
         return images.float().sub_(self.mean).mul_(self.scale)
 
     def _check(self, batch: Mapping[str, Any], train: bool) -> None:

@@ -20,6 +20,7 @@ from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import KeyedRandom, seed_for
+from zoo.utils.transfer import to_device
 
 Prepare = Callable[..., dict[str, Any]]
 """prepare(batch, seed=, step=, train=): converts a raw batch to model inputs, on its device."""
@@ -199,7 +200,7 @@ class ImageBatch:
         raw = {"pixel_values": batch["pixel_values"][:, : self.channels], "labels": rows, "index": rows,
                "epoch": batch["epoch"]}  # fmt: skip
         if train:
-            self.mirrors = self.mirrors.to(rows.device)
+            self.mirrors = to_device(self.mirrors, rows.device)
             raw["mirrors"] = self.mirrors[rows]
         return {"pixel_values": self.augment(raw, seed=seed, step=step, train=train)["pixel_values"]}
 

@@ -1,7 +1,7 @@
 """`lengths`: how many tokens (or samples) of each row of a batch are real, as numbers on the host.
 
-The host can read a mask on a GPU only when all work before it is done. A batch whose lengths are on the host, beside its
-mask, is computed without waiting for the device.
+The host can read a mask on a GPU only when all work before it is done. A batch whose lengths are on the host, beside
+its mask, is computed without waiting for the device.
 """
 
 from collections.abc import Mapping, Sequence
