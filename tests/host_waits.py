@@ -8,13 +8,17 @@ copies between the host and the device that are not `non_blocking`, such as `tor
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo.nn import kernels
+
 aten = torch.ops.aten
+H100 = kernels.Capabilities("cuda", (9, 0), kernels.TORCH)
 
 
 class HostWait(AssertionError):
@@ -48,7 +52,8 @@ class Watch(TorchDispatchMode):
 @contextmanager
 def fake_gpu() -> Iterator[Watch]:
     """Context in which tensors are without data, and what the host would wait for raises."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
+    records = {torch.device("cuda", 0): H100, torch.device("cuda"): H100}
+    with mock.patch.dict(kernels.RECORDS, records), FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         yield watch
 
 

@@ -67,16 +67,22 @@ def test_they_change_no_number(name, side):
     assert torch.equal(model(**whole(name), lengths=every), model(**whole(name)))
 
 
+def in_dtype(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {key: x.to(dtype) if x.is_floating_point() else x for key, x in batch.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", PADDED)
-def test_with_them_the_host_does_not_wait(name):
+def test_with_them_the_host_does_not_wait(name, dtype):
     """Without them it does, by which the test could fail."""
-    model = small(name).train()
+    model = small(name, drop_path=0.1).train().to(dtype)
     batch, lengths = padded(name)
+    batch = in_dtype(batch, dtype)
     with fake_gpu():
         on_fake_gpu(model)
         model(**fake_batch(batch), lengths=lengths)
         if name != "clip_text":  # which looks for the end of a text where no length is given
-            model(**fake_batch(whole(name)))
+            model(**fake_batch(in_dtype(whole(name), dtype)))
         with pytest.raises(WAITS):
             model(**fake_batch(batch))
 
@@ -181,8 +187,6 @@ def test_batches_of_a_processor_get_them_for_a_device() -> None:
 
 # -- on a GPU ----------------------------------------------------------------------------------------------------------
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 @pytest.fixture
 def no_waits() -> Iterator[Callable[[], None]]:
@@ -192,13 +196,11 @@ def no_waits() -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.gpu
-@on_gpu
 @pytest.mark.parametrize("name", PADDED)
 def test_a_forward_on_a_gpu_does_not_wait(name, no_waits):
     batch, lengths = padded(name)
     model = small(name).to("cuda", torch.bfloat16)
-    placed = {key: x.to("cuda") for key, x in batch.items()}
-    placed = {key: x.bfloat16() if x.is_floating_point() else x for key, x in placed.items()}
+    placed = in_dtype({key: x.to("cuda") for key, x in batch.items()}, torch.bfloat16)
     expected = model(**placed)
     model(**placed, lengths=lengths).float().sum().backward()  # the first batch is checked
     no_waits()

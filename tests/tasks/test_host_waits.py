@@ -167,7 +167,6 @@ def test_tags_of_a_gpu_have_the_loss_of_a_cpu(labels: list[list[int]], monkeypat
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("case", ["texts", "images", "spectrograms", "pairs", "tags", "masked token"])
 def test_training_steps_do_not_wait(case: str) -> None:
     """With Lightning's loop, whose first steps warm up."""

@@ -148,7 +148,7 @@ class Model(TimmNames, nn.Module):
         lengths: the number of real tokens (or samples) of each row, [B] integers on the host. With them a forward on a
         GPU need not wait until the device has read the mask. Without a mask the first tokens of each row are the real
         ones. Lengths that are not the sums of the mask raise ValueError: in every batch on a CPU, in the first batch on
-        a GPU.
+        a GPU; in later ones an assertion of the device fails.
         """
         found = check_lengths(lengths, mask, inputs, trust=self.lengths_checked)
         if not self.lengths_checked and mask is not None and mask.is_cuda and not torch.compiler.is_compiling():
