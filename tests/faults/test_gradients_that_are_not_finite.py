@@ -232,7 +232,7 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LossGuard:
         event = Event(values)
         return event.host, event
 
-    monkeypatch.setattr(guards, "to_cpu", later)
+    monkeypatch.setattr(guards, "_to_cpu", later)
     guard = LossGuard(behind=4)
     guard.folder = tmp_path
     return guard

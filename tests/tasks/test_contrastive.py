@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import zoo
 from zoo.nn.losses.temperature import MAX_SCALE, temperature
-from zoo.tasks import ContrastiveTask, NonFiniteLoss
+from zoo.tasks import ContrastiveTask, NonFiniteLoss, contrastive
 from zoo.tasks.base import seed_all
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.contrastive import concatenate_outputs, select_modalities, text_hashes
@@ -437,3 +437,26 @@ def test_the_stand_in_is_what_the_zoo_makes() -> None:
     assert {"image_features", "text_features", "audio_features", "logit_scale", "logit_bias"} == set(
         ContrastiveOutput.__dataclass_fields__
     )
+
+
+def test_equal_captions_are_reported_some_steps_later_on_a_gpu(monkeypatch):
+    """The host reads what was found when it has arrived, and at the end of the training what is left."""
+    waited = []
+
+    class Event:
+        def synchronize(self):
+            waited.append(1)
+
+    monkeypatch.setattr(contrastive, "to_host", lambda values: (values, Event()))
+    task = ContrastiveTask(zoo.contrast(image="vit_cifar_tiny", text="bert_tiny"))
+    equal, other = torch.tensor([[5, 6], [5, 6], [7, 8]]), torch.tensor([[5, 6], [6, 5], [7, 8]])
+    task._positives({"input_ids": equal, "captions": ["a", "a", "b"]}, 0)
+    for step in range(1, 4):
+        task._positives({"input_ids": other}, step)
+    assert not waited
+    with pytest.warns(UserWarning, match=r"step 1: 1 captions occur more than once in the batch: 'a' \(rows 0, 1\)"):
+        task._positives({"input_ids": other}, 4)
+    task._warned = False
+    task._positives({"input_ids": equal, "captions": ["a", "a", "b"]}, 5)
+    with pytest.warns(UserWarning, match="step 6: 1 captions"):
+        task.on_train_end()

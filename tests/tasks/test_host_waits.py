@@ -115,7 +115,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What a GPU without data cannot do: the loss of torch that needs the lengths, events, random numbers."""
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", lambda log_p, *rest, **options: -log_p.sum((0, 2)))
-    monkeypatch.setattr(contrastive, "to_cpu", lambda values: (torch.zeros(()), Event()))
+    monkeypatch.setattr(contrastive, "to_host", lambda values: (torch.zeros(()), Event()))
     monkeypatch.setattr(contrastive, "seed_all", lambda *key: None)
     yield
     for table in (beta_quantiles, log_uniform_quantiles):

@@ -18,9 +18,9 @@ from zoo.nn.losses.temperature import clamp_temperature, temperature
 from zoo.tasks.base import Task, as_batch_dict, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.loss_guard import to_cpu
 from zoo.tasks.retrieval_metrics import RECALL_AT, RetrievalMetrics
 from zoo.utils.keyed_random import mix
+from zoo.utils.transfer import to_host
 
 Duplicates = Literal["name", "refuse", "positives", "ignore"]
 _DUPLICATES = ("name", "refuse", "positives", "ignore")
@@ -200,7 +200,7 @@ class ContrastiveTask(Task):
         error."""
         all_ids = gather(ids, batch_shard(len(ids), ids.device, self._group))
         ordered = all_ids.sort().values
-        found, ready = to_cpu((ordered[1:] == ordered[:-1]).any())
+        found, ready = to_host((ordered[1:] == ordered[:-1]).any())
         self._looks.append((found, ready, all_ids, ids, batch, step))
         self._report_found(0 if ready is None or self.duplicates == "refuse" else _BEHIND)
 
@@ -215,6 +215,7 @@ class ContrastiveTask(Task):
 
     def on_train_end(self) -> None:
         """Report equal texts in the last batches."""
+        super().on_train_end()
         self._report_found()
 
     def _report_duplicates(self, all_ids: Tensor, ids: Tensor, batch: Mapping[str, Any], step: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.utils.files import write_atomic
+from zoo.utils.transfer import to_host as _to_cpu
 
 _CAUSES = (
     "Common causes: a learning rate that is too high, no gradient clipping (try gradient_clip_val=1.0), fp16 overflow "
@@ -88,7 +89,7 @@ class LossGuard:
 
         Raises: NonFiniteLoss or NonFiniteGradient, for this step or an earlier one.
         """
-        values, ready = to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
+        values, ready = _to_cpu(torch.stack([loss.detach().float(), norm.detach().float()]))
         self._queue.append(_Pending(values, ready, step, micro_batches, scaled))
         while len(self._queue) > (0 if ready is None else self.behind):
             self._check_next()
@@ -177,17 +178,6 @@ class LossGuard:
         file = self._file(pending)
         write_atomic(file, lambda part: torch.save(content, part))
         return file
-
-
-def to_cpu(values: Tensor) -> tuple[Tensor, Any]:
-    """(values on the CPU, event that fires when they are there); the event is None if they are there already."""
-    if not values.is_cuda:
-        return values.cpu(), None
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    host.copy_(values, non_blocking=True)
-    ready = torch.cuda.Event()
-    ready.record()
-    return host, ready
 
 
 def _is_finite(value: float) -> bool:
