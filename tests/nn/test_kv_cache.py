@@ -21,7 +21,8 @@ from zoo.nn import (
     initialize,
     rotary,
 )
-from zoo.nn.kv_cache import StackState
+from zoo.nn.kv_cache import StackState, StaticKVCache
+from zoo.nn.masks import TensorMask
 from zoo.nn.registry import register_custom
 
 WIDTH, HEADS, N, BATCH = 32, 4, 11, 2
@@ -124,7 +125,7 @@ def test_cropping_removes_a_rejected_draft():
     stack(x[:, :6], context("rope", 0, 6), state=state)
     stack(-3 * x[:, 6:10], context("rope", 6, 10), state=state)
     state.crop(6)
-    assert state.length == 6 and int(state[0].mixer.position) == 6
+    assert state.length == state[0].mixer.length == 6
     y = stack(x[:, 6:], context("rope", 6, N), state=state)
     torch.testing.assert_close(y, stack(x, context("rope", 0, N))[:, 6:], atol=2e-5, rtol=0)
     with pytest.raises(ValueError, match="cannot crop a cache of 11 tokens to 12"):
@@ -145,41 +146,93 @@ def test_reordering_follows_the_beams(kind):
     torch.testing.assert_close(y, stack(x[beams], context("none", 0, N))[:, 6:], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "local", "longformer", "additive"])
+def static(stack, x, capacity=16, groups=2):
+    """A state of static caches, and their positions."""
+    state, positions = stack.new_state(len(x), 4, x), torch.zeros(len(x), 1, dtype=torch.long)
+    for layer in state:
+        layer.mixer = StaticKVCache(len(x), groups, capacity, WIDTH // HEADS, x, positions)
+    return state, positions
+
+
+@pytest.mark.parametrize("kind", ["softmax", "local", "strided", "longformer", "bigbird", "additive"])
 @pytest.mark.parametrize("position", ["none", "rope", "alibi", "buckets"])
 @torch.no_grad()
 def test_a_static_buffer_computes_the_same(kind, position):
-    """For compiled decoding: the whole buffer is attended to, and what is not written yet is hidden."""
+    """For CUDA graphs: the whole buffer is attended to, and what is not written yet is masked."""
     stack, x = decoder(kind, 2), tokens()
-    state = stack.new_state(BATCH, 4, x)
-    for layer in state:
-        layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
-        layer.mixer.k += 1e4  # whatever stands behind the last token has no influence
-        layer.mixer.v += 1e4
-    start, parts = 0, []
-    for size in [3, *[1] * (N - 3)]:
-        parts.append(stack(x[:, start : start + size], context(position, start, start + size), state=state))
-        start += size
-        assert int(state[0].mixer.position) == start
+    state, positions = static(stack, x)
+    state[0].mixer.keys_and_values += 1e4  # whatever is behind the last token has no influence
+    addresses, parts = [layer.mixer.k.data_ptr() for layer in state], []
+    for i in range(N):
+        parts.append(stack(x[:, i : i + 1], context(position, i, i + 1), state=state))
+        positions += 1
     torch.testing.assert_close(torch.cat(parts, 1), stack(x, context(position, 0, N)), atol=2e-5, rtol=0)
+    assert [layer.mixer.k.data_ptr() for layer in state] == addresses
+
+
+@torch.no_grad()
+def test_rows_of_a_static_buffer_have_lengths_of_their_own():
+    stack, x = decoder(groups=2), tokens()
+    keep = torch.ones(BATCH, 6, dtype=torch.bool)
+    keep[0, [0, 3]] = False
+    prompt = stack.new_state(BATCH, 4, x)
+    stack(x[:, :6], context("none", 0, 6), keep=keep, state=prompt)
+    state, positions = static(stack, x)
+    order = (~keep).byte().argsort(dim=1, stable=True)
+    for layer, other in zip(state, prompt, strict=True):
+        layer.mixer.keys_and_values.fill_(torch.nan)  # of an earlier text
+        layer.mixer.load(other.mixer, order)
+    positions.copy_(keep.sum(1, keepdim=True))
+    y = stack(x[:, 6:7], context("none", 6, 7), state=state)
+    for row in range(BATCH):
+        alone = torch.cat([x[row, :6][keep[row]], x[row, 6:7]])[None]
+        torch.testing.assert_close(y[row], stack(alone, context("none", 0, alone.shape[1]))[0, -1:], atol=2e-5, rtol=0)
+    with pytest.raises(ValueError, match="no padding: omit keep="):
+        stack(x[:, 7:8], context("none", 7, 8), keep=torch.zeros(BATCH, 8, dtype=torch.bool), state=state)
+
+
+@torch.no_grad()
+def test_a_static_buffer_crops_and_reorders_in_place():
+    stack, x = decoder(groups=2), tokens()
+    state, positions = static(stack, x)
+    for i in range(8):
+        stack(x[:, i : i + 1], context("none", i, i + 1), state=state)
+        positions += 1
+    address = state[0].mixer.k.data_ptr()
+    state.crop(6)
+    state.reorder(torch.tensor([1, 0]))
+    assert positions.tolist() == [[6], [6]] and state[0].mixer.k.data_ptr() == address
+    y = stack(x[[1, 0], 6:7], context("none", 6, 7), state=state)
+    torch.testing.assert_close(y, stack(x[[1, 0], :7], context("none", 0, 7))[:, 6:], atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_key_that_no_query_sees_is_masked_in_static_buffers():
+    """A pattern that hides even the token itself: all keys of the row are masked, and the output is zero."""
+    stack, x = decoder(groups=2, depth=1), tokens()
+    state, _ = static(stack, x)
+    state[0].mixer.load(KVCache(BATCH, 2, 4, WIDTH // HEADS, x), None)
+    core, (q, k) = stack[0].mixer.core, torch.randn(2, BATCH, HEADS, 1, WIDTH // HEADS)
+    mask = TensorMask(torch.zeros(1, 1, 1, 16, dtype=torch.bool))
+    assert (core.decode(q, k[:, :2], k[:, :2], state[0].mixer, mask) == 0).all()
 
 
 @torch.no_grad()
 def test_a_static_buffer_compiles_once():
     torch._dynamo.reset()
     stack, x = decoder(groups=2), tokens()
-    state = stack.new_state(BATCH, 4, x)
-    for layer in state:
-        layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
+    state, positions = static(stack, x)
     full = stack(x, context("none", 0, N))
-    graphs = []
+    graphs, parts = [], []
 
     def backend(graph, _):
         graphs.append(graph)
         return graph.forward
 
     step = torch.compile(stack, backend=backend, fullgraph=True)
-    parts = [step(x[:, i : i + 1], Context(mask=CAUSAL), state=state) for i in range(N)]
+    for i in range(N):
+        parts.append(step(x[:, i : i + 1], Context(mask=CAUSAL), state=state))
+        positions += 1
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-5, rtol=0)
     assert len(graphs) == 1, f"{len(graphs)} graphs for {N} steps"
 
@@ -226,15 +279,11 @@ def test_a_state_has_the_dtype_and_device_of_its_inputs():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "local", "additive", "linear"])
-@pytest.mark.parametrize("static", [False, True])
 @torch.no_grad()
-def test_decoding_under_autocast_computes_the_same(kind, static):
+def test_decoding_under_autocast_computes_the_same(kind):
     """Autocast computes keys in bfloat16 from weights in float32."""
     stack, x = decoder(kind, 2), tokens()
     state = stack.new_state(BATCH, 4, x)
-    if static and kind != "linear":
-        for layer in state:
-            layer.mixer = KVCache(BATCH, 2, 16, WIDTH // HEADS, x, static=True)
     with torch.autocast("cpu", torch.bfloat16):
         parts = [stack(x[:, i : i + 1], context("rope", i, i + 1), state=state) for i in range(N)]
         full = stack(x, context("rope", 0, N))

@@ -1,10 +1,13 @@
 """Caches for decoding: keys and values, or the running sum of linear attention."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import Mask, MaskView
+from zoo.nn.masks import CAUSAL, And, Causal, Mask, MaskView, NoMask, Or, Strided, Window
 from zoo.nn.position_biases import Bias, BiasView
 
 
@@ -25,34 +28,17 @@ class State:
 class KVCache(State):
     """Cache of keys and values [B, G, capacity, P], written in place.
 
-    Eager decoding appends at `length` and attends to a slice; the buffer doubles when it is full. With `static=True`
-    (for compiled decoding) tokens are written at `position`, a tensor, and the whole buffer is attended to under the
-    mask `key < position`, so that shapes and constants are the same in each step.
+    Tokens are appended at `length` and attend to a slice; the buffer doubles when it is full.
     """
 
-    def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, static: bool = False) -> None:
+    def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor) -> None:
         self.k, self.v = (like.new_zeros(batch, heads, capacity, dim) for _ in range(2))
-        self._position = torch.zeros((), dtype=torch.long, device=like.device) if static else None
-        self.static = static
-
-    @property
-    def position(self) -> Tensor:
-        """Number of cached tokens, as a tensor."""
-        if self._position is None:
-            return torch.tensor(self.length, device=self.k.device)
-        return self._position
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v [B, G, N, P]; returns all keys and values so far."""
         new = k.shape[2]
         if k.dtype != self.k.dtype:  # autocast computes them in another dtype than that of the weights
             self.k, self.v = self.k.to(k.dtype), self.v.to(v.dtype)
-        if self.static:
-            place = self.position + torch.arange(new, device=k.device)
-            self.k.index_copy_(2, place, k)
-            self.v.index_copy_(2, place, v)
-            self._position = self.position + new
-            return self.k, self.v
         end = self.length + new
         if end > self.k.shape[2]:
             self.grow(max(end, 2 * self.k.shape[2]))
@@ -61,25 +47,104 @@ class KVCache(State):
         self.length = end
         return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
-    def visible(self, mask: Mask, bias: Bias | None, queries: int) -> tuple[Mask, Bias | None]:
-        """Mask and bias for the last `queries` tokens over a static buffer, whose unused part is masked."""
-        keys = torch.arange(self.k.shape[2], device=self.k.device)[None]
-        query = self.position - queries + torch.arange(queries, device=self.k.device)[None]
-        bias = None if bias is None else BiasView(bias, q=query, k=keys, cache=None)
-        return MaskView(mask, q=query, k=keys, keep=keys < self.position), bias
-
     def grow(self, capacity: int) -> None:
         """Enlarge the buffers to `capacity` tokens."""
         self.k, self.v = (F.pad(t, (0, 0, 0, capacity - t.shape[2])) for t in (self.k, self.v))
 
     def crop(self, length: int) -> None:
-        if not self.static and length > self.length:
+        if length > self.length:
             raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
         self.length = length
-        self._position = torch.full_like(self.position, length) if self.static else None
 
     def reorder(self, index: Tensor) -> None:
         self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
+
+
+class StaticKVCache(KVCache):
+    """Cache of keys and values for CUDA graphs and compiled decoding: no shape and no address ever changes.
+
+    Each row writes its next token at its own position, and attends to the whole buffer under the mask
+    `key <= position`. So the rows of a padded prompt are stored without their padding, and a step is the same whether
+    there was any. positions: a tensor [B, 1], shared by all layers; what runs the step advances it.
+    """
+
+    def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, positions: Tensor) -> None:
+        self.keys_and_values = like.new_zeros(batch, 2 * heads, capacity, dim)
+        self.k, self.v = self.keys_and_values.split(heads, 1)
+        self.positions = positions
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, G, 1, P] at the positions of the rows; returns the buffers."""
+        index = self.positions[:, None, :, None].expand(k.shape)
+        self.k.scatter_(2, index, k)
+        self.v.scatter_(2, index, v)
+        return self.k, self.v
+
+    def append_joined(self, keys_and_values: Tensor) -> tuple[Tensor, Tensor]:
+        """`append` for keys and values in one tensor [B, 2G, 1, P]."""
+        self.keys_and_values.scatter_(
+            2, self.positions[:, None, :, None].expand(keys_and_values.shape), keys_and_values
+        )
+        return self.k, self.v
+
+    def visible(self, mask: Mask, bias: Bias | None) -> tuple[Mask, Bias | None]:
+        """Mask and bias for the new tokens over the buffers, whose later part is masked."""
+        bias = None if bias is None else BiasView(bias, self.positions, None, None)
+        cache = mask.cache if isinstance(mask, MaskView) and not torch.compiler.is_compiling() else {}
+        view = cache.get("static")  # the layers of a forward share it, and what is evaluated in it
+        if view is None:
+            cache["static"] = view = StaticMaskView.of(mask, self.positions)
+        return view, bias
+
+    def load(self, cache: KVCache, order: Tensor | None) -> None:
+        """Take over the tokens of a cache; order [B, N]: the tokens of each row, those to keep first."""
+        self.keys_and_values.zero_()  # what an earlier text left may not be finite, which no mask hides in a product
+        for own, other in ((self.k, cache.k), (self.v, cache.v)):
+            tokens = other[:, :, : cache.length]
+            if order is not None:
+                tokens = tokens.gather(2, order[:, None, :, None].expand(tokens.shape))
+            own[:, :, : tokens.shape[2]] = tokens
+
+    def crop(self, length: int) -> None:
+        self.positions.clamp_(max=length)
+
+    def reorder(self, index: Tensor) -> None:
+        self.keys_and_values.copy_(self.keys_and_values.index_select(0, index))
+
+
+@dataclass(frozen=True, eq=False)
+class StaticMaskView(MaskView):
+    """A mask over the buffers of `StaticKVCache`, evaluated without waiting for the device."""
+
+    @classmethod
+    def of(cls, mask: Mask, positions: Tensor) -> "StaticMaskView":
+        """positions [B, 1]: of the new tokens."""
+        if isinstance(mask, MaskView):
+            if mask.q is not None or mask.keep is not None:
+                raise ValueError("the rows of a static cache have no padding: omit keep= and attention_mask=")
+            mask = mask.inner
+        return cls(mask & CAUSAL, positions)
+
+    def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
+        key = (self.inner, queries, keys)
+        if torch.compiler.is_compiling() or key not in self.cache:
+            allowed = self.dense(queries, keys, device)
+            fully_masked = None if sees_itself(self.inner) else ~allowed.any(-1, keepdim=True)
+            found = allowed if fully_masked is None else allowed | fully_masked, fully_masked
+            if torch.compiler.is_compiling():
+                return found
+            self.cache[key] = found
+        return self.cache[key]
+
+
+def sees_itself(mask: Mask) -> bool:
+    """Whether each token attends to itself under the mask, as far as is known without reading tensors."""
+    if isinstance(mask, Or):
+        return sees_itself(mask.left) or sees_itself(mask.right)
+    if isinstance(mask, And):
+        return sees_itself(mask.left) and sees_itself(mask.right)
+    window = isinstance(mask, Window) and mask.left >= 0 and mask.right >= 0
+    return window or isinstance(mask, NoMask | Causal | Strided)
 
 
 class LinearAttentionState(State):
@@ -117,8 +182,8 @@ class StackState(list[LayerState]):
     length: int = 0
 
     def advance(self, tokens: int) -> None:
-        """Count new tokens. A static cache counts them by its `position`, a tensor."""
-        if isinstance(self[0].mixer, KVCache) and self[0].mixer.static:
+        """Count new tokens. What runs a step of static caches advances their positions."""
+        if any(isinstance(layer.mixer, StaticKVCache) for layer in self):
             return
         self.length += tokens
         for layer in self:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.inference.generation.one_token import one_token_step
-from zoo.nn import KVCache, Window
+from zoo.nn import Window
 from zoo.nn.context import Context
-from zoo.nn.kv_cache import StackState
+from zoo.nn.kv_cache import StackState, StaticKVCache
 
 SMALL = dict(vocab_size=61, max_length=64, width=32, depth=2, heads=4, mlp_dim=48)
 PROMPT = torch.randint(4, 61, (3, 5), generator=torch.Generator().manual_seed(1))
@@ -125,7 +125,7 @@ def test_other_models_and_hooks_need_decode() -> None:
     model = nano()
     assert one_token_step(model.train(), read(model)) is None
     static = read(model.eval())
-    static[0].mixer = KVCache(3, 4, 16, 8, torch.zeros(1), static=True)
+    static[0].mixer = StaticKVCache(3, 4, 16, 8, torch.zeros(1), torch.zeros(3, 1, dtype=torch.long))
     assert one_token_step(model, static) is None
 
 

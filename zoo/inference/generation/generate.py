@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.beam_search import search
+from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
-from zoo.inference.generation.prompt import Generated, GenerationTask, Prompt
+from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
 from zoo.inference.generation.sampling import Sampling, penalized, require
 from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
@@ -110,8 +111,14 @@ def run(
 
 def generate_tokens(task: GenerationTask) -> Generated:
     """Generate the new tokens [rows, new] one at a time."""
+    session, scores = task.prompt.read()
+    found = generate_with_graphs(task, session, scores) if can_be_graphed(task) else None
+    return generate_by_steps(task, session, scores) if found is None else found
+
+
+def generate_by_steps(task: GenerationTask, session: DecodingSession, scores: Tensor) -> Generated:
+    """`generate_tokens` after the prompt: session has read it, and scores are those of the first new token."""
     prompt, sampling, stopping, stops = task.prompt, task.sampling, task.stopping, bool(task.stopping)
-    session, scores = prompt.read()
     seen = prompt.seen() if sampling.repetition_penalty != 1 else None
     processors = task.processors
     greedy = sampling.greedy and seen is None and not processors

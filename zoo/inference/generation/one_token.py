@@ -30,6 +30,7 @@ from zoo.models.text import TextModel
 from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.context import Context
+from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
 from zoo.nn.kv_cache import KVCache, StackState
 from zoo.nn.masks import CAUSAL, NO_MASK
@@ -107,12 +108,17 @@ def sees_all(context: Context) -> bool:
     return context.mask in (CAUSAL, NO_MASK, None) and context.bias is None and context.memory is None
 
 
-def block_step(block: Block, cache: Any) -> BlockStep | None:
-    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks."""
+def block_step(
+    block: Block, cache: Any, attention: Callable[[nn.Module, Any], BlockStep | None] | None = None
+) -> BlockStep | None:
+    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks.
+
+    attention: makes the function of the mixer and its cache, by default `attention_step`.
+    """
     plain = type(block) is Block and is_called_plainly(block) and block.order == "pre"
     if not plain or block.cross is not None or block.scale1 is not None or block.scale2 is not None:
         return None
-    attend = attention_step(block.mixer, cache)
+    attend = (attention or attention_step)(block.mixer, cache)
     if attend is None or block.norm2 is None:
         return None
     norm1, norm2, mlp = by_rows(block.norm1), by_rows(block.norm2), mlp_step(block.mlp)
@@ -126,13 +132,11 @@ def block_step(block: Block, cache: Any) -> BlockStep | None:
 
 def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     """A function that computes softmax attention for one token: x [B, D] -> [B, D]; None for other mixers."""
-    if type(attention) not in (Attention, FusedAttention) or not is_called_plainly(attention):
+    core = plain_core(attention)
+    if type(core) is not SoftmaxAttention or core.pattern != NO_MASK or type(cache) is not KVCache:
         return None
     assert isinstance(attention, Attention)
-    core, q_norm, k_norm = attention.core, attention.q_norm, attention.k_norm
-    plain = type(core) is SoftmaxAttention and is_called_plainly(core) and "decode" not in vars(core)
-    if not plain or core.pattern != NO_MASK or type(cache) is not KVCache or cache.static:
-        return None
+    q_norm, k_norm = attention.q_norm, attention.k_norm
     project, out, scale = projections(attention), by_rows(attention.out), core.scale
 
     def step(x: Tensor, rotary: Rotary | None) -> Tensor:
@@ -147,13 +151,23 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     return step
 
 
+def plain_core(attention: nn.Module) -> SoftmaxAttention | None:
+    """The softmax core, also with a pattern, of an attention that computes nothing else; None for other mixers."""
+    if type(attention) not in (Attention, FusedAttention) or not is_called_plainly(attention):
+        return None
+    core: Any = attention.core
+    plain = isinstance(core, SoftmaxAttention) and is_called_plainly(core) and "decode" not in vars(core)
+    plain = plain and type(core).forward is SoftmaxAttention.forward and type(core).decode is Core.decode
+    return core if plain else None
+
+
 def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
     """A function that computes the heads of q, k and v [B, H, 1, P] from x [B, D]."""
     parts = attention.projections if isinstance(attention, FusedAttention) else attention
-    dim = attention.head_dim
-    if isinstance(parts, JoinedProjections) and is_called_plainly(parts):
-        joined, sizes = by_rows(parts.joined), parts.sizes
-        return lambda x: joined(x).view(x.shape[0], -1, 1, dim).split(sizes, 1)
+    dim, heads = attention.head_dim, joined_heads(attention)
+    if heads is not None and isinstance(parts, JoinedProjections):
+        sizes = parts.sizes
+        return lambda x: heads(x).split(sizes, 1)
     if not isinstance(parts, Attention | SeparateProjections) or not is_called_plainly(parts):
         return lambda x: parts(x[:, None])
     q, k, v = by_rows(parts.q), by_rows(parts.k), by_rows(parts.v)
@@ -163,6 +177,15 @@ def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
         return q(x).view(shape), k(x).view(shape), v(x).view(shape)
 
     return project
+
+
+def joined_heads(attention: Attention) -> Rows | None:
+    """A function that computes the heads of q, k and v in one tensor [B, H + 2G, 1, P], if they are one product."""
+    parts, dim = getattr(attention, "projections", None), attention.head_dim
+    if not isinstance(parts, JoinedProjections) or not is_called_plainly(parts):
+        return None
+    joined = by_rows(parts.joined)
+    return lambda x: joined(x).view(x.shape[0], -1, 1, dim)
 
 
 def mlp_step(mlp: nn.Module) -> Rows:

@@ -132,10 +132,7 @@ class DecodingSession:
             scores = self.model.decode(ids, self.state, keep, every=every)
         best, self.most_probable = scores.max(-1)  # one pass for the check and for the greedy choice
         if not all(map(math.isfinite, best.flatten().tolist())):
-            raise ValueError(
-                f"the scores of the next token are not finite (NaN or infinite): the weights of the model are damaged, "
-                f"or too great for its type ({str(self.model.dtype).removeprefix('torch.')}); try dtype=torch.float32"
-            )
+            raise scores_error(self.model)
         return scores
 
     def reorder(self, index: Tensor) -> None:
@@ -166,6 +163,14 @@ class Generated:
     tokens: Tensor
     log_probs: Tensor | None = None
     sequences_scores: Tensor | None = None
+
+
+def scores_error(model: Any) -> ValueError:
+    """The error for scores without a greatest one."""
+    return ValueError(
+        f"the scores of the next token are not finite (NaN or infinite): the weights of the model are damaged, or too "
+        f"great for its type ({str(model.dtype).removeprefix('torch.')}); try dtype=torch.float32"
+    )
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class StoppingCriteria:
             raise ValueError("stop contains an empty text, which would end every row at once: remove it")
         self.ids = torch.tensor(ids, dtype=torch.long, device=device)
         self.stop, self.decode, self.contexts = stop, decode, contexts
-        self.count = len(ids)
+        self.end_ids, self.count = ids, len(ids)
 
     def __bool__(self) -> bool:
         return bool(self.count or self.stop)

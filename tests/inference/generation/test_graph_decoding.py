@@ -1,0 +1,265 @@
+"""Generation by graphs: token for token what generation by steps gives. On a CPU the steps run as functions, with the
+same loop; the tests marked `gpu` record and replay them."""
+
+import copy
+import pickle
+import threading
+import warnings
+
+import pytest
+import torch
+from decoder_peers import nano, prompt
+from text_peers import ragged
+from torch import nn
+
+import zoo
+from zoo.inference.generation import graph_decoding
+from zoo.inference.generation.graph_decoding import Decoding, Graph, graphs_of
+from zoo.inference.generation.sampling import sample_from
+from zoo.inference.generation.static_step import StaticStep, can_decode_statically
+from zoo.nn import Core
+
+NEW = 40
+SAMPLED = dict(temperature=1.5, seed=3)
+MODELS = [
+    ("gpt_nano", {}), ("llama_nano", {"kv_heads": 2}), ("llama_nano", {"kv_heads": 1, "qk_norm": True, "qkv_bias": True}),
+    ("llama_nano", {"rope_scaling": dict(kind="linear", factor=2.0)}), ("gpt_nano", {"attention": "linear"}),
+    ("llama_nano", {"attention": "performer", "kv_heads": 2}), ("gpt_nano", {"attention": "rfa"}),
+    ("llama_nano", {"attention": {"kind": "local", "window": 4}}), ("gpt_nano", {"attention": ["additive", "strided"]}),
+    ("gpt_nano", {"attention": ["longformer", "linear"]}), ("gpt_nano", {"attention": {"kind": "bigbird", "block": 4}}),
+]  # fmt: skip
+OPTIONS = [
+    {}, SAMPLED, SAMPLED | {"top_p": 0.8}, SAMPLED | {"top_k": 5, "min_p": 0.02}, {"repetition_penalty": 1.4},
+    SAMPLED | {"num_return_sequences": 2, "repetition_penalty": 1.2},
+]  # fmt: skip
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Graphs on the CPU, too; returns the runs that used them."""
+    found, run = [], Decoding.run
+
+    def recorded(decoding):
+        new = run(decoding)
+        found.append(decoding)
+        return new
+
+    monkeypatch.setattr(Decoding, "run", recorded)
+    monkeypatch.setattr(graph_decoding, "DEVICE_TYPES", ("cpu", "cuda"))
+    return found
+
+
+def by_steps(*args, **options):
+    """`zoo.generate` without graphs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph_decoding, "DEVICE_TYPES", ())
+        return zoo.generate(*args, **options)
+
+
+def padded(side="left"):
+    return ragged((9, 4, 6), vocab=61, side=side)
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("name, model_options", MODELS)
+def test_tokens_are_those_of_steps(runs, name, model_options, side):
+    model = nano(name, **model_options)
+    batch = {"input_ids": prompt()} if side is None else padded(side)
+    for options in ({}, SAMPLED):
+        given = dict(max_new_tokens=NEW, eos_token_id=None) | options
+        assert torch.equal(zoo.generate(model, **batch, **given), by_steps(model, **batch, **given))
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("ends", [None, [3, 7, 9], [17]])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_give_the_tokens_of_steps(runs, options, ends):
+    model = nano("llama_nano", kv_heads=2)
+    for batch in ({"input_ids": prompt()}, padded()):
+        given = dict(max_new_tokens=NEW, eos_token_id=ends, pad_token_id=1) | options
+        assert torch.equal(zoo.generate(model, **batch, **given), by_steps(model, **batch, **given))
+    assert len(runs) == 2
+
+
+def test_scores_are_those_of_steps(runs):
+    model, given = nano(), dict(max_new_tokens=NEW, eos_token_id=[3, 7, 9], pad_token_id=1, output_scores=True)
+    for options in ({}, SAMPLED, {"repetition_penalty": 1.4}):
+        ours, theirs = (generate(model, prompt(), **given, **options) for generate in (zoo.generate, by_steps))
+        assert torch.equal(ours.sequences, theirs.sequences)
+        torch.testing.assert_close(ours.log_probs, theirs.log_probs, atol=1e-5, rtol=0)
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_optimized_models_give_the_tokens_of_steps(runs, dtype):
+    model = zoo.optimize(nano("llama_nano", kv_heads=2), dtype=dtype, rows="one")
+    for batch in ({"input_ids": prompt()}, padded()):
+        ours, theirs = (g(model, **batch, max_new_tokens=12, eos_token_id=None) for g in (zoo.generate, by_steps))
+        same = (ours == theirs).float().mean()
+        assert same == 1 if dtype == torch.float32 else same > 0.8
+    assert len(runs) == 2
+
+
+def test_the_end_of_all_rows_is_noticed_at_the_next_look(runs, monkeypatch):
+    model, reads, replay = nano(), [], Decoding.read_token
+    monkeypatch.setattr(Decoding, "read_token", lambda self, new: (reads.append(new), replay(self, new)))
+    free = by_steps(model, prompt(), max_new_tokens=59, eos_token_id=None)
+    ends = [int(row[9]) for row in free]
+    out = zoo.generate(model, prompt(), max_new_tokens=59, eos_token_id=ends, pad_token_id=1)
+    assert torch.equal(out, by_steps(model, prompt(), max_new_tokens=59, eos_token_id=ends, pad_token_id=1))
+    assert out.shape[1] <= 10 and len(reads) == 2 * graph_decoding.LOOK_EVERY - 1
+
+
+@pytest.mark.parametrize("name, options", [("gpt_nano", {}), ("llama_nano", {"attention": ["softmax", "linear"]})])
+def test_a_long_text_moves_to_larger_buffers(runs, monkeypatch, name, options):
+    monkeypatch.setattr(graph_decoding, "SMALLEST_CAPACITY", 16)
+    model, batch = nano(name, **options), padded()
+    out = zoo.generate(model, **batch, max_new_tokens=50, eos_token_id=None)
+    assert torch.equal(out, by_steps(model, **batch, max_new_tokens=50, eos_token_id=None))
+    assert [key[2] for key in graphs_of(model).found if key[0] == "step"] == [32, 64]
+
+
+def test_graphs_are_used_again_and_few_are_kept(runs, monkeypatch):
+    made, init = [], Graph.__init__
+    monkeypatch.setattr(Graph, "__init__", lambda self, *args: (made.append(1), init(self, *args))[1])
+    model, given = nano(), dict(max_new_tokens=20, eos_token_id=None)
+    first = zoo.generate(model, prompt(), **given)
+    assert len(made) == 2
+    assert torch.equal(zoo.generate(model, prompt(), **given), first) and len(made) == 2
+    zoo.generate(model, prompt(), **given, **SAMPLED)
+    assert len(made) == 3  # how tokens are chosen; the step is the same
+    for rows in range(1, 8):
+        assert torch.equal(zoo.generate(model, prompt(rows), **given), by_steps(model, prompt(rows), **given))
+    assert len(graphs_of(model).found) == graph_decoding.MAX_GRAPHS
+    assert torch.equal(zoo.generate(model, prompt(), **given), first)
+
+
+def new_weight(model):
+    model.blocks[0].mixer.q.weight = nn.Parameter(5 * model.blocks[0].mixer.q.weight.detach())
+
+
+def changed_in_place(model):
+    with torch.no_grad():
+        model.blocks[1].mlp.up.weight.mul_(3)
+
+
+def new_data(model):
+    model.head.proj.weight.data = model.head.proj.weight.data.flip(0)
+
+
+def new_layer(model):
+    model.blocks[1].mlp.up = nn.Linear(32, 48)
+
+
+def new_activation(model):
+    model.blocks[0].mlp.act = torch.relu
+
+
+def new_scale(model):
+    model.blocks[0].mixer.core.scale = 3.0
+
+
+@pytest.mark.parametrize("change", [
+    new_weight, changed_in_place, new_data, new_layer, new_activation, new_scale, lambda model: model.double(),
+])  # fmt: skip
+def test_a_model_that_has_changed_is_recorded_again(runs, change):
+    model, given = nano(width=32, mlp_dim=48), dict(max_new_tokens=20, eos_token_id=None)
+    before = zoo.generate(model, prompt(), **given)
+    change(model)
+    after = zoo.generate(model, prompt(), **given)
+    assert torch.equal(after, by_steps(model, prompt(), **given)) and len(runs) == 2
+    assert not torch.equal(before, after) or model.dtype == torch.float64
+
+
+class Own(Core):
+    def weights(self, q, k, mask=None, bias=None):
+        return self.scores(q, k, mask, bias).softmax(-1)
+
+
+def test_what_cannot_be_recorded_is_generated_by_steps(runs):
+    given = dict(max_new_tokens=12, eos_token_id=None)
+    model, ids = nano(), prompt()
+    zoo.generate(model, ids, **given, streamer=lambda token: None)
+    zoo.generate(model, ids, **given, no_repeat_ngram_size=2)
+    zoo.generate(model, ids, **given, logits_processor=lambda tokens, scores: scores)
+    zoo.generate(model, ids, **given, num_beams=2)
+    zoo.generate(model, ids, **given, draft=nano())
+    zoo.generate(model, ids, max_new_tokens=4, eos_token_id=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        zoo.generate(model, ids, **given)
+    with zoo.capture(model):
+        zoo.generate(model, ids, **given)
+    zoo.generate(nano(attention=Own), ids, **given)
+    hooked = nano()
+    hooked.blocks[0].mlp.register_forward_hook(lambda module, args, y: -y)
+    assert not torch.equal(zoo.generate(hooked, ids, **given), by_steps(model, ids, **given))
+    assert not runs
+    assert not can_decode_statically(nano().train())
+    zoo.generate(model.train(), ids, **given)
+    assert len(runs) == 1 and model.training
+
+
+def test_a_lack_of_memory_is_a_warning(runs, monkeypatch):
+    model, given = nano(), dict(max_new_tokens=12, eos_token_id=None)
+
+    def fail(error):
+        def call(*args):
+            raise error
+
+        monkeypatch.setattr(StaticStep, "__call__", call)
+
+    expected = by_steps(model, prompt(), **given)
+    fail(torch.OutOfMemoryError("no"))
+    with pytest.warns(UserWarning, match="GPT2 generates without CUDA graphs, and more slowly: the memory"):
+        assert torch.equal(zoo.generate(model, prompt(), **given), expected)
+    fail(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    with pytest.warns(UserWarning, match="more slowly: operation not permitted when stream is capturing$"):
+        assert torch.equal(zoo.generate(model, prompt(), **given), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once for each model
+        assert torch.equal(zoo.generate(model, prompt(), **given), expected)
+    assert not runs
+
+
+def test_scores_that_are_not_finite_raise(runs):
+    model = nano()
+    with torch.no_grad():
+        model.tokens.positions[40:] = torch.nan
+    with pytest.raises(ValueError, match="scores of the next token are not finite"):
+        zoo.generate(model, prompt(), max_new_tokens=55, eos_token_id=None)
+    free = by_steps(model, prompt(1), max_new_tokens=30, eos_token_id=None)
+    end = int(free[0, 30])
+    out = zoo.generate(model, prompt(1), max_new_tokens=55, eos_token_id=end)  # what follows the end does not count
+    assert torch.equal(out, by_steps(model, prompt(1), max_new_tokens=55, eos_token_id=end))
+
+
+def test_copies_have_graphs_of_their_own(runs):
+    model, given = nano(), dict(max_new_tokens=12, eos_token_id=None)
+    expected = zoo.generate(model, prompt(), **given)
+    for other in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), zoo.optimize(model)):
+        assert torch.equal(zoo.generate(other, prompt(), **given), expected)
+        assert torch.equal(zoo.generate(model, prompt(), **given), expected)
+
+
+def test_threads_generate_one_after_the_other(runs):
+    model, given, found = nano(), dict(max_new_tokens=NEW, eos_token_id=None), {}
+    prompts = [prompt(2, length) for length in (3, 5, 7, 9)]
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: zoo.generate(model, prompts[i], **given)}))
+        for i in range(len(prompts))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, ids in enumerate(prompts):
+        assert torch.equal(found[i], by_steps(model, ids, **given))
+
+
+def test_samples_have_the_random_numbers_of_multinomial():
+    ours, theirs = (torch.Generator().manual_seed(5) for _ in range(2))
+    for shape in ((1, 50), (4, 5000), (32, 17)):
+        probabilities = torch.randn(shape, generator=torch.Generator().manual_seed(1)).softmax(-1)
+        for _ in range(5):
+            expected = torch.multinomial(probabilities, 1, generator=theirs)[:, 0]
+            assert torch.equal(sample_from(probabilities, ours), expected)

@@ -1,0 +1,202 @@
+"""One token of each row by operations on tensors whose shapes and addresses never change, as CUDA graphs need it.
+
+The numbers are those of `model.decode`. Positions and lengths are tensors, no Python decision depends on a value, and
+the host never waits for the device. Blocks that `one_token` knows are computed without their modules, all others by
+them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.inference.generation.one_token import (
+    BlockStep,
+    block_step,
+    by_rows,
+    decodes_as_text_model,
+    joined_heads,
+    plain_core,
+    projections,
+)
+from zoo.inference.optimized_model import Optimized, to_float32
+from zoo.inference.optimized_parts import is_called_plainly
+from zoo.models.base import Model
+from zoo.models.text import TextModel
+from zoo.nn.attention import Attention
+from zoo.nn.block import Block
+from zoo.nn.context import Context
+from zoo.nn.kv_cache import (
+    KVCache,
+    LayerState,
+    LinearAttentionState,
+    StackState,
+    StaticKVCache,
+    StaticMaskView,
+    sees_itself,
+)
+from zoo.nn.masks import CAUSAL, Mask, MaskView, as_mask
+from zoo.nn.rotary import Rotary
+from zoo.nn.sdpa import fold_groups
+from zoo.nn.stack import Stack
+
+
+def can_decode_statically(model: Model) -> bool:
+    """Whether all that a step of the model runs is known, so that it may be recorded once and replayed."""
+    if not isinstance(model, TextModel) or not decodes_as_text_model(model) or type(model.blocks) is not Stack:
+        return False
+    if torch.is_autocast_enabled(model.device.type):
+        return False
+    tensors = [*model.parameters(), *model.buffers()]
+    plain = all(type(tensor.data) is Tensor and tensor.device == model.device for tensor in tensors)
+    return plain and all(map(is_known, model.modules()))
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module is one of zoo or torch, without hooks: others may run code that differs from call to call."""
+    return type(module).__module__.split(".")[0] in ("zoo", "torch") and is_called_plainly(module)
+
+
+class StaticStep:
+    """Reads the tokens `ids` [B, 1] at `positions` [B, 1], writes the scores of the next ones [B, V], and advances the
+    positions.
+
+    capacity: the most tokens of a row.
+    """
+
+    def __init__(self, model: TextModel, ids: Tensor, positions: Tensor, scores: Tensor, capacity: int) -> None:
+        self.model, self.ids, self.positions, self.scores = model, ids, positions, scores
+        self.capacity = capacity
+        self.like = model.tokens.word.weight
+        self.state = static_state(model.new_state(len(ids), 1), positions, capacity, self.like)
+        self.sums = [
+            (layer.mixer, layer.mixer.top, layer.mixer.sum)
+            for layer in self.state
+            if isinstance(layer.mixer, LinearAttentionState)
+        ]
+        self.context = model.context(torch.arange(capacity, device=ids.device))
+        if self.context.memory is not None:
+            raise NotImplementedError("a decoder with an encoder")
+        self.keys = torch.arange(capacity, device=ids.device)
+        self.masks: dict[Mask, tuple[StaticMaskView, Tensor]] = {}  # of each pattern, with its values as a bias
+        self.zero, self.lowest = self.like.new_tensor(0.0), self.like.new_tensor(-torch.inf)
+        self.blocks = [self.static_block(block, layer) for block, layer in zip(model.blocks, self.state, strict=True)]
+        self.norm = (lambda x: x) if model.blocks.norm is None else by_rows(model.blocks.norm)
+
+    def load(self, state: StackState, keep: Tensor | None) -> None:
+        """Begin with the tokens of a state; keep [B, N]: which of them are real. Rows are stored without padding."""
+        order = None
+        if keep is None:
+            self.positions.fill_(state.length)
+        else:
+            self.positions.copy_(keep.sum(1, keepdim=True))
+            order = (~keep).byte().argsort(dim=1, stable=True)
+        for own, other in zip(self.state, state, strict=True):
+            if isinstance(own.mixer, StaticKVCache):
+                assert isinstance(other.mixer, KVCache)
+                own.mixer.load(other.mixer, order)
+            else:
+                assert isinstance(own.mixer, LinearAttentionState) and isinstance(other.mixer, LinearAttentionState)
+                own.mixer.top.copy_(other.mixer.top)
+                own.mixer.sum.copy_(other.mixer.sum)
+
+    def load_static(self, other: "StaticStep") -> None:
+        """Continue from a step of less capacity with the same positions."""
+        for own, layer in zip(self.state, other.state, strict=True):
+            if isinstance(own.mixer, StaticKVCache) and isinstance(layer.mixer, StaticKVCache):
+                own.mixer.keys_and_values.zero_()
+                own.mixer.keys_and_values[:, :, : other.capacity] = layer.mixer.keys_and_values
+        for (_, top, total), (_, other_top, other_total) in zip(self.sums, other.sums, strict=True):
+            top.copy_(other_top)
+            total.copy_(other_total)
+
+    def __call__(self) -> None:
+        model, positions = self.model, self.positions
+        x = model.embed(self.ids, positions)[:, 0]
+        context = self.context_at(positions)
+        for view, bias in self.masks.values():
+            seen = view.inner == CAUSAL  # without the kernels of index functions
+            allowed = (self.keys <= positions)[:, None, None] if seen else view.dense(1, self.capacity, bias.device)
+            torch.where(allowed, self.zero, self.lowest, out=bias)
+        for i, block in enumerate(self.blocks):
+            x = block(x, context.layer(i))
+        scores: Any = model.head(self.norm(x))  # type: ignore[misc]
+        self.scores.copy_(to_float32(scores) if isinstance(model, Optimized) else scores)
+        for state, top, total in self.sums:
+            top.copy_(state.top)
+            total.copy_(state.sum)
+            state.top, state.sum = top, total
+        positions.add_(1)
+
+    def context_at(self, positions: Tensor) -> Context:
+        """The context of one token of each row: the rotary tables of all positions are computed once."""
+        turned = self.context.rotary
+        if turned is not None:
+            tables = turned if isinstance(turned, tuple) else (turned,)
+            at = {table: table.at_positions(positions, 1) for table in set(tables)}
+            turned = tuple(at[table] for table in tables) if isinstance(turned, tuple) else at[turned]
+        return replace(self.context, mask=MaskView(as_mask(self.context.mask)), rotary=turned)
+
+    def bias_of(self, mask: Mask) -> Tensor:
+        """The tensor that holds the values of a mask in each step: 0, or -inf where it hides [B, 1 or H, 1, M]."""
+        if mask not in self.masks:
+            view = StaticMaskView.of(mask, self.positions)
+            self.masks[mask] = view, self.like.new_zeros(view.dense(1, self.capacity, self.positions.device).shape)
+        return self.masks[mask][1]
+
+    def static_block(self, block: Block, layer: LayerState) -> Callable[[Tensor, Context], Tensor]:
+        """A function (x [B, D], context) -> [B, D] of one block."""
+        step = block_step(block, layer.mixer, self.static_attention) if self.context.bias is None else None
+        if step is None:
+            return lambda x, context: block(x[:, None], context, layer)[:, 0]
+        return lambda x, context: step(x, context.rotary)  # type: ignore[arg-type]
+
+    def static_attention(self, attention: nn.Module, cache: Any) -> BlockStep | None:
+        """Softmax attention of one token of each row to the buffers of a static cache: x [B, D] -> [B, D]."""
+        core = plain_core(attention)
+        if core is None or not isinstance(cache, StaticKVCache):
+            return None
+        assert isinstance(attention, Attention)
+        mask = as_mask(self.context.mask) & core.pattern
+        if not sees_itself(mask):
+            return None  # rows without any key are set to zero there
+        bias, scale, q_norm, k_norm = self.bias_of(mask), core.scale, attention.q_norm, attention.k_norm
+        project, out, joined = projections(attention), by_rows(attention.out), joined_heads(attention)
+        queries = core.spec.heads
+
+        def step(x: Tensor, rotary: Rotary | None) -> Tensor:
+            if joined is not None and rotary is None and k_norm is None:
+                q, both = joined(x).tensor_split((queries,), 1)
+                k, v = cache.append_joined(both)
+            else:
+                q, k, v = project(x)
+                if q_norm is not None and k_norm is not None:
+                    q, k = q_norm(q), k_norm(k)
+                if rotary is not None:
+                    q, k = rotary(q), rotary(k)
+                k, v = cache.append(k, v)
+            return out(attend_under(q, k, v, bias, scale).reshape(x.shape[0], -1))
+
+        return step
+
+
+def static_state(state: StackState, positions: Tensor, capacity: int, like: Tensor) -> StackState:
+    """The same kinds of caches, with fixed shapes and addresses. Raises NotImplementedError for other kinds."""
+    found = StackState()
+    for layer in state:
+        mixer = layer.mixer
+        if type(mixer) is KVCache:
+            batch, heads, _, dim = mixer.k.shape
+            mixer = StaticKVCache(batch, heads, capacity, dim, like, positions)
+        elif type(mixer) is not LinearAttentionState:
+            raise NotImplementedError(f"a cache of type {type(mixer).__name__}")
+        found.append(LayerState(mixer))
+    return found
+
+
+def attend_under(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention of one query of each head [B, H, 1, P] under a bias [B, 1, 1, M]."""
+    return F.scaled_dot_product_attention(fold_groups(q, k), k, v, bias, scale=scale)
