@@ -69,7 +69,8 @@ class StaticKVCache(KVCache):
     """
 
     def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor, positions: Tensor) -> None:
-        self.keys_and_values = like.new_zeros(batch, 2 * heads, capacity, dim)
+        buffer = like.new_zeros(batch, capacity, 2 * heads, dim)  # a token's heads side by side, as fused kernels like
+        self.keys_and_values = buffer.transpose(1, 2)
         self.k, self.v = self.keys_and_values.split(heads, 1)
         self.positions = positions
 

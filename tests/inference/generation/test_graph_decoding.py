@@ -22,7 +22,7 @@ from zoo.nn import Core
 NEW = 40
 SAMPLED = dict(temperature=1.5, seed=3)
 MODELS = [
-    ("gpt_nano", {}), ("llama_nano", {"kv_heads": 2}), ("llama_nano", {"kv_heads": 1, "qk_norm": True, "qkv_bias": True}),
+    ("gpt_nano", {}), ("llama_nano", {"kv_heads": 2}), ("llama_nano", {"kv_heads": 1, "qk_norm": True}),
     ("llama_nano", {"rope_scaling": dict(kind="linear", factor=2.0)}), ("gpt_nano", {"attention": "linear"}),
     ("llama_nano", {"attention": "performer", "kv_heads": 2}), ("gpt_nano", {"attention": "rfa"}),
     ("llama_nano", {"attention": {"kind": "local", "window": 4}}), ("gpt_nano", {"attention": ["additive", "strided"]}),
@@ -263,3 +263,70 @@ def test_samples_have_the_random_numbers_of_multinomial():
         for _ in range(5):
             expected = torch.multinomial(probabilities, 1, generator=theirs)[:, 0]
             assert torch.equal(sample_from(probabilities, ours), expected)
+
+
+# --- On a GPU ---------------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_gpu(batch):
+    return {name: tensor.cuda() for name, tensor in batch.items()}
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("options", [{}, SAMPLED | {"top_p": 0.9, "top_k": 20}, {"repetition_penalty": 1.4}])
+@pytest.mark.parametrize("name, model_options", MODELS)
+def test_recorded_steps_give_the_tokens_of_steps(runs, name, model_options, options):
+    model = nano(name, **model_options).cuda()
+    for batch in ({"input_ids": prompt()}, padded()):
+        settings = dict(max_new_tokens=NEW, eos_token_id=[3, 7], pad_token_id=1) | options
+        given = on_gpu(batch) | settings
+        expected = by_steps(model, **given)
+        for _ in range(2):
+            assert torch.equal(zoo.generate(model, **given), expected)
+        if "temperature" not in options:
+            assert torch.equal(expected.cpu(), by_steps(model.cpu(), **batch, **settings))
+            model.cuda()
+    assert len(runs) == 4
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_random_numbers_continue_those_of_the_device(runs):
+    model, given, found = nano().cuda(), dict(max_new_tokens=NEW, eos_token_id=[3, 7, 9], pad_token_id=1), []
+    for generate in (zoo.generate, by_steps):
+        torch.manual_seed(7)
+        found.append([generate(model, prompt().cuda(), temperature=1.5, **given) for _ in range(3)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_recorded_model_follows_its_weights(runs, monkeypatch):
+    monkeypatch.setattr(graph_decoding, "SMALLEST_CAPACITY", 16)
+    model, given = nano().cuda(), dict(max_new_tokens=50, eos_token_id=None)
+    for change in (lambda model: None, changed_in_place, new_weight, new_data):
+        change(model.cuda())
+        model.cuda()
+        assert torch.equal(zoo.generate(model, prompt().cuda(), **given), by_steps(model, prompt().cuda(), **given))
+    assert len(runs) == 4
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("options", [{}, SAMPLED | {"top_p": 0.9}])
+def test_the_host_waits_once_in_16_tokens_at_most(options):
+    model, waits = nano("llama_nano", kv_heads=2, max_length=256).cuda(), []
+    for new in (32, 96, 32, 96):
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                zoo.generate(model, **on_gpu(padded()), max_new_tokens=new, eos_token_id=60, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchroniz" in str(one.message) for one in caught))
+    assert waits[3] - waits[2] <= 64 / graph_decoding.LOOK_EVERY

@@ -101,8 +101,8 @@ class Rows:
 class Choice:
     """Chooses the next token of each row from `rows.scores`, as `generate_tokens` does, and puts it into `rows.ids`.
 
-    tokens [B, LOOK_EVERY]: the last ones; `log_probs` likewise, if they are recorded. finished [B]: rows that ended.
-    report [2]: whether all rows have ended, and whether scores were not finite before.
+    tokens [B, LOOK_EVERY]: those since the last look; best: the highest score at each; log_probs: likewise, if they
+    are recorded. finished [B]: rows that have ended.
     """
 
     def __init__(self, rows: Rows, task: GenerationTask) -> None:
@@ -116,21 +116,21 @@ class Choice:
         if task.sampling.repetition_penalty != 1:
             self.seen = torch.zeros_like(scores, dtype=torch.bool)
         self.tokens = scores.new_zeros(batch, LOOK_EVERY, dtype=torch.long)
+        self.best = scores.new_zeros(batch, LOOK_EVERY)
         self.log_probs = scores.new_zeros(batch, LOOK_EVERY, dtype=torch.float32) if task.output_scores else None
         self.column = scores.new_zeros(1, dtype=torch.long)
         self.finished = scores.new_zeros(batch, dtype=torch.bool)
-        self.report = scores.new_zeros(2, dtype=torch.bool)
 
     def begin(self, task: GenerationTask) -> None:
-        for tensor in (self.column, self.finished, self.report):
-            tensor.zero_()
+        self.column.zero_()
+        self.finished.zero_()
         if self.seen is not None:
             self.seen.copy_(task.prompt.seen())
 
     def __call__(self) -> None:
         scores, seen = self.rows.scores, self.seen
         best, token = scores.max(-1)
-        self.report[1] |= ~best.isfinite().all() & ~self.report[0]
+        self.best.index_copy_(1, self.column, best[:, None])
         if not self.sampling.greedy or seen is not None:
             token = self.sampling.choose(scores, seen, self.generator)
         if self.log_probs is not None:
@@ -139,11 +139,10 @@ class Choice:
         if len(self.ends):
             token = torch.where(self.finished, self.fill, token)
             self.finished |= (token[:, None] == self.ends).any(1)
-            self.report[0] = self.finished.all()
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
         self.tokens.index_copy_(1, self.column, token[:, None])
-        self.column.add_(1).remainder_(LOOK_EVERY)
+        self.column.add_(1)
         self.rows.ids.copy_(token[:, None])
 
 
@@ -210,22 +209,21 @@ def content_of(model: TextModel) -> tuple[list[Any], list[Any]]:
 
 
 class Reports:
-    """Copies of `Choice.report` on the host, each of which is read when the next one is on its way."""
+    """Copies of reports on the host, each of which is read when the next one is on its way."""
 
-    def __init__(self, report: Tensor) -> None:
-        self.report, self.is_cuda = report, report.is_cuda
+    def __init__(self) -> None:
         self.pending: list[tuple[Tensor, torch.cuda.Event | None]] = []
 
-    def send(self) -> None:
-        copy = torch.zeros(2, dtype=torch.bool, pin_memory=self.is_cuda)
-        copy.copy_(self.report, non_blocking=True)
-        event = torch.cuda.Event() if self.is_cuda else None
+    def send(self, report: Tensor) -> None:
+        copy = torch.zeros(report.shape, dtype=report.dtype, pin_memory=report.is_cuda)
+        copy.copy_(report, non_blocking=True)
+        event = torch.cuda.Event() if report.is_cuda else None
         if event is not None:
             event.record()
         self.pending.append((copy, event))
 
     def receive(self) -> list[bool]:
-        """The oldest report: [all rows have ended, scores were not finite]."""
+        """The oldest report."""
         copy, event = self.pending.pop(0)
         if event is not None:
             event.synchronize()
@@ -247,6 +245,9 @@ class Decoding:
         self.choice, self.choose = graphs.get(key, self.make_choice)
         self.step, self.read = self.reader(min(task.prompt.room, SMALLEST_CAPACITY // 2))
         keep = None if session.keep is None else session.keep[:, : self.length]
+        self.tokens = self.rows.ids.new_full((self.batch, task.prompt.room), task.fill)
+        self.best = scores.new_zeros(self.tokens.shape)
+        self.log_probs = scores.new_zeros(self.tokens.shape, dtype=torch.float32)
         self.step.load(session.state, keep)
         self.rows.scores.copy_(scores)
         self.choice.begin(task)
@@ -280,41 +281,47 @@ class Decoding:
         self.read.replay()
 
     def run(self) -> Generated:
-        task, choice = self.task, self.choice
-        tokens = self.rows.ids.new_full((self.batch, task.prompt.room), task.fill)
-        log_probs = None if choice.log_probs is None else choice.log_probs.new_zeros(tokens.shape)
-        reports, offset = Reports(choice.report), self.begin_random()
-        for count in range(1, task.prompt.room + 1):
+        task, room = self.task, self.task.prompt.room
+        reports, offset = Reports(), self.begin_random()
+        for count in range(1, room + 1):
             if count > 1:
                 self.read_token(count - 1)
             self.choose.replay()
-            if count % LOOK_EVERY and count < task.prompt.room:
+            if count % LOOK_EVERY and count < room:
                 continue
-            start = (count - 1) // LOOK_EVERY * LOOK_EVERY
-            tokens[:, start:count] = choice.tokens[:, : count - start]
-            if log_probs is not None and choice.log_probs is not None:
-                log_probs[:, start:count] = choice.log_probs[:, : count - start]
-            reports.send()
-            if len(reports.pending) > 1 and self.has_ended(reports):
+            reports.send(self.collect((count - 1) // LOOK_EVERY * LOOK_EVERY, count))
+            if len(reports.pending) > 1 and self.has_ended(reports, count):
                 break
         while reports.pending:
-            self.has_ended(reports)
-        length = self.length_of(tokens[:, :count])
+            self.has_ended(reports, count)
+        length = self.length_of(count)
         self.end_random(offset, length / count)
-        return Generated(tokens[:, :length], None if log_probs is None else log_probs[:, :length])
+        return Generated(self.tokens[:, :length], self.log_probs[:, :length] if task.output_scores else None)
 
-    def has_ended(self, reports: Reports) -> bool:
-        ended, damaged = reports.receive()
-        if damaged:
+    def collect(self, start: int, count: int) -> Tensor:
+        """Put the new tokens from `start` to `count` beside those before; returns [all rows have ended, all scores were
+        finite]."""
+        choice, new = self.choice, count - start
+        self.tokens[:, start:count] = choice.tokens[:, :new]
+        self.best[:, start:count] = choice.best[:, :new]
+        if choice.log_probs is not None:
+            self.log_probs[:, start:count] = choice.log_probs[:, :new]
+        choice.column.zero_()
+        return torch.stack([choice.finished.all(), choice.best[:, :new].isfinite().all()])
+
+    def has_ended(self, reports: Reports, count: int) -> bool:
+        """Whether all rows have ended, by the oldest report. Raises ValueError if scores before were not finite."""
+        ended, finite = reports.receive()
+        if not finite and not self.best[:, : self.length_of(count)].isfinite().all():
             raise scores_error(self.model)
         return ended
 
-    def length_of(self, tokens: Tensor) -> int:
-        """The number of tokens until all rows have ended; those that were generated after that do not count."""
+    def length_of(self, count: int) -> int:
+        """How many of `count` tokens there are until all rows have ended."""
         if not self.task.stopping.end_ids:
-            return tokens.shape[1]
-        ends = torch.isin(tokens, self.choice.ends)
-        last = torch.where(ends.any(1), ends.int().argmax(1), tokens.shape[1] - 1)
+            return count
+        ends = torch.isin(self.tokens[:, :count], self.choice.ends)
+        last = torch.where(ends.any(1), ends.int().argmax(1), count - 1)
         return int(last.max()) + 1
 
     def begin_random(self) -> int:

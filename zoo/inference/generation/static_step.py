@@ -60,6 +60,27 @@ def is_known(module: nn.Module) -> bool:
     return type(module).__module__.split(".")[0] in ("zoo", "torch") and is_called_plainly(module)
 
 
+class SignedRotary(Rotary):
+    """A rotary embedding in three kernels instead of six: x * cos + (x, its halves exchanged) * (-sin, sin)."""
+
+    @classmethod
+    def of(cls, table: Rotary) -> Rotary:
+        if table.interleaved:
+            return table
+        low, high = table.sin.chunk(2, -1)
+        return cls(table.cos, torch.cat([-low, high], -1))
+
+    def at_positions(self, positions: Tensor, queries: int) -> Rotary:
+        return SignedRotary(self.cos[positions][:, None], self.sin[positions][:, None])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        width = self.cos.shape[-1]
+        if width < x.shape[-1]:
+            return torch.cat([self(x[..., :width]), x[..., width:]], -1)
+        y = torch.empty_like(x)
+        return torch.addcmul(x * self.cos, x.roll(width // 2, -1), self.sin, out=y)
+
+
 class StaticStep:
     """Reads the tokens `ids` [B, 1] at `positions` [B, 1], writes the scores of the next ones [B, V], and advances the
     positions.
@@ -80,6 +101,8 @@ class StaticStep:
         self.context = model.context(torch.arange(capacity, device=ids.device))
         if self.context.memory is not None:
             raise NotImplementedError("a decoder with an encoder")
+        tables = self.context.rotary if isinstance(self.context.rotary, tuple) else (self.context.rotary,)
+        self.turns = {table: SignedRotary.of(table) for table in tables if table is not None}
         self.keys = torch.arange(capacity, device=ids.device)
         self.masks: dict[Mask, tuple[StaticMaskView, Tensor]] = {}  # of each pattern, with its values as a bias
         self.zero, self.lowest = self.like.new_tensor(0.0), self.like.new_tensor(-torch.inf)
@@ -134,10 +157,11 @@ class StaticStep:
     def context_at(self, positions: Tensor) -> Context:
         """The context of one token of each row: the rotary tables of all positions are computed once."""
         turned = self.context.rotary
-        if turned is not None:
-            tables = turned if isinstance(turned, tuple) else (turned,)
-            at = {table: table.at_positions(positions, 1) for table in set(tables)}
-            turned = tuple(at[table] for table in tables) if isinstance(turned, tuple) else at[turned]
+        if isinstance(turned, tuple):
+            at = {table: self.turns[table].at_positions(positions, 1) for table in set(turned)}
+            turned = tuple(at[table] for table in turned)
+        elif turned is not None:
+            turned = self.turns[turned].at_positions(positions, 1)
         return replace(self.context, mask=MaskView(as_mask(self.context.mask)), rotary=turned)
 
     def bias_of(self, mask: Mask) -> Tensor:
@@ -165,19 +189,22 @@ class StaticStep:
             return None  # rows without any key are set to zero there
         bias, scale, q_norm, k_norm = self.bias_of(mask), core.scale, attention.q_norm, attention.k_norm
         project, out, joined = projections(attention), by_rows(attention.out), joined_heads(attention)
-        queries = core.spec.heads
+        queries, values = core.spec.heads, core.spec.kv_heads
 
         def step(x: Tensor, rotary: Rotary | None) -> Tensor:
             if joined is not None and rotary is None and k_norm is None:
                 q, both = joined(x).tensor_split((queries,), 1)
                 k, v = cache.append_joined(both)
+                return out(attend_under(q, k, v, bias, scale).reshape(x.shape[0], -1))
+            if joined is not None and k_norm is None:
+                both, v = joined(x).tensor_split((-values,), 1)
             else:
                 q, k, v = project(x)
                 if q_norm is not None and k_norm is not None:
                     q, k = q_norm(q), k_norm(k)
-                if rotary is not None:
-                    q, k = rotary(q), rotary(k)
-                k, v = cache.append(k, v)
+                both = torch.cat([q, k], 1)
+            q, k = (both if rotary is None else rotary(both)).tensor_split((queries,), 1)
+            k, v = cache.append(k, v)
             return out(attend_under(q, k, v, bias, scale).reshape(x.shape[0], -1))
 
         return step
