@@ -276,7 +276,7 @@ def on_gpu(batch):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("options", [{}, SAMPLED | {"top_p": 0.9, "top_k": 20}, {"repetition_penalty": 1.4}])
+@pytest.mark.parametrize("options", [{}, SAMPLED | {"top_p": 0.9, "top_k": 20, "repetition_penalty": 1.2}])
 @pytest.mark.parametrize("name, model_options", MODELS)
 def test_recorded_steps_give_the_tokens_of_steps(runs, name, model_options, options):
     model = nano(name, **model_options).cuda()
