@@ -44,7 +44,8 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
     if not can_decode_statically(model):
         return None
     graphs = graphs_of(model)
-    with graphs.lock:
+    # Normal tensors: what is recorded belongs to no inference mode, and neither does the default random generator.
+    with graphs.lock, torch.inference_mode(False), torch.no_grad():
         graphs.check(model)
         if graphs.refused is not None:
             return None
