@@ -110,6 +110,31 @@ def test_the_end_of_all_rows_is_noticed_at_the_next_look(runs, monkeypatch):
     assert out.shape[1] <= 10 and len(reads) == 2 * graph_decoding.LOOK_EVERY - 1
 
 
+class Passive(list):
+    """A streamer that keeps the tokens."""
+
+    is_passive = True
+
+    def __call__(self, token):
+        self.append(token)
+
+
+@pytest.mark.parametrize("ends", [None, [3, 7, 9]])
+def test_streamers_that_leave_the_model_alone_get_the_tokens_of_steps(runs, ends):
+    model, given = nano(), dict(max_new_tokens=NEW, eos_token_id=ends, pad_token_id=1) | SAMPLED
+    ours, theirs = Passive(), []
+    out = zoo.generate(model, prompt(), **given, streamer=ours)
+    assert len(runs) == 1
+    assert torch.equal(out, zoo.generate(model, prompt(), **given, streamer=theirs.append))
+    assert len(runs) == 1 and torch.equal(torch.stack(ours), torch.stack(theirs))
+    with torch.no_grad():
+        model.tokens.positions[20:] = torch.nan
+    ours.clear()
+    with pytest.raises(ValueError, match="not finite"):
+        zoo.generate(model, prompt(), **given | {"eos_token_id": None}, streamer=ours)
+    assert len(ours) == 16
+
+
 @pytest.mark.parametrize("name, options", [("gpt_nano", {}), ("llama_nano", {"attention": ["softmax", "linear"]})])
 def test_a_long_text_moves_to_larger_buffers(runs, monkeypatch, name, options):
     monkeypatch.setattr(graph_decoding, "SMALLEST_CAPACITY", 16)

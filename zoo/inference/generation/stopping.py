@@ -89,6 +89,8 @@ class StreamerAdapter:
         self.object = hasattr(streamer, "put")
         if streamer is not None and not self.object and not callable(streamer):
             raise ValueError(f"streamer={streamer!r}: expected a callable, or an object with put and end")
+        # Other streamers may change the model between two tokens, such as by opening a `zoo.capture`.
+        self.is_passive = streamer is None or getattr(streamer, "is_passive", False)
         if self.object:
             streamer.put(prompt.cpu())
 

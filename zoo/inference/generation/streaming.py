@@ -32,6 +32,8 @@ class Printer:
     context: the last tokens of the prompt.
     """
 
+    is_passive = True  # only reads the tokens, so a GPU may replay its graphs between them
+
     def __init__(self, decode: Decode, write: Callable[[str], Any], context: list[int]) -> None:
         self.decode, self.write, self.context = decode, write, context
         self.ids: list[int] = []
