@@ -139,7 +139,7 @@ class _Sum(torch.autograd.Function):
         d_bias = None if bias is None or not of_bias else bias.new_zeros(bias.shape, dtype=wide)
         total = hidden.new_zeros((), dtype=wide)
         for losses, rows, x, slope, w in _in_chunks(hidden, weight, bias, targets, keep, chunk, dtype):
-            total += losses.sum()
+            total = total + losses.sum()  # not in place: compiled by torch 2.11, its gradient would be zero
             kept = keep[rows, None].to(dtype)
             if d_hidden is not None:
                 d_hidden[rows] = (slope @ w).mul_(kept)
