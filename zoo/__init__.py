@@ -37,6 +37,7 @@ _WHERE = {
     "generate": "inference.generation.generate",
     "pack": "preprocessing.packing",
     "optimize": "inference.optimize",
+    "kernels": "inference.kernel_report",
     "check": "nn.conformance",
     "LoadError": "utils.errors",
 }

@@ -15,6 +15,7 @@ from torch.utils import collect_env
 
 from zoo.cli import doctor
 from zoo.cli.doctor import Finding, devices, folders, import_error, imports, optional, requirements, version_of
+from zoo.nn.kernels import RECORDS, Capabilities, missing_on_cuda
 
 
 def by_name(name: str) -> Requirement:
@@ -118,6 +119,19 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU {i}")
     assert list(devices())[1].message == "GPU 0, GPU 1 (torch is built for 13.0)"
+
+
+def test_attention_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, missing = doctor.attention_kernels()
+    assert there.message == "kernels on cpu: flash, math"
+    assert missing.message == "without varlen, flex, cudnn, efficient: only on CUDA" and missing.state == "ok"
+    old = Capabilities("cuda", (7, 5), missing=missing_on_cuda((7, 5), "", False))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(RECORDS, torch.device("cuda", 0), old)
+    there, older, compiler = doctor.attention_kernels()
+    assert there.message == "kernels on cuda: efficient, math" and older.state == compiler.state == "note"
+    assert older.message == "without varlen, flash, cudnn: it needs compute capability 8.0, this GPU has 7.5"
+    assert compiler.message == "without flex: torch cannot compile here: the package triton is not installed"
 
 
 def test_the_doctor_itself_needs_no_torch() -> None:

@@ -64,6 +64,7 @@ def examine() -> Iterator[Finding]:
     yield from broken
     if not any(finding.what == "torch" for finding in broken):
         yield from devices()
+        yield from attention_kernels()
     yield from optional(extras)
     yield from folders()
 
@@ -150,6 +151,21 @@ def devices() -> Iterator[Finding]:
         yield Finding("CUDA", "note", message, fix)
     else:
         yield Finding("CUDA", "ok", "no GPU: everything runs on the CPU")
+
+
+def attention_kernels() -> Iterator[Finding]:
+    """The attention kernels of the GPU or CPU, and one line for each reason why others are missing."""
+    import torch
+
+    from zoo.nn import kernels
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    record = kernels.capabilities(device)
+    found = ", ".join(kernel for kernel in kernels.KERNELS if record.has(kernel))
+    yield Finding("attention", "ok", f"kernels on {device.type}: {found}")
+    for reason in dict.fromkeys(record.missing.values()):
+        names = ", ".join(kernel for kernel in kernels.KERNELS if record.missing.get(kernel) == reason)
+        yield Finding("attention", "ok" if device.type == "cpu" else "note", f"without {names}: {reason}")
 
 
 def optional(extras: dict[str, list["Requirement"]]) -> Iterator[Finding]:

@@ -154,9 +154,14 @@ def choose_packed(
         grad=q.requires_grad and torch.is_grad_enabled(),
         ragged=True,
     )
-    choice = kernels.choose(kernels.capabilities(q.device), call)
+    record = kernels.capabilities(q.device)
+    choice = kernels.choose(record, call)
     if type(core).forward is not SoftmaxAttention.forward:
         choice = kernels.Choice("padded", f"no varlen: {type(core).__name__} computes its own attention")
+    elif q.dtype in kernels.HALF and (limit := kernels.varlen_limit(record, call)):
+        kernels.warn_once(
+            f"the rows of a batch are padded for attention, as the flash kernel cannot take them: {limit}"
+        )
     if choice.kernel == "varlen":
         return choice, MaskView(mask.inner, groups.positions[None], groups.positions[None], rows=groups)
     hides_later = any(p == CAUSAL or (isinstance(p, Window) and not p.right) for p in call.mask.parts())

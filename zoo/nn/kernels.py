@@ -3,16 +3,18 @@
 `capabilities(device)` records once per device what torch offers there; `choose(record, call)` is a pure function of
 this record and of what an attention computes, so that tests can choose for any GPU on any machine. Kernels:
 
-- "plain": matmul, softmax, matmul; "sdpa": torch's scaled_dot_product_attention, which takes flash, cuDNN, efficient or
-  math by itself;
+- "plain": matmul, softmax, matmul; "sdpa": torch's scaled_dot_product_attention, which takes "flash", "cudnn",
+  "efficient" or "math" by itself;
 - "varlen": one flash kernel for rows of different lengths, packed without padding;
 - "padded": packed rows are padded for the attention alone, under a mask; "groups": rows of equal length at a time;
 - "flex": a compiled flex_attention, for masks that are patterns and not tensors.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,7 +31,8 @@ PLAIN_MIN_KEYS = 64
 TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
 BUILD = "ROCm" if torch.version.hip else "" if torch.backends.cuda.is_flash_attention_available() else "no flash"
 TRITON = importlib.util.find_spec("triton") is not None
-KernelName = Literal["plain", "sdpa", "varlen", "padded", "groups", "flex"]
+KERNELS = ("varlen", "flex", "flash", "cudnn", "efficient", "math")  # that a device may have or not
+KernelName = Literal["plain", "sdpa", "varlen", "padded", "groups", "flex", "flash", "cudnn", "efficient", "math"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Capabilities:
     """What torch offers on a device: the record on which the choice of kernels depends.
 
     device: "cpu", "cuda", ... compute: the compute capability of a GPU, (0, 0) elsewhere. torch: its version.
-    missing: kernels ("varlen", "flex", "flash", "cudnn", "efficient", "math") that are not there, with the reason.
+    missing: those of `KERNELS` that are not there, with the reason.
     """
 
     device: str
@@ -116,19 +119,32 @@ def choose_ragged(record: Capabilities, call: AttentionCall) -> Choice:
 
 def varlen_obstacle(record: Capabilities, call: AttentionCall) -> str:
     """Why varlen cannot serve; empty if it can."""
-    if not record.has("varlen"):
-        return record.missing["varlen"]
     if call.dtype not in HALF:
         return f"it takes bfloat16 and float16, not {str(call.dtype).removeprefix('torch.')}"
-    if call.head_dim % 8 or call.head_dim > 256:
-        return f"it takes head dimensions that are multiples of 8 up to 256, not {call.head_dim}"
-    if call.grad and call.head_dim > 192 and record.compute not in ((8, 0), (9, 0), (10, 0)):
-        return f"it has no backward pass for head dimension {call.head_dim} on this GPU"
+    if limit := varlen_limit(record, call):
+        return limit
     if call.bias != "none":
         return "it adds no position bias"
     if packed_window(call.mask) is None:
         return f"its masks are causal or a window, not {call.mask}"
     return ""
+
+
+def varlen_limit(record: Capabilities, call: AttentionCall) -> str:
+    """Why varlen takes no half precision here: because of the GPU or of the head dimension; empty if it does."""
+    if not record.has("varlen"):
+        return record.missing["varlen"]
+    if call.head_dim % 8 or call.head_dim > 256:
+        return f"it takes head dimensions that are multiples of 8 up to 256, not {call.head_dim}"
+    if call.grad and call.head_dim > 192 and record.compute not in ((8, 0), (9, 0), (10, 0)):
+        return f"it has no backward pass for head dimension {call.head_dim} on this GPU"
+    return ""
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn the first time that this happens in a process."""
+    warnings.warn(message, stacklevel=2)
 
 
 def packed_window(mask: Mask) -> tuple[int, int] | None:

@@ -9,11 +9,19 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from zoo.nn import kernels
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
+
+TORCH_KERNELS: dict[SDPBackend, kernels.KernelName] = {
+    SDPBackend.MATH: "math",
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "efficient",
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+}
 
 
 class Packed(NamedTuple):
@@ -28,7 +36,7 @@ class Packed(NamedTuple):
 class Kernel(NamedTuple):
     """How to compute one attention: `attn_mask` and `is_causal` of torch's kernels, the queries to set to zero because
     all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads, and
-    the layout of packed rows."""
+    the layout of packed rows; and the reason."""
 
     allowed: Tensor | None
     causal: bool
@@ -36,6 +44,7 @@ class Kernel(NamedTuple):
     plain: bool
     shared: bool
     packed: Packed | None = None
+    reason: str = ""
 
 
 def attend(
@@ -63,7 +72,7 @@ def attend(
         kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
         if cache is not None:
             cache[key] = kernel
-    allowed, causal, fully_masked, plain, shared, packed = kernel
+    allowed, causal, fully_masked, plain, shared, packed, _ = kernel
     if packed is not None:
         return packed_attention(q, k, v, packed, scale, dropout)
     if plain:
@@ -94,7 +103,8 @@ def choose_kernel(
     if isinstance(mask, MaskView) and mask.rows is not None and mask.rows.starts is not None:
         window = kernels.packed_window(mask.inner)
         assert window is not None and bias is None, "zoo.nn.attention chose another kernel"
-        return Kernel(None, False, None, False, False, Packed(mask.rows.starts, mask.rows.longest, window))
+        packed = Packed(mask.rows.starts, mask.rows.longest, window)
+        return Kernel(None, False, None, False, False, packed, "rows packed without padding")
     bias = None if bias is None else as_bias(bias)
     queries, keys = q.shape[2], k.shape[2]
     allowed, fully_masked, causal = None, None, False
@@ -110,10 +120,24 @@ def choose_kernel(
         dropout=dropout,
         grad=q.requires_grad and torch.is_grad_enabled(),
     )
-    plain = kernels.choose(kernels.capabilities(q.device), call).kernel == "plain"
+    chosen, reason = kernels.choose(kernels.capabilities(q.device), call)
+    plain = chosen == "plain"
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
-    return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1])
+    return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1], reason=reason)
+
+
+def explain_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, dropout: float, pattern: Mask
+) -> kernels.Choice:
+    """The kernel that `attend` takes, with torch's own choice among its fused kernels, and why."""
+    kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
+    if kernel.packed is not None or kernel.plain:
+        return kernels.Choice("plain" if kernel.plain else "varlen", kernel.reason)
+    options = (kernel.allowed, dropout, kernel.causal)
+    number = torch._fused_sdp_choice(q, k, v, *options, enable_gqa=kernel.shared)
+    form = "a causal mask" if kernel.causal else "no mask" if kernel.allowed is None else "a mask of all pairs"
+    return kernels.Choice(TORCH_KERNELS[SDPBackend(number)], f"{kernel.reason}, with {form}")
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
