@@ -1,5 +1,7 @@
 """Rows packed without padding: on a GPU in one kernel, here by the record of a GPU and a twin of its flash kernel."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,10 +62,13 @@ def encoder(kind="softmax", **options):
     return made.double()
 
 
-def run(stack, context, **options):
+def inputs(width=WIDTH):
+    return torch.randn(len(KEEP), N, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def run(stack, context, width=WIDTH, **options):
     """Output, and gradients of the input and of all parameters."""
-    x = torch.randn(len(KEEP), N, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    x.requires_grad_()
+    x = inputs(width).requires_grad_()
     stack.zero_grad()
     y = stack(x, context, keep=KEEP, **options)
     (y * torch.linspace(0, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
@@ -190,6 +195,55 @@ def test_lengths_are_checked_on_a_cpu():
         stack(x, keep=KEEP, lengths=[9, 6, 6, 3, 0])
     with pytest.raises(ValueError, match=r"lengths\[0\] is 8"):
         check_lengths([8, 9], None, (2, 9))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_real_gpu_computes_packed_rows(name, dtype):
+    """Forward and backward beside groups of rows in double precision on the CPU; with lengths nothing waits."""
+    stack = BlockConfig(width=128, heads=4, kv_heads=2).stack(2)
+    initialize(stack, 0)
+    stack.double()
+    expected = run(stack, CONTEXTS[name](), width=128)
+    stack.to("cuda", dtype)
+    context = CONTEXTS[name]()
+    if name == "rope":
+        context = Context(mask=CAUSAL, rotary=rotary(torch.arange(N, device="cuda"), 8))
+    if name == "buckets":
+        context = Context(bias=T5RelativeBias(TABLE.to("cuda", dtype), True, 20))
+    tolerance = {torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float32: 1e-4}[dtype]
+    kept = KEEP.cuda()
+    x = inputs(128).to("cuda", dtype).requires_grad_()
+    run_on = {"keep": kept, "lengths": COUNTS}
+    stack(x, context, **run_on)  # whatever is made once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        y = stack(x, context, **run_on)
+        loss = (y * torch.linspace(0, 1, y.numel(), dtype=y.dtype, device="cuda").view_as(y)).sum()
+        stack.zero_grad()
+        x.grad = None
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip([y.detach(), x.grad, *(p.grad for p in stack.parameters())], expected, strict=True):
+        error = (one.cpu().double() - other).abs().max() / other.abs().max().clamp(min=1)
+        assert error <= tolerance
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_waited_for_once_without_lengths():
+    stack, x, kept = encoder().to("cuda", torch.bfloat16), inputs().to("cuda", torch.bfloat16), KEEP.cuda()
+    with torch.no_grad():
+        stack(x, keep=kept)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                stack(x, keep=kept)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert sum("synchroniz" in str(warning.message) for warning in found) == 1
 
 
 def test_an_old_gpu_pads_rows(monkeypatch, gpu):
