@@ -18,6 +18,7 @@ from PIL import Image
 
 import zoo
 from zoo.checkpoints.golden import named_outputs
+from zoo.checkpoints import accuracy_gate
 from zoo.checkpoints.onnx import graph, int8
 from zoo.checkpoints.onnx.inputs import example_inputs, parts_of
 from zoo.cli.main import main
@@ -186,13 +187,13 @@ def test_int8_is_smaller_and_as_accurate_as_it_says(tmp_path, exported, capsys):
              for path in (exported[1], folder)]  # fmt: skip
     assert onnx.TensorProto.INT8 not in kinds[0] and onnx.TensorProto.INT8 in kinds[1]
     assert (folder / "model.onnx").stat().st_size < (exported[1] / "model.onnx").stat().st_size
-    labels = int8.indices(model, [label for _, label in examples])
-    assert int8.measure(model, folder / "model.onnx", examples, labels) >= 0.5
+    labels = accuracy_gate.indices(model, [label for _, label in examples])
+    assert int8.measure_file(model, folder / "model.onnx", examples, labels) >= 0.5
 
 
 def test_int8_is_refused_with_both_numbers(tmp_path, monkeypatch):
     values = iter([0.91, 0.85])
-    monkeypatch.setattr(int8, "measure", lambda *_: next(values))
+    monkeypatch.setattr(int8, "measure_file", lambda *_: next(values))
     model = classifier()
     with pytest.raises(ValueError, match=r"accuracy 0\.9100 in float32 and 0\.8500 in int8 on 40 examples.*=0\.01"):
         zoo.export(model, tmp_path / "out", "onnx", quantize="int8", examples=own_predictions(model), tolerance=0.01)
@@ -200,20 +201,20 @@ def test_int8_is_refused_with_both_numbers(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_rises_is_worse():
-    assert int8.Change("loss", 1.0, 1.2).worse == pytest.approx(0.2)
-    assert int8.Change("accuracy", 0.9, 0.8).worse == pytest.approx(0.1)
-    assert not int8.Change("loss", 1.0, float("nan")).worse <= 0.1
+    assert accuracy_gate.Change("loss", 1.0, 1.2).worse == pytest.approx(0.2)
+    assert accuracy_gate.Change("accuracy", 0.9, 0.8).worse == pytest.approx(0.1)
+    assert not accuracy_gate.Change("loss", 1.0, float("nan")).worse <= 0.1
 
 
 def test_scores_of_other_heads(exported):
     model = tiny("gpt2", depth=1)
     batch = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     output = torch.randn(2, 3, 60, generator=torch.Generator().manual_seed(0))
-    total, count = int8.score(model, output, batch, [None, None])
+    total, count = accuracy_gate.score(model, output, batch, [None, None])
     rows = output.log_softmax(-1)
     assert count == 3 and total == pytest.approx(-float(rows[0, 0, 2] + rows[0, 1, 3] + rows[1, 0, 5]), rel=1e-5)
     regression = tiny("bert", depth=1, head="classify", num_classes=1)
-    assert int8.score(regression, torch.tensor([[1.0], [3.0]]), {}, [[0.0], [1.0]]) == (5.0, 2)
+    assert accuracy_gate.score(regression, torch.tensor([[1.0], [3.0]]), {}, [[0.0], [1.0]]) == (5.0, 2)
 
 
 @pytest.mark.parametrize(
@@ -235,15 +236,15 @@ def test_options_that_do_not_go_together(options, message, tmp_path):
 
 def test_a_head_without_a_measure_and_an_unknown_label_are_refused(tmp_path):
     with pytest.raises(ValueError, match="this model has head='pool'"):
-        int8.check_options(tiny("vit", head="pool"), "int8", [(1, 1)], 0.1)
+        accuracy_gate.check_options(tiny("vit", head="pool"), "int8", [(1, 1)], 0.1, "export it")
     with pytest.raises(ValueError, match="the label 'neutral' is not a class of the model: expected one of bad, good"):
-        int8.indices(classifier(), ["good", "neutral"])
-    assert int8.indices(classifier(), ["good", 0, "1"]) == [1, 0, 1]
+        accuracy_gate.indices(classifier(), ["good", "neutral"])
+    assert accuracy_gate.indices(classifier(), ["good", 0, "1"]) == [1, 0, 1]
     stars = classifier()
     stars.labels = ["1", "5"]
-    assert int8.indices(stars, [5, "1"]) == [1, 0]
+    assert accuracy_gate.indices(stars, [5, "1"]) == [1, 0]
     with pytest.raises(ValueError, match="the label 0 is not a class of the model: expected one of 1, 5"):
-        int8.indices(stars, [1, 0])
+        accuracy_gate.indices(stars, [1, 0])
 
 
 def test_labels_of_regressions_and_of_several_columns(tmp_path):

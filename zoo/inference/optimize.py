@@ -75,7 +75,7 @@ def optimize(
     }
     fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), methods)
     assert isinstance(fast, Optimized)
-    fast.attach(model, dtype, chosen)
+    fast.attach(model, dtype, chosen, cuda_graphs=True)
     if chosen.unoptimized:
         names = ", ".join(chosen.unoptimized)
         warnings.warn(f"not optimized, because not plain nn.Linear layers: {names}", stacklevel=2)

@@ -29,6 +29,10 @@ class OptimizeReport:
     candidate}}, where "plain" is the part as created. seconds: {part: {number of rows: {candidate: seconds}}}, empty if
     the choices come from a file. layers: how often each part occurs. unoptimized: linear layers that are called
     unchanged, because they have hooks, adapters or shards.
+
+    compiled: whether blocks are compiled, or why not. graphs: {method and shapes of a call: whether it is a CUDA graph,
+    or why not}, which fills as the model is called. quantized: sizes and accuracy of int8 weights. Only `choices` are
+    saved.
     """
 
     dtype: str
@@ -39,6 +43,9 @@ class OptimizeReport:
     layers: dict[str, int] = field(default_factory=dict)
     unoptimized: list[str] = field(default_factory=list)
     source: str = "measured"
+    compiled: str = ""
+    graphs: dict[str, str] = field(default_factory=dict)
+    quantized: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write the choices to a JSON file, for `zoo.optimize(model, choices=path)`."""
@@ -64,6 +71,8 @@ class OptimizeReport:
                     created = f"{1e3 * self.seconds[key][rows][PLAIN]:.3g} ms"
                 cells = (key, self.layers.get(key, "-"), rows, created, name, "-" if speed is None else f"{speed:.2f}x")
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines += [line for line in (self.quantized, self.compiled) if line]
+        lines += [f"{call}: {what}" for call, what in self.graphs.items()]
         if self.unoptimized:
             lines.append(f"not optimized, because not plain nn.Linear layers: {listed(self.unoptimized)}")
         return printable("\n".join(lines), keep="\n")

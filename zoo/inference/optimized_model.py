@@ -1,17 +1,17 @@
 """The class of optimized models: inputs and outputs are cast, and what would make it differ from its source raises."""
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from itertools import chain
-from operator import is_
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.inference.optimize_report import OptimizeReport
+from zoo.inference.optimized_graphs import CudaDevice, Graphs
+from zoo.inference.optimized_weights import SourceWeights
 from zoo.inference.packed_linear import deep_copy, no_autocast
 from zoo.models.base import Model
 
@@ -34,16 +34,19 @@ class Optimized:
 
     optimize_report: OptimizeReport
 
-    def attach(self, model: Model, dtype: torch.dtype | None, report: OptimizeReport) -> None:
-        """Record the weights of the original model."""
+    def attach(self, model: Model, dtype: torch.dtype | None, report: OptimizeReport, cuda_graphs: bool) -> None:
+        """Record the weights of the original model, and prepare CUDA graphs where they can be used."""
         self.optimize_report = report
-        self.source_ = weakref.ref(model)
-        modules = list(model.modules())
-        self.modules_ = [weakref.ref(module) for module in modules]
-        self.contents_ = [None if value is None else weakref.ref(value) for value in contents_of(modules)]
-        self.versions_ = [version_of(value) for value in contents_of(modules)]
+        self.source_ = SourceWeights(model)
         self.dtype_ = dtype
         self.call_state_ = CallState()  # setting attributes of an nn.Module is slow
+        self.start_graphs(cuda_graphs)
+
+    def start_graphs(self, wanted: bool) -> None:
+        """Prepare the CUDA graphs of this model, if they are wanted and its device has them."""
+        device = device_of(self) if wanted else None
+        self.graphs_ = None if device is None else Graphs(self, device)  # type: ignore[arg-type]
+        self.optimize_report.graphs = {} if self.graphs_ is None else self.graphs_.notes
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
         return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
@@ -62,14 +65,23 @@ class Optimized:
         """Run `call` in the dtype of this model; nested calls (forward calls encode) are not cast."""
         if self.call_state_.nested:
             return call(*args, **batch)
-        if not self.call_state_.decoding:
-            self.check_weights()
+        decoding, graphs = self.call_state_.decoding, self.graphs_
         self.call_state_.nested = True
         try:
             with torch.no_grad(), no_autocast(self.device):  # type: ignore[attr-defined]
-                return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
+                if graphs is None or decoding:
+                    y = self.compute(call, args, batch)
+                else:
+                    y = graphs.run(call.__name__, partial(self.compute, call), args, batch)
         finally:
             self.call_state_.nested = False
+        if not decoding:
+            self.check_weights()  # a GPU computes meanwhile
+        return y
+
+    def compute(self, call: Callable[..., Any], args: tuple[Any, ...], batch: dict[str, Any]) -> Any:
+        """`call` with inputs and outputs cast."""
+        return to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
 
     def cast_inputs(self, value: Any) -> Any:
         """Cast floating point tensors, also in containers."""
@@ -83,13 +95,7 @@ class Optimized:
 
     def check_weights(self) -> None:
         """Raises RuntimeError if the weights of the original model have changed."""
-        if self.source_() is None:
-            return
-        modules = [module() for module in self.modules_]
-        values = [] if None in modules else contents_of(modules)
-        before = [None if value is None else value() for value in self.contents_]
-        same = len(values) == len(before) and all(map(is_, values, before))
-        if not same or [version_of(value) for value in values] != self.versions_:
+        if self.source_.changed():
             raise RuntimeError(
                 "the weights of the original model have changed since zoo.optimize: call zoo.optimize again"
             )
@@ -119,7 +125,9 @@ class Optimized:
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return deep_copy(self, memo)
+        new = deep_copy(self, memo)
+        new.start_graphs(self.graphs_ is not None)
+        return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise ValueError(
@@ -139,15 +147,9 @@ def casting_method(name: str) -> Callable[..., Any]:
     return method
 
 
-def contents_of(modules: list[Any]) -> list[Any]:
-    """The parameters and child modules of modules."""
-    tables = [table for module in modules for table in (module._parameters, module._modules)]
-    return [*chain.from_iterable(map(dict.values, tables))]
-
-
-def version_of(value: Any) -> int:
-    """The number of in-place writes to a parameter; 0 for inference tensors, which do not count them."""
-    return 0 if not isinstance(value, Tensor) or value.is_inference() else value._version
+def device_of(model: Any) -> CudaDevice | None:
+    """The device on which calls are recorded as graphs; None on a CPU, which launches nothing."""
+    return CudaDevice(model.device) if model.device.type == "cuda" else None
 
 
 def to_float32(value: Any) -> Any:

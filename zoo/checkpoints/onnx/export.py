@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from zoo.checkpoints import accuracy_gate
 from zoo.checkpoints.onnx import graph, int8
 from zoo.checkpoints.onnx.inputs import parts_of
 from zoo.models.base import Model
@@ -19,7 +20,7 @@ def write(
     tensors: Mapping[str, Tensor],
     folder: Path,
     quantize: str | None,
-    examples: Sequence[int8.Example] | None,
+    examples: Sequence[accuracy_gate.Example] | None,
     tolerance: float | None,
 ) -> None:
     """Write model.onnx to a folder, with these tensors of the model. Raises ValueError if it differs from the model.
@@ -28,7 +29,7 @@ def write(
     """
     graph.check_installed()
     if quantize is not None:
-        int8.check_options(model, quantize, examples, tolerance)
+        accuracy_gate.check_options(model, quantize, examples, tolerance, "export it")
     elif examples is not None or tolerance is not None:
         raise ValueError("examples= and tolerance= measure quantized models: give quantize='int8', or omit them")
     same = graph.plain_float32(model, tensors)

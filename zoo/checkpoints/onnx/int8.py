@@ -2,55 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.checkpoints.accuracy_gate import (
+    Change,
+    Example,
+    check_change,
+    indices,
+    measure,
+    name_of_measure,
+    preprocessed,
+)
 from zoo.checkpoints.onnx.graph import ONE_FILE, open_session, quiet, run
 from zoo.models.base import Model
 
 OPERATORS = ("MatMul", "Gemm", "Gather")  # linear layers and embeddings; convolutions would be slower in int8 on a CPU
-BATCH = 32
-Example = tuple[Any, Any]  # what model.preprocess takes, and its label
-
-
-class Change(NamedTuple):
-    """The accuracy, or a loss, on the examples before and after quantization."""
-
-    measure: str
-    before: float
-    after: float
-
-    @property
-    def worse(self) -> float:
-        """How much worse the quantized model is; negative if it is better."""
-        return self.before - self.after if self.measure == "accuracy" else self.after - self.before
-
-    def __str__(self) -> str:
-        return f"{self.measure} {self.before:.4f} in float32 and {self.after:.4f} in int8"
-
-
-def check_options(model: Model, quantize: str, examples: Sequence[Example] | None, tolerance: float | None) -> None:
-    """Raise ValueError unless a model can be quantized and there are examples to measure it on."""
-    if quantize != "int8":
-        raise ValueError(f"quantize={quantize!r}: expected 'int8'")
-    if not examples or tolerance is None:
-        raise ValueError(
-            "int8 weights change the outputs, so they are measured: give labeled examples that the model was not "
-            "trained on, and the greatest acceptable loss, examples=[(input, label), ...], tolerance=0.01 (zoo export: "
-            "--table validation.csv --tolerance 0.01)"
-        )
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance={tolerance!r}: expected a number from 0 to 1, such as 0.01")
-    if model.config.head not in ("classify", "lm") or model.config.parts:
-        raise ValueError(
-            f"quantize='int8' measures classifiers (accuracy) and language models (loss), and this model has "
-            f"head={model.config.head!r}: export it without quantize="
-        )
-    if model.preprocess is None:
-        raise ValueError("quantize='int8' needs model.preprocess, which makes the inputs of the examples")
 
 
 def quantize_file(model: Model, file: Path, examples: Sequence[Example], tolerance: float) -> Change:
@@ -63,7 +31,7 @@ def quantize_file(model: Model, file: Path, examples: Sequence[Example], toleran
     small = file.parent / "int8" / file.name
     small.parent.mkdir()
     labels = indices(model, [label for _, label in examples])
-    before = measure(model, file, examples, labels)
+    before = measure_file(model, file, examples, labels)
     with quiet():
         quantize_dynamic(
             file,
@@ -73,13 +41,9 @@ def quantize_file(model: Model, file: Path, examples: Sequence[Example], toleran
             weight_type=QuantType.QInt8,
             use_external_data_format=sum(t.nbytes for t in model.state_dict().values()) > ONE_FILE,
         )
-    after = measure(model, small, examples, labels)
-    change = Change("accuracy" if is_single_label(model) else "loss", before, after)
-    if not change.worse <= tolerance:
-        raise ValueError(
-            f"the int8 model was not written: {change} on {len(examples):,} examples, worse by {change.worse:.4f}, "
-            f"more than tolerance={tolerance:g}; allow more, or export it without quantize="
-        )
+    after = measure_file(model, small, examples, labels)
+    change = Change(name_of_measure(model), before, after)
+    check_change(change, tolerance, len(examples), "the int8 model was not written", "export it")
     for old in file.parent.glob(f"{file.name}*"):
         old.unlink()
     for new in small.parent.iterdir():
@@ -88,59 +52,13 @@ def quantize_file(model: Model, file: Path, examples: Sequence[Example], toleran
     return change
 
 
-def is_single_label(model: Model) -> bool:
-    config = model.config
-    return config.head == "classify" and config.resolved_problem_type == "single_label_classification"
+def measure_file(model: Model, file: Path, examples: Sequence[Example], labels: Sequence[Any]) -> float:
+    """The accuracy or the loss of a graph on examples."""
+    session = open_session(file)
 
+    def compute(items: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = preprocessed(model, items)
+        batch = {value.name: batch[value.name] for value in session.get_inputs()}
+        return run(session, batch)[0], batch
 
-def indices(model: Model, labels: Sequence[Any]) -> list[Any]:
-    """Labels as the loss takes them: the number of a class by its name; numbers, or lists of them, stay."""
-    if not is_single_label(model):
-        return list(labels)
-    names = {name: i for i, name in enumerate(model.labels or [])}
-    ambiguous = any(name.isdecimal() for name in names)  # the number 1 may be the class "1" or the second one
-    found = []
-    for label in labels:
-        number = names.get(str(label))
-        if number is None and not ambiguous and isinstance(label, int | str) and str(label).isdecimal():
-            number = int(label)
-        if number is None or number >= model.config.num_classes:
-            known = ", ".join(names) or f"0 to {model.config.num_classes - 1}"
-            raise ValueError(f"the label {label!r} is not a class of the model: expected one of {known:.300}")
-        found.append(number)
-    return found
-
-
-def measure(model: Model, file: Path, examples: Sequence[Example], labels: Sequence[Any]) -> float:
-    """The accuracy of a graph on examples, or its mean loss: of regression, of several labels, of the next token."""
-    session, total, count = open_session(file), 0.0, 0
-    for start in range(0, len(examples), BATCH):
-        part = slice(start, start + BATCH)
-        batch = inputs_for(session, model, [item for item, _ in examples[part]])
-        value, weight = score(model, run(session, batch)[0], batch, labels[part])
-        total, count = total + value, count + weight
-    return total / count
-
-
-def inputs_for(session: Any, model: Model, items: list[Any]) -> dict[str, Tensor]:
-    """What a graph takes for items: texts are cut to the model's length, and what preprocess leaves out is all real."""
-    options = {"truncate": "cut"} if "input_ids" in model.inputs else {}
-    batch = dict(model.preprocess(items, **options))
-    main = next(iter(batch.values()))
-    batch.setdefault("attention_mask", torch.ones(main.shape[:2], dtype=torch.long))
-    batch.setdefault("token_type_ids", torch.zeros(main.shape[:2], dtype=torch.long))
-    return {value.name: batch[value.name] for value in session.get_inputs()}
-
-
-def score(model: Model, output: Tensor, batch: dict[str, Tensor], labels: Sequence[Any]) -> tuple[float, int]:
-    """(sum of the measure, number of what it is the mean of)."""
-    if model.config.head == "lm":
-        real = batch["attention_mask"][:, 1:].bool() & batch["attention_mask"][:, :-1].bool()
-        losses = F.cross_entropy(output[:, :-1].mT, batch["input_ids"][:, 1:], reduction="none")
-        return float(losses[real].sum()), int(real.sum())
-    if is_single_label(model):
-        return float((output.argmax(-1) == torch.tensor(labels)).sum()), len(labels)
-    target = torch.tensor(labels, dtype=torch.float32).reshape(output.shape)
-    if model.config.resolved_problem_type == "regression":
-        return float(F.mse_loss(output, target, reduction="sum")), target.numel()
-    return float(F.binary_cross_entropy_with_logits(output, target, reduction="sum")), target.numel()
+    return measure(model, compute, examples, labels)
