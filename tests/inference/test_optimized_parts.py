@@ -1,6 +1,6 @@
 """Every candidate of every part of a model gives the numbers of the model as created."""
 
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +9,14 @@ from kernel_timers import fake_timer, fastest
 from torch import Tensor, nn
 
 import zoo
-from zoo.inference.optimized_parts import FrameProducts, FusedAttention, LinearPatches, identity, parts_of
+from zoo.inference.optimized_parts import (
+    FrameProducts,
+    FusedAttention,
+    LinearPatches,
+    identity,
+    parts_of,
+    row_counts,
+)
 from zoo.inference.packed_linear import KERNELS
 from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
 from zoo.nn.frontends.waveform import ConvPositions
@@ -212,3 +219,9 @@ def test_measuring_does_not_depend_on_the_default_device(monkeypatch):
     fastest(monkeypatch, "onednn")
     with torch.device("meta"):
         assert zoo.optimize(model).device.type == "cpu"
+
+
+def test_a_gpu_measures_one_large_number_of_rows():
+    for is_cuda, many in ((True, (4096,)), (False, (8, 64, 512))):
+        weight = SimpleNamespace(is_cuda=is_cuda)
+        assert row_counts(weight, "many") == many and row_counts(weight, "one") == (1,)

@@ -20,6 +20,7 @@ class Change(NamedTuple):
     measure: str
     before: float
     after: float
+    dtype: str = "float32"
 
     @property
     def worse(self) -> float:
@@ -27,7 +28,7 @@ class Change(NamedTuple):
         return self.before - self.after if self.measure == "accuracy" else self.after - self.before
 
     def __str__(self) -> str:
-        return f"{self.measure} {self.before:.4f} in float32 and {self.after:.4f} in int8"
+        return f"{self.measure} {self.before:.4f} in {self.dtype} and {self.after:.4f} in int8"
 
 
 def check_options(

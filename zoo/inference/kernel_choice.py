@@ -96,8 +96,8 @@ def choose_for(part: Part, seconds: Mapping[int, Mapping[str, float]]) -> dict[i
 
     One for all numbers of rows where it is, up to TIE, or up to SECOND_COPY if several would copy the weights.
     """
-    if not seconds:
-        return dict.fromkeys(part.row_counts, PLAIN)
+    if not seconds:  # there is one candidate
+        return dict.fromkeys(part.row_counts, next(iter(part.candidates)))
     slowdown = {  # of each candidate that is not slower than the part as created
         rows: {name: times[name] / min(times.values()) for name in part.candidates if times[name] <= times[PLAIN]}
         for rows, times in seconds.items()

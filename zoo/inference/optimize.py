@@ -8,15 +8,17 @@ weight norm of convolutional positions is folded, and the dtype may be one of ha
 import copy
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from os import PathLike
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.accuracy_gate import Example, check_options
 from zoo.inference.kernel_choice import build, choose, measure
 from zoo.inference.optimize_report import OptimizeReport, read_choices
+from zoo.inference.optimized_blocks import compile_blocks, why_not_compiled
+from zoo.inference.optimized_int8 import check_accuracy, weight_bytes, with_int8_weights
 from zoo.inference.optimized_model import Optimized, casting_method, detach_and_cast
 from zoo.inference.optimized_parts import Part, fold_positions, parts_of
 from zoo.inference.packed_linear import Rows, onednn_dtypes
@@ -31,6 +33,11 @@ def optimize(
     dtype: torch.dtype | None = None,
     rows: Rows = "many",
     choices: str | PathLike[str] | OptimizeReport | None = None,
+    compile: bool = False,
+    cuda_graphs: bool = True,
+    quantize: str | None = None,
+    examples: Sequence[Example] | None = None,
+    tolerance: float | None = None,
 ) -> Model:
     """Create an optimized copy of `model` for inference; `model` itself is not changed.
 
@@ -39,15 +46,50 @@ def optimize(
     copy prints what was chosen; `optimize_report.save("choices.json")` writes it to a file.
 
     dtype: the dtype of the computation, such as torch.bfloat16; inputs are cast to it and outputs of half precision to
-    float32, also under autocast.
+    float32, also under autocast. None is that of the model, on a GPU, too, where bfloat16 is several times faster.
     rows: "many" for batches and long sequences, "one" for a single row at a time (decoding one text). choices: the
     path of a saved report, or a report: nothing is measured, and the model is the same in every process. Raises
     LoadError if it does not fit this model, dtype, rows or machine.
+
+    On CUDA: cuda_graphs records calls that take longer to launch than to compute, for each combination of input shapes,
+    and replays them from the fourth call on; batches with padding are launched. compile: compile the blocks with
+    torch.compile, which takes seconds for the first batch and again for the next size, for batches without padding.
+
+    quantize: "int8" stores the weights of linear layers in int8, by torchao, which changes the outputs. So they are
+    measured on `examples`, (input of model.preprocess, label) pairs, and ValueError is raised with both numbers if the
+    accuracy or the loss is worse by more than `tolerance`.
 
     The copy cannot be trained or saved, and raises RuntimeError after the weights or layers of `model` have changed.
     Several threads may call it at the same time. Layers that cannot be optimized (with hooks, adapters or shards) are
     called unchanged, with a warning that names them.
     """
+    check_arguments(model, dtype, rows)
+    if quantize is not None:
+        check_options(model, quantize, examples, tolerance, "optimize it")
+    elif examples is not None or tolerance is not None:
+        raise ValueError("examples= and tolerance= measure quantized models: give quantize='int8', or omit them")
+    fast = copy_for_inference(model)
+    fold_positions(fast)
+    detach_and_cast(fast, dtype)
+    before = weight_bytes(fast)
+    chosen = replace_parts(fast, rows, choices, quantize is not None)
+    if compile:
+        chosen.compiled = compiled(fast)
+    towers = {name: casting_method(name) for name in dir(model) if name.startswith("encode_")}
+    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), towers)
+    assert isinstance(fast, Optimized)
+    fast.attach(model, dtype, chosen, cuda_graphs)
+    if examples is not None and tolerance is not None:
+        change = check_accuracy(copy_for_inference(model), fast, examples, tolerance)
+        sizes = f"{before / 1e6:.1f} MB of weights became {weight_bytes(fast) / 1e6:.1f} MB"
+        chosen.quantized = f"int8 weights: {sizes}; {change} on {len(examples):,} examples"
+    if names := ", ".join(chosen.unoptimized):
+        warnings.warn(f"not optimized, because not plain nn.Linear layers: {names}", stacklevel=2)
+    return fast
+
+
+def check_arguments(model: Model, dtype: torch.dtype | None, rows: str) -> None:
+    """Raise ValueError for what cannot be optimized; warn of a dtype that this CPU computes slowly."""
     if rows not in ("many", "one"):
         raise ValueError(f"rows={rows!r}: expected 'many' or 'one'")
     check_dtype(dtype)
@@ -59,32 +101,37 @@ def optimize(
         warnings.warn(
             "this CPU has no instructions for bfloat16 (AVX-512): zoo.optimize(dtype=torch.bfloat16) computes without "
             "oneDNN and more slowly than in float32, so omit dtype=",
-            stacklevel=2,
+            stacklevel=3,
         )
-    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}  # share the weights instead of copying them
+
+
+def copy_for_inference(model: Model) -> Model:
+    """A copy of a model in evaluation mode, which shares its weights."""
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     shared |= {id(t): t for t in attributes if not t.is_leaf}  # computed weights, of pruning or weight norm
     report, preprocess = model.load_report, model.preprocess
     fast = copy.deepcopy(model, shared | {id(report): report, id(preprocess): preprocess})
     fast.eval()
-    fold_positions(fast)
-    detach_and_cast(fast, dtype)
-    chosen = replace_parts(fast, rows, choices)
-    methods: dict[str, Callable[..., Any]] = {  # of multi-tower models
-        name: casting_method(name) for name in dir(model) if name.startswith("encode_")
-    }
-    fast.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), methods)
-    assert isinstance(fast, Optimized)
-    fast.attach(model, dtype, chosen, cuda_graphs=True)
-    if chosen.unoptimized:
-        names = ", ".join(chosen.unoptimized)
-        warnings.warn(f"not optimized, because not plain nn.Linear layers: {names}", stacklevel=2)
     return fast
 
 
-def replace_parts(model: Model, rows: Rows, choices: str | PathLike[str] | OptimizeReport | None) -> OptimizeReport:
+def compiled(model: Model) -> str:
+    """Compile the blocks of a model in place, if that is possible; what the report says about it."""
+    reason = why_not_compiled(model.device)
+    if reason is None:
+        return f"blocks compiled by torch.compile: {compile_blocks(model)}, for batches without padding"
+    warnings.warn(f"compile=True: the blocks are not compiled, because {reason}", stacklevel=3)
+    return f"blocks not compiled: {reason}"
+
+
+def replace_parts(
+    model: Model, rows: Rows, choices: str | PathLike[str] | OptimizeReport | None, int8: bool = False
+) -> OptimizeReport:
     """Replace the parts of a model in place as chosen, by measuring or by `choices`; returns the report."""
     parts, unoptimized = parts_of(model, rows)
+    if int8:
+        parts = with_int8_weights(parts)
     distinct: dict[str, Part] = {}
     for part in parts:
         distinct.setdefault(part.key, part)

@@ -12,7 +12,7 @@ from zoo.nn.block import NO_CONTEXT, Block
 from zoo.nn.context import Context
 from zoo.nn.kv_cache import LayerState
 
-MIN_TOKENS = 16  # rows * tokens from which a block is compiled
+MIN_TOKENS = 128  # rows * tokens from which a block is compiled
 OPTIONS: dict[str, Any] = {"backend": "inductor"}
 
 
@@ -23,9 +23,11 @@ class CompiledBlock(Block):
     """
 
     compiled: Callable[..., Tensor]
+    hooks: list[dict[int, Any]]  # of its modules: compiled code does not call those that come later
 
     def forward(self, x: Tensor, context: Context = NO_CONTEXT, state: LayerState | None = None) -> Tensor:
-        if state is not None or context.groups is not None or x.shape[0] * x.shape[1] < MIN_TOKENS:
+        dense = state is None and context.groups is None and x.shape[0] * x.shape[1] >= MIN_TOKENS
+        if not dense or any(self.hooks):
             return super().forward(x, context, state)
         return self.compiled(self, x, context)
 
@@ -40,7 +42,8 @@ def compile_blocks(model: nn.Module) -> int:
     for block in blocks:
         faster: Any = block
         faster.__class__ = CompiledBlock
-        faster.__dict__["compiled"] = compiled  # not a module
+        faster.compiled = compiled
+        faster.hooks = [t for module in block.modules() for t in (module._forward_hooks, module._forward_pre_hooks)]
     return len(blocks)
 
 

@@ -49,19 +49,19 @@ class Optimized:
         self.optimize_report.graphs = {} if self.graphs_ is None else self.graphs_.notes
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
-        return self.run_cast(super().__call__, *args, **batch)  # type: ignore[misc]
+        return self.run_cast("forward", super().__call__, *args, **batch)  # type: ignore[misc]
 
     def encode(self, *args: Any, **batch: Any) -> Any:
-        return self.run_cast(super().encode, *args, **batch)  # type: ignore[misc]
+        return self.run_cast("encode", super().encode, *args, **batch)  # type: ignore[misc]
 
     def decode(self, input_ids: Tensor, state: Any, *args: Any, **batch: Any) -> Any:
         self.call_state_.decoding = state.length > 0  # weights are checked once per text, not for every token
         try:
-            return self.run_cast(super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
+            return self.run_cast("decode", super().decode, input_ids, state, *args, **batch)  # type: ignore[misc]
         finally:
             self.call_state_.decoding = False
 
-    def run_cast(self, call: Callable[..., Any], *args: Any, **batch: Any) -> Any:
+    def run_cast(self, name: str, call: Callable[..., Any], /, *args: Any, **batch: Any) -> Any:
         """Run `call` in the dtype of this model; nested calls (forward calls encode) are not cast."""
         if self.call_state_.nested:
             return call(*args, **batch)
@@ -72,7 +72,7 @@ class Optimized:
                 if graphs is None or decoding:
                     y = self.compute(call, args, batch)
                 else:
-                    y = graphs.run(call.__name__, partial(self.compute, call), args, batch)
+                    y = graphs.run(name, partial(self.compute, call), args, batch)
         finally:
             self.call_state_.nested = False
         if not decoding:
@@ -142,7 +142,7 @@ def casting_method(name: str) -> Callable[..., Any]:
     """The method `name` of an optimized model with inputs and outputs cast, as in `encode`."""
 
     def method(self: Any, *args: Any, **batch: Any) -> Any:
-        return self.run_cast(getattr(super(Optimized, self), name), *args, **batch)
+        return self.run_cast(name, getattr(super(Optimized, self), name), *args, **batch)
 
     return method
 

@@ -22,6 +22,7 @@ from zoo.nn.mlp import MLP
 PLAIN = "plain"  # the candidate that is the model as created
 # Numbers of rows that are measured: one token; or a few rows that are decoded together, a short input, and a batch.
 ROW_COUNTS: dict[Rows, tuple[int, ...]] = {"one": (1,), "many": (8, 64, 512)}
+GPU_ROWS = 4096  # of "many" on a GPU, where small batches are bound by the number of kernels and larger ones are alike
 MOST_WEIGHTS = 1 << 22  # larger layers, such as the output layer of a language model, are measured by their first rows
 
 Build = Callable[[float], nn.Module]
@@ -42,6 +43,11 @@ class Part:
     row_counts: tuple[int, ...]
     install: Callable[[nn.Module], None]
     weights: int
+
+    @property
+    def kind(self) -> str:
+        """The first word of the key: "linear", "attention", "patches" or "frames"."""
+        return self.key.partition(" ")[0]
 
     @property
     def share(self) -> float:
@@ -92,6 +98,11 @@ def kernels(weight: Tensor, act: str | None, rows: Rows) -> Iterator[str]:
     return (name for name, kernel in KERNELS.items() if kernel.supports(weight, act, rows))
 
 
+def row_counts(weight: Tensor, rows: Rows) -> tuple[int, ...]:
+    """The numbers of rows for which the candidates of a layer are measured."""
+    return (GPU_ROWS,) if weight.is_cuda and rows == "many" else ROW_COUNTS[rows]
+
+
 def named(what: str, weight: Tensor) -> str:
     """The key of a part: what it computes and its dtype."""
     return f"{what}, {str(weight.dtype).removeprefix('torch.')}"
@@ -122,7 +133,7 @@ def linear_part(linear: nn.Module, install: Callable[[nn.Module], None], rows: R
         named(f"linear {linear.in_features} -> {linear.out_features}" + (f", {act}" if act else ""), linear.weight),
         {name: partial(build, name) for name in kernels(linear.weight, act, rows)},
         lambda count: example_rows(linear.weight, 1, count, linear.in_features),
-        ROW_COUNTS[rows],
+        row_counts(linear.weight, rows),
         install,
         linear.weight.numel(),
     )
@@ -201,7 +212,7 @@ def attention_part(attention: Attention, rows: Rows) -> Part:
         named(f"attention {width} -> {' + '.join(str(p.out_features) for p in parts)}", attention.q.weight),
         rearranged("joined", attention.q.weight, rows, separate, joined),
         lambda count: example_rows(attention.q.weight, 1, count, width),
-        ROW_COUNTS[rows],
+        row_counts(attention.q.weight, rows),
         partial(set_projections, attention),
         sum(p.weight.numel() for p in parts),
     )
@@ -254,7 +265,7 @@ def patches_part(embedding: PatchEmbedding, rows: Rows) -> Part:
         named(f"patches {conv.in_channels} x {height} x {width} -> {conv.out_channels}", conv.weight),
         rearranged("linear", conv.weight, "many", lambda _: conv, lambda name, _: LinearPatches(conv, name)),
         lambda count: example_rows(conv.weight, 1, conv.in_channels, 16 * height, count // 16 * width),
-        ROW_COUNTS["many"][-1:],
+        row_counts(conv.weight, "many")[-1:],
         partial(setattr, embedding, "proj"),
         conv.weight.numel(),
     )
@@ -293,7 +304,7 @@ def frames_part(layer: ConvLayer, install: Callable[[nn.Module], None], rows: Ro
         rearranged("linear", conv.weight, "many", lambda _: layer, lambda name, _: FrameProducts(layer, name)),
         # between layers, the channels of a sample are contiguous
         lambda count: example_rows(conv.weight, 1, kernel + stride * (count - 1), conv.in_channels).mT,
-        ROW_COUNTS["many"][-1:],
+        row_counts(conv.weight, "many")[-1:],
         install,
         conv.weight.numel(),
     )
