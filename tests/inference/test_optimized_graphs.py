@@ -10,7 +10,8 @@ from kernel_timers import fastest
 
 import zoo
 from zoo.inference import optimized_graphs, optimized_model
-from zoo.inference.optimized_graphs import CudaDevice, UnsupportedValueError, key_of, map_tensors
+from zoo.inference.optimized_graphs import CudaDevice, Graphs, UnsupportedValueError, key_of, map_tensors
+from zoo.nn.padding import real_tokens
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CALLS = 4  # until a call is recorded
@@ -144,6 +145,28 @@ def test_padded_batches_are_launched_and_full_masks_are_dropped(device):
         fast(input_ids=ids, attention_mask=torch.ones(2, 9, dtype=torch.long))
     with pytest.raises(ValueError, match="attention_mask contains 7"):
         fast(input_ids=ids, attention_mask=torch.full_like(ids, 7))
+
+
+def test_masks_are_not_waited_for_where_most_batches_are_padded_or_lengths_are_known(monkeypatch):
+    looked = []
+    monkeypatch.setattr(optimized_graphs, "real_tokens", lambda mask: looked.append(1) or real_tokens(mask))
+    graphs = Graphs(bert(), FakeDevice())
+    ids, full = torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8)
+    padded = full.clone()
+    padded[0, 5:] = 0
+    for mask, count in ((padded, 40), (full, 1), (full, 9), (padded, 3)):
+        for _ in range(count):
+            graphs.run("forward", lambda args, batch: None, (), {"input_ids": ids, "attention_mask": mask})
+        looked.append(count)
+    assert looked == [*[1] * 12, 40, 1, 1, *[1] * 9, 9, *[1] * 3, 3]
+    del looked[:]
+    seen = []
+    for mask, lengths in ((padded, [5, 8]), (full, [8, 8]), (full, torch.tensor([8, 8])), (full, [8]), (full, 3)):
+        batch = {"input_ids": ids, "attention_mask": mask, "lengths": lengths}
+        graphs.run("forward", lambda args, batch: seen.append(set(batch)), (), batch)
+    assert not looked and seen == [set(batch), {"input_ids"}, {"input_ids"}, set(batch), set(batch)]
+    with pytest.raises(RuntimeError, match="lengths="):
+        graphs.run("forward", lambda *_: None, (), {"input_ids": ids, "attention_mask": padded, "lengths": [8, 8]})
 
 
 def test_what_waits_for_the_device_is_launched(device):

@@ -25,6 +25,7 @@ MOST_GRAPHS = 8  # of a model; the one that was not called for the longest time 
 MOST_SIGNATURES = 256  # that are remembered
 # Masks, and the inputs of which they mark the padding: the first one that is there.
 MASKS = {"attention_mask": ("input_ids", "input_values"), "audio_attention_mask": ("input_values", "input_features")}
+PATIENCE = 8  # padded batches in a row, after which only every eighth mask is looked at, as that waits for the device
 CONSTANTS = (bool, int, float, str)
 
 Function = Callable[[], Any]
@@ -134,7 +135,7 @@ class Graphs:
         self.known: OrderedDict[Any, Trial | Replay | None] = OrderedDict()  # None: called without a graph
         self.notes: dict[str, str] = {}
         self.hooks = [t for module in model.modules() for t in (module._forward_hooks, module._forward_pre_hooks)]
-        self.out_of_memory = False
+        self.out_of_memory, self.padded = False, 0  # padded batches in a row
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Graphs read the memory of one model; `Optimized.__deepcopy__` makes those of a copy."""
@@ -143,12 +144,20 @@ class Graphs:
         """compute(args, batch) of the method `name`, by a graph where that is faster."""
         if any(self.hooks) or _has_any_global_hook() or torch.compiler.is_compiling() or self.device.is_recording():
             return compute(args, batch)  # hooks see the tensors of each call
+        waits = batch.get("lengths") is None and any(isinstance(batch.get(name), Tensor) for name in MASKS)
+        if waits and self.padded >= PATIENCE and self.padded % PATIENCE:
+            self.padded += 1
+            return compute(args, batch)
         inputs: list[Tensor] = []
         try:
-            batch = without_full_masks(batch)
-            key = name, key_of(args, self.place, inputs), key_of(batch, self.place, inputs)
+            full = without_full_masks(batch)
+            key = name, key_of(args, self.place, inputs), key_of(full, self.place, inputs)
         except UnsupportedValueError:
+            self.padded += waits
             return compute(args, batch)
+        if waits:
+            self.padded = 0
+        batch = full
         with self.lock:
             entry = self.known.setdefault(key, Trial())
             self.known.move_to_end(key)
@@ -231,17 +240,28 @@ class Graphs:
 
 
 def without_full_masks(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A batch without the masks that hide nothing: the same to the model. Waits for the device once for each mask.
+    """A batch without the masks that hide nothing: the same to the model. Without `lengths`, each mask is waited for.
 
     Raises UnsupportedValueError for padding, which decides what is computed.
     """
     masks = [name for name in MASKS if isinstance(batch.get(name), Tensor)]
     if not masks:
         return batch
+    lengths = batch.get("lengths")  # on the host, of the mask
+    if isinstance(lengths, Tensor) and lengths.device.type == "cpu":
+        lengths = lengths.tolist()
     for name in masks:
+        mask = batch[name]
         main = next((batch[other] for other in MASKS[name] if isinstance(batch.get(other), Tensor)), None)
-        if main is None or batch[name].shape != main.shape[:2] or real_tokens(batch[name]) is not None:
+        if main is None or mask.shape != main.shape[:2]:
             raise UnsupportedValueError
+        if lengths is None:
+            if real_tokens(mask) is not None:
+                raise UnsupportedValueError
+        elif not isinstance(lengths, list | tuple) or [*lengths] != [mask.shape[1]] * len(mask):
+            raise UnsupportedValueError
+        else:
+            torch._assert_async((mask != 0).all(), "lengths= must be the sums of the rows of attention_mask, 0 or 1")
     return {name: value for name, value in batch.items() if name not in (*masks, "lengths")}
 
 

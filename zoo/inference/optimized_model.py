@@ -42,9 +42,9 @@ class Optimized:
         self.call_state_ = CallState()  # setting attributes of an nn.Module is slow
         self.start_graphs(cuda_graphs)
 
-    def start_graphs(self, wanted: bool) -> None:
-        """Prepare the CUDA graphs of this model, if they are wanted and its device has them."""
-        device = device_of(self) if wanted else None
+    def start_graphs(self, enabled: bool) -> None:
+        """Prepare the CUDA graphs of this model, if they are enabled and its device has them."""
+        device = device_of(self) if enabled else None
         self.graphs_ = None if device is None else Graphs(self, device)  # type: ignore[arg-type]
         self.optimize_report.graphs = {} if self.graphs_ is None else self.graphs_.notes
 
