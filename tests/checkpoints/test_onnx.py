@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.checkpoints.golden import named_outputs
 from zoo.checkpoints import accuracy_gate
+from zoo.checkpoints.golden import named_outputs
 from zoo.checkpoints.onnx import graph, int8
 from zoo.checkpoints.onnx.inputs import example_inputs, parts_of
 from zoo.cli.main import main

@@ -25,7 +25,9 @@ MOST_GRAPHS = 8  # of a model; the one that was not called for the longest time 
 MOST_SIGNATURES = 256  # that are remembered
 # Masks, and the inputs of which they mark the padding: the first one that is there.
 MASKS = {"attention_mask": ("input_ids", "input_values"), "audio_attention_mask": ("input_values", "input_features")}
-PATIENCE = 8  # padded batches in a row, after which only every eighth mask is looked at, as that waits for the device
+PADDED_IN_A_ROW = (
+    8  # padded batches in a row, after which only every eighth mask is looked at, as that waits for the device
+)
 CONSTANTS = (bool, int, float, str)
 
 Function = Callable[[], Any]
@@ -145,7 +147,7 @@ class Graphs:
         if any(self.hooks) or _has_any_global_hook() or torch.compiler.is_compiling() or self.device.is_recording():
             return compute(args, batch)  # hooks see the tensors of each call
         waits = batch.get("lengths") is None and any(isinstance(batch.get(name), Tensor) for name in MASKS)
-        if waits and self.padded >= PATIENCE and self.padded % PATIENCE:
+        if waits and self.padded >= PADDED_IN_A_ROW and self.padded % PADDED_IN_A_ROW:
             self.padded += 1
             return compute(args, batch)
         inputs: list[Tensor] = []
@@ -161,6 +163,8 @@ class Graphs:
         with self.lock:
             entry = self.known.setdefault(key, Trial())
             self.known.move_to_end(key)
+            if len(self.known) > MOST_SIGNATURES:
+                self.forget(next(iter(self.known)))
             if isinstance(entry, Trial) and entry.calls >= WARM_UP + TIMED:
                 entry = self.known[key] = self.decide(key, entry, compute, args, batch, inputs)
             if isinstance(entry, Replay):
@@ -191,12 +195,12 @@ class Graphs:
     ) -> Replay | None:
         """Record a call, if launching it is what takes its time and it can be recorded."""
         text, milliseconds = described(key), f"{1e3 * trial.total:.2f} ms"
-        self.drop_oldest()
         if trial.launching < LAUNCH_BOUND * trial.total:
             self.notes[text] = f"launched: computing takes longer ({milliseconds})"
             return None
         if self.out_of_memory:
             return None
+        self.drop_graph()
         try:
             with torch.inference_mode(False), torch.no_grad():
                 replay = self.record(compute, args, batch, inputs)
@@ -206,7 +210,9 @@ class Graphs:
             warnings.warn("no memory for more CUDA graphs: further calls are launched kernel by kernel", stacklevel=5)
             return None
         except Exception as error:  # what cannot be recorded can still be called
-            self.notes[text] = f"launched: it cannot be recorded ({type(error).__name__}: {str(error).splitlines()[0]})"
+            self.notes[text] = (
+                f"launched: it cannot be recorded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            )
             return None
         self.notes[text] = f"graph, launched in {milliseconds}"
         return replay
@@ -226,17 +232,17 @@ class Graphs:
             entry.run()
             return map_tensors(Tensor.clone, entry.outputs)
 
-    def drop_oldest(self) -> None:
-        """Make room for one more signature or graph; called for each that is decided."""
+    def drop_graph(self) -> None:
+        """Make room for one more graph."""
         recorded = [key for key, entry in self.known.items() if isinstance(entry, Replay)]
         if len(recorded) >= MOST_GRAPHS:
+            self.forget(recorded[0])
+
+    def forget(self, key: Any) -> None:
+        """Start over with a signature."""
+        if isinstance(self.known.pop(key), Replay):
             self.device.synchronize()  # it may still run
-            self.known[recorded[0]] = Trial()
-            self.notes.pop(described(recorded[0]), None)
-        while len(self.known) > MOST_SIGNATURES:
-            oldest = next(iter(self.known))
-            del self.known[oldest]
-            self.notes.pop(described(oldest), None)
+        self.notes.pop(described(key), None)
 
 
 def without_full_masks(batch: Mapping[str, Any]) -> Mapping[str, Any]:
