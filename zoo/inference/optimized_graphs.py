@@ -25,9 +25,7 @@ MOST_GRAPHS = 8  # of a model; the one that was not called for the longest time 
 MOST_SIGNATURES = 256  # that are remembered
 # Masks, and the inputs of which they mark the padding: the first one that is there.
 MASKS = {"attention_mask": ("input_ids", "input_values"), "audio_attention_mask": ("input_values", "input_features")}
-PADDED_IN_A_ROW = (
-    8  # padded batches in a row, after which only every eighth mask is looked at, as that waits for the device
-)
+PADDED_IN_A_ROW = 8  # batches after which only every eighth mask is looked at, as that waits for the device
 CONSTANTS = (bool, int, float, str)
 
 Function = Callable[[], Any]
