@@ -106,7 +106,6 @@ def test_why_nothing_is_compiled(monkeypatch):
     assert "pip install triton" in why_not_compiled(cuda)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.gpu
 def test_compiled_blocks_on_a_gpu():
     model = vit().to("cuda")

@@ -13,7 +13,6 @@ from zoo.inference import optimized_graphs, optimized_model
 from zoo.inference.optimized_graphs import CudaDevice, Graphs, UnsupportedValueError, key_of, map_tensors
 from zoo.nn.padding import real_tokens
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CALLS = 4  # until a call is recorded
 
 
@@ -289,7 +288,6 @@ def test_keys_differ_where_calls_do():
         map_tensors(torch.clone, {"a": object()})
 
 
-@GPU
 @pytest.mark.gpu
 def test_real_graphs_equal_launched_calls():
     model = vit().to("cuda")
@@ -306,7 +304,6 @@ def test_real_graphs_equal_launched_calls():
         assert (fast(pixels(2, 7).to("cuda")) - expected).abs().max() <= (2e-2 if dtype else 2e-5)
 
 
-@GPU
 @pytest.mark.gpu
 def test_a_wait_for_the_device_is_counted():
     device = CudaDevice(torch.device("cuda"))
@@ -316,7 +313,6 @@ def test_a_wait_for_the_device_is_counted():
     assert torch.cuda.get_sync_debug_mode() == 0
 
 
-@GPU
 @pytest.mark.gpu
 def test_streams_wait_for_each_other():
     fast = zoo.optimize(vit().to("cuda"), dtype=torch.bfloat16)
@@ -333,7 +329,6 @@ def test_streams_wait_for_each_other():
     assert all(torch.equal(y, expected[i % 4]) for i, y in enumerate(outputs))
 
 
-@GPU
 @pytest.mark.gpu
 def test_threads_on_a_gpu():
     fast, wrong = zoo.optimize(vit().to("cuda"), dtype=torch.bfloat16), []
@@ -355,7 +350,6 @@ def test_threads_on_a_gpu():
     assert not wrong
 
 
-@GPU
 @pytest.mark.gpu
 def test_changed_weights_are_noticed_on_a_gpu():
     model = vit().to("cuda")
