@@ -143,17 +143,22 @@ def ceilings(device: str) -> dict[str, float]:
 
 
 def find(records: Records, measure: dict[str, Any], any_size: bool) -> dict[str, Any]:
-    """What was recorded for a measure: the lines of its title as one. any_size: numbers in the title may differ."""
+    """What was recorded for a measure, the lines of its title as one; without any, of titles that begin with it.
+
+    any_size: numbers in the title may differ.
+    """
 
     def key(title: str) -> str:
         return re.sub(r"[\d,]*\d", "#", title) if any_size else title
 
+    title = key(measure["title"])
+    lines = [line for line in records if key(line["title"]) == title]
+    lines = lines or [line for line in records if key(line["title"]).startswith(f"{title}, ")]
     found: dict[str, Any] = {"values": {}, "peaks": {}, "failed": {}}
-    for line in records:
-        if key(line["title"]) == key(measure["title"]):
-            found |= {name: value for name, value in line.items() if name not in found}
-            for name in ("values", "peaks", "failed"):
-                found[name] = found[name] | line.get(name, {})
+    for line in lines:
+        found |= {name: value for name, value in line.items() if name not in found}
+        for name in ("values", "peaks", "failed"):
+            found[name] = found[name] | line.get(name, {})
     return found
 
 
@@ -178,12 +183,13 @@ def converted(seconds: float, name: str, found: dict[str, Any], measure: dict[st
 def value_of(records: Records, measure: dict[str, Any], device: dict[str, float], any_size: bool) -> dict[str, Any]:
     """The values of a measure: ours, the peer's, the bound. Without `ours`, `failed` says why."""
     found = find(records, measure, any_size)
-    names = [name for name in found["values"] if name in measure.get("ours", [name])]
-    own = {name: found["values"][name] for name in names if name.startswith("zoo")}
-    peers = {name: found["values"][name] for name in names if not name.startswith("zoo")}
+    own_names = measure.get("ours") or [name for name in found["values"] if name.startswith("zoo")]
+    peer_names = measure.get("peer") or [name for name in found["values"] if name not in own_names]
+    own, peers = ({name: v for name, v in found["values"].items() if name in names}
+                  for names in (own_names, peer_names))  # fmt: skip
     value: dict[str, Any] = {"date": datetime.date.today()}
     if not own:
-        reasons = [f"{name}: {why}" for name, why in found["failed"].items() if name.startswith("zoo")]
+        reasons = [f"{name}: {why}" for name, why in found["failed"].items() if name in own_names or "zoo" in name]
         titles = ", ".join(sorted({repr(line["title"]) for line in records}))
         value["failed"] = "; ".join(reasons) or f"not recorded (recorded are {titles or 'no tables'})"
         return value
@@ -274,7 +280,7 @@ def table(parts: dict[str, Any], measures: dict[str, Any], values: Values) -> st
         ours = shown(value["ours"], unit)
         ours = f"**{ours}**" if reaches(value, measure) is False else ours
         by, ratio = value.get("peer_by", ""), ratio_of(value, unit)
-        peer = f"{by.split()[0]} {shown(value['peer'], unit)}{' (compiled)' * ('compiled' in by)}" if by else "-"
+        peer = f"{by.split(' bfloat16')[0]} {shown(value['peer'], unit)}" if by else "-"
         row = [measure["text"], peer, ours + " (an earlier version)" * bool(value.get("earlier")),
                "-" if ratio is None else f"{ratio:.2f}x", target_of(measure), shown(value.get("bound"), unit),
                mfu_of(value), command]  # fmt: skip

@@ -57,8 +57,8 @@ def half_variants(batch: int, depth: int, device: str, compiled: bool) -> Calls:
     def theirs() -> torch.nn.Module:
         return timm.create_model(NAME, depth=depth).eval().to(device, torch.bfloat16)
 
-    def optimized() -> Callable[[], Tensor]:
-        fast = zoo.optimize(ours, dtype=torch.bfloat16)
+    def optimized(**more: bool) -> Callable[[], Tensor]:
+        fast = zoo.optimize(ours, dtype=torch.bfloat16, **more)
         print(fast.optimize_report)
         with torch.inference_mode():
             error = float((fast(x) - reference).abs().max() / reference.abs().max())
@@ -74,6 +74,7 @@ def half_variants(batch: int, depth: int, device: str, compiled: bool) -> Calls:
     if compiled:
         faster = torch.compile(theirs())
         calls["timm compiled bfloat16"] = lambda: faster(x)
+        calls["zoo optimized compiled bfloat16"] = attempt(lambda: optimized(compile=True))
     return calls
 
 

@@ -149,7 +149,7 @@ def test_measures_of_a_gpu_name_parts_and_a_target_each(gpu):
     assert set(read["parts"]) <= used
     assert sum(part["seconds"] for part in read["parts"].values()) <= 2 * gpu.BUDGET
     for name, one in read["measures"].items():
-        assert set(one) <= {"text", "part", "title", "unit", "ours", "target", "flops", "moved"}, name
+        assert set(one) <= {"text", "part", "title", "unit", "ours", "peer", "target", "flops", "moved"}, name
         assert ("part" in one) == ("title" in one) and one["unit"] in ("ms", "s", "MB", "tokens/s", "images/s"), name
         assert set(one.get("target", {})) <= {one["unit"], "x", "MFU"}, name
     for kept in gpu.read_results("cuda"):
@@ -162,7 +162,7 @@ def test_the_fastest_of_each_side_counts(gpu):
     assert (value["peer"], value["peer_by"], value["ours"], value["ours_by"]) == (10, "peer compiled", 5, "zoo other")
     assert value["bound"] == 1 and value["share"] == 20 and value["of"] == "products"
     text = gpu.table({"p": {"command": "one.py"}}, {"m": one}, {"m": value})
-    assert text.endswith("| a measure | peer 10 ms (compiled) | **5 ms** | 2.00x | <= 4 ms | 1 ms | 20 % | `one.py` |")
+    assert text.endswith("| a measure | peer compiled 10 ms | **5 ms** | 2.00x | <= 4 ms | 1 ms | 20 % | `one.py` |")
 
 
 def test_the_bound_of_a_decoder_is_reading_its_weights(gpu):
@@ -175,6 +175,15 @@ def test_the_bound_of_a_decoder_is_reading_its_weights(gpu):
     assert gpu.reaches(value, one | {"target": {"MFU": 80}}) and gpu.reaches(
         value, one | {"target": {"tokens/s": 2000}}
     )
+
+
+def test_candidates_and_the_rest_of_a_title_can_be_chosen(gpu):
+    one = {"text": "a", "part": "p", "title": "t, forward", "unit": "ms", "ours": ["zoo"], "peer": ["peer"]}
+    lines = [line("t, forward and backward"), line("t, forward, 90 MB at rest"), line("other")]
+    value = gpu.value_of(lines, one, CEILINGS, any_size=False)
+    assert (value["peer"], value["ours"]) == (20, 8)
+    exact = gpu.find([*lines, line("t, forward", items=3)], one, any_size=False)
+    assert exact["items"] == 3
 
 
 def test_memory_is_that_of_the_fastest(gpu):
