@@ -151,7 +151,7 @@ def find(records: Records, measure: dict[str, Any], any_size: bool) -> dict[str,
     def key(title: str) -> str:
         return re.sub(r"[\d,]*\d", "#", title) if any_size else title
 
-    title = key(measure["title"])
+    title = key(measure.get("smoke_title", measure["title"]) if any_size else measure["title"])
     lines = [line for line in records if key(line["title"]) == title]
     lines = lines or [line for line in records if key(line["title"]).startswith(f"{title}, ")]
     found: dict[str, Any] = {"values": {}, "peaks": {}, "failed": {}}
@@ -184,7 +184,7 @@ def value_of(records: Records, measure: dict[str, Any], device: dict[str, float]
     """The values of a measure: ours, the peer's, the bound. Without `ours`, `failed` says why."""
     found = find(records, measure, any_size)
     own_names = measure.get("ours") or [name for name in found["values"] if name.startswith("zoo")]
-    peer_names = measure.get("peer") or [name for name in found["values"] if name not in own_names]
+    peer_names = measure.get("peer") or [name for name in found["values"] if not name.startswith("zoo")]
     own, peers = ({name: v for name, v in found["values"].items() if name in names}
                   for names in (own_names, peer_names))  # fmt: skip
     value: dict[str, Any] = {"date": datetime.date.today()}
@@ -340,7 +340,8 @@ def measure_part(name: str, seconds: float, device: dict[str, float], smoke: boo
     if problem.startswith("skipped"):
         return {}, [f"{name}: {problem}"]
     values = {key: value_of(records, one, device, any_size=smoke)
-              for key, one in read["measures"].items() if one.get("part") == name}  # fmt: skip
+              for key, one in read["measures"].items()
+              if one.get("part") == name and (device["is_cuda"] or not one.get("gpu_only"))}  # fmt: skip
     if problem:
         return values, [f"{name}: {problem}"]
     return values, [f"{key}: failed: {value['failed']}" for key, value in values.items() if "failed" in value]
@@ -360,9 +361,7 @@ def measure_all(only: str, smoke: bool) -> int:
     problems: list[str] = []
     chosen = [name for name in read["parts"] if only in name]
     for name in chosen:
-        seconds = read["parts"][name]["seconds"]
-        if not smoke:
-            seconds = min(seconds, BUDGET - (time.perf_counter() - started))
+        seconds = 120 if smoke else min(read["parts"][name]["seconds"], BUDGET - (time.perf_counter() - started))
         if seconds < 5:
             problems.append(f"{name}: failed: nothing is left of {BUDGET} s")
             continue

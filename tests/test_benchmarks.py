@@ -149,7 +149,8 @@ def test_measures_of_a_gpu_name_parts_and_a_target_each(gpu):
     assert set(read["parts"]) <= used
     assert sum(part["seconds"] for part in read["parts"].values()) <= 2 * gpu.BUDGET
     for name, one in read["measures"].items():
-        assert set(one) <= {"text", "part", "title", "unit", "ours", "peer", "target", "flops", "moved"}, name
+        known = {"text", "part", "title", "smoke_title", "gpu_only", "unit", "ours", "peer", "target", "flops", "moved"}
+        assert set(one) <= known, name
         assert ("part" in one) == ("title" in one) and one["unit"] in ("ms", "s", "MB", "tokens/s", "images/s"), name
         assert set(one.get("target", {})) <= {one["unit"], "x", "MFU"}, name
     for kept in gpu.read_results("cuda"):
@@ -182,6 +183,9 @@ def test_candidates_and_the_rest_of_a_title_can_be_chosen(gpu):
     lines = [line("t, forward and backward"), line("t, forward, 90 MB at rest"), line("other")]
     value = gpu.value_of(lines, one, CEILINGS, any_size=False)
     assert (value["peer"], value["ours"]) == (20, 8)
+    numbers = {"title": "n", "values": {"zoo speed": 3.0, "zoo start": 4.0}}
+    value = gpu.value_of([numbers], {"title": "n", "unit": "s", "ours": ["zoo start"]}, CEILINGS, any_size=False)
+    assert value["ours"] == 4 and "peer" not in value
     exact = gpu.find([*lines, line("t, forward", items=3)], one, any_size=False)
     assert exact["items"] == 3
 
