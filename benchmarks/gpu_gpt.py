@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import zoo
 from zoo.tasks.language_modeling import CausalLMTask
+from zoo.training.compile_blocks import compile_blocks
 
 WIDTH, VOCABULARY = 768, 50257
 
@@ -41,8 +42,7 @@ def ours(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     with torch.device(o.device):
         model = zoo.create_model("gpt2", depth=o.depth, dropout=0.0, attention_dropout=0.0, seed=0)
     if compiled:
-        for block in model.blocks:
-            block.compile()
+        compile_blocks(model)
     task = CausalLMTask(model.train(), lr=1e-4)
 
     def loss_of(ids: Tensor, labels: Tensor) -> Tensor:

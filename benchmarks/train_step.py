@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from _measure import attempt, clock_of, options, paired, transformer_flops
 
 import zoo
+from zoo.training.compile_blocks import compile_blocks
 
 SIZES = {
     "vit_cifar": dict(image=32, patch=4, width=192, classes=10),
@@ -61,9 +62,8 @@ def compiled(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def blocks_compiled(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with each of its blocks compiled: one compilation serves all of them."""
-    for block in model.blocks:
-        block.compile()
+    """The model with each of its blocks compiled, as by compile=blocks of a recipe: one graph serves all of them."""
+    compile_blocks(model)
     return model
 
 
