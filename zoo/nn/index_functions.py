@@ -1,6 +1,6 @@
 """Functions of indices, `f(b, h, q, k)`: what masks and position biases have in common."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,15 @@ class IndexFunction:
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         raise NotImplementedError
+
+    def leaves(self) -> tuple["IndexFunction", ...]:
+        """The functions of which a combination consists."""
+        return (self,)
+
+    def on_device(self, keys: int, device: Any) -> Any:
+        """The same function of positions below `keys` as flex_attention takes it: what it looks up are tensors on the
+        device, and what differs between layers is a tensor, so that one kernel serves all layers."""
+        return self
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         """All values, as a tensor [B or 1, H or 1, N, M] (a size of 1 broadcasts): a bool tensor of a mask, True where
@@ -69,7 +78,14 @@ class Pair(IndexFunction):
         return max(self.left.heads, self.right.heads)
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.combine(self.left(b, h, q, k), self.right(b, h, q, k))
+        # torch.compile traces methods of objects that are made while it traces, but does not call such objects
+        return self.combine(self.left.__call__(b, h, q, k), self.right.__call__(b, h, q, k))
+
+    def leaves(self) -> tuple[IndexFunction, ...]:
+        return self.left.leaves() + self.right.leaves()
+
+    def on_device(self, keys: int, device: Any) -> Any:
+        return replace(self, left=self.left.on_device(keys, device), right=self.right.on_device(keys, device))
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         return self.combine(self.left.dense(queries, keys, device), self.right.dense(queries, keys, device))
@@ -91,8 +107,11 @@ class View(IndexFunction):
     def heads(self) -> int:  # type: ignore[override]
         return self.inner.heads
 
+    def leaves(self) -> tuple[IndexFunction, ...]:
+        return self.inner.leaves()
+
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.inner(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
+        return self.inner.__call__(b, h, positions_at(self.q, b, q), positions_at(self.k, b, k))
 
 
 def positions_at(positions: Tensor | None, b: Index, i: Index) -> Tensor:

@@ -27,6 +27,9 @@ HALF = (torch.bfloat16, torch.float16)
 PLAIN_MAX_LENGTH = 512
 # For a single query (decoding) plain operations are faster from this many keys on, as the scores are small.
 PLAIN_MIN_KEYS = 64
+# From this many queries and keys on flex_attention is faster than a fused kernel with mask and bias as a table.
+FLEX_MIN_LENGTH = 1024
+FLEX_MAX_HEAD_DIM = 256
 # Of this installation; constants, because the choice is also made while torch.compile traces a model.
 TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
 BUILD = "ROCm" if torch.version.hip else "" if torch.backends.cuda.is_flash_attention_available() else "no flash"
@@ -63,7 +66,8 @@ RECORDS: dict[torch.device, Capabilities] = {}
 class AttentionCall(NamedTuple):
     """What one attention computes. mask: with the pattern of the kind of attention. bias: "learned" if it needs
     gradients. grad: whether a backward pass follows. ragged: rows of different lengths, packed to [1, H, T, P];
-    queries and keys are then the longest row."""
+    queries and keys are then the longest row. pattern: whether mask or bias are functions of positions that other
+    kernels need as a table of queries and keys, see `zoo.nn.flex_attention.is_pattern`."""
 
     dtype: torch.dtype
     heads: int
@@ -76,6 +80,7 @@ class AttentionCall(NamedTuple):
     dropout: float = 0.0
     grad: bool = False
     ragged: bool = False
+    pattern: bool = False
 
 
 class Choice(NamedTuple):
@@ -88,14 +93,18 @@ class Choice(NamedTuple):
 def choose(record: Capabilities, call: AttentionCall) -> Choice:
     """The kernel of a softmax attention.
 
-    Where flex_attention enters: a mask that is a pattern (no tensor in its parts, not causal or a window alone), on
-    CUDA, from a stated length on, is "flex"; without "flex" in the record it is "sdpa" with the dense mask, for the
-    reason `record.missing["flex"]`. Packed rows (`call.ragged`) with such a mask are "padded".
+    Masks and biases that are functions of positions (`call.pattern`) are "flex" on CUDA, from a measured length on, and
+    else "sdpa" with a table of queries and keys. Packed rows (`call.ragged`) with such a mask are "padded".
     """
     if call.ragged:
         return choose_ragged(record, call)
     if record.device != "cpu":
-        return Choice("sdpa", "torch's fused kernels")
+        if not call.pattern:
+            return Choice("sdpa", "torch's fused kernels")
+        why_not = flex_obstacle(record, call)
+        if why_not:
+            return Choice("sdpa", f"torch's fused kernels with mask and bias as a table; no flex: {why_not}")
+        return Choice("flex", "mask and bias are functions of positions, computed in the kernel")
     if call.dtype in HALF:
         if plain_in_half(call.queries, call.keys):
             return Choice("plain", "short rows in half precision on a CPU")
@@ -107,6 +116,21 @@ def choose(record: Capabilities, call: AttentionCall) -> Choice:
 def plain_in_half(queries: int, keys: int) -> bool:
     """Whether plain operations are faster than torch's fused kernel in half precision on a CPU; measured."""
     return max(queries, keys) <= PLAIN_MAX_LENGTH if queries > 1 else keys >= PLAIN_MIN_KEYS
+
+
+def flex_obstacle(record: Capabilities, call: AttentionCall) -> str:
+    """Why flex_attention cannot serve; empty if it can."""
+    if not record.has("flex"):
+        return record.missing["flex"]
+    if call.dtype not in (*HALF, torch.float32):
+        return f"it takes float32, bfloat16 and float16, not {str(call.dtype).removeprefix('torch.')}"
+    if call.head_dim > FLEX_MAX_HEAD_DIM:
+        return f"it takes head dimensions up to {FLEX_MAX_HEAD_DIM}, not {call.head_dim}"
+    if call.dropout:
+        return "it has no dropout on the attention weights"
+    if min(call.queries, call.keys) < FLEX_MIN_LENGTH:
+        return f"below {FLEX_MIN_LENGTH} queries and keys a table is as fast"
+    return ""
 
 
 def choose_ragged(record: Capabilities, call: AttentionCall) -> Choice:

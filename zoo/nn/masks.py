@@ -147,7 +147,10 @@ class RandomBlocks(Mask):
 
     block: int
     count: int
-    seed: int = 0
+    seed: int | Tensor = 0
+
+    def on_device(self, keys: int, device: Any) -> Mask:
+        return replace(self, seed=torch.as_tensor(self.seed, device=device))  # each layer has its own
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         i, j = (torch.div(x, self.block, rounding_mode="floor").long() for x in (q, k))
@@ -158,7 +161,7 @@ class RandomBlocks(Mask):
         return linked & (later > earlier)
 
 
-def _hash(x: Tensor, link: int, seed: int) -> Tensor:
+def _hash(x: Tensor, link: int, seed: int | Tensor) -> Tensor:
     """Hash of int64 to non-negative int64 (two rounds of multiply and shift)."""
     x = x * 0x2545F4914F6CDD1D + (link * 0x1B873593 + seed * 0x3C6EF372 + 0x165667B1)
     x = (x ^ (x >> 29)) * 0x3C79AC492BA7B653
@@ -275,6 +278,15 @@ class MaskView(View, Mask):
         if self.rows is not None:
             allowed = allowed & (self.rows.row[q] == self.rows.row[k])
         return allowed if self.keep is None else allowed & self.keep[b, k]
+
+    def on_device(self, keys: int, device: Any) -> Mask:
+        inner = self.inner.on_device(keys, device)
+        return MaskView(inner, self.q, self.k, self.keep) if self.depends_on_batch else inner
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether there are positions or padding of this forward, or it is the same as `inner`."""
+        return not (self.q is None and self.k is None and self.keep is None)
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))

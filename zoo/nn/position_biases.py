@@ -42,8 +42,20 @@ class ALiBi(Bias):
         return first + between
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        slopes = to_device(self.slopes(), q.device)
-        return -slopes[h] * (q - k).abs()
+        return self.on_device(0, q.device)(b, h, q, k)
+
+    def on_device(self, keys: int, device: Any) -> Bias:
+        return Slopes(to_device(self.slopes(), device))
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes(Bias):
+    """-slopes[head] * |q - k|, with the slopes as a tensor [H]."""
+
+    slopes: Tensor
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return -self.slopes[h] * (q - k).abs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +92,24 @@ class T5RelativeBias(Bias):
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.table[self.bucket(k - q), h]
 
+    def on_device(self, keys: int, device: Any) -> Bias:
+        distances = torch.arange(1 - keys, keys, device=device)
+        return DistanceBias(self.table.T[:, self.bucket(distances)])
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceBias(Bias):
+    """A value for each head and distance: values [H, 2 * M - 1], of the distances k - q from 1 - M to M - 1.
+
+    A kernel reads one value for a pair instead of computing its bucket, and adds a gradient to one of 2 M - 1 places
+    instead of a few buckets.
+    """
+
+    values: Tensor
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return self.values[h, k - q + self.values.shape[1] // 2]
+
 
 class TensorBias(TensorFunction, Bias):
     """A precomputed bias: a float tensor [B or 1, H or 1, N, M], which may be learned."""
@@ -112,6 +142,10 @@ class BiasView(View, Bias):
 
     def __add__(self, other: Bias) -> Bias:
         return replace(self, inner=self.inner + other, cache={})
+
+    def on_device(self, keys: int, device: Any) -> Bias:
+        inner = self.inner.on_device(keys, device)
+        return inner if self.q is None and self.k is None else BiasView(inner, self.q, self.k, None)
 
     def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
         if self.cache is None or torch.compiler.is_compiling():

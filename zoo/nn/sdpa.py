@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from zoo.nn import kernels
+from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
@@ -35,8 +36,8 @@ class Packed(NamedTuple):
 
 class Kernel(NamedTuple):
     """How to compute one attention: `attn_mask` and `is_causal` of torch's kernels, the queries to set to zero because
-    all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads, and
-    the layout of packed rows; and the reason."""
+    all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads; or
+    the layout of packed rows, or what flex_attention needs; and the reason."""
 
     allowed: Tensor | None
     causal: bool
@@ -44,7 +45,9 @@ class Kernel(NamedTuple):
     plain: bool
     shared: bool
     packed: Packed | None = None
+    packed: Packed | None = None
     reason: str = ""
+    flex: FlexKernel | None = None
 
 
 def attend(
@@ -72,9 +75,16 @@ def attend(
         kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
         if cache is not None:
             cache[key] = kernel
-    allowed, causal, fully_masked, plain, shared, packed, _ = kernel
+    allowed, causal, fully_masked, plain, shared, packed, _, flex = kernel
     if packed is not None:
         return packed_attention(q, k, v, packed, scale, dropout)
+    if flex is not None:
+        try:
+            return flex_attend(q, k, v, flex, scale)
+        except FlexError:  # it is not chosen again
+            if cache is not None:
+                del cache[key]
+            return attend(q, k, v, mask, bias, scale, dropout, pattern)
     if plain:
         y = plain_attention(q, k, v, allowed, scale, dropout)
     elif shared and q.shape[2] == 1:
@@ -107,24 +117,32 @@ def choose_kernel(
         return Kernel(None, False, None, False, False, packed, "rows packed without padding")
     bias = None if bias is None else as_bias(bias)
     queries, keys = q.shape[2], k.shape[2]
-    allowed, fully_masked, causal = None, None, False
+    allowed, fully_masked, causal, reason, shared = None, None, False, "", q.shape[1] != k.shape[1]
+    call = AttentionCall(
+        *(q.dtype, q.shape[1], k.shape[1], q.shape[3], queries, keys, mask),
+        bias="none" if bias is None else "fixed",
+        dropout=dropout,
+        grad=q.requires_grad and torch.is_grad_enabled(),
+    )
+    record = kernels.capabilities(q.device)
     if bias is not None or not mask.hides_nothing(queries, keys):
         check_mask(mask, q, k)
         causal = bias is None and is_causal(mask, queries, keys)
         if not causal:
+            if record.device == "cuda":
+                call = call._replace(pattern=is_pattern(mask, bias))
+                flex, reason = choose_flex(record, call, q, k, bias)
+                if flex is not None:
+                    return Kernel(None, False, None, False, shared, None, reason, flex)
+                check_table(mask, bias, queries, keys, reason)
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
-    learned = allowed is not None and allowed.requires_grad
-    call = AttentionCall(
-        *(q.dtype, q.shape[1], k.shape[1], q.shape[3], queries, keys, mask),
-        bias="none" if bias is None else "learned" if learned else "fixed",
-        dropout=dropout,
-        grad=q.requires_grad and torch.is_grad_enabled(),
-    )
-    chosen, reason = kernels.choose(kernels.capabilities(q.device), call)
+    if allowed is not None and allowed.requires_grad:
+        call = call._replace(bias="learned")
+    chosen, why = kernels.choose(record, call)
     plain = chosen == "plain"
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
-    return Kernel(allowed, causal, fully_masked, plain, q.shape[1] != k.shape[1], reason=reason)
+    return Kernel(allowed, causal, fully_masked, plain, shared, None, reason or why)
 
 
 def explain_kernel(
@@ -132,12 +150,27 @@ def explain_kernel(
 ) -> kernels.Choice:
     """The kernel that `attend` takes, with torch's own choice among its fused kernels, and why."""
     kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
+    if kernel.flex is not None:
+        return kernels.Choice("flex", kernel.reason)
     if kernel.packed is not None or kernel.plain:
         return kernels.Choice("plain" if kernel.plain else "varlen", kernel.reason)
     options = (kernel.allowed, dropout, kernel.causal)
     number = torch._fused_sdp_choice(q, k, v, *options, enable_gqa=kernel.shared)
     form = "a causal mask" if kernel.causal else "no mask" if kernel.allowed is None else "a mask of all pairs"
     return kernels.Choice(TORCH_KERNELS[SDPBackend(number)], f"{kernel.reason}, with {form}")
+
+
+def choose_flex(
+    record: kernels.Capabilities, call: AttentionCall, q: Tensor, k: Tensor, bias: Bias | None
+) -> tuple[FlexKernel | None, str]:
+    """What flex_attention needs, if it serves, else None; and the reason."""
+    choice = kernels.choose(record, call)
+    if choice.kernel != "flex":
+        return None, choice.reason
+    try:
+        return flex_kernel(q, k, call.mask, bias), choice.reason
+    except FlexError as error:
+        return None, str(error)
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:

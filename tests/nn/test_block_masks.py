@@ -1,0 +1,84 @@
+import pytest
+import torch
+from flex_cases import patterns
+from torch.nn.attention.flex_attention import create_block_mask
+
+from zoo.nn import CAUSAL, NO_MASK, TensorMask, Window, block_masks
+from zoo.nn.block_masks import blocks_of, count_in_chunks, is_constant, mask_mod, signature
+from zoo.nn.masks import MaskView, RandomBlocks, Strided
+
+CPU = torch.device("cpu")
+
+
+def assert_equal_to_torch(mask, queries, keys):
+    ours = blocks_of(mask, queries, keys, CPU).block_mask
+    shift = 0 if mask.q is not None else keys - queries
+    theirs = create_block_mask(mask_mod(mask, shift), mask.batch, mask.heads, queries, keys, device="cpu")
+    assert ours.shape == theirs.shape and ours.BLOCK_SIZE == theirs.BLOCK_SIZE
+    for a, b in zip(ours.as_tuple(), theirs.as_tuple(), strict=True):
+        if isinstance(a, torch.Tensor):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(block_masks, "_kept", type(block_masks._kept)())
+
+
+@pytest.mark.parametrize("chunk", [1, block_masks.CHUNK])
+@pytest.mark.parametrize("n", [96, 384, 500])
+def test_block_masks_are_torchs(monkeypatch, n, chunk):
+    monkeypatch.setattr(block_masks, "CHUNK", chunk)
+    tensor = TensorMask(torch.rand(2, 3, n, n) > 0.99999)
+    for mask in (NO_MASK, CAUSAL, tensor, *patterns(n).values()):
+        assert_equal_to_torch(mask, n, n)
+
+
+def test_queries_are_the_last_positions():
+    for mask in (CAUSAL, Window(40, 3)):
+        assert_equal_to_torch(mask, 200, 500)
+
+
+def test_predicates_are_evaluated_in_chunks():
+    class Counted(Strided):
+        largest = 0
+
+        def __call__(self, b, h, q, k):
+            values = super().__call__(b, h, q, k)
+            Counted.largest = max(Counted.largest, values.numel())
+            return values
+
+    counts = count_in_chunks(Counted(7), 4096, 4096, CPU)
+    assert Counted.largest <= block_masks.CHUNK and int(counts.sum()) == int(Strided(7).dense(4096, 4096).sum())
+
+
+def test_masks_without_tensors_are_kept(monkeypatch):
+    built = blocks_of(Window(5, 5), 300, 300, CPU)
+    assert blocks_of(Window(5, 5), 300, 300, CPU) is built
+    assert blocks_of(MaskView(Window(5, 5)), 300, 300, CPU) is built  # without padding a forward changes nothing
+    assert blocks_of(Window(5, 6), 300, 300, CPU) is not built and blocks_of(Window(5, 5), 300, 301, CPU) is not built
+    documents = patterns(300)["documents"]
+    assert blocks_of(documents, 300, 300, CPU) is not blocks_of(documents, 300, 300, CPU)
+
+    monkeypatch.setattr(block_masks, "MAX_KEPT_BYTES", 2 * block_masks.size_in_bytes(built))
+    assert blocks_of(Window(5, 5), 300, 300, CPU) is built  # now the latest
+    blocks_of(Window(5, 7), 300, 300, CPU)
+    assert len(block_masks._kept) == 2
+    assert blocks_of(Window(5, 5), 300, 300, CPU) is built
+
+
+def test_what_is_kept_can_be_used_in_training():
+    with torch.inference_mode():
+        blocks = blocks_of(Window(5, 5), 300, 300, CPU)
+    assert not any(t.is_inference() for t in blocks.block_mask.as_tuple() if isinstance(t, torch.Tensor))
+
+
+def test_signatures():
+    """Equal for masks that share their code: other tensors do not matter, other numbers do."""
+    masks = patterns()
+    assert signature(masks["documents"]) == signature(patterns(160)["documents"])
+    assert signature(masks["padded causal"]) == signature(patterns(160)["padded causal"])
+    assert signature(Window(5, 5)) != signature(Window(5, 6)) and signature(CAUSAL) != signature(NO_MASK)
+    assert is_constant(masks["bigbird"]) and not is_constant(masks["documents"])
+    on_device = [RandomBlocks(16, 2, seed).on_device(64, CPU) for seed in range(2)]
+    assert signature(on_device[0]) == signature(on_device[1])

@@ -1,0 +1,200 @@
+import pytest
+import torch
+from flex_cases import N, choose_flex_on_cpu, patterns
+from torch._dynamo.utils import counters
+
+from zoo.nn import (
+    CAUSAL,
+    NO_MASK,
+    ALiBi,
+    DocumentMask,
+    GraphMask,
+    T5RelativeBias,
+    TensorBias,
+    TensorMask,
+    Window,
+    flex_attention,
+    sdpa,
+)
+from zoo.nn.context import Context
+from zoo.nn.flex_attention import check_table, is_pattern
+from zoo.nn.masks import MaskView, RandomBlocks
+from zoo.nn.position_biases import BiasView
+from zoo.nn.sdpa import attend
+
+SCALE = 0.3
+
+
+def inputs(n=N, *, rows=2, heads=4, groups=2, dim=16, dtype=torch.float32, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(rows, h, n, dim) for h in (heads, groups, groups)]
+    return [torch.randn(s, generator=generator).to(device, dtype).requires_grad_() for s in shapes]
+
+
+def bias_of(name, heads=4):
+    table = torch.randn(32, heads, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    return {
+        "none": (None, None),
+        "alibi": (ALiBi(heads), None),
+        "t5": (T5RelativeBias(table), table),
+        "sum": (ALiBi(heads) + T5RelativeBias(table, bidirectional=False), table),
+    }[name]
+
+
+def results(mask, bias, table, tensors):
+    """Outputs and gradients of an attention."""
+    if isinstance(mask, MaskView):
+        mask = MaskView(mask.inner, mask.q, mask.k, mask.keep)  # as in another forward
+    y = attend(*tensors, mask, bias, SCALE)
+    wanted = tensors if table is None else [*tensors, table]
+    weights = torch.linspace(-1, 1, y.shape[-1], device=y.device, dtype=y.dtype)
+    return [y.detach(), *torch.autograd.grad((y * weights).sum(), wanted)]
+
+
+def assert_twins(monkeypatch, mask, bias=None, table=None, tolerance=2e-6, **options):
+    """flex_attention and the dense form agree, forward and backward."""
+    tensors = inputs(**options)
+    expected = results(mask, bias, table, tensors)
+    with monkeypatch.context() as patch:
+        choose_flex_on_cpu(patch)
+        used = []
+        patch.setattr(sdpa, "flex_attend", lambda *args: used.append(1) or flex_attention.flex_attend(*args))
+        ours = results(mask, bias, table, tensors)
+    assert used
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance * max(1.0, b.abs().max().item()), rtol=0)
+
+
+@pytest.mark.parametrize("name", patterns())
+def test_patterns_are_the_dense_form(monkeypatch, name):
+    assert_twins(monkeypatch, patterns()[name])
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "prefix", "padded causal"])
+@pytest.mark.parametrize("name", ["alibi", "t5", "sum"])
+def test_biases_and_their_gradients_are_the_dense_form(monkeypatch, name, mask):
+    bias, table = bias_of(name)
+    mask = {"none": NO_MASK, "causal": CAUSAL}.get(mask) or patterns()[mask]
+    if isinstance(mask, MaskView):
+        bias = BiasView(bias, mask.q, mask.k)
+    assert_twins(monkeypatch, mask, bias, table, tolerance=4e-6)  # a table's entry sums 10,000 gradients
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dim", [8, 20])
+def test_heads_of_any_size(monkeypatch, groups, dim):
+    assert_twins(monkeypatch, Window(30, 30), groups=groups, dim=dim)
+
+
+def test_fewer_queries_than_keys_are_the_last_positions(monkeypatch):
+    q, k, v = inputs()
+    for mask, bias in ((Window(30, 0), None), (CAUSAL, ALiBi(4))):
+        expected = attend(q[:, :, -150:], k, v, mask, bias, SCALE)
+        with monkeypatch.context() as patch:
+            choose_flex_on_cpu(patch)
+            torch.testing.assert_close(attend(q[:, :, -150:], k, v, mask, bias, SCALE), expected, atol=2e-6, rtol=0)
+
+
+def test_queries_without_keys_are_zeros_with_zero_gradients(monkeypatch):
+    choose_flex_on_cpu(monkeypatch)
+    keep = torch.ones(2, N, dtype=torch.bool)
+    keep[0, : N // 2] = False
+    index = torch.arange(N)[None]
+    q, k, v = inputs()
+    y = attend(q, k, v, MaskView(Window(3, 3), index, index, keep), None, SCALE)
+    y.sum().backward()
+    assert not y[0, :, : N // 2 - 3].any() and not q.grad[0, :, : N // 2 - 3].any()
+    assert y.isfinite().all() and all(t.grad.isfinite().all() for t in (q, k, v))
+
+
+def test_twelve_layers_of_bigbird_are_compiled_once(monkeypatch):
+    choose_flex_on_cpu(monkeypatch)
+    q, k, v = inputs()
+    counters.clear()
+    with torch.no_grad():
+        layers = [attend(q, k, v, NO_MASK, None, SCALE, 0.0, RandomBlocks(16, 2, seed)) for seed in range(12)]
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not torch.equal(layers[0], layers[1])
+
+
+def test_documents_of_another_forward_are_not_compiled_again(monkeypatch):
+    choose_flex_on_cpu(monkeypatch)
+    q, k, v = inputs()
+    counters.clear()
+    with torch.no_grad():
+        for shift in (30, 60, 90):
+            ids = (torch.arange(N) > shift).long().repeat(2, 1)
+            y = attend(q, k, v, CAUSAL & DocumentMask(ids), None, SCALE)
+            alone = attend(q[:, :, shift + 1 :], k[:, :, shift + 1 :], v[:, :, shift + 1 :], CAUSAL, None, SCALE)
+            torch.testing.assert_close(y[:, :, shift + 1 :], alone, atol=2e-6, rtol=0)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_an_attention_is_traced_into_the_graph_of_a_model(monkeypatch):
+    """As in torch.compile(model, fullgraph=True): mask, blocks and kernel are parts of one graph."""
+    tensors = inputs()
+    keep, graphs = patterns()["padded causal"].keep, []
+
+    def forward(q, k, v, bias, pattern):  # as in a model: views and combinations are made while tracing
+        context = Context(CAUSAL, bias).for_forward(N, keep=keep)
+        return attend(q, k, v, context.mask, context.bias, SCALE, 0.0, pattern)
+
+    for pattern, bias in ((patterns()["bigbird"], None), (NO_MASK, ALiBi(4)), (Window(9, 9) & Window(8, 8), None)):
+        expected = forward(*tensors, bias, pattern)
+        with monkeypatch.context() as patch:
+            choose_flex_on_cpu(patch)
+            compiled = torch.compile(forward, backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+            torch.testing.assert_close(compiled(*tensors, bias, pattern), expected, atol=2e-6, rtol=0)
+    assert len(graphs) == 3 and all("flex_attention" in graph.code for graph in graphs)
+
+
+def test_what_torch_cannot_compile_is_written_out_as_a_table(monkeypatch):
+    tensors, mask = inputs(), Window(30, 30)
+    expected = attend(*tensors, mask, None, SCALE)
+    choose_flex_on_cpu(monkeypatch)
+
+    def fails(graph, examples):
+        raise NotImplementedError("no such kernel here")
+
+    monkeypatch.setattr(flex_attention, "BACKEND", fails)
+    with pytest.warns(UserWarning, match="not used for an attention of 200 queries.*no such kernel here") as record:
+        assert torch.equal(attend(*tensors, mask, None, SCALE), expected)
+        assert torch.equal(attend(*tensors, mask, None, SCALE), expected)
+    assert len(record) == 1
+    monkeypatch.setattr(flex_attention, "MAX_TABLE_ENTRIES", N * N - 1)
+    with pytest.raises(ValueError, match=r"200 queries.*40,000 entries.*no such kernel here.*attention='linear'"):
+        attend(*tensors, mask, None, SCALE)
+
+
+def test_errors_of_the_attention_itself_are_raised(monkeypatch):
+    choose_flex_on_cpu(monkeypatch)
+    monkeypatch.setattr(flex_attention, "compiled", lambda key, scale: lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        attend(*inputs(), Window(30, 30), None, SCALE)
+
+
+@pytest.mark.parametrize(
+    ("mask", "bias", "expected"),
+    [
+        (Window(2, 2), None, True),
+        (CAUSAL & DocumentMask(torch.zeros(1, 4)), None, True),
+        (NO_MASK, ALiBi(4), True),
+        (NO_MASK, BiasView(ALiBi(4) + ALiBi(4)), True),
+        (MaskView(CAUSAL, keep=torch.ones(1, 4).bool()), None, True),
+        (MaskView(NO_MASK, keep=torch.ones(1, 4).bool()), None, False),
+        (CAUSAL & TensorMask(torch.ones(1, 1, 4, 4).bool()), None, False),
+        (Window(2, 2), ALiBi(4) + TensorBias(torch.zeros(1, 1, 4, 4)), False),
+        (CAUSAL | GraphMask(torch.tensor([[0], [1]]), 4), None, False),
+    ],
+)
+def test_is_pattern(mask, bias, expected):
+    assert is_pattern(mask, bias) is expected
+
+
+def test_no_table_beyond_the_limit():
+    check_table(Window(5, 5), None, 1 << 15, 1 << 15, "")
+    with pytest.raises(ValueError, match=r"32,769 keys.*as 1 tables.*was not chosen \(it has no dropout"):
+        check_table(Window(5, 5), None, 1 << 15, (1 << 15) + 1, "it has no dropout")
+    with pytest.raises(ValueError, match="as 12 tables"):
+        check_table(CAUSAL, ALiBi(12), 16384, 16384, "")
+    check_table(NO_MASK, TensorBias(torch.zeros(1, 1, 1, 1).expand(1, 64, 16384, 16384)), 16384, 16384, "")

@@ -1,0 +1,176 @@
+"""Block masks of flex_attention: which blocks of 128 queries and 128 keys are empty, full or partly masked.
+
+torch's `create_block_mask` evaluates a mask for all pairs of positions at once, which takes gigabytes for long
+sequences. Here the predicate is evaluated in blocks, and what does not depend on the batch is kept for later forwards.
+"""
+
+import functools
+import itertools
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from zoo.nn.index_functions import Index, IndexFunction
+from zoo.nn.masks import Mask, MaskView
+
+BLOCK = 128  # flex_attention's own block size
+# Pairs of positions that are evaluated at a time: 32 MB for each int64 intermediate of a predicate.
+CHUNK = 1 << 22
+MAX_KEPT_BYTES = 256 << 20  # a block mask takes 0.3 MB at 16,384 tokens and 4 MB at 65,536
+
+_kept: "OrderedDict[Hashable, Any]" = OrderedDict()
+_lock = threading.Lock()
+_copies = itertools.count()
+
+
+class Blocks(NamedTuple):
+    """A block mask and the predicate that is evaluated in its partly masked blocks, on the device."""
+
+    mask: Mask
+    block_mask: BlockMask
+
+
+def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Blocks:
+    """The block mask of `mask` for flex_attention, the same as torch's `create_block_mask` gives.
+
+    With fewer queries than keys the queries are the last positions, as in `mask.dense`. Masks that hold no tensors are
+    kept for later calls, up to 256 MB. Building one takes at most 200 MB, whatever the length.
+    """
+    if isinstance(mask, MaskView) and not mask.depends_on_batch:
+        mask = mask.inner
+
+    def build() -> Blocks:
+        own = mask.on_device(keys, device)
+        if torch.compiler.is_compiling():  # the compiler fuses the counts, without intermediates
+            counts = count_allowed(own, queries, keys, device)
+        elif device.type == "cuda" and not is_constant(mask):  # in every forward: one kernel, compiled
+            counts = compiled_count(own)(own, queries, keys, device)
+        else:
+            counts = count_in_chunks(own, queries, keys, device)
+        return Blocks(own, from_counts(own, counts, queries, keys))
+
+    if torch.compiler.is_compiling() or not is_constant(mask):
+        return build()
+    return kept(("blocks", mask, queries, keys, device), build)
+
+
+def kept(key: Hashable, build: Callable[[], Any]) -> Any:
+    """The value of `key`, built on first use. Those least recently used are dropped beyond `MAX_KEPT_BYTES`."""
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    with torch.inference_mode(False), torch.no_grad():  # a later forward may need it in its backward pass
+        value = build()
+    with _lock:
+        _kept[key] = value
+        while len(_kept) > 1 and sum(map(size_in_bytes, _kept.values())) > MAX_KEPT_BYTES:
+            _kept.popitem(last=False)
+    return value
+
+
+def size_in_bytes(value: Any) -> int:
+    """Bytes of the tensors of a block mask, or of a bias."""
+    tensors = value.block_mask.as_tuple() if isinstance(value, Blocks) else vars(value).values()
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def mask_mod(mask: Mask, shift: int) -> Callable[[Index, Index, Index, Index], Tensor]:
+    """The mask as flex_attention calls it. A function: the compiler compares functions by their code and contents, so
+    equal masks share one kernel."""
+
+    def allowed(b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return mask.__call__(b, h, q + shift if shift else q, k)
+
+    return allowed
+
+
+def count_allowed(
+    mask: Mask, queries: int, keys: int, device: torch.device, first: int = 0, rows: int | None = None
+) -> Tensor:
+    """Pairs that `mask` allows in each block, [B or 1, H or 1, rows, blocks of keys], for `rows` blocks of queries
+    from block `first` on."""
+    down, across = -(-queries // BLOCK) - first if rows is None else rows, -(-keys // BLOCK)
+    b = torch.arange(mask.batch, device=device).view(-1, 1, 1, 1, 1, 1)
+    h = torch.arange(mask.heads, device=device).view(1, -1, 1, 1, 1, 1)
+    q = torch.arange(first * BLOCK, (first + down) * BLOCK, device=device).view(1, 1, down, 1, BLOCK, 1)
+    k = torch.arange(across * BLOCK, device=device).view(1, 1, 1, across, 1, BLOCK)
+    inside = (q < queries) & (k < keys)  # the last blocks may reach beyond the sequence
+    shift = 0 if mask.q is not None else keys - queries
+    allowed = mask.__call__(b, h, q.clamp(max=queries - 1) + shift, k.clamp(max=keys - 1)) & inside
+    return allowed.sum((-2, -1), dtype=torch.int32)
+
+
+def count_in_chunks(mask: Mask, queries: int, keys: int, device: torch.device) -> Tensor:
+    """`count_allowed` for all queries, a few blocks of them at a time."""
+    rows = max(1, CHUNK // (mask.batch * mask.heads * BLOCK * (keys + BLOCK)))
+    blocks = -(-queries // BLOCK)
+    parts = [
+        count_allowed(mask, queries, keys, device, first, min(rows, blocks - first)) for first in range(0, blocks, rows)
+    ]
+    return torch.cat(parts, 2)
+
+
+def from_counts(mask: Mask, counts: Tensor, queries: int, keys: int) -> BlockMask:
+    """The block mask with these numbers of allowed pairs."""
+    full = counts == BLOCK * BLOCK
+    partial = (counts > 0) & ~full
+    shift = 0 if mask.q is not None else keys - queries
+    return BlockMask.from_kv_blocks(
+        *in_order(partial), *in_order(full), BLOCK, mask_mod(mask, shift), seq_lengths=(queries, keys)
+    )
+
+
+def in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of blocks of keys that are marked for each block of queries, and all blocks with those first."""
+    marked = blocks.to(torch.int32)
+    order = marked.argsort(stable=True, dim=-1, descending=True)
+    return marked.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+def is_constant(function: IndexFunction) -> bool:
+    """Whether a mask or bias holds no tensors, so that equal ones have equal values."""
+    values = vars(function).values()
+    if any(isinstance(value, Tensor) for value in values):
+        return False
+    return all(is_constant(value) for value in values if isinstance(value, IndexFunction))
+
+
+def signature(function: IndexFunction | None) -> Hashable:
+    """What the code of a mask or bias depends on: its types, numbers and the kinds of its tensors, not their values."""
+    if function is None:
+        return None
+    entries: list[Any] = [type(function)]
+    for name, value in vars(function).items():
+        if isinstance(value, IndexFunction):
+            entries.append((name, signature(value)))
+        elif isinstance(value, Tensor):
+            entries.append((name, value.dtype, value.ndim, value.requires_grad))
+        elif not isinstance(value, dict):  # the caches of a forward
+            entries.append((name, value))
+    return tuple(entries)
+
+
+def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a function with a code object of its own.
+
+    torch limits how often it compiles one code object (8 times); with a copy for each pattern the limit holds for each.
+    """
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_copies)}")
+    return types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, None)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_count(key: Hashable) -> Callable[..., Tensor]:
+    return torch.compile(own_code(count_allowed), fullgraph=True)
+
+
+def compiled_count(mask: Mask) -> Callable[..., Tensor]:
+    """`count_allowed` as one kernel: for masks that differ in each forward (documents, padding)."""
+    return _compiled_count(signature(mask))
