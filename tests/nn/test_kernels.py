@@ -16,6 +16,7 @@ from zoo.nn.kernels import (
 H100 = Capabilities("cuda", (9, 0), (2, 12))
 T4 = Capabilities("cuda", (7, 5), (2, 12), missing_on_cuda((7, 5), "", True))
 CPU = capabilities(torch.device("cpu"))
+PATTERN = {"ragged": False, "pattern": True, "queries": 1024, "keys": 1024}
 CALL = AttentionCall(torch.bfloat16, 8, 8, 64, 128, 128, ragged=True)
 
 
@@ -47,6 +48,20 @@ def test_a_record_is_made_once_and_says_what_is_missing():
         (H100, {"mask": CAUSAL | Prefix(3)}, "padded", "causal or a window"),
         (T4, {}, "padded", "7.5"),
         (H100, {"ragged": False}, "sdpa", "fused"),
+        (H100, PATTERN, "flex", "computed in the kernel"),
+        (
+            H100,
+            PATTERN | {"dtype": torch.float32, "grad": True, "kv_heads": 2, "bias": "learned"},
+            "flex",
+            "in the kernel",
+        ),
+        (H100, PATTERN | {"keys": 1023}, "sdpa", "no flex: below 1024"),
+        (H100, PATTERN | {"queries": 1}, "sdpa", "no flex: below 1024"),
+        (H100, PATTERN | {"dropout": 0.1}, "sdpa", "no dropout"),
+        (H100, PATTERN | {"head_dim": 257}, "sdpa", "not 257"),
+        (H100, PATTERN | {"dtype": torch.float64}, "sdpa", "not float64"),
+        (Capabilities("cuda", (6, 0), (2, 12), missing_on_cuda((6, 0), "", True)), PATTERN, "sdpa", "has 6.0"),
+        (CPU, PATTERN | {"dtype": torch.float32}, "sdpa", "fused"),
         (CPU, {"ragged": False}, "plain", "half precision on a CPU"),
         (CPU, {"ragged": False, "queries": 513}, "sdpa", "fused"),
         (CPU, {"ragged": False, "dtype": torch.float32}, "sdpa", "fused"),

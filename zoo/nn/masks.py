@@ -281,12 +281,15 @@ class MaskView(View, Mask):
 
     def on_device(self, keys: int, device: Any) -> Mask:
         inner = self.inner.on_device(keys, device)
-        return MaskView(inner, self.q, self.k, self.keep) if self.depends_on_batch else inner
+        if not self.depends_on_batch:
+            return inner
+        view = MaskView(inner, self.q, self.k, self.keep)
+        return view if self.rows is None else And(view, DocumentMask(self.rows.row[None]))
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether there are positions or padding of this forward, or it is the same as `inner`."""
-        return not (self.q is None and self.k is None and self.keep is None)
+        """Whether there are positions, padding or packed rows of this forward, or it is the same as `inner`."""
+        return not (self.q is None and self.k is None and self.keep is None and self.rows is None)
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
