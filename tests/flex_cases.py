@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as torch_flex
 
-from zoo.nn import CAUSAL, DocumentMask, Mask, Prefix, Window, flex_attention, kernels
+from zoo.nn import CAUSAL, DocumentMask, Mask, Prefix, Window, block_masks, flex_attention, kernels
 from zoo.nn.kernels import Capabilities
 from zoo.nn.masks import GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 
@@ -42,7 +42,7 @@ def choose_flex_on_cpu(monkeypatch: pytest.MonkeyPatch, missing: dict[str, str] 
     record = Capabilities("cuda", (9, 0), missing=missing or {})
     monkeypatch.setattr(kernels, "capabilities", lambda device: record)
     monkeypatch.setattr(kernels, "FLEX_MIN_LENGTH", 1)
-    monkeypatch.setattr(flex_attention, "BACKEND", "eager")
+    monkeypatch.setattr(block_masks, "BACKEND", "eager")
     flex_attention.compiled.cache_clear()
     monkeypatch.setattr(flex_attention, "_failed", {})
     # torch refuses the backward pass of its own reference on a CPU

@@ -4,7 +4,15 @@ from flex_cases import patterns
 from torch.nn.attention.flex_attention import create_block_mask
 
 from zoo.nn import CAUSAL, NO_MASK, TensorMask, Window, block_masks
-from zoo.nn.block_masks import blocks_of, count_in_chunks, is_constant, mask_mod, signature
+from zoo.nn.block_masks import (
+    CompiledCount,
+    blocks_of,
+    compiled_count,
+    count_in_chunks,
+    is_constant,
+    mask_mod,
+    signature,
+)
 from zoo.nn.masks import MaskView, RandomBlocks, Strided
 
 CPU = torch.device("cpu")
@@ -82,3 +90,28 @@ def test_signatures():
     assert is_constant(masks["bigbird"]) and not is_constant(masks["documents"])
     on_device = [RandomBlocks(16, 2, seed).on_device(64, CPU) for seed in range(2)]
     assert signature(on_device[0]) == signature(on_device[1])
+
+
+def test_masks_of_one_forward_are_counted_by_compiled_code(monkeypatch):
+    """On a GPU. One compilation for all masks of this kind and lengths."""
+    graphs = []
+    monkeypatch.setattr(block_masks, "BACKEND", lambda graph, _: graphs.append(graph) or graph)
+    count = CompiledCount()
+    for n in (160, 300, 400):
+        mask = patterns(n)["padded causal"]
+        assert torch.equal(count(mask, n, n, CPU), count_in_chunks(mask, n, n, CPU))
+    assert len(graphs) <= 2  # for the first length and for all others
+    assert compiled_count(signature(mask)) is compiled_count(signature(patterns(60)["padded causal"]))
+
+
+def test_what_torch_cannot_compile_is_counted_in_chunks(monkeypatch):
+    def fails(graph, examples):
+        raise NotImplementedError
+
+    monkeypatch.setattr(block_masks, "BACKEND", fails)
+    count, mask = CompiledCount(), patterns(300)["documents"]
+    for _ in range(2):
+        assert torch.equal(count(mask, 300, 300, CPU), count_in_chunks(mask, 300, 300, CPU))
+    assert count.count is count_in_chunks
+    with pytest.raises(IndexError):
+        count(mask, 600, 600, CPU)

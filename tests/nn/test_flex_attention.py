@@ -13,7 +13,9 @@ from zoo.nn import (
     TensorBias,
     TensorMask,
     Window,
+    block_masks,
     flex_attention,
+    kernels,
     sdpa,
 )
 from zoo.nn.context import Context
@@ -156,7 +158,7 @@ def test_what_torch_cannot_compile_is_written_out_as_a_table(monkeypatch):
     def fails(graph, examples):
         raise NotImplementedError("no such kernel here")
 
-    monkeypatch.setattr(flex_attention, "BACKEND", fails)
+    monkeypatch.setattr(block_masks, "BACKEND", fails)
     with pytest.warns(UserWarning, match="not used for an attention of 200 queries.*no such kernel here") as record:
         assert torch.equal(attend(*tensors, mask, None, SCALE), expected)
         assert torch.equal(attend(*tensors, mask, None, SCALE), expected)
@@ -198,3 +200,37 @@ def test_no_table_beyond_the_limit():
     with pytest.raises(ValueError, match="as 12 tables"):
         check_table(CAUSAL, ALiBi(12), 16384, 16384, "")
     check_table(NO_MASK, TensorBias(torch.zeros(1, 1, 1, 1).expand(1, 64, 16384, 16384)), 16384, 16384, "")
+
+
+@pytest.mark.gpu
+def test_the_kernel_on_a_gpu_is_the_dense_form_on_a_cpu(monkeypatch):
+    """Window, documents, padding, shared heads and a learned bias at once, forward and backward, in bfloat16."""
+    monkeypatch.setattr(kernels, "FLEX_MIN_LENGTH", 1)
+    n = 1000
+    padded, table = patterns(n)["padded causal local documents"], torch.randn(32, 4)
+
+    def run(device, dtype):
+        place = {name: getattr(padded, name).to(device) for name in ("q", "k", "keep")}
+        documents = DocumentMask(torch.arange(n, device=device).div(300, rounding_mode="floor").repeat(2, 1))
+        mask = MaskView(CAUSAL & Window(200, 0) & documents, **place)
+        learned = table.to(device).requires_grad_()
+        bias = BiasView(T5RelativeBias(learned), mask.q, mask.k)
+        tensors = [t.detach().to(device, dtype).requires_grad_() for t in inputs(n, dtype=torch.bfloat16)]
+        y = attend(*tensors, mask, bias, SCALE)
+        weights = torch.linspace(-1, 1, y.shape[-1], device=device, dtype=dtype)
+        return [y, *torch.autograd.grad((y * weights).sum(), [*tensors, learned])]
+
+    for ours, expected in zip(run("cuda", torch.bfloat16), run("cpu", torch.float32), strict=True):
+        torch.testing.assert_close(ours.cpu().float(), expected, atol=2e-2 * expected.abs().max().item(), rtol=0)
+    assert not flex_attention._failed
+
+
+@pytest.mark.gpu
+def test_layers_of_bigbird_on_a_gpu_are_compiled_once():
+    q, k, v = (t.detach() for t in inputs(1024))
+    counters.clear()
+    for seed in range(12):
+        pattern = Window(16, 16) | RandomBlocks(16, 2, seed)
+        y = attend(q.cuda(), k.cuda(), v.cuda(), NO_MASK, None, SCALE, 0.0, pattern)
+        torch.testing.assert_close(y.cpu(), attend(q, k, v, pattern, None, SCALE), atol=2e-6, rtol=0)
+    assert counters["stats"]["unique_graphs"] <= 1 and not flex_attention._failed

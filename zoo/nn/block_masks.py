@@ -22,6 +22,7 @@ from zoo.nn.masks import Mask, MaskView
 BLOCK = 128  # flex_attention's own block size
 # Pairs of positions that are evaluated at a time: 32 MB for each int64 intermediate of a predicate.
 CHUNK = 1 << 22
+BACKEND = "inductor"  # of torch.compile; tests on a CPU have another one
 MAX_KEPT_BYTES = 256 << 20  # a block mask takes 0.3 MB at 16,384 tokens and 4 MB at 65,536
 
 _kept: "OrderedDict[Hashable, Any]" = OrderedDict()
@@ -50,7 +51,7 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
         if torch.compiler.is_compiling():  # the compiler fuses the counts, without intermediates
             counts = count_allowed(own, queries, keys, device)
         elif device.type == "cuda" and not is_constant(mask):  # in every forward: one kernel, compiled
-            counts = compiled_count(own)(own, queries, keys, device)
+            counts = compiled_count(signature(own))(own, queries, keys, device)
         else:
             counts = count_in_chunks(own, queries, keys, device)
         return Blocks(own, from_counts(own, counts, queries, keys))
@@ -166,11 +167,29 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, None)
 
 
+class CompiledCount:
+    """`count_allowed` as one kernel, for masks that differ in each forward; in chunks where torch cannot compile it."""
+
+    def __init__(self) -> None:
+        self.count: Callable[..., Tensor] = torch.compile(own_code(count_allowed), fullgraph=True, backend=BACKEND)
+
+    def __call__(self, *args: Any) -> Tensor:
+        try:
+            return self.count(*args)
+        except Exception as error:
+            if self.count is count_in_chunks or not is_compile_error(error):
+                raise
+            self.count = count_in_chunks
+            return self.count(*args)
+
+
 @functools.lru_cache(maxsize=64)
-def _compiled_count(key: Hashable) -> Callable[..., Tensor]:
-    return torch.compile(own_code(count_allowed), fullgraph=True)
+def compiled_count(key: Hashable) -> CompiledCount:
+    """One for each `signature` of masks."""
+    return CompiledCount()
 
 
-def compiled_count(mask: Mask) -> Callable[..., Tensor]:
-    """`count_allowed` as one kernel: for masks that differ in each forward (documents, padding)."""
-    return _compiled_count(signature(mask))
+def is_compile_error(error: Exception) -> bool:
+    """Whether torch could not compile something, as opposed to an error of what is computed."""
+    errors = torch._dynamo.exc
+    return isinstance(error, (errors.TorchDynamoException, errors.FailOnRecompileLimitHit))

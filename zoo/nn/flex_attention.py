@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 
-from zoo.nn.block_masks import blocks_of, is_constant, kept, own_code, signature
+from zoo.nn import block_masks
+from zoo.nn.block_masks import blocks_of, is_compile_error, is_constant, kept, own_code, signature
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import GraphMask, Mask, NoMask, PaddingMask, TensorMask
 from zoo.nn.position_biases import Bias, BiasView, TensorBias
@@ -23,7 +24,6 @@ from zoo.nn.position_biases import Bias, BiasView, TensorBias
 # Entries of a mask or bias that are written out as a table on a GPU: 1 GB of bools, up to 10 GB while it is computed.
 MAX_TABLE_ENTRIES = 1 << 30
 MIN_HEAD_DIM = 16  # smaller heads are padded with zeros
-BACKEND = "inductor"  # of torch.compile; tests on a CPU have another one
 ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 
 _failed: dict[Hashable, str] = {}  # attentions that torch could not compile, and why
@@ -109,8 +109,7 @@ def flex_attend(q: Tensor, k: Tensor, v: Tensor, kernel: FlexKernel, scale: floa
     try:
         y = compiled(kernel.key, scale)(q, k, v, kernel.blocks, kernel.score_mod, scale)
     except Exception as error:
-        exc = torch._dynamo.exc
-        if not isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit)):
+        if not is_compile_error(error):
             raise
         cause = getattr(error, "inner_exception", error)
         reason = (str(cause).strip().splitlines() or [""])[0]
@@ -131,4 +130,4 @@ def call_flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, score_mod: Sco
 @functools.lru_cache(maxsize=64)
 def compiled(key: Hashable, scale: float) -> Callable[..., Tensor]:
     """`call_flex`, compiled: once for the first length and once for all others."""
-    return torch.compile(own_code(call_flex), fullgraph=True, backend=BACKEND)
+    return torch.compile(own_code(call_flex), fullgraph=True, backend=block_masks.BACKEND)
