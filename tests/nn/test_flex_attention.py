@@ -22,7 +22,7 @@ from zoo.nn.context import Context
 from zoo.nn.flex_attention import check_table, is_pattern
 from zoo.nn.masks import MaskView, RandomBlocks
 from zoo.nn.position_biases import BiasView
-from zoo.nn.sdpa import attend
+from zoo.nn.sdpa import attend, explain_kernel
 
 SCALE = 0.3
 
@@ -166,6 +166,19 @@ def test_what_torch_cannot_compile_is_written_out_as_a_table(monkeypatch):
     monkeypatch.setattr(flex_attention, "MAX_TABLE_ENTRIES", N * N - 1)
     with pytest.raises(ValueError, match=r"200 queries.*40,000 entries.*no such kernel here.*attention='linear'"):
         attend(*tensors, mask, None, SCALE)
+
+
+def test_the_choice_explains_itself(monkeypatch):
+    q, k, v = inputs()
+    choose_flex_on_cpu(monkeypatch)
+    assert explain_kernel(q, k, v, Window(30, 30), None, 0.0, NO_MASK) == (
+        "flex",
+        "mask and bias are functions of positions, computed in the kernel",
+    )
+    choice = explain_kernel(q, k, v, Window(30, 30), None, 0.1, NO_MASK)
+    assert choice.kernel != "flex" and "as a table; no flex: it has no dropout" in choice.reason
+    choose_flex_on_cpu(monkeypatch, missing={"flex": "no triton"})
+    assert "no flex: no triton" in explain_kernel(q, k, v, Window(30, 30), None, 0.0, NO_MASK).reason
 
 
 def test_errors_of_the_attention_itself_are_raised(monkeypatch):

@@ -45,7 +45,6 @@ class Kernel(NamedTuple):
     plain: bool
     shared: bool
     packed: Packed | None = None
-    packed: Packed | None = None
     reason: str = ""
     flex: FlexKernel | None = None
 
