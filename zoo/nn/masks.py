@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
 from zoo.nn.padding import Groups
+from zoo.utils.transfer import to_device
 
 
 class Mask(IndexFunction):
@@ -150,7 +151,7 @@ class RandomBlocks(Mask):
     seed: int | Tensor = 0
 
     def on_device(self, keys: int, device: Any) -> Mask:
-        return replace(self, seed=torch.as_tensor(self.seed, device=device))  # each layer has its own
+        return replace(self, seed=to_device(torch.as_tensor(self.seed), device))  # each layer has its own
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         i, j = (torch.div(x, self.block, rounding_mode="floor").long() for x in (q, k))
