@@ -20,7 +20,12 @@ from zoo.training.advice import after_training, before_training, loss_still_fall
 from zoo.training.baseline import Baseline
 from zoo.training.config import ImageSettings
 from zoo.training.recipes.audio import patch_hint
-from zoo.training.recipes.config import FinetuneSettings, GPTSettings
+from zoo.training.recipes.config import (
+    FinetuneSettings,
+    GPTSettings,
+    QuestionAnsweringSettings,
+    TokenClassificationSettings,
+)
 from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 
@@ -28,9 +33,16 @@ BASELINE = Baseline("word counts + logistic regression", "accuracy", 0.82, 0.8, 
                     0.5, 0.5)  # fmt: skip
 
 
+RECIPES = {
+    FinetuneSettings: "finetune_text",
+    GPTSettings: "gpt_text",
+    TokenClassificationSettings: "token_classification",
+    QuestionAnsweringSettings: "question_answering",
+}
+
+
 def run_of(*words: str, settings: type = ImageSettings, real: bool = True) -> Run:
-    run = Run.of("finetune_text" if settings is FinetuneSettings else "vit_cifar", ["accelerator=cpu", *words],
-                 settings)  # fmt: skip
+    run = Run.of(RECIPES.get(settings, "vit_cifar"), ["accelerator=cpu", *words], settings)
     run.data = DatasetInfo("reviews", real, "reviews.csv", 0, 0)
     return run
 
@@ -60,6 +72,12 @@ def test_few_items_from_random_weights_name_the_pretrained_way() -> None:
 @pytest.mark.parametrize("words", [("model.source=FOLDER",), ()], ids=["pretrained", "enough"])
 def test_silence_for_pretrained_weights_and_for_enough_items(words: tuple[str, ...]) -> None:
     assert before_training(run_of(*words), images(40 if words else 1000), BASELINE) == []
+
+
+@pytest.mark.parametrize("settings", [TokenClassificationSettings, QuestionAnsweringSettings])
+def test_few_sentences_and_questions_need_pretrained_weights_too(settings: type) -> None:
+    (few,) = before_training(run_of(settings=settings), images(40), None)
+    assert "are few for a model that starts from random weights" in few and "google-bert/bert-base-" in few
 
 
 def test_a_task_without_classes_gets_no_advice() -> None:

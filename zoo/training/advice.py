@@ -18,13 +18,15 @@ CLEAR_MARGIN = 0.05  # by which word counts are better than a constant predictio
 PRETRAINED = {
     "vit_cifar": "model.source=timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k lr=1e-4 epochs=10",
     "finetune_text": "model.source=google-bert/bert-base-uncased",
+    "token_classification": "model.source=google-bert/bert-base-cased",
+    "question_answering": "model.source=google-bert/bert-base-uncased",
     "ast_audio": "model.source=MIT/ast-finetuned-audioset-10-10-0.4593 lr=1e-4 resample=true",
 }
 
 
 def before_training(run: "Run", data: Any, baseline: Baseline | None) -> list[str]:
-    """Advice for a classifier that starts from random weights on few items."""
-    if run.is_pretrained or not is_classifier(run):
+    """Advice for a classifier, of items or of their tokens, that starts from random weights on few items."""
+    if run.is_pretrained or not (is_classifier(run) or run.recipe in PRETRAINED):
         return []
     count = len(data.train) if isinstance(data, KeyedDataModule) else 0
     noun = data.part("train").noun if count else ""
