@@ -2,22 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from zoo.cli.models import load_model
-from zoo.cli.table_options import (
-    FORMAT,
-    add_format_flags,
-    column_of_run,
-    format_options,
-    notice_with_flags,
-    with_flags,
-)
-from zoo.utils.escape import say
-
-FLAGS = {"text": "--column", "image": "--column", "audio": "--column", "label": "--label-column"}
+from zoo.cli.table_options import FORMAT, add_format_flags
 
 
 def add_command(command: Callable[..., Any]) -> None:
@@ -51,19 +38,6 @@ def run_export(args: argparse.Namespace) -> int:
             "--quantize int8 changes the outputs of the model: give labeled examples to measure it on, and how much "
             "worse it may be, --table validation.csv --tolerance 0.01"
         )
-    from zoo.checkpoints.save import export
+    from zoo.cli.export_run import run
 
-    model = load_model(args.source)
-    examples = read_table_of(model, args) if args.table else None
-    path = export(model, args.folder, args.format, quantize=args.quantize, examples=examples, tolerance=args.tolerance)
-    say(f"{path} is written for {args.format}")
-    return 0
-
-
-def read_table_of(model: Any, args: argparse.Namespace) -> list[tuple[Any, Any]]:
-    """The labeled examples of --table; of its columns, those of the run that are in it are the default."""
-    from zoo.data.sources.labeled_examples import read_examples
-
-    options = format_options(args) | {"notify": notice_with_flags(FLAGS), "usual": partial(column_of_run, args.source)}
-    columns = (args.column, args.label_column)
-    return with_flags(lambda: read_examples(model, Path(args.table), *columns, **options), FLAGS)
+    return run(args)

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.table_options import column_of_run, notice_with_flags, with_flags
+from zoo.cli.run_tables import column_of_run, notice_with_flags, with_flags
 from zoo.data.sources.columns import FILE_NAMES, TEXT_NAMES, encoded_item, find_columns
 from zoo.data.sources.labeled_examples import in_table
 from zoo.data.sources.tables import SUFFIXES, Table, read_table, table_suffix
