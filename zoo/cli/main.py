@@ -210,10 +210,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 def describe_model(given: str, overrides: dict[str, Any]) -> "tuple[str, Family, Model, str]":
     """(name, family, model on the meta device, where its weights are) of a name, a folder or a repository."""
-    from zoo.models.registry import build, find_variant, list_models, resolve_overrides
+    from zoo.models import registry
 
-    if given in list_models() or not (Path(given).exists() or "/" in given or ":" in given):
-        found = find_variant(given)
+    if given in registry.list_models() or not (Path(given).exists() or "/" in given or ":" in given):
+        found = registry.find_variant(given)
         config: Config = found.config(**found.variants[given])
         name, source, labels = given, found.sources.get(given, ""), None
     else:
@@ -222,7 +222,7 @@ def describe_model(given: str, overrides: dict[str, Any]) -> "tuple[str, Family,
         checkpoint = describe(given)
         found, config, labels = checkpoint.family, checkpoint.config, checkpoint.labels
         name, source = checkpoint.variant or checkpoint.architecture or found.name, f"{given} ({checkpoint.format})"
-    model = build(found, config.replace(**resolve_overrides(found, overrides)), "meta")
+    model = registry.build(found, config.replace(**registry.resolve_overrides(found, overrides)), "meta")
     model.labels = labels
     return name, found, model, source
 
