@@ -28,6 +28,7 @@ from typing import Any, Literal
 import torch
 
 Clock = Literal["cpu", "wall", "cuda"]
+Makes = dict[str, Callable[..., Any]]
 _PROBE = 1024
 _IN_A_ROW = 0.02  # seconds of calls between two CUDA events: launching the first one no longer counts
 
@@ -67,7 +68,7 @@ class Table:
         baseline = next(iter(self.seconds))
         if baseline in self.failed:
             return math.nan
-        return statistics.median(a / b for a, b in zip(self.seconds[baseline], self.seconds[name], strict=True))
+        return statistics.median(a / b for a, b in zip(self.seconds[baseline], self.seconds[name], strict=False))
 
     def spread(self, name: str) -> float:
         """(max - min) / median of a candidate's seconds."""
@@ -115,6 +116,8 @@ def paired(
 ) -> Table:
     """Time the candidates against each other, print the table and return it.
 
+    What is measured is also printed and recorded if something ends the run.
+
     Args:
         candidates: Name -> function to time; the first is the baseline of the ratios.
         rounds: Number of interleaved rounds that are measured.
@@ -134,6 +137,7 @@ def paired(
     table = Table(title, clock, {name: [] for name in candidates}, items, flops=flops, moved=moved)
     probes: list[float] = []
     calls = dict.fromkeys(candidates, 1)
+    complete = False
     try:
         for round_ in range(-warmup, rounds):
             for name, call in candidates.items():
@@ -154,11 +158,15 @@ def paired(
                         table.peaks[name] = max(peak, table.peaks.get(name, 0))
             if clock != "cuda" and round_ >= 0:
                 probes.append(_sgemm(clock))
+        complete = True
     finally:
         torch.set_num_threads(threads)
-    table.probe = statistics.median(probes) if probes else 0.0
-    print(table, flush=True)
-    _append(table)
+        table.probe = statistics.median(probes) if probes else 0.0
+        if complete or any(table.seconds.values()):  # what is measured counts, also if time is up
+            table.failed |= {name: "not reached" for name, found in table.seconds.items()
+                             if not found and name not in table.failed}  # fmt: skip
+            print(table, flush=True)
+            _append(table)
     return table
 
 
@@ -176,6 +184,18 @@ def attempt(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
             raise failure
 
         return fail
+
+
+def in_tables(compile: str, eager: Makes, ours: Makes, peer: Makes) -> list[Makes]:
+    """The candidates of each table by the option `compile=`: no, ours, peer (nothing else is measured) or yes.
+
+    What is compiled comes after the rest, beside its first candidate, since compiling may take all the time.
+    """
+    base = dict([next(iter(eager.items()))])
+    tables = {"no": [eager], "ours": [eager, base | ours], "peer": [base | peer], "yes": [eager, base | ours | peer]}
+    if compile not in tables:
+        raise SystemExit(f"compile={compile}: expected one of {', '.join(tables)}")
+    return tables[compile]
 
 
 def for_device(calls: dict[str, Callable[[], object]], device: str) -> dict[str, Callable[[], object]]:

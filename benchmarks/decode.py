@@ -1,14 +1,15 @@
 """Decoding and prefill of GPT-2: as loaded and after zoo.optimize, against transformers' generate in the same process.
 
     python benchmarks/decode.py [rows=1,8] [new=32] [rounds=7] [size=gpt2|small|llama] [prefill=512] [device=cpu|cuda]
+        [steps=yes|no]
 
 Targets: GPT-2 decode, one row, optimized with rows="one" >= 1.25x in float32 and >= 2.0x in bfloat16 over transformers
 in float32; eight rows >= 2.0x and >= 3.0x; a small model (6 layers, 192 wide) >= 1.8x as loaded, >= 2.3x optimized;
 prefill of 512 tokens >= 1.5x of transformers' model(input_ids). Weights are random; the tokens of all float32 variants
 are compared.
 
-On a GPU (device=cuda rows=1,32 new=128) both sides are in bfloat16, and zoo generates by CUDA graphs, and by steps for
-comparison; also with rows of different lengths, and sampling. Targets for GPT-2: >= 1,500 tokens/s with one row, >=
+On a GPU (device=cuda rows=1,32 new=128) both sides are in bfloat16, and zoo generates by CUDA graphs (steps=yes: by
+steps, too), also with rows of different lengths, and sampling. Targets for GPT-2: >= 1,500 tokens/s with one row, >=
 40,000 with 32.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from _measure import options, paired
+from _measure import attempt, options, paired
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import zoo
@@ -39,7 +40,8 @@ def models(size: str, device: str) -> tuple[torch.nn.Module, zoo.Model]:
     """(transformers model, zoo model) with the same random weights."""
     cls, config = SIZES[size]
     torch.manual_seed(0)
-    theirs = cls(config).eval()
+    with torch.device(device):
+        theirs = cls(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = zoo.load(folder)
@@ -77,31 +79,35 @@ def decoding(theirs: torch.nn.Module, ours: zoo.Model, ids: torch.Tensor, new: i
 
 
 def decoding_on_gpu(
-    theirs: torch.nn.Module, ours: zoo.Model, ids: torch.Tensor, new: int
+    theirs: torch.nn.Module, ours: zoo.Model, ids: torch.Tensor, new: int, steps: bool
 ) -> dict[str, Callable[[], object]]:
     """Name -> function that generates `new` tokens after `ids` in bfloat16."""
     theirs, ours = theirs.bfloat16(), ours.bfloat16()
-    fast, mask = zoo.optimize(ours, rows="one" if len(ids) == 1 else "many"), torch.ones_like(ids)
+    mask = torch.ones_like(ids)
     mask[::2, : ids.shape[1] // 2] = 0
 
     def transformers_generate() -> torch.Tensor:
         return theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
                                eos_token_id=None, pad_token_id=0)  # fmt: skip
 
-    def zoo_generate(model: zoo.Model, graphs: bool = True, **options: Any) -> Callable[[], torch.Tensor]:
-        def call() -> torch.Tensor:
-            with mock.patch.object(graph_decoding, "DEVICE_TYPES", ("cuda",) if graphs else ()):
-                return zoo.generate(model, ids, max_new_tokens=new, eos_token_id=None, **options)
+    def zoo_generate(model: zoo.Model, **options: Any) -> Callable[[], torch.Tensor]:
+        return lambda: zoo.generate(model, ids, max_new_tokens=new, eos_token_id=None, **options)
 
-        return call
+    def optimized() -> Callable[[], torch.Tensor]:
+        return zoo_generate(zoo.optimize(ours, rows="one" if len(ids) == 1 else "many"))
+
+    def by_steps() -> torch.Tensor:
+        with mock.patch.object(graph_decoding, "DEVICE_TYPES", ()):
+            return zoo_generate(ours)()
 
     calls = {
         "transformers": transformers_generate,
         "zoo": zoo_generate(ours),
-        "zoo by steps": zoo_generate(ours, graphs=False),
-        "zoo optimized": zoo_generate(fast),
+        "zoo optimized": attempt(optimized),
         "zoo, top_p=0.9": zoo_generate(ours, temperature=0.8, top_p=0.9, seed=1),
     }
+    if steps:
+        calls["zoo by steps"] = by_steps
     if len(ids) > 1:
         calls["zoo, half of the rows padded"] = zoo_generate(ours, attention_mask=mask)
     return calls
@@ -123,14 +129,17 @@ def prefill(theirs: torch.nn.Module, ours: zoo.Model, length: int) -> dict[str, 
 
 def main() -> None:
     smoke = dict(rows="1", new=3, rounds=1, size="small", prefill=16)
-    o = options(smoke, rows="1,8", new=32, rounds=7, size="gpt2", prefill=512, device="cpu")
+    o = options(smoke, rows="1,8", new=32, rounds=7, size="gpt2", prefill=512, device="cpu", steps="yes")
     theirs, ours = models(o.size, o.device)
     clock = "cuda" if o.device == "cuda" else "cpu"
     torch.set_num_threads(1)
     for rows in map(int, o.rows.split(",")):
         ids = torch.randint(ours.config.vocab_size, (rows, 8), device=o.device)
         with torch.no_grad():
-            calls = (decoding_on_gpu if clock == "cuda" else decoding)(theirs, ours, ids, o.new)
+            if clock == "cuda":
+                calls = decoding_on_gpu(theirs, ours, ids, o.new, o.steps == "yes")
+            else:
+                calls = decoding(theirs, ours, ids, o.new)
             paired(calls, rounds=o.rounds, clock=clock, items=rows * o.new,
                    title=f"{o.size}, {rows} rows, {o.new} new tokens after 8")  # fmt: skip
     if o.prefill:

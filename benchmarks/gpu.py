@@ -2,6 +2,7 @@
 
     benchmarks/gpu.sh                       all of them; prints one table, keeps it in results/<name of the GPU>.yaml
     ZOO_GPU_SMOKE=1 benchmarks/gpu.sh       their smallest sizes, also without a GPU; keeps nothing
+    benchmarks/gpu.sh --seconds 200         what fits this time, the most important first; the table comes in any case
     python benchmarks/gpu.py --only bert    the parts whose name contains `bert`
     python benchmarks/gpu.py --write        write the table of docs/figures.md from the values that are kept
 
@@ -36,19 +37,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from _gpu_table import Values, table
 from measures import HERE, PAGE, RESULTS, ROOT, put, read_results
+
+STARTED = time.perf_counter()
 
 MEASURES = HERE / "gpu.yaml"
 BEGIN = "<!-- gpu: python benchmarks/gpu.py --write -->"
 SKIPPED = 77
-BUDGET = 285  # seconds of everything, imports included
+BUDGET = 285  # seconds of everything, imports included, if --seconds does not say otherwise
 FORMULA = (
     "MFU = FLOPs of the matrix products, two for each multiply-add, three forward passes for a training step / (time x "
     "peak); where reading the weights is the bound, the share of the speed of a copy."
 )
-LESS_IS_BETTER = ("ms", "s", "MB")
 Records = list[dict[str, Any]]
-Values = dict[str, dict[str, Any]]
 
 
 class OutOfTime(BaseException):
@@ -65,13 +67,16 @@ def read_measures() -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime after so many seconds of wall time."""
+    """Raise OutOfTime after so many seconds of wall time.
+
+    And every two seconds after that: Python drops what is raised inside a destructor or a callback of a weak reference.
+    """
 
     def end(*args: Any) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 2)
     try:
         yield
     finally:
@@ -108,11 +113,12 @@ def run_part(command: str, seconds: float) -> tuple[Records, str]:
     return records, problem
 
 
-def clean_up() -> None:
+def clean_up(threads: int) -> None:
     """Give back what a part has left: models, compiled code, settings."""
     import torch
 
     torch.set_grad_enabled(True)
+    torch.set_num_threads(threads)
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():
@@ -216,85 +222,16 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-def shown(value: float | None, unit: str) -> str:
-    return "-" if value is None else f"{value:,.4g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
-
-
-def ratio_of(value: dict[str, Any], unit: str) -> float | None:
-    """Ours against the peer's; above 1 is faster, or less memory."""
-    if not value.get("peer") or not value.get("ours"):
-        return None
-    return value["peer"] / value["ours"] if unit in LESS_IS_BETTER else value["ours"] / value["peer"]
-
-
-def reaches(value: dict[str, Any], measure: dict[str, Any]) -> bool | None:
-    """Whether a value reaches the target; None if it has none, or what it needs is not known."""
-    if not measure.get("target"):
-        return None
-    ((unit, target),) = measure["target"].items()
-    if unit in LESS_IS_BETTER:
-        return value["ours"] <= target
-    got = {"x": ratio_of(value, measure["unit"]), "MFU": value.get("share")}.get(unit, value["ours"])
-    return None if got is None else got >= target
-
-
-def mfu_of(value: dict[str, Any]) -> str:
-    """Share of the bound that is reached; where memory is the bound, of the speed of a copy."""
-    if "share" not in value:
-        return "-"
-    return f"{value['share']:.0f} %" + " of the copy" * (value["of"] == "memory")
-
-
-def target_of(measure: dict[str, Any]) -> str:
-    if not measure.get("target"):
-        return "-"
-    ((unit, target),) = measure["target"].items()
-    if unit in ("x", "MFU"):
-        return f">= {target:g}x" if unit == "x" else f"MFU >= {target:g} %"
-    return f"{'<=' if unit in LESS_IS_BETTER else '>='} {shown(target, unit)}"
-
-
-def table(parts: dict[str, Any], measures: dict[str, Any], values: Values) -> str:
-    """One row for each measure."""
-    head = ["measure", "peer", "ours", "ours against the peer", "target", "bound", "MFU", "`python benchmarks/...`"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, measure in measures.items():
-        value, unit = values.get(name, {}), measure["unit"]
-        command = f"`{parts[measure['part']]['command']}`" if measure.get("part") else "-"
-        if "ours" not in value:
-            row = [
-                measure["text"],
-                "-",
-                value.get("failed", "not measured"),
-                "-",
-                target_of(measure),
-                "-",
-                "-",
-                command,
-            ]
-            lines.append("| " + " | ".join(row) + " |")
-            continue
-        ours = shown(value["ours"], unit)
-        ours = f"**{ours}**" if reaches(value, measure) is False else ours
-        by, ratio = value.get("peer_by", ""), ratio_of(value, unit)
-        peer = f"{by.split(' bfloat16')[0]} {shown(value['peer'], unit)}" if by else "-"
-        row = [measure["text"], peer, ours + " (an earlier version)" * bool(value.get("earlier")),
-               "-" if ratio is None else f"{ratio:.2f}x", target_of(measure), shown(value.get("bound"), unit),
-               mfu_of(value), command]  # fmt: skip
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+# --- the page and the kept values -------------------------------------------------------------------------------------
 
 
 def described(kept: dict[str, Any]) -> str:
     """The machine, the ceilings, the command."""
-    device, dates = kept["ceilings"], sorted({str(v["date"]) for v in kept["values"].values() if not v.get("earlier")})
+    device, dates = kept["ceilings"], sorted({str(v["date"]) for v in kept["values"].values() if not v.get("marked")})
     text = f"{kept['machine']}; {kept['versions']}. Its ceilings, measured there: bf16 matrix product "
     text += f"{device['product'] / 1e12:.0f} TFLOP/s (the peak of MFU; the data sheet of an H100 SXM has 989), "
     text += f"copy {device['copy'] / 1e12:.2f} TB/s."
-    text += f" `benchmarks/gpu.sh`, {dates[-1]}." if dates else " Not measured again since an earlier version."
+    text += f" `benchmarks/gpu.sh`, {dates[-1]}." if dates else " Not yet run in full for this version."
     return f"{text} {kept['notes']}" if kept.get("notes") else text
 
 
@@ -324,34 +261,42 @@ def keep(values: Values, device: dict[str, float]) -> Path:
     return file
 
 
-def measure_part(name: str, seconds: float, device: dict[str, float], smoke: bool) -> tuple[Values, list[str]]:
-    """(values of the measures of a part, what went wrong in it)."""
-    read = read_measures()
-    part = read["parts"][name]
+def measure_part(name: str, seconds: float, is_cuda: bool, smoke: bool) -> tuple[Records, str]:
+    """(what a part records, what went wrong in it or '')."""
+    part, threads = read_measures()["parts"][name], torch_threads()
     command = part["smoke"] if smoke else part["command"]
     script = HERE / shlex.split(command)[0]
-    if device["is_cuda"] and script.is_file() and "device=" in script.read_text():
+    if is_cuda and script.is_file() and "device=" in script.read_text():
         command += " device=cuda"
-    print(f"\n=== {name}: {command}", flush=True)
+    print(f"\n=== {name}: {command} (at {time.perf_counter() - STARTED:.0f} s, {seconds:.0f} s)", flush=True)
     started = time.perf_counter()
     records, problem = run_part(command, seconds)
     print(f"=== {name}: {problem or 'ok'}, {time.perf_counter() - started:.0f} s", flush=True)
-    clean_up()
-    if problem.startswith("skipped"):
-        return {}, [f"{name}: {problem}"]
-    values = {key: value_of(records, one, device, any_size=smoke)
-              for key, one in read["measures"].items()
-              if one.get("part") == name and (device["is_cuda"] or not one.get("gpu_only"))}  # fmt: skip
-    if problem:
-        return values, [f"{name}: {problem}"]
-    return values, [f"{key}: failed: {value['failed']}" for key, value in values.items() if "failed" in value]
+    try:
+        clean_up(threads)
+    except Exception as error:  # after an error of CUDA nothing works on the device; the table comes all the same
+        problem = problem or f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return records, problem and f"{name}: {problem}"
 
 
-def measure_all(only: str, smoke: bool) -> int:
+def torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def values_of(name: str, records: Records, device: dict[str, float], is_cuda: bool, smoke: bool) -> Values:
+    """The values of the measures of a part."""
+    return {key: value_of(records, one, device, any_size=smoke)
+            for key, one in read_measures()["measures"].items()
+            if one.get("part") == name and (is_cuda or not one.get("gpu_only"))}  # fmt: skip
+
+
+def measure_all(only: str, smoke: bool, budget: float) -> int:
     """Run the parts, print the table and keep the values; returns the exit status."""
     import torch
 
-    started, read, cuda = time.perf_counter(), read_measures(), torch.cuda.is_available()
+    read, cuda = read_measures(), torch.cuda.is_available()
     if not (cuda or smoke):
         print("there is no CUDA device here: ZOO_GPU_SMOKE=1 runs the smallest sizes on the CPU", file=sys.stderr)
         return 2
@@ -359,22 +304,32 @@ def measure_all(only: str, smoke: bool) -> int:
     print(f"bf16 product {device['product'] / 1e12:.1f} TFLOP/s, copy {device['copy'] / 1e12:.3f} TB/s", flush=True)
     values: Values = {}
     problems: list[str] = []
-    chosen = [name for name in read["parts"] if only in name]
-    for name in chosen:
-        seconds = 120 if smoke else min(read["parts"][name]["seconds"], BUDGET - (time.perf_counter() - started))
-        if seconds < 5:
-            problems.append(f"{name}: failed: nothing is left of {BUDGET} s")
+    records: dict[str, Records] = {}
+    for name, part in read["parts"].items():
+        if only not in name:
             continue
-        found, wrong = measure_part(name, seconds, device | {"is_cuda": cuda}, smoke)
-        values |= found
-        problems += wrong
+        seconds = 120 if smoke else min(part["seconds"], budget - (time.perf_counter() - STARTED))
+        if seconds < 5:
+            problems.append(f"{name}: failed: nothing is left of {budget:.0f} s")
+            continue
+        found, problem = measure_part(name, seconds, cuda, smoke)
+        problems += [problem] * bool(problem)
+        base = part.get("adds_to", name)
+        records.setdefault(base, []).extend(found)
+        if ": skipped" in problem and not records[base]:
+            continue
+        new = values_of(base, records[base], device, cuda, smoke)
+        values |= new
+        problems += [
+            f"{key}: failed: {value['failed']}" for key, value in new.items() if "failed" in value and not problem
+        ]
         if cuda and not smoke:
             keep(values, device)
-    measures = {key: one for key, one in read["measures"].items() if one.get("part") in chosen}
+    measures = {key: one for key, one in read["measures"].items() if one.get("part") in records}
     print(f"\n{table(read['parts'], measures, values)}\n\n{FORMULA}")
     print(f"The peak is {device['product'] / 1e12:.0f} TFLOP/s, measured here.", end=" ")
-    print(f"All in {time.perf_counter() - started:.0f} s.")
-    print(*problems, sep="\n")
+    print(f"All in {time.perf_counter() - STARTED:.0f} s.")
+    print(*problems, sep="\n", flush=True)
     return int(any(": failed:" in text for text in problems))
 
 
@@ -383,12 +338,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains TEXT (default: all)")
     parser.add_argument("--write", action="store_true", help="write the table of the values that are kept")
     parser.add_argument("--smoke", action="store_true", help="smallest sizes; also ZOO_GPU_SMOKE=1")
+    parser.add_argument("--seconds", type=float, default=BUDGET, help=f"the most that it may take (default: {BUDGET})")
     options = parser.parse_args(argv)
     if options.write:
         put(PAGE, BEGIN, section())
         return 0
     sys.path[:0] = [str(ROOT)]
-    return measure_all(options.only, options.smoke or os.environ.get("ZOO_GPU_SMOKE", "") not in ("", "0"))
+    smoke = options.smoke or os.environ.get("ZOO_GPU_SMOKE", "") not in ("", "0")
+    return measure_all(options.only, smoke, options.seconds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A training step of GPT-2 124M on a GPU in bfloat16 autocast, against GPT2LMHeadModel in the same loop.
 
-    python benchmarks/gpu_gpt.py [rows=16] [context=1024] [depth=12] [rounds=5] [compile=yes|no] [device=cuda|cpu]
+    python benchmarks/gpu_gpt.py [rows=16] [context=1024] [depth=12] [rounds=5] [device=cuda|cpu]
+        [compile=yes|no|ours|peer]
 
 A step is forward, cross-entropy of the next token, backward and fused AdamW, without dropout. `zoo task` computes the
 loss as recipes/gpt_text.py does. transformers is also compiled as a whole, ours block by block. Targets on an H100: MFU
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import attempt, clock_of, options, paired, transformer_flops
+from _measure import attempt, clock_of, in_tables, options, paired, transformer_flops
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -77,13 +78,13 @@ def main() -> None:
     o = options(smoke, rows=16, context=1024, depth=12, rounds=5, compile="yes", device="cpu")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (o.rows, o.context + 1), generator=generator).to(o.device)
-    makes: dict[str, Callable[[], Any]] = {"transformers": lambda: theirs(o), "zoo task": lambda: ours(o)}
-    if o.compile == "yes":
-        makes |= {"transformers compiled": lambda: theirs(o, True), "zoo task, blocks compiled": lambda: ours(o, True)}
-    calls = {name: attempt(lambda make=make: stepper(make(), ids)) for name, make in makes.items()}
+    eager = {"transformers": lambda: theirs(o), "zoo task": lambda: ours(o)}
+    own, peer = {"zoo task, blocks compiled": lambda: ours(o, True)}, {"transformers compiled": lambda: theirs(o, True)}
     flops = 3 * transformer_flops([o.context] * o.rows, width=WIDTH, depth=o.depth, head=VOCABULARY)
-    paired(calls, rounds=o.rounds, clock=clock_of(o.device), items=o.rows * o.context, flops=flops,
-           title=f"gpt2 training step, {o.rows} x {o.context} tokens, bfloat16 autocast")  # fmt: skip
+    for makes in in_tables(o.compile, eager, own, peer):
+        calls = {name: attempt(lambda make=make: stepper(make(), ids)) for name, make in makes.items()}
+        paired(calls, rounds=o.rounds, clock=clock_of(o.device), items=o.rows * o.context, flops=flops,
+               title=f"gpt2 training step, {o.rows} x {o.context} tokens, bfloat16 autocast")  # fmt: skip
 
 
 if __name__ == "__main__":

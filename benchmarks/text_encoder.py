@@ -41,7 +41,8 @@ def batch_of(lengths: tuple[int, ...], longest: int, device: str) -> dict[str, T
 def both(name: str, device: str, **config: Any) -> tuple[torch.nn.Module, zoo.Model]:
     """(transformers model, zoo model) with the same weights."""
     cls = getattr(transformers, name)
-    theirs = cls(transformers.BertConfig(**config)).to(device).eval()
+    with torch.device(device):
+        theirs = cls(transformers.BertConfig(**config)).eval()
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = zoo.load(folder, device=device)
@@ -156,7 +157,7 @@ def random_rows(o: Any, what: str) -> None:
     calls = (half_inference if what == "rows" else half_steps)(lengths, max(lengths), o.depth, o.device)
     passes, more = (1, "") if what == "rows" else (3, ", forward and backward")
     with torch.set_grad_enabled(what == "step"):
-        paired(calls, rounds=o.rounds, clock=clock_of(o.device), items=sum(lengths),
+        paired(calls, rounds=o.rounds, warmup=3, clock=clock_of(o.device), items=sum(lengths),
                title=f"bert_base, {o.rows} rows of 8 to {o.longest} tokens{more}",
                flops=passes * transformer_flops(lengths, width=768, depth=o.depth))  # fmt: skip
 

@@ -1,10 +1,11 @@
 """One training step of vit_cifar (192 wide, 12 deep, patch 4) or ViT-B against the same timm ViT in the same loop.
 
     python benchmarks/train_step.py [model=vit_cifar|vit_base] [batch=64] [depth=12] [rounds=7] [device=cpu|cuda]
-        [dtype=float32,bfloat16] [compile=no|yes]
+        [dtype=float32,bfloat16] [compile=no|yes|ours|peer]
 
 Targets: >= 1.0x in float32, >= 1.35x under bfloat16 autocast. All use fused AdamW. On a GPU only bfloat16 autocast is
-compared unless `dtype=` says more; compile=yes adds timm compiled, and ours with each block compiled.
+compared unless `dtype=` says more; compile=yes adds timm compiled, and ours with each block compiled (ours, peer:
+one of them).
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from _measure import attempt, clock_of, options, paired, transformer_flops
+from _measure import Makes, attempt, clock_of, in_tables, options, paired, transformer_flops
 
 import zoo
 from zoo.training.compile_blocks import compile_blocks
@@ -25,7 +26,7 @@ SIZES = {
 
 
 def theirs(name: str, depth: int) -> torch.nn.Module:
-    """timm's model."""
+    """timm's model, on torch's default device."""
     if name == "vit_base":
         return timm.create_model("vit_base_patch16_224", depth=depth)
     return timm.create_model(
@@ -76,17 +77,25 @@ def flops_of(name: str, batch: int, depth: int) -> float:
     return 3 * batch * forward
 
 
-def candidates(o: Any, name: str) -> dict[str, Callable[[], object]]:
+def tables(o: Any, name: str) -> list[Makes]:
+    """For each table: name -> function that makes the model."""
+    return in_tables(
+        o.compile,
+        {f"timm {name}": theirs, f"zoo {name}": ours},
+        {f"zoo blocks compiled {name}": lambda *size: blocks_compiled(ours(*size))},
+        {f"timm compiled {name}": lambda *size: compiled(theirs(*size))},
+    )
+
+
+def candidates(o: Any, makes: Makes, half: bool) -> dict[str, Callable[[], object]]:
     """Name -> function that takes one training step."""
-    makes = {f"timm {name}": theirs, f"zoo {name}": ours}
-    if o.compile == "yes":
-        makes[f"timm compiled {name}"] = lambda *size: compiled(theirs(*size))
-        makes[f"zoo blocks compiled {name}"] = lambda *size: blocks_compiled(ours(*size))
-    half = name != "float32"
-    return {
-        key: attempt(lambda make=make: stepper(make(o.model, o.depth), o.model, o.batch, o.device, half))
-        for key, make in makes.items()
-    }
+
+    def step_of(make: Callable[..., torch.nn.Module]) -> Callable[[], None]:
+        with torch.device(o.device):
+            model = make(o.model, o.depth)
+        return stepper(model, o.model, o.batch, o.device, half)
+
+    return {key: attempt(lambda make=make: step_of(make)) for key, make in makes.items()}
 
 
 def main() -> None:
@@ -95,8 +104,9 @@ def main() -> None:
     for dtype in (o.dtype or ("bfloat16" if o.device == "cuda" else "float32,bfloat16")).split(","):
         name = "bfloat16 autocast" if dtype == "bfloat16" else dtype
         title = f"{o.model} training step, batch {o.batch}, {name}"
-        paired(candidates(o, name), rounds=o.rounds, clock=clock_of(o.device), title=title, items=o.batch,
-               flops=flops_of(o.model, o.batch, o.depth))  # fmt: skip
+        for makes in tables(o, name):
+            paired(candidates(o, makes, name != "float32"), rounds=o.rounds, clock=clock_of(o.device), title=title,
+                   items=o.batch, flops=flops_of(o.model, o.batch, o.depth))  # fmt: skip
 
 
 if __name__ == "__main__":
