@@ -9,9 +9,10 @@ import torch
 from nn_cases import HEADS, KERNELS, core_of, qkv
 from torch import Tensor
 
-from zoo.nn import CAUSAL, ALiBi, Core, CoreSpec, LinearAttention, PaddingMask, initialize
+from zoo.nn import CAUSAL, ALiBi, Core, CoreSpec, LinearAttention, PaddingMask, initialize, linear_attention
+from zoo.nn.fused import Fused
 from zoo.nn.init import orthogonal_gaussian, parameter_generator
-from zoo.nn.linear_attention import CHUNK, causal_attention
+from zoo.nn.linear_attention import CHUNK, causal_attention, half_attention
 from zoo.nn.registry import build_core
 
 SEEDS = range(12)
@@ -210,9 +211,26 @@ def test_which_products_are_in_half_precision() -> None:
         assert not core.products_in_half(types.SimpleNamespace(is_cuda=True, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_compiled_attention_gives_the_same_numbers(causal: bool) -> None:
+    """Compiled for long sequences on a GPU only."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 300, 16, generator=g).bfloat16().requires_grad_() for _ in range(3))
+    keep = (torch.arange(300) < torch.tensor([[300], [170]]))[:, None, :, None]
+    fused = Fused(half_attention, backend="aot_eager")
+    found = [
+        [y.detach(), *torch.autograd.grad(y.float().square().sum(), (q, k, v))]
+        for y in (attention(q, k, v, keep, causal) for attention in (fused.compiled, half_attention))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-2 * theirs.abs().max()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_products_in_half_precision_on_a_gpu() -> None:
+@pytest.mark.parametrize("least", [linear_attention.COMPILE_ENTRIES, 0], ids=["plain", "compiled"])
+def test_products_in_half_precision_on_a_gpu(least: int, monkeypatch) -> None:
+    monkeypatch.setattr(linear_attention, "COMPILE_ENTRIES", least)
     core = build_core("linear", CoreSpec(heads=2, kv_heads=2, head_dim=16)).cuda()
     q, k, v = torch.randn(3, 1, 2, 1000, 16, generator=torch.Generator().manual_seed(0)).cuda()
     exact = core(q.double(), k.double(), v.double(), CAUSAL)

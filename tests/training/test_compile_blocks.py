@@ -1,4 +1,4 @@
-"""Blocks compiled in place: the same numbers, names and interfaces, one graph for all that are alike."""
+"""Blocks and stacks compiled in place: the same numbers, names and interfaces, one graph for all that are alike."""
 
 import copy
 from typing import Any
@@ -9,7 +9,9 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import zoo
-from zoo.training.compile_blocks import compile_blocks
+from zoo.tasks.language_modeling import CausalLMTask, output_layer
+from zoo.training import compile_blocks as module
+from zoo.training.compile_blocks import compile_blocks, compile_model, compile_stacks
 from zoo.training.config import TrainerSettings
 
 SMALL = dict(width=32, depth=3, heads=2, mlp_dim=48)
@@ -99,8 +101,74 @@ def test_a_model_without_blocks() -> None:
         compile_blocks(torch.nn.Linear(2, 2))
 
 
-def test_the_option() -> None:
+def test_a_stack_is_one_graph(counter: Any) -> None:
+    """Also where each block has another drop path, and for another number of rows."""
+    model = vit(drop_path=0.2).train()
+    names, expected = list(model.state_dict()), gradients(model, pixel_values=images())
+    assert compile_stacks(model, counter) == 1
+    for _ in range(2):
+        assert_close(gradients(model, pixel_values=images()), expected)
+    assert counter.frame_count == 1 and list(model.state_dict()) == names
+    for rows in (2, 3, 5):
+        model(images(rows))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("gpt_nano", {}), ("llama_nano", {}), ("gpt_nano", {"attention": "local"}),
+    ("modernbert_tiny", {"head": "masked_lm"}),
+])  # fmt: skip
+def test_a_stack_of_text_is_compiled_once(counter: Any, name: str, options: dict[str, Any]) -> None:
+    """Masks and tables of positions are made in each forward; padding, maps, captures and decoding run as before."""
+    model = zoo.create_model(name, seed=0, vocab_size=50, max_length=32, **SMALL | options).eval()
+    ids = torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(11) < torch.tensor([[4], [7], [11]])).long()
+    expected, padded = gradients(model, input_ids=ids), model(ids, mask)
+    compile_stacks(model, counter)
+    for _ in range(3):
+        assert_close(gradients(model, input_ids=ids), expected)
+    assert counter.frame_count == 1
+    assert torch.equal(model(ids, mask), padded)
+    with zoo.capture(model) as maps:
+        model(ids)
+    assert len(maps) == 3 and counter.frame_count == 1
+    if model.config.head == "lm":
+        zoo.generate(model, ids, max_new_tokens=3)
+        assert counter.frame_count == 1
+
+
+def test_the_loss_of_a_compiled_stack_is_computed_from_hidden_states(counter: Any) -> None:
+    model = zoo.create_model("gpt_nano", seed=0, vocab_size=50, max_length=32, **SMALL)
+    task, ids = CausalLMTask(model), torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
+    expected = task.loss_of({"input_ids": ids}, 0, 0)
+    compile_stacks(model, counter)
+    assert output_layer(model) is not None
+    assert torch.allclose(task.loss_of({"input_ids": ids}, 0, 0), expected, atol=1e-6) and counter.frame_count == 1
+
+
+def test_a_model_without_a_stack() -> None:
+    with pytest.raises(ValueError, match=r"compile=stack: Linear has no zoo\.nn\.Stack; use compile=true"):
+        compile_stacks(torch.nn.Linear(2, 2))
+    model = vit()
+    model.set_checkpointing(True)
+    with pytest.raises(ValueError, match="compile=stack does not work with gradient_checkpointing=true"):
+        compile_stacks(model)
+
+
+def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TrainerSettings().compile is False and TrainerSettings(compile="blocks").compile == "blocks"
+    for how in (False, True, "blocks", "stack"):
+        model = vit()
+        compile_model(model, how, "cpu")
+        found = [part for part in (model, model.blocks, model.blocks[0]) if part._compiled_call_impl is not None]
+        assert found == {False: [], True: [model], "blocks": [model.blocks[0]], "stack": [model.blocks]}[how]
+    monkeypatch.setattr(module, "TRITON", False)
+    compile_model(vit(), "blocks", "cpu")
+    compile_model(vit(), False, "cuda")
+    with pytest.raises(
+        ValueError, match="compile=stack needs triton on a GPU, which is not installed: pip install triton"
+    ):
+        compile_model(vit(), "stack", "cuda")
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import Core, CoreSpec, attention, check_positive
+from zoo.nn.fused import Fused
 from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State
 from zoo.nn.masks import CAUSAL, AnyMask, Mask, PaddingMask, as_mask
@@ -27,6 +28,7 @@ from zoo.nn.sdpa import HALF, check_inputs, check_mask, repeat_kv
 HALVES = (1, 2, 4, 8, 16, 32)
 CHUNK = 2 * HALVES[-1]
 CHUNK_HALF = 128  # of products in half precision on a GPU
+COMPILE_ENTRIES = 1 << 22  # of q: for fewer, compiling costs seconds and saves microseconds
 LOWEST = -1e30  # in place of -inf, whose differences are NaN
 
 Features = tuple[Tensor, Tensor]  # factor and exponent of factor * exp(exponent), each [..., N, F] or [..., N, 1]
@@ -43,7 +45,7 @@ class LinearAttention(Core):
 
     def phi(self, x: Tensor) -> Tensor | Features:
         """Feature map [B, H, N, P] -> [B, H, N, F]: features, or (factor, exponent) where exponents may be large."""
-        return torch.where(x > 0, x + 1, x.clamp(-40.0, 0.0).exp())
+        return positive(x)
 
     def num_features(self) -> int:
         return self.spec.head_dim
@@ -101,8 +103,8 @@ class LinearAttention(Core):
             return v.new_zeros(*q.shape[:3], v.shape[-1])
         keep = None if keep is None else keep[:, :, -k.shape[2] :]
         if state is None and self.products_in_half(q) and (not causal or q.shape[2] == k.shape[2]):
-            factors = self.features(q)[0], self.features(repeat_kv(k, q.shape[1]))[0]
-            return half_attention(*factors, v, keep, causal=causal)
+            attention = fused_half_attention if q.numel() >= COMPILE_ENTRIES else half_attention
+            return attention(q, repeat_kv(k, q.shape[1]), v, keep, causal)
         phi_q, phi_k = self.features(q), self.features(repeat_kv(k, q.shape[1]), keep)
         values = F.pad(v.to(phi_q[0].dtype), (0, 1), value=1.0)  # B H M P+1: the ones accumulate the denominator
         if not causal:
@@ -250,25 +252,35 @@ def causal_attention(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
     return y.flatten(2, 3)[:, :, :length], before[-1]
 
 
-def half_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, *, causal: bool) -> Tensor:
+def positive(x: Tensor) -> Tensor:
+    """elu(x) + 1, at least exp(-40)."""
+    return torch.where(x > 0, x + 1, x.clamp(-40.0, 0.0).exp())
+
+
+def half_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, causal: bool) -> Tensor:
     """Linear attention in the dtype of v [B, H, M, P], which is half precision; sums over chunks are in float32.
 
-    q [B, H, N, F], k [B, H, M, F]: positive features in float32. keep [B, 1, M, 1] is False at padding.
+    q [B, H, N, P], k [B, H, M, P]; their features are computed in float32, then rounded. keep [B, 1, M, 1] is False at
+    padding.
     """
     length, half = q.shape[2], v.dtype
+    q, k = positive(q.float()), positive(k.float())
     k = (k if keep is None else k.masked_fill(~keep, 0.0)).to(half)
     v = v.expand(*k.shape[:3], -1)
     q, k, v = (F.pad(x, (0, 0, 0, -x.shape[2] % CHUNK_HALF)).unflatten(2, (-1, CHUNK_HALF)) for x in (q.to(half), k, v))
-    sums = (k.mT @ v).float(), k.sum(-2, dtype=torch.float32)[..., None]  # B H C F P and B H C F 1
+    sums = (k.mT @ v).float(), k.sum(-2, keepdim=True, dtype=torch.float32)  # B H C F P and B H C 1 F
     if not causal:
         values, total = (x.sum(2, keepdim=True) for x in sums)
-        y, norm = (q @ values.to(half)).float(), q.float() @ total
+        y, norm = (q @ values.to(half)).float(), (q.float() * total).sum(-1, keepdim=True)
     else:
         before = [F.pad(x.cumsum(2)[:, :, :-1], (0, 0, 0, 0, 1, 0)) for x in sums]
         scores = (q @ k.mT).tril()
         y = (q @ before[0].to(half)).float() + scores @ v
-        norm = q.float() @ before[1] + scores.sum(-1, keepdim=True, dtype=torch.float32)
+        norm = (q.float() * before[1]).sum(-1, keepdim=True) + scores.sum(-1, keepdim=True, dtype=torch.float32)
     return (y / norm.masked_fill(norm == 0, 1.0)).to(half).flatten(2, 3)[:, :, :length]
+
+
+fused_half_attention = Fused(half_attention)
 
 
 def within_chunk(q: Features, k: Features, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,8 +86,8 @@ class TrainerSettings:
         devices: Number of processes on this machine, one device each; 0 uses all GPUs.
         num_nodes: Number of machines.
         strategy: Distributed strategy; `auto` is ddp if there are several devices.
-        compile: `blocks` compiles the transformer blocks with `torch.compile`, which share one graph; true compiles the
-            whole model, which takes longer.
+        compile: `blocks` compiles the transformer blocks with `torch.compile`, which share one graph; `stack` all
+            blocks as one graph, faster and longer to compile; true compiles the whole model, which takes longest.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
         deterministic: Use deterministic algorithms on a GPU, too.
@@ -113,7 +113,7 @@ class TrainerSettings:
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
-    compile: bool | Literal["blocks"] = False
+    compile: bool | Literal["blocks", "stack"] = False
     gradient_checkpointing: bool = False
     ema: float = 0.0
     deterministic: bool = False

@@ -15,7 +15,7 @@ from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.class_report import report_of
-from zoo.training.compile_blocks import compile_blocks
+from zoo.training.compile_blocks import compile_model
 from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
@@ -104,10 +104,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     expected = print_banner(run, task, data, out, steps, steps_per_epoch, done)
     bar.expected = expected if expected is None or budget is None else min(expected, budget)
     measure_speed(run, task, data, timer)
-    if t.compile == "blocks":
-        compile_blocks(task.model)
-    elif t.compile:
-        task.model.compile()
+    compile_model(task.model, t.compile, t.accelerator)
     if done < steps:
         trainer.fit(task, data, ckpt_path=run.folder.last, weights_only=True)
         done = trainer.global_step

@@ -221,6 +221,15 @@ def test_memory_grows_with_rows_times_chunk() -> None:
     assert most < 64 * 8 * n
 
 
+@pytest.mark.parametrize(("rows", "total", "chunk"), [
+    (8192, 8192, 8192), (32768, 32768, 1024), (4096, 32768, 1024), (2048, 32768, 2048), (1 << 27, 1 << 27, 1),
+])  # fmt: skip
+def test_chunks_on_a_gpu(rows: int, total: int, chunk: int) -> None:
+    """All scores at once where they take 256 MB, chunks of half as much beyond."""
+    assert contrastive._chunk_size(rows, total, "cuda") == chunk
+    assert contrastive._chunk_size(rows, total, "cpu") == max(1, (1 << 22) // total)
+
+
 X = torch.randn(3, 4)
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
+from zoo.nn.fused import Fused
 from zoo.nn.losses import cross_entropy, products
 from zoo.nn.losses.cross_entropy import linear_cross_entropy, losses_and_slope
-from zoo.nn.losses.fused import Fused
 
 T, D, V = 13, 6, 11
 

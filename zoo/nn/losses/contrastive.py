@@ -22,12 +22,13 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
+from zoo.nn.fused import Fused
 from zoo.nn.losses.all_gather import BatchShard, Group, batch_shard, gather
-from zoo.nn.losses.fused import Fused
 from zoo.nn.losses.products import HALF, add_product, product, product_dtype
 
 _ENTRIES = 1 << 22  # scores per chunk: 16 MB in float32, about the size of a CPU cache
 _ENTRIES_GPU = 1 << 25  # smaller chunks do not fill the GPU
+_ALL_ENTRIES_GPU = 1 << 26  # in one chunk: half of the launches, for batches that take little memory anyway
 _EXACT = 40.0  # log(1 + exp(x)) equals x from here on, even in double precision
 
 
@@ -100,10 +101,16 @@ def _loss(kind: Any, a: Tensor, b: Tensor, scale: Tensor | float, bias: Tensor |
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         numbers = [_number(x, dtype, a.device) for x in (scale, bias) if x is not None]
         pairs = None if o.positives is None else _PositivePairs.of(o.positives.long(), shard, dtype)
-        entries = _ENTRIES if a.device.type == "cpu" else _ENTRIES_GPU
         half = narrow if products_in_half(a) and narrow in HALF else None
-        scores = _Scores(shard, o.chunk or max(1, entries // shard.total), pairs, half)
+        scores = _Scores(shard, o.chunk or _chunk_size(len(a), shard.total, a.device.type), pairs, half)
         return kind.apply(a.to(dtype), gather(b.to(dtype), shard), *numbers, scores)
+
+
+def _chunk_size(rows: int, total: int, device: str) -> int:
+    """Rows of scores per chunk, of `rows` that have `total` scores each."""
+    if device == "cpu":
+        return max(1, _ENTRIES // total)
+    return rows if rows * total <= _ALL_ENTRIES_GPU else max(1, _ENTRIES_GPU // total)
 
 
 def _number(x: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.losses.fused import Fused
+from zoo.nn.fused import Fused
 from zoo.nn.losses.products import HALF, add_product, product_dtype
 
 Reduction = Literal["mean", "sum", "none"]
@@ -116,6 +116,12 @@ def _in_chunks(
 
 def losses_and_slope(scores: Tensor, targets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """(losses [c], zero where `keep` is False; softmax minus one-hot [c, V] in the dtype of the scores)."""
+    if torch.compiler.is_compiling():  # without storing anything in float32, as the scatter would
+        wide, at = scores.to(torch.promote_types(scores.dtype, torch.float32)), targets[:, None]
+        log_sum = wide.logsumexp(1, keepdim=True)
+        hit = torch.arange(scores.shape[1], device=scores.device) == at
+        slope = (wide - log_sum).exp() - hit.to(wide.dtype)
+        return (log_sum - wide.gather(1, at))[:, 0] * keep, slope.to(scores.dtype)
     log_p = scores.log_softmax(1, dtype=torch.promote_types(scores.dtype, torch.float32))
     at = targets[:, None]
     losses = -log_p.gather(1, at)[:, 0] * keep

@@ -1,4 +1,4 @@
-"""Elementwise work between the matrix products of a loss as one compiled kernel, on GPUs."""
+"""Elementwise work between matrix products as few compiled kernels, on GPUs."""
 
 import warnings
 from collections.abc import Callable
@@ -34,5 +34,7 @@ class Fused:
         except TorchDynamoException as error:
             self._failed = True
             reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"torch.compile does not work here ({reason}): losses run slower", stacklevel=2)
+            warnings.warn(
+                f"torch.compile does not work here ({reason}): {self.function.__name__} runs slower", stacklevel=2
+            )
             return self.function(*args)
