@@ -5,6 +5,7 @@ from dataclasses import replace
 import lightning as L
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo
 from zoo.data.audio.speech import Recordings
@@ -79,3 +80,42 @@ def test_what_is_refused(data: Utterances) -> None:
         CTCTask(model)
     with pytest.raises(ValueError, match="width=0"):
         CTCTask(model, vocabulary=data.vocabulary, width=0)
+
+
+def test_a_deterministic_loss_of_a_gpu_is_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's gradient of the CTC loss on a GPU raises under deterministic algorithms."""
+    devices: list[str] = []
+
+    def loss(log_p: torch.Tensor, *tensors: torch.Tensor, **options: object) -> torch.Tensor:
+        devices.append("".join({x.device.type for x in (log_p, *tensors)}))
+        return log_p.sum()
+
+    monkeypatch.setattr(torch.nn.functional, "ctc_loss", loss)
+    with FakeTensorMode():
+        logits = torch.ones(2, 9, 5, device="cuda", requires_grad=True)
+        counts = torch.ones(2, dtype=torch.long, device="cuda")
+        for deterministic in (False, True):
+            monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda on=deterministic: on)
+            result = ctc_loss(logits, counts, counts[:, None], counts)
+            assert result.device.type == "cuda"
+            result.backward()
+    assert devices == ["cuda", "cpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_deterministic_loss_on_a_gpu() -> None:
+    logits = torch.randn(4, 50, 9, generator=torch.Generator().manual_seed(0))
+    labels, counts = torch.randint(1, 9, (4, 12)), torch.full((4,), 12)
+    gradients = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for device in ("cuda", "cuda", "cpu"):
+            given = logits.to(device).requires_grad_()
+            frames, lengths = torch.full((4,), 50, device=device), counts.to(device)
+            ctc_loss(given, frames, labels.to(device), lengths).backward()
+            gradients.append(given.grad.cpu())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.allclose(gradients[0], gradients[2], atol=1e-6)

@@ -18,6 +18,7 @@ from zoo.checkpoints.formats import native
 from zoo.models.base import Model
 from zoo.parallel.fsdp import shard
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
@@ -34,6 +35,8 @@ class Task(L.LightningModule):
     The gradient of an optimizer step is that of the mean loss over all items of its batch, however the batch is split
     over devices and accumulation steps. A `loss_of` that averages over a varying number of items (tokens, weighted
     classes) therefore returns `self.mean_loss(total, count)`; without it micro-batches count equally.
+
+    `graphed` is what a `loss_of` calls in place of the model where a run trains with CUDA graphs, else None.
 
     `monitor` is the validation metric that selects the best step; `mode` is "max" or "min". Early stopping looks at
     `stop_monitor` and `stop_mode`: the loss, which still moves when an accuracy no longer does.
@@ -67,6 +70,7 @@ class Task(L.LightningModule):
         self._finite = torch.tensor(True)  # whether the gradient of the step is
         self._ema_updater: EMA | None = None
         self._logged_loss: Tensor | None = None
+        self.graphed: GraphedModel | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Scalar training loss of one micro-batch."""

@@ -15,6 +15,7 @@ from zoo.nn.heads import rescale_output
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.calibration import TemperatureFit
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.problem_types import Objective, Unit
 
 _IDENTITY = (0.0, 1.0)  # (mean, std) that leaves targets as they are
@@ -87,7 +88,7 @@ class ClassificationTask(Task):
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Training loss of a micro-batch, after augmentation on its device."""
         batch = self._prepare(batch, step, train=True)
-        logits = self._logits(self.model, batch)
+        logits = self._logits(self.graphed or self.model, batch)
         return self.mean_loss(*self.objective.total_loss(logits, batch.get("targets", batch["labels"])))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -167,7 +168,7 @@ class ClassificationTask(Task):
             return batch
         return self.augment(batch, seed=self.seed, step=step, train=train)
 
-    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    def _logits(self, model: nn.Module | GraphedModel, batch: Mapping[str, Any]) -> Tensor:
         """Float32 logits [B, C] for a batch."""
         inputs = getattr(self.model, "inputs", None)
         logits = model(**{k: v for k, v in batch.items() if (k in inputs if inputs else k not in _NOT_INPUTS)})

@@ -9,6 +9,7 @@ import torch
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
+from zoo.tasks.cuda_graph import GraphedModel
 from zoo.training import devices
 from zoo.training.banner import print_banner, print_summary
 from zoo.training.baseline import start_baseline
@@ -16,6 +17,7 @@ from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSign
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
 from zoo.training.class_report import report_of
 from zoo.training.compile_blocks import compile_model
+from zoo.training.cuda_graph import why_no_cuda_graph
 from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot
 from zoo.training.progress import ProgressBar
@@ -57,6 +59,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     try:
         prepare_model(task, run.config.trainer.gradient_checkpointing)
         check_export(run, task.model)
+        if run.config.trainer.cuda_graph is True and (why := why_no_cuda_graph(run.config, task)):
+            raise SettingsError(f"cuda_graph=true: {why}; set cuda_graph=auto to use CUDA graphs where possible")
         monitored = monitors(task, run.config.trainer.monitor)
         check_calibration(run, task, data)
         if isinstance(data, KeyedDataModule):
@@ -105,9 +109,12 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     bar.expected = expected if expected is None or budget is None else min(expected, budget)
     measure_speed(run, task, data, timer)
     compile_model(task.model, t.compile, t.accelerator)
+    if t.cuda_graph and why_no_cuda_graph(run.config, task) is None:
+        task.graphed = GraphedModel(task.model)
     if done < steps:
         trainer.fit(task, data, ckpt_path=run.folder.last, weights_only=True)
         done = trainer.global_step
+    task.graphed = None  # the memory of its graphs
     # Read before the test, which restores the state of the best checkpoint.
     stopped_early, worse = checkpoint_callback.stopped_early, checkpoint_callback.worse
     seconds = timer.seconds or _stored_seconds(run, timer)

@@ -10,6 +10,8 @@ def ctc_loss(
 ) -> Tensor:
     """CTC loss, the negative log probability of the texts, by `torch.nn.functional.ctc_loss`.
 
+    Under `torch.use_deterministic_algorithms` a GPU leaves it to the CPU, which adds gradients in a fixed order.
+
     Args:
         logits: [B, N, V], any dtype; computed in float32 or higher precision.
         frames: [B], number of real frames of each row.
@@ -32,7 +34,10 @@ def ctc_loss(
             )
     upcast = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     log_p = upcast.log_softmax(-1).transpose(0, 1)  # [N, B, V]
-    return F.ctc_loss(log_p, labels, frames, label_lengths, blank=blank, reduction=reduction)
+    if log_p.is_cuda and torch.are_deterministic_algorithms_enabled():  # torch's gradient on a GPU is not
+        log_p, labels, frames, label_lengths = (x.cpu() for x in (log_p, labels, frames, label_lengths))
+    loss = F.ctc_loss(log_p, labels, frames, label_lengths, blank=blank, reduction=reduction)
+    return loss.to(logits.device)
 
 
 def frames_needed(labels: Tensor, label_lengths: Tensor) -> Tensor:
