@@ -92,13 +92,11 @@ def test_a_deterministic_loss_of_a_gpu_is_computed_on_the_cpu(monkeypatch: pytes
 
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", loss)
     with FakeTensorMode():
-        logits = torch.ones(2, 9, 5, device="cuda", requires_grad=True)
+        logits = torch.ones(2, 9, 5, device="cuda")
         counts = torch.ones(2, dtype=torch.long, device="cuda")
         for deterministic in (False, True):
             monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda on=deterministic: on)
-            result = ctc_loss(logits, counts, counts[:, None], counts)
-            assert result.device.type == "cuda"
-            result.backward()
+            assert ctc_loss(logits, counts, counts[:, None], counts).device.type == "cuda"
     assert devices == ["cuda", "cpu"]
 
 
