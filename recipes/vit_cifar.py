@@ -44,7 +44,7 @@ def train(run: Run) -> Result:
 
     images = images.with_validation(cfg.trainer.val_fraction, cfg.seed)
     data = ImageDataModule(images, cfg.data.batch_size, processor=model.preprocess, augment=cfg.data.augment,
-                           seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+                           seed=cfg.seed, num_workers=cfg.data.num_workers, on_device=cfg.data.on_device)  # fmt: skip
     task = ClassificationTask(model, problem_type="single_label_classification", augment=data.augment, optim=cfg.optim,
                               label_smoothing=cfg.task.label_smoothing, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, longer_runs=LONGER_RUNS)

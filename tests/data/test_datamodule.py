@@ -174,6 +174,35 @@ def test_accumulation_visits_the_samples_of_the_same_steps(tmp_path: Path) -> No
     assert merged == dict(whole.seen)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_images_on_the_device_give_the_same_batches(
+    tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = fit(7, tmp_path, accumulate=accumulate)
+    fetched: list[int] = []
+    pixels = ImageDataset.pixels
+    monkeypatch.setattr(ImageDataset, "pixels", lambda data, index: fetched.append(len(data)) or pixels(data, index))
+    kept, trainer = fit(7, tmp_path, accumulate=accumulate, on_device=True)
+    assert kept.seen == whole.seen and kept.losses == whole.losses and kept.evaluated == whole.evaluated
+    assert set(fetched) == {21}  # of the validation alone
+    assert trainer.datamodule._images is None  # freed  # type: ignore[attr-defined]
+
+
+def test_which_images_are_kept_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 10 * image_sets().train.images.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    keeps = lambda device="cuda", **more: ImageDataModule(image_sets(), 8, **more)._keeps_images(torch.device(device))  # noqa: E731
+    assert keeps() and not keeps("cpu") and not keeps(on_device=False) and keeps("cpu", on_device=True)
+    free -= 10
+    assert not keeps() and keeps(on_device=True)
+    sets = image_sets()
+    sets.train.resize = lambda image: image
+    assert not ImageDataModule(sets, 8)._keeps_images(torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"on_device=true: the images do not have the size of the model.*auto"):
+        ImageDataModule(sets, 8, on_device=True)
+
+
 def test_without_a_trainer_raw_batches_come_from_the_start() -> None:
     module = ImageDataModule(image_sets(), 8)
     batch = next(iter(module.train_dataloader()))

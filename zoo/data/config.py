@@ -26,6 +26,8 @@ class DataSettings(LabelSettings):
             `model` (saved with the weights). `auto` is `model` with `model.source=`, else `data`.
         cache_decoded: Keep decoded images in the user's cache, so that the next start reads them from there. They are
             decoded again after any change of the files.
+        on_device: Copy the training images to the device once, and gather batches there. `auto` does so on a GPU if
+            they have the size of the model, at most 2 GB and a tenth of the free memory. The batches are the same.
         augment: Augmentation of the training images.
     """
 
@@ -36,6 +38,7 @@ class DataSettings(LabelSettings):
     size: int | None = None
     statistics: Literal["auto", "data", "model"] = "auto"
     cache_decoded: bool = True
+    on_device: bool | Literal["auto"] = "auto"
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:

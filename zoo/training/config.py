@@ -42,9 +42,10 @@ TOWERS = ("encoder", "decoder", "text", "vision", "image", "audio")
 """Parts of a model whose fields can be set separately: `encoder.attention=performer`."""
 
 FREE = frozenset({
-    "run_dir", "resume", "data.data_dir", "data.num_workers", "data.cache_decoded", "task.baseline",
+    "run_dir", "resume", "data.data_dir", "data.num_workers", "data.cache_decoded", "data.on_device", "task.baseline",
     "trainer.max_minutes", "trainer.accelerator", "trainer.logger", "trainer.log_every",
     "trainer.progress", "trainer.plots", "trainer.checkpoint_every", "trainer.gradient_checkpointing",
+    "trainer.cuda_graph",
 })  # fmt: skip
 """Settings that may change when a run is resumed, because no weight or loss depends on them.
 
