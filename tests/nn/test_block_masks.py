@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from flex_cases import patterns
@@ -5,11 +7,12 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from zoo.nn import CAUSAL, NO_MASK, TensorMask, Window, block_masks
 from zoo.nn.block_masks import (
-    CompiledCount,
+    CompiledLists,
     blocks_of,
-    compiled_count,
+    compiled_lists,
     count_in_chunks,
     is_constant,
+    lists_in_chunks,
     mask_mod,
     signature,
 )
@@ -75,6 +78,27 @@ def test_masks_without_tensors_are_kept(monkeypatch):
     assert blocks_of(Window(5, 5), 300, 300, CPU) is built
 
 
+def test_what_a_cuda_graph_reads_is_never_dropped(monkeypatch):
+    monkeypatch.setattr(block_masks, "_recorded", {})
+    monkeypatch.setattr(block_masks, "MAX_KEPT_BYTES", 0)
+    built = blocks_of(Window(5, 5), 300, 300, CPU)
+    with monkeypatch.context() as recording:
+        recording.setattr(block_masks, "is_recording", lambda: True)
+        assert blocks_of(Window(5, 5), 300, 300, CPU) is built
+        part = blocks_of(Window(5, 6), 300, 300, CPU)  # what is computed in a graph holds values after its replay only
+        assert blocks_of(Window(5, 6), 300, 300, CPU) is not part
+    memory, addresses = weakref.ref(built.block_mask.kv_indices), addresses_of(built)
+    del built
+    for width in range(7, 12):
+        blocks_of(Window(5, width), 300, 300, CPU)
+    assert memory() is not None and addresses_of(blocks_of(Window(5, 5), 300, 300, CPU)) == addresses
+    assert len(block_masks._kept) == 1 and len(block_masks._recorded) == 1
+
+
+def addresses_of(blocks):
+    return [t.data_ptr() for t in blocks.block_mask.as_tuple() if isinstance(t, torch.Tensor)]
+
+
 def test_what_is_kept_can_be_used_in_training():
     with torch.inference_mode():
         blocks = blocks_of(Window(5, 5), 300, 300, CPU)
@@ -96,12 +120,13 @@ def test_masks_of_one_forward_are_counted_by_compiled_code(monkeypatch):
     """On a GPU. One compilation for all masks of this kind and lengths."""
     graphs = []
     monkeypatch.setattr(block_masks, "BACKEND", lambda graph, _: graphs.append(graph) or graph)
-    count = CompiledCount()
+    lists = CompiledLists()
     for n in (160, 300, 400):
         mask = patterns(n)["padded causal"]
-        assert torch.equal(count(mask, n, n, CPU), count_in_chunks(mask, n, n, CPU))
+        for a, b in zip(lists(mask, n, n, CPU), lists_in_chunks(mask, n, n, CPU), strict=True):
+            assert torch.equal(a, b)
     assert len(graphs) <= 2  # for the first length and for all others
-    assert compiled_count(signature(mask)) is compiled_count(signature(patterns(60)["padded causal"]))
+    assert compiled_lists(signature(mask)) is compiled_lists(signature(patterns(60)["padded causal"]))
 
 
 def test_what_torch_cannot_compile_is_counted_in_chunks(monkeypatch):
@@ -109,9 +134,10 @@ def test_what_torch_cannot_compile_is_counted_in_chunks(monkeypatch):
         raise NotImplementedError
 
     monkeypatch.setattr(block_masks, "BACKEND", fails)
-    count, mask = CompiledCount(), patterns(300)["documents"]
+    lists, mask = CompiledLists(), patterns(300)["documents"]
     for _ in range(2):
-        assert torch.equal(count(mask, 300, 300, CPU), count_in_chunks(mask, 300, 300, CPU))
-    assert count.count is count_in_chunks
+        for a, b in zip(lists(mask, 300, 300, CPU), lists_in_chunks(mask, 300, 300, CPU), strict=True):
+            assert torch.equal(a, b)
+    assert lists.lists is lists_in_chunks
     with pytest.raises(IndexError):
-        count(mask, 600, 600, CPU)
+        lists(mask, 600, 600, CPU)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from flex_cases import N, choose_flex_on_cpu, patterns
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from zoo.nn import (
@@ -18,9 +19,10 @@ from zoo.nn import (
     kernels,
     sdpa,
 )
+from zoo.nn.block_masks import blocks_of, compiled_lists, lists_in_chunks, signature
 from zoo.nn.context import Context
 from zoo.nn.flex_attention import check_table, is_pattern
-from zoo.nn.masks import MaskView, RandomBlocks
+from zoo.nn.masks import MaskView, RandomBlocks, Window2D
 from zoo.nn.position_biases import BiasView
 from zoo.nn.sdpa import attend, explain_kernel
 
@@ -168,6 +170,23 @@ def test_what_torch_cannot_compile_is_written_out_as_a_table(monkeypatch):
         attend(*tensors, mask, None, SCALE)
 
 
+def test_a_backward_pass_that_torch_cannot_compile_is_replaced_too(monkeypatch):
+    """It is compiled with the forward pass: in its first use it could only fail."""
+    tensors, mask = inputs(), Window(30, 30)
+    expected = attend(*tensors, mask, None, SCALE)
+    choose_flex_on_cpu(monkeypatch)
+
+    def fails(graph, examples):
+        raise NotImplementedError("no such backward pass here")
+
+    monkeypatch.setattr(block_masks, "BACKEND", aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=fails))
+    with torch.no_grad():
+        attend(*tensors, mask, None, SCALE)
+    assert not flex_attention._failed
+    with pytest.warns(UserWarning, match=r"no such backward pass here\); its mask is written out as a table"):
+        assert torch.equal(attend(*tensors, mask, None, SCALE), expected)
+
+
 def test_the_choice_explains_itself(monkeypatch):
     q, k, v = inputs()
     choose_flex_on_cpu(monkeypatch)
@@ -235,6 +254,26 @@ def test_the_kernel_on_a_gpu_is_the_dense_form_on_a_cpu(monkeypatch):
 
     for ours, expected in zip(run("cuda", torch.bfloat16), run("cpu", torch.float32), strict=True):
         torch.testing.assert_close(ours.cpu().float(), expected, atol=2e-2 * expected.abs().max().item(), rtol=0)
+    assert not flex_attention._failed
+
+
+@pytest.mark.gpu
+def test_block_masks_of_one_forward_on_a_gpu_are_those_on_a_cpu():
+    n = 1000
+    ids = torch.arange(n).div(300, rounding_mode="floor").repeat(2, 1)
+    cpu, gpu = (blocks_of(CAUSAL & DocumentMask(x), n, n, x.device) for x in (ids, ids.cuda()))
+    for ours, expected in zip(gpu.block_mask.as_tuple(), cpu.block_mask.as_tuple(), strict=True):
+        if isinstance(expected, torch.Tensor):
+            assert torch.equal(ours.cpu(), expected)
+    assert compiled_lists(signature(gpu.mask)).lists is not lists_in_chunks
+
+
+@pytest.mark.gpu
+def test_a_window_on_a_grid_on_a_gpu():
+    q, k, v = (t.detach() for t in inputs(1024))
+    mask = Window2D((32, 32), 3, 5)
+    y = attend(q.cuda(), k.cuda(), v.cuda(), mask, None, SCALE)
+    torch.testing.assert_close(y.cpu(), attend(q, k, v, mask, None, SCALE), atol=2e-6, rtol=0)
     assert not flex_attention._failed
 
 

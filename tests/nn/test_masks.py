@@ -25,6 +25,7 @@ from zoo.nn import (
     TensorMask,
     Window,
     Window2D,
+    masks,
 )
 from zoo.nn.masks import MaskView, as_mask
 from zoo.nn.sdpa import is_causal
@@ -182,6 +183,42 @@ def test_random_blocks_are_spread_evenly_and_differ_between_seeds():
 def test_random_blocks_do_not_depend_on_the_length(block, count, seed, length, more):
     mask = RandomBlocks(block, count, seed)
     assert torch.equal(mask.dense(length, length), mask.dense(length + more, length + more)[..., :length, :length])
+
+
+def links_by_hash(mask, i, j):
+    """The graph pair by pair: a hash of the later block chooses the earlier one."""
+    later, earlier = torch.maximum(i, j), torch.minimum(i, j)
+    linked = later < 0
+    for link in range(mask.count):
+        x = later * 0x2545F4914F6CDD1D + (link * 0x1B873593 + mask.seed * 0x3C6EF372 + 0x165667B1)
+        x = (x ^ (x >> 29)) * 0x3C79AC492BA7B653
+        x = ((x ^ (x >> 32)) * 0x1C69B3F74AC4AE35 >> 17) & 0x3FFFFFFFFFFF
+        linked = linked | (x % later.clamp(min=1) == earlier)
+    return linked & (later > earlier)
+
+
+@pytest.mark.parametrize(("block", "count", "seed"), [(1, 1, 0), (16, 2, 3), (7, 3, 1000), (64, 5, 11), (5, 0, 0)])
+def test_random_blocks_are_computed_and_looked_up_alike(block, count, seed):
+    mask, n = RandomBlocks(block, count, seed), 300
+    index = torch.arange(n)
+    expected = links_by_hash(mask, index[:, None] // block, index // block)
+    assert torch.equal(mask.dense(n, n)[0, 0], expected)
+    assert torch.equal(mask.dense(40, n)[0, 0], expected[-40:])
+    for keys in (n, n + 1000):
+        assert torch.equal(mask.on_device(keys, "cpu").dense(n, n)[0, 0], expected)
+    positions = (index - 50).clamp(min=0)[None]
+    looked_up = MaskView(mask.on_device(n, "cpu"), positions, positions).dense(n, n)
+    assert torch.equal(looked_up[0, 0], expected[positions[0]][:, positions[0]])
+
+
+def test_random_blocks_hash_no_pairs(monkeypatch):
+    hashed, compute = [], masks._hash
+    monkeypatch.setattr(masks, "_hash", lambda *args: hashed.append(compute(*args)) or hashed[-1])
+    RandomBlocks(16, 2).dense(2048, 2048)
+    assert sum(x.numel() for x in hashed) == 2 * 2 * 2048
+    hashed.clear()
+    RandomBlocks(16, 2).on_device(2048, "cpu").dense(2048, 2048)
+    assert sum(x.numel() for x in hashed) == 2 * 2048 // 16
 
 
 def test_edges_are_pytorch_geometrics_dense_adjacency():

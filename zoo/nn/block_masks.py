@@ -20,12 +20,17 @@ from zoo.nn.index_functions import Index, IndexFunction
 from zoo.nn.masks import Mask, MaskView
 
 BLOCK = 128  # flex_attention's own block size
+LISTS = (  # of blocks, in a `BlockMask`: partly masked and full ones, of each block of queries and of keys
+    *("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"),
+    *("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"),
+)
 # Pairs of positions that are evaluated at a time: 32 MB for each int64 intermediate of a predicate.
 CHUNK = 1 << 22
 BACKEND = "inductor"  # of torch.compile; tests on a CPU have another one
 MAX_KEPT_BYTES = 256 << 20  # a block mask takes 0.3 MB at 16,384 tokens and 4 MB at 65,536
 
 _kept: "OrderedDict[Hashable, Any]" = OrderedDict()
+_recorded: dict[Hashable, Any] = {}  # those whose memory a CUDA graph reads in each replay: they are never dropped
 _lock = threading.Lock()
 _copies = itertools.count()
 
@@ -49,12 +54,14 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
     def build() -> Blocks:
         own = mask.on_device(keys, device)
         if torch.compiler.is_compiling():  # the compiler fuses the counts, without intermediates
-            counts = count_allowed(own, queries, keys, device)
-        elif device.type == "cuda" and not is_constant(mask):  # in every forward: one kernel, compiled
-            counts = compiled_count(signature(own))(own, queries, keys, device)
+            lists = lists_of(own, queries, keys, device)
+        elif device.type == "cuda" and not is_constant(mask):  # in every forward: a few kernels, compiled
+            lists = compiled_lists(signature(own))(own, queries, keys, device)
         else:
-            counts = count_in_chunks(own, queries, keys, device)
-        return Blocks(own, from_counts(own, counts, queries, keys))
+            lists = lists_in_chunks(own, queries, keys, device)
+        shift = 0 if own.q is not None else keys - queries
+        options: dict[str, Any] = dict(zip(LISTS, lists, strict=True), BLOCK_SIZE=(BLOCK, BLOCK))
+        return Blocks(own, BlockMask(seq_lengths=(queries, keys), mask_mod=mask_mod(own, shift), **options))
 
     if torch.compiler.is_compiling() or not is_constant(mask):
         return build()
@@ -62,18 +69,33 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
 
 
 def kept(key: Hashable, build: Callable[[], Any]) -> Any:
-    """The value of `key`, built on first use. Those least recently used are dropped beyond `MAX_KEPT_BYTES`."""
+    """The value of `key`, built on first use. Those least recently used are dropped beyond `MAX_KEPT_BYTES`.
+
+    What is built while a CUDA graph is recorded is a part of the graph, computed in each replay, and is not kept.
+    """
+    recording = is_recording()
     with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
+        value = _kept.get(key, _recorded.get(key))
+        if value is not None:
+            if key in _kept:
+                _kept.move_to_end(key)
+            if recording:
+                _recorded[key] = value
+            return value
     with torch.inference_mode(False), torch.no_grad():  # a later forward may need it in its backward pass
         value = build()
+    if recording:
+        return value
     with _lock:
         _kept[key] = value
         while len(_kept) > 1 and sum(map(size_in_bytes, _kept.values())) > MAX_KEPT_BYTES:
             _kept.popitem(last=False)
     return value
+
+
+def is_recording() -> bool:
+    """Whether a CUDA graph is being recorded."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def size_in_bytes(value: Any) -> int:
@@ -118,21 +140,31 @@ def count_in_chunks(mask: Mask, queries: int, keys: int, device: torch.device) -
     return torch.cat(parts, 2)
 
 
-def from_counts(mask: Mask, counts: Tensor, queries: int, keys: int) -> BlockMask:
-    """The block mask with these numbers of allowed pairs."""
+def lists_of(mask: Mask, queries: int, keys: int, device: torch.device) -> list[Tensor]:
+    """The `LISTS` of a mask."""
+    return from_counts(count_allowed(mask, queries, keys, device))
+
+
+def lists_in_chunks(mask: Mask, queries: int, keys: int, device: torch.device) -> list[Tensor]:
+    """`lists_of`, counted a few blocks at a time."""
+    return from_counts(count_in_chunks(mask, queries, keys, device))
+
+
+def from_counts(counts: Tensor) -> list[Tensor]:
+    """`lists_of` from the numbers of allowed pairs."""
     full = counts == BLOCK * BLOCK
     partial = (counts > 0) & ~full
-    shift = 0 if mask.q is not None else keys - queries
-    return BlockMask.from_kv_blocks(
-        *in_order(partial), *in_order(full), BLOCK, mask_mod(mask, shift), seq_lengths=(queries, keys)
-    )
+    return [part for blocks in (partial, full, partial.mT, full.mT) for part in in_order(blocks)]
 
 
 def in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of blocks of keys that are marked for each block of queries, and all blocks with those first."""
-    marked = blocks.to(torch.int32)
-    order = marked.argsort(stable=True, dim=-1, descending=True)
-    return marked.sum(-1, dtype=torch.int32), order.to(torch.int32)
+    """The number of blocks that are marked in each row, and all blocks with those first: a stable sort, in few
+    operations."""
+    upto = blocks.cumsum(-1, dtype=torch.int32)
+    number, index = upto[..., -1], torch.arange(blocks.shape[-1], dtype=torch.int32, device=blocks.device)
+    place = torch.where(blocks, upto - 1, number[..., None] + index - upto)
+    order = torch.zeros_like(place, memory_format=torch.contiguous_format)
+    return number.contiguous(), order.scatter(-1, place.long(), index.expand(place.shape))
 
 
 def is_constant(function: IndexFunction) -> bool:
@@ -167,26 +199,26 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, None)
 
 
-class CompiledCount:
-    """`count_allowed` as one kernel, for masks that differ in each forward; in chunks where torch cannot compile it."""
+class CompiledLists:
+    """`lists_of` in a few kernels, for masks that differ in each forward; in chunks where torch cannot compile it."""
 
     def __init__(self) -> None:
-        self.count: Callable[..., Tensor] = torch.compile(own_code(count_allowed), fullgraph=True, backend=BACKEND)
+        self.lists: Callable[..., list[Tensor]] = torch.compile(own_code(lists_of), fullgraph=True, backend=BACKEND)
 
-    def __call__(self, *args: Any) -> Tensor:
+    def __call__(self, *args: Any) -> list[Tensor]:
         try:
-            return self.count(*args)
+            return self.lists(*args)
         except Exception as error:
-            if self.count is count_in_chunks or not is_compile_error(error):
+            if self.lists is lists_in_chunks or not is_compile_error(error):
                 raise
-            self.count = count_in_chunks
-            return self.count(*args)
+            self.lists = lists_in_chunks
+            return self.lists(*args)
 
 
 @functools.lru_cache(maxsize=64)
-def compiled_count(key: Hashable) -> CompiledCount:
+def compiled_lists(key: Hashable) -> CompiledLists:
     """One for each `signature` of masks."""
-    return CompiledCount()
+    return CompiledLists()
 
 
 def is_compile_error(error: Exception) -> bool:

@@ -7,7 +7,7 @@ inside its kernel and skips blocks of 128 x 128 pairs that are masked, so time a
 import functools
 import warnings
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from zoo.nn.position_biases import Bias, BiasView, TensorBias
 # Entries of a mask or bias that are written out as a table on a GPU: 1 GB of bools, up to 10 GB while it is computed.
 MAX_TABLE_ENTRIES = 1 << 30
 MIN_HEAD_DIM = 16  # smaller heads are padded with zeros
+COMPILE_BACKWARD_AHEAD = True  # with the forward pass, where gradients are needed
 ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 
 _failed: dict[Hashable, str] = {}  # attentions that torch could not compile, and why
@@ -130,4 +131,12 @@ def call_flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, score_mod: Sco
 @functools.lru_cache(maxsize=64)
 def compiled(key: Hashable, scale: float) -> Callable[..., Tensor]:
     """`call_flex`, compiled: once for the first length and once for all others."""
-    return torch.compile(own_code(call_flex), fullgraph=True, backend=block_masks.BACKEND)
+    return torch.compile(own_code(call_flex), fullgraph=True, backend=compile_with_backward)
+
+
+def compile_with_backward(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Compile a graph and at once its backward pass, which torch leaves for its first use: there an attention that
+    cannot be compiled could no longer be replaced by another."""
+    backend = torch._dynamo.lookup_backend(block_masks.BACKEND)
+    with torch._functorch.config.patch(force_non_lazy_backward_lowering=COMPILE_BACKWARD_AHEAD):
+        return backend(graph, inputs)

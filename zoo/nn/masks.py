@@ -20,7 +20,6 @@ from torch import Tensor
 
 from zoo.nn.index_functions import Index, IndexFunction, Pair, TensorFunction, View
 from zoo.nn.padding import Groups
-from zoo.utils.transfer import to_device
 
 
 class Mask(IndexFunction):
@@ -148,21 +147,43 @@ class RandomBlocks(Mask):
 
     block: int
     count: int
-    seed: int | Tensor = 0
-
-    def on_device(self, keys: int, device: Any) -> Mask:
-        return replace(self, seed=to_device(torch.as_tensor(self.seed), device))  # each layer has its own
+    seed: int = 0
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         i, j = (torch.div(x, self.block, rounding_mode="floor").long() for x in (q, k))
-        later, earlier = torch.maximum(i, j), torch.minimum(i, j)
-        linked = later < 0
-        for link in range(self.count):
-            linked = linked | (_hash(later, link, self.seed) % later.clamp(min=1) == earlier)
-        return linked & (later > earlier)
+        return linked(i, j, *([self.earlier(x, link) for link in range(self.count)] for x in (i, j)))
+
+    def earlier(self, blocks: Tensor, link: int | Tensor) -> Tensor:
+        """The earlier block that each block is linked with; -1 for the first block, which has none."""
+        return torch.where(blocks > 0, _hash(blocks, link, self.seed) % blocks.clamp(min=1), -1)
+
+    def on_device(self, keys: int, device: Any) -> Mask:
+        blocks = torch.arange(-(-keys // self.block), device=device)
+        links = torch.arange(self.count, device=device)[:, None]
+        return LinkedBlocks(self.block, self.earlier(blocks, links).int())
 
 
-def _hash(x: Tensor, link: int, seed: int | Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class LinkedBlocks(Mask):
+    """`RandomBlocks` with the links looked up instead of computed for each pair: earlier [links, blocks]."""
+
+    block: int
+    earlier: Tensor
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        i, j = (torch.div(x, self.block, rounding_mode="floor") for x in (q, k))
+        return linked(i, j, *([blocks[x] for blocks in self.earlier] for x in (i, j)))
+
+
+def linked(i: Tensor, j: Tensor, before_i: list[Tensor], before_j: list[Tensor]) -> Tensor:
+    """Whether one of blocks i and j is among the blocks that are linked with the other, and before it."""
+    found = (i < 0) & (j < 0)
+    for a, b in zip(before_i, before_j, strict=True):
+        found = found | (a == j) | (b == i)
+    return found
+
+
+def _hash(x: Tensor, link: int | Tensor, seed: int) -> Tensor:
     """Hash of int64 to non-negative int64 (two rounds of multiply and shift)."""
     x = x * 0x2545F4914F6CDD1D + (link * 0x1B873593 + seed * 0x3C6EF372 + 0x165667B1)
     x = (x ^ (x >> 29)) * 0x3C79AC492BA7B653
