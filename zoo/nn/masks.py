@@ -172,7 +172,8 @@ class LinkedBlocks(Mask):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         i, j = (torch.div(x, self.block, rounding_mode="floor") for x in (q, k))
-        return linked(i, j, *([blocks[x] for blocks in self.earlier] for x in (i, j)))
+        links = range(self.earlier.shape[0])
+        return linked(i, j, *([self.earlier[x * 0 + link, x] for link in links] for x in (i, j)))
 
 
 def linked(i: Tensor, j: Tensor, before_i: list[Tensor], before_j: list[Tensor]) -> Tensor:
