@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from gpu_twin import choose_as_on_a_gpu
 from host_waits import fake_batch, fake_gpu, on_fake_gpu
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 import zoo
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import families, family
-from zoo.nn.frontends.lengths import place
+from zoo.nn.lengths import place
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 SIZES = dict(
@@ -145,6 +146,24 @@ def test_new_lengths_compile_nothing_new(name):
     assert ((found - expected).abs() <= 1e-5)[0].all()
     compiled(**batch, lengths=[length - 1 for length in lengths])
     assert counter.frame_count == 1
+
+
+QUICK = ("bert", "gpt2", "clip_text", "wav2vec2")
+
+
+@pytest.mark.parametrize("kind", ["softmax", "local"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.full) for n in PADDED])
+def test_one_graph_as_on_a_gpu(name, kind, monkeypatch):
+    """With the choices of kernels of a GPU, which its models make while they are traced."""
+    model = small(name, depth=1, attention=kind)
+    batch, lengths = padded(name)
+    expected = model(**batch)
+    choose_as_on_a_gpu(monkeypatch, flash_takes=())
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for found in (compiled(**batch), compiled(**batch, lengths=lengths)):
+        real = batch["attention_mask"].bool() if found.shape[:2] == batch["attention_mask"].shape else [0]
+        assert (found - expected)[real].abs().max() <= 1e-5
 
 
 def test_documents_of_packed_rows():

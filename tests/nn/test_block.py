@@ -122,7 +122,7 @@ def test_drop_path_skips_whole_samples_and_keeps_the_mean():
 
 
 def test_drop_path_is_sampled_per_row_of_packed_tokens():
-    groups = Groups(((2, 3), (1, 5)), torch.arange(11), torch.arange(11))
+    groups = Groups(((2, 3), (1, 5)), torch.arange(11))
     y = torch.ones(1, 11, 4)
     seen = set()
     for seed in range(40):

@@ -28,6 +28,7 @@ from zoo.nn import (
     masks,
 )
 from zoo.nn.masks import MaskView, as_mask
+from zoo.nn.padding import pack_rows
 from zoo.nn.sdpa import is_causal
 
 KEEP = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1]])
@@ -247,6 +248,16 @@ def test_fully_masked_rows_are_opened_and_returned():
     assert fully_masked[1, 0, 0].all() and fully_masked.sum() == 1
     assert allowed[1, 0, 0].all() and allowed.any(-1).all()
     assert CAUSAL.evaluate(6, 6, None)[1] is None
+
+
+def test_padding_is_evaluated_once_for_all_queries():
+    keep = torch.tensor([[True, True, False], [False, False, False]])
+    for mask in (PaddingMask(keep), MaskView(NO_MASK, keep=keep), MaskView(PaddingMask(keep), keep=keep)):
+        allowed, fully_masked = mask.evaluate(3, 3, None)
+        assert allowed.shape == (2, 1, 1, 3) and fully_masked.flatten().tolist() == [False, True]
+        assert torch.equal((allowed & ~fully_masked).expand(2, 1, 3, 3), mask.dense(3, 3))
+    assert MaskView(CAUSAL, keep=keep).evaluate(3, 3, None)[0].shape == (2, 1, 3, 3)
+    assert MaskView(NO_MASK, rows=pack_rows(keep, [2, 0])).evaluate(2, 2, None)[0].shape == (1, 1, 2, 2)
 
 
 def test_a_view_uses_positions():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from gpu_twin import choose_as_on_a_gpu
 from nn_cases import KINDS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.nn import (
     CAUSAL,
@@ -21,9 +22,11 @@ from zoo.nn import (
     initialize,
     kernels,
     rotary,
+    sdpa,
 )
 from zoo.nn.kernels import Capabilities, missing_on_cuda
-from zoo.nn.padding import check_lengths, count_real, group_rows, pack_rows
+from zoo.nn.lengths import Lengths
+from zoo.nn.padding import count_real, group_rows, pack_rows
 from zoo.nn.registry import CORES, MIXERS
 
 WIDTH, HEADS, N = 32, 4, 9
@@ -152,16 +155,74 @@ def test_mixers_get_groups_of_rows_on_a_gpu(request, monkeypatch):
     assert_equal(run(stack, Context()), expected)
 
 
-def test_layouts_agree_and_drop_path_drops_whole_rows():
-    groups, packed = group_rows(KEEP.bool()), pack_rows(KEEP.bool(), COUNTS)
+def test_layouts_agree():
+    groups, packed = group_rows(KEEP.bool()), pack_rows(KEEP, COUNTS, by_length=True)
     assert groups.sizes == packed.sizes == ((1, 2), (2, 6), (1, 9))
     for name in ("index", "positions", "row", "keep"):
         assert torch.equal(getattr(groups, name), getattr(packed, name)), name
     assert packed.starts.tolist() == [0, 2, 8, 14, 23] and packed.longest == 9
+    in_order = pack_rows(KEEP, COUNTS)
+    assert in_order.sizes == ((1, 9), (2, 6), (1, 2)) and in_order.starts.tolist() == [0, 9, 15, 21, 23]
+    assert torch.equal(in_order.index, KEEP.flatten().nonzero()[:, 0])
+    assert torch.equal(in_order.positions, (KEEP.cumsum(1) - 1)[KEEP.bool()])
     x = torch.randn(1, HEADS, 23, 8)
-    padded = packed.pad(x)
-    assert padded.shape == (4, HEADS, 9, 8) and torch.equal(packed.unpad(padded), x)
-    assert not padded.transpose(1, 2)[~packed.keep].any()
+    for layout in (packed, in_order):
+        padded = layout.pad(x)
+        assert padded.shape == (4, HEADS, 9, 8) and torch.equal(layout.unpad(padded), x)
+        assert not padded.transpose(1, 2)[~layout.keep].any()
+
+
+def launches(run):
+    """How many operations of a run compute something, instead of a view."""
+
+    class Count(TorchDispatchMode):
+        computed = 0
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            result = operation(*args, **kwargs or {})
+            self.computed += not operation.is_view and operation is not torch.ops.aten._unsafe_view.default
+            return result
+
+    with Count() as count:
+        run()
+    return count.computed
+
+
+def test_packed_rows_take_no_more_launches_than_padded_ones(monkeypatch):
+    """Of a training step: on a GPU small batches take as long as it takes to launch their operations."""
+    choose_as_on_a_gpu(monkeypatch, flash_takes=(torch.float64,))
+    monkeypatch.setattr(sdpa, "flash_varlen", lambda q, k, v, *_: OneLaunch.apply(q, k, v))
+    stack = encoder()
+
+    def step(**options):
+        stack(inputs().requires_grad_(), keep=KEEP, lengths=Lengths(COUNTS), **options).sum().backward()
+
+    packed, padded = (launches(lambda drop=drop: step(drop_padding=drop)) for drop in (True, False))
+    assert packed <= padded
+
+
+class OneLaunch(torch.autograd.Function):
+    """As many operations as a fused kernel: one, and one in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        return q.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.expand(3, *grad.shape).contiguous().unbind()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gradient_is_deterministic_where_it_has_to_be(gpu, dtype):
+    """Neither the layout nor rows that are padded for attention take operations that have no such form."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        x = inputs().to(dtype).requires_grad_()
+        encoder().to(dtype)(x, keep=KEEP).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert x.grad.isfinite().all()
 
 
 def test_rows_of_padding_alone_on_a_gpu(gpu):
@@ -175,15 +236,10 @@ def test_rows_of_padding_alone_on_a_gpu(gpu):
 def test_lengths_are_checked(gpu):
     x = torch.randn(len(KEEP), N, WIDTH, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="sums of the rows of attention_mask"):  # the device checks, and goes on
-        encoder()(x, keep=KEEP, lengths=[9, 6, 6, 3, 0])
-    for wrong in ([9, 6, 6, 2], [9, 6, 6, 2, 0.0], "words", torch.tensor(9)):
-        with pytest.raises(ValueError, match="expected 5 integers"):
-            count_real(KEEP, wrong)
-    with pytest.raises(ValueError, match="a list or a CPU tensor"):
-        count_real(KEEP, torch.empty(5, device="meta"))
+        encoder()(x, keep=KEEP, lengths=Lengths([9, 6, 6, 3, 0]))
     with pytest.raises(ValueError, match="contains 2"):
         count_real(KEEP * 2, None)
-    assert count_real(KEEP, None)[1] == count_real(KEEP.bool(), None)[1] == COUNTS
+    assert count_real(KEEP, None) == count_real(KEEP.bool(), None) == COUNTS
 
 
 def test_lengths_are_checked_on_a_cpu():
@@ -191,10 +247,12 @@ def test_lengths_are_checked_on_a_cpu():
     stack = encoder()
     assert torch.equal(stack(x, keep=KEEP, lengths=COUNTS), stack(x, keep=KEEP))
     assert torch.equal(stack(x, keep=torch.ones_like(KEEP), lengths=[N] * 5), stack(x))
-    with pytest.raises(ValueError, match=r"lengths\[3\] is 3, but attention_mask marks 2 real tokens"):
+    with pytest.raises(ValueError, match=r"lengths\[3\] is 3, but row 3 of attention_mask has 2 real tokens"):
         stack(x, keep=KEEP, lengths=[9, 6, 6, 3, 0])
-    with pytest.raises(ValueError, match=r"lengths\[0\] is 8"):
-        check_lengths([8, 9], None, (2, 9))
+    with pytest.raises(ValueError, match="4 lengths for 5 rows"):
+        stack(x, keep=KEEP, lengths=[9, 6, 6, 2])
+    right = torch.arange(N) < torch.tensor(COUNTS)[:, None]
+    assert torch.equal(stack(x, lengths=COUNTS), stack(x, keep=right))
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
-from zoo.nn.frontends.lengths import place
+from zoo.nn.lengths import place
 
 # [(label, probability), ...], best first; of head="token" the entities of a text, of head="qa" answers.
 Prediction = list[Any]

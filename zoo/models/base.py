@@ -13,8 +13,8 @@ from zoo.models.foreign_names import MODEL_NAMES
 from zoo.models.mapping.tensors import tie, tied_names
 from zoo.models.timm_names import TimmNames
 from zoo.models.tracing import trace_error
-from zoo.nn.frontends.lengths import AnyLengths, Lengths, check_lengths
 from zoo.nn.init import initialize
+from zoo.nn.lengths import AnyLengths, Lengths, check_lengths
 from zoo.nn.stack import Stack
 from zoo.utils.errors import did_you_mean, is_number
 from zoo.utils.type_checks import is_list_of_texts

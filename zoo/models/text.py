@@ -12,11 +12,11 @@ from zoo.models.config import Config, ProblemType
 from zoo.models.tracing import trace_error
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
-from zoo.nn.frontends.lengths import AnyLengths
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState
+from zoo.nn.lengths import AnyLengths
 from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)

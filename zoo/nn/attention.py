@@ -163,7 +163,7 @@ def choose_packed(
             f"the rows of a batch are padded for attention, as the flash kernel cannot take them: {limit}"
         )
     if choice.kernel == "varlen":
-        return choice, MaskView(mask.inner, groups.positions[None], groups.positions[None], rows=groups)
+        return choice, MaskView(mask.inner, rows=groups)  # causal or a window: of differences between positions
     hides_later = any(p == CAUSAL or (isinstance(p, Window) and not p.right) for p in call.mask.parts())
     return choice, mask if hides_later else MaskView(mask.inner, keep=groups.keep)  # padding comes last
 

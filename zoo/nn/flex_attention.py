@@ -53,7 +53,7 @@ def is_pattern(mask: Mask, bias: Bias | None) -> bool:
 def check_table(mask: Mask, bias: Bias | None, queries: int, keys: int, why_not: str) -> None:
     """Raise ValueError where a mask or bias that is not a tensor is too large to be written out on a GPU."""
     written = [f for f in (mask, bias) if f is not None and not isinstance(f, (NoMask, TensorMask, TensorBias))]
-    tables = max((function.batch * function.heads for function in written), default=0)
+    tables = max([0, *[function.batch * function.heads for function in written]])  # torch 2.11 traces no default=
     if tables * queries * keys > MAX_TABLE_ENTRIES:
         raise ValueError(
             f"this attention of {queries:,} queries and {keys:,} keys needs its mask or position bias as {tables:,} "

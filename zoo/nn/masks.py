@@ -43,12 +43,17 @@ class Mask(IndexFunction):
         """Whether the mask is True everywhere at this size, as far as is known without reading tensors."""
         return False
 
+    def hides_keys_alone(self) -> bool:
+        """Whether all queries see the same keys, as with padding."""
+        return all(isinstance(part, PaddingMask) for part in self.parts())
+
     def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
         """Returns (allowed, fully_masked): the dense mask with fully masked rows set to True, and those rows or None.
+        Both are [B, 1, 1, M] where all queries see the same keys.
 
         Kernels differ on fully masked rows (0, NaN or a mean), so callers compute them unmasked and then zero them.
         """
-        allowed = self.dense(queries, keys, device)
+        allowed = self.dense(1 if self.hides_keys_alone() else queries, keys, device)
         fully_masked = ~allowed.any(-1, keepdim=True)
         if allowed.device.type != "cuda" and not torch.compiler.is_compiling() and not fully_masked.any():
             return allowed, None  # on a GPU, looking would wait for it
@@ -316,6 +321,9 @@ class MaskView(View, Mask):
 
     def parts(self) -> tuple[Mask, ...]:
         return self.inner.parts() + (() if self.keep is None else (PaddingMask(self.keep),))
+
+    def hides_keys_alone(self) -> bool:
+        return self.rows is None and super().hides_keys_alone()
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         if self.q is not None or self.keep is not None or self.rows is not None:

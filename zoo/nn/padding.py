@@ -3,34 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Lengths = Sequence[int] | Tensor  # number of real tokens of each row, on the host
+from zoo.utils.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Layout of a packed batch: rows without their padding, concatenated to [1, T, D], shortest row first.
+    """Layout of a packed batch: rows without their padding, concatenated to [1, T, D]; rows of padding only are left
+    out.
 
-    sizes: (rows, length) of each group of equally long rows, in order. index [T]: position of each token in the
-    flattened batch [B * N]. positions [T]: position of each token among the real tokens of its row. starts [R + 1],
-    int32: the first token of each row and the end of the last one; only on a GPU, where all rows go through one kernel.
-    choices: of the layers of one forward pass, see `zoo.nn.attention`.
+    sizes: (rows, length) of each run of equally long rows, in order. index [T]: position of each token in the flattened
+    batch [B * N]. starts [R + 1], int32: the first token of each row and the end of the last one; only on a GPU, where
+    all rows go through one kernel. choices: of the layers of one forward pass, see `zoo.nn.attention`.
     """
 
     sizes: tuple[tuple[int, int], ...]
     index: Tensor
-    positions: Tensor
     starts: Tensor | None = None
     choices: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        return self.sizes[-1][1]
+        return max(length for _, length in self.sizes)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -45,6 +44,12 @@ class Groups:
         return torch.repeat_interleave(self.lengths, output_size=len(self.index))
 
     @cached_property
+    def positions(self) -> Tensor:
+        """Position of each token among the real tokens of its row [T]."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        return torch.arange(len(self.index), device=self.index.device) - starts[self.row]
+
+    @cached_property
     def keep(self) -> Tensor:
         """[R, L], True at the tokens of rows that are padded to the longest."""
         return torch.arange(self.longest, device=self.index.device) < self.lengths[:, None]
@@ -56,13 +61,17 @@ class Groups:
 
     def pad(self, x: Tensor) -> Tensor:
         """[1, H, T, P] -> [R, H, L, P], zeros at padding."""
-        tokens = x[0].transpose(0, 1)  # T H P
+        tokens = x.squeeze(0).transpose(0, 1)  # T H P
         full = tokens.new_zeros(len(self.lengths) * self.longest, *tokens.shape[1:])
-        return full.index_copy(0, self.places, tokens).unflatten(0, (-1, self.longest)).transpose(1, 2)
+        return full.index_copy_(0, self.places, tokens).unflatten(0, (-1, self.longest)).transpose(1, 2)
 
     def unpad(self, y: Tensor) -> Tensor:
         """[R, H, L, P] -> [1, H, T, P]."""
-        return y.transpose(1, 2).flatten(0, 1)[self.places].transpose(0, 1)[None]
+        return y.transpose(1, 2).flatten(0, 1).index_select(0, self.places).transpose(0, 1)[None]
+
+    def drop(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [1, T, D]. (The gradient of `index_select` needs no sorting, unlike that of `x[index]`.)"""
+        return x.flatten(0, 1).index_select(0, self.index)[None]
 
 
 def real_tokens(mask: Tensor) -> Tensor | None:
@@ -85,43 +94,19 @@ def check_values(mask: Tensor, real: Tensor, valid: bool) -> None:
         raise ValueError(f"attention_mask contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
 
 
-def count_real(mask: Tensor, lengths: Lengths | None) -> tuple[Tensor, list[int]]:
-    """attention_mask [B, N] on a GPU -> (bool [B, N], number of real tokens of each row).
+def count_real(mask: Tensor, lengths: Sequence[int] | None) -> Sequence[int]:
+    """Number of real tokens of each row of attention_mask [B, N] on a GPU.
 
-    Waits for the device once, or with `lengths` never: that they agree with the mask is then checked by the device.
+    Waits for the device once, or with checked `lengths` never: that they agree with the mask, the device tests.
     """
-    real = mask if mask.dtype == torch.bool else mask != 0
     if lengths is None:
+        real = mask if mask.dtype == torch.bool else mask != 0
         *counts, valid = torch.cat([real.sum(1), (mask == real).all()[None]]).tolist()
         check_values(mask, real, bool(valid))
-        return real, counts
-    counts = host_lengths(lengths, len(mask))
-    given = torch.tensor(counts).to(mask.device, non_blocking=True)
+        return counts
+    given = to_device(lengths, mask.device)
     torch._assert_async((mask.sum(1) == given).all(), "lengths= must be the sums of the rows of attention_mask, 0 or 1")
-    return real, counts
-
-
-def host_lengths(lengths: Lengths, rows: int) -> list[int]:
-    """The lengths as a list. Raises ValueError for a tensor on a GPU, which takes a wait to read, and other shapes."""
-    if isinstance(lengths, Tensor):
-        if lengths.device.type != "cpu":
-            raise ValueError(f"lengths is on {lengths.device}: expected a list or a CPU tensor, or none at all")
-        lengths = lengths.tolist()
-    if not isinstance(lengths, Sequence) or len(lengths) != rows or not all(isinstance(n, int) for n in lengths):
-        raise ValueError(f"lengths={lengths!r:.200}: expected {rows} integers, the number of real tokens of each row")
-    return list(lengths)
-
-
-def check_lengths(lengths: Lengths, keep: Tensor | None, shape: Sequence[int]) -> None:
-    """Raise ValueError unless lengths are those of the mask keep [B, N]; None: all tokens of `shape` are real."""
-    counts = host_lengths(lengths, shape[0])
-    real = [shape[1]] * shape[0] if keep is None else keep.sum(1).tolist()
-    if counts != real:
-        row = next(i for i, (a, b) in enumerate(zip(counts, real, strict=True)) if a != b)
-        raise ValueError(
-            f"lengths[{row}] is {counts[row]}, but attention_mask marks {real[row]} real tokens in that row: pass the "
-            "sums of its rows, or omit lengths="
-        )
+    return lengths
 
 
 def group_rows(keep: Tensor) -> Groups:
@@ -129,30 +114,35 @@ def group_rows(keep: Tensor) -> Groups:
     lengths = keep.sum(1)
     order = lengths.argsort(stable=True)
     rows, columns = keep[order].nonzero(as_tuple=True)
-    positions = (keep.long().cumsum(1) - 1)[order][rows, columns]
     sizes, counts = lengths[order].unique_consecutive(return_counts=True)
     runs = list(zip(counts.tolist(), sizes.tolist(), strict=True))
     if runs[0][1] == 0:  # rows of padding only
         del runs[0]
-    return Groups(tuple(runs), order[rows] * keep.shape[1] + columns, positions)
+    return Groups(tuple(runs), order[rows] * keep.shape[1] + columns)
 
 
-def pack_rows(keep: Tensor, counts: list[int]) -> Groups:
-    """`group_rows` for one kernel over all rows, without waiting for the device: counts are the lengths of the rows."""
-    order = sorted((row for row, n in enumerate(counts) if n), key=counts.__getitem__)
+def pack_rows(keep: Tensor, counts: Sequence[int], *, by_length: bool = False) -> Groups:
+    """`group_rows` for one kernel over all rows, without waiting for the device: counts are the lengths of the rows.
+
+    by_length: sort the rows, for mixers that compute rows of equal length at a time.
+    """
+    order = [row for row, n in enumerate(counts) if n]
+    if by_length:
+        order.sort(key=counts.__getitem__)
     lengths = [counts[row] for row in order]
-    total = sum(lengths)
     sizes = tuple((len(list(rows)), length) for length, rows in groupby(lengths))
-    known = torch.tensor([order, lengths], dtype=torch.long).to(keep.device, non_blocking=True)
-    starts = torch.cat([known[0, :1] * 0, known[1].cumsum(0)])
-    rows, columns = torch.nonzero_static(keep[known[0]], size=total, fill_value=0).unbind(1)
-    positions = torch.arange(total, device=keep.device) - starts[rows]
-    return Groups(sizes, known[0][rows] * keep.shape[1] + columns, positions, starts.int())
+    starts = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), keep.device)
+    total = sum(lengths)
+    if not by_length:
+        return Groups(sizes, torch.nonzero_static(keep.flatten(), size=total, fill_value=0).squeeze(1), starts)
+    rows = to_device(order, keep.device)
+    row, column = torch.nonzero_static(keep[rows], size=total, fill_value=0).unbind(1)
+    return Groups(sizes, rows[row] * keep.shape[1] + column, starts)
 
 
 def restore_padding(x: Tensor, shape: torch.Size, groups: Groups | None, keep: Tensor | None) -> Tensor:
     """Hidden states [B, N, D] with exact zeros at padding, from packed rows [1, T, D] or under the mask `keep`."""
     if groups is not None:
         full = x.new_zeros(shape[0] * shape[1], x.shape[-1])
-        return full.index_copy(0, groups.index, x[0]).view(*shape[:2], x.shape[-1])
+        return full.index_copy_(0, groups.index, x.squeeze(0)).view(*shape[:2], x.shape[-1])
     return x if keep is None else x * keep[:, -shape[1] :, None]

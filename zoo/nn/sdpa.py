@@ -231,7 +231,7 @@ def combine_mask_and_bias(q: Tensor, keys: int, mask: Mask, bias: Bias | None) -
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, dropout: float) -> Tensor:
     """Attention within packed rows: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P]."""
-    q, k, v = q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1)
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))  # unlike that of x[0], the gradient copies nothing
     return flash_varlen(q, k, v, packed, scale, dropout).transpose(0, 1)[None]
 
 

@@ -11,17 +11,9 @@ from zoo.nn import kernels
 from zoo.nn.block import Block
 from zoo.nn.context import Context
 from zoo.nn.kv_cache import LayerState, StackState
+from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.masks import as_mask
-from zoo.nn.padding import (
-    Groups,
-    Lengths,
-    check_lengths,
-    count_real,
-    group_rows,
-    pack_rows,
-    real_tokens,
-    restore_padding,
-)
+from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_tokens, restore_padding
 
 
 class Stack(nn.Module):
@@ -36,6 +28,9 @@ class Stack(nn.Module):
         for block in blocks:
             self.add_module(str(self.depth), block)
             self.depth += 1
+        self.by_length = any(
+            not getattr(block.mixer, "packs", False) for block in self
+        )  # rows go in groups of a length
         self.norm = norm
         self.checkpointing = False
 
@@ -57,7 +52,7 @@ class Stack(nn.Module):
         state: StackState | None = None,
         layers: Sequence[int] | None = None,
         drop_padding: bool = True,
-        lengths: Lengths | None = None,
+        lengths: AnyLengths | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """x [B, N, D] -> hidden states [B, N, D] after the final norm, zeros at padding.
 
@@ -71,11 +66,14 @@ class Stack(nn.Module):
         drop_padding = drop_padding and state is None and context.memory is None
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
-        keep, groups = find_padding(keep, lengths, drop_padding and shared, decoding=state is not None)
+        if state is None:
+            keep, lengths = check_lengths(lengths, keep, x, trust=True)
+        decoding = state is not None
+        keep, groups = find_padding(keep, lengths, drop_padding and shared, by_length=self.by_length, decoding=decoding)
         if groups is not None:
             if not groups.sizes:  # all tokens are padding
                 return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])
-            x = x.flatten(0, 1)[groups.index][None]  # B N D -> 1 T D
+            x = groups.drop(x)
         context = context.for_forward(shape[1], keep=keep, groups=groups, cache_biases=not self.checkpointing)
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
         for i in range(self.depth):
@@ -111,22 +109,20 @@ class Stack(nn.Module):
 
 
 def find_padding(
-    keep: Tensor | None, lengths: Lengths | None, drop: bool, decoding: bool
+    keep: Tensor | None, lengths: Sequence[int] | None, drop: bool, *, by_length: bool, decoding: bool
 ) -> tuple[Tensor | None, Groups | None]:
     """(mask of real tokens or None, layout of the rows without padding or None: `drop` asks for it).
 
-    A GPU is waited for once, and not with `lengths` nor while decoding.
+    A GPU is waited for once, and not with checked `lengths` nor while decoding.
     """
     if keep is None or torch.compiler.is_compiling():
         return None if keep is None else keep.bool(), None
     if not kernels.capabilities(keep.device).packs:
         real = real_tokens(keep)
-        if lengths is not None and not decoding:
-            check_lengths(lengths, real, keep.shape)
         return (None, group_rows(real)) if drop and real is not None else (real, None)
     if decoding:
         return keep.bool(), None
-    real, counts = count_real(keep, lengths)
+    counts = count_real(keep, lengths)
     if min(counts) == keep.shape[1]:
         return None, None
-    return (None, pack_rows(real, counts)) if drop else (real, None)
+    return (None, pack_rows(keep, counts, by_length=by_length)) if drop else (keep.bool(), None)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.eval_mode import eval_mode
-from zoo.nn.frontends.lengths import place
+from zoo.nn.lengths import place
 from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.utils import renamed
 

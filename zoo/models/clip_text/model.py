@@ -15,9 +15,9 @@ from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
-from zoo.nn.frontends.lengths import AnyLengths, Lengths
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import TokenPooling
+from zoo.nn.lengths import AnyLengths, Lengths
 from zoo.nn.masks import CAUSAL
 from zoo.nn.padding import real_tokens
 

@@ -23,8 +23,8 @@ from zoo.models.tower_config import NO_CLASSIFIER, TOWERS, ContrastiveConfig, To
 from zoo.models.tracing import trace_error
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
-from zoo.nn.frontends.lengths import AnyLengths
 from zoo.nn.init import Initializer
+from zoo.nn.lengths import AnyLengths
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 from zoo.nn.losses.temperature import initialize_temperature
 from zoo.preprocessing.modality import MODALITIES

@@ -16,9 +16,9 @@ from zoo.models.family import Family
 from zoo.models.wav2vec2.mapping import TRANSFORMERS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.inputs import check_not_empty
-from zoo.nn.frontends.lengths import AnyLengths, Lengths
 from zoo.nn.frontends.waveform import ConvNorm, ConvPositions, WaveformEmbedding, min_samples_for
 from zoo.nn.heads import AudioClassificationHead, FrameClassificationHead, TextPooling, WeightedLayerSum
+from zoo.nn.lengths import AnyLengths, Lengths
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 
 HEADS = ("ctc", "classify", "token", "pool", None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.nn.frontends.lengths import AnyLengths, Lengths
+from zoo.nn.lengths import AnyLengths, Lengths
 from zoo.utils.transfer import to_device
 
 PADDING = torch.iinfo(torch.int64).max  # sorts after all documents

@@ -101,4 +101,4 @@ def count_positions(keep: Tensor | None, length: int, start: int, device: torch.
     """
     if keep is None:
         return torch.arange(start, start + length, device=device)
-    return (keep.bool().long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    return (keep.bool().cumsum(1) - 1).clamp(min=0)[:, -length:]
