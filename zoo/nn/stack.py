@@ -28,9 +28,7 @@ class Stack(nn.Module):
         for block in blocks:
             self.add_module(str(self.depth), block)
             self.depth += 1
-        self.by_length = any(
-            not getattr(block.mixer, "packs", False) for block in self
-        )  # rows go in groups of a length
+        self.by_length = any(not getattr(block.mixer, "packs", False) for block in self)
         self.norm = norm
         self.checkpointing = False
 
@@ -66,10 +64,11 @@ class Stack(nn.Module):
         drop_padding = drop_padding and state is None and context.memory is None
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
+        numbers = None
         if state is None:
-            keep, lengths = check_lengths(lengths, keep, x, trust=True)
+            keep, numbers = check_lengths(lengths, keep, x, trust=True)
         decoding = state is not None
-        keep, groups = find_padding(keep, lengths, drop_padding and shared, by_length=self.by_length, decoding=decoding)
+        keep, groups = find_padding(keep, numbers, drop_padding and shared, by_length=self.by_length, decoding=decoding)
         if groups is not None:
             if not groups.sizes:  # all tokens are padding
                 return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])
@@ -113,7 +112,8 @@ def find_padding(
 ) -> tuple[Tensor | None, Groups | None]:
     """(mask of real tokens or None, layout of the rows without padding or None: `drop` asks for it).
 
-    A GPU is waited for once, and not with checked `lengths` nor while decoding.
+    A GPU is waited for once, and not with checked `lengths` nor while decoding. by_length: some mixer computes rows of
+    equal length at a time.
     """
     if keep is None or torch.compiler.is_compiling():
         return None if keep is None else keep.bool(), None
