@@ -58,9 +58,9 @@ def gpu(monkeypatch):
     return choose_as_on_a_gpu(monkeypatch, flash_takes=(torch.float64,))
 
 
-def encoder(kind="softmax", **options):
+def encoder(kind="softmax", depth=2, **options):
     attention = {"kind": kind, **KINDS[kind]} if kind in KINDS else kind
-    made = BlockConfig(width=WIDTH, heads=HEADS, attention=attention, **options).stack(2)
+    made = BlockConfig(width=WIDTH, heads=HEADS, attention=attention, **options).stack(depth)
     initialize(made, 0)
     return made.double()
 
@@ -192,13 +192,14 @@ def test_packed_rows_take_no_more_launches_than_padded_ones(monkeypatch):
     """Of a training step: on a GPU small batches take as long as it takes to launch their operations."""
     choose_as_on_a_gpu(monkeypatch, flash_takes=(torch.float64,))
     monkeypatch.setattr(sdpa, "flash_varlen", lambda q, k, v, *_: OneLaunch.apply(q, k, v))
-    stack = encoder()
 
-    def step(**options):
-        stack(inputs().requires_grad_(), keep=KEEP, lengths=Lengths(COUNTS), **options).sum().backward()
+    def step(depth, drop):
+        stack = encoder(depth=depth)
+        x = inputs()[:4].requires_grad_()  # no row of padding alone, whose outputs padded rows set to zero
+        return launches(lambda: stack(x, keep=KEEP[:4], drop_padding=drop).sum().backward())
 
-    packed, padded = (launches(lambda drop=drop: step(drop_padding=drop)) for drop in (True, False))
-    assert packed <= padded
+    (packed, deeper), (padded, deeper_padded) = ((step(1, drop), step(3, drop)) for drop in (True, False))
+    assert deeper - packed <= deeper_padded - padded and packed <= padded
 
 
 class OneLaunch(torch.autograd.Function):
