@@ -7,8 +7,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from zoo.nn.padding import real_tokens
+from zoo.utils.cuda_graph import GraphRecorder
 
 WARM_UP = 1  # calls of a signature that are neither timed nor recorded: they load libraries and compile
 TIMED = 2  # calls that are timed; the call after them is recorded, if launching is what takes their time
@@ -35,18 +35,8 @@ class UnsupportedValueError(Exception):
     """A value that a graph can neither take nor return, such as a cache or a tensor of another device."""
 
 
-class CudaDevice:
+class CudaDevice(GraphRecorder):
     """What graphs need of a CUDA device, in one place: tests put another one in its place."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream: Any = None  # on which graphs are recorded
-        self.pool: Any = None  # their memory
-        self.replayed: Any = None  # event and stream of the last replay
-
-    def is_recording(self) -> bool:
-        """Whether the caller is recording a graph, of which this call becomes a part."""
-        return torch.cuda.is_current_stream_capturing()
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.device)
@@ -67,36 +57,6 @@ class CudaDevice:
                 warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         return result, len(waits)
 
-    def record(self, function: Function) -> tuple[Function, Any]:
-        """(what runs a function again, its outputs, which each run writes to the same memory)."""
-        with torch.cuda.device(self.device):
-            if self.stream is None:
-                self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-            self.stream.wait_stream(torch.cuda.current_stream())
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.stream(self.stream):  # torch.cuda.graph does not leave its stream after an error
-                function()  # the libraries get their memory for this stream
-                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-                try:
-                    outputs = function()
-                finally:
-                    graph.capture_end()
-            torch.cuda.current_stream().wait_stream(self.stream)
-        return graph.replay, outputs
-
-    @contextmanager
-    def in_order(self) -> Iterator[None]:
-        """Context of a replay: the graphs share their memory, so replays on other streams are waited for (there)."""
-        stream = torch.cuda.current_stream(self.device)
-        if self.replayed is None:
-            self.replayed = torch.cuda.Event(), stream
-        event, before = self.replayed
-        if before != stream:
-            stream.wait_event(event)
-        yield
-        event.record(stream)
-        self.replayed = event, stream
-
 
 @dataclass
 class Trial:
@@ -113,11 +73,10 @@ class Trial:
 
 @dataclass
 class Replay:
-    """A recorded call: what runs it, the tensors that it reads and its outputs."""
+    """A recorded call: what runs it, and the tensors that it reads."""
 
     run: Function
     inputs: list[Tensor]
-    outputs: Any
 
 
 class Graphs:
@@ -219,16 +178,14 @@ class Graphs:
         own = [tensor.clone() for tensor in inputs]
         static = iter(own)
         arguments = map_tensors(lambda _: next(static), args), map_tensors(lambda _: next(static), dict(batch))
-        run, outputs = self.device.record(lambda: compute(*arguments))
-        return Replay(run, own, outputs)
+        return Replay(self.device.record(lambda: compute(*arguments)), own)
 
     def replay(self, entry: Replay, inputs: list[Tensor]) -> Any:
         """Run a recorded call on other inputs."""
         with self.device.in_order():
             for own, tensor in zip(entry.inputs, inputs, strict=True):
                 own.copy_(tensor)
-            entry.run()
-            return map_tensors(Tensor.clone, entry.outputs)
+            return map_tensors(Tensor.clone, entry.run())
 
     def drop_graph(self) -> None:
         """Make room for one more graph."""

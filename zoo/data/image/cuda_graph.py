@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.utils.console import announce
+from zoo.utils.cuda_graph import GraphRecorder
 
 Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -28,7 +29,8 @@ class CudaGraphs:
     def __init__(self, name: str):
         self.name = name
         self._calls: Counter[Hashable] = Counter()
-        self._graphs: dict[Hashable, tuple[Any, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self._recorders: dict[torch.device, GraphRecorder] = {}
+        self._graphs: dict[Hashable, tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor]]] = {}
         self._failed = False
 
     def __call__(self, function: Function, inputs: Mapping[str, Tensor], key: Hashable = None) -> dict[str, Tensor]:
@@ -39,11 +41,11 @@ class CudaGraphs:
             ready = self._calls[shapes] > CAPTURED_AT and len(self._graphs) < MOST_GRAPHS and not self._failed
             if not ready or not self._capture(shapes, function, inputs):
                 return function(dict(inputs))
-        graph, stored, results = self._graphs[shapes]
-        for name, x in inputs.items():
-            stored[name].copy_(x, non_blocking=True)
-        graph.replay()
-        return {name: x.clone() for name, x in results.items()}
+        replay, stored = self._graphs[shapes]
+        with self._recorder(stored).in_order():
+            for name, x in inputs.items():
+                stored[name].copy_(x, non_blocking=True)
+            return {name: x.clone() for name, x in replay().items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CudaGraphs":
         return CudaGraphs(self.name)  # a graph belongs to its memory
@@ -54,15 +56,17 @@ class CudaGraphs:
     def _capture(self, shapes: Hashable, function: Function, inputs: Mapping[str, Tensor]) -> bool:
         """Capture the function for these shapes; whether that is possible."""
         stored = {name: x.clone() for name, x in inputs.items()}
-        graph = torch.cuda.CUDAGraph()
         try:
-            torch.cuda.synchronize()
-            # Errors of this thread alone: others may wait for events of theirs meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                results = function(dict(stored))
+            self._graphs[shapes] = (
+                self._recorder(stored).record(lambda: function(dict(stored)), warm_up=False),
+                stored,
+            )
         except RuntimeError as error:
             self._failed = True
             announce(f"{self.name} runs without a CUDA graph, hence slower: {str(error).splitlines()[0]}")
             return False
-        self._graphs[shapes] = (graph, stored, results)
         return True
+
+    def _recorder(self, inputs: Mapping[str, Tensor]) -> GraphRecorder:
+        device = next(iter(inputs.values())).device
+        return self._recorders.setdefault(device, GraphRecorder(device))

@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, scores_error
 from zoo.inference.generation.static_step import StaticStep, can_decode_statically
 from zoo.models.text import TextModel
+from zoo.utils.cuda_graph import GraphRecorder, Recorded
 
 DEVICE_TYPES = ("cuda",)
 LOOK_EVERY = 16  # tokens between two looks of the host at whether all rows have ended
@@ -50,7 +51,8 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
         if graphs.refused is not None:
             return None
         try:
-            return Decoding(graphs, task, session, scores).run()
+            with graphs.recorder.in_order():
+                return Decoding(graphs, task, session, scores).run()
         except torch.OutOfMemoryError:
             graphs.clear()
             torch.cuda.empty_cache()
@@ -65,29 +67,6 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
 
 
 # --- Graphs -----------------------------------------------------------------------------------------------------------
-
-
-class Graph:
-    """A function of tensors at fixed addresses, recorded as a CUDA graph; on a CPU it is called.
-
-    generator: that of the random numbers in it, on a GPU.
-    """
-
-    def __init__(self, function: Callable[[], None], device: torch.device, generator: torch.Generator | None = None):
-        self.replay = function
-        if device.type != "cuda":
-            return
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            function()  # libraries allocate their workspaces in the first call
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        if generator is not None:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            function()
-        self.replay = graph.replay
 
 
 class Rows:
@@ -158,9 +137,10 @@ class Graphs:
         self.refused: str | None = None
         self.content: tuple[list[Any], list[Any]] = ([], [])
         self.rows: dict[int, Rows] = {}
-        self.found: OrderedDict[Hashable, tuple[Any, Graph]] = OrderedDict()
+        self.recorder = GraphRecorder("cpu")
+        self.found: OrderedDict[Hashable, tuple[Any, Recorded[None]]] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], tuple[Any, Graph]]) -> tuple[Any, Graph]:
+    def get(self, key: Hashable, make: Callable[[], tuple[Any, Recorded[None]]]) -> tuple[Any, Recorded[None]]:
         """The function and the graph that `make` made for this key."""
         if key not in self.found:
             while len(self.found) >= MAX_GRAPHS:
@@ -178,7 +158,7 @@ class Graphs:
         (objects, addresses), (known, before) = content_of(model), self.content
         if addresses != before or len(objects) != len(known) or not all(map(is_, objects, known)):
             self.clear()
-            self.refused, self.content = None, (objects, addresses)
+            self.refused, self.content, self.recorder = None, (objects, addresses), GraphRecorder(model.device)
 
     def __deepcopy__(self, memo: Any) -> "Graphs":
         return Graphs()
@@ -253,23 +233,23 @@ class Decoding:
         self.rows.scores.copy_(scores)
         self.choice.begin(task)
 
-    def make_choice(self) -> tuple[Choice, Graph]:
+    def make_choice(self) -> tuple[Choice, Recorded[None]]:
         choice = Choice(self.rows, self.task)
-        return choice, Graph(choice, self.device, choice.generator)
+        return choice, self.graphs.recorder.record(choice, choice.generator)
 
-    def reader(self, new: int) -> tuple[StaticStep, Graph]:
+    def reader(self, new: int) -> tuple[StaticStep, Recorded[None]]:
         """The step, and its graph, that reads up to `new` new tokens after the prompt."""
         capacity = SMALLEST_CAPACITY
         while capacity < self.length + new:
             capacity *= 2
         return self.graphs.get(("step", self.batch, capacity), lambda: self.make_step(capacity))
 
-    def make_step(self, capacity: int) -> tuple[StaticStep, Graph]:
+    def make_step(self, capacity: int) -> tuple[StaticStep, Recorded[None]]:
         rows = self.rows
         step = StaticStep(self.model, rows.ids, rows.positions, rows.scores, capacity)
         positions = rows.positions.clone()
         rows.positions.zero_()  # to record the step runs it
-        graph = Graph(step, self.device)
+        graph = self.graphs.recorder.record(step)
         rows.positions.copy_(positions)
         return step, graph
 
@@ -279,7 +259,7 @@ class Decoding:
             step, self.read = self.reader(min(self.task.prompt.room, new + SMALLEST_CAPACITY // 2))
             step.load_static(self.step)
             self.step = step
-        self.read.replay()
+        self.read()
 
     def run(self) -> Generated:
         task, room = self.task, self.task.prompt.room
@@ -287,7 +267,7 @@ class Decoding:
         for count in range(1, room + 1):
             if count > 1:
                 self.read_token(count - 1)
-            self.choose.replay()
+            self.choose()
             last = task.stream.streamer is not None and self.stream_token((count - 1) % LOOK_EVERY)
             last = last or count == room
             if count % LOOK_EVERY and not last:
