@@ -13,7 +13,7 @@ from text_peers import ragged
 from torch import nn
 
 import zoo
-from zoo.inference.generation import graph_decoding
+from zoo.inference.generation import graph_decoding, static_step
 from zoo.inference.generation.graph_decoding import Decoding, graphs_of
 from zoo.inference.generation.sampling import sample_from
 from zoo.inference.generation.static_step import StaticStep, can_decode_statically
@@ -47,6 +47,7 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(Decoding, "run", recorded)
     monkeypatch.setattr(graph_decoding, "DEVICE_TYPES", ("cpu", "cuda"))
+    monkeypatch.setattr(graph_decoding, "WORTH_RECORDING", 1)
     return found
 
 
@@ -160,6 +161,58 @@ def test_graphs_are_used_again_and_few_are_kept(runs, monkeypatch):
     assert torch.equal(zoo.generate(model, prompt(), **given), first)
 
 
+def test_short_texts_are_recorded_once_they_come_again(runs, monkeypatch):
+    monkeypatch.setattr(graph_decoding, "WORTH_RECORDING", 20)
+    model, given = nano(), dict(eos_token_id=None)
+    expected = by_steps(model, prompt(), max_new_tokens=8, **given)
+    used = []
+    for _ in range(4):
+        assert torch.equal(zoo.generate(model, prompt(), max_new_tokens=8, **given), expected)
+        used.append(len(runs))
+    assert used == [0, 0, 1, 2]
+    zoo.generate(model, prompt(1), max_new_tokens=19, **given)
+    assert len(runs) == 2
+    zoo.generate(model, prompt(1), max_new_tokens=1, **given)
+    assert len(runs) == 3
+    changed_in_place(model)
+    zoo.generate(model, prompt(), max_new_tokens=20, **given)
+    new_layer(model)
+    zoo.generate(model, prompt(), max_new_tokens=8, **given)  # its graphs would be new, too
+    assert len(runs) == 4
+
+
+def fake_flash(q, k, v, starts, key_starts, longest, capacity, *options, scale, seqused_k):
+    """Row by row what `torch.ops.aten._flash_attention_forward` computes for one query of each."""
+    assert options == (0.0, False, False) and longest == 1 and torch.equal(key_starts, capacity * starts)
+    rows = []
+    for row, (start, used) in enumerate(zip(key_starts.tolist(), seqused_k.tolist(), strict=False)):
+        own = [t[start : start + used].transpose(0, 1) for t in (k, v)]  # G M P
+        own = [t.repeat_interleave(q.shape[1] // t.shape[0], 0) for t in own]
+        rows.append(nn.functional.scaled_dot_product_attention(q[row][:, None], *own, scale=scale)[:, 0])
+    return (torch.stack(rows),)
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("name, options", [("gpt_nano", {}), ("llama_nano", {"kv_heads": 2})])
+def test_flash_attention_reads_the_tokens_of_each_row(runs, monkeypatch, name, options, side):
+    calls = []
+    monkeypatch.setattr(static_step, "has_flash", lambda k: True)
+    monkeypatch.setattr(static_step, "FLASH_WITH_SHARED_HEADS", True)
+    monkeypatch.setattr(static_step, "flash_attention", lambda *a, **o: (calls.append(1), fake_flash(*a, **o))[1])
+    batch = {"input_ids": prompt()} if side is None else padded(side)
+    for model in (nano(name, **options), zoo.optimize(nano(name, **options))):
+        ours, theirs = (g(model, **batch, max_new_tokens=NEW, eos_token_id=None) for g in (zoo.generate, by_steps))
+        assert torch.equal(ours, theirs)
+    assert len(calls) == 2 * (NEW - 1) * len(model.blocks) and len(runs) == 2
+    step = next(step for key, (step, _) in graphs_of(model).found.items() if key[0] == "step")
+    assert not step.masks  # nor is a mask computed
+    cache = step.state[0].mixer
+    flash = static_step.FlashToUsed(step.used, cache.k, cache.v, 1.0)
+    assert (flash.k.data_ptr(), flash.v.data_ptr()) == (cache.k.data_ptr(), cache.v.data_ptr())
+    zoo.generate(nano(attention={"kind": "local", "window": 4}), prompt(), max_new_tokens=NEW, eos_token_id=None)
+    assert len(calls) == 2 * (NEW - 1) * len(model.blocks) and len(runs) == 3
+
+
 def new_weight(model):
     model.blocks[0].mixer.q.weight = nn.Parameter(5 * model.blocks[0].mixer.q.weight.detach())
 
@@ -210,7 +263,6 @@ def test_what_cannot_be_recorded_is_generated_by_steps(runs):
     zoo.generate(model, ids, **given, logits_processor=lambda tokens, scores: scores)
     zoo.generate(model, ids, **given, num_beams=2)
     zoo.generate(model, ids, **given, draft=nano())
-    zoo.generate(model, ids, max_new_tokens=4, eos_token_id=None)
     with torch.autocast("cpu", torch.bfloat16):
         zoo.generate(model, ids, **given)
     with zoo.capture(model):
@@ -339,6 +391,33 @@ def test_a_recorded_model_follows_its_weights(runs, monkeypatch):
         model.cuda()
         assert torch.equal(zoo.generate(model, prompt().cuda(), **given), by_steps(model, prompt().cuda(), **given))
     assert len(runs) == 4
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name, options", [("gpt_nano", {}), ("llama_nano", {"kv_heads": 2})])
+def test_flash_attention_on_a_gpu_gives_the_scores_of_attention_under_a_mask(runs, monkeypatch, name, options):
+    monkeypatch.setattr(static_step, "FLASH_WITH_SHARED_HEADS", True)
+    model, scores = nano(name, **options).cuda().bfloat16(), []
+    for flash in (True, False):
+        monkeypatch.setattr(static_step, "FLASH", flash)
+        graphs_of(model).clear()
+        zoo.generate(model, **on_gpu(padded()), max_new_tokens=2, eos_token_id=None)
+        scores.append(graphs_of(model).rows[3].scores.float())
+        assert not graphs_of(model).refused
+    assert len(runs) == 2 and (scores[0] - scores[1]).abs().max() <= 0.03 * scores[0].abs().max()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_the_fused_gelu_is_that_of_tanh(dtype, error):
+    mlp = zoo.create_model("gpt_nano", seed=0, depth=1).blocks[0].mlp.cuda()
+    x = torch.randn(3, mlp.up.in_features, device="cuda", dtype=dtype)
+    expected = mlp.down(mlp.act(mlp.up(x.float())))
+    hidden, add = static_step.mlp_parts(mlp.to(dtype))
+    assert mlp.act_name == "gelu_tanh" and hidden.__qualname__.startswith("mlp_parts")
+    assert (add(torch.zeros_like(x), hidden(x)) - expected).abs().max() <= error
 
 
 @pytest.mark.gpu

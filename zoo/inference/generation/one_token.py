@@ -108,26 +108,24 @@ def sees_all(context: Context) -> bool:
     return context.mask in (CAUSAL, NO_MASK, None) and context.bias is None and context.memory is None
 
 
-def block_step(
-    block: Block, cache: Any, attention: Callable[[nn.Module, Any], BlockStep | None] | None = None
-) -> BlockStep | None:
-    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks.
-
-    attention: makes the function of the mixer and its cache, by default `attention_step`.
-    """
-    plain = type(block) is Block and is_called_plainly(block) and block.order == "pre"
-    if not plain or block.cross is not None or block.scale1 is not None or block.scale2 is not None:
+def block_step(block: Block, cache: Any) -> BlockStep | None:
+    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks."""
+    attend = attention_step(block.mixer, cache) if is_pre_norm(block) else None
+    if attend is None:
         return None
-    attend = (attention or attention_step)(block.mixer, cache)
-    if attend is None or block.norm2 is None:
-        return None
-    norm1, norm2, mlp = by_rows(block.norm1), by_rows(block.norm2), mlp_step(block.mlp)
+    norm1, norm2, mlp = by_rows(block.norm1), by_rows(block.norm2), mlp_step(block.mlp)  # type: ignore[arg-type]
 
     def step(x: Tensor, rotary: Rotary | None) -> Tensor:
         x = x + attend(norm1(x), rotary)
         return x + mlp(norm2(x))
 
     return step
+
+
+def is_pre_norm(block: Block) -> bool:
+    """Whether a block is x + mixer(norm1(x)) and then x + mlp(norm2(x)), and nothing else."""
+    plain = type(block) is Block and is_called_plainly(block) and block.order == "pre" and block.norm2 is not None
+    return plain and block.cross is None and block.scale1 is None and block.scale2 is None
 
 
 def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
@@ -192,11 +190,17 @@ def mlp_step(mlp: nn.Module) -> Rows:
     """A function that computes an MLP of rows [B, D]."""
     if type(mlp) is not MLP or not is_called_plainly(mlp):
         return by_rows(mlp)
-    up, down, act = by_rows(mlp.up), by_rows(mlp.down), mlp.act
+    hidden, down = hidden_step(mlp), by_rows(mlp.down)
+    return lambda x: down(hidden(x))
+
+
+def hidden_step(mlp: MLP) -> Rows:
+    """A function that computes the hidden features of an MLP for rows [B, D]."""
+    up, act = by_rows(mlp.up), mlp.act
     gate = None if mlp.gate is None else by_rows(mlp.gate)
     if act is identity:  # the first product includes the activation
-        return (lambda x: down(up(x))) if gate is None else (lambda x: down(gate(x) * up(x)))
-    return (lambda x: down(act(up(x)))) if gate is None else (lambda x: down(act(gate(x)) * up(x)))
+        return up if gate is None else lambda x: gate(x) * up(x)
+    return (lambda x: act(up(x))) if gate is None else (lambda x: act(gate(x)) * up(x))
 
 
 def by_rows(module: nn.Module) -> Rows:

@@ -14,21 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.inference.generation.one_token import (
-    BlockStep,
-    block_step,
+    Rows,
     by_rows,
     decodes_as_text_model,
+    hidden_step,
+    is_pre_norm,
     joined_heads,
     plain_core,
     projections,
 )
-from zoo.inference.optimized_model import Optimized, to_float32
 from zoo.inference.optimized_parts import is_called_plainly
 from zoo.models.base import Model
 from zoo.models.text import TextModel
-from zoo.nn.attention import Attention
+from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.context import Context
+from zoo.nn.kernels import HALF
 from zoo.nn.kv_cache import (
     KVCache,
     LayerState,
@@ -39,9 +40,18 @@ from zoo.nn.kv_cache import (
     sees_itself,
 )
 from zoo.nn.masks import CAUSAL, Mask, MaskView, as_mask
+from zoo.nn.mlp import ACTIVATIONS, MLP
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import fold_groups
 from zoo.nn.stack import Stack
+
+# Which kernels a step consists of; each kernel less saves microseconds of every layer.
+FLASH = True  # half precision on a GPU: attention reads only the tokens that are there, without a mask
+FLASH_WITH_SHARED_HEADS = False  # also where queries share keys, which takes flash attention more kernels
+GELU_IN_PRODUCT = True  # on a GPU: bias and tanh GELU are a part of the product before
+ADD_IN_PRODUCT = True  # products without a bias are added to the residual stream by the same kernel
+
+Attend = Callable[[Tensor, Rotary | None], Tensor]
 
 
 def can_decode_statically(model: Model) -> bool:
@@ -104,6 +114,7 @@ class StaticStep:
         tables = self.context.rotary if isinstance(self.context.rotary, tuple) else (self.context.rotary,)
         self.turns = {table: SignedRotary.of(table) for table in tables if table is not None}
         self.keys = torch.arange(capacity, device=ids.device)
+        self.used = torch.zeros(len(ids), dtype=torch.int32, device=ids.device)  # tokens of each row in this step
         self.masks: dict[Mask, tuple[StaticMaskView, Tensor]] = {}  # of each pattern, with its values as a bias
         self.zero, self.lowest = self.like.new_tensor(0.0), self.like.new_tensor(-torch.inf)
         self.blocks = [self.static_block(block, layer) for block, layer in zip(model.blocks, self.state, strict=True)]
@@ -140,14 +151,14 @@ class StaticStep:
         model, positions = self.model, self.positions
         x = model.embed(self.ids, positions)[:, 0]
         context = self.context_at(positions)
+        torch.add(positions[:, 0], 1, out=self.used)
         for view, bias in self.masks.values():
             seen = view.inner == CAUSAL  # without the kernels of index functions
             allowed = (self.keys <= positions)[:, None, None] if seen else view.dense(1, self.capacity, bias.device)
             torch.where(allowed, self.zero, self.lowest, out=bias)
         for i, block in enumerate(self.blocks):
             x = block(x, context.layer(i))
-        scores: Any = model.head(self.norm(x))  # type: ignore[misc]
-        self.scores.copy_(to_float32(scores) if isinstance(model, Optimized) else scores)
+        self.scores.copy_(model.head(self.norm(x)))  # type: ignore[misc]
         for state, top, total in self.sums:
             top.copy_(state.top)
             total.copy_(state.sum)
@@ -173,13 +184,23 @@ class StaticStep:
 
     def static_block(self, block: Block, layer: LayerState) -> Callable[[Tensor, Context], Tensor]:
         """A function (x [B, D], context) -> [B, D] of one block."""
-        step = block_step(block, layer.mixer, self.static_attention) if self.context.bias is None else None
-        if step is None:
+        plain = self.context.bias is None and is_pre_norm(block)
+        attend = self.static_attention(block.mixer, layer.mixer) if plain else None
+        if attend is None:
             return lambda x, context: block(x[:, None], context, layer)[:, 0]
-        return lambda x, context: step(x, context.rotary)  # type: ignore[arg-type]
+        norm1, norm2 = by_rows(block.norm1), by_rows(block.norm2)  # type: ignore[arg-type]
+        out: Any = block.mixer.out
+        add_attention, (hidden, add_hidden) = add_product(out), mlp_parts(block.mlp)
 
-    def static_attention(self, attention: nn.Module, cache: Any) -> BlockStep | None:
-        """Softmax attention of one token of each row to the buffers of a static cache: x [B, D] -> [B, D]."""
+        def step(x: Tensor, context: Context) -> Tensor:
+            x = add_attention(x, attend(norm1(x), context.rotary))  # type: ignore[arg-type]
+            return add_hidden(x, hidden(norm2(x)))
+
+        return step
+
+    def static_attention(self, attention: nn.Module, cache: Any) -> Attend | None:
+        """Softmax attention of one token of each row to the buffers of a static cache, before its last product:
+        x [B, D] -> [B, H * P]."""
         core = plain_core(attention)
         if core is None or not isinstance(cache, StaticKVCache):
             return None
@@ -187,15 +208,16 @@ class StaticStep:
         mask = as_mask(self.context.mask) & core.pattern
         if not sees_itself(mask):
             return None  # rows without any key are set to zero there
-        bias, scale, q_norm, k_norm = self.bias_of(mask), core.scale, attention.q_norm, attention.k_norm
-        project, out, joined = projections(attention), by_rows(attention.out), joined_heads(attention)
         queries, values = core.spec.heads, core.spec.kv_heads
+        q_norm, k_norm = attention.q_norm, attention.k_norm
+        project, joined = projections(attention), joined_heads(attention)
+        attend = self.attend_function(mask, core.scale, cache, queries != values)
 
         def step(x: Tensor, rotary: Rotary | None) -> Tensor:
             if joined is not None and rotary is None and k_norm is None:
                 q, both = joined(x).tensor_split((queries,), 1)
-                k, v = cache.append_joined(both)
-                return out(attend_under(q, k, v, bias, scale).reshape(x.shape[0], -1))
+                cache.append_joined(both)
+                return attend(q).reshape(x.shape[0], -1)
             if joined is not None and k_norm is None:
                 both, v = joined(x).tensor_split((-values,), 1)
             else:
@@ -204,10 +226,73 @@ class StaticStep:
                     q, k = q_norm(q), k_norm(k)
                 both = torch.cat([q, k], 1)
             q, k = (both if rotary is None else rotary(both)).tensor_split((queries,), 1)
-            k, v = cache.append(k, v)
-            return out(attend_under(q, k, v, bias, scale).reshape(x.shape[0], -1))
+            cache.append(k, v)
+            return attend(q).reshape(x.shape[0], -1)
 
         return step
+
+    def attend_function(self, mask: Mask, scale: float, cache: StaticKVCache, shared: bool) -> Rows:
+        """A function (q [B, H, 1, P]) -> [B, H, 1, P] of the attention to a cache.
+
+        shared: whether several query heads share those of the cache.
+        """
+        k, v = cache.k, cache.v
+        if FLASH and mask == CAUSAL and (not shared or FLASH_WITH_SHARED_HEADS) and has_flash(k):
+            return FlashToUsed(self.used, k, v, scale)
+        bias = self.bias_of(mask)
+        return lambda q: F.scaled_dot_product_attention(fold_groups(q, k), k, v, bias, scale=scale)
+
+
+class FlashToUsed:
+    """Attention of one query of each head [B, H, 1, P] to the first `used` [B] keys of each row."""
+
+    def __init__(self, used: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        batch, _, self.capacity, _ = k.shape
+        self.used, self.scale = used, scale
+        self.k, self.v = (t.transpose(1, 2).flatten(0, 1) for t in (k, v))  # B * M, G, P: views
+        self.starts = torch.arange(batch + 1, dtype=torch.int32, device=k.device)
+        self.key_starts = self.starts * self.capacity
+
+    def __call__(self, q: Tensor) -> Tensor:
+        rows = self.k, self.v, self.starts, self.key_starts, 1, self.capacity
+        return flash_attention(q[:, :, 0], *rows, 0.0, False, False, scale=self.scale, seqused_k=self.used)[0][
+            :, :, None
+        ]
+
+
+def flash_attention(*args: Any, **options: Any) -> tuple[Tensor, ...]:
+    """torch's flash attention over packed rows, by its only interface that takes the numbers of keys as a tensor."""
+    found: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(*args, **options)
+    return found
+
+
+def has_flash(k: Tensor) -> bool:
+    """Whether torch's flash attention takes these keys."""
+    dim = k.shape[-1]
+    if not k.is_cuda or k.dtype not in HALF or dim > 256 or dim % 8:
+        return False
+    return torch.cuda.get_device_capability(k.device) >= (8, 0) and torch.backends.cuda.is_flash_attention_available()
+
+
+def add_product(linear: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function (x, y) -> x + linear(y) of rows, which may write to x."""
+    if ADD_IN_PRODUCT and is_called_plainly(linear) and is_plain_linear(linear) and linear.bias is None:
+        weight: Any = linear.weight
+        return lambda x, y: x.addmm_(y, weight.t())
+    product = by_rows(linear)
+    return lambda x, y: x + product(y)
+
+
+def mlp_parts(mlp: nn.Module) -> tuple[Rows, Callable[[Tensor, Tensor], Tensor]]:
+    """Two functions of an MLP of rows: its hidden features, and what adds their product to x."""
+    if type(mlp) is not MLP or not is_called_plainly(mlp):
+        return by_rows(mlp), torch.add
+    up: Any = mlp.up
+    fused = GELU_IN_PRODUCT and mlp.gate is None and mlp.act is ACTIVATIONS["gelu_tanh"]
+    if fused and is_called_plainly(up) and is_plain_linear(up) and up.bias is not None and up.weight.is_cuda:
+        weight, bias = up.weight, up.bias  # on a CPU the same function computes the exact GELU
+        return lambda x: torch._addmm_activation(bias, x, weight.t(), use_gelu=True), add_product(mlp.down)
+    return hidden_step(mlp), add_product(mlp.down)
 
 
 def static_state(state: StackState, positions: Tensor, capacity: int, like: Tensor) -> StackState:
@@ -222,8 +307,3 @@ def static_state(state: StackState, positions: Tensor, capacity: int, like: Tens
             raise NotImplementedError(f"a cache of type {type(mixer).__name__}")
         found.append(LayerState(mixer))
     return found
-
-
-def attend_under(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention of one query of each head [B, H, 1, P] under a bias [B, 1, 1, M]."""
-    return F.scaled_dot_product_attention(fold_groups(q, k), k, v, bias, scale=scale)
