@@ -1,6 +1,7 @@
 """`zoo.optimize`: the same numbers, a model that cannot be misused, nothing optimized in silence that should not be."""
 
 import copy
+import cProfile
 import threading
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 import zoo
+from zoo.inference import optimize as optimize_file
 from zoo.inference.packed_linear import OneDNNLinear
+from zoo.nn.mlp import MLP
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +204,74 @@ def test_the_dtype_is_that_of_optimize_and_not_that_of_autocast(dtype):
         again = zoo.optimize(model, dtype=dtype)
         assert torch.equal(fast(x), again(x))
     assert torch.equal(fast(x), again(x))
+
+
+def test_the_tanh_form_of_gelu_is_a_choice(monkeypatch):
+    model = small()
+    plain = zoo.optimize(model, dtype=torch.bfloat16)
+    assert "gelu by" not in str(plain.optimize_report)
+    monkeypatch.setattr(optimize_file, "why_not_approximated", lambda device, dtype: None)
+    fast = zoo.optimize(model, dtype=torch.bfloat16, approximate_gelu=True)
+    assert "gelu by its tanh form, up to 4.8e-4 from the exact one" in str(fast.optimize_report)
+    assert any(key.startswith("linear 192 -> 768, gelu_tanh") for key in fast.optimize_report.choices)
+    assert {mlp.act_name for mlp in fast.modules() if isinstance(mlp, MLP)} == {"gelu_tanh"}
+    assert {mlp.act_name for mlp in model.modules() if isinstance(mlp, MLP)} == {"gelu"}
+    x = pixels(model)
+    with torch.no_grad():
+        expected = model(x)
+    assert 0 < error(fast(x), plain(x)) <= 0.02 and error(fast(x), expected) <= 0.05
+    with pytest.raises(zoo.LoadError, match="is of another model"):  # choices know which form they are for
+        zoo.optimize(model, dtype=torch.bfloat16, choices=fast.optimize_report)
+    with pytest.warns(UserWarning, match="because no MLP has an exact GELU"):
+        fast = zoo.optimize(small(act="gelu_tanh"), dtype=torch.bfloat16, approximate_gelu=True)
+    assert "gelu as created: no MLP has an exact GELU" in str(fast.optimize_report)
+
+
+def test_where_the_tanh_form_is_not_used():
+    model = small()
+    with pytest.warns(UserWarning, match="nothing is approximated, because .* on CUDA, and the model is on 'cpu'"):
+        fast = zoo.optimize(model, dtype=torch.bfloat16, approximate_gelu=True)
+    assert torch.equal(fast(pixels(model)), zoo.optimize(model, dtype=torch.bfloat16)(pixels(model)))
+    cuda = torch.device("cuda")
+    assert optimize_file.why_not_approximated(cuda, torch.bfloat16) is None
+    assert "the dtype is torch.float16" in optimize_file.why_not_approximated(cuda, torch.float16)
+
+
+def test_the_machine_of_a_report(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    assert optimize_file.machine(torch.device("cuda")) == f"a card, torch {torch.__version__}"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert optimize_file.machine(torch.device("cpu")).endswith(f", 3 threads, torch {torch.__version__}")
+
+
+def test_a_launched_call_enters_no_more_functions_than_the_model_as_created():
+    model = zoo.create_model("bert_tiny", seed=0, width=64, depth=12, heads=4, vocab_size=99).eval()
+    fast = zoo.optimize(model, choices=None)
+    ids = torch.randint(5, 99, (1, 8))
+
+    def entered(m):
+        with torch.inference_mode():
+            for _ in range(2):
+                profile = cProfile.Profile()
+                profile.runcall(m, input_ids=ids)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert entered(fast) <= entered(model) + 40  # casts, contexts and the check of the weights
+
+
+@pytest.mark.gpu
+def test_the_tanh_form_on_a_gpu():
+    model = small().to("cuda")
+    x = pixels(model).to("cuda")
+    with torch.no_grad():
+        expected = model(x)
+    report = zoo.optimize(model, dtype=torch.bfloat16, approximate_gelu=True).optimize_report
+    (key,) = (key for key in report.choices if "gelu_tanh" in key)
+    for name in ("plain", "cublaslt"):
+        report.choices[key] = {4096: name}
+        fast = zoo.optimize(model, dtype=torch.bfloat16, approximate_gelu=True, choices=report)
+        for _ in range(6):  # launched, then by a graph
+            assert error(fast(x), expected) <= 0.05
 
 
 def test_double_precision_is_kept():

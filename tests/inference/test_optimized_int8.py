@@ -9,7 +9,9 @@ from kernel_timers import fastest
 from PIL import Image
 
 import zoo
-from zoo.inference import optimized_int8
+from zoo.inference import optimize as optimize_file
+from zoo.inference import optimized_int8, optimized_parts
+from zoo.inference.optimized_blocks import CompiledBlock
 from zoo.inference.optimized_int8 import weight_bytes
 
 
@@ -111,6 +113,26 @@ def test_stale_weights_are_noticed():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         zoo.optimize(vit(), **options)
+
+
+def test_int8_weights_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(optimize_file, "why_not_compiled", lambda device: None)
+    model = vit()
+    with pytest.warns(UserWarning, match="not compiled, because compiled code is slower with int8 weights: 43 ms"):
+        fast = zoo.optimize(model, quantize="int8", compile=True, examples=labeled(model), tolerance=0.5)
+    assert not any(isinstance(module, CompiledBlock) for module in fast.modules())
+    assert "blocks not compiled: compiled code is slower" in str(fast.optimize_report)
+
+
+def test_a_gated_mlp_has_one_int8_weight(monkeypatch):
+    monkeypatch.setattr(optimized_parts, "is_joinable", lambda gate, up: True)
+    model = vit(act="silu", gated_mlp=True)
+    fast = zoo.optimize(model, quantize="int8", examples=labeled(model), tolerance=0.5)
+    assert set(fast.optimize_report.choices["gated 64 -> 2 x 256, silu, float32"].values()) == {"int8"}
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(x)
+    assert 0 < (fast(x) - expected).abs().max() <= 0.05 * max(1.0, float(expected.abs().max()))
 
 
 def test_features_are_not_measured():

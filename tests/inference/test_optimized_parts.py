@@ -1,5 +1,6 @@
 """Every candidate of every part of a model gives the numbers of the model as created."""
 
+import copy
 from types import MethodType, SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from kernel_timers import fake_timer, fastest
 from torch import Tensor, nn
 
 import zoo
+from zoo.inference import optimized_parts
 from zoo.inference.optimized_parts import (
     FrameProducts,
     FusedAttention,
@@ -17,9 +19,11 @@ from zoo.inference.optimized_parts import (
     parts_of,
     row_counts,
 )
-from zoo.inference.packed_linear import KERNELS
+from zoo.inference.packed_linear import KERNELS, GatedLinear
+from zoo.nn.attention import is_plain_linear
 from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
 from zoo.nn.frontends.waveform import ConvPositions
+from zoo.nn.mlp import MLP
 
 WAVEFORM = dict(
     width=64, mlp_dim=96, depth=2, heads=4, conv_channels=(32, 32), conv_kernels=(8, 4), conv_strides=(4, 2)
@@ -106,6 +110,39 @@ def test_the_parts_of_a_model():
         "patches 3 x 16 x 16 -> 64, float32",
     ]
     assert len(keys) == 2 * 4 + 2  # two blocks, the patches and the head
+
+
+@pytest.mark.parametrize("name", ["plain", "joined"])
+def test_a_gated_mlp_has_one_product_on_a_gpu(name, monkeypatch):
+    model, batch = randomized("llama_nano")
+    monkeypatch.setattr(optimized_parts, "is_joinable", lambda gate, up: True)
+    fastest(monkeypatch, name)
+    fast = zoo.optimize(model)
+    key = next(key for key in fast.optimize_report.choices if key.startswith("gated 64 -> 2 x "))
+    assert set(fast.optimize_report.choices[key].values()) == {name} and key.endswith(", silu, float32")
+    gates = [mlp.gate is None and isinstance(mlp.up, GatedLinear) for mlp in fast.modules() if isinstance(mlp, MLP)]
+    assert gates == [name == "joined"] * 2
+    with torch.no_grad():
+        expected = model(**batch)
+    assert float((fast(**batch) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
+    prompt = batch["input_ids"][:1, :4]
+    expected = zoo.generate(model, prompt, max_new_tokens=6)
+    assert torch.equal(zoo.generate(fast, prompt, max_new_tokens=6), expected)
+    assert torch.equal(zoo.generate(copy.deepcopy(fast), prompt, max_new_tokens=6), expected)
+
+
+def test_a_gated_mlp_that_is_used_in_its_own_way_keeps_its_gate(monkeypatch):
+    model, batch = randomized("llama_nano")
+    mlp = model.blocks[0].mlp
+    mlp.forward = MethodType(lambda self, x: 2 * self.down(self.act(self.gate(x)) * self.up(x)), mlp)
+    model.blocks[1].mlp.up.register_forward_hook(lambda module, args, y: 3 * y)
+    monkeypatch.setattr(optimized_parts, "is_joinable", lambda gate, up: is_plain_linear(gate) and is_plain_linear(up))
+    fastest(monkeypatch, "joined")
+    with pytest.warns(UserWarning, match=r"blocks\.1\.mlp\.up"):
+        fast = zoo.optimize(model)
+    with torch.no_grad():
+        expected = model(**batch)
+    assert float((fast(**batch) - expected).abs().max() / expected.abs().max().clamp(min=1)) <= 1e-5
 
 
 def test_example_inputs_have_the_number_of_rows_that_is_measured():

@@ -1,13 +1,22 @@
 """Every kernel of a linear layer gives the numbers of torch, for one row and many, and can be copied."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from zoo.inference import packed_linear
-from zoo.inference.packed_linear import KERNELS, ByRows, ConstantLinear, OneDNNLinear, TransposedLinear
+from zoo.inference.packed_linear import (
+    KERNELS,
+    ByRows,
+    ConstantLinear,
+    FusedActivationLinear,
+    GatedLinear,
+    OneDNNLinear,
+    TransposedLinear,
+)
 from zoo.nn.mlp import activation
 
 ACTS = [None, "gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
@@ -76,3 +85,67 @@ def test_by_rows():
     for shape, expected in (((1, 5), few), ((5, 1), few), ((2, 3), many), ((1, 6), many)):
         x = torch.randn(*shape, 64)
         assert torch.equal(either(x), expected(x))
+
+
+@pytest.mark.parametrize("act", ["gelu_tanh", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_activation_in_the_product_of_cublaslt_has_a_twin_on_the_cpu(act, bias):
+    weight, b = layer(bias=bias)
+    made, x = FusedActivationLinear(weight, b, act), torch.randn(2, 5, 64)
+    assert torch.equal(made(x), activation(act)(F.linear(x, weight, b)))
+    assert torch.equal(made(x[0]), made(x)[0])
+
+
+def test_where_the_activation_is_in_the_product():
+    def supported(act, dtype=torch.bfloat16, is_cuda=True):
+        return FusedActivationLinear.supports(SimpleNamespace(is_cuda=is_cuda, dtype=dtype), act, "many")
+
+    assert supported("gelu_tanh") and supported("relu") and supported("relu", torch.float32)
+    assert not supported("gelu")  # cublasLt computes the tanh form
+    assert not any(map(supported, [None, "silu", "quick_gelu"]))
+    assert not supported("relu", torch.float64) and not supported("relu", is_cuda=False)
+
+
+def test_in_bfloat16_the_tanh_form_costs_less_than_rounding_before_the_exact_one():
+    """What approximate_gelu=True changes: one product rounds once, and its GELU differs by up to 4.8e-4."""
+    x = torch.linspace(-12, 12, 1_200_001, dtype=torch.float64)
+    difference = (F.gelu(x) - F.gelu(x, approximate="tanh")).abs()
+    assert 4.7e-4 < difference.max() <= 4.8e-4
+    assert difference[x.abs() > 5].max() < 2e-6
+    values = torch.randn(1_000_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for scale, dtype, holds in (
+        (0.3, torch.bfloat16, True),
+        (1, torch.bfloat16, True),
+        (3, torch.bfloat16, True),
+        (1, torch.float16, False),
+    ):
+        v = scale * values
+        one_step = F.gelu(v, approximate="tanh").to(dtype)
+        two_steps = F.gelu(v.to(dtype).double()).to(dtype)
+        errors = [float((y.double() - F.gelu(v)).abs().mean()) for y in (one_step, two_steps)]
+        assert (errors[0] < errors[1]) == holds, (scale, dtype, errors)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gated_product(bias):
+    (gate, b), (up, c) = layer(bias=bias), layer(bias=bias)
+    up = up + 1
+    made = GatedLinear(torch.cat([gate, up]), torch.cat([b, c]) if bias else None, "silu")
+    x = torch.randn(2, 5, 64)
+    torch.testing.assert_close(made(x), F.silu(F.linear(x, gate, b)) * F.linear(x, up, c))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("act", ["gelu_tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_activation_in_the_product_on_a_gpu(act, dtype):
+    weight, bias = (t.to("cuda", dtype) for t in layer())
+    for b in (bias, None):
+        made = FusedActivationLinear(weight, b, act)
+        for shape in ((1, 1), (3, 70), (0, 4), (1, 4096)):
+            x = torch.randn(*shape, 64, device="cuda").to(dtype)
+            exact = F.linear(x.double(), weight.double(), None if b is None else b.double())
+            tolerance = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+            torch.testing.assert_close(
+                made(x).double(), activation(act)(exact), atol=tolerance, rtol=tolerance, check_dtype=False
+            )

@@ -31,8 +31,8 @@ class OptimizeReport:
     unchanged, because they have hooks, adapters or shards.
 
     compiled: whether blocks are compiled, or why not. graphs: {method and shapes of a call: whether it is a CUDA graph,
-    or why not}, which fills as the model is called. quantized: sizes and accuracy of int8 weights. Only `choices` are
-    saved.
+    or why not}, which fills as the model is called. quantized: sizes and accuracy of int8 weights. approximated: what
+    is not computed exactly, or why it is. Only `choices` are saved.
     """
 
     dtype: str
@@ -46,6 +46,7 @@ class OptimizeReport:
     compiled: str = ""
     graphs: dict[str, str] = field(default_factory=dict)
     quantized: str = ""
+    approximated: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write the choices to a JSON file, for `zoo.optimize(model, choices=path)`."""
@@ -71,7 +72,7 @@ class OptimizeReport:
                     created = f"{1e3 * self.seconds[key][rows][PLAIN]:.3g} ms"
                 cells = (key, self.layers.get(key, "-"), rows, created, name, "-" if speed is None else f"{speed:.2f}x")
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
-        lines += [line for line in (self.quantized, self.compiled) if line]
+        lines += [line for line in (self.quantized, self.approximated, self.compiled) if line]
         lines += [f"{call}: {what}" for call, what in self.graphs.items()]
         if self.unoptimized:
             lines.append(f"not optimized, because not plain nn.Linear layers: {listed(self.unoptimized)}")

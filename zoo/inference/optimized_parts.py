@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from zoo.inference.packed_linear import KERNELS, Rows
+from zoo.inference.packed_linear import KERNELS, GatedLinear, Rows
 from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.frontends.image import PatchEmbedding
@@ -20,6 +20,7 @@ from zoo.nn.frontends.waveform import ConvLayer, ConvPositions, WaveformEmbeddin
 from zoo.nn.mlp import MLP
 
 PLAIN = "plain"  # the candidate that is the model as created
+JOINED = "joined"  # several products as one
 # Numbers of rows that are measured: one token; or a few rows that are decoded together, a short input, and a batch.
 ROW_COUNTS: dict[Rows, tuple[int, ...]] = {"one": (1,), "many": (8, 64, 512)}
 GPU_ROWS = 4096  # of "many" on a GPU, where small batches are bound by the number of kernels and larger ones are alike
@@ -46,7 +47,7 @@ class Part:
 
     @property
     def kind(self) -> str:
-        """The first word of the key: "linear", "attention", "patches" or "frames"."""
+        """The first word of the key: "linear", "gated", "attention", "patches" or "frames"."""
         return self.key.partition(" ")[0]
 
     @property
@@ -68,7 +69,11 @@ def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
                 inside |= set(projections)
         elif type(module) is MLP:
             first = module.up if module.gate is None else module.gate
-            if is_plain_linear(first):
+            own_forward = "forward" in vars(module)
+            if module.gate is not None and is_joinable(module.gate, module.up) and not own_forward:
+                parts.append(gated_part(module, rows))
+                inside |= {module.gate, module.up}
+            elif is_plain_linear(first):
                 parts.append(linear_part(first, partial(set_first, module), rows, module.act_name))
                 inside.add(first)
         elif isinstance(module, PatchEmbedding) and is_plain_patch_projection(module.proj):
@@ -149,6 +154,56 @@ def set_first(mlp: MLP, product: nn.Module) -> None:
     setattr(mlp, "up" if mlp.gate is None else "gate", product)
 
 
+# --- The first two products of a gated MLP ---------------------------------------------------------------------------
+
+
+class SeparateGate(nn.Module):
+    """act(gate(x)) * up(x), by two products."""
+
+    def __init__(self, gate: nn.Module, up: nn.Module) -> None:
+        super().__init__()
+        self.gate, self.up = gate, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(x) * self.up(x)
+
+
+def is_joinable(gate: nn.Linear, up: nn.Linear) -> bool:
+    """Whether one product may be faster: on a CPU, kernels that include the activation are."""
+    alike = (gate.bias is None) == (up.bias is None)
+    return up.weight.is_cuda and alike and is_plain_linear(gate) and is_plain_linear(up)
+
+
+def set_gated(mlp: MLP, product: nn.Module) -> None:
+    """Replace gate, activation and up by one module: the MLP is down(up(x)) then."""
+    mlp.gate, mlp.act = None, identity
+    mlp.up = product  # type: ignore[assignment]
+
+
+def gated_part(mlp: MLP, rows: Rows) -> Part:
+    """gate, up and the activation of an MLP: act(gate(x)) * up(x), by two products or by one."""
+    gate, up, act = mlp.gate, mlp.up, mlp.act_name
+    assert gate is not None
+
+    def separate(share: float) -> nn.Module:
+        return SeparateGate(KERNELS[PLAIN](*first_rows(gate, share), act), KERNELS[PLAIN](*first_rows(up, share), None))
+
+    def joined(share: float) -> nn.Module:
+        (weight, bias), (other, shift) = first_rows(gate, share), first_rows(up, share)
+        return GatedLinear(
+            torch.cat([weight, other]), None if bias is None or shift is None else torch.cat([bias, shift]), act
+        )
+
+    return Part(
+        named(f"gated {up.in_features} -> 2 x {up.out_features}, {act}", up.weight),
+        {PLAIN: separate, JOINED: joined},
+        lambda count: example_rows(up.weight, 1, count, up.in_features),
+        row_counts(up.weight, rows),
+        partial(set_gated, mlp),
+        gate.weight.numel() + up.weight.numel(),
+    )
+
+
 # --- The projections of self-attention ------------------------------------------------------------------------------
 
 
@@ -210,7 +265,7 @@ def attention_part(attention: Attention, rows: Rows) -> Part:
     width = attention.q.in_features
     return Part(
         named(f"attention {width} -> {' + '.join(str(p.out_features) for p in parts)}", attention.q.weight),
-        rearranged("joined", attention.q.weight, rows, separate, joined),
+        rearranged(JOINED, attention.q.weight, rows, separate, joined),
         lambda count: example_rows(attention.q.weight, 1, count, width),
         row_counts(attention.q.weight, rows),
         partial(set_projections, attention),
