@@ -4,8 +4,9 @@
         [compile=yes|no|ours|peer]
 
 A step is forward, cross-entropy of the next token, backward and fused AdamW, without dropout. `zoo task` computes the
-loss as recipes/gpt_text.py does. transformers is also compiled as a whole, ours block by block. Targets on an H100: MFU
->= 50 % (transformers 15 %, published: nanochat 41 to 50 %, llm.c 40 %). MFU counts attention in full, as nanoGPT does.
+loss as recipes/gpt_text.py does. transformers is also compiled as a whole, our blocks as one graph. Targets on an H100:
+MFU >= 50 % (transformers 15 %, published: nanochat 41 to 50 %, llm.c 40 %). MFU counts attention in full, as
+nanoGPT does.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import zoo
 from zoo.tasks.language_modeling import CausalLMTask
-from zoo.training.compile_blocks import compile_blocks
+from zoo.training.compile_blocks import compile_model
 
 WIDTH, VOCABULARY = 768, 50257
+COMPILE = "stack"  # trainer.compile of our compiled model
 
 
 def theirs(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
@@ -43,7 +45,7 @@ def ours(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     with torch.device(o.device):
         model = zoo.create_model("gpt2", depth=o.depth, dropout=0.0, attention_dropout=0.0, seed=0)
     if compiled:
-        compile_blocks(model)
+        compile_model(model, COMPILE, o.device)
     task = CausalLMTask(model.train(), lr=1e-4)
 
     def loss_of(ids: Tensor, labels: Tensor) -> Tensor:
@@ -79,7 +81,10 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (o.rows, o.context + 1), generator=generator).to(o.device)
     eager = {"transformers": lambda: theirs(o), "zoo task": lambda: ours(o)}
-    own, peer = {"zoo task, blocks compiled": lambda: ours(o, True)}, {"transformers compiled": lambda: theirs(o, True)}
+    own, peer = (
+        {f"zoo task, {COMPILE} compiled": lambda: ours(o, True)},
+        {"transformers compiled": lambda: theirs(o, True)},
+    )
     flops = 3 * transformer_flops([o.context] * o.rows, width=WIDTH, depth=o.depth, head=VOCABULARY)
     for makes in in_tables(o.compile, eager, own, peer):
         calls = {name: attempt(lambda make=make: stepper(make(), ids)) for name, make in makes.items()}

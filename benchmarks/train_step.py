@@ -4,7 +4,7 @@
         [dtype=float32,bfloat16] [compile=no|yes|ours|peer]
 
 Targets: >= 1.0x in float32, >= 1.35x under bfloat16 autocast. All use fused AdamW. On a GPU only bfloat16 autocast is
-compared unless `dtype=` says more; compile=yes adds timm compiled, and ours with each block compiled (ours, peer:
+compared unless `dtype=` says more; compile=yes adds timm compiled, and our blocks compiled as one graph (ours, peer:
 one of them).
 """
 
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from _measure import Makes, attempt, clock_of, in_tables, options, paired, transformer_flops
 
 import zoo
-from zoo.training.compile_blocks import compile_blocks
+from zoo.training.compile_blocks import compile_model
 
+COMPILE = "stack"  # trainer.compile of our compiled model
 SIZES = {
     "vit_cifar": dict(image=32, patch=4, width=192, classes=10),
     "vit_base": dict(image=224, patch=16, width=768, classes=1000),
@@ -62,9 +63,9 @@ def compiled(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def blocks_compiled(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with each of its blocks compiled, as by compile=blocks of a recipe: one graph serves all of them."""
-    compile_blocks(model)
+def part_compiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, compiled as by trainer.compile of a recipe."""
+    compile_model(model, COMPILE, next(model.parameters()).device.type)
     return model
 
 
@@ -82,7 +83,7 @@ def tables(o: Any, name: str) -> list[Makes]:
     return in_tables(
         o.compile,
         {f"timm {name}": theirs, f"zoo {name}": ours},
-        {f"zoo blocks compiled {name}": lambda *size: blocks_compiled(ours(*size))},
+        {f"zoo {COMPILE} compiled {name}": lambda *size: part_compiled(ours(*size))},
         {f"timm compiled {name}": lambda *size: compiled(theirs(*size))},
     )
 
