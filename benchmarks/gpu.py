@@ -232,7 +232,8 @@ def described(kept: dict[str, Any]) -> str:
     text += f"{device['product'] / 1e12:.0f} TFLOP/s (the peak of MFU; the data sheet of an H100 SXM has 989), "
     text += f"copy {device['copy'] / 1e12:.2f} TB/s."
     text += f" `benchmarks/gpu.sh`, {dates[-1]}." if dates else " Not yet run in full for this version."
-    return f"{text} {kept['notes']}" if kept.get("notes") else text
+    marked = any(value.get("marked") for value in kept["values"].values())
+    return f"{text} {kept['notes']}" if marked and kept.get("notes") else text
 
 
 def section() -> str:

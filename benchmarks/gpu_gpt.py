@@ -46,7 +46,7 @@ def ours(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
         model = zoo.create_model("gpt2", depth=o.depth, dropout=0.0, attention_dropout=0.0, seed=0)
     if compiled:
         compile_model(model, COMPILE, o.device)
-    task = CausalLMTask(model.train(), lr=1e-4)
+    task = CausalLMTask(model.train(), lr=1e-4).to(o.device)
 
     def loss_of(ids: Tensor, labels: Tensor) -> Tensor:
         return task.loss_of({"input_ids": ids, "labels": labels}, 0, 0)

@@ -4,11 +4,11 @@
         [options="cuda_graph=true compile=false"]
     python benchmarks/gpu_recipe.py minutes=4 data=cifar10 device=cuda [epochs=0]     benchmarks/gpu_cifar.sh
 
-data=auto is CIFAR-10 if it is there (ZOO_DATA_DIR), else synthetic images; data=noise is files like those of CIFAR-10,
-for times only. options are further ones of the recipe. The recipe runs twice in this process: a short run, which imports
-everything and fills the caches of decoded images and of compiled code, then the one that is measured. Images per second
-are the median of those that the run writes to its metrics.csv, without the first; the time to the first step goes from
-the call of the recipe to the end of that step. Targets on an H100: 25,000 images/s, 6 s.
+data=auto is CIFAR-10 if it is there (ZOO_DATA_DIR), else synthetic images; data=noise is files like those of
+CIFAR-10, for times only. options are further ones of the recipe. The recipe runs twice in this process: a short run,
+which imports everything and fills the caches of decoded images and of compiled code, then the one that is measured.
+Images per second are the median of those that the run writes to its metrics.csv, without the first; the time to the
+first step goes from the call of the recipe to the end of that step. Targets on an H100: 25,000 images/s, 6 s.
 
 minutes= adds a real run of that length, with as many epochs as fit at the speed measured before (or `epochs`), because
 the learning rate has to reach its end. Target for four minutes of CIFAR-10 on an H100: >= 91 % on the test set.
