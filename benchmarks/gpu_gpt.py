@@ -1,11 +1,11 @@
 """A training step of GPT-2 124M on a GPU in bfloat16 autocast, against GPT2LMHeadModel in the same loop.
 
     python benchmarks/gpu_gpt.py [rows=16] [context=1024] [depth=12] [rounds=5] [device=cuda|cpu]
-        [compile=yes|no|ours|peer]
+        [compile=no,ours,peer]
 
 A step is forward, cross-entropy of the next token, backward and fused AdamW, without dropout. `zoo task` computes the
-loss as recipes/gpt_text.py does. transformers is also compiled as a whole, our blocks as one graph. Targets on an H100:
-MFU >= 50 % (transformers 15 %, published: nanochat 41 to 50 %, llm.c 40 %). MFU counts attention in full, as
+loss as recipes/gpt_text.py does. transformers is also compiled as a whole, ours by its stack of blocks. Targets on an
+H100: MFU >= 50 % (transformers 15 %, published: nanochat 41 to 50 %, llm.c 40 %). MFU counts attention in full, as
 nanoGPT does.
 """
 
@@ -20,10 +20,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import zoo
 from zoo.tasks.language_modeling import CausalLMTask
-from zoo.training.compile_blocks import compile_model
+from zoo.training.compile_blocks import compile_stacks
 
 WIDTH, VOCABULARY = 768, 50257
-COMPILE = "stack"  # trainer.compile of our compiled model
 
 
 def theirs(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
@@ -45,7 +44,7 @@ def ours(o: Any, compiled: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     with torch.device(o.device):
         model = zoo.create_model("gpt2", depth=o.depth, dropout=0.0, attention_dropout=0.0, seed=0)
     if compiled:
-        compile_model(model, COMPILE, o.device)
+        compile_stacks(model)
     task = CausalLMTask(model.train(), lr=1e-4).to(o.device)
 
     def loss_of(ids: Tensor, labels: Tensor) -> Tensor:
@@ -81,10 +80,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (o.rows, o.context + 1), generator=generator).to(o.device)
     eager = {"transformers": lambda: theirs(o), "zoo task": lambda: ours(o)}
-    own, peer = (
-        {f"zoo task, {COMPILE} compiled": lambda: ours(o, True)},
-        {"transformers compiled": lambda: theirs(o, True)},
-    )
+    own, peer = {"zoo task, stack compiled": lambda: ours(o, True)}, {"transformers compiled": lambda: theirs(o, True)}
     flops = 3 * transformer_flops([o.context] * o.rows, width=WIDTH, depth=o.depth, head=VOCABULARY)
     for makes in in_tables(o.compile, eager, own, peer):
         calls = {name: attempt(lambda make=make: stepper(make(), ids)) for name, make in makes.items()}

@@ -1,7 +1,7 @@
 """ViT-B/16 inference: as created and after zoo.optimize, against timm in the same process.
 
     python benchmarks/inference.py [batch=1,4,16] [depth=12] [rounds=7] [device=cpu|cuda] [dtype=float32|bfloat16]
-        [compile=yes|no|ours|peer]
+        [compile=no,ours,peer]
 
 Targets: as created >= 0.98x timm; optimized >= 1.20x in float32, bfloat16 >= 2.1x timm in float32 and >= 1.12x timm in
 bfloat16 at batch 4 (2.2x and 1.15x at batch 16). Weights are random; the numbers of all float32 variants are compared.

@@ -282,11 +282,11 @@ def test_parts_that_add_to_another_count_for_its_measures_and_the_table_comes_wh
 def test_what_is_compiled_comes_after_the_rest(timing):
     one, two, ours, peer = {"peer": 1}, {"peer": 1, "zoo": 2}, {"zoo compiled": 3}, {"peer compiled": 4}
     assert timing.in_tables("no", two, ours, peer) == [two]
-    assert timing.in_tables("ours", two, ours, peer) == [two, one | ours]
+    assert timing.in_tables("no,ours", two, ours, peer) == [two, one | ours]
     assert timing.in_tables("peer", two, ours, peer) == [one | peer]
-    assert timing.in_tables("yes", two, ours, peer) == [two, one | ours | peer]
-    with pytest.raises(SystemExit, match="compile=theirs: expected one of no, ours, peer, yes"):
-        timing.in_tables("theirs", two, ours, peer)
+    assert timing.in_tables("yes", two, ours, peer) == [two, one | ours, one | peer]
+    with pytest.raises(SystemExit, match="compile=no,theirs: 'theirs' is none of no, ours, peer, yes"):
+        timing.in_tables("no,theirs", two, ours, peer)
 
 
 def test_values_that_were_not_measured_by_this_version_say_so(gpu):
