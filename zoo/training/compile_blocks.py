@@ -63,6 +63,7 @@ def compile_stack(stack: Stack, backend: Any) -> None:
             or stack.checkpointing
             or options.get("state") is not None
             or options.get("layers") is not None
+            or options.get("lengths") is not None
         ):
             return cast(Any, stack)._call_impl(x, context, keep=keep, **options)
         return compiled(x, context)
