@@ -91,6 +91,14 @@ class SignedRotary(Rotary):
         return torch.addcmul(x * self.cos, x.roll(width // 2, -1), self.sin, out=y)
 
 
+def rotate_in_place(x: Tensor, rotary: Rotary | None) -> None:
+    if isinstance(rotary, SignedRotary):
+        x = x[..., : rotary.cos.shape[-1]]
+        torch.addcmul(x * rotary.cos, x.roll(x.shape[-1] // 2, -1), rotary.sin, out=x)
+    elif rotary is not None:
+        x.copy_(rotary(x))
+
+
 class StaticStep:
     """Reads the tokens `ids` [B, 1] at `positions` [B, 1], writes the scores of the next ones [B, V], and advances the
     positions.
@@ -214,17 +222,16 @@ class StaticStep:
         attend = self.attend_function(mask, core.scale, cache, queries != values)
 
         def step(x: Tensor, rotary: Rotary | None) -> Tensor:
-            if joined is not None and rotary is None and k_norm is None:
-                q, both = joined(x).tensor_split((queries,), 1)
+            if joined is not None and k_norm is None:
+                heads = joined(x)
+                rotate_in_place(heads[:, :-values], rotary)
+                q, both = heads.tensor_split((queries,), 1)
                 cache.append_joined(both)
                 return attend(q).reshape(x.shape[0], -1)
-            if joined is not None and k_norm is None:
-                both, v = joined(x).tensor_split((-values,), 1)
-            else:
-                q, k, v = project(x)
-                if q_norm is not None and k_norm is not None:
-                    q, k = q_norm(q), k_norm(k)
-                both = torch.cat([q, k], 1)
+            q, k, v = project(x)
+            if q_norm is not None and k_norm is not None:
+                q, k = q_norm(q), k_norm(k)
+            both = torch.cat([q, k], 1)
             q, k = (both if rotary is None else rotary(both)).tensor_split((queries,), 1)
             cache.append(k, v)
             return attend(q).reshape(x.shape[0], -1)
