@@ -9,10 +9,12 @@ from host_waits import fake_batch, fake_gpu, on_fake_gpu
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import families, family
+from zoo.nn.frontends.packed_documents import PADDING, are_documents
 from zoo.nn.lengths import place
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
@@ -194,6 +196,45 @@ def test_the_first_lengths_on_a_gpu_are_compared():
         model.lengths_checked = False
         with pytest.raises(WAITS):
             model(**fake_batch(batch), lengths=lengths)
+
+
+class Assertions(TorchDispatchMode):
+    """Counts the assertions that a device is to make."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._assert_async.msg, torch.ops.aten._assert_async.default)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "wav2vec2"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_gpu_asserts_those_of_later_batches(name, full):
+    (batch, lengths), model = padded(name), small(name)
+    size = batch["attention_mask"].shape[1]
+    with fake_gpu(), Assertions() as assertions:
+        on_fake_gpu(model)(**fake_batch(batch), lengths=[size] * 3 if full else lengths)
+    assert assertions.count >= 1
+
+
+def test_a_gpu_asserts_those_of_later_documents():
+    packed = zoo.pack([[7] * 5, [8] * 3, [9] * 6, [10] * 2], 9)
+    model = small("bert", head="classify")
+    with fake_gpu(), Assertions() as assertions:
+        on_fake_gpu(model)(**fake_batch(packed), lengths=[5, 3, 6, 2])
+    with fake_gpu(), Assertions() as others:
+        on_fake_gpu(model)(**fake_batch({"input_ids": packed["input_ids"]}))
+    assert assertions.count > others.count
+
+
+@pytest.mark.parametrize("lengths, fit", [
+    ([2, 3, 1], True), ([3, 2, 1], False), ([2, 3], False), ([5, 1], False), ([2, 3, 2], False), ([2, 2, 1, 1], False),
+])  # fmt: skip
+def test_lengths_of_documents_fit_their_numbers(lengths, fit):
+    keys = torch.tensor([0, 0, 1, 1, 1, 4, PADDING, PADDING])
+    document = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    assert bool(are_documents(keys, document)) == fit
 
 
 def test_batches_of_a_processor_get_them_for_a_device() -> None:

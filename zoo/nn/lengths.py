@@ -31,7 +31,8 @@ def check_lengths(
     Args:
         lengths: Integers [B] from 0 to N, in a list or in a tensor on the CPU.
         mask: [B, N], 1 or True at real tokens.
-        trust: Do not compare lengths with a mask on a GPU, for which the host would have to wait.
+        trust: Do not compare lengths with a mask on a GPU, for which the host would have to wait: the device asserts
+            later that they are equal.
 
     Raises: ValueError for lengths that do not fit the inputs or the mask.
     """
@@ -50,6 +51,8 @@ def check_lengths(
                     "the sum of each row of attention_mask"
                 )
     if numbers.count(inputs.shape[1]) == len(numbers):
+        if mask is not None:  # one on a GPU that was not compared: no later look at it, as at others, finds padding
+            torch._assert_async(mask.all(), "lengths= must be the sums of the rows of attention_mask")
         return None, None
     return right_padding(numbers, inputs) if mask is None else mask, numbers
 

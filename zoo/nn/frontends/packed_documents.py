@@ -30,7 +30,8 @@ class PackedDocuments:
         """From ids [B, N], the document number of each token, negative at padding. Sorted by row, then by number.
 
         lengths: the number of tokens of each document, on the host; without them the host waits for the device. trust:
-        do not compare them with ids on a GPU. Raises ValueError for other lengths than those of ids.
+        do not compare them with ids on a GPU, where the device asserts that they are those. Raises ValueError for other
+        lengths than those of ids.
         """
         flat, rows = ids.flatten(), torch.arange(ids.numel(), device=ids.device) // ids.shape[1]
         key = torch.where(flat >= 0, rows * (ids.max() + 1) + flat, PADDING)
@@ -49,6 +50,8 @@ class PackedDocuments:
         lengths = to_device(numbers, ids.device)
         keep = torch.arange(longest, device=ids.device) < lengths[:, None]
         document = torch.arange(len(numbers), device=ids.device).repeat_interleave(lengths, output_size=total)
+        if ids.device.type != "cpu":
+            torch._assert_async(are_documents(key, document), "lengths= must be those of the documents in document_ids")
         starts = lengths.cumsum(0) - lengths
         place = document * longest + torch.arange(total, device=ids.device) - starts[document]
         source = order[:total]
@@ -63,3 +66,13 @@ class PackedDocuments:
         """Back to packed rows: [D, L, ...] -> [B, N, ...], zeros at padding."""
         full = y.new_zeros(self.shape.numel(), *y.shape[2:])
         return full.index_copy(0, self.source, y.flatten(0, 1)[self.place]).unflatten(0, self.shape)
+
+
+def are_documents(keys: Tensor, document: Tensor) -> Tensor:
+    """Whether sorted keys [B * N], `PADDING` last, are equal where document [T], the number of each, is equal: a bool
+    tensor."""
+    own, rest = keys[: len(document)], keys[len(document) :]
+    if len(own) < len(document):
+        return keys.new_zeros((), dtype=torch.bool)
+    same = (own[1:] == own[:-1]) == (document[1:] == document[:-1])
+    return same.all() & (own != PADDING).all() & (rest == PADDING).all()

@@ -177,6 +177,9 @@ class WaveformEmbedding(nn.Module):
             real_tokens(keep)  # on a GPU, checking each batch would wait for the device in every step
             self.mask_checked = True
         waveforms, lengths = left_align(waveforms, keep.bool())
+        if counts is not None and keep.device.type != "cpu":
+            same = (lengths == to_device(counts, keep.device)).all()
+            torch._assert_async(same, "lengths= must be the sums of the rows of attention_mask")
         real = torch.arange(tokens, device=waveforms.device) < self.frames(lengths)[:, None]
         if torch.compiler.is_compiling() or not drop_padding:
             return self.tokens(waveforms, lengths), real
