@@ -24,7 +24,12 @@ def changed_options(former: Any, plan: dict[str, Any]) -> list[str]:
     """Names of the options with another value; one that an earlier version did not have is None or False."""
     former = former if isinstance(former, dict) else {}
     names = dict.fromkeys([*plan, *former])
-    return [name for name in names if (former.get(name) or None) != (plan.get(name) or None)]
+    return [name for name in names if _absent(former.get(name)) != _absent(plan.get(name))]
+
+
+def _absent(value: Any) -> Any:
+    """None for False; 0 is a value."""
+    return None if value is False else value
 
 
 class Journal:

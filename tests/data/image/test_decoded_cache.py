@@ -47,6 +47,15 @@ def test_what_cannot_be_identified_is_not_cached(tmp_path: Path) -> None:
     assert cache_file([tmp_path / "absent.png"], "") is None
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_file([b"ab"], "") is None
+
+
 def test_images_come_back_and_a_flipped_bit_is_noticed() -> None:
     file = name(b"a")
     assert read_decoded(file, (5, 3, 4, 6)) is None

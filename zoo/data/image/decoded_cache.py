@@ -29,7 +29,8 @@ def cache_file(sources: Sequence[bytes | Path | None], settings: Any) -> Path | 
         sources: The encoded images, in order.
         settings: What else determines the pixels, by its `repr`.
 
-    Returns: None if the images cannot be identified: a function without a name of its own, or a file that is missing.
+    Returns: None if the images cannot be identified: a function without a name of its own, or a file that is missing;
+    or if this user has no home for a cache.
     """
     described = repr(settings)
     if " at 0x" in described:  # the address of an object says nothing about it
@@ -45,7 +46,10 @@ def cache_file(sources: Sequence[bytes | Path | None], settings: Any) -> Path | 
             source = text.encode("utf-8", "surrogateescape")
         digest.update(f"{-1 if source is None else len(source)}:".encode())
         digest.update(source or b"")
-    return cache_folder("images") / f"{digest.hexdigest()[:32]}.safetensors"
+    try:
+        return cache_folder("images") / f"{digest.hexdigest()[:32]}.safetensors"
+    except RuntimeError:  # neither HOME nor an entry for the user, as in some containers
+        return None
 
 
 def read_decoded(file: Path, shape: tuple[int, ...]) -> Tensor | None:
