@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zoo
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import families, family
-from zoo.nn.frontends.packed_documents import PADDING, are_documents
+from zoo.nn.frontends.packed_documents import PADDING, PackedDocuments, are_documents
 from zoo.nn.lengths import place
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
@@ -219,13 +219,18 @@ def test_a_gpu_asserts_those_of_later_batches(name, full):
 
 
 def test_a_gpu_asserts_those_of_later_documents():
-    packed = zoo.pack([[7] * 5, [8] * 3, [9] * 6, [10] * 2], 9)
-    model = small("bert", head="classify")
+    ids = zoo.pack([[7] * 5, [8] * 3, [9] * 6, [10] * 2], 9)["document_ids"]
     with fake_gpu(), Assertions() as assertions:
-        on_fake_gpu(model)(**fake_batch(packed), lengths=[5, 3, 6, 2])
-    with fake_gpu(), Assertions() as others:
-        on_fake_gpu(model)(**fake_batch({"input_ids": packed["input_ids"]}))
-    assert assertions.count > others.count
+        PackedDocuments.of(torch.empty_like(ids, device="cuda"), [5, 3, 6, 2], trust=True)
+    assert assertions.count == 1
+
+
+def test_a_gpu_asserts_those_of_later_waveforms():
+    (batch, lengths), model = padded("wav2vec2"), small("wav2vec2")
+    with fake_gpu(), Assertions() as assertions:
+        batch = fake_batch(batch)
+        on_fake_gpu(model).waves(batch["input_values"], batch["attention_mask"], lengths)
+    assert assertions.count == 1
 
 
 @pytest.mark.parametrize("lengths, fit", [
