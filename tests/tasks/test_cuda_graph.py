@@ -20,7 +20,7 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.replays = 0
 
-    def __call__(self) -> Record:
+    def __call__(self, device: torch.device) -> Record:
         return self.record
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
@@ -111,7 +111,7 @@ def test_a_capture_that_fails_gives_one_message(capsys: pytest.CaptureFixture[st
     def refuse(function: Callable[[], Any]) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    call, x = GraphedModel(vit(), lambda: refuse), torch.randn(2, 3, 32, 32)
+    call, x = GraphedModel(vit(), lambda device: refuse), torch.randn(2, 3, 32, 32)
     for _ in range(CAPTURED_AT + 3):
         call(pixel_values=x).sum().backward()
     printed = " ".join("".join(capsys.readouterr()).split())

@@ -177,5 +177,6 @@ def test_on_a_gpu() -> None:
     model, x = vit().cuda(), images().cuda()
     expected = gradients(model, pixel_values=x)
     compile_blocks(model)
-    for ours, theirs in zip(gradients(model, pixel_values=x), expected, strict=True):
-        assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()
+    largest = max(theirs.abs().max() for theirs in expected)
+    for ours, theirs in zip(gradients(model, pixel_values=x), expected, strict=True):  # that of a bias of keys is 0
+        assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max() + 1e-5 * largest

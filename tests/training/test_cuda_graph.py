@@ -19,7 +19,7 @@ from zoo.training.cuda_graph import why_no_cuda_graph
 from zoo.training.parse import SettingsError
 
 
-def recorder() -> Any:
+def recorder(device: Any) -> Any:
     """Replays by computing into the memory of the first result."""
 
     def record(function: Any) -> Any:

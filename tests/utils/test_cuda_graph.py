@@ -1,6 +1,7 @@
 """The recorder of CUDA graphs: on a CPU with a fake of torch.cuda, on a GPU with real graphs."""
 
 import copy
+import gc
 import pickle
 from contextlib import contextmanager
 
@@ -80,6 +81,7 @@ class FakeGraph:
         self.cuda.calls.append("generator")
 
     def capture_begin(self, pool, capture_error_mode):
+        assert not gc.isenabled()
         self.cuda.calls.append(f"begin on {self.cuda.current} in {pool}")
 
     def capture_end(self):
@@ -105,9 +107,9 @@ def test_a_function_is_recorded_on_a_stream_of_its_own(cuda):
 
     recorder = GraphRecorder("cuda")
     recorded = recorder.record(function, torch.Generator())
-    start = ["generator", "side waits for caller", "called on side"]
+    start = ["generator", "side waits for caller", "begin on side in pool", "end", "called on side"]
     recording = ["begin on side in pool", "called on side", "end", "caller waits for side"]
-    assert cuda.calls == start + recording
+    assert cuda.calls == start + recording and gc.isenabled() and recorder.keeper is not None
     assert recorded() is outputs and cuda.calls[-1] == "replay" and recorded.function is function
     cuda.calls.clear()
     recorder.record(function, warm_up=False)
@@ -125,15 +127,18 @@ def test_an_error_leaves_the_caller_its_stream_and_gives_the_cause(cuda, invalid
             raise ValueError("the cause")
 
     with pytest.raises(ValueError, match="the cause"):
-        GraphRecorder("cuda").record(fails)
-    assert cuda.current == "caller" and cuda.calls[-1] == "caller waits for side"
+        GraphRecorder("cuda").record(fails, torch.Generator())
+    assert cuda.current == "caller" and cuda.calls[-1] == "caller waits for side" and gc.isenabled()
+    assert cuda.calls[-4:-1] == ["generator", "begin on side in None", "end"]  # for the generators
     assert (("freed", 0, "pool") in cuda.calls) == invalid
 
 
 def test_an_error_of_cuda_is_raised(cuda):
-    cuda.invalid = True
+    def invalidates():
+        cuda.invalid = True
+
     with pytest.raises(RuntimeError, match="previous error during capture"):
-        GraphRecorder("cuda").record(lambda: None)
+        GraphRecorder("cuda").record(invalidates, warm_up=False)
     assert ("freed", 0, "pool") in cuda.calls and cuda.current == "caller"
 
 
@@ -165,11 +170,14 @@ def test_graphs_on_a_gpu():
             recorder.record(error, warm_up=False)
         assert torch.cuda.current_stream() == torch.cuda.default_stream()
         torch.cuda.empty_cache()  # which an allocator that still records refuses
+        torch.rand(2, device="cuda")  # as do generators
     random = recorder.record(lambda: torch.rand(4, device="cuda", generator=noise), noise, warm_up=False)
     with recorder.in_order():
         x.fill_(4)
         assert double().tolist() == [8, 8, 8]
         found = [random().clone() for _ in range(2)]
         assert double().tolist() == [8, 8, 8]
+    del double, random
+    assert recorder.record(lambda: 3 * x)().tolist() == [12, 12, 12]  # in the memory of graphs that are gone
     expected = torch.Generator("cuda").manual_seed(5)
     assert all(torch.equal(y, torch.rand(4, device="cuda", generator=expected)) for y in found)

@@ -146,7 +146,7 @@ class FusedActivationLinear(ConstantLinear):
         if not x.is_cuda:  # on a CPU, torch computes the exact GELU here
             return super().forward(x)
         y = torch._addmm_activation(self.shift, x.reshape(-1, x.shape[-1]), self.weight_.t(), use_gelu=self.use_gelu)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(self.weight_))
 
 
 class GatedLinear(ConstantLinear):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.utils.console import announce
+from zoo.utils.cuda_graph import GraphRecorder
 
 CAPTURED_AT = 3  # calls with the same shapes before they are captured: kernels are chosen and loaded by then
 INPUTS = {"pixel_values"}  # whose tensors alone decide what a model computes; lengths and masks also decide on the host
@@ -24,16 +25,17 @@ class GraphedModel:
     """Calls a model; in training, batches of one shape go through CUDA graphs. The model itself is not changed.
 
     The first batches, those of other shapes, and calls in eval mode or without gradients run the model as it is.
-    Results and gradients are the same bits: the graphs launch the same kernels, and the random numbers of dropout and
-    drop path follow the seed of the device's default generator at each call. If a capture fails, all calls run the
-    model, after one message.
+    The graphs launch the same kernels, and the random numbers of dropout and drop path follow the seed of the device's
+    default generator at each call, so results and gradients should be the same bits. On the one GPU that was tried they
+    were not, for a reason that is not known. If a capture fails, all calls run the model, after one message.
 
     Args:
         model: Maps image tensors to one tensor, without waiting for the device.
-        recorder: Creates what records a function: returns its result, in memory that stays, and what computes it again.
+        recorder: Creates, for a device, what records a function: returns its result, in memory that stays, and what
+            computes it again.
     """
 
-    def __init__(self, model: nn.Module, recorder: Callable[[], Record] | None = None) -> None:
+    def __init__(self, model: nn.Module, recorder: Callable[[torch.device], Record] | None = None) -> None:
         self.model, self.recorder = model, recorder or cuda_graph_recorder
         self.graphs: _Graphs | None = None
         self._shapes: Hashable = None
@@ -65,13 +67,9 @@ class GraphedModel:
     def _capture(self, inputs: dict[str, Tensor]) -> bool:
         """Capture both passes for these shapes; whether that is possible."""
         device = next(iter(inputs.values())).device
-        generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else None
-        kept = generator.clone_state() if generator is not None else None
         try:
-            self.graphs = _Graphs(self.model, inputs, self.recorder())
+            self.graphs = _Graphs(self.model, inputs, self.recorder(device))
         except RuntimeError as error:
-            if generator is not None and kept is not None:
-                generator.graphsafe_set_state(kept)  # a capture that failed leaves the generator capturing
             self._failed = True
             announce(f"training runs without CUDA graphs, hence slower: {str(error).splitlines()[0]}")
             return False
@@ -136,15 +134,12 @@ class _Replay(torch.autograd.Function):
         return None, *(g if g is None else g.detach() for g in graphs.gradients)
 
 
-def cuda_graph_recorder() -> Record:
+def cuda_graph_recorder(device: torch.device) -> Record:
     """Records functions that are always replayed in this order, hence share memory, each as a CUDA graph."""
-    pool = torch.cuda.graph_pool_handle()
+    recorder = GraphRecorder(device)
 
     def record(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        # Errors of this thread alone: others may wait for events of theirs meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            result = function()
-        return result, graph.replay
+        recorded = recorder.record(function, warm_up=False)
+        return recorded.outputs, recorded
 
     return record

@@ -91,7 +91,8 @@ class TrainerSettings:
             blocks as one graph, faster and longer to compile; true compiles the whole model, which takes longest.
         cuda_graph: Launch the forward and the backward pass of each training step as one CUDA graph each, which pays
             where kernels are short, as in small models. `auto` does so where it is possible: image classification on
-            one GPU, neither compiled nor with gradient checkpointing. It computes the same numbers.
+            one GPU, neither compiled nor with gradient checkpointing. Experimental: weights may differ, see
+            docs/guides/gpu.md.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
         deterministic: Use deterministic algorithms on a GPU, too.

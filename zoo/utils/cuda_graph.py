@@ -1,6 +1,8 @@
 """CUDA graphs: a function is recorded once, and then all its kernels cost one launch."""
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
@@ -38,6 +40,9 @@ class GraphRecorder:
         self.device = torch.device(device)
         self.stream: Any = None  # on which graphs are recorded
         self.pool: Any = None  # their memory
+        self.keeper: Any = (
+            None  # a graph of nothing, or the memory would go with the last of them
+        )
         self.replayed: Any = None  # event and stream of the last replay
 
     def is_recording(self) -> bool:
@@ -59,7 +64,7 @@ class GraphRecorder:
         """
         if self.device.type != "cuda":
             return Recorded(function)
-        with RECORDING, torch.cuda.device(self.device):
+        with RECORDING, torch.cuda.device(self.device), no_garbage_collection():
             if self.stream is None:
                 self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
@@ -69,9 +74,15 @@ class GraphRecorder:
             self.stream.wait_stream(caller)
             try:
                 with torch.cuda.stream(self.stream):
+                    self.keeper = self.keeper or empty_graph(self.pool)
                     if warm_up:
                         function()
-                    outputs = self.capture(graph, function)
+                    try:
+                        outputs = self.capture(graph, function)
+                    except BaseException:
+                        with suppress(RuntimeError):  # else the generators would take it that they are still recorded
+                            empty_graph(None, generator)
+                        raise
             finally:
                 caller.wait_stream(self.stream)
         return Recorded(function, graph, outputs)
@@ -123,3 +134,27 @@ class GraphRecorder:
 
     def __reduce__(self) -> Any:
         return GraphRecorder, (str(self.device),)
+
+
+def empty_graph(pool: Any = None, generator: torch.Generator | None = None) -> Any:
+    """A graph of nothing, recorded on the current stream; generator: besides that of the device."""
+    graph = torch.cuda.CUDAGraph()
+    if generator is not None:
+        graph.register_generator_state(generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is empty
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        graph.capture_end()
+    return graph
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """A context in which no graph or memory of others is freed, which CUDA refuses while it records."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

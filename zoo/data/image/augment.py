@@ -44,6 +44,7 @@ class Augment:
         self.settings, self.num_classes = settings, num_classes
         self.mean = torch.tensor(mean, dtype=torch.float32).mul(255)[:, None, None]
         self.scale = 1 / torch.tensor(std, dtype=torch.float32).mul(255)[:, None, None]
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.policy: AugmentPolicy | None = None
         self._graphs = CudaGraphs("the augmentation of images")
         if settings.policy != "none":
@@ -99,9 +100,10 @@ class Augment:
         return {"pixel_values": pixels, "labels": labels, "targets": targets}
 
     def _normalize(self, images: Tensor) -> Tensor:
-        if self.mean.device != images.device:
-            self.mean, self.scale = (to_device(x, images.device) for x in (self.mean, self.scale))
-        return images.float().sub_(self.mean).mul_(self.scale)
+        if images.device not in self._constants:  # one copy for each device: a CUDA graph reads it where it is
+            self._constants[images.device] = (to_device(self.mean, images.device), to_device(self.scale, images.device))
+        mean, scale = self._constants[images.device]
+        return images.float().sub_(mean).mul_(scale)
 
     def _check(self, batch: Mapping[str, Any], train: bool) -> None:
         images = batch["pixel_values"]
