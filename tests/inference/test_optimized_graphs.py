@@ -11,7 +11,14 @@ from kernel_timers import fastest
 
 import zoo
 from zoo.inference import optimized_graphs, optimized_model
-from zoo.inference.optimized_graphs import CudaDevice, Graphs, UnsupportedValueError, key_of, map_tensors
+from zoo.inference.optimized_graphs import (
+    CudaDevice,
+    Graphs,
+    UnsupportedValueError,
+    key_of,
+    map_tensors,
+    without_full_masks,
+)
 from zoo.nn.padding import real_tokens
 
 CALLS = 4  # until a call is recorded
@@ -160,6 +167,16 @@ def test_masks_are_not_waited_for_where_most_batches_are_padded_or_lengths_are_k
     assert not looked and seen == [set(batch), {"input_ids"}, {"input_ids"}, set(batch), set(batch)]
     with pytest.raises(RuntimeError, match="lengths="):
         graphs.run("forward", lambda *_: None, (), {"input_ids": ids, "attention_mask": padded, "lengths": [8, 8]})
+
+
+def test_masks_of_two_modalities_have_lengths_of_their_own():
+    batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8), "lengths": [8, 8],
+             "input_values": torch.ones(2, 30), "audio_attention_mask": torch.ones(2, 30), "audio_lengths": [30, 30]}  # fmt: skip
+    assert set(without_full_masks(batch)) == {"input_ids", "input_values"}
+    with pytest.raises(UnsupportedValueError):
+        without_full_masks(batch | {"audio_lengths": [30, 29]})
+    with pytest.raises(RuntimeError, match="audio_lengths= must be the sums of the rows of audio_attention_mask"):
+        without_full_masks(batch | {"audio_attention_mask": torch.zeros(2, 30)})
 
 
 def test_what_waits_for_the_device_is_launched(device):

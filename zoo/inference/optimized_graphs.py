@@ -25,6 +25,7 @@ MOST_GRAPHS = 8  # of a model; the one that was not called for the longest time 
 MOST_SIGNATURES = 256  # that are remembered
 # Masks, and the inputs of which they mark the padding: the first one that is there.
 MASKS = {"attention_mask": ("input_ids", "input_values"), "audio_attention_mask": ("input_values", "input_features")}
+LENGTHS = {"attention_mask": "lengths", "audio_attention_mask": "audio_lengths"}  # of the masks, on the host
 PADDED_IN_A_ROW = 8  # batches after which only every eighth mask is looked at, as that waits for the device
 CONSTANTS = (bool, int, float, str)
 
@@ -103,7 +104,7 @@ class Graphs:
         """compute(args, batch) of the method `name`, by a graph where that is faster."""
         if any(self.hooks) or _has_any_global_hook() or torch.compiler.is_compiling() or self.device.is_recording():
             return compute(args, batch)  # hooks see the tensors of each call
-        waits = batch.get("lengths") is None and any(isinstance(batch.get(name), Tensor) for name in MASKS)
+        waits = any(batch.get(LENGTHS[name]) is None and isinstance(batch.get(name), Tensor) for name in MASKS)
         if waits and self.padded >= PADDED_IN_A_ROW and self.padded % PADDED_IN_A_ROW:
             self.padded += 1
             return compute(args, batch)
@@ -201,17 +202,17 @@ class Graphs:
 
 
 def without_full_masks(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A batch without the masks that hide nothing: the same to the model. Without `lengths`, each mask is waited for.
+    """A batch without the masks that hide nothing: the same to the model. Without lengths, each mask is waited for.
 
     Raises UnsupportedValueError for padding, which decides what is computed.
     """
     masks = [name for name in MASKS if isinstance(batch.get(name), Tensor)]
     if not masks:
         return batch
-    lengths = batch.get("lengths")  # on the host, of the mask
-    if isinstance(lengths, Tensor) and lengths.device.type == "cpu":
-        lengths = lengths.tolist()
     for name in masks:
+        lengths = batch.get(LENGTHS[name])
+        if isinstance(lengths, Tensor) and lengths.device.type == "cpu":
+            lengths = lengths.tolist()
         mask = batch[name]
         main = next((batch[other] for other in MASKS[name] if isinstance(batch.get(other), Tensor)), None)
         if main is None or mask.shape != main.shape[:2]:
@@ -222,8 +223,9 @@ def without_full_masks(batch: Mapping[str, Any]) -> Mapping[str, Any]:
         elif not isinstance(lengths, list | tuple) or [*lengths] != [mask.shape[1]] * len(mask):
             raise UnsupportedValueError
         else:
-            torch._assert_async((mask != 0).all(), "lengths= must be the sums of the rows of attention_mask, 0 or 1")
-    return {name: value for name, value in batch.items() if name not in (*masks, "lengths")}
+            torch._assert_async((mask != 0).all(), f"{LENGTHS[name]}= must be the sums of the rows of {name}, 0 or 1")
+    dropped = {*masks, *map(LENGTHS.get, masks)}
+    return {name: value for name, value in batch.items() if name not in dropped}
 
 
 def key_of(value: Any, device: torch.device, tensors: list[Tensor]) -> Any:
