@@ -66,6 +66,12 @@ def test_augmentation_is_timed_in_training_alone() -> None:
     assert augment({"x": torch.ones(1)}, seed=1, step=2, train=True) == (1, 2, True) and watch.seconds > 0.0
 
 
+def test_a_row_of_metrics_does_not_ask_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked the driver"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert speed.gpu_memory() is None
+
+
 def test_a_run_writes_them(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", "steps=6")
     result = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -51,7 +51,7 @@ def describe_parts(shares: Mapping[str, float]) -> list[str]:
 
 def gpu_memory() -> float | None:
     """GB that the tensors of this process have taken at most on its GPU; None without one in use."""
-    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+    if not torch.cuda.is_initialized():  # `is_available` would ask the driver for each row of metrics
         return None
     return round(torch.cuda.max_memory_allocated() / 1e9, 3)
 
