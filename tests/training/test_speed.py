@@ -59,6 +59,23 @@ def test_shares_and_speed_leave_out_the_first_step_and_validations(monkeypatch: 
     assert describe_parts({"data": 0.25, "augmentation": 0.02}) == ["data 25%"]
 
 
+def test_rows_that_are_written_at_once_have_one_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    timer, trainer = TrainingTimer(10), SimpleNamespace(global_step=0)
+    logger = callbacks.CsvLogger(tmp_path / "metrics.csv", timer)
+    timer.on_train_start(trainer, None)  # type: ignore[arg-type]
+    logger.log_metrics({"train_loss": 1.0}, 0)
+    for step in (2, 3):
+        now[0] += step
+        trainer.global_step += step - 1
+        timer.on_before_optimizer_step(trainer, None, None)  # type: ignore[arg-type]
+        for row in range(2):
+            logger.log_metrics({"train_loss": 1.0}, 10 * step + row)
+    speeds = [row["items_per_second"] for row in logger.experiment.rows()]
+    assert speeds[:3] == ["", "10", "10"] and float(speeds[3]) == float(speeds[4]) > 0
+
+
 def test_augmentation_is_timed_in_training_alone() -> None:
     watch = Stopwatch()
     augment = TimedAugmentation(lambda batch, *, seed, step, train: (seed, step, train), watch)

@@ -72,8 +72,9 @@ class CsvLogger(Logger):
         if not row:
             return
         if "train_loss" in row:
-            row["items_per_second"] = self.timer.items_per_second()
-            row |= {name: x for name, x in self.timer.use_of_gpu(row["items_per_second"]).items() if x is not None}
+            rate = self.timer.items_per_second()
+            used = {"items_per_second": rate} | self.timer.use_of_gpu(rate)
+            row |= {name: x for name, x in used.items() if x is not None}
         self.experiment.add(int(step or 0), row | {"seconds": round(self.timer.seconds, 3)})
 
     @rank_zero_only
@@ -102,6 +103,7 @@ class TrainingTimer(L.Callback):
         self._last = (0, 0.0)
         self._before, self._started = 0.0, 0.0
         self._mark = (0, 0.0)
+        self._rate: float | None = None
         self._step = 0
         self._paused = 0.0
 
@@ -115,11 +117,16 @@ class TrainingTimer(L.Callback):
         """Seconds of training so far, including validation."""
         return self._before + (time.perf_counter() - self._started if self._started else 0.0)
 
-    def items_per_second(self) -> float:
-        """Items per second since the last call, without validation."""
+    def items_per_second(self) -> float | None:
+        """Items per second since the last call after another step, without validation; None before the first step.
+
+        Rows of metrics that a GPU delays are written at once: they have one speed.
+        """
         now, (step, at) = time.perf_counter() - self._paused, self._mark
-        self._mark = (self._step, now)
-        return self.items_per_step * (self._step - step) / max(now - at, 1e-9)
+        if self._step != step:
+            self._mark = (self._step, now)
+            self._rate = self.items_per_step * (self._step - step) / max(now - at, 1e-9)
+        return self._rate
 
     def mean_items_per_second(self) -> float | None:
         """Items per second of this start without its first step and validations; None before the second step."""
