@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
@@ -40,6 +42,24 @@ def test_the_name_changes_with_every_byte_and_setting(tmp_path: Path) -> None:
              *(name(b"ab", b"c", settings=resize) for resize in sizes)]  # fmt: skip
     assert len(set(names)) == len(names) and name(b"ab", b"c") == names[0] and name(file) == names[5]
     assert name(b"ab", b"c", settings=ImageProcessor(size=(32, 32)).pixels) == names[6]
+
+
+def test_the_name_changes_with_the_libraries_that_decode_and_resize(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name(b"a")]
+    for library in (PIL, torch):
+        monkeypatch.setattr(library, "__version__", "0.0.0")
+        names.append(name(b"a"))
+    assert len(set(names)) == 3
+
+
+def test_a_replacement_of_pillow_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version_of(distribution: str) -> str:
+        if distribution == "pillow":  # as of pillow-simd
+            raise metadata.PackageNotFoundError(distribution)
+        return "1"
+
+    monkeypatch.setattr(decoded_cache, "version", version_of)
+    assert name(b"a")
 
 
 def test_what_cannot_be_identified_is_not_cached(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -35,7 +36,8 @@ def cache_file(sources: Sequence[bytes | Path | None], settings: Any) -> Path | 
     described = repr(settings)
     if " at 0x" in described:  # the address of an object says nothing about it
         return None
-    digest = hashlib.sha256(f"{_VERSION}/{version('pillow')}/{version('torchvision')}/{described}".encode())
+    versions = PIL.__version__, version("torchvision"), torch.__version__  # torch resizes tensors
+    digest = hashlib.sha256(f"{_VERSION}/{versions}/{described}".encode())
     for source in sources:
         if isinstance(source, Path):
             try:
