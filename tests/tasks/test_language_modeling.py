@@ -153,6 +153,13 @@ def test_rows_of_a_gpu_are_those_of_the_selection(encoder: zoo.Model) -> None:
     assert torch.allclose(task.loss_of(given, 0, 0), loss)
 
 
+def test_more_selected_tokens_than_the_limit_are_an_error() -> None:
+    values = torch.arange(6) % 2 == 1
+    assert first_true(values, 3).tolist() == [1, 3, 5]
+    with pytest.raises(RuntimeError, match="more than 2 tokens are selected: lower mask_probability="):
+        first_true(values, 2)
+
+
 @pytest.mark.parametrize("probability", [0.001, 0.15, 0.9])
 def test_the_limit_of_selected_tokens_is_never_reached(encoder: zoo.Model, probability: float) -> None:
     task = masked(encoder, mask_probability=probability)

@@ -248,7 +248,7 @@ class MaskedLMTask(LanguageModelingTask):
         """Indices of the selected tokens [B, N] among all B * N, in order.
 
         On a GPU also of as many others as keep the size independent of the selection, whose size the host would have
-        to wait for. More tokens than that are selected with a probability below 1e-20; they would not be predicted.
+        to wait for. More tokens than that are selected with a probability below 1e-20, which is an error.
         """
         if not selected.is_cuda or "document_ids" in batch:  # the number of documents is not known, either
             return selected.flatten().nonzero()[:, 0]
@@ -282,7 +282,11 @@ def most_selected(probability: float, rows: int, tokens: int) -> int:
 
 
 def first_true(values: Tensor, count: int) -> Tensor:
-    """Indices [count] of the True values [T] in order, then of False ones, without waiting for the device."""
+    """Indices [count] of the True values [T] in order, then of False ones, without waiting for the device.
+
+    The device raises RuntimeError for more True values than that.
+    """
+    torch._assert_async(values.sum() <= count, f"more than {count} tokens are selected: lower mask_probability=")
     return (~values).to(torch.uint8).argsort(stable=True)[:count]
 
 
