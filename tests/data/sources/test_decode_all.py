@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import warnings
 
 import pytest
 import torch
@@ -71,6 +72,14 @@ def test_processes_write_to_shared_memory_and_name_what_is_broken() -> None:
     with pytest.raises(DataError, match=r"broken image 300\. Fix"):
         decode_all(500, lambda i: "300" if i == 300 else "", "image", "raise", processes=True)
     assert not multiprocessing.active_children()
+
+
+@forks
+@pytest.mark.usefixtures("always")
+def test_filters_of_warnings_stay_as_they_are() -> None:
+    before = list(warnings.filters)
+    decode_all(500, lambda i: "", "image", "raise", processes=True)
+    assert list(warnings.filters) == before
 
 
 @forks

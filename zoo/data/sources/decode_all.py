@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -60,7 +60,7 @@ def decode_all(
             with _pool(forks, decode_chunk) as pool:
                 try:
                     task: Any = _run_inherited if forks else decode_chunk
-                    for (start, end), found in zip(chunks, pool.map(task, *zip(*chunks))):
+                    for (start, end), found in zip(chunks, _results(pool, task, chunks)):
                         broken |= found
                         advance(end - start)
                         if broken and on_error == "raise":
@@ -95,9 +95,15 @@ def _cores() -> int:
 def _pool(forks: bool, work: Callable[[int, int], Any]) -> Executor:
     if not forks:
         return ThreadPoolExecutor(min(_MOST_THREADS, _cores()))
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
     context = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(min(_MOST_PROCESSES, _cores()), context, _start_process, (work,))
+
+
+def _results(pool: Executor, task: Callable[[int, int], Any], chunks: list[tuple[int, int]]) -> Iterator[Any]:
+    """The results of a task for each chunk, in order."""
+    with warnings.catch_warnings():  # all processes start when the first chunks are given to them
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
+        return pool.map(task, *zip(*chunks))
 
 
 def _start_process(work: Callable[[int, int], Any]) -> None:
