@@ -170,8 +170,9 @@ def test_masks_are_not_waited_for_where_most_batches_are_padded_or_lengths_are_k
 
 
 def test_masks_of_two_modalities_have_lengths_of_their_own():
-    batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8), "lengths": [8, 8],
-             "input_values": torch.ones(2, 30), "audio_attention_mask": torch.ones(2, 30), "audio_lengths": [30, 30]}  # fmt: skip
+    batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8), "lengths": [8, 8]}
+    audio = torch.ones(2, 30)
+    batch |= {"input_values": audio, "audio_attention_mask": audio, "audio_lengths": [30, 30]}
     assert set(without_full_masks(batch)) == {"input_ids", "input_values"}
     with pytest.raises(UnsupportedValueError):
         without_full_masks(batch | {"audio_lengths": [30, 29]})
