@@ -1,4 +1,6 @@
 import weakref
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from zoo.nn.block_masks import (
     mask_mod,
     signature,
 )
-from zoo.nn.masks import MaskView, RandomBlocks, Strided
+from zoo.nn.masks import Mask, MaskView, RandomBlocks, Strided
 
 CPU = torch.device("cpu")
 
@@ -114,6 +116,55 @@ def test_signatures():
     assert is_constant(masks["bigbird"]) and not is_constant(masks["documents"])
     on_device = [RandomBlocks(16, 2, seed).on_device(64, CPU) for seed in range(2)]
     assert signature(on_device[0]) == signature(on_device[1])
+
+
+@dataclass(frozen=True)
+class Held(Mask):
+    """A mask of a user: keys before a limit, which it finds in what it holds."""
+
+    held: Any
+
+    def __call__(self, b, h, q, k):
+        held = self.held
+        while not isinstance(held, torch.Tensor | int):
+            held = held() if callable(held) else next(iter(held.values() if isinstance(held, dict) else held))
+        return (k < held) & (q >= 0)
+
+
+@dataclass(frozen=True, eq=False)
+class ById(Held):
+    pass
+
+
+class Undecorated(Mask):
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, b, h, q, k):
+        return (k < self.limit) & (q >= 0)
+
+
+@pytest.mark.parametrize("container", [
+    lambda t: t, lambda t: (t,), lambda t: [t], lambda t: {"limit": t}, lambda t: ([t],), lambda t: lambda: t,
+])  # fmt: skip
+@pytest.mark.parametrize("mask", [Held, ById])
+def test_masks_that_may_change_are_not_kept(mask, container):
+    limit = torch.tensor(100)
+    one = mask(container(limit))
+    assert not is_constant(one) and not is_constant(one & CAUSAL) and hash(signature(one))
+    assert_equal_to_torch(one, 300, 300)
+    limit.fill_(200)
+    assert_equal_to_torch(one, 300, 300)
+
+
+def test_only_frozen_dataclasses_are_kept():
+    mask = Undecorated(100)
+    assert not is_constant(mask) and not is_constant(CAUSAL & mask)
+    assert_equal_to_torch(mask, 300, 300)
+    mask.limit = 200
+    assert_equal_to_torch(mask, 300, 300)
+    assert is_constant(Held((100, None, 1.5, "a"))) and is_constant(Held(5) & CAUSAL | Window(5, 5))
+    assert all(is_constant(patterns()[name]) for name in ("bigbird", "strided"))
 
 
 def test_masks_of_one_forward_are_counted_by_compiled_code(monkeypatch):

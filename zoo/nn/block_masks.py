@@ -10,6 +10,8 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +29,7 @@ LISTS = (  # of blocks, in a `BlockMask`: partly masked and full ones, of each b
 # Pairs of positions that are evaluated at a time: 32 MB for each int64 intermediate of a predicate.
 CHUNK = 1 << 22
 BACKEND = "inductor"  # of torch.compile; tests on a CPU have another one
+CONSTANTS = (bool, int, float, str, bytes, Enum, torch.dtype, torch.device)
 MAX_KEPT_BYTES = 256 << 20  # a block mask takes 0.3 MB at 16,384 tokens and 4 MB at 65,536
 
 _kept: "OrderedDict[Hashable, Any]" = OrderedDict()
@@ -168,11 +171,21 @@ def in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_constant(function: IndexFunction) -> bool:
-    """Whether a mask or bias holds no tensors, so that equal ones have equal values."""
-    values = vars(function).values()
-    if any(isinstance(value, Tensor) for value in values):
+    """Whether a mask or bias is a frozen dataclass of constants, so that equal ones keep equal values."""
+    cls = type(function)
+    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         return False
-    return all(is_constant(value) for value in values if isinstance(value, IndexFunction))
+    held = vars(function)
+    return held.keys() <= {f.name for f in fields(cls)} and all(map(is_constant_value, held.values()))
+
+
+def is_constant_value(value: Any) -> bool:
+    """Whether a value never changes; lists, dicts, tensors, functions and other objects may."""
+    if isinstance(value, IndexFunction):
+        return is_constant(value)
+    if isinstance(value, tuple | frozenset):
+        return all(map(is_constant_value, value))
+    return value is None or isinstance(value, CONSTANTS)
 
 
 def signature(function: IndexFunction | None) -> Hashable:
@@ -181,13 +194,20 @@ def signature(function: IndexFunction | None) -> Hashable:
         return None
     entries: list[Any] = [type(function)]
     for name, value in vars(function).items():
-        if isinstance(value, IndexFunction):
-            entries.append((name, signature(value)))
-        elif isinstance(value, Tensor):
-            entries.append((name, value.dtype, value.ndim, value.requires_grad))
-        elif not isinstance(value, dict):  # the caches of a forward
-            entries.append((name, value))
+        if not isinstance(value, dict):  # the caches of a forward
+            entries.append((name, signature_of_value(value)))
     return tuple(entries)
+
+
+def signature_of_value(value: Any) -> Hashable:
+    if isinstance(value, IndexFunction):
+        return signature(value)
+    if isinstance(value, Tensor):
+        return value.dtype, value.ndim, value.requires_grad
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(signature_of_value, value))
+    found: Hashable = value
+    return found
 
 
 def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
