@@ -299,6 +299,38 @@ def test_a_lack_of_memory_is_a_warning(runs, monkeypatch):
     assert not runs
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), RuntimeError("capturing"), NotImplementedError("so")])
+def test_a_text_that_was_streamed_is_not_started_again(runs, monkeypatch, error):
+    """When its larger buffers fail: the streamer would get the first tokens twice."""
+    monkeypatch.setattr(graph_decoding, "SMALLEST_CAPACITY", 16)
+    model, streamed = nano(), Passive()
+    given = dict(max_new_tokens=50, eos_token_id=None)
+    expected = by_steps(model, prompt(), **given)
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(StaticStep, "load_static", fail)
+    with pytest.raises(type(error)) as raised:
+        zoo.generate(model, prompt(), **given, streamer=streamed)
+    assert raised.value is error and "ask for fewer new tokens with max_new_tokens=" in error.__notes__[0]
+    assert 0 < len(streamed) < 50 and torch.equal(torch.stack(streamed, 1), expected[:, 5 : 5 + len(streamed)])
+    graphs_of(model).refused = None
+    with pytest.warns(UserWarning, match="without CUDA graphs"):  # without a streamer it is
+        assert torch.equal(zoo.generate(model, prompt(), **given), expected)
+
+
+def test_an_error_of_a_streamer_is_raised_as_it_is(runs):
+    class Broken(Passive):
+        def __call__(self, token):
+            raise RuntimeError("the page is closed")
+
+    model = nano()
+    with pytest.raises(RuntimeError, match="the page is closed") as raised:
+        zoo.generate(model, prompt(), max_new_tokens=40, streamer=Broken())
+    assert not hasattr(raised.value, "__notes__") and graphs_of(model).refused is None
+
+
 def test_scores_that_are_not_finite_raise(runs):
     model = nano()
     with torch.no_grad():

@@ -53,15 +53,15 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
         try:
             with graphs.recorder.in_order():
                 return Decoding(graphs, task, session, scores).run()
-        except torch.OutOfMemoryError:
-            graphs.clear()
-            torch.cuda.empty_cache()
-            reason = "the memory of the GPU is too small for its fixed buffers"
-        except NotImplementedError as error:
-            reason = graphs.refused = str(error)
         except RuntimeError as error:
-            graphs.clear()
-            reason = graphs.refused = str(error).partition("\n")[0]
+            if task.stream.is_busy:  # the streamer raised it
+                raise
+            reason = graphs.give_up(error)
+            if task.stream.has_tokens:  # from the start it would get them twice
+                error.add_note(f"The text ends here: its streamer has the tokens so far, and CUDA graphs cannot "
+                               f"continue it, as {reason}. Free memory of the GPU, ask for fewer new tokens with "
+                               "max_new_tokens=, or omit streamer=")  # fmt: skip
+                raise
     warnings.warn(f"{type(model).__name__} generates without CUDA graphs, and more slowly: {reason}", stacklevel=5)
     return None
 
@@ -160,6 +160,18 @@ class Graphs:
         self.found.clear()
         self.rows.clear()
         self.requested.clear()
+
+    def give_up(self, error: RuntimeError) -> str:
+        """Drop the graphs after an error; returns why a text is generated without them."""
+        if isinstance(error, NotImplementedError):
+            self.refused = str(error)
+            return self.refused
+        self.clear()
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            return "the memory of the GPU is too small for its fixed buffers"
+        self.refused = str(error).partition("\n")[0]
+        return self.refused
 
     def check(self, model: TextModel) -> None:
         """Drop the graphs of a model that has changed: its modules, what they hold, the addresses of its tensors."""

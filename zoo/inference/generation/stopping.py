@@ -82,7 +82,10 @@ def continuation(before: str, text: str) -> str:
 
 
 class StreamerAdapter:
-    """Passes new tokens to a streamer: a callable, or an object with put (called with the prompt first) and end."""
+    """Passes new tokens to a streamer: a callable, or an object with put (called with the prompt first) and end.
+
+    has_tokens: whether it has new tokens. is_busy: whether it is called now, or raised an error.
+    """
 
     def __init__(self, streamer: Any, prompt: Tensor) -> None:
         self.streamer = streamer
@@ -90,6 +93,7 @@ class StreamerAdapter:
         if streamer is not None and not self.object and not callable(streamer):
             raise ValueError(f"streamer={streamer!r}: expected a callable, or an object with put and end")
         # Other streamers may change the model between two tokens, such as by opening a `zoo.capture`.
+        self.has_tokens = self.is_busy = False
         self.is_passive = streamer is None or getattr(streamer, "is_passive", False)
         if self.object:
             streamer.put(prompt.cpu())
@@ -97,7 +101,9 @@ class StreamerAdapter:
     def put(self, token: Tensor) -> None:
         """token: [B]."""
         if self.streamer is not None:
+            self.has_tokens = self.is_busy = True
             (self.streamer.put if self.object else self.streamer)(token.cpu())
+            self.is_busy = False
 
     def end(self) -> None:
         if self.object:
