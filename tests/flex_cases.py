@@ -40,7 +40,7 @@ def patterns(n: int = N) -> dict[str, Mask]:
 def choose_flex_on_cpu(monkeypatch: pytest.MonkeyPatch, missing: dict[str, str] | None = None) -> None:
     """From here on attention on the CPU chooses as on a GPU, at any length; flex_attention runs in plain operations."""
     record = Capabilities("cuda", (9, 0), missing=missing or {})
-    monkeypatch.setattr(kernels, "capabilities", lambda device: record)
+    monkeypatch.setitem(kernels.RECORDS, torch.device("cpu"), record)
     monkeypatch.setattr(kernels, "FLEX_MIN_LENGTH", 1)
     monkeypatch.setattr(block_masks, "BACKEND", "eager")
     flex_attention.compiled.cache_clear()

@@ -73,6 +73,8 @@ class Attention(nn.Module):
                 q, k = context.rotary(q), context.rotary(k)
             if state is not None:
                 y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
+            elif context.groups is not None and context.groups.starts is None:
+                y = run_grouped(self.core, context.groups, (q, k, v), context.mask, context.bias)
             elif context.groups is not None:
                 y = run_packed(self.core, context.groups, q, k, v, context.mask, context.bias)
             else:
@@ -125,13 +127,11 @@ def is_plain_linear(linear: nn.Module) -> bool:
 def run_packed(
     core: Core, groups: Groups, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Bias | None
 ) -> Tensor:
-    """Apply a core to packed tokens: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P].
+    """Apply a core to packed tokens on a GPU: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P].
 
-    On a GPU in one call: on the packed tokens, or on rows that are padded for it. Layers of the same kind share the
-    choice and its mask.
+    In one call: on the packed tokens, or on rows that are padded for it. Layers of the same kind share the choice and
+    its mask.
     """
-    if groups.starts is None:
-        return run_grouped(core, groups, (q, k, v), mask, bias)
     key = type(core), core.pattern, core.dropout, q.shape, k.shape, q.dtype, q.requires_grad
     chosen = groups.choices.get(key)
     if chosen is None:

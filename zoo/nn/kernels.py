@@ -14,7 +14,7 @@ import importlib.util
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -51,7 +51,7 @@ class Capabilities:
     torch: tuple[int, int] = TORCH
     missing: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def packs(self) -> bool:
         """Whether rows of different lengths are computed in one kernel, instead of in groups of equal length."""
         return self.device == "cuda"

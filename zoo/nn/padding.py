@@ -69,10 +69,6 @@ class Groups:
         """[R, H, L, P] -> [1, H, T, P]."""
         return y.transpose(1, 2).flatten(0, 1).index_select(0, self.places).transpose(0, 1)[None]
 
-    def drop(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [1, T, D]. (The gradient of `index_select` needs no sorting, unlike that of `x[index]`.)"""
-        return x.flatten(0, 1).index_select(0, self.index)[None]
-
 
 def real_tokens(mask: Tensor) -> Tensor | None:
     """attention_mask [B, N] -> bool [B, N], True for real tokens; None if all are real.
@@ -83,15 +79,15 @@ def real_tokens(mask: Tensor) -> Tensor | None:
         return None if bool(mask.all()) else mask
     real = mask != 0
     all_real, valid = torch.stack([real.all(), (mask == real).all()]).tolist()
-    check_values(mask, real, valid)
+    if not valid:
+        raise value_error(mask, real)
     return None if all_real else real
 
 
-def check_values(mask: Tensor, real: Tensor, valid: bool) -> None:
-    """Raise ValueError for a mask with numbers other than 0 and 1."""
-    if not valid:
-        odd = mask[mask != real][0].item()
-        raise ValueError(f"attention_mask contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
+def value_error(mask: Tensor, real: Tensor) -> ValueError:
+    """The error for a mask with numbers other than 0 and 1."""
+    odd = mask[mask != real][0].item()
+    return ValueError(f"attention_mask contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
 
 
 def count_real(mask: Tensor, lengths: Sequence[int] | None) -> Sequence[int]:
@@ -102,7 +98,8 @@ def count_real(mask: Tensor, lengths: Sequence[int] | None) -> Sequence[int]:
     if lengths is None:
         real = mask if mask.dtype == torch.bool else mask != 0
         *counts, valid = torch.cat([real.sum(1), (mask == real).all()[None]]).tolist()
-        check_values(mask, real, bool(valid))
+        if not valid:
+            raise value_error(mask, real)
         return counts
     given = to_device(lengths, mask.device)
     torch._assert_async((mask.sum(1) == given).all(), "lengths= must be the sums of the rows of attention_mask, 0 or 1")
@@ -138,11 +135,3 @@ def pack_rows(keep: Tensor, counts: Sequence[int], *, by_length: bool = False) -
     rows = to_device(order, keep.device)
     row, column = torch.nonzero_static(keep[rows], size=total, fill_value=0).unbind(1)
     return Groups(sizes, rows[row] * keep.shape[1] + column, starts)
-
-
-def restore_padding(x: Tensor, shape: torch.Size, groups: Groups | None, keep: Tensor | None) -> Tensor:
-    """Hidden states [B, N, D] with exact zeros at padding, from packed rows [1, T, D] or under the mask `keep`."""
-    if groups is not None:
-        full = x.new_zeros(shape[0] * shape[1], x.shape[-1])
-        return full.index_copy_(0, groups.index, x.squeeze(0)).view(*shape[:2], x.shape[-1])
-    return x if keep is None else x * keep[:, -shape[1] :, None]

@@ -123,7 +123,7 @@ def choose_kernel(
         dropout=dropout,
         grad=q.requires_grad and torch.is_grad_enabled(),
     )
-    record = kernels.capabilities(q.device)
+    record = kernels.RECORDS.get(q.device) or kernels.capabilities(q.device)
     if bias is not None or not mask.hides_nothing(queries, keys):
         check_mask(mask, q, k)
         causal = bias is None and is_causal(mask, queries, keys)

@@ -13,7 +13,7 @@ from zoo.nn.context import Context
 from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.masks import as_mask
-from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_tokens, restore_padding
+from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_tokens
 
 
 class Stack(nn.Module):
@@ -64,15 +64,19 @@ class Stack(nn.Module):
         drop_padding = drop_padding and state is None and context.memory is None
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
-        numbers = None
-        if state is None:
+        drop, numbers, groups = drop_padding and shared, None, None
+        if lengths is not None and state is None:
             keep, numbers = check_lengths(lengths, keep, x, trust=True)
-        decoding = state is not None
-        keep, groups = find_padding(keep, numbers, drop_padding and shared, by_length=self.by_length, decoding=decoding)
+        if keep is not None:
+            record = kernels.RECORDS.get(keep.device) or kernels.capabilities(keep.device)
+            if record.packs or torch.compiler.is_compiling():
+                keep, groups = find_padding(keep, numbers, drop, by_length=self.by_length, decoding=state is not None)
+            elif (keep := real_tokens(keep)) is not None and drop:
+                keep, groups = None, group_rows(keep)
         if groups is not None:
             if not groups.sizes:  # all tokens are padding
                 return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])
-            x = groups.drop(x)
+            x = x.flatten(0, 1).index_select(0, groups.index)[None]  # its gradient needs no sorting, unlike x[index]
         context = context.for_forward(shape[1], keep=keep, groups=groups, cache_biases=not self.checkpointing)
         recompute = self.checkpointing and torch.is_grad_enabled() and state is None
         for i in range(self.depth):
@@ -88,10 +92,14 @@ class Stack(nn.Module):
             state.advance(shape[1])
         if self.norm is not None:
             x = self.norm(x)
-        if groups is not None or keep is not None:
-            x = restore_padding(x, shape, groups, keep)
-            for i in outputs:
-                outputs[i] = restore_padding(outputs[i], shape, groups, keep)
+        outputs[self.depth] = x
+        for i, y in list(outputs.items()):  # exact zeros at padding
+            if groups is not None:
+                full = y.new_zeros(shape[0] * shape[1], y.shape[-1])
+                outputs[i] = full.index_copy_(0, groups.index, y.squeeze(0)).view(*shape[:2], y.shape[-1])
+            elif keep is not None:
+                outputs[i] = y * keep[:, -shape[1] :, None]
+        x = outputs[self.depth]
         return x if selected is None else (x, [outputs[i] for i in selected])
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> StackState:
@@ -108,19 +116,15 @@ class Stack(nn.Module):
 
 
 def find_padding(
-    keep: Tensor | None, lengths: Sequence[int] | None, drop: bool, *, by_length: bool, decoding: bool
+    keep: Tensor, lengths: Sequence[int] | None, drop: bool, *, by_length: bool, decoding: bool
 ) -> tuple[Tensor | None, Groups | None]:
     """(mask of real tokens or None, layout of the rows without padding or None: `drop` asks for it).
 
-    A GPU is waited for once, and not with checked `lengths` nor while decoding. by_length: some mixer computes rows of
+    For a GPU, which is waited for once, and not with checked `lengths` nor while decoding; and for the compiler, which
+    keeps padding under a mask. by_length: some mixer computes rows of
     equal length at a time.
     """
-    if keep is None or torch.compiler.is_compiling():
-        return None if keep is None else keep.bool(), None
-    if not kernels.capabilities(keep.device).packs:
-        real = real_tokens(keep)
-        return (None, group_rows(real)) if drop and real is not None else (real, None)
-    if decoding:
+    if decoding or torch.compiler.is_compiling():
         return keep.bool(), None
     counts = count_real(keep, lengths)
     if min(counts) == keep.shape[1]:
