@@ -173,7 +173,7 @@ def in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
 def is_constant(function: IndexFunction) -> bool:
     """Whether a mask or bias is a frozen dataclass of constants, so that equal ones keep equal values."""
     cls = type(function)
-    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:
         return False
     held = vars(function)
     return held.keys() <= {f.name for f in fields(cls)} and all(map(is_constant_value, held.values()))
