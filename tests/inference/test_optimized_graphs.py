@@ -279,6 +279,12 @@ def test_threads_share_the_graphs_of_a_model(device):
     assert not wrong and device.recorded == 1 and device.replayed > 20
 
 
+def test_without_graphs_a_call_takes_no_detour(monkeypatch):
+    """Each Python call costs time in each decoded token."""
+    monkeypatch.setattr(optimized_model.Optimized, "compute", lambda *args: pytest.fail("a call more"))
+    assert zoo.optimize(vit(), cuda_graphs=False)(pixel_values=pixels()).isfinite().all()
+
+
 def test_generation_is_not_recorded(device):
     gpt = zoo.create_model("gpt_nano", seed=0).eval()
     ids = torch.tensor([[1, 2, 3]])

@@ -70,7 +70,7 @@ class Optimized:
         try:
             with torch.no_grad(), no_autocast(self.device):  # type: ignore[attr-defined]
                 if graphs is None or decoding:
-                    y = self.compute(call, args, batch)
+                    y = to_float32(call(*self.cast_inputs(args), **self.cast_inputs(batch)))
                 else:
                     y = graphs.run(name, partial(self.compute, call), args, batch)
         finally:
