@@ -178,13 +178,17 @@ class LayerState:
 
 
 class StackState(list[LayerState]):
-    """Cache of a stack: one `LayerState` per block. Counts the tokens, also for a mixer that does not."""
+    """Cache of a stack: one `LayerState` per block. Counts the tokens, also for a mixer that does not.
+
+    is_static: of static caches, whose positions are advanced by what runs a step.
+    """
 
     length: int = 0
+    is_static: bool = False
 
     def advance(self, tokens: int) -> None:
-        """Count new tokens. What runs a step of static caches advances their positions."""
-        if any(isinstance(layer.mixer, StaticKVCache) for layer in self):
+        """Count new tokens."""
+        if self.is_static:
             return
         self.length += tokens
         for layer in self:

@@ -71,8 +71,9 @@ class Stack(nn.Module):
             record = kernels.RECORDS.get(keep.device) or kernels.capabilities(keep.device)
             if record.packs or torch.compiler.is_compiling():
                 keep, groups = find_padding(keep, numbers, drop, by_length=self.by_length, decoding=state is not None)
-            elif (keep := real_tokens(keep)) is not None and drop:
-                keep, groups = None, group_rows(keep)
+            else:
+                real = real_tokens(keep)
+                keep, groups = (real, None) if real is None or not drop else (None, group_rows(real))
         if groups is not None:
             if not groups.sizes:  # all tokens are padding
                 return x * 0 if selected is None else (x * 0, [x * 0 for _ in selected])

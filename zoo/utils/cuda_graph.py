@@ -40,9 +40,7 @@ class GraphRecorder:
         self.device = torch.device(device)
         self.stream: Any = None  # on which graphs are recorded
         self.pool: Any = None  # their memory
-        self.keeper: Any = (
-            None  # a graph of nothing, or the memory would go with the last of them
-        )
+        self.keeper: Any = None  # a graph of nothing, or the memory would go with the last of them
         self.replayed: Any = None  # event and stream of the last replay
 
     def is_recording(self) -> bool:

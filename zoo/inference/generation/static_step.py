@@ -313,4 +313,5 @@ def static_state(state: StackState, positions: Tensor, capacity: int, like: Tens
         elif type(mixer) is not LinearAttentionState:
             raise NotImplementedError(f"a cache of type {type(mixer).__name__}")
         found.append(LayerState(mixer))
+    found.is_static = any(isinstance(layer.mixer, StaticKVCache) for layer in found)
     return found
