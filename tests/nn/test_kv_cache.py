@@ -151,6 +151,7 @@ def static(stack, x, capacity=16, groups=2):
     state, positions = stack.new_state(len(x), 4, x), torch.zeros(len(x), 1, dtype=torch.long)
     for layer in state:
         layer.mixer = StaticKVCache(len(x), groups, capacity, WIDTH // HEADS, x, positions)
+    state.is_static = True
     return state, positions
 
 

@@ -61,10 +61,9 @@ class Stack(nn.Module):
         """
         context, shape, outputs = context or Context(), x.shape, {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
-        drop_padding = drop_padding and state is None and context.memory is None
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
-        drop, numbers, groups = drop_padding and shared, None, None
+        drop, numbers, groups = drop_padding and shared and state is None and context.memory is None, None, None
         if lengths is not None and state is None:
             keep, numbers = check_lengths(lengths, keep, x, trust=True)
         if keep is not None:
