@@ -206,22 +206,27 @@ def prepare_inputs_for_generation(model: TextModel, input_ids: Tensor, **inputs:
     return {"input_ids": input_ids} | {name: inputs[name] for name in model.inputs if inputs.get(name) is not None}
 
 
-def check_shapes(ids: Tensor, mask: Tensor | None, start: int) -> None:
-    """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools."""
-    for name, value in (("input_ids", ids), ("attention_mask", mask)):
-        if not isinstance(value, Tensor) and not (value is None and name == "attention_mask"):
+def check_shapes(ids: Tensor, mask: Tensor | None, start: int, side: str = "") -> None:
+    """Raise ValueError unless ids are [B, N] and the mask is [B, start + N], of integers or bools.
+
+    side: what their names begin with, "decoder_" for those of a decoder.
+    """
+    for name, value in ((f"{side}input_ids", ids), (f"{side}attention_mask", mask)):
+        if not isinstance(value, Tensor) and not (value is None and name.endswith("mask")):
             raise ValueError(
                 f"{name}: expected a tensor [B, N], given a {type(value).__name__}: model.preprocess makes one"
             )
     if ids.ndim != 2:
-        raise ValueError(f"expected token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}")
+        raise ValueError(
+            f"expected {side.replace('_', ' ')}token ids [B, N] of integers, got {tuple(ids.shape)} of {ids.dtype}"
+        )
     if 0 in ids.shape:
-        check_not_empty(ids, "input_ids")
+        check_not_empty(ids, f"{side}input_ids")
     expected = (ids.shape[0], start + ids.shape[1])
     if mask is not None and mask.shape != expected:
-        raise ValueError(f"attention_mask is {tuple(mask.shape)}, expected {expected}")
+        raise ValueError(f"{side}attention_mask is {tuple(mask.shape)}, expected {expected}")
     if mask is not None and mask.is_floating_point():
-        raise ValueError(f"attention_mask is {mask.dtype}; expected integers or bools, 1 for real tokens")
+        raise ValueError(f"{side}attention_mask is {mask.dtype}; expected integers or bools, 1 for real tokens")
 
 
 def last_real(x: Tensor, keep: Tensor | None) -> Tensor:

@@ -83,7 +83,10 @@ class Attention(nn.Module):
         return self.out((y if tokens == 1 else y.transpose(1, 2)).reshape(rows, tokens, -1))  # B H N P -> B N D
 
     def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
-        """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`."""
+        """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`.
+
+        x may have several rows in a row for each one of memory: they share its keys and values.
+        """
         q = self.split(self.q(x))
         if state is not None and state.memory is not None:
             k, v = state.memory
@@ -91,7 +94,12 @@ class Attention(nn.Module):
             k, v = self.split(self.k(memory)), self.split(self.v(memory))
             if state is not None:
                 state.memory = (k, v)
-        return self.core(q, k, v, context.memory_mask, None)
+        rows, _, tokens, _ = q.shape
+        copies = rows // len(k)
+        if copies > 1:
+            q = q.unflatten(0, (len(k), copies)).transpose(1, 2).flatten(2, 3)  # B H cN P
+        y = self.core(q, k, v, context.memory_mask, None)
+        return y if copies <= 1 else y.unflatten(2, (copies, tokens)).transpose(1, 2).flatten(0, 1)
 
     def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Projections of x: q [B, H, N, P], k and v [B, G, N, P], by one fused product where that is faster."""

@@ -229,11 +229,25 @@ def rescale_output(proj: nn.Linear, mean: float, std: float) -> None:
 
 
 class LMHead(nn.Module):
-    """Language-model head: scores of the next token [B, N, V]. tied: an embedding whose weight it shares."""
+    """Language-model head: scores of the next token [B, N, V].
 
-    def __init__(self, width: int, vocab_size: int, tied: nn.Embedding | None = None, bias: bool = False) -> None:
+    tied: an embedding whose weight it shares. fixed_bias: it has a bias that is not trained (BART, Marian).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        tied: nn.Embedding | None = None,
+        bias: bool = False,
+        *,
+        fixed_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.proj = nn.Linear(width, vocab_size, bias)
+        if fixed_bias:
+            del self.proj.bias
+            self.proj.register_buffer("bias", torch.empty(vocab_size))
         if tied is not None:
             self.proj.weight = tied.weight
 

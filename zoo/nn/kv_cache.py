@@ -202,3 +202,40 @@ class StackState(list[LayerState]):
     def reorder(self, index: Tensor) -> None:
         for layer in self:
             layer.reorder(index)
+
+
+class EncoderDecoderState(StackState):
+    """Cache of a decoder that attends to an encoder's states `memory` [B, N, D]; memory_mask [B, N]: True at real ones.
+
+    Several rows may decode the same text (beams, samples): after `repeat(copies)` each text has that many rows in a
+    row, and its cross-attention keys and values are still kept once.
+    """
+
+    def __init__(self, layers: StackState, memory: Tensor, memory_mask: Tensor | None) -> None:
+        super().__init__(layers)
+        self.memory, self.memory_mask, self.copies = memory, memory_mask, 1
+
+    def repeat(self, copies: int) -> None:
+        """Replace each row by `copies` rows."""
+        index = torch.arange(len(self.memory) * self.copies, device=self.memory.device).repeat_interleave(copies)
+        for layer in self:
+            layer.mixer.reorder(index)
+        self.copies *= copies
+
+    def reorder(self, index: Tensor) -> None:
+        texts = index // self.copies
+        if len(index) == len(self.memory) * self.copies and torch.equal(texts, self.row_texts(index)):
+            for layer in self:
+                layer.mixer.reorder(index)
+            return
+        for layer in self:
+            layer.mixer.reorder(index)
+            if layer.memory is not None:
+                layer.memory = layer.memory[0].index_select(0, texts), layer.memory[1].index_select(0, texts)
+        self.memory = self.memory.index_select(0, texts)
+        self.memory_mask = None if self.memory_mask is None else self.memory_mask.index_select(0, texts)
+        self.copies = 1
+
+    def row_texts(self, like: Tensor) -> Tensor:
+        """The number of the text of each row."""
+        return torch.arange(len(self.memory) * self.copies, device=like.device) // self.copies

@@ -12,6 +12,7 @@ class TextEmbedding(nn.Module):
 
     max_length: number of position embeddings (None: the model has no learned positions). position_offset: number of
     unused rows before them. types: number of token types (0: none). norm: applied to the sum. dropout: after the norm.
+    scale: a factor of the token embeddings.
     """
 
     def __init__(
@@ -24,8 +25,10 @@ class TextEmbedding(nn.Module):
         types: int = 0,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.word = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.empty(max_length + position_offset, width)) if max_length else None
         self.types = nn.Embedding(types, width) if types else None
@@ -39,6 +42,8 @@ class TextEmbedding(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
         """positions [N] or [B, N]: position of each token among the real tokens of its row; types [B, N], default 0."""
         x = self.lookup(self.word, ids, "token id")
+        if self.scale != 1:
+            x = x * self.scale
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.lookup(self.types, types, "token_type_id"))
         elif types is not None and not (torch.compiler.is_compiling() or self.ids_checked) and bool(types.any()):

@@ -1,0 +1,280 @@
+"""Base classes of encoder-decoder models: inputs, the encoder's states, and decoding with cross-attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.base import Model
+from zoo.models.text import TextConfig, check_shapes, last_real
+from zoo.models.tracing import trace_error
+from zoo.nn.block_config import BlockConfig
+from zoo.nn.context import Context
+from zoo.nn.core import Core
+from zoo.nn.frontends.text import count_positions
+from zoo.nn.heads import LMHead
+from zoo.nn.kv_cache import EncoderDecoderState
+from zoo.nn.lengths import AnyLengths
+from zoo.nn.masks import CAUSAL, NO_MASK, PaddingMask
+from zoo.nn.padding import real_tokens
+from zoo.nn.stack import Stack
+
+SIDES = ("encoder", "decoder")
+# Fields that have one value for both sides, and may have another for one of them.
+BY_SIDE = ("depth", "heads", "mlp_dim", "attention", "mixer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(TextConfig):
+    """Base config of encoder-decoder models.
+
+    depth, heads, mlp_dim, attention and mixer are those of both sides; encoder_attention and the like, if not None,
+    those of one. An override may name a side with a dot: `replace(**{"decoder.attention": "performer"})`.
+    decoder_depth=0: the encoder alone. cross_attention: the kind of attention to the encoder's states.
+    max_length: of the position tables, or the longest texts that the model was trained on.
+    tie_word_embeddings: the LM head uses the decoder's word embeddings. decoder_start_token_id: the first token that
+    the decoder reads.
+    """
+
+    head: str | None = "lm"
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    decoder_mlp_dim: int | None = None
+    encoder_attention: Any = None
+    decoder_attention: Any = None
+    cross_attention: Any = "softmax"
+    encoder_mixer: Any = None
+    decoder_mixer: Any = None
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.allow_heads("lm", None)
+        if self.decoder_depth == 0 and self.head is not None:
+            raise ValueError(f"decoder_depth=0 with head={self.head!r}: the encoder alone has head=None")
+
+    def side(self, name: str) -> dict[str, Any]:
+        """The fields of `BY_SIDE` for one side, "encoder" or "decoder"."""
+        own = {field: getattr(self, f"{name}_{field}", None) for field in BY_SIDE}
+        return {field: getattr(self, field) if value is None else value for field, value in own.items()}
+
+    def replace(self, **overrides: Any) -> Self:
+        return super().replace(**with_sides(overrides))
+
+    @classmethod
+    def check_names(cls, values: Mapping[str, Any]) -> None:
+        super().check_names(with_sides(values))
+
+
+def with_sides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides with `decoder.attention` as the field `decoder_attention`; `encoder.depth` is `depth`."""
+    result: dict[str, Any] = {}
+    for name, value in overrides.items():
+        side, dot, field = name.partition(".")
+        if dot and side in SIDES:
+            name = field if side == "encoder" and field in BY_SIDE[:3] else f"{side}_{field}"
+        if name in result:
+            raise ValueError(f"{name}= is given twice")
+        result[name] = value
+    return result
+
+
+class Side(nn.Module):
+    """The encoder or the decoder: the front end `tokens`, and the stack `blocks`."""
+
+    def __init__(self, tokens: nn.Module, blocks: Stack) -> None:
+        super().__init__()
+        self.tokens, self.blocks = tokens, blocks
+
+
+class EncoderDecoder(Model):
+    """Base class of encoder-decoder models of texts: forward(input_ids [B, N], attention_mask [B, N],
+    decoder_input_ids [B, T], decoder_attention_mask [B, T]) -> logits of the next token of the decoder [B, T, V].
+
+    The masks are 1 for real tokens; the encoder does not compute padding, and nothing attends to it. `encode` returns
+    the encoder's states. `zoo.generate` calls `new_state` with these, and then `decode`. Families implement
+    `make_side`, and where they differ `encoder_context`, `decoder_context` and `make_head`.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = (
+        "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "lengths",
+    )  # fmt: skip
+    encoder: Side
+    decoder: Side | None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.encoder = self.make_side("encoder")
+        self.decoder = self.make_side("decoder") if config.side("decoder")["depth"] else None
+        self.share_embeddings()
+        self.head = self.make_head()
+
+    def make_side(self, name: str) -> Side:
+        """The "encoder" or the "decoder"."""
+        raise NotImplementedError
+
+    def make_blocks(self, name: str, *, final_norm: bool | None = None, **options: Any) -> Stack:
+        """The stack of one side; options: further fields of its `BlockConfig`."""
+        own = self.config.side(name)
+        causal = name == "decoder"
+        depth = own.pop("depth")
+        block = BlockConfig.of(self.config, causal=causal, **own, **options)
+        blocks = block.stack(depth, cross=self.config.cross_attention if causal else None, final_norm=final_norm)
+        for cross in [block.cross for block in blocks if block.cross is not None]:
+            check_cross_attention(cross.core)  # type: ignore[arg-type]
+        return blocks
+
+    def share_embeddings(self) -> None:
+        """Both sides have the same word embeddings."""
+        if self.decoder is not None:
+            self.decoder.tokens.word.weight = self.encoder.tokens.word.weight  # type: ignore[union-attr]
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head is None or self.decoder is None:
+            return None
+        return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
+
+    @property
+    def tokens(self) -> Any:
+        """The front end of the decoder, whose vocabulary is that of the head."""
+        return self.encoder.tokens if self.decoder is None else self.decoder.tokens
+
+    def encoder_context(self, positions: Tensor) -> Context:
+        """Masks and biases of the encoder for tokens at `positions` [N] or [B, N]."""
+        return Context()
+
+    def decoder_context(self, positions: Tensor) -> Context:
+        """Masks and biases of the decoder for tokens at `positions` [T] or [B, T]."""
+        return Context(mask=CAUSAL)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Any:
+        """The encoder's states [B, N, D] after the final norm, exact zeros at padding; see `Model.encode`.
+
+        The decoder's inputs may be among the arguments, so that `encode` takes a batch of `forward`; they change
+        nothing.
+        """
+        check_shapes(input_ids, attention_mask, 0)
+        if lengths is not None:
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        positions = count_positions(attention_mask, input_ids.shape[1], 0, input_ids.device)
+        return self.encoder.blocks(
+            self.encoder.tokens(input_ids, positions),
+            self.encoder_context(positions),
+            keep=attention_mask,
+            lengths=lengths,
+            layers=layers,
+            drop_padding=self.drop_padding,
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        **unknown: Any,
+    ) -> Any:
+        if type(unknown) is not dict:  # torch.fx
+            raise trace_error(self)
+        if unknown or input_ids is None:
+            input_ids = self.check_inputs(unknown, input_ids)
+        if lengths is not None:
+            check_shapes(input_ids, attention_mask, 0)
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        memory = self.encode(input_ids, attention_mask, lengths)
+        if self.decoder is None:
+            return memory
+        x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, attention_mask)
+        return x if self.head is None else self.head(x)
+
+    def run_decoder(
+        self,
+        decoder_input_ids: Tensor | None,
+        decoder_attention_mask: Tensor | None,
+        memory: Tensor | None,
+        memory_mask: Tensor | None,
+        state: EncoderDecoderState | None = None,
+    ) -> Any:
+        """Hidden states of the decoder [B, T, D] for tokens that attend to the encoder's states `memory` [B, N, D]."""
+        if decoder_input_ids is None:
+            raise ValueError(
+                f"{type(self).__name__} takes {', '.join(self.inputs)}; 'decoder_input_ids' is missing: in training "
+                "the target tokens, shifted right behind decoder_start_token_id; zoo.generate writes new ones"
+            )
+        assert self.decoder is not None
+        start = 0 if state is None else state.length
+        check_shapes(decoder_input_ids, decoder_attention_mask, start, "decoder_")
+        rows = len(decoder_input_ids) if state is None else len(decoder_input_ids) // state.copies
+        if memory is not None and len(memory) != rows:
+            raise ValueError(
+                f"decoder_input_ids have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected "
+                "one row for each text"
+            )
+        positions = count_positions(decoder_attention_mask, decoder_input_ids.shape[1], start, decoder_input_ids.device)
+        context = self.decoder_context(positions)
+        context = Context(context.mask, context.bias, context.rotary, memory, padding_mask(memory_mask))
+        return self.decoder.blocks(
+            self.decoder.tokens(decoder_input_ids, positions), context, keep=decoder_attention_mask, state=state
+        )
+
+    def new_state(
+        self, memory: Tensor, memory_mask: Tensor | None = None, capacity: int | None = None
+    ) -> EncoderDecoderState:
+        """An empty cache for decoding texts that attend to the encoder's states `memory` [B, N, D].
+
+        memory_mask [B, N]: 1 for real tokens. capacity: the initial capacity in tokens.
+        """
+        assert self.decoder is not None
+        like = self.tokens.word.weight
+        layers = self.decoder.blocks.new_state(len(memory), capacity or 64, like)
+        return EncoderDecoderState(layers, memory, None if memory_mask is None else real_tokens(memory_mask))
+
+    def decode(
+        self,
+        input_ids: Tensor,
+        state: EncoderDecoderState,
+        attention_mask: Tensor | None = None,
+        *,
+        every: bool = False,
+    ) -> Tensor:
+        """Logits of the token after the last real one of each row [B, V]; with `every`, after each token [B, T, V].
+
+        The decoder's ids [B, T] continue the tokens of `state`; attention_mask [B, M] covers all of its tokens so far.
+        """
+        assert self.head is not None
+        x = self.run_decoder(input_ids, attention_mask, state.memory, state.memory_mask, state)
+        return self.head(x if every else last_real(x, attention_mask))
+
+
+def check_cross_attention(core: Core) -> None:
+    """Raise ValueError for a kind whose pattern compares positions: those of the two sides have no common order."""
+    if core.pattern != NO_MASK:
+        raise ValueError(
+            f"cross_attention={getattr(core, 'kind', type(core).__name__)!r}: its pattern ({core.pattern}) is of "
+            "distances within one text; use a kind without a pattern, such as softmax, additive or linear"
+        )
+
+
+def padding_mask(mask: Tensor | None) -> PaddingMask | None:
+    """The mask of the encoder's states for cross-attention; None without padding, as far as is known on the host."""
+    if mask is None:
+        return None
+    keep = mask if mask.is_cuda or torch.compiler.is_compiling() else real_tokens(mask)
+    return None if keep is None else PaddingMask(keep.bool())
