@@ -17,6 +17,9 @@ FOREIGN_NAMES = {
     "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim",
     "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers",
     "heads": "num_heads num_attention_heads n_head n_heads nhead attention_heads encoder_attention_heads",
+    "decoder_depth": "decoder_layers num_decoder_layers",
+    "decoder_heads": "decoder_attention_heads",
+    "decoder_mlp_dim": "decoder_ffn_dim",
     "kv_heads": "num_key_value_heads n_kv_heads num_kv_heads",
     "head_dim": "attention_head_dim dim_head head_size head_width",
     "mlp_dim": "intermediate_size mlp_ratio d_ff n_inner ffn_dim ffn_hidden_size hidden_dim hidden_features "

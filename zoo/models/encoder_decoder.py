@@ -1,6 +1,6 @@
 """Base classes of encoder-decoder models: inputs, the encoder's states, and decoding with cross-attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -83,6 +83,14 @@ def with_sides(overrides: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}= is given twice")
         result[name] = value
     return result
+
+
+@dataclass(frozen=True)
+class GenerationStart:
+    """The first tokens of the decoder [B, T], and logits processors (tokens so far, scores) -> scores of the family."""
+
+    ids: Tensor
+    processors: Sequence[Callable[[Tensor, Tensor], Tensor]] = ()
 
 
 class Side(nn.Module):
@@ -233,6 +241,33 @@ class EncoderDecoder(Model):
         return self.decoder.blocks(
             self.decoder.tokens(decoder_input_ids, positions), context, keep=decoder_attention_mask, state=state
         )
+
+    def generation_start(
+        self, batch: Mapping[str, Any], decoder_input_ids: Tensor | None = None, **options: Any
+    ) -> tuple[dict[str, Any], GenerationStart]:
+        """What `zoo.generate` begins with: (the inputs of `encode`, the first tokens of the decoder).
+
+        batch: input_ids and attention_mask as they were passed. options: of a family. Raises ValueError without a start
+        token, TypeError for an option that the family does not have.
+        """
+        if options:
+            known = "input_ids, attention_mask and decoder_input_ids"
+            raise TypeError(f"generate: {type(self).__name__} takes {known}; it has no option {next(iter(options))!r}")
+        if batch["input_ids"] is None:
+            raise self.input_error({})
+        ids, start = decoder_input_ids, self.config.decoder_start_token_id
+        if ids is None and start is None:
+            raise ValueError(
+                "the config has no decoder_start_token_id: pass decoder_input_ids=, the first tokens of the decoder "
+                "[B, T]; for mBART the code of the language"
+            )
+        if ids is None:
+            ids = torch.full((len(batch["input_ids"]), 1), start)
+        return dict(batch), GenerationStart(ids)
+
+    def start_decoding(self, batch: Mapping[str, Any], capacity: int) -> EncoderDecoderState:
+        """Read the inputs of `encode`: a cache for decoding up to `capacity` tokens."""
+        return self.new_state(self.encode(**batch), batch.get("attention_mask"), capacity)
 
     def new_state(
         self, memory: Tensor, memory_mask: Tensor | None = None, capacity: int | None = None

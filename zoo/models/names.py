@@ -9,21 +9,20 @@ OTHER_NAMES = """
     aimv2 beit beitv2 cait coat coatnet convmixer convnext convnextv2 crossvit davit densenet detr dino dinov3 dpt
     edgenext efficientformer efficientnet efficientnetv2 eva focalnet ghostnet hiera inception levit mae maxvit
     mlp_mixer mixer mobilenet mobilenetv2 mobilenetv3 mobilenetv4 mobilevit mvit mvitv2 nfnet owlvit poolformer pvt
-    regnet resmlp resnet resnetv2 resnext rtdetr sam sam2 segformer swin swinv2 tnt twins vgg vit_hybrid vit_mae
-    vit_msn vitdet volo wide_resnet xcit yolo yolos
+    regnet resmlp resnet resnetv2 resnext rtdetr sam sam2 segformer swin swinv2 tnt twins vgg vit_hybrid vit_mae vit_msn
+    vitdet volo wide_resnet xcit yolo yolos
 
-    albert bart bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
-    ernie falcon flan flan_t5 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
-    granite ibert jamba layoutlm led llama4 longformer longt5 luke mamba mamba2 mbart megatron mixtral mobilebert mpnet
-    mpt mt5 nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
-    qwen3_moe reformer rembert retribert rwkv smollm squeezebert stablelm starcoder switch_transformers t5 transfo_xl
-    ul2 umt5 xglm xlnet xmod yi
+    albert bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra ernie
+    falcon flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj granite ibert jamba
+    layoutlm led llama4 longformer longt5 luke mamba mamba2 megatron mixtral mobilebert mpnet mpt nezha nystromformer
+    olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl qwen3_moe reformer rembert retribert
+    rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl ul2 umt5 xglm xlnet xmod yi
 
     align altclip blip blip2 chameleon coca fuyu git imagebind instructblip kosmos llava metaclip florence flamingo
     flava idefics lxmert paligemma pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
 
-    audiomae bark beats clap conformer data2vec encodec esm fastspeech hts htsat mms musicgen panns sew sew_d
-    speecht5 unispeech unispeech_sat univnet vits wav2vec2_bert wav2vec2_conformer wavlm whisper
+    audiomae bark beats clap conformer data2vec encodec esm fastspeech hts htsat mms musicgen panns sew sew_d speecht5
+    unispeech unispeech_sat univnet vits wav2vec2_bert wav2vec2_conformer wavlm
 """
 OTHER_FAMILIES = frozenset(OTHER_NAMES.split())
 # Families that are also a part of ViT names: "vit_small_patch16_dinov3".

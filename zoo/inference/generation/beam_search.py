@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 NEVER = -1e9  # the score of candidates that must not be chosen; finite, so that sums are not NaN
 
 
+@dataclass(frozen=True)
+class BeamOptions:
+    """num_return_sequences: how many texts of each prompt are returned. early_stopping: see `generate`."""
+
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool
+
+
 @dataclass
 class Beams:
     """k texts of each prompt: their tokens [B, k, T] so far, and scores [B, k], the sums of log-probabilities.
@@ -36,13 +46,15 @@ def picked(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def search(task: "GenerationTask", beams: int, copies: int, penalty: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def search(task: "GenerationTask", options: BeamOptions) -> tuple[Tensor, Tensor | None, Tensor]:
     """The best `copies` of `beams` texts for each prompt: (tokens [B * copies, new], with output_scores their
     log-probabilities, scores of the texts [B * copies]).
 
     Finished texts are stored with their score divided by length ** length_penalty. The search ends when no
     unfinished text has a better current score than the worst of `beams` finished ones.
     """
+    beams, copies, penalty = options.num_beams, options.num_return_sequences, options.length_penalty
+    check_beams(beams, task.prompt.model.config.vocab_size)
     stopping, prompt = task.stopping, task.prompt.repeated(beams)
     batch, room = prompt.ids.shape[0], prompt.room
     session, logits = prompt.read()
@@ -69,7 +81,8 @@ def search(task: "GenerationTask", beams: int, copies: int, penalty: float) -> t
         active.scores = active.scores + NEVER * ended.gather(1, best)
         complete = (lengths > 0).all(1, keepdim=True)
         reachable = active.scores[:, :1] / (step + 1) ** penalty
-        improvable = improvable & (~complete | (reachable > finished.scores.amin(1, keepdim=True)))
+        better = reachable > finished.scores.amin(1, keepdim=True)
+        improvable = improvable & (~complete | (better & (not options.early_stopping)))
         if ended.all() or not improvable.any():
             break
         source = (rows + origin.gather(1, best)).flatten()
@@ -84,6 +97,12 @@ def search(task: "GenerationTask", beams: int, copies: int, penalty: float) -> t
     length = int(lengths[:, :copies].max())
     log_probs = None if finished.log_probs is None else finished.log_probs[:, :copies, :length].flatten(0, 1)
     return finished.tokens[:, :copies, :length].flatten(0, 1), log_probs, finished.scores[:, :copies].flatten()
+
+
+def check_beams(beams: int, vocabulary: int) -> None:
+    """Raises ValueError for more beams than there are first tokens."""
+    if beams > vocabulary:
+        raise ValueError(f"num_beams={beams}: expected at most {vocabulary}, the size of the vocabulary")
 
 
 def extend(

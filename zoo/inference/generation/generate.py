@@ -5,22 +5,24 @@ Rows of different lengths share a batch: a mask marks padding, and positions cou
 transformers' `generate` works with its own model classes only, and is slower (`benchmarks/decode.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from zoo.inference.generation.beam_search import search
+from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
 from zoo.inference.generation.sampling import Sampling, penalized, require
 from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
-from zoo.inference.generation.text_prompts import encode_prompts
+from zoo.inference.generation.text_prompts import TextPrompts, encode_prompts, encode_sources
 from zoo.models.base import Model
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
 
 EndIds = int | Sequence[int] | None | Literal["model"]
@@ -43,21 +45,27 @@ class GenerateOutput:
 
 
 def generate(
-    model: Model, input_ids: Tensor | str | Sequence[Any], attention_mask: Tensor | None = None, *,
+    model: Model, input_ids: Tensor | str | Sequence[Any] | None = None, attention_mask: Tensor | None = None, *,
     max_new_tokens: int = 32, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
     repetition_penalty: float = 1.0, no_repeat_ngram_size: int = 0, min_new_tokens: int = 0,
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (), num_beams: int = 1,
-    length_penalty: float = 1.0, eos_token_id: EndIds = "model", pad_token_id: int | None = None,
-    stop: str | Sequence[str] = (), seed: int | None = None, streamer: Any = None, num_return_sequences: int = 1,
-    draft: Model | None = None, tokenizer: Any = None, output_scores: bool = False,
+    length_penalty: float = 1.0, early_stopping: bool = False, eos_token_id: EndIds = "model",
+    pad_token_id: int | None = None, stop: str | Sequence[str] = (), seed: int | None = None, streamer: Any = None,
+    num_return_sequences: int = 1, draft: Model | None = None, tokenizer: Any = None, output_scores: bool = False,
+    decoder_input_ids: Tensor | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Generate continuations: input_ids [B, N] -> prompts with new tokens [B * num_return_sequences, N + new].
+
+    An encoder-decoder model reads input_ids [B, N], or the input of its family such as input_features=, and returns the
+    decoder's tokens from the start token on [B * num_return_sequences, 1 + new]; from a text it makes another text.
+    decoder_input_ids [B, T]: how these begin, by default the start token of the model. options: of its family, such as
+    Whisper's language=.
 
     A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
     to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
     probable token; above 0, tokens are sampled from those that top_k, top_p and min_p keep (see Sampling),
     reproducibly if `seed` is given. num_beams: above 1, beam search for the continuation with the highest
-    log-probability / length ** length_penalty.
+    log-probability / length ** length_penalty; early_stopping ends it with the first num_beams finished ones.
     no_repeat_ngram_size: no n tokens in a row stand twice in a row of the batch. min_new_tokens: so many come before
     an end token. logits_processor: functions (tokens so far [rows, T], scores [rows, V]) -> scores, such as those of
     transformers and of constrained decoding; padding is on the left, with beams rows is B * num_beams.
@@ -69,42 +77,78 @@ def generate(
     outputs and the distribution of samples are the same as without it.
     output_scores: return a GenerateOutput, which has the log-probability of each new token, too.
     """
-    texts = encode_prompts(model, input_ids, attention_mask, tokenizer)
-    ids: Any = input_ids if texts is None else texts.ids
-    mask = attention_mask if texts is None else texts.mask
-    prompt = Prompt.checked(model, ids, mask, max_new_tokens)
+    texts, inputs = text_inputs(model, input_ids, attention_mask, tokenizer)
+    options |= {"decoder_input_ids": decoder_input_ids} if decoder_input_ids is not None else {}
+    make_prompt = partial(prompt_of, inputs, options, max_new_tokens)
+    prompt, own_processors = make_prompt(model, None)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
     ends, stop = end_ids(model, eos_token_id), (stop,) if isinstance(stop, str) else tuple(stop)
+    if pad_token_id is None and prompt.source is not None:
+        pad_token_id = model.config.pad_token_id
     fill = fill_id(pad_token_id, ends, one_row=len(prompt.ids) * num_return_sequences == 1, stops=bool(stop))
     task = GenerationTask(
         prompt.repeated(num_return_sequences), sampling, stopping_of(prompt, ends, stop, tokenizer), fill,
         generator_of(seed, prompt.ids.device), StreamerAdapter(streamer, prompt.ids),
-        LogitsProcessors(prompt, fill, no_repeat_ngram_size, min_new_tokens, ends, logits_processor),
+        LogitsProcessors(prompt, fill, no_repeat_ngram_size, min_new_tokens, ends,
+                         with_own(own_processors, logits_processor)),
         output_scores,
     )  # fmt: skip
-    new = run(task, (num_beams, num_return_sequences, length_penalty), draft, (ids, mask))
-    prompts = ids.repeat_interleave(num_return_sequences, 0).long()
+    new = run(task, BeamOptions(num_beams, num_return_sequences, length_penalty, early_stopping), draft, make_prompt)
+    prompts = inputs["input_ids"] if prompt.source is None else prompt.ids
+    prompts = prompts.repeat_interleave(num_return_sequences, 0).long()
     sequences = torch.cat([prompts, new.tokens.to(prompts.device)], 1)
-    decode = None if texts is None else decoder_of(model, tokenizer)
-    return result(sequences, new, texts.continued(sequences, decode, ends, pad_token_id) if texts and decode else None)
+    if texts is None:
+        return result(sequences, new, None)
+    return result(sequences, new, texts.continued(new.tokens, decoder_of(model, tokenizer), ends, pad_token_id))
+
+
+def text_inputs(
+    model: Model, input_ids: Any, mask: Tensor | None, tokenizer: Any
+) -> tuple[TextPrompts | None, dict[str, Any]]:
+    """(the texts, if input_ids are some, as tokens; input_ids and attention_mask)."""
+    encode = encode_sources if isinstance(model, EncoderDecoder) else encode_prompts
+    texts = encode(model, input_ids, mask, tokenizer)
+    if texts is not None:
+        input_ids, mask = texts.ids, texts.mask
+    return texts, {"input_ids": input_ids, "attention_mask": mask}
+
+
+def prompt_of(
+    inputs: dict[str, Any], options: dict[str, Any], room: int, model: Model, target: Model | None
+) -> tuple[Prompt, tuple[LogitsProcessor, ...]]:
+    """The checked prompt of a model, and the processors that belong to its family. target: the model of a draft."""
+    if isinstance(model, EncoderDecoder):
+        source, start = model.generation_start(inputs, **options)
+        return Prompt.of_source(model, source, start.ids, room, target), tuple(start.processors)
+    if options:
+        raise TypeError(
+            f"generate: {next(iter(options))!r} is an option of encoder-decoder models only, given a "
+            f"{type(model).__name__}"
+        )
+    return Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target), ()
+
+
+def with_own(own: tuple[LogitsProcessor, ...], given: LogitsProcessor | Sequence[LogitsProcessor]) -> Any:
+    """The processors of the model's family, then those that a caller passes."""
+    return [*own, *(given if isinstance(given, list | tuple) else [given])] if own else given
 
 
 def run(
-    task: GenerationTask, options: tuple[int, int, float], draft: Model | None, inputs: tuple[Any, Tensor | None]
+    task: GenerationTask, options: BeamOptions, draft: Model | None, make_prompt: Callable[..., tuple[Prompt, Any]]
 ) -> Generated:
-    """Generate the new tokens. options: (num_beams, num_return_sequences, length_penalty)."""
+    """Generate the new tokens."""
     model = task.prompt.model
     if draft is not None and (task.processors or task.output_scores):
         names = [*task.processors.names(), *["output_scores"] * task.output_scores]
         raise ValueError(f"draft= does not work with {', '.join(names)}: omit one of the two")
     with eval_mode(model), eval_mode(draft or model), torch.inference_mode():
-        if options[0] > 1:
-            return Generated(*search(task, *options))
+        if options.num_beams > 1:
+            return Generated(*search(task, options))
         if draft is None:
             new = generate_tokens(task)
         else:
-            new = Generated(speculate(task, Prompt.checked(draft, *inputs, task.prompt.room, model)))
+            new = Generated(speculate(task, make_prompt(draft, model)[0]))
         task.stream.end()
     return new
 

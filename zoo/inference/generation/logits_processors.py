@@ -20,6 +20,8 @@ class LogitsProcessors:
     prompt: the tokens of each prompt [B, N], with padding on the left. num_padding: padding tokens of each [B].
     no_repeat_ngram_size: tokens that would repeat an n-gram of the row get -inf, padding aside (0: off).
     min_new_tokens: the tokens in `end_ids` get -inf before so many new ones. custom: those that a caller passes.
+    A model may force its first new token and, at max_new_tokens, the last (forced_bos_token_id and forced_eos_token_id
+    of its config, as BART has them).
     """
 
     def __init__(
@@ -45,11 +47,15 @@ class LogitsProcessors:
         end_ids = tuple(i for i in end_ids if i < prompt.model.config.vocab_size)  # of a config that was cut down
         self.min_new_tokens = min_new_tokens if end_ids else 0
         self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prompt.ids.device)
+        config = prompt.model.config
+        places = {0: "forced_bos_token_id", prompt.room - 1: "forced_eos_token_id"}
+        forced = {step: getattr(config, name, None) for step, name in places.items()}
+        self.forced: dict[int, int] = {step: token for step, token in forced.items() if token is not None}
         if self:
             self.prompt, self.num_padding = prompt.padded_left(fill)
 
     def __bool__(self) -> bool:
-        return bool(self.no_repeat_ngram_size or self.min_new_tokens or self.custom)
+        return bool(self.no_repeat_ngram_size or self.min_new_tokens or self.forced or self.custom)
 
     def names(self) -> list[str]:
         """The options that are in use."""
@@ -67,6 +73,8 @@ class LogitsProcessors:
             scores = scores.masked_fill(tokens_mask(ids, repeated, scores.shape[1]), -torch.inf)
         if new.shape[1] < self.min_new_tokens:
             scores = scores.index_fill(1, self.end_ids, -torch.inf)
+        if (token := self.forced.get(new.shape[1])) is not None:
+            scores = torch.full_like(scores, -torch.inf).index_fill(1, self.end_ids.new_tensor([token]), 0.0)
         for processor in self.custom:
             result = processor(ids, scores)
             if not isinstance(result, Tensor) or result.shape != scores.shape:

@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from zoo.inference.generation.one_token import one_token_step
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
-from zoo.nn.kv_cache import StackState
+from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.nn.kv_cache import EncoderDecoderState, StackState
 from zoo.nn.padding import real_tokens
 
 
@@ -22,7 +23,8 @@ from zoo.nn.padding import real_tokens
 class Prompt:
     """A prompt of a model: ids [B, N], and keep [B, N], False for padding (None if there is none).
 
-    room: the maximum number of new tokens. copies: continuations per row; the prompt itself is read once.
+    room: the maximum number of new tokens. copies: continuations per row; the prompt itself is read once. source: the
+    inputs of an encoder; the ids are then the first ones of the decoder.
     """
 
     model: Any
@@ -30,39 +32,42 @@ class Prompt:
     keep: Tensor | None
     room: int
     copies: int = 1
+    source: Mapping[str, Tensor] | None = None
 
     @classmethod
     def checked(
         cls, model: Model, ids: Tensor, mask: Tensor | None, room: int, target: Model | None = None
     ) -> "Prompt":
         """Check a prompt; raises ValueError if it is invalid, or if the model cannot generate."""
-        role = "model" if target is None else "draft"
-        head = getattr(getattr(model, "config", None), "head", None)
-        if head != "lm" or not hasattr(model, "decode"):
-            raise ValueError(f"{role}: generation needs a decoder with head='lm', given a {type(model).__name__} with "
-                             f"head={head!r}")  # fmt: skip
-        vocabulary = model.config.vocab_size
-        if target is not None and target.config.vocab_size != vocabulary:
-            raise ValueError(f"the draft has vocab_size={vocabulary}, but the model has vocab_size="
-                             f"{target.config.vocab_size}: a draft must share the model's tokenizer")  # fmt: skip
-        require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
-        for name, value in (("input_ids", ids), ("attention_mask", mask)):
-            if not isinstance(value, Tensor) and not (value is None and name == "attention_mask"):
-                also = ", a text, a list of texts or a conversation" * (name == "input_ids")
-                raise ValueError(f"{name}: expected a tensor [B, N]{also}, given a {type(value).__name__}: "
-                                 f"torch.tensor makes one of numbers")  # fmt: skip
-        if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise ValueError(f"expected integer token ids [B, N], given shape {tuple(ids.shape)} and dtype {ids.dtype}")
-        if ids.numel() == 0:
-            raise ValueError(f"an empty prompt of shape {tuple(ids.shape)}: expected at least one token, such as bos")
-        ids = ids.to(model.device).long()
-        keep = None if mask is None else check_mask(mask, ids)
-        check_token_ids(ids, keep, vocabulary)
+        check_model(model, room, target)
+        ids, keep = check_ids(model, ids, mask)
         check_length(model, int(ids.shape[1] if keep is None else keep.sum(1).max()), room)
         return cls(model, ids if keep is None else ids * keep, keep, room)
 
+    @classmethod
+    def of_source(
+        cls, model: EncoderDecoder, source: Mapping[str, Any], ids: Tensor, room: int, target: Model | None = None
+    ) -> "Prompt":
+        """Check the inputs of an encoder and the first ids of the decoder [B, N]; raises ValueError as `checked`."""
+        check_model(model, room, target)
+        source = dict(source)
+        if "input_ids" in source:
+            found, keep = check_ids(model, source["input_ids"], source.get("attention_mask"))
+            source |= {"input_ids": found if keep is None else found * keep, "attention_mask": keep}
+        ids, _ = check_ids(model, ids, None, "decoder_input_ids")
+        check_length(model, ids.shape[1], room)
+        return cls(model, ids, None, room, source=source)
+
     def repeated(self, copies: int) -> "Prompt":
-        return Prompt(self.model, self.ids, self.keep, self.room, copies)
+        return replace(self, copies=copies)
+
+    def new_state(self) -> StackState:
+        """An empty cache for the prompt and all new tokens; an encoder reads the source here."""
+        capacity = self.ids.shape[1] + self.room
+        if self.source is None:
+            state: StackState = self.model.new_state(len(self.ids), capacity)
+            return state
+        return self.model.start_decoding(self.source, capacity)
 
     @property
     def rows(self) -> int:
@@ -75,9 +80,8 @@ class Prompt:
         if self.keep is None and self.room > 1:
             session.step = one_token_step(self.model, session.state)
         if self.copies > 1:
-            index = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(self.copies)
-            session.reorder(index)
-            scores = scores[index]
+            session.repeat(self.copies)
+            scores = scores.repeat_interleave(self.copies, 0)
         return session, scores
 
     def last_tokens(self, count: int) -> list[list[int]]:
@@ -114,8 +118,7 @@ class DecodingSession:
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
         self.step: Callable[[Tensor], Tensor] | None = None
-        capacity = prompt.ids.shape[1] + prompt.room
-        self.state: StackState = self.model.new_state(batch, capacity)
+        self.state = prompt.new_state()
         self.keep = None
         if prompt.keep is not None:
             self.keep = torch.cat([prompt.keep, prompt.keep.new_ones(batch, prompt.room)], 1)
@@ -134,6 +137,16 @@ class DecodingSession:
         if not all(map(math.isfinite, best.flatten().tolist())):
             raise scores_error(self.model)
         return scores
+
+    def repeat(self, copies: int) -> None:
+        """Each row becomes `copies` rows."""
+        index = torch.arange(len(self.most_probable), device=self.most_probable.device).repeat_interleave(copies)
+        if isinstance(self.state, EncoderDecoderState):
+            self.state.repeat(copies)
+        else:
+            self.state.reorder(index)
+        self.most_probable = self.most_probable[index]
+        self.keep = None if self.keep is None else self.keep[index]
 
     def reorder(self, index: Tensor) -> None:
         """Row i continues from the state of row index[i]."""
@@ -174,6 +187,40 @@ def scores_error(model: Any) -> ValueError:
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_model(model: Model, room: int, target: Model | None) -> None:
+    """Raises ValueError for a model that cannot generate, or that cannot be a draft of the model `target`."""
+    role = "model" if target is None else "draft"
+    head = getattr(getattr(model, "config", None), "head", None)
+    if head != "lm" or not hasattr(model, "decode"):
+        raise ValueError(f"{role}: generation needs a decoder with head='lm', given a {type(model).__name__} with "
+                         f"head={head!r}")  # fmt: skip
+    if target is not None and isinstance(target, EncoderDecoder) != isinstance(model, EncoderDecoder):
+        raise ValueError(f"the draft is a {type(model).__name__} and the model a {type(target).__name__}: both must "
+                         "have an encoder, or neither")  # fmt: skip
+    vocabulary = model.config.vocab_size
+    if target is not None and target.config.vocab_size != vocabulary:
+        raise ValueError(f"the draft has vocab_size={vocabulary}, but the model has vocab_size="
+                         f"{target.config.vocab_size}: a draft must share the model's tokenizer")  # fmt: skip
+    require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
+
+
+def check_ids(model: Model, ids: Tensor, mask: Tensor | None, name: str = "input_ids") -> tuple[Tensor, Tensor | None]:
+    """Token ids [B, N] on the device of the model, and their mask or None; raises ValueError for invalid ones."""
+    for each, value in ((name, ids), ("attention_mask", mask)):
+        if not isinstance(value, Tensor) and not (value is None and each == "attention_mask"):
+            also = ", a text, a list of texts or a conversation" * (each == "input_ids")
+            raise ValueError(f"{each}: expected a tensor [B, N]{also}, given a {type(value).__name__}: "
+                             f"torch.tensor makes one of numbers")  # fmt: skip
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"expected integer token ids [B, N], given shape {tuple(ids.shape)} and dtype {ids.dtype}")
+    if ids.numel() == 0:
+        raise ValueError(f"an empty prompt of shape {tuple(ids.shape)}: expected at least one token, such as bos")
+    ids = ids.to(model.device).long()
+    keep = None if mask is None else check_mask(mask, ids)
+    check_token_ids(ids, keep, model.config.vocab_size)
+    return ids, keep
 
 
 def check_mask(mask: Tensor, ids: Tensor) -> Tensor | None:

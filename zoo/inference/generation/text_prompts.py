@@ -15,24 +15,26 @@ from zoo.preprocessing.text import TextProcessor
 class TextPrompts:
     """Texts as tokens [B, N] with their mask, padded on the left.
 
-    texts: what the result begins with: the prompts, or for conversations, which are continued by one message, nothing.
+    texts: what the result begins with: the prompts, or nothing, for conversations, which are continued by one message,
+    and for the texts that an encoder reads. is_source: they are such texts.
     """
 
     ids: Tensor
     mask: Tensor
     texts: list[str]
     is_one: bool
+    is_source: bool = False
 
-    def continued(self, sequences: Tensor, decode: Decode, ends: Sequence[int], pad: int | None) -> str | list[str]:
-        """The texts of sequences [B * copies, N + new], without what follows an end token and without padding."""
-        start, copies = self.ids.shape[1], len(sequences) // len(self.ids)
+    def continued(self, tokens: Tensor, decode: Decode, ends: Sequence[int], pad: int | None) -> str | list[str]:
+        """The texts with new tokens [B * copies, new], without what follows an end token and without padding."""
+        copies = len(tokens) // len(self.ids)
         found = []
-        for row, ids in enumerate(sequences[:, start:].tolist()):
+        for row, ids in enumerate(tokens.tolist()):
             new = ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
             while new and new[-1] == pad:
                 new.pop()
             prompt = row // copies
-            context = self.ids[prompt][self.mask[prompt].bool()][-CONTEXT:].tolist()
+            context = [] if self.is_source else self.ids[prompt][self.mask[prompt].bool()][-CONTEXT:].tolist()
             found.append(self.texts[prompt] + text_after(decode, context, new))
         return found[0] if self.is_one and copies == 1 else found
 
@@ -57,6 +59,12 @@ def encode_prompts(model: Any, prompts: Any, mask: Tensor | None, tokenizer: Any
         tokens = replace(found, padding="left").apply_chat_template(list(batch), add_generation_prompt=True)
         return TextPrompts(tokens["input_ids"], tokens["attention_mask"], [""] * len(batch), is_one)
     return None
+
+
+def encode_sources(model: Any, texts: Any, mask: Tensor | None, tokenizer: Any) -> TextPrompts | None:
+    """A text or a list of texts for an encoder as tokens; None for others."""
+    found = None if is_conversation(texts) else encode_prompts(model, texts, mask, tokenizer)
+    return None if found is None else replace(found, texts=[""] * len(found.texts), is_source=True)
 
 
 def encode_texts(model: Any, texts: list[str], tokenizer: Any, is_one: bool) -> TextPrompts:
