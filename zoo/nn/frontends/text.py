@@ -4,15 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.init import STD, Initializer, trunc_normal_
+from zoo.nn.init import STD, Initializer, normal_, trunc_normal_
+from zoo.nn.sinusoids import Layout, sinusoid_table, sinusoids_at
+
+
+class ScaledEmbedding(nn.Embedding):
+    """Token embeddings that are multiplied by `scale` where they are used: the products begin with a variance of 1."""
+
+    def __init__(self, rows: int, width: int, scale: float) -> None:
+        super().__init__(rows, width)
+        self.scale = scale
+
+    def initialize(self, generator_for: Initializer) -> None:
+        normal_(self.weight, 1 / self.scale, generator_for("weight"))
 
 
 class TextEmbedding(nn.Module):
     """ids [B, N] -> [B, N, D]: token embeddings, plus position and token-type embeddings where there are any.
 
-    max_length: number of position embeddings (None: the model has no learned positions). position_offset: number of
-    unused rows before them. types: number of token types (0: none). norm: applied to the sum. dropout: after the norm.
-    scale: a factor of the token embeddings.
+    max_length: number of position embeddings (None: none are added). sinusoids: the layout of fixed ones, which are
+    computed; None: they are learned. position_offset: number of unused rows before learned ones. types: number of token
+    types (0: none). norm: applied to the sum. dropout: after the norm. scale: a factor of the token embeddings.
     """
 
     def __init__(
@@ -21,6 +33,7 @@ class TextEmbedding(nn.Module):
         width: int,
         *,
         max_length: int | None = None,
+        sinusoids: Layout | None = None,
         position_offset: int = 0,
         types: int = 0,
         norm: nn.Module | None = None,
@@ -28,9 +41,10 @@ class TextEmbedding(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.scale = scale
-        self.word = nn.Embedding(vocab_size, width)
-        self.positions = nn.Parameter(torch.empty(max_length + position_offset, width)) if max_length else None
+        self.scale, self.max_length, self.sinusoids = scale, max_length, sinusoids
+        self.word = nn.Embedding(vocab_size, width) if scale == 1 else ScaledEmbedding(vocab_size, width, scale)
+        rows = max_length + position_offset if max_length and sinusoids is None else 0
+        self.positions = nn.Parameter(torch.empty(rows, width)) if rows else None
         self.types = nn.Embedding(types, width) if types else None
         self.norm, self.dropout, self.position_offset = norm, dropout, position_offset
         self.ids_checked = False
@@ -48,20 +62,29 @@ class TextEmbedding(nn.Module):
             x = x + (self.types.weight[0] if types is None else self.lookup(self.types, types, "token_type_id"))
         elif types is not None and not (torch.compiler.is_compiling() or self.ids_checked) and bool(types.any()):
             raise ValueError("token_type_ids contains values other than 0, but this model has no token types: omit it")
+        if self.max_length and ids.shape[1] > self.max_length:
+            raise self.length_error(ids.shape[1])
         if self.positions is not None:
-            if ids.shape[1] > len(self.positions) - self.position_offset:
-                raise self.length_error(ids.shape[1])
             rows = positions + self.position_offset if self.position_offset else positions
             x = x + F.embedding(rows, self.positions)
+        elif self.sinusoids is not None:
+            x = x + self.fixed_positions(positions, x)
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
+    def fixed_positions(self, positions: Tensor, like: Tensor) -> Tensor:
+        """Sinusoids of `positions` in the dtype of the embeddings `like` [B, N, D], from a table that is kept."""
+        assert self.sinusoids is not None and self.max_length is not None
+        width = like.shape[-1]
+        if torch.compiler.is_compiling() or like.is_meta or type(like) is not Tensor:  # nothing to keep
+            return sinusoids_at(positions, width, self.sinusoids).to(like.dtype)
+        return F.embedding(positions, sinusoid_table(self.max_length, width, self.sinusoids, like.device, like.dtype))
+
     def length_error(self, tokens: int) -> ValueError:
         """The error for a text with more tokens than the model has positions."""
-        limit = 0 if self.positions is None else len(self.positions) - self.position_offset
         return ValueError(
-            f"got {tokens} tokens, but the model has max_length={limit} positions: truncate the text "
+            f"got {tokens} tokens, but the model has max_length={self.max_length} positions: truncate the text "
             "(model.preprocess(..., truncate='cut')) or split it"
         )
 
