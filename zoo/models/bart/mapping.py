@@ -19,7 +19,6 @@ KEYS = """
     dropout             = dropout
     attention_dropout   = attention_dropout
     scale_embedding     = scale_embedding
-    tie_word_embeddings = tie_word_embeddings
     bos_token_id        = bos_token_id
     pad_token_id        = pad_token_id
     eos_token_id        = eos_token_id
@@ -28,7 +27,7 @@ KEYS = """
     forced_eos_token_id = forced_eos_token_id
 """
 
-# Of one layer: {ours} and {theirs} are "encoder" or "decoder".
+# Of one layer: {side} is "encoder" or "decoder".
 LAYER = """
     {side}.blocks.*.mixer.q.@     = ~{side}.layers.*.self_attn.q_proj.@
     {side}.blocks.*.mixer.k.@     = ~{side}.layers.*.self_attn.k_proj.@
@@ -72,6 +71,9 @@ HEAD_TABLES: dict[str | None, str] = {
 """,
 }
 
+# Without it transformers' encoder and decoder do not share their embeddings either.
+TIED = {"tie_word_embeddings": (True,)}
+
 BART = CheckpointMapping(
     name="bart",
     base="model.",
@@ -80,6 +82,7 @@ BART = CheckpointMapping(
     head_tables=HEAD_TABLES,
     heads={"BartForConditionalGeneration": {"head": "lm"}, "BartModel": {"head": None}},
     aliases={"num_attention_heads": "encoder_attention_heads", "hidden_size": "d_model"},
+    only=TIED,
     read=lambda fields, theirs: {"order": "post"},
 )
 

@@ -8,15 +8,23 @@ from zoo.nn.init import STD, Initializer, normal_, trunc_normal_
 from zoo.nn.sinusoids import Layout, sinusoid_table, sinusoids_at
 
 
-class ScaledEmbedding(nn.Embedding):
-    """Token embeddings that are multiplied by `scale` where they are used: the products begin with a variance of 1."""
+class WordEmbedding(nn.Embedding):
+    """Token embeddings that are multiplied by `scale` where they are used: the products begin with a variance of 1.
 
-    def __init__(self, rows: int, width: int, scale: float) -> None:
-        super().__init__(rows, width)
+    padding_idx: the row that is zero at first and not trained by being read.
+    """
+
+    def __init__(self, rows: int, width: int, scale: float = 1.0, padding_idx: int | None = None) -> None:
+        super().__init__(rows, width, padding_idx)
         self.scale = scale
 
     def initialize(self, generator_for: Initializer) -> None:
-        normal_(self.weight, 1 / self.scale, generator_for("weight"))
+        if self.scale == 1:
+            trunc_normal_(self.weight, STD, generator_for("weight"))
+        else:
+            normal_(self.weight, 1 / self.scale, generator_for("weight"))
+        if self.padding_idx is not None:
+            self.weight[self.padding_idx].zero_()
 
 
 class TextEmbedding(nn.Module):
@@ -25,6 +33,7 @@ class TextEmbedding(nn.Module):
     max_length: number of position embeddings (None: none are added). sinusoids: the layout of fixed ones, which are
     computed; None: they are learned. position_offset: number of unused rows before learned ones. types: number of token
     types (0: none). norm: applied to the sum. dropout: after the norm. scale: a factor of the token embeddings.
+    padding_idx: the token whose embedding is not trained by being read.
     """
 
     def __init__(
@@ -39,10 +48,12 @@ class TextEmbedding(nn.Module):
         norm: nn.Module | None = None,
         dropout: float = 0.0,
         scale: float = 1.0,
+        padding_idx: int | None = None,
     ) -> None:
         super().__init__()
         self.scale, self.max_length, self.sinusoids = scale, max_length, sinusoids
-        self.word = nn.Embedding(vocab_size, width) if scale == 1 else ScaledEmbedding(vocab_size, width, scale)
+        plain = scale == 1 and padding_idx is None
+        self.word = nn.Embedding(vocab_size, width) if plain else WordEmbedding(vocab_size, width, scale, padding_idx)
         rows = max_length + position_offset if max_length and sinusoids is None else 0
         self.positions = nn.Parameter(torch.empty(rows, width)) if rows else None
         self.types = nn.Embedding(types, width) if types else None
