@@ -81,8 +81,12 @@ def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
     pad = getattr(config, "pad_token_id", None)
     if pad is not None and 0 <= pad < config.vocab_size and config.vocab_size > 1:  # models handle it in their own ways
         ids[ids == pad] = (pad + 1) % config.vocab_size
-    if getattr(config, "pool", None) == "eos":
-        ids[:, -1] = config.eos_token_id
+    if getattr(config, "pool", None) == "eos" and config.eos_token_id is not None:
+        end = config.eos_token_id
+        if hasattr(config, "decoder_start_token_id"):  # BART's rows must have equally many end tokens
+            end = end[0] if isinstance(end, tuple) else end
+            ids[ids == end] = next(i for i in range(3) if i not in (pad, end))
+        ids[:, -1] = end
     return ids
 
 

@@ -57,6 +57,13 @@ EMBEDDINGS = """
     encoder.tokens.word.weight    = ~shared.weight | ~encoder.embed_tokens.weight | ~decoder.embed_tokens.weight
     -                             = ~encoder.embed_tokens.weight
     -                             = ~decoder.embed_tokens.weight
+    -                             = ~encoder.version
+    -                             = ~decoder.version
+"""
+
+NO_LM_HEAD = """
+    -                             = lm_head.weight
+    -                             = final_logits_bias
 """
 
 HEAD_TABLES: dict[str | None, str] = {
@@ -64,11 +71,14 @@ HEAD_TABLES: dict[str | None, str] = {
     head.proj.weight              = lm_head.weight
     head.proj.bias                = final_logits_bias   row0
     -                             = lm_head.weight
+    -                             = classification_head.**
 """,
-    None: """
-    -                             = lm_head.weight
-    -                             = final_logits_bias
+    "classify": NO_LM_HEAD
+    + """
+    head.dense.@                  = classification_head.dense.@
+    head.proj.@                   = classification_head.out_proj.@
 """,
+    None: NO_LM_HEAD + "- = classification_head.**",
 }
 
 # Without it transformers' encoder and decoder do not share their embeddings either.
@@ -80,7 +90,11 @@ BART = CheckpointMapping(
     keys=KEYS,
     table=EMBEDDINGS + LAYERS,
     head_tables=HEAD_TABLES,
-    heads={"BartForConditionalGeneration": {"head": "lm"}, "BartModel": {"head": None}},
+    heads={
+        "BartForConditionalGeneration": {"head": "lm"},
+        "BartForSequenceClassification": {"head": "classify"},
+        "BartModel": {"head": None},
+    },
     aliases={"num_attention_heads": "encoder_attention_heads", "hidden_size": "d_model"},
     only=TIED,
     read=lambda fields, theirs: {"order": "post"},
@@ -100,6 +114,9 @@ MBART = replace(
     BART,
     name="mbart",
     table=BART.table + NORMS,
-    heads={"MBartForConditionalGeneration": {"head": "lm"}, "MBartModel": {"head": None}},
+    heads={
+        "MBartForConditionalGeneration": {"head": "lm"},
+        "MBartModel": {"head": None},
+    },
     read=read_mbart,
 )

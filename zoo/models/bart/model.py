@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoo.models.bart.mapping import BART, MBART
 from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Side
 from zoo.models.family import Family
+from zoo.models.text import check_shapes
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
+from zoo.nn.frontends.text import TextEmbedding, count_positions
+from zoo.nn.heads import LMHead, TextClassificationHead
+from zoo.nn.lengths import AnyLengths
+
+ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +23,8 @@ class BartConfig(EncoderDecoderConfig):
     """Config of BART; see EncoderDecoderConfig.
 
     order: of the norms, "post" for BART and "pre" with a final norm for mBART. scale_embedding: token embeddings are
-    multiplied by sqrt(width). forced_bos_token_id, forced_eos_token_id: what `zoo.generate` writes first, and last
-    where a text reaches max_new_tokens.
+    multiplied by sqrt(width). pool: a classifier reads the decoder's state at the last end token. forced_bos_token_id,
+    forced_eos_token_id: what `zoo.generate` writes first, and last where a text reaches max_new_tokens.
     """
 
     vocab_size: int = 50265
@@ -30,6 +35,7 @@ class BartConfig(EncoderDecoderConfig):
     dropout: float = 0.1
     order: Literal["pre", "post"] = "post"
     scale_embedding: bool = False
+    pool: Any = "eos"
     bos_token_id: int | None = 0
     pad_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
@@ -37,9 +43,22 @@ class BartConfig(EncoderDecoderConfig):
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = 2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool != "eos":
+            raise ValueError(f"pool={self.pool!r}: BART classifies by the state at the last end token, pool='eos'")
+        if self.head == "classify" and None in (self.eos_token_id, self.decoder_start_token_id):
+            raise ValueError("head='classify' needs eos_token_id and decoder_start_token_id: set them")
+
+    def allow_heads(self, *heads: str | None) -> None:
+        super().allow_heads(*heads, "classify")
+
 
 class Bart(EncoderDecoder):
-    """BART; see EncoderDecoder. Its position table begins with two rows that are not used."""
+    """BART; see EncoderDecoder. Its position table begins with two rows that are not used.
+
+    head="classify": forward(input_ids, attention_mask) -> class scores [B, C]; the decoder reads the same text.
+    """
 
     def make_side(self, name: str) -> Side:
         c = self.config
@@ -51,9 +70,65 @@ class Bart(EncoderDecoder):
 
     def make_head(self) -> nn.Module | None:
         c = self.config
+        # a classifier makes the decoder's inputs itself
+        vars(self)["inputs"] = ENCODER_INPUTS if c.head == "classify" else type(self).inputs
         if c.head is None:
             return None
+        if c.head == "classify":
+            return TextClassificationHead("cls", c.width, c.num_classes, dense="tanh")
         return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None, fixed_bias=True)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        **unknown: Any,
+    ) -> Any:
+        if self.config.head != "classify" or type(unknown) is not dict:
+            return super().forward(
+                input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, lengths, **unknown
+            )
+        decoder = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
+        unknown |= {name: value for name, value in decoder.items() if value is not None}
+        if unknown or input_ids is None:
+            input_ids = self.check_inputs(unknown, input_ids)
+        check_shapes(input_ids, attention_mask, 0)
+        if lengths is not None:
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        index = self.last_end(input_ids, attention_mask)
+        memory = self.encode(input_ids, attention_mask, lengths)
+        shifted = self.shift_right(input_ids, attention_mask)
+        x = self.run_decoder(shifted, attention_mask, memory, attention_mask)
+        assert self.head is not None
+        return self.head(x[torch.arange(len(x), device=x.device), index][:, None])
+
+    def last_end(self, input_ids: Tensor, keep: Tensor | None) -> Tensor:
+        """The place [B] of the last end token of each row. Raises ValueError for a row on the CPU without one."""
+        ends = self.config.eos_token_id
+        is_end = torch.isin(input_ids, input_ids.new_tensor(ends))
+        if keep is not None:
+            is_end = is_end & keep.bool()
+        if is_end.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(is_end.any(1).all()):
+            row = int(is_end.any(1).long().argmin())
+            raise ValueError(
+                f"row {row} of input_ids has no end token {ends}, by whose state a text is classified: "
+                "model.preprocess adds it"
+            )
+        return input_ids.shape[1] - 1 - is_end.flip(1).long().argmax(1)
+
+    def shift_right(self, input_ids: Tensor, keep: Tensor | None) -> Tensor:
+        """Each real token [B, N] replaced by the one before it, the first by the start token."""
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if keep is None:
+            previous = input_ids.roll(1, 1)
+        else:
+            real = (place * keep.bool()).cummax(1).values
+            previous = input_ids.gather(1, real.roll(1, 1))
+        positions = count_positions(keep, input_ids.shape[1], 0, input_ids.device)
+        return previous.masked_fill(positions == 0, self.config.decoder_start_token_id)
 
 
 LARGE = dict(width=1024, depth=12, heads=16)
