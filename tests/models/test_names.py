@@ -25,6 +25,9 @@ TYPOS = {
     "vit_l_16": "vit_large_patch16_224",
     "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2",
     "facebook/dinov2-with-registers-large": "vit_large_patch14_reg4_dinov2",
+    "t5-small": "t5_small",
+    "google/flan-t5-base": "flan_t5_base",
+    "google/t5-v1_1-large": "t5_v1_1_large",
 }
 
 OTHERS = {
@@ -42,6 +45,8 @@ OTHERS = {
     "laion/clap-htsat-unfused": "clap",
     "albert-base-v2": "albert",
     "microsoft/deberta-v3-base": "deberta",
+    "google/umt5-small": "umt5",
+    "google/flan-ul2": "flan_ul2",
     "facebook/opt-125m": "opt",
     "phi-2": "phi",
     "wav2vec2-bert-2.0": "wav2vec2_bert",
@@ -76,7 +81,7 @@ def test_families_of_other_libraries_are_not_near_ours():
         family("albert")
     with pytest.raises(ValueError, match="no family 'brt'; did you mean 'bert'"):
         family("brt")
-    assert {"swin", "clap", "albert", "wavlm"} <= OTHER_FAMILIES
+    assert {"swin", "clap", "albert", "umt5", "wavlm"} <= OTHER_FAMILIES
     assert OTHER_FAMILIES.isdisjoint(family_names()) and OTHER_WORDS <= OTHER_FAMILIES
 
 

@@ -328,12 +328,13 @@ def _is_explained(name: str, before: Any, after: Any) -> bool:
     part, _, rest = name.partition(".")
     if part in after.parts:  # a tensor of a tower
         return _is_explained(rest, before.parts[part], after.parts[part])
+    fields: list[str] = []
     if name.startswith("head."):
         fields = ["head", "num_classes", "vocab_size", "pool", "pooler", "classifier_width", "layer_sum"]
+    elif part == "decoder" and getattr(after, "decoder_depth", None) == 0:  # the encoder alone
+        fields = ["decoder_depth"]
     elif ".mixer." in name or ".cross." in name:
         fields = [field for field in after.names() if "attention" in field or field == "mixer"]
-    else:
-        return False
     return any(getattr(before, field, None) != getattr(after, field, None) for field in fields)
 
 

@@ -122,6 +122,8 @@ class EncoderDecoder(Model):
         self.decoder = self.make_side("decoder") if config.side("decoder")["depth"] else None
         self.share_embeddings()
         self.head = self.make_head()
+        if self.decoder is None:
+            self.inputs = ("input_ids", "attention_mask", "lengths")  # type: ignore[misc]
 
     def make_side(self, name: str) -> Side:
         """The "encoder" or the "decoder"."""
@@ -208,6 +210,8 @@ class EncoderDecoder(Model):
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
         memory = self.encode(input_ids, attention_mask, lengths)
         if self.decoder is None:
+            if decoder_input_ids is not None or decoder_attention_mask is not None:
+                raise self.input_error({"decoder_input_ids": decoder_input_ids})
             return memory
         x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, attention_mask)
         return x if self.head is None else self.head(x)

@@ -12,11 +12,12 @@ OTHER_NAMES = """
     regnet resmlp resnet resnetv2 resnext rtdetr sam sam2 segformer swin swinv2 tnt twins vgg vit_hybrid vit_mae vit_msn
     vitdet volo wide_resnet xcit yolo yolos
 
-    albert bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra ernie
-    falcon flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj granite ibert jamba
-    layoutlm led llama4 longformer longt5 luke mamba mamba2 megatron mixtral mobilebert mpnet mpt nezha nystromformer
-    olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl qwen3_moe reformer rembert retribert
-    rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl ul2 umt5 xglm xlnet xmod yi
+    albert bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
+    ernie falcon flan_ul2 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
+    granite ibert jamba layoutlm led llama4 longformer longt5 luke mamba mamba2 megatron mixtral mobilebert mpnet
+    mpt nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
+    qwen3_moe reformer rembert retribert rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl
+    ul2 umt5 xglm xlnet xmod yi
 
     align altclip blip blip2 chameleon coca fuyu git imagebind instructblip kosmos llava metaclip florence flamingo
     flava idefics lxmert paligemma pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
