@@ -57,11 +57,13 @@ class Pieces:
         )
 
 
-def tokenizer(data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool = False) -> "Tokenizer":
+def tokenizer(
+    data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool = False, extra_ids: int = 0
+) -> "Tokenizer":
     """A tokenizer from the bytes of a SentencePiece model.
 
     bos, eos: whether to add <s> before and </s> after a text. fairseq: the ids of XLM-R, with its special tokens first
-    and <mask> last.
+    and <mask> last. extra_ids: number of T5's sentinels <extra_id_N>, ..., <extra_id_0> after all other pieces.
     """
     from tokenizers import AddedToken, Tokenizer, models
 
@@ -70,6 +72,7 @@ def tokenizer(data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool
     if fairseq:
         first = [(name, 0.0, CONTROL) for name in ("<s>", "<pad>", "</s>", "<unk>")]
         pieces = [*first, *pieces[3:], ("<mask>", 0.0, CONTROL)]
+    pieces = pieces + [(f"<extra_id_{i}>", 0.0, CONTROL) for i in reversed(range(extra_ids))]
     ids = {text: i for i, (text, _, _) in enumerate(pieces)}
     unknown = 3 if fairseq else model.unknown
     if model.algorithm == UNIGRAM:

@@ -25,7 +25,8 @@ USUAL = {
 }
 HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
-SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta")  # model types whose SentencePiece models can be read directly
+# Model types whose SentencePiece models can be read directly.
+SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta", "t5", "mt5")
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
@@ -116,12 +117,22 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str |
     file = next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
     if file is None or model_type not in SENTENCEPIECE_TYPES:
         return None
-    xlm = model_type == "xlm-roberta"
-    bos, eos = (bool(settings.get(f"add_{name}_token", default)) for name, default in (("bos", True), ("eos", False)))
+    options: dict[str, Any] = {"fairseq": model_type == "xlm-roberta"}
+    options |= {name: bool(settings.get(f"add_{name}_token", name == "bos")) for name in ("bos", "eos")}
+    if model_type in ("t5", "mt5"):
+        options = {"bos": False, "eos": True, "extra_ids": _extra_ids(settings)}
     try:
-        return sentencepiece.tokenizer(file.read_bytes(), bos=bos, eos=eos, fairseq=xlm).to_str()
+        return sentencepiece.tokenizer(file.read_bytes(), **options).to_str()
     except LoadError as error:
         raise LoadError(f"{file}: {error}; {HOW_TO_CONVERT}") from None
+
+
+def _extra_ids(settings: Mapping[str, Any]) -> int:
+    """The number of T5's sentinels, 100 if the settings do not say."""
+    count = settings.get("extra_ids", 100)
+    if type(count) is not int or count < 0:
+        raise LoadError(f"tokenizer_config.json has extra_ids={count!r:.200}, expected a number of tokens, 0 or more")
+    return count
 
 
 def _special(text: str, settings: Mapping[str, Any], config: Any) -> tuple[dict[str, str], list[str]]:
