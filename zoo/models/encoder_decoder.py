@@ -216,6 +216,29 @@ class EncoderDecoder(Model):
         x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, attention_mask)
         return x if self.head is None else self.head(x)
 
+    def check_decoder_inputs(
+        self,
+        decoder_input_ids: Tensor | None,
+        decoder_attention_mask: Tensor | None,
+        memory: Tensor | None,
+        state: EncoderDecoderState | None,
+    ) -> Tensor:
+        """The decoder's ids [B, T]; raises ValueError unless they fit their mask and the texts of the encoder."""
+        if decoder_input_ids is None:
+            raise ValueError(
+                f"{type(self).__name__} takes {', '.join(self.inputs)}; 'decoder_input_ids' is missing: in training "
+                "the target tokens, shifted right behind decoder_start_token_id; zoo.generate writes new ones"
+            )
+        start = 0 if state is None else state.length
+        check_shapes(decoder_input_ids, decoder_attention_mask, start, "decoder_")
+        rows = len(decoder_input_ids) if state is None else len(decoder_input_ids) // state.copies
+        if memory is not None and len(memory) != rows:
+            raise ValueError(
+                f"decoder_input_ids have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected "
+                "one row for each text"
+            )
+        return decoder_input_ids
+
     def run_decoder(
         self,
         decoder_input_ids: Tensor | None,
@@ -225,20 +248,9 @@ class EncoderDecoder(Model):
         state: EncoderDecoderState | None = None,
     ) -> Any:
         """Hidden states of the decoder [B, T, D] for tokens that attend to the encoder's states `memory` [B, N, D]."""
-        if decoder_input_ids is None:
-            raise ValueError(
-                f"{type(self).__name__} takes {', '.join(self.inputs)}; 'decoder_input_ids' is missing: in training "
-                "the target tokens, shifted right behind decoder_start_token_id; zoo.generate writes new ones"
-            )
         assert self.decoder is not None
+        decoder_input_ids = self.check_decoder_inputs(decoder_input_ids, decoder_attention_mask, memory, state)
         start = 0 if state is None else state.length
-        check_shapes(decoder_input_ids, decoder_attention_mask, start, "decoder_")
-        rows = len(decoder_input_ids) if state is None else len(decoder_input_ids) // state.copies
-        if memory is not None and len(memory) != rows:
-            raise ValueError(
-                f"decoder_input_ids have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected "
-                "one row for each text"
-            )
         positions = count_positions(decoder_attention_mask, decoder_input_ids.shape[1], start, decoder_input_ids.device)
         context = self.decoder_context(positions)
         context = Context(context.mask, context.bias, context.rotary, memory, padding_mask(memory_mask))
@@ -284,6 +296,10 @@ class EncoderDecoder(Model):
         like = self.tokens.word.weight
         layers = self.decoder.blocks.new_state(len(memory), capacity or 64, like)
         return EncoderDecoderState(layers, memory, None if memory_mask is None else real_tokens(memory_mask))
+
+    def state_for(self, batch: Mapping[str, Any], capacity: int | None = None) -> EncoderDecoderState:
+        """`new_state` for the texts of a batch of `forward`, which the encoder reads."""
+        return self.new_state(self.encode(**batch), batch.get("attention_mask"), capacity)
 
     def decode(
         self,

@@ -86,6 +86,10 @@ def initialize_module(module: nn.Module, generator_for: Initializer) -> None:
         nn.init.ones_(own.weight)
     elif isinstance(module, nn.Embedding):
         trunc_normal_(own.weight, STD, generator_for("weight"))
+    elif isinstance(module, nn.RNNBase):  # as torch does
+        for name, weight in module.named_parameters():
+            uniform_(weight, module.hidden_size**-0.5, generator_for(name))
+        return
     elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         # the published 0.02 at a fan-in of 768, and more for narrow layers, which learn too slowly from 0.02
         trunc_normal_(own.weight, (3 * own.weight[0].numel()) ** -0.5, generator_for("weight"))
@@ -98,6 +102,10 @@ def initialize_module(module: nn.Module, generator_for: Initializer) -> None:
 
 def normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:
     tensor.copy_(torch.empty(tensor.shape).normal_(0.0, std, generator=generator))
+
+
+def uniform_(tensor: Tensor, limit: float, generator: torch.Generator) -> None:
+    tensor.copy_(torch.empty(tensor.shape).uniform_(-limit, limit, generator=generator))
 
 
 def trunc_normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:

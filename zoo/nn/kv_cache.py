@@ -12,13 +12,14 @@ from zoo.nn.position_biases import Bias, BiasView
 
 
 class State:
-    """Base class of the cache of one attention layer; `length` is the number of cached tokens."""
+    """Base class of the cache of one layer; `length` is the number of cached tokens, `content` what it has of them."""
 
     length: int = 0
+    content: str = "a sum over all tokens"
 
     def crop(self, length: int) -> None:
         """Keep the first `length` tokens only (speculative decoding drops rejected ones)."""
-        raise ValueError(f"{type(self).__name__} is a sum over all tokens and cannot be cropped to {length} tokens")
+        raise ValueError(f"{type(self).__name__} is {self.content} and cannot be cropped to {length} tokens")
 
     def reorder(self, index: Tensor) -> None:
         """Replace row i by row index[i] (beam search). index: [B] or longer."""

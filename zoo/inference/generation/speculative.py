@@ -55,7 +55,7 @@ def check_can_crop(session: "DecodingSession") -> None:
     for layer in session.state:
         if type(layer.mixer).crop is State.crop:
             raise ValueError(
-                f"{type(layer.mixer).__name__} is a sum over all tokens, from which rejected ones cannot be removed: "
+                f"{type(layer.mixer).__name__} is {layer.mixer.content}, from which rejected ones cannot be removed: "
                 "draft= needs kinds of attention with a cache of keys and values"
             )
 
