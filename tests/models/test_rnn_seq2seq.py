@@ -219,7 +219,7 @@ def test_a_row_of_padding_alone_has_states_of_zeros_and_changes_no_other():
 def test_decoding_in_steps_is_the_full_forward(shape):
     model, batch = small(shape), padded()
     full, keep = model(**batch), batch["decoder_attention_mask"]
-    state, parts, start = model.state_for(batch), [], 0
+    state, parts, start = model.start_decoding(batch), [], 0
     for chunk in batch["decoder_input_ids"].split([2, 1, 3], 1):
         end = start + chunk.shape[1]
         parts.append(model.decode(chunk, state, keep[:, :end], every=True))
@@ -234,12 +234,12 @@ def test_states_from_the_encoders_outputs_alone_or_an_error(shape):
     model, batch = small(shape), padded()
     memory, ids = model.encode(**batch), batch["decoder_input_ids"]
     if shape in ("sutskever", "luong", "luong fed"):
-        with pytest.raises(ValueError, match=r"model\.state_for\(batch\)"):
+        with pytest.raises(ValueError, match=r"model\.start_decoding\(batch\)"):
             model.new_state(memory, batch["attention_mask"])
         return
     for own in (model, small(shape, reverse_source=True)):
         state = own.new_state(own.encode(**batch), batch["attention_mask"])
-        expected = own.decode(ids, own.state_for(batch), every=True)
+        expected = own.decode(ids, own.start_decoding(batch), every=True)
         torch.testing.assert_close(own.decode(ids, state, every=True), expected)
 
 
@@ -247,7 +247,7 @@ def test_states_from_the_encoders_outputs_alone_or_an_error(shape):
 @torch.no_grad()
 def test_rows_of_the_state_are_repeated_and_reordered(shape):
     model, batch, ids = small(shape), padded(), texts(4, 1, 2)
-    state = model.state_for(batch)
+    state = model.start_decoding(batch)
     model.decode(ids, state)
     state.repeat(2)
     next_ids = texts(8, 1, 3)
@@ -264,7 +264,7 @@ def test_rows_of_the_state_are_repeated_and_reordered(shape):
 @torch.no_grad()
 def test_the_state_of_recurrent_layers_cannot_be_cropped():
     model = small()
-    state = model.state_for({"input_ids": texts()})
+    state = model.start_decoding({"input_ids": texts()})
     model.decode(texts(), state)
     with pytest.raises(ValueError, match="RecurrentState is the state after the last token and cannot be cropped to 3"):
         state.crop(3)

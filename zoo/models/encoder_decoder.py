@@ -297,10 +297,6 @@ class EncoderDecoder(Model):
         layers = self.decoder.blocks.new_state(len(memory), capacity or 64, like)
         return EncoderDecoderState(layers, memory, None if memory_mask is None else real_tokens(memory_mask))
 
-    def state_for(self, batch: Mapping[str, Any], capacity: int | None = None) -> EncoderDecoderState:
-        """`new_state` for the texts of a batch of `forward`, which the encoder reads."""
-        return self.new_state(self.encode(**batch), batch.get("attention_mask"), capacity)
-
     def decode(
         self,
         input_ids: Tensor,

@@ -198,8 +198,8 @@ class RnnSeq2Seq(EncoderDecoder):
         if c.architecture in ("sutskever", "luong") and (c.depth > 1 or len(state_names(c)) > 1):
             raise ValueError(
                 f"the decoder of architecture={c.architecture!r}, cell={c.cell!r}, depth={c.depth} starts with states "
-                "that the encoder's outputs do not have: make its state by model.state_for(batch), or pass final= of "
-                "model.read(...)"
+                "that the encoder's outputs do not have: make its state by model.start_decoding(batch), or pass "
+                "final= of model.read(...)"
             )
         keep = torch.ones_like(memory[..., 0], dtype=torch.bool) if keep is None else keep
         forward, backward = memory.chunk(2, -1) if c.bidirectional else (memory, memory[..., :0])
@@ -208,7 +208,7 @@ class RnnSeq2Seq(EncoderDecoder):
             keep = keep.flip(1)
         return (torch.cat([last_real(forward, keep), last_real(backward.flip(1), keep.flip(1))], -1)[None],)
 
-    def state_for(self, batch: Mapping[str, Any], capacity: int | None = None) -> EncoderDecoderState:
+    def start_decoding(self, batch: Mapping[str, Any], capacity: int | None = None) -> EncoderDecoderState:
         memory, final = self.read(batch["input_ids"], batch.get("attention_mask"), batch.get("lengths"))
         return self.new_state(memory, batch.get("attention_mask"), capacity, final=final)
 
