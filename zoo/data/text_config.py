@@ -1,6 +1,7 @@
 """Data options of the recipes for words and questions. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zoo.data.config import ItemDataSettings
 
@@ -65,3 +66,40 @@ class QuestionSettings(ItemDataSettings):
         self._at_least(16, "max_length")
         if self.doc_stride is not None:
             self._at_least(0, "doc_stride")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelTextSettings(ItemDataSettings):
+    """Pairs of a source and a target text, such as sentences and their translations.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated sentences; also `auto`), `multi30k`, a table (.csv .tsv .jsonl .json
+            .parquet), two text files with the same number of lines (`train.en,train.de`), a folder with a train table,
+            or with such files (`train.en`, `train.de`), and optional validation and test ones, or `name` or `org/name`
+            on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        data_dir: Folder that contains `multi30k/`. Default: `ZOO_DATA_DIR`, then the Hugging Face Hub.
+        source_text: Column of the source texts, or language, such as `en`, of the files of a folder. Default: a column
+            of a common name, such as `source`, or the first one of two.
+        target_text: Column of the target texts, or language of the files of a folder. Default: a column of a common
+            name, such as `target`, or the second one of two.
+        validation: Table or two files to validate on. Default: the validation split of the dataset, or else the
+            fraction `trainer.val_fraction` of the training pairs.
+        test: Table or two files to test on. Default: the test split of the dataset, or else 10 % of the training pairs.
+        max_source_length: Maximum number of tokens of a source text.
+        max_target_length: Maximum number of tokens of a target text.
+        truncate: How to handle longer texts: `warn` truncates with a warning, `cut` truncates silently, `error` raises.
+        group_by_length: Group pairs of similar length into the same batch.
+    """
+
+    source_text: str = ""
+    target_text: str = ""
+    validation: str | None = None
+    test: str | None = None
+    max_source_length: int = 128
+    max_target_length: int = 128
+    truncate: Literal["warn", "cut", "error"] = "warn"
+    group_by_length: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(3, "max_source_length", "max_target_length")

@@ -1,4 +1,4 @@
-"""Train a tokenizer: WordPiece (BERT) or byte-level BPE (GPT-2)."""
+"""Train a tokenizer: WordPiece (BERT) or byte-level BPE (GPT-2, BART)."""
 
 import hashlib
 import json
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 WORDPIECE_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BPE_SPECIAL = {"eos": "<|endoftext|>"}
+SEQ2SEQ_SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}  # numbered as in BART
+_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "bpe": BPE_SPECIAL, "seq2seq": SEQ2SEQ_SPECIAL}
 
 
 def train(
-    kind: Literal["wordpiece", "bpe"],
+    kind: Literal["wordpiece", "bpe", "seq2seq"],
     source: Iterable[str] | Path | Sequence[Path],
     vocab_size: int,
     *,
@@ -31,17 +33,17 @@ def train(
 ) -> TextProcessor:
     """Train a tokenizer on texts. The same texts give the same tokenizer in every process and on every machine.
 
-    kind: "wordpiece" as in BERT ([CLS] and [SEP] around each text), or byte-level "bpe" as in GPT-2 (no special tokens
-        added). source: texts, or one or several text files with one text per line. lowercase: for WordPiece only.
+    kind: "wordpiece" as in BERT ([CLS] and [SEP] around each text), byte-level "bpe" as in GPT-2 (no special tokens
+        added), or "seq2seq", byte-level BPE for source and target texts, which ends each text with </s>.
+    source: texts, or one or several text files with one text per line. lowercase: for WordPiece only.
     cache: a folder; a tokenizer trained on the same texts is read from it.
     """
     from tokenizers import __version__
 
-    check_choice("kind", kind, ("wordpiece", "bpe"))
+    check_choice("kind", kind, tuple(_SPECIAL))
     texts = _texts(source)
     if not any(text.strip() for text in texts):
         raise ValueError("cannot train a tokenizer: the source is empty")
-    special = WORDPIECE_SPECIAL if kind == "wordpiece" else BPE_SPECIAL
     file = None
     if cache is not None:
         digest = hashlib.blake2b(f"{__version__}/{kind}/{vocab_size}/{lowercase}".encode(), digest_size=16)
@@ -51,11 +53,11 @@ def train(
     if file is not None and file.is_file():
         trained = file.read_text(encoding="utf-8")
     else:
-        train_backend = _wordpiece if kind == "wordpiece" else _bpe
+        train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq}[kind]
         trained = train_backend(texts, vocab_size, lowercase).to_str()
         if file is not None:
             _write_cache(trained, file)
-    return TextProcessor(tokenizer=trained, special=special, max_length=max_length, types=kind == "wordpiece")
+    return TextProcessor(tokenizer=trained, special=_SPECIAL[kind], max_length=max_length, types=kind == "wordpiece")
 
 
 def wordpiece(vocab: dict[str, int], *, unk: str = "[UNK]", lowercase: bool = True, **bert: Any) -> "Tokenizer":
@@ -142,14 +144,31 @@ def _letters(texts: list[str], tokenizer: "Tokenizer", limit: int = 1000) -> lis
 
 
 def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    return _trained_bpe(byte_bpe({}, []), texts, vocab_size, list(BPE_SPECIAL.values()))
+
+
+def _seq2seq(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    """Byte-level BPE in which the first word of a text is like the others, with </s> at the end of each text."""
+    from tokenizers import decoders, processors
+
+    special = list(SEQ2SEQ_SPECIAL.values())
+    tokenizer = _trained_bpe(byte_bpe({}, [], add_prefix_space=True), texts, vocab_size, special)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # without that blank
+    eos = SEQ2SEQ_SPECIAL["eos"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, tokenizer.token_to_id(eos))]
+    )
+    return tokenizer
+
+
+def _trained_bpe(tokenizer: "Tokenizer", texts: list[str], vocab_size: int, special: list[str]) -> "Tokenizer":
     from tokenizers import pre_tokenizers, trainers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    _check_vocab_size(vocab_size, len(letters) + len(BPE_SPECIAL))
-    tokenizer = byte_bpe({}, [])
+    _check_vocab_size(vocab_size, len(letters) + len(special))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(BPE_SPECIAL.values()),
+        special_tokens=special,
         initial_alphabet=letters,
         min_frequency=2,
         show_progress=False,

@@ -47,6 +47,7 @@ def find_tables(
     *,
     read: Read = read_table,
     folder: "Callable[[Path, Read], dict[str, Table]] | None" = None,
+    is_files: Callable[[str], bool] = lambda name: False,
 ) -> tuple[Source, S]:
     """(tables of the dataset `s.name`, settings with the columns that its card names).
 
@@ -57,11 +58,15 @@ def find_tables(
         task: Task of the cards that can be named.
         read: Reads a table, with the options of `read_table`.
         folder: Finds the tables of a folder and reads them. Default: `split_tables`.
+        is_files: Whether `read` takes a name that is neither one file nor a folder, such as that of two files.
 
     Raises: DataError for an unknown name, with the closest known one; a file that is missing or malformed.
     """
     read = partial(read, **s.table_format)
-    source = _find(s, real_cards(task), read, folder or split_tables)
+    if is_files(s.name) and not Path(s.name).expanduser().exists():
+        source = Source({"train": _read(s.name, read)}, s.name, s.name)
+    else:
+        source = _find(s, real_cards(task), read, folder or split_tables)
     given = {split: getattr(s, split, None) for split in ("validation", "test")}
     more = {split: _read(name, read) for split, name in given.items() if name}
     source = replace(source, tables=source.tables | more)

@@ -1,0 +1,66 @@
+"""Data module of pairs of source and target texts, tokenized in memory."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.datamodule import KeyedDataModule
+from zoo.data.keyed_batches import Keys
+from zoo.data.splits import Splits
+from zoo.data.text.datamodule import TokenDataset
+from zoo.data.text.parallel import ParallelTexts
+from zoo.preprocessing.text import TextProcessor, Truncate
+
+IGNORED = -100
+
+
+class ParallelTokens(Dataset[Any]):
+    """Dataset of tokenized source texts with the tokens of their target texts.
+
+    Batches: those of `TokenDataset` for the source texts, with `labels` [B, T], the tokens of the target texts and -100
+    for padding, and their numbers `label_lengths` (a list: it stays on the host).
+    """
+
+    def __init__(self, sources: TokenDataset, targets: TokenDataset) -> None:
+        self.sources, self.targets = sources, targets
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Numbers [N] that order pairs by the length of the source text, and then by that of the target text."""
+        return self.sources.lengths * (int(self.targets.lengths.max()) + 1) + self.targets.lengths
+
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
+        target = self.targets.__getitems__(keys)
+        labels = target["input_ids"].masked_fill(target["attention_mask"] == 0, IGNORED)
+        return self.sources.__getitems__(keys) | {"labels": labels, "label_lengths": target["lengths"]}
+
+
+class ParallelDataModule(KeyedDataModule):
+    """Data module of pairs of source and target texts; see `ParallelTokens` for its batches.
+
+    Args:
+        splits: Dataset splits from `load_parallel_texts`.
+        preprocess: Tokenizer of the model, `model.preprocess`, for source and target texts.
+        batch_size: Pairs per optimizer step, summed over all devices and accumulation steps.
+        max_source_length: Maximum number of tokens of a source text; 0 is that of the tokenizer.
+        max_target_length: Maximum number of tokens of a target text; 0 is that of the tokenizer.
+        truncate: How to handle longer texts, see `TextProcessor`.
+        options: Options of `KeyedDataModule`.
+
+    Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
+    """
+
+    def __init__(self, splits: Splits[ParallelTexts], preprocess: TextProcessor, batch_size: int = 32, *,
+                 max_source_length: int = 0, max_target_length: int = 0, truncate: Truncate = "warn",
+                 group_by_length: bool = True, **options: Any) -> None:  # fmt: skip
+        def tokens(part: ParallelTexts, training: bool) -> ParallelTokens:
+            return ParallelTokens(
+                TokenDataset.of(part.sources, preprocess, max_length=max_source_length, truncate=truncate),
+                TokenDataset.of(part.targets, preprocess, max_length=max_target_length, truncate=truncate),
+            )
+
+        super().__init__(splits, batch_size, dataset=tokens, group_by_length=group_by_length, **options)
