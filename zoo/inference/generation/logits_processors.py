@@ -20,8 +20,8 @@ class LogitsProcessors:
     prompt: the tokens of each prompt [B, N], with padding on the left. num_padding: padding tokens of each [B].
     no_repeat_ngram_size: tokens that would repeat an n-gram of the row get -inf, padding aside (0: off).
     min_new_tokens: the tokens in `end_ids` get -inf before so many new ones. custom: those that a caller passes.
-    A model may force its first new token and, at max_new_tokens, the last (forced_bos_token_id and forced_eos_token_id
-    of its config, as BART has them).
+    A model may force its first new token and, at max_new_tokens, the last unless there are no end tokens
+    (forced_bos_token_id and forced_eos_token_id of its config, as BART has them).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LogitsProcessors:
         self.min_new_tokens = min_new_tokens if end_ids else 0
         self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prompt.ids.device)
         config = prompt.model.config
-        places = {0: "forced_bos_token_id", prompt.room - 1: "forced_eos_token_id"}
+        places = {0: "forced_bos_token_id"} | ({prompt.room - 1: "forced_eos_token_id"} if end_ids else {})
         forced = {step: getattr(config, name, None) for step, name in places.items()}
         self.forced: dict[int, int] = {step: token for step, token in forced.items() if token is not None}
         if self:
