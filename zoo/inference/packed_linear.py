@@ -1,6 +1,8 @@
 """Linear layers with constant weights, stored for several kernels: those that `zoo.optimize` chooses from."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -54,8 +56,18 @@ class ConstantLinear(nn.Module):
                 memo[id(tensor)] = tensor
         return deep_copy(self, memo)
 
+    def kernel(self) -> tuple[Any, dict[str, Any]]:
+        """What computes x W^T + b, and its arguments besides x."""
+        return F.linear, dict(weight=self.weight_, bias=self.bias_)
+
+    def product(self) -> Callable[[Tensor], Tensor]:
+        """`forward` without `act`, as one call that enters no Python function: for what runs once per token."""
+        kernel, constants = self.kernel()
+        return partial(getattr(kernel, "_op", kernel), **constants)  # torch.ops are Python objects around _op
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight_, self.bias_)
+        kernel, constants = self.kernel()
+        y = kernel(x, **constants)
         return y if self.act is None else self.act(y)
 
 
@@ -91,9 +103,8 @@ class MKLLinear(ConstantLinear):
             and hasattr(torch.ops.mkl, "_mkl_linear")
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.mkl._mkl_linear(x, self.weight_, self.original, self.bias_, 1)
-        return y if self.act is None else self.act(y)
+    def kernel(self) -> tuple[Any, dict[str, Any]]:
+        return torch.ops.mkl._mkl_linear, dict(MKL_W=self.weight_, ORI_W=self.original, B=self.bias_, batch_size=1)
 
 
 class OneDNNLinear(ConstantLinear):
@@ -109,9 +120,9 @@ class OneDNNLinear(ConstantLinear):
     def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
         return weight.device.type == "cpu" and weight.dtype in onednn_dtypes()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.mkldnn._linear_pointwise(x, self.weight_, self.bias_, self.post, [], self.algorithm)
-        return y if self.act is None else self.act(y)
+    def kernel(self) -> tuple[Any, dict[str, Any]]:
+        activation = dict(attr=self.post, scalars=[], algorithm=self.algorithm)
+        return torch.ops.mkldnn._linear_pointwise, dict(W=self.weight_, B=self.bias_, **activation)
 
 
 class UnfusedOneDNNLinear(OneDNNLinear):

@@ -136,13 +136,14 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     assert isinstance(attention, Attention)
     q_norm, k_norm = attention.q_norm, attention.k_norm
     project, out, scale = projections(attention), by_rows(attention.out), core.scale
+    counts = [core.spec.heads, core.spec.kv_heads]
 
     def step(x: Tensor, rotary: Rotary | None) -> Tensor:
         q, k, v = project(x)
         if q_norm is not None and k_norm is not None:
             q, k = q_norm(q), k_norm(k)
         if rotary is not None:
-            q, k = rotary(q), rotary(k)
+            q, k = rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
         return out(attend_to_all(q, k, v, scale).reshape(x.shape[0], -1))
 
@@ -162,10 +163,10 @@ def plain_core(attention: nn.Module) -> SoftmaxAttention | None:
 def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
     """A function that computes the heads of q, k and v [B, H, 1, P] from x [B, D]."""
     parts = attention.projections if isinstance(attention, FusedAttention) else attention
-    dim, heads = attention.head_dim, joined_heads(attention)
-    if heads is not None and isinstance(parts, JoinedProjections):
-        sizes = parts.sizes
-        return lambda x: heads(x).split(sizes, 1)
+    dim = attention.head_dim
+    if isinstance(parts, JoinedProjections) and is_called_plainly(parts):
+        joined, sizes = by_rows(parts.joined), parts.sizes
+        return lambda x: joined(x).view(x.shape[0], -1, 1, dim).split_with_sizes(sizes, 1)
     if not isinstance(parts, Attention | SeparateProjections) or not is_called_plainly(parts):
         return lambda x: parts(x[:, None])
     q, k, v = by_rows(parts.q), by_rows(parts.k), by_rows(parts.v)
@@ -175,15 +176,6 @@ def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
         return q(x).view(shape), k(x).view(shape), v(x).view(shape)
 
     return project
-
-
-def joined_heads(attention: Attention) -> Rows | None:
-    """A function that computes the heads of q, k and v in one tensor [B, H + 2G, 1, P], if they are one product."""
-    parts, dim = getattr(attention, "projections", None), attention.head_dim
-    if not isinstance(parts, JoinedProjections) or not is_called_plainly(parts):
-        return None
-    joined = by_rows(parts.joined)
-    return lambda x: joined(x).view(x.shape[0], -1, 1, dim)
 
 
 def mlp_step(mlp: nn.Module) -> Rows:
@@ -211,6 +203,9 @@ def by_rows(module: nn.Module) -> Rows:
         if type(module) is nn.LayerNorm:
             shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
             return partial(torch.layer_norm, normalized_shape=shape, weight=weight, bias=bias, eps=eps)
-        if type(module) is nn.RMSNorm or isinstance(module, ConstantLinear):
-            return module.forward
+        if type(module) is nn.RMSNorm:
+            shape, weight = module.normalized_shape, module.weight
+            return partial(torch.rms_norm, normalized_shape=shape, weight=weight, eps=module.eps)
+        if isinstance(module, ConstantLinear):
+            return module.product() if module.act is None else module.forward
     return lambda x: module(x[:, None])[:, 0]

@@ -19,11 +19,11 @@ from zoo.inference.generation.one_token import (
     decodes_as_text_model,
     hidden_step,
     is_pre_norm,
-    joined_heads,
     plain_core,
     projections,
 )
-from zoo.inference.optimized_parts import is_called_plainly
+from zoo.inference.optimized_parts import JoinedProjections, is_called_plainly
+from zoo.inference.packed_linear import FusedActivationLinear
 from zoo.models.base import Model
 from zoo.models.text import TextModel
 from zoo.nn.attention import Attention, is_plain_linear
@@ -250,6 +250,15 @@ class StaticStep:
         return lambda q: F.scaled_dot_product_attention(fold_groups(q, k), k, v, bias, scale=scale)
 
 
+def joined_heads(attention: Attention) -> Rows | None:
+    """A function that computes the heads of q, k and v in one tensor [B, H + 2G, 1, P], if they are one product."""
+    parts, dim = getattr(attention, "projections", None), attention.head_dim
+    if not isinstance(parts, JoinedProjections) or not is_called_plainly(parts):
+        return None
+    joined = by_rows(parts.joined)
+    return lambda x: joined(x).view(x.shape[0], -1, 1, dim)
+
+
 class FlashToUsed:
     """Attention of one query of each head [B, H, 1, P] to the first `used` [B] keys of each row."""
 
@@ -296,9 +305,9 @@ def mlp_parts(mlp: nn.Module) -> tuple[Rows, Callable[[Tensor, Tensor], Tensor]]
         return by_rows(mlp), torch.add
     up: Any = mlp.up
     fused = GELU_IN_PRODUCT and mlp.gate is None and mlp.act is ACTIVATIONS["gelu_tanh"]
-    if fused and is_called_plainly(up) and is_plain_linear(up) and up.bias is not None and up.weight.is_cuda:
-        weight, bias = up.weight, up.bias  # on a CPU the same function computes the exact GELU
-        return lambda x: torch._addmm_activation(bias, x, weight.t(), use_gelu=True), add_product(mlp.down)
+    fused = fused and is_called_plainly(up) and is_plain_linear(up) and up.bias is not None
+    if fused and FusedActivationLinear.supports(up.weight, "gelu_tanh", "one"):
+        return FusedActivationLinear(up.weight, up.bias, "gelu_tanh").forward, add_product(mlp.down)
     return hidden_step(mlp), add_product(mlp.down)
 
 
