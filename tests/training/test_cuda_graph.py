@@ -75,6 +75,7 @@ def test_what_prevents_graphs() -> None:
 
     assert why() is None
     assert "compile=blocks" in str(why(compile="blocks")) and "several processes" in str(why(devices=2))
+    assert "precision=bf16-master" in str(why(precision="bf16-master"))
     assert "gradient_checkpointing=true" in str(why(gradient_checkpointing=True))
     text = dict(vocab_size=20, max_length=8, width=16, heads=2, depth=1)
     assert "classification of images" in str(why(CausalLMTask(zoo.create_model("gpt_nano", **text))))

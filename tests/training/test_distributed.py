@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_run import Kill, assert_same, image_sets, in_child, metrics, tiny_run
+from tiny_run import Kill, assert_same, checkpoint, image_sets, in_child, metrics, tiny_run
 from torch import distributed as dist
 
 from zoo.data.image.datamodule import ImageDataModule
@@ -110,6 +110,17 @@ def test_ddp_is_accumulation(accumulated: Path, tmp_path: Path) -> None:
     assert_same_training(accumulated, folder)
     assert_same(accumulated, folder)
     assert not (tmp_path / "run-2").exists()
+
+
+def test_ddp_with_bfloat16_weights_is_accumulation(tmp_path: Path) -> None:
+    one, folder, words = tmp_path / "one", tmp_path / "run", ("steps=6", "precision=bf16-master")
+    record = (Recorder(one.with_suffix(".seen")),)
+    assert in_child(tiny_run, one, *words, "accumulate_grad_batches=2", callbacks=record) == 0
+    assert two(folder, *words, "strategy=ddp") == [0, 0]
+    assert_same_training(one, folder)
+    weights = [checkpoint(path, "last.ckpt")["state_dict"] for path in (one, folder)]  # validations are in autocast,
+    assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())  # and round by the number of rows
+    assert {g.dtype for step in seen(folder)[1] for g in step.values()} == {torch.float32}
 
 
 def test_one_process_goes_on_where_two_were_killed(accumulated: Path, tmp_path: Path) -> None:

@@ -77,6 +77,18 @@ def test_accumulation_is_resumed_too(tmp_path: Path) -> None:
     assert_same(one, other)
 
 
+def test_bfloat16_weights_are_resumed_from_those_in_float32(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    words = (*SEVEN, "accumulate_grad_batches=2", "precision=bf16-master")
+    assert in_child(tiny_run, one, *words) == 0
+    assert in_child(tiny_run, other, *words, callbacks=(Kill(7),)) == -9
+    assert in_child(tiny_run, other, *words) == 0
+    assert_same(one, other)
+    state = checkpoint(one, "last.ckpt")["state_dict"]
+    assert {x.dtype for x in state.values()} == {torch.float32}
+    assert any(not torch.equal(x, x.bfloat16().float()) for name, x in state.items() if name.startswith("model."))
+
+
 class KillAtMicroBatch(L.Callback):
     """SIGKILL before the second micro-batch of a step."""
 

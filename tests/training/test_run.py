@@ -155,5 +155,7 @@ def test_a_new_model_and_a_pretrained_one_exclude_each_other() -> None:
 
 
 def test_a_cpu_is_not_given_fp16() -> None:
+    with pytest.raises(SettingsError, match="precision=bf16-master does not work with strategy=fsdp2"):
+        run_of("precision=bf16-master", "strategy=fsdp2", "accelerator=cpu")
     with pytest.raises(SettingsError, match="precision=fp16 is not supported on CPUs"):
         run_of("precision=fp16", "accelerator=cpu")

@@ -9,6 +9,7 @@ from tiny_run import image_sets, standin
 from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
+from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.classification import ClassificationTask
 from zoo.training import banner
 from zoo.training.sample_pass import SamplePass
@@ -25,6 +26,17 @@ def test_flops_are_those_of_the_matrix_products() -> None:
     for parameter in task.model.stem.parameters():
         parameter.requires_grad_(False)
     assert SamplePass(task, data.sample(), "cpu", "bf16").flops_per_item() == 3 * sum(forward) - 2 * forward[0]
+
+
+def test_a_pass_with_bfloat16_weights_leaves_the_task_as_it_is() -> None:
+    data = ImageDataModule(image_sets(), 8, seed=0)
+    task = ClassificationTask(standin(), augment=data.augment)
+    counted = SamplePass(task, data.sample(), "cpu", "bf16").flops_per_item()
+    task.bf16_weights = BF16Weights(task.model)
+    sample = SamplePass(task, data.sample(), "cpu", "bf16-master")
+    assert sample.flops_per_item() == counted and sample.repeats()
+    assert sample.task.bf16_weights is not task.bf16_weights and sample.task.bf16_weights.model is sample.task.model
+    assert {p.dtype for p in [*task.parameters(), *sample.task.parameters()]} == {torch.float32}
 
 
 class Vary(ClassificationTask):

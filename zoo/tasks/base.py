@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
 from zoo.parallel.fsdp import shard
+from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.ema import EMA, averaged_copy
@@ -37,6 +38,7 @@ class Task(L.LightningModule):
     classes) therefore returns `self.mean_loss(total, count)`; without it micro-batches count equally.
 
     `graphed` is what a `loss_of` calls in place of the model where a run trains with CUDA graphs, else None.
+    `bf16_weights = BF16Weights(task.model)` trains with bfloat16 casts of the float32 weights, without autocast.
 
     `monitor` is the validation metric that selects the best step; `mode` is "max" or "min". Early stopping looks at
     `stop_monitor` and `stop_mode`: the loss, which still moves when an accuracy no longer does.
@@ -71,6 +73,7 @@ class Task(L.LightningModule):
         self._ema_updater: EMA | None = None
         self._logged_loss: Tensor | None = None
         self.graphed: GraphedModel | None = None
+        self.bf16_weights: BF16Weights | None = None
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Scalar training loss of one micro-batch."""
@@ -108,13 +111,27 @@ class Task(L.LightningModule):
         batch = as_batch_dict(batch)
         seed_all(self.seed, step, micro, self.device)
         self._count = 1.0
-        loss = self.loss_of(batch, step, micro)
+        loss = self.compute_loss(batch, step, micro)
         given = self._count
         count = given.detach().float() if isinstance(given, Tensor) else loss.new_full((), given, dtype=torch.float32)
         if self._usual_count is None:  # any constant will do; this one keeps losses in the range of their means
             self._usual_count = float(self.trainer.strategy.broadcast(float(count))) or 1.0
         self._micro_batches.append(MicroBatch(loss.detach(), count, batch, micro))
         return loss * (count / self._usual_count)
+
+    def compute_loss(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
+        """`loss_of`, with bfloat16 weights where a run trains with them: until `backward` has been called."""
+        if self.bf16_weights is None:
+            return self.loss_of(batch, step, micro)
+        return self.bf16_weights.compute(self.loss_of, batch, step, micro)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass of a micro-batch, after which the model has its float32 weights again."""
+        try:
+            super().backward(loss, *args, **kwargs)
+        finally:
+            if self.bf16_weights is not None:
+                self.bf16_weights.restore()
 
     def position(self, batch_idx: int) -> tuple[int, int]:
         """(optimizer step, micro-batch within it): rank r at accumulation index a takes micro-batch a * world + r."""

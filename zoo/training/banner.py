@@ -24,6 +24,7 @@ from zoo.utils.console import clock_time, format_duration
 from zoo.utils.escape import printable
 
 BASELINE_SECONDS = 1.0  # that the banner waits for the baseline; a later one is shown at the end
+PRECISIONS = {"bf16-master": "bf16-master: steps in bfloat16, with weights cast from the float32 ones that are trained"}
 PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
 
 
@@ -45,7 +46,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
         *(("note", note) for note in data.notes),
         ("device", devices.describe_device(s)),
-        ("precision", s.trainer.precision),
+        ("precision", PRECISIONS.get(s.trainer.precision, s.trainer.precision)),
         ("model", f"{run.model_name}{_overrides(s, task.model)}, {size}"),
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("best step", describe_monitors(run, task)),

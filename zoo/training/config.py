@@ -80,9 +80,11 @@ class TrainerSettings:
         max_minutes: Stop after this many minutes; the same command resumes the run. Does not affect the schedule.
         accumulate_grad_batches: Number of micro-batches that each device's batch is split into.
         gradient_clip_val: Maximum norm of the gradient; 0 disables clipping.
-        precision: Precision of the forward and backward pass; weights and optimizer states stay in float32. `auto` is
-            bf16 if the device supports it natively, else fp32; fp32 for waveform models on CPUs with AMX, whose library
-            computes wrong bf16 gradients of their convolutions.
+        precision: Precision of the forward and backward pass; weights and optimizer states stay in float32. `bf16` and
+            `fp16` are mixed precision (autocast); `bf16-master` computes training steps in bfloat16 alone, norms and
+            residuals included, with weights cast from the float32 ones. `auto` is bf16 if the device supports it
+            natively, else fp32; fp32 for waveform models on CPUs with AMX, whose library computes wrong bf16 gradients
+            of their convolutions.
         accelerator: Device type; `auto` is the first available of CUDA, MPS and CPU.
         devices: Number of processes on this machine, one device each; 0 uses all GPUs.
         num_nodes: Number of machines.
@@ -113,7 +115,7 @@ class TrainerSettings:
     max_minutes: float | None = None
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "bf16-master"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     num_nodes: int = 1

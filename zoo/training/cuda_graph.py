@@ -21,6 +21,8 @@ def why_no_cuda_graph(settings: RunSettings, task: Task) -> str | None:
         return f"{foreign[0]} is a module of your own, which may compute on the host"
     if strategy_name(settings) != "one":
         return "several processes exchange gradients during the backward pass"
+    if t.precision == "bf16-master":
+        return "precision=bf16-master casts the weights of each step outside of the graph"
     if t.compile:
         return f"compile={str(t.compile).lower()} replaces the kernels while it runs"
     if t.gradient_checkpointing:

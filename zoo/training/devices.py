@@ -58,6 +58,9 @@ def settle(settings: RunSettings) -> Any:
         raise ValueError("accelerator=mps: torch finds no Apple GPU; use accelerator=cpu (hardware=cpu)")
     if accelerator == "cpu" and trainer.precision == "fp16":
         raise ValueError("precision=fp16 is not supported on CPUs: use precision=bf16 or precision=fp32")
+    if trainer.strategy == "fsdp2" and trainer.precision == "bf16-master":
+        raise ValueError("precision=bf16-master does not work with strategy=fsdp2, which casts the shards of weights "
+                         "itself: use precision=bf16, or strategy=ddp")  # fmt: skip
     available = torch.cuda.device_count() if accelerator == "cuda" else 1
     devices = trainer.devices or available
     if accelerator == "cuda" and devices > available:

@@ -9,6 +9,7 @@ import torch
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.tasks.base import Task
+from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.training import devices
 from zoo.training.banner import print_banner, print_summary
@@ -58,6 +59,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     try:
         prepare_model(task, run.config.trainer.gradient_checkpointing)
+        task.bf16_weights = BF16Weights(task.model) if run.config.trainer.precision == "bf16-master" else None
         check_export(run, task.model)
         if run.config.trainer.cuda_graph is True and (why := why_no_cuda_graph(run.config, task)):
             raise SettingsError(f"cuda_graph=true: {why}; set cuda_graph=auto to use CUDA graphs where possible")

@@ -70,6 +70,6 @@ class SamplePass:
         with torch.random.fork_rng(devices=devices):
             seed_all(0, 0, 0, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision != "fp32"):
-                self.task.loss_of(self.batch, 0, 0).backward()
+                self.task.backward(self.task.compute_loss(self.batch, 0, 0))
             if self.device.type != "cpu":
                 torch.accelerator.synchronize()

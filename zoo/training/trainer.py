@@ -18,7 +18,8 @@ from zoo.training.devices import strategy_name, world
 from zoo.training.parse import SettingsError
 from zoo.utils.errors import did_you_mean
 
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "bf16-master": "bf16-mixed"}
+"""Of validations, too; the training steps of `bf16-master` are those of `zoo.tasks.bf16_weights`."""
 
 _EXPECTED = (
     "resuming from a checkpoint that ended before the epoch",  # batches are a function of the step
