@@ -9,7 +9,7 @@ from typing import Any
 from zoo.cli.settings import settings
 from zoo.utils.escape import say
 
-OF_PYTHON = ("draft", "logits_processor", "streamer", "tokenizer")
+OF_PYTHON = ("cache", "draft", "logits_processor", "streamer", "tokenizer")
 OPTIONS = "max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
 
 

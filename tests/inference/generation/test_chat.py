@@ -9,6 +9,7 @@ from chat_peers import TEMPLATES, chat_folder
 
 import zoo
 from zoo.inference.generation.chat import Chat
+from zoo.inference.generation.prompt import DecodingSession
 from zoo.preprocessing.text import TextProcessor
 
 NEW = 12
@@ -92,3 +93,20 @@ def test_a_template_can_be_given_and_must_be_there(model: zoo.Model, tmp_path: P
     with pytest.raises(ValueError, match="num_return_sequences= does not apply to one"):
         Chat(model, num_return_sequences=2, temperature=1.0)
     assert isinstance(without.preprocess, TextProcessor) and torch.is_tensor(next(model.parameters()))
+
+
+def test_what_was_read_of_the_conversation_is_not_read_again(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    read = DecodingSession.read
+
+    def counted(self: DecodingSession, ids: torch.Tensor, every: bool = False) -> torch.Tensor:
+        sizes.append(ids.shape[1])
+        return read(self, ids, every)
+
+    monkeypatch.setattr(DecodingSession, "read", counted)
+    chat, first = Chat(model, "Be brief.", **OPTIONS), []
+    for text in ("Hello, is 1 a number?", "Why?", "And 2?"):
+        before, sizes[:] = chat.fit({"role": "user", "content": "?"})[1], []
+        chat.reply(text, lambda part: None)
+        first.append((sizes[0], len(before)))
+    assert all(new < whole / 2 for new, whole in first[1:])

@@ -9,6 +9,7 @@ import torch
 
 from zoo.checkpoints.load import load
 from zoo.inference.generation.generate import generate
+from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import require
 from zoo.inference.generation.stopping import CONTEXT, decoder_of
 from zoo.inference.generation.streaming import Printer, check_options, print_text
@@ -25,8 +26,8 @@ class Chat:
     source: a model, or an argument of zoo.load. system: the system prompt. chat_template: a template instead of the
     model's. chat_template_kwargs: its variables, such as {"enable_thinking": False}. options: those of zoo.generate;
     max_new_tokens is by default 512, or half of the model's max_length.
-    messages: the conversation that the model sees, which is read again for each answer. num_dropped: how many of the
-    oldest messages no longer fit into max_length together with an answer; the system prompt stays.
+    messages: the conversation that the model sees; what it has read of it is not read again. num_dropped: how many of
+    the oldest messages no longer fit into max_length together with an answer; the system prompt stays.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Chat:
                 "and the answer together")  # fmt: skip
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Message] = []
-        self.options, self.num_dropped = options, 0
+        self.options, self.num_dropped = {"cache": PromptCache(), **options}, 0
         self.variables = dict(chat_template_kwargs or {})
 
     @property

@@ -17,6 +17,7 @@ from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
+from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import Sampling, penalized, require
 from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
@@ -52,7 +53,7 @@ def generate(
     length_penalty: float = 1.0, early_stopping: bool = False, eos_token_id: EndIds = "model",
     pad_token_id: int | None = None, stop: str | Sequence[str] = (), seed: int | None = None, streamer: Any = None,
     num_return_sequences: int = 1, draft: Model | None = None, tokenizer: Any = None, output_scores: bool = False,
-    decoder_input_ids: Tensor | None = None, **options: Any,
+    cache: PromptCache | None = None, decoder_input_ids: Tensor | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Generate continuations: input_ids [B, N] -> prompts with new tokens [B * num_return_sequences, N + new].
 
@@ -76,10 +77,12 @@ def generate(
     draft: a smaller model with the same vocabulary whose proposed tokens `model` checks several at a time. Greedy
     outputs and the distribution of samples are the same as without it.
     output_scores: return a GenerateOutput, which has the log-probability of each new token, too.
+    cache: a `PromptCache` for the turns of a conversation or prompts with the same beginning, one row at a time: what
+    the last call with it has read is not read again.
     """
     texts, inputs = text_inputs(model, input_ids, attention_mask, tokenizer)
     options |= {"decoder_input_ids": decoder_input_ids} if decoder_input_ids is not None else {}
-    make_prompt = partial(prompt_of, inputs, options, max_new_tokens)
+    make_prompt = partial(prompt_of, inputs, options, max_new_tokens, cache)
     prompt, own_processors = make_prompt(model, None)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_counts(sampling, num_beams, num_return_sequences, streamer, draft)
@@ -115,18 +118,23 @@ def text_inputs(
 
 
 def prompt_of(
-    inputs: dict[str, Any], options: dict[str, Any], room: int, model: Model, target: Model | None
+    inputs: dict[str, Any],
+    options: dict[str, Any],
+    room: int,
+    cache: PromptCache | None,
+    model: Model,
+    target: Model | None,
 ) -> tuple[Prompt, tuple[LogitsProcessor, ...]]:
     """The checked prompt of a model, and the processors that belong to its family. target: the model of a draft."""
     if isinstance(model, EncoderDecoder):
         source, start = model.generation_start(inputs, **options)
-        return Prompt.of_source(model, source, start.ids, room, target), tuple(start.processors)
+        return Prompt.of_source(model, source, start.ids, room, target).cached(cache), tuple(start.processors)
     if options:
         raise TypeError(
             f"generate: {next(iter(options))!r} is an option of encoder-decoder models only, given a "
             f"{type(model).__name__}"
         )
-    return Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target), ()
+    return Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target).cached(cache), ()
 
 
 def with_own(own: tuple[LogitsProcessor, ...], given: LogitsProcessor | Sequence[LogitsProcessor]) -> Any:

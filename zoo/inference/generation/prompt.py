@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.inference.generation.logits_processors import LogitsProcessors
 from zoo.inference.generation.one_token import one_token_step
+from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
@@ -24,7 +25,8 @@ class Prompt:
     """A prompt of a model: ids [B, N], and keep [B, N], False for padding (None if there is none).
 
     room: the maximum number of new tokens. copies: continuations per row; the prompt itself is read once. source: the
-    inputs of an encoder; the ids are then the first ones of the decoder.
+    inputs of an encoder; the ids are then the first ones of the decoder. cache: has what was read before, of one row
+    without padding.
     """
 
     model: Any
@@ -33,6 +35,7 @@ class Prompt:
     room: int
     copies: int = 1
     source: Mapping[str, Tensor] | None = None
+    cache: PromptCache | None = None
 
     @classmethod
     def checked(
@@ -59,15 +62,34 @@ class Prompt:
         return cls(model, ids, None, room, source=source)
 
     def repeated(self, copies: int) -> "Prompt":
+        if copies > 1 and self.cache is not None:
+            raise ValueError("cache= has the tokens of one row: omit it for num_beams= or num_return_sequences=")
         return replace(self, copies=copies)
 
     def new_state(self) -> StackState:
         """An empty cache for the prompt and all new tokens; an encoder reads the source here."""
-        capacity = self.ids.shape[1] + self.room
         if self.source is None:
-            state: StackState = self.model.new_state(len(self.ids), capacity)
+            state: StackState = self.model.new_state(len(self.ids), self.capacity)
             return state
-        return self.model.start_decoding(self.source, capacity)
+        return self.model.start_decoding(self.source, self.capacity)
+
+    def cached(self, cache: PromptCache | None) -> "Prompt":
+        """This prompt with a cache. Raises ValueError unless it is one row without padding."""
+        if cache is None:
+            return self
+        if not isinstance(cache, PromptCache):
+            raise ValueError(f"cache: expected a PromptCache, given a {type(cache).__name__}")
+        if self.source is not None:
+            raise ValueError("cache= is for decoders alone: what an encoder reads has no common beginning; omit it")
+        if len(self.ids) > 1 or self.keep is not None:
+            given = "padding" if len(self.ids) == 1 else f"{len(self.ids)} rows"
+            raise ValueError(f"cache= has the tokens of one row without padding, given {given}: omit one of the two")
+        return replace(self, cache=cache)
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens of a row at most."""
+        return self.ids.shape[1] + self.room
 
     @property
     def rows(self) -> int:
@@ -76,7 +98,7 @@ class Prompt:
     def read(self) -> tuple["DecodingSession", Tensor]:
         """A session that has read the prompt, and the scores [rows, V] of the next token."""
         session = DecodingSession(self)
-        scores = session.read(self.ids)
+        scores = session.read(self.ids[:, session.state.length :])
         if self.keep is None and self.room > 1:
             session.step = one_token_step(self.model, session.state)
         if self.copies > 1:
@@ -118,7 +140,8 @@ class DecodingSession:
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
         self.step: Callable[[Tensor], Tensor] | None = None
-        self.state = prompt.new_state()
+        self.text = None if prompt.cache is None else prompt.cache.take(self.model, prompt.ids, prompt.capacity)
+        self.state = prompt.new_state() if self.text is None else self.text.state
         self.keep = None
         if prompt.keep is not None:
             self.keep = torch.cat([prompt.keep, prompt.keep.new_ones(batch, prompt.room)], 1)
@@ -128,6 +151,8 @@ class DecodingSession:
 
         Raises ValueError for scores without a greatest one: no token could be chosen among them.
         """
+        if self.text is not None:
+            self.text.add(ids[0].tolist())
         if self.step is not None and self.keep is None and ids.shape[1] == 1 and not every:
             scores = self.step(ids)
         else:
