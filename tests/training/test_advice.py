@@ -16,7 +16,7 @@ from zoo.data.text.dataset import TextDataset
 from zoo.models.ast.model import ASTConfig
 from zoo.preprocessing.tokenizer_training import train as train_tokenizer
 from zoo.training import advice
-from zoo.training.advice import after_training, before_training, loss_still_falls
+from zoo.training.advice import after_training, before_training, if_longer, longer, loss_still_falls
 from zoo.training.baseline import Baseline
 from zoo.training.config import ImageSettings
 from zoo.training.recipes.audio import patch_hint
@@ -153,6 +153,29 @@ def test_a_loss_that_still_falls_says_how_to_train_longer() -> None:
     assert "steps=600" in after_training(run_of("steps=200"), result(), None, falling)[0]
 
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("words, known, options", [
+    (("epochs=2",), "", "epochs=8"),                            # those of the recipe
+    (("epochs=2",), "epochs=20", "epochs=20"),
+    (("epochs=30",), "epochs=20", "epochs=90"),                 # epochs=20 is not longer
+    (("steps=50",), "epochs=20", "epochs=20"),
+    (("steps=500",), "epochs=20", "steps=1500"),                # 20 epochs of 10 steps are fewer
+    (("steps=50",), "steps=40", "steps=150"),
+    (("model.source=FOLDER", "epochs=1"), "", "epochs=3"),      # pretrained weights need fewer than a recipe trains
+])  # fmt: skip
+def test_all_advice_of_a_run_names_the_same_longer_run(words: tuple[str, ...], known: str, options: str) -> None:
+    words = ("accelerator=cpu", "data=synthetic", *words)
+    run = Run.of("finetune_text", list(words), FinetuneSettings, CONFIGS)
+    run.longer_run = if_longer(run, known, 10)
+    run.hints.append("a hint {longer}")
+    run.data = DatasetInfo("reviews", True, "reviews.csv", 0, 0)
+    said = after_training(run, result(test_accuracy=0.1), BASELINE, rows(2.5, 2.4, 2.3, 2.1, 1.9, 1.7))
+    assert longer(run) == options and f"a hint {options}" in said and f"train longer ({options})" in said[-1]
+    assert run.longer_run in ("", options)
+
+
 @pytest.mark.parametrize("losses", [
     (2.5, 1.5, 1.0, 0.80, 0.76, 0.75),         # converged
     (2.5, 1.5, 0.8, 0.6, 0.7, 0.9),            # overfits
@@ -192,6 +215,8 @@ def test_few_clips_get_the_hint_of_their_recipe(
     words = ("width=16", "depth=1", "heads=2", "batch_size=8", "steps=1", "plots=false", "accelerator=cpu")
     assert caller({"ast_audio": AudioSettings})("ast_audio", tmp_path / "run", *words) == 0
     shown = capsys.readouterr().out
-    assert "clips are few" in shown and "patch_size=[64,4] stride=[64,4] steps=2" in shown
+    assert (
+        "clips are few" in shown and shown.count("patch_size=[64,4] stride=[64,4] epochs=20") == 2
+    )  # on the first screen and at the end
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| baseline | " in card and "(validation)" in card

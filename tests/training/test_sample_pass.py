@@ -1,18 +1,20 @@
 """Passes before the first step: the FLOPs are those of the matrix products, and gradients that vary are noticed."""
 
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import image_sets, standin
+from tiny_run import image_sets, standin, tiny_run
 from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.classification import ClassificationTask
 from zoo.training import banner
-from zoo.training.sample_pass import SamplePass
+from zoo.training.sample_pass import PASSES, SamplePass
 
 
 def test_flops_are_those_of_the_matrix_products() -> None:
@@ -70,3 +72,56 @@ def test_the_banner_says_whether_a_resumed_run_is_exact(
     line = banner.describe_resume(run, task, 10, data)
     assert bool(line) is printed and (not printed or "deterministic=true makes it exact" in line)
     assert banner.describe_resume(run, task, 0, data) == ""
+
+
+def test_the_time_of_a_pass_is_not_that_of_the_first_ones() -> None:
+    data = ImageDataModule(image_sets(), 8, seed=0)
+    sample, now = SamplePass(ClassificationTask(standin(), augment=data.augment), data.sample(), "cpu", "fp32"), [0.0]
+    seconds = iter([8.0, 6.0, 4.0, 2.0, 4.0])
+
+    def run() -> None:
+        now[0] += next(seconds)
+
+    sample._run = run  # type: ignore[method-assign]
+    assert sample.seconds_per_item(lambda: now[0]) == 2.0 / sample.items and PASSES == 5
+
+
+@pytest.mark.parametrize("computing", [False, True])
+def test_the_expected_end_does_not_count_what_the_thread_of_the_baseline_takes(
+    computing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ImageDataModule(image_sets(), 8, seed=0)
+    clocks: list[Any] = []
+    monkeypatch.setattr(SamplePass, "seconds_per_item", lambda self, clock: clocks.append(clock) or 1.0)
+    t = SimpleNamespace(accelerator="cpu", precision="fp32", strategy="auto", validate_every=0, devices=1, num_nodes=1)
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(trainer=t, data=SimpleNamespace(batch_size=8)),
+        data=SimpleNamespace(validation=6, test=6), baseline=SimpleNamespace(is_computing=computing),
+    )  # fmt: skip
+    task = ClassificationTask(standin(), augment=data.augment)
+    assert banner.expected_seconds(run, task, 10, 5, data) == 10 * 8 + (2 * 6 + 6) / 3
+    assert clocks == [time.thread_time if computing else time.perf_counter]
+
+
+def test_the_banner_times_passes_after_it_has_waited_for_the_baseline(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.training.baseline import BaselineThread
+
+    alive: list[bool] = []
+    compute = BaselineThread._compute
+
+    def slow(self: BaselineThread, *arguments: Any) -> None:
+        time.sleep(0.3)
+        compute(self, *arguments)
+
+    timed = SamplePass.seconds_per_item
+
+    def noted(self: SamplePass, clock: Any = time.perf_counter) -> float:
+        alive.append(any(thread.name == "baseline" for thread in threading.enumerate()))
+        return timed(self, clock)
+
+    monkeypatch.setattr(BaselineThread, "_compute", slow)
+    monkeypatch.setattr(SamplePass, "seconds_per_item", noted)
+    tiny_run(tmp_path / "run", "log_every=50")
+    assert alive == [False]

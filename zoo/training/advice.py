@@ -32,7 +32,7 @@ def before_training(run: "Run", data: Any, baseline: Baseline | None) -> list[st
     noun = data.part("train").noun if count else ""
     if 0 < count < FEW_ITEMS:
         few = f"{count:,} {noun} are few for a model that starts from random weights: {pretrained_way(run)}"
-        return [few, *run.hints]
+        return [few, *hints(run)]
     if baseline is None or not run.data or not run.data.real or noun != "texts" or count >= FEW_TEXTS:
         return []
     margin = baseline.validation_score - baseline.constant_validation_score
@@ -64,7 +64,7 @@ def after_training(run: "Run", result: Result, baseline: Baseline | None,
         way = f"train longer ({longer(run)}), or try another learning rate (lr=)"
         advice.append(f"{where}, {baseline.shown(baseline.score)} by {baseline.name}: "
                       f"{way if run.is_pretrained else pretrained_way(run)}")  # fmt: skip
-        advice += run.hints
+        advice += hints(run)
     if falls:
         advice.append(f"the validation loss still falls, from {falls[0]:.3g} to {falls[1]:.3g} in the last third of "
                       f"the run: train longer ({longer(run)})")  # fmt: skip
@@ -98,7 +98,27 @@ def pretrained_way(run: "Run") -> str:
     return f"start from pretrained weights, a folder or a name on the hub, e.g. {example}"
 
 
-def longer(run: "Run", factor: int = 3) -> str:
-    """The option for `factor` times the length of the run."""
+def hints(run: "Run") -> list[str]:
+    """The advice of the recipe."""
+    return [hint.replace("{longer}", longer(run)) for hint in run.hints]
+
+
+def longer(run: "Run") -> str:
+    """The options of a longer run: those known to pay for its data, else three times its length.
+
+    All advice of a run names the same ones. What starts from random weights takes at least the epochs of its recipe.
+    """
     t = run.config.trainer
-    return f"steps={factor * t.steps}" if t.steps else f"epochs={factor * (t.epochs or 1)}"
+    if run.longer_run:
+        return run.longer_run
+    if t.steps:
+        return f"steps={3 * t.steps}"
+    return f"epochs={max(3 * (t.epochs or 1), 0 if run.is_pretrained else run.recipe_epochs)}"
+
+
+def if_longer(run: "Run", options: str, steps_per_epoch: int) -> str:
+    """The options, `epochs=N` or `steps=N`, if that is longer than the run; else empty."""
+    t = run.config.trainer
+    unit, _, count = options.partition("=")
+    steps = int(count or 0) * (1 if unit == "steps" else steps_per_epoch)
+    return options if steps > (t.steps or (t.epochs or 1) * steps_per_epoch) else ""

@@ -1,6 +1,7 @@
 """What a run prints: the banner before the first step, and the summary at the end."""
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
     parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
     size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    baseline = run.baseline.describe(BASELINE_SECONDS) if run.baseline else ""
     seconds = expected_seconds(run, task, steps - done, steps_per_epoch, loaders)
     rows = [
         ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
@@ -52,7 +54,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
         *([("resume", resume)] if (resume := describe_resume(run, task, steps - done, loaders)) else []),
-        *([("baseline", run.baseline.describe(BASELINE_SECONDS))] if run.baseline else []),
+        *([("baseline", baseline)] if baseline else []),
         ("expected end", describe_end(run, steps - done, seconds)),
     ]  # fmt: skip
     if isinstance(task.model, Model) and (problem := export_problem(task.model)):
@@ -82,7 +84,10 @@ def expected_seconds(run: Run, task: Task, steps: int, steps_per_epoch: int, loa
         return None
     assert run.data is not None
     sample = SamplePass(task, loaders.sample(), t.accelerator, t.precision)
-    per_item = sample.seconds_per_item() / devices.world(run.config)
+    # While the baseline is computed, too, a pass waits for its thread most of the time, which steps do for seconds only.
+    shared = run.baseline is not None and run.baseline.is_computing
+    clock = time.thread_time if shared and t.accelerator == "cpu" else time.perf_counter
+    per_item = sample.seconds_per_item(clock) / devices.world(run.config)
     validations = steps / (t.validate_every or steps_per_epoch)
     validation = validations * (run.data.validation or run.data.test)
     return per_item * (steps * run.config.data.batch_size + (validation + run.data.test) / 3)
@@ -99,7 +104,7 @@ def describe_resume(run: Run, task: Task, steps: int, loaders: Any) -> str:
             "makes it exact")  # fmt: skip
 
 
-def print_summary(run: Run, out: Console, result: Result, planned: int, longer_run: str, out_of_time: bool,
+def print_summary(run: Run, out: Console, result: Result, planned: int, out_of_time: bool,
                   monitor: str, example_command: Sequence[str]) -> None:  # fmt: skip
     """Print the test metrics, the model folder, and commands to use the model or train longer."""
     assert run.folder is not None and run.data is not None
@@ -120,8 +125,8 @@ def print_summary(run: Run, out: Console, result: Result, planned: int, longer_r
         ("model", folder.model),
         ("use it", shlex.join(word.replace("{model}", str(folder.model)) for word in words)),
     ]
-    if longer_run:
-        rows.append(("train longer", run.longer_command(longer_run)))
+    if run.longer_run:
+        rows.append(("train longer", run.longer_command(run.longer_run)))
     history = MetricsTable(folder.path / "metrics.csv").rows()
     found = run.baseline.wait() if run.baseline else None
     rows += [("advice", advice) for advice in after_training(run, result, found, history)]

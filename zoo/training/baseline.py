@@ -105,6 +105,11 @@ class BaselineThread:
             self.problem = f"not computed within {MAX_SECONDS:g} s"
         return self._baseline
 
+    @property
+    def is_computing(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
     def describe(self, seconds: float = MAX_SECONDS) -> str:
         """The baseline in one line, or why there is none."""
         found = self.wait(seconds)

@@ -13,6 +13,7 @@ from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.training import devices
 from zoo.training.banner import print_banner, print_summary
+from zoo.training.advice import if_longer
 from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
@@ -72,9 +73,9 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         run.started = True
         if distributed.rank() == 0 and getattr(getattr(run.config, "task", None), "baseline", False):
             run.baseline = start_baseline(task, data, monitored[0].removeprefix("val_"))
-        longer_run = (longer_runs or {}).get(run.data.name, "")
+        run.longer_run = if_longer(run, (longer_runs or {}).get(run.data.name, ""), steps_per_epoch)
         with named_disk_errors(run.folder.path):
-            return _fit(run, task, data, steps_per_epoch, longer_run, example_command, callbacks, plots or {})
+            return _fit(run, task, data, steps_per_epoch, example_command, callbacks, plots or {})
     except SystemExit as error:  # Lightning's own handling of a second Ctrl-C, which would exit without a word
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
@@ -85,7 +86,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
         distributed.clear_decision()
 
 
-def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int, longer_run: str,
+def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int,
          example_command: Sequence[str], more_callbacks: "Sequence[Callback]",
          plots: Mapping[str, Plot]) -> Result:  # fmt: skip
     assert run.folder is not None
@@ -132,7 +133,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
             out.print(f"[bold]temperature [/bold]{describe_calibration(found)}", highlight=False)
         if (report := report_of(task)) is not None:
             report.print(out)
-        print_summary(run, out, result, steps, longer_run, stop_callback.out_of_time, task.monitor, example_command)
+        print_summary(run, out, result, steps, stop_callback.out_of_time, task.monitor, example_command)
     return result
 
 

@@ -37,7 +37,10 @@ class Run:
         read: The files that the loaders have read since the run was created, for the fingerprint of its data.
         started: Whether `fit` has begun. Until then an error is one of the options or the data.
         baseline: The baseline to compare with, of a classifier; `fit` sets it.
-        hints: Advice of the recipe for a model that starts from random weights on few items.
+        hints: Advice of the recipe for a model that starts from random weights on few items; `{longer}` stands for
+            the options of a longer run.
+        recipe_epochs: Epochs that the files of the recipe set, whatever the user chose; 0 if they set none.
+        longer_run: Options of a longer run that is known to pay for this dataset; `fit` sets it.
     """
 
     recipe: str
@@ -50,6 +53,8 @@ class Run:
     started: bool = False
     baseline: "BaselineThread | None" = None
     hints: list[str] = field(default_factory=list)
+    recipe_epochs: int = 0
+    longer_run: str = ""
 
     @classmethod
     def of(cls, recipe: str, argv: Sequence[str], settings: type, configs: Path | None = None) -> "Run":
@@ -67,10 +72,13 @@ class Run:
         layers = parse.layers_of(command_line, user, settings, configs, recipe, hardware)
         config = parse.make_settings(settings, parse.merge(layers))
         given = frozenset(path for layer in user for path in layer)
+        epochs = parse.merge(layers[: -len(user) - 1]).get("trainer.epochs", "null")  # of the files of the recipe
         try:
-            return cls(recipe, command_line, devices.settle(config), given, read=record_read_data())
+            run = cls(recipe, command_line, devices.settle(config), given, read=record_read_data())
         except ValueError as error:
             raise SettingsError(str(error)) from None
+        run.recipe_epochs = 0 if epochs == "null" else int(epochs)
+        return run
 
     # --- what a recipe calls, in this order --------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from zoo.models.ast.model import from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.image import pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
-from zoo.training.advice import FEW_ITEMS, longer
+from zoo.training.advice import FEW_ITEMS
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import require_audio_processor, set_classes
 from zoo.training.run import Run
@@ -58,7 +58,7 @@ def fit_to_clips(run: Run, model: Model, clips: AudioSplits) -> Model:
         model = audio_model(run, max_length=preprocess.frames, num_classes=len(clips.classes))
         model.preprocess = preprocess
         if len(clips.train) < FEW_ITEMS and not c.vit and (hint := patch_hint(model.config)):
-            run.hints.append(f"{hint} {longer(run, 2)}")
+            run.hints.append(f"{hint} {{longer}}")
     model.labels = list(clips.classes)
     return model
 
