@@ -80,3 +80,19 @@ def test_peft_generates_by_our_name() -> None:
     found = model_of("CAUSAL_LM gpt").prepare_inputs_for_generation(**IDS, use_cache=True)
     assert found.keys() == IDS.keys()
     assert not hasattr(model_of("SEQ_CLS"), "prepare_inputs_for_generation")
+
+
+@pytest.mark.parametrize("config", [peft.LoraConfig, peft.IA3Config, peft.AdaLoraConfig, peft.LoHaConfig])
+@pytest.mark.parametrize("case", ["SEQ_CLS", "FEATURE_EXTRACTION images"])
+def test_default_layers_of_peft_are_refused_with_ours(config: type, case: str) -> None:
+    options = {"total_step": 10} if config is peft.AdaLoraConfig else {}
+    with pytest.raises(KeyError, match=r"name the layers, e\.g\. LoraConfig\(target_modules=\['q', 'v'\]\)"):
+        peft.get_peft_model(model_of(case), config(task_type=case.split()[0], **options))
+
+
+def test_two_towers_have_no_default_layers_either() -> None:
+    towers = zoo.create_model("clip_tiny", seed=0)
+    with pytest.raises(KeyError, match="name the layers"):
+        peft.get_peft_model(towers, peft.LoraConfig(r=2))
+    with pytest.raises(KeyError, match="^'absent'$"):
+        towers.config.to_dict()["absent"]

@@ -215,8 +215,7 @@ def test_few_clips_get_the_hint_of_their_recipe(
     words = ("width=16", "depth=1", "heads=2", "batch_size=8", "steps=1", "plots=false", "accelerator=cpu")
     assert caller({"ast_audio": AudioSettings})("ast_audio", tmp_path / "run", *words) == 0
     shown = capsys.readouterr().out
-    assert (
-        "clips are few" in shown and shown.count("patch_size=[64,4] stride=[64,4] epochs=20") == 2
-    )  # on the first screen and at the end
+    hint = "patch_size=[64,4] stride=[64,4] epochs=20"
+    assert "clips are few" in shown and shown.count(hint) == 2  # on the first screen and at the end
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| baseline | " in card and "(validation)" in card

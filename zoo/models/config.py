@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from zoo.models.foreign_names import CONFIG_ALIASES, CONFIG_NAMES
+from zoo.models.foreign_names import CONFIG_ALIASES, CONFIG_NAMES, ConfigDict
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 from zoo.utils.type_checks import check_types
@@ -156,7 +156,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types; tuples become lists."""
         values = {name: to_json_types(getattr(self, name)) for name in self.names()}
-        return {name: value for name, value in values.items() if name not in ADDED_LATER or value != ADDED_LATER[name]}
+        changed = {name: v for name, v in values.items() if name not in ADDED_LATER or v != ADDED_LATER[name]}
+        return ConfigDict(changed)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

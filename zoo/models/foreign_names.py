@@ -99,6 +99,27 @@ CONFIG_NAMES = {
 # Attributes of transformers' configs that work, as they are exactly a field of ours.
 CONFIG_ALIASES = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
 
+# What peft looks up in a config, by the name of the family, if it is not given.
+CONFIG_KEYS = {
+    "model_type": "peft has default target_modules only for transformers' families: name the layers, e.g. "
+    "LoraConfig(target_modules=['q', 'v']); the linear layers of a block are q, k, v and out, those of its MLP up and "
+    "down (IA3Config also takes feedforward_modules=['down'])",
+}
+
+
+class ConfigDict(dict[str, Any]):
+    """The fields of a config; other names that libraries look up raise with what to do."""
+
+    def __missing__(self, key: str) -> Any:
+        raise MissingKey(CONFIG_KEYS[key]) if key in CONFIG_KEYS else KeyError(key)
+
+
+class MissingKey(KeyError):
+    """A KeyError with a sentence, which KeyError itself prints in quotes."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class Absent:
     """An inherited attribute that a class does not have: `name = Absent()` in its body."""

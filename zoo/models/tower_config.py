@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from zoo.models.config import Config, foreign_names, to_json_types
+from zoo.models.foreign_names import ConfigDict
 from zoo.models.registry import family
 from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
@@ -88,10 +89,9 @@ class ContrastiveConfig(Config):
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types, towers as nested objects."""
         values = {name: getattr(self, name) for name in self.names()}
-        return {
-            name: value.to_dict() if isinstance(value, Tower) else to_json_types(value)
-            for name, value in values.items()
-        }
+        return ConfigDict(
+            {name: v.to_dict() if isinstance(v, Tower) else to_json_types(v) for name, v in values.items()}
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -84,7 +84,7 @@ def expected_seconds(run: Run, task: Task, steps: int, steps_per_epoch: int, loa
         return None
     assert run.data is not None
     sample = SamplePass(task, loaders.sample(), t.accelerator, t.precision)
-    # While the baseline is computed, too, a pass waits for its thread most of the time, which steps do for seconds only.
+    # While the baseline is computed, a pass mostly waits for its thread, which the steps do for some seconds only.
     shared = run.baseline is not None and run.baseline.is_computing
     clock = time.thread_time if shared and t.accelerator == "cpu" else time.perf_counter
     per_item = sample.seconds_per_item(clock) / devices.world(run.config)

@@ -12,8 +12,8 @@ from zoo.tasks.base import Task
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.training import devices
-from zoo.training.banner import print_banner, print_summary
 from zoo.training.advice import if_longer
+from zoo.training.banner import print_banner, print_summary
 from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of

@@ -33,7 +33,7 @@ class SamplePass:
         self.items = len(next(value for value in self.batch.values() if isinstance(value, Tensor)))
 
     def seconds_per_item(self, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Time of a pass per item, the best of five; of slow ones, of those that begin within a second, at least two."""
+        """Time of a pass per item, the best of five; of slow ones, of those that begin within a second."""
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 2 or (len(times) < PASSES and time.perf_counter() - began < PASS_SECONDS):
