@@ -94,5 +94,5 @@ def test_two_towers_have_no_default_layers_either() -> None:
     towers = zoo.create_model("clip_tiny", seed=0)
     with pytest.raises(KeyError, match="name the layers"):
         peft.get_peft_model(towers, peft.LoraConfig(r=2))
-    with pytest.raises(KeyError, match="^'absent'$"):
+    with pytest.raises(KeyError, match=r"^'absent'$"):
         towers.config.to_dict()["absent"]
