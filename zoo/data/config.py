@@ -89,7 +89,8 @@ class CorpusSettings(BaseDataSettings):
 
     Attributes:
         name: Dataset: `synthetic` (generated text; also `auto`), `tinyshakespeare`, `sst2` (its training sentences), a
-            text file, a folder of .txt files, or a table with a text column.
+            text file, a folder of .txt files, a table with a text column, or a hub dataset, `org/name` or
+            `org/name:config` (its training texts).
         data_dir: Folder that contains `sst2/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, for `sst2` then the
             Hugging Face Hub.
         text: Column of the texts in a table.

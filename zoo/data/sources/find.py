@@ -86,8 +86,15 @@ def _find(s: BaseDataSettings, cards: list[str], read: Read,
         return Source(folder(path, read), path.resolve().name, str(path))
     if is_shards(s.name) or table_suffix(path) or path.is_file():
         return Source({"train": _read(s.name, read)}, path.name, str(path))
-    known = ["synthetic", *cards]
-    problem = (f"data={s.name!r}: expected a folder or table that exists, a hub dataset (name, org/name or "
+    return hub_source(s, ["synthetic", *cards])
+
+
+def hub_source(s: BaseDataSettings, known: list[str], expected: str = "folder or table") -> Source:
+    """The tables of a dataset of the hub. expected: what else `data=` may be, for messages, beside the known names.
+
+    Raises: HubError if it cannot be read; DataError for what cannot be the name of one.
+    """
+    problem = (f"data={s.name!r}: expected a {expected} that exists, a hub dataset (name, org/name or "
                f"org/name:config), or one of {', '.join(known)}{did_you_mean(s.name, known)}")  # fmt: skip
     found = hub_name(s.name) or ((s.name, None) if re.fullmatch(r"\w[\w.-]*", s.name) else None)
     if not found:

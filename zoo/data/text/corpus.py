@@ -10,7 +10,8 @@ from torch import Tensor
 from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.columns import TEXT_NAMES, find_columns
 from zoo.data.sources.dataset_cards import card_files, load_card, real_cards
-from zoo.data.sources.tables import read_table, read_text, table_suffix
+from zoo.data.sources.find import hub_source
+from zoo.data.sources.tables import Table, read_table, read_text, table_suffix
 from zoo.data.splits import Items, Splits, held_out_mask, partition
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import load_texts, synthetic_texts
@@ -112,13 +113,15 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
             [read_text(file, encoding=s.encoding) for file in files], s.name, True, f"{len(files)} files in {path}"
         )
     elif table_suffix(path) and path.suffix.lower() not in PLAIN:
-        corpus = _column(path, s)
+        corpus = _column(read_table(path, **s.table_format), s, str(path))
     elif path.is_file():
         corpus = Corpus([read_text(path, encoding=s.encoding)], s.name, True, str(path))
     else:
         known = ["synthetic", *real_cards("language modeling"), *cards]
-        raise DataError(f"data={s.name!r}: expected a file or folder that exists, or one of {', '.join(known)}"
-                        f"{did_you_mean(s.name, known)}")  # fmt: skip
+        if path.suffix.lower() in PLAIN:  # a file that is missing, not a dataset of the hub
+            raise DataError(f"data={s.name!r}: expected a file or folder that exists, or one of {', '.join(known)}"
+                            f"{did_you_mean(s.name, known)}")  # fmt: skip
+        corpus = _hub(s, known)
     if not any(text.strip() for text in corpus.texts):
         raise DataError(f"{corpus.source} is empty: expected some text")
     return corpus
@@ -132,15 +135,24 @@ def synthetic_corpus(name: str, default: str) -> Corpus:
     return Corpus(texts, corpus_name, False, f"generated {kind}")
 
 
-def _column(file: Path, s: CorpusSettings) -> Corpus:
-    table = read_table(file, **s.table_format)
+def _hub(s: CorpusSettings, known: list[str]) -> Corpus:
+    """The training split of a dataset of the hub; the validation text is a part of it, as of every corpus."""
+    source = hub_source(s, known, "file or folder")
+    if others := [split for split in source.tables if split != "train"]:
+        announce(f"of {source.where} only the split train is read, not {', '.join(others)}: the validation text is a "
+                 "part of it (val_fraction=)")  # fmt: skip
+    corpus = _column(source.tables["train"], s, source.name)
+    return replace(corpus, source=f"{source.where}, training texts")
+
+
+def _column(table: Table, s: CorpusSettings, name: str) -> Corpus:
     texts = [value for name in find_columns(table, s.text, "text", TEXT_NAMES) for value in table.columns[name]]
     for row, value in enumerate(texts):
         if value is not None and not isinstance(value, str):
             raise DataError(f"{table.place(row % len(table))}: {type(value).__name__}, expected a string")
         if value and (problem := surrogate_problem(value)):
             raise DataError(f"{table.place(row % len(table))}: the text {problem}")
-    return Corpus([text for text in texts if text and text.strip()], str(file), True, str(file))
+    return Corpus([text for text in texts if text and text.strip()], name, True, name)
 
 
 # --- tokenization -----------------------------------------------------------------------------------------------------
