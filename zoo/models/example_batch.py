@@ -10,6 +10,6 @@ from zoo.preprocessing.modality import MODALITIES
 def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
     """Two seeded rows of what the model takes, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
-    examples = {record.main_input: record.example for record in MODALITIES.values()}
+    examples = {name: record.example for record in MODALITIES.values() for name in record.main_inputs}
     examples["decoder_input_ids"] = MODALITIES["text"].example
     return {name: examples[name](model.config.part_of(name), generator) for name in model.inputs if name in examples}

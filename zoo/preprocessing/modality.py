@@ -19,6 +19,7 @@ from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+from zoo.preprocessing.whisper import WhisperProcessor
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a")
 
@@ -28,7 +29,8 @@ class Modality:
     """Description of a modality.
 
     name: also that of its tower in multi-tower models ("image"). plural: for messages. family: `Family.modality`.
-    inputs: {name in a batch: name in a batch of a multi-tower model}; the first is the main input.
+    inputs: {name in a batch: name in a batch of a multi-tower model}; the first is the main input. alternatives: other
+    names of the main input, which some families have.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. unnamed: name of an item without a name in messages.
     is_item: whether an object in memory is one item. load: reads an item from a path.
@@ -44,6 +46,7 @@ class Modality:
     plural: str
     family: str
     inputs: Mapping[str, str]
+    alternatives: tuple[str, ...] = ()
     argument: str
     options: tuple[str, ...] = ()
     suffixes: tuple[str, ...]
@@ -69,6 +72,11 @@ class Modality:
     def main_input(self) -> str:
         return next(iter(self.inputs))
 
+    @property
+    def main_inputs(self) -> tuple[str, ...]:
+        """All names of the main input."""
+        return (self.main_input, *self.alternatives)
+
 
 def _pixel_values(config: Any, generator: torch.Generator) -> Tensor:
     return torch.randn(2, config.in_chans, *pair(config.image_size), generator=generator)
@@ -91,12 +99,16 @@ def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _input_values(config: Any, generator: torch.Generator) -> Tensor:
-    """Spectrograms, or for waveform models the samples of 24 tokens."""
+    """Spectrograms (time first, or for Whisper frequency first), or for waveform models the samples of 24 tokens."""
+    if hasattr(config, "mel_bins") and "frames" in config.names():
+        return torch.randn(2, config.mel_bins, config.frames, generator=generator)
     shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
     return torch.randn(2, *shape, generator=generator)
 
 
 def _describe_audio(config: Any) -> str:
+    if hasattr(config, "mel_bins") and "frames" in config.names():
+        return f"{config.frames:,} frames of {config.mel_bins} mel bins, texts of {config.max_length:,} tokens"
     if hasattr(config, "mel_bins"):
         return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"
     return f"samples, a token every {math.prod(config.conv_strides)}"
@@ -169,6 +181,7 @@ MODALITIES: dict[str, Modality] = {
         plural="audio clips",
         family="audio",
         inputs={"input_values": "input_values", "attention_mask": "audio_attention_mask", "lengths": "audio_lengths"},
+        alternatives=("input_features",),
         argument="audio",
         options=("sampling_rate", "resample", "too_long"),
         suffixes=AUDIO_SUFFIXES,
@@ -179,12 +192,18 @@ MODALITIES: dict[str, Modality] = {
         describe=_describe_audio,
         html=display.audio_html,
         plot=display.plot_audio,
-        pipelines={"classify": "audio-classification", "ctc": "automatic-speech-recognition"},
+        pipelines={
+            "classify": "audio-classification", "ctc": "automatic-speech-recognition",
+            "lm": "automatic-speech-recognition",
+        },
         templates=(
             "the sound of {}.", "a recording of {}.", "here you hear {}.", "{} close to the microphone.",
             "{} in the distance.", "a noisy recording of {}.", "somebody says {}.", "{}",
         ),
-        processors={"spectrogram": SpectrogramFeatureExtractor, "waveform": WaveformFeatureExtractor},
+        processors={
+            "spectrogram": SpectrogramFeatureExtractor, "waveform": WaveformFeatureExtractor,
+            "whisper": WhisperProcessor,
+        },
         processor="zoo.preprocessing.spectrogram.SpectrogramFeatureExtractor(...) or "
         "zoo.preprocessing.waveform.WaveformFeatureExtractor(...)",
         sample="audio.wav",
@@ -199,7 +218,7 @@ def of_family(modality: str) -> Modality | None:
 
 def of_inputs(inputs: Sequence[str]) -> list[Modality]:
     """The modalities whose main input is among the inputs of a model."""
-    return [record for record in MODALITIES.values() if record.main_input in inputs]
+    return [record for record in MODALITIES.values() if any(name in inputs for name in record.main_inputs)]
 
 
 def of_file(name: str | Path) -> Modality | None:

@@ -115,10 +115,11 @@ class SpectrogramFeatureExtractor(AudioProcessor):
             out[:, : logs.shape[1]] = logs
 
     def fitted_to(self, config: Any) -> "SpectrogramFeatureExtractor":
-        return replace(self, frames=config.max_length, num_mel_bins=config.mel_bins)
+        return replace(self, frames=frames_of_model(config), num_mel_bins=config.mel_bins)
 
     def check(self, config: Any) -> None:
-        for ours, theirs in (("frames", "max_length"), ("num_mel_bins", "mel_bins")):
+        names = {"frames": "frames" if "frames" in config.names() else "max_length", "num_mel_bins": "mel_bins"}
+        for ours, theirs in names.items():
             if (expected := getattr(config, theirs, None)) is not None and getattr(self, ours) != expected:
                 raise ValueError(
                     f"the preprocessing has {ours}={getattr(self, ours)}, but the model has {theirs}={expected}: "
@@ -174,3 +175,9 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         if rest or replace(again, resample=self.resample, too_long=self.too_long) != self:
             raise ValueError(f"transformers' {name} cannot express {self}")
         return common | values
+
+
+def frames_of_model(config: Any) -> int:
+    """The number of frames that a model takes: of Whisper, whose max_length is that of its texts, and of others."""
+    frames: int = config.frames if "frames" in config.names() else config.max_length
+    return frames

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoints.formats import added_tokens
+from zoo.checkpoints.formats import added_tokens, tokenizer
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+from zoo.preprocessing.whisper import WhisperProcessor
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 
@@ -20,17 +21,27 @@ def read(folder: Path, config: Any) -> tuple[SpectrogramFeatureExtractor | Wavef
         return None, []
     try:
         if hasattr(config, "mel_bins"):
-            stored = SpectrogramFeatureExtractor.from_transformers(values)
+            stored, notes = _spectrogram(folder, values, config)
             fitted = stored.fitted_to(config)
             note = (
                 f"the file's preprocessing for {stored.frames} frames of {stored.num_mel_bins} mel bins was changed to "
                 f"the model's input size"
             )
-            return fitted, [note] if fitted != stored else []
+            return fitted, [note, *notes] if fitted != stored else notes
         vocabulary, notes = _vocabulary(folder, config)
         return WaveformFeatureExtractor.from_transformers(values, vocabulary), notes
     except LoadError as error:
         return None, [f"model.preprocess is None: {error}"]
+
+
+def _spectrogram(
+    folder: Path, values: Mapping[str, Any], config: Any
+) -> tuple[SpectrogramFeatureExtractor, list[str]]:
+    """(the extractor, notes); of a model that writes texts, with its tokenizer."""
+    if not hasattr(config, "vocab_size"):
+        return SpectrogramFeatureExtractor.from_transformers(values), []
+    found, notes = tokenizer.read(folder, config, "whisper")
+    return replace(WhisperProcessor.from_transformers(values), tokenizer=found), notes
 
 
 def _values(folder: Path) -> dict[str, Any] | None:

@@ -86,11 +86,13 @@ def _tokenizer(
     changed = _follow_settings(tokenizer, settings, model_type)
     lacking = added_tokens.lacking(tokenizer, added_tokens.declared(folder, settings))
     absent = added_tokens.add(tokenizer, lacking, config.vocab_size) if lacking else []
+    if model_type == "whisper":  # its class makes the tokens before a text, from the settings
+        changed = vocabulary_files.set_whisper_template(tokenizer, settings) or changed
     return tokenizer.to_str() if changed or len(absent) < len(lacking) else text, absent
 
 
 def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_type: str) -> bool:
-    """Change a tokenizer as the tokenizer classes of BERT, GPT-2 and RoBERTa do: with them, tokenizer_config.json and
+    """Change a tokenizer as the classes of BERT, GPT-2, RoBERTa and Whisper do: with them, tokenizer_config.json and
     their defaults count, not what tokenizer.json says. Returns whether something was changed."""
     from tokenizers import normalizers, pre_tokenizers
 
@@ -102,7 +104,7 @@ def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_
         if any(getattr(before[0], name) != value for name, value in options.items()):
             tokenizer.normalizer = normalizers.BertNormalizer(**options)
             return True
-    if model_type in ("gpt2", "roberta") and isinstance(before[1], pre_tokenizers.ByteLevel):
+    if model_type in ("gpt2", "roberta", "whisper") and isinstance(before[1], pre_tokenizers.ByteLevel):
         add_prefix_space = bool(settings.get("add_prefix_space", False))
         if before[1].add_prefix_space != add_prefix_space:
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(

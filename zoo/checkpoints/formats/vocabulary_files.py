@@ -1,4 +1,4 @@
-"""Tokenizers of older folders, made from vocab.txt (BERT) or from vocab.json and merges.txt (GPT-2, RoBERTa, CLIP)."""
+"""Tokenizers of older folders, made from vocab.txt (BERT) or from vocab.json and merges.txt (GPT-2 ...)."""
 
 import gzip
 import importlib.util
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoints.formats import added_tokens
 from zoo.checkpoints.formats.added_tokens import content_of
+from zoo.preprocessing import whisper
 from zoo.preprocessing.tokenizer_training import WORDPIECE_SPECIAL, byte_bpe, set_bert_template, wordpiece
+from zoo.preprocessing.whisper_languages import language_code
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
 from zoo.utils.lines import read_lines, split_lines
@@ -92,7 +94,7 @@ def read_merges(file: Path) -> list[tuple[str, str]]:
 Names = Mapping[str, str]
 Settings = Mapping[str, Any]
 Make = Callable[[dict[str, int], list[tuple[str, str]], Names, Settings], "Tokenizer"]
-Finish = Callable[["Tokenizer", Names, Settings], None]
+Finish = Callable[["Tokenizer", Names, Settings], Any]
 
 
 def _kind(bert: bool, model_type: str, vocab: Mapping[str, int]) -> tuple[dict[str, str], Make, Finish]:
@@ -101,6 +103,8 @@ def _kind(bert: bool, model_type: str, vocab: Mapping[str, int]) -> tuple[dict[s
         return WORDPIECE_SPECIAL, _bert, _bert_template
     if END in vocab and model_type in ("clip", "clip_text_model"):
         return CLIP_SPECIAL, lambda vocab, merges, names, _: clip_bpe(vocab, merges, names["unk"]), _clip_template
+    if model_type == "whisper":
+        return GPT2_SPECIAL, _byte_bpe, lambda tokenizer, _, settings: set_whisper_template(tokenizer, settings)
     if "roberta" in model_type:
         return ROBERTA_SPECIAL, _byte_bpe, _roberta_template
     return GPT2_SPECIAL, _byte_bpe, _bos_and_eos
@@ -168,6 +172,28 @@ def _bos_and_eos(tokenizer: "Tokenizer", names: Names, settings: Settings) -> No
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[*bos, "$A", *eos], pair=pair, special_tokens=around
     )
+
+
+def set_whisper_template(tokenizer: "Tokenizer", settings: Settings) -> bool:
+    """Put Whisper's tokens around texts, as the settings `language`, `task` and `predict_timestamps` say. Returns
+    whether that changes the tokenizer; one without Whisper's tokens is left as it is.
+
+    Raises ValueError for a language that is not one of Whisper's.
+    """
+    from tokenizers import processors
+
+    language, task = settings.get("language"), settings.get("task")
+    before = [whisper.START]
+    before += [f"<|{language_code(language)}|>"] if language is not None else []
+    before += [f"<|{task}|>"] if task is not None else []
+    before += [] if settings.get("predict_timestamps") else [whisper.NO_TIMESTAMPS]
+    eos = content_of(settings.get("eos_token")) or END
+    if any(tokenizer.token_to_id(token) is None for token in (*before, eos)):
+        return False
+    old, around = tokenizer.post_processor, [_with_id(tokenizer, token) for token in dict.fromkeys([*before, eos])]
+    single, pair = [*before, "$A", eos], [*before, "$A", "$B:1", f"{eos}:1"]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=around)
+    return old is None or bool(old.__getstate__() != tokenizer.post_processor.__getstate__())
 
 
 def _with_id(tokenizer: "Tokenizer", token: str) -> tuple[str, int]:
