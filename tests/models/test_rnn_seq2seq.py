@@ -261,6 +261,26 @@ def test_rows_of_the_state_are_repeated_and_reordered(shape):
         torch.testing.assert_close(y[row], model(**source, decoder_input_ids=text)[0, -1])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_generated_tokens_are_those_of_the_full_forward(shape):
+    """Greedy ones, and with beams as many as the vocabulary has, the most probable texts of two tokens."""
+    model, batch = small(shape, eos_token_id=None), padded()
+    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    expected = torch.full((4, 1), 1)
+    for _ in range(5):
+        expected = torch.cat([expected, model(**source, decoder_input_ids=expected)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(zoo.generate(model, **source, max_new_tokens=5), expected)
+    found = zoo.generate(model, **source, max_new_tokens=2, num_beams=40)
+    every = torch.arange(40)
+    for row in range(4):
+        one = {name: value[row : row + 1].expand(40, -1) for name, value in source.items()}
+        texts = torch.stack([torch.full((40,), 1), every], 1)
+        scores = model(**one, decoder_input_ids=texts).log_softmax(-1)
+        best = (scores[0, 0][:, None] + scores[:, 1]).argmax().item()
+        assert found[row].tolist() == [1, best // 40, best % 40]
+
+
 @torch.no_grad()
 def test_the_state_of_recurrent_layers_cannot_be_cropped():
     model = small()
