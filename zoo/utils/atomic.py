@@ -43,7 +43,9 @@ def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], objec
     with _errors_of_the_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
-    with _errors_of_the_disk(path), _temporary(path.parent, path.name, is_folder=False) as temporary:
+    inside = callable(content)  # safetensors replaces the file of the path that it gets, and the lock would go with it
+    with _errors_of_the_disk(path), _temporary(path.parent, path.name, is_folder=inside) as staged:
+        temporary = staged / path.name if inside else staged
         _write(temporary, content)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
         _sync(temporary)

@@ -1,5 +1,7 @@
 """The cache of decoded images: it notices every change, and a file that is damaged or cannot be written is no error."""
 
+import errno
+import multiprocessing
 import os
 import shutil
 from importlib import metadata
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import PIL
 import pytest
+import safetensors.torch
 import torch
 
 from zoo.data.image import decoded_cache
@@ -116,3 +119,39 @@ def test_without_room_there_is_a_warning_and_no_file(problem: str, monkeypatch: 
     with pytest.warns(UserWarning, match=expected[problem]):
         assert not write_decoded(file, images())
     assert not file.exists()
+
+
+def test_processes_that_write_at_once_leave_one_whole_file() -> None:
+    """As two runs that start together: each finds no file, and decodes and writes the same images."""
+    file, context = name(b"a"), multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+
+    def write() -> None:
+        for _ in range(20):
+            start.wait(20)
+            ok = write_decoded(file, images())
+            found = read_decoded(file, (5, 3, 4, 6))  # while others replace the file
+            if not ok or found is None or not torch.equal(found, images()):
+                os._exit(1)
+        os._exit(0)
+
+    processes = [context.Process(target=write) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_disk_that_fills_while_it_is_written_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = name(b"a")
+
+    def fill(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fill)
+    with pytest.warns(UserWarning, match=r"could not be cached .*No space left on device.*decodes them again"):
+        assert not write_decoded(file, images())
+    assert not file.exists() and [*file.parent.iterdir()] == [] and read_decoded(file, (5, 3, 4, 6)) is None
