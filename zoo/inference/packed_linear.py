@@ -57,17 +57,19 @@ class ConstantLinear(nn.Module):
         return deep_copy(self, memo)
 
     def kernel(self) -> tuple[Any, dict[str, Any]]:
-        """What computes x W^T + b, and its arguments besides x."""
+        """What computes x W^T + b, and its arguments after x, in order."""
         return F.linear, dict(weight=self.weight_, bias=self.bias_)
 
     def product(self) -> Callable[[Tensor], Tensor]:
-        """`forward` without `act`, as one call that enters no Python function: for what runs once per token."""
+        """`forward` without `act`, if possible as a call that enters no Python function, for each token."""
         kernel, constants = self.kernel()
+        if type(self.weight_) is not Tensor:  # int8 weights of torchao do not take arguments by name
+            return lambda x: kernel(x, *constants.values())
         return partial(getattr(kernel, "_op", kernel), **constants)  # torch.ops are Python objects around _op
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, constants = self.kernel()
-        y = kernel(x, **constants)
+        y = kernel(x, *constants.values())
         return y if self.act is None else self.act(y)
 
 
