@@ -1,5 +1,7 @@
 """Graphs without a GPU: the outputs of a recorded function stay at their addresses, as those of a CUDA graph do."""
 
+import torch
+
 from zoo.inference.optimized_graphs import map_tensors
 from zoo.utils.cuda_graph import GraphRecorder
 
@@ -27,3 +29,26 @@ class FakeRecorder(GraphRecorder):
         if warm_up:
             function()
         return same_memory(function)
+
+
+class FakeTrainingRecorder:
+    """What `GraphedModel` takes in place of `cuda_graph_recorder`; counts the replays."""
+
+    def __init__(self):
+        self.replays = 0
+
+    def __call__(self, device):
+        return self.record
+
+    def record(self, function):
+        with torch.random.fork_rng(devices=[]):  # a capture consumes no random numbers
+            stored = function()
+        values_of = lambda result: result if isinstance(result, tuple) else (result,)  # noqa: E731
+        memory = [x.detach() for x in values_of(stored) if x is not None]
+
+        def replay():
+            self.replays += 1
+            for kept, new in zip(memory, (x for x in values_of(function()) if x is not None), strict=True):
+                kept.copy_(new.detach())
+
+        return stored, replay

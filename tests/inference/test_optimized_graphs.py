@@ -2,6 +2,8 @@
 
 import copy
 import threading
+import time
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -329,6 +331,35 @@ def test_a_wait_for_the_device_is_counted():
     assert device.count_waits(lambda: x + 1)[1] == 0
     assert device.count_waits(lambda: x.sum().item()) == (3.0, 1)
     assert torch.cuda.get_sync_debug_mode() == 0
+
+
+def test_threads_count_their_own_waits_and_leave_the_process_as_it_was(monkeypatch):
+    mode = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode[0])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
+    device, found = CudaDevice(torch.device("cuda")), {}
+
+    def wait(count):
+        for _ in range(count):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            time.sleep(0.002)
+
+    def count(name, waits):
+        found[name] = device.count_waits(lambda: wait(waits) or name)
+
+    filters = list(warnings.filters)
+    others = threading.Thread(target=wait, args=(5,))  # waits for the device, too, and is not counted
+    threads = [others, *(threading.Thread(target=count, args=(name, 3 * name)) for name in range(4))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {name: (name, 3 * name) for name in range(4)}
+    assert mode == [0] and list(warnings.filters) == filters
+    with pytest.warns(UserWarning, match="something else"):
+        assert device.count_waits(lambda: warnings.warn("something else", stacklevel=1)) == (None, 0)
 
 
 @pytest.mark.gpu

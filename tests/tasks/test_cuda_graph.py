@@ -5,36 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_graph_fakes import FakeTrainingRecorder
 from torch import Tensor, nn
 
 import zoo
 from zoo.tasks.base import seed_all
-from zoo.tasks.cuda_graph import CAPTURED_AT, GraphedModel, Record
+from zoo.tasks.cuda_graph import CAPTURED_AT, GraphedModel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-class FakeRecorder:
-    """Records a function by its first result, into which a replay writes what the function computes now."""
-
-    def __init__(self) -> None:
-        self.replays = 0
-
-    def __call__(self, device: torch.device) -> Record:
-        return self.record
-
-    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        with torch.random.fork_rng(devices=[]):  # a capture draws nothing
-            stored = function()
-        all_of = lambda result: result if isinstance(result, tuple) else (result,)  # noqa: E731
-        memory = [x.detach() for x in all_of(stored) if x is not None]
-
-        def replay() -> None:
-            self.replays += 1
-            for kept, new in zip(memory, (x for x in all_of(function()) if x is not None), strict=True):
-                kept.copy_(new.detach())
-
-        return stored, replay
 
 
 def vit(**more: Any) -> nn.Module:
@@ -69,7 +47,7 @@ def train(graphed: Callable[[nn.Module], Any], device: torch.device, micro_batch
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_weights_are_those_of_training_without_graphs(micro_batches: int) -> None:
-    recorder = FakeRecorder()
+    recorder = FakeTrainingRecorder()
     with_graphs = train(lambda model: GraphedModel(model, recorder), CPU, micro_batches)
     calls = (CAPTURED_AT + 5 - 1) * micro_batches - CAPTURED_AT  # without the batch of another size, and the first ones
     assert recorder.replays == 2 * calls
@@ -81,7 +59,7 @@ def test_frozen_and_unused_parameters_have_no_gradient() -> None:
     model = vit(dropout=0.0, attention_dropout=0.0, drop_path=0.0)
     model.unused = nn.Parameter(torch.ones(2))
     model.blocks[0].requires_grad_(False)
-    call, x = GraphedModel(model, FakeRecorder()), torch.randn(2, 3, 32, 32)
+    call, x = GraphedModel(model, FakeTrainingRecorder()), torch.randn(2, 3, 32, 32)
     for _ in range(CAPTURED_AT + 2):
         model.zero_grad()
         call(pixel_values=x).sum().backward()
@@ -90,7 +68,7 @@ def test_frozen_and_unused_parameters_have_no_gradient() -> None:
 
 
 def test_a_backward_pass_after_another_forward_pass_is_an_error() -> None:
-    call, x = GraphedModel(vit(), FakeRecorder()), torch.randn(2, 3, 32, 32)
+    call, x = GraphedModel(vit(), FakeTrainingRecorder()), torch.randn(2, 3, 32, 32)
     first, *_ = [call(pixel_values=x) for _ in range(CAPTURED_AT + 2)][CAPTURED_AT:]
     with pytest.raises(RuntimeError, match=r"another forward pass of the same CUDA graphs.*cuda_graph=false"):
         first.sum().backward()
@@ -101,7 +79,7 @@ def test_inputs_that_decide_on_the_host_are_not_captured() -> None:
         def forward(self, pixel_values: Tensor, lengths: Tensor) -> Tensor:
             return pixel_values[:, : int(lengths.max())]
 
-    call = GraphedModel(Masked(), FakeRecorder())
+    call = GraphedModel(Masked(), FakeTrainingRecorder())
     for i in range(CAPTURED_AT + 3):
         assert call(pixel_values=torch.ones(2, 9), lengths=torch.tensor([1, i])).shape == (2, max(i, 1))
     assert call.graphs is None

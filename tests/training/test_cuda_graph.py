@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_graph_fakes import FakeTrainingRecorder
 from tiny_run import checkpoint, tiny_run
 from torch import nn
 
@@ -19,31 +20,13 @@ from zoo.training.cuda_graph import why_no_cuda_graph
 from zoo.training.parse import SettingsError
 
 
-def recorder(device: Any) -> Any:
-    """Replays by computing into the memory of the first result."""
-
-    def record(function: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):  # a capture draws nothing
-            stored = function()
-        memory = stored if isinstance(stored, tuple) else (stored,)
-
-        def replay() -> None:
-            new = function()
-            for kept, value in zip(memory, new if isinstance(new, tuple) else (new,), strict=True):
-                kept.detach().copy_(value.detach())
-
-        return stored, replay
-
-    return record
-
-
 def test_a_run_with_graphs_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "steps=8", "accumulate_grad_batches=2", "cuda_graph=auto"
     tiny_run(tmp_path / "without", *words)
     made: list[GraphedModel] = []
 
     def graphed(model: nn.Module) -> GraphedModel:
-        made.append(GraphedModel(model, recorder))
+        made.append(GraphedModel(model, FakeTrainingRecorder()))
         return made[-1]
 
     monkeypatch.setattr(fit, "why_no_cuda_graph", lambda *_: None)

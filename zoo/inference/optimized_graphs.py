@@ -26,6 +26,7 @@ MOST_SIGNATURES = 256  # that are remembered
 # Masks, and the inputs of which they mark the padding: the first one that is there.
 MASKS = {"attention_mask": ("input_ids", "input_values"), "audio_attention_mask": ("input_values", "input_features")}
 LENGTHS = {"attention_mask": "lengths", "audio_attention_mask": "audio_lengths"}  # of the masks, on the host
+COUNTING = threading.RLock()  # a process counts the waits of one thread at a time
 PADDED_IN_A_ROW = 8  # batches after which only every eighth mask is looked at, as that waits for the device
 CONSTANTS = (bool, int, float, str)
 
@@ -43,20 +44,32 @@ class CudaDevice(GraphRecorder):
         torch.cuda.synchronize(self.device)
 
     def count_waits(self, function: Function) -> tuple[Any, int]:
-        """(the result of a function, how often it waited for the device)."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                result = function()
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        waits = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]
-        for w in caught:
-            if w not in waits and "Synchronization debug mode" not in str(w.message):
-                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-        return result, len(waits)
+        """(the result of a function, how often it waited for the device).
+
+        Waits of other threads do not count, though the mode in which torch warns of them is that of the process.
+        """
+        waits, thread = [0], threading.get_ident()
+        others: list[tuple[Any, ...]] = []
+
+        def show(message: Any, category: Any, filename: str, lineno: int, *more: Any) -> None:
+            if "called a synchronizing CUDA operation" in str(message):
+                waits[0] += threading.get_ident() == thread
+            elif "Synchronization debug mode" not in str(message):
+                others.append((message, category, filename, lineno))
+
+        with COUNTING:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                warnings.showwarning = show  # type: ignore[assignment]
+                before = torch.cuda.get_sync_debug_mode()
+                torch.cuda.set_sync_debug_mode("warn")
+                try:
+                    result = function()
+                finally:
+                    torch.cuda.set_sync_debug_mode(before)
+            for warning in others:
+                warnings.warn_explicit(*warning)
+        return result, waits[0]
 
 
 @dataclass
