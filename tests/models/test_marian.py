@@ -138,3 +138,25 @@ def test_saved_and_verified(tmp_path):
     batch = ragged(50)
     assert torch.equal(scores_of(zoo.load(tmp_path / "ours"), batch), scores_of(ours, batch))
     assert zoo.verify(tmp_path / "ours").ok
+
+
+# --- Generation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["opus-mt", "two vocabularies"])
+@torch.no_grad()
+def test_tokens_equal_those_of_transformers_and_padding_is_never_generated(name, tmp_path):
+    theirs = folder_of(tmp_path, name)
+    pad = theirs.config.pad_token_id
+    theirs.final_logits_bias[0, pad] = 50.0  # without the rule it is the most probable token
+    theirs.generation_config.bad_words_ids = [[pad]]
+    theirs.save_pretrained(tmp_path)
+    ours, batch = zoo.load(tmp_path), ragged(50)
+    del batch["decoder_input_ids"]
+    for options in ({}, {"num_beams": 4}, {"num_beams": 3, "length_penalty": 0.6}):
+        found = zoo.generate(ours, **batch, max_new_tokens=12, **options)
+        assert torch.equal(found, theirs.generate(**batch, max_new_tokens=12, do_sample=False, **options))
+        assert not (found[:, 1:4] == pad).any()
+    expected = {"opus-mt": 61, "two vocabularies": 53}[name]
+    with pytest.raises(ValueError, match=f"at most {expected}, the size of the vocabulary"):
+        zoo.generate(ours, **batch, num_beams=100)

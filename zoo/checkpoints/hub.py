@@ -12,8 +12,8 @@ from zoo.utils.errors import LoadError
 
 # The files of a repository that are downloaded; pickles only if it has no safetensors.
 PATTERNS = (
-    "*.json", "*.txt", "*.model", "*.jinja", "model.safetensors", "model-*.safetensors", "open_clip_model.safetensors",
-    "golden.safetensors",
+    "*.json", "*.txt", "*.model", "*.spm", "*.jinja", "model.safetensors", "model-*.safetensors",
+    "open_clip_model.safetensors", "golden.safetensors",
 )  # fmt: skip
 PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
 

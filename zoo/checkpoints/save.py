@@ -31,7 +31,8 @@ OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
-    "1_Pooling/config.json", "model.onnx", "model.onnx.data", *extra_files.KEPT,
+    "1_Pooling/config.json", "model.onnx", "model.onnx.data", "source.spm",
+    "target.spm", "target_vocab.json", *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
 
@@ -92,9 +93,9 @@ def export(
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
         for name, values in files.items():
-            text = values if isinstance(values, str) else to_json(values)
+            text = values if isinstance(values, str | bytes) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
-            (staged / name).write_text(text, encoding="utf-8")
+            (staged / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         _write_readme(staged, readme)
         _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])

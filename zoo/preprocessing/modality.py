@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.preprocessing import audio_io, display, image_io
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
@@ -172,7 +173,7 @@ MODALITIES: dict[str, Modality] = {
             "classify": "text-classification", "token": "token-classification", "qa": "question-answering",
             "masked_lm": "fill-mask", "lm": "text-generation", "pool": "feature-extraction",
         },
-        processors={"text": TextProcessor},
+        processors={"text": TextProcessor, "marian": MarianProcessor},
         processor="zoo.preprocessing.text.TextProcessor(...) or zoo.preprocessing.tokenizer_training.train(...)",
         sample="a text",
     ),

@@ -25,7 +25,6 @@ from zoo.preprocessing.chat_template import (
 )
 from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, surrogate_problem, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
-from zoo.utils.files import write_atomic
 from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
@@ -85,6 +84,11 @@ class TextProcessor:
     def backend(self) -> "Tokenizer":
         """The tokenizer itself, without the padding and truncation settings of its file."""
         return _backend(self.tokenizer)
+
+    @property
+    def truncating_backend(self) -> "Tokenizer":
+        """The tokenizer that truncates to `max_length` tokens."""
+        return _backend(self.tokenizer, self.max_length)
 
     @property
     def vocab_size(self) -> int:
@@ -211,9 +215,8 @@ class TextProcessor:
                 long[index] = tokens
         if self.truncate == "error" or not long:
             return found, {}
-        truncating = _backend(self.tokenizer, self.max_length)
         again = [text for index, text in zip(good, cleaned) if index in long]
-        for index, encoding in zip(long, truncating.encode_batch(again)):
+        for index, encoding in zip(long, self.truncating_backend.encode_batch(again)):
             found[index] = encoding
         return found, long
 
@@ -377,11 +380,6 @@ def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenize
 
 
 _FIELDS = [f.name for f in fields(TextProcessor) if f.name not in ("tokenizer", "chat_template")]
-
-
-def _write_cache(tokenizer: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, tokenizer)
 
 
 def _cleaned(text: Text, mode: Clean) -> Text:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.preprocessing.text import TextProcessor, _write_cache
+from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import check_choice
+from zoo.utils.files import write_atomic
 from zoo.utils.lines import read_lines
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def train(
         train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq}[kind]
         trained = train_backend(texts, vocab_size, lowercase).to_str()
         if file is not None:
-            _write_cache(trained, file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, trained)
     return TextProcessor(tokenizer=trained, special=_SPECIAL[kind], max_length=max_length, types=kind == "wordpiece")
 
 

@@ -20,8 +20,9 @@ KEPT = (*TEMPLATES, GENERATION, SENTENCE)
 READ = (
     "config.json", "preprocessor_config.json", "processor_config.json", "open_clip_config.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "modules.json",
-    "sentence_*_config.json", "[0-9]_*/config.json", "*.safetensors", "*.safetensors.index.json", "*.bin",
-    "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", ".*", ".*/", "__pycache__/",
+    "source.spm", "target.spm", "target_vocab.json", "sentence_*_config.json", "[0-9]_*/config.json", "*.safetensors",
+    "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx",
+    "*.ot", ".*", ".*/", "__pycache__/",
 )  # fmt: skip
 LARGEST = 1 << 20  # bytes of a file that is kept
 

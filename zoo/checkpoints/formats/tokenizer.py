@@ -5,7 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoints.formats import added_tokens, sentence_transformers, sentencepiece, vocabulary_files
+from zoo.checkpoints.formats import (
+    added_tokens,
+    marian_tokenizer,
+    sentence_transformers,
+    sentencepiece,
+    vocabulary_files,
+)
 from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
 from zoo.utils.errors import LoadError
 from zoo.utils.files import parse_json, read_text
@@ -33,6 +39,8 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
     """(the tokenizer of a folder, notes). Raises LoadError if it does not fit the model."""
     settings = added_tokens.read_settings(folder)
     try:
+        if model_type == "marian" and (own := marian_tokenizer.read(folder, settings, config)):
+            return own, own.notes(config)
         text, absent = _tokenizer(folder, settings, config, model_type)
         if text is None:
             found = next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)

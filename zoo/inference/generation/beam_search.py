@@ -54,7 +54,7 @@ def search(task: "GenerationTask", options: BeamOptions) -> tuple[Tensor, Tensor
     unfinished text has a better current score than the worst of `beams` finished ones.
     """
     beams, copies, penalty = options.num_beams, options.num_return_sequences, options.length_penalty
-    check_beams(beams, task.prompt.model.config.vocab_size)
+    check_beams(beams, task.prompt.model.config.part_of("decoder_input_ids").vocab_size)
     stopping, prompt = task.stopping, task.prompt.repeated(beams)
     batch, room = prompt.ids.shape[0], prompt.room
     session, logits = prompt.read()

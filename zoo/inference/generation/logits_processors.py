@@ -44,7 +44,8 @@ class LogitsProcessors:
             raise ValueError(f"logits_processor has a {type(odd[0]).__name__}, expected a list of functions "
                              "(input_ids [rows, T], scores [rows, V]) -> scores")  # fmt: skip
         self.no_repeat_ngram_size, self.custom = no_repeat_ngram_size, tuple(given)
-        end_ids = tuple(i for i in end_ids if i < prompt.model.config.vocab_size)  # of a config that was cut down
+        size = prompt.model.config.part_of("decoder_input_ids").vocab_size
+        end_ids = tuple(i for i in end_ids if i < size)  # of a config that was cut down
         self.min_new_tokens = min_new_tokens if end_ids else 0
         self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prompt.ids.device)
         config = prompt.model.config

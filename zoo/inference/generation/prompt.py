@@ -122,7 +122,7 @@ class Prompt:
 
     def seen(self) -> Tensor:
         """The tokens in each prompt as a mask [rows, V]."""
-        vocabulary = self.model.config.vocab_size
+        vocabulary = self.model.config.part_of("decoder_input_ids").vocab_size
         real = torch.ones_like(self.ids) if self.keep is None else self.keep.long()
         counts = self.ids.new_zeros(len(self.ids), vocabulary).scatter_add_(1, self.ids, real)
         return (counts > 0).repeat_interleave(self.copies, 0)
@@ -224,10 +224,10 @@ def check_model(model: Model, room: int, target: Model | None) -> None:
     if target is not None and isinstance(target, EncoderDecoder) != isinstance(model, EncoderDecoder):
         raise ValueError(f"the draft is a {type(model).__name__} and the model a {type(target).__name__}: both must "
                          "have an encoder, or neither")  # fmt: skip
-    vocabulary = model.config.vocab_size
-    if target is not None and target.config.vocab_size != vocabulary:
+    vocabulary, expected = (one and one.config.part_of("decoder_input_ids").vocab_size for one in (model, target))
+    if target is not None and vocabulary != expected:
         raise ValueError(f"the draft has vocab_size={vocabulary}, but the model has vocab_size="
-                         f"{target.config.vocab_size}: a draft must share the model's tokenizer")  # fmt: skip
+                         f"{expected}: a draft must share the model's tokenizer")  # fmt: skip
     require(isinstance(room, int) and room > 0, "max_new_tokens", room, "a whole number of at least 1")
 
 
@@ -244,7 +244,7 @@ def check_ids(model: Model, ids: Tensor, mask: Tensor | None, name: str = "input
         raise ValueError(f"an empty prompt of shape {tuple(ids.shape)}: expected at least one token, such as bos")
     ids = ids.to(model.device).long()
     keep = None if mask is None else check_mask(mask, ids)
-    check_token_ids(ids, keep, model.config.vocab_size)
+    check_token_ids(ids, keep, model.config.part_of(name).vocab_size)
     return ids, keep
 
 

@@ -133,7 +133,7 @@ class Bart(EncoderDecoder):
 
 LARGE = dict(width=1024, depth=12, heads=16)
 MULTILINGUAL = LARGE | dict(
-    vocab_size=250027, order="pre", scale_embedding=True, act="relu", decoder_start_token_id=None
+    vocab_size=250027, order="pre", scale_embedding=True, decoder_start_token_id=None
 )  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -4,13 +4,14 @@ https://arxiv.org/abs/1804.00344, https://github.com/Helsinki-NLP/OPUS-MT
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoo.models.config import Config
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Side
+from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
 from zoo.models.family import Family
 from zoo.models.marian.mapping import MARIAN
 from zoo.nn.block import Order
@@ -82,6 +83,24 @@ class Marian(EncoderDecoder):
         if c.head is None:
             return None
         return LMHead(c.width, c.output_size, self.tokens.word if c.tie_word_embeddings else None, fixed_bias=True)
+
+    def generation_start(
+        self, batch: Mapping[str, Any], decoder_input_ids: Tensor | None = None, **options: Any
+    ) -> tuple[dict[str, Any], GenerationStart]:
+        """See EncoderDecoder; padding, of which the scores say nothing, is never generated."""
+        inputs, start = super().generation_start(batch, decoder_input_ids, **options)
+        pad = self.config.pad_token_id
+        return inputs, start if pad is None else replace(start, processors=[*start.processors, NeverToken(pad)])
+
+
+@dataclass(frozen=True)
+class NeverToken:
+    """A logits processor after which a token has no chance, as transformers' bad_words_ids."""
+
+    token: int
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, torch.tensor([self.token], device=scores.device), -torch.inf)
 
 
 def opus_mt(vocab_size: int) -> dict[str, Any]:
