@@ -14,6 +14,7 @@ from zoo.preprocessing.marian import MarianProcessor, marian_backend
 transformers = pytest.importorskip("transformers")
 sentencepiece = pytest.importorskip("sentencepiece")
 
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 ENGLISH = ["a small house by the sea", "the dog reads a long letter", "many ships sail, but few return!",
            "we see green trees", "he writes 27 letters"]  # fmt: skip
 GERMAN = ["ein kleines Haus am Meer", "der Hund liest einen langen Brief", "viele Schiffe fahren, wenige kehren um!",
