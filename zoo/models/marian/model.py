@@ -114,7 +114,8 @@ SIZES: Mapping[str, int] = {
 }  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "marian_nano": opus_mt(256) | dict(max_length=128, width=128, depth=2, heads=4, dropout=0.0),
+    "marian_nano": opus_mt(256)
+    | dict(max_length=128, width=128, depth=2, heads=4, dropout=0.0, forced_eos_token_id=None),
     "marian_base": {},
     **{f"opus_mt_{pair}": opus_mt(size) for pair, size in SIZES.items()},
 }
