@@ -183,3 +183,36 @@ def test_what_a_classifier_refuses(tmp_path):
         zoo.create_model("bart_nano", head="token")
     with pytest.raises(ValueError, match="head='lm'"):
         zoo.generate(model, torch.tensor([[5, 2]]))
+
+
+# --- Languages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mbart-large-50", "mbart-large-cc25"])
+@torch.no_grad()
+def test_the_target_language_is_the_first_token(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.MBartTokenizer(src_lang="de_DE")
+    tokenizer.save_pretrained(tmp_path)
+    theirs = seq2seq_folder(tmp_path, "MBartForConditionalGeneration", **TINY)
+    theirs.config.decoder_start_token_id = 2 if name == "mbart-large-50" else None
+    theirs.save_pretrained(tmp_path)
+    ours, batch = zoo.load(tmp_path), ragged(30)
+    del batch["decoder_input_ids"]
+    code = tokenizer.convert_tokens_to_ids("ro_RO")
+    start = {"forced_bos_token_id": code} if name == "mbart-large-50" else {"decoder_start_token_id": code}
+    for options in ({}, {"num_beams": 3}):
+        expected = theirs.generate(**batch, max_length=12, do_sample=False, **start, **options)
+        new = 12 - (2 if name == "mbart-large-50" else 1)
+        assert torch.equal(zoo.generate(ours, **batch, max_new_tokens=new, target_lang="ro_RO", **options), expected)
+    assert ours.preprocess("▁")["input_ids"][0].tolist()[-2:] == [2, tokenizer.convert_tokens_to_ids("de_DE")]
+    with pytest.raises(ValueError, match=r"has no such language \(it has ar_AR, cs_CZ"):
+        zoo.generate(ours, **batch, target_lang="xx_XX")
+
+
+def test_a_forced_first_token_and_no_tokenizer():
+    model = zoo.create_model("bart_nano", forced_bos_token_id=0)
+    with pytest.raises(ValueError, match="the model has no tokenizer"):
+        zoo.generate(model, torch.tensor([[5, 2]]), target_lang="ro_RO")
+    with pytest.raises(TypeError, match="has no option 'language'"):
+        zoo.generate(model, torch.tensor([[5, 2]]), language="ro_RO")

@@ -1,5 +1,7 @@
 """BART (Lewis et al. 2020) and mBART (Liu et al. 2020): encoder-decoders with learned positions."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.bart.mapping import BART, MBART
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Side
+from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
 from zoo.models.family import Family
 from zoo.models.text import check_shapes
 from zoo.nn.block_config import BlockConfig
@@ -15,6 +17,7 @@ from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead
 from zoo.nn.lengths import AnyLengths
 
+LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z]{2}")
 ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 
 
@@ -105,6 +108,27 @@ class Bart(EncoderDecoder):
         assert self.head is not None
         return self.head(x[torch.arange(len(x), device=x.device), index][:, None])
 
+    def generation_start(
+        self,
+        batch: Mapping[str, Any],
+        decoder_input_ids: Tensor | None = None,
+        target_lang: str | None = None,
+        **options: Any,
+    ) -> tuple[dict[str, Any], GenerationStart]:
+        """See EncoderDecoder. target_lang: of mBART, such as "ro_RO": the decoder begins with its code, after the start
+        token where the config has one. Raises ValueError for a language that the tokenizer does not have.
+        """
+        if target_lang is not None and decoder_input_ids is None and batch["input_ids"] is not None:
+            code, start = language_id(self.preprocess, target_lang), self.config.decoder_start_token_id
+            first = [code] if start is None else [start, code]
+            if start is not None and self.config.forced_bos_token_id not in (None, code):
+                raise ValueError(
+                    f"target_lang={target_lang!r}: every text of this model begins with the token "
+                    f"{self.config.forced_bos_token_id}, its forced_bos_token_id"
+                )
+            decoder_input_ids = torch.tensor([first] * len(batch["input_ids"]))
+        return super().generation_start(batch, decoder_input_ids, **options)
+
     def last_end(self, input_ids: Tensor, keep: Tensor | None) -> Tensor:
         """The place [B] of the last end token of each row. Raises ValueError for a row on the CPU without one."""
         ends = self.config.eos_token_id
@@ -129,6 +153,17 @@ class Bart(EncoderDecoder):
             previous = input_ids.gather(1, real.roll(1, 1))
         positions = count_positions(keep, input_ids.shape[1], 0, input_ids.device)
         return previous.masked_fill(positions == 0, self.config.decoder_start_token_id)
+
+
+def language_id(preprocess: Any, code: str) -> int:
+    """The id of the code of a language, as in "ro_RO". Raises ValueError for one that the tokenizer does not have."""
+    if preprocess is None:
+        raise ValueError(f"target_lang={code!r}: the model has no tokenizer; pass decoder_input_ids= instead")
+    known = {token: i for token, i in preprocess.backend.get_vocab().items() if LANGUAGE.fullmatch(token)}
+    if code not in known:
+        listed = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"target_lang={code!r}: the tokenizer has no such language (it has {listed})")
+    return known[code]
 
 
 LARGE = dict(width=1024, depth=12, heads=16)
