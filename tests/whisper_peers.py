@@ -66,7 +66,9 @@ def ids_of(made: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def transformers_whisper(folder: Path, name: str = "WhisperForConditionalGeneration", seed: int = 0, **options: Any) -> Any:
+def transformers_whisper(
+    folder: Path, name: str = "WhisperForConditionalGeneration", seed: int = 0, **options: Any
+) -> Any:
     """A tiny model of transformers, with processor and generation config, saved in the folder."""
     import transformers
 

@@ -67,7 +67,7 @@ def test_stereo_and_other_rates_are_converted_once_they_are_known():
     expected = theirs(stereo.mean(0).numpy(), sampling_rate=RATE, return_tensors="pt")["input_features"]
     assert error(ours((stereo, RATE))["input_features"], expected) <= 1e-5
     slow = wave(0.25)
-    with pytest.raises(AudioError, match="sampling rate|sampling_rate"):
+    with pytest.raises(AudioError, match="8000 Hz"):
         ours((slow, 8000))
     expected = theirs(resampled(slow, 8000, RATE).numpy(), sampling_rate=RATE, return_tensors="pt")["input_features"]
     assert error(ours((slow, 8000), resample=True)["input_features"], expected) <= 1e-5

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
-from zoo.checkpoints.formats import extra_files, native
+from zoo.checkpoints.formats import extra_files, native, openai_whisper
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
 from zoo.checkpoints.hub import locate
@@ -163,6 +163,8 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
         checkpoint = native.from_description(values, path, path)
         checkpoint.tensors = own_weights(stored, path)
         return checkpoint
+    if (published := openai_whisper.read(stored, path, selection.given)) is not None:
+        return published
     if selection.config is None and not any((folder / name).is_file() for name in CONFIGS):
         keys = " or ".join(f"key={name!r}" for name in groups(stored) if name)
         raise LoadError(
@@ -171,8 +173,7 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
         )
     tensors, notes = foreign_weights(path, selection)
     checkpoint = read(folder.parent, folder.name, tensors) if folder.is_file() else read(folder, None, tensors)
-    checkpoint.tensors = tensors
-    checkpoint.notes += notes
+    checkpoint.tensors, checkpoint.notes = tensors, checkpoint.notes + notes
     return checkpoint
 
 

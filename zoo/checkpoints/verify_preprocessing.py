@@ -16,6 +16,7 @@ from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import Text, TextProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+from zoo.preprocessing.whisper import WhisperProcessor
 
 TEXTS = (
     "A plain sentence, with 12.5 numbers, isn't it?",
@@ -34,6 +35,8 @@ def compare(model: Model, peer: Peer) -> tuple[list[str], list[str]]:
     if model.preprocess is None:
         return changes, [*notes, "preprocessing was not compared: the model has none"]
     parts = model.preprocess.parts() if isinstance(model.preprocess, MultimodalProcessor) else {"": model.preprocess}
+    if isinstance(model.preprocess, WhisperProcessor) and model.preprocess.tokenizer is not None:
+        parts = parts | {"text": model.preprocess.tokenizer}
     absent = [name for name in model.config.parts if name not in parts]
     notes += [f"preprocessing of {name} was not compared: the model has none" for name in absent]
     for processor in parts.values():

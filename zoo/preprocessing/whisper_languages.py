@@ -38,6 +38,8 @@ def language_code(language: str) -> str:
     code = CODES.get(name, name)
     if code not in LANGUAGES:
         near = did_you_mean(name, [*CODES, *LANGUAGES])
-        raise ValueError(f"language={language!r} is not a language of Whisper{near}: expected a code or a name, such as "
-                         f"'en' or 'english'")  # fmt: skip
+        raise ValueError(
+            f"language={language!r} is not a language of Whisper{near}: expected a code or a name, such as 'en' or "
+            f"'english'"
+        )
     return code

@@ -34,14 +34,13 @@ def read(folder: Path, config: Any) -> tuple[SpectrogramFeatureExtractor | Wavef
         return None, [f"model.preprocess is None: {error}"]
 
 
-def _spectrogram(
-    folder: Path, values: Mapping[str, Any], config: Any
-) -> tuple[SpectrogramFeatureExtractor, list[str]]:
+def _spectrogram(folder: Path, values: Mapping[str, Any], config: Any) -> tuple[SpectrogramFeatureExtractor, list[str]]:
     """(the extractor, notes); of a model that writes texts, with its tokenizer."""
     if not hasattr(config, "vocab_size"):
         return SpectrogramFeatureExtractor.from_transformers(values), []
     found, notes = tokenizer.read(folder, config, "whisper")
-    return replace(WhisperProcessor.from_transformers(values), tokenizer=found), notes
+    made: Any = WhisperProcessor.from_transformers(values)
+    return replace(made, tokenizer=found), notes
 
 
 def _values(folder: Path) -> dict[str, Any] | None:

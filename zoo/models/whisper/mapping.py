@@ -81,8 +81,8 @@ TRANSFORMERS = CheckpointMapping(
         "num_attention_heads": "encoder_attention_heads",
     },
     defaults={
-        "decoder_depth": 4, "decoder_heads": 6, "mlp_dim": 1536, "decoder_mlp_dim": 1536, "decoder_start_token_id": 50257,
-        "bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256,
+        "decoder_depth": 4, "decoder_heads": 6, "mlp_dim": 1536, "decoder_mlp_dim": 1536,
+        "decoder_start_token_id": 50257, "bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256,
     },
     read=read,
     write=lambda config: {"max_source_positions": config.frames // 2, "is_encoder_decoder": True},
@@ -141,8 +141,10 @@ def read_dims(fields: dict[str, Any], dims: Mapping[str, Any]) -> dict[str, Any]
             f"whisper: n_audio_state={dims['n_audio_state']} and n_text_state={dims['n_text_state']} differ, expected "
             "one width"
         )
-    end = 50257 if dims["n_vocab"] >= 51865 else 50256  # the models of English have one token less
-    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": end + 1}
+    vocab_size = dims["n_vocab"]
+    end = 50257 if vocab_size >= 51865 else 50256 if vocab_size == 51864 else None  # one less in the models of English
+    ends = {f"{role}_token_id": end for role in ("bos", "eos", "pad")}
+    ends["decoder_start_token_id"] = None if end is None else end + 1
     return {"frames": 2 * dims["n_audio_ctx"]} | ends
 
 

@@ -1,18 +1,21 @@
 """Whisper (Radford et al. 2022): speech recognition and translation, an encoder-decoder of log-mel spectrograms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Side
+from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
+from zoo.models.eval_mode import eval_mode
 from zoo.models.family import Family
 from zoo.models.tracing import trace_error
+from zoo.models.whisper.generation import GenerationSettings, Languages
 from zoo.models.whisper.mapping import OPENAI, TRANSFORMERS
 from zoo.nn.frontends.conv_spectrogram import ConvSpectrogramEmbedding
 from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.kv_cache import EncoderDecoderState
 from zoo.preprocessing.whisper import WhisperProcessor
 
 
@@ -94,6 +97,79 @@ class Whisper(EncoderDecoder):
         memory = self.encode(input_features)
         x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, None)
         return x if self.head is None else self.head(x)
+
+    def generation_start(
+        self,
+        batch: Mapping[str, Any],
+        decoder_input_ids: Tensor | None = None,
+        *,
+        input_features: Tensor | None = None,
+        language: Languages = None,
+        task: str | None = None,
+        return_timestamps: bool | None = None,
+        **options: Any,
+    ) -> tuple[dict[str, Any], GenerationStart]:
+        """What `zoo.generate` begins with: (the inputs of `encode`, the first tokens and the rules of the decoder).
+
+        language: of all clips or one each, as a code or a name; None is that of generation_config.json, or detected.
+        task: "transcribe" or "translate" (to English). return_timestamps: write when each part begins and ends; False
+        by default. decoder_input_ids: the first tokens instead of these three. Raises ValueError for a language or a
+        task that the model lacks.
+        """
+        if options or input_features is None or any(value is not None for value in batch.values()):
+            raise self.start_error(batch, options)
+        settings = GenerationSettings.of(self)
+        timestamps = settings.return_timestamps if return_timestamps is None else return_timestamps
+        encoded: dict[str, Any] = {"input_features": input_features.to(self.device)}
+        if decoder_input_ids is None:
+            ids = None
+            if languages := settings.languages_of(language, len(input_features)):
+                ids = torch.tensor([settings.language_id(each) for each in languages])
+            elif settings.languages:
+                encoded = {"memory": self.states(encoded["input_features"])}
+                ids = self.detect_language(**encoded)
+            decoder_input_ids = settings.prefix(ids, task, timestamps, len(input_features))
+        elif language is not None or task is not None:
+            raise ValueError("decoder_input_ids are the first tokens of the decoder: omit language= and task=")
+        c = self.config
+        end = c.eos_token_id[0] if isinstance(c.eos_token_id, tuple) else c.eos_token_id or 0
+        processors = settings.processors(decoder_input_ids.shape[1], timestamps, c.vocab_size, end)
+        return encoded, GenerationStart(decoder_input_ids, processors)
+
+    def start_error(self, batch: Mapping[str, Any], options: Mapping[str, Any]) -> Exception:
+        """The error for what `zoo.generate` was given beside input_features=, or without it."""
+        known = "input_features, decoder_input_ids, language, task, return_timestamps"
+        if options:
+            return TypeError(f"generate: Whisper takes {known}; it has no option {next(iter(options))!r}")
+        given = next((name for name, value in batch.items() if value is not None), None)
+        reason = "'input_features' is missing" if given is None else f"it does not use {given!r}"
+        return ValueError(f"Whisper takes {known}; {reason}: zoo.generate(model, **model.preprocess(audio))")
+
+    def states(self, input_features: Tensor) -> Tensor:
+        """`encode` for inference."""
+        with eval_mode(self), torch.inference_mode():
+            states: Tensor = self.encode(input_features)
+        return states
+
+    def detect_language(self, input_features: Tensor | None = None, *, memory: Tensor | None = None) -> Tensor:
+        """The most probable language of each clip, as the ids of its tokens [B]. memory: the encoder's states
+        [B, N, D], instead of input_features. Raises ValueError for a model of one language."""
+        settings = GenerationSettings.of(self)
+        if not settings.languages or settings.start is None:
+            raise ValueError("the model has no tokens of languages, so none can be detected")
+        if memory is None:
+            if input_features is None:
+                raise self.input_error({})
+            memory = self.states(input_features)
+        with eval_mode(self), torch.inference_mode():
+            start = torch.full((len(memory), 1), settings.start, device=memory.device)
+            logits = self.decode(start, self.new_state(memory, capacity=1))
+        return settings.most_probable_language(logits)
+
+    def start_decoding(self, batch: Mapping[str, Any], capacity: int) -> EncoderDecoderState:
+        """See `EncoderDecoder.start_decoding`; the encoder's states may be in the batch, as "memory"."""
+        memory = batch["memory"] if "memory" in batch else self.encode(**batch)
+        return self.new_state(memory, capacity=capacity)
 
 
 ENGLISH: dict[str, Any] = dict(

@@ -18,6 +18,8 @@ class ConvSpectrogramEmbedding(nn.Module):
     a table that is stored with the weights and not trained.
     """
 
+    positions: Tensor
+
     def __init__(self, bins: int, frames: int, width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         if frames % STRIDE or frames < STRIDE:
@@ -28,7 +30,7 @@ class ConvSpectrogramEmbedding(nn.Module):
         self.register_buffer("positions", torch.empty(frames // STRIDE, width))
 
     def initialize(self, generator_for: Initializer) -> None:
-        self.positions.copy_(sinusoids(*self.positions.shape, "halves_minus_one"))
+        self.positions.copy_(sinusoids(len(self.positions), self.positions.shape[1], "halves_minus_one"))
 
     def forward(self, features: Tensor) -> Tensor:
         self.check(features)
