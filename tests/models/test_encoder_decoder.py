@@ -21,7 +21,9 @@ TINY = dict(
     width=32, depth=2, heads=4, mlp_dim=48, vocab_size=50, max_length=32, dropout=0.0, attention_dropout=0.0,
     decoder_start_token_id=2, pad_token_id=1, eos_token_id=3,
 )  # fmt: skip
-OWN: dict[str, dict] = {"rnn_seq2seq": {"mlp_dim": None, "heads": 1}}
+OWN: dict[str, dict] = {
+    "rnn_seq2seq": dict(mlp_dim=None, heads=1), "whisper": dict(mel_bins=16, frames=22)
+}  # fmt: skip
 CROSS_KINDS = [kind for kind in BUILT_IN if kind not in ("local", "strided", "longformer", "bigbird")]
 
 
@@ -30,7 +32,11 @@ def texts() -> dict[str, Tensor]:
     return {"input_ids": torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))}
 
 
-BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {}
+def spectrograms() -> dict[str, Tensor]:
+    return {"input_features": torch.randn(3, 16, 22, generator=torch.Generator().manual_seed(0))}
+
+
+BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {"whisper": spectrograms}
 
 
 def small(name: str, **overrides) -> EncoderDecoder:

@@ -57,9 +57,8 @@ def load(
 ) -> Model:
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
-    source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe;
-    or a hub repository, `org/repo` or `hf-hub:org/repo`. For a folder that has open_clip's config and another, the path
-    of the config file to use.
+    source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe; a
+    `.pt` file of OpenAI's Whisper; a hub repository, `org/repo`; of a folder with open_clip's config and another, one.
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another

@@ -14,11 +14,11 @@ from zoo.utils.type_checks import check_types
 # Names of other libraries for our fields: {ours: theirs}. Error messages suggest ours; a name of several fields stands
 # for the first that a config has.
 FOREIGN_NAMES = {
-    "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim",
-    "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers",
-    "heads": "num_heads num_attention_heads n_head n_heads nhead attention_heads encoder_attention_heads",
-    "decoder_depth": "decoder_layers num_decoder_layers",
-    "decoder_heads": "decoder_attention_heads",
+    "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim n_audio_state",
+    "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers n_audio_layer",
+    "heads": "num_heads num_attention_heads n_head n_heads nhead attention_heads encoder_attention_heads n_audio_head",
+    "decoder_depth": "decoder_layers num_decoder_layers n_text_layer",
+    "decoder_heads": "decoder_attention_heads n_text_head",
     "decoder_mlp_dim": "decoder_ffn_dim",
     "kv_heads": "num_key_value_heads n_kv_heads num_kv_heads",
     "head_dim": "attention_head_dim dim_head head_size head_width d_kv",
@@ -52,7 +52,7 @@ FOREIGN_NAMES = {
     "attention": "attn_implementation attn attn_layer attention_type sliding_window layer_types",
     "vocab_size": "n_vocab num_embeddings num_tokens",
     "max_length": "n_positions n_ctx max_position_embeddings context_length block_size max_seq_len max_seq_length "
-    "max_sequence_length seq_len model_max_length frames",
+    "max_sequence_length seq_len model_max_length frames max_target_positions n_text_ctx",
     "type_vocab_size": "num_token_types",
     "tie_word_embeddings": "tie_embeddings tie_weights tied_embeddings weight_tying",
     "bos_token_id": "bos_id",
