@@ -113,7 +113,7 @@ def test_bytes_know_every_letter(bytes_):
     assert bytes_.decode(bytes_.encode(text)) == text and "token_type_ids" not in bytes_(text)
 
 
-@pytest.mark.parametrize("kind, size", [("wordpiece", 120), ("bpe", 300)])
+@pytest.mark.parametrize("kind, size", [("wordpiece", 120), ("bpe", 300), ("seq2seq", 300)])
 def test_equal_texts_give_equal_tokenizers_in_every_process(tmp_path, kind, size):
     here = train(kind, TEXTS, size).tokenizer
     file = tmp_path / "texts.txt"
@@ -122,6 +122,16 @@ def test_equal_texts_give_equal_tokenizers_in_every_process(tmp_path, kind, size
     script = f"from pathlib import Path; from zoo.preprocessing.tokenizer_training import train; print(train({kind!r}, Path({str(file)!r}), {size}).tokenizer, end='')"  # noqa: E501
     there = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout for _ in range(2)]
     assert there == [here, here]
+
+
+def test_the_tokenizer_of_source_and_target_texts_ends_each_of_them():
+    tokens = train("seq2seq", TEXTS, 300)
+    assert [tokens.id(name) for name in ("bos", "pad", "eos", "unk")] == [0, 1, 2, 3]
+    for text in (*TEXTS, "Ωmega 😀", "one\ttwo"):
+        ids = tokens.encode(text)
+        assert ids[-1] == 2 and 2 not in ids[:-1] and tokens.decode(ids) == text
+    first, second = (tokens.backend.encode(text).tokens for text in ("the dog", "a the dog"))
+    assert second[-len(first) :] == first  # the first word is like the others
 
 
 def test_a_tokenizer_is_learned_once(tmp_path, monkeypatch):

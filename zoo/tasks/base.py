@@ -24,7 +24,7 @@ from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.optimizer import adamw, freeze, param_groups
-from zoo.tasks.schedule import warmup_cosine
+from zoo.tasks.schedule import inverse_sqrt, warmup_cosine
 
 
 class Task(L.LightningModule):
@@ -250,14 +250,17 @@ class Task(L.LightningModule):
     # --- optimizer, sharding, checkpoints ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with parameter groups, and a warm-up + cosine schedule over the trainer's steps."""
+        """AdamW with parameter groups, and the schedule of the settings over the trainer's steps."""
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError("the learning rate schedule has no end: set max_steps or max_epochs of the Trainer")
         o = self.optim
         groups = param_groups(self.model, o.lr, o.weight_decay, o.layer_decay)
         optimizer = adamw(groups, o.betas, o.eps, fused=not self.scaled)
-        factor = partial(warmup_cosine, steps=int(steps), warmup=round(o.warmup * steps), final=o.final_lr)
+        warmup = round(o.warmup * steps)
+        factor = partial(warmup_cosine, steps=int(steps), warmup=warmup, final=o.final_lr)
+        if o.schedule == "inverse_sqrt":
+            factor = partial(inverse_sqrt, warmup=max(1, warmup))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW with linear warm-up and cosine decay, or with the schedule of the Transformer.
 
     Attributes:
         lr: Peak learning rate, reached after warm-up.
@@ -14,7 +14,9 @@ class OptimSettings:
         betas: AdamW betas, the decay rates of the first and second moment.
         eps: AdamW epsilon.
         warmup: Fraction of all steps during which the learning rate rises linearly from zero.
-        final_lr: Learning rate of the last step, as a fraction of `lr`.
+        schedule: Learning rate after warm-up: `cosine` decay to `final_lr`, or `inverse_sqrt`, the inverse square root
+            of the step, as the Transformer was trained with (Vaswani et al. 2017).
+        final_lr: Learning rate of the last step with `schedule=cosine`, as a fraction of `lr`.
         layer_decay: Layer-wise learning rate decay: factor from each block to the block below; 1 disables it.
         freeze: Parameters to freeze, by name, prefix or glob, e.g. `[patches, blocks.0]`.
     """
@@ -24,6 +26,7 @@ class OptimSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.05
+    schedule: Literal["cosine", "inverse_sqrt"] = "cosine"
     final_lr: float = 0.01
     layer_decay: float = 1.0
     freeze: list[str] = field(default_factory=list)
@@ -35,6 +38,8 @@ class OptimSettings:
         _within("warmup", self.warmup, 0.0, 1.0)
         _within("final_lr", self.final_lr, 0.0, 1.0)
         _within("layer_decay", self.layer_decay, 0.0, 1.0, open_below=True)
+        if self.schedule == "inverse_sqrt" and not self.warmup:
+            raise ValueError("schedule=inverse_sqrt with warmup=0: it begins with a warm-up; set e.g. warmup=0.1")
         for beta in self.betas:
             _within("betas", beta, 0.0, 1.0)
 

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
@@ -129,11 +130,13 @@ class Predictions:
         x: Their logits [T, V], or inputs [T, D] of the output layer.
         labels: The right tokens [T], -100 for tokens that are not predicted.
         layer: The output layer that is not applied yet, or None.
+        label_smoothing: Fraction of the target that is spread evenly over all tokens of the vocabulary.
     """
 
     x: Tensor
     labels: Tensor
     layer: nn.Linear | None
+    label_smoothing: float = 0.0
 
     @property
     def count(self) -> Tensor:
@@ -142,9 +145,29 @@ class Predictions:
 
     def cross_entropy(self, reduction: Literal["sum", "none"]) -> Tensor:
         """Sum of the losses, or each token's [T], zero where nothing is predicted."""
-        if self.layer is not None:
-            return linear_cross_entropy(self.x, self.layer.weight, self.labels, self.layer.bias, reduction=reduction)
-        return F.cross_entropy(self.x.float(), self.labels, ignore_index=IGNORED, reduction=reduction)
+        if self.layer is None:
+            return F.cross_entropy(self.x.float(), self.labels, ignore_index=IGNORED, reduction=reduction,
+                                   label_smoothing=self.label_smoothing)  # fmt: skip
+        loss = linear_cross_entropy(self.x, self.layer.weight, self.labels, self.layer.bias, reduction=reduction)
+        if not self.label_smoothing:
+            return loss
+        above_mean = self.score_above_mean()
+        return loss + self.label_smoothing * (above_mean.sum() if reduction == "sum" else above_mean)
+
+    def score_above_mean(self) -> Tensor:
+        """The score of each right token minus the mean score of the vocabulary [T], without computing all scores; zero
+        where nothing is predicted.
+
+        It is what label smoothing adds, times its fraction: the cross-entropy of a uniform target exceeds that of the
+        right token by it.
+        """
+        assert self.layer is not None
+        weight, bias, keep = self.layer.weight, self.layer.bias, self.labels != IGNORED
+        right = self.labels.masked_fill(~keep, 0)
+        found = (self.x.float() * (weight[right] - weight.mean(0)).float()).sum(-1)
+        if bias is not None:
+            found = found + (bias[right] - bias.mean()).float()
+        return found * keep
 
 
 def output_layer(model: nn.Module) -> nn.Linear | None:
@@ -152,9 +175,12 @@ def output_layer(model: nn.Module) -> nn.Linear | None:
     logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded, or has hooks, an
     adapter or a `forward` of its own."""
     head: Any = getattr(model, "head", None)
-    if not isinstance(model, TextModel) or isinstance(model, FSDPModule) or type(head) not in (LMHead, MaskedLMHead):
+    if not isinstance(model, TextModel | EncoderDecoder) or isinstance(model, FSDPModule):
         return None
-    own = type(model).forward is not TextModel.forward or "forward" in vars(model) or "forward" in vars(head)
+    if type(head) not in (LMHead, MaskedLMHead):
+        return None
+    own = type(model).forward not in (TextModel.forward, EncoderDecoder.forward)
+    own = own or "forward" in vars(model) or "forward" in vars(head)
     compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
     hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks for module in (model, head))  # fmt: skip

@@ -18,3 +18,16 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0, final: float = 0.0)
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def inverse_sqrt(step: int, *, warmup: int) -> float:
+    """Learning rate factor at a step: linear warm-up to 1, then the inverse square root of the step.
+
+    Args:
+        step: The optimizer step about to be taken, from 0.
+        warmup: Number of warm-up steps, at least 1; the last one has the factor 1.
+
+    Source: Vaswani et al. 2017, eq. 3, whose factor has the peak (width * warmup) ** -0.5,
+    https://arxiv.org/abs/1706.03762.
+    """
+    return min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5)

@@ -82,12 +82,13 @@ def class_names(task: Any, count: int) -> list[str]:
 
 def write_reports(folder: Path, task: Any) -> dict[str, Any]:
     """Write `classes.csv` and `confusion.csv`, as far as the task has classes; returns entries of `metrics.json`:
-    the means over the classes, the calibration."""
+    the means over the classes, the calibration, and the `reports` of the task."""
     if (matrix := getattr(task, "confusion", None)) is not None:
         names = class_names(task, len(matrix))
         rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
         _write_csv(folder / "confusion.csv", [["true class", *names], *rows])
     found: dict[str, Any] = {"calibration": values} if (values := getattr(task, "calibration", {})) else {}
+    found |= getattr(task, "reports", {})
     if (report := report_of(task)) is None:
         return found
     rows = [[name, *(round(score, 6) for score in scores), support] for name, *scores, support in report.rows()]

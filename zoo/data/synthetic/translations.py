@@ -17,7 +17,7 @@ PERSONS = [
     ("teacher", "Lehrer", "m"), ("woman", "Frau", "f"), ("queen", "Königin", "f"), ("sister", "Schwester", "f"),
     ("nurse", "Pflegerin", "f"), ("child", "Kind", "n"), ("girl", "Mädchen", "n"),
 ]  # fmt: skip
-THINGS = [
+OBJECTS = [
     ("dog", "Hund", "m"), ("hat", "Hut", "m"), ("letter", "Brief", "m"), ("table", "Tisch", "m"),
     ("key", "Schlüssel", "m"), ("cat", "Katze", "f"), ("lamp", "Lampe", "f"), ("flower", "Blume", "f"),
     ("bag", "Tasche", "f"), ("book", "Buch", "n"), ("horse", "Pferd", "n"),
@@ -87,11 +87,11 @@ def _clause(uniform: Uniform, order: str, perfect: bool) -> tuple[str, str]:
 
     order: of its German parts, as in "SVO": the subject, the finite verb, the object and all that follows it.
     """
-    subject, thing = _noun_phrase(PERSONS, "", uniform), _noun_phrase(THINGS, "4", uniform)
+    subject, item = _noun_phrase(PERSONS, "", uniform), _noun_phrase(OBJECTS, "4", uniform)
     place = _pick(PLACES, uniform) if uniform() < 0.4 else ("", "")
     past, participle, german_past, german_participle = _pick(VERBS, uniform)
-    english = [subject[0], f"has {participle}" if perfect else past, thing[0], place[0]]
-    rest = " ".join(filter(None, [thing[1], place[1], german_participle if perfect else ""]))
+    english = [subject[0], f"has {participle}" if perfect else past, item[0], place[0]]
+    rest = " ".join(filter(None, [item[1], place[1], german_participle if perfect else ""]))
     parts = {"S": subject[1], "V": "hat" if perfect else german_past, "O": rest}
     return " ".join(filter(None, english)), " ".join(parts[letter] for letter in order)
 

@@ -160,8 +160,8 @@ def _by_language(table: Table) -> Table:
 
 def _columns(table: Table, s: ParallelTextSettings) -> tuple[str, str]:
     """The columns of source and target texts. Raises: DataError."""
-    asked = {role: getattr(s, role) for role in ROLES}
-    given = {role: find_column(table, name, role, ()) for role, name in asked.items() if name}
+    options = {role: getattr(s, role) for role in ROLES}
+    given = {role: find_column(table, name, role, ()) for role, name in options.items() if name}
     defaults: dict[str, Sequence[str]] = dict(zip(ROLES, (SOURCE_NAMES, TARGET_NAMES)))
     if len(table.columns) == 2 and len(given) == 1:
         (chosen,) = given.values()

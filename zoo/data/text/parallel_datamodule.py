@@ -1,5 +1,6 @@
 """Data module of pairs of source and target texts, tokenized in memory."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -48,19 +49,22 @@ class ParallelDataModule(KeyedDataModule):
         batch_size: Pairs per optimizer step, summed over all devices and accumulation steps.
         max_source_length: Maximum number of tokens of a source text; 0 is that of the tokenizer.
         max_target_length: Maximum number of tokens of a target text; 0 is that of the tokenizer.
-        truncate: How to handle longer texts, see `TextProcessor`.
+        truncate: How to handle longer texts, see `TextProcessor`; None does as the tokenizer.
         options: Options of `KeyedDataModule`.
 
     Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
     """
 
     def __init__(self, splits: Splits[ParallelTexts], preprocess: TextProcessor, batch_size: int = 32, *,
-                 max_source_length: int = 0, max_target_length: int = 0, truncate: Truncate = "warn",
+                 max_source_length: int = 0, max_target_length: int = 0, truncate: Truncate | None = None,
                  group_by_length: bool = True, **options: Any) -> None:  # fmt: skip
+        of_targets = replace(preprocess, max_length=max_target_length or preprocess.max_length)
+        how = truncate or preprocess.truncate
+
         def tokens(part: ParallelTexts, training: bool) -> ParallelTokens:
             return ParallelTokens(
-                TokenDataset.of(part.sources, preprocess, max_length=max_source_length, truncate=truncate),
-                TokenDataset.of(part.targets, preprocess, max_length=max_target_length, truncate=truncate),
+                TokenDataset.of(part.sources, preprocess, max_length=max_source_length, truncate=how),
+                TokenDataset.of(part.targets, of_targets, truncate=how),
             )
 
         super().__init__(splits, batch_size, dataset=tokens, group_by_length=group_by_length, **options)

@@ -12,7 +12,7 @@ from zoo.data.config import (
     StreamSettings,
     TextDataSettings,
 )
-from zoo.data.text_config import QuestionSettings, TaggedTextSettings
+from zoo.data.text_config import ParallelTextSettings, QuestionSettings, TaggedTextSettings
 from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
@@ -107,6 +107,45 @@ class QuestionAnsweringSettings(RunSettings):
 
     data: QuestionSettings = field(default_factory=QuestionSettings)
     task: AnswerSettings = field(default_factory=AnswerSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    export: Literal["none", "transformers"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationSettings:
+    """The objective of translation, and the generated translations.
+
+    Attributes:
+        label_smoothing: Label smoothing: fraction of the target spread evenly over all tokens of the vocabulary.
+        num_beams: Number of beams that translate the test set; 1 takes the most probable tokens, as in validation.
+        length_penalty: Exponent of the length in the score of a beam, its log-probability / length ** length_penalty.
+        val_samples: Number of validation pairs whose translations are scored by BLEU; 0 scores none.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
+    """
+
+    label_smoothing: float = 0.1
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    val_samples: int = 200
+    early_stopping_patience: int = 0
+
+    def __post_init__(self) -> None:
+        _within("label_smoothing", self.label_smoothing, 0.0, 1.0, open_above=True)
+        _within("num_beams", self.num_beams, 1, float("inf"))
+        for name in ("val_samples", "early_stopping_patience"):
+            _within(name, getattr(self, name), 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateSettings(RunSettings):
+    """Settings of translation.
+
+    Attributes:
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
+    """
+
+    data: ParallelTextSettings = field(default_factory=ParallelTextSettings)
+    task: TranslationSettings = field(default_factory=TranslationSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 

@@ -1,0 +1,213 @@
+"""Sequence to sequence: train an encoder-decoder to write a target text for a source, such as a translation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torchmetrics import MeanMetric, Metric
+
+from zoo.inference.generation.generate import generate
+from zoo.models.base import Model
+from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.config import OptimSettings
+from zoo.tasks.language_modeling import IGNORED, Predictions, output_layer
+
+CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
+DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")
+
+
+class Seq2SeqTask(Task):
+    """Train an encoder-decoder with teacher forcing: the decoder reads the target tokens, and predicts each next one.
+
+        L.Trainer(max_steps=1000).fit(Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1), loader)
+
+    Batches: the model's inputs, and `labels` [B, T]: the target tokens with the end token, -100 for padding on the
+    right. The decoder reads them shifted right behind the model's `decoder_start_token_id`. Logs `train_loss`, `lr`,
+    and for validation and test `loss` and `perplexity` per token, without label smoothing, and `token_accuracy`, the
+    fraction of the tokens that are the most probable ones after the right tokens before them.
+
+    With `text_metric`, texts are generated for the inputs and compared with `references`: greedily for the first
+    `val_samples` items in validation, and with the beams of `generation` in the test, whose texts are in `predictions`
+    afterwards. For it, batches have the `index` of their items.
+
+    Args:
+        model: Returns logits [B, T, V] for its inputs with `decoder_input_ids` [B, T]; created with head="lm".
+        lr: Peak learning rate; overrides the one in `optim`.
+        label_smoothing: Fraction of the target that is spread evenly over all tokens of the vocabulary.
+        text_metric: Makes the metric of generated texts, such as `BLEU`: `update(predictions, references)`, `compute()`
+            gives its scores by name, and `directions` has "max" or "min" for each name.
+        references: Target texts of the stages "val" and "test", by the index of the item.
+        val_samples: Number of validation items to generate texts for; 0 generates none.
+        generation: Options of `zoo.generate`, such as num_beams (of the test), length_penalty and max_new_tokens.
+        optim, ema, seed: See Task.
+
+    Source: label smoothing as in Vaswani et al. 2017, section 5.4, https://arxiv.org/abs/1706.03762.
+    Raises: ValueError for a model without `decoder_start_token_id`.
+    """
+
+    def __init__(self, model: nn.Module, lr: float | None = None, *, label_smoothing: float = 0.0,
+                 text_metric: Callable[[], Metric] | None = None, references: Mapping[str, Sequence[str]] | None = None,
+                 val_samples: int = 200, generation: Mapping[str, Any] | None = None,
+                 optim: OptimSettings | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
+        optim = optim or OptimSettings()
+        super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing={label_smoothing}: expected at least 0 and less than 1")
+        config: Any = getattr(model, "config", None)
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is None:
+            raise ValueError(f"{type(model).__name__} has no decoder_start_token_id, the token that the decoder reads "
+                             f"first: expected an encoder-decoder whose config has one")  # fmt: skip
+        if text_metric is not None and references is None:
+            raise ValueError("text_metric= compares generated texts with references=: give both or none")
+        self.start_id: int = start
+        pad = getattr(config, "pad_token_id", None)
+        self.pad_id: int = start if pad is None else pad
+        self.label_smoothing, self.val_samples = label_smoothing, val_samples
+        self.text_metric, self.references = text_metric, references or {}
+        self.generation = {"num_beams": 1, "max_new_tokens": 128} | dict(generation or {})
+        self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
+        self.predictions: dict[int, str] = {}
+
+    @property
+    def validation_metrics(self) -> dict[str, str]:
+        """As in Task."""
+        found = super().validation_metrics | {"val_perplexity": "min", "val_token_accuracy": "max"}
+        if self.text_metric is None or not self.val_samples:
+            return found
+        directions: Mapping[str, str] = self.text_metric().directions  # type: ignore[assignment]
+        return found | {f"val_{name}": direction for name, direction in directions.items()}
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """Entries of the results of a run: the signature of the metric of texts, if it has one."""
+        metric = self.metrics.get("test_text")
+        signature = getattr(metric, "signature", None)
+        return {f"{type(metric).__name__.lower()}_signature": signature} if signature else {}
+
+    def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
+        """Mean loss over the target tokens of a micro-batch."""
+        predictions = replace(self.predict(self.model, batch), label_smoothing=self.label_smoothing)
+        return self.mean_loss(predictions.cross_entropy("sum"), predictions.count)
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> Predictions:
+        """What the model predicts for the target tokens of a batch."""
+        labels = batch["labels"].long()
+        names = getattr(self.model, "inputs", ("input_ids", "attention_mask"))
+        inputs = {name: batch[name] for name in names if name in batch}
+        # Padding on the right comes after all tokens that count: the causal mask hides it from them.
+        inputs.setdefault("decoder_input_ids", shift_right(labels, self.start_id, self.pad_id))
+        layer = output_layer(model)
+        if layer is None:
+            x = model(**inputs)
+            if x.ndim != 3 or x.shape[:2] != labels.shape:
+                raise ValueError(f"Seq2SeqTask needs logits [B, T, V] for labels {list(labels.shape)}, the model "
+                                 f"returned {list(x.shape)}; create it with head='lm'")  # fmt: skip
+        else:
+            own: Any = model
+            memory = own.encode(**inputs)
+            x = own.run_decoder(inputs["decoder_input_ids"], inputs.get("decoder_attention_mask"), memory,
+                                inputs.get("attention_mask"))  # fmt: skip
+            x = own.head.features(x)
+        x, labels = x.flatten(0, 1), labels.flatten()
+        if not x.is_cuda:  # the output layer skips padding; on a GPU its number would have to be waited for
+            real = (labels != IGNORED).nonzero()[:, 0]
+            x, labels = x[real], labels[real]
+        return Predictions(x, labels, layer)
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Update the validation metrics, with greedy decoding."""
+        batch = as_batch_dict(batch)
+        self._evaluate(batch, "val")
+        if self._generates("val") and len(rows := (batch["index"] < self.val_samples).nonzero()[:, 0]):
+            self._compare(select_rows(batch, rows), "val", {"num_beams": 1})
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Update the test metrics, with beam search."""
+        batch = as_batch_dict(batch)
+        self._evaluate(batch, "test")
+        if self._generates("test"):
+            texts = self._compare(batch, "test", {})
+            self.predictions |= dict(zip(batch["index"].tolist(), texts))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_epoch("test")
+
+    def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
+        """The texts that the model writes for the inputs of a batch."""
+        names = [name for name in self.model.inputs if name not in DECODER_INPUTS and name in batch]  # type: ignore[union-attr]
+        inputs = {name: batch[name] for name in names}
+        ids = generate(cast(Model, model), **inputs, **(self.generation | options))
+        preprocess: Any = self.model.preprocess
+        return [preprocess.decode(row) for row in ids.cpu()]
+
+    def _generates(self, stage: str) -> bool:
+        """Whether texts are generated; a sharded model cannot: all ranks would have to write equally long ones."""
+        sharded = isinstance(self.evaluated, FSDPModule)
+        return self.text_metric is not None and stage in self.references and not sharded
+
+    def _compare(self, batch: Mapping[str, Any], stage: str, options: dict[str, Any]) -> list[str]:
+        """Generate texts for a batch, and update the metric of texts."""
+        texts = self.generate(self.evaluated, batch, **options)
+        self._metric(f"{stage}_text", cast(Callable[[], Metric], self.text_metric)).update(
+            texts, [self.references[stage][i] for i in batch["index"].tolist()]
+        )
+        return texts
+
+    def _metric(self, name: str, make: Callable[[], Metric]) -> Metric:
+        if name not in self.metrics:
+            self.metrics[name] = make().to(self.device)
+        return self.metrics[name]
+
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        predictions = self.predict(self.evaluated, batch)
+        count = predictions.count
+        loss, right = predictions.x.new_zeros((), dtype=torch.float32), count.new_zeros(())
+        for x, labels in zip(predictions.x.split(CHUNK), predictions.labels.split(CHUNK)):
+            scores = x if predictions.layer is None else predictions.layer(x)
+            loss = loss + Predictions(scores, labels, None).cross_entropy("sum")
+            right = right + (scores.argmax(-1) == labels).sum()
+        for name, total in (("loss", loss), ("token_accuracy", right)):
+            metric = self._metric(f"{stage}_{name}", lambda: MeanMetric(nan_strategy="disable"))
+            metric.update(total / count.clamp(min=1), count)
+
+    def _log_epoch(self, stage: str) -> None:
+        row = {}
+        for name in ("loss", "token_accuracy"):
+            row[f"{stage}_{name}"] = float(self.metrics[f"{stage}_{name}"].compute())
+            self.metrics[f"{stage}_{name}"].reset()
+        row[f"{stage}_perplexity"] = math.exp(min(row[f"{stage}_loss"], 700.0))
+        if self._generates(stage) and (stage == "test" or self.val_samples):
+            metric = self._metric(f"{stage}_text", cast(Callable[[], Metric], self.text_metric))
+            row |= {f"{stage}_{name}": score for name, score in metric.compute().items()}
+            metric.reset()
+        self.log_evaluation(row)
+
+
+def shift_right(labels: Tensor, start_id: int, pad_id: int) -> Tensor:
+    """Tokens that the decoder reads to predict `labels` [B, T]: the start token, then all labels but the last one."""
+    ids = torch.cat([labels.new_full((len(labels), 1), start_id), labels[:, :-1]], 1)
+    return ids.masked_fill_(ids == IGNORED, pad_id)
+
+
+def select_rows(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    """The rows [K] of a batch: of its tensors, and of lists with an entry for each row."""
+    count = len(batch["index"])
+    found = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) == count:
+            found[name] = value[rows]
+        elif isinstance(value, list) and len(value) == count:
+            found[name] = [value[i] for i in rows.tolist()]
+    return found

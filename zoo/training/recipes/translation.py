@@ -1,0 +1,134 @@
+"""What a translation model takes from the data: its tokenizer; the translations and the alignments that a run saves."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from rich.markup import escape
+
+from zoo.data.splits import Splits
+from zoo.data.text.parallel import ParallelTexts
+from zoo.interpret.alignment import align_words, plot_alignment
+from zoo.models.base import Model
+from zoo.models.registry import find_variant
+from zoo.preprocessing.tokenizer_training import train
+from zoo.tasks.bleu import BLEU
+from zoo.training.parse import SettingsError
+from zoo.training.plots import Plot
+from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, text_model, token_fields, tokenizer_cache
+from zoo.training.run import Run
+from zoo.training.run_dir import write_text
+from zoo.utils.console import announce, console
+from zoo.utils.escape import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from zoo.training.result import Result
+
+EXAMPLES = 3  # translations that are printed, and plotted
+PLOTTED_LENGTH = 50  # characters of source texts whose alignment is plotted, about
+
+
+def seq2seq_model(run: Run) -> Model:
+    """The model of the settings. Raises: SettingsError, also if it is not an encoder-decoder of texts."""
+    name, source = run.config.model.name, run.config.model.source
+    other = SettingsError(f"{source or name} is not an encoder-decoder: translation needs one, such as bart_nano")
+    if not source and not _reads_targets(find_variant(name).model):
+        raise other
+    model = text_model(run, head="lm")
+    if not _reads_targets(model):
+        raise other
+    return model
+
+
+def _reads_targets(model: Any) -> bool:
+    return "decoder_input_ids" in getattr(model, "inputs", ())
+
+
+def fit_to_pairs(run: Run, model: Model, pairs: Splits[ParallelTexts]) -> Model:
+    """The model for the pairs: a new one with a tokenizer of source and target texts, a pretrained one as it is."""
+    c = run.config
+    if not c.model.source:
+        config: Any = model.config
+        unique = list(dict.fromkeys([*pairs.train.sources, *pairs.train.targets]))
+        size = c.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
+        tokenizer = train("seq2seq", unique, size, max_length=config.max_length, cache=tokenizer_cache(run))
+        fields = token_fields(config, tokenizer) | {"decoder_start_token_id": tokenizer.id("bos")}
+        fields |= {name: None for name in config.names() if name.startswith("forced_")}
+        model = run.build_model("lm", **fields)
+        model.preprocess = tokenizer
+    # The saved model cuts texts where the run did, so that it translates what was tested.
+    length = min(c.data.max_source_length, model.preprocess.max_length)
+    model.preprocess = replace(model.preprocess, max_length=length, truncate=c.data.truncate)
+    return model
+
+
+def bleu_or_none() -> Callable[[], BLEU] | None:
+    """The metric of translations; None without sacrebleu, which is announced."""
+    try:
+        BLEU()
+    except ImportError as error:
+        announce(f"translations are not scored, only the loss is reported: {error}")
+        return None
+    return BLEU
+
+
+class TranslationsFile(L.Callback):
+    """Writes the translations of the test split to `translations.csv` in the run folder, and prints some of them.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "translations.csv"
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write and print the translations, those of all ranks."""
+        task: Any = pl_module
+        found = all_predictions(task)
+        if not found or not trainer.is_global_zero:
+            return
+        part = trainer.datamodule.splits.test  # type: ignore[attr-defined]
+        rows = [[part.sources[i], part.targets[i], text] for i, text in sorted(found.items())]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["source", "reference", "translation"], *rows])
+        write_text(self.file, text.getvalue())
+        out = console()
+        for source, reference, translation in rows[:EXAMPLES]:
+            for name, one in (("source", source), ("reference", reference), ("translation", translation)):
+                out.print(f"[dim]{name:<12}[/dim]{escape(printable(one))}", highlight=False)
+        out.print(f"[bold]BLEU      [/bold]{escape(task.reports['bleu_signature'])}", highlight=False)
+
+
+def all_predictions(task: Any) -> dict[int, str]:
+    """The texts that a task generated in its test, by the index of their items, on all ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return dict(task.predictions)
+    parts: list[dict[int, str] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, task.predictions)
+    return {index: text for part in parts if part for index, text in part.items()}
+
+
+def alignment(run: Run, task: Any, result: "Result") -> "Figure | None":
+    """Source words against words of the translations of some of the first test pairs.
+
+    Skipped, with a message, for a model whose cross-attention has no weights.
+    """
+    part = task.trainer.datamodule.splits.test
+    chosen = sorted(range(min(len(part), 50)), key=lambda i: abs(len(part.sources[i]) - PLOTTED_LENGTH))[:EXAMPLES]
+    texts = [(part.sources[i], task.predictions.get(i) or part.targets[i]) for i in chosen]
+    try:
+        return plot_alignment([align_words(task.evaluated, *pair) for pair in texts])
+    except ValueError as error:
+        print(f"alignment.png is not saved: {error}")
+        return None
+
+
+PLOTS: Mapping[str, Plot] = {"alignment": alignment}
