@@ -47,6 +47,7 @@ _HOME = {
     "TextChunksDataModule": "zoo.data.text.datamodule",
     "TextLinesDataModule": "zoo.data.text.datamodule",
     "make_sentences": "zoo.data.synthetic.sentences",
+    "make_dialogues": "zoo.data.synthetic.clinic",
     "make_stories": "zoo.data.synthetic.stories",
     "AudioDataSettings": "zoo.data.config",
     "SpeechSettings": "zoo.data.config",
