@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 Clean = Literal["whitespace", "lower", "canonicalize"]
 MODES: tuple[str, ...] = get_args(Clean)
+# Characters of scripts without spaces between words, for regular expressions: Thai, Lao, Khmer, Japanese, Chinese.
+UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.data.datamodule import KeyedDataModule
 from zoo.models.config import ProblemType
+from zoo.preprocessing.text_cleaning import UNSPACED
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
 from zoo.tasks.problem_types import Objective
@@ -28,10 +29,8 @@ MAX_SCORES = 4_000_000  # training items x classes
 MAX_WEIGHTS = 2_000_000  # word counts x classes
 MAX_SECONDS = 60.0
 
-# Words, single punctuation marks, and single characters of scripts without spaces between words (Thai, Lao, Khmer,
-# Japanese, Chinese).
-_UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-TOKEN_PATTERN = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]"
+# Words, single punctuation marks, and single characters of scripts without spaces between words.
+TOKEN_PATTERN = rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]"
 
 Array = np.ndarray
 Predict = Callable[[Any], Array]  # features -> classes [n], labels [n, C] of 0 and 1, or values [n]
