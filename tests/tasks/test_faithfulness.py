@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from zoo.data import make_dialogues
-from zoo.tasks.faithfulness import FactScores
+from zoo.tasks.faithfulness import FactChecker, Faithfulness
 
 METFORMIN, ASPIRIN = ("metformin", "500 mg", "twice a day"), ("aspirin", "100 mg", "once a day")
 INSULIN, GLARGINE = ("insulin", "10 units"), ("insulin glargine", "2.5 units", "at bedtime")
@@ -44,35 +44,44 @@ BOTH = [METFORMIN, ASPIRIN]
     ("Nothing to report.", [], [], []),
 ])  # fmt: skip
 def test_what_a_text_makes_of_the_facts(text: str, facts: Any, kept: list[bool], unsupported: list[str]) -> None:
-    check = FactScores(KNOWN).check(text, facts)
+    check = FactChecker(KNOWN).check(text, facts)
     assert (check.kept, check.unsupported) == (kept, unsupported)
+
+
+def scores(texts: list[str], facts: Any, known: Any = KNOWN) -> dict[str, float]:
+    metric = Faithfulness(FactChecker(known))
+    for text, row in zip(texts, facts, strict=True):
+        metric.update([text], [row])
+    return metric.compute()
 
 
 def test_the_scores_are_shares_of_all_facts() -> None:
     texts = ["Metformin 500 mg twice a day", "Warfarin 5 mg", "Aspirin 100 mg once a day; warfarin 5 mg"]
-    found = FactScores(KNOWN)(texts, [BOTH, [], [ASPIRIN]])
+    found = scores(texts, [BOTH, [], [ASPIRIN]])
     assert found == {"faithfulness": pytest.approx(2 / 3), "unsupported": pytest.approx(2 / 4)}
-    assert FactScores(KNOWN)([""], [BOTH]) == {"faithfulness": 0.0, "unsupported": 0.0}
+    assert scores([""], [BOTH]) == {"faithfulness": 0.0, "unsupported": 0.0}
+    assert scores(["Nothing"], [[]]) == {"faithfulness": 0.0, "unsupported": 0.0}
+    with pytest.raises(ValueError, match="zip"):
+        Faithfulness(FactChecker(KNOWN)).update(["a", "b"], [BOTH])
 
 
 def test_facts_of_one_part_and_of_other_scripts() -> None:
-    scores = FactScores([["allergic to penicillin", ("1,500 steps",)]])
-    check = scores.check("Allergic to penicillin; walks 1500 steps.", ["allergic to penicillin", "1,500 steps"])
+    checker = FactChecker([["allergic to penicillin", ("1,500 steps",)]])
+    check = checker.check("Allergic to penicillin; walks 1500 steps.", ["allergic to penicillin", "1,500 steps"])
     assert check.kept == [True, True] and check.unsupported == []
-    assert scores.check("Walks 1600 steps", ["1,500 steps"]).unsupported == ["1600 steps"]
-    scores = FactScores([[("二甲双胍", "500毫克")]])
-    assert scores.check("患者服用二甲双胍500毫克。", [("二甲双胍", "500毫克")]).kept == [True]
-    assert scores.check("患者服用二甲双胍850毫克。", [("二甲双胍", "500毫克")]).kept == [False]
+    assert checker.check("Walks 1600 steps", ["1,500 steps"]).unsupported == ["1600 steps"]
+    checker = FactChecker([[("二甲双胍", "500毫克")]])
+    assert checker.check("患者服用二甲双胍500毫克。", [("二甲双胍", "500毫克")]).kept == [True]
+    assert checker.check("患者服用二甲双胍850毫克。", [("二甲双胍", "500毫克")]).kept == [False]
 
 
 def test_notes_of_the_synthetic_set() -> None:
     rows = make_dialogues("train", 200) + make_dialogues("test", 100)
     facts = [row["facts"] for row in rows]
-    scores = FactScores(facts)
-    assert scores([row["note"] for row in rows], facts) == {"faithfulness": 1.0, "unsupported": 0.0}
-    shifted = scores([row["note"] for row in rows[1:] + rows[:1]], facts)  # the note of another dialogue
+    assert scores([row["note"] for row in rows], facts, facts) == {"faithfulness": 1.0, "unsupported": 0.0}
+    shifted = scores([row["note"] for row in rows[1:] + rows[:1]], facts, facts)  # the note of another dialogue
     assert shifted["faithfulness"] < 0.05 and shifted["unsupported"] > 0.95
-    without = scores([row["note"].replace(" mg", "0 mg") for row in rows], facts)  # ten times the dose
+    without = scores([row["note"].replace(" mg", "0 mg") for row in rows], facts, facts)  # ten times the dose
     assert without["faithfulness"] < 0.15 and without["unsupported"] > 0.85
 
 
@@ -82,12 +91,4 @@ def test_notes_of_the_synthetic_set() -> None:
 ])  # fmt: skip
 def test_facts_that_are_not_there(known: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        FactScores(known)
-
-
-def test_what_it_refuses() -> None:
-    scores = FactScores(KNOWN)
-    with pytest.raises(ValueError, match="2 texts and the facts of 1"):
-        scores(["a", "b"], [BOTH])
-    with pytest.raises(ValueError, match="no facts to keep"):
-        scores(["a"], [[]])
+        FactChecker(known)

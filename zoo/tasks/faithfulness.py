@@ -4,6 +4,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 from zoo.preprocessing.text_cleaning import UNSPACED
 
@@ -33,11 +38,41 @@ class FactCheck:
     unsupported: list[str]
 
 
-class FactScores:
-    """Counts facts that texts keep, and facts in them that their source does not support.
+class Faithfulness(Metric):
+    """The share of facts that texts keep, and the share of facts in them that their source does not support.
 
-        scores = FactScores([[("metformin", "500 mg"), ("aspirin", "100 mg")]])
-        scores(["Aspirin 500 mg."], [[("aspirin", "100 mg")]])   # {"faithfulness": 0.0, "unsupported": 1.0}
+        metric = Faithfulness(FactChecker([[("metformin", "500 mg"), ("aspirin", "100 mg")]]))
+        metric.update(["Aspirin 500 mg."], [[("aspirin", "100 mg")]])
+        metric.compute()  # {"faithfulness": 0.0, "unsupported": 1.0}
+
+    Args:
+        checker: Finds the facts in a text; see `FactChecker`.
+    """
+
+    full_state_update = False
+    directions: ClassVar[dict[str, str]] = {"faithfulness": "max", "unsupported": "min"}
+
+    def __init__(self, checker: "FactChecker") -> None:
+        super().__init__()
+        self.checker = checker
+        self.counts: Tensor  # facts that are kept, facts, facts in the texts that are not supported, facts in the texts
+        self.add_state("counts", default=torch.zeros(4, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, texts: Sequence[str], facts: Sequence[Sequence[Fact]]) -> None:
+        """Add texts with the facts of the source of each."""
+        for text, row in zip(texts, facts, strict=True):
+            found = self.checker.check(text, row)
+            counts = [sum(found.kept), len(found.kept), len(found.unsupported), len(found.stated)]
+            self.counts += self.counts.new_tensor(counts)
+
+    def compute(self) -> dict[str, float]:
+        """`faithfulness`, 0 without any fact to keep, and `unsupported`, 0 without any fact in the texts."""
+        kept, facts, wrong, stated = self.counts.tolist()
+        return {"faithfulness": kept / max(facts, 1), "unsupported": wrong / max(stated, 1)}
+
+
+class FactChecker:
+    """Finds the facts in a text, and compares them with those of its source.
 
     A fact is a sequence of texts, its parts; the first names what it is about. (A text alone is a fact of one part.)
     The parts are found in a text as whole words, without regard to case or to the space between a number and its unit.
@@ -62,23 +97,6 @@ class FactScores:
         self.subjects = {_pattern(fact[0]) for fact in facts}
         self.others = {_pattern(part) for fact in facts for part in fact[1:]}
         self.lengths = sorted({len(pattern) for pattern in self.subjects | self.others}, reverse=True)
-
-    def __call__(self, texts: Sequence[str], facts: Sequence[Sequence[Fact]]) -> dict[str, float]:
-        """Scores of texts, given the facts of the source of each.
-
-        Returns: `faithfulness`, the share of all facts that are kept, and `unsupported`, the share of all facts in the
-        texts that are not supported (0 for texts without facts).
-        Raises: ValueError for different numbers of texts and sources, or without facts.
-        """
-        if len(texts) != len(facts):
-            raise ValueError(f"{len(texts)} texts and the facts of {len(facts)}: expected those of each text")
-        checks = [self.check(text, row) for text, row in zip(texts, facts)]
-        kept = [one for check in checks for one in check.kept]
-        if not kept:
-            raise ValueError("there are no facts to keep: expected at least one text with facts")
-        stated = sum(len(check.stated) for check in checks)
-        wrong = sum(len(check.unsupported) for check in checks)
-        return {"faithfulness": sum(kept) / len(kept), "unsupported": wrong / max(stated, 1)}
 
     def check(self, text: str, facts: Sequence[Fact]) -> FactCheck:
         """Compare one text with the facts of its source."""

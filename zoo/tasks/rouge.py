@@ -2,7 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 from zoo.preprocessing.text_cleaning import UNSPACED
 
@@ -29,27 +33,40 @@ class RougeWords:
         return [self.stem(word) if len(word) > 3 and word.isascii() else word for word in words]
 
 
-def rouge_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L: the mean F-measure over the texts, between 0 and 1.
+class ROUGE(Metric):
+    """ROUGE-1, ROUGE-2 and ROUGE-L of texts with one reference each: means of the F-measures, between 0 and 1.
 
     Without case, with stemmed words, as in the evaluations of BART and PEGASUS and in the scripts of transformers;
     see `RougeWords`. Sentences are not treated separately: it is `rougeL` of the package, not `rougeLsum`.
 
     Source: Lin 2004, https://aclanthology.org/W04-1013; the package `rouge-score` computes the scores.
-    Raises: ImportError without `rouge-score`; ValueError for different numbers of texts, or none.
+    Raises: ImportError without `rouge-score`.
     """
-    if not predictions or len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: expected a reference for "
-                         f"each prediction, and at least one")  # fmt: skip
-    scorer = rouge_scorer()
-    rows = [scorer.score(reference, text) for text, reference in zip(predictions, references)]
-    return {name: sum(row[name].fmeasure for row in rows) / len(rows) for name in TYPES}
 
+    higher_is_better = True
+    full_state_update = False
+    directions: ClassVar[dict[str, str]] = dict.fromkeys(TYPES, "max")
 
-def rouge_scorer() -> Any:
-    """The scorer of the package `rouge-score`. Raises: ImportError without it."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise ImportError("ROUGE needs rouge-score: pip install 'attention-zoo[summarize]'") from None
-    return RougeScorer(list(TYPES), tokenizer=RougeWords())
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from rouge_score.rouge_scorer import RougeScorer
+        except ImportError:
+            raise ImportError("ROUGE needs rouge-score: pip install 'attention-zoo[summarize]'") from None
+        self.scorer = RougeScorer(list(TYPES), tokenizer=RougeWords())
+        self.sums: Tensor
+        self.count: Tensor
+        self.add_state("sums", default=torch.zeros(len(TYPES)), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, predictions: Sequence[str], references: Sequence[str]) -> None:
+        """Add texts with their references."""
+        for prediction, reference in zip(predictions, references, strict=True):
+            scores = self.scorer.score(reference, prediction)
+            self.sums += self.sums.new_tensor([scores[name].fmeasure for name in TYPES])
+            self.count += 1
+
+    def compute(self) -> dict[str, float]:
+        """`rouge1`, `rouge2` and `rougeL`; 0 without texts."""
+        means = self.sums / self.count.clamp(min=1)
+        return dict(zip(TYPES, means.tolist()))
