@@ -47,6 +47,8 @@ _HOME = {
     "TextChunksDataModule": "zoo.data.text.datamodule",
     "TextLinesDataModule": "zoo.data.text.datamodule",
     "make_sentences": "zoo.data.synthetic.sentences",
+    "SummarySettings": "zoo.data.text_config",
+    "load_summaries": "zoo.data.text.summaries",
     "make_dialogues": "zoo.data.synthetic.clinic",
     "make_stories": "zoo.data.synthetic.stories",
     "AudioDataSettings": "zoo.data.config",

@@ -103,3 +103,29 @@ class ParallelTextSettings(ItemDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(3, "max_source_length", "max_target_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarySettings(ParallelTextSettings):
+    """Long texts with their summaries.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated clinic dialogues with notes; also `auto`), a table (.csv .tsv .jsonl .json
+            .parquet), a folder with a train table and optional validation and test ones, or `name` or `org/name` on the
+            Hugging Face Hub (`org/name:config` for one of its configurations).
+        data_dir: Folder of the files of a dataset with a card; there is none for summaries.
+        source_text: Column of the long texts. Default: a column of a common name, such as `dialogue` or `article`, or
+            the first one of two.
+        target_text: Column of the summaries. Default: a column of a common name, such as `summary` or `note`, or the
+            second one of two.
+        facts: Column of the facts that a summary must keep, by which its faithfulness is measured. Default: `facts` if
+            the table has such a column.
+        validation: Table to validate on. Default: the validation split of the dataset, or else the fraction
+            `trainer.val_fraction` of the training texts.
+        test: Table to test on. Default: the test split of the dataset, or else 10 % of the training texts.
+        max_source_length: Maximum number of tokens of a long text; a model with fewer positions takes those.
+        max_target_length: Maximum number of tokens of a summary.
+    """
+
+    facts: str = ""
+    max_source_length: int = 512

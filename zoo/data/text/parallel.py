@@ -12,6 +12,7 @@ from zoo.data.sources.find import SPLIT_NAMES, Read, Source, find_tables, split_
 from zoo.data.sources.tables import SUFFIXES, Table, read_table, read_text, table_suffix
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import translations
+from zoo.data.text.facts import Fact, read_facts
 from zoo.data.text_config import ParallelTextSettings
 from zoo.preprocessing.text_cleaning import surrogate_problem
 from zoo.utils.console import announce
@@ -30,19 +31,23 @@ class ParallelTexts(Items):
     Attributes:
         sources: The source texts.
         targets: The target text of each source text.
+        facts: The facts of each source text that its target text must keep, if the data has them.
     """
 
     noun: ClassVar[str] = "pairs"
 
     sources: list[str]
     targets: list[str]
+    facts: list[list[Fact]] | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def take(self, rows: Tensor) -> "ParallelTexts":
         """The pairs of these rows."""
-        return ParallelTexts([self.sources[i] for i in rows.tolist()], [self.targets[i] for i in rows.tolist()])
+        chosen = rows.tolist()
+        facts = None if self.facts is None else [self.facts[i] for i in chosen]
+        return ParallelTexts([self.sources[i] for i in chosen], [self.targets[i] for i in chosen], facts)
 
 
 def load_parallel_texts(settings: ParallelTextSettings | None = None, *, seed: int = 0) -> Splits[ParallelTexts]:
@@ -62,7 +67,7 @@ def load_parallel_texts(settings: ParallelTextSettings | None = None, *, seed: i
     else:
         source, s = find_tables(s, "translation", read=read_parallel, folder=_tables_of_folder,
                                 is_files=lambda name: "," in name)  # fmt: skip
-        sets = _from_tables(source, s, seed)
+        sets = splits_of_tables(source, s, seed)
     return sets.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
@@ -136,9 +141,30 @@ def _tables_of_folder(folder: Path, read: Read) -> dict[str, Table]:
 # --- from tables to pairs ---------------------------------------------------------------------------------------------
 
 
-def _from_tables(source: Source, s: ParallelTextSettings, seed: int) -> Splits[ParallelTexts]:
+def splits_of_tables(
+    source: Source,
+    s: ParallelTextSettings,
+    seed: int,
+    source_names: Sequence[str] = SOURCE_NAMES,
+    target_names: Sequence[str] = TARGET_NAMES,
+    facts: str | None = None,
+) -> Splits[ParallelTexts]:
+    """The pairs of texts in the tables of a dataset.
+
+    Args:
+        source: The tables.
+        s: Names of columns, and how to handle incomplete rows.
+        seed: Seed of the part that is held out for testing.
+        source_names, target_names: Common names of the columns.
+        facts: Column of the facts that the targets must keep; "" is `facts`, if there is one, and None is none.
+
+    Raises: DataError.
+    """
     tables = {split: _by_language(table) for split, table in source.tables.items()}
-    columns = _columns(tables["train"], s)
+    if facts is not None:
+        facts = find_column(tables["train"], facts, "facts", ()) if facts else "facts"
+        facts = facts if facts in tables["train"].columns else None
+    columns = (*_columns(tables["train"], s, source_names, target_names, facts), facts)
     broken: list[str] = []
     sets = {split: _pairs(table, columns, s.on_error == "skip", broken) for split, table in tables.items()}
     announce_skipped(broken, "pairs")
@@ -158,17 +184,19 @@ def _by_language(table: Table) -> Table:
     return replace(table, columns=texts | {name: v for name, v in table.columns.items() if name != "translation"})
 
 
-def _columns(table: Table, s: ParallelTextSettings) -> tuple[str, str]:
+def _columns(table: Table, s: ParallelTextSettings, source_names: Sequence[str], target_names: Sequence[str],
+             facts: str | None) -> tuple[str, str]:  # fmt: skip
     """The columns of source and target texts. Raises: DataError."""
     options = {role: getattr(s, role) for role in ROLES}
     given = {role: find_column(table, name, role, ()) for role, name in options.items() if name}
-    defaults: dict[str, Sequence[str]] = dict(zip(ROLES, (SOURCE_NAMES, TARGET_NAMES)))
-    if len(table.columns) == 2 and len(given) == 1:
+    defaults: dict[str, Sequence[str]] = dict(zip(ROLES, (source_names, target_names)))
+    texts = [name for name in table.columns if name != facts]
+    if len(texts) == 2 and len(given) == 1:
         (chosen,) = given.values()
-        given = {role: given.get(role) or next(name for name in table.columns if name != chosen) for role in ROLES}
-    common = any(name in table.columns for names in defaults.values() for name in names)
-    if len(table.columns) == 2 and not given and not common:
-        first, second = table.columns
+        given = {role: given.get(role) or next(name for name in texts if name != chosen) for role in ROLES}
+    common = any(name in texts for names in defaults.values() for name in names)
+    if len(texts) == 2 and not given and not common:
+        first, second = texts
         announce(f"source texts: column {first!r}, target texts: column {second!r}; for the other direction set "
                  f"source_text={second} target_text={first}")  # fmt: skip
         return first, second
@@ -179,13 +207,19 @@ def _columns(table: Table, s: ParallelTextSettings) -> tuple[str, str]:
     return source, target
 
 
-def _pairs(table: Table, columns: tuple[str, str], skip: bool, broken: list[str]) -> ParallelTexts:
+def _pairs(table: Table, columns: tuple[str, str, str | None], skip: bool, broken: list[str]) -> ParallelTexts:
     """The pairs of a table. Raises: DataError for an incomplete row, unless `skip`."""
-    for role, name in zip(ROLES, columns):
-        check_column(table, name, role)
-    found = ParallelTexts([], [])
-    for row, pair in enumerate(zip(*(table.columns[name] for name in columns))):
+    for role, name in zip((*ROLES, "facts"), columns):
+        if name is not None:
+            check_column(table, name, role)
+    *names, facts = columns
+    found = ParallelTexts([], [], None if facts is None else [])
+    for row, pair in enumerate(zip(*(table.columns[name] for name in names if name is not None))):
         problem = next(filter(None, map(_problem, pair, ("source", "target"), columns)), "")
+        try:
+            own = [] if facts is None else read_facts(table.columns[facts][row])
+        except ValueError as error:
+            own, problem = [], problem or str(error)
         if problem and not skip:
             raise DataError(f"{table.place(row)}: {problem} (on_error=skip skips such pairs)")
         if problem:
@@ -193,12 +227,14 @@ def _pairs(table: Table, columns: tuple[str, str], skip: bool, broken: list[str]
             continue
         found.sources.append(pair[0])
         found.targets.append(pair[1])
+        if found.facts is not None:
+            found.facts.append(own)
     if not len(found):
         raise DataError(f"{table.where}: no row has a source and a target text")
     return found
 
 
-def _problem(value: Any, role: str, column: str) -> str:
+def _problem(value: Any, role: str, column: str | None) -> str:
     place = f"the {role} text" + ("" if column == role else f" in {column!r}")
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"{place} is empty"
