@@ -90,7 +90,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
         load(file, test=str(write(tmp_path / "b.jsonl", text=TEXTS, summary=NOTES)))
     with pytest.raises(DataError, match="name the target_text column"):
         load(write(tmp_path / "c.jsonl", text=TEXTS, other=NOTES, third=NOTES))
-    with pytest.raises(DataError, match="missing.csv does not exist"):
+    with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "missing.csv")
 
 

@@ -39,4 +39,4 @@ def synthetic_clinic() -> Splits[ParallelTexts]:
         for rows in (make_dialogues("train"), make_dialogues("test"))
     )  # fmt: skip
     return Splits(train, test, "synthetic", False, "generated clinic dialogues with notes",
-                  test_name="doses that no medication has in training")  # fmt: skip
+                  test_name="medications in doses that training lacks")  # fmt: skip
