@@ -129,3 +129,9 @@ class SummarySettings(ParallelTextSettings):
 
     facts: str = ""
     max_source_length: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = next((name for name in ("source_text", "target_text", "facts") if getattr(self, name)), "")
+        if given and (self.name == "auto" or self.name.startswith("synthetic")):
+            raise ValueError(f"{given}= is for your own data: the columns of synthetic data are known; omit it")

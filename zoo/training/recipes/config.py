@@ -12,7 +12,7 @@ from zoo.data.config import (
     StreamSettings,
     TextDataSettings,
 )
-from zoo.data.text_config import ParallelTextSettings, QuestionSettings, TaggedTextSettings
+from zoo.data.text_config import ParallelTextSettings, QuestionSettings, SummarySettings, TaggedTextSettings
 from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
@@ -146,6 +146,30 @@ class TranslateSettings(RunSettings):
 
     data: ParallelTextSettings = field(default_factory=ParallelTextSettings)
     task: TranslationSettings = field(default_factory=TranslationSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    export: Literal["none", "transformers"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizationSettings(TranslationSettings):
+    """The objective of summarization, and the generated summaries.
+
+    Attributes:
+        num_beams: Number of beams that summarize the test set; 1 takes the most probable tokens, as in validation.
+        val_samples: Number of validation texts whose summaries are scored by ROUGE and faithfulness; 0 scores none.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizeSettings(RunSettings):
+    """Settings of summarization.
+
+    Attributes:
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
+    """
+
+    data: SummarySettings = field(default_factory=SummarySettings)
+    task: SummarizationSettings = field(default_factory=SummarizationSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 

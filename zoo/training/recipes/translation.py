@@ -38,7 +38,7 @@ PLOTTED_LENGTH = 50  # characters of source texts whose alignment is plotted, ab
 def seq2seq_model(run: Run) -> Model:
     """The model of the settings. Raises: SettingsError, also if it is not an encoder-decoder of texts."""
     name, source = run.config.model.name, run.config.model.source
-    other = SettingsError(f"{source or name} is not an encoder-decoder: translation needs one, such as bart_nano")
+    other = SettingsError(f"{source or name} is not an encoder-decoder of texts: expected one, such as bart_nano")
     if not source and not _reads_targets(find_variant(name).model):
         raise other
     model = text_model(run, head="lm")
@@ -86,8 +86,11 @@ class TranslationsFile(L.Callback):
         folder: The run folder.
     """
 
+    file_name = "translations.csv"
+    columns: tuple[str, ...] = ("source", "reference", "translation")
+
     def __init__(self, folder: Path) -> None:
-        self.file = folder / "translations.csv"
+        self.file = folder / self.file_name
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and print the translations, those of all ranks."""
@@ -96,15 +99,24 @@ class TranslationsFile(L.Callback):
         if not found or not trainer.is_global_zero:
             return
         part = trainer.datamodule.splits.test  # type: ignore[attr-defined]
-        rows = [[part.sources[i], part.targets[i], text] for i, text in sorted(found.items())]
+        rows = [self.row(part, i, text) for i, text in sorted(found.items())]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["source", "reference", "translation"], *rows])
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *rows])
         write_text(self.file, text.getvalue())
         out = console()
-        for source, reference, translation in rows[:EXAMPLES]:
-            for name, one in (("source", source), ("reference", reference), ("translation", translation)):
+        for row in rows[:EXAMPLES]:
+            for name, one in [column for column in zip(self.columns, row) if column[1]]:
                 out.print(f"[dim]{name:<12}[/dim]{escape(printable(one))}", highlight=False)
-        out.print(f"[bold]BLEU      [/bold]{escape(task.reports['bleu_signature'])}", highlight=False)
+        for name, value in self.notes(task).items():
+            out.print(f"[bold]{name:<10}[/bold]{escape(value)}", highlight=False)
+
+    def row(self, part: ParallelTexts, index: int, text: str) -> list[str]:
+        """The columns of one item."""
+        return [part.sources[index], part.targets[index], text]
+
+    def notes(self, task: Any) -> dict[str, str]:
+        """What is printed below the examples, by name."""
+        return {"BLEU": task.reports["bleu_signature"]}
 
 
 def all_predictions(task: Any) -> dict[int, str]:
