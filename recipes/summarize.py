@@ -43,16 +43,15 @@ def train(run: Run) -> Result:
     pairs = pairs.with_validation(cfg.trainer.val_fraction, cfg.seed)
     model = fit_to_pairs(run, model, pairs)
 
-    data = ParallelDataModule(pairs, model.preprocess, cfg.data.batch_size, truncate=cfg.data.truncate,
-                              max_source_length=cfg.data.max_source_length, seed=cfg.seed,
-                              max_target_length=cfg.data.max_target_length, num_workers=cfg.data.num_workers,
-                              group_by_length=cfg.data.group_by_length)  # fmt: skip
+    longest = min(cfg.data.max_target_length, model.config.max_length)
+    data = ParallelDataModule(pairs, model.preprocess, cfg.data.batch_size, max_target_length=longest,
+                              group_by_length=cfg.data.group_by_length, seed=cfg.seed,
+                              num_workers=cfg.data.num_workers)  # fmt: skip
     if cfg.lora.rank:
         add_lora(model, cfg.lora.rank, alpha=cfg.lora.alpha, dropout=cfg.lora.adapter_dropout,
                  targets=cfg.lora.targets, seed=cfg.seed)  # fmt: skip
     checker = fact_checker(pairs)
-    generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
-                  "max_new_tokens": cfg.data.max_target_length}  # fmt: skip
+    generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty, "max_new_tokens": longest}
     task = Seq2SeqTask(model, label_smoothing=cfg.task.label_smoothing, text_metric=summary_scores(checker),
                        references=references(pairs), val_samples=cfg.task.val_samples, generation=generation,
                        optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip

@@ -63,7 +63,7 @@ def test_adapters_on_a_folder_of_transformers(tmp_path: Path, capsys: pytest.Cap
     words = (f"data={table(tmp_path / 'a.jsonl')}", "source_text=story", "target_text=short", "lora.rank=2", "steps=2",
              "batch_size=8", "max_source_length=8", "num_beams=2", "val_samples=4", *QUIET)  # fmt: skip
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="expected at most max_length=8; 51 of 51 texts are truncated"):
+    with pytest.warns(UserWarning, match="expected at most max_length=8; 51 of 51 source texts are truncated"):
         assert call("summarize", tmp_path / "two", f"model.source={tmp_path / 'one' / 'transformers'}", *words) == 0
     before, after = zoo.load(tmp_path / "one"), zoo.load(tmp_path / "two")
     assert not any("lora" in name for name in after.state_dict())
@@ -101,7 +101,7 @@ def test_interrupted_and_started_again(tmp_path: Path, monkeypatch: pytest.Monke
     (["facts=medications"], "facts= is for your own data"),
     (["max_source_length=2"], "max_source_length=2: expected at least 3"),
     (["num_beams=0"], "num_beams=0"),
-    (["truncate=error", "max_source_length=20"], "expected at most max_length=20"),
+    (["truncate=error", "max_source_length=20"], "source text 0 has"),
 ])  # fmt: skip
 def test_what_it_refuses(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("summarize", tmp_path / "run", *words, *QUIET) == 2

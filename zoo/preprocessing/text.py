@@ -177,16 +177,16 @@ class TextProcessor:
             )
         return self._pad(encoded)
 
-    def _encode(self, batch: list[Text]) -> list["Encoding"]:
-        """Encode each text into at most `max_length` tokens."""
-        found, long = self.encode_each(batch)
+    def _encode(self, batch: list[Text], noun: str = "text") -> list["Encoding"]:
+        """Encode each text into at most `max_length` tokens. noun: what it is called in messages."""
+        found, long = self.encode_each(batch, [f"{noun} {index}" for index in range(len(batch))])
         for encoding in found:
             if isinstance(encoding, ValueError):
                 raise encoding
         if long and self.truncate == "warn":
             index, tokens = next(iter(long.items()))
-            message = f"text {index} has {tokens} tokens, expected at most max_length={self.max_length}"
-            warnings.warn(f"{message}; {len(long)} of {len(batch)} texts are truncated", stacklevel=4)
+            message = f"{noun} {index} has {tokens} tokens, expected at most max_length={self.max_length}"
+            warnings.warn(f"{message}; {len(long)} of {len(batch)} {noun}s are truncated", stacklevel=4)
         return cast("list[Encoding]", found)
 
     def encode_each(

@@ -35,13 +35,15 @@ class TokenDataset(Dataset[Any]):
 
     @classmethod
     def of(cls, texts: Sequence[Text], preprocess: TextProcessor, labels: Tensor | None = None, *,
-           max_length: int = 0, truncate: Truncate = "warn") -> "TokenDataset":  # fmt: skip
+           max_length: int = 0, truncate: Truncate = "warn", noun: str = "text") -> "TokenDataset":  # fmt: skip
         """Tokenize texts to at most `max_length` tokens each (0: the maximum of the tokenizer).
+
+        noun: what a text is called in messages.
 
         Raises: ValueError for a text without tokens, and with truncate="error" for a text that is too long.
         """
         limit = min(max_length or preprocess.max_length, preprocess.max_length)
-        encoded = replace(preprocess, max_length=limit, truncate=truncate)._encode(list(texts))
+        encoded = replace(preprocess, max_length=limit, truncate=truncate)._encode(list(texts), noun)
         types = [text.type_ids for text in encoded] if preprocess.types else None
         return cls([text.ids for text in encoded], labels, pad=preprocess.id("pad") or 0, types=types)
 

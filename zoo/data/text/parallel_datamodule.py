@@ -62,9 +62,8 @@ class ParallelDataModule(KeyedDataModule):
         how = truncate or preprocess.truncate
 
         def tokens(part: ParallelTexts, training: bool) -> ParallelTokens:
-            return ParallelTokens(
-                TokenDataset.of(part.sources, preprocess, max_length=max_source_length, truncate=how),
-                TokenDataset.of(part.targets, of_targets, truncate=how),
-            )
+            sources = TokenDataset.of(part.sources, preprocess, max_length=max_source_length, truncate=how,
+                                      noun="source text")  # fmt: skip
+            return ParallelTokens(sources, TokenDataset.of(part.targets, of_targets, truncate=how, noun="target text"))
 
         super().__init__(splits, batch_size, dataset=tokens, group_by_length=group_by_length, **options)

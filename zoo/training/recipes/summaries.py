@@ -36,7 +36,7 @@ def summary_scores(checker: FactChecker | None) -> Callable[[], SummaryScores] |
 def references(pairs: Splits[ParallelTexts]) -> Mapping[str, list[Reference]]:
     """The right summaries and facts of the validation and of the test split, by stage."""
     parts = {"val": pairs.validation or pairs.test, "test": pairs.test}
-    return {stage: [Reference(*row) for row in zip(part.targets, part.facts or [()] * len(part))]
+    return {stage: [Reference(*row) for row in zip(part.targets, part.facts or [[] for _ in part.targets])]
             for stage, part in parts.items()}  # fmt: skip
 
 
