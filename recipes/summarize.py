@@ -13,7 +13,7 @@ written to summaries.csv in the run folder.
 
 `model.source=` is a pretrained encoder-decoder: a run, a model folder of the zoo or of transformers, or a hub name;
 without it, byte-pair tokens are learned from the training split. The trained model is saved in runs/summarize/model,
-ready for `zoo predict`. If a run is interrupted, the same command resumes it, bit for bit.
+ready for `zoo generate`. If a run is interrupted, the same command resumes it, bit for bit.
 """
 
 import sys
@@ -56,7 +56,7 @@ def train(run: Run) -> Result:
                        references=references(pairs), val_samples=cfg.task.val_samples, generation=generation,
                        optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=[SummariesFile(folder.path, checker)],
-               example_command=["zoo", "predict", "{model}", min(pairs.test.sources[:50], key=len)])  # fmt: skip
+               example_command=["zoo", "generate", "{model}", min(pairs.test.sources[:50], key=len)])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ SIZES = {
     "zoo.data.synthetic.shapes.TRAIN": 64, "zoo.data.synthetic.shapes.TEST": 20,
     "zoo.data.synthetic.sentences.TRAIN": 200, "zoo.data.synthetic.sentences.TEST": 40,
     "zoo.data.synthetic.stories.STORIES": 20,
+    "zoo.data.synthetic.clinic.TRAIN": 60, "zoo.data.synthetic.clinic.TEST": 12,
     "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
     "zoo.data.synthetic.audio.SPELLED_TRAIN": 50, "zoo.data.synthetic.audio.SPELLED_TEST": 14,
 }  # fmt: skip
@@ -54,6 +55,7 @@ def save_tables(folder: Path) -> None:
     tables: dict[str, list[tuple[Any, ...]]] = {
         "reviews.csv": [("review", "stars"), *((text, ("good", "bad")[i % 2]) for i, text in enumerate(texts))],
         "prices.csv": [("text", "price"), *((text, 10.5 + i) for i, text in enumerate(texts))],
+        "meetings.csv": [("transcript", "minutes"), *((f"{text} and more", text) for text in texts)],
         "tags.csv": [("text", "food", "service"), *((text, i % 2, i // 2 % 2) for i, text in enumerate(texts))],
     }
     for name, rows in tables.items():

@@ -40,10 +40,10 @@ def table(file: Path, count: int = 60, **more: str) -> Path:
 
 def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rouge_score")
-    assert call("summarize", tmp_path / "run", *FEW, "steps=3", "ema=0.9", "export=transformers") == 0
+    assert call("summarize", tmp_path / "run", *FEW, "steps=3", "monitor=rougeL", "export=transformers") == 0
     output = capsys.readouterr().out
     for text in ("generated clinic dialogues with notes", "60 training and 9 test items", "faithfulness", "rougeL",
-                 "medications in doses that training lacks", "reference", "lost", "exported"):  # fmt: skip
+                 "medications in doses that training lacks", "lost", "zoo generate", "exported"):  # fmt: skip
         assert text in " ".join(output.split()), text
     found = result(tmp_path / "run")["result"]
     assert found.keys() == LOSSES | ROUGE | {"test_faithfulness", "test_unsupported"}
@@ -54,6 +54,7 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     model = zoo.load(tmp_path / "run")
     texts = zoo.generate(model, [one["source"] for one in written], max_new_tokens=24)
     assert [text.strip() for text in texts] == [one["summary"].strip() for one in written]
+    assert result(tmp_path / "run")["monitor"] == "val_rougeL"
     assert "val_faithfulness" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
 
 
