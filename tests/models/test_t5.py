@@ -167,6 +167,30 @@ def test_a_new_token_computes_its_own_biases_alone(tmp_path, monkeypatch):
     assert sizes == [40], "the biases of the 40 keys, once for all layers"
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+@pytest.mark.parametrize("name", ["t5", "t5 v1.1", "mt5"])
+def test_generated_tokens_equal_those_of_transformers(tmp_path, name, options):
+    theirs = peer(tmp_path, name, num_decoder_layers=2)  # its cache takes sides of equal depth
+    inputs = {key: value for key, value in batch(source=(40, 4, 17)).items() if not key.startswith("decoder_")}
+    found = zoo.generate(zoo.load(tmp_path), **inputs, max_new_tokens=12, **options)
+    expected = theirs.generate(**inputs, max_new_tokens=12, do_sample=False, **options)
+    assert torch.equal(found, expected) and not found[:, 0].any()
+
+
+def test_overflow_in_float16_is_an_error(tmp_path):
+    """The sums of T5's layers may exceed the range of float16, but not that of bfloat16."""
+    theirs = peer(tmp_path, "t5")
+    with torch.no_grad():
+        theirs.encoder.block[0].layer[1].DenseReluDense.wi.weight.mul_(1e3)
+        theirs.encoder.block[0].layer[1].DenseReluDense.wo.weight.mul_(1e3)
+    theirs.save_pretrained(tmp_path)
+    ids = batch()["input_ids"][:1]
+    with pytest.raises(ValueError, match=r"not finite.*too great for its type \(float16\)"):
+        zoo.generate(zoo.load(tmp_path, dtype=torch.float16), ids)
+    found = zoo.generate(zoo.load(tmp_path, dtype=torch.bfloat16), ids, max_new_tokens=3)
+    assert found.shape[1] <= 4
+
+
 def test_the_cross_attention_has_no_biases(tmp_path):
     """The order of the encoder's states is nothing that the decoder sees."""
     peer(tmp_path, "t5")

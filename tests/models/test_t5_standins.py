@@ -129,6 +129,14 @@ def test_the_encoder_of_a_file_with_both_sides(tmp_path, how):
         ours(**batch())
 
 
+def test_a_sentence_t5_says_that_its_last_layers_are_left_out(tmp_path):
+    peer(tmp_path, "t5 encoder")
+    (tmp_path / "modules.json").write_text("[]")
+    ours = zoo.load(tmp_path)
+    note = "modules.json of sentence-transformers are not supported for t5 models: the model has head=None"
+    assert note in ours.load_report.notes[0] and not ours.load_report.plain
+
+
 def test_embeddings_that_differ_are_an_error(tmp_path):
     _, tensors = published(tmp_path, "t5", T5_HUB, num_decoder_layers=2)
     save_file(tensors | {"decoder.embed_tokens.weight": torch.randn(99, 32)}, tmp_path / "model.safetensors")

@@ -37,6 +37,11 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
         fields |= {**mapping.embeds, **embedding}
     config = config_of(family, fields, file)
     preprocess, notes = _preprocess(folder, config, family, mapping)
+    if mapping.embeds is None and (folder / "modules.json").is_file():
+        notes.append(
+            f"the layers after the transformer in modules.json of sentence-transformers are not supported for "
+            f"{mapping.name} models: the model has head={config.head!r}"
+        )
     labels, more = _labels(values, config, file)
     return Checkpoint(
         path=folder,
