@@ -100,6 +100,7 @@ def repository(name: str, folder: Path) -> None:
     from audio_peers import SPECTROGRAM, transformers_audio
     from chat_peers import TEMPLATES, chat_folder
     from text_peers import text_folder
+    from whisper_peers import transformers_whisper
 
     _, _, model = name.partition("/")
     if name.startswith("timm/"):
@@ -120,6 +121,8 @@ def repository(name: str, folder: Path) -> None:
         bins, frames = SPECTROGRAM["num_mel_bins"], 200  # two seconds
         transformers_audio(folder, "ASTForAudioClassification", max_length=frames)
         transformers.ASTFeatureExtractor(num_mel_bins=bins, max_length=frames).save_pretrained(folder)
+    elif model.startswith("whisper"):
+        transformers_whisper(folder)
     elif model.startswith("wav2vec2"):
         transformers_audio(folder, "Wav2Vec2ForCTC" if "960h" in model else "Wav2Vec2ForPreTraining", vocab_size=9)
         save_characters(folder)
