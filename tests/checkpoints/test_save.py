@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import zoo
+from zoo.checkpoints.formats import native
 from zoo.checkpoints.model_card import Training, model_card
 from zoo.preprocessing.image import ImageProcessor
 
@@ -292,3 +293,11 @@ def test_the_card_of_a_run(real):
                  'zoo.load("runs/x/model")'):  # fmt: skip
         assert text in card, text
     assert ("Synthetic data" in card) == (not real)
+
+
+@pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny", "bart_nano"])
+def test_the_description_of_a_model_loads_with_weights_only(name, tmp_path):
+    """A .ckpt has it, and checkpoints are loaded without running code."""
+    description = native.describe(zoo.create_model(name))
+    torch.save(description, tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True) == description

@@ -6,7 +6,7 @@ from typing import Any
 
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.models.base import Model
-from zoo.models.config import CLASSIFIER_HEADS
+from zoo.models.config import CLASSIFIER_HEADS, to_json_types
 from zoo.models.mapping.tensors import config_as_tied, tied_names
 from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
@@ -35,7 +35,7 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
         "format": FORMAT if temperature else 2,
         "family": model.family,
         "variant": model.variant,
-        "config": config_as_tied(model).to_dict(),
+        "config": to_json_types(config_as_tied(model).to_dict()),  # plain, so that a .ckpt loads with weights_only
         "preprocess": preprocess,
         "labels": model.labels,
         "tied": tied_names(model),
