@@ -9,7 +9,7 @@
 Byte-pair tokens are learned from the source and target texts of the training split together. BLEU is that of sacrebleu
 (extra `translate`): greedy for `val_samples` pairs in validation, by beam search (`num_beams=`) for the test split. The
 run folder has the translations of the test split in translations.csv, and in alignment.png which source words the words
-of some of them attend to. The trained model is saved in runs/translate/model, ready for `zoo predict`. If a run is
+of some of them attend to. The trained model is saved in runs/translate/model, ready for `zoo generate`. If a run is
 interrupted, the same command resumes it, bit for bit.
 """
 
@@ -52,7 +52,7 @@ def train(run: Run) -> Result:
                        references=references, val_samples=cfg.task.val_samples, generation=generation,
                        optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=[TranslationsFile(folder.path)], plots=PLOTS,
-               example_command=["zoo", "predict", "{model}", min(pairs.test.sources[:50], key=len)])  # fmt: skip
+               example_command=["zoo", "generate", "{model}", min(pairs.test.sources[:50], key=len)])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ def save_tables(folder: Path) -> None:
     (folder / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
     (folder / "notes.conll").write_text("Ada B-PER\nLincoln I-PER\nslept O\n\nParis B-LOC\n\n" * 20)
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    for name, count in (("train", 60), ("test", 20)):
+        for language, word in (("en", "evening"), ("de", "Abend")):
+            lines = [f"{word} {i} {words[i % 8]}." for i in range(count)]
+            (folder / f"{name}.{language}").write_text("\n".join(lines) + "\n")
     (folder / "my.txt").write_text("Once upon a time the warm soup was cold and the evening was lovely.\n" * 60)
 
 

@@ -56,6 +56,9 @@ class Transformer(EncoderDecoder):
 VARIANTS: dict[str, dict[str, Any]] = {
     "transformer_nano": dict(vocab_size=256, max_length=128, width=128, depth=2, heads=4, dropout=0.0),
     "transformer_small": dict(vocab_size=8000, max_length=512, width=256, depth=3, heads=4),
+    "transformer_small_prenorm": dict(
+        vocab_size=8000, max_length=512, width=256, depth=3, heads=4, mlp_dim=512, order="pre"
+    ),
     "transformer_base": {},
     "transformer_big": dict(width=1024, heads=16, dropout=0.3),
 }
