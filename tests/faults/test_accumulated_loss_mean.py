@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.data.keyed_batches import GroupedByLengthBatches
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, add_lora
+from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, Seq2SeqTask, add_lora
 
 SMALL = {"width": 32, "depth": 1, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "seed": 0}
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -131,9 +131,20 @@ def several() -> Batch:
     return images() | {"labels": torch.tensor([[0, 1], [0, 0], [1, 1], [1, 0]])}
 
 
+def translations() -> Batch:
+    """The four texts with target texts of other lengths."""
+    labels = torch.randint(5, 200, (4, 9), generator=torch.Generator().manual_seed(2))
+    return texts() | {"labels": labels.masked_fill(torch.arange(9) >= torch.tensor([[9], [2], [5], [1]]), -100)}
+
+
+def seq2seq() -> L.LightningModule:
+    model = zoo.create_model("transformer_nano", vocab_size=200, **SMALL)
+    return Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1)
+
+
 TASKS = [
     (causal_lm, texts), (masked_lm, texts), (weighted_classes, images), (smoothed, images), (several_labels, several),
-    (regression, images), (ctc, clips),
+    (regression, images), (ctc, clips), (seq2seq, translations),
 ]  # fmt: skip
 
 

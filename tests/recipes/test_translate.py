@@ -10,6 +10,7 @@ from recipe_calls import RESUMED, caller, check_resumed_run, result
 
 import zoo
 from zoo.data.synthetic.translations import make_translations
+from zoo.inference.generation.streaming import stream_text
 from zoo.training.recipes.config import TranslateSettings
 
 call = caller({"translate": TranslateSettings})
@@ -33,6 +34,9 @@ def test_the_files_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     model = zoo.load(tmp_path / "run")
     texts = zoo.generate(model, [row["source"] for row in rows], num_beams=2, max_new_tokens=12)
     assert texts == [row["translation"] for row in rows]
+    written: list[str] = []
+    assert stream_text(model, rows[0]["source"], write=written.append, max_new_tokens=12) == "".join(written)
+    assert "".join(written) == zoo.generate(model, rows[0]["source"], max_new_tokens=12)
     c, tokens = model.config, model.preprocess
     ids = (c.vocab_size, c.pad_token_id, c.eos_token_id, c.decoder_start_token_id)
     assert ids == (tokens.vocab_size, tokens.id("pad"), tokens.id("eos"), tokens.id("bos"))

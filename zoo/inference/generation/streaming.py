@@ -20,6 +20,7 @@ from zoo.inference.generation.stopping import (
     tokenizer_of,
 )
 from zoo.models.base import Model
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable
 
@@ -62,20 +63,23 @@ def stream_text(
 ) -> str:
     """Continue `prompt`, writing the text as it is generated, by default to the terminal. Returns the whole text.
 
+    Of an encoder-decoder, such as a translation model, it is the text that it writes for `prompt`.
     source: a model, or an argument of zoo.load. options: those of zoo.generate.
     """
     check_options(options)
     model = source if isinstance(source, Model) else load(source)
     tokenizer = tokenizer_of(model, tokenizer)
-    ids = encoded(tokenizer, prompt)
+    continues = not isinstance(model, EncoderDecoder)
+    ids = encoded(tokenizer, prompt) if continues else list(tokenizer.encode(prompt))
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
     show = write or print_text
-    show(prompt)
-    printer = Printer(decoder_of(model, tokenizer), show, ids[-CONTEXT:])
+    if continues:
+        show(prompt)
+    printer = Printer(decoder_of(model, tokenizer), show, ids[-CONTEXT:] if continues else [])
     generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
     printer.end()
-    return prompt + printer.shown
+    return prompt + printer.shown if continues else printer.shown
 
 
 def check_options(options: dict[str, Any]) -> None:
