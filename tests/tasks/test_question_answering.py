@@ -98,3 +98,18 @@ def test_another_head_is_refused() -> None:
     model = zoo.create_model("bert_tiny", vocab_size=40, width=16, depth=1, heads=2, head="classify")
     with pytest.raises(ValueError, match=r"needs logits \[B, N, 2\]"):
         QuestionAnsweringTask(model, questions={}).loss_of({"input_ids": torch.ones(1, 3, dtype=torch.long)}, 0, 0)
+
+
+def test_no_answer_must_be_the_best_in_every_window() -> None:
+    """A window without the answer is sure that there is none; the one that holds it decides."""
+    part = Questions(["where?"], ["in Rome"], [[("Rome", 3)]])
+    scores = AnswerScores(part, handle_impossible_answer=True)
+    logits = torch.zeros(2, 3, 2)
+    logits[0, 0], logits[1, 0], logits[1, 2] = 9.0, -1.0, 4.0
+    offsets = torch.tensor([[[-1, -1], [0, 2], [-1, -1]], [[-1, -1], [-1, -1], [3, 7]]])
+    scores.update(logits, {"offsets": offsets, "question": torch.tensor([0, 0])})
+    assert scores.predictions() == {0: "Rome"}
+    logits[1, 0] = 5.0
+    scores.reset()
+    scores.update(logits, {"offsets": offsets, "question": torch.tensor([0, 0])})
+    assert scores.predictions() == {0: ""}

@@ -196,13 +196,16 @@ def held_out_groups(group_ids: Tensor, classes: Tensor, fraction: float, seed: i
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed_for(seed, len(names), 2)))
     held, target = torch.zeros(len(group), dtype=torch.bool), fraction * len(group)
     left = torch.bincount(classes)
+    count = 0
     for number in order.tolist():
+        if count >= target and count:
+            break  # every further group is one too many
         rows = group == number
         without = left - torch.bincount(classes[rows], minlength=len(left))
-        count = int(held.sum())
         closer = not count or abs(count + int(rows.sum()) - target) < abs(count - target)
         if closer and not ((without == 0) & (left > 0)).any():
             held, left = held | rows, without
+            count = int(held.sum())
     return held
 
 

@@ -121,3 +121,29 @@ def test_synthetic_questions() -> None:
     assert 30 < sum(not one["answers"]["text"] for one in rows) < 90
     assert load_card("synthetic_questions").splits == {"train": questions.TRAIN, "test": questions.TEST}
     assert torch.tensor([len(one["context"]) for one in rows]).max() < 400
+
+
+def test_no_context_is_trained_on_and_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(f"where {i}?", context=f"{CONTEXT} Text {i % 40}.") for i in range(200)]
+    (tmp_path / "many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for seed in range(3):
+        sets = load_questions(QuestionSettings(name=str(tmp_path / "many.jsonl")), seed=seed).with_validation(0.1, seed)
+        assert [len(part) for part in sets.parts] == [160, 20, 20]
+        contexts = [set(part.contexts) for part in sets.parts]
+        assert not contexts[0] & contexts[1] and not contexts[0] & contexts[2] and not contexts[1] & contexts[2]
+        assert sum(map(len, contexts)) == 40
+    limited = load_questions(QuestionSettings(name=str(tmp_path / "many.jsonl"), max_train_samples=50))
+    limited = limited.with_validation(0.1, 0)
+    assert not set(limited.train.contexts) & set(limited.validation.contexts)
+    assert "too few" not in capsys.readouterr().err
+
+
+def test_too_few_contexts_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(f"where {i}?", context=f"{CONTEXT} Text {i % 2}.") for i in range(40)]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sets = load(tmp_path / "two.jsonl").with_validation(0.1, 0)
+    assert [len(part) for part in sets.parts] == [32, 4, 4]
+    assert "there are 2 different contexts, too few to hold some out" in capsys.readouterr().err
+    own = {split: str(tmp_path / "two.jsonl") for split in ("validation", "test")}
+    load(tmp_path / "two.jsonl", **own)
+    assert "different contexts" not in capsys.readouterr().err

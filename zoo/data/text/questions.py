@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from zoo.data.sources.columns import announce_skipped, check_column
@@ -19,6 +20,7 @@ from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".json.gz", ".jsonl.gz")
+MIN_CONTEXTS = 3  # one each to train on, to validate and to test
 Answers = list[tuple[str, int]]  # (text, the character of the context at which it starts)
 
 
@@ -135,9 +137,21 @@ def _from_tables(source: Source, s: QuestionSettings, seed: int) -> Splits[Quest
     announce(f"questions: {total:,}, of which {empty:,} have no answer in their context")
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
     problem = f"{source.where} has too few questions to hold some out for testing: add some, or give a file (test=)"
+    _group_by_context(sets["train"], held_out="test" not in sets or "validation" not in sets)
     sets = with_test(sets, seed, problem)
     return Splits(sets["train"], sets["test"], source.name, True, source.where, validation=sets.get("validation"),
                   test_name=test_name)  # fmt: skip
+
+
+def _group_by_context(train: Questions, held_out: bool) -> None:
+    """All questions about a context are held out together: who has read it in training knows more than its words."""
+    numbers = {context: number for number, context in enumerate(dict.fromkeys(train.contexts))}
+    if len(numbers) >= MIN_CONTEXTS:
+        train.group_ids = torch.tensor([numbers[context] for context in train.contexts])
+        train.group_option = "context"
+    elif held_out:
+        announce(f"there are {len(numbers)} different contexts, too few to hold some out: questions for validation or "
+                 "testing are about contexts that are trained on")  # fmt: skip
 
 
 def _questions(table: Table, skip: bool, broken: list[str]) -> Questions:
