@@ -151,7 +151,7 @@ def test_the_synthetic_translations() -> None:
 def test_batches() -> None:
     sets = load("synthetic", max_train_samples=300, max_test_samples=50)
     preprocess = train("seq2seq", [*sets.train.sources, *sets.train.targets], 600, max_length=64)
-    data = ParallelDataModule(sets, preprocess, 32, max_source_length=12)
+    data = ParallelDataModule(sets, preprocess, 32, max_source_length=12, truncate="warn")
     batch = data.train.__getitems__(Keys([3, 0, 7], 0))
     assert batch["input_ids"].shape == batch["attention_mask"].shape and batch["input_ids"].shape[1] <= 12
     for row, index in enumerate([3, 0, 7]):
