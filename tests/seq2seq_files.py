@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 import zoo
 
+BART = dict(
+    d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=8,
+    encoder_ffn_dim=48, decoder_ffn_dim=40, max_position_embeddings=40, bos_token_id=0, eos_token_id=1,
+    decoder_start_token_id=3, forced_eos_token_id=1,
+)  # fmt: skip
+T5 = dict(d_model=32, d_kv=12, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4, decoder_start_token_id=3)
+# Start of the names of classes: sizes of tiny models, for a vocabulary of any size and any padding token.
+TINY = {"Bart": BART, "MBart": BART, "Marian": BART, "T5": T5, "MT5": T5}
+
 
 def seq2seq_folder(folder: Path, name: str, seed: int = 0, **options) -> nn.Module:
     """A tiny model of transformers' class `name`; fixed tables keep their values."""

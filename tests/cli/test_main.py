@@ -209,6 +209,8 @@ def test_settings_are_yaml() -> None:
 
 def test_the_console_script_is_this_function() -> None:
     import importlib.metadata
+    import tomllib
 
-    (script,) = importlib.metadata.entry_points(group="console_scripts", name="zoo")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    script = importlib.metadata.EntryPoint("zoo", project["scripts"]["zoo"], "console_scripts")
     assert script.load() is main

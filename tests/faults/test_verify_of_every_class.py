@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from decoder_peers import decoder
 from safetensors.torch import load_file, save_file
+from seq2seq_files import TINY, seq2seq_folder
 from text_peers import transformers_text
 
 import zoo
@@ -24,6 +25,9 @@ def classes() -> Iterator[str]:
 
 
 def written(folder: Path, name: str, **options: int) -> Path:
+    if (tiny := next((tiny for start, tiny in TINY.items() if name.startswith(start)), None)) is not None:
+        seq2seq_folder(folder, name, **tiny | options)
+        return folder
     decoders = ("GPT2", "Llama", "Mistral", "Qwen")
     (decoder if name.startswith(decoders) else transformers_text)(folder, name, **options)
     return folder

@@ -25,26 +25,31 @@ SIZES = dict(
 )  # fmt: skip
 SINGLE = [f.name for f in families() if f.modality != "multimodal"]
 PADDED = [name for name in SINGLE if "attention_mask" in family(name).model.inputs]
+PACKED = ("rnn_seq2seq",)  # torch packs rows by a tensor on the host, whose numbers a fake GPU does not have
+OWN: dict[str, dict] = {"rnn_seq2seq": dict(mlp_dim=None)}
 
 
 def small(name: str, **overrides) -> zoo.Model:
     f = family(name)
-    sizes = {key: value for key, value in SIZES.items() if key in f.config.names()}
+    sizes = {key: value for key, value in (SIZES | OWN.get(name, {})).items() if key in f.config.names()}
     return zoo.create_model(next(iter(f.variants)), seed=0, **sizes | overrides).eval()
 
 
 def whole(name: str) -> dict[str, Tensor]:
-    """Three rows of 11 tokens, or of 231 samples."""
+    """Three rows of 11 tokens, or of 231 samples; a decoder beside an encoder reads 7 tokens."""
     generator = torch.Generator().manual_seed(0)
     if family(name).modality == "text":
-        return {"input_ids": torch.randint(5, 50, (3, 11), generator=generator)}
+        batch = {"input_ids": torch.randint(5, 50, (3, 11), generator=generator)}
+        if "decoder_input_ids" in family(name).model.inputs:
+            batch["decoder_input_ids"] = torch.randint(5, 50, (3, 7), generator=generator)
+        return batch
     return {"input_values": torch.randn(3, 231, generator=generator)}
 
 
 def padded(name: str, side: str = "right") -> tuple[dict[str, Tensor], list[int]]:
     """(a batch whose rows have different lengths, its lengths)."""
     batch = whole(name)
-    (size,) = {value.shape[1] for value in batch.values()}
+    size = next(iter(batch.values())).shape[1]
     lengths = [size, size // 2, size * 2 // 3]
     mask = torch.arange(size) < torch.tensor(lengths)[:, None]
     return batch | {"attention_mask": (mask if side == "right" else mask.flip(1)).long()}, lengths
@@ -75,7 +80,7 @@ def in_dtype(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("name", [name for name in PADDED if name not in PACKED])
 def test_with_them_the_host_does_not_wait(name, dtype):
     """Without them it does, by which the test could fail."""
     model = small(name, drop_path=0.1).train().to(dtype)

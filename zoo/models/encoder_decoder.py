@@ -323,9 +323,15 @@ def check_cross_attention(core: Core) -> None:
         )
 
 
-def padding_mask(mask: Tensor | None) -> PaddingMask | None:
-    """The mask of the encoder's states for cross-attention; None without padding, as far as is known on the host."""
+def known_padding(mask: Tensor | None) -> Tensor | None:
+    """attention_mask [B, N] -> bool [B, N], True at real tokens; None without padding, as far as the host knows it
+    without waiting for a GPU."""
     if mask is None:
         return None
-    keep = mask if mask.is_cuda or torch.compiler.is_compiling() else real_tokens(mask)
-    return None if keep is None else PaddingMask(keep.bool())
+    return mask.bool() if mask.is_cuda or torch.compiler.is_compiling() else real_tokens(mask)
+
+
+def padding_mask(mask: Tensor | None) -> PaddingMask | None:
+    """The mask of the encoder's states for cross-attention; see `known_padding`."""
+    keep = known_padding(mask)
+    return None if keep is None else PaddingMask(keep)

@@ -14,7 +14,7 @@ import importlib.util
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -43,18 +43,19 @@ class Capabilities:
     """What torch offers on a device: the record on which the choice of kernels depends.
 
     device: "cpu", "cuda", ... compute: the compute capability of a GPU, (0, 0) elsewhere. torch: its version.
-    missing: those of `KERNELS` that are not there, with the reason.
+    missing: those of `KERNELS` that are not there, with the reason. packs: whether rows of different lengths are
+    computed in one kernel, instead of in groups of equal length.
     """
 
     device: str
     compute: tuple[int, int] = (0, 0)
     torch: tuple[int, int] = TORCH
     missing: Mapping[str, str] = field(default_factory=dict)
+    # an attribute: torch.compile does not trace a cached_property of Python 3.11, which takes a lock
+    packs: bool = field(init=False)
 
-    @cached_property
-    def packs(self) -> bool:
-        """Whether rows of different lengths are computed in one kernel, instead of in groups of equal length."""
-        return self.device == "cuda"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "packs", self.device == "cuda")
 
     def has(self, kernel: str) -> bool:
         return kernel not in self.missing

@@ -1,12 +1,14 @@
 """Recurrent layers, torch's nn.GRU and nn.LSTM, over padded rows, and their state for decoding."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zoo.nn.kv_cache import State
+from zoo.utils.transfer import to_device
 
 LayerStates = tuple[Tensor, ...]  # (h,) of a GRU, (h, c) of an LSTM; each [L, B, H]
 
@@ -23,7 +25,7 @@ class RecurrentState(State):
         self.layers, self.extra = layers, extra
 
     def reorder(self, index: Tensor) -> None:
-        self.layers = tuple(t.index_select(1, index) for t in self.layers)
+        self.layers = take_rows(self.layers, index)
         self.extra = None if self.extra is None else self.extra.index_select(0, index)
 
 
@@ -63,16 +65,29 @@ def run_rnn(
     rank = torch.arange(tokens, device=x.device)
     order = torch.where(keep, -rank if reverse else rank, tokens).argsort(dim=1, stable=True)  # real tokens first
     counts = keep.sum(1).cpu() if lengths is None else torch.tensor(lengths)
-    first = x.gather(1, order[:, :, None].expand_as(x))
-    packed = pack_padded_sequence(first, counts.clamp(min=1), batch_first=True, enforce_sorted=False)
-    packed_y, last = call_rnn(rnn, packed, start)
+    longest_first = counts.argsort(descending=True, stable=True)
+    rows = to_device(longest_first.tolist(), x.device)  # torch's own sorting would wait for a GPU
+    first = x.gather(1, order[:, :, None].expand_as(x)).index_select(0, rows)
+    packed = pack_padded_sequence(first, counts[longest_first].clamp(min=1), batch_first=True)
+    packed_y, last = call_rnn(rnn, packed, take_rows(start, rows))
     y, _ = pad_packed_sequence(packed_y, batch_first=True, total_length=tokens)  # type: ignore[arg-type]
+    back = rows.argsort()
+    y, last = y.index_select(0, back), take_rows(last, back)
     y = torch.zeros_like(y).scatter(1, order[:, :, None].expand_as(y), y) * keep[:, :, None]
     if not counts.all():  # torch packs at least one token of each row
         real = keep.any(1)[None, :, None]
         before = [torch.zeros_like(t) for t in last] if start is None else start
         last = select_rows(real, last, before)
     return y, beside(last, rnn)
+
+
+@overload
+def take_rows(states: LayerStates, index: Tensor) -> LayerStates: ...
+@overload
+def take_rows(states: None, index: Tensor) -> None: ...
+def take_rows(states: LayerStates | None, index: Tensor) -> LayerStates | None:
+    """Row i of states [L, B, H] becomes row index[i]; none if there are none."""
+    return None if states is None else tuple(t.index_select(1, index) for t in states)
 
 
 def select_rows(new_rows: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> LayerStates:

@@ -50,6 +50,9 @@ class MarianConfig(EncoderDecoderConfig):
         super().__post_init__()
         if self.width % 2:
             raise ValueError(f"width={self.width}: sinusoidal positions need an even width")
+        rows, pad = min(self.vocab_size, self.output_size), self.pad_token_id
+        if pad is not None and not 0 <= pad < rows:
+            raise ValueError(f"pad_token_id={pad} is outside of the vocabulary of {rows} tokens: set it as well")
 
     @property
     def output_size(self) -> int:

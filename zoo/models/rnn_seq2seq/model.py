@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, padding_mask
+from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, known_padding, padding_mask
 from zoo.models.family import Family
 from zoo.models.rnn_seq2seq.layers import DECODERS, RecurrentEncoder, state_names
 from zoo.models.text import check_shapes, last_real
@@ -128,7 +128,7 @@ class RnnSeq2Seq(EncoderDecoder):
         counts = None
         if lengths is not None:
             attention_mask, counts = self.check_lengths(lengths, attention_mask, input_ids)
-        keep = None if attention_mask is None else real_tokens(attention_mask)
+        keep = known_padding(attention_mask) if counts or attention_mask is None else real_tokens(attention_mask)
         found: tuple[Tensor, LayerStates] = self.encoder(input_ids, keep, None if keep is None else counts)
         return found
 
@@ -162,11 +162,12 @@ class RnnSeq2Seq(EncoderDecoder):
             raise trace_error(self)
         if unknown or input_ids is None:
             input_ids = self.check_inputs(unknown, input_ids)
+        if lengths is not None:
+            check_shapes(input_ids, attention_mask, 0)
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
         memory, final = self.read(input_ids, attention_mask, lengths)
         if self.decoder is None:
             return memory
-        if attention_mask is None and lengths is not None:
-            attention_mask = self.check_lengths(lengths, None, input_ids)[0]
         state = self.new_state(memory, attention_mask, final=final)
         x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, state.memory_mask, state)
         return x if self.head is None else self.head(x)
@@ -186,7 +187,7 @@ class RnnSeq2Seq(EncoderDecoder):
         or several layers.
         """
         assert self.decoder is not None
-        keep = None if memory_mask is None else real_tokens(memory_mask)
+        keep = known_padding(memory_mask)
         if final is None:
             final = self.final_states(memory, keep)
         cell: Any = self.decoder.start(final)  # type: ignore[operator]
