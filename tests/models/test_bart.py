@@ -204,15 +204,15 @@ def test_the_target_language_is_the_first_token(name, tmp_path):
     for options in ({}, {"num_beams": 3}):
         expected = theirs.generate(**batch, max_length=12, do_sample=False, **start, **options)
         new = 12 - (2 if name == "mbart-large-50" else 1)
-        assert torch.equal(zoo.generate(ours, **batch, max_new_tokens=new, target_lang="ro_RO", **options), expected)
+        assert torch.equal(zoo.generate(ours, **batch, max_new_tokens=new, tgt_lang="ro_RO", **options), expected)
     assert ours.preprocess("▁")["input_ids"][0].tolist()[-2:] == [2, tokenizer.convert_tokens_to_ids("de_DE")]
     with pytest.raises(ValueError, match=r"has no such language \(it has ar_AR, cs_CZ"):
-        zoo.generate(ours, **batch, target_lang="xx_XX")
+        zoo.generate(ours, **batch, tgt_lang="xx_XX")
 
 
 def test_a_forced_first_token_and_no_tokenizer():
     model = zoo.create_model("bart_nano", forced_bos_token_id=0)
     with pytest.raises(ValueError, match="the model has no tokenizer"):
-        zoo.generate(model, torch.tensor([[5, 2]]), target_lang="ro_RO")
+        zoo.generate(model, torch.tensor([[5, 2]]), tgt_lang="ro_RO")
     with pytest.raises(TypeError, match="has no option 'language'"):
         zoo.generate(model, torch.tensor([[5, 2]]), language="ro_RO")

@@ -258,6 +258,13 @@ class EncoderDecoder(Model):
             self.decoder.tokens(decoder_input_ids, positions), context, keep=decoder_attention_mask, state=state
         )
 
+    def source_tokenizer(self, tokenizer: Any, options: dict[str, Any]) -> Any:
+        """The tokenizer of the source texts of `zoo.generate`, None for `model.preprocess`; `tokenizer`: the caller's.
+
+        A family takes the options that are of its tokenizer out of `options`.
+        """
+        return tokenizer
+
     def generation_start(
         self, batch: Mapping[str, Any], decoder_input_ids: Tensor | None = None, **options: Any
     ) -> tuple[dict[str, Any], GenerationStart]:

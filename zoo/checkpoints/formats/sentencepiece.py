@@ -9,7 +9,7 @@ Source: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_mo
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +58,19 @@ class Pieces:
 
 
 def tokenizer(
-    data: bytes, *, bos: bool = True, eos: bool = False, fairseq: bool = False, extra_ids: int = 0
+    data: bytes,
+    *,
+    bos: bool = True,
+    eos: bool = False,
+    fairseq: bool = False,
+    extra_ids: int = 0,
+    languages: Sequence[str] = (),
 ) -> "Tokenizer":
     """A tokenizer from the bytes of a SentencePiece model.
 
     bos, eos: whether to add <s> before and </s> after a text. fairseq: the ids of XLM-R, with its special tokens first
     and <mask> last. extra_ids: number of T5's sentinels <extra_id_N>, ..., <extra_id_0> after all other pieces.
+    languages: mBART's codes, before <mask>.
     """
     from tokenizers import AddedToken, Tokenizer, models
 
@@ -71,7 +78,7 @@ def tokenizer(
     pieces = model.pieces
     if fairseq:
         first = [(name, 0.0, CONTROL) for name in ("<s>", "<pad>", "</s>", "<unk>")]
-        pieces = [*first, *pieces[3:], ("<mask>", 0.0, CONTROL)]
+        pieces = [*first, *pieces[3:], *((name, 0.0, CONTROL) for name in (*languages, "<mask>"))]
     pieces = pieces + [(f"<extra_id_{i}>", 0.0, CONTROL) for i in reversed(range(extra_ids))]
     ids = {text: i for i, (text, _, _) in enumerate(pieces)}
     unknown = 3 if fairseq else model.unknown

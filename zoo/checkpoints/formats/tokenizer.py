@@ -12,6 +12,7 @@ from zoo.checkpoints.formats import (
     sentencepiece,
     vocabulary_files,
 )
+from zoo.preprocessing import mbart
 from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
 from zoo.utils.errors import LoadError
 from zoo.utils.files import parse_json, read_text
@@ -32,7 +33,7 @@ USUAL = {
 HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 # Model types whose SentencePiece models can be read directly.
-SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta", "t5", "mt5")
+SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta", "t5", "mt5", "mbart")
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
@@ -87,7 +88,7 @@ def _tokenizer(
         made, absent = vocabulary_files.read(folder, settings, model_type, config.vocab_size)
         if made is not None:
             return made, absent
-        text = _pieces(folder, settings, model_type)
+        text = _pieces(folder, settings, model_type, config.vocab_size)
     if text is None:
         return None, []
     tokenizer = parse_tokenizer(text, folder / "tokenizer.json")
@@ -100,12 +101,14 @@ def _tokenizer(
 
 
 def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_type: str) -> bool:
-    """Change a tokenizer as the classes of BERT, GPT-2, RoBERTa and Whisper do: with them, tokenizer_config.json and
-    their defaults count, not what tokenizer.json says. Returns whether something was changed."""
+    """Change a tokenizer as the classes of BERT, GPT-2, RoBERTa, Whisper and mBART do: with them, tokenizer_config.json
+    and their defaults count, not what tokenizer.json says. Returns whether something was changed."""
     from tokenizers import normalizers, pre_tokenizers
 
     if settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend"):
         return False
+    if model_type == "mbart":
+        return _follow_src_lang(tokenizer, settings.get("src_lang") or mbart.DEFAULT)
     before = tokenizer.normalizer, tokenizer.pre_tokenizer
     if model_type in ("bert", "distilbert") and isinstance(before[0], normalizers.BertNormalizer):
         options = vocabulary_files.bert_options(settings)
@@ -122,7 +125,16 @@ def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_
     return False
 
 
-def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str | None:
+def _follow_src_lang(tokenizer: "Tokenizer", code: Any) -> bool:
+    """Set mBART's source language. Returns whether something was changed. Raises LoadError for an unknown language."""
+    if mbart.language_of(tokenizer) is None:
+        return False
+    if not isinstance(code, str) or tokenizer.token_to_id(code) is None:
+        raise LoadError(f"tokenizer_config.json has src_lang={code!r:.200}, which is not a token of the tokenizer")
+    return mbart.set_language(tokenizer, code)
+
+
+def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str, vocab_size: int) -> str | None:
     """The contents of tokenizer.json, made from a SentencePiece model. Raises LoadError for a damaged file."""
     file = next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
     if file is None or model_type not in SENTENCEPIECE_TYPES:
@@ -132,9 +144,25 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str) -> str |
     if model_type in ("t5", "mt5"):
         options = {"bos": False, "eos": True, "extra_ids": _extra_ids(settings)}
     try:
+        if model_type == "mbart":
+            return _mbart(file.read_bytes(), settings, vocab_size).to_str()
         return sentencepiece.tokenizer(file.read_bytes(), **options).to_str()
     except LoadError as error:
         raise LoadError(f"{file}: {error}; {HOW_TO_CONVERT}") from None
+
+
+def _mbart(data: bytes, settings: Mapping[str, Any], vocab_size: int) -> "Tokenizer":
+    """mBART's tokenizer, or that of mBART-50, by the class in the settings, else by the number of embeddings."""
+    name = str(settings.get("tokenizer_class") or "")
+    newest = len(sentencepiece.Pieces.parse(data).pieces) + 1 + len(mbart.LANGUAGES_50) + 1
+    fifty = name.startswith("MBart50") if name.startswith("MBart") else vocab_size >= newest
+    languages = mbart.LANGUAGES_50 if fifty else mbart.LANGUAGES
+    tokenizer = sentencepiece.tokenizer(data, fairseq=True, languages=languages)
+    code = settings.get("src_lang") or mbart.DEFAULT
+    if code not in languages:
+        raise LoadError(f"tokenizer_config.json has src_lang={code!r:.200}, expected one of {', '.join(languages)}")
+    mbart.set_template(tokenizer, code, code_first=fifty)
+    return tokenizer
 
 
 def _extra_ids(settings: Mapping[str, Any]) -> int:

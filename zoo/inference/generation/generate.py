@@ -60,7 +60,7 @@ def generate(
     An encoder-decoder model reads input_ids [B, N], or the input of its family such as input_features=, and returns the
     decoder's tokens from the start token on [B * num_return_sequences, 1 + new]; from a text it makes another text.
     decoder_input_ids [B, T]: how these begin, by default the start token of the model. options: of its family, such as
-    Whisper's language=.
+    Whisper's language= and mBART's src_lang= and tgt_lang=.
 
     A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
     to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
@@ -80,7 +80,7 @@ def generate(
     cache: a `PromptCache` for the turns of a conversation or prompts with the same beginning, one row at a time: what
     the last call with it has read is not read again.
     """
-    texts, inputs = text_inputs(model, input_ids, attention_mask, tokenizer)
+    texts, inputs = text_inputs(model, input_ids, attention_mask, tokenizer, options)
     options |= {"decoder_input_ids": decoder_input_ids} if decoder_input_ids is not None else {}
     make_prompt = partial(prompt_of, inputs, options, max_new_tokens, cache)
     prompt, own_processors = make_prompt(model, None)
@@ -107,10 +107,15 @@ def generate(
 
 
 def text_inputs(
-    model: Model, input_ids: Any, mask: Tensor | None, tokenizer: Any
+    model: Model, input_ids: Any, mask: Tensor | None, tokenizer: Any, options: dict[str, Any]
 ) -> tuple[TextPrompts | None, dict[str, Any]]:
-    """(the texts, if input_ids are some, as tokens; input_ids and attention_mask)."""
+    """(the texts, if input_ids are some, as tokens; input_ids and attention_mask).
+
+    options: of the model's family; those of the tokenizer of source texts are taken out.
+    """
     encode = encode_sources if isinstance(model, EncoderDecoder) else encode_prompts
+    if isinstance(model, EncoderDecoder) and not isinstance(input_ids, Tensor | None):
+        tokenizer = model.source_tokenizer(tokenizer, options)
     texts = encode(model, input_ids, mask, tokenizer)
     if texts is not None:
         input_ids, mask = texts.ids, texts.mask

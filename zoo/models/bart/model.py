@@ -1,6 +1,5 @@
 """BART (Lewis et al. 2020) and mBART (Liu et al. 2020): encoder-decoders with learned positions."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +15,8 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead
 from zoo.nn.lengths import AnyLengths
+from zoo.preprocessing.mbart import language_id, with_language
 
-LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z]{2}")
 ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 
 
@@ -108,22 +107,32 @@ class Bart(EncoderDecoder):
         assert self.head is not None
         return self.head(x[torch.arange(len(x), device=x.device), index][:, None])
 
+    def source_tokenizer(self, tokenizer: Any, options: dict[str, Any]) -> Any:
+        """See EncoderDecoder. src_lang: of mBART, the language of the texts; default: that of model.preprocess."""
+        if (code := options.pop("src_lang", None)) is None:
+            return tokenizer
+        if tokenizer is not None:
+            raise ValueError(f"src_lang={code!r} is for model.preprocess: set the language of your tokenizer= itself")
+        language_id(self.preprocess, code, "src_lang")
+        return with_language(self.preprocess, code)
+
     def generation_start(
         self,
         batch: Mapping[str, Any],
         decoder_input_ids: Tensor | None = None,
-        target_lang: str | None = None,
+        tgt_lang: str | None = None,
         **options: Any,
     ) -> tuple[dict[str, Any], GenerationStart]:
-        """See EncoderDecoder. target_lang: of mBART, such as "ro_RO": the decoder begins with its code, after the start
+        """See EncoderDecoder. tgt_lang: of mBART, such as "ro_RO": the decoder begins with its code, after the start
         token where the config has one. Raises ValueError for a language that the tokenizer does not have.
         """
-        if target_lang is not None and decoder_input_ids is None and batch["input_ids"] is not None:
-            code, start = language_id(self.preprocess, target_lang), self.config.decoder_start_token_id
+        check_language_options(options)
+        if tgt_lang is not None and decoder_input_ids is None and batch["input_ids"] is not None:
+            code, start = language_id(self.preprocess, tgt_lang, "tgt_lang"), self.config.decoder_start_token_id
             first = [code] if start is None else [start, code]
             if start is not None and self.config.forced_bos_token_id not in (None, code):
                 raise ValueError(
-                    f"target_lang={target_lang!r}: every text of this model begins with the token "
+                    f"tgt_lang={tgt_lang!r}: every text of this model begins with the token "
                     f"{self.config.forced_bos_token_id}, its forced_bos_token_id"
                 )
             decoder_input_ids = torch.tensor([first] * len(batch["input_ids"]))
@@ -155,15 +164,16 @@ class Bart(EncoderDecoder):
         return previous.masked_fill(positions == 0, self.config.decoder_start_token_id)
 
 
-def language_id(preprocess: Any, code: str) -> int:
-    """The id of the code of a language, as in "ro_RO". Raises ValueError for one that the tokenizer does not have."""
-    if preprocess is None:
-        raise ValueError(f"target_lang={code!r}: the model has no tokenizer; pass decoder_input_ids= instead")
-    known = {token: i for token, i in preprocess.backend.get_vocab().items() if LANGUAGE.fullmatch(token)}
-    if code not in known:
-        listed = ", ".join(sorted(known)) or "none"
-        raise ValueError(f"target_lang={code!r}: the tokenizer has no such language (it has {listed})")
-    return known[code]
+def check_language_options(options: Mapping[str, Any]) -> None:
+    """Raise for src_lang= beside tokens, and for other names of the options."""
+    if options.get("src_lang") is not None:
+        raise ValueError(
+            f"src_lang={options['src_lang']!r} is for texts, and input_ids are tokens, which have the code of their "
+            "language: zoo.preprocessing.mbart.with_language(model.preprocess, src_lang) gives such tokens"
+        )
+    for wrong, right in (("source_lang", "src_lang"), ("target_lang", "tgt_lang")):
+        if wrong in options:
+            raise TypeError(f"generate: Bart has no option {wrong!r}; it is called {right!r}, as in transformers")
 
 
 LARGE = dict(width=1024, depth=12, heads=16)
