@@ -188,14 +188,15 @@ def test_what_a_classifier_refuses(tmp_path):
 # --- Languages --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mbart-large-50", "mbart-large-cc25"])
+@pytest.mark.parametrize("name", ["mbart-large-50", "mbart-large-cc25", "mbart-large-en-ro"])
 @torch.no_grad()
 def test_the_target_language_is_the_first_token(name, tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.MBartTokenizer(src_lang="de_DE")
     tokenizer.save_pretrained(tmp_path)
     theirs = seq2seq_folder(tmp_path, "MBartForConditionalGeneration", **TINY)
-    theirs.config.decoder_start_token_id = 2 if name == "mbart-large-50" else None
+    start_id = {"mbart-large-50": 2, "mbart-large-cc25": None}.get(name, tokenizer.convert_tokens_to_ids("ar_AR"))
+    theirs.config.decoder_start_token_id = theirs.generation_config.decoder_start_token_id = start_id
     theirs.save_pretrained(tmp_path)
     ours, batch = zoo.load(tmp_path), ragged(30)
     del batch["decoder_input_ids"]

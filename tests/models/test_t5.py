@@ -191,6 +191,15 @@ def test_overflow_in_float16_is_an_error(tmp_path):
     assert found.shape[1] <= 4
 
 
+def test_loading_in_float16_says_that_it_may_overflow(tmp_path, capsys):
+    peer(tmp_path, "t5")
+    assert "can exceed the range of float16" in zoo.load(tmp_path, dtype=torch.float16).load_report.notes[0]
+    assert "load it with dtype=torch.bfloat16" in capsys.readouterr().err
+    assert not zoo.load(tmp_path, dtype=torch.bfloat16).load_report.notes
+    zoo.save(zoo.load(tmp_path, dtype=torch.float16), tmp_path / "half")
+    assert zoo.load(tmp_path / "half").load_report.notes, "the type of the file counts, too"
+
+
 def test_the_cross_attention_has_no_biases(tmp_path):
     """The order of the encoder's states is nothing that the decoder sees."""
     peer(tmp_path, "t5")

@@ -21,7 +21,7 @@ from zoo.checkpoints.hub import locate
 from zoo.checkpoints.resize import fit_patches
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
-from zoo.models.load_report import LoadReport
+from zoo.models.load_report import LoadReport, float16_notes
 from zoo.models.mapping.config_keys import differences
 from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
@@ -82,8 +82,7 @@ def load(
     folder = path.parent if path.suffix == ".json" else path
 
     def read() -> Model:
-        checkpoint = _describe(path, selection)
-        return _load(checkpoint, str(source), num_classes, labels, dtype, device, overrides)
+        return _load(_describe(path, selection), str(source), num_classes, labels, dtype, device, overrides)
 
     model = read_folder(folder, read)
     if not model.load_report.plain:
@@ -123,6 +122,7 @@ def _load(
     if dtype is None:
         report.notes += to_one_float_type(tensors)
     model = _assign(model, tensors, report, dtype, device)
+    report.notes += float16_notes(model)
     _set_metadata(model, checkpoint, labels, report)
     return model.eval()
 

@@ -9,7 +9,15 @@ from typing import Any, cast
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.checkpoints.formats import extra_files, native, open_clip, sentence_transformers, timm, transformers
+from zoo.checkpoints.formats import (
+    extra_files,
+    generation_config,
+    native,
+    open_clip,
+    sentence_transformers,
+    timm,
+    transformers,
+)
 from zoo.checkpoints.golden import RECORD, description, golden
 from zoo.checkpoints.onnx.export import write as write_onnx
 from zoo.checkpoints.resize import fit_patches
@@ -214,6 +222,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         files |= model.preprocess.transformers_files()
     if format == "transformers":
         files |= extra_files.for_export(dict(model.extra_files), model.config.head)
+        if generation := generation_config.for_export(model, model.extra_files.get(generation_config.FILE)):
+            files[generation_config.FILE] = generation
     if isinstance(mapping, MultiTowerMapping):
         files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":

@@ -63,6 +63,7 @@ class Model(TimmNames, nn.Module):
     load_report: Any = None
     extra_files: Mapping[str, str] = MappingProxyType({})
     other_files: Sequence[str] = ()
+    overflows_in_float16: ClassVar[bool] = False  # whether hidden states of published models exceed its range
     drop_padding: bool = True
     lengths_checked: bool = False  # whether those of a batch on a GPU were
     _labels: list[str] | None = None

@@ -258,6 +258,11 @@ class EncoderDecoder(Model):
             self.decoder.tokens(decoder_input_ids, positions), context, keep=decoder_attention_mask, state=state
         )
 
+    @staticmethod
+    def never_generated(config: Any) -> tuple[int, ...]:
+        """The tokens that `zoo.generate` never writes with a model of this config."""
+        return ()
+
     def source_tokenizer(self, tokenizer: Any, options: dict[str, Any]) -> Any:
         """The tokenizer of the source texts of `zoo.generate`, None for `model.preprocess`; `tokenizer`: the caller's.
 

@@ -1,6 +1,9 @@
 """Report of how the tensors of a checkpoint were loaded."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from zoo.utils import renamed
 from zoo.utils.escape import printable
@@ -39,3 +42,11 @@ class LoadReport:
 def listed(names: list[str], most: int = 8) -> str:
     """The first `most` names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def float16_notes(model: Any) -> list[str]:
+    """Says for a model in float16 that its family's hidden states may exceed the range of that type."""
+    if not (model.overflows_in_float16 and model.dtype is torch.float16):
+        return []
+    return [f"the sums in the layers of {model.family} can exceed the range of float16, and its outputs can be NaN: "
+            "load it with dtype=torch.bfloat16 or torch.float32"]  # fmt: skip

@@ -47,6 +47,11 @@ def language_id(processor: Any, code: str, option: str) -> int:
     return found
 
 
+def is_language(processor: TextProcessor, number: int) -> bool:
+    """Whether an id is the code of a language."""
+    return LANGUAGE.fullmatch(processor.backend.id_to_token(number) or "") is not None
+
+
 def with_language(processor: TextProcessor, code: str, option: str = "src_lang") -> TextProcessor:
     """The processor of texts in another language, such as "de_DE", as transformers' `tokenizer.src_lang = "de_DE"`.
 

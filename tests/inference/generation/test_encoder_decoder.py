@@ -1,5 +1,7 @@
 """Generation with encoder-decoder models: tokens equal to those of transformers, texts, drafts, errors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peers import randomize
@@ -7,6 +9,7 @@ from torch import Tensor
 
 import zoo
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.preprocessing.tokenizer_training import train
 
 TINY = dict(
     vocab_size=60, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=2,
@@ -133,3 +136,18 @@ def test_what_is_refused():
         zoo.generate(zoo.create_model("bart_nano", decoder_start_token_id=None), ids)
     with pytest.raises(TypeError, match="encoder-decoder models only"):
         zoo.generate(zoo.create_model("gpt_nano"), ids, decoder_input_ids=ids)
+
+
+def test_texts_that_do_not_fit_are_named():
+    model = zoo.create_model("bart_nano", seed=0)
+    model.preprocess = replace(train("wordpiece", ["a b c d e"], 90, max_length=128), types=False)
+    with pytest.raises(ValueError, match=r"text 1 has 302 tokens, expected at most max_length=128: truncate it"):
+        zoo.generate(model, ["a b", "c " * 300])
+    with pytest.raises(ValueError, match="text 2 is empty"):
+        zoo.generate(model, ["a b", "c", ""])
+    cut = model.preprocess(["a b", "c " * 300], truncate="cut")
+    assert len(zoo.generate(model, **cut, max_new_tokens=2)) == 2
+    small = zoo.create_model("bart_nano", seed=0, vocab_size=6)
+    small.preprocess = model.preprocess
+    with pytest.raises(ValueError, match="out of range: expected 0 to 5; use the tokenizer of this model"):
+        zoo.generate(small, "a b")

@@ -6,7 +6,13 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from zoo.checkpoints.formats import feature_extractor, sentence_transformers, tokenizer, transformers_multi_tower
+from zoo.checkpoints.formats import (
+    feature_extractor,
+    generation_config,
+    sentence_transformers,
+    tokenizer,
+    transformers_multi_tower,
+)
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.labels import names_of_rows
 from zoo.models.base import Model
@@ -27,8 +33,12 @@ PROJ = "head.proj.weight"  # our classifier, whose rows are the classes
 def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoint:
     """Read a folder of transformers. weights: instead of those in the folder."""
     file = folder / "config.json"
-    values = read_json(file) | _ends(folder)
+    values, generation = read_json(file), generation_config.read(folder)
     family, mapping, architecture = _kind(values, file)
+    if "decoder_start_token_id" in family.config.names():
+        values = generation_config.with_ids(values, generation)
+    elif generation and "eos_token_id" in generation:  # it takes precedence, as in transformers
+        values["eos_token_id"] = generation["eos_token_id"]
     refuse_quantized(values, file)
     if isinstance(mapping, MultiTowerMapping):
         return transformers_multi_tower.read(folder, values, family, mapping)
@@ -42,6 +52,7 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
             f"the layers after the transformer in modules.json of sentence-transformers are not supported for "
             f"{mapping.name} models: the model has head={config.head!r}"
         )
+    notes += generation_config.notes(values, generation, family, config)
     labels, more = _labels(values, config, file)
     return Checkpoint(
         path=folder,
@@ -56,13 +67,6 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
         architecture=architecture,
         notes=notes + more,
     )
-
-
-def _ends(folder: Path) -> dict[str, Any]:
-    """The eos_token_id of generation_config.json, which takes precedence over config.json, as in transformers."""
-    file = folder / "generation_config.json"
-    ids = read_json(file).get("eos_token_id") if file.is_file() else None
-    return {} if ids is None else {"eos_token_id": ids}
 
 
 def _kind(values: Mapping[str, Any], file: Path) -> tuple[Family, CheckpointMapping, str]:

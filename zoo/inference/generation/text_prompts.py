@@ -69,14 +69,21 @@ def encode_sources(model: Any, texts: Any, mask: Tensor | None, tokenizer: Any) 
 
 def encode_texts(model: Any, texts: list[str], tokenizer: Any, is_one: bool) -> TextPrompts:
     """Texts as tokens of a processor, of a tokenizers.Tokenizer or of one of transformers."""
-    found = tokenizer_of(model, tokenizer)
-    rows = [encoded(found, text) for text in texts]
+    rows = rows_of(tokenizer_of(model, tokenizer), texts)
     if "" in texts or not all(rows):
         raise ValueError("the prompt is empty: expected at least one word")
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return TextPrompts(ids, mask, texts, is_one)
+
+
+def rows_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The ids of each text; all at once with a processor, whose errors say which text is meant."""
+    if not (isinstance(tokenizer, TextProcessor) and tokenizer.mask):
+        return [encoded(tokenizer, text) for text in texts]
+    batch = tokenizer(texts)
+    return [ids[keep.bool()].tolist() for ids, keep in zip(batch["input_ids"], batch["attention_mask"])]
 
 
 def is_conversation(value: Any) -> bool:

@@ -15,7 +15,7 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead
 from zoo.nn.lengths import AnyLengths
-from zoo.preprocessing.mbart import language_id, with_language
+from zoo.preprocessing.mbart import is_language, language_id, with_language
 
 ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 
@@ -124,13 +124,14 @@ class Bart(EncoderDecoder):
         **options: Any,
     ) -> tuple[dict[str, Any], GenerationStart]:
         """See EncoderDecoder. tgt_lang: of mBART, such as "ro_RO": the decoder begins with its code, after the start
-        token where the config has one. Raises ValueError for a language that the tokenizer does not have.
+        token where the config has one that is not itself the code of a language. Raises ValueError for a language that
+        the tokenizer does not have.
         """
         check_language_options(options)
         if tgt_lang is not None and decoder_input_ids is None and batch["input_ids"] is not None:
             code, start = language_id(self.preprocess, tgt_lang, "tgt_lang"), self.config.decoder_start_token_id
-            first = [code] if start is None else [start, code]
-            if start is not None and self.config.forced_bos_token_id not in (None, code):
+            first = [code] if start is None or is_language(self.preprocess, start) else [start, code]
+            if len(first) > 1 and self.config.forced_bos_token_id not in (None, code):
                 raise ValueError(
                     f"tgt_lang={tgt_lang!r}: every text of this model begins with the token "
                     f"{self.config.forced_bos_token_id}, its forced_bos_token_id"

@@ -87,13 +87,18 @@ class Marian(EncoderDecoder):
             return None
         return LMHead(c.width, c.output_size, self.tokens.word if c.tie_word_embeddings else None, fixed_bias=True)
 
+    @staticmethod
+    def never_generated(config: Any) -> tuple[int, ...]:
+        """See EncoderDecoder; padding, of which the scores say nothing."""
+        return () if config.pad_token_id is None else (config.pad_token_id,)
+
     def generation_start(
         self, batch: Mapping[str, Any], decoder_input_ids: Tensor | None = None, **options: Any
     ) -> tuple[dict[str, Any], GenerationStart]:
-        """See EncoderDecoder; padding, of which the scores say nothing, is never generated."""
+        """See EncoderDecoder."""
         inputs, start = super().generation_start(batch, decoder_input_ids, **options)
-        pad = self.config.pad_token_id
-        return inputs, start if pad is None else replace(start, processors=[*start.processors, NeverToken(pad)])
+        never = [NeverToken(token) for token in self.never_generated(self.config)]
+        return inputs, replace(start, processors=[*start.processors, *never])
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class T5Head(LMHead):
 class T5(EncoderDecoder):
     """T5; see EncoderDecoder. No layer has biases, and q . k is not scaled."""
 
+    overflows_in_float16 = True
     encoder: T5Side
     decoder: T5Side | None
 
