@@ -9,6 +9,8 @@ import torch
 from seq2seq_files import seq2seq_folder
 
 import zoo
+from zoo.data import ParallelDataModule, ParallelTextSettings, load_parallel_texts
+from zoo.data.keyed_batches import Keys
 from zoo.preprocessing.marian import MarianProcessor, marian_backend
 
 transformers = pytest.importorskip("transformers")
@@ -150,3 +152,18 @@ def test_without_the_package_the_model_loads_and_texts_raise(folder, monkeypatch
 def test_a_tokenizer_of_something_else_is_refused():
     with pytest.raises(zoo.LoadError, match="not a tokenizer of Marian"):
         marian_backend("{}", "source")
+
+
+def test_targets_of_training_are_tokenized_as_targets(folder, tmp_path):
+    files = {"train.en": ENGLISH, "train.de": GERMAN}
+    for name, lines in files.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pairs = load_parallel_texts(ParallelTextSettings(name=f"{tmp_path}/train.en,{tmp_path}/train.de"), seed=0)
+    data = ParallelDataModule(pairs, zoo.load(folder).preprocess, 2)
+    theirs = transformers.MarianTokenizer.from_pretrained(folder)
+    batch = data.train.__getitems__(Keys([0, 1], 0))
+    for row in range(2):
+        source, target = pairs.train.sources[row], pairs.train.targets[row]
+        assert batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist() == ids_of(theirs, source)
+        labels = batch["labels"][row]
+        assert labels[labels != -100].tolist() == ids_of(theirs, None, text_target=target)

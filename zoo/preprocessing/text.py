@@ -1,7 +1,6 @@
 """Text preprocessing: the `tokenizer.json` of a checkpoint as one frozen dataclass that is saved with the model.
 
-The `tokenizers` library does the work. On top of it, texts are never truncated silently, a tokenizer must fit its
-model, and the padding and truncation settings of the file are ignored.
+Beyond `tokenizers`: no text is truncated silently, a tokenizer fits its model, and padding settings are ignored.
 """
 
 import warnings
@@ -128,6 +127,10 @@ class TextProcessor:
     def encode(self, text: Text) -> list[int]:
         """The ids of one text, including special tokens."""
         return self(text)["input_ids"][0].tolist()
+
+    def for_targets(self) -> "TextProcessor":
+        """The processor of texts that a decoder is trained to write; subclasses may tokenize them differently."""
+        return self
 
     def decode(self, ids: Tensor | Sequence[int], *, skip_special: bool = True) -> str:
         """The text of token ids [N]. Raises ValueError for negative ids, such as the -100 of labels without a loss."""
@@ -345,8 +348,7 @@ def encode_batch(backend: "Tokenizer", texts: Sequence[Text], **options: Any) ->
 
 
 def _short(text: Text) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:60]} ..."
+    return shown if len(shown := repr(text)) <= 60 else f"{shown[:60]} ..."
 
 
 @lru_cache(maxsize=16)
@@ -373,9 +375,9 @@ def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenize
 
     try:
         return Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except BaseException as error:  # the library has no class of its own, and a panic of Rust is not an Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise LoadError(f"{file} is damaged, or not a file of a tokenizer: {error}") from None
 
 

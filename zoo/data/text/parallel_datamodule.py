@@ -45,7 +45,7 @@ class ParallelDataModule(KeyedDataModule):
 
     Args:
         splits: Dataset splits from `load_parallel_texts`.
-        preprocess: Tokenizer of the model, `model.preprocess`, for source and target texts.
+        preprocess: Tokenizer of the model, `model.preprocess`, for source texts; its `for_targets()` for target texts.
         batch_size: Pairs per optimizer step, summed over all devices and accumulation steps.
         max_source_length: Maximum number of tokens of a source text; 0 is that of the tokenizer.
         max_target_length: Maximum number of tokens of a target text; 0 is that of the tokenizer.
@@ -58,7 +58,8 @@ class ParallelDataModule(KeyedDataModule):
     def __init__(self, splits: Splits[ParallelTexts], preprocess: TextProcessor, batch_size: int = 32, *,
                  max_source_length: int = 0, max_target_length: int = 0, truncate: Truncate | None = None,
                  group_by_length: bool = True, **options: Any) -> None:  # fmt: skip
-        of_targets = replace(preprocess, max_length=max_target_length or preprocess.max_length)
+        own = preprocess.for_targets()
+        of_targets = replace(own, max_length=max_target_length or own.max_length)
         how = truncate or preprocess.truncate
 
         def tokens(part: ParallelTexts, training: bool) -> ParallelTokens:
