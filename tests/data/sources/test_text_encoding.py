@@ -1,7 +1,6 @@
 """Encodings of text files: by mark, UTF-8, guessed for older programs, and what cannot be decoded."""
 
 import codecs
-from types import SimpleNamespace
 
 import pytest
 
@@ -45,16 +44,127 @@ def test_superscripts_are_not_letters() -> None:
     assert decode_text(text.encode("cp1252"), "a.csv").text == text
 
 
-def test_an_encoding_that_puts_signs_into_words_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matches that charset-normalizer gave for 600 German reviews with prices: mac_roman has the least disorder."""
-    matches = [
-        SimpleNamespace(encoding="mac_roman", chaos=0.13, coherence=0.56, could_be_from_charset=["mac_roman"]),
-        SimpleNamespace(encoding="cp1250", chaos=0.17, coherence=0.60, could_be_from_charset=["cp1250", "cp1252"]),
-    ]
-    monkeypatch.setattr("charset_normalizer.from_bytes", lambda *args, **kwargs: matches)
+def test_an_encoding_that_puts_signs_into_words_is_no_candidate() -> None:
     text = "Kommentar;Note\nschöne Küche und trübe Soße, 34,61 €;1\n"
     found = decode_text(text.encode("cp1252"), "a.csv")
     assert (found.encoding, found.text) == ("cp1252", text)
+
+
+SENTENCES = {
+    "Czech": [
+        "Příliš žluťoučký kůň úpěl ďábelské ódy",
+        "Film se mi velmi líbil, herci byli skvělí",
+        "Už nikdy víc, ztráta času",
+    ],
+    "Polish": [
+        "Bardzo dobry film, polecam każdemu",
+        "Książka jest świetna, choć trochę za długa",
+        "Źle się to czyta, nie będę polecać",
+    ],
+    "Hungarian": [
+        "Nagyon jó film, mindenkinek ajánlom",
+        "A főszereplő gyönyörűen játszik",
+        "Szörnyű volt, két óra időpocsékolás",
+    ],
+    "Slovak": [
+        "Výborná kniha, vrelo odporúčam všetkým",
+        "Žiaľ, príbeh je veľmi nudný a dlhý",
+        "Herci boli skvelí, ešte raz by som šiel",
+    ],
+    "Croatian": [
+        "Izvrstan film, preporučujem svima",
+        "Knjiga je dosadna i predugačka, nažalost",
+        "Još ću ga pogledati sljedeći tjedan",
+    ],
+    "Slovenian": [
+        "Odličen film, priporočam vsem",
+        "Knjiga je žal dolgočasna in predolga",
+        "Še enkrat bi si ga ogledal z veseljem",
+    ],
+    "Romanian": [
+        "Un film foarte bun, îl recomand tuturor",
+        "Cartea este plăcută, dar puţin cam lungă",
+        "Nu mi-a plăcut deloc, o pierdere de vreme şi bani",
+    ],
+    "Turkish": [
+        "Çok güzel bir film, herkese tavsiye ederim",
+        "Kitap sıkıcı ve gereğinden uzun",
+        "İyi oyunculuk, kötü senaryo, yazık olmuş",
+    ],
+    "Lithuanian": [
+        "Labai geras filmas, rekomenduoju visiems",
+        "Knyga nuobodi ir per ilga, bet graži",
+        "Aktoriai puikiai vaidina, žiūrėčiau dar sykį",
+    ],
+    "Hebrew": [
+        "סרט טוב מאוד, מומלץ לכולם, אראה אותו שוב עם הילדים",
+        "הספר משעמם וארוך מדי",
+        "השחקנים היו נהדרים, אצפה בו שוב",
+    ],
+    "Arabic": ["فيلم جيد جدا أنصح به الجميع", "الكتاب ممل وطويل", "كان الممثلون رائعين وسأشاهده مرة أخرى"],
+    "Greek": ["Πολύ καλή ταινία, τη συνιστώ σε όλους", "Το βιβλίο είναι βαρετό και μεγάλο"],
+    "Russian": ["Очень хороший фильм, советую всем", "Книга скучная и слишком длинная"],
+    "Ukrainian": ["Дуже гарний фільм, раджу всім", "Книга нудна й надто довга, шкода її читати"],
+    "German": [
+        "Sehr schöner Film, für alle geeignet",
+        "Das Buch ist öde und viel zu lang",
+        "Großartige Schauspieler, würde ich wieder ansehen",
+    ],
+    "French": [
+        "Très bon film, à voir absolument",
+        "Le livre est ennuyeux et trop long, hélas",
+        "Où est passée l’intrigue ? Ça déçoit",
+    ],
+    "Spanish": [
+        "Muy buena película, la recomiendo a todos",
+        "¿Por qué es tan aburrido? ¡Qué lástima!",
+        "Los niños se durmieron, mañana devuelvo el libro",
+    ],
+    "Portuguese": ["Um filme muito bom, recomendo a todos, não percam", "A história é fraca e a duração, excessiva"],
+    "Italian": ["È un bel film, perché no", "Il libro è noioso e così lungo, però utile"],
+    "Finnish": ["Erittäin hyvä elokuva, suosittelen kaikille", "Kirja on tylsä ja liian pitkä, ääni särisi"],
+    "Swedish": ["Mycket bra film, jag såg den två gånger", "Boken är tråkig och på tok för lång"],
+    "Icelandic": ["Mjög góð mynd, ég mæli með henni við alla", "Bókin er leiðinleg og allt of löng, því miður"],
+}
+WRITTEN_IN = {
+    "cp1250": "Czech Polish Hungarian Slovak Croatian Slovenian Romanian",
+    "iso8859_2": "Czech Polish Hungarian Slovak Croatian Slovenian Romanian",
+    "cp1252": "German French Spanish Portuguese Italian Finnish Swedish Icelandic",
+    "mac_roman": "German French Spanish Portuguese", "cp850": "German French Spanish Portuguese",
+    "cp1251": "Russian Ukrainian", "koi8_r": "Russian", "cp1253": "Greek", "cp1254": "Turkish", "cp1255": "Hebrew",
+    "cp1256": "Arabic", "cp1257": "Lithuanian",
+}  # fmt: skip
+PAIRS = [(encoding, language) for encoding, languages in WRITTEN_IN.items() for language in languages.split()]
+
+
+@pytest.mark.parametrize(("encoding", "language"), PAIRS)
+def test_the_words_of_each_language_decide(encoding: str, language: str) -> None:
+    """The text counts: encodings that have the same letters at the same places are as good as each other."""
+    text = "text;label\n" + "".join(f"{line};{i}\n" for i, line in enumerate(SENTENCES[language]))
+    raw = text.replace("’", "'" if encoding == "cp850" else "’").encode(encoding)
+    assert decode_text(raw, "reviews.csv").text == raw.decode(encoding)
+
+
+@pytest.mark.parametrize(
+    "language",
+    [language for name, language in PAIRS if name in ("cp1250", "cp1252", "cp1255") and language != "Slovenian"],
+)
+def test_single_lines(language: str) -> None:
+    for line in SENTENCES[language]:
+        encoding = next(name for name, languages in WRITTEN_IN.items() if language in languages)
+        assert decode_text(line.encode(encoding), "a.txt").text == line
+
+
+def test_a_sentence_with_the_controls_of_iso_8859_is_not_in_it() -> None:
+    line = "Już źle się śpi, może później"  # with 0x9c and 0x9f, controls of ISO 8859-2
+    assert decode_text(line.encode("cp1250"), "a").encoding == "cp1250"
+    assert decode_text(line.encode("iso8859_2"), "a").encoding == "iso8859_2"
+
+
+def test_english_words_do_not_outweigh_the_letters_of_other_scripts() -> None:
+    text = "url;comment\n" + "https://example.org/reviews/list.html;Очень хороший фильм\n" * 3
+    assert decode_text(text.encode("cp1251"), "a.csv").encoding == "cp1251"
+    assert decode_text("è un bel film".encode("cp1252"), "a").encoding == "cp1252"  # a word of Russian in cp1251
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [

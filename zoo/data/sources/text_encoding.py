@@ -3,14 +3,13 @@
 import codecs
 import re
 from dataclasses import dataclass
-from itertools import groupby
 
+from zoo.data.sources.letter_frequencies import likely_encoding
 from zoo.utils.errors import DataError
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
-_LATIN = ["cp1252", "cp1250", "cp1254", "mac_roman", "cp850"]
-_OTHERS = ["cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "cp949"]
+_CHINESE_AND_KOREAN = ["gb18030", "big5", "cp949"]
 _SAMPLE = 1 << 16  # bytes of the lines that the guess looks at
 _HIGH = re.compile(rb"[\x80-\xff]")
 _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
@@ -99,8 +98,8 @@ def _utf16_without_mark(raw: bytes) -> str:
 def _guess(raw: bytes) -> str:
     """An encoding of older programs, e.g. cp1252; empty if the bytes are rather damaged UTF-8, or fit to none.
 
-    charset-normalizer compares the encodings. It sees the lines with characters other than ASCII alone, since a few
-    accents in an English table weigh too little; and encodings of one script, since short texts fit to all.
+    Encodings with one byte for each letter are compared by `likely_encoding`; those of Chinese and Korean, whose
+    letters are too many for that, by charset-normalizer.
     """
     from charset_normalizer import from_bytes
 
@@ -110,27 +109,22 @@ def _guess(raw: bytes) -> str:
         return ""
     lines = dict.fromkeys(line for line in re.split(rb"[\r\n]+", raw) if _HIGH.search(line))
     sample = b"\n".join(lines)[:_SAMPLE]
-    latin = len(_ALONE.findall(sample)) > 0.5 * len(_HIGH.findall(sample))
     if _TYPOGRAPHIC.fullmatch(sample.decode("cp1252", errors="replace")):
         return "cp1252"
-    if not latin and (name := _japanese(sample)):
+    alone = len(_ALONE.findall(sample)) > 0.5 * len(_HIGH.findall(sample))  # as accents are in words of Latin letters
+    if name := ("" if alone else _japanese(raw, sample)) or likely_encoding(sample, raw):
         return name
-    found = from_bytes(sample, cp_isolation=_LATIN if latin else _OTHERS, threshold=0.6)
-    matches = [match for match in found if _is_plausible(raw, sample, match.encoding)]  # before one of them is the best
-    best = [match for match in matches if match.chaos <= matches[0].chaos]
-    for _, group in groupby(best, lambda match: match.coherence):
-        names = [name for match in group for name in match.could_be_from_charset]
-        for name in (["cp1252"] if latin else []) + names:
-            if name in names and _is_plausible(raw, sample, name):
-                return name
+    for match in from_bytes(sample, cp_isolation=_CHINESE_AND_KOREAN, threshold=0.6):
+        if _is_plausible(raw, sample, match.encoding):
+            return match.encoding
     return ""
 
 
-def _japanese(sample: bytes) -> str:
+def _japanese(raw: bytes, sample: bytes) -> str:
     """The Japanese encoding that gives kana, which charset-normalizer takes for Korean or Chinese; else empty."""
     for name in ("cp932", "euc_jp"):
         text = sample.decode(name, errors="replace")
-        if len(_KANA.findall(text)) > 0.2 * sum(1 for c in text if c > "\x7f"):
+        if len(_KANA.findall(text)) > 0.2 * sum(1 for c in text if c > "\x7f") and _is_plausible(raw, sample, name):
             return name
     return ""
 
