@@ -84,6 +84,8 @@ def test_other_models_that_no_library_can_express() -> None:
     assert export_problem(zoo.create_model("vit_cifar_tiny", stem="patch", **sizes)) is None
     text = zoo.create_model("bert_tiny", vocab_size=40, head="classify", attention="performer", **sizes)
     assert "cannot express attention='performer'. It can express attention='softmax'" in str(export_problem(text))
+    translator = zoo.create_model("transformer_small", vocab_size=20, width=16, depth=1)
+    assert export_problem(translator) == "no other library has models of the family 'transformer'"
     tower = {"depth": 1, "width": 16, "heads": 2}
     pair = zoo.contrast(image={"name": "vit_cifar_tiny"} | tower, text={"name": "bert_tiny", "vocab_size": 40} | tower)
     assert export_problem(pair)

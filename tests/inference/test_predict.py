@@ -9,6 +9,7 @@ from PIL import Image
 from text_peers import SENTENCES, text_folder
 
 import zoo
+from zoo.inference.predictor import Report
 from zoo.preprocessing.image import ImageProcessor
 
 
@@ -228,3 +229,11 @@ def test_options_that_are_not_known(texts_model, options, said):
 def test_truncation_is_for_texts(model):
     with pytest.raises(ValueError, match="is for texts, and the model takes pixel_values"):
         zoo.predict(model, picture(0), truncation=True)
+
+
+def test_counts_in_messages_have_commas_for_thousands() -> None:
+    report = Report(inputs=9613, truncated=1002, first=("text 7", 1200), failed=2, failures=["a", "b"], max_length=40)
+    assert report.messages() == [
+        "1,002 of 9,613 texts are truncated to max_length=40 tokens: the first is text 7 with 1,200 tokens",
+        "2 of 9,613 inputs are labeled with their error: a; b",
+    ]

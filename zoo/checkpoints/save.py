@@ -183,7 +183,7 @@ def export_problem(model: Model) -> str | None:
             return None
         except ValueError as error:
             problems.append(str(error))
-    return min(problems, key=len, default=f"no other library has {model.family} models")
+    return min(problems, key=len, default=f"no other library has models of the family {model.family!r}")
 
 
 def _target_family(model: Model) -> Family:

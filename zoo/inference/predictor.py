@@ -82,13 +82,13 @@ class Report:
         if self.truncated:
             name, tokens = self.first
             found.append(
-                f"{self.truncated} of {self.inputs} texts are truncated to max_length={self.max_length} tokens: the "
-                f"first is {name} with {tokens} tokens"
+                f"{self.truncated:,} of {self.inputs:,} texts are truncated to max_length={self.max_length} tokens: "
+                f"the first is {name} with {tokens:,} tokens"
             )
         if self.failed:
             what = "skipped" if self.on_error == "skip" else "labeled with their error"
             found.append(
-                f"{self.failed} of {self.inputs} inputs are {what}: {'; '.join(self.failures)}"
+                f"{self.failed:,} of {self.inputs:,} inputs are {what}: {'; '.join(self.failures)}"
                 f"{' ...' * (self.failed > len(self.failures))}"
             )
         return found

@@ -188,8 +188,8 @@ class TextProcessor:
                 raise encoding
         if long and self.truncate == "warn":
             index, tokens = next(iter(long.items()))
-            message = f"{noun} {index} has {tokens} tokens, expected at most max_length={self.max_length}"
-            warnings.warn(f"{message}; {len(long)} of {len(batch)} {noun}s are truncated", stacklevel=4)
+            message = f"{noun} {index} has {tokens:,} tokens, expected at most max_length={self.max_length}"
+            warnings.warn(f"{message}; {len(long):,} of {len(batch):,} {noun}s are truncated", stacklevel=4)
         return cast("list[Encoding]", found)
 
     def encode_each(
