@@ -1,5 +1,6 @@
 """Alignments of words: cross-attention of tokens merged into words of both texts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ def model() -> Model:
     )
     made.preprocess = tokens
     return made.eval()
+
+
+def test_truncated_texts_are_aligned_by_the_words_that_the_model_reads(model: Model) -> None:
+    tokens = model.preprocess
+    model.preprocess = replace(tokens, max_length=8, truncate="cut")
+    try:
+        found = align_words(model, "the cat " * 20, "die Katze " * 20)
+    finally:
+        model.preprocess = tokens
+    assert found.source[:2] == ["the", "cat"] and 2 <= len(found.source) < 8
+    assert found.weights.shape == (len(found.target), len(found.source))
 
 
 def test_tokens_are_merged_into_words(model: Model) -> None:

@@ -65,8 +65,8 @@ def align_words(model: Any, source: str, target: str, *, layers: Layers = "decod
     with eval_mode(model), torch.no_grad(), capture(model, layers=layers, reduce=lambda w: w.mean(1)) as maps:
         model(**{name: value.to(device) for name, value in inputs.items() if name in model.inputs})
     weights = torch.stack(list(maps.values())).mean(0)[0].float().cpu()  # [T, N] of tokens
-    encode = model.preprocess.backend.encode
-    of_source, of_target = (words_of(text, encode(text)) for text in (source, target))
+    encoded, _ = model.preprocess.encode_each([source, target])  # truncated, as the model got them
+    of_source, of_target = map(words_of, (source, target), encoded)
     columns = torch.stack([weights[:, tokens].sum(1) for _, tokens in of_source], 1)
     rows = torch.stack([columns[tokens].mean(0) for _, tokens in of_target])
     rows = rows / rows.sum(1, keepdim=True).clamp(min=1e-12)
