@@ -19,7 +19,7 @@ from zoo.inference.optimized_parts import (
     parts_of,
     row_counts,
 )
-from zoo.inference.packed_linear import KERNELS, GatedLinear
+from zoo.inference.packed_linear import KERNELS, GatedLinear, OneDNNLinear, TransposedLinear
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
 from zoo.nn.frontends.waveform import ConvPositions
@@ -262,3 +262,17 @@ def test_a_gpu_measures_one_large_number_of_rows():
     for is_cuda, many in ((True, (4096,)), (False, (8, 64, 512))):
         weight = SimpleNamespace(is_cuda=is_cuda)
         assert row_counts(weight, "many") == many and row_counts(weight, "one") == (1,)
+
+
+def test_the_encoder_of_an_encoder_decoder_computes_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rows="one" is for the decoder; the source is read at once, also by the keys and values of cross-attention."""
+    fastest(monkeypatch, "onednn", "transposed")
+    model = zoo.create_model("bart_nano", seed=0, vocab_size=61).eval()
+    fast = zoo.optimize(model, rows="one")
+    block = fast.decoder.blocks[0]
+    many = [fast.encoder.blocks[0].mixer.out, fast.encoder.blocks[0].mlp.down, block.cross.k, block.cross.v]
+    assert {type(module) for module in many} == {OneDNNLinear}
+    assert {type(module) for module in (block.cross.q, block.cross.out, block.mlp.down)} == {TransposedLinear}
+    batch = {"input_ids": torch.randint(4, 61, (1, 9)), "decoder_input_ids": torch.randint(4, 61, (1, 3))}
+    torch.testing.assert_close(fast(**batch), model(**batch).detach(), atol=1e-5, rtol=1e-5)
+    assert not any("of the source" in key for key in zoo.optimize(model).optimize_report.choices)

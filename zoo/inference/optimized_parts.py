@@ -4,7 +4,7 @@ A `Part` is data: the candidates that give its numbers, in order of preference, 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from zoo.inference.packed_linear import KERNELS, GatedLinear, Rows
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.frontends.image import PatchEmbedding
@@ -60,21 +61,26 @@ def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
     """The parts of a model, and the names of its linear layers that cannot be replaced."""
     parts: list[Part] = []
     inside: set[nn.Module] = set()  # linear layers that belong to a larger part
+    of_source = model.source_modules() if rows == "one" and isinstance(model, EncoderDecoder) else set()
+
+    def rows_of(module: nn.Module) -> Rows:
+        return "many" if module in of_source else rows  # an encoder reads all tokens of its text at once
+
     for module in list(model.modules()):
         if isinstance(module, Block) and type(module.mixer) is Attention:  # cross-attention has two inputs
             projections = [module.mixer.q, module.mixer.k, module.mixer.v]
             own_forward = "forward" in vars(module.mixer)  # which may call the projections
             if all(map(is_plain_linear, projections)) and not own_forward and not inside.intersection(projections):
-                parts.append(attention_part(module.mixer, rows))
+                parts.append(attention_part(module.mixer, rows_of(module)))
                 inside |= set(projections)
         elif type(module) is MLP:
             first = module.up if module.gate is None else module.gate
             own_forward = "forward" in vars(module)
             if module.gate is not None and is_joinable(module.gate, module.up) and not own_forward:
-                parts.append(gated_part(module, rows))
+                parts.append(gated_part(module, rows_of(module)))
                 inside |= {module.gate, module.up}
             elif is_plain_linear(first):
-                parts.append(linear_part(first, partial(set_first, module), rows, module.act_name))
+                parts.append(linear_part(first, partial(set_first, module), rows_of(module), module.act_name))
                 inside.add(first)
         elif isinstance(module, PatchEmbedding) and is_plain_patch_projection(module.proj):
             parts.append(patches_part(module, rows))
@@ -86,9 +92,12 @@ def parts_of(model: nn.Module, rows: Rows) -> tuple[list[Part], list[str]]:
     for name, module in list(model.named_modules()):
         for key, child in list(module.named_children()):
             if is_plain_linear(child) and child not in inside:
-                parts.append(linear_part(child, partial(setattr, module, key), rows))
+                parts.append(linear_part(child, partial(setattr, module, key), rows_of(child)))
             elif isinstance(child, nn.Linear) and not is_plain_linear(child):
                 unoptimized.append(f"{name}.{key}" if name else key)
+    if of_source:  # layers of the same size are chosen for one row and for many
+        many = row_counts(next(model.parameters()), "many")
+        parts = [replace(part, key=f"{part.key}, of the source") if part.row_counts == many else part for part in parts]
     return parts, unoptimized
 
 

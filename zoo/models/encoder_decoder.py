@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.text import TextConfig, check_shapes, last_real
 from zoo.models.tracing import trace_error
+from zoo.nn.attention import Attention
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core
@@ -155,6 +157,13 @@ class EncoderDecoder(Model):
     def tokens(self) -> Any:
         """The front end of the decoder, whose vocabulary is that of the head."""
         return self.encoder.tokens if self.decoder is None else self.decoder.tokens
+
+    def source_modules(self) -> set[nn.Module]:
+        """The modules that compute all tokens of the source at once, also while the decoder reads one token at a time:
+        the encoder, and the keys and values of cross-attention."""
+        crosses = [] if self.decoder is None else [getattr(block, "cross", None) for block in self.decoder.modules()]
+        keys_and_values = [(cross.k, cross.v) for cross in crosses if isinstance(cross, Attention)]
+        return {*self.encoder.modules(), *chain.from_iterable(keys_and_values)}
 
     def encoder_context(self, positions: Tensor) -> Context:
         """Masks and biases of the encoder for tokens at `positions` [N] or [B, N]."""
@@ -307,6 +316,7 @@ class EncoderDecoder(Model):
         assert self.decoder is not None
         like = self.tokens.word.weight
         layers = self.decoder.blocks.new_state(len(memory), capacity or 64, like)
+        memory = memory.to(like.dtype)  # an optimized encoder returns float32
         return EncoderDecoderState(layers, memory, None if memory_mask is None else real_tokens(memory_mask))
 
     def decode(

@@ -256,7 +256,7 @@ class LMHead(nn.Module):
         return x
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.proj(x)
+        return self.proj(self.features(x))
 
 
 class MaskedLMHead(LMHead):

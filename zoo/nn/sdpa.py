@@ -93,13 +93,17 @@ def attend(
     return y if fully_masked is None else y.masked_fill(fully_masked, 0.0)
 
 
-def attend_to_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """`attend` without mask and bias for one query of each head, while decoding; its inputs are not checked."""
-    if q.dtype in HALF and plain_in_half(1, k.shape[2]) and q.device.type == "cpu":
-        return plain_attention(q, k, v, None, scale)
-    if q.shape[1] != k.shape[1]:
-        return single_query(q, k, v, None, scale, 0.0)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+def attend_to_all(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """`attend` without a mask for few queries of each head, while decoding; its inputs are not checked.
+
+    bias: added to the scores, [B or 1, H or 1, N or 1, M], with -inf at keys that are masked.
+    """
+    queries, shared = q.shape[2], q.shape[1] != k.shape[1]
+    if q.dtype in HALF and plain_in_half(queries, k.shape[2]) and q.device.type == "cpu":
+        return plain_attention(q, k, v, bias, scale)
+    if shared and queries == 1:
+        return single_query(q, k, v, bias, scale, 0.0)
+    return F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=shared)
 
 
 def choose_kernel(

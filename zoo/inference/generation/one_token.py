@@ -2,46 +2,49 @@
 
 To decode with a small model takes hardly more time than Python needs to get there: through modules, their attributes,
 and decisions that are the same for every token. So they are taken once per text: `one_token_step` makes a function of
-the tensors of a decoder of plain blocks. It computes what `model.decode` computes, with the same kernels.
+the tensors of a decoder of plain blocks, with or without an encoder. It computes what `model.decode` computes; products
+with large weights by other kernels, whose results differ by their rounding.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from zoo.inference.generation.row_functions import Rows, by_rows, head_step, mlp_step
 from zoo.inference.optimized_model import Optimized, to_float32
-from zoo.inference.optimized_parts import (
-    FusedAttention,
-    JoinedProjections,
-    SeparateProjections,
-    identity,
-    is_called_plainly,
-)
-from zoo.inference.packed_linear import ConstantLinear
+from zoo.inference.optimized_parts import FusedAttention, JoinedProjections, SeparateProjections, is_called_plainly
 from zoo.models.base import Model
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
-from zoo.nn.attention import Attention, is_plain_linear
+from zoo.nn.attention import Attention
 from zoo.nn.block import Block
 from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
-from zoo.nn.kv_cache import KVCache, StackState
+from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState
 from zoo.nn.masks import CAUSAL, NO_MASK
-from zoo.nn.mlp import MLP
+from zoo.nn.position_biases import T5RelativeBias
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import attend_to_all
 from zoo.nn.softmax_attention import SoftmaxAttention
 from zoo.nn.stack import Stack
 
-Rows = Callable[[Tensor], Tensor]  # [B, D] -> [B, D']
-BlockStep = Callable[[Tensor, Rotary | None], Tensor]  # [B, D] -> [B, D]
+
+class Inputs(NamedTuple):
+    """What all blocks share in one step: rotary embeddings; what is added to the scores of the tokens so far [1, H, 1,
+    M], and to those of the encoder's states [B, 1, 1, M]."""
+
+    rotary: Rotary | None
+    bias: Tensor | None
+    memory_bias: Tensor | None
+
+
+BlockStep = Callable[[Tensor, Inputs], Tensor]  # [B, D] -> [B, D]
 
 
 def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor] | None:
@@ -50,18 +53,22 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     None for models whose modules must be called: with other kinds of blocks or attention, with hooks on these, compiled
     or sharded. Linear layers and norms with hooks or adapters are called as modules. If what runs between two tokens,
     such as a streamer, changes the model (a new weight, a hook of `zoo.capture`), the function calls `model.decode`.
+    An encoder has been read, and the first token with it.
     """
-    if not isinstance(model, TextModel) or not decodes_as_text_model(model):
+    stack = stack_of(model)
+    if stack is None or torch.is_autocast_enabled(model.device.type):  # `model.decode` decides whether it applies
         return None
-    if torch.is_autocast_enabled(model.device.type):
-        return None  # `model.decode` decides whether it applies
-    steps = [block_step(block, layer.mixer) for block, layer in zip(model.blocks, state, strict=True)]
+    if isinstance(state, EncoderDecoderState) and has_empty_text(state.memory_mask):
+        return None
+    steps = [block_step(block, layer) for block, layer in zip(stack, state, strict=True)]
     blocks = [step for step in steps if step is not None]
-    if len(blocks) < len(steps) or type(model.blocks) is not Stack or not is_called_plainly(model.blocks):
+    if len(blocks) < len(steps):
         return None
-    norm = (lambda x: x) if model.blocks.norm is None else by_rows(model.blocks.norm)
-    head, is_cast = model.head, isinstance(model, Optimized)
-    assert head is not None
+    norm = (lambda x: x) if stack.norm is None else by_rows(stack.norm)
+    assert model.head is not None
+    head, is_cast = head_step(model.head), isinstance(model, Optimized)
+    embed, context_of = embedding_and_context(model)
+    biases, memory_bias = TokenBiases(), MemoryBias(state)
     tables = tables_of(model)
     content = [*chain.from_iterable(map(dict.values, tables))]
 
@@ -72,60 +79,152 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
 
     def step(ids: Tensor) -> Tensor:
         positions = count_positions(None, 1, state.length, ids.device)
-        context = model.context(positions)
+        context = context_of(positions)
         if not (sees_all(context) and is_unchanged()):
-            return model.decode(ids, state)
-        x, rotary = model.embed(ids, positions)[:, 0], context.rotary  # B D
+            scores: Tensor = model.decode(ids, state)
+            return scores
+        x, rotary = embed(ids, positions)[:, 0], context.rotary  # B D
+        bias = None if context.bias is None else biases.row(context.bias, state.length + 1, x)  # type: ignore[arg-type]
+        inputs = Inputs(None if isinstance(rotary, tuple) else rotary, bias, memory_bias(x))
         for i, block in enumerate(blocks):
-            x = block(x, rotary[i] if isinstance(rotary, tuple) else rotary)
+            x = block(x, inputs._replace(rotary=rotary[i]) if isinstance(rotary, tuple) else inputs)
         state.advance(1)
-        scores: Tensor = head(norm(x))
+        scores = head(norm(x))
         return to_float32(scores) if is_cast else scores
 
     return step
 
 
-def decodes_as_text_model(model: Model) -> bool:
-    """Whether no subclass replaces how tokens are read. (Optimized models only cast inputs and outputs.)"""
-    for name in ("decode", "encode"):
+def stack_of(model: Model) -> Stack | None:
+    """The decoder's blocks, if no subclass and no hook changes how they read tokens; else None."""
+    if isinstance(model, TextModel) and decodes_as(TextModel, model, "decode", "encode"):
+        stack = model.blocks
+    elif isinstance(model, EncoderDecoder) and decodes_as(EncoderDecoder, model, "decode", "run_decoder"):
+        if model.decoder is None or not is_called_plainly(model.decoder):
+            return None
+        stack = model.decoder.blocks
+    else:
+        return None
+    return stack if type(stack) is Stack and is_called_plainly(stack) else None
+
+
+def decodes_as(base: type[Model], model: Model, *names: str) -> bool:
+    """Whether a model in evaluation mode has these methods from `base`. (Optimized models only cast.)"""
+    for name in names:
         owner = next(cls for cls in type(model).__mro__ if name in vars(cls) and cls is not Optimized)
-        if owner is not TextModel or name in vars(model):
+        if owner is not base or name in vars(model):
             return False
     return not model.training
 
 
+def decodes_as_text_model(model: Model) -> bool:
+    """Whether no subclass replaces how tokens are read."""
+    return decodes_as(TextModel, model, "decode", "encode")
+
+
+def has_empty_text(keep: Tensor | None) -> bool:
+    """Whether a row of a mask [B, N] has only padding: attention to it is zero by another way."""
+    return keep is not None and not bool(keep.any(1).all())
+
+
+def embedding_and_context(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Context]]:
+    """Functions of a decoder: ids and positions -> embeddings, and positions -> masks and biases."""
+    if isinstance(model, EncoderDecoder):
+        return model.tokens, model.decoder_context
+    return model.embed, model.context
+
+
 def tables_of(model: nn.Module) -> list[dict[str, Any]]:
-    """The dictionaries of a model's parameters, child modules and hooks."""
+    """The dictionaries of a model's parameters, buffers, child modules and hooks."""
     tables: list[dict[Any, Any]] = []
     for module in model.modules():
-        tables += [table for table in (module._parameters, module._modules) if table]
+        tables += [table for table in (module._parameters, module._buffers, module._modules) if table]
         tables += [module._forward_hooks, module._forward_pre_hooks]
     return tables
 
 
 def sees_all(context: Context) -> bool:
-    """Whether one new token attends to all tokens so far, without a bias or an encoder."""
-    return context.mask in (CAUSAL, NO_MASK, None) and context.bias is None and context.memory is None
+    """Whether one new token attends to all tokens so far, without a bias or with T5's."""
+    known_bias = context.bias is None or type(context.bias) is T5RelativeBias
+    return context.mask in (CAUSAL, NO_MASK, None) and known_bias and context.memory is None
 
 
-def block_step(block: Block, cache: Any) -> BlockStep | None:
-    """A function that computes a pre-norm block for one token: x [B, D] -> [B, D]; None for other blocks."""
-    attend = attention_step(block.mixer, cache) if is_pre_norm(block) else None
-    if attend is None:
+class TokenBiases:
+    """The biases of each new token to the tokens so far, from a table by distance that is computed for many tokens."""
+
+    def __init__(self) -> None:
+        self.made_of: tuple[Any, ...] = ()
+        self.values = torch.empty(0, 0)
+
+    def row(self, bias: T5RelativeBias, tokens: int, like: Tensor) -> Tensor:
+        """The biases [1, H, 1, M] of the last of M = `tokens` tokens, in the dtype of `like`."""
+        table = bias.table
+        made_of = (table, None if table.is_inference() else table._version, bias.max_distance, bias.bidirectional)
+        known = len(self.made_of) > 0 and self.made_of[0] is table and self.made_of[1:] == made_of[1:]
+        if not known or tokens > self.values.shape[1]:
+            capacity = max(64, 2 * tokens)
+            distances = bias.on_device(capacity, like.device).values[:, :capacity]  # type: ignore[attr-defined]
+            self.made_of, self.values = made_of, distances.to(like.dtype)  # from the first token to itself
+        return self.values[:, self.values.shape[1] - tokens :][None, :, None]
+
+
+class MemoryBias:
+    """What is added to the scores of the encoder's states: -inf at padding."""
+
+    def __init__(self, state: StackState) -> None:
+        self.state = state if isinstance(state, EncoderDecoderState) else None
+        self.keep: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def __call__(self, like: Tensor) -> Tensor | None:
+        """[B, 1, 1, M] in the dtype of `like`; None without padding."""
+        keep = None if self.state is None else self.state.memory_mask
+        if keep is not self.keep:  # the rows have changed
+            self.keep, self.bias = keep, None
+            if keep is not None:
+                zeros = like.new_zeros(keep.shape)
+                self.bias = zeros.masked_fill_(~keep.bool(), -torch.inf)[:, None, None]
+        return self.bias
+
+
+# --- Blocks -----------------------------------------------------------------------------------------------------------
+
+
+def block_step(block: Block, layer: LayerState) -> BlockStep | None:
+    """A function that computes a block for one token: x [B, D] -> [B, D]; None for blocks that are not known."""
+    if not is_plain_block(block):
+        return None
+    attend = attention_step(block.mixer, layer.mixer)
+    cross = None if block.cross is None else cross_attention_step(block.cross, layer)
+    if attend is None or (cross is None) != (block.cross is None):
         return None
     norm1, norm2, mlp = by_rows(block.norm1), by_rows(block.norm2), mlp_step(block.mlp)  # type: ignore[arg-type]
+    cross_norm: Rows = (lambda x: x) if block.cross_norm is None else by_rows(block.cross_norm)
 
-    def step(x: Tensor, rotary: Rotary | None) -> Tensor:
-        x = x + attend(norm1(x), rotary)
+    def pre_norm(x: Tensor, inputs: Inputs) -> Tensor:
+        x = x + attend(norm1(x), inputs)
+        if cross is not None:
+            x = x + cross(cross_norm(x), inputs)
         return x + mlp(norm2(x))
 
-    return step
+    def post_norm(x: Tensor, inputs: Inputs) -> Tensor:
+        x = norm1(x + attend(x, inputs))
+        if cross is not None:
+            x = cross_norm(x + cross(x, inputs))
+        return norm2(x + mlp(x))
+
+    return pre_norm if block.order == "pre" else post_norm
+
+
+def is_plain_block(block: Block) -> bool:
+    """Whether a block is of residual branches, each with a norm before or after it, and nothing else."""
+    plain = type(block) is Block and is_called_plainly(block) and block.norm2 is not None
+    return plain and block.order in ("pre", "post") and block.scale1 is None and block.scale2 is None
 
 
 def is_pre_norm(block: Block) -> bool:
     """Whether a block is x + mixer(norm1(x)) and then x + mlp(norm2(x)), and nothing else."""
-    plain = type(block) is Block and is_called_plainly(block) and block.order == "pre" and block.norm2 is not None
-    return plain and block.cross is None and block.scale1 is None and block.scale2 is None
+    return is_plain_block(block) and block.order == "pre" and block.cross is None
 
 
 def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
@@ -138,14 +237,39 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     project, out, scale = projections(attention), by_rows(attention.out), core.scale
     counts = [core.spec.heads, core.spec.kv_heads]
 
-    def step(x: Tensor, rotary: Rotary | None) -> Tensor:
+    def step(x: Tensor, inputs: Inputs) -> Tensor:
         q, k, v = project(x)
         if q_norm is not None and k_norm is not None:
             q, k = q_norm(q), k_norm(k)
-        if rotary is not None:
-            q, k = rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
+        if inputs.rotary is not None:
+            q, k = inputs.rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
-        return out(attend_to_all(q, k, v, scale).reshape(x.shape[0], -1))
+        return out(attend_to_all(q, k, v, scale, inputs.bias).reshape(x.shape[0], -1))
+
+    return step
+
+
+def cross_attention_step(attention: nn.Module, layer: LayerState) -> BlockStep | None:
+    """A function that computes softmax attention to the encoder's states for one token: x [B, D] -> [B, D].
+
+    Several rows in a row may decode the same text; they are queries of the same keys. None for other mixers, and if
+    the keys and values are not there yet.
+    """
+    core = plain_core(attention)
+    if type(core) is not SoftmaxAttention or core.pattern != NO_MASK or layer.memory is None:
+        return None
+    assert isinstance(attention, Attention)
+    if "q" not in attention._modules:
+        return None
+    project, out, scale = by_rows(attention.q), by_rows(attention.out), core.scale
+    heads, dim = core.spec.heads, attention.head_dim
+
+    def step(x: Tensor, inputs: Inputs) -> Tensor:
+        assert layer.memory is not None
+        k, v = layer.memory
+        q = project(x).view(len(k), -1, heads, dim).transpose(1, 2)  # B H c P
+        y = attend_to_all(q, k, v, scale, inputs.memory_bias)
+        return out(y.transpose(1, 2).reshape(x.shape[0], -1))
 
     return step
 
@@ -176,36 +300,3 @@ def projections(attention: Attention) -> Callable[[Tensor], Sequence[Tensor]]:
         return q(x).view(shape), k(x).view(shape), v(x).view(shape)
 
     return project
-
-
-def mlp_step(mlp: nn.Module) -> Rows:
-    """A function that computes an MLP of rows [B, D]."""
-    if type(mlp) is not MLP or not is_called_plainly(mlp):
-        return by_rows(mlp)
-    hidden, down = hidden_step(mlp), by_rows(mlp.down)
-    return lambda x: down(hidden(x))
-
-
-def hidden_step(mlp: MLP) -> Rows:
-    """A function that computes the hidden features of an MLP for rows [B, D]."""
-    up, act = by_rows(mlp.up), mlp.act
-    gate = None if mlp.gate is None else by_rows(mlp.gate)
-    if act is identity:  # the first product includes the activation
-        return up if gate is None else lambda x: gate(x) * up(x)
-    return (lambda x: act(up(x))) if gate is None else (lambda x: act(gate(x)) * up(x))
-
-
-def by_rows(module: nn.Module) -> Rows:
-    """A function that computes a module for rows [B, D]; modules that are not known get [B, 1, D]."""
-    if is_called_plainly(module):
-        if is_plain_linear(module):
-            return partial(F.linear, weight=module.weight, bias=module.bias)  # type: ignore[arg-type]
-        if type(module) is nn.LayerNorm:
-            shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
-            return partial(torch.layer_norm, normalized_shape=shape, weight=weight, bias=bias, eps=eps)
-        if type(module) is nn.RMSNorm:
-            shape, weight = module.normalized_shape, module.weight
-            return partial(torch.rms_norm, normalized_shape=shape, weight=weight, eps=module.eps)
-        if isinstance(module, ConstantLinear):
-            return module.product() if module.act is None else module.forward
-    return lambda x: module(x[:, None])[:, 0]

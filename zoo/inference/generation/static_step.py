@@ -13,15 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.inference.generation.one_token import (
-    Rows,
-    by_rows,
-    decodes_as_text_model,
-    hidden_step,
-    is_pre_norm,
-    plain_core,
-    projections,
-)
+from zoo.inference.generation.one_token import decodes_as_text_model, is_pre_norm, plain_core, projections
+from zoo.inference.generation.row_functions import Rows, by_rows, hidden_step
 from zoo.inference.optimized_parts import JoinedProjections, is_called_plainly
 from zoo.inference.packed_linear import FusedActivationLinear
 from zoo.models.base import Model

@@ -91,9 +91,6 @@ class T5Head(LMHead):
     def features(self, x: Tensor) -> Tensor:
         return x if self.scale == 1 else x * self.scale
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.proj(self.features(x))
-
 
 class T5(EncoderDecoder):
     """T5; see EncoderDecoder. No layer has biases, and q . k is not scaled."""
