@@ -41,7 +41,7 @@ def kinds() -> str:
 
 def recipes() -> str:
     """One row per recipe: the first line of its docstring."""
-    rows = ["| command | what it trains |", "|---|---|"]
+    rows = ["| command | what it does |", "|---|---|"]
     for file in RECIPES:
         text = ast.get_docstring(ast.parse(file.read_text())) or ""
         rows.append(f"| `python recipes/{file.name}` | {text.splitlines()[0].rstrip('.')} |")
@@ -64,7 +64,7 @@ def options() -> str:
     model = [f"| `model.{name}` | | per model | {meaning} |" for name, meaning in MODEL_FIELDS.items()]
     parts = ["## All recipes", "", *HEAD, *map(option_row, shared), *model]
     paths = {option.path for option in options_of(RunSettings)}
-    for file in RECIPES:
+    for file in [recipe for recipe in RECIPES if "def train(" in recipe.read_text()]:
         cls = settings_of(file)
         own = [option for option in options_of(cls) if option.path not in paths]
         parts += ["", f"## {file.stem}", "", *changed_defaults(file, cls), *HEAD, *map(option_row, own)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from whisper_peers import transformers_whisper
 
 import zoo
 from zoo.cli.main import main
@@ -137,3 +138,38 @@ def test_transcribe_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
 def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def whisper(folder: Path) -> Path:
+    transformers_whisper(folder / "whisper")
+    wave = 0.1 * torch.randn(2 * 16000, generator=torch.Generator().manual_seed(0))
+    soundfile.write(folder / "talk.wav", wave.numpy(), 16000)
+    return folder / "whisper"
+
+
+def test_transcribe_with_whisper(whisper: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = dict(language="de", temperature=(0.0, 0.01), skip_silence=True)
+    expected = zoo.transcribe(zoo.load("whisper"), "talk.wav", **options)
+    words = ["transcribe", "whisper", "talk.wav", "--language", "german", "--skip-silence"]
+    words += ["--temperature", "0", "0.01"]
+    assert main([*words, "--out", "w.json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(Path("w.json").read_text()) == json.loads(json.dumps(expected.to_dict()))
+    assert printed.out == f"w.json: {expected.text}\n"
+    loops = f"talk.wav: {len(expected.repetitive)} of {len(expected.segments)} segments repeat themselves"
+    assert expected.repetitive and loops in printed.err
+    assert main([*words, "--out", "w.srt"]) == 0 and main([*words, "--out", "s.vtt", "--timestamps", "segment"]) == 0
+    assert Path("s.vtt").read_text().count("-->") == len(expected.segments)
+    assert main([*words, "long.wav", "--resample", "--out", "both", "--format", "txt", "--batch-size", "2"]) == 0
+    assert sorted(path.name for path in Path("both").iterdir()) == ["long.txt", "talk.txt"]
+    assert "both/talk.txt: [de] " in capsys.readouterr().out
+    for more, message in (
+        (["--language", "fr"], "the model has no token <|fr|>"),
+        (["--lm-weight", "1"], "--lm-weight is used with --language-model"),
+        (["--batch-size", "0"], "batch_size=0"),
+    ):
+        assert main(["transcribe", "whisper", "talk.wav", *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["transcribe", "speech", "long.wav", "--language", "de"]) == 2
+    assert "language= is an option of Whisper, not of CTC models" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_refusals(speech, scored) -> None:
             call()
     ast = zoo.create_model("ast_tiny", seed=0, width=16, depth=1, heads=2, num_classes=3)
     with pytest.raises(
-        ValueError, match=r"zoo.transcribe expects a model for audio with head='ctc', but the model has"
+        ValueError, match=r"zoo.transcribe expects Whisper or a model for audio with head='ctc', but the model has"
     ):
         zoo.transcribe(ast, CLIP)
     bare = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=8, seed=0)

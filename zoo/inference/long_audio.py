@@ -147,16 +147,22 @@ def check_min_length(windows: Iterable[AudioBlock], model: Model, clip: Any, ind
         yield window
 
 
-def check_one_clip(model: Model, clip: Any, heads: Sequence[str], call: str) -> None:
-    """Raises ValueError unless it is a model for audio with one of the heads, and one clip."""
+def check_one_clip(model: Model, clip: Any, heads: Sequence[str], call: str, other: str = "") -> None:
+    """Raises ValueError unless it is a model for audio with one of the heads, and one clip. other: what else would fit,
+    for the message."""
     require_model(model, call)
     if not isinstance(model.preprocess, AudioProcessor) or model.config.head not in heads:
         what = "preprocessing for audio" if model.config.head in heads else f"head={model.config.head!r}"
         has = "has no" if model.config.head in heads else "has"
         expected = " or ".join(f"head={head!r}" for head in heads)
-        raise ValueError(f"{call} expects a model for audio with {expected}, but the model {has} {what}")
+        raise ValueError(f"{call} expects {other}a model for audio with {expected}, but the model {has} {what}")
     if isinstance(clip, list):
-        raise ValueError(f"{call} expects one clip, given a list of {len(clip)}: call it for each of them")
+        raise one_clip_error(clip, call)
+
+
+def one_clip_error(clips: Sequence[Any], call: str) -> ValueError:
+    """The error for a list of clips."""
+    return ValueError(f"{call} expects one clip, given a list of {len(clips)}: call it for each of them")
 
 
 # --- batches and progress ---------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """`zoo.transcribe` and `zoo.align`: the text of speech, with the times of its words and characters.
 
-Clips of any length are scored in windows, as by `zoo.predict`. Long ones are decoded in pieces that end in pauses.
+A CTC model scores clips of any length in windows, as `zoo.predict` does, and decodes long ones in pieces that end in
+pauses; `zoo.inference.whisper_windows` has the windows of Whisper.
 """
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,71 +17,34 @@ from torch.nn.utils.rnn import pad_sequence
 from zoo.inference.ctc_decoding import beam
 from zoo.inference.ctc_language_model import LanguageModelScorer
 from zoo.inference.forced_alignment import Span, best_path, best_path_of
-from zoo.inference.long_audio import BEAM, check_one_clip, frame_scores, texts_of, vocabulary_of
-from zoo.inference.subtitles import Cue, SubtitleLimits, TimedText, cues, divided, to_srt, to_vtt
+from zoo.inference.long_audio import (
+    BEAM,
+    check_one_clip,
+    frame_scores,
+    one_clip_error,
+    texts_of,
+    vocabulary_of,
+)
+from zoo.inference.subtitles import SubtitleLimits, TimedText
+from zoo.inference.transcript import Segment, Transcript
+from zoo.inference.whisper_decoding import WhisperOptions
+from zoo.inference.whisper_windows import WhisperTranscriber
 from zoo.models.base import Model
+from zoo.models.whisper.model import Whisper
 from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.audio_io import AudioError
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.modality import AUDIO_SUFFIXES
-from zoo.utils.errors import check_choice, is_number
-from zoo.utils.files import write_atomic
+from zoo.utils.errors import check_choice, did_you_mean, is_number
 from zoo.utils.folders import data_files
+
+__all__ = ["AudioError", "Search", "Segment", "SubtitleLimits", "Transcript", "WhisperOptions", "align", "recordings",
+           "transcribe", "transcribe_files"]  # fmt: skip
 
 PIECE = 60.0  # seconds: the longest piece that is decoded at once
 PIECES = 16  # that are decoded together
 
-Timestamps = Literal["word", "char"]
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The text of a recording. name: the file. words, characters: with their times, if they were requested."""
-
-    name: str
-    text: str
-    words: tuple[TimedText, ...] = ()
-    characters: tuple[TimedText, ...] = ()
-
-    def save(self, path: str | Path, limits: SubtitleLimits | None = None) -> None:
-        """Write a `.srt`, `.vtt`, `.txt` or `.json` file. limits: of subtitles; None for the usual ones.
-
-        Raises ValueError for another suffix, and as `subtitles` does.
-        """
-        suffix = Path(path).suffix.lower()
-        writers: dict[str, Callable[[], str]] = {
-            ".srt": lambda: to_srt(self.subtitles(limits)),
-            ".vtt": lambda: to_vtt(self.subtitles(limits)),
-            ".txt": lambda: self.text + "\n",
-            ".json": lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n",
-        }
-        check_choice("the suffix of the file", suffix, writers)
-        write_atomic(path, writers[suffix]())
-
-    def subtitles(self, limits: SubtitleLimits | None = None) -> list[Cue]:
-        """The words in subtitles. A word that is longer than a subtitle, as in languages without spaces, is divided.
-
-        Raises ValueError without times of words, and of the characters of such a word.
-        """
-        limits = limits or SubtitleLimits()
-        if self.text and not self.words:
-            raise ValueError("subtitles need the times of words: zoo.transcribe(..., timestamps='word')")
-        longest = limits.lines * limits.line_length
-        if not self.characters and (long := next((word for word in self.words if len(word.text) > longest), None)):
-            raise ValueError(
-                f"a word of {len(long.text)} characters is longer than a subtitle ({long.text[:20]} ...): to divide "
-                f"it, its characters need times, too: zoo.transcribe(..., timestamps='char')"
-            )
-        parts: list[TimedText] = []
-        for word in self.words:
-            too_long = len(word.text) > longest or word.end - word.start > limits.max_duration
-            parts += divided(word, self.characters, limits) if too_long and self.characters else [word]
-        return cues(parts, limits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        words, characters = ([one._asdict() for one in part] for part in (self.words, self.characters))
-        return asdict(self) | {"words": words, "characters": characters}
+Timestamps = Literal["word", "char", "segment"]
 
 
 def transcribe(
@@ -89,49 +52,129 @@ def transcribe(
     clip: Any,
     *,
     timestamps: Timestamps | None = "word",
-    beam_width: int = BEAM,
+    beam_width: int | None = None,
     language_model: Model | None = None,
     lm_weight: float = 0.5,
     word_bonus: float = 1.5,
+    **options: Any,
 ) -> Transcript:
     """The text of a recording of any length, with the times of its words.
 
-    The times are those of the most probable path of the text. The probability of a word or character is the mean of the
-    probabilities of its frames on that path.
+    Of a CTC model, the times are those of the most probable path of the text, and the probability of a word or
+    character is the mean of the probabilities of its frames on that path. Whisper reads windows of 30 s, each from the
+    last timestamp of the one before; the times of its words are from its cross-attention (`zoo.inference.word_times`).
 
     Args:
-        model: A CTC model with a vocabulary.
+        model: A CTC model with a vocabulary, or Whisper with a tokenizer.
         clip: A path, bytes or (samples, sampling_rate).
-        timestamps: "word", "char" for words and characters, None for the text alone.
-        beam_width: Number of texts in the beam; 1 takes the best symbol of each frame, without a search.
-        language_model: A decoder with head="lm" and its tokenizer, which takes part in the search: texts are ordered by
-            log P(text | audio) + lm_weight * log P(text) + word_bonus * words. It reads every text in the beam whenever
-            a word ends, so most of the time is then its own.
+        timestamps: "word", of a CTC model "char" for words and characters, None for the text alone; of Whisper
+            "segment" for the parts that it writes, with their times, without words.
+        beam_width: Number of texts in the beam, 16 by default; 1 takes the best symbol of each frame, without a search.
+            Of Whisper 1 by default, the most probable token.
+        language_model: A decoder with head="lm" and its tokenizer, which takes part in the search of a CTC model: texts
+            are ordered by log P(text | audio) + lm_weight * log P(text) + word_bonus * words. It reads every text in
+            the beam whenever a word ends, so most of the time is then its own.
+        options: Of Whisper: the fields of `zoo.inference.whisper_decoding.WhisperOptions`, such as language="de".
 
     Returns:
-        A `Transcript` with `text`, `words` and `characters`, as (start, end, text, probability) in seconds, and `save`.
+        A `Transcript` with `text`, `words` and `characters`, as (start, end, text, probability) in seconds, and `save`;
+        of Whisper with `segments` and `language`, too.
 
     Raises:
-        ValueError: It is not a CTC model, or it has no vocabulary, or an option is invalid, or the language model has
-            no tokenizer or one that cannot write the vocabulary.
+        ValueError: It is neither a CTC model nor Whisper, or it has no vocabulary or tokenizer, or an option is
+            invalid, or the model lacks the language, or the language model has no tokenizer or one that cannot write
+            the vocabulary.
+        TypeError: An option that the model does not have.
         AudioError: As in `zoo.predict`.
     """
-    vocabulary = _vocabulary(model, clip, "zoo.transcribe")
-    if timestamps is not None:
-        check_choice("timestamps", timestamps, ("word", "char"))
-    if not isinstance(beam_width, int) or isinstance(beam_width, bool) or beam_width < 1:
-        raise ValueError(f"beam_width={beam_width!r}: expected a whole number of at least 1")
+    if isinstance(clip, list):
+        raise one_clip_error(clip, "zoo.transcribe")
+    search = Search(timestamps, beam_width, language_model, lm_weight, word_bonus)
+    ((_, found),) = transcribe_files(model, [clip], search, **options)
+    if isinstance(found, AudioError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True)
+class Search:
+    """The options of `transcribe` that are not of Whisper alone."""
+
+    timestamps: Timestamps | None = "word"
+    beam_width: int | None = None
+    language_model: Model | None = None
+    lm_weight: float = 0.5
+    word_bonus: float = 1.5
+
+    def __post_init__(self) -> None:
+        width = self.beam_width
+        if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+            raise ValueError(f"beam_width={width!r}: expected a whole number of at least 1")
+
+
+def transcribe_files(
+    model: Model, clips: Sequence[Any], search: Search | None = None, **options: Any
+) -> Iterator[tuple[int, Transcript | AudioError]]:
+    """(index, transcript) of each clip as soon as it is finished, or the error of one that cannot be read.
+
+    Whisper transcribes `batch_size` clips at a time. search, options: see `transcribe`, which raises the same errors.
+    """
+    search = search or Search()
+    if isinstance(model, Whisper):
+        return _with_whisper(model, search, options)(clips)
+    check_one_clip(model, None, ("ctc",), "zoo.transcribe", other="Whisper or ")
+    if options:
+        raise ValueError(f"{next(iter(options))}= is an option of Whisper, not of CTC models: omit it")
+    return _with_ctc(model, clips, search)
+
+
+def _with_whisper(model: Whisper, search: Search, options: Mapping[str, Any]) -> WhisperTranscriber:
+    check_choice("timestamps", search.timestamps or "segment", ("word", "segment"))
+    if search.language_model is not None:
+        raise ValueError("language_model= takes part in the search of CTC models; Whisper has its own decoder: omit it")
+    names = [each.name for each in fields(WhisperOptions)]
+    if unknown := next((name for name in options if name not in names), None):
+        raise TypeError(
+            f"zoo.transcribe: Whisper has no option {unknown!r}{did_you_mean(unknown, names)}; it has "
+            f"{', '.join(names)}"
+        )
+    return WhisperTranscriber(model, WhisperOptions(**options), words=search.timestamps == "word",
+                              num_beams=search.beam_width or 1)  # fmt: skip
+
+
+def _with_ctc(model: Model, clips: Sequence[Any], search: Search) -> Iterator[tuple[int, Transcript | AudioError]]:
+    vocabulary = vocabulary_of(model)
+    if search.timestamps is not None:
+        check_choice("timestamps", search.timestamps, ("word", "char"))
+    width = BEAM if search.beam_width is None else search.beam_width
     scorer = None
-    if language_model is not None:
-        if beam_width == 1:
+    if search.language_model is not None:
+        if width == 1:
             raise ValueError("beam_width=1: with a language model, expected at least 2 texts in the beam, such as 16")
-        for name, value in (("lm_weight", lm_weight), ("word_bonus", word_bonus)):
-            if not is_number(value):
+        for name in ("lm_weight", "word_bonus"):
+            if not is_number(value := getattr(search, name)):
                 raise ValueError(f"{name}={value!r}: expected a finite number")
-        scorer = LanguageModelScorer(language_model, vocabulary, weight=lm_weight, word_bonus=word_bonus)
+        scorer = LanguageModelScorer(
+            search.language_model, vocabulary, weight=search.lm_weight, word_bonus=search.word_bonus
+        )
+    for index, clip in enumerate(clips):
+        try:
+            yield index, _ctc_transcript(model, clip, vocabulary, width, search.timestamps, scorer)
+        except AudioError as error:
+            yield index, error
+
+
+def _ctc_transcript(
+    model: Model,
+    clip: Any,
+    vocabulary: Vocabulary,
+    width: int,
+    timestamps: str | None,
+    scorer: LanguageModelScorer | None,
+) -> Transcript:
     scores = _finite_scores(model, clip)
     length = round(PIECE / _frame_seconds(model))
-    ids, spans = _decode(scores, vocabulary, beam_width, length, timestamps is not None, scorer)
+    ids, spans = _decode(scores, vocabulary, width, length, timestamps is not None, scorer)
     name, text = name_of(clip, 0), vocabulary.decode(ids)
     if timestamps is None:
         return Transcript(name, text)

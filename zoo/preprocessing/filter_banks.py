@@ -17,6 +17,7 @@ from zoo.preprocessing.audio_io import torchaudio
 
 Window = Literal["hanning", "povey", "hamming", "rectangular"]
 PIECE = 256  # frames processed at a time on a CPU
+LONG_PIECE = 6000  # of a long clip for Whisper
 GROUPS = 4  # filters are narrow: the product is split into groups that skip the frequencies with zero weight
 EPSILON = torch.finfo(torch.float32).eps  # kaldi's floor of an energy, whatever the dtype
 
@@ -147,11 +148,34 @@ def whisper_log_mel(
     active = min(frames, (waves.shape[1] + fft // 2) // hop + 1)  # the other frames are silence
     waves = F.pad(waves, (0, max(0, min(frames * hop, active * hop + fft) - waves.shape[1])))
     power = _mel_power(waves, _whisper_filters(num_mel_bins, fft, sampling_rate), fft, hop)[..., :active]
-    logs = F.pad(power, (0, frames - active)).clamp_min_(1e-10).log10_()
-    return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
+    return _whisper_scaled(F.pad(power, (0, frames - active)))
+
+
+def long_whisper_log_mel(
+    wave: Tensor, sampling_rate: int = 16000, *, num_mel_bins: int = 80, fft: int = 400, hop: int = 160
+) -> Tensor:
+    """`whisper_log_mel` of one waveform [S] of any length, computed in pieces of a minute, with silence after its end.
+
+    Returns [bins, S // hop], at least one frame.
+    """
+    frames, edge = max(1, len(wave) // hop), -(-fft // (2 * hop))  # edge: frames that see the end of a piece
+    filters = _whisper_filters(num_mel_bins, fft, sampling_rate)
+    wave = F.pad(wave, (0, max(0, (frames + edge) * hop + fft - len(wave))))
+    power = torch.empty(num_mel_bins, frames, dtype=wave.dtype, device=wave.device)
+    for start in range(0, frames, LONG_PIECE):
+        first, stop = max(0, start - edge), min(frames, start + LONG_PIECE)
+        piece = _mel_power(wave[None, first * hop : (stop + edge) * hop], filters, fft, hop)[0]
+        power[:, start:stop] = piece[:, start - first : stop - first]
+    return _whisper_scaled(power[None])[0]
 
 
 # --- Implementation ---------------------------------------------------------------------------------------------------
+
+
+def _whisper_scaled(power: Tensor) -> Tensor:
+    """log10 of mel power [B, bins, T], at most 8 below the maximum of the clip, scaled; changes its argument."""
+    logs = power.clamp_min_(1e-10).log10_()
+    return torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0).add_(4.0).div_(4.0)
 
 
 def _samples(sampling_rate: int, milliseconds: float) -> int:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
+from zoo.preprocessing import filter_banks
+from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import LoadError
@@ -41,6 +43,21 @@ class WhisperProcessor(SpectrogramFeatureExtractor):
         super().__post_init__()
         if self.feature_type != "whisper":
             raise ValueError(f"feature_type={self.feature_type!r}: WhisperProcessor has feature_type='whisper'")
+
+    def long_features(self, clip: Any, *, index: int = 0) -> Tensor:
+        """The spectrogram [bins, T] of a clip of any length, which is not padded, scaled by the maximum of all of it.
+
+        index: of the clip in its batch, for messages. Raises AudioError as a call of the processor.
+        """
+        wave = self.load(clip, name_of(clip, index), None)
+        return filter_banks.long_whisper_log_mel(
+            wave, self.sampling_rate, num_mel_bins=self.num_mel_bins, fft=self._fft, hop=self._hop
+        )
+
+    @property
+    def time_step(self) -> float:
+        """Seconds between two timestamps: the two frames of one position of the encoder."""
+        return 2 * self._hop / self.sampling_rate
 
     def decode(self, ids: Tensor | Sequence[int], *, skip_special: bool = True, timestamps: bool = False) -> str:
         """The text of token ids [N], without special tokens, timestamps, and an earlier text that was its prompt.
@@ -76,6 +93,11 @@ class WhisperProcessor(SpectrogramFeatureExtractor):
             return ids
         start = backend.token_to_id(START)
         return ids[ids.index(start) :] if start in ids else []
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the special tokens and timestamps. Raises ValueError without a tokenizer."""
+        return frozenset(self.text_processor.backend.get_added_tokens_decoder())
 
     @cached_property
     def language_tokens(self) -> dict[str, int]:

@@ -26,6 +26,8 @@ class GenerationSettings:
     the token before a text without timestamps; the tokens after it are the times 0.00, 0.02, ... suppress_tokens:
     tokens that are never written; begin_suppress_tokens: not as the first one. max_initial_timestamp_index: the
     greatest first time, in steps of 0.02 s. language, task, return_timestamps: what is used if the caller says nothing.
+    previous: the token before the text of earlier audio. alignment_heads: (layer, head) of the cross-attention whose
+    maps follow the audio; empty if they are not known.
     """
 
     start: int | None
@@ -38,6 +40,8 @@ class GenerationSettings:
     language: str | None = None
     task: str | None = None
     return_timestamps: bool = False
+    previous: int | None = None
+    alignment_heads: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> "GenerationSettings":
@@ -61,7 +65,14 @@ class GenerationSettings:
             language=values.get("language") or next((code for code in codes if codes[code] in forced.values()), None),
             task=values.get("task") or next((task for task in tasks if tasks[task] in forced.values()), None),
             return_timestamps=bool(values.get("return_timestamps")),
+            previous=values.get("prev_sot_token_id"),
+            alignment_heads=alignment_heads(values.get("alignment_heads") or (), model.config),
         )
+
+    @property
+    def no_speech(self) -> int | None:
+        """<|nospeech|>, the token before <|notimestamps|> in every vocabulary of Whisper."""
+        return None if self.no_timestamps is None else self.no_timestamps - 1
 
     def language_id(self, language: str) -> int:
         """The token of a language, given as code or name. Raises ValueError for one that the model lacks."""
@@ -151,8 +162,28 @@ def tokenizer_settings(processor: Any) -> dict[str, Any]:
     tasks = {task: token_id(f"<|{task}|>") for task in TASKS if token_id(f"<|{task}|>") is not None}
     languages = {f"<|{code}|>": token for code in LANGUAGES if (token := token_id(f"<|{code}|>")) is not None}
     found = {"task_to_id": tasks, "lang_to_id": languages, "decoder_start_token_id": token_id(whisper.START)}
-    none = token_id(whisper.NO_TIMESTAMPS)
-    return found if none is None else found | {"no_timestamps_token_id": none}
+    others = {
+        "no_timestamps_token_id": token_id(whisper.NO_TIMESTAMPS),
+        "prev_sot_token_id": token_id(whisper.PREVIOUS),
+    }
+    return found | {name: token for name, token in others.items() if token is not None}
+
+
+def alignment_heads(found: Any, config: Any) -> tuple[tuple[int, int], ...]:
+    """(layer, head) pairs as a generation_config.json has them. Raises LoadError for those that the model lacks."""
+    own = config.side("decoder")
+    try:
+        heads = tuple((int(layer), int(head)) for layer, head in found)
+    except (TypeError, ValueError):
+        raise LoadError(
+            f"{FILE} of the model has alignment_heads={found!r:.200}, expected [layer, head] pairs"
+        ) from None
+    if any(not (0 <= layer < own["depth"] and 0 <= head < own["heads"]) for layer, head in heads):
+        raise LoadError(
+            f"{FILE} of the model has alignment_heads={found!r:.200}, but its decoder has {own['depth']} layers of "
+            f"{own['heads']} heads"
+        )
+    return heads
 
 
 # --- Processors of scores: (tokens so far [rows, T], scores [rows, V]) -> scores --------------------------------------

@@ -104,6 +104,7 @@ class Whisper(EncoderDecoder):
         decoder_input_ids: Tensor | None = None,
         *,
         input_features: Tensor | None = None,
+        memory: Tensor | None = None,
         language: Languages = None,
         task: str | None = None,
         return_timestamps: bool | None = None,
@@ -113,22 +114,23 @@ class Whisper(EncoderDecoder):
 
         language: of all clips or one each, as a code or a name; None is that of generation_config.json, or detected.
         task: "transcribe" or "translate" (to English). return_timestamps: write when each part begins and ends; False
-        by default. decoder_input_ids: the first tokens instead of these three. Raises ValueError for a language or a
-        task that the model lacks.
+        by default. decoder_input_ids: the first tokens instead of these three. memory: the encoder's states [B, N, D]
+        (`states`) instead of input_features. Raises ValueError for a language or a task that the model lacks.
         """
-        if options or input_features is None or any(value is not None for value in batch.values()):
+        given = input_features if memory is None else memory
+        if options or given is None or any(value is not None for value in batch.values()):
             raise self.start_error(batch, options)
         settings = GenerationSettings.of(self)
         timestamps = settings.return_timestamps if return_timestamps is None else return_timestamps
-        encoded: dict[str, Any] = {"input_features": input_features.to(self.device)}
+        encoded: dict[str, Any] = {"input_features" if memory is None else "memory": given.to(self.device)}
         if decoder_input_ids is None:
             ids = None
-            if languages := settings.languages_of(language, len(input_features)):
+            if languages := settings.languages_of(language, len(given)):
                 ids = torch.tensor([settings.language_id(each) for each in languages])
             elif settings.languages:
-                encoded = {"memory": self.states(encoded["input_features"])}
+                encoded = {"memory": self.states(encoded["input_features"]) if memory is None else encoded["memory"]}
                 ids = self.detect_language(**encoded)
-            decoder_input_ids = settings.prefix(ids, task, timestamps, len(input_features))
+            decoder_input_ids = settings.prefix(ids, task, timestamps, len(given))
         elif language is not None or task is not None:
             raise ValueError("decoder_input_ids are the first tokens of the decoder: omit language= and task=")
         c = self.config
@@ -138,7 +140,7 @@ class Whisper(EncoderDecoder):
 
     def start_error(self, batch: Mapping[str, Any], options: Mapping[str, Any]) -> Exception:
         """The error for what `zoo.generate` was given beside input_features=, or without it."""
-        known = "input_features, decoder_input_ids, language, task, return_timestamps"
+        known = "input_features (or memory), decoder_input_ids, language, task, return_timestamps"
         if options:
             return TypeError(f"generate: Whisper takes {known}; it has no option {next(iter(options))!r}")
         given = next((name for name, value in batch.items() if value is not None), None)

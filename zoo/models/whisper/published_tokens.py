@@ -43,6 +43,7 @@ def published_settings(vocab_size: int) -> dict[str, Any]:
         "is_multilingual": multilingual,
         "lang_to_id": {f"<|{code}|>": end + 2 + i for i, code in enumerate(codes)} if multilingual else {},
         "task_to_id": tasks if multilingual else {},
+        "prev_sot_token_id": translate + 3,
         "no_timestamps_token_id": translate + 5,
         "suppress_tokens": words + not_written,
         "begin_suppress_tokens": [SPACE, end],
