@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from zoo.data.audio.load import load_audio
-from zoo.data.audio.speech import WordSequences, load_speech
+from zoo.data.audio.speech import load_speech
 from zoo.data.audio.tables import AudioClips
+from zoo.data.audio.transcribed import WordSequences
 from zoo.data.config import (
     AudioDataSettings,
     LinesSettings,

@@ -8,9 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo
-from zoo.data.audio.speech import Recordings
 from zoo.data.audio.speech_datamodule import SpeechDataModule, Utterances, WaveformAugment
 from zoo.data.audio.tables import AudioClips
+from zoo.data.audio.transcribed import Recordings
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Splits
 from zoo.inference.ctc_decoding import beam
@@ -35,9 +35,9 @@ def data() -> Utterances:
 
 
 def test_it_learns(data: Utterances) -> None:
-    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
-    task = CTCTask(model, lr=1e-2, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=4)
-    model.preprocess = replace(model.preprocess, vocabulary=data.vocabulary)
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.encoder), seed=0, **SMALL)
+    task = CTCTask(model, lr=1e-2, vocabulary=data.encoder, augment=WaveformAugment(model.preprocess), width=4)
+    model.preprocess = replace(model.preprocess, vocabulary=data.encoder)
     module = SpeechDataModule(Splits(data.spoken, data.spoken, "tones", False, "written here"), model, 16)
     trainer = L.Trainer(max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         accelerator="cpu", gradient_clip_val=1.0, log_every_n_steps=1000)  # fmt: skip
@@ -52,17 +52,17 @@ def test_it_learns(data: Utterances) -> None:
     with torch.no_grad():
         model.eval()
         scores = model(batch["input_values"], batch["attention_mask"])
-    transcripts = [data.vocabulary.decode(answers[0][0]) for answers in beam(scores, width=4)]
+    transcripts = [data.encoder.decode(answers[0][0]) for answers in beam(scores, width=4)]
     right = sum(one == other for one, other in zip(transcripts, data.spoken.transcripts)) / 48
     assert right == pytest.approx(1 - figures["test_wer"])
     frames, labels, lengths = model.frames(batch["attention_mask"].sum(1)), batch["labels"], batch["label_lengths"]
-    expected = ctc_loss(scores, frames, labels, lengths, blank=data.vocabulary.blank_id)  # of a symbol, not of a text
+    expected = ctc_loss(scores, frames, labels, lengths, blank=data.encoder.blank_id)  # of a symbol, not of a text
     assert figures["test_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_test_searches_with_a_beam_and_validation_is_greedy(data: Utterances, monkeypatch) -> None:
-    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.vocabulary), seed=0, **SMALL)
-    task = CTCTask(model, vocabulary=data.vocabulary, augment=WaveformAugment(model.preprocess), width=3).eval()
+    model = zoo.create_model("wav2vec2_tiny", head="ctc", vocab_size=len(data.encoder), seed=0, **SMALL)
+    task = CTCTask(model, vocabulary=data.encoder, augment=WaveformAugment(model.preprocess), width=3).eval()
     widths = []
     monkeypatch.setattr(
         "zoo.tasks.ctc.beam", lambda *args, **options: widths.append(options["width"]) or beam(*args, **options)
@@ -79,7 +79,7 @@ def test_what_is_refused(data: Utterances) -> None:
     with pytest.raises(ValueError, match="the model has no vocabulary"):
         CTCTask(model)
     with pytest.raises(ValueError, match="width=0"):
-        CTCTask(model, vocabulary=data.vocabulary, width=0)
+        CTCTask(model, vocabulary=data.encoder, width=0)
 
 
 def test_a_deterministic_loss_of_a_gpu_is_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,24 +183,26 @@ class SpeechSettings(AudioSourceSettings, GroupSettings):
     """Transcribed speech for speech recognition.
 
     Attributes:
-        name: Dataset: `synthetic` (letters spelled as synthesized tones; also `auto`), `fsdd` (sequences of spoken
-            digits), a folder with train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or
-            `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        name: Dataset: `synthetic_speech` (letters spelled as synthesized tones; also `synthetic` and `auto`),
+            `synthetic_phrases` (phrases in synthesized speech), `fsdd` (sequences of spoken digits), a folder with
+            train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or `name` or `org/name` on
+            the Hugging Face Hub (`org/name:config` for one of its configurations).
         max_train_samples: Maximum number of training clips, the first ones; with `fsdd` the number of sequences in each
             epoch. 0 uses all clips, or makes as many sequences as there are clips.
         max_test_samples: Maximum number of test clips, the first ones; with `fsdd` the number of test sequences. 0 uses
             all clips, or makes 300 sequences.
         text: Column of the transcripts in a table.
         max_duration: Maximum length of a clip in seconds. Longer clips raise an error, or are skipped with
-            `on_error=skip`.
+            `on_error=skip`; sequences of digits are shortened to it.
         digits: Maximum number of digits per sequence (`fsdd` only); the minimum is 1.
-        pause: Maximum pause between two digits in seconds (`fsdd` only).
+        pause: Maximum pause between two words in seconds (`fsdd` and `synthetic_phrases` only).
         tempo: Maximum speed perturbation in training, as a fraction: 0.1 plays clips at 0.9 to 1.1 times their speed,
             which also changes the pitch.
         noise: Maximum level of the noise added in training, as a fraction of the clip's RMS level.
         group_by_length: Group clips of similar length into the same batch.
     """
 
+    synthetic: ClassVar[str] = "synthetic_speech"
     text: str = ""
     max_duration: float = 20.0
     digits: int = 5
@@ -217,6 +219,47 @@ class SpeechSettings(AudioSourceSettings, GroupSettings):
         self._at_least(0, "pause", "noise")
         if not 0.0 <= self.tempo < 0.9:
             raise ValueError(f"tempo={self.tempo}: expected a fraction of at least 0 and less than 0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecAugmentSettings:
+    """SpecAugment in training: masks on the spectrograms.
+
+    Attributes:
+        freq_masks: Number of frequency masks; 0 disables them.
+        freq_width: Maximum width of a frequency mask in mel bins.
+        time_masks: Number of time masks; 0 disables them.
+        time_width: Maximum width of a time mask in frames.
+    """
+
+    freq_masks: int = 2
+    freq_width: int = 4
+    time_masks: int = 2
+    time_width: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("freq_masks", "freq_width", "time_masks", "time_width"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqSpeechSettings(SpeechSettings):
+    """Transcribed speech for sequence-to-sequence models.
+
+    Attributes:
+        name: Dataset: `synthetic_phrases` (phrases in synthesized speech; also `synthetic` and `auto`),
+            `synthetic_speech` (letters spelled as synthesized tones), `fsdd` (sequences of spoken digits), a folder
+            with train and test tables or with metadata.csv, a table (.parquet .csv .tsv .jsonl), or `name` or
+            `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        language: Language of the transcripts as a code or name, such as `en`; for pretrained models of several
+            languages only.
+        augment: SpecAugment in training.
+    """
+
+    synthetic: ClassVar[str] = "synthetic_phrases"
+    language: str = ""
+    augment: SpecAugmentSettings = field(default_factory=SpecAugmentSettings)
 
 
 def no_augment() -> AugmentSettings:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.whisper import END, START
 from zoo.utils.errors import check_choice
 from zoo.utils.files import write_atomic
 from zoo.utils.lines import read_lines
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 WORDPIECE_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BPE_SPECIAL = {"eos": "<|endoftext|>"}
 SEQ2SEQ_SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}  # numbered as in BART
-_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "bpe": BPE_SPECIAL, "seq2seq": SEQ2SEQ_SPECIAL}
+WHISPER_SPECIAL = dict.fromkeys(("bos", "eos", "pad"), "<|endoftext|>")
+_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "bpe": BPE_SPECIAL, "seq2seq": SEQ2SEQ_SPECIAL, "whisper": WHISPER_SPECIAL}
 
 
 def train(
-    kind: Literal["wordpiece", "bpe", "seq2seq"],
+    kind: Literal["wordpiece", "bpe", "seq2seq", "whisper"],
     source: Iterable[str] | Path | Sequence[Path],
     vocab_size: int,
     *,
@@ -35,7 +37,8 @@ def train(
     """Train a tokenizer on texts. The same texts give the same tokenizer in every process and on every machine.
 
     kind: "wordpiece" as in BERT ([CLS] and [SEP] around each text), byte-level "bpe" as in GPT-2 (no special tokens
-        added), or "seq2seq", byte-level BPE for source and target texts, which ends each text with </s>.
+        added), "seq2seq", byte-level BPE for source and target texts, which ends each text with </s>, or "whisper" for
+        transcripts of one language without timestamps, from <|startoftranscript|> to <|endoftext|>.
     source: texts, or one or several text files with one text per line. lowercase: for WordPiece only.
     cache: a folder; a tokenizer trained on the same texts is read from it.
     """
@@ -54,7 +57,7 @@ def train(
     if file is not None and file.is_file():
         trained = file.read_text(encoding="utf-8")
     else:
-        train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq}[kind]
+        train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq, "whisper": _whisper}[kind]
         trained = train_backend(texts, vocab_size, lowercase).to_str()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,15 +154,33 @@ def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
 
 def _seq2seq(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
     """Byte-level BPE in which the first word of a text is like the others, with </s> at the end of each text."""
-    from tokenizers import decoders, processors
+    from tokenizers import processors
 
-    special = list(SEQ2SEQ_SPECIAL.values())
-    tokenizer = _trained_bpe(byte_bpe({}, [], add_prefix_space=True), texts, vocab_size, special)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # without that blank
+    tokenizer = _spaced_bpe(texts, vocab_size, list(SEQ2SEQ_SPECIAL.values()))
     eos = SEQ2SEQ_SPECIAL["eos"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, tokenizer.token_to_id(eos))]
     )
+    return tokenizer
+
+
+def _whisper(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    """Byte-level BPE in which the first word of a text is like the others, with Whisper's tokens around each text."""
+    from tokenizers import processors
+
+    special = [END, START]
+    tokenizer = _spaced_bpe(texts, vocab_size, special)
+    around = [(token, tokenizer.token_to_id(token)) for token in special]
+    tokenizer.post_processor = processors.TemplateProcessing(single=[START, "$A", END], special_tokens=around)
+    return tokenizer
+
+
+def _spaced_bpe(texts: list[str], vocab_size: int, special: list[str]) -> "Tokenizer":
+    """Byte-level BPE that puts a space before each text, and removes it from decoded ones."""
+    from tokenizers import decoders
+
+    tokenizer = _trained_bpe(byte_bpe({}, [], add_prefix_space=True), texts, vocab_size, special)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     return tokenizer
 
 

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.language_modeling import IGNORED, Predictions, output_layer
 
@@ -25,10 +26,11 @@ class Seq2SeqTask(Task):
 
         L.Trainer(max_steps=1000).fit(Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1), loader)
 
-    Batches: the model's inputs, and `labels` [B, T]: the target tokens with the end token, -100 for padding on the
-    right. The decoder reads them shifted right behind the model's `decoder_start_token_id`. Logs `train_loss`, `lr`,
-    and for validation and test `loss` and `perplexity` per token, without label smoothing, and `token_accuracy`, the
-    fraction of the tokens that are the most probable ones after the right tokens before them.
+    Batches: the model's inputs, such as `input_ids` or `input_features`, and `labels` [B, T]: the target tokens with
+    the end token, -100 for padding on the right. The decoder reads them shifted right behind the model's
+    `decoder_start_token_id`. Logs `train_loss`, `lr`, and for validation and test `loss` and `perplexity` per token,
+    without label smoothing, and `token_accuracy`, the fraction of the tokens that are the most probable ones after the
+    right tokens before them.
 
     With `text_metric`, texts are generated for the inputs and compared with `references`: greedily for the first
     `val_samples` items in validation, and with the beams of `generation` in the test, whose texts are in `predictions`
@@ -45,9 +47,15 @@ class Seq2SeqTask(Task):
         generation: Options of `zoo.generate`, such as num_beams (of the test), length_penalty and max_new_tokens.
         optim, ema, seed: See Task.
 
+    Attributes:
+        augment: Turns a raw batch into a training or test batch; None uses batches as they are. Set it if the data
+            module has one: `task.augment = data.augment`.
+
     Source: label smoothing as in Vaswani et al. 2017, section 5.4, https://arxiv.org/abs/1706.03762.
     Raises: ValueError for a model without `decoder_start_token_id`.
     """
+
+    augment: Augmentation | None = None
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, label_smoothing: float = 0.0,
                  text_metric: Callable[[], Metric] | None = None, references: Mapping[str, Sequence[str]] | None = None,
@@ -91,6 +99,7 @@ class Seq2SeqTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean loss over the target tokens of a micro-batch."""
+        batch = self._prepare(batch, step, train=True)
         predictions = replace(self.predict(self.model, batch), label_smoothing=self.label_smoothing)
         return self.mean_loss(predictions.cross_entropy("sum"), predictions.count)
 
@@ -123,14 +132,14 @@ class Seq2SeqTask(Task):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics, with greedy decoding."""
-        batch = as_batch_dict(batch)
+        batch = self._prepare(as_batch_dict(batch), 0, train=False)
         self._evaluate(batch, "val")
         if self._generates("val") and len(rows := (batch["index"] < self.val_samples).nonzero()[:, 0]):
             self._compare(select_rows(batch, rows), "val", {"num_beams": 1})
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Update the test metrics, with beam search."""
-        batch = as_batch_dict(batch)
+        batch = self._prepare(as_batch_dict(batch), 0, train=False)
         self._evaluate(batch, "test")
         if self._generates("test"):
             texts = self._compare(batch, "test", {})
@@ -151,6 +160,11 @@ class Seq2SeqTask(Task):
         ids = generate(cast(Model, model), **inputs, **(self.generation | options))
         preprocess: Any = self.model.preprocess
         return [preprocess.decode(row) for row in ids.cpu()]
+
+    def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+        if self.augment is None:
+            return batch
+        return self.augment(batch, seed=self.seed, step=step, train=train)
 
     def _generates(self, stage: str) -> bool:
         """Whether texts are generated; a sharded model cannot: all ranks would have to write equally long ones."""

@@ -8,9 +8,9 @@ import torch
 
 from zoo.data.audio.datamodule import AudioDataModule
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
-from zoo.data.audio.speech import Recordings
 from zoo.data.audio.speech_datamodule import SpeechDataModule
 from zoo.data.audio.tables import AudioClips
+from zoo.data.audio.transcribed import Recordings
 from zoo.data.splits import Splits
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor

@@ -1,18 +1,21 @@
 """Strings put together from single words, and batches of speech."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from zoo.data.audio.speech import Recordings, WordSequences, load_speech
+from zoo.data.audio.speech import load_speech
 from zoo.data.audio.speech_datamodule import Utterances, WaveformAugment, change_speed
 from zoo.data.audio.tables import AudioClips
+from zoo.data.audio.transcribed import Recordings, SpokenPhrases, WordSequences
 from zoo.data.config import SpeechSettings
 from zoo.data.keyed_batches import Keys
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
+from zoo.utils.errors import DataError
 
 WORDS = ["one", "two", "one", "two", "one", "two"]
 
@@ -105,3 +108,33 @@ def test_digits_of_the_test_are_takes_that_training_never_hears() -> None:
     assert all(0.1 < len(wave) / 8000 < 12 for wave in waves)
     held = load_speech(SpeechSettings(name="fsdd", held_out_speaker="theo"), val_fraction=0.0)
     assert set(held.test.speakers) == {"theo"} and "theo" not in held.train.speakers and held.validation is None
+
+
+def test_sequences_are_shortened_to_the_maximum_duration(strings: WordSequences) -> None:
+    rows = torch.arange(50)
+    whole, texts = strings.get(rows, 0)
+    most = 0.7 * max(len(wave) for wave in whole)
+    short = replace(strings, max_duration=most / strings.sampling_rate)
+    waves, shorter = short.get(rows, 0)
+    assert short.longest <= most < strings.longest and max(len(wave) for wave in waves) <= most
+    for wave, text, before, of_before in zip(waves, shorter, whole, texts):
+        assert of_before.startswith(text) and torch.equal(wave, before[: len(wave)])
+        assert (text == of_before) == (len(before) <= most)
+
+
+def test_phrases_are_spoken_by_one_speaker() -> None:
+    """Clips whose samples are the number of their speaker and word."""
+    words, speakers = ["red", "car", "red", "car"], ["ann", "ann", "bob", "bob"]
+    clips = AudioClips.of([torch.full((100 + 10 * i,), 1.0 + i) for i in range(4)], 1000)
+    data = SpokenPhrases(clips, words, speakers, ["red car", "car red red"], 0.05, 0)
+    assert data.lengths().tolist() == [120 + 130 + 3 * 50, 130 + 2 * 120 + 4 * 50] and data.longest == 570
+    spoken = set()
+    for epoch in range(20):
+        waves, texts = data.get(torch.tensor([0, 1]), epoch)
+        assert texts == ["red car", "car red red"] and all(len(wave) <= data.longest for wave in waves)
+        found = [wave[wave != 0].unique_consecutive().tolist() for wave in waves]
+        assert found[0] in ([1, 2], [3, 4]) and found[1] in ([2, 1], [4, 3])
+        spoken.add(tuple(found[0]))
+    assert len(spoken) == 2
+    with pytest.raises(DataError, match="no clip of 'ann' has the word 'blue'"):
+        replace(data, phrases=["blue car"])

@@ -1,163 +1,26 @@
-"""Transcribed speech: sequences of spoken digits, your own tables, Hub datasets, or synthetic spelled tones."""
+"""Load transcribed speech: sequences of spoken digits, your own tables, Hub datasets, or synthetic speech."""
 
-from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from zoo.data.audio.dataset import AudioDataset
 from zoo.data.audio.load import TASK, hold_out_speaker, load_audio, read_audio
 from zoo.data.audio.tables import AudioClips, audio_folder, read_audio_table
+from zoo.data.audio.transcribed import Recordings, SpokenPhrases, Transcribed, WordSequences
 from zoo.data.config import AudioDataSettings, SpeechSettings
 from zoo.data.sources.columns import TEXT_NAMES, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.tables import Table
-from zoo.data.splits import Items, Splits, with_test
+from zoo.data.splits import Splits, with_test
 from zoo.data.synthetic import audio as synthetic
+from zoo.data.synthetic import phrases as synthetic_phrases
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
-from zoo.utils.keyed_random import KeyedRandom
 
 TRANSCRIPTS = ("transcription", "transcript", *TEXT_NAMES)
 TEST_SEQUENCES = 300
-
-
-class Transcribed(Items):
-    """Base of transcribed audio, addressed by index."""
-
-    noun: ClassVar[str] = "clips"
-
-    clips: AudioClips
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second."""
-        return self.clips.sampling_rate
-
-    @abstractmethod
-    def lengths(self) -> Tensor:
-        """Number of samples of each item, int64 [N], as far as known in advance."""
-
-    @abstractmethod
-    def get(self, rows: Tensor, epoch: int) -> tuple[list[Tensor], list[str]]:
-        """Waveforms [S] and transcripts of the given rows."""
-
-    @abstractmethod
-    def texts(self) -> list[str]:
-        """Texts that cover all characters, to build the vocabulary from."""
-
-
-@dataclass
-class Recordings(Transcribed):
-    """Audio clips with their transcripts."""
-
-    clips: AudioClips
-    transcripts: list[str]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def lengths(self) -> Tensor:
-        return self.clips.lengths
-
-    def get(self, rows: Tensor, epoch: int) -> tuple[list[Tensor], list[str]]:
-        return [self.clips[i] for i in rows.tolist()], [self.transcripts[i] for i in rows.tolist()]
-
-    def texts(self) -> list[str]:
-        return self.transcripts
-
-    def take(self, rows: Tensor) -> "Recordings":
-        """The recordings of these rows."""
-        return Recordings(self.clips.take(rows), [self.transcripts[i] for i in rows.tolist()])
-
-    def subset(self, count: int, *, seed: int = 0) -> "Recordings":
-        """The first `count` recordings; 0 keeps all."""
-        return self if not count or count >= len(self) else self.select(torch.arange(count))
-
-
-@dataclass
-class WordSequences(Transcribed):
-    """Sequences of spoken words, made by concatenating single-word clips of one speaker with pauses in between.
-
-    The words of a sequence are a pure function of (seed, epoch, index). Training has new sequences in every epoch;
-    evaluation always uses epoch 0.
-
-    Attributes:
-        clips, words: N audio clips, and the word in each clip.
-        speakers: Speaker of each clip; empty if unknown.
-        count: Number of sequences per epoch; 0 makes as many as there are clips.
-        max_words: Maximum number of words per sequence.
-        pause: Maximum pause between two words in seconds.
-        seed: Seed of the sequences.
-    """
-
-    clips: AudioClips
-    words: list[str]
-    speakers: list[str]
-    count: int
-    max_words: int
-    pause: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        speakers = self.speakers or [""] * len(self.words)
-        rows = [[i for i, other in enumerate(speakers) if other == name] for name in sorted(set(speakers))]
-        self.counts = torch.tensor([len(own) for own in rows])
-        self.clips_of = torch.nn.utils.rnn.pad_sequence([torch.tensor(own) for own in rows], batch_first=True)
-
-    def __len__(self) -> int:
-        return self.count or len(self.clips)
-
-    def groups(self) -> Tensor:
-        """The word of each clip, int64 [N]."""
-        known = sorted(set(self.words))
-        return torch.tensor([known.index(word) for word in self.words])
-
-    def take(self, rows: Tensor) -> "WordSequences":
-        """Sequences of these clips."""
-        words = [self.words[i] for i in rows.tolist()]
-        speakers = [self.speakers[i] for i in rows.tolist()] if self.speakers else []
-        return replace(self, clips=self.clips.take(rows), words=words, speakers=speakers)
-
-    def subset(self, count: int, *, seed: int = 0) -> "WordSequences":
-        """`count` sequences per epoch; 0 keeps all."""
-        return replace(self, count=count or self.count)
-
-    def lengths(self) -> Tensor:
-        """Lengths in epoch 0; the number of words is the same in all epochs."""
-        return self._choice(torch.arange(len(self)), 0)[0]
-
-    def _choice(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """(number of words [B], clip indices [B, max_words]) of the given sequences."""
-        rng = KeyedRandom(self.seed, epoch, rows)
-        size = KeyedRandom(self.seed, 0, rows).integers("string/size", self.max_words) + 1  # the same in every epoch
-        speaker = rng.integers("string/speaker", len(self.counts))
-        picks = [rng.integers(f"string/word/{i}", self.counts[speaker]) for i in range(self.max_words)]
-        return size, torch.stack([self.clips_of[speaker, pick] for pick in picks], 1)
-
-    def get(self, rows: Tensor, epoch: int) -> tuple[list[Tensor], list[str]]:
-        size, chosen = self._choice(rows, epoch)
-        rng = KeyedRandom(self.seed, epoch, rows)
-        gaps = torch.stack([rng.uniform(f"string/gap/{i}") for i in range(self.max_words + 1)], 1)
-        pauses = (gaps * self.pause * self.sampling_rate).long().tolist()
-        waves, texts = [], []
-        for row, count in enumerate(size.tolist()):
-            clips = chosen[row, :count].tolist()
-            parts = [torch.zeros(pauses[row][0])]
-            for i, clip in enumerate(clips):
-                parts += [self.clips[clip], torch.zeros(pauses[row][i + 1])]
-            waves.append(torch.cat(parts))
-            texts.append(" ".join(self.words[clip] for clip in clips))
-        return waves, texts
-
-    def texts(self) -> list[str]:
-        return [" ".join(sorted(set(self.words)))]
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load_speech(
@@ -180,15 +43,18 @@ def load_speech(
             f"data.sampling_rate={s.sampling_rate}: the model of model.source= takes audio at {sampling_rate} Hz; "
             f"omit data.sampling_rate="
         )
-    if s.name in ("auto", "synthetic", "synthetic_speech"):
-        return _synthetic(s)
+    name = s.synthetic if s.name in ("auto", "synthetic") else s.name
+    if name == "synthetic_speech":
+        return _spelled_tones(s)
+    if name == "synthetic_phrases":
+        return _synthetic_phrases(s, seed)
     if s.name == "fsdd":
         return load_digit_strings(s, seed, val_fraction)
     source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
     return _from_tables(source, s, seed)
 
 
-def _synthetic(s: SpeechSettings) -> Splits[Transcribed]:
+def _spelled_tones(s: SpeechSettings) -> Splits[Transcribed]:
     """The synthetic dataset of spelled tones; training and test texts do not overlap."""
     waves, texts = synthetic.make_speech(synthetic.SPELLED_TRAIN + synthetic.SPELLED_TEST, seed=0)
     clips = AudioClips.of(waves, synthetic.SAMPLING_RATE).synthetic_at(s.sampling_rate, s.resample)
@@ -199,6 +65,26 @@ def _synthetic(s: SpeechSettings) -> Splits[Transcribed]:
     )
     train, test = (recordings.take(rows[rows < len(recordings)]) for rows in parts)
     return Splits(train, test, "synthetic", False, "synthesized spelled tones")
+
+
+def _synthetic_phrases(s: SpeechSettings, seed: int) -> Splits[Transcribed]:
+    """The synthetic dataset of spoken phrases; the phrases and the voices of the test split are not in training."""
+    train, test = synthetic_phrases.TRAIN, synthetic_phrases.TEST
+    phrases = synthetic_phrases.make_phrases(train + test, seed=0)
+    voices, test_voices = synthetic_phrases.VOICES, synthetic_phrases.TEST_VOICES
+    waves, words, names = synthetic_phrases.make_spoken_words(voices + test_voices, seed=0)
+    clips = AudioClips.of(waves, synthetic_phrases.SAMPLING_RATE).synthetic_at(s.sampling_rate, s.resample)
+    first = voices * len(synthetic_phrases.WORDS)
+
+    def part(rows: range, texts: list[str]) -> SpokenPhrases:
+        own = clips.take(torch.tensor(rows))
+        return SpokenPhrases(own, [words[i] for i in rows], [names[i] for i in rows], texts, s.pause, seed)
+
+    return Splits(
+        part(range(first), phrases[: min(train, s.max_train_samples or train)]),
+        part(range(first, len(clips)), phrases[train:][: s.max_test_samples or test]),
+        "synthetic", False, "synthesized phrases; those of the test split, and its voices, are not in training",
+    )  # fmt: skip
 
 
 def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Splits[Transcribed]:
@@ -214,7 +100,12 @@ def load_digit_strings(s: SpeechSettings, seed: int, val_fraction: float) -> Spl
 
     def sequences(part: AudioDataset, count: int) -> WordSequences:
         words = [sets.classes[i] for i in part.labels.tolist()]
-        return WordSequences(part.clips, words, part.speakers, count, s.digits, s.pause, seed)
+        longest = int(part.clips.lengths.max()) / part.clips.sampling_rate + 2 * s.pause
+        if longest > s.max_duration:
+            raise DataError(
+                f"max_duration={s.max_duration:g}: a spoken digit with its pauses has up to {longest:.2f} s"
+            )
+        return WordSequences(part.clips, words, part.speakers, count, s.digits, s.pause, seed, s.max_duration)
 
     train, test = sequences(sets.train, s.max_train_samples), sequences(sets.test, TEST_SEQUENCES)
     splits: Splits[Transcribed] = Splits(train, test, "fsdd", True, f"digit sequences from {sets.source}")

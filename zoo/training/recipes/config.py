@@ -8,6 +8,7 @@ from zoo.data.config import (
     AudioPairSettings,
     LinesSettings,
     PairDataSettings,
+    Seq2SeqSpeechSettings,
     SpeechSettings,
     StreamSettings,
     TextDataSettings,
@@ -269,6 +270,33 @@ class CTCSettings(RunSettings):
 
     data: SpeechSettings = field(default_factory=SpeechSettings)
     task: DecodeSettings = field(default_factory=DecodeSettings)
+    export: Literal["none", "transformers"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptionSettings(TranslationSettings):
+    """The objective of speech recognition, and the generated transcripts.
+
+    Attributes:
+        num_beams: Number of beams that transcribe the test set; 1 takes the most probable tokens, as in validation.
+        val_samples: Number of validation clips whose transcripts are scored by word error rate; 0 scores none.
+    """
+
+    num_beams: int = 1
+    val_samples: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechRecognitionSettings(RunSettings):
+    """Settings of speech recognition with an encoder-decoder.
+
+    Attributes:
+        export: Also save the best model in the format of another library, to `transformers/` in the run folder.
+    """
+
+    data: Seq2SeqSpeechSettings = field(default_factory=Seq2SeqSpeechSettings)
+    task: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     export: Literal["none", "transformers"] = "none"
 
 
