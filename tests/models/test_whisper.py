@@ -295,3 +295,12 @@ def test_inputs_that_do_not_fit():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             zoo.create_model("whisper_nano", **options)
+
+
+def test_a_new_stem_does_not_lose_the_clip_among_the_positions():
+    """Features of unit variance come through with at least a quarter of the size of the positions."""
+    stem = zoo.create_model("whisper_nano", mel_bins=40, frames=200, seed=0).encoder.tokens
+    features = torch.randn(2, 40, 200, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        content = stem(features) - stem.positions
+    assert content.square().mean().sqrt() > 0.25 * stem.positions.square().mean().sqrt()

@@ -5,10 +5,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.frontends.inputs import check_input_dtype, check_not_empty
-from zoo.nn.init import Initializer
+from zoo.nn.init import Initializer, trunc_normal_
 from zoo.nn.sinusoids import sinusoids
 
 STRIDE = 2  # frames per token
+
+
+class GELUConv(nn.Conv1d):
+    """A convolution before a GELU, whose weights keep the variance of its input (He et al. 2015).
+
+    With the smaller weights of other convolutions the clip would be a twentieth of the positions that are added to it,
+    and a model that is trained from scratch does not begin to attend to it.
+    """
+
+    def initialize(self, generator_for: Initializer) -> None:
+        trunc_normal_(self.weight, (2 / self.weight[0].numel()) ** 0.5, generator_for("weight"))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class ConvSpectrogramEmbedding(nn.Module):
@@ -25,8 +38,8 @@ class ConvSpectrogramEmbedding(nn.Module):
         if frames % STRIDE or frames < STRIDE:
             raise ValueError(f"frames={frames}: expected an even number of frames, two for each token")
         self.bins, self.frames, self.dropout = bins, frames, dropout
-        self.conv1 = nn.Conv1d(bins, width, 3, padding=1)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=STRIDE, padding=1)
+        self.conv1 = GELUConv(bins, width, 3, padding=1)
+        self.conv2 = GELUConv(width, width, 3, stride=STRIDE, padding=1)
         self.register_buffer("positions", torch.empty(frames // STRIDE, width))
 
     def initialize(self, generator_for: Initializer) -> None:
