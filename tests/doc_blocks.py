@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import settings_of
+from tables import settings_of, trains
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +82,7 @@ class Runner:
         """One command of a bash block: a script of Python, or `zoo`, in this process."""
         if words[0] == "python":
             script, argv = Path(words[1]), words[2:]
-            if script.parent.name == "recipes" and "def train(" in script.read_text():
+            if script.parent.name == "recipes" and trains(ROOT / script):
                 argv = shortened(argv)
             status = run_script(script, argv)
         elif words[0] == "zoo":

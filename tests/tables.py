@@ -48,6 +48,11 @@ def recipes() -> str:
     return "\n".join(rows)
 
 
+def trains(recipe: Path) -> bool:
+    """Whether a recipe trains a model, and so has settings."""
+    return "def train(" in recipe.read_text()
+
+
 def settings_of(recipe: Path) -> type:
     """The settings class of a recipe, which it passes to `main`."""
     name = re.search(r"main\(\w+, (\w+)", recipe.read_text())
@@ -64,7 +69,7 @@ def options() -> str:
     model = [f"| `model.{name}` | | per model | {meaning} |" for name, meaning in MODEL_FIELDS.items()]
     parts = ["## All recipes", "", *HEAD, *map(option_row, shared), *model]
     paths = {option.path for option in options_of(RunSettings)}
-    for file in [recipe for recipe in RECIPES if "def train(" in recipe.read_text()]:
+    for file in filter(trains, RECIPES):
         cls = settings_of(file)
         own = [option for option in options_of(cls) if option.path not in paths]
         parts += ["", f"## {file.stem}", "", *changed_defaults(file, cls), *HEAD, *map(option_row, own)]

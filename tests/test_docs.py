@@ -9,7 +9,7 @@ import griffe
 import pytest
 from doc_blocks import PAGES, ROOT, SHOWN, Block, Runner, blocks, parse_commands, shortened
 from doc_standins import workplace  # noqa: F401, a fixture
-from tables import settings_of
+from tables import settings_of, trains
 
 from zoo.training.parse import SettingsError, resolve
 
@@ -108,7 +108,8 @@ def test_an_option_that_is_not_known_is_noticed(code: str, workplace: Path) -> N
 def test_options_in_sentences_are_not_ambiguous(page: Path) -> None:
     """An option that a guide names in a sentence can be given as it stands to a recipe of that page that has it."""
     text = page.read_text()
-    recipes = [settings_of(file) for file in {ROOT / name for name in re.findall(r"recipes/\w+\.py", text)}]
+    named = {ROOT / name for name in re.findall(r"recipes/\w+\.py", text)}
+    recipes = [settings_of(file) for file in filter(trains, named)]
     for key in re.findall(r"`([a-z_.]+)=[^`(]*`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         problems = [problem_of(key, cls) for cls in recipes]
         assert "" in problems or not any("ambiguous" in problem for problem in problems), (key, problems)

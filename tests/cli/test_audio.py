@@ -152,7 +152,7 @@ def test_transcribe_with_whisper(whisper: Path, capsys: pytest.CaptureFixture[st
     options = dict(language="de", temperature=(0.0, 0.01), skip_silence=True)
     expected = zoo.transcribe(zoo.load("whisper"), "talk.wav", **options)
     words = ["transcribe", "whisper", "talk.wav", "--language", "german", "--skip-silence"]
-    words += ["--temperature", "0", "0.01"]
+    words += ["--temperature", "0,0.01"]
     assert main([*words, "--out", "w.json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(Path("w.json").read_text()) == json.loads(json.dumps(expected.to_dict()))

@@ -64,13 +64,18 @@ def add_whisper_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Whisper")
     group.add_argument("--language", help="of the speech, as a code or a name (detected in each recording)")
     group.add_argument("--task", choices=("transcribe", "translate"), help="translate is to English")
-    group.add_argument("--temperature", type=float, nargs="+", metavar="T",
-                       help="tried until a text passes the thresholds; 0 is greedy (0 0.2 0.4 0.6 0.8 1)")  # fmt: skip
+    group.add_argument("--temperature", type=numbers, metavar="T,T,...",
+                       help="tried until a text passes the thresholds; 0 is greedy (0,0.2,0.4,0.6,0.8,1)")  # fmt: skip
     group.add_argument("--condition-on-previous-text", action="store_true", default=None,
                        help="read what was written for the earlier audio")  # fmt: skip
     group.add_argument("--skip-silence", action="store_true", default=None,
                        help="windows leave out parts that are silent by their energy")  # fmt: skip
     group.add_argument("--batch-size", type=int, help="recordings that are transcribed together (8)")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(float(word) for word in text.split(","))
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
