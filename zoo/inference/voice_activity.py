@@ -13,8 +13,8 @@ def silent_spans(
     """(first frame, frame after the last) of the silences in a spectrogram of Whisper [bins, T].
 
     A frame is silent if its energy is at least 40 dB below that of the 95th percentile of all frames: pauses in a quiet
-    room. It is no trained detector: noise counts as speech. A recording whose level does not change has no silence, but
-    for one of zeros alone.
+    room. It is not a trained detector: noise counts as speech. A recording whose level does not change has no silence,
+    but for one of zeros alone.
 
     Args:
         features: As `WhisperProcessor.long_features` gives them.
