@@ -11,6 +11,7 @@ from seq2seq_files import seq2seq_folder
 import zoo
 from zoo.data import ParallelDataModule, ParallelTextSettings, load_parallel_texts
 from zoo.data.keyed_batches import Keys
+from zoo.interpret.alignment import align_words
 from zoo.preprocessing.marian import MarianProcessor, marian_backend
 
 transformers = pytest.importorskip("transformers")
@@ -167,3 +168,8 @@ def test_targets_of_training_are_tokenized_as_targets(folder, tmp_path):
         assert batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist() == ids_of(theirs, source)
         labels = batch["labels"][row]
         assert labels[labels != -100].tolist() == ids_of(theirs, None, text_target=target)
+
+
+def test_words_are_not_aligned(folder):
+    with pytest.raises(ValueError, match="does not say which tokens belong to a word"):
+        align_words(zoo.load(folder), ENGLISH[0], GERMAN[0])

@@ -55,18 +55,20 @@ def align_words(model: Any, source: str, target: str, *, layers: Layers = "decod
         target: The target text, such as the translation that the model writes.
         layers: The layers, as in `zoo.capture`.
 
-    Raises: ValueError for a text without words, and for layers without attention weights.
+    Raises: ValueError for a text without words, for layers without attention weights, and for a tokenizer that does not
+        say which tokens belong to a word (Marian's).
     """
-    batch = model.preprocess(source)
-    labels = model.preprocess(target)["input_ids"]
+    targets = model.preprocess.for_targets()
+    batch, labels = model.preprocess(source), targets(target)["input_ids"]
     start = labels.new_full((1, 1), model.config.decoder_start_token_id)
     inputs = batch | {"decoder_input_ids": torch.cat([start, labels[:, :-1]], 1)}
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad(), capture(model, layers=layers, reduce=lambda w: w.mean(1)) as maps:
         model(**{name: value.to(device) for name, value in inputs.items() if name in model.inputs})
     weights = torch.stack(list(maps.values())).mean(0)[0].float().cpu()  # [T, N] of tokens
-    encoded, _ = model.preprocess.encode_each([source, target])  # truncated, as the model got them
-    of_source, of_target = map(words_of, (source, target), encoded)
+    pairs = [(source, model.preprocess), (target, targets)]
+    # truncated, as the model got them
+    of_source, of_target = (words_of(text, processor.encode_each([text])[0][0]) for text, processor in pairs)
     columns = torch.stack([weights[:, tokens].sum(1) for _, tokens in of_source], 1)
     rows = torch.stack([columns[tokens].mean(0) for _, tokens in of_target])
     rows = rows / rows.sum(1, keepdim=True).clamp(min=1e-12)
@@ -75,7 +77,12 @@ def align_words(model: Any, source: str, target: str, *, layers: Layers = "decod
 
 def words_of(text: str, encoding: "Encoding") -> list[tuple[str, list[int]]]:
     """(word, indices of its tokens) of an encoded text, without special tokens; punctuation is a word if the tokenizer
-    separates it. Raises ValueError if there are none."""
+    separates it. Raises ValueError if there are none, or if the encoding does not know them."""
+    if not hasattr(encoding, "word_ids"):
+        raise ValueError(
+            "the tokenizer does not say which tokens belong to a word: zoo.capture(model, layers='decoder.*.cross') "
+            "has the attention of single tokens"
+        )
     tokens: dict[int, list[int]] = {}
     for index, word in enumerate(encoding.word_ids):
         if word is not None and not encoding.special_tokens_mask[index]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoo.training.result import Result
 
 EXAMPLES = 3  # translations that are printed, and plotted
+PLOTTED_WORDS = 30  # words of a translation at most
 PLOTTED_LENGTH = 50  # characters of source texts whose alignment is plotted, about
 
 
@@ -135,7 +136,9 @@ def alignment(run: Run, task: Any, result: "Result") -> "Figure | None":
     """
     part = task.trainer.datamodule.splits.test
     chosen = sorted(range(min(len(part), 50)), key=lambda i: abs(len(part.sources[i]) - PLOTTED_LENGTH))[:EXAMPLES]
-    texts = [(part.sources[i], task.predictions.get(i) or part.targets[i]) for i in chosen]
+    pairs = [(part.sources[i], task.predictions.get(i) or part.targets[i]) for i in chosen]
+    # what a model writes after a few steps may have no end
+    texts = [(source, " ".join(target.split()[:PLOTTED_WORDS])) for source, target in pairs]
     try:
         return plot_alignment([align_words(task.evaluated, *pair) for pair in texts])
     except ValueError as error:
