@@ -179,5 +179,5 @@ class SpectrogramFeatureExtractor(AudioProcessor):
 
 def frames_of_model(config: Any) -> int:
     """The number of frames that a model takes: of Whisper, whose max_length is that of its texts, and of others."""
-    frames: int = config.frames if "frames" in config.names() else config.max_length
-    return frames
+    frames: int | None = getattr(config, "frames", None)
+    return frames or config.max_length
