@@ -59,7 +59,12 @@ def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
     return max(float(np.abs(got - want).max() / np.abs(want).max()) for want, got in pairs)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in family_names()])
+# A decoder beside an encoder, which one graph does not have.
+BOTH_SIDES = [name for name in family_names() if "decoder_input_ids" in family(name).model.inputs]
+ONE_SIDE = [name for name in family_names() if name not in BOTH_SIDES]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in ONE_SIDE])
 def test_every_family(name, tmp_path):
     model = tiny(name)
     folder = zoo.export(model, tmp_path / "out", "onnx")
@@ -70,6 +75,19 @@ def test_every_family(name, tmp_path):
     axes = [[size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim] for value in inputs]
     assert all(str(shape[0]).endswith("batch") for shape in axes)
     assert all(shape[1] in ("length", "samples") for shape in axes if len(shape) == 2)
+
+
+@pytest.mark.parametrize("name", BOTH_SIDES)
+def test_an_encoder_decoder_is_refused_by_name(name, tmp_path):
+    with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: one graph"):
+        zoo.export(zoo.create_model(next(iter(family(name).variants)), seed=0, depth=1), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+def test_the_encoder_of_t5_alone(tmp_path):
+    model = tiny("t5", head=None, decoder_depth=0)
+    assert difference(model, zoo.export(model, tmp_path / "out", "onnx"), 4, 1) <= 1e-5
 
 
 KINDS = [("bert", kind) for kind in BUILT_IN] + [("gpt2", kind) for kind in BUILT_IN if kind != "performer"]

@@ -395,6 +395,21 @@ def test_rollout_keeps_padding_at_zero_and_rows_at_one() -> None:
     assert not rolled[1, :, 2:].any()
 
 
+def test_rollout_takes_no_maps_of_two_sides_that_happen_to_have_the_same_size() -> None:
+    model = zoo.create_model("t5_nano", depth=1).eval()
+    ids = torch.arange(10).view(2, 5) + 3
+    with zoo.capture(model) as maps:
+        model(input_ids=ids, decoder_input_ids=ids)
+    with pytest.raises(ValueError, match=r"given those of decoder.blocks.*.cross"):
+        zoo.rollout(maps)
+    own = {name: weights for name, weights in maps.items() if name.endswith("mixer")}
+    with pytest.raises(
+        ValueError, match=r"given those of encoder.blocks and decoder.blocks: .*'encoder.blocks.\*.mixer'"
+    ):
+        zoo.rollout(own)
+    assert zoo.rollout({"encoder.blocks.0.mixer": own["encoder.blocks.0.mixer"]}).shape == (2, 5, 5)
+
+
 def test_rollout_raises_for_maps_that_are_not_of_one_stack() -> None:
     two, three = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)
     for maps in ([], [torch.ones(1, 1, 2, 3)], [[two]], [two, three]):

@@ -1,5 +1,6 @@
 """Statistics of attention maps [B, H, N, M], as `zoo.capture` returns them: rollout, entropy, distance."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,8 +12,10 @@ def rollout(maps: Mapping[str, Tensor] | Sequence[Tensor], residual: float = 0.5
 
     Abnar and Zuidema 2020 (https://arxiv.org/abs/2005.00928): maps are averaged over heads, mixed with the identity for
     the residual connection, and multiplied. maps: self-attention maps of one stack, [B, H, N, N] each, first layer
-    first; rows without attention (padding) stay zero. residual: weight of the identity.
+    first; rows without attention (padding) stay zero. residual: weight of the identity. Raises ValueError for maps of
+    several stacks, by their names, and for those of cross-attention.
     """
+    check_one_stack(maps)
     layers = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
     if not layers:
         raise ValueError("no maps given: rollout needs the maps of all layers")
@@ -34,6 +37,21 @@ def rollout(maps: Mapping[str, Tensor] | Sequence[Tensor], residual: float = 0.5
         rolled = mixed if rolled is None else mixed @ rolled
     assert rolled is not None
     return rolled
+
+
+def check_one_stack(maps: Mapping[str, Tensor] | Sequence[Tensor]) -> None:
+    """Raises ValueError for maps whose names are of several stacks: the maps of two sides may have the same size."""
+    names = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in maps)) if isinstance(maps, Mapping) else []
+    if crossed := [name for name in names if name.endswith(".cross")]:
+        raise ValueError(
+            f"rollout needs self-attention maps, given those of {crossed[0]}: select those of one stack, as in "
+            "zoo.capture(model, layers='encoder.blocks.*.mixer')"
+        )
+    if len(stacks := list(dict.fromkeys(name.partition(".*.")[0] for name in names if ".*." in name))) > 1:
+        raise ValueError(
+            f"rollout needs the maps of one stack, given those of {' and '.join(stacks)}: select one, as in "
+            f"zoo.capture(model, layers='{stacks[0]}.*.mixer')"
+        )
 
 
 def entropy(weights: Tensor) -> Tensor:

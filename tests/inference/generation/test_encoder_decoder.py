@@ -84,6 +84,17 @@ def test_a_draft_changes_no_token():
         zoo.generate(model, ids, mask, draft=zoo.create_model("gpt_nano", vocab_size=60))
 
 
+@pytest.mark.parametrize("name, fields, reason", [
+    ("bart_nano", dict(forced_eos_token_id=2), "forced_eos_token_id of the model's config"),
+    ("bart_nano", dict(forced_bos_token_id=0), "forced_bos_token_id of the model's config"),
+    ("marian_nano", {}, "NeverToken of the model"),
+])  # fmt: skip
+def test_a_draft_beside_rules_of_the_model_is_refused_by_name(name, fields, reason):
+    model = zoo.create_model(name, **fields)
+    with pytest.raises(ValueError, match=f"draft= does not work with {reason}: omit"):
+        zoo.generate(model, torch.tensor([[5, 6]]), draft=model)
+
+
 def test_samples_and_scores():
     model, (ids, mask) = nano(), sources()
     output = zoo.generate(
@@ -123,6 +134,8 @@ def test_what_is_refused():
     cases = [
         (TypeError, "no option 'languge'", dict(input_ids=ids, languge="en")),
         (ValueError, "'input_ids' is missing", {}),
+        (ValueError, "a conversation is for chat models", dict(input_ids=[{"role": "user", "content": "w5"}])),
+        (ValueError, "a conversation is for chat models", dict(input_ids=[[{"role": "user", "content": "w5"}]])),
         (ValueError, "only padding", dict(input_ids=ids, attention_mask=mask * 0)),
         (ValueError, "out of range", dict(input_ids=ids + 60)),
         (ValueError, "at most 60, the size of the vocabulary", dict(input_ids=ids, num_beams=61)),

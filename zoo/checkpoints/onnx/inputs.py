@@ -55,7 +55,13 @@ class Part:
 
 def parts_of(model: Model) -> list[Part]:
     """The inputs of a graph by modality: all that the model takes but document_ids, which are for training, and
-    lengths."""
+    lengths. Raises ValueError for a model with a decoder beside its encoder, which writes token by token."""
+    if "decoder_input_ids" in model.inputs:
+        raise ValueError(
+            f"this {model.family} cannot be exported to ONNX: one graph does not have the two steps of its encoder and "
+            "its decoder, whose caches grow; format='transformers' exports it. Of T5, the encoder alone can be "
+            "exported, a model with head=None, decoder_depth=0"
+        )
     parts, records = [], of_inputs(model.inputs)
     for record in records:
         config: Any = model.config.part_of(record.main_input)

@@ -93,8 +93,8 @@ def generate(
     task = GenerationTask(
         prompt.repeated(num_return_sequences), sampling, stopping_of(prompt, ends, stop, tokenizer), fill,
         generator_of(seed, prompt.ids.device), StreamerAdapter(streamer, prompt.ids),
-        LogitsProcessors(prompt, fill, no_repeat_ngram_size, min_new_tokens, ends,
-                         with_own(own_processors, logits_processor)),
+        LogitsProcessors(prompt, fill, no_repeat_ngram_size, min_new_tokens, ends, logits_processor,
+                         own_processors),
         output_scores,
     )  # fmt: skip
     new = run(task, BeamOptions(num_beams, num_return_sequences, length_penalty, early_stopping), draft, make_prompt)
@@ -140,11 +140,6 @@ def prompt_of(
             f"{type(model).__name__}"
         )
     return Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target).cached(cache), ()
-
-
-def with_own(own: tuple[LogitsProcessor, ...], given: LogitsProcessor | Sequence[LogitsProcessor]) -> Any:
-    """The processors of the model's family, then those that a caller passes."""
-    return [*own, *(given if isinstance(given, list | tuple) else [given])] if own else given
 
 
 def run(

@@ -20,6 +20,7 @@ class LogitsProcessors:
     prompt: the tokens of each prompt [B, N], with padding on the left. num_padding: padding tokens of each [B].
     no_repeat_ngram_size: tokens that would repeat an n-gram of the row get -inf, padding aside (0: off).
     min_new_tokens: the tokens in `end_ids` get -inf before so many new ones. custom: those that a caller passes.
+    own: those of the model's family, which come before them.
     A model may force its first new token and, at max_new_tokens, the last unless there are no end tokens
     (forced_bos_token_id and forced_eos_token_id of its config, as BART has them).
     """
@@ -32,6 +33,7 @@ class LogitsProcessors:
         min_new_tokens: int,
         end_ids: tuple[int, ...],
         custom: LogitsProcessor | Sequence[LogitsProcessor],
+        own: Sequence[LogitsProcessor] = (),
     ) -> None:
         for name, count in (("no_repeat_ngram_size", no_repeat_ngram_size), ("min_new_tokens", min_new_tokens)):
             require(isinstance(count, int) and count >= 0, name, count, "a whole number, 0 for none")
@@ -43,7 +45,7 @@ class LogitsProcessors:
         if odd := [one for one in given if not callable(one)]:
             raise ValueError(f"logits_processor has a {type(odd[0]).__name__}, expected a list of functions "
                              "(input_ids [rows, T], scores [rows, V]) -> scores")  # fmt: skip
-        self.no_repeat_ngram_size, self.custom = no_repeat_ngram_size, tuple(given)
+        self.no_repeat_ngram_size, self.custom, self.own = no_repeat_ngram_size, tuple(given), tuple(own)
         size = prompt.model.config.part_of("decoder_input_ids").vocab_size
         end_ids = tuple(i for i in end_ids if i < size)  # of a config that was cut down
         self.min_new_tokens = min_new_tokens if end_ids else 0
@@ -52,17 +54,19 @@ class LogitsProcessors:
         places = {0: "forced_bos_token_id"} | ({prompt.room - 1: "forced_eos_token_id"} if end_ids else {})
         forced = {step: getattr(config, name, None) for step, name in places.items()}
         self.forced: dict[int, int] = {step: token for step, token in forced.items() if token is not None}
+        self.forced_names = [name for step, name in places.items() if step in self.forced]
         if self:
             self.prompt, self.num_padding = prompt.padded_left(fill)
 
     def __bool__(self) -> bool:
-        return bool(self.no_repeat_ngram_size or self.min_new_tokens or self.forced or self.custom)
+        return bool(self.no_repeat_ngram_size or self.min_new_tokens or self.forced or self.own or self.custom)
 
     def names(self) -> list[str]:
-        """The options that are in use."""
-        return [name for name in ("no_repeat_ngram_size", "min_new_tokens") if getattr(self, name)] + [
-            "logits_processor"
-        ] * bool(self.custom)
+        """The options that are in use, and what the config of the model asks for."""
+        found = [name for name in ("no_repeat_ngram_size", "min_new_tokens") if getattr(self, name)]
+        found += [f"{name} of the model's config" for name in self.forced_names]
+        found += [f"{name_of(processor)} of the model" for processor in self.own]
+        return found + ["logits_processor"] * bool(self.custom)
 
     def __call__(self, new: Tensor, scores: Tensor) -> Tensor:
         """new: the tokens after the prompts so far [rows, T]; scores [rows, V], each prompt with equally many rows."""
@@ -76,7 +80,7 @@ class LogitsProcessors:
             scores = scores.index_fill(1, self.end_ids, -torch.inf)
         if (token := self.forced.get(new.shape[1])) is not None:
             scores = torch.full_like(scores, -torch.inf).index_fill(1, self.end_ids.new_tensor([token]), 0.0)
-        for processor in self.custom:
+        for processor in (*self.own, *self.custom):
             result = processor(ids, scores)
             if not isinstance(result, Tensor) or result.shape != scores.shape:
                 found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -62,8 +62,13 @@ def encode_prompts(model: Any, prompts: Any, mask: Tensor | None, tokenizer: Any
 
 
 def encode_sources(model: Any, texts: Any, mask: Tensor | None, tokenizer: Any) -> TextPrompts | None:
-    """A text or a list of texts for an encoder as tokens; None for others."""
-    found = None if is_conversation(texts) else encode_prompts(model, texts, mask, tokenizer)
+    """A text or a list of texts for an encoder as tokens; None for others. Raises ValueError for a conversation."""
+    if is_conversation(texts) or (isinstance(texts, list | tuple) and texts and is_conversation(texts[0])):
+        raise ValueError(
+            f"a conversation is for chat models, which are decoders alone, and the model is a {type(model).__name__}, "
+            "with an encoder: pass a text, or a list of texts"
+        )
+    found = encode_prompts(model, texts, mask, tokenizer)
     return None if found is None else replace(found, texts=[""] * len(found.texts), is_source=True)
 
 
