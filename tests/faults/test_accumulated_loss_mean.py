@@ -51,7 +51,7 @@ def cut(batch: Batch, sizes: tuple[int, ...]) -> list[Batch]:
         part = {name: value[rows] if value.ndim else value for name, value in batch.items()}
         if (keep := part.get("attention_mask")) is not None:
             longest = int(keep.sum(1).max())
-            part = {name: x[:, :longest] if x.ndim == 2 else x for name, x in part.items()}
+            part = {name: x[:, :longest] if x.shape[1:] == keep.shape[1:] else x for name, x in part.items()}
         found.append(part)
     return found
 
