@@ -19,6 +19,7 @@ from zoo.preprocessing.modality import MODALITIES, file_modality
 from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.journal import EmbeddingJournal
+from zoo.utils.atomic import remove_leftovers
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
 from zoo.utils.folders import data_files, describe_files
@@ -87,6 +88,7 @@ def embed(
         root = None if folder is None else folder.resolve()
         if old is not None and (kept, broken, root) == (list(old.items), old.broken, old.folder):
             done = old
+            remove_leftovers(out.parent, out.name)  # of a run that was killed when the file was complete
         else:
             vectors = gathered(kept, old, known, journal)
             done = Embeddings(vectors, Items.of(kept), mark, root, source_of(model), broken).save(out)
