@@ -58,12 +58,15 @@ def batch_of(name: str) -> dict[str, Tensor]:
 
 
 def padded(name: str) -> dict[str, Tensor]:
-    """Padding on the right, on the left and nowhere; in the decoder on the right."""
+    """Padding on the right, on the left and inside a text, of the encoder and of the decoder."""
     mask = torch.ones(3, 11, dtype=torch.long)
     mask[0, 8:] = 0
     mask[1, :4] = 0
+    mask[2, 3] = 0
     decoder = torch.ones(3, 7, dtype=torch.long)
     decoder[0, 5:] = 0
+    decoder[1, :2] = 0
+    decoder[2, 3] = 0
     return batch_of(name) | {"attention_mask": mask, "decoder_attention_mask": decoder}
 
 
