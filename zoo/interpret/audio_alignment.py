@@ -79,7 +79,7 @@ def align_audio(
     processor, encoder = model.preprocess, TranscriptTokens.of(model, language)
     wave = processor.load(audio, name_of(audio, 0), sampling_rate)
     features = processor((wave, processor.sampling_rate))["input_features"]
-    labels = encoder.encode(text)
+    labels = encoder.encode(text)[: model.config.max_length]  # of a longer text, the tokens that the model reads
     first, last = len(encoder.prefix), len(labels) - 1
     if first == last:
         raise ValueError(f"{text!r:.60} has no tokens to align")
