@@ -85,7 +85,8 @@ def test_what_is_queued_when_the_server_is_stopped_is_answered(saved: Path) -> N
         threads = [threading.Thread(target=lambda r=r: found.append(post(address, r))) for r in requests]
         for thread in threads:
             thread.start()
-        while len(found) < 6:  # until all have been received: one is computed while others wait
+        # until all have been received: one is computed while others wait
+        while len(found) < 6 and any(thread.is_alive() for thread in threads):
             with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
                 queued = json.loads(response.read())["queued"]
             if queued and queued + 200 + 200 * len(found) >= 1200:
