@@ -24,6 +24,7 @@ from zoo.nn.padding import real_tokens
 from zoo.nn.stack import Stack
 
 SIDES = ("encoder", "decoder")
+ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 # Fields that have one value for both sides, and may have another for one of them.
 BY_SIDE = ("depth", "heads", "mlp_dim", "attention", "mixer")
 
@@ -125,7 +126,7 @@ class EncoderDecoder(Model):
         self.share_embeddings()
         self.head = self.make_head()
         if self.decoder is None:
-            self.inputs = ("input_ids", "attention_mask", "lengths")  # type: ignore[misc]
+            self.inputs = ENCODER_INPUTS  # type: ignore[misc]
 
     def make_side(self, name: str) -> Side:
         """The "encoder" or the "decoder"."""
@@ -188,9 +189,7 @@ class EncoderDecoder(Model):
         The decoder's inputs may be among the arguments, so that `encode` takes a batch of `forward`; they change
         nothing.
         """
-        check_shapes(input_ids, attention_mask, 0)
-        if lengths is not None:
-            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        attention_mask, lengths = self.source_mask(input_ids, attention_mask, lengths)
         positions = count_positions(attention_mask, input_ids.shape[1], 0, input_ids.device)
         return self.encoder.blocks(
             self.encoder.tokens(input_ids, positions),
@@ -214,16 +213,32 @@ class EncoderDecoder(Model):
             raise trace_error(self)
         if unknown or input_ids is None:
             input_ids = self.check_inputs(unknown, input_ids)
-        if lengths is not None:
-            check_shapes(input_ids, attention_mask, 0)
-            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-        memory = self.encode(input_ids, attention_mask, lengths)
         if self.decoder is None:
             if decoder_input_ids is not None or decoder_attention_mask is not None:
                 raise self.input_error({"decoder_input_ids": decoder_input_ids})
-            return memory
-        x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, attention_mask)
+            return self.encode(input_ids, attention_mask, lengths)
+        x = self.hidden_states(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, lengths)
         return x if self.head is None else self.head(x)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+    ) -> Any:
+        """The decoder's hidden states [B, T, D] for the inputs of `forward`: what the head reads."""
+        attention_mask, lengths = self.source_mask(input_ids, attention_mask, lengths)
+        memory = self.encode(input_ids, attention_mask, lengths)
+        return self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, attention_mask)
+
+    def source_mask(
+        self, input_ids: Tensor, attention_mask: Tensor | None, lengths: AnyLengths | None
+    ) -> tuple[Tensor | None, AnyLengths | None]:
+        """(attention_mask, lengths) of source texts [B, N], checked; see `Model.check_lengths`."""
+        check_shapes(input_ids, attention_mask, 0)
+        return self.check_lengths(lengths, attention_mask, input_ids) if lengths is not None else (attention_mask, None)
 
     def check_decoder_inputs(
         self,

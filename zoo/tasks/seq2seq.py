@@ -118,10 +118,7 @@ class Seq2SeqTask(Task):
                                  f"returned {list(x.shape)}; create it with head='lm'")  # fmt: skip
         else:
             own: Any = model
-            memory = own.encode(**inputs)
-            x = own.run_decoder(inputs["decoder_input_ids"], inputs.get("decoder_attention_mask"), memory,
-                                inputs.get("attention_mask"))  # fmt: skip
-            x = own.head.features(x)
+            x = own.head.features(own.hidden_states(**inputs))
         x, labels = x.flatten(0, 1), labels.flatten()
         if not x.is_cuda:  # the output layer skips padding; on a GPU its number would have to be waited for
             real = (labels != IGNORED).nonzero()[:, 0]

@@ -8,16 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.bart.mapping import BART, MBART
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
+from zoo.models.encoder_decoder import ENCODER_INPUTS, EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
 from zoo.models.family import Family
-from zoo.models.text import check_shapes
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead
 from zoo.nn.lengths import AnyLengths
 from zoo.preprocessing.mbart import is_language, language_id, with_language
-
-ENCODER_INPUTS = ("input_ids", "attention_mask", "lengths")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +94,10 @@ class Bart(EncoderDecoder):
         unknown |= {name: value for name, value in decoder.items() if value is not None}
         if unknown or input_ids is None:
             input_ids = self.check_inputs(unknown, input_ids)
-        check_shapes(input_ids, attention_mask, 0)
-        if lengths is not None:
-            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        attention_mask, lengths = self.source_mask(input_ids, attention_mask, lengths)
         index = self.last_end(input_ids, attention_mask)
-        memory = self.encode(input_ids, attention_mask, lengths)
         shifted = self.shift_right(input_ids, attention_mask)
-        x = self.run_decoder(shifted, attention_mask, memory, attention_mask)
+        x = self.hidden_states(input_ids, attention_mask, shifted, attention_mask, lengths)
         assert self.head is not None
         return self.head(x[torch.arange(len(x), device=x.device), index][:, None])
 

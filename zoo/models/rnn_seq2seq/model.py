@@ -12,8 +12,7 @@ from torch import Tensor
 from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, known_padding, padding_mask
 from zoo.models.family import Family
 from zoo.models.rnn_seq2seq.layers import DECODERS, RecurrentEncoder, state_names
-from zoo.models.text import check_shapes, last_real
-from zoo.models.tracing import trace_error
+from zoo.models.text import last_real
 from zoo.nn.context import Context
 from zoo.nn.kv_cache import EncoderDecoderState, LayerState, StackState
 from zoo.nn.lengths import AnyLengths
@@ -124,10 +123,7 @@ class RnnSeq2Seq(EncoderDecoder):
     ) -> tuple[Tensor, LayerStates]:
         """(the encoder's states [B, N, S] of the last layer, zeros at padding; those of all layers after the last token
         of each row, each [L, B, S])."""
-        check_shapes(input_ids, attention_mask, 0)
-        counts = None
-        if lengths is not None:
-            attention_mask, counts = self.check_lengths(lengths, attention_mask, input_ids)
+        attention_mask, counts = self.source_mask(input_ids, attention_mask, lengths)
         keep = known_padding(attention_mask) if counts or attention_mask is None else real_tokens(attention_mask)
         found: tuple[Tensor, LayerStates] = self.encoder(input_ids, keep, None if keep is None else counts)
         return found
@@ -149,28 +145,18 @@ class RnnSeq2Seq(EncoderDecoder):
             )
         return self.read(input_ids, attention_mask, lengths)[0]
 
-    def forward(
+    def hidden_states(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         lengths: AnyLengths | None = None,
-        **unknown: Any,
     ) -> Tensor:
-        if type(unknown) is not dict:  # torch.fx
-            raise trace_error(self)
-        if unknown or input_ids is None:
-            input_ids = self.check_inputs(unknown, input_ids)
-        if lengths is not None:
-            check_shapes(input_ids, attention_mask, 0)
-            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        attention_mask, lengths = self.source_mask(input_ids, attention_mask, lengths)
         memory, final = self.read(input_ids, attention_mask, lengths)
-        if self.decoder is None:
-            return memory
         state = self.new_state(memory, attention_mask, final=final)
-        x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, state.memory_mask, state)
-        return x if self.head is None else self.head(x)
+        return self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, state.memory_mask, state)
 
     def new_state(
         self,
