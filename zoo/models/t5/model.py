@@ -10,9 +10,8 @@ from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Sid
 from zoo.models.family import Family
 from zoo.models.t5.mapping import MT5_MAPPING, T5_MAPPING
 from zoo.nn.context import Context
-from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.frontends.text import TextEmbedding, WordEmbedding
 from zoo.nn.heads import LMHead
-from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import CAUSAL
 from zoo.nn.position_biases import T5RelativeBias
 from zoo.nn.stack import Stack
@@ -50,23 +49,14 @@ class T5Config(EncoderDecoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
-        if (
-            buckets < 4 or buckets % 4
-        ):  # half for each direction in the encoder, and half of these for one distance each
+        # half for each direction in the encoder, and half of these for one distance each
+        if buckets < 4 or buckets % 4:
             raise ValueError(f"relative_attention_num_buckets={buckets}: expected a multiple of 4")
         if distance <= buckets // 2:
             raise ValueError(
                 f"relative_attention_max_distance={distance}: expected more than {buckets // 2}, half of "
                 f"relative_attention_num_buckets={buckets}"
             )
-
-
-class WordEmbedding(nn.Embedding):
-    """Word embeddings that begin with a standard deviation of 1, as in T5's code; with less a tied head learns slowly,
-    as its inputs are scaled down."""
-
-    def initialize(self, generator_for: Initializer) -> None:
-        normal_(self.weight, 1.0, generator_for("weight"))
 
 
 class T5Side(Side):
@@ -102,7 +92,8 @@ class T5(EncoderDecoder):
     def make_side(self, name: str) -> Side:
         c = self.config
         tokens = TextEmbedding(c.vocab_size, c.width, dropout=c.dropout)
-        tokens.word = WordEmbedding(c.vocab_size, c.width)
+        # as in T5's code; with less a tied head, whose inputs are scaled down, learns slowly
+        tokens.word = WordEmbedding(c.vocab_size, c.width, std=1.0)
         blocks = self.make_blocks(name, norm="rms", bias=False, scale=1.0)
         return T5Side(tokens, blocks, c, c.side(name)["heads"])
 

@@ -9,20 +9,20 @@ from zoo.nn.sinusoids import Layout, sinusoid_table, sinusoids_at
 
 
 class WordEmbedding(nn.Embedding):
-    """Token embeddings that are multiplied by `scale` where they are used: the products begin with a variance of 1.
+    """Token embeddings that begin with another standard deviation than usual (None: the usual one).
 
     padding_idx: the row that is zero at first and not trained by being read.
     """
 
-    def __init__(self, rows: int, width: int, scale: float = 1.0, padding_idx: int | None = None) -> None:
+    def __init__(self, rows: int, width: int, std: float | None = None, padding_idx: int | None = None) -> None:
         super().__init__(rows, width, padding_idx)
-        self.scale = scale
+        self.std = std
 
     def initialize(self, generator_for: Initializer) -> None:
-        if self.scale == 1:
+        if self.std is None:
             trunc_normal_(self.weight, STD, generator_for("weight"))
         else:
-            normal_(self.weight, 1 / self.scale, generator_for("weight"))
+            normal_(self.weight, self.std, generator_for("weight"))
         if self.padding_idx is not None:
             self.weight[self.padding_idx].zero_()
 
@@ -52,8 +52,9 @@ class TextEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.max_length, self.sinusoids = scale, max_length, sinusoids
-        plain = scale == 1 and padding_idx is None
-        self.word = nn.Embedding(vocab_size, width) if plain else WordEmbedding(vocab_size, width, scale, padding_idx)
+        std = None if scale == 1 else 1 / scale  # the products begin with a variance of 1
+        plain = std is None and padding_idx is None
+        self.word = nn.Embedding(vocab_size, width) if plain else WordEmbedding(vocab_size, width, std, padding_idx)
         rows = max_length + position_offset if max_length and sinusoids is None else 0
         self.positions = nn.Parameter(torch.empty(rows, width)) if rows else None
         self.types = nn.Embedding(types, width) if types else None
