@@ -73,19 +73,20 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
     rows = balanced_rows(test.labels, min(count, len(test)), data.seed)
     labels, images = test.labels[rows], test.pixels(rows)
     batch = task.augment({"pixel_values": images, "labels": labels}, seed=0, step=0, train=False)
-    try:
-        return attention_grid(model, images, batch["pixel_values"], labels=labels.tolist())
-    except ValueError as error:
-        print(f"attention.png is not saved: {error}")
-        return None
+    return unless_refused("attention", attention_grid, model, images, batch["pixel_values"], labels=labels.tolist())
 
 
 def audio_attention(model: Any, values: Tensor, labels: list[int]) -> "Figure | None":
     """Attention maps over time and frequency of spectrograms [B, T, F]."""
+    return unless_refused("attention", plot_audio_attention, model, values, labels=labels)
+
+
+def unless_refused(name: str, plot: Callable[..., "Figure"], *args: Any, **options: Any) -> "Figure | None":
+    """The figure of a plot; None, with a message, where it raises ValueError: a layer has no attention weights."""
     try:
-        return plot_audio_attention(model, values, labels=labels)
+        return plot(*args, **options)
     except ValueError as error:
-        print(f"attention.png is not saved: {error}")
+        print(f"{name}.png is not saved: {error}")
         return None
 
 

@@ -19,7 +19,7 @@ from zoo.models.registry import find_variant
 from zoo.preprocessing.tokenizer_training import train
 from zoo.preprocessing.whisper import START, WhisperProcessor
 from zoo.training.parse import SettingsError
-from zoo.training.plots import Plot
+from zoo.training.plots import Plot, unless_refused
 from zoo.training.pretrained import require_audio_processor
 from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, token_fields, tokenizer_cache
 from zoo.training.recipes.translation import EXAMPLES, TranslationsFile
@@ -134,11 +134,10 @@ def alignment(run: Run, task: Any, result: "Result") -> "Figure | None":
     waves, texts = part.get(rows, 0)
     shown = [task.predictions.get(i, "").strip() or text for i, text in enumerate(texts)]
     options = {"sampling_rate": part.sampling_rate, "language": run.config.data.language}
-    try:
-        return plot_audio_alignment([align_audio(task.evaluated, *pair, **options) for pair in zip(waves, shown)])
-    except ValueError as error:
-        print(f"alignment.png is not saved: {error}")
-        return None
+    pairs = zip(waves, shown)
+    return unless_refused(
+        "alignment", lambda: plot_audio_alignment([align_audio(task.evaluated, *pair, **options) for pair in pairs])
+    )
 
 
 PLOTS: Mapping[str, Plot] = {"alignment": alignment}

@@ -19,7 +19,7 @@ from zoo.models.registry import find_variant
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.bleu import BLEU
 from zoo.training.parse import SettingsError
-from zoo.training.plots import Plot
+from zoo.training.plots import Plot, unless_refused
 from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, text_model, token_fields, tokenizer_cache
 from zoo.training.run import Run
 from zoo.training.run_dir import write_text
@@ -139,11 +139,7 @@ def alignment(run: Run, task: Any, result: "Result") -> "Figure | None":
     pairs = [(part.sources[i], task.predictions.get(i) or part.targets[i]) for i in chosen]
     # what a model writes after a few steps may have no end
     texts = [(source, " ".join(target.split()[:PLOTTED_WORDS])) for source, target in pairs]
-    try:
-        return plot_alignment([align_words(task.evaluated, *pair) for pair in texts])
-    except ValueError as error:
-        print(f"alignment.png is not saved: {error}")
-        return None
+    return unless_refused("alignment", lambda: plot_alignment([align_words(task.evaluated, *pair) for pair in texts]))
 
 
 PLOTS: Mapping[str, Plot] = {"alignment": alignment}
