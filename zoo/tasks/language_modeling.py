@@ -15,12 +15,10 @@ from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
-from zoo.nn.losses.cross_entropy import linear_cross_entropy
+from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.utils.keyed_random import KeyedRandom
-
-IGNORED = -100
 
 
 class LanguageModelingTask(Task):

@@ -12,10 +12,11 @@ from torchmetrics import MeanMetric, Metric
 
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.language_modeling import IGNORED, Predictions, output_layer
+from zoo.tasks.language_modeling import Predictions, output_layer
 
 CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
 DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")

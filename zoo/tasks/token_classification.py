@@ -11,12 +11,11 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities import dim_zero_cat
 
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.tags import has_prefix
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.utils import distributed
-
-IGNORED = -100
 
 
 class EntityScores(Metric):

@@ -8,10 +8,9 @@ from zoo.data.audio.speech_datamodule import NoiseAugment, SpeechDataModule, Tex
 from zoo.data.audio.transcribed import Transcribed
 from zoo.data.splits import Splits
 from zoo.models.whisper.transcript_tokens import TranscriptTokens
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.whisper import WhisperProcessor
 from zoo.utils.errors import DataError
-
-IGNORED = -100
 
 
 class Seq2SeqSpeechDataModule(SpeechDataModule):

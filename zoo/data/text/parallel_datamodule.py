@@ -11,9 +11,8 @@ from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Splits
 from zoo.data.text.datamodule import TokenDataset
 from zoo.data.text.parallel import ParallelTexts
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.text import TextProcessor, Truncate
-
-IGNORED = -100
 
 
 class ParallelTokens(Dataset[Any]):

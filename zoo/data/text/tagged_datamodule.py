@@ -11,14 +11,13 @@ from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Splits
 from zoo.data.text.datamodule import TokenDataset
 from zoo.data.text.tagged import TaggedSentences
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.text_windows import encode_windows, owned_tokens
 from zoo.utils.console import announce
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
-
-IGNORED = -100
 
 
 @dataclass

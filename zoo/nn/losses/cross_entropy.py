@@ -17,6 +17,7 @@ from zoo.nn.fused import Fused
 from zoo.nn.losses.products import HALF, add_product, product_dtype
 
 Reduction = Literal["mean", "sum", "none"]
+IGNORED = -100  # label of tokens that are not predicted
 _ENTRIES = 1 << 24  # scores per chunk: 64 MB in float32
 _ENTRIES_GPU = 1 << 27
 _LEAST_ROWS = 256  # smaller products would mostly read the weight
@@ -24,7 +25,7 @@ _ALIGNMENT = 64  # rows of scores on a GPU: its products are several times slowe
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, *,
-                         chunk: int | None = None, ignore_index: int = -100,
+                         chunk: int | None = None, ignore_index: int = IGNORED,
                          reduction: Reduction = "mean") -> Tensor:  # fmt: skip
     """`F.cross_entropy(F.linear(hidden, weight, bias), labels)` in the memory of a chunk of scores.
 
