@@ -70,7 +70,7 @@ def stream_text(
     model = source if isinstance(source, Model) else load(source)
     tokenizer = tokenizer_of(model, tokenizer)
     continues = not isinstance(model, EncoderDecoder)
-    ids = encoded(tokenizer, prompt) if continues else list(tokenizer.encode(prompt))
+    ids = encoded(tokenizer, prompt)
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
     show = write or print_text
