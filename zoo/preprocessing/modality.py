@@ -101,14 +101,14 @@ def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
 
 def _input_values(config: Any, generator: torch.Generator) -> Tensor:
     """Spectrograms (time first, or for Whisper frequency first), or for waveform models the samples of 24 tokens."""
-    if hasattr(config, "mel_bins") and "frames" in config.names():
+    if hasattr(config, "mel_bins") and hasattr(config, "frames"):
         return torch.randn(2, config.mel_bins, config.frames, generator=generator)
     shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
     return torch.randn(2, *shape, generator=generator)
 
 
 def _describe_audio(config: Any) -> str:
-    if hasattr(config, "mel_bins") and "frames" in config.names():
+    if hasattr(config, "mel_bins") and hasattr(config, "frames"):
         return f"{config.frames:,} frames of {config.mel_bins} mel bins, texts of {config.max_length:,} tokens"
     if hasattr(config, "mel_bins"):
         return f"{config.max_length:,} frames of {config.mel_bins} mel bins, patch {config.patch_size}"

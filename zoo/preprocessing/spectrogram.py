@@ -118,7 +118,7 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         return replace(self, frames=frames_of_model(config), num_mel_bins=config.mel_bins)
 
     def check(self, config: Any) -> None:
-        names = {"frames": "frames" if "frames" in config.names() else "max_length", "num_mel_bins": "mel_bins"}
+        names = {"frames": frames_field(config), "num_mel_bins": "mel_bins"}
         for ours, theirs in names.items():
             if (expected := getattr(config, theirs, None)) is not None and getattr(self, ours) != expected:
                 raise ValueError(
@@ -177,7 +177,12 @@ class SpectrogramFeatureExtractor(AudioProcessor):
         return common | values
 
 
+def frames_field(config: Any) -> str:
+    """The field of a config with the number of frames that the model takes: Whisper's max_length is that of texts."""
+    return "frames" if hasattr(config, "frames") else "max_length"
+
+
 def frames_of_model(config: Any) -> int:
-    """The number of frames that a model takes: of Whisper, whose max_length is that of its texts, and of others."""
-    frames: int | None = getattr(config, "frames", None)
-    return frames or config.max_length
+    """The number of frames that a model takes."""
+    frames: int = getattr(config, frames_field(config))
+    return frames
