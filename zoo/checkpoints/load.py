@@ -18,11 +18,10 @@ from zoo.checkpoints.formats import extra_files, native, openai_whisper
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
 from zoo.checkpoints.hub import locate
-from zoo.checkpoints.resize import fit_patches
+from zoo.checkpoints.overrides import fit_overrides
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport, float16_notes
-from zoo.models.mapping.config_keys import differences
 from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, family, resolve_overrides
@@ -58,7 +57,8 @@ def load(
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
     source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe; a
-    `.pt` file of OpenAI's Whisper; a hub repository, `org/repo`; of a folder with open_clip's config and another, one.
+    `.pt` file of OpenAI's Whisper; or a hub repository, `org/repo` or `hf-hub:org/repo`. For a folder that has
+    open_clip's config and another, the path of the config file to use.
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
@@ -82,7 +82,8 @@ def load(
     folder = path.parent if path.suffix == ".json" else path
 
     def read() -> Model:
-        return _load(_describe(path, selection), str(source), num_classes, labels, dtype, device, overrides)
+        checkpoint = _describe(path, selection)
+        return _load(checkpoint, str(source), num_classes, labels, dtype, device, overrides)
 
     model = read_folder(folder, read)
     if not model.load_report.plain:
@@ -116,7 +117,7 @@ def _load(
         before, model = model, build(checkpoint.family, config)
         if config.head != checkpoint.config.head:
             _change_head(tensors, report, checkpoint, model, raw)
-        _adapt(tensors, report, before, model)
+        fit_overrides(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
     if dtype is None:
@@ -172,7 +173,8 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
         )
     tensors, notes = foreign_weights(path, selection)
     checkpoint = read(folder.parent, folder.name, tensors) if folder.is_file() else read(folder, None, tensors)
-    checkpoint.tensors, checkpoint.notes = tensors, checkpoint.notes + notes
+    checkpoint.tensors = tensors
+    checkpoint.notes += notes
     return checkpoint
 
 
@@ -298,51 +300,6 @@ def _change_head(
     report.dropped = [name for name in report.dropped if name not in used]
     report.dropped += [name for name in old if name not in found]
     report.mapped += [name for name in found if name not in report.mapped]
-
-
-def _adapt(tensors: dict[str, Tensor], report: LoadReport, before: Model, model: Model) -> None:
-    """Fit the tensors of the file to another config: resample, drop unused ones, list those to initialize."""
-    report.resampled += fit_patches(tensors, before, model)
-    own = model.state_dict()
-    tied = tied_names(model)
-    report.dropped += [name for name in tied if tensors.pop(name, None) is not None]  # an override ties them
-    unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
-    absent = own.keys() - tied.keys() - (tensors.keys() - unfit)
-    odd = [name for name in {**own, **tensors} if name in unfit or name in absent]
-    if unexplained := [name for name in odd if not _is_explained(name, before.config, model.config)]:
-        mismatches = [_mismatch(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]
-        changed = ", ".join(differences(model.config, before.config))
-        raise LoadError(
-            f"{report.source} has no weights for the overrides {changed}: {'; '.join(mismatches)}. Omit them, or "
-            f"create a new model with zoo.create_model"
-        )
-    report.dropped += [name for name in odd if name in unfit]
-    report.initialized += [name for name in odd if name in absent]
-    for name in unfit:
-        del tensors[name]
-    report.mapped = [name for name in report.mapped if name in tensors]
-
-
-def _is_explained(name: str, before: Any, after: Any) -> bool:
-    """Whether an override explains that a tensor differs: another kind or size of head, another attention."""
-    part, _, rest = name.partition(".")
-    if part in after.parts:  # a tensor of a tower
-        return _is_explained(rest, before.parts[part], after.parts[part])
-    fields: list[str] = []
-    if name.startswith("head."):
-        fields = ["head", "num_classes", "vocab_size", "pool", "pooler", "classifier_width", "layer_sum"]
-    elif part == "decoder" and getattr(after, "decoder_depth", None) == 0:  # the encoder alone
-        fields = ["decoder_depth"]
-    elif ".mixer." in name or ".cross." in name:
-        fields = [field for field in after.names() if "attention" in field or field == "mixer"]
-    return any(getattr(before, field, None) != getattr(after, field, None) for field in fields)
-
-
-def _mismatch(name: str, ours: Tensor | None, theirs: Tensor | None) -> str:
-    if ours is None:
-        return f"{name} has no place in the model"
-    found = "absent" if theirs is None else list(theirs.shape)
-    return f"{name} is {found}, expected {list(ours.shape)}"
 
 
 def _assign(
