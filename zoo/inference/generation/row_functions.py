@@ -1,9 +1,14 @@
 """Layers as functions of rows [B, D] -> [B, D'], without calls of modules: what steps of one token consist of.
 
 A product of few rows and a large weight takes as long as it takes to read the weight, and MKL, which computes
-`F.linear`, needs up to four times as long. Measured on an AMD EPYC with one thread, 512 -> 32128: one row 6.6 ms, by
-oneDNN, from the same weight, 4.8; four rows 11.3 ms, with the operands exchanged, W x^T, 5.7; eight rows 12.5 ms and
-8.1; 16 rows 17 ms, by oneDNN 11. 2048 -> 512 with eight rows: 0.51 ms, exchanged 0.85, by oneDNN 0.44.
+`F.linear`, needs longer. Medians of torch.utils.benchmark in ms (AMD EPYC Zen 4, one thread, torch 2.12.1), by
+`F.linear`, by oneDNN from the same weight, and with the operands exchanged, W x^T:
+
+    512 -> 32128, 1 row      6.2   4.5   6.2
+    4 rows                  10.9   7.4   6.3
+    8 rows                  11.9   8.5   8.0
+    16 rows                 15.4  11.1  20.7
+    2048 -> 512, 8 rows     0.37  0.28  0.48
 """
 
 from collections.abc import Callable
