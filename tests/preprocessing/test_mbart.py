@@ -12,6 +12,7 @@ from torch import nn
 
 import zoo
 from zoo.data.synthetic.sentences import make_sentences
+from zoo.inference.generation.streaming import stream_text
 from zoo.preprocessing.mbart import LANGUAGES, LANGUAGES_50, language_of, with_language
 from zoo.preprocessing.tokenizer_training import train
 
@@ -123,6 +124,17 @@ def test_translations_from_and_to_a_language(name, tmp_path):
     assert not torch.equal(found[0].log_probs, found[1].log_probs)
     ours.preprocess = with_language(ours.preprocess, "de_DE")
     assert torch.equal(zoo.generate(ours, LINES[:3], **options).log_probs, found[1].log_probs)
+
+
+def test_a_streamed_translation_takes_the_languages(tmp_path):
+    folder_with_pieces(tmp_path)
+    model = zoo.load(tmp_path)
+    for source in ("en_XX", "de_DE"):
+        options = dict(src_lang=source, tgt_lang="ro_RO", max_new_tokens=6)
+        streamed = stream_text(model, LINES[0], write=lambda _: None, **options)
+        assert streamed == zoo.generate(model, LINES[0], **options)
+    with pytest.raises(ValueError, match="no option 'tgt_lan'; did you mean 'tgt_lang'"):
+        stream_text(model, LINES[0], tgt_lan="ro_RO")
 
 
 def test_languages_that_are_refused(tmp_path):

@@ -116,6 +116,7 @@ class EncoderDecoder(Model):
     inputs: ClassVar[tuple[str, ...]] = (
         "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "lengths",
     )  # fmt: skip
+    generation_options: ClassVar[tuple[str, ...]] = ()  # what `zoo.generate` takes for this family alone
     encoder: Side
     decoder: Side | None
 

@@ -133,6 +133,7 @@ def test_what_is_refused():
     model, (ids, mask) = nano(), sources()
     cases = [
         (TypeError, "no option 'languge'", dict(input_ids=ids, languge="en")),
+        (TypeError, "no option 'num_beam'; did you mean 'num_beams'", dict(input_ids=ids, num_beam=2)),
         (ValueError, "'input_ids' is missing", {}),
         (ValueError, "a conversation is for chat models", dict(input_ids=[{"role": "user", "content": "w5"}])),
         (ValueError, "a conversation is for chat models", dict(input_ids=[[{"role": "user", "content": "w5"}]])),
@@ -147,6 +148,8 @@ def test_what_is_refused():
             zoo.generate(model, **call)
     with pytest.raises(ValueError, match="no decoder_start_token_id"):
         zoo.generate(zoo.create_model("bart_nano", decoder_start_token_id=None), ids)
+    with pytest.raises(TypeError, match="no option 'max_new_token'; did you mean 'max_new_tokens'"):
+        zoo.generate(zoo.create_model("gpt_nano"), ids, max_new_token=5)
     with pytest.raises(TypeError, match="encoder-decoder models only"):
         zoo.generate(zoo.create_model("gpt_nano"), ids, decoder_input_ids=ids)
 

@@ -44,7 +44,7 @@ class Chat:
         if chat_template is not None:
             processor = replace(processor, chat_template=chat_template)
         choose(templates_of(processor.chat_template), None, None)  # raises if there is none
-        check_options(options)
+        check_options(options, self.model)
         self.limit = min(processor.max_length, self.model.config.max_length)
         self.processor = replace(processor, max_length=sys.maxsize)  # what is too long is dropped
         self.max_new_tokens: int = options.pop("max_new_tokens", min(512, self.limit // 2))

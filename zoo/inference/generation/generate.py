@@ -5,9 +5,10 @@ Rows of different lengths share a batch: a mask marks padding, and positions cou
 transformers' `generate` works with its own model classes only, and is slower (`benchmarks/decode.py`).
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from zoo.inference.generation.text_prompts import TextPrompts, encode_prompts, e
 from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
+from zoo.utils.errors import did_you_mean
 
 EndIds = int | Sequence[int] | None | Literal["model"]
 
@@ -80,6 +82,7 @@ def generate(
     cache: a `PromptCache` for the turns of a conversation or prompts with the same beginning, one row at a time: what
     the last call with it has read is not read again.
     """
+    check_names(model, options)
     texts, inputs = text_inputs(model, input_ids, attention_mask, tokenizer, options)
     options |= {"decoder_input_ids": decoder_input_ids} if decoder_input_ids is not None else {}
     make_prompt = partial(prompt_of, inputs, options, max_new_tokens, cache)
@@ -104,6 +107,21 @@ def generate(
     if texts is None:
         return result(sequences, new, None)
     return result(sequences, new, texts.continued(new.tokens, decoder_of(model, tokenizer), ends, pad_token_id))
+
+
+@cache
+def argument_names() -> tuple[str, ...]:
+    """The options of `generate` for all models."""
+    parameters = inspect.signature(generate).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def check_names(model: Model, options: dict[str, Any]) -> None:
+    """Raises TypeError for a misspelled option of all models among those of a family."""
+    for name in options:
+        hint = did_you_mean(name, argument_names(), cutoff=0.8)
+        if hint and name not in getattr(model, "generation_options", ()):
+            raise TypeError(f"generate has no option {name!r}{hint}")
 
 
 def text_inputs(

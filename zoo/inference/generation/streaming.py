@@ -1,6 +1,5 @@
 """Print text to the terminal while it is generated."""
 
-import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.load import load
-from zoo.inference.generation.generate import generate
+from zoo.inference.generation.generate import argument_names, generate
 from zoo.inference.generation.stopping import (
     CONTEXT,
     Decode,
@@ -66,10 +65,12 @@ def stream_text(
     Of an encoder-decoder, such as a translation model, it is the text that it writes for `prompt`.
     source: a model, or an argument of zoo.load. options: those of zoo.generate.
     """
-    check_options(options)
     model = source if isinstance(source, Model) else load(source)
-    tokenizer = tokenizer_of(model, tokenizer)
+    check_options(options, model)
     continues = not isinstance(model, EncoderDecoder)
+    if isinstance(model, EncoderDecoder):
+        tokenizer = model.source_tokenizer(tokenizer, options)
+    tokenizer = tokenizer_of(model, tokenizer)
     ids = encoded(tokenizer, prompt)
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
@@ -82,9 +83,10 @@ def stream_text(
     return prompt + printer.shown if continues else printer.shown
 
 
-def check_options(options: dict[str, Any]) -> None:
+def check_options(options: dict[str, Any], model: Model) -> None:
     """Raises ValueError for an option that zoo.generate has not, or not when its one continuation is streamed."""
-    known = [name for name in list(inspect.signature(generate).parameters)[3:] if name not in NOT_STREAMED]
+    names = (*argument_names(), *getattr(model, "generation_options", ()))
+    known = [name for name in names if name not in NOT_STREAMED]
     for name in options:
         if name in NOT_STREAMED and not (name == "num_beams" and options[name] == 1):
             raise ValueError(f"{name}= does not apply to one continuation that is written while it is generated: omit "

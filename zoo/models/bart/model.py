@@ -59,6 +59,8 @@ class Bart(EncoderDecoder):
     head="classify": forward(input_ids, attention_mask) -> class scores [B, C]; the decoder reads the same text.
     """
 
+    generation_options = ("src_lang", "tgt_lang")
+
     def make_side(self, name: str) -> Side:
         c = self.config
         tokens = TextEmbedding(

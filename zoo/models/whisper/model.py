@@ -54,6 +54,7 @@ class Whisper(EncoderDecoder):
     """
 
     inputs = ("input_features", "decoder_input_ids", "decoder_attention_mask")
+    generation_options = ("input_features", "memory", "language", "task", "return_timestamps")
 
     def make_side(self, name: str) -> Side:
         c = self.config
