@@ -295,6 +295,7 @@ def test_a_model_in_distributed_data_parallel() -> None:
         wrapped = nn.parallel.DistributedDataParallel(model)
         with zoo.capture(wrapped, layers=0) as maps:
             wrapped(x).sum().backward()
+        del wrapped  # before the group, whose threads its destructor may wait for without end
     finally:
         torch.distributed.destroy_process_group()
     assert list(maps) == ["blocks.0.mixer"]
