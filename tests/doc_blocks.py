@@ -25,6 +25,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHOWN = {"text", "yaml", "json"}  # output and files, which nothing runs
 SHORT = {"steps": "2", "batch_size": "8", "accelerator": "cpu", "precision": "fp32", "plots": "false",
          "progress": "false"}  # fmt: skip
+GENERATING = ("translate", "summarize", "seq2seq_speech")  # write a text for each item of the test split
+FEW = {"max_train_samples": "500", "max_test_samples": "8"}
 LONG = {"epochs", "max_minutes", "hardware", "grad_cache_size", "validate_every"}  # options that two steps do not take
 PUBLIC_DATA = re.compile(r"data=(cifar10|sst2|fsdd|emoji|tinyshakespeare|beans|uoft-cs/cifar100|PolyAI/minds14:en-US)$")
 FENCE = re.compile(r"^(?:<!-- (not run|parsed): (.+?) -->\n)?```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,7 +85,7 @@ class Runner:
         if words[0] == "python":
             script, argv = Path(words[1]), words[2:]
             if script.parent.name == "recipes" and trains(ROOT / script):
-                argv = shortened(argv)
+                argv = shortened(argv, FEW if script.stem in GENERATING else None)
             status = run_script(script, argv)
         elif words[0] == "zoo":
             from zoo.cli.main import main
@@ -94,13 +96,14 @@ class Runner:
         assert status == 0, f"{block.place}: {shlex.join(words)} ended with status {status}"
 
 
-def shortened(words: list[str]) -> list[str]:
-    """The options of a recipe for a run of two steps on data that a test has."""
+def shortened(words: list[str], more: dict[str, str] | None = None) -> list[str]:
+    """The options of a recipe for a run of two steps on data that a test has. more: further options."""
     if "--help" in words:
         return words
-    kept = [word for word in words if word.partition("=")[0].rpartition(".")[2] not in {*SHORT, *LONG}]
+    options = SHORT | (more or {})
+    kept = [word for word in words if word.partition("=")[0].rpartition(".")[2] not in {*options, *LONG}]
     kept = [PUBLIC_DATA.sub("data=synthetic", word) for word in kept]
-    return [*kept, *(f"{key}={value}" for key, value in SHORT.items())]
+    return [*kept, *(f"{key}={value}" for key, value in options.items())]
 
 
 def run_script(script: Path, argv: list[str]) -> int:
