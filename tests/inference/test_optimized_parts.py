@@ -21,8 +21,9 @@ from zoo.inference.optimized_parts import (
 )
 from zoo.inference.packed_linear import KERNELS, GatedLinear, OneDNNLinear, TransposedLinear
 from zoo.nn.attention import is_plain_linear
-from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.waveform import ConvPositions
+from zoo.nn.mixers.base import Mixer, MixerConfig
 from zoo.nn.mlp import MLP
 
 WAVEFORM = dict(

@@ -8,11 +8,13 @@ from torch import nn
 from zoo.nn import (
     CAUSAL,
     ALiBi,
+    Attention,
     BlockConfig,
     Context,
     DocumentMask,
     Mixer,
     PaddingMask,
+    RecurrentState,
     T5RelativeBias,
     TensorBias,
     Window,
@@ -21,6 +23,7 @@ from zoo.nn import (
     rotary,
     sdpa,
 )
+from zoo.nn.conformance import check
 from zoo.nn.registry import MIXERS
 
 WIDTH, HEADS, N = 32, 4, 9
@@ -284,3 +287,60 @@ def test_padded_rows_of_a_decoder_attend_to_their_own_memory():
         alone = made(x[row : row + 1, real], Context(mask=CAUSAL, memory=memory[row : row + 1]))
         torch.testing.assert_close(y[row, real], alone[0], atol=1e-5, rtol=1e-5)
         assert not y[row, ~real].any()
+
+
+class Sum(Mixer):
+    """The sum of a row's tokens so far."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.proj = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x, context, state=None):
+        x = self.proj(x).cumsum(1)
+        if state is not None:
+            x = x + state.mixer["total"][:, None]
+            state.mixer.update(total=x[:, -1])
+        return x
+
+    def new_state(self, batch, capacity, like):
+        return RecurrentState(total=like.new_zeros(batch, self.spec.width))
+
+
+@pytest.fixture
+def sum_mixer():
+    register_mixer("sum_of_row", Sum)
+    yield "sum_of_row"
+    MIXERS.pop("sum_of_row")
+
+
+def test_a_list_of_mixers_repeats_over_the_depth(sum_mixer):
+    stack = encoder(depth=6, mixer=(sum_mixer, sum_mixer, "attention"))
+    assert [type(block.mixer) for block in stack] == [Sum, Sum, Attention] * 2
+    with pytest.raises(ValueError, match="got 3 kinds for 4 layers; give 4, or a number that divides 4"):
+        encoder(depth=4, mixer=(sum_mixer, sum_mixer, "attention"))
+
+
+def test_a_block_may_have_no_mlp(sum_mixer):
+    stack, x = encoder(depth=2, mixer=sum_mixer, mlp_dim=0), tokens()
+    assert not any("mlp" in name or "norm2" in name for name in stack.state_dict())
+    for block in stack:
+        x = x + block.mixer(block.norm1(x), Context())
+    torch.testing.assert_close(stack(tokens()), stack.norm(x))
+
+
+def test_a_recurrent_mixer_decodes_padded_prompts(sum_mixer):
+    report = check(sum_mixer)
+    assert report.ok and report.results["decoding"] == "yes", str(report)
+
+
+def test_a_recurrent_state_selects_and_replaces_rows():
+    state = RecurrentState(a=torch.arange(3.0)[:, None], b=torch.arange(3.0).view(3, 1, 1))
+    own = state.rows(torch.tensor([2, 0]))
+    own.update(a=own["a"] + 10)
+    state.write(torch.tensor([0, 1]), own)
+    assert state["a"].flatten().tolist() == [12, 10, 2] and state["b"].flatten().tolist() == [2, 0, 2]
+    state.reorder(torch.tensor([2, 2, 0]))
+    assert state["a"].flatten().tolist() == [2, 2, 12]
+    with pytest.raises(ValueError, match="RecurrentState is the state of a recurrence and cannot be cropped"):
+        state.crop(1)

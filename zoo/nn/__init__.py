@@ -4,11 +4,11 @@ from typing import Any
 
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block, LayerScale
-from zoo.nn.block_config import BlockConfig, Mixer, MixerConfig
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.init import initialize
-from zoo.nn.kv_cache import KVCache, LinearAttentionState, State
+from zoo.nn.kv_cache import KVCache, LinearAttentionState, RecurrentState, State
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import (
     CAUSAL,
@@ -27,6 +27,7 @@ from zoo.nn.masks import (
     Window,
     Window2D,
 )
+from zoo.nn.mixers.base import Mixer, MixerConfig
 from zoo.nn.mlp import MLP
 from zoo.nn.position_biases import ALiBi, Bias, T5RelativeBias, TensorBias
 from zoo.nn.registry import register_attention, register_mixer
@@ -42,8 +43,8 @@ __all__ = [
     "Causal", "Context", "Core", "CoreSpec", "DocumentMask", "GlobalTokensMask", "GraphMask", "KVCache",
     "LayerScale", "LinearAttention", "LinearAttentionState", "LocalAttention", "Longformer", "Mask", "Mixer",
     "MixerConfig", "NoMask", "PaddingMask", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
-    "Rotary", "SoftmaxAttention", "Stack", "State", "Strided", "T5RelativeBias", "TensorBias", "TensorMask",
-    "Window", "Window2D", "initialize", "register_attention", "register_mixer", "rotary", "sinusoids",
+    "RecurrentState", "Rotary", "SoftmaxAttention", "Stack", "State", "Strided", "T5RelativeBias", "TensorBias",
+    "TensorMask", "Window", "Window2D", "initialize", "register_attention", "register_mixer", "rotary", "sinusoids",
     "sinusoids_2d",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The transformer block: a mixer, optional cross-attention and an MLP, each in a residual branch."""
+"""The transformer block: a mixer, optional cross-attention and usually an MLP, each in a residual branch."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.nn.attention import run_grouped
 from zoo.nn.context import Context
 from zoo.nn.init import Initializer
-from zoo.nn.kv_cache import LayerState
+from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.masks import MaskView
 from zoo.nn.padding import Groups
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
     def __init__(
         self,
         mixer: nn.Module,
-        mlp: nn.Module,
+        mlp: nn.Module | None,
         norm: Callable[[], nn.Module],
         *,
         width: int,
@@ -62,9 +62,9 @@ class Block(nn.Module):
         self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.cross_norm = None if cross is None else norm()
         self.cross = cross
-        self.norm2 = None if order == "parallel" else norm()
+        self.norm2 = None if order == "parallel" or mlp is None else norm()
         self.mlp = mlp
-        self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
+        self.scale2 = None if layer_scale is None or mlp is None else LayerScale(width, layer_scale)
         if order == "parallel" and cross is not None:
             raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
 
@@ -80,6 +80,8 @@ class Block(nn.Module):
             y = self.cross(self.cross_norm(x) if pre else x, context, state, context.memory)
             x = x + self.branch(y, None, groups)
             x = x if pre else self.cross_norm(x)
+        if self.mlp is None:
+            return x
         if self.norm2 is not None:
             h = self.norm2(x) if pre else x
         y = self.mlp(h)
@@ -91,6 +93,8 @@ class Block(nn.Module):
         """Apply a mixer that does not handle packed rows itself to each group of rows."""
         if context.groups is None:
             if isinstance(context.mask, MaskView) and context.mask.keep is not None:
+                if state is not None and isinstance(state.mixer, RecurrentState):
+                    return self.mix_real(x, context, state, context.mask.keep[:, -x.shape[1] :])
                 name = type(self.mixer).__name__
                 raise ValueError(
                     f"the mixer {name} has no attention weights and cannot mask padding: keep drop_padding=True, "
@@ -101,6 +105,21 @@ class Block(nn.Module):
         return run_grouped(
             lambda rows: self.mixer(rows[:, 0], rows_alone, None)[:, None], context.groups, [x[:, None]]
         )[:, 0]
+
+    def mix_real(self, x: Tensor, context: Context, state: LayerState, keep: Tensor) -> Tensor:
+        """Apply a recurrent mixer to new tokens of which some are padding, keep [B, N]: its state sees real ones."""
+        context = Context(mask=context.mask.inner if isinstance(context.mask, MaskView) else context.mask)
+        if keep.all():
+            return self.mixer(x, context, state)
+        assert isinstance(state.mixer, RecurrentState)
+        y = torch.zeros_like(x)
+        for row, real in enumerate(keep.bool()):
+            index = torch.tensor([row], device=x.device)
+            if real.any():
+                own = state.mixer.rows(index)
+                y[row, real] = self.mixer(x[row, real][None], context, LayerState(own))[0].to(y.dtype)
+                state.mixer.write(index, own)
+        return y
 
     def branch(self, y: Tensor, scale: nn.Module | None, groups: Groups | None) -> Tensor:
         """LayerScale, dropout and drop path of a residual branch."""

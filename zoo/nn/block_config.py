@@ -12,6 +12,7 @@ from torch import nn
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block, Order
 from zoo.nn.core import CoreSpec, check_positive
+from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.mlp import MLP
 from zoo.nn.registry import build_mixer, for_layer
 from zoo.nn.stack import Stack
@@ -24,11 +25,11 @@ class BlockConfig:
     width: D, the size of the hidden states.
     heads, kv_heads, head_dim: number of query heads, of key and value heads (None: heads), and their size (None:
         width / heads).
-    mlp_dim: hidden size of the MLP (None: 4 * width).
+    mlp_dim: hidden size of the MLP (None: 4 * width; 0: blocks without an MLP).
     bias: whether linear layers have a bias; qkv_bias overrides it for q, k and v, and k_bias for k.
     scale: factor of q . k (None: head_dim ** -0.5).
     attention: an attention kind, see `registry.py`.
-    mixer: a module that replaces attention, see `Mixer`.
+    mixer: a module that replaces attention, see `Mixer`; in a list over layers, "attention" keeps it.
     The other fields are described at `Block`, `MLP` and `Core`.
     """
 
@@ -106,13 +107,14 @@ class BlockConfig:
 
         The drop-path rate grows linearly from 0 in the first layer to `drop_path` in the last.
         """
-        if self.mixer is None:
+        kind, mlp_dim = for_layer(self.mixer, layer, depth), 4 * self.width if self.mlp_dim is None else self.mlp_dim
+        if kind is None or kind == "attention":
             mixer: nn.Module = self.attend(layer, depth, self.attention)
         else:
-            mixer = build_mixer(for_layer(self.mixer, layer, depth), MixerConfig(self, layer, depth))
+            mixer = build_mixer(kind, MixerConfig(self, layer, depth))
         return Block(
             mixer,
-            MLP(self.width, self.mlp_dim or 4 * self.width, self.act, self.gated_mlp, self.bias),
+            MLP(self.width, mlp_dim, self.act, self.gated_mlp, self.bias) if mlp_dim else None,
             self.make_norm,
             width=self.width,
             cross=None if cross is None else self.attend(layer, depth, cross, cross=True, memory_width=memory_width),
@@ -129,38 +131,3 @@ class BlockConfig:
         make = partial(self.block, depth=depth, cross=cross, memory_width=memory_width)
         final = self.order != "post" if final_norm is None else final_norm
         return Stack((make(layer) for layer in range(depth)), self.make_norm() if final else None)
-
-
-@dataclass(frozen=True)
-class MixerConfig:
-    """What a mixer is built from: the configuration of its block, its layer number and the number of layers."""
-
-    block: BlockConfig
-    layer: int
-    depth: int
-
-    @property
-    def width(self) -> int:
-        return self.block.width
-
-    @property
-    def heads(self) -> int:
-        return self.block.heads
-
-    @property
-    def causal(self) -> bool:
-        return self.block.causal
-
-
-class Mixer(nn.Module):
-    """Base class of token mixers that replace attention. Subclasses define `__init__(self, spec: MixerConfig)` and
-    `forward(x [B, N, D], context, state) -> [B, N, D]`.
-
-    Rows arrive without padding, grouped by length. `context.mask` holds the mask, such as a causal one. A mixer that
-    supports decoding also defines `new_state(batch, capacity, like)`, a `State`, and gets it as `state.mixer`; the
-    stack counts its tokens. `zoo.check(MyMixer)` tests all of this.
-    """
-
-    def __init__(self, spec: MixerConfig) -> None:
-        super().__init__()
-        self.spec = spec

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.nn.block_config import Mixer
 from zoo.nn.conformance_mixers import (
     KEEP_MASK,
     MIXER_CHECKS,
@@ -26,6 +25,7 @@ from zoo.nn.conformance_mixers import (
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
+from zoo.nn.mixers.base import Mixer
 from zoo.nn.position_biases import ALiBi
 from zoo.nn.registry import BUILT_IN, CORES, MIXERS, construct, resolve
 from zoo.nn.sdpa import repeat_kv

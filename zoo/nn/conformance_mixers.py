@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.block_config import BlockConfig, MixerConfig
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.init import initialize
+from zoo.nn.kv_cache import RecurrentState
 from zoo.nn.masks import CAUSAL
+from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.registry import construct
 from zoo.nn.stack import Stack
 
@@ -153,7 +155,25 @@ def check_decoding(harness: MixerHarness) -> str:
         raise CheckFailed("the cache has no method reorder(index), which beam search needs") from None
     rest = stack(x[swapped, early:], Context(mask=CAUSAL), state=state)
     assert_close(rest, full[swapped, early:], 1e-4, "after reorder(index), rows do not continue those that they were")
+    check_padded_prompt(stack, x)
     return "yes"
+
+
+def check_padded_prompt(stack: Stack, x: Tensor) -> None:
+    """A recurrent mixer decodes a prompt that is padded, on either side, as it does without the padding."""
+    if not isinstance(stack.new_state(1, 1, x)[0].mixer, RecurrentState):
+        return
+    prompt = TOKENS - 2
+    for keep in (KEEP_MASK, KEEP_MASK.flip(1)):
+        keep, state = keep.clone(), stack.new_state(len(x), 2, x)
+        keep[:, prompt:] = True
+        parts = [stack(x[:, :prompt], Context(mask=CAUSAL), keep=keep[:, :prompt], state=state)]
+        for end in range(prompt + 1, TOKENS + 1):
+            parts.append(stack(x[:, end - 1 : end], Context(mask=CAUSAL), keep=keep[:, :end], state=state))
+        y = torch.cat(parts, 1)
+        for row, real in enumerate(keep):
+            alone = stack(x[row : row + 1, real], Context(mask=CAUSAL))
+            assert_close(y[row : row + 1, real], alone, 1e-4, "a padded prompt decodes otherwise than without padding")
 
 
 def check_dtype(dtype: torch.dtype, tolerance: float) -> Callable[[MixerHarness], str]:

@@ -1,4 +1,4 @@
-"""Caches for decoding: keys and values, or the running sum of linear attention."""
+"""Caches for decoding: keys and values, the running sum of linear attention, or the state of a recurrence."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +163,33 @@ class LinearAttentionState(State):
 
     def reorder(self, index: Tensor) -> None:
         self.top, self.sum = self.top.index_select(0, index), self.sum.index_select(0, index)
+
+
+class RecurrentState(State):
+    """Cache of a recurrence, of constant size: `tensors` [B, ...] by name, which the mixer replaces at each call."""
+
+    content = "the state of a recurrence"
+
+    def __init__(self, **tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def update(self, **tensors: Tensor) -> None:
+        self.tensors |= tensors
+
+    def rows(self, index: Tensor) -> "RecurrentState":
+        """A copy of the rows `index`."""
+        return RecurrentState(**{name: t.index_select(0, index) for name, t in self.tensors.items()})
+
+    def write(self, index: Tensor, other: "RecurrentState") -> None:
+        """Replace the rows `index` by those of another state."""
+        for name, t in self.tensors.items():
+            self.tensors[name] = t.to(other[name].dtype).index_copy(0, index, other[name])
+
+    def reorder(self, index: Tensor) -> None:
+        self.tensors = self.rows(index).tensors
 
 
 class LayerState:

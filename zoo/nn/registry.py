@@ -1,9 +1,9 @@
 """Registry of attention kinds and mixers, built-in and custom.
 
 An attention kind is a name (`"performer"`), a name with options (`{"kind": "local", "window": 9}`), a `Core` class,
-`"my_file:MyCore"`, or a list of these with one per layer. Configs store names only. Files are imported by
-`register_custom` alone, which handles what users pass in code or on a command line; loading a saved config imports
-nothing.
+`"my_file:MyCore"`, or a list of these over the layers, repeated until the last. Mixers are named in the same ways.
+Configs store names only. Files are imported by `register_custom` alone, which handles what users pass in code or on a
+command line; loading a saved config imports nothing.
 """
 
 import importlib
@@ -16,16 +16,19 @@ from torch import nn
 
 from zoo.nn.core import CORES, Core, CoreSpec
 from zoo.nn.init import allow_init
+from zoo.nn.mixers.base import MIXERS
 from zoo.utils.class_import import importable_name, load_class
 from zoo.utils.errors import did_you_mean
 
-# A file of this folder that is called `*_attention.py` registers its kinds when it is imported; the usual kinds first.
+# Files of this folder that are called `*_attention.py` and those in `mixers/` register their kinds when they are
+# imported; the usual kinds first.
 _FILES = ["softmax_attention", "sparse_attention", "linear_attention"]
 _FILES += sorted({file.stem for file in Path(__file__).parent.glob("*_attention.py")} - {*_FILES})
+_FILES += sorted(f"mixers.{file.stem}" for file in Path(__file__).parent.glob("mixers/*.py"))
 for _file in _FILES:
     importlib.import_module(f"zoo.nn.{_file}")
-BUILT_IN = tuple(CORES)
-MIXERS: dict[str, type[nn.Module]] = {}
+BUILT_IN, BUILT_IN_MIXERS = tuple(CORES), tuple(MIXERS)
+ATTENTION = "attention"  # in a list of mixers, a layer that keeps its attention
 
 # Names of fused softmax kernels in other libraries; "softmax" uses such kernels by itself.
 FUSED = (
@@ -60,7 +63,8 @@ def register_mixer(name: str, cls: type[nn.Module]) -> None:
 def _register(table: dict[str, Any], name: str, cls: type) -> None:
     known = table.get(name)
     # a class may be registered again, as when its file is run twice; another class may not take its name
-    if known is not None and (name in BUILT_IN or known.__qualname__ != cls.__qualname__):
+    built_in = BUILT_IN if table is CORES else (*BUILT_IN_MIXERS, ATTENTION)
+    if known is not None and (name in built_in or known.__qualname__ != cls.__qualname__):
         raise ValueError(
             f"{name!r} is already registered for {known.__module__}.{known.__qualname__}; choose another name"
         )
@@ -87,12 +91,15 @@ def register_custom(kind: Any, table: dict[str, Any] | None = None) -> Any:
 
 
 def for_layer(kind: Any, layer: int, depth: int) -> Any:
-    """The kind of one layer: `kind` itself, or its entry for the layer if it is a list."""
+    """The kind of one layer: `kind` itself, or its entry if it is a list, which repeats over the depth."""
     if not isinstance(kind, Sequence) or isinstance(kind, str):
         return kind
-    if len(kind) != depth:
-        raise ValueError(f"a list of attention kinds needs one per layer: got {len(kind)} kinds for {depth} layers")
-    return kind[layer]
+    if not kind or depth % len(kind):
+        raise ValueError(
+            f"a list of kinds has one for each layer, or repeats over the layers: got {len(kind)} kinds for {depth} "
+            f"layers; give {depth}, or a number that divides {depth}"
+        )
+    return kind[layer % len(kind)]
 
 
 def resolve(kind: Any, table: dict[str, Any]) -> tuple[type, dict[str, Any]]:

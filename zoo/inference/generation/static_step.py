@@ -191,7 +191,7 @@ class StaticStep:
             return lambda x, context: block(x[:, None], context, layer)[:, 0]
         norm1, norm2 = by_rows(block.norm1), by_rows(block.norm2)  # type: ignore[arg-type]
         out: Any = block.mixer.out
-        add_attention, (hidden, add_hidden) = add_product(out), mlp_parts(block.mlp)
+        add_attention, (hidden, add_hidden) = add_product(out), mlp_parts(block.mlp)  # type: ignore[arg-type]
 
         def step(x: Tensor, context: Context) -> Tensor:
             x = add_attention(x, attend(norm1(x), context.rotary))  # type: ignore[arg-type]
