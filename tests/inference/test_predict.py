@@ -69,6 +69,19 @@ def test_what_cannot_be_predicted(model):
         zoo.predict(zoo.create_model("vit_cifar_tiny", head=None, depth=1), picture(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gpt_nano", "to continue texts, use zoo.generate"),
+        ("t5_nano", "to write texts, use zoo.generate"),
+        ("whisper_nano", "to transcribe speech, use zoo.transcribe"),
+    ],
+)
+def test_models_that_write_texts_do_not_predict(name, hint):
+    with pytest.raises(ValueError, match=f"needs a classifier.*; {hint}$"):
+        zoo.predict(zoo.create_model(name), "a text")
+
+
 # --- texts --------------------------------------------------------------------------------------------------------
 
 WORDS = [word for text, _ in SENTENCES for word in text.split()]

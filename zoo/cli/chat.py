@@ -15,7 +15,7 @@ OPTIONS = "max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
 
 def add_commands(command: Callable[..., Any]) -> None:
     """The parsers; `command(name, run, about, more)` makes one."""
-    new = command("generate", run_generate, "Continue a text, streamed to the terminal.")
+    new = command("generate", run_generate, "Continue, translate or summarize a text, streamed to the terminal.")
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
     new.add_argument("prompt", help="the text to continue")
     new.add_argument("options", nargs="*", metavar="key=value", help=OPTIONS)

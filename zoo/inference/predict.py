@@ -104,7 +104,11 @@ def check_model(model: Any, top_k: int) -> None:
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     if model.config.head not in HEADS or (model.config.head == "token" and "input_ids" not in model.inputs):
-        hint = "; to continue texts, use zoo.generate" if model.config.head == "lm" else ""
+        hint = ""
+        if model.config.head == "lm":
+            decoder_only = "decoder_input_ids" not in model.inputs
+            hint = "; to continue texts, use zoo.generate" if decoder_only else "; to write texts, use zoo.generate"
+            hint = "; to transcribe speech, use zoo.transcribe" if "input_features" in model.inputs else hint
         hint = "; to classify with text labels, use zoo.zero_shot(model, labels)" if model.config.parts else hint
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
