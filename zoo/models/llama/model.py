@@ -71,8 +71,6 @@ class Llama(TextModel):
         return self.common_head(bias=c.head != "classify")
 
     def context(self, positions: Tensor) -> Context:
-        if self.config.mixer is not None:
-            return Context(mask=CAUSAL)
         return Context(mask=CAUSAL, rotary=self.rotary(positions))
 
     def rotary(self, positions: Tensor) -> Rotary:
