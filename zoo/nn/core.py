@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.kv_cache import KVCache, State, StaticKVCache
+from zoo.nn.kv_cache import KVCache, State
 from zoo.nn.masks import NO_MASK, AnyMask, Mask, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, as_bias
 from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
@@ -114,12 +114,9 @@ class Core(nn.Module):
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Mask | None = None, bias: Bias | None = None
     ) -> Tensor:
-        """`forward` for new tokens while decoding: appends k and v to the cache `state` and attends to all of it."""
+        """`forward` for new tokens while decoding: appends k and v to the cache `state` and attends to what it has."""
         assert isinstance(state, KVCache)
-        k, v = state.append(k, v)
-        if isinstance(state, StaticKVCache):
-            mask, bias = state.visible(as_mask(mask), as_bias(bias))
-        return self(q, k, v, mask, bias)
+        return self(q, *state.extend(k, v, mask, bias))
 
     def extra_repr(self) -> str:
         return "" if self.pattern == NO_MASK else f"pattern={self.pattern}"

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, And, Causal, Mask, MaskView, NoMask, Or, Strided, Window
-from zoo.nn.position_biases import Bias, BiasView
+from zoo.nn.masks import CAUSAL, And, AnyMask, Causal, Mask, MaskView, NoMask, Or, Strided, Window, as_mask
+from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 
 
 class State:
@@ -16,6 +16,10 @@ class State:
 
     length: int = 0
     content: str = "a sum over all tokens"
+
+    def can_crop(self, length: int) -> bool:
+        """Whether `crop(length)` is possible."""
+        return False
 
     def crop(self, length: int) -> None:
         """Keep the first `length` tokens only (speculative decoding drops rejected ones)."""
@@ -35,6 +39,11 @@ class KVCache(State):
     def __init__(self, batch: int, heads: int, capacity: int, dim: int, like: Tensor) -> None:
         self.k, self.v = (like.new_zeros(batch, heads, capacity, dim) for _ in range(2))
 
+    def extend(self, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> tuple[Tensor, Tensor, AnyMask, AnyBias]:
+        """Append k, v [B, G, N, P]; returns the keys and values that the new tokens attend to, and mask and bias for
+        these."""
+        return *self.append(k, v), mask, bias
+
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v [B, G, N, P]; returns all keys and values so far."""
         new = k.shape[2]
@@ -52,6 +61,9 @@ class KVCache(State):
         """Enlarge the buffers to `capacity` tokens."""
         self.k, self.v = (F.pad(t, (0, 0, 0, capacity - t.shape[2])) for t in (self.k, self.v))
 
+    def can_crop(self, length: int) -> bool:
+        return length <= self.length
+
     def crop(self, length: int) -> None:
         if length > self.length:
             raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
@@ -59,6 +71,11 @@ class KVCache(State):
 
     def reorder(self, index: Tensor) -> None:
         self.k, self.v = self.k.index_select(0, index), self.v.index_select(0, index)
+
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values that are kept [B, G, n, P], and the column of each [1 or B, n] in its row, -1 for none; None
+        for the first n columns."""
+        return self.k[:, :, : self.length], self.v[:, :, : self.length], None
 
 
 class StaticKVCache(KVCache):
@@ -74,6 +91,9 @@ class StaticKVCache(KVCache):
         self.keys_and_values = buffer.transpose(1, 2)
         self.k, self.v = self.keys_and_values.split(heads, 1)
         self.positions = positions
+
+    def extend(self, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> tuple[Tensor, Tensor, AnyMask, AnyBias]:
+        return *self.append(k, v), *self.visible(as_mask(mask), as_bias(bias))
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v [B, G, 1, P] at the positions of the rows; returns the buffers."""
@@ -101,11 +121,19 @@ class StaticKVCache(KVCache):
     def load(self, cache: KVCache, order: Tensor | None) -> None:
         """Take over the tokens of a cache; order [B, N]: the tokens of each row, those to keep first."""
         self.keys_and_values.zero_()  # what an earlier text left may not be finite, which no mask hides in a product
-        for own, other in ((self.k, cache.k), (self.v, cache.v)):
-            tokens = other[:, :, : cache.length]
+        *kept, columns = cache.tokens()
+        for own, tokens in zip((self.k, self.v), kept, strict=True):
+            if columns is not None:
+                places = columns if order is None else order.argsort(1).gather(1, columns.clamp(min=0))
+                places = places.masked_fill(columns < 0, own.shape[2] - 1)  # written before it is read
+                own.scatter_(2, places[:, None, :, None].expand(tokens.shape), tokens)
+                continue
             if order is not None:
                 tokens = tokens.gather(2, order[:, None, :, None].expand(tokens.shape))
             own[:, :, : tokens.shape[2]] = tokens
+
+    def can_crop(self, length: int) -> bool:
+        return True
 
     def crop(self, length: int) -> None:
         self.positions.clamp_(max=length)
@@ -213,6 +241,10 @@ class StackState(list[LayerState]):
 
     length: int = 0
     is_static: bool = False
+
+    def can_crop(self, length: int) -> bool:
+        """Whether `crop(length)` is possible in all layers."""
+        return all(layer.mixer.can_crop(length) for layer in self)
 
     def advance(self, tokens: int) -> None:
         """Count new tokens."""

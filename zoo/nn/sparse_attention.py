@@ -1,12 +1,25 @@
 """Softmax attention with a fixed sparse pattern: local, strided, Longformer, BigBird."""
 
-from zoo.nn.core import CoreSpec, attention, check_positive
+from torch import Tensor
+
+from zoo.nn.core import Core, CoreSpec, attention, check_positive
+from zoo.nn.kv_cache import State
 from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
 from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.window_cache import new_cache
+
+
+class SparseAttention(SoftmaxAttention):
+    """Base class of kinds with a pattern. While decoding, keys that no later token sees are dropped."""
+
+    def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
+        if type(self).decode is not Core.decode:  # a subclass that may read all of a cache
+            return super().new_state(batch, capacity, like)
+        return new_cache(self.pattern, batch, self.spec.kv_heads, capacity, self.spec.head_dim, like)
 
 
 @attention("local")
-class LocalAttention(SoftmaxAttention):
+class LocalAttention(SparseAttention):
     """Sliding-window attention: `window // 2` keys on either side, or in causal models the last `window` keys.
 
     With `grid=(rows, columns)` the window is 2D, `window` by `window` patches; the `prefix` tokens before the grid
@@ -23,8 +36,11 @@ class LocalAttention(SoftmaxAttention):
 
 
 @attention("strided")
-class StridedAttention(SoftmaxAttention):
-    """Strided attention of Sparse Transformers (Child et al. 2019): a sliding window, and every `step`-th key."""
+class StridedAttention(SparseAttention):
+    """Strided attention of Sparse Transformers (Child et al. 2019): a sliding window, and every `step`-th key.
+
+    The steps are counted from the query, so each key is seen by later tokens: while decoding all keys are kept.
+    """
 
     def __init__(self, spec: CoreSpec, window: int = 16, step: int = 16) -> None:
         super().__init__(spec)
@@ -33,7 +49,7 @@ class StridedAttention(SoftmaxAttention):
 
 
 @attention("longformer")
-class Longformer(SoftmaxAttention):
+class Longformer(SparseAttention):
     """Longformer (Beltagy et al. 2020): a sliding window, and `tokens` global tokens at the start.
 
     Uses the pattern of the paper with shared projections, without its separate projections for global tokens.
@@ -46,10 +62,11 @@ class Longformer(SoftmaxAttention):
 
 
 @attention("bigbird")
-class BigBird(SoftmaxAttention):
+class BigBird(SparseAttention):
     """BigBird (Zaheer et al. 2020): a window of three blocks, `tokens` global tokens (default: a block), random blocks.
 
-    random: number of earlier blocks that each block is linked with, see `RandomBlocks`.
+    random: number of earlier blocks that each block is linked with, see `RandomBlocks`. A later block may be
+    linked with any earlier one, so while decoding all keys are kept.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ the tensors of a decoder of plain blocks, with or without an encoder. It compute
 with large weights by other kernels, whose results differ by their rounding.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import is_
@@ -27,12 +28,14 @@ from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
 from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState
-from zoo.nn.masks import CAUSAL, NO_MASK
+from zoo.nn.masks import CAUSAL, NO_MASK, Window
 from zoo.nn.position_biases import T5RelativeBias
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import attend_to_all
 from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.sparse_attention import LocalAttention
 from zoo.nn.stack import Stack
+from zoo.nn.window_cache import WindowCache
 
 
 class Inputs(NamedTuple):
@@ -228,9 +231,11 @@ def is_pre_norm(block: Block) -> bool:
 
 
 def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
-    """A function that computes softmax attention for one token: x [B, D] -> [B, D]; None for other mixers."""
+    """A function that computes softmax attention, also to a window, for one token: x [B, D] -> [B, D]; None for other
+    mixers."""
     core = plain_core(attention)
-    if type(core) is not SoftmaxAttention or core.pattern != NO_MASK or type(cache) is not KVCache:
+    seen = None if core is None else tokens_seen(core, cache)
+    if core is None or seen is None:
         return None
     assert isinstance(attention, Attention)
     q_norm, k_norm = attention.q_norm, attention.k_norm
@@ -244,9 +249,23 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
         if inputs.rotary is not None:
             q, k = inputs.rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
-        return out(attend_to_all(q, k, v, scale, inputs.bias).reshape(x.shape[0], -1))
+        bias = inputs.bias
+        if k.shape[2] > seen:
+            k, v = k[:, :, -seen:], v[:, :, -seen:]
+        if bias is not None:
+            bias = bias[..., -k.shape[2] :]
+        return out(attend_to_all(q, k, v, scale, bias).reshape(x.shape[0], -1))
 
     return step
+
+
+def tokens_seen(core: SoftmaxAttention, cache: Any) -> int | None:
+    """How many of the tokens so far the newest one sees; None for patterns that are neither all nor a window."""
+    if type(core) is SoftmaxAttention and core.pattern == NO_MASK and type(cache) is KVCache:
+        return sys.maxsize
+    if type(core) is LocalAttention and type(cache) is WindowCache and core.pattern == Window(cache.left, 0):
+        return cache.left + 1
+    return None
 
 
 def cross_attention_step(attention: nn.Module, layer: LayerState) -> BlockStep | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.inference.optimized_model import Optimized
 from zoo.inference.optimized_weights import SourceWeights
 from zoo.models.base import Model
-from zoo.nn.kv_cache import StackState, State
+from zoo.nn.kv_cache import StackState
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class CachedText:
             if known != token:
                 break
             common += 1
-        if any(type(layer.mixer).crop is State.crop for layer in self.state):  # a sum over all tokens
+        if not self.state.can_crop(common):  # a sum over all tokens, or the last tokens of a window
             return 0 < common == len(self.tokens) == self.state.length
         self.state.crop(common)
         self.tokens = self.tokens[:common]
@@ -49,7 +49,8 @@ class PromptCache:
 
     The next prompt is read from the first token on that differs. Linear attention keeps sums over all tokens, from
     which none can be removed: it continues a text that begins with all of the last one, and reads others again, as
-    every model does whose weights have changed.
+    every model does whose weights have changed. Attention to a window has dropped the tokens before it, and reads a
+    prompt again that differs earlier than a few tokens before the end.
     """
 
     def __init__(self) -> None:

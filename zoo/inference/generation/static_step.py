@@ -37,6 +37,7 @@ from zoo.nn.mlp import ACTIVATIONS, MLP
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import fold_groups
 from zoo.nn.stack import Stack
+from zoo.nn.window_cache import WindowCache
 
 # Which kernels a step consists of; each kernel less saves microseconds of every layer.
 FLASH = True  # half precision on a GPU: attention reads only the tokens that are there, without a mask
@@ -309,7 +310,7 @@ def static_state(state: StackState, positions: Tensor, capacity: int, like: Tens
     found = StackState()
     for layer in state:
         mixer = layer.mixer
-        if type(mixer) is KVCache:
+        if type(mixer) in (KVCache, WindowCache):  # all tokens, under the mask of a window
             batch, heads, _, dim = mixer.k.shape
             mixer = StaticKVCache(batch, heads, capacity, dim, like, positions)
         elif type(mixer) is not LinearAttentionState:
