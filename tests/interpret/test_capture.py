@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.interpret.attention_maps import distance, entropy
-from zoo.interpret.capture import SEPARATE_HEADS, find_layers
+from zoo.interpret.select_layers import find_layers
+from zoo.interpret.selected_maps import SEPARATE_HEADS
 from zoo.nn import CAUSAL, ALiBi, BlockConfig, Context, Core, Stack, initialize
 from zoo.nn.registry import BUILT_IN, CORES, MIXERS, register_custom
 
@@ -211,6 +212,26 @@ def test_decoding_gives_a_list_that_is_the_full_map_row_by_row(kind: str) -> Non
         whole = full[name][[2, 0]][:, [1, 3]]
         for w, (start, stop) in zip(found, [(0, 3), (3, 4), (4, 6)], strict=True):
             torch.testing.assert_close(w, whole[:, :, start:stop, :stop], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", ["local", "longformer"])
+def test_maps_of_a_window_while_decoding_are_of_all_tokens(kind: str, padded: bool) -> None:
+    """The cache has dropped most of them; their weight is zero."""
+    stack = make_stack(2, attention={"kind": kind, "window": 4}, causal=True, kv_heads=2)
+    x, context, keep = tokens(3, 90, 32), Context(CAUSAL), torch.ones(3, 90, dtype=torch.bool)
+    keep[0, 5:40] = not padded
+    with zoo.capture(stack) as full:
+        stack(x, context, keep=keep)
+    state = stack.new_state(3, 8, x)
+    with zoo.capture(stack, rows=[2, 0], heads=[1, 3]) as maps:
+        for i in range(0, 90, 6):
+            stack(x[:, i : i + 6], context, keep=keep[:, : i + 6], state=state)
+    assert state[0].mixer.k.shape[2] < 60
+    for name, found in maps.items():
+        for w, i in zip(found, range(0, 90, 6), strict=True):
+            whole = full[name][[2, 0]][:, [1, 3], i : i + 6, : i + 6]
+            torch.testing.assert_close(w, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_sum_cannot_be_shown_from_its_middle_on() -> None:

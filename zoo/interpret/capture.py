@@ -9,14 +9,13 @@ method `weights` computes the maps of the selected layers, rows and heads, witho
 show how values are mixed; they do not explain a prediction.
 """
 
-import copy
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,17 +24,15 @@ from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import distance, entropy, rollout
 from zoo.interpret.select_layers import Layers, find_layers
+from zoo.interpret.selected_maps import compute_maps, zero_padded
 from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import Core
-from zoo.nn.kv_cache import LinearAttentionState, State
-from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
-from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
+from zoo.nn.kv_cache import LayerState, LinearAttentionState, State
+from zoo.nn.masks import MaskView
 from zoo.nn.padding import Groups
-from zoo.nn.position_biases import as_bias
-from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
-from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
 from zoo.nn.stack import Stack
+from zoo.nn.window_cache import WindowCache
 
 __all__ = ["capture", "distance", "entropy", "rollout"]
 
@@ -43,14 +40,6 @@ DECODE_LOCK = threading.Lock()
 EAGER_LOCK = threading.Lock()
 EAGER: list[ExitStack] = []  # one for each open capture; the first restores the stance of torch.compile
 Maps = dict[str, Any]  # {name: [B, H, N, M], or a list of them}
-
-# Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
-# For other cores, which may mix heads, all heads are computed first.
-SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
-    SoftmaxAttention: (), LocalAttention: (), StridedAttention: (), Longformer: (), BigBird: (),
-    AdditiveAttention: ("w",),
-    LinearAttention: (), Performer: (), RandomFeatureAttention: (),
-}  # fmt: skip
 
 
 @contextmanager
@@ -65,7 +54,8 @@ def capture(
     """Context that captures the attention maps of a model: {name of the Attention module: [B, H, N, M]}.
 
     H is the number of query heads; padded tokens have zeros. A module that runs several times (decoding) has a list of
-    maps. Maps are detached and stay on their device; the outputs of the model do not change.
+    maps, each of its new tokens over all tokens so far; keys that a cache of a window has dropped have zeros. Maps are
+    detached and stay on their device; the outputs of the model do not change.
 
     layers: names with wildcards ("blocks.*.mixer"), block numbers (-1 is the last), or a list of these.
     rows, heads: rows of the batch and query heads to capture, selected before maps are computed; None for all.
@@ -181,7 +171,10 @@ class Recorder:
     def before_attention(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             raise ValueError("the model is being compiled inside zoo.capture: compile it before")
-        self.context: Context = args[1] if len(args) > 1 else kwargs["context"]
+        given = dict(zip(("x", "context", "state", "memory"), args, strict=False)) | kwargs
+        self.context: Context = given["context"]
+        state = given.get("state") if given.get("memory") is None else None
+        self.cache = state.mixer if isinstance(state, LayerState) else None
         self.map: Tensor | None = None
         self.run = self.start = 0  # for packed rows: next run of rows of equal length, its first token
 
@@ -228,7 +221,10 @@ class Recorder:
         heads = check_indices(self.heads, q.shape[1], "heads", self.name)
         if groups is None:
             rows = check_indices(self.rows, q.shape[0], "rows", self.name)
-            self.map = zero_padded(compute_maps(core, q, k, mask, bias, rows, heads), self.context.mask, rows)
+            maps = compute_maps(core, q, k, mask, bias, rows, heads)
+            if isinstance(self.cache, WindowCache):  # dropped keys have the weight 0
+                maps = self.cache.with_dropped(maps, rows)
+            self.map = zero_padded(maps, self.context.mask, rows)
             return
         chosen = check_indices(self.rows, self.shape[0], "rows", self.name) or list(range(self.shape[0]))
         if self.map is None:
@@ -320,81 +316,3 @@ def record_shapes(stack: Stack, recorders: list[Recorder]) -> Iterator[None]:
 def recomputing() -> bool:
     """Whether activation checkpointing is recomputing a forward pass during the backward pass."""
     return torch._C._current_graph_task_id() != -1
-
-
-def compute_maps(
-    core: Core, q: Tensor, k: Tensor, mask: Any, bias: Any, rows: list[int] | None, heads: list[int] | None
-) -> Tensor:
-    """`core.maps` of selected rows and heads: q [B, H, N, P], k [B, G, M, P] -> [rows, heads, N, M], detached."""
-    added = as_bias(bias)
-    # evaluated with gradients if the forward has them: its layers share the evaluated bias
-    dense = None if added is None else added.dense(q.shape[2], k.shape[2], q.device).detach()
-    devices = [q.device] if q.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices, enabled=core.training):
-        q, k, mask = q.detach(), k.detach(), as_mask(mask)
-        if rows is not None:
-            q, k, mask, dense = q[rows], k[rows], SelectedMask(mask, rows), select(dense, 0, rows)
-        if heads is None:
-            return core.maps(q, k, mask, dense).detach()
-        if type(core) not in SEPARATE_HEADS:
-            return core.maps(q, k, mask, dense)[:, heads].detach()
-        shared = q.shape[1] // k.shape[1]
-        q, k, dense = q[:, heads], k[:, [head // shared for head in heads]], select(dense, 1, heads)
-        return with_heads(core, heads).maps(q, k, SelectedMask(mask, None, heads), dense).detach()
-
-
-def with_heads(core: Core, heads: list[int]) -> Core:
-    """The core with only the given heads."""
-    twin = copy.copy(core)
-    twin._parameters = core._parameters | {name: getattr(core, name)[heads] for name in SEPARATE_HEADS[type(core)]}
-    return twin
-
-
-def select(values: Tensor | None, dim: int, chosen: list[int] | None) -> Tensor | None:
-    """The selected entries along a dimension; a dimension of size 1 broadcasts and is kept."""
-    if values is None or chosen is None or values.shape[dim] == 1:
-        return values
-    return values.index_select(dim, torch.tensor(chosen, device=values.device))
-
-
-@dataclass(frozen=True, eq=False)
-class SelectedMask(Mask):
-    """A mask for selected rows of a batch, or selected heads."""
-
-    inner: Mask
-    rows: list[int] | None = None
-    only_heads: list[int] | None = None
-
-    def __and__(self, other: Mask) -> Mask:
-        return replace(self, inner=self.inner & other)
-
-    def parts(self) -> tuple[Mask, ...]:
-        """The parts; a PaddingMask has rows to select, other masks that cores recognize are the same for all rows."""
-        return tuple(
-            PaddingMask(select(part.keep, 0, self.rows)) if isinstance(part, PaddingMask) else part  # type: ignore[arg-type]
-            for part in self.inner.parts()
-        )
-
-    def hides_nothing(self, queries: int, keys: int) -> bool:
-        return self.inner.hides_nothing(queries, keys)
-
-    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
-        return self.select(self.inner.dense(queries, keys, device))
-
-    def evaluate(self, queries: int, keys: int, device: Any) -> tuple[Tensor, Tensor | None]:
-        allowed, fully_masked = self.inner.evaluate(queries, keys, device)
-        return self.select(allowed), None if fully_masked is None else self.select(fully_masked)
-
-    def select(self, values: Tensor) -> Tensor:
-        chosen = select(select(values, 0, self.rows), 1, self.only_heads)
-        assert chosen is not None
-        return chosen
-
-
-def zero_padded(weights: Tensor, mask: Any, rows: list[int] | None) -> Tensor:
-    """Zeros for queries that are padding, as if padding were dropped."""
-    if not isinstance(mask, MaskView) or mask.keep is None:
-        return weights
-    real = select(mask.keep[:, -weights.shape[2] :], 0, rows)  # the queries are the last tokens
-    assert real is not None
-    return weights.masked_fill(~real.bool()[:, None, :, None], 0.0)

@@ -5,7 +5,7 @@ evaluated at the places of the keys that are left.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +41,6 @@ from zoo.nn.position_biases import (
 MARGIN = 8  # tokens that can always be removed again: more than speculative decoding proposes
 MIN_ROOM = 32  # tokens at least that are appended before the kept ones move to the start of the buffer
 RELATIVE = (NoMask, Causal, Window, Strided, ALiBi, Slopes, T5RelativeBias, DistanceBias)  # of the distance q - k alone
-
-F = TypeVar("F", Mask, Bias)
 
 
 def new_cache(pattern: Mask, batch: int, heads: int, capacity: int, dim: int, like: Tensor) -> KVCache:
@@ -341,8 +339,8 @@ def biased_at(bias: Bias, new: int, q: Tensor, k: Tensor) -> Bias:
     return BiasView(bias.inner if isinstance(bias, BiasView) else at_positions(bias, new, q), q, k)
 
 
-def at_positions(function: F, new: int, q: Tensor) -> F:
-    """A function of positions: tensors with a row for each of the new queries get them by their positions q."""
+def at_positions(function: Any, new: int, q: Tensor) -> Any:
+    """A mask or bias of positions: tensors with a row for each of the new queries get them by their positions q."""
     if isinstance(function, Pair):
         parts = {name: at_positions(getattr(function, name), new, q) for name in ("left", "right")}
         return replace(function, **parts)

@@ -310,7 +310,7 @@ def static_state(state: StackState, positions: Tensor, capacity: int, like: Tens
     found = StackState()
     for layer in state:
         mixer = layer.mixer
-        if type(mixer) in (KVCache, WindowCache):  # all tokens, under the mask of a window
+        if isinstance(mixer, KVCache) and type(mixer) in (KVCache, WindowCache):  # all tokens, a window under its mask
             batch, heads, _, dim = mixer.k.shape
             mixer = StaticKVCache(batch, heads, capacity, dim, like, positions)
         elif type(mixer) is not LinearAttentionState:
