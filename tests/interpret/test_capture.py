@@ -1,6 +1,8 @@
 """Maps come from any core, padded or packed or decoded, and leave the model's numbers alone."""
 
 import math
+import re
+import warnings
 
 import pytest
 import torch
@@ -372,15 +374,45 @@ def test_missing_layers_rows_and_heads_are_named(arguments: dict, said: str) -> 
         model(tokens(2, 3, 32, 32))
 
 
-def test_a_mixer_without_weights_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mixer_without_weights_raises_if_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "shift", Shift)
-    stack = make_stack(2, mixer="shift")
-    stack[1].mixer = make_stack(1)[0].mixer
-    with pytest.raises(ValueError, match=r"0.mixer is a Shift.*choose others: layers=\[1.mixer\]"), zoo.capture(stack):
+    stack = make_stack(2, mixer=["shift", "attention"])
+    for layers in ("0.mixer", 0, [1, "0.mixer"], "0.*"):
+        with (
+            pytest.raises(ValueError, match=r"0.mixer is a Shift.*choose others: layers=\[1.mixer\]"),
+            zoo.capture(stack, layers=layers),
+        ):
+            pass
+    for layers in ("*", "*.mixer", 1):
+        with zoo.capture(stack, layers=layers) as maps:
+            stack(tokens(1, 3, 32))
+        assert list(maps) == ["1.mixer"] and maps.missing == ({} if layers == 1 else {"0.mixer": "Shift"})
+    none = make_stack(1, mixer="shift")
+    with pytest.raises(ValueError, match=r"0.mixer is a Shift.*no layer of this model has any"), zoo.capture(none):
         pass
-    with zoo.capture(stack, layers=1) as maps:
+
+
+def test_what_a_rollout_or_plot_does_not_show_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIXERS, "shift", Shift)
+    stack = make_stack(6, mixer=["shift", "shift", "attention"])
+    with zoo.capture(stack) as maps:
         stack(tokens(1, 3, 32))
-    assert list(maps) == ["1.mixer"]
+    assert list(maps) == ["2.mixer", "5.mixer"]
+    said = "no attention weights, and so no map: 0.mixer (Shift), 1.mixer (Shift), 3.mixer (Shift), and 1 more"
+    with pytest.warns(UserWarning, match=re.escape(f"attention layers alone: these layers have {said}")):
+        rolled = zoo.rollout(maps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(rolled, zoo.rollout(dict(maps)))
+    assert zoo.plot_attention(None, maps).get_supxlabel() == f"these layers have {said}"
+    assert zoo.plot_attention(None, dict(maps)).get_supxlabel() == ""
+
+
+def test_cores_without_weights_are_left_out_as_well() -> None:
+    stack = make_stack(2, attention=[Opaque, "softmax"])
+    with zoo.capture(stack) as maps:
+        stack(tokens(1, 3, 32))
+    assert list(maps) == ["1.mixer"] and maps.missing == {"0.mixer": "Opaque"}
 
 
 def test_a_core_without_weights_and_a_model_without_attention_raise() -> None:
@@ -392,7 +424,7 @@ def test_a_core_without_weights_and_a_model_without_attention_raise() -> None:
 
 def test_blocks_are_found_in_every_stack() -> None:
     two = nn.ModuleDict({"encoder": make_stack(2), "decoder": make_stack(3, cross="softmax")})
-    assert [name for name, _ in find_layers(two, -1)] == ["encoder.1.mixer", "decoder.2.mixer", "decoder.2.cross"]
+    assert [name for name, _ in find_layers(two, -1).found] == ["encoder.1.mixer", "decoder.2.mixer", "decoder.2.cross"]
 
 
 # --- reading maps -------------------------------------------------------------------------------------------------

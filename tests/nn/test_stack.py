@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mixer_cases import SumOfRow
 from nn_cases import KINDS
 from torch import nn
 
@@ -289,34 +290,16 @@ def test_padded_rows_of_a_decoder_attend_to_their_own_memory():
         assert not y[row, ~real].any()
 
 
-class Sum(Mixer):
-    """The sum of a row's tokens so far."""
-
-    def __init__(self, spec):
-        super().__init__(spec)
-        self.proj = nn.Linear(spec.width, spec.width)
-
-    def forward(self, x, context, state=None):
-        x = self.proj(x).cumsum(1)
-        if state is not None:
-            x = x + state.mixer["total"][:, None]
-            state.mixer.update(total=x[:, -1])
-        return x
-
-    def new_state(self, batch, capacity, like):
-        return RecurrentState(total=like.new_zeros(batch, self.spec.width))
-
-
 @pytest.fixture
 def sum_mixer():
-    register_mixer("sum_of_row", Sum)
+    register_mixer("sum_of_row", SumOfRow)
     yield "sum_of_row"
     MIXERS.pop("sum_of_row")
 
 
 def test_a_list_of_mixers_repeats_over_the_depth(sum_mixer):
     stack = encoder(depth=6, mixer=(sum_mixer, sum_mixer, "attention"))
-    assert [type(block.mixer) for block in stack] == [Sum, Sum, Attention] * 2
+    assert [type(block.mixer) for block in stack] == [SumOfRow, SumOfRow, Attention] * 2
     with pytest.raises(ValueError, match="got 3 kinds for 4 layers; give 4, or a number that divides 4"):
         encoder(depth=4, mixer=(sum_mixer, sum_mixer, "attention"))
 

@@ -1,10 +1,29 @@
 """Statistics of attention maps [B, H, N, M], as `zoo.capture` returns them: rollout, entropy, distance."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class AttentionMaps(dict[str, Any]):
+    """Maps by the names of their layers: [B, H, N, M], or a list of them for a layer that runs several times.
+
+    missing: {name: class} of the selected layers that have no attention weights.
+    """
+
+    def __init__(self, maps: Mapping[str, Any] | None = None, missing: Mapping[str, str] | None = None) -> None:
+        super().__init__(maps or {})
+        self.missing = dict(missing or {})
+
+    def note(self) -> str:
+        """What is missing, in one sentence."""
+        names = [f"{name} ({kind})" for name, kind in self.missing.items()]
+        more = [f"and {len(names) - 3} more"] if len(names) > 3 else []
+        return f"these layers have no attention weights, and so no map: {', '.join(names[:3] + more)}"
 
 
 def rollout(maps: Mapping[str, Tensor] | Sequence[Tensor], residual: float = 0.5) -> Tensor:
@@ -13,9 +32,12 @@ def rollout(maps: Mapping[str, Tensor] | Sequence[Tensor], residual: float = 0.5
     Abnar and Zuidema 2020 (https://arxiv.org/abs/2005.00928): maps are averaged over heads, mixed with the identity for
     the residual connection, and multiplied. maps: self-attention maps of one stack, [B, H, N, N] each, first layer
     first; rows without attention (padding) stay zero. residual: weight of the identity. Raises ValueError for maps of
-    several stacks, by their names, and for those of cross-attention.
+    several stacks, by their names, and for those of cross-attention. Warns if layers between them mix tokens without
+    attention weights, which a rollout cannot follow.
     """
     check_one_stack(maps)
+    if isinstance(maps, AttentionMaps) and maps.missing:
+        warnings.warn(f"the rollout follows the attention layers alone: {maps.note()}", stacklevel=2)
     layers = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
     if not layers:
         raise ValueError("no maps given: rollout needs the maps of all layers")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.interpret.attention_maps import distance, entropy, rollout
+from zoo.interpret.attention_maps import AttentionMaps, distance, entropy, rollout
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.interpret.selected_maps import compute_maps, zero_padded
 from zoo.nn.attention import Attention
@@ -39,7 +39,6 @@ __all__ = ["capture", "distance", "entropy", "rollout"]
 DECODE_LOCK = threading.Lock()
 EAGER_LOCK = threading.Lock()
 EAGER: list[ExitStack] = []  # one for each open capture; the first restores the stance of torch.compile
-Maps = dict[str, Any]  # {name: [B, H, N, M], or a list of them}
 
 
 @contextmanager
@@ -50,28 +49,30 @@ def capture(
     rows: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Maps]:
+) -> Iterator[AttentionMaps]:
     """Context that captures the attention maps of a model: {name of the Attention module: [B, H, N, M]}.
 
     H is the number of query heads; padded tokens have zeros. A module that runs several times (decoding) has a list of
     maps, each of its new tokens over all tokens so far; keys that a cache of a window has dropped have zeros. Maps are
     detached and stay on their device; the outputs of the model do not change.
 
-    layers: names with wildcards ("blocks.*.mixer"), block numbers (-1 is the last), or a list of these.
+    layers: names with wildcards ("blocks.*.mixer"), block numbers (-1 is the last), or a list of these. Layers without
+    attention weights that a wildcard matches are left out; `maps.missing` names them.
     rows, heads: rows of the batch and query heads to capture, selected before maps are computed; None for all.
     reduce: applied to each map as soon as it is computed, e.g. `lambda w: w.mean(1)`; its result is stored instead.
 
     Only what the thread that opened the context computes is recorded, so a server may capture one request while others
-    run. Raises ValueError for a layer, row or head that does not exist, and for a layer without attention weights.
+    run. Raises ValueError for a layer, row or head that does not exist, and for a layer without attention weights that
+    is named, or if there is no other.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}: zoo.load loads one from a folder")
     if not (reduce is None or callable(reduce)):
         raise ValueError(f"reduce={reduce!r}: expected a function of a map, such as lambda w: w.mean(1)")
     selected = find_layers(unwrap(model), layers)
-    maps: Maps = {}
+    maps = AttentionMaps(missing=selected.missing)
     indices = as_list(rows, "rows"), as_list(heads, "heads")
-    recorders = [Recorder(name, module, maps, *indices, reduce) for name, module in selected]
+    recorders = [Recorder(name, module, maps, *indices, reduce) for name, module in selected.found]
     with ExitStack() as stack:
         stack.enter_context(eager_mode())
         for recorder in recorders:
@@ -144,7 +145,7 @@ class Recorder:
 
     name: str
     attention: Attention
-    maps: Maps
+    maps: AttentionMaps
     rows: list[int] | None = None
     heads: list[int] | None = None
     reduce: Callable[[Tensor], Tensor] | None = None

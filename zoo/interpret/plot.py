@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.interpret.attention_maps import rollout
+from zoo.interpret.attention_maps import AttentionMaps, rollout
 from zoo.interpret.capture import capture, unwrap
 from zoo.preprocessing import image_io
 from zoo.utils.files import write_atomic
@@ -78,6 +78,7 @@ def plot_attention(
     titles: one per image. path: PNG file to write.
 
     Each column has its own color range, printed above it, relative to uniform attention: 5× is five times 1 / tokens.
+    A line below names the layers without attention weights that `zoo.capture` has left out.
     """
     named = {short_name(name): by_head(name, weights) for name, weights in by_name(maps).items()}
     batch = len(next(iter(named.values())))
@@ -96,12 +97,13 @@ def plot_attention(
     if heads:
         rows = [before + [Panel(shown[0], head) for head in heat[0]] for heat in heats.values()]
         columns = [""] * len(before) + [f"head {h}" for h in range(max(w.shape[1] for w in heats.values()))]
-        return save_figure(plot_panels(rows, columns, list(heats), tokens), path)
+        return save_figure(noted(plot_panels(rows, columns, list(heats), tokens), maps), path)
     rows = [
         ([Panel(image)] if before else []) + [Panel(image, heat[i].mean(0)) for heat in heats.values()]
         for i, image in enumerate(shown)
     ]
-    return save_figure(plot_panels(rows, [""] * len(before) + list(heats), list(titles or [""] * batch), tokens), path)
+    figure = plot_panels(rows, [""] * len(before) + list(heats), list(titles or [""] * batch), tokens)
+    return save_figure(noted(figure, maps), path)
 
 
 def attention_grid(
@@ -127,9 +129,10 @@ def attention_grid(
     names = list(maps)
     spread = sorted({round(i * (len(names) - 1) / max(layers - 1, 1)) for i in range(layers)})
     chosen = {names[i]: maps[names[i]] for i in spread}
-    together = rollout([w[:, None] for w in maps.values()])
+    every = "all (rollout)" if not maps.missing else "attention (rollout)"
+    chosen[every] = rollout([w[:, None] for w in maps.values()])
     titles = prediction_titles(unwrap(model), logits, labels)
-    return plot_attention(images, chosen | {"all (rollout)": together}, model=model, titles=titles, path=path)
+    return plot_attention(images, AttentionMaps(chosen, maps.missing), model=model, titles=titles, path=path)
 
 
 def prediction_titles(model: Any, logits: Any, labels: Sequence[int] | None) -> list[str] | None:
@@ -143,6 +146,13 @@ def prediction_titles(model: Any, logits: Any, labels: Sequence[int] | None) -> 
         return titles
     wrong = [int(true) != i for true, i in zip(labels, best.indices.tolist(), strict=True)]
     return [f"{t}\n(is {names[int(true)]})" if w else t for t, true, w in zip(titles, labels, wrong, strict=True)]
+
+
+def noted(figure: "Figure", maps: Maps) -> "Figure":
+    """The figure, with the layers below it of which there are no maps."""
+    if isinstance(maps, AttentionMaps) and maps.missing:
+        figure.supxlabel(maps.note(), fontsize=7)
+    return figure
 
 
 # --- maps and images --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 
@@ -14,31 +15,49 @@ from zoo.utils.errors import did_you_mean
 Layers = str | int | Sequence[str | int]
 
 
-def find_layers(model: nn.Module, layers: Layers) -> list[tuple[str, Attention]]:
-    """The attention modules selected by `layers`, in the order of the model."""
+class Selection(NamedTuple):
+    """Attention modules with their names, in the order of the model; and the layers that have no attention weights."""
+
+    found: list[tuple[str, Attention]]
+    missing: dict[str, str]  # name: class
+
+
+def find_layers(model: nn.Module, layers: Layers) -> Selection:
+    """The attention modules selected by `layers`. Layers without weights are left out, unless they are named.
+
+    Raises ValueError for layers that do not exist, for named ones without weights, and if no layer is left.
+    """
     places = block_places(model)
-    named = [(name, part) for name, part in model.named_modules() if isinstance(part, Attention)]
+    named = {name: part for name, part in model.named_modules() if isinstance(part, Attention)}
     weightless = {
         f"{path}.mixer": block.mixer
         for path, block in model.named_modules()
         if isinstance(block, Block) and not any(isinstance(part, Attention) for part in block.mixer.modules())
     }
-    names = [name for name, _ in named] + list(weightless)
+    names = [*named, *weightless]
     if not names:
         raise ValueError(f"{type(model).__name__} has no attention layer of zoo.nn, so there are no maps to capture")
     if not isinstance(layers, str | int | Iterable):
         raise ValueError(f"layers={layers!r}: expected a name, a number of a block, or a list of them")
+    weightless |= {name: part.core for name, part in named.items() if type(part.core).weights is Core.weights}
+    with_weights = [name for name in named if name not in weightless]
     choices = [layers] if isinstance(layers, str | int) else layers
-    selected = {name for choice in choices for name in match_layers(choice, names, places)}
-    for name in names:
-        if name in selected and name in weightless:
-            raise ValueError(no_weights_message(name, weightless[name], [n for n, _ in named]))
-    found = [(name, part) for name, part in named if name in selected]
-    with_weights = [name for name, part in named if type(part.core).weights is not Core.weights]
-    for name, part in found:
-        if name not in with_weights:
-            raise ValueError(no_weights_message(name, part.core, with_weights))
-    return found
+    selected: set[str] = set()
+    for choice in choices:
+        matched = match_layers(choice, names, places)
+        shown = [name for name in matched if name not in weightless]
+        if not shown or not is_pattern(choice):
+            for name in matched:
+                if name in weightless:
+                    raise ValueError(no_weights_message(name, weightless[name], with_weights))
+        selected.update(matched)
+    missing = {name: type(part).__name__ for name, part in weightless.items() if name in selected}
+    return Selection([(name, named[name]) for name in with_weights if name in selected], missing)
+
+
+def is_pattern(choice: str | int) -> bool:
+    """Whether layers are selected by a name with wildcards."""
+    return isinstance(choice, str) and any(sign in choice for sign in "*?[")
 
 
 def block_places(model: nn.Module) -> dict[str, tuple[int, int]]:

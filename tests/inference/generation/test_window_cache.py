@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
-from decoder_peers import nano, prompt
+from decoder_peers import case, nano, prompt
 from text_peers import ragged
 
 import zoo
@@ -119,6 +120,21 @@ def test_one_token_without_modules(optimized: torch.dtype | None) -> None:
         scores, expected = step(token), model.decode(token, states[1])
         torch.testing.assert_close(scores, expected, atol=1e-5 if optimized != torch.bfloat16 else 2e-2, rtol=0)
     assert one_token_step(model_of("llama longformer"), model_of("llama longformer").new_state(1)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*exceed max_length")
+@pytest.mark.parametrize("name", ["mistral", "qwen2 window in some layers", "qwen3 window"])
+def test_published_windows_as_transformers_token_for_token(name: str, tmp_path: Path) -> None:
+    """Texts that are longer than what the cache holds."""
+    theirs = case(tmp_path, name)
+    ours, batch = zoo.load(tmp_path), ragged((60, 4, 6), side="left")
+    given = {"max_new_tokens": NEW, "eos_token_id": None}
+    state = ours.new_state(3)
+    assert any(type(layer.mixer) is WindowCache for layer in state)
+    expected = theirs.generate(**batch, do_sample=False, pad_token_id=1, **given)
+    assert torch.equal(zoo.generate(ours, **batch, **given), expected)
+    with full_caches():
+        assert torch.equal(zoo.generate(ours, **batch, **given), expected)
 
 
 def test_autocast_decodes_with_a_window() -> None:

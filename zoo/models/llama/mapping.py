@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from zoo.models.mapping.config_keys import CheckpointMapping
+from zoo.nn.registry import for_layer
 from zoo.utils.errors import LoadError
 
 KEYS = """
@@ -118,7 +119,7 @@ LAYERS = ("full_attention", "sliding_attention")
 
 
 def write_qwen(config: Any) -> dict[str, Any]:
-    kinds = config.attention if isinstance(config.attention, tuple) else (config.attention,) * config.depth
+    kinds = [for_layer(config.attention, layer, config.depth) for layer in range(config.depth)]
     widths = [window(kind) for kind in kinds]
     used = {width for width in widths if width is not None}
     if len(used) > 1 or not all(window(kind) or kind == "softmax" for kind in kinds):
