@@ -23,9 +23,9 @@ class Selection(NamedTuple):
 
 
 def find_layers(model: nn.Module, layers: Layers) -> Selection:
-    """The attention modules selected by `layers`. Layers without weights are left out, unless they are named.
+    """The attention modules selected by `layers`, without those that have no weights.
 
-    Raises ValueError for layers that do not exist, for named ones without weights, and if no layer is left.
+    Raises ValueError for layers that do not exist, and for a name, pattern or number of which none has weights.
     """
     places = block_places(model)
     named = {name: part for name, part in model.named_modules() if isinstance(part, Attention)}
@@ -45,19 +45,11 @@ def find_layers(model: nn.Module, layers: Layers) -> Selection:
     selected: set[str] = set()
     for choice in choices:
         matched = match_layers(choice, names, places)
-        shown = [name for name in matched if name not in weightless]
-        if not shown or not is_pattern(choice):
-            for name in matched:
-                if name in weightless:
-                    raise ValueError(no_weights_message(name, weightless[name], with_weights))
+        if all(name in weightless for name in matched):
+            raise ValueError(no_weights_message(matched[0], weightless[matched[0]], with_weights))
         selected.update(matched)
     missing = {name: type(part).__name__ for name, part in weightless.items() if name in selected}
     return Selection([(name, named[name]) for name in with_weights if name in selected], missing)
-
-
-def is_pattern(choice: str | int) -> bool:
-    """Whether layers are selected by a name with wildcards."""
-    return isinstance(choice, str) and any(sign in choice for sign in "*?[")
 
 
 def block_places(model: nn.Module) -> dict[str, tuple[int, int]]:
