@@ -100,8 +100,8 @@ def test_other_models_and_hooks_need_decode() -> None:
     def step(model: zoo.Model) -> object:
         return one_token_step(model.eval(), read(model))
 
-    assert step(nano()) is not None
-    for options in ({"attention": "linear"}, {"attention": {"kind": "local", "window": 4}}, {"attention": "additive"}):
+    assert step(nano()) is not None and step(nano(attention={"kind": "local", "window": 4})) is not None
+    for options in ({"attention": "linear"}, {"attention": "longformer"}, {"attention": "additive"}):
         assert step(nano(**options)) is None
     for part in ("blocks", "blocks.0", "blocks.1.mixer", "blocks.1.mixer.core"):
         model = nano()
