@@ -556,7 +556,7 @@ def test_nothing_leaks_from_the_future_and_decoding_is_the_full_forward(name, ki
         ({"attention": {"kind": "local", "wind": 3}}, r"LocalAttention has no option 'wind'; did you mean 'window'\?"),
         ({"attention": ["softmax"] * 3}, r"got 3 kinds for 2 layers"),
         ({"attention": "nowhere:Mine"}, r"nowhere"),
-        ({"mixer": "mamba"}, r"unknown mixer 'mamba'"),
+        ({"mixer": "mambo"}, r"unknown mixer 'mambo'"),
         ({"heads": 5}, r"width=32.*heads=5|heads=5.*width=32"),
         ({"kv_heads": 3}, r"heads=4.*kv_heads=3"),
         ({"act": "gelo"}, r"act='gelo' is unknown; did you mean 'gelu'\?"),

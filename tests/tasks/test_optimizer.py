@@ -54,6 +54,13 @@ def test_who_decays() -> None:
     assert len(groups) == len(list(model.parameters()))
 
 
+def test_what_a_module_excludes_does_not_decay() -> None:
+    model = Tree()
+    model.blocks[0].no_weight_decay = ("talk",)
+    groups = by_name(model, param_groups(model, 1.0, 0.1))
+    assert not groups["blocks.0.talk"]["weight_decay"] and groups["blocks.1.talk"]["weight_decay"]
+
+
 def test_layer_decay_falls_from_head_to_front_end() -> None:
     model = Tree()
     lr = {name: group["lr"] for name, group in by_name(model, param_groups(model, 1.0, 0.1, 0.5)).items()}

@@ -43,8 +43,9 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: 
     """Parameter groups of the trainable parameters, each with its `lr`, `weight_decay` and `name`.
 
     Weight matrices of linear and convolutional layers, and other matrices inside blocks, are decayed; norms, biases,
-    layer scales, embeddings, tokens and positions are not. With `layer_decay` < 1 the learning rate falls by that
-    factor from the head to the last block, from each block to the one below it, and from the first block to the stem.
+    layer scales, embeddings, tokens and positions are not, nor those that a module names in `no_weight_decay`. With
+    `layer_decay` < 1 the learning rate falls by that factor from the head to the last block, from each block to the one
+    below it, and from the first block to the stem.
 
     Source: layer-wise decay as in Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254, appendix.
     Raises: ValueError if no parameter is trainable, or for `layer_decay` without numbered blocks.
@@ -92,6 +93,8 @@ def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
 
 def _decays(name: str, value: Tensor, owner: nn.Module) -> bool:
     if value.ndim < 2 or isinstance(owner, nn.Embedding):
+        return False
+    if name.rpartition(".")[2] in getattr(owner, "no_weight_decay", ()):
         return False
     return isinstance(owner, nn.Linear | nn.modules.conv._ConvNd) or _BLOCK.match(name) is not None
 
