@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peers import randomize
 from torch import Tensor, nn
 
@@ -81,3 +82,21 @@ def nano(name="gpt_nano", seed=0, **overrides) -> zoo.Model:
 
 def prompt(rows=2, length=5, vocab=61, seed=1) -> Tensor:
     return torch.randint(4, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def losses(model, dtype, lr=1e-3, steps=20) -> Tensor:
+    """The losses of training steps on the same random tokens."""
+    model = model.to(dtype).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(0)
+    history = []
+    for _ in range(steps):
+        ids = torch.randint(99, (8, 16), generator=generator)
+        output = model(ids)
+        scores = output if isinstance(output, torch.Tensor) else output.logits
+        loss = F.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return torch.tensor(history, dtype=torch.float64)

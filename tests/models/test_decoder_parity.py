@@ -4,8 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
-import torch.nn.functional as F
-from decoder_peers import CASES, NTK, case, decoder
+from decoder_peers import CASES, NTK, case, decoder, losses
 from peers import edit_json, error
 from text_peers import answer, ragged
 
@@ -101,23 +100,6 @@ def test_swapping_any_two_lines_of_a_table_is_caught(tmp_path, name):
             tensors["head.proj.weight"] = tensors["tokens.word.weight"]
         model.load_state_dict(tensors, assign=True)
         assert error(answer(model.eval(), batch), expected) > 1e-4, (rows[one], rows[other])
-
-
-def losses(model, dtype, lr=1e-3, steps=20):
-    model = model.to(dtype).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-    draw = torch.Generator().manual_seed(0)
-    history = []
-    for _ in range(steps):
-        ids = torch.randint(99, (8, 16), generator=draw)
-        output = model(ids)
-        scores = output if isinstance(output, torch.Tensor) else output.logits
-        loss = F.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(loss.item())
-    return torch.tensor(history, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-8)])

@@ -76,6 +76,11 @@ FOREIGN_NAMES = {
     "blank": "pad_token_id pad_id blank_id blank_token_id ctc_blank",
     "classifier_width": "classifier_proj_size",
     "layer_sum": "use_weighted_layer_sum",
+    "state": "state_size d_state ssm_state_size mamba_d_state",
+    "conv": "conv_kernel d_conv mamba_d_conv",
+    "groups": "n_groups ngroups mamba_n_groups",
+    "dt_rank": "time_step_rank mamba_dt_rank",
+    "conv_bias": "use_conv_bias mamba_conv_bias",
 }
 
 THEIRS = {theirs: ours for ours, several in FOREIGN_NAMES.items() for theirs in several.split()}

@@ -11,7 +11,7 @@ from zoo.nn.attention import run_grouped
 from zoo.nn.context import Context
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState, RecurrentState
-from zoo.nn.masks import MaskView
+from zoo.nn.masks import CAUSAL, MaskView
 from zoo.nn.padding import Groups
 
 Order = Literal["pre", "post", "parallel"]
@@ -95,6 +95,8 @@ class Block(nn.Module):
             if isinstance(context.mask, MaskView) and context.mask.keep is not None:
                 if state is not None and isinstance(state.mixer, RecurrentState):
                     return self.mix_real(x, context, state, context.mask.keep[:, -x.shape[1] :])
+                if state is None and context.mask.inner == CAUSAL:
+                    return self.mix_aligned(x, context, context.mask.keep.bool())
                 name = type(self.mixer).__name__
                 raise ValueError(
                     f"the mixer {name} has no attention weights and cannot mask padding: keep drop_padding=True, "
@@ -105,6 +107,13 @@ class Block(nn.Module):
         return run_grouped(
             lambda rows: self.mixer(rows[:, 0], rows_alone, None)[:, None], context.groups, [x[:, None]]
         )[:, 0]
+
+    def mix_aligned(self, x: Tensor, context: Context, keep: Tensor) -> Tensor:
+        """Apply a causal mixer to padded rows, keep [B, N]: padding is behind the real tokens, which do not see it."""
+        real = keep.cumsum(1)
+        index = torch.where(keep, real, real[:, -1:] + (~keep).cumsum(1))[..., None].expand_as(x) - 1
+        rows = torch.zeros_like(x).scatter(1, index, x)
+        return self.mixer(rows, Context(mask=CAUSAL, bias=context.bias), None).gather(1, index)
 
     def mix_real(self, x: Tensor, context: Context, state: LayerState, keep: Tensor) -> Tensor:
         """Apply a recurrent mixer to new tokens of which some are padding, keep [B, N]: its state sees real ones."""

@@ -32,8 +32,8 @@ class Mamba(Mixer):
 
     state: states of each channel. conv: tokens that the short convolution sees. dt_rank: rank of the time steps (None:
     width / 16). bias, conv_bias: whether the projections and the convolution have a bias. act: activation of the
-    convolution and of the gate. The scan is computed in float32 or float64. Models that are not causal compute the mean
-    over both directions, with shared parameters.
+    convolution; that of the gate is SiLU. The scan is computed in float32 or float64. Models that are not
+    causal compute the mean over both directions, with shared parameters.
     Source: https://arxiv.org/abs/2312.00752.
     """
 
@@ -86,7 +86,7 @@ class Mamba(Mixer):
         y, last = selective_scan(dt, v, A, B.to(dtype), C.to(dtype), None if state is None else state["ssm"])
         if state is not None:
             state.update(conv=past, ssm=last)
-        y = torch.addcmul(y, x.to(dtype), self.D.to(dtype)) * self.act(z)
+        y = torch.addcmul(y, x.to(dtype), self.D.to(dtype)) * F.silu(z)
         return self.out_proj(y.to(x.dtype))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:

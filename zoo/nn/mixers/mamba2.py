@@ -19,7 +19,7 @@ CHUNK = 64  # tokens that attend to each other; those before are read from a sta
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm of y * act(z), over each of `groups` equal parts of the channels."""
+    """RMSNorm of y * gate, over each of `groups` equal parts of the channels."""
 
     def __init__(self, width: int, groups: int, eps: float) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Mamba2(Mixer):
         if state is not None:
             state.update(conv=past, ssm=last)
         y = torch.addcmul(y, x, self.D.to(dtype)[:, None]).flatten(-2)
-        return self.out_proj(self.norm(y, self.act(z)).to(half))
+        return self.out_proj(self.norm(y, F.silu(z)).to(half))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         conv = like.new_zeros(batch, self.conv.kernel_size[0] - 1, self.inner + 2 * self.groups * self.state)
