@@ -66,6 +66,7 @@ def output_names(model: Model, outputs: Mapping[str, Tensor]) -> list[str]:
 
 def write_graph(model: Model, parts: list[Part], file: Path) -> None:
     """Write a model as ONNX. Raises ValueError for a part of it that cannot be traced at any batch size and length."""
+    check_mixers(model, parts)
     inputs = example_inputs(parts, 3, 2)
     axes = {name: dict(enumerate(part.axes)) for part in parts for name in part.names.values()}
     shapes = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
@@ -90,6 +91,17 @@ def write_graph(model: Model, parts: list[Part], file: Path) -> None:
         node.metadata_props.clear()  # the lines of source that it comes from, with the paths of this machine
     size = sum(t.nbytes for t in model.state_dict().values())
     written.save(file, external_data=size > ONE_FILE)
+
+
+def check_mixers(model: Model, parts: list[Part]) -> None:
+    """Raise ValueError for a mixer whose graph holds for one length, if the inputs have any length."""
+    kinds = {str(getattr(m, "kind", type(m).__name__)) for m in model.modules() if hasattr(m, "fixed_length_graph")
+             and m.fixed_length_graph}  # fmt: skip
+    if kinds and any(part.lengths for part in parts):
+        raise ValueError(
+            f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} computes rows in chunks, and a graph "
+            "would hold for one length only; use attention, or run the model in PyTorch"
+        )
 
 
 def check_ranges(program: Any, names: list[str], parts: list[Part]) -> None:

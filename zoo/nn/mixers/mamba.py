@@ -38,6 +38,7 @@ class Mamba(Mixer):
     """
 
     no_weight_decay = ("A_log", "D")  # as published
+    fixed_length_graph = True
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class Mamba2(Mixer):
     """
 
     no_weight_decay = ("A_log", "D", "dt_bias")  # as published
+    fixed_length_graph = True
 
     def __init__(
         self,

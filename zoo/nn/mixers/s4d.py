@@ -32,6 +32,7 @@ class S4D(Mixer):
     """
 
     no_weight_decay = ("log_dt", "A_log", "A_imag", "D")  # as published
+    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, state: int = 32) -> None:
         super().__init__(spec)
