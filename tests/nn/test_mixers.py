@@ -86,6 +86,27 @@ def test_models_that_are_not_causal_see_both_directions(kind):
     assert (seen.abs().amax((0, 2)) > 0).all()
 
 
+@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+@torch.no_grad()
+def test_both_directions_are_the_mean_of_a_row_and_the_reversed_row(kind):
+    mixer, causal, x = stack(kind, causal=False)[0].mixer, stack(kind)[0].mixer, tokens(9)
+    expected = (causal(x, Context()) + causal(x.flip(1), Context()).flip(1)) / 2
+    torch.testing.assert_close(mixer(x, Context()), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", BUILT_IN_MIXERS)
+@torch.no_grad()
+def test_padding_under_a_mask_is_moved_behind_the_real_tokens(kind):
+    """As compiled and exported models keep it."""
+    blocks, x = stack(kind, dtype=torch.float64), tokens(9)
+    keep = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]]).bool()
+    y = blocks(x, Context(mask=CAUSAL), keep=keep, drop_padding=False)
+    assert not y[~keep].any()
+    for row, real in enumerate(keep):
+        alone = blocks(x[row : row + 1, real], Context(mask=CAUSAL))[0]
+        torch.testing.assert_close(y[row, real], alone, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", BUILT_IN_MIXERS)
 def test_causal_gradients_reach_the_tokens_before_only(kind):
     blocks, x = stack(kind, depth=1), tokens(70).requires_grad_()
