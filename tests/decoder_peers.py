@@ -18,6 +18,11 @@ LLAMA = {
 } | IDS  # fmt: skip
 TINY = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": LLAMA | {"sliding_window": 5}, "Qwen2": LLAMA}
 TINY["Qwen3"] = LLAMA | {"head_dim": 12}
+TINY["GraniteMoeHybrid"] = LLAMA | {
+    "shared_intermediate_size": 48, "num_local_experts": 0, "layer_types": ["linear_attention", "full_attention"] * 2,
+    "num_hidden_layers": 4, "mamba_n_heads": 4, "mamba_d_state": 8, "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.7, "attention_multiplier": 0.2, "logits_scaling": 2.5,
+}  # fmt: skip
 NTK = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 NTK["original_max_position_embeddings"] = 32
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
@@ -52,6 +57,14 @@ CASES = {
     "qwen3": ("Qwen3ForCausalLM", {"tie_word_embeddings": True}),
     "qwen3 window": ("Qwen3ForCausalLM", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}),
     "qwen3 hidden states": ("Qwen3Model", {}),
+    "granite": ("GraniteMoeHybridForCausalLM", {"tie_word_embeddings": True}),
+    "granite groups, biases": (
+        "GraniteMoeHybridForCausalLM", {"mamba_n_groups": 2, "mamba_proj_bias": True, "mamba_conv_bias": False}
+    ),
+    "granite attention": (
+        "GraniteMoeHybridForCausalLM", {"layer_types": ["full_attention"] * 4, "position_embedding_type": "rope"}
+    ),
+    "granite hidden states": ("GraniteMoeHybridModel", {}),
 }  # fmt: skip
 
 

@@ -135,6 +135,18 @@ ROWS = {
         kinds=("softmax",),
         counts={"mamba2_130m": 128_989_632, "mamba_codestral_7b": 7_285_403_648},
     ),
+    "granite": Row(
+        "granite4_nano",
+        TEXT | dict(embedding_multiplier=3.0, residual_multiplier=0.7, logits_scaling=2.0, mixer=None),
+        texts,
+        more=GROUPS
+        | {
+            "hybrid": dict(mixer=["mamba2", "attention"]),
+            "rotary positions": dict(rope_base=1e4, residual_multiplier=1.0, attention_multiplier=0.3),
+        },
+        causal=True,
+        counts={"granite4_h_350m": 340_332_224},
+    ),
     "ast": Row(
         "ast_tiny",
         TINY | dict(max_length=21, mel_bins=16, patch_size=8, stride=(4, 5)),

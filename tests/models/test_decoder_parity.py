@@ -77,7 +77,7 @@ def test_rotary_positions_far_from_the_start(tmp_path):
     assert error(answer(plain, {"input_ids": ids}), answer(theirs, {"input_ids": ids})) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["gpt2 untied, exact gelu", "llama", "qwen3", "qwen2 tokens"])
+@pytest.mark.parametrize("name", ["gpt2 untied, exact gelu", "llama", "qwen3", "qwen2 tokens", "granite"])
 def test_swapping_any_two_lines_of_a_table_is_caught(tmp_path, name):
     theirs, batch = case(tmp_path, name), ragged()
     found, files = describe(tmp_path), open_tensors(tmp_path)
@@ -110,8 +110,9 @@ def test_training_gives_the_losses_of_transformers(tmp_path, dtype, tolerance):
     assert expected[-1] < expected[0] and (ours / expected - 1).abs().max() <= tolerance
 
 
-def test_training_llama_gives_the_losses_of_transformers(tmp_path):
-    theirs = decoder(tmp_path, "LlamaForCausalLM")
+@pytest.mark.parametrize("name, seed", [("LlamaForCausalLM", 0), ("GraniteMoeHybridForCausalLM", 1)])
+def test_training_decoders_gives_the_losses_of_transformers(tmp_path, name, seed):
+    theirs = decoder(tmp_path, name, seed)
     ours, expected = (losses(model, torch.float32, lr=1e-4) for model in (zoo.load(tmp_path), theirs))
     assert expected[-1] < expected[0] and (ours / expected - 1).abs().max() <= 1e-4
 
@@ -133,6 +134,34 @@ def test_what_we_do_not_compute_is_refused_by_name(tmp_path, change, named):
     edit_json(tmp_path / "config.json", **change)
     with pytest.raises(zoo.LoadError, match=named):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"num_local_experts": 4}, "num_local_experts"),
+    ({"layer_types": ["linear_attention", "moe", "full_attention", "full_attention"]}, "moe"),
+    ({"layer_types": ["linear_attention"]}, "1 entries"),
+    ({"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+    ({"position_embedding_type": "rope", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+    ({"attention_bias": True}, "attention_bias"),
+])  # fmt: skip
+def test_hybrids_that_we_do_not_compute_are_refused_by_name(tmp_path, change, named):
+    case(tmp_path, "granite")
+    edit_json(tmp_path / "config.json", **change)
+    with pytest.raises(zoo.LoadError, match=named):
+        zoo.load(tmp_path)
+
+
+def test_older_names_of_the_layers_are_read(tmp_path):
+    case(tmp_path, "granite")
+    expected = zoo.load(tmp_path).config
+    edit_json(tmp_path / "config.json", layer_types=["mamba", "attention"] * 2, time_step_limit=[0.0, float("inf")])
+    assert zoo.load(tmp_path).config == expected
+
+
+@pytest.mark.parametrize("mixer", [["s4d", "attention"], [{"kind": "mamba2", "state": 8}, "mamba2"]])
+def test_a_hybrid_that_transformers_lacks_is_not_exported(tmp_path, mixer):
+    with pytest.raises(ValueError, match="mixer"):
+        zoo.export(zoo.create_model("granite4_nano", mixer=mixer), tmp_path)
 
 
 @pytest.mark.parametrize("attention", ["performer", "additive", {"kind": "local", "window": 4}])

@@ -231,7 +231,8 @@ def rescale_output(proj: nn.Linear, mean: float, std: float) -> None:
 class LMHead(nn.Module):
     """Language-model head: scores of the next token [B, N, V].
 
-    tied: an embedding whose weight it shares. fixed_bias: it has a bias that is not trained (BART, Marian).
+    tied: an embedding whose weight it shares. fixed_bias: it has a bias that is not trained (BART, Marian). scale: a
+    factor of the inputs, and so of the scores (T5, Granite).
     """
 
     def __init__(
@@ -242,8 +243,10 @@ class LMHead(nn.Module):
         bias: bool = False,
         *,
         fixed_bias: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.proj = nn.Linear(width, vocab_size, bias)
         if fixed_bias:
             del self.proj.bias
@@ -253,7 +256,7 @@ class LMHead(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The inputs [..., D] of the output layer `proj`."""
-        return x
+        return x if self.scale == 1 else x * self.scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.proj(self.features(x))

@@ -74,7 +74,7 @@ def head_step(head: nn.Module) -> Rows:
     if not isinstance(head, LMHead) or type(head).forward is not LMHead.forward or not is_called_plainly(head):
         return head
     project, features = by_rows(head.proj), head.features
-    return project if type(head) is LMHead else lambda x: project(features(x))
+    return project if type(head) is LMHead and head.scale == 1 else lambda x: project(features(x))
 
 
 def mlp_step(mlp: nn.Module) -> Rows:

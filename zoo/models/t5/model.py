@@ -71,17 +71,6 @@ class T5Side(Side):
         return T5RelativeBias(self.relative_attention_bias.weight, bidirectional, self.max_distance)
 
 
-class T5Head(LMHead):
-    """T5's language-model head: its inputs are multiplied by `scale`."""
-
-    def __init__(self, width: int, vocab_size: int, tied: nn.Embedding | None, scale: float) -> None:
-        super().__init__(width, vocab_size, tied)
-        self.scale = scale
-
-    def features(self, x: Tensor) -> Tensor:
-        return x if self.scale == 1 else x * self.scale
-
-
 class T5(EncoderDecoder):
     """T5; see EncoderDecoder. No layer has biases, and q . k is not scaled."""
 
@@ -109,7 +98,7 @@ class T5(EncoderDecoder):
         if c.head is None:
             return None
         tied = self.tokens.word if c.tie_word_embeddings else None
-        return T5Head(c.width, c.vocab_size, tied, c.width**-0.5 if c.scale_decoder_outputs else 1.0)
+        return LMHead(c.width, c.vocab_size, tied, scale=c.width**-0.5 if c.scale_decoder_outputs else 1.0)
 
 
 BASE: dict[str, Any] = dict(width=768, depth=12, heads=12, mlp_dim=3072)
