@@ -23,7 +23,7 @@ FOREIGN_NAMES = {
     "kv_heads": "num_key_value_heads n_kv_heads num_kv_heads",
     "head_dim": "attention_head_dim dim_head head_size head_width d_kv",
     "mlp_dim": "intermediate_size mlp_ratio d_ff n_inner ffn_dim ffn_hidden_size hidden_dim hidden_features "
-    "dim_feedforward encoder_ffn_dim",
+    "dim_feedforward encoder_ffn_dim shared_intermediate_size",
     "gated_mlp": "use_swiglu_ffn use_swiglu swiglu use_glu glu",
     "act": "hidden_act act_layer activation activation_function hidden_activation act_fn activation_fn",
     "norm_eps": "layer_norm_eps layer_norm_epsilon layernorm_epsilon rms_norm_eps rms_norm_epsilon norm_epsilon",

@@ -14,7 +14,7 @@ OTHER_NAMES = """
 
     albert bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
     ernie falcon flan_ul2 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
-    granite ibert jamba layoutlm led llama4 longformer longt5 luke megatron mixtral mobilebert mpnet
+    ibert jamba layoutlm led llama4 longformer longt5 luke megatron mixtral mobilebert mpnet
     mpt nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
     qwen3_moe reformer rembert retribert rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl
     ul2 umt5 xglm xlnet xmod yi
