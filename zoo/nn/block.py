@@ -64,6 +64,7 @@ class Block(nn.Module):
         self.cross = cross
         self.norm2 = None if order == "parallel" or mlp is None else norm()
         self.mlp = mlp
+        self.shifts_tokens = getattr(mlp, "shifts_tokens", False)  # it reads the token before, like RWKV's
         self.scale2 = None if layer_scale is None or mlp is None else LayerScale(width, layer_scale)
         if order == "parallel" and cross is not None:
             raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
@@ -84,7 +85,7 @@ class Block(nn.Module):
             return x
         if self.norm2 is not None:
             h = self.norm2(x) if pre else x
-        y = self.mlp(h)
+        y = self.mlp(h) if not self.shifts_tokens else self.mlp(h, context, None if state is None else state.mlp)
         if self.training or self.scale2 is not None:
             y = self.branch(y, self.scale2, groups)
         return x + y if pre or self.norm2 is None else self.norm2(x + y)
@@ -92,6 +93,8 @@ class Block(nn.Module):
     def mix_rows(self, x: Tensor, context: Context, state: LayerState | None) -> Tensor:
         """Apply a mixer that does not handle packed rows itself to each group of rows."""
         if context.groups is None:
+            if getattr(self.mixer, "masks_padding", False):
+                return self.mixer(x, context, state)
             if isinstance(context.mask, MaskView) and context.mask.keep is not None:
                 if state is not None and isinstance(state.mixer, RecurrentState):
                     return self.mix_real(x, context, state, context.mask.keep[:, -x.shape[1] :])

@@ -221,14 +221,17 @@ class RecurrentState(State):
 
 
 class LayerState:
-    """Cache of one block: that of its mixer, and the projected keys and values of the encoder outputs."""
+    """Cache of one block: that of its mixer, the projected keys and values of the encoder outputs, and the state of an
+    MLP that reads the token before."""
 
-    def __init__(self, mixer: State) -> None:
-        self.mixer = mixer
+    def __init__(self, mixer: State, mlp: RecurrentState | None = None) -> None:
+        self.mixer, self.mlp = mixer, mlp
         self.memory: tuple[Tensor, Tensor] | None = None
 
     def reorder(self, index: Tensor) -> None:
         self.mixer.reorder(index)
+        if self.mlp is not None:
+            self.mlp.reorder(index)
         if self.memory is not None:
             self.memory = (self.memory[0].index_select(0, index), self.memory[1].index_select(0, index))
 

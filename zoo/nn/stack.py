@@ -111,7 +111,10 @@ class Stack(nn.Module):
                 raise ValueError(
                     f"{type(block.mixer).__name__} cannot decode: it does not define new_state(batch, capacity, like)"
                 )
-            states.append(LayerState(cached.new_state(batch, capacity, like)))
+            mlp: Any = block.mlp if block.shifts_tokens else None
+            states.append(
+                LayerState(cached.new_state(batch, capacity, like), None if mlp is None else mlp.new_state(batch, like))
+            )
         return states
 
 

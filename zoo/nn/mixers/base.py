@@ -36,7 +36,9 @@ class Mixer(nn.Module):
 
     Rows arrive without padding, grouped by length. `context.mask` holds the mask, such as a causal one. A mixer that
     supports decoding also defines `new_state(batch, capacity, like)`, a `State`, and gets it as `state.mixer`; the
-    stack counts its tokens. With a `RecurrentState` the rows of a padded prompt may differ in length.
+    stack counts its tokens. With a `RecurrentState` the rows of a padded prompt may differ in length. A mixer with
+    `masks_padding = True` also gets rows with padding, which `context.mask.keep` marks, where it must be kept: while
+    decoding and under torch.compile.
     `zoo.check(MyMixer)` tests all of this.
     """
 
