@@ -14,7 +14,7 @@ from zoo.nn.block import Block, Order
 from zoo.nn.core import CoreSpec, check_positive
 from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.mlp import MLP
-from zoo.nn.registry import build_mixer, for_layer
+from zoo.nn.registry import build_core, build_mixer, for_layer
 from zoo.nn.stack import Stack
 
 
@@ -111,6 +111,9 @@ class BlockConfig:
         if kind is None or kind == "attention":
             mixer: nn.Module = self.attend(layer, depth, self.attention)
         else:
+            build_core(
+                for_layer(self.attention, layer, depth), self.core_spec(layer, depth)
+            )  # is not used, but checked
             mixer = build_mixer(kind, MixerConfig(self, layer, depth))
         return Block(
             mixer,
