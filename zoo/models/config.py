@@ -21,7 +21,7 @@ FOREIGN_NAMES = {
     "decoder_heads": "decoder_attention_heads n_text_head",
     "decoder_mlp_dim": "decoder_ffn_dim",
     "kv_heads": "num_key_value_heads n_kv_heads num_kv_heads",
-    "head_dim": "attention_head_dim dim_head head_size head_width d_kv",
+    "head_dim": "attention_head_dim attention_hidden_size dim_head head_size head_width d_kv",
     "mlp_dim": "intermediate_size mlp_ratio d_ff n_inner ffn_dim ffn_hidden_size hidden_dim hidden_features "
     "dim_feedforward encoder_ffn_dim shared_intermediate_size",
     "gated_mlp": "use_swiglu_ffn use_swiglu swiglu use_glu glu",

@@ -18,6 +18,7 @@ from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import CAUSAL
 from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.mixers.rwkv4 import ChannelMixing
+from zoo.nn.mlp import activation
 from zoo.nn.stack import Stack
 
 
@@ -45,6 +46,7 @@ class RwkvConfig(DecoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.act != "relu_squared":
+            activation(self.act)  # names a typo
             raise ValueError(f"act={self.act!r}: the channel mixing of RWKV-4 has act='relu_squared' and no other")
         if self.rescale_every < 0:
             raise ValueError(f"rescale_every={self.rescale_every}: expected a number of layers, or 0 for never")
