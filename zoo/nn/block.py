@@ -59,13 +59,15 @@ class Block(nn.Module):
         super().__init__()
         self.order, self.dropout, self.drop_path = order, dropout, drop_path
         self.norm1, self.mixer = norm(), mixer
-        self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
+        self.scale1: nn.Module | None = None if layer_scale is None else LayerScale(width, layer_scale)
         self.cross_norm = None if cross is None else norm()
         self.cross = cross
         self.norm2 = None if order == "parallel" or mlp is None else norm()
         self.mlp = mlp
         self.shifts_tokens = getattr(mlp, "shifts_tokens", False)  # it reads the token before, like RWKV's
-        self.scale2 = None if layer_scale is None or mlp is None else LayerScale(width, layer_scale)
+        self.scale2: nn.Module | None = None
+        if layer_scale is not None and mlp is not None:
+            self.scale2 = LayerScale(width, layer_scale)
         if order == "parallel" and cross is not None:
             raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
 

@@ -92,7 +92,8 @@ class RWKV6(Mixer):
         if cache is not None:
             cache.update(x=last, sums=end)
         if not self.spec.causal:
-            y = y + gated_attention(*(t.flip(2) for t in (r, k, v, d)), start)[0].flip(2)
+            later, _ = gated_attention(r.flip(2), k.flip(2), v.flip(2), d.flip(2), start)
+            y = y + later.flip(2)
         y = (y + own).transpose(1, 2).flatten(2).to(x.dtype)
         return self.out(self.norm(y.flatten(0, 1)).view_as(y) * F.silu(self.gate(gate)))
 
