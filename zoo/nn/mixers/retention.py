@@ -24,6 +24,7 @@ class Retention(Mixer):
     """
 
     masks_padding = True
+    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, value_dim: int | None = None, chunk: int = 64, eps: float = 1e-6) -> None:
         super().__init__(spec)

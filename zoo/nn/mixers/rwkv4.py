@@ -27,6 +27,7 @@ class RWKV4(Mixer):
     """
 
     masks_padding = True
+    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig) -> None:
         super().__init__(spec)

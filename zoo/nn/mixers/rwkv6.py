@@ -36,6 +36,7 @@ class RWKV6(Mixer):
     """
 
     masks_padding = True
+    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, shift_rank: int = 32, decay_rank: int = 64) -> None:
         super().__init__(spec)
