@@ -102,7 +102,9 @@ def is_recording() -> bool:
 
 
 def size_in_bytes(value: Any) -> int:
-    """Bytes of the tensors of a block mask, or of a bias."""
+    """Bytes of the tensors of a block mask, of tiles, or of a bias."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
     tensors = value.block_mask.as_tuple() if isinstance(value, Blocks) else vars(value).values()
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 

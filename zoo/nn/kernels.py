@@ -7,7 +7,8 @@ this record and of what an attention computes, so that tests can choose for any 
   "efficient" or "math" by itself;
 - "varlen": one flash kernel for rows of different lengths, packed without padding;
 - "padded": packed rows are padded for the attention alone, under a mask; "groups": rows of equal length at a time;
-- "flex": a compiled flex_attention, for masks that are patterns and not tensors.
+- "flex": a compiled flex_attention, for masks that are patterns and not tensors;
+- "tiles": on a CPU, torch's kernel for blocks of queries and the keys that they see, see `zoo.nn.block_sparse`.
 """
 
 import importlib.util
@@ -35,7 +36,9 @@ TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[
 BUILD = "ROCm" if torch.version.hip else "" if torch.backends.cuda.is_flash_attention_available() else "no flash"
 TRITON = importlib.util.find_spec("triton") is not None
 KERNELS = ("varlen", "flex", "flash", "cudnn", "efficient", "math")  # that a device may have or not
-KernelName = Literal["plain", "sdpa", "varlen", "padded", "groups", "flex", "flash", "cudnn", "efficient", "math"]
+KernelName = Literal[
+    "plain", "sdpa", "varlen", "padded", "groups", "flex", "tiles", "flash", "cudnn", "efficient", "math"
+]
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,17 @@ def varlen_limit(record: Capabilities, call: AttentionCall) -> str:
         return f"it takes head dimensions that are multiples of 8 up to 256, not {call.head_dim}"
     if call.grad and call.head_dim > 192 and record.compute not in ((8, 0), (9, 0), (10, 0)):
         return f"it has no backward pass for head dimension {call.head_dim} on this GPU"
+    return ""
+
+
+def tiles_obstacle(record: Capabilities, call: AttentionCall) -> str:
+    """Why attention in tiles cannot serve; empty if it can."""
+    if record.device != "cpu":
+        return "only on CPUs"
+    if call.dropout:
+        return "it has no dropout on the attention weights"
+    if call.bias != "none":
+        return "it adds no position bias"
     return ""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from zoo.nn import kernels
+from zoo.nn.block_sparse import Tiles, tiled_attention, tiles_of
 from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
@@ -37,7 +38,8 @@ class Packed(NamedTuple):
 class Kernel(NamedTuple):
     """How to compute one attention: `attn_mask` and `is_causal` of torch's kernels, the queries to set to zero because
     all of their keys are masked (None: there are none), whether in plain operations, whether q and k share heads; or
-    the layout of packed rows, or what flex_attention needs; and the reason."""
+    the layout of packed rows, or what flex_attention needs, or the tiles of an attention that skips blocks; and the
+    reason."""
 
     allowed: Tensor | None
     causal: bool
@@ -47,6 +49,7 @@ class Kernel(NamedTuple):
     packed: Packed | None = None
     reason: str = ""
     flex: FlexKernel | None = None
+    tiles: Tiles | None = None
 
 
 def attend(
@@ -74,9 +77,11 @@ def attend(
         kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
         if cache is not None:
             cache[key] = kernel
-    allowed, causal, fully_masked, plain, shared, packed, _, flex = kernel
+    allowed, causal, fully_masked, plain, shared, packed, _, flex, tiles = kernel
     if packed is not None:
         return packed_attention(q, k, v, packed, scale, dropout)
+    if tiles is not None:
+        return tiled_attention(q, k, v, tiles, scale)
     if flex is not None:
         try:
             return flex_attend(q, k, v, flex, scale)
@@ -138,6 +143,9 @@ def choose_kernel(
                 if flex is not None:
                     return Kernel(None, False, None, False, shared, None, reason, flex)
                 check_table(mask, bias, queries, keys, reason)
+            tiles, reason = choose_tiles(record, call, q, v)
+            if tiles is not None:
+                return Kernel(None, False, None, False, shared, None, reason, None, tiles)
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
     if allowed is not None and allowed.requires_grad:
         call = call._replace(bias="learned")
@@ -153,14 +161,23 @@ def explain_kernel(
 ) -> kernels.Choice:
     """The kernel that `attend` takes, with torch's own choice among its fused kernels, and why."""
     kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
-    if kernel.flex is not None:
-        return kernels.Choice("flex", kernel.reason)
+    if kernel.flex is not None or kernel.tiles is not None:
+        return kernels.Choice("flex" if kernel.tiles is None else "tiles", kernel.reason)
     if kernel.packed is not None or kernel.plain:
         return kernels.Choice("plain" if kernel.plain else "varlen", kernel.reason)
     options = (kernel.allowed, dropout, kernel.causal)
     number = torch._fused_sdp_choice(q, k, v, *options, enable_gqa=kernel.shared)
     form = "a causal mask" if kernel.causal else "no mask" if kernel.allowed is None else "a mask of all pairs"
     return kernels.Choice(TORCH_KERNELS[SDPBackend(number)], f"{kernel.reason}, with {form}")
+
+
+def choose_tiles(record: kernels.Capabilities, call: AttentionCall, q: Tensor, v: Tensor) -> tuple[Tiles | None, str]:
+    """The tiles of an attention that skips blocks, if it serves and is faster, else None; and the reason."""
+    why_not = kernels.tiles_obstacle(record, call)
+    if why_not or v.shape[-1] != call.head_dim:
+        return None, ""
+    tiles = tiles_of(call.mask, call.queries, call.keys, 4 * call.heads * call.head_dim, q.shape[0])
+    return tiles, "" if tiles is None else "blocks of keys that a block of queries does not see are skipped"
 
 
 def choose_flex(

@@ -1,0 +1,275 @@
+"""Softmax attention on a CPU that computes only the blocks that a mask allows: windows, global and random keys, graphs.
+
+Queries are split into tiles. Each attends, by torch's fused kernel, to those keys alone that one of its queries may
+see, found from bounds of the mask (`zoo.nn.mask_bounds`) and not from a table of all pairs. So time and memory grow with
+what may be seen, forward and backward, and the results are those of the dense computation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from zoo.nn.block_masks import is_constant, kept
+from zoo.nn.mask_bounds import Spans, may_allow
+from zoo.nn.masks import Mask, MaskView, Window2D
+
+QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
+KEYS = 32  # keys of a block whose bounds are tested at once; within blocks the mask decides
+# Measured on one core: the rate of torch's kernel, what a tile costs beside its pairs, and how much longer the dense
+# kernel takes with a table for its mask.
+FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 60e-6, 1.1
+MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
+
+Index = slice | Tensor
+
+
+class Tile(NamedTuple):
+    """Queries and the keys that they see: positions in a row, or in all rows (None). allowed: bool [queries, keys],
+    None if all pairs are. fully_masked [queries, 1]: queries without keys, which see all of them instead and are set to
+    zero afterwards; None if there are none."""
+
+    row: int | None
+    queries: Index
+    keys: Index
+    allowed: Tensor | None
+    fully_masked: Tensor | None
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        return x if self.row is None else x[self.row : self.row + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The tiles of an attention, each query in at most one; empty where the dense computation is faster."""
+
+    tiles: tuple[Tile, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors, each counted once."""
+        parts = {id(part): part for tile in self.tiles for part in tile if isinstance(part, Tensor)}
+        return sum(part.nbytes for part in parts.values())
+
+
+class Candidate(NamedTuple):
+    """A tile before the mask is evaluated: its queries, and whether each block of keys may be seen."""
+
+    row: int | None
+    queries: Tensor
+    blocks: Tensor
+
+
+def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tiles | None:
+    """How to compute an attention in tiles; None where the dense computation is faster.
+
+    flops: for one pair of a query and a key in all heads of a row. Masks that hold no tensors keep their tiles for later calls.
+    """
+    if queries * keys < MIN_PAIRS or mask.heads > 1 or torch.compiler.is_compiling():
+        return None
+    if isinstance(mask, MaskView) and not mask.depends_on_batch:
+        mask = mask.inner
+
+    def build() -> Tiles:
+        own = mask.batch > 1
+        seconds = flops / FLOPS  # of a pair
+        best, limit = None, queries * keys * seconds * rows * TABLE
+        for size in QUERIES:
+            found = candidates(mask, queries, keys, size)
+            pairs = sum(max(len(c.queries), 16) * int(c.blocks.sum()) * KEYS for c in found)
+            cost = pairs * seconds * (1 if own else rows) + len(found) * SECONDS_PER_TILE
+            if cost < limit:
+                best, limit = found, cost
+        return Tiles(()) if best is None else Tiles(tuple(evaluate(mask, queries, keys, best)))
+
+    key = ("tiles", mask, queries, keys, flops * rows)
+    found: Tiles = kept(key, build) if is_constant(mask) else build()
+    return found if found.tiles else None
+
+
+def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate]:
+    """Tiles of `size` queries. Queries that see far more keys than others, such as global tokens, have their own."""
+    order = tile_order(mask, queries)
+    index = order.split(size)
+    shift = 0 if mask.q is not None else keys - queries
+    first = torch.arange(0, keys, KEYS)
+    k = Spans(first[None], (first + KEYS - 1).clamp(max=keys - 1)[None])
+    q = Spans(*(torch.stack([edge(part) + shift for part in index])[None] for edge in (torch.amin, torch.amax)))
+    allowed = may_allow(mask, q, k).expand(mask.batch, len(index), len(first))
+    counts = allowed.sum(-1)
+    limit = 2 * int(counts.median()) + 4
+    found = []
+    for row, row_counts in enumerate(counts.tolist()):
+        name = None if mask.batch == 1 else row
+        for i, count in enumerate(row_counts):
+            if count > limit:
+                single = Spans((index[i] + shift)[None], (index[i] + shift)[None])
+                each = may_allow(mask, single, k).expand(mask.batch, len(index[i]), len(first))[row]
+                wide = each.sum(-1) > limit
+                parts = [(index[i][chosen], each[chosen].any(0)) for chosen in (wide, ~wide)]
+                found += [Candidate(name, part, blocks) for part, blocks in parts if len(part) and blocks.any()]
+            elif count:
+                found.append(Candidate(name, index[i], allowed[row, i]))
+    return found
+
+
+def tile_order(mask: Mask, queries: int) -> Tensor:
+    """The queries in an order in which those that see the same keys follow each other."""
+    grids = [leaf for leaf in mask.leaves() if isinstance(leaf, Window2D)]
+    index = torch.arange(queries)
+    if not grids:
+        return index
+    (_, columns), prefix = grids[0].grid, grids[0].prefix
+    row, column = torch.div(index - prefix, columns, rounding_mode="floor"), (index - prefix) % columns
+    side = 8  # squares of 64 tokens
+    square = torch.div(row, side, rounding_mode="floor") * columns + torch.div(column, side, rounding_mode="floor")
+    square[:prefix] = -1
+    return square.argsort(stable=True)
+
+
+def evaluate(mask: Mask, queries: int, keys: int, found: list[Candidate]) -> Iterator[Tile]:
+    """The tiles of candidates, with the mask evaluated for their pairs; equal tables are one tensor."""
+    shift = 0 if mask.q is not None else keys - queries
+    inside, zero = torch.arange(KEYS), torch.zeros(1, 1, 1, 1, dtype=torch.long)
+    tables: dict[Any, Tensor] = {}
+    for row, q, blocks in found:
+        k = (blocks.nonzero() * KEYS + inside).flatten()
+        k = k[k < keys]
+        allowed = mask(zero + (row or 0), zero, (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1))[0, 0]
+        allowed = allowed.expand(len(q), len(k))
+        used = allowed.any(0)
+        if not used.any():
+            continue
+        if not used.all():
+            k, allowed = k[used], allowed[:, used]
+        fully_masked = ~allowed.any(1, keepdim=True)
+        empty = fully_masked if fully_masked.any() else None
+        allowed = allowed if empty is None else allowed | empty
+        table = None
+        if not allowed.all():
+            allowed = allowed.contiguous()
+            table = tables.setdefault((allowed.shape, allowed.numpy().tobytes()), allowed)
+        yield Tile(row, as_index(q), as_index(k), table, empty)
+
+
+def as_index(index: Tensor) -> Index:
+    """A slice if the positions follow each other: it copies nothing."""
+    first, last = int(index[0]), int(index[-1])
+    in_order = last - first + 1 == len(index) and bool((index.diff() == 1).all())
+    return slice(first, last + 1) if in_order else index
+
+
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> Tensor:
+    """Softmax attention in tiles: q [B, H, N, P], k and v [B, G, M, P] -> [B, H, N, P], zeros for queries that see no
+    key. Gradients are those of first order, as of torch's kernel."""
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    y: Tensor = TiledAttention.apply(q, k, v, tiles, scale)[0]  # type: ignore[no-untyped-call]
+    return y
+
+
+class TiledAttention(torch.autograd.Function):
+    """Computes the tiles one after the other. The backward pass takes the operation that torch's kernel has for it."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> tuple[Tensor, Tensor]:
+        """Returns the output and the logarithm of the softmax's sums [B, H, N]."""
+        y, sums = zeros_like(q), zeros_like(q[..., 0], torch.promote_types(q.dtype, torch.float32))
+        tables: dict[int, Tensor] = {}
+        for tile in tiles.tiles:
+            q_tile, k_tile, v_tile = inputs_of(tile, q, k, v)
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q_tile, k_tile, v_tile, attn_mask=table_of(tile, q_tile, tables), scale=scale
+            )
+            out, lse = (unfold(x, q.shape[1]) for x in (out, lse))
+            if tile.fully_masked is not None:
+                out = out.masked_fill(tile.fully_masked, 0.0)
+            put(tile.rows_of(y), tile.queries, out)
+            put(tile.rows_of(sums), tile.queries, lse)
+        return y, sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, ctx.tiles, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(q, k, v, *output)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, y, sums = ctx.saved_tensors
+        d_q, (d_k, d_v) = zeros_like(q), (zeros_like(x, sums.dtype) for x in (k, v))  # sums of many tiles
+        tables: dict[int, Tensor] = {}
+        for tile in ctx.tiles.tiles:
+            parts = inputs_of(tile, q, k, v)
+            out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
+            if tile.fully_masked is not None:
+                grad = grad.masked_fill(tile.fully_masked, 0.0)
+            out, grad, lse = (fold(x, k.shape[1]) for x in (out, grad, lse))
+            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                *(grad, *parts, out, lse, 0.0, False), attn_mask=table_of(tile, parts[0], tables), scale=ctx.scale
+            )
+            put(tile.rows_of(d_q), tile.queries, unfold(grads[0], q.shape[1]))
+            add(tile.rows_of(d_k), tile.keys, grads[1])
+            add(tile.rows_of(d_v), tile.keys, grads[2])
+        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None
+
+
+def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros in the shape of x [B, H, N, ...], with the heads of a token beside each other as in torch's kernel."""
+    x = x.transpose(1, 2)
+    return torch.zeros(x.shape, dtype=dtype or x.dtype, device=x.device).transpose(1, 2)
+
+
+def inputs_of(tile: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q [B or 1, G, H / G * queries, P], k and v [B or 1, G, keys, P] of a tile."""
+    q, k, v = (tile.rows_of(x) for x in (q, k, v))
+    return fold(get(q, tile.queries), k.shape[1]), get(k, tile.keys), get(v, tile.keys)
+
+
+def table_of(tile: Tile, q: Tensor, tables: dict[int, Tensor]) -> Tensor | None:
+    """The mask of a tile as torch's kernel takes it, once for each group of heads; kept in `tables` for the next."""
+    if tile.allowed is None:
+        return None
+    table = tables.get(id(tile.allowed))
+    if table is None:
+        table = torch.zeros(tile.allowed.shape, dtype=q.dtype).masked_fill_(~tile.allowed, -torch.inf)
+        table = table.repeat(q.shape[2] // len(table), 1)[None, None]
+        tables.clear()  # equal tables follow each other
+        tables[id(tile.allowed)] = table
+    return table
+
+
+def get(x: Tensor, index: Index) -> Tensor:
+    """x [B, H, N, ...] at positions of N."""
+    if isinstance(index, slice):
+        return x[:, :, index]
+    return x.transpose(1, 2).index_select(1, index).transpose(1, 2)
+
+
+def put(x: Tensor, index: Index, values: Tensor) -> None:
+    """Write values at positions of N into x [B, H, N, ...]."""
+    if isinstance(index, slice):
+        x[:, :, index] = values
+    else:
+        x.transpose(1, 2).index_copy_(1, index, values.transpose(1, 2).to(x.dtype))
+
+
+def add(x: Tensor, index: Index, values: Tensor) -> None:
+    """Add values at positions of N to x [B, H, N, ...]."""
+    if isinstance(index, slice):
+        x[:, :, index] += values
+    else:
+        x.transpose(1, 2).index_add_(1, index, values.transpose(1, 2).to(x.dtype))
+
+
+def fold(x: Tensor, groups: int) -> Tensor:
+    """[B, H, N, ...] -> [B, G, H / G * N, ...]: query heads that share a key head become rows."""
+    return x if x.shape[1] == groups else x.reshape(x.shape[0], groups, -1, *x.shape[3:])
+
+
+def unfold(x: Tensor, heads: int) -> Tensor:
+    """The inverse of `fold`."""
+    return x if x.shape[1] == heads else x.reshape(x.shape[0], heads, -1, *x.shape[3:])
