@@ -1,8 +1,8 @@
 """Softmax attention on a CPU that computes only the blocks that a mask allows: windows, global and random keys, graphs.
 
 Queries are split into tiles. Each attends, by torch's fused kernel, to those keys alone that one of its queries may
-see, found from bounds of the mask (`zoo.nn.mask_bounds`) and not from a table of all pairs. So time and memory grow with
-what may be seen, forward and backward, and the results are those of the dense computation.
+see, found from bounds of the mask (`zoo.nn.mask_bounds`) and not from a table of all pairs. So time and memory grow
+with what may be seen, forward and backward, and the results are those of the dense computation.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,11 @@ from zoo.nn.mask_bounds import Spans, may_allow
 from zoo.nn.masks import Mask, MaskView, Window2D
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
+SIDE = 8  # of a tile of queries on a grid
 KEYS = 32  # keys of a block whose bounds are tested at once; within blocks the mask decides
 # Measured on one core: the rate of torch's kernel, what a tile costs beside its pairs, and how much longer the dense
 # kernel takes with a table for its mask.
-FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 60e-6, 1.1
+FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 150e-6, 1.0
 MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
 
 Index = slice | Tensor
@@ -44,7 +45,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """The tiles of an attention, each query in at most one; empty where the dense computation is faster."""
+    """The tiles of an attention, each query in at most one."""
 
     tiles: tuple[Tile, ...]
 
@@ -53,6 +54,13 @@ class Tiles:
         """Bytes of the tensors, each counted once."""
         parts = {id(part): part for tile in self.tiles for part in tile if isinstance(part, Tensor)}
         return sum(part.nbytes for part in parts.values())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """For each size of tiles: the size, the pairs of queries and keys that are computed, and the number of tiles."""
+
+    sizes: tuple[tuple[int, int, int], ...]
 
 
 class Candidate(NamedTuple):
@@ -66,28 +74,39 @@ class Candidate(NamedTuple):
 def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tiles | None:
     """How to compute an attention in tiles; None where the dense computation is faster.
 
-    flops: for one pair of a query and a key in all heads of a row. Masks that hold no tensors keep their tiles for later calls.
+    flops: of a pair of a query and a key in all heads of one row; rows: of the batch. What does not depend on them is
+    kept for later calls, for masks that hold no tensors.
     """
-    if queries * keys < MIN_PAIRS or mask.heads > 1 or torch.compiler.is_compiling():
+    if queries * keys < MIN_PAIRS or mask.heads > 1:
         return None
     if isinstance(mask, MaskView) and not mask.depends_on_batch:
         mask = mask.inner
+    keep = kept if is_constant(mask) else lambda key, build: build()
+    costs: Costs = keep(("costs of tiles", mask, queries, keys), lambda: costs_of(mask, queries, keys))
+    seconds = flops / FLOPS  # of a pair
+    size, least = 0, queries * keys * seconds * rows * TABLE
+    for tile_size, pairs, number in costs.sizes:
+        cost = pairs * seconds * (rows if mask.batch == 1 else 1) + number * SECONDS_PER_TILE
+        if cost < least:
+            size, least = tile_size, cost
+    if not size:
+        return None
 
     def build() -> Tiles:
-        own = mask.batch > 1
-        seconds = flops / FLOPS  # of a pair
-        best, limit = None, queries * keys * seconds * rows * TABLE
-        for size in QUERIES:
-            found = candidates(mask, queries, keys, size)
-            pairs = sum(max(len(c.queries), 16) * int(c.blocks.sum()) * KEYS for c in found)
-            cost = pairs * seconds * (1 if own else rows) + len(found) * SECONDS_PER_TILE
-            if cost < limit:
-                best, limit = found, cost
-        return Tiles(()) if best is None else Tiles(tuple(evaluate(mask, queries, keys, best)))
+        return Tiles(tuple(evaluate(mask.on_device(keys, "cpu"), queries, keys, candidates(mask, queries, keys, size))))
 
-    key = ("tiles", mask, queries, keys, flops * rows)
-    found: Tiles = kept(key, build) if is_constant(mask) else build()
-    return found if found.tiles else None
+    tiles: Tiles = keep(("tiles", mask, queries, keys, size), build)
+    return tiles
+
+
+def costs_of(mask: Mask, queries: int, keys: int) -> Costs:
+    """Pairs and tiles for each size of tiles."""
+    costs = []
+    for size in QUERIES if grid_of(mask) is None else (SIDE * SIDE,):
+        found = candidates(mask, queries, keys, size)
+        pairs = sum(max(len(tile.queries), 16) * int(tile.blocks.sum()) * KEYS for tile in found)
+        costs.append((size, pairs, len(found)))
+    return Costs(tuple(costs))
 
 
 def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate]:
@@ -116,17 +135,20 @@ def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate
     return found
 
 
+def grid_of(mask: Mask) -> Window2D | None:
+    """The windows on a grid in a mask."""
+    return next((leaf for leaf in mask.leaves() if isinstance(leaf, Window2D)), None)
+
+
 def tile_order(mask: Mask, queries: int) -> Tensor:
-    """The queries in an order in which those that see the same keys follow each other."""
-    grids = [leaf for leaf in mask.leaves() if isinstance(leaf, Window2D)]
-    index = torch.arange(queries)
-    if not grids:
+    """The queries in the order in which they are cut into tiles: on a grid in squares, else as they are."""
+    index, grid = torch.arange(queries), grid_of(mask)
+    if grid is None:
         return index
-    (_, columns), prefix = grids[0].grid, grids[0].prefix
-    row, column = torch.div(index - prefix, columns, rounding_mode="floor"), (index - prefix) % columns
-    side = 8  # squares of 64 tokens
-    square = torch.div(row, side, rounding_mode="floor") * columns + torch.div(column, side, rounding_mode="floor")
-    square[:prefix] = -1
+    columns = grid.grid[1]
+    row = torch.div(index - grid.prefix, columns, rounding_mode="floor")
+    square = torch.div(row, SIDE, rounding_mode="floor") * columns + (index - grid.prefix) % columns // SIDE
+    square[: grid.prefix] = -1
     return square.argsort(stable=True)
 
 
@@ -166,7 +188,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float)
     """Softmax attention in tiles: q [B, H, N, P], k and v [B, G, M, P] -> [B, H, N, P], zeros for queries that see no
     key. Gradients are those of first order, as of torch's kernel."""
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    y: Tensor = TiledAttention.apply(q, k, v, tiles, scale)[0]  # type: ignore[no-untyped-call]
+    y: Tensor = TiledAttention.apply(q, k, v, tiles, scale)[0]
     return y
 
 
@@ -197,7 +219,7 @@ class TiledAttention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, *output)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, sums = ctx.saved_tensors
         d_q, (d_k, d_v) = zeros_like(q), (zeros_like(x, sums.dtype) for x in (k, v))  # sums of many tiles

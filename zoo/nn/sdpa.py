@@ -173,9 +173,10 @@ def explain_kernel(
 
 def choose_tiles(record: kernels.Capabilities, call: AttentionCall, q: Tensor, v: Tensor) -> tuple[Tiles | None, str]:
     """The tiles of an attention that skips blocks, if it serves and is faster, else None; and the reason."""
-    why_not = kernels.tiles_obstacle(record, call)
-    if why_not or v.shape[-1] != call.head_dim:
+    if torch.compiler.is_compiling() or kernels.tiles_obstacle(record, call) or v.shape[-1] != call.head_dim:
         return None, ""
+    if not torch.backends.cuda.flash_sdp_enabled():
+        return None, ""  # a user may have switched the kernel off, on all devices: `sdpa_kernel(SDPBackend.MATH)`
     tiles = tiles_of(call.mask, call.queries, call.keys, 4 * call.heads * call.head_dim, q.shape[0])
     return tiles, "" if tiles is None else "blocks of keys that a block of queries does not see are skipped"
 
