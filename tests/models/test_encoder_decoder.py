@@ -24,7 +24,8 @@ TINY = dict(
 OWN: dict[str, dict] = {
     "rnn_seq2seq": dict(mlp_dim=None, heads=1), "whisper": dict(mel_bins=16, frames=22)
 }  # fmt: skip
-CROSS_KINDS = [kind for kind in BUILT_IN if kind not in ("local", "strided", "longformer", "bigbird")]
+PATTERNS = ("local", "dilated", "shifted_window", "block_sparse", "strided", "longformer", "bigbird")
+CROSS_KINDS = [kind for kind in BUILT_IN if kind not in PATTERNS]
 
 
 def texts() -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from flex_cases import patterns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, GraphMask, Mask, PaddingMask, TensorBias, Window, block_masks, block_sparse, kernels
+from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.block_sparse import Tiles, tiled_attention, tiles_of
 from zoo.nn.context import Context
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
@@ -16,6 +17,13 @@ N, DIM, SCALE = 300, 16, 0.2  # neither a multiple of a tile nor of a block of k
 IDS = torch.arange(N) // 70
 MASKS = {
     **patterns(N),
+    "dilated": Window(30, 30) & Strided(3),
+    "shifted windows": WindowPartition(40, 20),
+    "shifted windows of a grid": WindowPartition(7, 3, (14, 21), prefix=6),
+    "windows larger than the grid": WindowPartition(30, 15, (20, 15)),
+    "layout": BlockLayout(50, ((1, 0, 0, 0, 1, 0),) * 3 + ((0, 0, 1, 1, 0, 0), (0,) * 6, (0, 0, 0, 0, 0, 1))),
+    "layout that ends early": BlockLayout(50, ((1, 0, 1),) * 3),
+    "neighbors": NeighborBlocks(48),
     "graph": GraphMask(torch.randint(0, N, (2, 900), generator=torch.Generator().manual_seed(0)), N, self_loops=False),
     "larger than the row": Window(999, 3),
     "rows without keys": Window(20, 0) & PaddingMask((torch.arange(N) > 100).repeat(2, 1)),
@@ -126,6 +134,10 @@ def pairs(mask, n, **options):
         (Window(64, 64) | GlobalTokensMask(64) | RandomBlocks(64, 2), 1.35),
         (CAUSAL & DocumentMask(torch.arange(4096)[None] // 512), 1.15),
         (Window2D((64, 64), 4, 4), 3.3),
+        (WindowPartition(8, 4, (64, 64)), 4.0),
+        (WindowPartition(64, 0), 1.0),
+        (Window(240, 240) & Strided(4), 1.6),
+        (NeighborBlocks(64), 1.0),
         (CAUSAL, 1.05),
     ],
     ids=str,

@@ -233,7 +233,8 @@ def test_dropout_acts_while_training_only_and_keeps_the_mean(kind, causal):
     torch.manual_seed(0)
     drawn = torch.stack([core(q, k, ones, mask) for _ in range(400)])
     assert drawn.mean().item() == pytest.approx(1.0, abs=0.03)
-    assert drawn[:, 0, 0, 3, 0].unique().numel() > 5  # and really drops
+    last = kind in ("dilated", "block_sparse")  # there the last query is one that sees several keys
+    assert drawn[:, 0, 0, -1 if last else 3, 0].unique().numel() > 5  # and really drops
 
 
 def test_additive_is_bahdanaus_formula():

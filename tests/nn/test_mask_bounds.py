@@ -5,6 +5,7 @@ import torch
 from flex_cases import patterns
 
 from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window
+from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, Prefix, RandomBlocks, Strided, Window2D
 
@@ -19,6 +20,11 @@ MASKS = {
     "random": RandomBlocks(20, 2, 1),
     "small random blocks": RandomBlocks(4, 1, 1),
     "strided alone": Strided(64),
+    "dilated": Window(30, 30) & Strided(3),
+    "shifted": WindowPartition(40, 20, prefix=2),
+    "shifted 2d": WindowPartition(4, 2, (10, 20)),
+    "layout": BlockLayout(20, ((1, 0, 0, 1),) * 3 + ((0, 0, 1, 0),)),
+    "neighbors": NeighborBlocks(12),
     "grid": Window2D((10, 20), 1, 1),
     "padding": PaddingMask(torch.stack([KEEP, ~KEEP])),
     "graph": GraphMask(torch.randint(0, N, (2, 60), generator=torch.Generator().manual_seed(0)), N, self_loops=False),

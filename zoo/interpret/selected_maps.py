@@ -12,12 +12,21 @@ from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAtt
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
 from zoo.nn.position_biases import as_bias
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
-from zoo.nn.sparse_attention import BigBird, LocalAttention, Longformer, StridedAttention
+from zoo.nn.sparse_attention import (
+    BigBird,
+    BlockSparseAttention,
+    DilatedAttention,
+    LocalAttention,
+    Longformer,
+    ShiftedWindowAttention,
+    StridedAttention,
+)
 
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
 # For other cores, which may mix heads, all heads are computed first.
 SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
     SoftmaxAttention: (), LocalAttention: (), StridedAttention: (), Longformer: (), BigBird: (),
+    DilatedAttention: (), ShiftedWindowAttention: (), BlockSparseAttention: (),
     AdditiveAttention: ("w",),
     LinearAttention: (), Performer: (), RandomFeatureAttention: (),
 }  # fmt: skip

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zoo.nn.block_masks import is_constant, kept
+from zoo.nn.block_patterns import WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
-from zoo.nn.masks import Mask, MaskView, Window2D
+from zoo.nn.masks import Mask, MaskView, Strided, Window2D
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid
@@ -101,10 +102,10 @@ def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tile
 
 def costs_of(mask: Mask, queries: int, keys: int) -> Costs:
     """Pairs and tiles for each size of tiles."""
-    costs = []
+    costs, step = [], step_of(mask)
     for size in QUERIES if grid_of(mask) is None else (SIDE * SIDE,):
         found = candidates(mask, queries, keys, size)
-        pairs = sum(max(len(tile.queries), 16) * int(tile.blocks.sum()) * KEYS for tile in found)
+        pairs = sum(max(len(tile.queries), 16) * int(tile.blocks.sum()) * KEYS // step for tile in found)
         costs.append((size, pairs, len(found)))
     return Costs(tuple(costs))
 
@@ -135,19 +136,28 @@ def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate
     return found
 
 
-def grid_of(mask: Mask) -> Window2D | None:
+def step_of(mask: Mask) -> int:
+    """The distance of keys that a query sees, if all masks of a conjunction have one in common, else 1."""
+    return max((part.step for part in mask.parts() if isinstance(part, Strided)), default=1)
+
+
+def grid_of(mask: Mask) -> Window2D | WindowPartition | None:
     """The windows on a grid in a mask."""
-    return next((leaf for leaf in mask.leaves() if isinstance(leaf, Window2D)), None)
+    grids = (leaf for leaf in mask.leaves() if isinstance(leaf, Window2D | WindowPartition) and leaf.grid is not None)
+    return next(grids, None)
 
 
 def tile_order(mask: Mask, queries: int) -> Tensor:
-    """The queries in the order in which they are cut into tiles: on a grid in squares, else as they are."""
+    """The queries in the order in which they are cut into tiles: those that see the same keys follow each other."""
     index, grid = torch.arange(queries), grid_of(mask)
-    if grid is None:
-        return index
-    columns = grid.grid[1]
-    row = torch.div(index - grid.prefix, columns, rounding_mode="floor")
-    square = torch.div(row, SIDE, rounding_mode="floor") * columns + (index - grid.prefix) % columns // SIDE
+    if grid is None or grid.grid is None:
+        return (index % step_of(mask)).argsort(stable=True)
+    columns, place = grid.grid[1], index - grid.prefix
+    if isinstance(grid, WindowPartition):
+        row, column = (window + 1 for window in grid.windows_of(index))
+    else:
+        row, column = torch.div(place, columns, rounding_mode="floor") // SIDE, place % columns // SIDE
+    square = row * (columns + 1) + column
     square[: grid.prefix] = -1
     return square.argsort(stable=True)
 

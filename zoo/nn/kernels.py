@@ -172,11 +172,9 @@ def varlen_limit(record: Capabilities, call: AttentionCall) -> str:
 def tiles_obstacle(record: Capabilities, call: AttentionCall) -> str:
     """Why attention in tiles cannot serve; empty if it can."""
     if record.device != "cpu":
-        return "only on CPUs"
-    if call.dropout:
-        return "it has no dropout on the attention weights"
-    if call.bias != "none":
-        return "it adds no position bias"
+        return "it is for CPUs"
+    if call.dropout or call.bias != "none":
+        return "it has no dropout on the attention weights, and adds no position bias"
     return ""
 
 

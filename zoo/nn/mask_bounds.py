@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, layout_tensor
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.masks import (
     And,
@@ -65,12 +66,37 @@ def _(mask: Window, q: Spans, k: Spans) -> Tensor:
 
 @may_allow.register
 def _(mask: Window2D, q: Spans, k: Spans) -> Tensor:
-    rows = [
-        Spans(*(torch.div(i - mask.prefix, mask.grid[1], rounding_mode="floor") for i in spans)) for spans in (q, k)
-    ]
+    rows = (in_blocks(Spans(*(i - mask.prefix for i in spans)), mask.grid[1]) for spans in (q, k))
     low, high = differences(*rows)
     special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
     return special | ((high >= -mask.rows) & (low <= mask.rows))
+
+
+@may_allow.register
+def _(mask: WindowPartition, q: Spans, k: Spans) -> Tensor:
+    special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
+    windows = [Spans(*(mask.windows_of(i)[0] for i in spans)) for spans in (q, k)]  # on a grid, of rows only
+    low, high = differences(*windows)
+    return special | ((low <= 0) & (high >= 0))
+
+
+@may_allow.register
+def _(mask: NeighborBlocks, q: Spans, k: Spans) -> Tensor:
+    low, high = differences(*(in_blocks(spans, mask.block) for spans in (q, k)))
+    return (low <= 1) & (high >= -1)
+
+
+@may_allow.register
+def _(mask: BlockLayout, q: Spans, k: Spans) -> Tensor:
+    table = layout_tensor(mask.layout)
+    last = len(table)  # positions after the last block: a row and a column of False
+    i, j = (Spans(*(x.clamp(max=last) for x in in_blocks(spans, mask.block))) for spans in (q, k))
+    return any_within(torch.nn.functional.pad(table, (0, 1, 0, 1)), i, j)
+
+
+def in_blocks(spans: Spans, block: int) -> Spans:
+    """Positions as numbers of their blocks."""
+    return Spans(*(torch.div(x, block, rounding_mode="floor") for x in spans))
 
 
 @may_allow.register
@@ -95,8 +121,7 @@ def _(mask: RandomBlocks, q: Spans, k: Spans) -> Tensor:
     for link in range(mask.count):
         earlier = mask.earlier(blocks, link)
         linked[blocks[1:], earlier[1:]] = True
-    i, j = (Spans(*(torch.div(x, mask.block, rounding_mode="floor") for x in spans)) for spans in (q, k))
-    return any_within(linked | linked.mT, i, j)
+    return any_within(linked | linked.mT, in_blocks(q, mask.block), in_blocks(k, mask.block))
 
 
 def any_within(table: Tensor, i: Spans, j: Spans) -> Tensor:

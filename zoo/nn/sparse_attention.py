@@ -1,10 +1,15 @@
-"""Softmax attention with a fixed sparse pattern: local, strided, Longformer, BigBird."""
+"""Softmax attention with a fixed sparse pattern: windows, dilated and shifted ones, strided, block layouts, Longformer,
+BigBird."""
+
+from typing import Any
 
 from torch import Tensor
 
+from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, as_layout
 from zoo.nn.core import Core, CoreSpec, attention, check_positive
 from zoo.nn.kv_cache import State
-from zoo.nn.masks import GlobalTokensMask, RandomBlocks, Strided, Window, Window2D
+from zoo.nn.masks import AnyMask, GlobalTokensMask, Mask, RandomBlocks, Strided, Window, Window2D
+from zoo.nn.position_biases import AnyBias
 from zoo.nn.softmax_attention import SoftmaxAttention
 from zoo.nn.window_cache import new_cache
 
@@ -33,6 +38,68 @@ class LocalAttention(SparseAttention):
             self.pattern = Window2D((grid[0], grid[1]), window // 2, window // 2, prefix)
         else:
             self.pattern = sliding(window, spec.causal)
+
+
+@attention("dilated")
+class DilatedAttention(SparseAttention):
+    """Dilated sliding window (Beltagy et al. 2020): `window` keys as in "local", `dilation` tokens apart.
+
+    With dilation=1 it is "local". Longformer dilates more in upper layers: give a list of kinds over the layers.
+    """
+
+    def __init__(self, spec: CoreSpec, window: int = 16, dilation: int = 2) -> None:
+        super().__init__(spec)
+        check_positive(window=window, dilation=dilation)
+        keys = sliding(window, spec.causal)
+        self.pattern = Window(keys.left * dilation, keys.right * dilation) & Strided(dilation)
+
+
+@attention("shifted_window")
+class ShiftedWindowAttention(SparseAttention):
+    """Windows that do not overlap, shifted by half a window in every other layer (Swin, Liu et al. 2021).
+
+    With `grid=(rows, columns)` windows have `window` by `window` patches of an image; the `prefix` tokens before the
+    grid attend to all tokens and are attended by all. Without a grid they have `window` tokens of a sequence. A window
+    may be larger than the grid. Swin's bias of relative positions is not a part of it.
+    """
+
+    def __init__(self, spec: CoreSpec, window: int = 8, grid: tuple[int, int] | None = None, prefix: int = 0) -> None:
+        super().__init__(spec)
+        check_positive(window=window)
+        shape = None if grid is None else (grid[0], grid[1])
+        self.pattern = WindowPartition(window, window // 2 if spec.layer % 2 else 0, shape, prefix)
+
+
+@attention("block_sparse")
+class BlockSparseAttention(SparseAttention):
+    """Attention between the blocks that a layout names: `layout[i][j]` where query block i attends to key block j.
+
+    layout: booleans [blocks, blocks], nested lists or a tensor, for blocks of `block` tokens; the last block may be
+    partly filled, and a sequence may have fewer blocks, but not more. Without a layout each block attends to itself and
+    its neighbors, at any length. In causal models later keys are hidden as well.
+    """
+
+    def __init__(self, spec: CoreSpec, block: int = 16, layout: Any = None) -> None:
+        super().__init__(spec)
+        check_positive(block=block)
+        self.block, self.blocks = block, None if layout is None else len(layout)
+        self.pattern: Mask = NeighborBlocks(block) if layout is None else BlockLayout(block, as_layout(layout))
+
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        self.check_length(k.shape[2])
+        return super().weights(q, k, mask, bias)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        self.check_length(k.shape[2])
+        return super().forward(q, k, v, mask, bias)
+
+    def check_length(self, keys: int) -> None:
+        """Raise ValueError for a sequence that is longer than the layout."""
+        if self.blocks is not None and keys > self.blocks * self.block:
+            raise ValueError(
+                f"attention='block_sparse' has a layout of {self.blocks} blocks of {self.block} tokens, "
+                f"{self.blocks * self.block} in all, and got {keys}; give a larger layout= or block="
+            )
 
 
 @attention("strided")

@@ -25,7 +25,6 @@ from zoo.nn.heads import (
     DistilledPooling,
     PoolingHead,
 )
-from zoo.nn.masks import Window2D
 from zoo.preprocessing.image import ImageProcessor
 
 Size = int | tuple[int, int]
@@ -155,7 +154,7 @@ class ViT(TimmFeatures, Model):
                 "images of several sizes need a head: with head=None the hidden states have several lengths"
             )
         shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
-        if shapes and any(isinstance(getattr(m, "pattern", None), Window2D) for m in self.blocks.modules()):
+        if shapes and any(getattr(getattr(m, "pattern", None), "grid", None) for m in self.blocks.modules()):
             raise ValueError(f"attention with grid= needs images of {self.patches.image_size}, got {shapes.pop()}")
         return run_by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
 
