@@ -6,18 +6,21 @@
 pattern: local (512 keys), longformer, bigbird, strided. For each length, forward and with backward:
 "scores written out" is matmul, softmax, matmul over the N x N scores: what FlashAttention saves is the difference to
 "fused, all keys", and "fused, causal" computes half of it. "fused, mask as a table" is the pattern as a bool matrix,
-and "ours" the pattern as zoo computes it (on a GPU by flex_attention, on a CPU as a table): what patterns save.
-Scores of more than 2^32 entries are left out. bfloat16 on a GPU, float32 on a CPU; one row.
+and "ours" the pattern as zoo computes it (on a GPU by flex_attention, on a CPU in tiles): what patterns save. On a CPU
+local and bigbird also run as a layer with its projections of q, k and v, beside that of transformers: Longformer with
+the same window, BigBird with as many random blocks. At the end, the exponents of a fit of time against length.
+Scores of more than 2^32 entries (on a CPU 2^28) are left out. bfloat16 on a GPU, float32 on a CPU; one row.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from _measure import options, paired
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.nn import Core, CoreSpec
+from zoo.nn import Attention, Core, CoreSpec
 from zoo.nn.context import Context
 from zoo.nn.registry import build_core
 from zoo.nn.sdpa import plain_attention
@@ -28,22 +31,88 @@ PATTERNS = {
     "bigbird": {"block": 64, "random": 2},
     "strided": {"window": 512, "step": 256},
 }
-MAX_SCORES = 2**32
+SHORTEST_PEER = 1024  # transformers' BigBird takes all keys below
+MAX_SCORES = {"cuda": 2**32, "cpu": 2**28}
 
 
 def forwards(core: Core, parts: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
     """Name -> a function that computes the attention."""
     q, k, v = parts
-    n, scale = q.shape[2], core.scale
-    table = core.pattern.dense(n, n, q.device)
+    n, scale, most = q.shape[2], core.scale, MAX_SCORES[q.device.type]
     calls: dict[str, Callable[[], Tensor]] = {}
-    if q.shape[1] * n * n <= MAX_SCORES:
+    if q.shape[1] * n * n <= most:
         calls["scores written out"] = lambda: plain_attention(q, k, v, None, scale)
     calls["fused, all keys"] = lambda: F.scaled_dot_product_attention(q, k, v, scale=scale)
     calls["fused, causal"] = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    calls["fused, mask as a table"] = lambda: F.scaled_dot_product_attention(q, k, v, table, scale=scale)
+    if n * n <= most:
+        table = core.pattern.dense(n, n, q.device)
+        calls["fused, mask as a table"] = lambda: F.scaled_dot_product_attention(q, k, v, table, scale=scale)
     calls["ours"] = lambda: core(q, k, v, Context().for_forward(n).mask)
     return calls
+
+
+def check(core: Core, parts: list[Tensor], tolerance: float) -> None:
+    """Check that ours is the pattern, for 64 of the queries."""
+    q, k, v = parts
+    n = q.shape[2]
+    with torch.no_grad():
+        ours = core(q, k, v, Context().for_forward(n).mask)
+        some = torch.linspace(0, n - 1, 64, device=q.device).long()
+        zero = some.new_zeros(1, 1, 1, 1)
+        allowed = core.pattern(zero, zero, some.view(1, 1, -1, 1), torch.arange(n, device=q.device).view(1, 1, 1, -1))
+        expected = plain_attention(q[:, :, some], k, v, allowed, core.scale)
+    difference = (ours[:, :, some] - expected).abs().max().item()
+    assert difference < tolerance, f"ours differs from its pattern by {difference:.1e}"
+
+
+def layers(core: Core, n: int) -> dict[str, Callable[[], Tensor]]:
+    """One layer of ours and of transformers, with the projections of q, k and v."""
+    spec = core.spec
+    width = spec.heads * spec.head_dim
+    x = torch.randn(1, n, width, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    attention = Attention(width, spec, attention={"kind": core.kind, **PATTERNS[core.kind]})
+    attention.out = nn.Identity()
+    sizes = dict(hidden_size=width, num_attention_heads=spec.heads, intermediate_size=8, num_hidden_layers=1)
+    if core.kind == "local":
+        from transformers.models.longformer.modeling_longformer import LongformerConfig, LongformerSelfAttention
+
+        longformer = LongformerSelfAttention(LongformerConfig(**sizes, attention_window=[512]), 0).eval()
+        for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
+            getattr(longformer, theirs).load_state_dict(getattr(attention, ours).state_dict())
+        seen, masked = torch.zeros(1, n), torch.zeros(1, n, dtype=torch.bool)
+
+        def peer() -> Tensor:
+            y: Tensor = longformer(x, seen, is_index_masked=masked, is_index_global_attn=masked, is_global_attn=False)[
+                0
+            ]
+            return y
+
+        with torch.no_grad():
+            difference = (peer() - attention(x, Context().for_forward(n))).abs().max().item()
+        assert difference < 1e-5, f"ours differs from transformers' by {difference:.1e}"
+        return {"transformers' layer": peer, "our layer": lambda: attention(x, Context().for_forward(n))}
+    from transformers.models.big_bird.modeling_big_bird import BigBirdConfig, BigBirdModel
+
+    config = BigBirdConfig(
+        **sizes,
+        vocab_size=10,
+        max_position_embeddings=n,
+        block_size=64,
+        num_random_blocks=PATTERNS["bigbird"]["random"],
+    )
+    model = BigBirdModel(config, add_pooling_layer=False).eval()
+    inputs: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    module = model.encoder.layer[0].attention.self  # it takes masks that the model makes
+    hook = module.register_forward_pre_hook(lambda _, args, options: inputs.append((args, options)), with_kwargs=True)
+    with torch.no_grad():
+        model(torch.ones(1, n, dtype=torch.long))
+    hook.remove()
+    (args, named), *_ = inputs
+    return {
+        "transformers' layer": lambda: module(*args, **named)[0],
+        "our layer": lambda: attention(x, Context().for_forward(n)),
+    }
 
 
 def with_backward(forward: Callable[[], Tensor], parts: list[Tensor]) -> Callable[[], object]:
@@ -51,24 +120,27 @@ def with_backward(forward: Callable[[], Tensor], parts: list[Tensor]) -> Callabl
     return lambda: torch.autograd.grad(forward(), parts, gradient)
 
 
-def compare(core: Core, n: int, device: str, rounds: int) -> None:
-    """Check that ours is the pattern, and print the tables of one length."""
-    cuda, spec = device.startswith("cuda"), core.spec
+def compare(core: Core, n: int, device: str, rounds: int) -> dict[str, float]:
+    """Check that ours is the pattern, print the tables of one length, and return the seconds of ours."""
+    cuda, spec, times = device.startswith("cuda"), core.spec, {}
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(1, n, spec.heads, spec.head_dim, generator=generator).transpose(1, 2) for _ in range(3)]
     parts = [part.to(device, torch.bfloat16 if cuda else torch.float32).requires_grad_() for part in parts]
+    check(core, parts, 0.05 if cuda else 1e-5)
     calls = forwards(core, parts)
-    with torch.no_grad():
-        expected, ours = calls["fused, mask as a table"](), calls["ours"]()
-    difference = (ours - expected).abs().max().item()
-    assert difference < (0.05 if cuda else 1e-5), f"ours differs from the table by {difference:.1e}"
     for what in ("forward", "forward and backward"):
         run = calls if what == "forward" else {name: with_backward(call, parts) for name, call in calls.items()}
         title = f"{core.kind} attention, {n} tokens, {spec.heads} heads of {spec.head_dim}, {what}"
         if cuda:  # a peak counts what the candidates hold: q, k, v and the table
             title += f", {torch.cuda.memory_allocated() / 2**20:,.0f} MB at rest"
         with torch.set_grad_enabled(what != "forward"):
-            paired(run, rounds=rounds, warmup=2, clock="cuda" if cuda else "cpu", title=title)
+            table = paired(run, rounds=rounds, warmup=2, clock="cuda" if cuda else "cpu", title=title)
+        times[what] = table.median("ours")
+    if not cuda and core.kind in ("local", "bigbird") and n >= SHORTEST_PEER:
+        with torch.no_grad():
+            title = f"a layer of {core.kind} attention, {n} tokens, {spec.heads} heads of {spec.head_dim}, forward"
+            paired(layers(core, n), rounds=rounds, warmup=2, clock="cpu", title=title)
+    return times
 
 
 def main() -> None:
@@ -78,8 +150,11 @@ def main() -> None:
         raise SystemExit(f"pattern={args.pattern}: expected one of {', '.join(PATTERNS)}")
     spec = CoreSpec(heads=args.heads, kv_heads=args.heads, head_dim=args.head_dim)
     core = build_core({"kind": args.pattern, **PATTERNS[args.pattern]}, spec)
-    for n in map(int, args.lengths.split(",")):
-        compare(core, n, args.device, args.rounds)
+    lengths = [int(n) for n in args.lengths.split(",")]
+    times = [compare(core, n, args.device, args.rounds) for n in lengths]
+    for what in times[0] if len(lengths) > 1 else ():
+        slope = np.polyfit(np.log(lengths), np.log([seconds[what] for seconds in times]), 1)[0]
+        print(f"{core.kind} attention, {what}, {lengths[0]} to {lengths[-1]} tokens: time grows as N^{slope:.2f}")
 
 
 if __name__ == "__main__":
