@@ -5,6 +5,7 @@ import torch
 from torch.nn.attention import flex_attention as torch_flex
 
 from zoo.nn import CAUSAL, DocumentMask, Mask, Prefix, Window, block_masks, flex_attention, kernels
+from zoo.nn.block_patterns import BlockLayout, WindowPartition
 from zoo.nn.kernels import Capabilities
 from zoo.nn.masks import GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 
@@ -27,6 +28,8 @@ def patterns(n: int = N) -> dict[str, Mask]:
         "causal local": CAUSAL & Window(40, 0),
         "2d": Window2D((10, (n - 3) // 10), 2, 3, prefix=3),
         "strided": Window(8, 8) | Strided(64),
+        "shifted windows": WindowPartition(16, 8, prefix=2),
+        "layout": BlockLayout(40, ((True, False, True),) * 3),
         "longformer": Window(9, 9) | GlobalTokensMask(5),
         "bigbird": Window(16, 16) | GlobalTokensMask(16) | RandomBlocks(16, 2, 3),
         "prefix": CAUSAL | Prefix(n // 2),
