@@ -109,6 +109,22 @@ ROWS = {
     "roberta": Row("roberta_small", TEXT, texts, counts={"roberta_base": 124_697_433}),
     "distilbert": Row("distilbert_small", TEXT, texts, counts={"distilbert_base": 66_985_530}),
     "modernbert": Row("modernbert_tiny", TEXT, texts),
+    "longformer": Row(
+        "longformer_nano",
+        TEXT | dict(attention_window=4),
+        texts,
+        more=GROUPS | {"a window for each layer": dict(attention_window=(2, 6))},
+        kinds=(*BUILT_IN, None),
+        counts={"longformer_base": 148_711_257},
+    ),
+    "bigbird": Row(
+        "bigbird_nano",
+        TEXT | dict(block_size=1, num_random_blocks=1),
+        texts,
+        more=GROUPS | {"full attention": dict(attention="softmax"), "blocks of two": dict(block_size=2)},
+        kinds=(*BUILT_IN, None),
+        counts={"bigbird_base": 127_520_694},
+    ),
     "gpt2": Row(
         "gpt_nano",
         TEXT,
@@ -323,9 +339,12 @@ def gradients(model: zoo.Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def all_inputs(name: str) -> dict[str, Tensor]:
-    """A batch that uses every input, so that every parameter has its part."""
+def all_inputs(name: str, kind: str | None = None) -> dict[str, Tensor]:
+    """A batch that uses every input, so that every parameter has its part; kind: of an attention that replaces the
+    published one, which alone has global tokens."""
     batch = ROWS[name].batch()
+    if "global_attention_mask" in family(name).model.inputs and kind is None:
+        batch["global_attention_mask"] = (torch.arange(33).view(3, 11) % 5 == 2).long()
     if "token_type_ids" in family(name).model.inputs:
         last = small(name).config.type_vocab_size - 1
         batch["token_type_ids"] = (torch.arange(11) > 5).long().clamp(max=last).expand(3, -1)
@@ -334,7 +353,7 @@ def all_inputs(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_every_kind_trains(name, kind):
-    model, batch = small(name, attention=kind).train(), all_inputs(name)
+    model, batch = small(name, attention=kind).train(), all_inputs(name, kind)
     made = gradients(model, batch)
     assert all(g.any() for key, g in made.items() if "mixer" in key and not key.endswith("k.bias"))
     y, plain = model(**batch), small(name)(**batch)
@@ -370,8 +389,9 @@ def test_the_seed_decides_everything(name):
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     assert any(not torch.equal(x, y) for x, y in zip(a.state_dict().values(), other.state_dict().values()))
     if "performer" in ROWS[name].kinds:
-        performer = small(name, attention="performer").state_dict()
-        assert all(torch.equal(performer[key], value) for key, value in a.state_dict().items())
+        softmax, performer = (small(name, attention=kind).state_dict() for kind in ("softmax", "performer"))
+        assert all(torch.equal(performer[key], value) for key, value in softmax.items())
+        assert all(torch.equal(a.state_dict()[key], value) for key, value in softmax.items())  # which may have more
     torch.manual_seed(5)
     x = zoo.create_model(ROWS[name].variant, **ROWS[name].small).state_dict()
     torch.manual_seed(5)

@@ -28,6 +28,7 @@ from zoo.interpret.selected_maps import compute_maps, zero_padded
 from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import Core
+from zoo.nn.global_tokens import GlobalInputs
 from zoo.nn.kv_cache import LayerState, LinearAttentionState, State
 from zoo.nn.masks import MaskView
 from zoo.nn.padding import Groups
@@ -185,16 +186,17 @@ class Recorder:
         if recomputing():
             return
         q, k, mask, bias = arguments["q"], arguments["k"], arguments.get("mask"), arguments.get("bias")
-        groups = self.context.groups
+        groups, of_global = self.context.groups, arguments.get("global_inputs")
         if groups is None or groups.starts is None:
-            self.take(q, k, mask, bias)
+            self.take(q, k, mask, bias, of_global)
             return
         if isinstance(mask, MaskView) and mask.rows is not None:
             q, k = groups.pad(q), groups.pad(k)
         row = 0
         for rows, length in groups.sizes:  # padded rows, on a GPU
             some = slice(row, row + rows)
-            self.take(q[some, :, :length], k[some, :, :length], self.context.mask, self.context.bias)
+            own = None if of_global is None else of_global.rectangle(some, length)
+            self.take(q[some, :, :length], k[some, :, :length], self.context.mask, self.context.bias, own)
             row += rows
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Any = None, bias: Any = None) -> Tensor:
@@ -216,13 +218,13 @@ class Recorder:
                 self.take(q, keys, mask, bias)
         return y
 
-    def take(self, q: Tensor, k: Tensor, mask: Any, bias: Any) -> None:
+    def take(self, q: Tensor, k: Tensor, mask: Any, bias: Any, of_global: GlobalInputs | None = None) -> None:
         """Compute the map for the queries and keys of one call of the core."""
         core, groups = self.attention.core, self.context.groups
         heads = check_indices(self.heads, q.shape[1], "heads", self.name)
         if groups is None:
             rows = check_indices(self.rows, q.shape[0], "rows", self.name)
-            maps = compute_maps(core, q, k, mask, bias, rows, heads)
+            maps = compute_maps(core, q, k, mask, bias, rows, heads, of_global)
             if isinstance(self.cache, WindowCache):  # dropped keys have the weight 0
                 maps = self.cache.with_dropped(maps, rows)
             self.map = zero_padded(maps, self.context.mask, rows)
@@ -235,7 +237,7 @@ class Recorder:
         places = [(place, rows_here.index(row)) for place, row in enumerate(chosen) if row in rows_here]
         if places:
             into, local = zip(*places, strict=True)
-            weights = compute_maps(core, q, k, mask, bias, list(local), heads)  # b H n n
+            weights = compute_maps(core, q, k, mask, bias, list(local), heads, of_global)  # b H n n
             at = torch.tensor(into, device=q.device)[:, None, None]
             where = columns[list(local)]
             self.map[at, :, where[:, :, None], where[:, None, :]] = weights.permute(0, 2, 3, 1).to(self.map.dtype)

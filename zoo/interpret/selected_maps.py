@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.nn.core import Core
+from zoo.nn.global_tokens import GlobalInputs
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
 from zoo.nn.position_biases import as_bias
@@ -33,7 +34,14 @@ SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
 
 
 def compute_maps(
-    core: Core, q: Tensor, k: Tensor, mask: Any, bias: Any, rows: list[int] | None, heads: list[int] | None
+    core: Core,
+    q: Tensor,
+    k: Tensor,
+    mask: Any,
+    bias: Any,
+    rows: list[int] | None,
+    heads: list[int] | None,
+    of_global: GlobalInputs | None = None,
 ) -> Tensor:
     """`core.maps` of selected rows and heads: q [B, H, N, P], k [B, G, M, P] -> [rows, heads, N, M], detached."""
     added = as_bias(bias)
@@ -44,10 +52,11 @@ def compute_maps(
         q, k, mask = q.detach(), k.detach(), as_mask(mask)
         if rows is not None:
             q, k, mask, dense = q[rows], k[rows], SelectedMask(mask, rows), select(dense, 0, rows)
+        more = {} if of_global is None else {"global_inputs": of_global.select(rows)}
         if heads is None:
-            return core.maps(q, k, mask, dense).detach()
+            return core.maps(q, k, mask, dense, **more).detach()
         if type(core) not in SEPARATE_HEADS:
-            return core.maps(q, k, mask, dense)[:, heads].detach()
+            return core.maps(q, k, mask, dense, **more)[:, heads].detach()
         shared = q.shape[1] // k.shape[1]
         q, k, dense = q[:, heads], k[:, [head // shared for head in heads]], select(dense, 1, heads)
         return with_heads(core, heads).maps(q, k, SelectedMask(mask, None, heads), dense).detach()
@@ -74,6 +83,10 @@ class SelectedMask(Mask):
     inner: Mask
     rows: list[int] | None = None
     only_heads: list[int] | None = None
+
+    @property
+    def keep(self) -> Tensor | None:  # type: ignore[override]
+        return select(self.inner.keep, 0, self.rows)
 
     def __and__(self, other: Mask) -> Mask:
         return replace(self, inner=self.inner & other)

@@ -12,9 +12,9 @@ OTHER_NAMES = """
     regnet resmlp resnet resnetv2 resnext rtdetr sam sam2 segformer swin swinv2 tnt twins vgg vit_hybrid vit_mae vit_msn
     vitdet volo wide_resnet xcit yolo yolos
 
-    albert bigbird big_bird biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
+    albert biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
     ernie falcon flan_ul2 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
-    ibert jamba layoutlm led llama4 longformer longt5 luke megatron mixtral mobilebert mpnet
+    ibert jamba layoutlm led llama4 longt5 luke megatron mixtral mobilebert mpnet
     mpt nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
     qwen3_moe reformer rembert retribert rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl
     ul2 umt5 xglm xlnet xmod yi

@@ -1,6 +1,6 @@
 """Base classes of text encoders and decoders: inputs, padding, positions and heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -86,6 +86,7 @@ class TextModel(Model):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids", "lengths")
+    token_inputs: ClassVar[tuple[str, ...]] = ()  # further inputs [B, N], of which `encode` makes those of `context`
     tokens: TextEmbedding
     blocks: Stack
 
@@ -107,10 +108,12 @@ class TextModel(Model):
         *,
         layers: Sequence[int] | None = None,
         state: StackState | None = None,
+        **more: Any,
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
 
-        With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far.
+        With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. more:
+        further arguments of `context`.
         """
         start = 0 if state is None else state.length
         check_shapes(input_ids, attention_mask, start)
@@ -118,7 +121,7 @@ class TextModel(Model):
             if attention_mask is not None or state is not None:
                 raise ValueError("document_ids mark padding with -1: omit attention_mask= and state=")
             documents = self.documents(document_ids, lengths)
-            return self.encode_documents(documents, input_ids, token_type_ids, layers)
+            return self.encode_documents(documents, input_ids, token_type_ids, layers, more)
         if lengths is not None:
             if state is not None:
                 raise ValueError("lengths are those of whole rows: omit lengths= with state=")
@@ -127,7 +130,7 @@ class TextModel(Model):
         x = self.embed(input_ids, positions, token_type_ids)
         return self.blocks(
             x,
-            self.context(positions),
+            self.context(positions, **more),
             keep=attention_mask,
             lengths=lengths,
             state=state,
@@ -142,11 +145,18 @@ class TextModel(Model):
         return documents
 
     def encode_documents(
-        self, documents: PackedDocuments, input_ids: Tensor, types: Tensor | None, layers: Sequence[int] | None
+        self,
+        documents: PackedDocuments,
+        input_ids: Tensor,
+        types: Tensor | None,
+        layers: Sequence[int] | None,
+        more: Mapping[str, Any],
     ) -> Any:
         """`encode` with one row per document; the padding of these rows is not computed."""
         types = None if types is None else documents.take(types)
-        y = self.encode(documents.take(input_ids), documents.keep, types, lengths=documents.lengths, layers=layers)
+        more = {name: None if x is None else documents.take(x) for name, x in more.items()}
+        ids, lengths = documents.take(input_ids), documents.lengths
+        y = self.encode(ids, documents.keep, types, lengths=lengths, layers=layers, **more)
         return documents.put(y) if layers is None else (documents.put(y[0]), [documents.put(each) for each in y[1]])
 
     def forward(
@@ -160,6 +170,7 @@ class TextModel(Model):
     ) -> Tensor:
         if type(unknown) is not dict:  # torch.fx
             raise trace_error(self)
+        more = {name: unknown.pop(name) for name in self.token_inputs if name in unknown}
         if token_type_ids is not None and "token_type_ids" not in self.inputs:
             unknown["token_type_ids"] = token_type_ids
         if unknown or input_ids is None:
@@ -167,7 +178,7 @@ class TextModel(Model):
         if lengths is not None and document_ids is None:
             check_shapes(input_ids, attention_mask, 0)
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-        x = self.encode(input_ids, attention_mask, token_type_ids, document_ids, lengths)
+        x = self.encode(input_ids, attention_mask, token_type_ids, document_ids, lengths, **more)
         if document_ids is not None and isinstance(self.head, TextPooling):
             documents = self.documents(document_ids, lengths)
             return self.head(documents.take(x), documents.keep)

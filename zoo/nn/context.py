@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from zoo.nn.global_tokens import GlobalTokens
 from zoo.nn.masks import NO_MASK, Mask, MaskView, as_mask
 from zoo.nn.padding import Groups
 from zoo.nn.position_biases import Bias, BiasView
@@ -16,7 +17,7 @@ class Context:
 
     mask, bias: for self-attention. rotary: rotary embeddings for its q and k, one for all layers or one per layer.
     memory [B, M, D'], memory_mask: encoder outputs for cross-attention. groups: layout of a packed batch, None where
-    padding is kept.
+    padding is kept. global_tokens: of models whose attention has them.
     """
 
     mask: Mask | None = None
@@ -25,6 +26,7 @@ class Context:
     memory: Tensor | None = None
     memory_mask: Mask | None = None
     groups: Groups | None = field(default=None, repr=False)
+    global_tokens: GlobalTokens | None = field(default=None, repr=False)
 
     def layer(self, number: int) -> "Context":
         """The context of block `number`."""
@@ -57,4 +59,5 @@ class Context:
             rotary=rotary,
             memory_mask=None if self.memory is None else MaskView(as_mask(self.memory_mask)),
             groups=groups,
+            global_tokens=None if self.global_tokens is None else self.global_tokens.for_forward(keep, groups),
         )
