@@ -47,6 +47,11 @@ class BertConfig(TextConfig):
         """Row of the position table for the first token of a text."""
         return 0
 
+    @property
+    def embedding_scale(self) -> float:
+        """Factor of the word embeddings."""
+        return 1.0
+
 
 class Bert(TextModel):
     """forward(input_ids [B, N], attention_mask, token_type_ids) -> output of the head; see TextModel."""
@@ -66,6 +71,7 @@ class Bert(TextModel):
             types=c.type_vocab_size,
             norm=spec.make_norm(),
             dropout=c.dropout,
+            scale=c.embedding_scale,
         )
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()

@@ -1,0 +1,155 @@
+"""BigBird's attention: blocks that see their neighbors, the first and the last block, and a few random ones."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.models.bigbird.random_blocks import random_blocks
+from zoo.nn.core import CoreSpec
+from zoo.nn.index_functions import Index
+from zoo.nn.masks import NO_MASK, AnyMask, Mask, MaskView, as_mask
+from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
+from zoo.nn.sdpa import attend
+from zoo.nn.softmax_attention import SoftmaxAttention
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks(Mask):
+    """Blocks of `block` tokens see themselves, their neighbors, the first and the last block, which see all, and the
+    blocks of `links`.
+
+    last [B or 1]: the number of the last block of each row. links [S, H, blocks, count] and plan [B or 1], the number
+    in S of each row: the random blocks, None for none. Rows of at most `full` blocks see all.
+    """
+
+    block: int
+    full: int
+    last: Tensor
+    links: Tensor | None = None
+    plan: Tensor | None = None
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return self.last.shape[0]
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        return 1 if self.links is None else self.links.shape[1]
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        i, j = (torch.div(x, self.block, rounding_mode="floor") for x in (q, k))
+        row = b if self.batch > 1 else b * 0
+        last = self.last[row]
+        seen = ((i - j).abs() <= 1) | (i == 0) | (j == 0) | (i == last) | (j == last) | (last < self.full)
+        if self.links is not None and self.plan is not None:
+            plan = self.plan[row]
+            for link in range(self.links.shape[3]):
+                seen = seen | (self.links[plan, h, i, i * 0 + link] == j)
+        return seen
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatedFirstBlock(Bias):
+    """log(1 + count) for keys of the first block, which most blocks then see as if it stood there 1 + count times."""
+
+    blocks: Blocks
+    count: int
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return self.blocks.batch
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        i, last = (
+            torch.div(q, self.blocks.block, rounding_mode="floor"),
+            self.blocks.last[b if self.batch > 1 else b * 0],
+        )
+        repeated = (k < self.blocks.block) & (i > 0) & (i < last) & (last >= self.blocks.full)
+        return repeated * math.log(1 + self.count)
+
+
+class BlockSparseAttention(SoftmaxAttention):
+    """Attention over `Blocks`. A text of at most 5 + 2 * `random` blocks sees all of its tokens.
+
+    random: blocks that each block sees at random, see `random_blocks`. always: whether it sees them in evaluation, too;
+    else as in transformers, where the first block then counts once more for each of them. max_length: of the position
+    table.
+    """
+
+    def __init__(self, spec: CoreSpec, block: int, random: int, max_length: int, always: bool = True) -> None:
+        super().__init__(spec)
+        self.block, self.random, self.max_length, self.always = block, random, max_length, always
+
+    @property
+    def full(self) -> int:
+        """The number of blocks up to which a text sees all of its tokens."""
+        return 5 + 2 * self.random
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        blocks = self.seen_blocks(mask, k)
+        bias = self.with_repeated(bias, mask, k)
+        if isinstance(mask, MaskView) and blocks is not NO_MASK:  # a large table, which no other layer uses
+            mask = replace(mask, cache={}, kernels={})
+        return attend(q, k, v, mask, bias, self.scale, self.dropout, blocks)
+
+    def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        return super().weights(q, k, as_mask(mask) & self.seen_blocks(mask, k), self.with_repeated(bias, mask, k))
+
+    @property
+    def sees_random(self) -> bool:
+        return self.random > 0 and (self.training or self.always)
+
+    def seen_blocks(self, mask: AnyMask, k: Tensor) -> Mask:
+        """The mask of keys k [B, G, M, P] by the lengths of the rows."""
+        while isinstance(mask, Mask) and not isinstance(mask, MaskView) and hasattr(mask, "inner"):
+            mask = mask.inner  # of a selection of rows, which is made of the values of all rows
+        return self.blocks_of(mask.keep if isinstance(mask, Mask) else None, k, links=self.sees_random)
+
+    def blocks_of(self, keep: Tensor | None, k: Tensor, *, links: bool) -> Mask:
+        """The mask for rows with the real tokens keep [B, M]."""
+        most = -(-k.shape[2] // self.block)
+        if most <= self.full:
+            return NO_MASK
+        if keep is None:
+            last, counts = torch.full((1,), most - 1, device=k.device), [most]
+        else:
+            last = torch.div(keep.sum(1) - 1, self.block, rounding_mode="floor").clamp(min=0)
+            if torch.compiler.is_compiling():  # any number may come
+                counts = [*range(1, most + 1)]
+            else:
+                counts = sorted({number + 1 for number in last.tolist()})
+        if not links:
+            return Blocks(self.block, self.full, last)
+        spec = self.spec
+        table = link_table(
+            tuple(counts), self.full, most, spec.heads, spec.layer, self.block, self.random, self.max_length
+        )
+        numbers = torch.tensor(counts, device=k.device)
+        return Blocks(self.block, self.full, last, table.to(k.device), torch.searchsorted(numbers, last + 1))
+
+    def with_repeated(self, bias: AnyBias, mask: AnyMask, k: Tensor) -> AnyBias:
+        """The bias, with that of the first block in transformers' evaluation."""
+        if self.random == 0 or self.sees_random:
+            return bias
+        mask = mask if isinstance(mask, Mask) else NO_MASK
+        blocks = self.blocks_of(mask.keep, k, links=False)
+        if not isinstance(blocks, Blocks):
+            return bias
+        own = BiasView(RepeatedFirstBlock(blocks, self.random), mask.q, getattr(mask, "k", None), None)
+        other = as_bias(bias)
+        return own if other is None else own + other
+
+
+@torch.compiler.assume_constant_result
+def link_table(
+    counts: tuple[int, ...], full: int, most: int, heads: int, layer: int, block: int, random: int, max_length: int
+) -> Tensor:
+    """`random_blocks` of texts of these numbers of blocks [S, heads, most, random]; zeros up to `full` blocks."""
+    table = np.zeros((len(counts), heads, most, random), dtype=np.int64)
+    for row, count in zip(table, counts, strict=True):
+        if count > full:
+            row[:, :count] = random_blocks(count, heads, layer, block, random, max_length)
+    return torch.from_numpy(table)
