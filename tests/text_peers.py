@@ -26,6 +26,8 @@ TINY = {
     "XLMRoberta": SHAPE | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
     "DistilBert": DISTIL,
     "ModernBert": SHAPE | MODERN,
+    "Longformer": SHAPE | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "attention_window": [4, 8]},
+    "BigBird": SHAPE | {"max_position_embeddings": 80, "block_size": 4, "num_random_blocks": 2},
 }
 
 

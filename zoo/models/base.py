@@ -109,6 +109,10 @@ class Model(TimmNames, nn.Module):
         """The processor of a newly created model, or None if it needs files (a text model needs its tokenizer)."""
         return None
 
+    def complete_example(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch of `example_batch`, with optional inputs without which some weights have no part in the output."""
+        return batch
+
     def encode(self, *args: Any, **batch: Any) -> Any:
         """Inputs of `forward` -> hidden states [B, N, D] after the final norm, exact zeros at padding.
 

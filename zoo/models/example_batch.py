@@ -12,4 +12,5 @@ def example_batch(model: Model, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     examples = {name: record.example for record in MODALITIES.values() for name in record.main_inputs}
     examples["decoder_input_ids"] = MODALITIES["text"].example
-    return {name: examples[name](model.config.part_of(name), generator) for name in model.inputs if name in examples}
+    names = [name for name in model.inputs if name in examples]
+    return model.complete_example({name: examples[name](model.config.part_of(name), generator) for name in names})

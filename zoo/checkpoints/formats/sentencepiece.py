@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo.preprocessing.tokenizer_training import set_bert_template
 from zoo.utils.errors import LoadError
 
 if TYPE_CHECKING:
@@ -93,6 +94,18 @@ def tokenizer(
              for text, _, kind in pieces if kind in (CONTROL, USER)]  # fmt: skip
     result.add_tokens(added)
     result.post_processor = _template(ids, bos=bos, eos=eos, fairseq=fairseq)
+    return result
+
+
+def bert_tokenizer(data: bytes, cls: str = "[CLS]", sep: str = "[SEP]", mask: str = "[MASK]") -> "Tokenizer":
+    """The tokenizer of BigBird: [CLS] before a text and [SEP] after it, which are pieces of the model, as [MASK] is."""
+    from tokenizers import AddedToken
+
+    result = tokenizer(data, bos=False)
+    if absent := [name for name in (cls, sep, mask) if result.token_to_id(name) is None]:
+        raise LoadError(f"the SentencePiece model has no piece {absent[0]!r}")
+    result.add_special_tokens([AddedToken(name, normalized=False, lstrip=name == mask) for name in (cls, sep, mask)])
+    set_bert_template(result, cls, sep)
     return result
 
 

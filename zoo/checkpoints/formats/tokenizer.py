@@ -33,7 +33,9 @@ USUAL = {
 HOW_TO_CONVERT = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 # Model types whose SentencePiece models can be read directly.
-SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta", "t5", "mt5", "mbart")
+SENTENCEPIECE_TYPES = ("llama", "mistral", "xlm-roberta", "t5", "mt5", "mbart", "big_bird")
+# Model types with token types that their tokenizers do not give.
+TYPES_BY_HAND = ("big_bird", "longformer")
 
 
 def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | None, list[str]]:
@@ -55,7 +57,7 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
             special=special,
             max_length=_length(config.max_length, settings.get("model_max_length"), length),
             padding=settings.get("padding_side", "right"),
-            types=getattr(config, "type_vocab_size", 0) > 1,
+            types=getattr(config, "type_vocab_size", 0) > 1 and model_type not in TYPES_BY_HAND,
         )
         if (preprocess.id("pad") or 0) >= config.vocab_size:
             notes.append(f"the model has no embedding for the padding token {special.pop('pad')!r}: 0 is used instead")
@@ -115,7 +117,7 @@ def _follow_settings(tokenizer: "Tokenizer", settings: Mapping[str, Any], model_
         if any(getattr(before[0], name) != value for name, value in options.items()):
             tokenizer.normalizer = normalizers.BertNormalizer(**options)
             return True
-    if model_type in ("gpt2", "roberta", "whisper") and isinstance(before[1], pre_tokenizers.ByteLevel):
+    if model_type in ("gpt2", "roberta", "longformer", "whisper") and isinstance(before[1], pre_tokenizers.ByteLevel):
         add_prefix_space = bool(settings.get("add_prefix_space", False))
         if before[1].add_prefix_space != add_prefix_space:
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -146,6 +148,8 @@ def _pieces(folder: Path, settings: Mapping[str, Any], model_type: str, vocab_si
     try:
         if model_type == "mbart":
             return _mbart(file.read_bytes(), settings, vocab_size).to_str()
+        if model_type == "big_bird":
+            return sentencepiece.bert_tokenizer(file.read_bytes()).to_str()
         return sentencepiece.tokenizer(file.read_bytes(), **options).to_str()
     except LoadError as error:
         raise LoadError(f"{file}: {error}; {HOW_TO_CONVERT}") from None

@@ -105,7 +105,7 @@ def _kind(bert: bool, model_type: str, vocab: Mapping[str, int]) -> tuple[dict[s
         return CLIP_SPECIAL, lambda vocab, merges, names, _: clip_bpe(vocab, merges, names["unk"]), _clip_template
     if model_type == "whisper":
         return GPT2_SPECIAL, _byte_bpe, lambda tokenizer, _, settings: set_whisper_template(tokenizer, settings)
-    if "roberta" in model_type:
+    if "roberta" in model_type or model_type == "longformer":
         return ROBERTA_SPECIAL, _byte_bpe, _roberta_template
     return GPT2_SPECIAL, _byte_bpe, _bos_and_eos
 

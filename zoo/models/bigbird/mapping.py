@@ -61,6 +61,6 @@ BIGBIRD = CheckpointMapping(
     assumes=("BigBirdModel",),
     read=read,
     write=write,
-    # which blocks are seen in evaluation is no part of their files: transformers has one way, ours is chosen on loading
+    # files do not say which blocks are seen in evaluation: transformers has one way, here it is chosen when loading
     rewrite=lambda config: config.replace(random_attention="always"),
 )

@@ -94,9 +94,14 @@ class Longformer(Roberta):
             input_ids, attention_mask, token_type_ids, document_ids, lengths, layers=layers, state=state, **more
         )
 
+    @property
+    def has_global_tokens(self) -> bool:
+        """Whether a layer has global tokens with projections of their own."""
+        return any(isinstance(block.mixer, LongformerAttention) for block in self.blocks)
+
     def global_tokens(self, ids: Tensor, keep: Tensor | None, given: Tensor | None) -> GlobalTokens | None:
         """The global tokens of a batch, see the class."""
-        if not any(isinstance(block.mixer, LongformerAttention) for block in self.blocks):
+        if not self.has_global_tokens:
             if given is not None:
                 raise ValueError(
                     f"no layer has global tokens of its own with attention={self.config.attention!r}: omit "
@@ -113,6 +118,14 @@ class Longformer(Roberta):
         if self.config.head == "classify":
             return GlobalTokens.leading(ids, keep)
         return GlobalTokens.of(self.question(ids, keep), keep) if self.config.head == "qa" else None
+
+    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With a global token in every five, if a layer has such."""
+        if not self.has_global_tokens:
+            return batch
+        ids = batch["input_ids"]
+        chosen = torch.arange(ids.shape[1]) % 5 == 0
+        return batch | {"global_attention_mask": chosen.long().expand(ids.shape).contiguous()}
 
     def question(self, ids: Tensor, keep: Tensor | None) -> Tensor:
         """The tokens before the first separator [B, N]; in a row without one, the first token."""
