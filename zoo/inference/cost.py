@@ -98,7 +98,7 @@ def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str
     inputs = {}
     for name, x in example_batch(model).items():
         rest = list(x.shape[1:])
-        if name == "input_ids":
+        if name in ("input_ids", "global_attention_mask"):
             rest = [length or min(128, model.config.part_of(name).max_length)]
         dtype = model.dtype if x.is_floating_point() else x.dtype
         inputs[name] = torch.empty(batch, *rest, dtype=dtype, device="meta")

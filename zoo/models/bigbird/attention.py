@@ -57,6 +57,7 @@ class RepeatedFirstBlock(Bias):
 
     blocks: Blocks
     count: int
+    dtype: torch.dtype
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -68,7 +69,7 @@ class RepeatedFirstBlock(Bias):
             self.blocks.last[b if self.batch > 1 else b * 0],
         )
         repeated = (k < self.blocks.block) & (i > 0) & (i < last) & (last >= self.blocks.full)
-        return repeated * math.log(1 + self.count)
+        return repeated.to(self.dtype) * math.log(1 + self.count)
 
 
 class BlockSparseAttention(SoftmaxAttention):
@@ -138,7 +139,7 @@ class BlockSparseAttention(SoftmaxAttention):
         blocks = self.blocks_of(mask.keep, k, links=False)
         if not isinstance(blocks, Blocks):
             return bias
-        own = BiasView(RepeatedFirstBlock(blocks, self.random), mask.q, getattr(mask, "k", None), None)
+        own = BiasView(RepeatedFirstBlock(blocks, self.random, k.dtype), mask.q, getattr(mask, "k", None), None)
         other = as_bias(bias)
         return own if other is None else own + other
 
