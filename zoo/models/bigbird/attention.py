@@ -1,7 +1,8 @@
 """BigBird's attention: blocks that see their neighbors, the first and the last block, and a few random ones."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from zoo.nn.masks import NO_MASK, AnyMask, Mask, MaskView, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 from zoo.nn.sdpa import attend
 from zoo.nn.softmax_attention import SoftmaxAttention
+
+Layout = tuple[tuple[bool, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,31 @@ class RepeatedFirstBlock(Bias):
         return repeated.to(self.dtype) * math.log(1 + self.count)
 
 
+@dataclass(frozen=True)
+class BlockLayout(Mask):
+    """A mask of blocks: query block i attends to key block j where `layout[i][j]`; blocks have `block` tokens."""
+
+    block: int
+    layout: Layout = field(repr=False)
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        table = torch.tensor(self.layout, device=q.device)
+        return table[tuple(torch.div(x, self.block, rounding_mode="floor") for x in (q, k))]
+
+
+@lru_cache(maxsize=64)
+def layouts(blocks: int, heads: int, layer: int, block: int, random: int, max_length: int) -> tuple[Layout, ...]:
+    """`Blocks` of a text of `blocks` blocks, for each head."""
+    i = np.arange(blocks)
+    seen = np.abs(i[:, None] - i) <= 1
+    for edge in (0, blocks - 1):
+        seen[edge], seen[:, edge] = True, True
+    links = random_blocks(blocks, heads, layer, block, random, max_length)
+    found = np.repeat(seen[None], heads, 0)
+    np.put_along_axis(found, links, True, 2)
+    return tuple(tuple(map(tuple, table.tolist())) for table in found)
+
+
 class BlockSparseAttention(SoftmaxAttention):
     """Attention over `Blocks`. A text of at most 5 + 2 * `random` blocks sees all of its tokens.
 
@@ -90,11 +118,33 @@ class BlockSparseAttention(SoftmaxAttention):
         return 5 + 2 * self.random
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        if self.is_alike(k, mask) and bias is None and (self.sees_random or self.random == 0):
+            return self.by_head(q, k, v)
         blocks = self.seen_blocks(mask, k)
         bias = self.with_repeated(bias, mask, k)
         if isinstance(mask, MaskView) and blocks is not NO_MASK:  # a large table, which no other layer uses
             mask = replace(mask, cache={}, kernels={})
         return attend(q, k, v, mask, bias, self.scale, self.dropout, blocks)
+
+    def is_alike(self, k: Tensor, mask: AnyMask) -> bool:
+        """Whether all rows are of one length, for which the blocks are known on a CPU."""
+        plain = mask is None or mask is NO_MASK or (isinstance(mask, MaskView) and mask.hides_nothing(1, k.shape[2]))
+        few = -(-k.shape[2] // self.block) <= self.full
+        return plain and not few and k.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def by_head(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`forward` for rows of one length: each head by itself, by a mask of its own that holds no tensor."""
+        shared = q.shape[1] // k.shape[1]
+        outputs = []
+        for head, layout in enumerate(self.layouts(-(-k.shape[2] // self.block))):
+            parts = (x[:, i : i + 1] for x, i in ((q, head), (k, head // shared), (v, head // shared)))
+            outputs.append(attend(*parts, None, None, self.scale, self.dropout, BlockLayout(self.block, layout)))
+        return torch.cat(outputs, 1)
+
+    def layouts(self, blocks: int) -> tuple[Layout, ...]:
+        """The layout of the blocks of each head."""
+        spec = self.spec
+        return layouts(blocks, spec.heads, spec.layer, self.block, self.random, self.max_length)
 
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return super().weights(q, k, as_mask(mask) & self.seen_blocks(mask, k), self.with_repeated(bias, mask, k))
