@@ -218,6 +218,17 @@ def test_maps_are_whole_and_give_the_output(tmp_path, side, rows, drop):
             assert torch.allclose(expected[real], y[row][real], atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_changes_nothing_under_global_tokens(tmp_path, side):
+    transformers_text(tmp_path, "LongformerModel")
+    model, batch = zoo.load(tmp_path), batch_for("", rows=(13, 9, 4), chosen=0.3, side=side)
+    for model.drop_padding in (True, False):
+        y = answer(model, batch)
+        for row, keep in enumerate(batch["attention_mask"].bool()):
+            alone = {key: x[row : row + 1, keep] for key, x in batch.items()}
+            assert torch.allclose(y[row, keep], answer(model, alone)[0], atol=1e-5)
+
+
 def test_queries_of_global_tokens_are_computed_for_these_alone(tmp_path):
     transformers_text(tmp_path, "LongformerForSequenceClassification")
     model, counts = zoo.load(tmp_path), []
