@@ -137,8 +137,10 @@ class BlockSparseAttention(SoftmaxAttention):
         shared = q.shape[1] // k.shape[1]
         outputs = []
         for head, layout in enumerate(self.layouts(-(-k.shape[2] // self.block))):
-            parts = (x[:, i : i + 1] for x, i in ((q, head), (k, head // shared), (v, head // shared)))
-            outputs.append(attend(*parts, None, None, self.scale, self.dropout, BlockLayout(self.block, layout)))
+            own = head // shared
+            q_head, k_head, v_head = q[:, head : head + 1], k[:, own : own + 1], v[:, own : own + 1]
+            pattern = BlockLayout(self.block, layout)
+            outputs.append(attend(q_head, k_head, v_head, None, None, self.scale, self.dropout, pattern))
         return torch.cat(outputs, 1)
 
     def layouts(self, blocks: int) -> tuple[Layout, ...]:
