@@ -23,6 +23,7 @@ _WHERE = {
     "export": "checkpoints.save",
     "push_to_hub": "checkpoints.hub",
     "verify": "checkpoints.verify",
+    "to_gqa": "checkpoints.gqa",
     "predict": "inference.predict",
     "timeline": "inference.timeline",
     "transcribe": "inference.transcribe",

@@ -52,7 +52,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path
     kept. The golden file has the outputs for a seeded batch, labels, config and preprocessing, with which `zoo.verify`
     checks the folder on any machine. readme: contents of README.md, such as the model card.
     """
-    folder, tensors = check_path("folder", folder), _state(model)
+    folder, tensors = check_path("folder", folder), checked_state(model)
     with atomic_folder(folder, OWNS) as staged:
         _write_description(model, staged, readme)
         _write(tensors, staged / "model.safetensors")
@@ -91,7 +91,7 @@ def export(
     """
     folder = check_path("folder", folder)
     if format == "onnx":
-        tensors = _state(model)
+        tensors = checked_state(model)
         with atomic_folder(folder, OWNS) as staged:
             _write_description(model, staged, readme)
             write_onnx(model, tensors, staged, quantize, examples, tolerance)
@@ -118,7 +118,7 @@ def export(
 # --- Tensors ----------------------------------------------------------------------------------------------------------
 
 
-def _state(model: Model) -> dict[str, Tensor]:
+def checked_state(model: Model) -> dict[str, Tensor]:
     """The state dict with tied tensors once. Raises ValueError if it or the labels do not fit the config."""
     if not isinstance(model, Model):
         raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
@@ -210,7 +210,7 @@ def _write_readme(folder: Path, text: str | None) -> None:
 
 def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """({file name: contents}, tensors) in the format of another library."""
-    tensors, target = _state(model), _target_family(model)
+    tensors, target = checked_state(model), _target_family(model)
     if not isinstance(format, str) or format not in FORMATS or not target.mappings.get(format):
         known = [*(name for name in FORMATS if target.mappings.get(name)), "onnx"]
         near = did_you_mean(str(format), known)
