@@ -16,7 +16,7 @@ from pathlib import Path
 
 from measures import HERE, ROOT, environment, read_measures
 
-NO_BENCHMARKS = ("_measure.py", "_gpu_table.py", "measures.py", "smoke.py")
+NO_BENCHMARKS = ("_measure.py", "_gpu_table.py", "_text_lm.py", "measures.py", "smoke.py")
 OPTIONS = {"attack.py": ["--help"], "gpu.py": ["--smoke"], "mutants.py": ["--check"]}  # they record nothing
 SECONDS = 300
 SKIPPED = 77  # exit status of a benchmark whose data or weights are not here, as in automake

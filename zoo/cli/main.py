@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_tools(command: Callable[..., Any]) -> None:
     """What compares, converts and tests models."""
-    new = command("compare", run_compare, "Compare runs of one recipe that differ in one setting.",
+    new = command("compare", run_compare, "Compare runs of one recipe that differ in one or two settings.",
                   "zoo compare vit_cifar attention=softmax,performer,my_file:MyCore seeds=3 max_minutes=5")  # fmt: skip
     new.add_argument("recipe", help="the name of a script in recipes/")
     new.add_argument(

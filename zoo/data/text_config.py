@@ -1,7 +1,7 @@
-"""Data options of the recipes for words and questions. Imports no torch, so that `--help` is fast."""
+"""Data options of the recipes for words, questions, pairs and recall. Imports no torch, so that `--help` is fast."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from zoo.data.config import ItemDataSettings
 
@@ -135,3 +135,39 @@ class SummarySettings(ParallelTextSettings):
         given = next((name for name in ("source_text", "target_text", "facts") if getattr(self, name)), "")
         if given and (self.name == "auto" or self.name.startswith("synthetic")):
             raise ValueError(f"{given}= is for your own data: the columns of synthetic data are known; omit it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallDataSettings:
+    """Sequences whose answers stand earlier in the same sequence.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated sequences; also `auto`).
+        problem: `recall` (keys with their values, then the keys again, whose values are the answers) or `induction`
+            (different tokens, then some of them again, whose followers are the answers).
+        length: Tokens of a sequence: one half is read, the other half are queries with their answers.
+        batch_size: Sequences per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for data in memory.
+        max_train_samples: Number of training sequences.
+        max_test_samples: Number of test sequences.
+    """
+
+    preferred: ClassVar[str] = "synthetic"
+    name: str = "auto"
+    problem: Literal["recall", "induction"] = "recall"
+    length: int = 64
+    batch_size: int = 32
+    num_workers: int = 0
+    max_train_samples: int = 16384
+    max_test_samples: int = 512
+
+    def __post_init__(self) -> None:
+        if self.name not in ("auto", "synthetic"):
+            raise ValueError(f"data={self.name}: the sequences are generated; expected data=synthetic, or omit it")
+        for name, least in (("length", 8), ("batch_size", 1), ("num_workers", 0), ("max_train_samples", 1),
+                            ("max_test_samples", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.length % 4:
+            raise ValueError(f"length={self.length}: expected a multiple of 4, for equal numbers of keys, values, "
+                             f"queries and answers")  # fmt: skip

@@ -81,7 +81,8 @@ def test_a_plan(recipe: Path) -> None:
     ("options", "message"),
     [
         (["lr=1e-3"], "no option has several values"),
-        (["attention=a,b", "depth=1,2"], "attention and depth have several values"),
+        (["attention=a,b", "depth=1,2", "width=8,9"], "attention and depth and width have several values"),
+        (["attention=a,b", "depth=1,1"], "depth=1,1: expected values that are all different"),
         (["attention=a,a"], "all different"),
         (["attention=a,"], "not empty"),
         (["attention=a,b", "seed=3"], "seeds=3"),

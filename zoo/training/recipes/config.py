@@ -1,7 +1,7 @@
 """Options of the recipes. Torch-free, because `--help` reads this file."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from zoo.data.config import (
     AudioDataSettings,
@@ -13,7 +13,13 @@ from zoo.data.config import (
     StreamSettings,
     TextDataSettings,
 )
-from zoo.data.text_config import ParallelTextSettings, QuestionSettings, SummarySettings, TaggedTextSettings
+from zoo.data.text_config import (
+    ParallelTextSettings,
+    QuestionSettings,
+    RecallDataSettings,
+    SummarySettings,
+    TaggedTextSettings,
+)
 from zoo.tasks.config import WeightedClassificationSettings, _within
 from zoo.training.config import RunSettings
 
@@ -200,6 +206,19 @@ class GPTSettings(RunSettings):
 
     data: StreamSettings = field(default_factory=StreamSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallSettings(RunSettings):
+    """Settings of associative recall and induction.
+
+    Attributes:
+        mechanism: An attention kind or a mixer, whichever has this name, instead of `attention=` or `mixer=`: so that
+            `zoo compare` takes both, e.g. `mechanism=softmax,performer,mamba`. Options as `{kind: local, window: 16}`.
+    """
+
+    data: RecallDataSettings = field(default_factory=RecallDataSettings)
+    mechanism: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

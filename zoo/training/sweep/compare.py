@@ -5,7 +5,8 @@
 Each (value, seed) is a run of the recipe in its own process and folder. Runs with the same seed start from the same
 initial weights, as far as their models share parameters, and see the same batches. All values are checked before the
 first run, as far as a run goes before its training, and are run with the first seed before the next seed. The same
-command resumes an interrupted comparison.
+command resumes an interrupted comparison. With two settings of several values the first is compared at each value of
+the second, see `grid.py`.
 """
 
 import hashlib
@@ -15,12 +16,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zoo.training.run_dir import write_text
 from zoo.training.sweep.check import checkable, errors_of
+from zoo.training.sweep.grid import Grid
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
 from zoo.utils.errors import did_you_mean
 
@@ -47,6 +49,7 @@ class Plan:
         shared: Options that all runs share.
         out: Folder of the comparison.
         metric: The metric to compare, or None to choose one.
+        column_key, columns: A second setting that differs, and its values; empty for a comparison of one.
     """
 
     script: Path
@@ -57,6 +60,16 @@ class Plan:
     shared: list[str]
     out: Path
     metric: str | None = None
+    column_key: str = ""
+    columns: list[str] = field(default_factory=list)
+
+    def at_columns(self) -> "dict[str, Plan]":
+        """{value of the second setting: the comparison of the first at it}; {"": this plan} without a second one."""
+        if not self.columns:
+            return {"": self}
+        name = self.column_key.rpartition(".")[2]
+        return {value: replace(self, shared=[*self.shared, f"{self.column_key}={value}"], columns=[],
+                               out=self.out / f"{name}-{_file_name(value)}") for value in self.columns}  # fmt: skip
 
     def folder(self, value: str, seed: int) -> Path:
         """Folder of a run."""
@@ -67,23 +80,38 @@ class Plan:
         return {"recipe": self.script.stem, "key": self.key, "options": sorted(self.shared)}
 
 
-def compare(recipe: str, options: list[str]) -> Comparison:
+def compare(recipe: str, options: list[str]) -> Comparison | Grid:
     """Run or resume a comparison, and write its table and plot.
 
     Args:
         recipe: Name of a script in `recipes/`, or a path to one.
-        options: `key=value` options: one key with several values separated by commas; `seeds` (a number or a list,
-            default 3), `max_minutes` (of each run), `out` (folder), `metric`; all others are passed to the recipe.
+        options: `key=value` options: one key with several values separated by commas, or two; `seeds` (a number or a
+            list, default 3), `max_minutes` (of each run), `out` (folder), `metric`; all others are passed to the
+            recipe.
 
     Raises: ValueError for options that do not define a comparison, or that the recipe rejects.
     """
     plan = read_plan(recipe, options)
-    _check_folder(plan)
-    _check_values(plan)
+    plans = plan.at_columns()
+    for each in plans.values():
+        _check_folder(each)
+    for each in plans.values():
+        _check_values(each)
+    comparisons = {column: _run_plan(each, column) for column, each in plans.items()}
+    if not plan.columns:
+        return comparisons[""]
+    grid = Grid(plan.column_key, comparisons, plan.out)
+    grid.write()
+    return grid
+
+
+def _run_plan(plan: Plan, column: str) -> Comparison:
+    """Run a comparison of one key. column: the value of the other key, for the messages."""
     plan.out.mkdir(parents=True, exist_ok=True)
     write_text(plan.out / _SETTINGS, json.dumps(plan.fixed(), indent=2) + "\n")
     pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
-    trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}") for i, (value, seed) in enumerate(pairs, 1)]
+    at = f", {plan.column_key}={column}" if column else ""
+    trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}{at}") for i, (value, seed) in enumerate(pairs, 1)]
     metric = choose_metric(trials, plan.metric)
     comparison = Comparison(plan.script.stem, plan.key, plan.values, plan.seeds, trials, metric, plan.out)
     comparison.write()
@@ -94,17 +122,19 @@ def read_plan(recipe: str, options: list[str]) -> Plan:
     """Make a plan from command line options. Raises: ValueError, with a hint what to change."""
     script, given = find_recipe(recipe), _parse_options(options)
     several = {key: parts for key, value in given.items() if key not in OWN_OPTIONS and len(parts := split(value)) > 1}
-    if len(several) != 1:
+    if len(several) not in (1, 2):
         problem = f"{' and '.join(several)} have several values" if several else "no option has several values"
-        raise ValueError(f"{problem}: exactly one option may differ, e.g. attention=softmax,performer")
-    key, values = next(iter(several.items()))
-    if len(set(values)) < len(values) or "" in values:
-        raise ValueError(f"{key}={given[key]}: expected values that are all different and not empty")
-    shared = [f"{name}={value}" for name, value in given.items() if name not in (*OWN_OPTIONS, key)]
-    name = key.rpartition(".")[2]
+        raise ValueError(f"{problem}: one option may differ, e.g. attention=softmax,performer, or two")
+    for key, values in several.items():
+        if len(set(values)) < len(values) or "" in values:
+            raise ValueError(f"{key}={given[key]}: expected values that are all different and not empty")
+    key, column_key = [*several, ""][:2]
+    shared = [f"{name}={value}" for name, value in given.items() if name not in (*OWN_OPTIONS, *several)]
+    name = "-".join(each.rpartition(".")[2] for each in several)
     out = Path(given.get("out") or Path("runs") / f"compare-{script.stem}-{name}")
     minutes = _positive("max_minutes", given["max_minutes"]) if "max_minutes" in given else None
-    return Plan(script, key, values, _seeds(given.get("seeds", "3")), minutes, shared, out, given.get("metric"))
+    return Plan(script, key, several[key], _seeds(given.get("seeds", "3")), minutes, shared, out, given.get("metric"),
+                column_key, several.get(column_key, []))  # fmt: skip
 
 
 def find_recipe(recipe: str) -> Path:

@@ -207,6 +207,10 @@ class Comparison:
         use_fonts_for_all_scripts(figure)
         return figure
 
+    def last_metrics(self, value: str) -> dict[int, float]:
+        """{seed: metric of a value at the last step that every run has logged}."""
+        return self._metrics_at(value, 0, self.equal_steps)
+
     # --- numbers --------------------------------------------------------------------------------------------------
 
     def _complete(self, value: str | None = None) -> list[Trial]:
