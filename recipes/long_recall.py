@@ -34,7 +34,6 @@ def train(run: Run) -> Result:
     model = recall_model(run)  # by name, with the attention kind or the mixer of mechanism=
     sequences = load_sequences(cfg.data, vocab_size=model.config.vocab_size, seed=cfg.seed)
     run.open(sequences, model)  # a new one, or that of an unfinished run with the same settings and data
-    sequences = sequences.with_validation(cfg.trainer.val_fraction, cfg.seed)
 
     data = KeyedDataModule(sequences, cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers)
     task = RecallTask(model, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)

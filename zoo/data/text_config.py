@@ -149,7 +149,7 @@ class RecallDataSettings:
         batch_size: Sequences per optimizer step, summed over all devices and accumulation steps.
         num_workers: Number of data loader processes. 0 loads in the main process, which is fastest for data in memory.
         max_train_samples: Number of training sequences.
-        max_test_samples: Number of test sequences.
+        max_test_samples: Number of test sequences, and of as many others for validation.
     """
 
     preferred: ClassVar[str] = "synthetic"

@@ -33,11 +33,23 @@ def test_induction_asks_for_the_token_that_followed() -> None:
 
 def test_labels_are_the_answers_alone() -> None:
     ids = torch.arange(16).view(2, 8)
-    assert answers_of(ids).tolist() == [[-100] * 4 + [5, -100, 7, -100], [-100] * 4 + [13, -100, 15, -100]]
+    labels = [[-100] * 4 + [5, -100, 7, -100], [-100] * 2 + [11, -100, 13, -100, 15, -100]]
+    assert answers_of(ids, torch.tensor([4, 2])).tolist() == labels
     data = make_sequences(5, 16, problem="recall", vocab_size=32, seed=0)
     batch = data.__getitems__(Keys([3, 1], 2))
     assert torch.equal(batch["input_ids"], data.ids[[3, 1]].long()) and batch["index"].tolist() == [3, 1]
-    assert torch.equal(batch["labels"], answers_of(batch["input_ids"])) and batch["epoch"] == 2
+    assert torch.equal(batch["labels"], answers_of(batch["input_ids"], torch.tensor([8, 8]))) and batch["epoch"] == 2
+
+
+@pytest.mark.parametrize("problem", ["recall", "induction"])
+def test_easier_sequences_have_fewer_pairs_and_more_queries(problem) -> None:
+    data = make_sequences(4, 32, problem=problem, vocab_size=64, seed=0, easier=30)
+    assert data.read.tolist()[:4] == [16] * 4 and set(data.read.tolist()[4:]) == {16, 8, 4}
+    for row, read in zip(data.ids.tolist(), data.read.tolist(), strict=True):
+        pairs = list(zip(row[:read:2], row[1:read:2])) if problem == "recall" else list(pairwise(row[:read]))
+        assert set(zip(row[read::2], row[read + 1 :: 2])) <= set(pairs) and len(dict(pairs)) == len(pairs)
+        asked = set(row[read::2])
+        assert len(asked) == min(len(pairs), (32 - read) // 2)
 
 
 def test_the_same_seed_gives_the_same_sequences() -> None:
@@ -49,10 +61,10 @@ def test_the_same_seed_gives_the_same_sequences() -> None:
 @pytest.mark.parametrize("problem", ["recall", "induction"])
 def test_no_sequence_is_in_two_splits(problem) -> None:
     """With a vocabulary so small that equal ones would be made often."""
-    settings = RecallDataSettings(problem=problem, length=8, max_train_samples=60, max_test_samples=30)
+    settings = RecallDataSettings(problem=problem, length=8, max_train_samples=60, max_test_samples=15)
     splits = load_sequences(settings, vocab_size=8, seed=0).with_validation(0.1, 0)
     parts = [{tuple(row) for row in part.ids.tolist()} for part in splits.parts]
-    assert [len(part) for part in parts] == [54, 6, 30] and len(set.union(*parts)) == 90
+    assert [len(part) for part in parts] == [60, 15, 15] and len(set.union(*parts)) == 90
     assert not splits.real and problem in splits.source
 
 

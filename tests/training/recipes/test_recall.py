@@ -15,7 +15,7 @@ from zoo.training.recipes.config import RecallSettings
 from zoo.training.recipes.recall import RecallTask, recall_model
 from zoo.training.run import Run
 
-SMALL = ("model=gpt_nano", "width=16", "depth=2", "heads=2", "vocab_size=64", "length=32")
+SMALL = ("model=gpt_nano", "width=16", "depth=2", "heads=2", "vocab_size=64")
 
 
 def run(*words: str) -> Run:

@@ -7,33 +7,33 @@ import pytest
 
 from tests.plot_checks import check_texts
 from zoo.cli.main import main as cli
-from zoo.training.sweep.compare import compare, read_plan
+from zoo.training.sweep.compare import Plan, compare, read_plan
 from zoo.training.sweep.grid import Grid
 
-RECIPE = """
-import csv, json, sys
-from pathlib import Path
-words = dict(word.split("=", 1) for word in sys.argv[1:])
-folder = Path(words["run_dir"])
-if words["length"] == "256" and words["kind"] == "fails":
-    sys.exit(print("error: out of memory", file=sys.stderr) or 1)
-with open(folder / "metrics.csv", "w", newline="") as file:
-    rows = csv.writer(file)
-    rows.writerow(["step", "val_accuracy", "seconds"])
-    for step in (10, 20):
-        gain = {"softmax": 0.5, "linear": 0.25, "fails": 0.0}[words["kind"]]
-        rows.writerow([step, step / 100 + gain + 0.01 * int(words["seed"]) - int(words["length"]) / 1000, step])
-(folder / "metrics.json").write_text(json.dumps({"finished": True, "seconds": 20}))
-with open(Path("calls.txt"), "a") as calls:
-    calls.write(f"{words['kind']} {words['length']} {words['seed']} {words['lr']}\\n")
-"""
+
+def write_run(plan: Plan, value: str, seed: int, minutes: float | None) -> str:
+    """In place of a process that trains: the files of a run folder; returns the message of a failure."""
+    folder, words = plan.folder(value, seed), dict(word.split("=") for word in plan.shared)
+    with open("calls.txt", "a") as calls:
+        calls.write(f"{value} {words['length']} {seed} {words['lr']}\n")
+    if words["length"] == "256" and value == "fails":
+        return "error: out of memory"
+    folder.mkdir(parents=True)
+    gain = {"softmax": 0.5, "linear": 0.25, "fails": 0.0}[value] + 0.01 * seed - int(words["length"]) / 1000
+    rows = "".join(f"{step},{step / 100 + gain},{step}\n" for step in (10, 20))
+    (folder / "metrics.csv").write_text(f"step,val_accuracy,seconds\n{rows}")
+    (folder / "metrics.json").write_text(json.dumps({"finished": True, "seconds": 20}))
+    return ""
+
+
 WORDS = ["kind=softmax,linear", "length=64,128", "seeds=2", "lr=0.1"]
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "quick.py").write_text(RECIPE)
+    (tmp_path / "recipes" / "quick.py").write_text("")
+    monkeypatch.setattr("zoo.training.sweep.compare._run", write_run)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -56,8 +56,8 @@ def test_every_value_is_run_at_every_value_of_the_other(recipe: Path) -> None:
 def test_a_failed_run_is_named_and_the_rest_is_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["kind=softmax,fails", "length=64,256", "seeds=1", "lr=0.1"]
     assert cli(["compare", "quick", *words]) == 1
-    output = capsys.readouterr().out
-    assert "failed: length=256, fails, seed 0: error: out of memory" in output.replace("\n", " ") and "0.6360" in output
+    output = " ".join(capsys.readouterr().out.split())
+    assert "failed: length=256, fails, seed 0: error: out of memory" in output and "0.6360" in output
     grid = compare("quick", words)
     assert grid.rows()[1] == {"kind": "fails", "64": pytest.approx((0.136, 0.0)), "256": None}
     assert "| fails | 0.1360 | - |" in str(grid)
