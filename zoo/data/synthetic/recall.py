@@ -88,8 +88,8 @@ def make_sequences(n: int, length: int, *, problem: Literal["recall", "induction
     read[counts[0] :] = 2 * torch.tensor(sizes)[torch.arange(counts[1]) % len(sizes)]
     ids, make = torch.empty(len(read), length, dtype=torch.int32), recall if problem == "recall" else induction
     for size in sizes:
-        rows = (read == 2 * size).nonzero()
-        ids[rows[:, 0]] = make(rows, size, length, vocab_size, seed).int()
+        own = (read == 2 * size).nonzero()
+        ids[own[:, 0]] = make(own, size, length, vocab_size, seed).int()
     first = sorted({row.tobytes(): i for i, row in reversed(list(enumerate(ids.numpy())))}.values())
     rows = [i for i in first if i < counts[0]][:n] + [i for i in first if i >= counts[0]][:easier]
     if len(rows) < n + easier:
