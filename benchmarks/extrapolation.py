@@ -8,7 +8,7 @@ and that of the last quarter of the rows, which were never as long in training. 
 after that begin as they were initialized, which is what a longer table would hold. Prints a table with mean and
 standard error over the seeds, and writes `extrapolation.yaml` and `.png` into `out`.
 
-The decoder is composed of zoo.nn: no family has each of the six kinds.
+The decoder is made of parts of zoo.nn: no family has each of the six kinds.
 """
 
 import statistics

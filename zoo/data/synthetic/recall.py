@@ -56,8 +56,8 @@ class RecallSequences(Items):
 def answers_of(ids: Tensor, read: Tensor) -> Tensor:
     """Labels [B, N] of sequences [B, N]: after the first `read` [B] tokens the one after each query, -100 elsewhere."""
     at = torch.arange(ids.shape[1])
-    asked = (at >= read[:, None]) & (at % 2 == 0)
-    return torch.where(asked, ids.roll(-1, 1), IGNORED)
+    answered = (at >= read[:, None]) & (at % 2 == 0)
+    return torch.where(answered, ids.roll(-1, 1), IGNORED)
 
 
 def make_sequences(n: int, length: int, *, problem: Literal["recall", "induction"], vocab_size: int, seed: int,
@@ -105,9 +105,9 @@ def recall(row: Tensor, pairs: int, length: int, vocab_size: int, seed: int) -> 
     random = KeyedRandom(seed, 0, (row << 20) + torch.arange(pairs))
     values = keys + random.integers("values", vocab_size - keys)
     order = queries(row, pairs, length // 2 - pairs, seed)
-    read, asked = (torch.stack(both, 2).flatten(1) for both in (
+    read, answered = (torch.stack(both, 2).flatten(1) for both in (
         (chosen, values), (chosen.gather(1, order), values.gather(1, order))))  # fmt: skip
-    return torch.cat([read, asked], 1)
+    return torch.cat([read, answered], 1)
 
 
 def induction(row: Tensor, pairs: int, length: int, vocab_size: int, seed: int) -> Tensor:
@@ -118,7 +118,7 @@ def induction(row: Tensor, pairs: int, length: int, vocab_size: int, seed: int) 
 
 
 def queries(row: Tensor, among: int, count: int, seed: int) -> Tensor:
-    """What is asked for, [R, count] of 0 .. among - 1: each once in random order, then again if there are more."""
+    """Numbers of the queries, [R, count] of 0 .. among - 1: each once in random order, then again if there are more."""
     rounds = [shuffled(f"queries {i}", row, among, seed) for i in range(-(-count // among))]
     return torch.cat(rounds, 1)[:, :count]
 
