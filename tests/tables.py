@@ -33,10 +33,11 @@ def models() -> str:
 
 
 def kinds() -> str:
-    """One row per attention kind: what it can honor, found by trying."""
-    from zoo.nn.conformance import table
+    """One row per attention kind and mixer: what it can do and what it costs, found by running it."""
+    from zoo.inference.attention_kinds import attention_kinds
+    from zoo.nn.registry import BUILT_IN, BUILT_IN_MIXERS
 
-    return table()
+    return str(attention_kinds(*BUILT_IN, *BUILT_IN_MIXERS))
 
 
 def recipes() -> str:

@@ -136,7 +136,7 @@ def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) ->
     tree.run("tests/additions/use_a_kind.py", name, "softcpa", tree.root, tmp_path / "model")
     assert tree.changed() == {file}
     (row,) = tree.write_tables()
-    assert row.startswith(f"| `{name}` | yes | yes |") and "FAILS" not in row
+    assert row.startswith(f"| `{name}` | attention | yes | yes |") and "FAILS" not in row
     counts = tree.passed([CONTRACT, conformance], name)
     assert counts[CONTRACT] >= 30 and counts[conformance] == 1, counts
     assert tree.changed() == {file, KINDS}

@@ -40,6 +40,7 @@ _WHERE = {
     "optimize": "inference.optimize",
     "kernels": "inference.kernel_report",
     "check": "nn.conformance",
+    "attention_kinds": "inference.attention_kinds",
     "LoadError": "utils.errors",
 }
 _PARTS = (

@@ -9,7 +9,7 @@ from torch import nn
 
 import zoo
 from zoo.nn import Core
-from zoo.nn.conformance import CHECKS, Report, header, table
+from zoo.nn.conformance import CHECKS, Report, header
 from zoo.nn.registry import BUILT_IN, CORES
 from zoo.nn.sdpa import repeat_kv
 
@@ -237,11 +237,3 @@ def test_the_check_stops_in_time(monkeypatch):
     monkeypatch.setattr(sys.modules["zoo.nn.conformance"], "SECONDS", -1.0)
     report = zoo.check(Plain)
     assert not report.ok and "not checked" in report.failures[0] and report.results == {}
-
-
-def test_the_table_of_kinds():
-    lines = table().splitlines()
-    assert len(lines) == 2 + len(BUILT_IN)
-    cells = {line.split("|")[1].strip(" `"): [c.strip() for c in line.split("|")[2:-1]] for line in lines[2:]}
-    assert cells["softmax"] == ["yes"] * 7
-    assert cells["linear"] == ["yes", "yes", "refused", "refused", "yes", "yes", "yes"]

@@ -118,6 +118,24 @@ def step(model: Model, inputs: dict[str, Tensor]) -> None:
         torch.autograd.backward(results, [torch.empty_like(t) for t in results])
 
 
+def state_bytes(state: Any) -> int:
+    """The memory of a cache for decoding, in bytes: all tensors that it holds."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(part: Any) -> None:
+        if isinstance(part, Tensor):
+            storages[part.untyped_storage()._cdata] = part.untyped_storage().nbytes()
+        elif id(part) not in seen:
+            seen.add(id(part))
+            parts = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+            for each in [*parts, *getattr(part, "__dict__", {}).values()]:
+                visit(each)
+
+    visit(state)
+    return sum(storages.values())
+
+
 # --- what meta tensors lack -------------------------------------------------------------------------------------------
 
 

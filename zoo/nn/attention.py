@@ -35,6 +35,7 @@ class Attention(nn.Module):
     """
 
     packs = True  # handles packed rows (`Context.groups`) itself
+    reads_bias = True
 
     def __init__(
         self,

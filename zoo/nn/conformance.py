@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.nn.block_config import BlockConfig
 from zoo.nn.conformance_mixers import (
     KEEP_MASK,
     MIXER_CHECKS,
@@ -27,8 +28,9 @@ from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Mask, PaddingMask, Window
 from zoo.nn.mixers.base import Mixer
 from zoo.nn.position_biases import ALiBi
-from zoo.nn.registry import BUILT_IN, CORES, MIXERS, construct, resolve
+from zoo.nn.registry import CORES, MIXERS, construct, resolve
 from zoo.nn.sdpa import repeat_kv
+from zoo.nn.stack import Stack
 from zoo.utils.class_import import load_class
 
 SECONDS = 30.0  # no check is started after this time
@@ -140,6 +142,18 @@ class Harness:
             initialize(core, 0)
             fill_zeros(core)
         return core.eval()
+
+    def stack(self, causal: bool = False) -> Stack:
+        """One block with such a core."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            stack = BlockConfig(width=HEADS * DIM, heads=HEADS, causal=causal).stack(1)
+            initialize(stack, 0)
+        stack[0].mixer.core = self.core(causal=causal)
+        return stack.eval()
+
+    def x(self, tokens: int = TOKENS) -> Tensor:
+        return torch.randn(BATCH, tokens, HEADS * DIM, generator=torch.Generator().manual_seed(0))
 
     def qkv(self, queries: int = TOKENS, keys: int = TOKENS, groups: int = HEADS) -> tuple[Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -335,13 +349,3 @@ CHECKS: dict[str, tuple[Callable[[Harness], str], bool]] = {
     "rows sum to 1": (check_row_sums, False),
 }
 CHECKS_OF: dict[str, dict[str, tuple[Callable[[Any], str], bool]]] = {"attention": CHECKS, "mixer": MIXER_CHECKS}
-
-
-def table(kinds: tuple[str, ...] = BUILT_IN) -> str:
-    """A Markdown table of what each attention kind supports, as in the documentation."""
-    shown = ("causal", "padding", "any mask", "bias", "cross", "GQA", "decoding")
-    lines = ["| attention | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    for kind in kinds:
-        results = check(kind).results
-        lines.append(f"| `{kind}` | " + " | ".join(results[name] for name in shown) + " |")
-    return "\n".join(lines)

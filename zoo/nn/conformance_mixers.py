@@ -58,10 +58,10 @@ class MixerHarness:
     options: dict[str, Any]
     what: str = "mixer"
 
-    def stack(self, causal: bool = False, device: str = "cpu") -> Stack:
+    def stack(self, causal: bool = False, device: str = "cpu", kv_heads: int = HEADS) -> Stack:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
-            config = BlockConfig(width=WIDTH, heads=HEADS, causal=causal)
+            config = BlockConfig(width=WIDTH, heads=HEADS, kv_heads=kv_heads, causal=causal)
             stack = config.stack(1)
             stack[0].mixer = construct(self.cls, self.options, MixerConfig(config, 0, 1), self.cls.__name__)
             if device != "meta":

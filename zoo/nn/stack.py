@@ -55,11 +55,11 @@ class Stack(nn.Module):
         """x [B, N, D] -> hidden states [B, N, D] after the final norm, zeros at padding.
 
         keep [B, N] (or, with a state, [B, M] for all tokens so far): True or 1 for real tokens. Positions count real
-        tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks
-        (negative from the end), before the final norm. drop_padding: compute real tokens only, where possible. lengths:
-        the sums of the rows of `keep`, on the host, with which no GPU has to be waited for.
+        tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks, before
+        the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on the host.
         """
         context, shape, outputs = context or Context(), x.shape, {}
+        check_bias(context, self)
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
@@ -116,6 +116,19 @@ class Stack(nn.Module):
                 LayerState(cached.new_state(batch, capacity, like), None if mlp is None else mlp.new_state(batch, like))
             )
         return states
+
+
+def check_bias(context: Context, blocks: Iterable[Block]) -> None:
+    """Raise ValueError if a model has a bias, and no block adds it."""
+    if context.bias is None:
+        return
+    mixers = [block.mixer for block in blocks]
+    if not any(getattr(mixer, "reads_bias", True) for mixer in mixers):
+        names = ", ".join(sorted({type(mixer).__name__ for mixer in mixers}))
+        raise ValueError(
+            f"{names}: mixers without attention have no scores to which this model could add its bias: keep attention "
+            'in some layers, such as mixer=["NAME", "attention"], or choose a model without a bias'
+        )
 
 
 def find_padding(
