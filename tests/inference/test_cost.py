@@ -1,10 +1,8 @@
 """Costs against formulas, and against what a real run takes."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from allocations import most_allocated
 
 import zoo
 from zoo.inference.cost import Measures, measure
@@ -40,17 +38,6 @@ def test_linear_kinds_grow_with_the_length_and_softmax_with_its_square() -> None
 
     assert product("softmax", 128) / product("softmax", 64) == pytest.approx(16, rel=0.05)
     assert product("linear", 128) / product("linear", 64) == pytest.approx(4, rel=0.05)
-
-
-def most_allocated(run: Callable[[], object]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        run()
-    events = found.profiler.kineto_results.events()  # type: ignore[union-attr]
-    now = most = 0
-    for _, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
-        now += size
-        most = max(most, now)
-    return most
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.inference.cost import PeakMemory, state_bytes
+from zoo.inference.cost import PeakMemory, counted_flops, state_bytes
 from zoo.models.encoder_decoder import check_cross_attention
 from zoo.nn.attention import Attention
 from zoo.nn.block_config import BlockConfig
@@ -236,10 +234,9 @@ def growth(run: Callable[[int], list[Tensor]]) -> tuple[str, str]:
     """How time and memory of `run(tokens)` grow: products, and numbers that are written; the peak with gradients."""
     work, peaks, fourier = [], [], False
     for tokens in LENGTHS:
-        # torch counts no products in its fused kernel of CPUs
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Work([]) as done, FlopCounterMode(display=False) as flops:
+        with torch.no_grad(), Work([]) as done, counted_flops() as flops:
             run(tokens)
-        work.append(flops.get_total_flops() + done.written)
+        work.append(flops[0] + done.written)
         fourier = fourier or done.fourier
         with PeakMemory([]) as memory:
             outputs = run(tokens)

@@ -1,7 +1,7 @@
 """The cost of a model: parameters, FLOPs and memory, counted on the meta device in seconds for models of any size."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import build, family, find_variant, resolve_overrides
+
+FUSED_FLOPS: list[int] = []  # of `FusedAttention`, which no counter sees
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,22 @@ def step(model: Model, inputs: dict[str, Tensor]) -> None:
         torch.autograd.backward(results, [torch.empty_like(t) for t in results])
 
 
+def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """FLOPs of attention of these shapes, as torch counts them: of all pairs, masked or not."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+
+@contextmanager
+def counted_flops() -> Iterator[list[int]]:
+    """Context whose list has, after it, the FLOPs of products, convolutions and attention, also of fused kernels."""
+    found: list[int] = []
+    kernel = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    FUSED_FLOPS.clear()
+    with FlopCounterMode(display=False, custom_mapping=kernel) as counter:
+        yield found
+    found.append(counter.get_total_flops() + sum(FUSED_FLOPS))
+
+
 def state_bytes(state: Any) -> int:
     """The memory of a cache for decoding, in bytes: all tensors that it holds."""
     storages: dict[int, int] = {}
@@ -190,23 +208,26 @@ def fused() -> Iterator[None]:
         trainable_bias = attn_mask is not None and attn_mask.requires_grad  # not supported by fused kernels
         if not q.is_meta or trainable_bias:
             return original(q, k, v, attn_mask, *args, **kwargs)
-        return FusedAttention.apply(q, k, v)
+        return FusedAttention.apply(q, k, v, attn_mask)
 
     with patch.object(F, "scaled_dot_product_attention", attention):
         yield
 
 
 class FusedAttention(torch.autograd.Function):
-    """Shapes only: the backward pass needs q, k, v, the output and one number per row."""
+    """Shapes only: the backward pass needs q, k, v, the output, one number per row, and the mask as numbers."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         # heads are merged without a copy
         y = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
-        ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:3], dtype=torch.float32))
+        if mask is not None and mask.dtype == torch.bool:  # kernels add a mask to the scores
+            mask = torch.empty_like(mask, dtype=q.dtype)
+        ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:3], dtype=torch.float32), mask)
+        FUSED_FLOPS.append(attention_flops(q.shape, k.shape, v.shape))
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, *_ = ctx.saved_tensors
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None

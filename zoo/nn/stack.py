@@ -56,7 +56,7 @@ class Stack(nn.Module):
 
         keep [B, N] (or, with a state, [B, M] for all tokens so far): True or 1 for real tokens. Positions count real
         tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks, before
-        the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on the host.
+        the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on a host.
         """
         context, shape, outputs = context or Context(), x.shape, {}
         check_bias(context, self)
