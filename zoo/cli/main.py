@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.export import add_command as add_export
+from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.cli.serve import add_command as add_serve
@@ -72,7 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
     new.add_argument("model", help="a name, a folder, or a hub repository")
     new.add_argument("overrides", nargs="*", metavar="key=value", help="fields of its config, e.g. attention=performer")
     new.add_argument("--batch-size", type=int, default=1, help="rows of the batch (1)")
-    new.add_argument("--length", type=int, help="tokens in each row of a text (128)")
+    new.add_argument("--length", type=int, help="tokens in each row of a text (128); prints the cost of each kind")
+    add_kind_flags(new)
     new.set_defaults(rest="overrides")
 
     add_predict(command)
@@ -149,8 +151,11 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_info(args: argparse.Namespace) -> int:
     from zoo.inference.cost import measure
+    from zoo.inference.cost_by_kind import fitting
 
-    name, found, model, source = describe_model(args.model, settings(args.overrides))
+    name, found, model, source = describe_model(args.model, settings(args.overrides) | kind_overrides(args))
+    if args.length is not None:
+        model = fitting(model, args.length)
     cost = measure(model, args.batch_size, length=args.length)
     out = stdout_console()
     out.print(f"{name}  {type(model).__name__}, {found.modality}", style="bold")
@@ -168,6 +173,8 @@ def run_info(args: argparse.Namespace) -> int:
     for field, value in model.config.flat().items():
         table.add_row(field, format_value(value))
     out.print(table)
+    if args.length is not None:
+        out.print(cost_table(model, args.length, args.batch_size))
     return 0
 
 

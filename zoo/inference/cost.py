@@ -161,7 +161,7 @@ class ScalarsAreTrue(TorchDispatchMode):
     """Reads every boolean of a meta tensor as True, and every number as 1, so that checks of data do not fail."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return True if args[0].dtype == torch.bool else 1
         return func(*args, **(kwargs or {}))
 

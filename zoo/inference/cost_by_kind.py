@@ -55,13 +55,24 @@ def cost_by_kind(
         found, config = family(model.family), model.config
     if length < 1 or batch < 1:
         raise ValueError(f"length={length}, batch={batch}: expected at least 1")
-    if "max_length" in config.names() and length > config.max_length:
-        config = config.replace(max_length=length)
+    config = long_enough(config, length)
     empty_batch(build(found, config, "meta"), batch, length)  # raises ValueError for a model without texts
     for name in names or ():
         if name not in CORES and name not in MIXERS:
             raise ValueError(f"unknown kind {name!r}: expected one of {', '.join([*CORES, *MIXERS])}")
     return [kind_cost(found, config, name, batch, length) for name in names or [*CORES, *MIXERS]]
+
+
+def long_enough(config: Config, length: int) -> Config:
+    """The config with a maximum length of `length` tokens, if its own is smaller."""
+    short = "max_length" in config.names() and config.max_length < length
+    return config.replace(max_length=length) if short else config
+
+
+def fitting(model: Model, length: int) -> Model:
+    """The model, or if it takes fewer than `length` tokens one of its config that takes them, on the meta device."""
+    config = long_enough(model.config, length)
+    return model if config is model.config else build(family(model.family), config, "meta")
 
 
 def kind_cost(found: Family, config: Config, name: str, batch: int, length: int) -> KindCost:
