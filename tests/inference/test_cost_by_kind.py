@@ -66,6 +66,19 @@ def test_formulas():
     assert rest < linear.flops < softmax.flops
 
 
+class HalfFree(zoo.nn.Mixer):
+    """Computes a part without autocast, which torch does not have for the meta device."""
+
+    def forward(self, x, context, state=None):
+        with torch.autocast(x.device.type, enabled=False):
+            return x.flip(1)
+
+
+def test_mixers_that_switch_autocast_off():
+    zoo.register_mixer("half_free", HalfFree)
+    assert cost_by_kind("bert_tiny", 64, names=["half_free"])[0].flops > 0
+
+
 def test_encoder_decoders_and_refusals():
     found = {cost.name: cost for cost in cost_by_kind("t5_nano", 32, names=["softmax", "linear"])}
     assert "does not support a bias" in found["linear"].refused and found["linear"].flops == 0

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -10,7 +10,6 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,10 +53,8 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
     weights = sum(t.nbytes for t in [*copy.parameters(), *copy.buffers()])
     trainable = sum(p.nbytes for p in copy.parameters() if p.requires_grad)
     copy.eval()
-    with torch.no_grad(), ScalarsAreTrue(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        copy(**inputs)
     existing = [*copy.parameters(), *copy.buffers(), *inputs.values()]
-    with torch.no_grad(), fused(), PeakMemory(existing) as inference:
+    with torch.no_grad(), fused(), counted_flops() as flops, PeakMemory(existing) as inference:
         copy(**inputs)
     copy.train()
     with fused(), PeakMemory(existing) as training:
@@ -66,7 +63,7 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
         batch=batch,
         parameters=sum(p.numel() for p in copy.parameters()),
         trainable=sum(p.numel() for p in copy.parameters() if p.requires_grad),
-        flops=counter.get_total_flops(),
+        flops=flops[0],
         weight_bytes=weights,
         inference_bytes=weights + inference.peak,
         training_bytes=weights + 2 * trainable + max(training.peak, trainable),
@@ -210,7 +207,12 @@ def fused() -> Iterator[None]:
             return original(q, k, v, attn_mask, *args, **kwargs)
         return FusedAttention.apply(q, k, v, attn_mask)
 
-    with patch.object(F, "scaled_dot_product_attention", attention):
+    autocast = torch.autocast
+
+    def autocast_of(device_type: str, *args: Any, **kwargs: Any) -> Any:  # torch has none for the meta device
+        return nullcontext() if device_type == "meta" else autocast(device_type, *args, **kwargs)
+
+    with patch.object(F, "scaled_dot_product_attention", attention), patch.object(torch, "autocast", autocast_of):
         yield
 
 
