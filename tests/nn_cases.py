@@ -33,8 +33,9 @@ KINDS: dict[str, dict] = {  # options that make a difference among a few tokens
     "rfa": {"features": 32},
 }
 KINDS |= {kind: {} for kind in BUILT_IN if kind not in KINDS}
-SCORED = [kind for kind in KINDS if kind not in ("linear", "performer", "rfa")]  # their scores take masks and biases
 KERNELS = ["linear", "performer", "rfa"]
+GATED = ["gated_linear", "delta", "gated_delta"]
+SCORED = [kind for kind in KINDS if kind not in KERNELS + GATED]  # their scores take masks and biases
 
 BATCH, HEADS, TOKENS, DIM = 2, 4, 9, 8
 KEEP = torch.tensor([[0, 1, 1, 1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 0, 0]])  # left, hole, right

@@ -6,7 +6,7 @@ from nn_cases import KERNELS
 from torch import Tensor
 
 from zoo.nn import CAUSAL, Core, CoreSpec, Mask, PaddingMask, initialize
-from zoo.nn.linear_attention import CHUNK
+from zoo.nn.linear_chunks import CHUNK
 from zoo.nn.registry import build_core
 
 TOKENS = 2 * CHUNK + 3

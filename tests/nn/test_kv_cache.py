@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from decoding_cases import BATCH, HEADS, WIDTH, N, context, decode, decoder, tokens
-from nn_cases import KERNELS, KINDS
+from nn_cases import GATED, KERNELS, KINDS, SCORED
 
 from zoo.nn import (
     CAUSAL,
@@ -32,7 +32,7 @@ from zoo.nn.registry import register_custom
 @torch.no_grad()
 def test_decoding_equals_the_full_forward_or_raises(kind, position, groups, windowed):
     stack, x, mask = decoder(kind, groups), tokens(), CAUSAL & Window(3, 0) if windowed else CAUSAL
-    if kind in KERNELS and (position in ("alibi", "buckets") or windowed):
+    if kind not in SCORED and (position in ("alibi", "buckets") or windowed):
         with pytest.raises(ValueError, match=kind):
             decode(stack, x, [1] * N, position, mask=mask)
         return
@@ -54,11 +54,11 @@ def test_a_custom_core_decodes(position):
     torch.testing.assert_close(decode(stack, x, [3, 1, 1, 4, 2], position), full, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "longformer", "bigbird", "performer"])
+@pytest.mark.parametrize("kind", ["softmax", "longformer", "bigbird", "performer", *GATED])
 @pytest.mark.parametrize("position", ["none", "buckets", "rope"])
 @torch.no_grad()
 def test_a_padded_prompt_decodes_like_its_row_alone(kind, position):
-    if kind in KERNELS and position == "buckets":
+    if kind not in SCORED and position == "buckets":
         position = "none"
     stack, x = decoder(kind, 2), tokens()
     keep = torch.ones(BATCH, N, dtype=torch.bool)
@@ -98,7 +98,7 @@ def test_cropping_removes_a_rejected_draft():
         decoder("performer").new_state(1, 4, x).crop(2)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "linear"])
+@pytest.mark.parametrize("kind", ["softmax", "linear", *GATED])
 @torch.no_grad()
 def test_reordering_follows_the_beams(kind):
     stack, x = decoder(kind, 2), tokens()
@@ -243,7 +243,7 @@ def test_a_state_has_the_dtype_and_device_of_its_inputs():
     assert Performer(core).new_state(1, 5, torch.zeros(1, dtype=torch.bfloat16)).sum.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", ["softmax", "local", "additive", "linear"])
+@pytest.mark.parametrize("kind", ["softmax", "local", "additive", "linear", *GATED])
 @torch.no_grad()
 def test_decoding_under_autocast_computes_the_same(kind):
     """Autocast computes keys in bfloat16 from weights in float32."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from zoo.nn import CAUSAL, ALiBi, Core, CoreSpec, LinearAttention, PaddingMask, initialize, linear_attention
 from zoo.nn.fused import Fused
 from zoo.nn.init import orthogonal_gaussian, parameter_generator
-from zoo.nn.linear_attention import CHUNK, causal_attention, half_attention
+from zoo.nn.linear_attention import half_attention
+from zoo.nn.linear_chunks import CHUNK, causal_exponents
 from zoo.nn.registry import build_core
 
 SEEDS = range(12)
@@ -49,8 +50,10 @@ def test_more_features_approximate_softmax_better(kind, causal):
 
 def kernel(core: Core, q: Tensor, k: Tensor) -> Tensor:
     """The core's estimate of the kernel itself, before it is normalized: phi(q) . phi(k), unshifted."""
-    (fq, zq), (fk, zk) = core.features(q), core.features(k)
-    return (fq * zq.exp()) @ (fk * zk.exp()).mT / (1 if core.kind == "rfa" else core.num_features())
+    if core.kind == "rfa":
+        return core.features(q) @ core.features(k).mT
+    (_, zq), (_, zk) = core.features(q), core.features(k)
+    return zq.exp() @ zk.exp().mT / core.num_features()
 
 
 @pytest.mark.parametrize("features", [16, 24, 64])  # also where the last orthogonal block is cut
@@ -133,7 +136,7 @@ def test_chunks_are_the_running_sum(length):
     (zq, zk), top = torch.randn(2, 1, 2, length, 5, dtype=torch.float64), torch.randn(1, 2, 1, 5, dtype=torch.float64)
     start = torch.randn(1, 2, 5, 6, dtype=torch.float64)
     v = torch.nn.functional.pad(v, (0, 1), value=1.0)
-    y, (new_top, end) = causal_attention((q, zq), (k, zk), v, (top, start))
+    y, (new_top, end) = causal_exponents((q, zq), (k, zk), v, (top, start))
     q, k = q * zq.exp(), k * zk.exp()
     total, steps = start * top.exp().mT, []
     for n in range(length):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mixer_cases import SumOfRow
-from nn_cases import KINDS
+from nn_cases import KINDS, SCORED
 from torch import nn
 
 from zoo.nn import (
@@ -58,7 +58,7 @@ def contexts(kind):
         "causal": lambda n: Context(mask=CAUSAL),
         "rope": lambda n: Context(mask=CAUSAL, rotary=rotary(torch.arange(n), 8)),
     }
-    if kind not in ("linear", "performer", "rfa"):
+    if kind in SCORED:
         made |= {
             "window": lambda n: Context(mask=Window(2, 1)),
             "alibi": lambda n: Context(bias=ALiBi(HEADS)),

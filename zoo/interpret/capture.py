@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import AttentionMaps, distance, entropy, rollout
 from zoo.interpret.select_layers import Layers, find_layers
-from zoo.interpret.selected_maps import compute_maps, zero_padded
+from zoo.interpret.selected_maps import EXTRA, NOTHING, compute_maps, in_rectangle, zero_padded
 from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import Core
-from zoo.nn.global_tokens import GlobalInputs
 from zoo.nn.kv_cache import LayerState, LinearAttentionState, State
 from zoo.nn.masks import MaskView
 from zoo.nn.padding import Groups
@@ -182,24 +181,24 @@ class Recorder:
 
     def after_core(self, core: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         """Hook: the core was called."""
-        arguments = dict(zip(("q", "k", "v", "mask", "bias"), args, strict=False)) | kwargs
+        given: Any = dict(zip(("q", "k", "v", "mask", "bias", "gates"), args, strict=False)) | kwargs
         if recomputing():
             return
-        q, k, mask, bias = arguments["q"], arguments["k"], arguments.get("mask"), arguments.get("bias")
-        groups, of_global = self.context.groups, arguments.get("global_inputs")
+        q, k, mask, bias = map(given.get, ("q", "k", "mask", "bias"))
+        groups, extra = self.context.groups, {name: given[name] for name in EXTRA if given.get(name) is not None}
         if groups is None or groups.starts is None:
-            self.take(q, k, mask, bias, of_global)
+            self.take(q, k, mask, bias, extra)
             return
         if isinstance(mask, MaskView) and mask.rows is not None:
             q, k = groups.pad(q), groups.pad(k)
         row = 0
         for rows, length in groups.sizes:  # padded rows, on a GPU
             some = slice(row, row + rows)
-            own = None if of_global is None else of_global.rectangle(some, length)
+            own = in_rectangle(extra, some, length)
             self.take(q[some, :, :length], k[some, :, :length], self.context.mask, self.context.bias, own)
             row += rows
 
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Any = None, bias: Any = None) -> Tensor:
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, state: State, mask: Any, bias: Any, *gates: Tensor) -> Tensor:
         """Replaces the core's `decode`, and keeps the keys of linear attention, whose cache has only their sum."""
         core = self.attention.core
         keys = k
@@ -211,20 +210,20 @@ class Recorder:
                     "not their keys; enter zoo.capture before the first token and do not reorder rows (beams) inside it"
                 )
             keys = torch.cat([before, k.detach()], 2)
-        y = type(core).decode(core, q, k, v, state, mask, bias)
+        y = type(core).decode(core, q, k, v, state, mask, bias, *gates)
         if isinstance(state, LinearAttentionState):
             self.seen_keys[state] = keys, state.sum
             if self.map is None:
                 self.take(q, keys, mask, bias)
         return y
 
-    def take(self, q: Tensor, k: Tensor, mask: Any, bias: Any, of_global: GlobalInputs | None = None) -> None:
+    def take(self, q: Tensor, k: Tensor, mask: Any, bias: Any, extra: Mapping[str, Any] = NOTHING) -> None:
         """Compute the map for the queries and keys of one call of the core."""
         core, groups = self.attention.core, self.context.groups
         heads = check_indices(self.heads, q.shape[1], "heads", self.name)
         if groups is None:
             rows = check_indices(self.rows, q.shape[0], "rows", self.name)
-            maps = compute_maps(core, q, k, mask, bias, rows, heads, of_global)
+            maps = compute_maps(core, q, k, mask, bias, rows, heads, extra)
             if isinstance(self.cache, WindowCache):  # dropped keys have the weight 0
                 maps = self.cache.with_dropped(maps, rows)
             self.map = zero_padded(maps, self.context.mask, rows)
@@ -237,7 +236,7 @@ class Recorder:
         places = [(place, rows_here.index(row)) for place, row in enumerate(chosen) if row in rows_here]
         if places:
             into, local = zip(*places, strict=True)
-            weights = compute_maps(core, q, k, mask, bias, list(local), heads, of_global)  # b H n n
+            weights = compute_maps(core, q, k, mask, bias, list(local), heads, extra)  # b H n n
             at = torch.tensor(into, device=q.device)[:, None, None]
             where = columns[list(local)]
             self.map[at, :, where[:, :, None], where[:, None, :]] = weights.permute(0, 2, 3, 1).to(self.map.dtype)

@@ -1,6 +1,7 @@
 """Attention maps of selected rows and heads, for `zoo.capture`."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from zoo.nn.core import Core
-from zoo.nn.global_tokens import GlobalInputs
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
 from zoo.nn.position_biases import as_bias
@@ -23,6 +23,8 @@ from zoo.nn.sparse_attention import (
     StridedAttention,
 )
 
+EXTRA = ("gates", "global_inputs")  # what some cores take beside queries, keys, mask and bias
+NOTHING: Mapping[str, Any] = {}
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
 # For other cores, which may mix heads, all heads are computed first.
 SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
@@ -41,7 +43,7 @@ def compute_maps(
     bias: Any,
     rows: list[int] | None,
     heads: list[int] | None,
-    of_global: GlobalInputs | None = None,
+    extra: Mapping[str, Any],
 ) -> Tensor:
     """`core.maps` of selected rows and heads: q [B, H, N, P], k [B, G, M, P] -> [rows, heads, N, M], detached."""
     added = as_bias(bias)
@@ -52,7 +54,7 @@ def compute_maps(
         q, k, mask = q.detach(), k.detach(), as_mask(mask)
         if rows is not None:
             q, k, mask, dense = q[rows], k[rows], SelectedMask(mask, rows), select(dense, 0, rows)
-        more = {} if of_global is None else {"global_inputs": of_global.select(rows)}
+        more = of_rows(extra, rows)
         if heads is None:
             return core.maps(q, k, mask, dense, **more).detach()
         if type(core) not in SEPARATE_HEADS:
@@ -60,6 +62,22 @@ def compute_maps(
         shared = q.shape[1] // k.shape[1]
         q, k, dense = q[:, heads], k[:, [head // shared for head in heads]], select(dense, 1, heads)
         return with_heads(core, heads).maps(q, k, SelectedMask(mask, None, heads), dense).detach()
+
+
+def of_rows(extra: Mapping[str, Any], rows: list[int] | None) -> dict[str, Any]:
+    """The extra inputs of a core for selected rows of a batch."""
+    found = {name: value.detach() if isinstance(value, Tensor) else value for name, value in extra.items()}
+    if rows is None:
+        return found
+    return {name: value[rows] if isinstance(value, Tensor) else value.select(rows) for name, value in found.items()}
+
+
+def in_rectangle(extra: Mapping[str, Any], rows: slice, length: int) -> dict[str, Any]:
+    """The extra inputs of a core for the first `length` tokens of some rows."""
+    return {
+        name: value[rows, :, :length] if isinstance(value, Tensor) else value.rectangle(rows, length)
+        for name, value in extra.items()
+    }
 
 
 def with_heads(core: Core, heads: list[int]) -> Core:

@@ -1,6 +1,6 @@
 """The attention module: projections around a core, for self- and cross-attention, MHA, MQA and GQA, with a cache.
 
-All models use it. Its parameters are always named `q`, `k`, `v`, `out` (and `q_norm`, `k_norm`), so checkpoint
+All models use it. Its parameters are always named `q`, `k`, `v`, `out` (and `q_norm`, `k_norm`, `gate`), so checkpoint
 mappings, LoRA, sharding plans and weight-decay groups rely on these names.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.nn import kernels
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
+from zoo.nn.gated_core import GatedCore
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import CAUSAL, Mask, MaskView, Window
 from zoo.nn.padding import Groups
@@ -58,6 +59,7 @@ class Attention(nn.Module):
         self.q_norm = None if qk_norm is None else qk_norm(dim)
         self.k_norm = None if qk_norm is None else qk_norm(dim)
         self.core = build_core(attention, spec)
+        self.gate = None if not isinstance(self.core, GatedCore) else build_gate(width, self.core)
         self.out = nn.Linear(heads * dim, width, bias if out_bias is None else out_bias)
 
     def forward(
@@ -72,16 +74,28 @@ class Attention(nn.Module):
                 q, k = self.q_norm(q), self.k_norm(k)
             if isinstance(context.rotary, Rotary):
                 q, k = context.rotary(q), context.rotary(k)
+            parts = (q, k, v) if self.gate is None else (q, k, v, self.gates(x))
             if state is not None:
-                y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias)
+                y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias, *parts[3:])
             elif context.groups is not None and context.groups.starts is None:
-                y = run_grouped(self.core, context.groups, (q, k, v), context.mask, context.bias)
+                y = run_grouped(self.call_core, context.groups, parts, context.mask, context.bias)
             elif context.groups is not None:
-                y = run_packed(self.core, context.groups, q, k, v, context.mask, context.bias)
+                y = run_packed(self.core, context.groups, *parts, mask=context.mask, bias=context.bias)
             else:
-                y = self.core(q, k, v, context.mask, context.bias)
+                y = self.core(q, k, v, context.mask, context.bias, *parts[3:])
         rows, _, tokens, _ = y.shape
         return self.out((y if tokens == 1 else y.transpose(1, 2)).reshape(rows, tokens, -1))  # B H N P -> B N D
+
+    def gates(self, x: Tensor) -> Tensor:
+        """The gates of a core that has them [B, G, N, W], from the input of its tokens."""
+        assert self.gate is not None
+        return self.gate(x).unflatten(-1, (self.core.spec.kv_heads, -1)).transpose(1, 2)
+
+    def call_core(self, *parts: Any) -> Tensor:
+        """The core, for the parts q, k, v, gates if it has them, mask and bias."""
+        q, k, v, *gates, mask, bias = parts
+        y: Tensor = self.core(q, k, v, mask, bias, *gates)
+        return y
 
     def cross(self, x: Tensor, memory: Tensor, context: Context, state: LayerState | None) -> Tensor:
         """Attend to `memory`. While decoding, its keys and values are projected once and cached in `state`.
@@ -133,10 +147,25 @@ def is_plain_linear(linear: nn.Module) -> bool:
     return not hooks and type(linear.weight.data) is Tensor
 
 
+def build_gate(width: int, core: GatedCore) -> nn.Module:
+    """The projection of a token's input to the gates of a core; the core has its bias."""
+    gates = core.spec.kv_heads * core.gate_width
+    if core.gate_rank is None:
+        return nn.Linear(width, gates, bias=False)
+    return nn.Sequential(nn.Linear(width, core.gate_rank, bias=False), nn.Linear(core.gate_rank, gates, bias=False))
+
+
 def run_packed(
-    core: Core, groups: Groups, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Bias | None
+    core: Core,
+    groups: Groups,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *gates: Tensor,
+    mask: Mask | None,
+    bias: Bias | None,
 ) -> Tensor:
-    """Apply a core to packed tokens on a GPU: q [1, H, T, P], k and v [1, G, T, P] -> [1, H, T, P].
+    """Apply a core to packed tokens on a GPU: q [1, H, T, P], k, v and gates [1, G, T, P] -> [1, H, T, P].
 
     In one call: on the packed tokens, or on rows that are padded for it. Layers of the same kind share the choice and
     its mask.
@@ -148,7 +177,7 @@ def run_packed(
     choice, mask = chosen
     if choice.kernel == "varlen":
         return core(q, k, v, mask, None)
-    return groups.unpad(core(groups.pad(q), groups.pad(k), groups.pad(v), mask, bias))
+    return groups.unpad(core(groups.pad(q), groups.pad(k), groups.pad(v), mask, bias, *map(groups.pad, gates)))
 
 
 def choose_packed(

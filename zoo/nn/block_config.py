@@ -91,7 +91,7 @@ class BlockConfig:
     def attend(
         self, layer: int, depth: int, kind: Any, *, cross: bool = False, memory_width: int | None = None
     ) -> Attention:
-        return Attention(
+        attention = Attention(
             self.width,
             self.core_spec(layer, depth, cross=cross),
             attention=for_layer(kind, layer, depth),
@@ -101,6 +101,12 @@ class BlockConfig:
             out_bias=self.bias,
             qk_norm=self.make_norm if self.qk_norm else None,
         )
+        if cross and attention.gate is not None:
+            raise ValueError(
+                f"cross_attention={attention.core.kind!r}: the gates of this kind belong to the tokens of one "
+                "sequence, so it is for self-attention only; use cross_attention='softmax', 'linear' or another kind"
+            )
+        return attention
 
     def block(self, layer: int, depth: int, *, cross: Any = None, memory_width: int | None = None) -> Block:
         """Build layer number `layer` of `depth`. cross: the kind of its cross-attention, None for no cross-attention.
