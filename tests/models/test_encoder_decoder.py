@@ -24,8 +24,11 @@ TINY = dict(
 OWN: dict[str, dict] = {
     "rnn_seq2seq": dict(mlp_dim=None, heads=1), "whisper": dict(mel_bins=16, frames=22)
 }  # fmt: skip
-PATTERNS = ("local", "dilated", "shifted_window", "block_sparse", "strided", "longformer", "bigbird")
-CROSS_KINDS = [kind for kind in BUILT_IN if kind not in PATTERNS]
+SELF_KINDS = (
+    "local", "dilated", "shifted_window", "block_sparse", "strided", "longformer", "bigbird", "gated_linear", "delta",
+    "gated_delta",
+)  # fmt: skip
+CROSS_KINDS = [kind for kind in BUILT_IN if kind not in SELF_KINDS]
 
 
 def texts() -> dict[str, Tensor]:

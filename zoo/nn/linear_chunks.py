@@ -134,7 +134,8 @@ def scan_chunks(
 
     top [B, H, C, c, F]: upper bounds of the exponents of the keys up to each token, which never decrease. enter: what
     is added to the exponents of queries that read the state before their chunk; leave: to those of keys in the state
-    after it. log_decay: of the state in each chunk. All three are [B, H, C, 1, F]. start [B, H, F, E]: the state before the first chunk.
+    after it; log_decay: of the state in each chunk. All three are [B, H, C, 1, F]. start [B, H, F, E]: the state
+    before the first chunk.
     """
     sums = value(k, leave).mT @ v  # B H C F E
     states = carried(log_decay.squeeze(3), torch.cat([start[:, :, None], sums], 2))
