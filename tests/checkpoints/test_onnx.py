@@ -100,7 +100,9 @@ def test_the_encoder_of_t5_alone(tmp_path):
     assert difference(model, zoo.export(model, tmp_path / "out", "onnx"), 4, 1) <= 1e-5
 
 
-KINDS = [("bert", kind) for kind in BUILT_IN] + [("gpt2", kind) for kind in BUILT_IN if kind != "performer"]
+GATED = ("gated_linear", "delta", "gated_delta")
+KINDS = [("bert", kind) for kind in BUILT_IN if kind not in GATED]
+KINDS += [("gpt2", kind) for kind in BUILT_IN if kind not in ("performer", *GATED)]
 
 
 @pytest.mark.full
@@ -124,6 +126,13 @@ def test_performer_under_a_causal_mask_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"this gpt2 cannot be .* attention='performer' with a causal mask"):
         zoo.export(tiny("gpt2", attention="performer", depth=1), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", GATED)
+def test_gated_kinds_are_refused_by_name(kind, tmp_path):
+    with pytest.raises(ValueError, match=f"this bert cannot be .* attention='{kind}'"):
+        zoo.export(tiny("bert", attention=kind, depth=1), tmp_path / "out", "onnx")
 
 
 # --- one model in detail --------------------------------------------------------------------------------------------

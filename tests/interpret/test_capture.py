@@ -67,7 +67,7 @@ def test_maps_mix_the_values_into_the_output(kind: object) -> None:
     values = first.split(first.v(normed)).repeat_interleave(2, 1)
     y = first.out((maps["0.mixer"] @ values).transpose(1, 2).flatten(2))
     expected = first(normed, Context())
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5 * max(1.0, expected.abs().max().item()))
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5 * max(1.0, expected.abs().max().item()))
     assert maps["0.mixer"].shape == (3, 4, 20, 20) and not maps["0.mixer"].requires_grad
 
 

@@ -7,6 +7,8 @@ from zoo.nn.block import Block, LayerScale
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
+from zoo.nn.delta_attention import DeltaAttention, GatedDeltaAttention
+from zoo.nn.gated_linear_attention import GatedLinearAttention
 from zoo.nn.init import initialize
 from zoo.nn.kv_cache import KVCache, LinearAttentionState, RecurrentState, State
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
@@ -40,7 +42,8 @@ from zoo.utils import renamed
 
 __all__ = [
     "CAUSAL", "MLP", "NO_MASK", "ALiBi", "AdditiveAttention", "Attention", "Bias", "BigBird", "Block", "BlockConfig",
-    "Causal", "Context", "Core", "CoreSpec", "DocumentMask", "GlobalTokensMask", "GraphMask", "KVCache",
+    "Causal", "Context", "Core", "CoreSpec", "DeltaAttention", "DocumentMask", "GatedDeltaAttention",
+    "GatedLinearAttention", "GlobalTokensMask", "GraphMask", "KVCache",
     "LayerScale", "LinearAttention", "LinearAttentionState", "LocalAttention", "Longformer", "Mask", "Mixer",
     "MixerConfig", "NoMask", "PaddingMask", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
     "RecurrentState", "Rotary", "SoftmaxAttention", "Stack", "State", "Strided", "T5RelativeBias", "TensorBias",

@@ -143,6 +143,10 @@ class GatedCore(RecurrentCore):
         """Outputs and last state, in segments of tokens, each of which continues from the state before."""
         q = parts[0]
         assert q is not None
+        if torch.compiler.is_exporting():
+            raise ValueError(
+                f"{self.kind} attention runs in chunks, which a graph for any number of tokens cannot have"
+            )
         outputs = []
         for part in segments(q.shape[2], q.shape[0] * q.shape[1] * q.shape[3]):
             y, state = run(*(x if x is None else x[:, :, part] for x in parts), state)
