@@ -1,4 +1,4 @@
-"""Attention that is linear in length: time, memory and exponents, against softmax attention and other ways to compute it.
+"""Attention that is linear in length: time, memory and exponents, against softmax attention and other computations.
 
     python benchmarks/linear_attention.py [kinds=linear,performer,rfa,gated_linear,delta,gated_delta]
         [lengths=1024,2048,4096,8192,16384] [heads=8] [head_dim=64] [rounds=5] [causal=yes] [step=4096] [loop=1024]

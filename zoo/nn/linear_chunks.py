@@ -50,10 +50,6 @@ def causal_sums(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor,
     start [B, H, F, P + 1]: the sums of phi(k)^T [v, 1] over earlier keys.
     """
     length = q.shape[2]
-    if length == 1:  # decoding
-        end = start + k.mT * F.pad(v, (0, 1), value=1.0)
-        y = q @ end
-        return y[..., :-1], y[..., -1:], end
     size = length if torch.compiler.is_exporting() else chunk_size(length)
     q, k, v = (chunks(x, size) for x in (q, k, v))
     sums = torch.cat([k.mT @ v, k.sum(-2)[..., None]], -1)  # B H C F P+1
