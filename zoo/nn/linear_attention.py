@@ -108,7 +108,7 @@ class LinearAttention(RecurrentCore):
         """Outputs of new tokens, each of which sees those before and the sums, to which they are added."""
         if q.shape[2] == 1:  # decoding
             self.add_keys(k, v, keep, state)
-            return self.read_sums(q)
+            return self.read_sums(q, state)
         phi_q, phi_k = self.features(q), self.features(k, keep)
         if isinstance(phi_q, Tensor) or isinstance(phi_k, Tensor):
             assert isinstance(phi_q, Tensor) and isinstance(phi_k, Tensor)
