@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from decoding_cases import BATCH, HEADS, WIDTH, N, context, decode, decoder, tokens
-from nn_cases import GATED, KERNELS, KINDS, SCORED
+from nn_cases import GATED, KINDS, SCORED
 
 from zoo.nn import (
     CAUSAL,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, layout_tensor
+from zoo.nn.global_tokens import GlobalKeys
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.masks import (
     And,
@@ -107,6 +108,11 @@ def _(mask: Strided, q: Spans, k: Spans) -> Tensor:
 @may_allow.register
 def _(mask: GlobalTokensMask, q: Spans, k: Spans) -> Tensor:
     return (q.first < mask.tokens)[..., None] | (k.first < mask.tokens)[:, None]
+
+
+@may_allow.register
+def _(mask: GlobalKeys, q: Spans, k: Spans) -> Tensor:
+    return any_real(mask.table, k)[:, None]
 
 
 @may_allow.register

@@ -1,7 +1,7 @@
 """BigBird's attention: blocks that see their neighbors, the first and the last block, and a few random ones."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from zoo.models.bigbird.random_blocks import random_blocks
+from zoo.nn.block_patterns import BlockLayout, Layout
 from zoo.nn.core import CoreSpec
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import NO_MASK, AnyMask, Mask, MaskView, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 from zoo.nn.sdpa import attend
 from zoo.nn.softmax_attention import SoftmaxAttention
-
-Layout = tuple[tuple[bool, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +72,6 @@ class RepeatedFirstBlock(Bias):
         )
         repeated = (k < self.blocks.block) & (i > 0) & (i < last) & (last >= self.blocks.full)
         return repeated.to(self.dtype) * math.log(1 + self.count)
-
-
-@dataclass(frozen=True)
-class BlockLayout(Mask):
-    """A mask of blocks: query block i attends to key block j where `layout[i][j]`; blocks have `block` tokens."""
-
-    block: int
-    layout: Layout = field(repr=False)
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        table = torch.tensor(self.layout, device=q.device)
-        return table[tuple(torch.div(x, self.block, rounding_mode="floor") for x in (q, k))]
 
 
 @lru_cache(maxsize=64)

@@ -68,7 +68,7 @@ class Granite(TextModel):
         self.blocks = spec.stack(c.depth)
         if c.residual_multiplier != 1:
             for block in self.blocks:
-                block.scale1 = block.scale2 = ResidualMultiplier(c.residual_multiplier)  # type: ignore[assignment]
+                block.scale1 = block.scale2 = ResidualMultiplier(c.residual_multiplier)
         self.head = self.make_head()
 
     def make_head(self) -> nn.Module | None:
