@@ -16,7 +16,7 @@ OTHER_NAMES = """
     ernie falcon flan_ul2 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
     ibert jamba layoutlm led llama4 longt5 luke megatron mixtral mobilebert mpnet
     mpt nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
-    qwen3_moe reformer rembert retribert rwkv smollm squeezebert stablelm starcoder switch_transformers transfo_xl
+    qwen3_moe reformer rembert retribert smollm squeezebert stablelm starcoder switch_transformers transfo_xl
     ul2 umt5 xglm xlnet xmod yi
 
     align altclip blip blip2 chameleon coca fuyu git imagebind instructblip kosmos llava metaclip florence flamingo
