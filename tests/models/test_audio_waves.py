@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from functools import cache
-from itertools import combinations
 
 import pytest
 import torch
@@ -11,14 +10,11 @@ from audio_peers import STABLE, WAVEFORM, answer, noise, transformers_audio
 from kernel_timers import fastest
 from peers import error
 from safetensors.torch import load_file, save_file
+from table_swaps import check_swaps
 
 import zoo
-from zoo.checkpoints.load import describe
 from zoo.inference.optimized_parts import FrameProducts
-from zoo.models.mapping.tensors import import_tensors, lines_for
-from zoo.models.registry import build
 from zoo.models.wav2vec2.mapping import read
-from zoo.utils.files import open_tensors
 
 PEERS = {
     "base": ("Wav2Vec2Model", {}),
@@ -143,24 +139,7 @@ def test_historical_names_of_weight_norm(tmp_path, name):
 @pytest.mark.parametrize("name", ["base characters", "stable classifier", "hubert classifier"])
 def test_swapping_any_two_lines_of_a_table_is_caught(tmp_path, name):
     theirs, x = peer(tmp_path, name, num_hidden_layers=1), noise(1, 300)
-    found, files = describe(tmp_path), open_tensors(tmp_path)
-    own = build(found.family, found.config).state_dict()
-    expected = answer(theirs, x)
-    rows = [row.split(" = ") for row in found.table.splitlines() if " = " in row and not row.strip().startswith("-")]
-    active = set(lines_for(found.table, own))
-    used = [i for i, row in enumerate(rows) if active.intersection(lines_for(" = ".join(row), own))]
-    assert len(used) >= 17
-    for one, other in combinations(used, 2):
-        swapped = [list(row) for row in rows]
-        swapped[one][1], swapped[other][1] = rows[other][1], rows[one][1]
-        table = "\n".join([*map(" = ".join, swapped), "- = ~masked_spec_embed"])
-        try:
-            tensors, _ = import_tensors(table, own, files, base=found.base)
-        except zoo.LoadError:
-            continue
-        model = build(found.family, found.config, "cpu")
-        model.load_state_dict(tensors, assign=True)
-        assert error(answer(model.eval(), x), expected) > 1e-4, (rows[one], rows[other])
+    check_swaps(tmp_path, lambda model: answer(model, x), answer(theirs, x), 17)
 
 
 @pytest.mark.parametrize("name, eps", [("base", 1e-5), ("stable", 1e-5)])

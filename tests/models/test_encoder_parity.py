@@ -1,18 +1,13 @@
 """The same files through us and through transformers: BERT, RoBERTa, XLM-R, DistilBERT, ModernBERT with every head."""
 
-from itertools import combinations
-
 import pytest
 import torch
 import torch.nn.functional as F
 from peers import edit_json, error
+from table_swaps import check_swaps
 from text_peers import answer, ragged, transformers_text
 
 import zoo
-from zoo.checkpoints.load import describe
-from zoo.models.mapping.tensors import import_tensors, lines_for
-from zoo.models.registry import build
-from zoo.utils.files import open_tensors
 
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 MODELS = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "ModernBert")
@@ -104,25 +99,7 @@ def test_eps_shows_where_activations_are_small(tmp_path, name, eps):
                                   "ModernBertForMaskedLM"])  # fmt: skip
 def test_swapping_any_two_lines_of_a_table_is_caught(tmp_path, name):
     theirs, batch = transformers_text(tmp_path, name), batch_for(name, rows=(7, 4))
-    found, files = describe(tmp_path), open_tensors(tmp_path)
-    model = build(found.family, found.config)
-    own = model.state_dict()
-    if model.config.head == "masked_lm":
-        del own["head.proj.weight"]
-    expected = answer(theirs, batch)
-    rows = [row.split(" = ") for row in found.table.splitlines() if " = " in row]
-    used = [i for i, row in enumerate(rows) if set(lines_for(found.table, own)) & set(lines_for(" = ".join(row), own))]
-    assert len(used) >= 10
-    for one, other in combinations(used, 2):
-        swapped = [list(row) for row in rows]
-        swapped[one][1], swapped[other][1] = rows[other][1], rows[one][1]
-        try:
-            tensors, _ = import_tensors("\n".join(map(" = ".join, swapped)), own, files, base=found.base)
-        except zoo.LoadError:
-            continue
-        model = build(found.family, found.config, "cpu")
-        model.load_state_dict(tensors, strict=False)
-        assert error(answer(model.eval(), batch), expected) > 1e-4, (rows[one], rows[other])
+    check_swaps(tmp_path, lambda model: answer(model, batch), answer(theirs, batch), 10)
 
 
 def losses(model, logits, dtype, steps=20):

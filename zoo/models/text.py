@@ -14,9 +14,10 @@ from zoo.nn.context import Context
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
-from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
+from zoo.nn.heads import LMHead, TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState
 from zoo.nn.lengths import AnyLengths
+from zoo.nn.masks import CAUSAL
 from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)
@@ -212,9 +213,21 @@ class TextModel(Model):
         return TokenClassificationHead(c.width, 2) if c.head == "qa" else None
 
 
-def prepare_inputs_for_generation(model: TextModel, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
-    """The method of transformers' decoders that peft looks for: the inputs of `forward` among those given."""
-    return {"input_ids": input_ids} | {name: inputs[name] for name in model.inputs if inputs.get(name) is not None}
+class TextDecoder(TextModel):
+    """Base class of text decoders: forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "lm":
+            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
+        return self.common_head(bias=c.head != "classify")
+
+    def context(self, positions: Tensor) -> Context:
+        return Context(mask=CAUSAL)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+        """The method of transformers' decoders that peft looks for: the inputs of `forward` among those given."""
+        return {"input_ids": input_ids} | {name: inputs[name] for name in self.inputs if inputs.get(name) is not None}
 
 
 def check_shapes(ids: Tensor, mask: Tensor | None, start: int, side: str = "") -> None:

@@ -3,16 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
 from zoo.models.family import Family
 from zoo.models.gpt2.mapping import TRANSFORMERS
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
-from zoo.nn.masks import CAUSAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +24,8 @@ class GPT2Config(DecoderConfig):
     attention_dropout: float = 0.1
 
 
-class GPT2(TextModel):
+class GPT2(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
@@ -41,15 +34,6 @@ class GPT2(TextModel):
         spec = BlockConfig.of(c, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
-
-    def make_head(self) -> nn.Module | None:
-        c = self.config
-        if c.head == "lm":
-            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
-        return self.common_head(bias=c.head != "classify")
-
-    def context(self, positions: Tensor) -> Context:
-        return Context(mask=CAUSAL)
 
 
 PUBLISHED = dict(bos_token_id=50256, eos_token_id=50256)

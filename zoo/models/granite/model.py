@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.granite.mapping import TRANSFORMERS
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
@@ -55,10 +55,8 @@ class ResidualMultiplier(nn.Module):
         return x * self.value
 
 
-class Granite(TextModel):
+class Granite(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: GraniteConfig) -> None:
         super().__init__(config)

@@ -6,16 +6,15 @@ Mistral adds a sliding window, Qwen2 biases of q, k and v, Qwen3 norms of q and 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.models.family import Family
 from zoo.models.llama.mapping import MAPPINGS
 from zoo.models.llama.rope_scaling import SCALINGS, scaled_frequencies
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
 from zoo.nn.masks import CAUSAL
 from zoo.nn.rotary import Rotary, rotary
 
@@ -51,10 +50,8 @@ class LlamaConfig(DecoderConfig):
                 raise ValueError(f"rope_scaling {kind!r} takes {', '.join(known)}; {wrong[0]!r} is unknown or missing")
 
 
-class Llama(TextModel):
+class Llama(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
@@ -63,12 +60,6 @@ class Llama(TextModel):
         spec = BlockConfig.of(c, gated_mlp=True, norm="rms", bias=False, causal=True)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
-
-    def make_head(self) -> nn.Module | None:
-        c = self.config
-        if c.head == "lm":
-            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
-        return self.common_head(bias=c.head != "classify")
 
     def context(self, positions: Tensor) -> Context:
         return Context(mask=CAUSAL, rotary=self.rotary(positions))

@@ -3,16 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-
 from zoo.models.family import Family
 from zoo.models.mamba.mapping import TRANSFORMERS
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
-from zoo.nn.masks import CAUSAL
 from zoo.nn.registry import for_layer
 
 
@@ -70,10 +65,8 @@ class MambaConfig(StateSpaceConfig):
         return {name: getattr(self, name) for name in names}
 
 
-class StateSpaceModel(TextModel):
+class StateSpaceModel(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: StateSpaceConfig) -> None:
         super().__init__(config)
@@ -95,15 +88,6 @@ class StateSpaceModel(TextModel):
                     f"attention={c.attention!r} has no effect, as no layer has attention: omit attention=, or add such "
                     f"layers, mixer=[{c.kind!r}, 'attention']"
                 )
-
-    def make_head(self) -> nn.Module | None:
-        c = self.config
-        if c.head == "lm":
-            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
-        return self.common_head(bias=c.head != "classify")
-
-    def context(self, positions: Tensor) -> Context:
-        return Context(mask=CAUSAL)
 
 
 class Mamba(StateSpaceModel):

@@ -7,15 +7,10 @@ an MLP of twice the width, or with `gated_mlp` a gated one. There are no publish
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
 from zoo.models.family import Family
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
-from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
-from zoo.nn.masks import CAUSAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +34,8 @@ class RetNetConfig(DecoderConfig):
     norm_eps: float = 1e-6
 
 
-class RetNet(TextModel):
+class RetNet(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: RetNetConfig) -> None:
         super().__init__(config)
@@ -59,15 +52,6 @@ class RetNet(TextModel):
         self.tokens = TextEmbedding(c.vocab_size, c.width, dropout=c.dropout)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
-
-    def make_head(self) -> nn.Module | None:
-        c = self.config
-        if c.head == "lm":
-            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
-        return self.common_head(bias=c.head != "classify")
-
-    def context(self, positions: Tensor) -> Context:
-        return Context(mask=CAUSAL)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -8,14 +8,12 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.rwkv.mapping import TRANSFORMERS
-from zoo.models.text import DecoderConfig, TextModel, prepare_inputs_for_generation
+from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block import NO_CONTEXT, Block
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.heads import LMHead
 from zoo.nn.kv_cache import LayerState
-from zoo.nn.masks import CAUSAL
 from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.mixers.rwkv4 import ChannelMixing
 from zoo.nn.mlp import activation
@@ -86,10 +84,8 @@ class RwkvBlock(Block):
         return x / 2 if self.halves and not self.training else x
 
 
-class RWKV(TextModel):
+class RWKV(TextDecoder):
     """forward(input_ids [B, N], attention_mask) -> logits of the next token [B, N, V]."""
-
-    prepare_inputs_for_generation = prepare_inputs_for_generation
 
     def __init__(self, config: RwkvConfig) -> None:
         super().__init__(config)
@@ -106,15 +102,6 @@ class RWKV(TextModel):
         mlp = ChannelMixing(MixerConfig(spec, layer, c.depth), hidden) if hidden else None
         options = dict(width=c.width, dropout=c.dropout, drop_path=block.drop_path)
         return RwkvBlock(block.mixer, mlp, spec.make_norm, every=c.rescale_every, layer=layer, **options)
-
-    def make_head(self) -> nn.Module | None:
-        c = self.config
-        if c.head == "lm":
-            return LMHead(c.width, c.vocab_size, self.tokens.word if c.tie_word_embeddings else None)
-        return self.common_head(bias=c.head != "classify")
-
-    def context(self, positions: Tensor) -> Context:
-        return Context(mask=CAUSAL)
 
 
 PUBLISHED = dict(rescale_every=6, bos_token_id=0, eos_token_id=0)
