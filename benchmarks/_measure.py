@@ -341,3 +341,8 @@ def options(smoke: Mapping[str, Any] | None = None, /, **defaults: Any) -> Simpl
         except ValueError:
             raise SystemExit(f"{word!r}: expected a {type(defaults[key]).__name__}") from None
     return SimpleNamespace(**chosen)
+
+
+def clock(device: str) -> float:
+    """Seconds: those of the processor for each thread on a CPU, which other programs do not take from a model."""
+    return time.process_time() / torch.get_num_threads() if device == "cpu" else time.perf_counter()

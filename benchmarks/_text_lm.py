@@ -2,12 +2,12 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from _measure import clock
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,11 +33,11 @@ def characters() -> tuple[Tensor, Tensor, int]:
 
 
 def train(model: Any, logits: Logits, ids: Tensor, o: SimpleNamespace, length: int, minutes: float, seed: int) -> int:
-    """Train for so many minutes, or for `o.steps` if it is set; returns the number of steps."""
+    """Train for so many minutes of `clock`, or for `o.steps` if it is set; returns the number of steps."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=(0.9, 0.99), weight_decay=0.1)
-    started, step = time.perf_counter(), 0
-    while (done := step / o.steps if o.steps else (time.perf_counter() - started) / (60 * minutes)) < 1 or not step:
+    started, step = clock(o.device), 0
+    while (done := step / o.steps if o.steps else (clock(o.device) - started) / (60 * minutes)) < 1 or not step:
         for group in optimizer.param_groups:
             group["lr"] = o.lr * min(1.0, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * min(done, 1.0))))
         starts = torch.randint(len(ids) - length - 1, (o.batch_size, 1), generator=generator)

@@ -17,7 +17,6 @@ Prints a table, mean and standard error over the seeds, and writes `why_attentio
 import math
 import random
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 import yaml
-from _measure import machine, options, record
+from _measure import clock, machine, options, record
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -173,11 +172,6 @@ def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]
         mixed.shuffle(found)
         for rows in found:
             yield [pairs[i] for i in rows]
-
-
-def clock(device: str) -> float:
-    """Seconds: those of the processor for each thread on a CPU, which other programs do not take from a model."""
-    return time.process_time() / torch.get_num_threads() if device == "cpu" else time.perf_counter()
 
 
 def train(name: str, task: Task, o: SimpleNamespace, seed: int, rate: float, minutes: float) -> tuple[Any, int]:
