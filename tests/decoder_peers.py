@@ -23,6 +23,10 @@ TINY["GraniteMoeHybrid"] = LLAMA | {
     "num_hidden_layers": 4, "mamba_n_heads": 4, "mamba_d_state": 8, "embedding_multiplier": 3.0,
     "residual_multiplier": 0.7, "attention_multiplier": 0.2, "logits_scaling": 2.5,
 }  # fmt: skip
+STATE_SPACE = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4} | IDS
+TINY["Mamba2"] = STATE_SPACE | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}
+TINY["Mamba"] = STATE_SPACE
+TINY["Rwkv"] = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64} | IDS
 NTK = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 NTK["original_max_position_embeddings"] = 32
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}

@@ -26,6 +26,8 @@ SMALL = {
     "distilbert": ("distilbert_base", DECODER),
     "modernbert": ("modernbert_base", DECODER),
     "clip_text": ("clip_text_base", DECODER),
+    "granite": ("granite4_nano", DECODER | dict(mixer=None, kv_heads=None)),
+    "bigbird": ("bigbird_nano", DECODER),
     "vit": ("vit_base_patch16_224", IMAGE),
     "ast": ("ast_base", dict(width=32, depth=2, heads=4, mlp_dim=48)),
     "wav2vec2": ("wav2vec2_base", WAVES),
@@ -61,7 +63,8 @@ def outputs(model: Model) -> Tensor:
 
 
 def test_every_family_is_converted_or_refused_here() -> None:
-    crossed = {"bart", "marian", "rnn_seq2seq", "t5", "transformer", "whisper"}
+    recurrent = {"longformer", "mamba", "mamba2", "rwkv", "retnet"}  # global projections, or no attention
+    crossed = recurrent | {"bart", "marian", "rnn_seq2seq", "t5", "transformer", "whisper"}
     assert set(family_names()) <= SMALL.keys() | REFUSED.keys() | crossed, "add the new family to one of the lists"
 
 
@@ -228,3 +231,8 @@ def test_adapters_and_optimized_models_are_refused() -> None:
     add_lora(model, rank=2)
     with pytest.raises(ValueError, match="merge adapters first"):
         zoo.to_gqa(model, kv_heads=2)
+
+
+def test_global_projections_are_not_averaged() -> None:
+    with pytest.raises(ValueError, match="k_global.*only the projections of keys and values can be averaged"):
+        zoo.to_gqa(zoo.create_model("longformer_nano", seed=0), kv_heads=2)

@@ -183,7 +183,7 @@ def test_the_table():
     assert {row.name for row in kinds} >= set(KINDS)
     lines = str(kinds).splitlines()
     assert len(lines) == 2 + len(kinds) and lines[0].split(" | ")[1:-1] == [*COLUMNS[1:-1]]
-    for found in kinds:
+    for found in (row for row in kinds if row.name in KINDS):  # not those that other tests have registered
         cells = vars(found).copy()
         assert cells.pop("argument") in ("attention", "mixer") and cells.pop("state") in ("N", "constant", "-")
         assert {cells.pop("time"), cells.pop("memory")} <= {"N", "N²", "N log N"} and cells.pop("name")

@@ -86,8 +86,6 @@ def test_optimized_compiled_and_stored_models_compute_the_same(model: zoo.Model,
 def test_exports_are_refused_by_name(model: zoo.Model, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"cannot express (mixer|attention)="):
         zoo.export(model, tmp_path / "theirs")
-    with pytest.raises(ValueError, match=r"cannot be exported to ONNX.*SumOfRow has no attention weights"):
-        zoo.export(model, tmp_path / "graph", "onnx")
 
 
 def test_gradients_checkpointing_decay_adapters_and_sharding(model: zoo.Model) -> None:

@@ -26,7 +26,7 @@ SIZES = dict(
 SINGLE = [f.name for f in families() if f.modality != "multimodal"]
 PADDED = [name for name in SINGLE if "attention_mask" in family(name).model.inputs]
 PACKED = ("rnn_seq2seq",)  # torch packs rows by a tensor on the host, whose numbers a fake GPU does not have
-OWN: dict[str, dict] = {"rnn_seq2seq": dict(mlp_dim=None)}
+OWN: dict[str, dict] = {"rnn_seq2seq": dict(mlp_dim=None), "granite": dict(mixer=["mamba2", "attention"])}
 
 
 def small(name: str, **overrides) -> zoo.Model:

@@ -20,6 +20,7 @@ OWN = {
     "ast": dict(mel_bins=32, max_length=32, patch_size=16, stride=10),
     "clip_text": dict(eos_token_id=49),
     "marian": dict(pad_token_id=49, decoder_start_token_id=49),
+    "granite": dict(mixer=["mamba2", "attention"], bos_token_id=1, eos_token_id=2, pad_token_id=0),
     "mamba": dict(mlp_dim=None),
     "mamba2": dict(mlp_dim=None),
     "wav2vec2": dict(conv_channels=(8,) * 7, position_kernel=6, position_groups=4),

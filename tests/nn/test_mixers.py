@@ -83,7 +83,8 @@ def test_the_state_does_not_grow(kind):
 def test_models_that_are_not_causal_see_both_directions(kind):
     blocks, x = stack(kind, causal=False, depth=1), tokens(9).requires_grad_()
     (seen,) = torch.autograd.grad(blocks(x)[:, 4].square().sum(), x)
-    assert (seen.abs().amax((0, 2)) > 0).all()
+    near = 1 if kind == "short_conv" else 4  # tokens on either side
+    assert (seen.abs().amax((0, 2))[4 - near : 5 + near] > 0).all()
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba2"])
@@ -112,7 +113,7 @@ def test_causal_gradients_reach_the_tokens_before_only(kind):
     blocks, x = stack(kind, depth=1), tokens(70).requires_grad_()
     (seen,) = torch.autograd.grad(blocks(x, Context(mask=CAUSAL))[:, 66].square().sum(), x)
     reached = seen.abs().amax((0, 2))
-    assert (reached[:67] > 0).all()
+    assert (reached[64 if kind == "short_conv" else 0 : 67] > 0).all()
     assert reached[67:].max() <= 1e-12 * reached.max()  # a convolution by FFT rounds
 
 

@@ -88,7 +88,7 @@ def test_only_what_no_later_token_sees_is_dropped():
     like = torch.zeros(1)
     kinds = {name: decoder(name)[0].mixer.core.new_state(1, 9, like) for name in KINDS}
     bounded = {name for name, state in kinds.items() if type(state) is WindowCache}
-    assert bounded == {"local", "longformer"}
+    assert bounded == {"local", "longformer", "dilated"}
     assert reach_of(Window(3, 0)) == (3, 0) and reach_of(Window(3, 0) | GlobalTokensMask(2)) == (3, 2)
     assert reach_of(And(Window(6, 6), Strided(2))) == (6, 0) and reach_of(CAUSAL & Window(2, 0)) == (2, 0)
     for pattern in (CAUSAL, Window(3, 0) | Strided(4), Window2D((4, 4), 1, 1), GlobalTokensMask(2)):

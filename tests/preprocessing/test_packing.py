@@ -12,6 +12,7 @@ from zoo.preprocessing.tokenizer_training import train
 
 # Of each text family that takes packed rows, its first variant.
 FAMILIES = [next(iter(f.variants)) for f in families() if "document_ids" in f.model.inputs]
+OWN: dict[str, dict] = {"granite4_h_350m": dict(kv_heads=1, mixer=["mamba2", "attention", "mamba2"])}
 KINDS = BUILT_IN
 ROWS = (11, 4, 7, 4, 1)
 
@@ -20,7 +21,7 @@ def tiny(name, **options):
     small = dict(
         width=32, depth=3, heads=2, mlp_dim=48, vocab_size=99, max_length=32, dropout=0.0, attention_dropout=0.0
     )
-    return randomize(zoo.create_model(name, seed=0, **small | options))
+    return randomize(zoo.create_model(name, seed=0, **small | OWN.get(name, {}) | options))
 
 
 def documents(side="right"):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import build, family, find_variant, resolve_overrides
+from zoo.nn import kernels
 
 FUSED_FLOPS: list[int] = []  # of `FusedAttention`, which no counter sees
 
@@ -196,7 +197,8 @@ class PeakMemory(ScalarsAreTrue):
 
 @contextmanager
 def fused() -> Iterator[None]:
-    """Make torch's attention on meta tensors store no scores, as fused kernels do, in the backward pass as well."""
+    """Make attention on meta tensors skip what it skips on a CPU, and torch's store no scores, as fused kernels do, in
+    the backward pass as well."""
     original = F.scaled_dot_product_attention
 
     def attention(
@@ -212,7 +214,12 @@ def fused() -> Iterator[None]:
     def autocast_of(device_type: str, *args: Any, **kwargs: Any) -> Any:  # torch has none for the meta device
         return nullcontext() if device_type == "meta" else autocast(device_type, *args, **kwargs)
 
-    with patch.object(F, "scaled_dot_product_attention", attention), patch.object(torch, "autocast", autocast_of):
+    like_cpu = {torch.device("meta"): kernels.capabilities(torch.device("cpu"))}
+    with (
+        patch.object(F, "scaled_dot_product_attention", attention),
+        patch.object(torch, "autocast", autocast_of),
+        patch.dict(kernels.RECORDS, like_cpu),
+    ):
         yield
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from zoo.models.config import Config
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.family import Family
 from zoo.models.registry import build, family, find_variant, resolve_overrides
-from zoo.nn import kernels
 from zoo.nn.registry import CORES, MIXERS
 
 
@@ -81,11 +79,10 @@ def kind_cost(found: Family, config: Config, name: str, batch: int, length: int)
     try:
         own = config.replace(**{"mixer": None, argument: name})
         depth = getattr(own, "depth", 0)
-        with patch.dict(kernels.RECORDS, {torch.device("meta"): kernels.capabilities(torch.device("cpu"))}):
-            if depth <= 3:
-                return KindCost(name, argument, *count(build(found, own, "meta"), batch, length))
-            # all layers are alike: what the third adds, each further one adds
-            two, three = (count(build(found, own.replace(depth=layers), "meta"), batch, length) for layers in (2, 3))
+        if depth <= 3:
+            return KindCost(name, argument, *count(build(found, own, "meta"), batch, length))
+        # all layers are alike: what the third adds, each further one adds
+        two, three = (count(build(found, own.replace(depth=layers), "meta"), batch, length) for layers in (2, 3))
     except ValueError as error:
         return KindCost(name, argument, refused=str(error))
     parts = (None if a is None or b is None else a + (depth - 2) * (b - a) for a, b in zip(two, three, strict=True))

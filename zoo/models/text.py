@@ -171,7 +171,10 @@ class TextModel(Model):
     ) -> Tensor:
         if type(unknown) is not dict:  # torch.fx
             raise trace_error(self)
-        more = {name: unknown.pop(name) for name in self.token_inputs if name in unknown}
+        more: dict[str, Any] = {}
+        for name in self.token_inputs:
+            if name in unknown:
+                more[name] = unknown.pop(name)
         if token_type_ids is not None and "token_type_ids" not in self.inputs:
             unknown["token_type_ids"] = token_type_ids
         if unknown or input_ids is None:

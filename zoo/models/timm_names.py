@@ -88,9 +88,12 @@ class TimmNames:
         return self.num_features if proj is None else proj.in_features
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the embeddings, tokens and positions, which are not decayed (norms and biases are vectors)."""
+        """Names of the embeddings, tokens and positions and of what a module names in `no_weight_decay`, which are not
+        decayed (norms and biases are vectors)."""
         names = set()
         for prefix, module in self.named_modules():  # type: ignore[attr-defined]
+            if module is not self:
+                names |= {f"{prefix}.{name}" for name in getattr(module, "no_weight_decay", ())}
             matrix = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
             if matrix or prefix.startswith("blocks") or isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
                 continue

@@ -78,7 +78,8 @@ class Attention(nn.Module):
             if state is not None:
                 y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias, *parts[3:])
             elif context.groups is not None and context.groups.starts is None:
-                y = run_grouped(self.call_core, context.groups, parts, context.mask, context.bias)
+                core = self.core if self.gate is None else self.call_core
+                y = run_grouped(core, context.groups, parts, context.mask, context.bias)
             elif context.groups is not None:
                 y = run_packed(self.core, context.groups, *parts, mask=context.mask, bias=context.bias)
             else:

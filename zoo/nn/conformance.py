@@ -104,7 +104,7 @@ def find_class(core: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(core, dict):
         cls, _ = find_class(core.get("kind"))
         return cls, {key: value for key, value in core.items() if key != "kind"}
-    if isinstance(core, str) and ":" in core and core not in CORES:
+    if isinstance(core, str) and ":" in core and core not in CORES and core not in MIXERS:
         return load_class(core), {}
     if isinstance(core, type):
         return core, {}

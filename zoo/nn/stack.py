@@ -59,7 +59,8 @@ class Stack(nn.Module):
         the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on a host.
         """
         context, shape, outputs = context or Context(), x.shape, {}
-        check_bias(context, self)
+        if context.bias is not None:
+            check_bias(self)
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         shared = context.mask is None or as_mask(context.mask).batch == 1
         shared = shared and (context.bias is None or context.bias.batch == 1)
@@ -118,10 +119,8 @@ class Stack(nn.Module):
         return states
 
 
-def check_bias(context: Context, blocks: Iterable[Block]) -> None:
-    """Raise ValueError if a model has a bias, and no block adds it."""
-    if context.bias is None:
-        return
+def check_bias(blocks: Iterable[Block]) -> None:
+    """Raise ValueError if no block adds the bias of a model."""
     mixers = [block.mixer for block in blocks]
     if not any(getattr(mixer, "reads_bias", True) for mixer in mixers):
         names = ", ".join(sorted({type(mixer).__name__ for mixer in mixers}))

@@ -10,6 +10,7 @@ from zoo.models.bert.model import Bert, BertConfig
 from zoo.models.bigbird.attention import BlockSparseAttention
 from zoo.models.bigbird.mapping import BIGBIRD
 from zoo.models.family import Family
+from zoo.models.tracing import trace_error
 from zoo.nn.attention import Attention
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.heads import TextClassificationHead
@@ -103,6 +104,8 @@ class BigBird(Bert):
         lengths: AnyLengths | None = None,
         **unknown: Any,
     ) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            raise trace_error(self)
         batch: dict[str, Any] = dict(attention_mask=attention_mask, document_ids=document_ids, lengths=lengths)
         if self.config.head != "qa" or input_ids is None:
             return super().forward(input_ids, token_type_ids=token_type_ids, **batch, **unknown)
