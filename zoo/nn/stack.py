@@ -14,6 +14,7 @@ from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.masks import as_mask
 from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_tokens
+from zoo.nn.position_biases import Bias
 
 
 class Stack(nn.Module):
@@ -59,11 +60,10 @@ class Stack(nn.Module):
         the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on a host.
         """
         context, shape, outputs = context or Context(), x.shape, {}
-        if context.bias is not None:
-            check_bias(self)
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         shared = context.mask is None or as_mask(context.mask).batch == 1
-        shared = shared and (context.bias is None or context.bias.batch == 1)
+        if context.bias is not None:
+            shared = check_bias(context.bias, self).batch == 1 and shared
         drop, numbers, groups = drop_padding and shared and state is None and context.memory is None, None, None
         if lengths is not None and state is None:
             keep, numbers = check_lengths(lengths, keep, x, trust=True)
@@ -119,8 +119,8 @@ class Stack(nn.Module):
         return states
 
 
-def check_bias(blocks: Iterable[Block]) -> None:
-    """Raise ValueError if no block adds the bias of a model."""
+def check_bias(bias: Bias, blocks: Iterable[Block]) -> Bias:
+    """The bias of a model. Raises ValueError if no block adds it."""
     mixers = [block.mixer for block in blocks]
     if not any(getattr(mixer, "reads_bias", True) for mixer in mixers):
         names = ", ".join(sorted({type(mixer).__name__ for mixer in mixers}))
@@ -128,6 +128,7 @@ def check_bias(blocks: Iterable[Block]) -> None:
             f"{names}: mixers without attention have no scores to which this model could add its bias: keep attention "
             'in some layers, such as mixer=["NAME", "attention"], or choose a model without a bias'
         )
+    return bias
 
 
 def find_padding(
