@@ -164,7 +164,7 @@ def test_capture(kind):
 def test_time_and_memory(kind):
     """A linear kind has linear products and memory in a whole model, and a quadratic one has one of both quadratic."""
     fields = {row(kind).argument: kind, "max_length": 8192, "head": None}
-    lengths = 2048, 8192
+    lengths = 1024, 4096
     costs = [measure("bert_tiny", length=length, **fields) for length in lengths]
     flops = grows([cost.flops for cost in costs], lengths, "constant")
     if row(kind).time == "N":
