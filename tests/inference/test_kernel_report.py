@@ -9,7 +9,7 @@ import zoo
 from zoo.inference.kernel_report import KernelReport, LayerKernel, ranges
 from zoo.nn import Mixer, kernels
 from zoo.nn.kernels import Capabilities, missing_on_cuda
-from zoo.nn.registry import MIXERS
+from zoo.nn.registry import BUILT_IN, MIXERS
 
 OPTIONS = dict(width=32, depth=3, heads=4, vocab_size=50, max_length=32)
 PADDED = dict(
@@ -35,6 +35,14 @@ def test_layers_that_are_equal_share_a_row() -> None:
     assert ranges([0, 1, 2, 4, 6, 7]) == "0-2,4,6-7" and ranges([]) == ""
     report = KernelReport("cpu", (LayerKernel("mixer", "flash", "x"), LayerKernel("a.0.b", "math", "y")))
     assert str(report) == "attention on cpu:\nmixer  flash  x\na.0.b  math   y"
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_every_kind_is_reported(kind: str) -> None:
+    """Also those whose cores get gates beside queries, keys and values, and with rows of different lengths."""
+    bert = zoo.create_model("bert_base", attention=kind, **OPTIONS).eval()
+    for report in (zoo.kernels(bert), zoo.kernels(bert, PADDED)):
+        assert [layer.layer for layer in report.layers] == [f"blocks.{i}.mixer" for i in range(3)]
 
 
 def test_a_model_in_training_is_looked_at_as_in_a_step() -> None:

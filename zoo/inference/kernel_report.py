@@ -89,7 +89,7 @@ def watch(name: str, attention: Attention, layers: dict[str, LayerKernel]) -> li
         groups = (args[1] if len(args) > 1 else kwargs["context"]).groups
 
     def after(core: Any, args: tuple, output: Tensor) -> None:
-        q, k, v, mask, bias = args
+        q, k, v, mask, bias, *_ = args  # behind them the gates of kinds that have them
         if type(core).forward is SoftmaxAttention.forward:
             kernel, reason = map(str, explain_kernel(q, k, v, mask, bias, core.dropout, core.pattern))
         else:
