@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from decoder_peers import CASES, NTK, case, decoder, losses
 from peers import edit_json, error
 from table_swaps import check_swaps
@@ -133,6 +134,25 @@ def test_older_names_of_the_layers_are_read(tmp_path):
     expected = zoo.load(tmp_path).config
     edit_json(tmp_path / "config.json", layer_types=["mamba", "attention"] * 2, time_step_limit=[0.0, float("inf")])
     assert zoo.load(tmp_path).config == expected
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"mixer": [{"kind": "mamba2", "state": 8}, "attention"]},
+    {"mixer": ["mamba2", "attention"]},
+    {"mixer": "mamba2"},
+    {"mixer": "attention"},
+    {"mixer": None, "rope_base": 1e4, "kv_heads": None},
+    {"attention_multiplier": 0.1, "bos_token_id": 3},
+])  # fmt: skip
+def test_hybrids_are_exported_whichever_options_their_mixers_leave_out(tmp_path, options):
+    ours = zoo.create_model("granite4_nano", seed=0, **options).eval()
+    zoo.export(ours, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.randint(5, 200, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(input_ids=ids, use_cache=False).logits, ours(ids), atol=1e-5, rtol=1e-4)
+        assert torch.equal(zoo.load(tmp_path)(ids), ours(ids))
 
 
 @pytest.mark.parametrize("mixer", [["s4d", "attention"], [{"kind": "mamba2", "state": 8}, "mamba2"]])

@@ -106,6 +106,16 @@ def write(config: Any) -> dict[str, Any]:
     }
 
 
+def rewrite(config: Any) -> Any:
+    """The config with all options of its mixers and its scale written out, as `read` has them."""
+    try:
+        theirs = write(config)
+    except ValueError:  # of mixers that transformers lacks, which the export names
+        return config
+    fields = {"depth": config.depth, "act": config.act}
+    return config.replace(**read(fields, theirs))
+
+
 def options(mixer: Any, config: Any) -> dict[str, Any]:
     """The settings of a mixer of Mamba-2 under their names. Raises ValueError for another mixer."""
     given = dict(mixer) if isinstance(mixer, dict) else {"kind": mixer}
@@ -134,5 +144,6 @@ TRANSFORMERS = CheckpointMapping(
     aliases={"layers_block_type": "layer_types"},
     read=read,
     write=write,
+    rewrite=rewrite,
     writes={"num_local_experts": 0, "num_experts_per_tok": 0},
 )  # fmt: skip
