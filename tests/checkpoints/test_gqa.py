@@ -234,5 +234,5 @@ def test_adapters_and_optimized_models_are_refused() -> None:
 
 
 def test_global_projections_are_not_averaged() -> None:
-    with pytest.raises(ValueError, match="k_global.*only the projections of keys and values can be averaged"):
+    with pytest.raises(ValueError, match=r"k_global.*only the projections of keys and values can be averaged"):
         zoo.to_gqa(zoo.create_model("longformer_nano", seed=0), kv_heads=2)

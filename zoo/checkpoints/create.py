@@ -8,7 +8,7 @@ from zoo.checkpoints.load import load
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS
 from zoo.models.load_report import LoadReport
-from zoo.models.registry import FILE, build, find_variant, resolve_overrides
+from zoo.models.registry import FILE, build, find_variant, with_overrides
 from zoo.nn.init import initialize
 
 
@@ -38,7 +38,7 @@ def create_model(
     config = f.config(**f.variants[name])
     if overrides.get("num_classes") and config.head not in CLASSIFIER_HEADS:
         overrides.setdefault("head", "classify")
-    config = config.replace(**resolve_overrides(f, overrides))
+    config = with_overrides(f, config, overrides)
     if seed is None:
         seed = int(torch.randint(2**31, (), device="cpu").item())
     device = torch.get_default_device()

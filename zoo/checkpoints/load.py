@@ -24,7 +24,7 @@ from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport, float16_notes
 from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
-from zoo.models.registry import FILE, build, family, resolve_overrides
+from zoo.models.registry import FILE, build, family, with_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.text import TextProcessor
@@ -206,7 +206,7 @@ def _target_config(
         return own
     if overrides.get("head") in CLASSIFIER_HEADS and overrides.get("num_classes", getattr(own, "num_classes", 1)) == 0:
         raise ValueError(f"{checkpoint.path} has no classifier: give num_classes= (or labels=) to initialize one")
-    return own.replace(**resolve_overrides(checkpoint.family, overrides))
+    return with_overrides(checkpoint.family, own, overrides)
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------

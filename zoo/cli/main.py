@@ -229,7 +229,7 @@ def describe_model(given: str, overrides: dict[str, Any]) -> "tuple[str, Family,
         checkpoint = describe(given)
         found, config, labels = checkpoint.family, checkpoint.config, checkpoint.labels
         name, source = checkpoint.variant or checkpoint.architecture or found.name, f"{given} ({checkpoint.format})"
-    model = registry.build(found, config.replace(**registry.resolve_overrides(found, overrides)), "meta")
+    model = registry.build(found, registry.with_overrides(found, config, overrides), "meta")
     model.labels = labels
     return name, found, model, source
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
-from zoo.models.registry import build, family, find_variant, resolve_overrides
+from zoo.models.registry import build, family, find_variant, with_overrides
 from zoo.nn import kernels
 
 FUSED_FLOPS: list[int] = []  # of `FusedAttention`, which no counter sees
@@ -75,9 +75,7 @@ def meta_copy(model: Model | str, overrides: dict[str, Any]) -> Model:
     """The same model on the meta device, which has shapes but no data."""
     if isinstance(model, str):
         found = find_variant(model)
-        return build(
-            found, found.config(**found.variants[model]).replace(**resolve_overrides(found, overrides)), "meta"
-        )
+        return build(found, with_overrides(found, found.config(**found.variants[model]), overrides), "meta")
     if overrides:
         raise ValueError(
             f"{', '.join(overrides)} cannot override the config of a model that is made already: pass its name instead"

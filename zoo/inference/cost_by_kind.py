@@ -12,7 +12,7 @@ from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.family import Family
-from zoo.models.registry import build, family, find_variant, resolve_overrides
+from zoo.models.registry import build, family, find_variant, with_overrides
 from zoo.nn.registry import CORES, MIXERS
 
 
@@ -46,7 +46,7 @@ def cost_by_kind(
     """
     if isinstance(model, str):
         found = find_variant(model)
-        config = found.config(**found.variants[model]).replace(**resolve_overrides(found, overrides))
+        config = with_overrides(found, found.config(**found.variants[model]), overrides)
     elif overrides:
         raise ValueError(f"{', '.join(overrides)}: a model has its config already: pass its name instead")
     else:

@@ -112,6 +112,7 @@ class Config:
     # What libraries for transformers' models, such as peft, read of a config.
     model_type: ClassVar[str] = "zoo"
     return_dict: ClassVar[bool] = False
+    own_mixer: ClassVar[str | None] = None  # what mixer=None stands for: None for attention
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -185,6 +186,10 @@ class Config:
         """The config of the tower that takes the input `name`."""
         return self
 
+    def uses_attention(self, name: str = "attention") -> bool:
+        """Whether some layer has attention of the kind that the field `name` gives, and not a mixer."""
+        return keeps_attention(getattr(self, "mixer", None) or self.own_mixer)
+
     @property
     def resolved_problem_type(self) -> ProblemType:
         """`problem_type`, or its default: regression for a single score, otherwise single-label classification."""
@@ -203,6 +208,11 @@ class Config:
             if name not in cls.names():
                 hint = did_you_mean(name, cls.names(), foreign_names(cls.names()))
                 raise ValueError(f"{cls.__name__} has no field {name!r}{hint} (it has {', '.join(cls.names())})")
+
+
+def keeps_attention(mixer: Any) -> bool:
+    """Whether a field `mixer` leaves attention in some layer."""
+    return any(kind is None or kind == "attention" for kind in (mixer if isinstance(mixer, tuple) else (mixer,)))
 
 
 def foreign_names(known: Collection[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.base import Model
+from zoo.models.config import keeps_attention
 from zoo.models.text import TextConfig, check_shapes, last_real
 from zoo.models.tracing import trace_error
 from zoo.nn.attention import Attention
@@ -17,7 +18,7 @@ from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
 from zoo.nn.heads import LMHead
-from zoo.nn.kv_cache import EncoderDecoderState
+from zoo.nn.kv_cache import EncoderDecoderState, check_state
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import CAUSAL, NO_MASK, PaddingMask
 from zoo.nn.padding import real_tokens
@@ -66,6 +67,13 @@ class EncoderDecoderConfig(TextConfig):
         """The fields of `BY_SIDE` for one side, "encoder" or "decoder"."""
         own = {field: getattr(self, f"{name}_{field}", None) for field in BY_SIDE}
         return {field: getattr(self, field) if value is None else value for field, value in own.items()}
+
+    def uses_attention(self, name: str = "attention") -> bool:
+        if name == "cross_attention":
+            return True  # no mixer replaces it
+        sides = [side for side in SIDES if name in (f"{side}_attention", f"{side}.attention")]
+        sides = sides or [side for side in SIDES if getattr(self, f"{side}_attention") is None]
+        return any(keeps_attention(self.side(side)["mixer"]) for side in sides)
 
     def replace(self, **overrides: Any) -> Self:
         return super().replace(**with_sides(overrides))
@@ -348,6 +356,7 @@ class EncoderDecoder(Model):
         The decoder's ids [B, T] continue the tokens of `state`; attention_mask [B, M] covers all of its tokens so far.
         """
         assert self.head is not None
+        state = check_state(state, EncoderDecoderState)
         x = self.run_decoder(input_ids, attention_mask, state.memory, state.memory_mask, state)
         return self.head(x if every else last_real(x, attention_mask))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from zoo.nn.registry import MIXERS, register_custom
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 
+C = TypeVar("C", bound=Config)
 FILE = object()  # head=FILE: the head of the variant or the file
 
 
@@ -76,6 +77,25 @@ def find_variant(name: str) -> Family:
     )
 
 
+def with_overrides(family: Family, config: C, overrides: dict[str, Any]) -> C:
+    """The config with overrides by a user. Raises ValueError for an unknown one, and for an attention kind where every
+    layer has a mixer, so that it has no effect."""
+    resolved = resolve_overrides(family, overrides)
+    config = config.replace(**resolved)
+    for name, kind in resolved.items():
+        if is_attention(name) and kind is not None and not config.uses_attention(name):
+            raise ValueError(
+                f"{name}={kind!r} has no effect, as no layer has attention: omit {name}=, or keep attention in some "
+                "layers, such as mixer=['mamba', 'attention']"
+            )
+    return config
+
+
+def is_attention(name: str) -> bool:
+    """Whether an override names an attention kind: of the model, of a tower or of one side."""
+    return name == "attention" or name.endswith(("_attention", ".attention"))
+
+
 def resolve_overrides(family: Family, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides by a user, ready for `Config.replace`.
 
@@ -85,7 +105,7 @@ def resolve_overrides(family: Family, overrides: dict[str, Any]) -> dict[str, An
     overrides = _rename_old(overrides)
     family.config.check_names(overrides)
     for name in overrides:
-        if name == "attention" or name.endswith(("_attention", ".attention")):
+        if is_attention(name):
             overrides[name] = register_custom(overrides[name])
         elif name == "mixer" or name.endswith(".mixer"):
             overrides[name] = register_custom(overrides[name], MIXERS)

@@ -15,7 +15,7 @@ from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
-from zoo.nn.kv_cache import StackState
+from zoo.nn.kv_cache import StackState, check_state
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import CAUSAL
 from zoo.nn.stack import Stack
@@ -116,7 +116,7 @@ class TextModel(Model):
         With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. more:
         further arguments of `context`.
         """
-        start = 0 if state is None else state.length
+        start = 0 if state is None else check_state(state, StackState).length
         check_shapes(input_ids, attention_mask, start)
         if document_ids is not None:
             if attention_mask is not None or state is not None:

@@ -141,6 +141,9 @@ class ContrastiveConfig(Config):
             raise ValueError(f"{name} is a field of several towers: use {choices}")
         return takers
 
+    def uses_attention(self, name: str = "attention") -> bool:
+        return any(self.parts[tower].uses_attention(field) for tower, field in self.targets(name))
+
     def foreign_names(self) -> dict[str, str]:
         """{name in another library: our field}, with the name of the tower where it is needed."""
         result = foreign_names(self.names()) | {"projection_dim": "width"}

@@ -48,8 +48,15 @@ class CoreSpec:
 def check_positive(**options: Any) -> None:
     """Raise ValueError unless all options are positive integers."""
     for name, value in options.items():
-        if not isinstance(value, Integral) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r}: expected a positive integer")
+
+
+def check_not_negative(**options: Any) -> None:
+    """Raise ValueError unless all options are integers of at least 0."""
+    for name, value in options.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name}={value!r}: expected an integer of at least 0")
 
 
 class Core(nn.Module):

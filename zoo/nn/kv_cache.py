@@ -1,7 +1,8 @@
 """Caches for decoding: keys and values, the running sum of linear attention, or the state of a recurrence."""
 
+import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -239,11 +240,30 @@ class LayerState:
 class StackState(list[LayerState]):
     """Cache of a stack: one `LayerState` per block. Counts the tokens, also for a mixer that does not.
 
-    is_static: of static caches, whose positions are advanced by what runs a step.
+    is_static: of static caches, whose positions are advanced by what runs a step. stack: the stack that made it, which
+    no other one may continue; None if it is not known, as in a copy. rows: the number of its rows, if it is known.
     """
 
     length: int = 0
     is_static: bool = False
+    stack: weakref.ref[Any] | None = None
+    rows: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "stack"}  # copies may be of a file
+
+    def check(self, stack: Any, rows: int) -> None:
+        """Raise ValueError unless `stack` made this cache, for as many rows."""
+        if len(self) != len(stack) or (self.stack is not None and self.stack() is not stack):
+            raise ValueError(
+                f"the state is of another model: it has the tokens of that model in its {len(self)} layers. "
+                "Make a new one by new_state of this model, and decode the text from its start"
+            )
+        if self.rows is not None and self.rows != rows:
+            raise ValueError(
+                f"the state has {self.rows} rows and the new tokens have {rows}: expected as many; "
+                f"new_state({rows}) makes an empty one, and state.reorder(index) chooses rows"
+            )
 
     def can_crop(self, length: int) -> bool:
         """Whether `crop(length)` is possible in all layers."""
@@ -263,6 +283,7 @@ class StackState(list[LayerState]):
         self.length = length
 
     def reorder(self, index: Tensor) -> None:
+        self.rows = len(index)
         for layer in self:
             layer.reorder(index)
 
@@ -276,6 +297,7 @@ class EncoderDecoderState(StackState):
 
     def __init__(self, layers: StackState, memory: Tensor, memory_mask: Tensor | None) -> None:
         super().__init__(layers)
+        self.stack, self.rows = layers.stack, layers.rows
         self.memory, self.memory_mask, self.copies = memory, memory_mask, 1
 
     def repeat(self, copies: int) -> None:
@@ -283,10 +305,10 @@ class EncoderDecoderState(StackState):
         index = torch.arange(len(self.memory) * self.copies, device=self.memory.device).repeat_interleave(copies)
         for layer in self:
             layer.mixer.reorder(index)
-        self.copies *= copies
+        self.rows, self.copies = len(index), self.copies * copies
 
     def reorder(self, index: Tensor) -> None:
-        texts = index // self.copies
+        texts, self.rows = index // self.copies, len(index)
         if len(index) == len(self.memory) * self.copies and torch.equal(texts, self.row_texts(index)):
             for layer in self:
                 layer.mixer.reorder(index)
@@ -302,3 +324,15 @@ class EncoderDecoderState(StackState):
     def row_texts(self, like: Tensor) -> Tensor:
         """The number of the text of each row."""
         return torch.arange(len(self.memory) * self.copies, device=like.device) // self.copies
+
+
+S = TypeVar("S", bound=StackState)
+
+
+def check_state(state: Any, kind: type[S]) -> S:
+    """The state of a decoder. Raises ValueError for what is none, and for one of another kind of model."""
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"state: expected a {kind.__name__}, which new_state of this model makes, given a {type(state).__name__}"
+        )
+    return state

@@ -19,6 +19,7 @@ from zoo.nn.init import allow_init
 from zoo.nn.mixers.base import MIXERS
 from zoo.utils.class_import import importable_name, load_class
 from zoo.utils.errors import did_you_mean
+from zoo.utils.type_checks import check_type
 
 # Files of this folder that are called `*_attention.py` and those in `mixers/` register their kinds when they are
 # imported; the usual kinds first.
@@ -76,8 +77,8 @@ def register_custom(kind: Any, table: dict[str, Any] | None = None) -> Any:
     table = CORES if table is None else table
     if isinstance(kind, list | tuple):
         return tuple(register_custom(k, table) for k in kind)
-    if isinstance(kind, dict):
-        return kind | {"kind": register_custom(kind.get("kind"), table)}
+    if isinstance(kind, dict) and "kind" in kind:
+        return kind | {"kind": register_custom(kind["kind"], table)}
     if isinstance(kind, type):
         names = [name for name, cls in table.items() if cls is kind]
         name, cls = names[0] if names else f"{importable_name(kind)}:{kind.__qualname__}", kind
@@ -123,6 +124,15 @@ def resolve(kind: Any, table: dict[str, Any]) -> tuple[type, dict[str, Any]]:
             f'attention={name!r} is not an attention kind: attention="softmax" already uses fused kernels (flash, '
             'memory-efficient) where they apply, so omit attention= or write attention="softmax"'
         )
+    if table is CORES and name in MIXERS:
+        raise ValueError(f"{name!r} is a mixer: write mixer={name!r} instead of attention={name!r}")
+    if table is MIXERS and name in CORES:
+        raise ValueError(f"{name!r} is an attention kind: write attention={name!r} instead of mixer={name!r}")
+    if table is MIXERS and name == ATTENTION:
+        raise ValueError(
+            "in a list of mixers 'attention' keeps the attention of a layer: write the name alone, and the kind with "
+            "its options in attention="
+        )
     known = ", ".join(table) or "none"
     raise ValueError(
         f"unknown {what} {name!r}{suggestion(name, table)} (known: {known}; register your own with zoo.register_{what})"
@@ -133,7 +143,7 @@ def suggestion(name: str, table: dict[str, Any]) -> str:
     """A hint for an unknown kind: our name for another library's, or a name with a typo."""
     word = name.lower().replace("-", "_").replace(" ", "_").removesuffix("_attention")
     if table is not CORES or name in UNSUPPORTED:
-        return "" if name in UNSUPPORTED else did_you_mean(name, table)
+        return "" if name in UNSUPPORTED else did_you_mean(name, [*table, ATTENTION])
     return did_you_mean(word, table, ALIASES, cutoff=0.75)
 
 
@@ -149,13 +159,16 @@ def build_mixer(kind: Any, spec: Any) -> nn.Module:
 
 def construct(cls: type, options: dict[str, Any], spec: Any, kind: Any) -> Any:
     """Build `cls(spec, **options)`; a custom class initializes its parameters itself."""
-    known = list(inspect.signature(cls).parameters)[1:]
+    parameters = inspect.signature(cls).parameters
+    known = list(parameters)[1:]
     for name in options.keys() - set(known):
         options_list = ", ".join(known) or "none"
         raise ValueError(
             f"{kind!r}: {cls.__name__} has no option {name!r}{did_you_mean(name, known)}; known options: {options_list}"
         )
     if cls.__module__.split(".")[0] == "zoo":
+        for name, value in options.items():
+            check_type(f"{kind!r}: {name}", value, parameters[name].annotation)
         return cls(spec, **options)
     with allow_init():
         module = cls(spec, **options)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, as_layout
-from zoo.nn.core import Core, CoreSpec, attention, check_positive
+from zoo.nn.core import Core, CoreSpec, attention, check_not_negative, check_positive
 from zoo.nn.kv_cache import State
 from zoo.nn.masks import AnyMask, GlobalTokensMask, Mask, RandomBlocks, Strided, Window, Window2D
 from zoo.nn.position_biases import AnyBias
@@ -34,6 +34,7 @@ class LocalAttention(SparseAttention):
     def __init__(self, spec: CoreSpec, window: int = 16, grid: tuple[int, int] | None = None, prefix: int = 0) -> None:
         super().__init__(spec)
         check_positive(window=window)
+        check_grid(grid, prefix)
         if grid is not None:
             self.pattern = Window2D((grid[0], grid[1]), window // 2, window // 2, prefix)
         else:
@@ -66,6 +67,7 @@ class ShiftedWindowAttention(SparseAttention):
     def __init__(self, spec: CoreSpec, window: int = 8, grid: tuple[int, int] | None = None, prefix: int = 0) -> None:
         super().__init__(spec)
         check_positive(window=window)
+        check_grid(grid, prefix)
         shape = None if grid is None else (grid[0], grid[1])
         self.pattern = WindowPartition(window, window // 2 if spec.layer % 2 else 0, shape, prefix)
 
@@ -82,8 +84,9 @@ class BlockSparseAttention(SparseAttention):
     def __init__(self, spec: CoreSpec, block: int = 16, layout: Any = None) -> None:
         super().__init__(spec)
         check_positive(block=block)
-        self.block, self.blocks = block, None if layout is None else len(layout)
-        self.pattern: Mask = NeighborBlocks(block) if layout is None else BlockLayout(block, as_layout(layout))
+        table = None if layout is None else as_layout(layout)
+        self.block, self.blocks = block, None if table is None else len(table)
+        self.pattern: Mask = NeighborBlocks(block) if table is None else BlockLayout(block, table)
 
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         self.check_length(k.shape[2])
@@ -141,8 +144,21 @@ class BigBird(SparseAttention):
     ) -> None:
         super().__init__(spec)
         check_positive(block=block, random=random)
+        check_not_negative(tokens=block if tokens is None else tokens)
         first = GlobalTokensMask(block if tokens is None else tokens)
         self.pattern = Window(block, block) | first | RandomBlocks(block, random, seed + spec.layer)
+
+
+def check_grid(grid: tuple[int, int] | None, prefix: int) -> None:
+    """Raise ValueError for a grid without patches, and for a prefix without a grid, which would have no effect."""
+    check_not_negative(prefix=prefix)
+    if grid is not None:
+        check_positive(**{"rows of grid": grid[0], "columns of grid": grid[1]})
+    elif prefix:
+        raise ValueError(
+            f"prefix={prefix} has no effect without grid=, whose tokens it precedes: omit it, or give "
+            "grid=(rows, columns); in a sequence attention='longformer' has global tokens at the start"
+        )
 
 
 def sliding(window: int, causal: bool) -> Window:

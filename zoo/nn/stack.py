@@ -1,5 +1,6 @@
 """A stack of blocks, with activation checkpointing, caches, intermediate features and removal of padding."""
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from zoo.nn.kv_cache import LayerState, StackState
 from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.masks import as_mask
 from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_tokens
-from zoo.nn.position_biases import Bias
 
 
 class Stack(nn.Module):
@@ -62,8 +62,8 @@ class Stack(nn.Module):
         context, shape, outputs = context or Context(), x.shape, {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         shared = context.mask is None or as_mask(context.mask).batch == 1
-        if context.bias is not None:
-            shared = check_bias(context.bias, self).batch == 1 and shared
+        if context.bias is not None or state is not None:
+            shared = check_inputs(self, context, state, shape[0]) and shared
         drop, numbers, groups = drop_padding and shared and state is None and context.memory is None, None, None
         if lengths is not None and state is None:
             keep, numbers = check_lengths(lengths, keep, x, trust=True)
@@ -106,6 +106,7 @@ class Stack(nn.Module):
     def new_state(self, batch: int, capacity: int, like: Tensor) -> StackState:
         """Empty caches of all layers, for decoding `batch` rows of about `capacity` tokens."""
         states = StackState()
+        states.stack, states.rows = weakref.ref(self), batch
         for block in self:
             cached: Any = block.mixer if hasattr(block.mixer, "new_state") else getattr(block.mixer, "core", None)
             if not hasattr(cached, "new_state"):
@@ -119,8 +120,19 @@ class Stack(nn.Module):
         return states
 
 
-def check_bias(bias: Bias, blocks: Iterable[Block]) -> Bias:
-    """The bias of a model. Raises ValueError if no block adds it."""
+def check_inputs(stack: Stack, context: Context, state: StackState | None, rows: int) -> bool:
+    """Whether all rows share the bias. Raises ValueError for a bias that no block adds, and for a state of another stack
+    or of other rows."""
+    if state is not None:
+        state.check(stack, rows)
+    if context.bias is None:
+        return True
+    check_bias(stack)
+    return context.bias.batch == 1
+
+
+def check_bias(blocks: Iterable[Block]) -> None:
+    """Raise ValueError if no block adds the bias of a model."""
     mixers = [block.mixer for block in blocks]
     if not any(getattr(mixer, "reads_bias", True) for mixer in mixers):
         names = ", ".join(sorted({type(mixer).__name__ for mixer in mixers}))
@@ -128,7 +140,6 @@ def check_bias(bias: Bias, blocks: Iterable[Block]) -> Bias:
             f"{names}: mixers without attention have no scores to which this model could add its bias: keep attention "
             'in some layers, such as mixer=["NAME", "attention"], or choose a model without a bias'
         )
-    return bias
 
 
 def find_padding(

@@ -1,6 +1,7 @@
 """Types of values from a file or of a user, such as the fields of a dataclass."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -15,6 +16,14 @@ def check_types(instance: Any) -> None:
         if not matches_type(getattr(instance, name), hint):
             value = f"{getattr(instance, name)!r:.200}"
             raise ValueError(f"{cls.__name__}: {name}={value} should be {describe_type(hint)}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError unless a value is of the type, where a list is as good as a tuple, and finite."""
+    if not matches_type(tuple(value) if isinstance(value, list) else value, hint):
+        raise ValueError(f"{name}={value!r:.200}: expected {describe_type(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: expected a finite number")
 
 
 @lru_cache

@@ -61,7 +61,7 @@ def rewrite(config: Any) -> Any:
     """The config without what only attention layers use, if it has none, and with a dt_rank that is the usual one."""
     if config.dt_rank == -(-config.width // 16):
         config = config.replace(dt_rank=None)
-    return config if config.has_attention else config.replace(heads=1, kv_heads=None, head_dim=None)
+    return config if config.uses_attention() else config.replace(heads=1, kv_heads=None, head_dim=None)
 
 
 TRANSFORMERS = CheckpointMapping(

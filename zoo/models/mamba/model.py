@@ -8,7 +8,6 @@ from zoo.models.mamba.mapping import TRANSFORMERS
 from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.text import TextEmbedding
-from zoo.nn.registry import for_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class StateSpaceConfig(DecoderConfig):
     on; it reads longer ones. See DecoderConfig for the other fields.
     """
 
-    kind: ClassVar[str]
+    own_mixer: ClassVar[str]
 
     vocab_size: int = 50280
     max_length: int = 2048
@@ -37,24 +36,19 @@ class StateSpaceConfig(DecoderConfig):
         """The options of the family's mixer."""
         raise NotImplementedError
 
-    @property
-    def has_attention(self) -> bool:
-        """Whether some layer is an attention layer."""
-        return self.mixer == "attention" or (isinstance(self.mixer, tuple) and "attention" in self.mixer)
-
     def mixers(self) -> Any:
         """`mixer`, in which the family's mixer has its options."""
-        own = {"kind": self.kind} | self.mixer_options()
+        own = {"kind": self.own_mixer} | self.mixer_options()
         if isinstance(self.mixer, tuple):
-            return tuple(own if kind == self.kind else kind for kind in self.mixer)
-        return own if self.mixer in (None, self.kind) else self.mixer
+            return tuple(own if kind == self.own_mixer else kind for kind in self.mixer)
+        return own if self.mixer in (None, self.own_mixer) else self.mixer
 
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(StateSpaceConfig):
     """dt_rank: rank of the time steps (None: width / 16). heads: of attention layers. See StateSpaceConfig."""
 
-    kind = "mamba"
+    own_mixer = "mamba"
 
     heads: int = 1
     state: int = 16
@@ -74,20 +68,7 @@ class StateSpaceModel(TextDecoder):
         self.tokens = TextEmbedding(c.vocab_size, c.width, dropout=c.dropout)
         spec = BlockConfig.of(c, norm="rms", causal=True, mlp_dim=c.mlp_dim or 0, mixer=c.mixers())
         self.blocks = spec.stack(c.depth)
-        if not c.has_attention:
-            self.check_attention(spec)
         self.head = self.make_head()
-
-    def check_attention(self, spec: BlockConfig) -> None:
-        """Raise ValueError for an attention kind where no layer has attention."""
-        c = self.config
-        for layer in range(c.depth):
-            if for_layer(c.attention, layer, c.depth) != "softmax":
-                spec.attend(layer, c.depth, c.attention)  # names an unknown kind or option
-                raise ValueError(
-                    f"attention={c.attention!r} has no effect, as no layer has attention: omit attention=, or add such "
-                    f"layers, mixer=[{c.kind!r}, 'attention']"
-                )
 
 
 class Mamba(StateSpaceModel):

@@ -38,7 +38,7 @@ def write(config: Any) -> dict[str, Any]:
 
 def rewrite(config: Any) -> Any:
     """The config without what only attention layers use, if it has none."""
-    return config if config.has_attention else config.replace(kv_heads=None, head_dim=None)
+    return config if config.uses_attention() else config.replace(kv_heads=None, head_dim=None)
 
 
 TRANSFORMERS = CheckpointMapping(

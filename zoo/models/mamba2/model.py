@@ -13,7 +13,7 @@ class Mamba2Config(StateSpaceConfig):
     """heads: of the mixer, in `expand` times the width. groups: groups of heads that share B and C. See
     StateSpaceConfig."""
 
-    kind = "mamba2"
+    own_mixer = "mamba2"
 
     heads: int = 24
     state: int = 128

@@ -5,7 +5,7 @@ an MLP of twice the width, or with `gated_mlp` a gated one. There are no publish
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo.models.family import Family
 from zoo.models.text import DecoderConfig, TextDecoder
@@ -32,6 +32,7 @@ class RetNetConfig(DecoderConfig):
     value_dim: int | None = None
     chunk: int = 64
     norm_eps: float = 1e-6
+    own_mixer: ClassVar[str] = "retention"
 
 
 class RetNet(TextDecoder):

@@ -39,6 +39,8 @@ class Retention(Mixer):
             )
         if value_dim % self.heads:
             raise ValueError(f"value_dim={value_dim} is not divisible by heads={self.heads}: choose a multiple")
+        if not eps > 0:
+            raise ValueError(f"retention: eps={eps}: expected more than 0")
         self.chunk, self.eps = chunk, eps
         self.q, self.k = (nn.Linear(spec.width, inner, bias=False) for _ in range(2))
         self.v, self.gate = (nn.Linear(spec.width, value_dim, bias=False) for _ in range(2))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.context import Context
+from zoo.nn.core import check_positive
 from zoo.nn.kv_cache import LayerState, RecurrentState, State
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
 
@@ -22,6 +23,7 @@ class ShortConvolution(Mixer):
 
     def __init__(self, spec: MixerConfig, kernel: int = 3) -> None:
         super().__init__(spec)
+        check_positive(kernel=kernel)
         if kernel < 2 or not (spec.causal or kernel % 2):
             odd = "" if spec.causal else " and odd in a model that is not causal"
             raise ValueError(f"short_conv: kernel={kernel}: expected at least 2{odd}")
