@@ -121,8 +121,8 @@ class Stack(nn.Module):
 
 
 def check_inputs(stack: Stack, context: Context, state: StackState | None, rows: int) -> bool:
-    """Whether all rows share the bias. Raises ValueError for a bias that no block adds, and for a state of another stack
-    or of other rows."""
+    """Whether all rows share the bias. Raises ValueError for a bias that no block adds, and for a state of another
+    stack or of other rows."""
     if state is not None:
         state.check(stack, rows)
     if context.bias is None:
