@@ -206,7 +206,8 @@ class RecurrentState(State):
         return self.tensors[name]
 
     def update(self, **tensors: Tensor) -> None:
-        self.tensors |= tensors
+        """Replace these tensors. A slice is copied, as it would keep all tokens of a prompt in memory."""
+        self.tensors |= {name: own_memory(t) for name, t in tensors.items()}
 
     def rows(self, index: Tensor) -> "RecurrentState":
         """A copy of the rows `index`."""
@@ -219,6 +220,13 @@ class RecurrentState(State):
 
     def reorder(self, index: Tensor) -> None:
         self.tensors = self.rows(index).tensors
+
+
+def own_memory(t: Tensor) -> Tensor:
+    """The tensor, copied if it is a small part of a larger one."""
+    if torch.compiler.is_compiling() or t.untyped_storage().nbytes() <= 2 * t.nbytes:
+        return t
+    return t.clone(memory_format=torch.contiguous_format)
 
 
 class LayerState:

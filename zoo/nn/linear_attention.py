@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.nn.core import CoreSpec, attention, check_positive
 from zoo.nn.fused import Fused
 from zoo.nn.init import Initializer, orthogonal_gaussian
-from zoo.nn.kv_cache import LinearAttentionState, State
+from zoo.nn.kv_cache import LinearAttentionState, State, own_memory
 from zoo.nn.linear_chunks import Features, add, causal_exponents, causal_sums, read, segments, summarize
 from zoo.nn.masks import AnyMask
 from zoo.nn.position_biases import AnyBias
@@ -73,6 +73,7 @@ class LinearAttention(RecurrentCore):
             attention = fused_half_attention if q.numel() >= COMPILE_ENTRIES else half_attention
             return attention(q, k, v, keep, causal)
         early = k.shape[2] - q.shape[2] if causal else k.shape[2]  # keys that all queries see
+        kept = state is not None
         if state is None:
             like = q.new_empty(0, dtype=torch.promote_types(v.dtype, q.dtype))
             state = LinearAttentionState(q.shape[0], q.shape[1], self.num_features(), v.shape[-1], like)
@@ -88,6 +89,8 @@ class LinearAttention(RecurrentCore):
                 y = self.read_sums(q[:, :, part], state)
             outputs.append(y.to(v.dtype))
         state.length += q.shape[2]
+        if kept:
+            state.top, state.sum = own_memory(state.top), own_memory(state.sum)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
     def add_keys(self, k: Tensor, v: Tensor, keep: Tensor | None, state: LinearAttentionState) -> None:
