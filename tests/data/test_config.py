@@ -4,13 +4,14 @@ from dataclasses import fields
 
 import pytest
 
-from zoo.data import config
+from zoo.data import config, text_config
 from zoo.data.base_config import BaseDataSettings, ItemDataSettings
 from zoo.utils.options import _meanings
 
 
 def kinds(base: type) -> list[type]:
-    """The settings classes below one."""
+    """The settings classes below one, of every file that has some."""
+    assert text_config.QuestionSettings.__mro__[-2] is BaseDataSettings
     return [base, *(kind for child in base.__subclasses__() for kind in kinds(child))]
 
 

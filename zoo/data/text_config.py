@@ -15,6 +15,7 @@ class TaggedTextSettings(ItemDataSettings):
             in the last column; sentences are separated by blank lines), a table with lists of words and tags (.jsonl
             .json .parquet), a folder with a train file of one of these kinds and optional validation and test files,
             or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        data_dir: Folder of the files of a dataset with a card; there is none for words with tags.
         tokens: Column of the lists of words in a table.
         tags: Column of the lists of tags in a table.
         validation: File to validate on. Default: the validation split of the dataset, or else the fraction
@@ -46,6 +47,7 @@ class QuestionSettings(ItemDataSettings):
             SQuAD (`question`, `context`, `answers`: .jsonl .json .parquet), a folder with a train file of one of these
             kinds and optional validation and test files, or `name` or `org/name` on the Hugging Face Hub
             (`org/name:config` for one of its configurations).
+        data_dir: Folder of the files of a dataset with a card; there is none for questions.
         validation: File to validate on. Default: the validation split of the dataset, or else the fraction
             `trainer.val_fraction` of the training questions.
         test: File to test on. Default: the test split of the dataset, or else 10 % of the training questions.
