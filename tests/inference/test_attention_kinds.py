@@ -233,3 +233,19 @@ def test_a_model_with_a_bias_needs_a_layer_that_reads_it():
     model = zoo.create_model("t5_nano", seed=0, mixer=Spectrum)
     with pytest.raises(ValueError, match=r'Spectrum: mixers without attention .* mixer=."NAME", "attention".'):
         model(input_ids=IDS, decoder_input_ids=IDS)
+
+
+class Convolution(zoo.nn.Mixer):
+    """A mixer with a module of torch, whose calls are counted with hooks."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.conv = nn.Conv1d(spec.width, spec.width, 3, padding=1)
+
+    def forward(self, x, context, state=None):
+        return self.conv(x.mT).mT
+
+
+def test_a_mixer_of_ones_own():
+    (found,) = zoo.attention_kinds(Convolution)
+    assert (found.name, found.time, found.memory, found.decoding) == ("Convolution", "N", "N", "refused")

@@ -122,7 +122,7 @@ def attention_facts(name: str, harness: Harness) -> AttentionKind:
     parts = torch.randn(3, 1, spec.heads, LENGTHS[-1], spec.head_dim, generator=torch.Generator().manual_seed(0))
 
     def run(tokens: int) -> list[Tensor]:
-        q, k, v = (part[:, :, :tokens].clone().requires_grad_() for part in parts)
+        q, k, v = (part[:, :, :tokens].clone().requires_grad_(torch.is_grad_enabled()) for part in parts)
         return [core(q, k, v, CAUSAL if found["causal"] == "yes" else None)]
 
     written_out = type(core).forward is Core.forward  # all weights are computed
@@ -151,7 +151,7 @@ def mixer_facts(name: str, harness: MixerHarness) -> AttentionKind:
     def run(tokens: int) -> list[Tensor]:
         own, mask = (causal, CAUSAL) if found["causal"] == "yes" else (stack, None)
         context = Context(mask=mask).for_forward(tokens)
-        return [own[0].mixer(long[:, :tokens].clone().requires_grad_(), context, None)]
+        return [own[0].mixer(long[:, :tokens].clone().requires_grad_(torch.is_grad_enabled()), context, None)]
 
     time, memory = growth(run)
     return AttentionKind(
