@@ -87,13 +87,17 @@ class TextModel(Model):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids", "lengths")
-    token_inputs: ClassVar[tuple[str, ...]] = ()  # further inputs [B, N], of which `encode` makes those of `context`
+    token_inputs: ClassVar[tuple[str, ...]] = ()  # further inputs [B, N], see `context_inputs`
     tokens: TextEmbedding
     blocks: Stack
 
     def context(self, positions: Tensor) -> Context:
         """Masks, biases and rotary tables for tokens at `positions` [N] or [B, N]."""
         return Context()
+
+    def context_inputs(self, ids: Tensor, keep: Tensor | None, **more: Any) -> dict[str, Any]:
+        """Further arguments of `context`, from the `token_inputs` of a batch."""
+        return more
 
     def embed(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """[B, N] -> [B, N, D]; positions [N] or [B, N] of the real tokens of each row."""
@@ -114,7 +118,7 @@ class TextModel(Model):
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
 
         With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. more:
-        further arguments of `context`.
+        the `token_inputs`.
         """
         start = 0 if state is None else check_state(state, StackState).length
         check_shapes(input_ids, attention_mask, start)
@@ -127,6 +131,8 @@ class TextModel(Model):
             if state is not None:
                 raise ValueError("lengths are those of whole rows: omit lengths= with state=")
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        if self.token_inputs:
+            more = self.context_inputs(input_ids, attention_mask, **more)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids)
         return self.blocks(

@@ -1,6 +1,5 @@
 """Longformer (Beltagy et al. 2020): RoBERTa with sliding-window attention and a few tokens with global attention."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +10,9 @@ from zoo.models.family import Family
 from zoo.models.longformer.attention import LongformerAttention
 from zoo.models.longformer.mapping import LONGFORMER
 from zoo.models.roberta.model import Roberta, RobertaConfig
-from zoo.models.text import check_shapes
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.global_tokens import GlobalTokens
-from zoo.nn.kv_cache import StackState
-from zoo.nn.lengths import AnyLengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +66,11 @@ class Longformer(Roberta):
                 core = spec.core_spec(layer, config.depth)
                 block.mixer = LongformerAttention(config.width, core, window=config.windows[layer])
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        lengths: AnyLengths | None = None,
-        *,
-        layers: Sequence[int] | None = None,
-        state: StackState | None = None,
-        global_attention_mask: Tensor | None = None,
-        **more: Any,
-    ) -> Any:
-        """See TextModel.encode. Raises ValueError for a global_attention_mask that does not fit."""
-        more["global_attention_mask"] = global_attention_mask
-        if document_ids is None:
-            check_shapes(input_ids, attention_mask, 0 if state is None else state.length)
-            if lengths is not None and state is None:
-                attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-            more = {"global_tokens": self.global_tokens(input_ids, attention_mask, global_attention_mask)}
-        return super().encode(
-            input_ids, attention_mask, token_type_ids, document_ids, lengths, layers=layers, state=state, **more
-        )
+    def context_inputs(
+        self, ids: Tensor, keep: Tensor | None, global_attention_mask: Tensor | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """The global tokens. Raises ValueError for a global_attention_mask that does not fit."""
+        return more | {"global_tokens": self.global_tokens(ids, keep, global_attention_mask)}
 
     @property
     def has_global_tokens(self) -> bool:
