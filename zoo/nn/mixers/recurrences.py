@@ -88,11 +88,6 @@ def scan(gates: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
     return y.flatten(1, 2)[:, :tokens]
 
 
-def chunks(x: Tensor, size: int) -> Tensor:
-    """[..., N, P] -> [..., C, size, P], with zeros after the last token."""
-    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
-
-
 def chunk_states(decays: Tensor, sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """(the state before each chunk [B, H, C, K, V], the state after the last): S_c = decays_c * S_{c-1} + sums_c.
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.kv_cache import LayerState, RecurrentState
+from zoo.nn.linear_chunks import chunks
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
-from zoo.nn.mixers.recurrences import chunk_states, chunks, float32, kept_tokens
+from zoo.nn.mixers.recurrences import chunk_states, float32, kept_tokens
 from zoo.nn.rotary import Rotary
 
 

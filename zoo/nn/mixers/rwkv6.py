@@ -8,10 +8,10 @@ from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.init import Initializer, uniform_
 from zoo.nn.kv_cache import LayerState, RecurrentState
+from zoo.nn.linear_chunks import chunks
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
 from zoo.nn.mixers.recurrences import (
     chunk_states,
-    chunks,
     float32,
     kept_tokens,
     previous_tokens,

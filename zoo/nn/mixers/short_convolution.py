@@ -1,6 +1,5 @@
 """A short convolution over the tokens: what a model needs to see the token before, without attention."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -8,6 +7,7 @@ from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.kv_cache import LayerState, RecurrentState, State
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
+from zoo.nn.mixers.causal_conv import causal_conv
 
 
 @mixer("short_conv")
@@ -34,15 +34,14 @@ class ShortConvolution(Mixer):
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        x = self.input(x)
-        before = self.kernel - 1 if self.spec.causal else self.kernel // 2
-        if state is None:
-            x = F.pad(x, (0, 0, before, self.kernel - 1 - before))
-        else:
-            assert isinstance(state.mixer, RecurrentState)
-            x = torch.cat([state.mixer["tokens"].to(x.dtype), x], 1)
-            state.mixer.update(tokens=x[:, x.shape[1] - before :])
-        return self.out(self.conv(x.transpose(1, 2)).transpose(1, 2))
+        cache = None if state is None else state.mixer
+        assert cache is None or isinstance(cache, RecurrentState)
+        after = 0 if self.spec.causal else self.kernel // 2  # tokens after each one that it sees
+        x = F.pad(self.input(x), (0, 0, 0, after))
+        y, tokens = causal_conv(self.conv, x, None if cache is None else cache["tokens"])
+        if cache is not None:
+            cache.update(tokens=tokens)
+        return self.out(y[:, after:])
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         """The last kernel - 1 tokens, at first zeros."""
