@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.training.run_dir import write_text
-from zoo.training.sweep.results import MARKERS, STYLES, Comparison
+from zoo.training.sweep.results import MARKERS, STYLES, Comparison, markdown_table, terminal_table
 from zoo.utils.atomic import write_atomic
 from zoo.utils.escape import markdown
 from zoo.utils.plotting import PALETTE, label_text, make_figure, use_fonts_for_all_scripts
@@ -84,24 +84,15 @@ class Grid:
 
     def table(self) -> "Table":
         """A table for the terminal."""
-        from rich.table import Table
-
         caption = "\n".join([*(f"failed: {line}" for line in self._failures()), f"table and plot in {self.folder}"])
-        table = Table(title=self._title(), caption=caption)
-        for number, name in enumerate(self._head()):
-            table.add_column(name, justify="right" if number else "left")
-        for cells in self._cells():
-            table.add_row(*cells)
-        return table
+        return terminal_table(self._title(), caption, self._head(), self._cells())
 
     def __rich__(self) -> "Table":
         return self.table()
 
     def __str__(self) -> str:
         """A Markdown table."""
-        head = self._head()
-        lines = [self._title(), "", "| " + " | ".join(map(markdown, head)) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(map(markdown, cells)) + " |" for cells in self._cells()]
+        lines = markdown_table(self._title(), self._head(), self._cells())
         return "\n".join([*lines, *(f"\nfailed: {markdown(line)}" for line in self._failures())])
 
     def write(self) -> None:

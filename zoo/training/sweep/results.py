@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,30 +139,19 @@ class Comparison:
         """The rows of the table as plain values; None means not measured."""
         return [self._row(value) for value in self.values]
 
+    def _title(self) -> str:
+        return f"{self.recipe}: {self.key}, {self._seeds()}"
+
     def table(self) -> "Table":
         """A table for the terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.recipe}: {self.key}, {self._seeds()}", caption=self._caption())
-        for number, name in enumerate(self._head()):
-            table.add_column(name, justify="right" if number else "left")
-        for cells in self._cells():
-            table.add_row(*cells)
-        return table
+        return terminal_table(self._title(), self._caption(), self._head(), self._cells())
 
     def __rich__(self) -> "Table":
         return self.table()
 
     def __str__(self) -> str:
         """A Markdown table."""
-        head = self._head()
-        lines = [
-            f"{self.recipe}: {self.key}, {self._seeds()}",
-            "",
-            "| " + " | ".join(map(markdown, head)) + " |",
-            "|---" * len(head) + "|",
-        ]
-        lines += ["| " + " | ".join(map(markdown, cells)) + " |" for cells in self._cells()]
+        lines = markdown_table(self._title(), self._head(), self._cells())
         return "\n".join([*lines, "", markdown(self._caption())])
 
     def write(self) -> None:
@@ -329,3 +318,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _number(value: float | None, unit: float = 1.0, digits: int = 0) -> str:
     return "not measured" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def terminal_table(title: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """A table for the terminal; all columns but the first are numbers."""
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def markdown_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table under its title."""
+    lines = ["| " + " | ".join(map(markdown, cells)) + " |" for cells in (head, *rows)]
+    return [title, "", lines[0], "|---" * len(head) + "|", *lines[1:]]
