@@ -117,9 +117,8 @@ class BlockConfig:
         if kind is None or kind == "attention":
             mixer: nn.Module = self.attend(layer, depth, self.attention)
         else:
-            build_core(
-                for_layer(self.attention, layer, depth), self.core_spec(layer, depth)
-            )  # is not used, but checked
+            # the attention of this layer is not used, but checked
+            build_core(for_layer(self.attention, layer, depth), self.core_spec(layer, depth))
             mixer = build_mixer(kind, MixerConfig(self, layer, depth))
         return Block(
             mixer,

@@ -30,9 +30,8 @@ def chunk_delta_rule(
     if log_decay is None:
         scores = scores.tril()
     else:
-        total = chunks(log_decay[..., None].clamp(min=LEAST_LOG_DECAY), size).cumsum(
-            -2
-        )  # B H C c 1: since the start of the chunk
+        total = chunks(log_decay[..., None].clamp(min=LEAST_LOG_DECAY), size)
+        total = total.cumsum(-2)  # B H C c 1: since the start of the chunk
         future = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
         between = (total - total.mT).masked_fill(future, -torch.inf).exp()  # from each token to later ones
         products, scores = products * between, scores * between
