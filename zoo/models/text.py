@@ -1,7 +1,7 @@
 """Base classes of text encoders and decoders: inputs, padding, positions and heads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from zoo.nn.frontends.text import TextEmbedding, count_positions
 from zoo.nn.heads import LMHead, TextClassificationHead, TextPooling, TokenClassificationHead, TokenPoolingMode
 from zoo.nn.kv_cache import StackState, check_state
 from zoo.nn.lengths import AnyLengths
-from zoo.nn.masks import CAUSAL
+from zoo.nn.masks import CAUSAL, Mask
 from zoo.nn.stack import Stack
 
 HEADS = ("classify", "token", "qa", "pool", None)
@@ -99,9 +99,15 @@ class TextModel(Model):
         """Further arguments of `context`, from the `token_inputs` of a batch."""
         return more
 
-    def embed(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """[B, N] -> [B, N, D]; positions [N] or [B, N] of the real tokens of each row."""
-        return self.tokens(input_ids, positions, token_type_ids)
+    def embed(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        token_type_ids: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> Tensor:
+        """[B, N] -> [B, N, D]; positions [N] or [B, N] of the real tokens of each row. words: see `encode`."""
+        return self.tokens(input_ids, positions, token_type_ids, words)
 
     def encode(
         self,
@@ -113,20 +119,25 @@ class TextModel(Model):
         *,
         layers: Sequence[int] | None = None,
         state: StackState | None = None,
+        words: Tensor | None = None,
+        mask: Mask | None = None,
         **more: Any,
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
 
-        With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. more:
-        the `token_inputs`.
+        With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. words
+        [B, N, D]: used instead of the token embeddings of the ids (`tokens.embed_words`), before positions are added.
+        mask: used instead of the family's. more: the `token_inputs`.
         """
         start = 0 if state is None else check_state(state, StackState).length
         check_shapes(input_ids, attention_mask, start)
         if document_ids is not None:
             if attention_mask is not None or state is not None:
                 raise ValueError("document_ids mark padding with -1: omit attention_mask= and state=")
+            if mask is not None:
+                raise ValueError("document_ids have masks of their own: omit mask=")
             documents = self.documents(document_ids, lengths)
-            return self.encode_documents(documents, input_ids, token_type_ids, layers, more)
+            return self.encode_documents(documents, input_ids, token_type_ids, layers, {"words": words} | more)
         if lengths is not None:
             if state is not None:
                 raise ValueError("lengths are those of whole rows: omit lengths= with state=")
@@ -134,10 +145,11 @@ class TextModel(Model):
         if self.token_inputs:
             more = self.context_inputs(input_ids, attention_mask, **more)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
-        x = self.embed(input_ids, positions, token_type_ids)
+        x = self.embed(input_ids, positions, token_type_ids, words)
+        context = self.context(positions, **more)
         return self.blocks(
             x,
-            self.context(positions, **more),
+            context if mask is None else replace(context, mask=mask),
             keep=attention_mask,
             lengths=lengths,
             state=state,
@@ -200,14 +212,22 @@ class TextModel(Model):
         return self.blocks.new_state(batch, capacity or 64, like)
 
     def decode(
-        self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
+        self,
+        input_ids: Tensor,
+        state: StackState,
+        attention_mask: Tensor | None = None,
+        *,
+        every: bool = False,
+        words: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
         """Logits of the token after the last real one of each row [B, V]; with `every`, after each token [B, N, V].
 
-        The ids [B, N] continue the tokens of `state`; attention_mask [B, M] covers all tokens so far.
+        The ids [B, N] continue the tokens of `state`; attention_mask [B, M] covers all tokens so far. words, mask: see
+        `encode`.
         """
         assert self.head is not None
-        x = self.encode(input_ids, attention_mask, state=state)
+        x = self.encode(input_ids, attention_mask, state=state, words=words, mask=mask)
         return self.head(x if every else last_real(x, attention_mask))
 
     def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:

@@ -250,12 +250,14 @@ class StackState(list[LayerState]):
 
     is_static: of static caches, whose positions are advanced by what runs a step. stack: the stack that made it, which
     no other one may continue; None if it is not known, as in a copy. rows: the number of its rows, if it is known.
+    features [F, D]: of images, which take the places of image tokens among the tokens that are read next.
     """
 
     length: int = 0
     is_static: bool = False
     stack: weakref.ref[Any] | None = None
     rows: int | None = None
+    features: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "stack"}  # copies may be of a file

@@ -6,7 +6,7 @@ by `zoo.contrast`. A tower is a model with head="pool", followed by a projection
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,8 @@ from zoo.models.base import Model
 from zoo.models.bert.model import VARIANTS as BERT
 from zoo.models.bert.model import BertConfig
 from zoo.models.family import Family
-from zoo.models.foreign_names import Absent
-from zoo.models.registry import family
 from zoo.models.tower_config import NO_CLASSIFIER, TOWERS, ContrastiveConfig, Tower
+from zoo.models.towers import TowersModel, build_tower
 from zoo.models.tracing import trace_error
 from zoo.models.vit.model import VARIANTS as VIT
 from zoo.models.vit.model import ViTConfig
@@ -28,7 +27,6 @@ from zoo.nn.lengths import AnyLengths
 from zoo.nn.losses.contrastive import clip_loss, siglip_loss
 from zoo.nn.losses.temperature import initialize_temperature
 from zoo.preprocessing.modality import MODALITIES
-from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import did_you_mean
 
 
@@ -72,21 +70,16 @@ class ContrastiveOutput:
 _pytree.register_dataclass(ContrastiveOutput)  # so that FSDP and torch.compile find the tensors in the output
 
 
-class Contrastive(Model):
+class Contrastive(TowersModel):
     """forward(pixel_values, input_ids, attention_mask, input_values, audio_attention_mask) -> ContrastiveOutput.
 
     Modalities without input have no features. encode_image, encode_text and encode_audio return those of one modality.
     lengths, audio_lengths: of the rows of `input_ids` and `input_values`, see `Model.check_lengths`.
     """
 
-    # Names of timm that make no sense for several towers.
-    forward_features = forward_head = get_classifier = reset_classifier = Absent()
-    num_classes = head_hidden_size = no_weight_decay = pretrained_cfg = default_cfg = Absent()
-
     def __init__(self, config: ContrastiveConfig, towers: Mapping[str, Model] | None = None) -> None:
         """towers: existing models to use, with the configs in `config`; others are created."""
         super().__init__(config)
-        self.locked: dict[str, int] = {}
         for name in TOWERS:
             tower = proj = None
             if (spec := config.towers.get(name)) is not None:
@@ -96,31 +89,12 @@ class Contrastive(Model):
             setattr(self, f"{name}_proj", proj)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if config.loss == "siglip" else None
-        inputs = [
-            name for m in self.modalities for own, name in MODALITIES[m].inputs.items() if own in self.tower(m).inputs
-        ]
+        inputs = [name for m in self.modalities for name in self.tower_inputs(m).values()]
         setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
 
     def initialize(self, generator_for: Initializer) -> None:
         """The published initial values: a temperature of 0.07 (CLIP), or 0.1 with a bias of -10 (SigLIP)."""
         initialize_temperature(self.logit_scale, self.logit_bias)
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities of the towers."""
-        return tuple(self.config.towers)
-
-    def tower(self, modality: str) -> Model:
-        """The tower of a modality. Raises ValueError if there is none."""
-        found = getattr(self, modality, None) if modality in TOWERS else None
-        if found is None:
-            raise ValueError(f"the model has no {modality} tower; it has {', '.join(self.modalities)}")
-        return found
-
-    def default_preprocess(self) -> Any:
-        """The processors of the towers, or None if all of them need files."""
-        parts = {name: self.tower(name).preprocess or self.tower(name).default_preprocess() for name in self.modalities}
-        return MultimodalProcessor(**parts) if any(parts.values()) else None
 
     # --- features -------------------------------------------------------------------------------------------------
 
@@ -228,54 +202,11 @@ class Contrastive(Model):
                 total = total + siglip_loss(one, other, output.logit_scale, output.logit_bias, **options)
         return total / len(pairs)
 
-    # --- freezing -------------------------------------------------------------------------------------------------
-
-    def lock(self, modality: str, unlocked: int = 0) -> None:
-        """Freeze a tower: no gradients, evaluation mode (LiT).
-
-        unlocked: number of layer groups to keep trainable, counted from the output. Each block is a group (the last one
-        with the final norm and the head), the embedding is the first group. The projection is always trainable.
-        """
-        tower: Any = self.tower(modality)
-        blocks = list(tower.blocks)
-        if not 0 <= unlocked <= len(blocks) + 1:
-            raise ValueError(f"unlocked={unlocked}: the {modality} tower has {len(blocks) + 1} groups of layers")
-        self.locked[modality] = unlocked
-        tower.requires_grad_(False)
-        for module in self.unlocked_parts(modality):
-            module.requires_grad_(True)
-        self.train(self.training)
-
-    def unlocked_parts(self, modality: str) -> list[nn.Module]:
-        """The trainable modules of a frozen tower."""
-        tower: Any = self.tower(modality)
-        blocks, count = list(tower.blocks), self.locked[modality]
-        if count > len(blocks):
-            return [tower]
-        ends = [tower.blocks.norm, tower.head] if count else []
-        return [part for part in [*blocks[len(blocks) - count :], *ends] if part is not None]
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for modality in self.locked:
-            self.tower(modality).train(False)
-            for module in self.unlocked_parts(modality):
-                module.train(mode)
-        return self
-
     def make_head(self) -> None:
         return None
 
     def reset_head(self, num_classes: int, seed: int = 0) -> None:
         raise ValueError(NO_CLASSIFIER)
-
-
-def build_tower(modality: str, tower: Tower) -> Model:
-    """A model for a tower. Raises ValueError if its family is of another modality."""
-    found = family(tower.family)
-    if found.modality != MODALITIES[modality].family:
-        raise ValueError(f"the {modality} tower is of family {tower.family!r}, whose modality is {found.modality}")
-    return found.model(tower.config)
 
 
 def projection(modality: str, kind: str | None, features: int, width: int) -> nn.Linear | None:

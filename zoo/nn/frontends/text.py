@@ -65,11 +65,17 @@ class TextEmbedding(nn.Module):
         if self.positions is not None:
             trunc_normal_(self.positions, STD, generator_for("positions"))
 
-    def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
-        """positions [N] or [B, N]: position of each token among the real tokens of its row; types [B, N], default 0."""
+    def embed_words(self, ids: Tensor) -> Tensor:
+        """The token embeddings alone: ids [B, N] -> [B, N, D]."""
         x = self.lookup(self.word, ids, "token id")
-        if self.scale != 1:
-            x = x * self.scale
+        return x * self.scale if self.scale != 1 else x
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, types: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
+        """positions [N] or [B, N]: position of each token among the real tokens of its row; types [B, N], default 0.
+        words [B, N, D]: what stands in the place of `embed_words(ids)`, such as features of an image."""
+        x = self.embed_words(ids) if words is None else words
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.lookup(self.types, types, "token_type_id"))
         elif types is not None and not (torch.compiler.is_compiling() or self.ids_checked) and bool(types.any()):

@@ -1,0 +1,107 @@
+"""Config of a bridge: an encoder of images or audio, a decoder of texts, and what joins them."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from zoo.models.config import Config
+from zoo.models.tower_config import Part, TowersConfig
+from zoo.nn.mlp import activation
+
+ENCODERS = ("image", "audio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeConfig(TowersConfig):
+    """Config of a text decoder that reads the features of an encoder of images or of audio.
+
+    image or audio: the encoder (with head=None). text: the decoder (with head="lm").
+    by: "projector", features take the places of the image tokens among the embedded tokens (LLaVA).
+    projector: "linear", or "mlp" for linear, act, linear. projector_norm: a norm before it ("layer", "rms" or None).
+    projector_bias, projector_act: of its linear layers, and the function between them.
+    feature_layer: what the encoder's features are: -1, its output after the final norm; other numbers, the output of
+    this block (-2: the second last one, LLaVA). Several are joined along the width. drop_prefix: leave out the prefix
+    tokens, such as the class token. image_token_id, audio_token_id: the token whose places the features take.
+    """
+
+    no_classifier: ClassVar[str] = "a bridge has no classifier; zoo.generate writes its answers"
+
+    head: str | None = "lm"
+    image: Part | None = None
+    text: Part | None = None
+    audio: Part | None = None
+    by: Literal["projector"] = "projector"
+    projector: Literal["linear", "mlp"] = "mlp"
+    projector_norm: Literal["layer", "rms"] | None = None
+    projector_bias: bool = True
+    projector_act: str = "gelu"
+    feature_layer: int | tuple[int, ...] = -2
+    drop_prefix: bool = True
+    image_token_id: int | None = None
+    audio_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        activation(self.projector_act)
+        given = [name for name in ENCODERS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a bridge has one encoder, image or audio, given {' and '.join(given) or 'none'}")
+        if self.text is None:
+            raise ValueError("a bridge has a text decoder: text is missing")
+        for name, tower, head in ((given[0], self.encoder_part, None), ("text", self.text, "lm")):
+            if tower.config.head != head:
+                raise ValueError(f"the {name} tower has head={tower.config.head!r}, expected head={head!r}")
+        if self.head != "lm":
+            raise ValueError(f"head={self.head!r}: a bridge has head='lm', that of its text tower")
+        depth = getattr(self.encoder_part.config, "depth", 0)
+        for layer in self.feature_layers:
+            if not -depth <= layer < depth:
+                raise ValueError(f"feature_layer={layer}: the {given[0]} tower has the blocks 0 to {depth - 1}")
+        self.check_token(given[0])
+
+    def check_token(self, encoder: str) -> None:
+        """Raise ValueError for a token of features that the vocabulary does not have, or of another encoder."""
+        for name in ENCODERS:
+            field, value = f"{name}_token_id", getattr(self, f"{name}_token_id")
+            size = self.text.config.vocab_size  # type: ignore[union-attr]
+            if name != encoder and value is not None:
+                raise ValueError(f"{field}={value}: the bridge has no {name} tower, set {encoder}_token_id")
+            if name == encoder and (value is None or not 0 <= value < size):
+                raise ValueError(
+                    f"{field}={value}: expected the token that marks features, 0 to {size - 1}, the vocabulary of the "
+                    "text tower"
+                )
+
+    @property
+    def encoder(self) -> str:
+        """The modality of the encoder: "image" or "audio"."""
+        return "image" if self.image is not None else "audio"
+
+    @property
+    def encoder_part(self) -> Part:
+        """The encoder."""
+        part: Part = getattr(self, self.encoder)
+        return part
+
+    @property
+    def feature_token_id(self) -> int:
+        """The token whose places the features take."""
+        token: int = getattr(self, f"{self.encoder}_token_id")
+        return token
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """`feature_layer` as a tuple."""
+        return self.feature_layer if isinstance(self.feature_layer, tuple) else (self.feature_layer,)
+
+    def part_of(self, name: str) -> Config:
+        """The config of the tower that takes the input `name`; the text tower generates."""
+        found = super().part_of(name)
+        return self.parts["text"] if found is self and name == "decoder_input_ids" else found
+
+    def own_foreign_names(self) -> dict[str, Any]:
+        return {
+            "image_token_index": "image_token_id",
+            "vision_feature_layer": "feature_layer",
+            "projector_hidden_act": "projector_act",
+            "multimodal_projector_bias": "projector_bias",
+        }

@@ -1,0 +1,218 @@
+"""Bridges: an encoder of images or audio joined to a decoder of texts.
+
+By a projector (LLaVA, Liu et al. 2023): the features of the encoder take the places of image tokens among the embedded
+tokens, and the decoder reads them like words. `zoo.bridge` makes such a model of any two towers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.base import Model
+from zoo.models.bridge.config import BridgeConfig
+from zoo.models.bridge.connectors import make_connector
+from zoo.models.bridge.features import check_places, put_features
+from zoo.models.eval_mode import eval_mode
+from zoo.models.family import Family
+from zoo.models.llama.model import VARIANTS as LLAMA
+from zoo.models.llama.model import LlamaConfig
+from zoo.models.text import TextDecoder
+from zoo.models.tower_config import TOWERS, Part
+from zoo.models.towers import TowersModel, build_tower
+from zoo.models.tracing import trace_error
+from zoo.models.vit.model import VARIANTS as VIT
+from zoo.models.vit.model import ViTConfig
+from zoo.nn.kv_cache import StackState
+from zoo.nn.lengths import AnyLengths
+from zoo.nn.masks import Mask
+from zoo.preprocessing.modality import MODALITIES
+
+
+class Bridge(TowersModel):
+    """forward(input_ids [B, N], attention_mask, pixel_values [I, C, H, W]) -> logits of the next token [B, N, V].
+
+    The images of all rows are one batch, in the order of the image tokens; a row may have any number of them, or none.
+    The ids have one image token (`config.feature_token_id`) for each feature of an image, as `model.preprocess` writes
+    them. An audio tower takes its own inputs instead of pixel_values. Attributes: `image` or `audio`, the encoder;
+    `connector`; `text`, the decoder.
+    """
+
+    connector: nn.Module
+    text: Any
+    places_checked: bool = False  # whether those of a batch on a GPU were
+
+    def __init__(self, config: BridgeConfig, towers: Mapping[str, Model] | None = None) -> None:
+        """towers: existing models to use, with the configs in `config`; others are created."""
+        super().__init__(config)
+        for name in TOWERS:
+            part = config.towers.get(name)
+            setattr(self, name, part and ((towers or {}).get(name) or build_tower(name, part)))
+        if not isinstance(self.text, TextDecoder):
+            raise ValueError(
+                f"the text tower is a {type(self.text).__name__}, expected a decoder such as llama or gpt2"
+            )
+        self.connector = self.make_connector()
+        encoder = self.tower_inputs(config.encoder)
+        inputs = ("input_ids", "attention_mask", "document_ids", "lengths", *encoder.values())
+        setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
+
+    def make_connector(self) -> nn.Module:
+        """What turns features of the encoder into tokens of the decoder."""
+        c = self.config
+        width = c.encoder_part.config.width * len(c.feature_layers)
+        return make_connector(c, width, self.text.config.width)
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder: the attribute `image` or `audio`."""
+        return self.tower(self.config.encoder)
+
+    @property
+    def num_features(self) -> int:
+        """Width of the hidden states of the text tower."""
+        width: int = self.text.num_features
+        return width
+
+    @property
+    def tokens(self) -> Any:
+        """The front end of the text tower."""
+        return self.text.tokens
+
+    def make_head(self) -> None:
+        return None
+
+    def reset_head(self, num_classes: int, seed: int = 0) -> None:
+        raise ValueError(self.config.no_classifier)
+
+    # --- features -------------------------------------------------------------------------------------------------
+
+    def encoder_features(self, **batch: Any) -> tuple[Tensor, Tensor | None]:
+        """(the encoder's features [I, T, W] that the connector reads; how many of each are real [I], None for all).
+
+        batch: inputs of the encoder, under its own names.
+        """
+        c, tower = self.config, self.encoder
+        layers = [layer for layer in c.feature_layers if layer != -1]
+        found = tower.encode(**batch, layers=layers) if layers else (tower.encode(**batch), [])
+        outputs = iter(found[1])
+        parts = [found[0] if layer == -1 else next(outputs) for layer in c.feature_layers]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        counts = None
+        if (mask := batch.get("attention_mask")) is not None:
+            counts = tower.frames(mask.sum(1)) if hasattr(tower, "frames") else mask.sum(1)
+        return (x[:, prefix_tokens(tower) :] if c.drop_prefix else x), counts
+
+    def features(self, **batch: Any) -> Tensor:
+        """What takes the places of the image tokens [F, D]: the features of all images, one after the other.
+
+        batch: inputs of the encoder, under their names among the inputs of this model.
+        """
+        own = {theirs: name for name, theirs in self.tower_inputs(self.config.encoder).items()}
+        x, counts = self.encoder_features(**{own[name]: value for name, value in batch.items()})
+        x = self.connector(x)
+        if counts is None:
+            return x.flatten(0, 1)
+        return x[torch.arange(x.shape[1], device=x.device) < counts[:, None]]
+
+    def embed_words(self, input_ids: Tensor, features: Tensor | None) -> Tensor | None:
+        """The embedded tokens [B, N, D] with features [F, D] in the places of the image tokens; None without features.
+
+        Raises ValueError unless there are as many image tokens as features.
+        """
+        where, encoder = input_ids == self.config.feature_token_id, self.config.encoder
+        token = f"{self.config.feature_token_id} ({encoder}_token_id)"
+        check_places(where, features, token, MODALITIES[encoder].plural, trust=self.places_checked)
+        self.places_checked = self.places_checked or where.is_cuda
+        return None if features is None else put_features(self.text.tokens.embed_words(input_ids), where, features)
+
+    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch of `example_batch` with image tokens before each text, one image for each."""
+        ids, token = batch["input_ids"], self.config.feature_token_id
+        with eval_mode(self), torch.no_grad():
+            placed = {name: x.to(self.device, self.dtype) for name, x in self.encoder_inputs(batch).items()}
+            count = len(self.features(**placed)) // len(ids)
+        places = ids.new_full((len(ids), count), token)
+        other = (token + 1) % self.text.config.vocab_size
+        return batch | {"input_ids": torch.cat([places, ids.masked_fill(ids == token, other)], 1)}
+
+    def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of the encoder among those of a batch."""
+        names = self.tower_inputs(self.config.encoder).values()
+        return {name: batch[name] for name in names if batch.get(name) is not None}
+
+    def mask(self, **batch: Any) -> Mask | None:
+        """The mask of the decoder for a batch; None is that of its family, which hides later tokens."""
+        return None
+
+    # --- forward --------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        **encoder: Any,
+    ) -> Any:
+        """Hidden states of the text tower [B, N, D]; `layers=`: of its blocks, see `Model.encode`."""
+        given = self.encoder_inputs(encoder)
+        words = self.embed_words(input_ids, self.features(**given) if given else None)
+        return self.text.encode(
+            input_ids,
+            attention_mask,
+            document_ids=document_ids,
+            lengths=lengths,
+            layers=layers,
+            words=words,
+            mask=self.mask(input_ids=input_ids, attention_mask=attention_mask),
+        )
+
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **batch: Any) -> Tensor:
+        if type(batch) is not dict:
+            raise trace_error(self)
+        if input_ids is None or any(name not in self.inputs for name in batch):
+            input_ids = self.check_inputs(batch, input_ids)
+            batch = {name: value for name, value in batch.items() if name in self.inputs}
+        x = self.encode(input_ids, attention_mask, **batch)
+        logits: Tensor = self.text.head(x)
+        return logits
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def new_state(self, batch: int, capacity: int | None = None, features: Tensor | None = None) -> StackState:
+        """An empty cache for decoding `batch` rows, see `TextModel.new_state`.
+
+        features [F, D]: of the images that the next tokens have (`model.features(pixel_values=...)`).
+        """
+        state: StackState = self.text.new_state(batch, capacity)
+        state.features = features
+        return state
+
+    def decode(
+        self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
+    ) -> Tensor:
+        """As `TextModel.decode`; features of the state take the places of the image tokens among these ids."""
+        features, state.features = state.features, None
+        words = None if features is None and state.length else self.embed_words(input_ids, features)
+        mask = None if state.length else self.mask(input_ids=input_ids, attention_mask=attention_mask)
+        logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
+        return logits
+
+
+def prefix_tokens(tower: Any) -> int:
+    """The number of tokens of an encoder before those of its patches."""
+    prefix: int = getattr(getattr(tower, "patches", None), "prefix", 0)
+    return prefix
+
+
+NANO: dict[str, Any] = {
+    "image": Part(family="vit", config=ViTConfig(**VIT["vit_cifar_tiny"] | {"num_classes": 0, "head": None})),
+    "text": Part(family="llama", config=LlamaConfig(**LLAMA["llama_nano"])),
+    "image_token_id": 1,
+}
+
+FAMILY = Family("bridge", Bridge, BridgeConfig, "multimodal", {"bridge_nano": NANO})
