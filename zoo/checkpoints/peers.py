@@ -74,8 +74,11 @@ class Transformers(Peer):
     def outputs(self, batch: Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
         # Without the head of a model for pretraining.
         model = self.model.base_model if self.checkpoint.config.head is None else self.model
+        model = getattr(self.model, "image_codebook", None) or model  # of a whole FLAVA, the part that is read
         with torch.no_grad():
             output = model(**cast_batch(batch, self.dtype))
+        if isinstance(output, Tensor):  # the logits of an image codebook
+            return output
         if "image_embeds" in output:
             bias = getattr(model, "logit_bias", None)
             return _features(output.image_embeds, output.text_embeds, model.logit_scale, bias)
@@ -120,6 +123,9 @@ class Transformers(Peer):
         return self._auto("AutoImageProcessor")
 
     def pixels(self, image: Any) -> Tensor:
+        if "Flava" in type(self.image_processor).__name__:
+            pixels = self.image_processor(image, return_codebook_pixels=True, return_tensors="pt")
+            return pixels["codebook_pixel_values"][0]
         return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
 
     @cached_property

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import image_io
+from zoo.preprocessing.image_settings import fit_and_size, height_width, processor_settings
 from zoo.utils.errors import LoadError, check_choice, check_keys, is_number
 from zoo.utils.type_checks import check_types
 
@@ -170,8 +171,20 @@ class ImageProcessor:
         return [round(255 * value) for value in self.statistics()[0]]
 
     def _normalize(self, pixels: Tensor) -> Tensor:
-        mean, std = (torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (self.mean, self.std))
+        mean, std = self._mean_and_std(pixels)
         return (pixels.float() * self.rescale - mean) / std
+
+    def _mean_and_std(self, like: Tensor) -> list[Tensor]:
+        return [torch.tensor(v, dtype=torch.float32, device=like.device).view(-1, 1, 1) for v in (self.mean, self.std)]
+
+    def to_images(self, pixel_values: Tensor) -> Tensor:
+        """The inverse of normalization: pixel_values [B, C, H, W] -> uint8 [B, C, H, W], rounded to the nearest level.
+
+        For images that a model makes, such as those of an image tokenizer.
+        """
+        mean, std = self._mean_and_std(pixel_values)
+        levels = (pixel_values.float() * std + mean) / self.rescale
+        return levels.round().clamp(0, 255).to(torch.uint8)
 
     def fitted(self, size: tuple[int, int], channels: int) -> "ImageProcessor":
         """A copy for another image size or number of channels; the crop keeps its fraction of the image."""
@@ -259,9 +272,9 @@ class ImageProcessor:
         """
         _check_channels(channels)
         kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or "ViTImageProcessor"
-        values = _class_defaults(kind) | {name: value for name, value in processor.items() if value is not None}
-        fit, resize_to = _fit_and_size(values["size"]) if values["do_resize"] else ("none", None)
-        crop = _height_width(values["crop_size"]) if values["do_center_crop"] else None
+        values = processor_settings(kind, {name: value for name, value in processor.items() if value is not None})
+        fit, resize_to = fit_and_size(values["size"]) if values["do_resize"] else ("none", None)
+        crop = height_width(values["crop_size"]) if values["do_center_crop"] else None
         final = crop or resize_to or size
         if not crop and fit == "shortest":
             raise LoadError(
@@ -340,44 +353,6 @@ def _load(image: Any, channels: int, backend: str) -> Any:
     image = to_pil_image(image) if isinstance(image, Tensor) else image
     image = image if image.mode == mode else image.convert(mode)
     return pil_to_tensor(image) if backend == "tensor" else image
-
-
-def _class_defaults(kind: str) -> dict[str, Any]:
-    """Defaults of transformers' image processor classes, for keys that are missing in a file."""
-    common: dict[str, Any] = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    half: dict[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
-    openai: dict[str, Any] = {
-        "image_mean": (0.48145466, 0.4578275, 0.40821073),
-        "image_std": (0.26862954, 0.26130258, 0.27577711),
-    }
-    crop: dict[str, Any] = {"resample": 3, "do_center_crop": True, "crop_size": 224}
-    known = {
-        "ViT": half | {"size": 224, "resample": 2, "do_center_crop": False},
-        "DeiT": half | crop | {"size": 256},
-        "Bit": openai | crop | {"size": {"shortest_edge": 224}},
-        "CLIP": openai | crop | {"size": {"shortest_edge": 224}},
-        "Siglip": half | {"size": 224, "resample": 3, "do_center_crop": False},
-    }
-    stem = kind
-    for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
-        stem = stem.removesuffix(ending)
-    if stem not in known:
-        raise LoadError(
-            f"transformers' {kind} is not supported; supported: {', '.join(f'{name}ImageProcessor' for name in known)}"
-        )
-    return common | known[stem]
-
-
-def _fit_and_size(size: Any) -> tuple[str, tuple[int, int]]:
-    """`fit` and `resize_to` of transformers' `size`."""
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        return "shortest", (size["shortest_edge"], size["shortest_edge"])
-    return "squash", _height_width(size)
-
-
-def _height_width(size: Any) -> tuple[int, int]:
-    """224 and {"height": 224, "width": 224} -> (224, 224)."""
-    return (size["height"], size["width"]) if isinstance(size, Mapping) else (size, size)
 
 
 def _check_channels(channels: Any) -> None:

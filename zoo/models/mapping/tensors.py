@@ -9,9 +9,10 @@
     head.proj.@                        =  cls_classifier.@                if head.proj_dist.weight
     -                                  =  ~pooler.**
 
-`*` is a layer number, `@` stands for weight and bias, `{q,k,v}` splits their tensor into ours along the first axis, `~`
-is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published
-files; the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
+`*` is a layer number, in their names `*+1` one that counts from 1. `@` stands for weight and bias, `{q,k,v}` splits
+their tensor into ours along the first axis, `~` is the base prefix (`bert.`), which a file has everywhere or nowhere.
+`|` separates alternative names in published files; the first is used for export. `-` drops their tensor (there `*` is
+one part of a name, `**` any number of parts).
 `?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows, for
 which the first of the names in the file is the one in use (without `if`, they must agree). Ops are a closed set, each
 with its inverse. Lines with tensors that a model does not have are ignored, and each of our tensors uses the first line
@@ -66,7 +67,8 @@ class Line:
         """The line for layer n."""
         ours = tuple(name.replace("*", n) for name in self.ours)
         needs = self.needs and self.needs.replace("*", n)
-        return Line(ours, tuple(name.replace("*", n) for name in self.theirs), self.ops, self.optional, needs)
+        theirs = tuple(name.replace("*+1", str(int(n) + 1)).replace("*", n) for name in self.theirs)
+        return Line(ours, theirs, self.ops, self.optional, needs)
 
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
         """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
