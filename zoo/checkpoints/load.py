@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
-from zoo.checkpoints.formats import extra_files, native, openai_whisper
+from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
 from zoo.checkpoints.hub import locate
@@ -57,8 +57,8 @@ def load(
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
     source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe; a
-    `.pt` file of OpenAI's Whisper; or a hub repository, `org/repo` or `hf-hub:org/repo`. For a folder that has
-    open_clip's config and another, the path of the config file to use.
+    `.pt` file of OpenAI's Whisper or of dalle-pytorch; or a hub repository, `org/repo` or `hf-hub:org/repo`. For a
+    folder that has open_clip's config and another, the path of the config file to use.
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
@@ -160,11 +160,12 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
     if isinstance(values := stored.get("zoo"), dict):
         if selection.given:
             raise LoadError(f"{path} is a checkpoint of a recipe, which describes itself: omit {selection.given}")
-        checkpoint = native.from_description(values, path, path)
-        checkpoint.tensors = own_weights(stored, path)
-        return checkpoint
-    if (published := openai_whisper.read(stored, path, selection.given)) is not None:
-        return published
+        own = native.from_description(values, path, path)
+        own.tensors = own_weights(stored, path)
+        return own
+    for published in (openai_whisper, dalle_pytorch):
+        if (checkpoint := published.read(stored, path, selection.given)) is not None:
+            return checkpoint
     if selection.config is None and not any((folder / name).is_file() for name in CONFIGS):
         keys = " or ".join(f"key={name!r}" for name in groups(stored) if name)
         raise LoadError(

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.checkpoints.formats import (
+    dalle_pytorch,
     extra_files,
     generation_config,
     native,
@@ -40,9 +42,14 @@ OWNS = (
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
     "1_Pooling/config.json", "model.onnx", "model.onnx.data", "source.spm",
-    "target.spm", "target_vocab.json", *extra_files.KEPT,
+    "target.spm", "target_vocab.json", dalle_pytorch.FILE, *extra_files.KEPT,
 )  # fmt: skip
-FORMATS: dict[str, Any] = {"transformers": transformers, "timm": timm, "open_clip": open_clip}
+FORMATS: dict[str, Any] = {
+    "transformers": transformers,
+    "timm": timm,
+    "open_clip": open_clip,
+    "dalle_pytorch": dalle_pytorch,
+}
 
 
 def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path:
@@ -71,8 +78,8 @@ def export(
     examples: Sequence[tuple[Any, Any]] | None = None,
     tolerance: float | None = None,
 ) -> Path:
-    """Export a model to a folder of another library: format "transformers", "timm", "open_clip" or "onnx". Returns its
-    path.
+    """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "dalle_pytorch" (one
+    file `dalle.pt`, without the image tokenizer) or "onnx". Returns its path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
@@ -100,12 +107,15 @@ def export(
         raise ValueError(f'quantize=, examples= and tolerance= are for format="onnx", given format={format!r}')
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
+        if format == "dalle_pytorch":
+            torch.save(files.pop("config.json") | {"weights": tensors}, staged / dalle_pytorch.FILE)
         for name, values in files.items():
             text = values if isinstance(values, str | bytes) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         _write_readme(staged, readme)
-        _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
+        if format != "dalle_pytorch":
+            _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     if format == "transformers":
         _say_what_is_not_cleaned(model, folder)
@@ -229,6 +239,7 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)
     bare = config.head is None
+    tensors = {name: x for name, x in tensors.items() if not name.startswith("image_tokenizer.")}
     tensors = _convert(_with_temperature(tensors, model), model, target, config)
     return files, export_tensors(mapping.table_for(model.config), tensors, base="" if bare else mapping.base)
 

@@ -44,6 +44,27 @@ class WindowPartition(Mask):
 
 
 @dataclass(frozen=True)
+class CausalWindow2D(Mask):
+    """`Window2D` that ends at the query: at most `rows` up and `columns` to the left, on a grid of any number of rows
+    with `width` tokens each.
+
+    The `prefix` tokens before the grid attend to all tokens and are attended by all.
+    """
+
+    width: int
+    rows: int
+    columns: int
+    prefix: int = 0
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        i, j = q - self.prefix, k - self.prefix
+        up = torch.div(i, self.width, rounding_mode="floor") - torch.div(j, self.width, rounding_mode="floor")
+        left = i % self.width - j % self.width
+        inside = (up >= 0) & (up <= self.rows) & (left >= 0) & (left <= self.columns)
+        return inside | (i < 0) | (j < 0)
+
+
+@dataclass(frozen=True)
 class NeighborBlocks(Mask):
     """Blocks of `block` tokens attend to themselves and to the blocks beside them."""
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from zoo.nn.block_masks import is_constant, kept
 from zoo.nn.block_patterns import WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
-from zoo.nn.masks import Mask, MaskView, Strided, Window2D
+from zoo.nn.masks import GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid
@@ -102,10 +102,10 @@ def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tile
 
 def costs_of(mask: Mask, queries: int, keys: int) -> Costs:
     """Pairs and tiles for each size of tiles."""
-    costs, step = [], step_of(mask)
+    costs, (step, first) = [], stride_of(mask)
     for size in QUERIES if grid_of(mask) is None else (SIDE * SIDE,):
         found = candidates(mask, queries, keys, size)
-        pairs = sum(max(len(tile.queries), 16) * int(tile.blocks.sum()) * KEYS // step for tile in found)
+        pairs = sum(max(len(tile.queries), 16) * (int(tile.blocks.sum()) * KEYS // step + first) for tile in found)
         costs.append((size, pairs, len(found)))
     return Costs(tuple(costs))
 
@@ -136,9 +136,16 @@ def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate
     return found
 
 
-def step_of(mask: Mask) -> int:
-    """The distance of keys that a query sees, if all masks of a conjunction have one in common, else 1."""
-    return max((part.step for part in mask.parts() if isinstance(part, Strided)), default=1)
+def stride_of(mask: Mask) -> tuple[int, int]:
+    """(the distance of keys that a query sees, the number of first keys that it sees beside them), if one of the masks
+    of a conjunction is strided, else (1, 0). The distance is that of the columns of an image, too."""
+    found = [(1, 0)]
+    for part in mask.parts():
+        if isinstance(part, Strided):
+            found.append((part.step, 0))
+        elif isinstance(part, Or) and isinstance(part.left, Strided) and isinstance(part.right, GlobalTokensMask):
+            found.append((part.left.step, part.right.tokens))
+    return max(found)
 
 
 def grid_of(mask: Mask) -> Window2D | WindowPartition | None:
@@ -151,7 +158,8 @@ def tile_order(mask: Mask, queries: int) -> Tensor:
     """The queries in the order in which they are cut into tiles: those that see the same keys follow each other."""
     index, grid = torch.arange(queries), grid_of(mask)
     if grid is None or grid.grid is None:
-        return (index % step_of(mask)).argsort(stable=True)
+        step, first = stride_of(mask)
+        return torch.where(index < first, -1, (index - first) % step).argsort(stable=True)
     columns, place = grid.grid[1], index - grid.prefix
     if isinstance(grid, WindowPartition):
         row, column = (window + 1 for window in grid.windows_of(index))

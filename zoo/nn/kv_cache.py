@@ -8,7 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.masks import CAUSAL, And, AnyMask, Causal, Mask, MaskView, NoMask, Or, Strided, Window, as_mask
+from zoo.nn.block_patterns import CausalWindow2D, WindowPartition
+from zoo.nn.masks import (
+    CAUSAL,
+    And,
+    AnyMask,
+    Causal,
+    Mask,
+    MaskView,
+    NoMask,
+    Or,
+    Strided,
+    Window,
+    Window2D,
+    as_mask,
+)
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 
 
@@ -175,7 +189,7 @@ def sees_itself(mask: Mask) -> bool:
     if isinstance(mask, And):
         return sees_itself(mask.left) and sees_itself(mask.right)
     window = isinstance(mask, Window) and mask.left >= 0 and mask.right >= 0
-    return window or isinstance(mask, NoMask | Causal | Strided)
+    return window or isinstance(mask, NoMask | Causal | Strided | Window2D | WindowPartition | CausalWindow2D)
 
 
 class LinearAttentionState(State):

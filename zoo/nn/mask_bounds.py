@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, layout_tensor
+from zoo.nn.block_patterns import BlockLayout, CausalWindow2D, NeighborBlocks, WindowPartition, layout_tensor
 from zoo.nn.global_tokens import GlobalKeys
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.masks import (
@@ -71,6 +71,14 @@ def _(mask: Window2D, q: Spans, k: Spans) -> Tensor:
     low, high = differences(*rows)
     special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
     return special | ((high >= -mask.rows) & (low <= mask.rows))
+
+
+@may_allow.register
+def _(mask: CausalWindow2D, q: Spans, k: Spans) -> Tensor:
+    rows = (in_blocks(Spans(*(i - mask.prefix for i in spans)), mask.width) for spans in (q, k))
+    low, high = differences(*rows)
+    special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
+    return special | ((high >= -mask.rows) & (low <= 0))
 
 
 @may_allow.register

@@ -8,6 +8,7 @@ with large weights by other kernels, whose results differ by their rounding.
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from operator import is_
 from typing import Any, NamedTuple
@@ -24,16 +25,17 @@ from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
+from zoo.nn.block_masks import is_constant
 from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
-from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState
-from zoo.nn.masks import CAUSAL, NO_MASK, Window
+from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState, sees_itself
+from zoo.nn.masks import CAUSAL, NO_MASK, Mask, Window
 from zoo.nn.position_biases import T5RelativeBias
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import attend_to_all
 from zoo.nn.softmax_attention import SoftmaxAttention
-from zoo.nn.sparse_attention import LocalAttention
+from zoo.nn.sparse_attention import LocalAttention, SparseAttention
 from zoo.nn.stack import Stack
 from zoo.nn.window_cache import WindowCache
 
@@ -234,7 +236,7 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     """A function that computes softmax attention, also to a window, for one token: x [B, D] -> [B, D]; None for other
     mixers."""
     core = plain_core(attention)
-    seen = None if core is None else tokens_seen(core, cache)
+    seen = None if core is None else seen_by_newest(core, cache)
     if core is None or seen is None:
         return None
     assert isinstance(attention, Attention)
@@ -249,23 +251,51 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
         if inputs.rotary is not None:
             q, k = inputs.rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
-        bias = inputs.bias
-        if k.shape[2] > seen:
-            k, v = k[:, :, -seen:], v[:, :, -seen:]
-        if bias is not None:
-            bias = bias[..., -k.shape[2] :]
+        k, v, bias = seen(k, v, inputs.bias)
         return out(attend_to_all(q, k, v, scale, bias).reshape(x.shape[0], -1))
 
     return step
 
 
-def tokens_seen(core: SoftmaxAttention, cache: Any) -> int | None:
-    """How many of the tokens so far the newest one sees; None for patterns that are neither all nor a window."""
+Seen = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+
+
+def seen_by_newest(core: SoftmaxAttention, cache: Any) -> Seen | None:
+    """A function that takes from all keys and values so far [B, G, M, P], and biases [1, H, 1, M], those that the
+    newest token sees; None for patterns that are not known."""
     if type(core) is SoftmaxAttention and core.pattern == NO_MASK and type(cache) is KVCache:
-        return sys.maxsize
+        return last_tokens(sys.maxsize)
     if type(core) is LocalAttention and type(cache) is WindowCache and core.pattern == Window(cache.left, 0):
-        return cache.left + 1
+        return last_tokens(cache.left + 1)
+    plain = isinstance(core, SparseAttention) and type(core).forward is SoftmaxAttention.forward
+    if plain and type(cache) is KVCache and is_constant(core.pattern) and sees_itself(core.pattern):
+        return partial(tokens_of_pattern, core.pattern)
     return None
+
+
+def last_tokens(count: int) -> Seen:
+    """The last `count` tokens."""
+
+    def seen(k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        if k.shape[2] > count:
+            k, v = k[:, :, -count:], v[:, :, -count:]
+        return k, v, None if bias is None else bias[..., -k.shape[2] :]
+
+    return seen
+
+
+def tokens_of_pattern(pattern: Mask, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tokens that the last one sees by a pattern of positions."""
+    index = seen_at(pattern, k.shape[2], k.device)
+    bias = None if bias is None else bias.index_select(3, index)
+    return k.index_select(2, index), v.index_select(2, index), bias
+
+
+@lru_cache(maxsize=8192)  # the layers and texts of a model share them
+def seen_at(pattern: Mask, tokens: int, device: torch.device) -> Tensor:
+    """The positions [n] that the last of so many tokens sees."""
+    with torch.inference_mode(False):
+        return pattern.dense(1, tokens, device)[0, 0, 0].nonzero()[:, 0]
 
 
 def cross_attention_step(attention: nn.Module, layer: LayerState) -> BlockStep | None:

@@ -40,6 +40,7 @@ Op = Callable[[Tensor], Tensor]
 OPS: dict[str, tuple[Op, Op]] = {
     "T": (lambda t: t.T if t.ndim > 1 else t, lambda t: t.T if t.ndim > 1 else t),  # their Linear is (in, out)
     "row0": (lambda t: t[0], lambda t: t[None]),  # theirs has a leading axis of one
+    "column0": (lambda t: t[:, 0], lambda t: t[:, None]),  # and a second one
 }
 
 LM_HEADS = ("lm", "masked_lm")  # heads whose output layer may be the word embeddings

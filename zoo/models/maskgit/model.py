@@ -1,0 +1,90 @@
+"""MaskGIT (Chang et al. 2022): a bidirectional stack that fills in masked image tokens, several at a time, here for a
+text that stands before them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.family import Family
+from zoo.models.text_to_image import TextToImageConfig, TextToImageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGITConfig(TextToImageConfig):
+    """Config of MaskGIT; see TextToImageConfig."""
+
+    @property
+    def mask_token_id(self) -> int:
+        """The image id of a token that is not known."""
+        return self.image_vocab_size
+
+
+class MaskedImageTokenHead(nn.Module):
+    """A dense layer, GELU and norm as in BERT's, then scores of each image token [B, n, image_vocab_size]."""
+
+    def __init__(self, config: MaskGITConfig, tied: nn.Parameter | None) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(config.width, config.width), nn.LayerNorm(config.width, config.norm_eps)
+        rows = config.image_vocab_size + (tied is not None)
+        self.proj = nn.Linear(config.width, rows)
+        if tied is not None:
+            self.proj.weight = tied
+        self.codes = config.image_vocab_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.norm(nn.functional.gelu(self.dense(x))))[..., : self.codes]
+
+
+class MaskGIT(TextToImageModel):
+    """forward(input_ids [B, N], attention_mask [B, N], image_ids [B, image tokens]) -> [B, image tokens, V].
+
+    image_ids: codes, and `config.mask_token_id` for tokens that are not known; without them none is. Returned are the
+    scores of the code at each place.
+    """
+
+    causal, start, special_image_tokens = False, 0, 1
+
+    def make_head(self) -> nn.Module | None:
+        if self.config.head is None:
+            return None
+        return MaskedImageTokenHead(self.config, self.tokens.image.weight if self.config.tie_word_embeddings else None)
+
+    def joint_tokens(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, image_ids: Tensor | None = None
+    ) -> Tensor:
+        c, text = self.config, self.text_ids(input_ids, attention_mask)
+        if image_ids is None:
+            image = text.new_full((len(text), c.image_length), c.mask_token_id)
+        else:
+            image = self.flat_image_ids(image_ids)
+        if image.shape[1] != c.image_length:
+            raise ValueError(
+                f"image_ids has {image.shape[1]} tokens, expected all {c.image_length} of an image, with "
+                f"mask_token_id={c.mask_token_id} for those that are not known"
+            )
+        return torch.cat([text, image + c.text_tokens], 1)
+
+    def predictions(self, x: Tensor) -> Tensor:
+        assert self.head is not None
+        return self.head(x[:, self.config.text_length :])
+
+    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every other token is masked."""
+        batch = super().complete_example(batch)
+        image = batch["image_ids"]
+        masked = torch.arange(image.shape[1]) % 2 == 0
+        return batch | {"image_ids": torch.where(masked, self.config.mask_token_id, image)}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "maskgit_nano": dict(
+        text_vocab_size=256, text_length=32, image_vocab_size=256, image_grid=(8, 8), width=192, depth=6, heads=6
+    ),
+    "maskgit_small": dict(
+        text_vocab_size=16384, text_length=64, image_vocab_size=8192, image_grid=(16, 16), width=512, depth=8, heads=8
+    ),
+}
+
+FAMILY = Family("maskgit", MaskGIT, MaskGITConfig, "text_to_image", VARIANTS)
