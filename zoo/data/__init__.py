@@ -25,6 +25,8 @@ _HOME = {
     "load_pairs": "zoo.data.pairs.load",
     "load_audio_pairs": "zoo.data.pairs.audio",
     "make_pairs": "zoo.data.synthetic.scenes",
+    "make_object_scenes": "zoo.data.synthetic.object_scenes",
+    "make_scene_questions": "zoo.data.synthetic.scene_questions",
     "PairDataModule": "zoo.data.pairs.datamodule",
     "AudioDataModule": "zoo.data.audio.datamodule",
     "SpeechDataModule": "zoo.data.audio.speech_datamodule",

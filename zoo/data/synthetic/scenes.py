@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.synthetic.shapes import _DISTANCES, Array, _grid
-from zoo.data.synthetic.shapes import CLASSES as _NAMES
+from zoo.data.synthetic.shapes import DISTANCES, Array, coverage
 
 SIZES = ("small", "large")
 SHAPES = {"circle": "disc", "ring": "ring", "square": "square", "triangle": "triangle", "cross": "cross",
@@ -37,6 +36,8 @@ SIZE = 32
 TRAIN, VALIDATION, TEST, FAMILY = 24000, 500, 500, 4
 SINGLE = 0.15  # fraction of training families with one object
 _RADII = ((3.1, 4.1), (6.3, 7.3))  # pixels of 32, small and large
+_FORMS = [DISTANCES[shape] for shape in SHAPES.values()]
+_TILT = 0.15  # maximum rotation in radians
 _SLANT = 0.4  # maximum offset across the axis, as a fraction of the distance along it
 
 HELD_OUT = tuple(
@@ -180,46 +181,40 @@ def _render(rng: np.random.Generator, scenes: list[Scene], size: int) -> Tensor:
     axis = np.array([scene.axis for scene in scenes])
     low, high = np.array(_RADII).T * size / 32
     radius = rng.uniform(low[parts[..., 0]], high[parts[..., 0]])  # [n, 2]
-    centers = _centers(rng, radius, axis, two, size)
+    centers = place(rng.random((4, n)), radius, axis, two, size)
     image = np.empty((n, 3, size, size), np.float32)
     image[:] = rng.uniform(10, 80, (n, 1, 1, 1)) + rng.uniform(-12, 12, (n, 3, 1, 1))
     for which in (0, 1):
         rows = np.flatnonzero(two) if which else np.arange(n)
         color = np.array(list(COLORS.values()), np.float32)[parts[rows, which, 1]]
         color = color * rng.uniform(0.85, 1.05, (len(rows), 1)) + rng.uniform(-14, 14, (len(rows), 3))
-        cover = _coverage(rng, parts[rows, which, 2], centers[rows, which], radius[rows, which], size)
+        tilt = rng.uniform(-_TILT, _TILT, len(rows))
+        cover = coverage(_FORMS, parts[rows, which, 2], centers[rows, which], radius[rows, which], tilt, size)
         image[rows] += cover[:, None] * (color[..., None, None].astype(np.float32) - image[rows])
     image += rng.standard_normal((n, 1, size, size), dtype=np.float32) * 5
     return torch.from_numpy(np.clip(image + 0.5, 0, 255).astype(np.uint8))
 
 
-def _centers(rng: np.random.Generator, radius: Array, axis: Array, two: Array, size: int) -> Array:
-    """Centers [n, 2, (x, y)] of objects of radius [n, 2]: in order along the axis, with a gap in between."""
+def place(uniform: Array, radius: Array, axis: Array, two: Array, size: int) -> Array:
+    """Centers [n, 2, (x, y)] of objects of radius [n, 2]: in order along the axis, with a gap in between.
+
+    Args:
+        uniform: Random numbers from 0 to 1, [4, n].
+        radius: Radii in pixels.
+        axis: 0 where the first object is left of the second, 1 where it is above it, [n].
+        two: bool [n], False for scenes of one object, the first.
+        size: Height and width of the image in pixels.
+    """
     n = len(radius)
     reach = np.where(two[:, None], radius, np.stack([radius[:, 0], np.zeros(n)], 1))
     free = size - 2 * reach.sum(1) - two
-    before, gap = np.sort(rng.uniform(0, 1, (2, n)), axis=0) * free
+    before, gap = np.sort(uniform[:2], axis=0) * free
     gap = (gap - before) + two
     first = before + reach[:, 0]
     second = first + reach[:, 0] + gap + radius[:, 1]
     least, most = radius, size - radius
-    across = rng.uniform(least[:, 0], most[:, 0])
-    step = rng.uniform(-_SLANT, _SLANT, n) * (second - first)
+    across = least[:, 0] + (most[:, 0] - least[:, 0]) * uniform[2]
+    step = _SLANT * (2 * uniform[3] - 1) * (second - first)
     along = np.stack([first, second], 1)
     aside = np.stack([across, np.clip(across + step, least[:, 1], most[:, 1])], 1)
     return np.where(axis[:, None, None] == 0, np.stack([along, aside], 2), np.stack([aside, along], 2))
-
-
-def _coverage(rng: np.random.Generator, shapes: Array, centers: Array, radius: Array, size: int) -> Array:
-    """Coverage of each pixel by objects of the given shapes [n], float32 [n, size, size], from 0 to 1."""
-    x, y = _grid(size)
-    tilt = rng.uniform(-0.15, 0.15, len(shapes))
-    coverage = np.empty((len(shapes), size, size), np.float32)
-    for number, shape in enumerate(SHAPES.values()):
-        rows = np.flatnonzero(shapes == number)
-        cx, cy, r, c, s = (a[rows, None, None].astype(np.float32) for a in
-                           (centers[:, 0], centers[:, 1], radius, np.cos(tilt), np.sin(tilt)))  # fmt: skip
-        u, v = (x - cx) / r, (y - cy) / r
-        distance = _DISTANCES[_NAMES.index(shape)](c * u + s * v, c * v - s * u)
-        coverage[rows] = np.clip(0.5 - r * distance, 0, 1)
-    return coverage

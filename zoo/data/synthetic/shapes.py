@@ -6,13 +6,14 @@ two, while a linear model on pixels stays below 60 %. The dataset is for learnin
 ranking models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Array = np.ndarray
+Distance = Callable[[Array, Array], Array]
 
 CLASSES = ["disc", "ring", "square", "frame", "triangle", "plus", "cross", "bars", "pillars", "dots"]
 SIZE = 32
@@ -32,7 +33,7 @@ def _plus(u: Array, v: Array) -> Array:
 
 # Signed distances (negative inside) in units of the shape's radius; u points right, v down. Each shape is
 # mirror-symmetric, so that a random flip keeps the label.
-_DISTANCES: list[Callable[[Array, Array], Array]] = [
+_DISTANCES: list[Distance] = [
     lambda u, v: np.hypot(u, v) - 0.9,
     lambda u, v: np.abs(np.hypot(u, v) - 0.74) - 0.2,
     lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.78,
@@ -44,6 +45,7 @@ _DISTANCES: list[Callable[[Array, Array], Array]] = [
     lambda u, v: _bars(v, u),
     lambda u, v: np.hypot(np.abs(u) - 0.56, np.abs(v) - 0.56) - 0.34,
 ]
+DISTANCES = dict(zip(CLASSES, _DISTANCES, strict=True))
 
 
 def make_images(n: int, *, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
@@ -81,16 +83,30 @@ def _shapes(rng: np.random.Generator, labels: Array, size: int) -> Array:
     room = size - 2 * radius
     left, top = rng.uniform(0, 1, (2, n)) * room + radius
     tilt = rng.uniform(-0.2, 0.2, n)
+    return coverage(_DISTANCES, labels, np.stack([left, top], 1), radius, tilt, size)
+
+
+def coverage(forms: Sequence[Distance], labels: Array, centers: Array, radius: Array, tilt: Array, size: int) -> Array:
+    """Coverage of each pixel by one shape per image, float32 [n, size, size], from 0 to 1.
+
+    Args:
+        forms: Signed distances of the shapes; `labels` [n] are indices of them.
+        labels: Shape of each image.
+        centers, radius: Centers [n, (x, y)] and radii [n] in pixels.
+        tilt: Rotation in radians, [n].
+        size: Height and width of the image in pixels.
+    """
     x, y = _grid(size)
-    coverage = np.empty((n, size, size), np.float32)
-    for number, distance in enumerate(_DISTANCES):
+    found = np.empty((len(labels), size, size), np.float32)
+    for number, distance in enumerate(forms):
         rows = np.flatnonzero(labels == number)
         cx, cy, r, c, s = (
-            a[rows, None, None].astype(np.float32) for a in (left, top, radius, np.cos(tilt), np.sin(tilt))
+            a[rows, None, None].astype(np.float32)
+            for a in (centers[:, 0], centers[:, 1], radius, np.cos(tilt), np.sin(tilt))
         )
-        dx, dy = (x - cx) / r, (y - cy) / r
-        coverage[rows] = np.clip(0.5 - r * distance(c * dx + s * dy, c * dy - s * dx), 0, 1)
-    return coverage
+        u, v = (x - cx) / r, (y - cy) / r
+        found[rows] = np.clip(0.5 - r * distance(c * u + s * v, c * v - s * u), 0, 1)
+    return found
 
 
 def _colors(rng: np.random.Generator, n: int) -> tuple[Array, Array]:

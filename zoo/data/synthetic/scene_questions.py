@@ -1,0 +1,147 @@
+"""Questions about synthetic scenes, with answers of one or two words.
+
+There are six types: `count`, `color`, `shape`, `relation` (yes or no), `place` (which relation) and `comparison` (same
+color, same shape, bigger). The answers to the questions of a type are about equally frequent, so that a model that sees
+no image answers about half of those with two answers, and less of the others. In test scenes, questions about a color
+or a shape are about the object of a held-out pair.
+"""
+
+import random
+from dataclasses import dataclass
+
+from zoo.data.synthetic.object_scenes import (
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    ObjectScene,
+    SceneObject,
+    is_held_out,
+    is_held_out_relation,
+    name,
+)
+
+TYPES = ("count", "color", "shape", "relation", "place", "comparison")
+NUMBERS = ("zero", "one", "two")
+SIDES = (("on the left", "on the right"), ("at the top", "at the bottom"))  # axis -> side of the first object, second
+_COLORS, _SHAPES = list(COLORS), list(SHAPES)
+
+
+@dataclass(frozen=True)
+class SceneQuestion:
+    """A question about a scene.
+
+    Attributes:
+        type: One of `TYPES`.
+        question, answer: The texts.
+    """
+
+    type: str
+    question: str
+    answer: str
+
+
+def make_scene_questions(scenes: list[ObjectScene], *, seed: int = 0) -> list[tuple[SceneQuestion, ...]]:
+    """One question of each type for each scene; three types for scenes of one object.
+
+    The questions of a scene are the same for the same seed and index.
+    """
+    return [_questions(scene, random.Random(f"{seed}/questions/{i}")) for i, scene in enumerate(scenes)]
+
+
+def _questions(scene: ObjectScene, rng: random.Random) -> tuple[SceneQuestion, ...]:
+    found = [_count(scene, rng), *_attributes(scene, rng)]
+    if len(scene.objects) == 2:
+        found += [_relation(scene, rng), _place(scene, rng), _comparison(scene, rng)]
+    return tuple(found)
+
+
+def _pick(options: list[str], rng: random.Random) -> str:
+    return options[int(rng.random() * len(options))]
+
+
+def _count(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
+    """Of all objects, or those of a color or shape. The probabilities make the three answers equally frequent."""
+    single = len(scene.objects) == 1
+    if rng.random() < (0.6 if single else 0.15):
+        return SceneQuestion("count", "how many objects are there?", NUMBERS[len(scene.objects)])
+    part = 1 if rng.random() < 0.5 else 2
+    first, last = scene.objects[0], scene.objects[-1]
+    if not single and (first[1] == last[1] or first[2] == last[2]):
+        part = 1 if first[1] == last[1] else 2
+        counted = [first[part]] if rng.random() < 0.65 else []
+    else:
+        counted = [scene.objects[int(rng.random() * len(scene.objects))][part]] if rng.random() < 0.5 else []
+    present = [obj[part] for obj in scene.objects]
+    names = [f"{color} objects" for color in _COLORS] if part == 1 else [_plural(shape) for shape in _SHAPES]
+    others = [i for i in range(len(names)) if i not in present]
+    value = counted[0] if counted else others[int(rng.random() * len(others))]
+    return SceneQuestion("count", f"how many {names[value]} are there?", NUMBERS[present.count(value)])
+
+
+def _plural(shape: str) -> str:
+    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
+
+
+def _attributes(scene: ObjectScene, rng: random.Random) -> list[SceneQuestion]:
+    """The color and the shape of an object, which is named by the other attribute or by its side."""
+    held = [i for i, obj in enumerate(scene.objects) if is_held_out(obj)]
+    chosen = held[int(rng.random() * len(held))] if held else int(rng.random() * len(scene.objects))
+    obj = scene.objects[chosen]
+    color, shape = _COLORS[obj[1]], _SHAPES[obj[2]]
+    by_shape, by_color = [f"the {shape}"], [f"the {color} object"]
+    if len(scene.objects) == 2:
+        other = scene.objects[1 - chosen]
+        side = f"the object {SIDES[scene.axis][chosen]}"
+        by_shape, by_color = ([] if obj[i] == other[i] else names for i, names in ((2, by_shape), (1, by_color)))
+        by_shape, by_color = [*by_shape, side], [*by_color, side]
+    return [SceneQuestion("color", f"what color is {_pick(by_shape, rng)}?", color),
+            SceneQuestion("shape", f"what shape is {_pick(by_color, rng)}?", shape)]  # fmt: skip
+
+
+def _pair(scene: ObjectScene, rng: random.Random) -> tuple[SceneObject, SceneObject, str]:
+    """(an object, the other one, the relation of the first to the second)."""
+    first, second = scene.objects
+    to_second, to_first = RELATIONS[scene.axis]
+    return (first, second, to_second) if rng.random() < 0.5 else (second, first, to_first)
+
+
+def _relation(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
+    """Whether an object is in a relation to the other. Wrong statements of training are not held-out relations, either:
+    the statement alone would tell that they are wrong."""
+    obj, other, relation = _pair(scene, rng)
+    answer = rng.random() < 0.5
+    if not answer:
+        wrong = [name for names in RELATIONS for name in names if name != relation]
+        test = any(map(is_held_out, scene.objects))
+        relation = _pick([name for name in wrong if test or not _is_held_out(obj, name, other)], rng)
+    return SceneQuestion("relation", f"is the {name(obj)} {relation} the {name(other)}?", "yes" if answer else "no")
+
+
+def _is_held_out(obj: SceneObject, relation: str, other: SceneObject) -> bool:
+    axis = next(i for i, names in enumerate(RELATIONS) if relation in names)
+    first, second = (obj, other) if RELATIONS[axis][0] == relation else (other, obj)
+    return is_held_out_relation(first[2], axis, second[2])
+
+
+def _place(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
+    """The relation of an object to the other one."""
+    obj, other, relation = _pair(scene, rng)
+    return SceneQuestion("place", f"where is the {name(obj)} relative to the {name(other)}?", relation)
+
+
+def _comparison(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
+    """Of colors, shapes or sizes. The probabilities make yes and no equally frequent for each of them."""
+    obj, other, _ = _pair(scene, rng)
+    same_color, same_shape, kind = obj[1] == other[1], obj[2] == other[2], rng.random()
+    same_size = obj[0] == other[0]  # neither is bigger
+    if same_color or same_shape:
+        same, different = ("color", "shape") if same_color else ("shape", "color")
+        ask = same if kind < (0.9 if same_size else 0.55) else different if same_size else "size"
+    else:
+        ask = "color" if kind < (0.5 if same_size else 0.35) else "shape" if same_size or kind < 0.7 else "size"
+    if ask == "size":
+        question, answer = f"is the {name(obj)} bigger than the {name(other)}?", obj[0] > other[0]
+    else:
+        question = f"are the objects of the same {ask}?"
+        answer = same_color if ask == "color" else same_shape
+    return SceneQuestion("comparison", question, "yes" if answer else "no")
