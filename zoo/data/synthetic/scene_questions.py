@@ -107,7 +107,7 @@ def _pair(scene: ObjectScene, rng: random.Random) -> tuple[SceneObject, SceneObj
 
 def _relation(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
     """Whether an object is in a relation to the other. Wrong statements of training are not held-out relations, either:
-    the statement alone would tell that they are wrong."""
+    a model could see from the statement alone that they are wrong."""
     obj, other, relation = _pair(scene, rng)
     answer = rng.random() < 0.5
     if not answer:
