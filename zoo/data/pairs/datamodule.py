@@ -225,7 +225,12 @@ class AudioBatch:
 
 def may_be_mirrored(pairs: PairDataset[Any]) -> Tensor:
     """bool [N]: items whose captions do not mention left or right, so that the image may be flipped."""
-    return torch.tensor([not any(_SIDED & set(_words(text)) for text in captions) for captions in pairs.captions])
+    return torch.tensor([not any(map(mentions_sides, captions)) for captions in pairs.captions])
+
+
+def mentions_sides(text: str) -> bool:
+    """Whether a text mentions left or right, or the like."""
+    return bool(_SIDED & set(_words(text)))
 
 
 _SIDED = {"left", "right", "leftwards", "rightwards", "leftward", "rightward", "clockwise", "counterclockwise",

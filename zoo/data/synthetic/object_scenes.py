@@ -27,7 +27,7 @@ RELATIONS = (
     ("above", "below"),
 )  # axis -> relation of the first object to the second, and back
 SIZE = 32
-SPLITS = {"train": 30000, "validation": 1000, "test": 2000}
+SPLITS = {"train": 30000, "validation": 400, "test": 1000}
 """Default number of scenes of each split."""
 SINGLE = 0.2  # fraction of scenes with one object
 SAME_COLOR, SAME_SHAPE = 0.25, 0.25  # fractions of scenes of two objects

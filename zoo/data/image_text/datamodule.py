@@ -1,0 +1,166 @@
+"""Data module of images with texts that are to be written about them, tokenized in memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.augment_config import AugmentSettings
+from zoo.data.config import no_augment
+from zoo.data.datamodule import KeyedDataModule
+from zoo.data.image_text.dataset import ImageText, ImageTexts
+from zoo.data.keyed_batches import Keys
+from zoo.data.pairs.datamodule import ImageBatch, mentions_sides
+from zoo.data.splits import Splits
+from zoo.nn.losses.cross_entropy import IGNORED
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.text import TextProcessor
+from zoo.utils.keyed_random import KeyedRandom
+
+EXTRA = ("input_ids", "labels", "attention_mask", "lengths", "prompt_lengths", "types", "index", "epoch")
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How a model reads a prompt and writes a text.
+
+    Attributes:
+        prefix: Tokens before the prompt: the image tokens of a decoder, or the start token of an encoder-decoder.
+        end: The token after the text.
+        pad: The token of padding.
+        max_length: Maximum number of tokens of all of it.
+    """
+
+    prefix: tuple[int, ...]
+    end: int
+    pad: int
+    max_length: int
+
+    def ids(self, prompt: Sequence[int], target: Sequence[int]) -> list[int]:
+        """The tokens of a prompt with its text. Raises: ValueError if there are too many."""
+        found = [*self.prefix, *prompt, *target, self.end]
+        if len(found) > self.max_length:
+            raise ValueError(f"a prompt of {len(prompt)} and a text of {len(target)} tokens, with {len(self.prefix)} "
+                             f"tokens before them and one behind, are {len(found)} tokens: expected at most "
+                             f"max_length={self.max_length}")  # fmt: skip
+        return found
+
+
+class ImageTextRows(Dataset[Any]):
+    """Dataset of images with a text each: in training one of the texts of an image, in evaluation an item for each.
+
+    Batches: `pixel_values` uint8 [B, 3, H, W]; `input_ids`, `attention_mask` [B, N]; `labels` [B, N], the token of the
+    text that follows each position, and -100 for the prompt and for padding; `lengths` and `prompt_lengths`, the number
+    of tokens of each row and of its prompt (lists: they stay on the host); `types` [B], the types of the questions as
+    numbers, -1 for none; `index` [B], `epoch`. Padding is on the right.
+
+    Args:
+        data: The images with their texts.
+        tokenizer: Of prompts and texts; special tokens that it adds are left out.
+        layout: How the model reads them.
+        types: Names of the types of questions.
+        seed: Samples the text of an image by (seed, epoch, index); None takes all texts.
+    """
+
+    def __init__(self, data: ImageTexts, tokenizer: TextProcessor, layout: TokenLayout, *, types: Sequence[str] = (),
+                 seed: int | None = None) -> None:  # fmt: skip
+        self.data, self.layout, self.seed = data, layout, seed
+        self.count = torch.tensor([len(row) for row in data.texts])
+        self.first = self.count.cumsum(0) - self.count
+        self.texts: list[ImageText] = [text for row in data.texts for text in row]
+        self.image_of = torch.arange(len(data)).repeat_interleave(self.count)
+        self.types = torch.tensor([types.index(text.type) if text.type else -1 for text in self.texts])
+        encoded = encode_all(self.texts, tokenizer)
+        rows = [layout.ids(*pair) for pair in encoded]
+        self.prompt_lengths = torch.tensor([len(layout.prefix) + len(prompt) for prompt, _ in encoded])
+        self.lengths = torch.tensor([len(row) for row in rows])
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.ids = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
+
+    def __len__(self) -> int:
+        return len(self.texts if self.seed is None else self.count)
+
+    def text_rows(self, keys: Keys) -> Tensor:
+        """The text of each item of a batch, int64 [B]."""
+        rows = torch.tensor(list(keys))
+        if self.seed is None:
+            return rows
+        return self.first[rows] + KeyedRandom(self.seed, keys.epoch, rows).integers("text", self.count[rows])
+
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
+        rows = self.text_rows(keys)
+        lengths, prompts = self.lengths[rows, None] - 1, self.prompt_lengths[rows, None]
+        positions = torch.arange(int(lengths.max()))
+        real = positions < lengths
+        places = (self.starts[rows, None] + positions).clamp(max=len(self.ids) - 2)
+        return {
+            "pixel_values": self.data.images[self.image_of[rows]],
+            "input_ids": self.ids[places].long().masked_fill(~real, self.layout.pad),
+            "labels": self.ids[places + 1].long().masked_fill(~real | (positions < prompts - 1), IGNORED),
+            "attention_mask": real.long(),
+            "lengths": lengths[:, 0].tolist(),
+            "prompt_lengths": prompts[:, 0].tolist(),
+            "types": self.types[rows],
+            "index": torch.tensor(list(keys)),
+            "epoch": keys.epoch,
+        }
+
+
+class ImageTextDataModule(KeyedDataModule):
+    """Data module of images with texts about them; see `ImageTextRows` for its batches, whose images are augmented and
+    normalized after their transfer to the device.
+
+    Args:
+        splits: Dataset splits from `load_visual_questions` or `load_captions`.
+        tokenizer: The tokenizer of the model.
+        image: The image processor of the model.
+        layout: How the model reads prompts and texts.
+        batch_size: Images per optimizer step, summed over all devices and accumulation steps.
+        augment: Augmentation of the training images. Default: none.
+        seed: Seed of the order, of the sampled texts and of the augmentation.
+        options: Options of `KeyedDataModule`.
+
+    Raises: ValueError for a prompt and a text with too many tokens.
+    """
+
+    def __init__(self, splits: Splits[ImageTexts], tokenizer: TextProcessor, image: ImageProcessor,
+                 layout: TokenLayout, batch_size: int = 64, *, augment: AugmentSettings | None = None, seed: int = 0,
+                 **options: Any) -> None:  # fmt: skip
+        self.types = list(dict.fromkeys(name for part in splits.parts for name in part.types))
+
+        def rows(part: ImageTexts, training: bool) -> ImageTextRows:
+            return ImageTextRows(part, tokenizer, layout, types=self.types, seed=seed if training else None)
+
+        super().__init__(splits, batch_size, dataset=rows, seed=seed, **options)
+        texts = [[part for text in row for part in (text.prompt, text.target)] for row in splits.train.texts]
+        mirrors = torch.tensor([not any(map(mentions_sides, row)) for row in texts])
+        self.prepare = ImageBatch(augment or no_augment(), image, mirrors)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
+        """Convert a raw batch to the batch of the task."""
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
+
+    def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
+        """Convert a raw batch to the batch of the task."""
+        inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
+        return inputs | {name: batch[name] for name in EXTRA if name in batch}
+
+    def sample(self, count: int = 32) -> dict[str, Any]:
+        """A small batch of the task, to profile with."""
+        return self.ready(super().sample(count))
+
+
+def encode_all(texts: Sequence[ImageText], tokenizer: TextProcessor) -> list[tuple[list[int], list[int]]]:
+    """(tokens of the prompt, tokens of the text) of each, without the special tokens that the tokenizer adds. A text
+    behind a prompt begins with a space.
+    """
+    pairs = [(text.prompt, f" {text.target}" if text.prompt else text.target) for text in texts]
+    unique = list(dict.fromkeys(part for pair in pairs for part in pair))
+    encoded = tokenizer.backend.encode_batch(unique, add_special_tokens=False)
+    known = {part: encoding.ids for part, encoding in zip(unique, encoded, strict=True)}
+    return [(known[prompt], known[target]) for prompt, target in pairs]

@@ -1,0 +1,70 @@
+"""Data options of images with texts that are to be written about them. Imports no torch, so that `--help` is fast."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from zoo.data.augment_config import AugmentSettings
+from zoo.data.base_config import ItemDataSettings
+from zoo.data.config import PairDataSettings, no_augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionDataSettings(PairDataSettings):
+    """Images with captions to be written.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated scenes of two objects; also `auto`), `emoji`, a table of images or image
+            files with captions (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv,
+            WebDataset shards (`shards/{000..009}.tar`), or `name` or `org/name` on the Hugging Face Hub
+            (`org/name:config` for one of its configurations).
+        captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
+            several captions: training samples one of them per epoch, evaluation compares with all.
+        batch_size: Images per optimizer step, summed over all devices.
+    """
+
+    smallest_batch: ClassVar[int] = 1
+    batch_size: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualQuestionSettings(ItemDataSettings):
+    """Images with questions and answers.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated scenes of two objects; also `auto`), `emoji` (with question= and
+            answers=), a table of images or image files with questions and answers (.csv .tsv .jsonl .json .parquet), a
+            folder with train and test tables, WebDataset shards (`shards/{000..009}.tar`), or `name` or `org/name` on
+            the Hugging Face Hub (`org/name:config` for one of its configurations).
+        data_dir: Folder that contains `emoji/`. Default: `ZOO_DATA_DIR`.
+        images: Column of the images or image files. Several rows with the same image file are questions about it:
+            training samples one of them per epoch, evaluation asks all.
+        questions: Column of the questions.
+        question: The question that all rows of a table answer, instead of a column.
+        answers: Column of the answers; of several in a list, the first.
+        types: Column of the types of the questions, for each of which the accuracy is reported.
+        test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training images.
+        batch_size: Images per optimizer step, summed over all devices.
+        max_length: Maximum number of tokens of a question with its answer; longer ones are an error.
+        cache_decoded: Keep decoded images in the user's cache, so that the next start reads them from there. They are
+            decoded again after any change of the files.
+        augment: Augmentation of the training images. An image whose texts mention left or right is never flipped.
+    """
+
+    images: str = ""
+    questions: str = ""
+    question: str = ""
+    answers: str = ""
+    types: str = ""
+    test: str | None = None
+    batch_size: int = 64
+    max_length: int = 64
+    cache_decoded: bool = True
+    augment: AugmentSettings = field(default_factory=no_augment)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(3, "max_length")
+        if self.question and self.questions:
+            raise ValueError(f"question={self.question!r} and questions={self.questions} are given: give one of them")
+        if self.augment.mixes:
+            raise ValueError("mixup and cutmix blend two images, which no answer describes: set mixup=0 cutmix=0")
