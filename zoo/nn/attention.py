@@ -104,10 +104,14 @@ class Attention(nn.Module):
         x may have several rows in a row for each one of memory: they share its keys and values.
         """
         q = self.split(self.q(x))
+        if self.q_norm is not None:
+            q = self.q_norm(q)
         if state is not None and state.memory is not None:
             k, v = state.memory
         else:
             k, v = self.split(self.k(memory)), self.split(self.v(memory))
+            if self.k_norm is not None:
+                k = self.k_norm(k)
             if state is not None:  # each token reads all of them, which takes half the time where a head is contiguous
                 state.memory = k, v = k.contiguous(), v.contiguous()
         rows, _, tokens, _ = q.shape

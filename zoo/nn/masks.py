@@ -307,6 +307,12 @@ class MaskView(View, Mask):
             allowed = allowed & (self.rows.row[q] == self.rows.row[k])
         return allowed if self.keep is None else allowed & self.keep[b, k]
 
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        if self.depends_on_batch:
+            return super().dense(queries, keys, device)
+        values: Tensor = self.inner.dense(queries, keys, device)
+        return values
+
     def on_device(self, keys: int, device: Any) -> Mask:
         inner = self.inner.on_device(keys, device)
         if not self.depends_on_batch:

@@ -1,7 +1,7 @@
 """A stack of blocks, with activation checkpointing, caches, intermediate features and removal of padding."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,12 +52,14 @@ class Stack(nn.Module):
         layers: Sequence[int] | None = None,
         drop_padding: bool = True,
         lengths: AnyLengths | None = None,
+        before: Mapping[int, nn.Module] | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """x [B, N, D] -> hidden states [B, N, D] after the final norm, zeros at padding.
 
         keep [B, N] (or, with a state, [B, M] for all tokens so far): True or 1 for real tokens. Positions count real
         tokens only, so the side of the padding does not matter. layers: also return the outputs of these blocks, before
         the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on a host.
+        before: modules that run before these blocks, with the same arguments (gated cross-attention).
         """
         context, shape, outputs = context or Context(), x.shape, {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
@@ -83,10 +85,11 @@ class Stack(nn.Module):
         for i in range(self.depth):
             block = getattr(self, str(i))
             own = context.layer(i) if isinstance(context.rotary, tuple) else context
-            if recompute:
-                x = checkpoint(block, x, own, use_reentrant=False)
-            else:
-                x = block(x, own, None if state is None else state[i])
+            for part in (block,) if before is None or i not in before else (before[i], block):
+                if recompute:
+                    x = checkpoint(part, x, own, use_reentrant=False)
+                else:
+                    x = part(x, own, None if state is None else state[i])
             if selected is not None and i in selected:
                 outputs[i] = x
         if state is not None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.models.load_report import LoadReport
-from zoo.models.mapping.tensors import OPS, export_tensors, import_tensors, parse, tie, tied_names
+from zoo.models.mapping.tensors import OPS, export_tensors, find_tensors, import_tensors, parse, tie, tied_names
 from zoo.utils.errors import LoadError
 
 TABLE = """
@@ -147,6 +147,21 @@ def test_a_line_for_models_with_one_more_tensor():
     one, two = {"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(2)}
     assert list(export_tensors(table, one)) == ["alone.a"] and list(export_tensors(table, two)) == ["both.a", "both.b"]
     assert equal(import_tensors(table, meta(two), export_tensors(table, two))[0], two)
+
+
+def test_one_tensor_of_ours_may_be_two_of_theirs():
+    table = "word = ~embed.{weight:5,more.weight}"
+    own = {"word": torch.randn(7, 3)}
+    theirs = export_tensors(table, own, base="m.")
+    assert {name: len(x) for name, x in theirs.items()} == {"m.embed.weight": 5, "m.embed.more.weight": 2}
+    tensors, report = import_tensors(table, meta(own), theirs, base="m.")
+    assert equal(tensors, own) and report.mapped == ["word"]
+    found = find_tensors(table, own, theirs, base="m.")
+    assert found["word"][0] == "m.embed.weight" and torch.equal(found["word"][1], own["word"])
+    with pytest.raises(LoadError, match=r"missing m.embed.more.weight \(our word\)"):
+        import_tensors(table, own, {"m.embed.weight": own["word"]}, base="m.")
+    with pytest.raises(LoadError, match=r"m.embed.weight is \[4, 3\], expected \[5, 3\]"):
+        import_tensors(table, own, theirs | {"m.embed.weight": own["word"][:4]}, base="m.")
 
 
 def test_tied_parameters_are_found_and_tied_again():

@@ -3,6 +3,7 @@
     ours                               =  theirs                          [ops]
     patches.cls                        =  ~embeddings.cls_token           row0 row0
     blocks.*.mixer.{q,k,v}.@           =  blocks.*.attn.qkv.@
+    tokens.word.weight                 =  ~embed.{weight:500,more.weight}
     blocks.*.norm1.@                   =  ~h.*.ln_1.@ | ~h.*.norm1.@
     blocks.*.mlp.up.@                  =  ~h.*.mlp.c_fc.@                 T
     head.proj.weight                   =  lm_head.weight                  ?
@@ -10,9 +11,9 @@
     -                                  =  ~pooler.**
 
 `*` is a layer number, in their names `*+1` one that counts from 1. `@` stands for weight and bias, `{q,k,v}` splits
-their tensor into ours along the first axis, `~` is the base prefix (`bert.`), which a file has everywhere or nowhere.
-`|` separates alternative names in published files; the first is used for export. `-` drops their tensor (there `*` is
-one part of a name, `**` any number of parts).
+their tensor into ours along the first axis, and `{a:500,b}` ours into theirs, of which `a` has the first 500 rows; `~`
+is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published files;
+the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
 `?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows, for
 which the first of the names in the file is the one in use (without `if`, they must agree). Ops are a closed set, each
 with its inverse. Lines with tensors that a model does not have are ignored, and each of our tensors uses the first line
@@ -23,7 +24,7 @@ The table is read left to right for export and right to left for import. A tenso
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,20 +57,24 @@ SPELLINGS = (
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table. ours = () drops their tensor; needs: a tensor that the model must have."""
+    """One line of a table. ours = () drops their tensor; needs: a tensor that the model must have. rest: their tensor
+    with the rows of ours after the first `rows`."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     ops: tuple[str, ...] = ()
     optional: bool = False
     needs: str | None = None
+    rest: str | None = None
+    rows: int = 0
 
     def numbered(self, n: str) -> "Line":
         """The line for layer n."""
         ours = tuple(name.replace("*", n) for name in self.ours)
         needs = self.needs and self.needs.replace("*", n)
         theirs = tuple(name.replace("*+1", str(int(n) + 1)).replace("*", n) for name in self.theirs)
-        return Line(ours, theirs, self.ops, self.optional, needs)
+        rest = self.rest and self.rest.replace("*", n)
+        return Line(ours, theirs, self.ops, self.optional, needs, rest, self.rows)
 
     def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
         """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
@@ -83,12 +88,25 @@ class Line:
             return None
         return [part.contiguous() for part in parts]
 
+    def with_rest(self, theirs: Tensor, rest: Tensor | None) -> Tensor:
+        """Their two tensors as one; the first alone if their shapes are not those of the line, which fits no model."""
+        if rest is None or theirs.shape[:1] != (self.rows,) or theirs.shape[1:] != rest.shape[1:]:
+            return theirs
+        return torch.cat([theirs, rest])
+
     def to_theirs(self, ours: list[Tensor]) -> Tensor:
         """Our tensors as their tensor."""
         theirs = torch.cat(ours) if len(ours) > 1 else ours[0]
         for op in reversed(self.ops):
             theirs = OPS[op][1](theirs)
         return theirs.contiguous()
+
+    def exported(self, ours: list[Tensor], base: str) -> dict[str, Tensor]:
+        """Our tensors as their tensor, or as their two, by name."""
+        name, theirs = self.theirs[0].replace("~", base), self.to_theirs(ours)
+        if self.rest is None:
+            return {name: theirs}
+        return {name: theirs[: self.rows].contiguous(), self.rest.replace("~", base): theirs[self.rows :].contiguous()}
 
 
 @lru_cache
@@ -109,7 +127,10 @@ def _parse_line(text: str) -> Iterator[Line]:
     ops = tuple(flag for flag in flags if flag != "?")
     for kind in ("weight", "bias") if "@" in text else ("",):
         theirs = tuple(name.replace("@", kind) for name in re.split(r"\s+\|\s+", match[2]))
-        yield Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in flags, match[4])
+        line = Line(_braces(match[1].replace("@", kind)), theirs, ops, "?" in flags, match[4])
+        if split := re.fullmatch(r"(.*)\{(.*):(\d+),(.*)\}", theirs[0]):
+            line = replace(line, theirs=(split[1] + split[2],), rest=split[1] + split[4], rows=int(split[3]))
+        yield line
 
 
 def _braces(name: str) -> tuple[str, ...]:
@@ -160,8 +181,10 @@ def import_tensors(
             report.initialized += line.ours
         elif theirs is None:
             problems.missing.append(f"{candidates[0]} (our {', '.join(line.ours)})")
+        elif (rest := line.rest and line.rest.replace("~", prefix)) and rest not in names:
+            problems.missing.append(f"{rest} (our {', '.join(line.ours)})")
         else:
-            tensor = foreign[names.pop(theirs)]
+            tensor = line.with_rest(foreign[names.pop(theirs)], foreign[names.pop(rest)] if rest else None)
             problems.conflicts += [
                 f"{theirs} and {other} (both our {', '.join(line.ours)})"
                 for other in candidates
@@ -201,7 +224,9 @@ def find_tensors(
         theirs = next((names[name] for name in (n.replace("~", prefix) for n in line.theirs) if name in names), None)
         if theirs and (problem := defect(foreign[theirs], own[line.ours[0]])):
             raise LoadError(f"{theirs} is not usable: {problem}")
-        parts = theirs and line.to_ours(foreign[theirs], [own[name].shape for name in line.ours])
+        rest = names.get(line.rest.replace("~", prefix)) if line.rest else None
+        whole = None if theirs is None else line.with_rest(foreign[theirs], foreign[rest] if rest else None)
+        parts = None if whole is None else line.to_ours(whole, [own[name].shape for name in line.ours])
         if theirs and parts:
             found |= {name: (theirs, part) for name, part in zip(line.ours, parts)}
     return found
@@ -212,7 +237,10 @@ def export_tensors(table: str, own: Mapping[str, Tensor], *, base: str = "") -> 
     lines = lines_for(table, own)
     if unmapped := _unmapped(lines, own):
         raise ValueError(f"the table has no line for {listed(unmapped)}")
-    return {line.theirs[0].replace("~", base): line.to_theirs([own[name] for name in line.ours]) for line in lines}
+    result: dict[str, Tensor] = {}
+    for line in lines:
+        result |= line.exported([own[name] for name in line.ours], base)
+    return result
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
@@ -258,7 +286,7 @@ def _unmapped(lines: list[Line], own: Iterable[str]) -> list[str]:
 
 
 def _shape_mismatch(line: Line, theirs: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:
-    expected = line.to_theirs([own[name].to("meta") for name in line.ours])
+    expected = next(iter(line.exported([own[name].to("meta") for name in line.ours], "").values()))
     return f"{theirs} is {list(tensor.shape)}, expected {list(expected.shape)} (our {', '.join(line.ours)})"
 
 
