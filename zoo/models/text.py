@@ -77,6 +77,16 @@ class DecoderConfig(TextConfig):
         self.allow_heads("lm", *HEADS)
 
 
+@dataclass(frozen=True)
+class CrossInputs:
+    """Gated cross-attention between the blocks of a decoder: {number of a block: what runs before it}, and what it
+    attends to, memory [B, M, W] (None: nothing) where `memory_mask` is True."""
+
+    blocks: Mapping[int, nn.Module]
+    memory: Tensor | None = None
+    memory_mask: Mask | None = None
+
+
 class TextModel(Model):
     """Base class of text models: forward(input_ids [B, N], attention_mask [B, N], ...) -> output of the head.
 
@@ -127,13 +137,15 @@ class TextModel(Model):
         state: StackState | None = None,
         words: Tensor | None = None,
         mask: Mask | None = None,
+        cross: CrossInputs | None = None,
         **more: Any,
     ) -> Any:
         """Hidden states [B, N, D] after the final norm, exact zeros at padding; see Model.encode.
 
         With a `state` (from new_state) the ids continue its tokens; attention_mask then covers all tokens so far. words
         [B, N, D]: used instead of the token embeddings of the ids (`tokens.embed_words`), before positions are added.
-        mask: used instead of the family's. more: the `token_inputs`.
+        mask: used instead of the family's. cross: what gated cross-attention between the blocks reads. more: the
+        `token_inputs`.
         """
         start = 0 if state is None else check_state(state, StackState).length
         check_shapes(input_ids, attention_mask, start)
@@ -157,14 +169,18 @@ class TextModel(Model):
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids, words)
         context = self.context(positions, **more)
+        context = context if mask is None else replace(context, mask=mask)
+        if cross is not None:
+            context = replace(context, memory=cross.memory, memory_mask=cross.memory_mask)
         return self.blocks(
             x,
-            context if mask is None else replace(context, mask=mask),
+            context,
             keep=attention_mask,
             lengths=lengths,
             state=state,
             layers=layers,
             drop_padding=self.drop_padding,
+            before=None if cross is None else cross.blocks,
         )
 
     def documents(self, document_ids: Tensor, lengths: AnyLengths | None) -> PackedDocuments:
@@ -230,14 +246,15 @@ class TextModel(Model):
         every: bool = False,
         words: Tensor | None = None,
         mask: Mask | None = None,
+        cross: CrossInputs | None = None,
     ) -> Tensor:
         """Logits of the token after the last real one of each row [B, V]; with `every`, after each token [B, N, V].
 
-        The ids [B, N] continue the tokens of `state`; attention_mask [B, M] covers all tokens so far. words, mask: see
-        `encode`.
+        The ids [B, N] continue the tokens of `state`; attention_mask [B, M] covers all tokens so far. words, mask,
+        cross: see `encode`.
         """
         assert self.head is not None
-        x = self.encode(input_ids, attention_mask, state=state, words=words, mask=mask)
+        x = self.encode(input_ids, attention_mask, state=state, words=words, mask=mask, cross=cross)
         return self.head(x if every else last_real(x, attention_mask))
 
     def common_head(self, *, bias: bool = True, **classify: Any) -> nn.Module | None:

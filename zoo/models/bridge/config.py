@@ -3,19 +3,23 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from zoo.models.bridge.connector_config import ConnectorConfig
 from zoo.models.config import Config
-from zoo.models.tower_config import Part, TowersConfig
+from zoo.models.tower_config import Part
 from zoo.nn.mlp import activation
 
 ENCODERS = ("image", "audio")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BridgeConfig(TowersConfig):
+class BridgeConfig(ConnectorConfig):
     """Config of a text decoder that reads the features of an encoder of images or of audio.
 
     image or audio: the encoder (with head=None). text: the decoder (with head="lm").
-    by: "projector", features take the places of the image tokens among the embedded tokens (LLaVA).
+    by: "projector", features take the places of the image tokens among the embedded tokens (LLaVA); "resampler", the
+    same with as many tokens for each image as a perceiver resampler makes of its features; "cross", gated
+    cross-attention between the blocks of the decoder (Flamingo), with one image token for each image. The fields of the
+    last two are those of `ConnectorConfig`.
     projector: "linear", or "mlp" for linear, act, linear. projector_norm: a norm before it ("layer", "rms" or None).
     projector_bias, projector_act: of its linear layers, and the function between them.
     feature_layer: what the encoder's features are: -1, its output after the final norm; other numbers, the output of
@@ -29,7 +33,7 @@ class BridgeConfig(TowersConfig):
     image: Part | None = None
     text: Part | None = None
     audio: Part | None = None
-    by: Literal["projector"] = "projector"
+    by: Literal["projector", "resampler", "cross"] = "projector"
     projector: Literal["linear", "mlp"] = "mlp"
     projector_norm: Literal["layer", "rms"] | None = None
     projector_bias: bool = True
@@ -57,6 +61,8 @@ class BridgeConfig(TowersConfig):
             if not -depth <= layer < depth:
                 raise ValueError(f"feature_layer={layer}: the {given[0]} tower has the blocks 0 to {depth - 1}")
         self.check_token(given[0])
+        if self.by == "resampler" and self.resampler_tokens is None:
+            raise ValueError("by='resampler' needs resampler_tokens, the number of tokens of an image, such as 64")
 
     def check_token(self, encoder: str) -> None:
         """Raise ValueError for a token of features that the vocabulary does not have, or of another encoder."""
@@ -65,6 +71,8 @@ class BridgeConfig(TowersConfig):
             size = self.text.config.vocab_size  # type: ignore[union-attr]
             if name != encoder and value is not None:
                 raise ValueError(f"{field}={value}: the bridge has no {name} tower, set {encoder}_token_id")
+            if name == encoder and self.by == "cross" and value is None:
+                continue  # the batch says which images each token sees
             if name == encoder and (value is None or not 0 <= value < size):
                 raise ValueError(
                     f"{field}={value}: expected the token that marks features, 0 to {size - 1}, the vocabulary of the "
@@ -86,6 +94,12 @@ class BridgeConfig(TowersConfig):
     def feature_token_id(self) -> int:
         """The token whose places the features take."""
         token: int = getattr(self, f"{self.encoder}_token_id")
+        return token
+
+    @property
+    def marker_id(self) -> int | None:
+        """The same, or None: then a batch says which images each token sees."""
+        token: int | None = getattr(self, f"{self.encoder}_token_id")
         return token
 
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.nn.frontends.perceiver_resampler import PerceiverResampler
 from zoo.nn.mlp import activation
 
 
@@ -28,7 +29,40 @@ class Projector(nn.Module):
         return x if self.down is None else self.down(self.act(x))
 
 
+class ResampledProjector(Projector):
+    """The features of each image as a fixed number of tokens: a perceiver resampler, and then a projector."""
+
+    def __init__(self, resampler: PerceiverResampler, width: int, out: int, **options: Any) -> None:
+        super().__init__(width, out, **options)
+        self.resampler = resampler
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep [I, T]: True at real features, None for all."""
+        return super().forward(self.resampler(x, keep))
+
+
 def make_connector(config: Any, width: int, out: int) -> nn.Module:
-    """The connector of a `BridgeConfig`, from features of `width` to the width `out` of the text tower."""
+    """The connector of a `BridgeConfig`, from features of `width` to the width `out` of the text tower; by="cross":
+    the resampler, or nothing."""
     c = config
-    return Projector(width, out, kind=c.projector, act=c.projector_act, bias=c.projector_bias, norm=c.projector_norm)
+    resampler = None if c.resampler_tokens is None or c.by == "projector" else make_resampler(c, width)
+    if c.by == "cross":
+        return nn.Identity() if resampler is None else resampler
+    options = dict(kind=c.projector, act=c.projector_act, bias=c.projector_bias, norm=c.projector_norm)
+    return (
+        Projector(width, out, **options) if resampler is None else ResampledProjector(resampler, width, out, **options)
+    )
+
+
+def make_resampler(c: Any, width: int) -> PerceiverResampler:
+    """The perceiver resampler of a `BridgeConfig`, of the width of the features."""
+    return PerceiverResampler(
+        width,
+        latents=c.resampler_tokens,
+        depth=c.resampler_depth,
+        heads=c.resampler_heads,
+        head_dim=c.resampler_head_dim,
+        act=c.resampler_act,
+        qk_norm=c.resampler_qk_norm,
+        attention=c.resampler_attention,
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.bridge.config import BridgeConfig
 from zoo.models.bridge.connectors import make_connector
+from zoo.models.bridge.cross import GatedCrossBlocks, cross_inputs, cross_of_state, new_cross_state, read_images
 from zoo.models.bridge.features import check_places, put_features
 from zoo.models.eval_mode import eval_mode
 from zoo.models.family import Family
@@ -54,8 +55,11 @@ class Bridge(TowersModel):
                 f"the text tower is a {type(self.text).__name__}, expected a decoder such as llama or gpt2"
             )
         self.connector = self.make_connector()
+        self.gated_cross = self.make_cross() if config.by == "cross" else None
         encoder = self.tower_inputs(config.encoder)
         inputs = ("input_ids", "attention_mask", "document_ids", "lengths", *encoder.values())
+        if self.gated_cross is not None:
+            inputs = ("input_ids", "attention_mask", "lengths", *encoder.values(), "image_attention_mask")
         setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
 
     def make_connector(self) -> nn.Module:
@@ -63,6 +67,11 @@ class Bridge(TowersModel):
         c = self.config
         width = c.encoder_part.config.width * len(c.feature_layers)
         return make_connector(c, width, self.text.config.width)
+
+    def make_cross(self) -> GatedCrossBlocks:
+        """Gated cross-attention between the blocks of the decoder, to what the connector makes of the features."""
+        c = self.config
+        return GatedCrossBlocks(c, self.text, c.encoder_part.config.width * len(c.feature_layers))
 
     @property
     def encoder(self) -> Any:
@@ -104,17 +113,24 @@ class Bridge(TowersModel):
             counts = tower.frames(mask.sum(1)) if hasattr(tower, "frames") else mask.sum(1)
         return (x[:, prefix_tokens(tower) :] if c.drop_prefix else x), counts
 
-    def features(self, **batch: Any) -> Tensor:
-        """What takes the places of the image tokens [F, D]: the features of all images, one after the other.
+    def features(self, image_attention_mask: Tensor | None = None, **batch: Any) -> Any:
+        """What takes the places of the image tokens [F, D]: the features of all images, one after the other. By
+        cross-attention: `CrossFeatures`.
 
-        batch: inputs of the encoder, under their names among the inputs of this model.
+        batch: inputs of the encoder, under their names among the inputs of this model. image_attention_mask [B, N, I]:
+        which images each token sees, by cross-attention.
         """
         own = {theirs: name for name, theirs in self.tower_inputs(self.config.encoder).items()}
-        x, counts = self.encoder_features(**{own[name]: value for name, value in batch.items()})
+        given = {own[name]: value for name, value in batch.items()}
+        if self.gated_cross is not None:
+            return read_images(self, given, image_attention_mask)
+        x, counts = self.encoder_features(**given)
+        if self.config.by == "resampler":
+            return self.connector(x, None if counts is None else real_features(x, counts)).flatten(0, 1)
         x = self.connector(x)
         if counts is None:
             return x.flatten(0, 1)
-        return x[torch.arange(x.shape[1], device=x.device) < counts[:, None]]
+        return x[real_features(x, counts)]
 
     def embed_words(self, input_ids: Tensor, features: Tensor | None) -> Tensor | None:
         """The embedded tokens [B, N, D] with features [F, D] in the places of the image tokens; None without features.
@@ -139,7 +155,7 @@ class Bridge(TowersModel):
 
     def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the encoder among those of a batch."""
-        names = self.tower_inputs(self.config.encoder).values()
+        names = [*self.tower_inputs(self.config.encoder).values(), "image_attention_mask"]
         return {name: batch[name] for name in names if batch.get(name) is not None}
 
     def mask(self, **batch: Any) -> Mask | None:
@@ -160,7 +176,11 @@ class Bridge(TowersModel):
     ) -> Any:
         """Hidden states of the text tower [B, N, D]; `layers=`: of its blocks, see `Model.encode`."""
         given = self.encoder_inputs(encoder)
-        words = self.embed_words(input_ids, self.features(**given) if given else None)
+        features = self.features(**given) if given else None
+        if self.gated_cross is not None:
+            cross, _ = cross_inputs(self, input_ids, attention_mask, features)
+            return self.text.encode(input_ids, attention_mask, lengths=lengths, layers=layers, cross=cross)
+        words = self.embed_words(input_ids, features)
         return self.text.encode(
             input_ids,
             attention_mask,
@@ -189,6 +209,8 @@ class Bridge(TowersModel):
         features [F, D]: of the images that the next tokens have (`model.features(pixel_values=...)`).
         """
         state: StackState = self.text.new_state(batch, capacity)
+        if self.gated_cross is not None:
+            state = new_cross_state(self, state, batch)
         state.features = features
         return state
 
@@ -196,11 +218,20 @@ class Bridge(TowersModel):
         self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
     ) -> Tensor:
         """As `TextModel.decode`; features of the state take the places of the image tokens among these ids."""
+        if self.gated_cross is not None:
+            cross = cross_of_state(self, input_ids, attention_mask, state)
+            scores: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, cross=cross)
+            return scores
         features, state.features = state.features, None
         words = None if features is None and state.length else self.embed_words(input_ids, features)
         mask = None if state.length else self.mask(input_ids=input_ids, attention_mask=attention_mask)
         logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
         return logits
+
+
+def real_features(x: Tensor, counts: Tensor) -> Tensor:
+    """Which of the features [I, T, W] are real [I, T], of which each has `counts` [I]."""
+    return torch.arange(x.shape[1], device=x.device) < counts[:, None]
 
 
 def prefix_tokens(tower: Any) -> int:

@@ -7,6 +7,7 @@ et al. 2022, figure 5 and appendix A.1.1).
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.attention import Attention
@@ -16,7 +17,7 @@ from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.kv_cache import LayerState
-from zoo.nn.masks import NO_MASK
+from zoo.nn.masks import NO_MASK, PaddingMask
 from zoo.nn.mlp import MLP
 from zoo.nn.registry import for_layer
 from zoo.nn.stack import Stack
@@ -78,7 +79,8 @@ class PerceiverResampler(nn.Module):
         """L, the number of tokens of an image."""
         return len(self.latents)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep [I, M]: True at real features, None for all."""
         width = self.latents.shape[1]
         if features.ndim not in (3, 4) or features.shape[-1] != width:
             raise ValueError(
@@ -94,7 +96,8 @@ class PerceiverResampler(nn.Module):
             features = features + (self.frames[:count, None] if features.ndim == 4 else self.frames[0])
         rows = features.flatten(0, -3)
         latents = self.latents.to(rows.dtype).expand(len(rows), -1, -1)
-        y = self.blocks(latents, Context(memory=rows))
+        mask = None if keep is None else PaddingMask(F.pad(keep.flatten(0, -2), (0, self.num_tokens), value=True))
+        y = self.blocks(latents, Context(memory=rows, memory_mask=mask))
         assert isinstance(y, Tensor)
         return y.unflatten(0, features.shape[:-2])
 

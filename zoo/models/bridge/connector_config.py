@@ -1,0 +1,45 @@
+"""Config of a resampler, and of the gated cross-attention between a decoder's blocks."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zoo.models.tower_config import TowersConfig
+from zoo.nn.core import check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorConfig(TowersConfig):
+    """Fields of a resampler and of gated cross-attention; those of the other ways to join the towers do not matter.
+
+    resampler_tokens: the number of tokens that a perceiver resampler makes of the features of one image; None: no
+    resampler. resampler_depth, resampler_heads, resampler_head_dim, resampler_act, resampler_qk_norm,
+    resampler_attention: of its blocks.
+    cross_interval: a gated cross-attention block stands before every so many blocks of the text tower, from the first
+    on. cross_attention: its kind of attention. cross_heads, cross_head_dim: None, those of the text tower.
+    cross_qk_norm: norms of q and k. gate: "scalar", one gate for each branch, or "channel", one for each channel.
+    gate_value, gate_std: mean and standard deviation of the gates at first; at 0 the text tower is as it was.
+    sees: the images that a token attends to, "last", the last one before it, or "all" before it.
+    """
+
+    resampler_tokens: int | None = None
+    resampler_depth: int = 6
+    resampler_heads: int = 8
+    resampler_head_dim: int | None = 64
+    resampler_act: str = "gelu"
+    resampler_qk_norm: bool = False
+    resampler_attention: Any = "softmax"
+    cross_interval: int = 1
+    cross_attention: Any = "softmax"
+    cross_heads: int | None = None
+    cross_head_dim: int | None = None
+    cross_qk_norm: bool = False
+    gate: Literal["scalar", "channel"] = "scalar"
+    gate_value: float = 0.0
+    gate_std: float = 0.0
+    sees: Literal["last", "all"] = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(cross_interval=self.cross_interval)
+        if self.gate_std < 0:
+            raise ValueError(f"gate_std={self.gate_std}: expected a standard deviation of at least 0")
