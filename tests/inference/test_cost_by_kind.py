@@ -46,9 +46,11 @@ def test_costs_are_those_of_a_real_model(name, kind):
     assert found.cache_bytes == pytest.approx(state_bytes(state), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", [row.name for row in zoo.attention_kinds() if row.state == "constant"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_state_of_constant_size_takes_constant_memory(kind):
     """A state that is a slice of the tokens of a prompt would keep all of them."""
+    if zoo.attention_kinds(kind)[0].state != "constant":
+        return
     short, long = (cost_by_kind("gpt_nano", length, names=[kind])[0].cache_bytes for length in (256, 1024))
     assert short == long
 

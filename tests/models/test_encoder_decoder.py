@@ -5,6 +5,7 @@ A family whose fields or inputs differ from those of texts has an entry in `OWN`
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -43,11 +44,18 @@ def spectrograms() -> dict[str, Tensor]:
 BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {"whisper": spectrograms}
 
 
-def small(name: str, **overrides) -> EncoderDecoder:
+@cache
+def smallest(name: str) -> str:
+    """The variant with the fewest parameters."""
     own = family(name)
     sizes = {v: sum(p.numel() for p in build(own, own.config(**own.variants[v])).parameters()) for v in own.variants}
-    fields = {k: v for k, v in (TINY | OWN.get(name, {})).items() if k in own.config.names()}
-    model = zoo.create_model(min(sizes, key=lambda v: sizes[v]), seed=0, **fields | overrides).eval()
+    return min(sizes, key=lambda v: sizes[v])
+
+
+def small(name: str, **overrides) -> EncoderDecoder:
+    names = family(name).config.names()
+    fields = {k: v for k, v in (TINY | OWN.get(name, {})).items() if k in names}
+    model = zoo.create_model(smallest(name), seed=0, **fields | overrides).eval()
     assert isinstance(model, EncoderDecoder)
     return model
 
