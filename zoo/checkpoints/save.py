@@ -27,6 +27,7 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
 from zoo.models.load_report import listed
+from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
@@ -197,9 +198,10 @@ def export_problem(model: Model) -> str | None:
 
 
 def _target_family(model: Model) -> Family:
-    """The family whose formats a model is exported in: other libraries have pairs of towers as CLIP or SigLIP."""
+    """The family whose formats a model is exported in: other libraries have pairs of towers as CLIP or SigLIP, and
+    bridges by a projector as LLaVA."""
     if model.family != "contrast":
-        return family(model.family)
+        return family("llava" if model.family == "bridge" else model.family)
     return family("siglip" if cast(Any, model.config).loss == "siglip" else "clip")
 
 
@@ -236,6 +238,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
             files[generation_config.FILE] = generation
     if isinstance(mapping, MultiTowerMapping):
         files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
+    if isinstance(mapping, BridgeMapping):
+        files = mapping.processor_files(files, model.config)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)
     bare = config.head is None

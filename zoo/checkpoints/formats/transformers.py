@@ -11,6 +11,7 @@ from zoo.checkpoints.formats import (
     generation_config,
     sentence_transformers,
     tokenizer,
+    transformers_bridge,
     transformers_multi_tower,
 )
 from zoo.checkpoints.formats.checkpoint import Checkpoint
@@ -18,6 +19,7 @@ from zoo.checkpoints.formats.labels import names_of_rows
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config, ProblemType
 from zoo.models.family import Family, config_of
+from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings, trainable_instead
 from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.tensors import config_as_tied, theirs_of
@@ -42,6 +44,8 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
     refuse_quantized(values, file)
     if isinstance(mapping, MultiTowerMapping):
         return transformers_multi_tower.read(folder, values, family, mapping)
+    if isinstance(mapping, BridgeMapping):
+        return transformers_bridge.read(folder, values, family, mapping)
     fields = _fields(family, mapping, architecture, values, _rows(folder, weights, mapping, architecture))
     if mapping.embeds is not None and (embedding := sentence_transformers.read(folder)):
         fields |= {**mapping.embeds, **embedding}
@@ -180,6 +184,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
     for _, mapping in mappings(iter([family]), "transformers"):
         if isinstance(mapping, MultiTowerMapping):
             return transformers_multi_tower.describe(model, family, mapping)
+        if isinstance(mapping, BridgeMapping):
+            return transformers_bridge.describe(model, family, mapping)
         config = mapping.rewrite(config_as_tied(model))
         pools = any(fields.get("head") == "pool" for fields in mapping.heads.values())
         if config.head == "pool" and not pools:  # transformers' bare models return the tokens before pooling
