@@ -16,6 +16,7 @@ LLAMA = {
     "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 48, "max_position_embeddings": 64,
 } | IDS  # fmt: skip
+FULL, LOCAL = ["full_attention"], ["sliding_attention"]
 TINY = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": LLAMA | {"sliding_window": 5}, "Qwen2": LLAMA}
 TINY["Qwen3"] = LLAMA | {"head_dim": 12}
 TINY["GraniteMoeHybrid"] = LLAMA | {
@@ -23,6 +24,10 @@ TINY["GraniteMoeHybrid"] = LLAMA | {
     "num_hidden_layers": 4, "mamba_n_heads": 4, "mamba_d_state": 8, "embedding_multiplier": 3.0,
     "residual_multiplier": 0.7, "attention_multiplier": 0.2, "logits_scaling": 2.5,
 }  # fmt: skip
+GEMMA = LLAMA | {"head_dim": 12, "num_hidden_layers": 4}
+TINY["Gemma2"] = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 10, "attn_logit_softcapping": 1.5}
+TINY["Gemma3"] = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 10, "layer_types": LOCAL + FULL + LOCAL + FULL}
+TINY["Gemma"] = GEMMA
 STATE_SPACE = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4} | IDS
 TINY["Mamba2"] = STATE_SPACE | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}
 TINY["Mamba"] = STATE_SPACE
@@ -61,6 +66,19 @@ CASES = {
     "qwen3": ("Qwen3ForCausalLM", {"tie_word_embeddings": True}),
     "qwen3 window": ("Qwen3ForCausalLM", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}),
     "qwen3 hidden states": ("Qwen3Model", {}),
+    "gemma": ("GemmaForCausalLM", {"num_key_value_heads": 1}),
+    "gemma untied": ("GemmaForCausalLM", {"tie_word_embeddings": False, "rms_norm_eps": 1e-5}),
+    "gemma hidden states": ("GemmaModel", {}),
+    "gemma classes": ("GemmaForSequenceClassification", {}),
+    "gemma tokens": ("GemmaForTokenClassification", {}),
+    "gemma 2": ("Gemma2ForCausalLM", {"final_logit_softcapping": 5.0}),
+    "gemma 2 without caps": ("Gemma2ForCausalLM", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma 2 without windows": ("Gemma2ForCausalLM", {"layer_types": FULL * 4}),
+    "gemma 2 classes": ("Gemma2ForSequenceClassification", {}),
+    "gemma 3": ("Gemma3ForCausalLM", {"rope_parameters": {FULL[0]: {"rope_type": "linear", "factor": 3.0}}}),
+    "gemma 3 local alone": ("Gemma3ForCausalLM", {"layer_types": LOCAL * 4, "final_logit_softcapping": 5.0}),
+    "gemma 3 hidden states": ("Gemma3TextModel", {}),
+    "gemma 3 classes": ("Gemma3TextForSequenceClassification", {}),
     "granite": ("GraniteMoeHybridForCausalLM", {"tie_word_embeddings": True}),
     "granite groups, biases": (
         "GraniteMoeHybridForCausalLM", {"mamba_n_groups": 2, "mamba_proj_bias": True, "mamba_conv_bias": False}

@@ -133,6 +133,18 @@ ROWS = {
         counts={"gpt2": 124_439_808, "gpt2_medium": 354_823_168, "gpt2_xl": 1_557_611_200},
     ),
     "llama": Row("llama_nano", TEXT, texts, more=GROUPS, causal=True, counts={"llama2_7b": 6_738_415_616}),
+    "gemma": Row(
+        "gemma_nano",
+        TEXT | dict(kv_heads=None, head_dim=None, window=4, global_every=2),
+        texts,
+        more=GROUPS
+        | {
+            "gemma": dict(window=None, local_rope_base=None, order="pre", qk_norm=False),
+            "gemma 2": dict(local_rope_base=None, qk_norm=False, attention_softcap=2.0, logits_softcap=3.0),
+        },
+        causal=True,
+        kinds=(*BUILT_IN, None),
+    ),
     "mamba": Row(
         "mamba_nano",
         STATE_SPACE | dict(state=5, dt_rank=3),

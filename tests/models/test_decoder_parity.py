@@ -1,4 +1,4 @@
-"""The same files through us and through transformers: GPT-2, LLaMA, Mistral, Qwen2, Qwen3 with every head."""
+"""The same files through us and through transformers: GPT-2, LLaMA, Mistral, Qwen, Gemma, Granite with every head."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from table_swaps import check_swaps
 from text_peers import answer, ragged
 
 import zoo
-from zoo.models.registry import build, family
+from zoo.models.registry import build, find_variant
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -49,6 +49,7 @@ def test_round_trip_through_our_format(tmp_path, name):
 
 @pytest.mark.parametrize("name, option, wrong", [
     ("gpt2", {"norm_eps": 1e-6}, 1e-3), ("llama", {"norm_eps": 1e-5}, 1e-3), ("qwen3", {"norm_eps": 1e-5}, 1e-3),
+    ("gemma 2", {"norm_eps": 1e-5}, 1e-3),
 ])  # fmt: skip
 def test_eps_shows_where_activations_are_small(tmp_path, name, option, wrong):
     theirs, batch = case(tmp_path, name), ragged()
@@ -74,7 +75,9 @@ def test_rotary_positions_far_from_the_start(tmp_path):
     assert error(answer(plain, {"input_ids": ids}), answer(theirs, {"input_ids": ids})) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["gpt2 untied, exact gelu", "llama", "qwen3", "qwen2 tokens", "granite"])
+@pytest.mark.parametrize(
+    "name", ["gpt2 untied, exact gelu", "llama", "qwen3", "qwen2 tokens", "granite", "gemma", "gemma 3"]
+)
 def test_swapping_any_two_lines_of_a_table_is_caught(tmp_path, name):
     theirs, batch = case(tmp_path, name), ragged()
     check_swaps(tmp_path, lambda model: answer(model, batch), answer(theirs, batch), 9)
@@ -88,7 +91,9 @@ def test_training_gives_the_losses_of_transformers(tmp_path, dtype, tolerance):
     assert expected[-1] < expected[0] and (ours / expected - 1).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("name, seed", [("LlamaForCausalLM", 0), ("GraniteMoeHybridForCausalLM", 1)])
+@pytest.mark.parametrize("name, seed", [
+    ("LlamaForCausalLM", 0), ("GraniteMoeHybridForCausalLM", 1), ("Gemma2ForCausalLM", 0), ("Gemma3ForCausalLM", 0),
+])  # fmt: skip
 def test_training_decoders_gives_the_losses_of_transformers(tmp_path, name, seed):
     theirs = decoder(tmp_path, name, seed)
     ours, expected = (losses(model, torch.float32, lr=1e-4) for model in (zoo.load(tmp_path), theirs))
@@ -104,7 +109,7 @@ def test_training_decoders_gives_the_losses_of_transformers(tmp_path, name, seed
     ({"attention_bias": True}, "attention_bias"),
     ({"mlp_bias": True}, "mlp_bias"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    ({"model_type": "gemma"}, "gemma"),
+    ({"model_type": "olmo2"}, "olmo2"),
     ({"architectures": ["LlamaForQuestionAnswering"]}, "LlamaForQuestionAnswering"),
 ])  # fmt: skip
 def test_what_we_do_not_compute_is_refused_by_name(tmp_path, change, named):
@@ -183,11 +188,13 @@ COUNTS = {
     "llama32_3b": 3_212_749_824, "tinyllama_1b": 1_100_048_384, "mistral_7b": 7_241_732_096,
     "mistral_7b_v03": 7_248_023_552, "qwen2_0_5b": 494_032_768, "qwen2_1_5b": 1_543_714_304,
     "qwen2_7b": 7_615_616_512, "qwen3_0_6b": 596_049_920, "qwen3_1_7b": 1_720_574_976, "qwen3_8b": 8_190_735_360,
+    "gemma_2b": 2_506_172_416, "gemma_7b": 8_537_680_896, "gemma2_2b": 2_614_341_888, "gemma2_9b": 9_241_705_984,
+    "gemma2_27b": 27_227_128_320, "gemma3_270m": 268_098_176, "gemma3_1b": 999_885_952,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_are_the_published_ones(name):
-    found = family("gpt2" if name.startswith("gpt2") else "llama")
+    found = find_variant(name)
     model = build(found, found.config(**found.variants[name]))
     assert sum(p.numel() for p in model.parameters()) == COUNTS[name]

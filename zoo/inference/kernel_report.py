@@ -89,9 +89,9 @@ def watch(name: str, attention: Attention, layers: dict[str, LayerKernel]) -> li
         groups = (args[1] if len(args) > 1 else kwargs["context"]).groups
 
     def after(core: Any, args: tuple, output: Tensor) -> None:
-        q, k, v, mask, bias, *_ = args  # behind them the gates of kinds that have them
         if type(core).forward is SoftmaxAttention.forward:
-            kernel, reason = map(str, explain_kernel(q, k, v, mask, bias, core.dropout, core.pattern))
+            inputs = args[:5]  # behind them the gates of kinds that have them
+            kernel, reason = map(str, explain_kernel(*inputs, core.dropout, core.pattern, core.spec.softcap))
         else:
             kernel, reason = getattr(core, "kind", type(core).__name__), "it computes its own attention"
         if groups is not None and kernel != "varlen":

@@ -13,7 +13,7 @@ OTHER_NAMES = """
     vitdet volo wide_resnet xcit yolo yolos
 
     albert biogpt bloom camembert canine chatglm codegen command_r deberta deepseek electra
-    ernie falcon flan_ul2 flaubert fnet funnel gemma gemma2 gemma3 gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
+    ernie falcon flan_ul2 flaubert fnet funnel gpt_bigcode gpt_j gpt_neo gpt_neox gpt_oss gptj
     ibert jamba layoutlm led llama4 longt5 luke megatron mixtral mobilebert mpnet
     mpt nezha nystromformer olmo olmo2 openai_gpt opt pegasus phi phi3 prophetnet pythia qwen2_moe qwen2_vl
     qwen3_moe reformer rembert retribert smollm squeezebert stablelm starcoder switch_transformers transfo_xl

@@ -175,7 +175,7 @@ def run_packed(
     In one call: on the packed tokens, or on rows that are padded for it. Layers of the same kind share the choice and
     its mask.
     """
-    key = type(core), core.pattern, core.dropout, q.shape, k.shape, q.dtype, q.requires_grad
+    key = type(core), core.pattern, core.dropout, core.spec.softcap, q.shape, k.shape, q.dtype, q.requires_grad
     chosen = groups.choices.get(key)
     if chosen is None:
         chosen = groups.choices[key] = choose_packed(core, groups, q, k, mask, bias)
@@ -196,6 +196,7 @@ def choose_packed(
         dropout=core.dropout,
         grad=q.requires_grad and torch.is_grad_enabled(),
         ragged=True,
+        softcap=core.spec.softcap,
     )
     record = kernels.capabilities(q.device)
     choice = kernels.choose(record, call)

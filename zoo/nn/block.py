@@ -14,7 +14,7 @@ from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.masks import CAUSAL, MaskView
 from zoo.nn.padding import Groups
 
-Order = Literal["pre", "post", "parallel"]
+Order = Literal["pre", "post", "sandwich", "parallel"]
 NO_CONTEXT = Context()
 
 
@@ -37,7 +37,8 @@ class Block(nn.Module):
     """One transformer layer.
 
     order: position of the norms. "pre": x + f(norm(x)) (ViT, GPT, LLaMA). "post": norm(x + f(x)) (Vaswani et al. 2017,
-        BERT). "parallel": x + mixer(norm(x)) + mlp(norm(x)), with one shared norm (GPT-J, ViT-22B).
+        BERT). "sandwich": x + norm(f(norm(x))) (Ding et al. 2021, Gemma 2). "parallel": x + mixer(norm(x)) +
+        mlp(norm(x)), with one shared norm (GPT-J, ViT-22B).
     layer_scale: initial value of LayerScale on the mixer and MLP branches; None for no LayerScale.
     dropout: on the output of each branch.
     drop_path: probability that a sample skips a branch in training (stochastic depth, Huang et al. 2016).
@@ -68,14 +69,19 @@ class Block(nn.Module):
         self.scale2: nn.Module | None = None
         if layer_scale is not None and mlp is not None:
             self.scale2 = LayerScale(width, layer_scale)
-        if order == "parallel" and cross is not None:
-            raise ValueError("order='parallel' does not support cross-attention; use order='pre' or order='post'")
+        sandwich = order == "sandwich"
+        self.post_norm1 = norm() if sandwich else None
+        self.post_norm2 = norm() if sandwich and mlp is not None else None
+        if order in ("parallel", "sandwich") and cross is not None:
+            raise ValueError(f"order={order!r} does not support cross-attention; use order='pre' or order='post'")
 
     def forward(self, x: Tensor, context: Context = NO_CONTEXT, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
         pre, groups = self.order != "post", context.groups
         h = self.norm1(x) if pre else x
         y = self.mixer(h, context, state) if getattr(self.mixer, "packs", False) else self.mix_rows(h, context, state)
+        if self.post_norm1 is not None:
+            y = self.post_norm1(y)
         if self.training or self.scale1 is not None:
             y = self.branch(y, self.scale1, groups)
         x = x + y if pre else self.norm1(x + y)
@@ -88,6 +94,8 @@ class Block(nn.Module):
         if self.norm2 is not None:
             h = self.norm2(x) if pre else x
         y = self.mlp(h) if not self.shifts_tokens else self.mlp(h, context, None if state is None else state.mlp)
+        if self.post_norm2 is not None:
+            y = self.post_norm2(y)
         if self.training or self.scale2 is not None:
             y = self.branch(y, self.scale2, groups)
         return x + y if pre or self.norm2 is None else self.norm2(x + y)

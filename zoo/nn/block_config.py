@@ -15,6 +15,7 @@ from zoo.nn.core import CoreSpec, check_positive
 from zoo.nn.mixers.base import MixerConfig
 from zoo.nn.mlp import MLP
 from zoo.nn.registry import build_core, build_mixer, for_layer
+from zoo.nn.rms_norm import UnitOffsetRMSNorm
 from zoo.nn.stack import Stack
 
 
@@ -27,7 +28,7 @@ class BlockConfig:
         width / heads).
     mlp_dim: hidden size of the MLP (None: 4 * width; 0: blocks without an MLP).
     bias: whether linear layers have a bias; qkv_bias overrides it for q, k and v, and k_bias for k.
-    scale: factor of q . k (None: head_dim ** -0.5).
+    scale, softcap: factor of q . k (None: head_dim ** -0.5), and a smooth bound of the scores (None: no bound).
     attention: an attention kind, see `registry.py`.
     mixer: a module that replaces attention, see `Mixer`; in a list over layers, "attention" keeps it.
     The other fields are described at `Block`, `MLP` and `Core`.
@@ -40,7 +41,7 @@ class BlockConfig:
     mlp_dim: int | None = None
     act: str = "gelu"
     gated_mlp: bool = False
-    norm: Literal["layer", "layer_unbiased", "rms"] = "layer"
+    norm: Literal["layer", "layer_unbiased", "rms", "rms_unit_offset"] = "layer"
     norm_eps: float = 1e-6
     order: Order = "pre"
     bias: bool = True
@@ -48,6 +49,7 @@ class BlockConfig:
     k_bias: bool | None = None
     qk_norm: bool = False
     scale: float | None = None
+    softcap: float | None = None
     layer_scale: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -74,6 +76,8 @@ class BlockConfig:
     def make_norm(self, width: int | None = None) -> nn.Module:
         if self.norm == "rms":
             return nn.RMSNorm(width or self.width, eps=self.norm_eps)
+        if self.norm == "rms_unit_offset":
+            return UnitOffsetRMSNorm(width or self.width, eps=self.norm_eps)
         return nn.LayerNorm(width or self.width, eps=self.norm_eps, bias=self.norm == "layer")
 
     def core_spec(self, layer: int, depth: int, *, cross: bool = False) -> CoreSpec:
@@ -86,6 +90,7 @@ class BlockConfig:
             causal=self.causal and not cross,
             dropout=self.attention_dropout,
             scale=self.scale,
+            softcap=None if cross else self.softcap,
         )
 
     def attend(

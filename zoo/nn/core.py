@@ -6,6 +6,7 @@
 Shapes: q [B, H, N, P], k and v [B, G, M, P] with G dividing H, weights [B, H, N, M].
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 from zoo.nn.kv_cache import KVCache, State
 from zoo.nn.masks import NO_MASK, AnyMask, Mask, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, as_bias
-from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv
+from zoo.nn.sdpa import check_inputs, check_mask, repeat_kv, soft_capped
 
 
 @dataclass(frozen=True)
 class CoreSpec:
     """Configuration of an attention core: number and size of heads, layer number, number of layers.
 
-    scale: factor of q . k (None: head_dim ** -0.5). dropout: on the attention weights, in training.
+    scale: factor of q . k (None: head_dim ** -0.5). dropout: on the attention weights, in training. softcap: bounds the
+    scores smoothly, c tanh(q . k * scale / c) (Gemma 2); None: they are not bounded.
     """
 
     heads: int
@@ -36,8 +38,11 @@ class CoreSpec:
     causal: bool = False
     dropout: float = 0.0
     scale: float | None = None
+    softcap: float | None = None
 
     def __post_init__(self) -> None:
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise ValueError(f"softcap={self.softcap!r}: expected a positive number, or None for no bound")
         check_positive(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
         if self.heads % self.kv_heads:
             raise ValueError(
@@ -65,14 +70,22 @@ class Core(nn.Module):
     The default forward evaluates masks and biases densely: `weights` gets `mask`, a bool tensor that broadcasts to
     [B, H, N, M], True where a query may attend to a key (`pattern` included), and `bias`, a float tensor or None.
     `self.scores(q, k, mask, bias)` computes scaled scores with -inf at masked keys. Subclasses may add a faster
-    `forward`; `zoo.check` tests that it equals `weights @ v`.
+    `forward`; `zoo.check` tests that it equals `weights @ v`. A class whose weights come from `self.scores` may set
+    `caps_scores`: it then also serves models with `CoreSpec.softcap`.
     """
 
     pattern: Mask = NO_MASK  # a mask that this kind of attention always applies
+    caps_scores: bool = False  # whether `CoreSpec.softcap` is honored
     kind: str  # the name of a built-in kind
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__()
+        if spec.softcap is not None and not self.caps_scores:
+            raise ValueError(
+                f"this model caps its attention scores (softcap={spec.softcap:g}), and {type(self).__name__} has no "
+                "scores to cap: choose 'softmax' or another kind that computes a softmax, such as 'local', or set the "
+                "cap of the model to None"
+            )
         self.spec = spec
         self.scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
 
@@ -100,8 +113,9 @@ class Core(nn.Module):
         return weights if fully_masked is None else weights.masked_fill(fully_masked, 0.0)
 
     def scores(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
-        """Scores q k^T * scale + bias [B, H, N, M], -inf at masked keys."""
-        return self.hide((q * self.scale) @ repeat_kv(k, q.shape[1]).mT, mask, bias)
+        """Scores q k^T * scale + bias [B, H, N, M], with the soft cap of the model, -inf at masked keys."""
+        scores = (q * self.scale) @ repeat_kv(k, q.shape[1]).mT
+        return self.hide(soft_capped(scores, self.spec.softcap), mask, bias)
 
     def hide(self, scores: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
         """Add the bias to scores [B, H, N, M] and set masked keys to -inf."""

@@ -63,7 +63,7 @@ def check_table(mask: Mask, bias: Bias | None, queries: int, keys: int, why_not:
         )
 
 
-def flex_kernel(q: Tensor, k: Tensor, mask: Mask, bias: Bias | None) -> FlexKernel:
+def flex_kernel(q: Tensor, k: Tensor, mask: Mask, bias: Bias | None, softcap: float | None = None) -> FlexKernel:
     """The block mask and score function of an attention. Raises FlexError where compiling them has failed before."""
     queries, keys, device = q.shape[2], k.shape[2], q.device
     compiling = torch.compiler.is_compiling()
@@ -77,10 +77,12 @@ def flex_kernel(q: Tensor, k: Tensor, mask: Mask, bias: Bias | None) -> FlexKern
         else:
             bias = bias.on_device(keys, device)
         score_mod = add_bias(bias, 0 if bias.q is not None else keys - queries)
+    if softcap is not None:
+        score_mod = cap_scores(softcap, score_mod)
     if compiling:
         return FlexKernel(block_mask, score_mod, None)
     key: tuple[Hashable, ...] = (q.dtype, q.shape[1], k.shape[1], q.shape[3], torch.is_grad_enabled(), device)
-    key += (signature(mask), signature(bias))
+    key += (signature(mask), signature(bias), softcap)
     if key in _failed:
         raise FlexError(_failed[key])
     return FlexKernel(block_mask, score_mod, key)
@@ -91,6 +93,16 @@ def add_bias(bias: Bias, shift: int) -> ScoreMod:
 
     def score_mod(score: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return score + bias.__call__(b, h, q + shift if shift else q, k)
+
+    return score_mod
+
+
+def cap_scores(softcap: float, then: ScoreMod | None) -> ScoreMod:
+    """The soft cap of scores, before a bias is added, as flex_attention calls it."""
+
+    def score_mod(score: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        score = softcap * torch.tanh(score / softcap)
+        return score if then is None else then(score, b, h, q, k)
 
     return score_mod
 

@@ -11,6 +11,7 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.init import Initializer, trunc_normal_
 from zoo.nn.mlp import MLP, activation
+from zoo.nn.sdpa import soft_capped
 
 PoolingMode = Literal["cls", "mean", "cls_mean"]
 TokenPoolingMode = Literal["cls", "mean", "last"]
@@ -232,7 +233,8 @@ class LMHead(nn.Module):
     """Language-model head: scores of the next token [B, N, V].
 
     tied: an embedding whose weight it shares. fixed_bias: it has a bias that is not trained (BART, Marian). scale: a
-    factor of the inputs, and so of the scores (T5, Granite).
+    factor of the inputs, and so of the scores (T5, Granite). softcap: a smooth bound c of the scores, c tanh(y / c)
+    (Gemma 2).
     """
 
     def __init__(
@@ -244,9 +246,10 @@ class LMHead(nn.Module):
         *,
         fixed_bias: bool = False,
         scale: float = 1.0,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.softcap = scale, softcap
         self.proj = nn.Linear(width, vocab_size, bias)
         if fixed_bias:
             del self.proj.bias
@@ -259,7 +262,7 @@ class LMHead(nn.Module):
         return x if self.scale == 1 else x * self.scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.proj(self.features(x))
+        return soft_capped(self.proj(self.features(x)), self.softcap)
 
 
 class MaskedLMHead(LMHead):

@@ -23,6 +23,7 @@ import torch
 from zoo.nn.masks import CAUSAL, NO_MASK, Mask, Window
 
 HALF = (torch.bfloat16, torch.float16)
+CAPPED = "torch's fused kernels do not cap scores"
 # On a CPU in half precision, matmul-softmax-matmul is faster than torch's fused kernel up to about this many queries
 # and keys (most of all in the backward pass); for more, the N x M scores cost more than they save.
 PLAIN_MAX_LENGTH = 512
@@ -71,7 +72,7 @@ class AttentionCall(NamedTuple):
     """What one attention computes. mask: with the pattern of the kind of attention. bias: "learned" if it needs
     gradients. grad: whether a backward pass follows. ragged: rows of different lengths, packed to [1, H, T, P];
     queries and keys are then the longest row. pattern: whether mask or bias are functions of positions that other
-    kernels need as a table of queries and keys, see `zoo.nn.flex_attention.is_pattern`."""
+    kernels need as a table of queries and keys, see `zoo.nn.flex_attention.is_pattern`. softcap: of the scores."""
 
     dtype: torch.dtype
     heads: int
@@ -85,6 +86,7 @@ class AttentionCall(NamedTuple):
     grad: bool = False
     ragged: bool = False
     pattern: bool = False
+    softcap: float | None = None
 
 
 class Choice(NamedTuple):
@@ -103,12 +105,16 @@ def choose(record: Capabilities, call: AttentionCall) -> Choice:
     if call.ragged:
         return choose_ragged(record, call)
     if record.device != "cpu":
+        why_not = "" if not call.pattern else flex_obstacle(record, call)
+        if call.pattern and not why_not:
+            return Choice("flex", "mask and bias are functions of positions, computed in the kernel")
+        if call.softcap is not None:
+            return Choice("plain", f"{CAPPED}{f'; no flex: {why_not}' if why_not else ''}")
         if not call.pattern:
             return Choice("sdpa", "torch's fused kernels")
-        why_not = flex_obstacle(record, call)
-        if why_not:
-            return Choice("sdpa", f"torch's fused kernels with mask and bias as a table; no flex: {why_not}")
-        return Choice("flex", "mask and bias are functions of positions, computed in the kernel")
+        return Choice("sdpa", f"torch's fused kernels with mask and bias as a table; no flex: {why_not}")
+    if call.softcap is not None:
+        return Choice("plain", CAPPED)
     if call.dtype in HALF:
         if plain_in_half(call.queries, call.keys):
             return Choice("plain", "short rows in half precision on a CPU")
@@ -153,6 +159,8 @@ def varlen_obstacle(record: Capabilities, call: AttentionCall) -> str:
         return limit
     if call.bias != "none":
         return "it adds no position bias"
+    if call.softcap is not None:
+        return "it does not cap scores"
     if packed_window(call.mask) is None:
         return f"its masks are causal or a window, not {call.mask}"
     return ""
@@ -173,8 +181,8 @@ def tiles_obstacle(record: Capabilities, call: AttentionCall) -> str:
     """Why attention in tiles cannot serve; empty if it can."""
     if record.device != "cpu":
         return "it is for CPUs"
-    if call.dropout or call.bias != "none":
-        return "it has no dropout on the attention weights, and adds no position bias"
+    if call.dropout or call.bias != "none" or call.softcap is not None:
+        return "it has no dropout on the attention weights, adds no position bias and does not cap scores"
     return ""
 
 

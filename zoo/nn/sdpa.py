@@ -61,8 +61,9 @@ def attend(
     scale: float,
     dropout: float = 0.0,
     pattern: Mask = NO_MASK,
+    softcap: float | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias, where mask and pattern) v.
+    """softmax(q k^T * scale + bias, where mask and pattern) v; with a softcap c, c tanh(q k^T * scale / c) + bias.
 
     q: [B, H, N, P]; k, v: [B, G, M, P], each head shared by H / G query heads. Returns [B, H, N, P], zeros for queries
     whose keys are all masked.
@@ -71,10 +72,10 @@ def attend(
     if isinstance(mask, MaskView) and not torch.compiler.is_compiling():
         cache = mask.kernels if bias is None or (isinstance(bias, BiasView) and bias.cache is not None) else None
     if cache is not None:
-        key = (pattern, bias, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, dropout)
+        key = (pattern, bias, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, dropout, softcap)
         kernel = cache.get(key)
     if kernel is None:
-        kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
+        kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern, softcap)
         if cache is not None:
             cache[key] = kernel
     allowed, causal, fully_masked, plain, shared, packed, _, flex, tiles = kernel
@@ -88,9 +89,9 @@ def attend(
         except FlexError:  # it is not chosen again
             if cache is not None:
                 del cache[key]
-            return attend(q, k, v, mask, bias, scale, dropout, pattern)
+            return attend(q, k, v, mask, bias, scale, dropout, pattern, softcap)
     if plain:
-        y = plain_attention(q, k, v, allowed, scale, dropout)
+        y = plain_attention(q, k, v, allowed, scale, dropout, softcap)
     elif shared and q.shape[2] == 1:
         y = single_query(q, k, v, allowed, scale, dropout)
     else:
@@ -98,21 +99,31 @@ def attend(
     return y if fully_masked is None else y.masked_fill(fully_masked, 0.0)
 
 
-def attend_to_all(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def attend_to_all(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
     """`attend` without a mask for few queries of each head, while decoding; its inputs are not checked.
 
     bias: added to the scores, [B or 1, H or 1, N or 1, M], with -inf at keys that are masked.
     """
     queries, shared = q.shape[2], q.shape[1] != k.shape[1]
-    if q.dtype in HALF and plain_in_half(queries, k.shape[2]) and q.device.type == "cpu":
-        return plain_attention(q, k, v, bias, scale)
+    plain = q.dtype in HALF and plain_in_half(queries, k.shape[2]) and q.device.type == "cpu"
+    if plain or softcap is not None:
+        return plain_attention(q, k, v, bias, scale, softcap=softcap)
     if shared and queries == 1:
         return single_query(q, k, v, bias, scale, 0.0)
     return F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=shared)
 
 
 def choose_kernel(
-    q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, dropout: float, pattern: Mask
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: AnyMask,
+    bias: AnyBias,
+    dropout: float,
+    pattern: Mask,
+    softcap: float | None = None,
 ) -> Kernel:
     """The fastest way to compute an attention. Raises ValueError for inputs that do not go together."""
     check_inputs(q, k, v)
@@ -131,12 +142,13 @@ def choose_kernel(
         bias="none" if bias is None else "fixed",
         dropout=dropout,
         grad=q.requires_grad and torch.is_grad_enabled(),
+        softcap=softcap,
     )
     record = kernels.RECORDS.get(q.device) or kernels.capabilities(q.device)
     if bias is not None or not mask.hides_nothing(queries, keys):
         check_mask(mask, q, k)
         causal = bias is None and is_causal(mask, queries, keys)
-        if not causal:
+        if not causal or (softcap is not None and record.device == "cuda"):
             if record.device == "cuda":
                 call = call._replace(pattern=is_pattern(mask, bias))
                 flex, reason = choose_flex(record, call, q, k, bias)
@@ -146,6 +158,7 @@ def choose_kernel(
             tiles, reason = choose_tiles(record, call, q, v)
             if tiles is not None:
                 return Kernel(None, False, None, False, shared, None, reason, None, tiles)
+            causal = False
             allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
     if allowed is not None and allowed.requires_grad:
         call = call._replace(bias="learned")
@@ -157,10 +170,17 @@ def choose_kernel(
 
 
 def explain_kernel(
-    q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias, dropout: float, pattern: Mask
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: AnyMask,
+    bias: AnyBias,
+    dropout: float,
+    pattern: Mask,
+    softcap: float | None = None,
 ) -> kernels.Choice:
     """The kernel that `attend` takes, with torch's own choice among its fused kernels, and why."""
-    kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern)
+    kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern, softcap)
     if kernel.flex is not None or kernel.tiles is not None:
         return kernels.Choice("flex" if kernel.tiles is None else "tiles", kernel.reason)
     if kernel.packed is not None or kernel.plain:
@@ -189,7 +209,7 @@ def choose_flex(
     if choice.kernel != "flex":
         return None, choice.reason
     try:
-        return flex_kernel(q, k, call.mask, bias), choice.reason
+        return flex_kernel(q, k, call.mask, bias, call.softcap), choice.reason
     except FlexError as error:
         return None, str(error)
 
@@ -273,11 +293,17 @@ def flash_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, scale: float, 
 
 
 def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Matmul, softmax, matmul. Query heads of a group are folded into rows, so keys are not repeated."""
     heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
-    scores = fold_groups(q * scale, k) @ k.mT  # B G gN M
+    scores = soft_capped(fold_groups(q * scale, k) @ k.mT, softcap)  # B G gN M
     if allowed is not None:
         scores = scores.reshape(-1, heads, queries, keys)  # B H N M
         scores = scores.masked_fill(~allowed, -torch.inf) if allowed.dtype == torch.bool else scores + allowed
@@ -286,6 +312,11 @@ def plain_attention(
         weights = F.dropout(weights, dropout)
     y = weights.reshape(-1, k.shape[1], heads // k.shape[1] * queries, keys) @ v  # B G gN P
     return y.reshape(-1, heads, queries, v.shape[-1])  # B H N P
+
+
+def soft_capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Scores x bounded to (-c, c) by c tanh(x / c) (Gemma 2, https://arxiv.org/abs/2408.00118); None: as they are."""
+    return scores if softcap is None else (scores / softcap).tanh() * softcap
 
 
 def single_query(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float) -> Tensor:

@@ -14,6 +14,8 @@ from zoo.nn.sdpa import attend, repeat_kv
 class SoftmaxAttention(Core):
     """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), by fused kernels where they are faster."""
 
+    caps_scores = True
+
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return masked_softmax(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
@@ -22,7 +24,7 @@ class SoftmaxAttention(Core):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         dropout = self.spec.dropout if self.training else 0.0
-        return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern)
+        return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern, self.spec.softcap)
 
 
 @attention("additive")

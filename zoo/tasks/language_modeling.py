@@ -175,7 +175,7 @@ def output_layer(model: nn.Module) -> nn.Linear | None:
     head: Any = getattr(model, "head", None)
     if not isinstance(model, TextModel | EncoderDecoder) or isinstance(model, FSDPModule):
         return None
-    if type(head) not in (LMHead, MaskedLMHead):
+    if type(head) not in (LMHead, MaskedLMHead) or head.softcap is not None:
         return None
     own = type(model).forward not in (TextModel.forward, EncoderDecoder.forward)
     own = own or "forward" in vars(model) or "forward" in vars(head)

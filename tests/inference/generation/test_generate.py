@@ -29,9 +29,10 @@ def gap(model: zoo.Model, out: Tensor, start: int, mask: Tensor | None = None, p
 # --- As transformers ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2", "llama", "llama 3", "mistral", "qwen2 window in some layers", "qwen3", "granite"]
-)
+@pytest.mark.parametrize("name", [
+    "gpt2", "llama", "llama 3", "mistral", "qwen2 window in some layers", "qwen3", "granite", "gemma", "gemma 2",
+    "gemma 3",
+])  # fmt: skip
 def test_greedy_as_transformers_token_for_token(tmp_path, name):
     theirs = case(tmp_path, name)
     ours, batch = zoo.load(tmp_path), ragged((9, 4, 6), side="left")
@@ -45,7 +46,7 @@ def test_greedy_as_transformers_token_for_token(tmp_path, name):
     {}, {"length_penalty": 0.0}, {"length_penalty": 2.0}, {"num_return_sequences": 3}, {"repetition_penalty": 1.5},
     {"num_beams": 2, "eos_token_id": None},
 ])  # fmt: skip
-@pytest.mark.parametrize("name", ["gpt2", "llama", "granite"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "granite", "gemma 2"])
 def test_beams_as_transformers_token_for_token(tmp_path, name, options):
     theirs = case(tmp_path, name)
     ours, batch = zoo.load(tmp_path), ragged((9, 4, 6), side="left", pad=1, vocab=30)

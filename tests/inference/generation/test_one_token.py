@@ -38,6 +38,7 @@ def read(model: zoo.Model) -> StackState:
 @pytest.mark.parametrize("name, options", [
     ("gpt_nano", {}), ("gpt_nano", {"act": "relu"}), ("llama_nano", {"kv_heads": 2}), ("llama_nano", {"kv_heads": 4}),
     ("llama_nano", {"qk_norm": True, "qkv_bias": True, "tie_word_embeddings": False}),
+    ("gemma_nano", {"window": 4}), ("gemma_nano", {"attention_softcap": 1.0, "logits_softcap": 2.0}),
 ])  # fmt: skip
 @torch.inference_mode()
 def test_scores_are_those_of_decode(name: str, options: dict, optimized: torch.dtype | None) -> None:

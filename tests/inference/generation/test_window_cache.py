@@ -23,6 +23,7 @@ LOCAL, LONGFORMER = {"kind": "local", "window": 4}, {"kind": "longformer", "wind
 MODELS = {
     "llama local": ("llama_nano", {"attention": LOCAL, "kv_heads": 2}),
     "llama longformer": ("llama_nano", {"attention": LONGFORMER, "kv_heads": 1}),
+    "gemma": ("gemma_nano", {"window": 4, "kv_heads": 2, "attention_softcap": 2.0, "global_every": 2}),
     "gpt local": ("gpt_nano", {"attention": LOCAL}),
     "gpt of two kinds": ("gpt_nano", {"attention": [LONGFORMER, "softmax"]}),
 }

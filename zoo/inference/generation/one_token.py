@@ -218,13 +218,21 @@ def block_step(block: Block, layer: LayerState) -> BlockStep | None:
             x = cross_norm(x + cross(x, inputs))
         return norm2(x + mlp(x))
 
-    return pre_norm if block.order == "pre" else post_norm
+    if block.post_norm1 is None or block.post_norm2 is None:
+        return pre_norm if block.order == "pre" else post_norm
+    post1, post2 = by_rows(block.post_norm1), by_rows(block.post_norm2)
+
+    def sandwich_norm(x: Tensor, inputs: Inputs) -> Tensor:
+        x = x + post1(attend(norm1(x), inputs))
+        return x + post2(mlp(norm2(x)))
+
+    return sandwich_norm
 
 
 def is_plain_block(block: Block) -> bool:
-    """Whether a block is of residual branches, each with a norm before or after it, and nothing else."""
+    """Whether a block is of residual branches, each with a norm before, after or around it, and nothing else."""
     plain = type(block) is Block and is_called_plainly(block) and block.norm2 is not None
-    return plain and block.order in ("pre", "post") and block.scale1 is None and block.scale2 is None
+    return plain and block.order in ("pre", "post", "sandwich") and block.scale1 is None and block.scale2 is None
 
 
 def is_pre_norm(block: Block) -> bool:
@@ -241,7 +249,7 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
         return None
     assert isinstance(attention, Attention)
     q_norm, k_norm = attention.q_norm, attention.k_norm
-    project, out, scale = projections(attention), by_rows(attention.out), core.scale
+    project, out, scale, softcap = projections(attention), by_rows(attention.out), core.scale, core.spec.softcap
     counts = [core.spec.heads, core.spec.kv_heads]
 
     def step(x: Tensor, inputs: Inputs) -> Tensor:
@@ -252,7 +260,7 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
             q, k = inputs.rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
         k, v, bias = seen(k, v, inputs.bias)
-        return out(attend_to_all(q, k, v, scale, bias).reshape(x.shape[0], -1))
+        return out(attend_to_all(q, k, v, scale, bias, softcap).reshape(x.shape[0], -1))
 
     return step
 
@@ -306,6 +314,8 @@ def cross_attention_step(attention: nn.Module, layer: LayerState) -> BlockStep |
     """
     core = plain_core(attention)
     if type(core) is not SoftmaxAttention or core.pattern != NO_MASK or layer.memory is None:
+        return None
+    if core.spec.softcap is not None:
         return None
     assert isinstance(attention, Attention)
     if "q" not in attention._modules:

@@ -23,6 +23,8 @@ from zoo.inference.packed_linear import ConstantLinear, onednn_dtypes
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead
 from zoo.nn.mlp import MLP
+from zoo.nn.rms_norm import UnitOffsetRMSNorm, unit_offset_rms_norm
+from zoo.nn.sdpa import soft_capped
 
 Rows = Callable[[Tensor], Tensor]  # [B, D] -> [B, D']
 
@@ -41,6 +43,8 @@ def by_rows(module: nn.Module) -> Rows:
         if type(module) is nn.RMSNorm:
             shape, weight = module.normalized_shape, module.weight
             return partial(torch.rms_norm, normalized_shape=shape, weight=weight, eps=module.eps)
+        if type(module) is UnitOffsetRMSNorm:
+            return partial(unit_offset_rms_norm, weight=module.weight, eps=module.eps)
         if isinstance(module, ConstantLinear):
             return module.product() if module.act is None else module.forward
     return lambda x: module(x[:, None])[:, 0]
@@ -73,8 +77,10 @@ def head_step(head: nn.Module) -> Rows:
     """A function that computes the scores [B, V] of a language-model head from hidden states [B, D]."""
     if not isinstance(head, LMHead) or type(head).forward is not LMHead.forward or not is_called_plainly(head):
         return head
-    project, features = by_rows(head.proj), head.features
-    return project if type(head) is LMHead and head.scale == 1 else lambda x: project(features(x))
+    project, features, softcap = by_rows(head.proj), head.features, head.softcap
+    if type(head) is LMHead and head.scale == 1 and softcap is None:
+        return project
+    return lambda x: soft_capped(project(features(x)), softcap)
 
 
 def mlp_step(mlp: nn.Module) -> Rows:

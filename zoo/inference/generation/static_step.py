@@ -204,7 +204,7 @@ class StaticStep:
         """Softmax attention of one token of each row to the buffers of a static cache, before its last product:
         x [B, D] -> [B, H * P]."""
         core = plain_core(attention)
-        if core is None or not isinstance(cache, StaticKVCache):
+        if core is None or core.spec.softcap is not None or not isinstance(cache, StaticKVCache):
             return None
         assert isinstance(attention, Attention)
         mask = as_mask(self.context.mask) & core.pattern

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from zoo.models.family import Family
 from zoo.models.llama.mapping import MAPPINGS
-from zoo.models.llama.rope_scaling import SCALINGS, scaled_frequencies
+from zoo.models.llama.rope_scaling import check_scaling, scaled_rotary
 from zoo.models.text import DecoderConfig, TextDecoder
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.masks import CAUSAL
-from zoo.nn.rotary import Rotary, rotary
+from zoo.nn.rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,7 @@ class LlamaConfig(DecoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rope_scaling is not None:
-            kind, options = self.rope_scaling.get("kind"), self.rope_scaling.keys() - {"kind"}
-            known = SCALINGS.get(str(kind))
-            if known is None:
-                raise ValueError(f"rope_scaling: kind={kind!r} is not supported, only {', '.join(SCALINGS)}")
-            required = {name for name, default in known.items() if default is ...}
-            if wrong := sorted(options - known.keys()) + sorted(required - options):
-                raise ValueError(f"rope_scaling {kind!r} takes {', '.join(known)}; {wrong[0]!r} is unknown or missing")
+        check_scaling(self.rope_scaling)
 
 
 class Llama(TextDecoder):
@@ -68,9 +61,7 @@ class Llama(TextDecoder):
         """Rotary tables for tokens at `positions`, with the scaling of the config."""
         c = self.config
         dim = c.head_dim or c.width // c.heads
-        frequencies, factor = scaled_frequencies(dim, c.rope_base, c.rope_scaling, positions.device)
-        tables = rotary(positions, dim, frequencies=frequencies)
-        return tables if factor == 1 else Rotary(tables.cos * factor, tables.sin * factor)
+        return scaled_rotary(positions, dim, c.rope_base, c.rope_scaling)
 
 
 LLAMA3 = dict(

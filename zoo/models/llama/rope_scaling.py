@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.nn.rotary import Rotary, rotary
+
 # Options of each kind of scaling with their defaults; `...` marks a required option.
 SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"factor": ...},
@@ -23,6 +25,26 @@ SCALINGS: dict[str, dict[str, Any]] = {
         "attention_factor": None,
     },
 }
+
+
+def check_scaling(scaling: dict | None) -> None:
+    """Raise ValueError for a scaling of an unknown kind, or with an option that it does not have or lacks."""
+    if scaling is None:
+        return
+    kind, options = scaling.get("kind"), scaling.keys() - {"kind"}
+    known = SCALINGS.get(str(kind))
+    if known is None:
+        raise ValueError(f"rope_scaling: kind={kind!r} is not supported, only {', '.join(SCALINGS)}")
+    required = {name for name, default in known.items() if default is ...}
+    if wrong := sorted(options - known.keys()) + sorted(required - options):
+        raise ValueError(f"rope_scaling {kind!r} takes {', '.join(known)}; {wrong[0]!r} is unknown or missing")
+
+
+def scaled_rotary(positions: Tensor, dim: int, base: float, scaling: dict | None) -> Rotary:
+    """Rotary tables of `dim` channels for tokens at `positions` [N] or [B, N]."""
+    frequencies, factor = scaled_frequencies(dim, base, scaling, positions.device)
+    tables = rotary(positions, dim, frequencies=frequencies)
+    return tables if factor == 1 else Rotary(tables.cos * factor, tables.sin * factor)
 
 
 def scaled_frequencies(dim: int, base: float, scaling: dict | None, device: torch.device) -> tuple[Tensor, float]:
