@@ -23,7 +23,8 @@ TINY = dict(
     decoder_start_token_id=2, pad_token_id=1, eos_token_id=3,
 )  # fmt: skip
 OWN: dict[str, dict] = {
-    "rnn_seq2seq": dict(mlp_dim=None, heads=1), "whisper": dict(mel_bins=16, frames=22)
+    "rnn_seq2seq": dict(mlp_dim=None, heads=1), "whisper": dict(mel_bins=16, frames=22),
+    "blip": dict(image_size=16, patch_size=8),
 }  # fmt: skip
 SELF_KINDS = (
     "local", "dilated", "shifted_window", "block_sparse", "strided", "longformer", "bigbird", "gated_linear", "delta",
@@ -41,7 +42,16 @@ def spectrograms() -> dict[str, Tensor]:
     return {"input_features": torch.randn(3, 16, 22, generator=torch.Generator().manual_seed(0))}
 
 
-BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {"whisper": spectrograms}
+def images() -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+
+
+BATCHES: dict[str, Callable[[], dict[str, Tensor]]] = {"whisper": spectrograms, "blip": images}
+
+
+def ids_name(name: str) -> str:
+    """The input with the decoder's tokens: "decoder_input_ids", or the name that processors of images give it."""
+    return f"{family(name).model.decoder_prefix}input_ids"
 
 
 @cache
@@ -66,7 +76,7 @@ def source(name: str) -> dict[str, Tensor]:
 
 def batch_of(name: str) -> dict[str, Tensor]:
     ids = torch.randint(5, 50, (3, 7), generator=torch.Generator().manual_seed(1))
-    return source(name) | {"decoder_input_ids": ids}
+    return source(name) | {ids_name(name): ids}
 
 
 def padded(name: str) -> dict[str, Tensor]:
@@ -96,7 +106,7 @@ def has_stack(name: str) -> bool:
     return isinstance(getattr(small(name).encoder, "blocks", None), Stack)
 
 
-PADDED = [name for name in NAMES if "attention_mask" in family(name).model.inputs]
+PADDED = [name for name in NAMES if "decoder_attention_mask" in family(name).model.inputs and name not in BATCHES]
 STACKED = [name for name in NAMES if has_stack(name)]
 
 
@@ -171,8 +181,8 @@ def test_padding_does_not_affect_outputs(name):
 def test_the_decoder_does_not_see_the_future(name):
     model, batch = small(name), batch_of(name)
     before = model(**batch)
-    batch["decoder_input_ids"] = batch["decoder_input_ids"].clone()
-    batch["decoder_input_ids"][:, 4:] = 9
+    batch[ids_name(name)] = batch[ids_name(name)].clone()
+    batch[ids_name(name)][:, 4:] = 9
     after = model(**batch)
     close(after[:, :4], before[:, :4])
     assert (after[:, 4:] - before[:, 4:]).abs().max() > 1e-3
@@ -184,8 +194,8 @@ def test_decoding_in_steps_equals_the_full_forward(name):
     """Also of repeated and reordered rows, which share the keys and values of their text."""
     model, batch = small(name), padded(name) if name in PADDED else batch_of(name)
     batch.pop("decoder_attention_mask", None)
-    ids = batch.pop("decoder_input_ids")
-    full = model(**batch, decoder_input_ids=ids)
+    ids = batch.pop(ids_name(name))
+    full = model(**batch, **{ids_name(name): ids})
     state = model.start_decoding(batch, 16)
     close(model.decode(ids[:, :3], state, every=True), full[:, :3])
     close(model.decode(ids[:, 3:4], state), full[:, 3])
@@ -236,7 +246,7 @@ def test_every_kind_trains_and_decodes(name, kind):
         assert kind in str(error)
         return
     with torch.no_grad():
-        full, ids = model(**batch), batch.pop("decoder_input_ids")
+        full, ids = model(**batch), batch.pop(ids_name(name))
         state = model.start_decoding(batch, 8)
         steps = [model.decode(ids[:, i : i + 1], state) for i in range(ids.shape[1])]
         close(torch.stack(steps, 1), full, 2e-5)
@@ -247,7 +257,7 @@ def test_every_kind_trains_and_decodes(name, kind):
 def test_every_kind_attends_to_the_encoder(name, kind):
     model, batch = small(name, cross_attention=kind), batch_of(name)
     assert all(type(block.cross.core) is CORES[kind] for block in model.decoder.blocks)
-    full, ids = model(**batch), batch.pop("decoder_input_ids")
+    full, ids = model(**batch), batch.pop(ids_name(name))
     state = model.start_decoding(batch, 8)
     steps = [model.decode(ids[:, i : i + 1], state) for i in range(ids.shape[1])]
     close(torch.stack(steps, 1), full, 2e-5)
@@ -325,30 +335,30 @@ def test_head_none_returns_the_hidden_states(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_that_are_missing_or_do_not_fit(name):
     model, batch = small(name), batch_of(name)
-    first = next(iter(batch))
-    with pytest.raises(ValueError, match="'decoder_input_ids' is missing"):
-        model(**{key: value for key, value in batch.items() if key != "decoder_input_ids"})
+    first, key = next(iter(batch)), ids_name(name)
+    with pytest.raises(ValueError, match=f"{key!r} is missing"):
+        model(**{first: batch[first]})
     with pytest.raises(ValueError, match=f"{first!r} is missing"):
-        model(decoder_input_ids=batch["decoder_input_ids"])
+        model(**{key: batch[key]})
     with pytest.raises(ValueError, match=r"[23] rows"):
-        model(**batch | {"decoder_input_ids": batch["decoder_input_ids"][:2]})
+        model(**batch | {key: batch[key][:2]})
     with pytest.raises(ValueError, match=r"F\.cross_entropy|zoo\.tasks"):
-        model(**batch, labels=batch["decoder_input_ids"])
+        model(**batch, labels=batch[key])
     with pytest.raises(ValueError, match="out of range"):
-        model(**batch | {"decoder_input_ids": torch.full((3, 2), 50)})
-    with pytest.raises(ValueError, match="decoder_input_ids"):
-        model(**batch | {"decoder_input_ids": torch.zeros(3, 0, dtype=torch.long)})
+        model(**batch | {key: torch.full((3, 2), 50)})
+    with pytest.raises(ValueError, match=key):
+        model(**batch | {key: torch.zeros(3, 0, dtype=torch.long)})
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_greedy_generation_is_the_argmax_of_the_full_forward(name):
     model, batch = small(name), padded(name) if name in PADDED else batch_of(name)
-    for key in ("decoder_input_ids", "decoder_attention_mask"):
+    for key in (ids_name(name), "decoder_attention_mask"):
         batch.pop(key, None)
     ids = torch.full((3, 1), 2)
     for _ in range(6):
-        ids = torch.cat([ids, model(**batch, decoder_input_ids=ids)[:, -1:].argmax(-1)], 1)
+        ids = torch.cat([ids, model(**batch, **{ids_name(name): ids})[:, -1:].argmax(-1)], 1)
     made = zoo.generate(model, **batch, max_new_tokens=6, eos_token_id=None, decoder_input_ids=ids[:, :1])
     assert torch.equal(made, ids)
     beams = zoo.generate(

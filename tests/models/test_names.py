@@ -98,7 +98,7 @@ KEYS = {
     for mapping in (found if isinstance(found, tuple) else (found,))
     if isinstance(mapping, CheckpointMapping)
     for ours, theirs, _ in key_lines(mapping.keys)
-    if theirs not in f.config.names()
+    if theirs not in f.config.names() and "." not in theirs  # keys of a part of their config
 }
 
 

@@ -351,7 +351,8 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
     if isinstance(model.preprocess, TextProcessor):
         model.preprocess, model.extra_files = extra_files.with_templates(model.preprocess, model.extra_files)
     for name in config.parts if saved is not None else ():
-        getattr(model, name).preprocess = getattr(model.preprocess, name)
+        if isinstance(tower := getattr(model, name, None), Model):
+            tower.preprocess = getattr(model.preprocess, name)
     unchanged = getattr(config, "image_size", None) == getattr(checkpoint.config, "image_size", None)
     if isinstance(saved, ImageProcessor) and model.preprocess != saved and unchanged:
         size = "x".join(map(str, saved.size))

@@ -79,7 +79,7 @@ class Transformers(Peer):
             output = model(**cast_batch(batch, self.dtype))
         if isinstance(output, Tensor):  # the logits of an image codebook
             return output
-        if "image_embeds" in output:
+        if "text_embeds" in output:
             bias = getattr(model, "logit_bias", None)
             return _features(output.image_embeds, output.text_embeds, model.logit_scale, bias)
         if "start_logits" in output:

@@ -29,6 +29,7 @@ from zoo.models.family import Family
 from zoo.models.load_report import listed
 from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.multi_tower import MultiTowerMapping
+from zoo.models.mapping.nested_keys import NestedMapping
 from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.registry import build, family
@@ -236,9 +237,11 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         files |= extra_files.for_export(dict(model.extra_files), model.config.head)
         if generation := generation_config.for_export(model, model.extra_files.get(generation_config.FILE)):
             files[generation_config.FILE] = generation
-    if isinstance(mapping, MultiTowerMapping):
-        files = mapping.processor_files(files) if format == "transformers" else files | open_clip.files(model)
-    if isinstance(mapping, BridgeMapping):
+    if format == "open_clip":
+        files |= open_clip.files(model)
+    elif isinstance(mapping, MultiTowerMapping | NestedMapping):
+        files = mapping.processor_files(files)
+    elif isinstance(mapping, BridgeMapping):
         files = mapping.processor_files(files, model.config)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)

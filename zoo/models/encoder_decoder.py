@@ -98,10 +98,14 @@ def with_sides(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GenerationStart:
-    """The first tokens of the decoder [B, T], and logits processors (tokens so far, scores) -> scores of the family."""
+    """The first tokens of the decoder [B, T], and logits processors (tokens so far, scores) -> scores of the family.
+
+    mask [B, T]: 0 for padding among these tokens; None if there is none.
+    """
 
     ids: Tensor
     processors: Sequence[Callable[[Tensor, Tensor], Tensor]] = ()
+    mask: Tensor | None = None
 
 
 class Side(nn.Module):
@@ -125,6 +129,7 @@ class EncoderDecoder(Model):
         "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "lengths",
     )  # fmt: skip
     generation_options: ClassVar[tuple[str, ...]] = ()  # what `zoo.generate` takes for this family alone
+    decoder_prefix: ClassVar[str] = "decoder_"  # what the names of the decoder's inputs begin with
     encoder: Side
     decoder: Side | None
 
@@ -141,15 +146,19 @@ class EncoderDecoder(Model):
         """The "encoder" or the "decoder"."""
         raise NotImplementedError
 
-    def make_blocks(self, name: str, *, final_norm: bool | None = None, **options: Any) -> Stack:
-        """The stack of one side; options: further fields of its `BlockConfig`."""
+    def make_blocks(
+        self, name: str, *, final_norm: bool | None = None, memory_width: int | None = None, **options: Any
+    ) -> Stack:
+        """The stack of one side; memory_width: of the encoder's states, if the decoder has another width. options:
+        further fields of its `BlockConfig`."""
         own = self.config.side(name)
         causal = name == "decoder"
         depth = own.pop("depth")
-        block = BlockConfig.of(self.config, causal=causal, **own, **options)
-        blocks = block.stack(depth, cross=self.config.cross_attention if causal else None, final_norm=final_norm)
-        for cross in [block.cross for block in blocks if block.cross is not None]:
-            check_cross_attention(cross.core)  # type: ignore[arg-type]
+        block = BlockConfig.of(self.config, causal=causal, **own | options)
+        cross = self.config.cross_attention if causal else None
+        blocks = block.stack(depth, cross=cross, memory_width=memory_width, final_norm=final_norm)
+        for attention in [block.cross for block in blocks if block.cross is not None]:
+            check_cross_attention(attention.core)  # type: ignore[arg-type]
         return blocks
 
     def share_embeddings(self) -> None:
@@ -257,18 +266,19 @@ class EncoderDecoder(Model):
         state: EncoderDecoderState | None,
     ) -> Tensor:
         """The decoder's ids [B, T]; raises ValueError unless they fit their mask and the texts of the encoder."""
+        name = f"{self.decoder_prefix}input_ids"
         if decoder_input_ids is None:
             raise ValueError(
-                f"{type(self).__name__} takes {', '.join(self.inputs)}; 'decoder_input_ids' is missing: in training "
+                f"{type(self).__name__} takes {', '.join(self.inputs)}; {name!r} is missing: in training "
                 "the target tokens, shifted right behind decoder_start_token_id; zoo.generate writes new ones"
             )
         start = 0 if state is None else state.length
-        check_shapes(decoder_input_ids, decoder_attention_mask, start, "decoder_")
+        check_shapes(decoder_input_ids, decoder_attention_mask, start, self.decoder_prefix)
         rows = len(decoder_input_ids) if state is None else len(decoder_input_ids) // state.copies
         if memory is not None and len(memory) != rows:
             raise ValueError(
-                f"decoder_input_ids have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected "
-                "one row for each text"
+                f"{name} have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected one row for "
+                "each of these"
             )
         return decoder_input_ids
 

@@ -19,7 +19,7 @@ OTHER_NAMES = """
     qwen3_moe reformer rembert retribert smollm squeezebert stablelm starcoder switch_transformers transfo_xl
     ul2 umt5 xglm xlnet xmod yi
 
-    align altclip blip blip2 chameleon coca fuyu git imagebind instructblip kosmos metaclip florence flamingo
+    align altclip blip2 chameleon fuyu git imagebind instructblip kosmos metaclip florence flamingo
     flava idefics lxmert paligemma pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
 
     audiomae bark beats clap conformer data2vec encodec esm fastspeech hts htsat mms musicgen panns sew sew_d speecht5

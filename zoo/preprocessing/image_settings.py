@@ -45,6 +45,7 @@ def class_defaults(kind: str) -> dict[str, Any]:
         "DeiT": half | crop | {"size": 256},
         "Bit": openai | crop | {"size": {"shortest_edge": 224}},
         "CLIP": openai | crop | {"size": {"shortest_edge": 224}},
+        "Blip": openai | {"size": 384, "resample": 3, "do_center_crop": False},
         "Siglip": half | {"size": 224, "resample": 3, "do_center_crop": False},
     }
     stem = kind

@@ -22,6 +22,7 @@ from zoo.models.family import Family, config_of
 from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.config_keys import CheckpointMapping, differences, mappings, trainable_instead
 from zoo.models.mapping.multi_tower import MultiTowerMapping
+from zoo.models.mapping.nested_keys import NestedMapping
 from zoo.models.mapping.tensors import config_as_tied, theirs_of
 from zoo.models.names import missing_family
 from zoo.models.registry import families
@@ -169,6 +170,8 @@ def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMa
         return tokenizer.read(folder, config, mapping.name)
     if family.modality == "audio":
         return feature_extractor.read(folder, config)
+    if isinstance(mapping, NestedMapping):
+        return transformers_multi_tower.read_preprocess(folder, config, mapping.tokenizer)
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return None, []

@@ -11,7 +11,6 @@ from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family
 from zoo.models.mapping.multi_tower import MultiTowerMapping
-from zoo.models.tower_config import ContrastiveConfig
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.utils.errors import LoadError
@@ -35,7 +34,7 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowe
     )
 
 
-def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple[MultimodalProcessor | None, list[str]]:
+def read_preprocess(folder: Path, config: Config, name: str) -> tuple[MultimodalProcessor | None, list[str]]:
     """(the processor of images and texts, notes on what could not be read)."""
     image, notes = None, []
     tower: Any = config.parts["image"]
@@ -48,10 +47,10 @@ def read_preprocess(folder: Path, config: ContrastiveConfig, name: str) -> tuple
     return multimodal_processor(image, text, config), notes + text_notes
 
 
-def multimodal_processor(image: Any, text: Any, config: ContrastiveConfig) -> MultimodalProcessor | None:
+def multimodal_processor(image: Any, text: Any, config: Config) -> MultimodalProcessor | None:
     """Image and text processors in one; a bidirectional text tower gets texts padded to one length, and no mask."""
     tower: Any = config.parts["text"]
-    if text is not None and not tower.causal:
+    if text is not None and not getattr(tower, "causal", True):
         text = replace(text, mask=False, multiple=text.max_length)
     return MultimodalProcessor(image=image, text=text) if image or text else None
 

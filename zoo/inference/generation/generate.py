@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
+from zoo.inference.generation.image_prompts import encode_images, reads_images
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
 from zoo.inference.generation.prompt_cache import PromptCache
@@ -61,8 +62,8 @@ def generate(
 
     An encoder-decoder model reads input_ids [B, N], or the input of its family such as input_features=, and returns the
     decoder's tokens from the start token on [B * num_return_sequences, 1 + new]; from a text it makes another text.
-    decoder_input_ids [B, T]: how these begin, by default the start token of the model. options: of its family, such as
-    Whisper's language= and mBART's src_lang= and tgt_lang=.
+    decoder_input_ids [B, T]: how these begin. options: of its family: Whisper's language=, mBART's src_lang= and
+    tgt_lang=; images=, one or a list, for captions of them (BLIP, CoCa), which begin with text= if it is given.
 
     A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
     to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
@@ -131,7 +132,14 @@ def text_inputs(
 
     options: of the model's family; those of the tokenizer of source texts are taken out.
     """
-    encode = encode_sources if isinstance(model, EncoderDecoder) else encode_prompts
+    if (text := options.pop("text", None)) is not None:
+        if input_ids is not None:
+            raise ValueError("text= and input_ids are given: pass one of them")
+        input_ids = text
+    if reads_images(model) and (images := options.pop("images", None)) is not None:
+        captions, inputs, options["pixel_values"] = encode_images(model, images, input_ids, mask, tokenizer)
+        return captions, inputs
+    encode = encode_sources if isinstance(model, EncoderDecoder) and not reads_images(model) else encode_prompts
     if isinstance(model, EncoderDecoder) and not isinstance(input_ids, Tensor | None):
         tokenizer = model.source_tokenizer(tokenizer, options)
     texts = encode(model, input_ids, mask, tokenizer)
@@ -151,7 +159,7 @@ def prompt_of(
     """The checked prompt of a model, and the processors that belong to its family. target: the model of a draft."""
     if isinstance(model, EncoderDecoder):
         source, start = model.generation_start(inputs, **options)
-        return Prompt.of_source(model, source, start.ids, room, target).cached(cache), tuple(start.processors)
+        return Prompt.of_source(model, source, start, room, target).cached(cache), tuple(start.processors)
     if options:
         raise TypeError(
             f"generate: {next(iter(options))!r} is an option of encoder-decoder models only, given a "

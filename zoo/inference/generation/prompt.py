@@ -15,7 +15,7 @@ from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.models.base import Model
-from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.encoder_decoder import EncoderDecoder, GenerationStart
 from zoo.nn.kv_cache import EncoderDecoderState, StackState
 from zoo.nn.padding import real_tokens
 
@@ -49,17 +49,22 @@ class Prompt:
 
     @classmethod
     def of_source(
-        cls, model: EncoderDecoder, source: Mapping[str, Any], ids: Tensor, room: int, target: Model | None = None
+        cls,
+        model: EncoderDecoder,
+        source: Mapping[str, Any],
+        start: GenerationStart,
+        room: int,
+        target: Model | None = None,
     ) -> "Prompt":
-        """Check the inputs of an encoder and the first ids of the decoder [B, N]; raises ValueError as `checked`."""
+        """Check the inputs of an encoder and the first ids of the decoder; raises ValueError as `checked`."""
         check_model(model, room, target)
         source = dict(source)
         if "input_ids" in source:
             found, keep = check_ids(model, source["input_ids"], source.get("attention_mask"))
             source |= {"input_ids": found if keep is None else found * keep, "attention_mask": keep}
-        ids, _ = check_ids(model, ids, None, "decoder_input_ids")
+        ids, keep = check_ids(model, start.ids, start.mask, "decoder_input_ids")
         check_length(model, ids.shape[1], room)
-        return cls(model, ids, None, room, source=source)
+        return cls(model, ids if keep is None else ids * keep, keep, room, source=source)
 
     def repeated(self, copies: int) -> "Prompt":
         if copies > 1 and self.cache is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 
 # A stop text of n bytes is searched in the last n + SLACK tokens, because some tokens decode to no text.
@@ -113,6 +114,7 @@ class StreamerAdapter:
 def tokenizer_of(model: Any, tokenizer: Any = None) -> Any:
     """The given tokenizer, or the one saved with the model."""
     found = model.preprocess if tokenizer is None else tokenizer
+    found = found.text if isinstance(found, MultimodalProcessor) else found
     if not (hasattr(found, "encode") and hasattr(found, "decode")):
         raise ValueError("the model has no tokenizer: pass tokenizer=, a tokenizers.Tokenizer or one of transformers")
     return found

@@ -168,6 +168,7 @@ def resolve_defaults(values: dict[str, Any]) -> dict[str, Any]:
         "mlp_dim": lambda: 4 * values["width"],
         "kv_heads": lambda: values["heads"],
         "head_dim": lambda: values["width"] // values["heads"],
+        "decoder_width": lambda: values["width"],
         "decoder_depth": lambda: values["depth"],
         "decoder_heads": lambda: values["heads"],
         "decoder_mlp_dim": lambda: values["mlp_dim"] or 4 * values["width"],
