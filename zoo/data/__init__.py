@@ -66,6 +66,8 @@ _HOME = {
     "Seq2SeqSpeechSettings": "zoo.data.config",
     "Seq2SeqSpeechDataModule": "zoo.data.audio.seq2seq_speech",
     "ImageDataModule": "zoo.data.image.datamodule",
+    "UnlabeledImageSettings": "zoo.data.unlabeled_config",
+    "load_unlabeled_images": "zoo.data.image.unlabeled",
     "KeyedBatches": "zoo.data.keyed_batches",
     "Splits": "zoo.data.splits",
 }

@@ -80,6 +80,37 @@ class WeightedClassificationSettings(ClassificationSettings):
         _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageTokenizerSettings:
+    """The objective of an image tokenizer, and early stopping.
+
+    Attributes:
+        kl_weight: Weight of the divergence of the tokens from a uniform use of the codes (Gumbel-softmax only), per
+            value of an image; DALL-E has 6.6 with model.loss=laplace.
+        commitment_weight: Weight of the distance of the encoder's vectors to their codes (vector quantization only).
+        final_temperature: Temperature of the Gumbel-softmax at the end; it starts at `model.temperature`.
+        anneal: Fraction of all steps in which the temperature falls.
+        dead_codes: Codes that are used less than this fraction of the average move next to the code with the greatest
+            error (vector quantization with `model.ema_decay` only); 0 leaves them alone.
+        early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
+    """
+
+    kl_weight: float = 0.05
+    commitment_weight: float = 0.25
+    final_temperature: float = 0.0625
+    anneal: float = 0.7
+    dead_codes: float = 0.05
+    early_stopping_patience: int = 0
+
+    def __post_init__(self) -> None:
+        _within("kl_weight", self.kl_weight, 0.0, float("inf"))
+        _within("commitment_weight", self.commitment_weight, 0.0, float("inf"))
+        _within("final_temperature", self.final_temperature, 0.0, float("inf"), open_below=True)
+        _within("anneal", self.anneal, 0.0, 1.0)
+        _within("dead_codes", self.dead_codes, 0.0, 1.0, open_above=True)
+        _within("early_stopping_patience", self.early_stopping_patience, 0, float("inf"))
+
+
 def _within(name: str, value: float | None, least: float, most: float, *, open_below: bool = False,
             open_above: bool = False) -> None:  # fmt: skip
     """Raise unless `value` is None or lies between `least` and `most`."""

@@ -20,6 +20,12 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0, final: float = 0.0)
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def cosine_between(step: float, steps: float, start: float, end: float) -> float:
+    """A value that goes from `start` at step 0 to `end` at step `steps` along half a cosine, and stays there."""
+    fraction = min(step / steps, 1.0) if steps > 0 else 1.0
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+
 def inverse_sqrt(step: int, *, warmup: int) -> float:
     """Learning rate factor at a step: linear warm-up to 1, then the inverse square root of the step.
 

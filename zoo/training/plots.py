@@ -11,6 +11,7 @@ from zoo.data.splits import balanced_rows
 from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
+from zoo.nn.attention import Attention
 from zoo.preprocessing.audio_io import soundfile
 from zoo.training.plot_confusion import confusion
 from zoo.training.plot_curves import curves
@@ -67,7 +68,7 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
         return audio_attention(model, *data.sample_spectrograms(count))
     if not isinstance(data, ImageDataModule) or not isinstance(model, Model) or isinstance(model, FSDPModule):
         return None  # a sharded model needs all ranks for a forward pass
-    if task.augment is None:
+    if task.augment is None or not any(isinstance(module, Attention) for module in model.modules()):
         return None
     test = data.splits.test
     rows = balanced_rows(test.labels, min(count, len(test)), data.seed)

@@ -44,7 +44,7 @@ class DiscreteVAEConfig(Config):
     in_chans: int = 3
     vocab_size: int = 512
     code_width: int | None = None
-    widths: tuple[int, ...] = (64, 64, 64)
+    widths: tuple[int, ...] = (32, 64, 128)
     depth: int = 2
     resample: Literal["conv", "pool"] = "conv"
     quantizer: Literal["gumbel", "vq"] = "gumbel"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from zoo.nn.init import Initializer, normal_
+from zoo.nn.losses.products import HALF
 
 
 class CodeStatistics(NamedTuple):
@@ -49,14 +50,14 @@ class VectorQuantizer(nn.Module):
         """Random codes of the size of the vectors of an untrained encoder."""
         normal_(self.weight, 0.1, generator_for("weight"))
         if self.ema_decay:
-            self.counts.fill_(1.0)
-            self.sums.copy_(self.weight)
+            nn.init.zeros_(self.counts)
+            nn.init.zeros_(self.sums)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The ids [B, h, w] of the codes with the smallest squared distance to each of the vectors [B, D, h, w]."""
-        rows = vectors.movedim(1, -1)  # B h w D
-        products = rows @ self.weight.mT.to(rows.dtype)
-        return (self.weight.square().sum(1) - 2 * products).argmin(-1)
+        rows, codes = (x.float() if x.dtype in HALF else x for x in (vectors.movedim(1, -1), self.weight))
+        with torch.autocast(vectors.device.type, enabled=False):  # distances are small differences of large numbers
+            return (codes.square().sum(1) - 2 * rows @ codes.mT).argmin(-1)
 
     @torch.no_grad()
     def statistics(self, vectors: Tensor, ids: Tensor) -> CodeStatistics:
@@ -102,7 +103,8 @@ class VectorQuantizer(nn.Module):
         self.counts.mul_(keep).add_(statistics.counts, alpha=1 - keep)
         self.sums.mul_(keep).add_(statistics.sums, alpha=1 - keep)
         moved = self._split(statistics, dead_codes, generator) if dead_codes else 0
-        self.weight.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
+        counts = self.counts[:, None]
+        self.weight.copy_(torch.where(counts > 0, self.sums / counts.clamp(min=1e-12), self.weight))
         return moved
 
     def _split(self, statistics: CodeStatistics, dead_codes: float, generator: torch.Generator | None) -> int:
