@@ -36,6 +36,7 @@ _WHERE = {
     "rollout": "interpret.attention_maps",
     "plot_attention": "interpret.plot",
     "generate": "inference.generation.generate",
+    "generate_images": "inference.generation.images",
     "pack": "preprocessing.packing",
     "optimize": "inference.optimize",
     "kernels": "inference.kernel_report",
