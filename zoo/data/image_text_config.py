@@ -41,6 +41,7 @@ class VisualQuestionSettings(ItemDataSettings):
         questions: Column of the questions.
         question: The question that all rows of a table answer, instead of a column.
         answers: Column of the answers; of several in a list, the first.
+        scene_captions: Train on the captions of the synthetic scenes, too, as answers to "describe the scene.".
         types: Column of the types of the questions, for each of which the accuracy is reported.
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training images.
         batch_size: Images per optimizer step, summed over all devices.
@@ -54,6 +55,7 @@ class VisualQuestionSettings(ItemDataSettings):
     questions: str = ""
     question: str = ""
     answers: str = ""
+    scene_captions: bool = True
     types: str = ""
     test: str | None = None
     batch_size: int = 64

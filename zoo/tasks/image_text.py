@@ -122,8 +122,8 @@ class ImageTextTask(CausalLMTask):
     def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
         """The texts that a model writes for the images and prompts of a batch."""
         lengths: list[int] = batch["prompt_lengths"]
-        kept = torch.arange(max(lengths), device=batch["input_ids"].device) < batch["input_ids"].new_tensor(lengths)[:, None]
         ids, pixels = batch["input_ids"][:, : max(lengths)], batch["pixel_values"]
+        kept = torch.arange(max(lengths), device=ids.device) < ids.new_tensor(lengths)[:, None]
         own = cast(Model, model)
         if isinstance(model, Bridge):
             found = generate(own, ids, kept.long(), pixel_values=pixels, **(self.generation | options))
@@ -133,17 +133,21 @@ class ImageTextTask(CausalLMTask):
         tokenizer = cast(Any, self.model).preprocess.text
         return [tokenizer.decode(row).strip() for row in found.cpu()]
 
-    def _evaluate_texts(self, batch: Mapping[str, Any], stage: str) -> Tensor:
-        """Update the metrics of a stage; returns which texts are right, bool [B]."""
-        predictions = self.predict(self.evaluated, batch)
+    def right_texts(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
+        """(which texts of a batch greedy decoding writes exactly, bool [B]; mean loss per token; number of tokens)."""
+        predictions = self.predict(model, batch)
         kept = predictions.labels != IGNORED
         x, labels = predictions.x[kept], predictions.labels[kept]
         scores = x if predictions.layer is None else predictions.layer(x)
         rows = (batch["labels"] != IGNORED).nonzero()[:, 0]
-        wrong = torch.zeros(len(batch["index"]), device=x.device).index_add_(0, rows, (scores.argmax(-1) != labels).float())
-        right = wrong == 0
-        loss = nn.functional.cross_entropy(scores.float(), labels)
-        self._mean(f"{stage}_loss").update(loss, len(labels))
+        wrong = torch.zeros(len(batch["labels"]), device=x.device)
+        wrong.index_add_(0, rows, (scores.argmax(-1) != labels).float())
+        return wrong == 0, nn.functional.cross_entropy(scores.float(), labels), len(labels)
+
+    def _evaluate_texts(self, batch: Mapping[str, Any], stage: str) -> Tensor:
+        """Update the metrics of a stage; returns which texts are right, bool [B]."""
+        right, loss, count = self.right_texts(self.evaluated, batch)
+        self._mean(f"{stage}_loss").update(loss, count)
         self._mean(f"{stage}_accuracy").update(right.float())
         for number, name in enumerate(self.types):
             if (own := batch["types"] == number).any():

@@ -55,24 +55,25 @@ class ImageTextRows(Dataset[Any]):
     Batches: `pixel_values` uint8 [B, 3, H, W]; `input_ids`, `attention_mask` [B, N]; `labels` [B, N], the token of the
     text that follows each position, and -100 for the prompt and for padding; `lengths` and `prompt_lengths`, the number
     of tokens of each row and of its prompt (lists: they stay on the host); `types` [B], the types of the questions as
-    numbers, -1 for none; `index` [B], `epoch`. Padding is on the right.
+    numbers, -1 for others; `index` [B], `epoch`. Padding is on the right.
 
     Args:
         data: The images with their texts.
         tokenizer: Of prompts and texts; special tokens that it adds are left out.
         layout: How the model reads them.
         types: Names of the types of questions.
-        seed: Samples the text of an image by (seed, epoch, index); None takes all texts.
+        seed: Samples the text of an image by (seed, epoch, index); None takes all texts, or of alternatives the first.
     """
 
     def __init__(self, data: ImageTexts, tokenizer: TextProcessor, layout: TokenLayout, *, types: Sequence[str] = (),
                  seed: int | None = None) -> None:  # fmt: skip
         self.data, self.layout, self.seed = data, layout, seed
-        self.count = torch.tensor([len(row) for row in data.texts])
+        kept = [row[:1] if data.alternatives and seed is None else row for row in data.texts]
+        self.count = torch.tensor([len(row) for row in kept])
         self.first = self.count.cumsum(0) - self.count
-        self.texts: list[ImageText] = [text for row in data.texts for text in row]
+        self.texts: list[ImageText] = [text for row in kept for text in row]
         self.image_of = torch.arange(len(data)).repeat_interleave(self.count)
-        self.types = torch.tensor([types.index(text.type) if text.type else -1 for text in self.texts])
+        self.types = torch.tensor([types.index(text.type) if text.type in types else -1 for text in self.texts])
         encoded = encode_all(self.texts, tokenizer)
         rows = [layout.ids(*pair) for pair in encoded]
         self.prompt_lengths = torch.tensor([len(layout.prefix) + len(prompt) for prompt, _ in encoded])
@@ -129,7 +130,7 @@ class ImageTextDataModule(KeyedDataModule):
     def __init__(self, splits: Splits[ImageTexts], tokenizer: TextProcessor, image: ImageProcessor,
                  layout: TokenLayout, batch_size: int = 64, *, augment: AugmentSettings | None = None, seed: int = 0,
                  **options: Any) -> None:  # fmt: skip
-        self.types = list(dict.fromkeys(name for part in splits.parts for name in part.types))
+        self.types = splits.test.types
 
         def rows(part: ImageTexts, training: bool) -> ImageTextRows:
             return ImageTextRows(part, tokenizer, layout, types=self.types, seed=seed if training else None)

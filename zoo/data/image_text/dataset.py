@@ -33,6 +33,8 @@ class ImageTexts(Items):
     Attributes:
         images: uint8 [N, 3, H, W].
         texts: One or several texts of each image. Training samples one of them in each epoch, evaluation takes all.
+        alternatives: Whether the texts of an image are alternatives, such as captions, of which evaluation takes the
+            first.
         scenes: What is in the synthetic images.
         boxes: (left, top, right, bottom) in pixels of up to two objects in each of these, float32 [N, 2, 4].
     """
@@ -41,6 +43,7 @@ class ImageTexts(Items):
 
     images: Tensor
     texts: list[tuple[ImageText, ...]]
+    alternatives: bool = False
     scenes: list[ObjectScene] | None = None
     boxes: Tensor | None = None
 
@@ -52,7 +55,7 @@ class ImageTexts(Items):
         chosen = rows.tolist()
         scenes = None if self.scenes is None else [self.scenes[i] for i in chosen]
         boxes = None if self.boxes is None else self.boxes[rows]
-        return ImageTexts(self.images[rows], [self.texts[i] for i in chosen], scenes, boxes)
+        return ImageTexts(self.images[rows], [self.texts[i] for i in chosen], self.alternatives, scenes, boxes)
 
     @property
     def types(self) -> list[str]:

@@ -26,6 +26,10 @@ from zoo.utils.errors import DataError
 QUESTION_NAMES, ANSWER_NAMES = ("question", "prompt"), ("answer", "answers", "label")
 TYPE_NAMES = ("question_type", "type")
 SYNTHETIC = ("auto", "synthetic", "synthetic_scenes")
+DESCRIBE = "describe the scene."
+
+Texts = list[tuple[ImageText, ...]]
+TextsOf = Callable[[ObjectScenes], Texts]
 
 
 def load_visual_questions(
@@ -42,7 +46,8 @@ def load_visual_questions(
     """
     s = settings or VisualQuestionSettings()
     if s.name in SYNTHETIC:
-        return scene_texts(processor, _questions).limited(s.max_train_samples, s.max_test_samples, seed)
+        texts_of = _questions if s.scene_captions else _questions_alone
+        return scene_texts(processor, texts_of, _questions_alone).limited(s.max_train_samples, s.max_test_samples, seed)
     source, s = find_tables(s, "image-text pairs", folder=caption_folder)
     skipped: list[str] = []
     parts = {split: _decoded(table, s, processor, skipped) for split, table in source.tables.items()}
@@ -64,7 +69,9 @@ def load_captions(
     """Load images with captions; the arguments and errors are those of `load_visual_questions`."""
     s = settings or CaptionDataSettings()
     if s.name in SYNTHETIC:
-        return scene_texts(processor, _captions).limited(s.max_train_samples, s.max_test_samples, seed)
+        return scene_texts(processor, _captions, _captions, alternatives=True).limited(
+            s.max_train_samples, s.max_test_samples, seed
+        )
     pairs = load_pairs(s, processor=processor, seed=seed)
     train, test = _of_pairs(pairs.train), _of_pairs(pairs.test)
     validation = None if pairs.validation is None else _of_pairs(pairs.validation)
@@ -76,9 +83,9 @@ def load_captions(
 
 
 def scene_texts(
-    processor: ImageProcessor, texts_of: Callable[[ObjectScenes], list[tuple[ImageText, ...]]]
+    processor: ImageProcessor, of_training: TextsOf, of_tests: TextsOf, *, alternatives: bool = False
 ) -> Splits[ImageTexts]:
-    """The synthetic scenes with the texts that a function gives.
+    """The synthetic scenes with the texts that functions give for training scenes, and for those of the other splits.
 
     Raises: DataError unless the model takes square images of at least 24 pixels.
     """
@@ -89,21 +96,28 @@ def scene_texts(
     parts = {}
     for split in SPLITS:
         found = make_object_scenes(split, size=height)
-        images = found.images
+        images, boxes = found.images, found.boxes
         if not processor.keeps((height, width), 3):
-            fit = ResizeAndCrop(processor)
+            fit, boxes = ResizeAndCrop(processor), None  # which the crop would move
             images = torch.stack([fit(image) for image in images])
-        parts[split] = ImageTexts(images, texts_of(found), found.scenes, found.boxes)
+        texts = (of_training if split == "train" else of_tests)(found)
+        parts[split] = ImageTexts(images, texts, alternatives, found.scenes, boxes)
     source = "generated scenes of two objects; the test scenes have combinations that do not occur in training"
     return Splits(parts["train"], parts["test"], "synthetic", False, source, validation=parts["validation"])
 
 
-def _questions(found: ObjectScenes) -> list[tuple[ImageText, ...]]:
+def _questions_alone(found: ObjectScenes) -> Texts:
     rows = make_scene_questions(found.scenes)
     return [tuple(ImageText(one.question, one.answer, one.type) for one in row) for row in rows]
 
 
-def _captions(found: ObjectScenes) -> list[tuple[ImageText, ...]]:
+def _questions(found: ObjectScenes) -> Texts:
+    """The questions, and the request for a caption."""
+    captions = [ImageText(DESCRIBE, texts[0], "caption") for texts in found.captions]
+    return [(*row, caption) for row, caption in zip(_questions_alone(found), captions, strict=True)]
+
+
+def _captions(found: ObjectScenes) -> Texts:
     return [_texts_of(captions) for captions in found.captions]
 
 
@@ -113,7 +127,7 @@ def _texts_of(captions: tuple[str, ...]) -> tuple[ImageText, ...]:
 
 
 def _of_pairs(pairs: PairDataset[Tensor]) -> ImageTexts:
-    return ImageTexts(pairs.items, [_texts_of(captions) for captions in pairs.captions])
+    return ImageTexts(pairs.items, [_texts_of(captions) for captions in pairs.captions], alternatives=True)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,163 @@
+"""Image captioning: the model for the data, the scores of captions, and the words over the images that they come from."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from zoo.data.image_text.datamodule import ImageTextDataModule, ImageTextRows
+from zoo.data.image_text.dataset import ImageTexts
+from zoo.data.keyed_batches import Keys
+from zoo.data.splits import Splits
+from zoo.models.base import Model
+from zoo.preprocessing.tokenizer_training import train
+from zoo.tasks.bleu import BLEU
+from zoo.tasks.cider import CIDEr
+from zoo.training.parse import SettingsError
+from zoo.training.recipes.text import token_fields, tokenizer_cache
+from zoo.training.recipes.translation import TranslationsFile
+from zoo.training.run import Run
+from zoo.utils.console import announce
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_VOCAB_SIZE = 1000  # of a new tokenizer, unless `vocab_size=` is given
+_OBJECTS = re.compile(r"\ba (\w+ \w+)")
+
+
+def caption_model(run: Run) -> Model:
+    """The model of the settings. Raises: SettingsError, also if it does not write texts about images."""
+    model = run.build_model("lm")
+    if not {"pixel_values", "input_ids"} <= set(model.inputs):
+        name = run.config.model.source or run.config.model.name
+        raise SettingsError(f"{name} does not write texts about images: expected a model such as blip_nano")
+    if run.config.model.source and getattr(model.preprocess, "text", None) is None:
+        raise SettingsError(f"model.source={run.config.model.source} has no tokenizer: save one with the model")
+    return model
+
+
+def fit_to_captions(run: Run, model: Model, captions: Splits[ImageTexts]) -> Model:
+    """The model for the captions: a new one with a tokenizer of those for training, a pretrained one as it is."""
+    c = run.config
+    if c.model.source:
+        return model
+    config: Any = model.config
+    texts = list(dict.fromkeys(text.target for row in captions.train.texts for text in row))
+    size = c.model.overrides.get("vocab_size", DEFAULT_VOCAB_SIZE)
+    tokenizer = train("seq2seq", texts, size, max_length=config.max_length, cache=tokenizer_cache(run))
+    fields = token_fields(config, tokenizer) | {"decoder_start_token_id": tokenizer.id("bos")}
+    image = model.preprocess.image
+    model = run.build_model("lm", **fields)
+    model.preprocess = replace(model.preprocess, image=image, text=tokenizer)
+    return model
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+class CaptionScores(Metric):
+    """Scores of captions with one or several right ones each: BLEU, CIDEr-D, and how many are exactly right.
+
+    `caption_accuracy`: the fraction of captions that are one of the references. For synthetic scenes also
+    `attribute_accuracy`, the fraction in which all colors and shapes are right, whatever their relation.
+
+    Args:
+        documents: The references of all test images, see `CIDEr`.
+        scenes: Whether the captions are those of the synthetic scenes.
+        bleu: Whether to compute BLEU, which needs sacrebleu.
+    """
+
+    full_state_update = False
+
+    def __init__(self, documents: Sequence[Sequence[str]], *, scenes: bool = False, bleu: bool = True) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({"cider": CIDEr(documents)} | ({"bleu": BLEU(several=True)} if bleu else {}))
+        self.scenes = scenes
+        self.counts: Tensor  # captions that are right, with all objects right, captions
+        self.add_state("counts", default=torch.zeros(3, dtype=torch.long), dist_reduce_fx="sum")
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """The better direction of each score."""
+        names = [*self.parts, "caption_accuracy", *(["attribute_accuracy"] if self.scenes else [])]
+        return dict.fromkeys(names, "max")
+
+    @property
+    def signature(self) -> str:
+        """The signature of BLEU; empty without it."""
+        return self.parts["bleu"].signature if "bleu" in self.parts else ""  # type: ignore[union-attr,return-value]
+
+    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Add captions with the references of each."""
+        for part in self.parts.values():
+            part.update(predictions, references)  # type: ignore[operator]
+        for prediction, texts in zip(predictions, references, strict=True):
+            same = objects_of(prediction) == objects_of(texts[0])
+            self.counts += self.counts.new_tensor([prediction in texts, same, 1])
+
+    def compute(self) -> dict[str, float]:
+        """The scores by name."""
+        found: dict[str, float] = {}
+        for part in self.parts.values():
+            found |= part.compute()  # type: ignore[operator]
+        right, objects, count = self.counts.tolist()
+        found["caption_accuracy"] = right / max(count, 1)
+        return found | ({"attribute_accuracy": objects / max(count, 1)} if self.scenes else {})
+
+    def reset(self) -> None:
+        """Forget the captions."""
+        super().reset()
+        for part in self.parts.values():
+            part.reset()  # type: ignore[operator]
+
+
+def objects_of(caption: str) -> list[str]:
+    """The objects that a caption of a synthetic scene names, such as `red circle`, sorted."""
+    return sorted(_OBJECTS.findall(caption))
+
+
+def references(captions: Splits[ImageTexts]) -> Mapping[str, list[tuple[str, ...]]]:
+    """The right captions of the validation and of the test split, by stage."""
+    parts = {"val": captions.validation or captions.test, "test": captions.test}
+    return {stage: [(row[0].target, *row[0].others) for row in part.texts] for stage, part in parts.items()}
+
+
+def caption_scores(captions: Splits[ImageTexts]) -> Callable[[], CaptionScores]:
+    """Makes the metric of captions; BLEU only if sacrebleu is installed, which is announced."""
+    try:
+        BLEU()
+        bleu = True
+    except ImportError as error:
+        announce(f"captions are scored without BLEU: {error}")
+        bleu = False
+    return partial(CaptionScores, references(captions)["test"], scenes=captions.test.scenes is not None, bleu=bleu)
+
+
+class CaptionsFile(TranslationsFile):
+    """Writes the captions of the test split to `captions.csv` in the run folder, and prints some of them."""
+
+    file_name = "captions.csv"
+    columns: ClassVar[tuple[str, ...]] = ("image", "references", "caption")  # type: ignore[misc]
+
+    def row(self, part: Any, index: int, text: str) -> list[str]:
+        """The columns of one item."""
+        first = part.texts[index][0]
+        return [str(index), " | ".join((first.target, *first.others)), text]
+
+    def notes(self, task: Any) -> dict[str, str]:
+        """The signature of BLEU."""
+        return {"BLEU": found} if (found := task.reports.get("bleu_signature")) else {}
+
+
+def batch_of(data: ImageTextDataModule, model: "nn.Module", rows: Sequence[int]) -> dict[str, Any]:
+    """A batch of the test split on the device of a model."""
+    device = next(model.parameters()).device
+    tests: ImageTextRows = data.test
+    raw = tests.__getitems__(Keys(list(rows), 0))
+    return data.ready({name: v.to(device) if isinstance(v, Tensor) else v for name, v in raw.items()})
