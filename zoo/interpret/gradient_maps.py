@@ -32,7 +32,7 @@ def gradient_maps(
     score: a function of the model's output that returns one number, such as the logit of a class or of a token.
     layers: as in `zoo.capture`. batch: the inputs of the model, without padding.
 
-    The model is called in evaluation mode, with gradients, and with explicit attention weights instead of fused kernels.
+    The model is called in evaluation mode, with explicit attention weights instead of fused kernels.
     Source: Chefer et al. 2021, equation 5 before the mean over heads, https://arxiv.org/abs/2103.15679.
     Raises ValueError for layers without attention weights, and for a score that is not one number.
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Literal["attention", "rollout", "gradient"]
-METHODS = ("attention", "rollout", "gradient")
+METHODS: tuple[Method, ...] = ("attention", "rollout", "gradient")
 CROSS = "decoder.*.cross"
 
 

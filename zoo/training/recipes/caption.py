@@ -1,4 +1,4 @@
-"""Image captioning: the model for the data, the scores of captions, and the words over the images that they come from."""
+"""Image captioning: the model for the data, the scores of captions, and the file of captions of a run."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

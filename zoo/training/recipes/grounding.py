@@ -1,4 +1,4 @@
-"""Where the words of captions come from: the pointing score of a run on synthetic scenes, and pictures of some images."""
+"""Where the words of captions come from: the pointing score on synthetic scenes, and words plotted over their images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +94,10 @@ def grounding(run: "Run", task: Any, result: "Result") -> "Figure | None":
     part: ImageTexts = task.trainer.datamodule.splits.test
     chosen = sorted(range(min(len(part), 40)), key=lambda i: -len(part.texts[i][0].target.split()))[:PLOTTED]
     texts = {i: " ".join((task.predictions.get(i) or part.texts[i][0].target).split()[:12]) for i in chosen}
-    found = [unless_refused("grounding", lambda i=i: ground_words(task.evaluated, part.images[i], texts[i]))
-             for i in chosen]  # fmt: skip
-    kept = [one for one in found if one is not None]
-    return plot_grounding(kept) if kept else None
+    return unless_refused(
+        "grounding",
+        lambda: plot_grounding([ground_words(task.evaluated, part.images[i], texts[i]) for i in chosen]),
+    )
 
 
 PLOTS = {"grounding": grounding}
