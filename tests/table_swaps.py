@@ -1,7 +1,7 @@
 """Swapping two lines of a weight table: every pair is an error, or changes the outputs."""
 
 from collections.abc import Callable
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 from peers import error
@@ -14,10 +14,17 @@ from zoo.models.registry import build
 from zoo.utils.files import open_tensors
 
 
-def check_swaps(folder: Path, outputs: Callable[[zoo.Model], Tensor], expected: Tensor, at_least: int) -> None:
+def check_swaps(
+    folder: Path,
+    outputs: Callable[[zoo.Model], Tensor],
+    expected: Tensor,
+    at_least: int,
+    within: tuple[str, ...] = ("",),
+) -> None:
     """Swap any two lines of the table of a folder that are in use, of which there are `at_least` so many.
 
-    outputs: of a model; expected: those of the library that wrote the folder.
+    outputs: of a model; expected: those of the library that wrote the folder. within: only lines whose names of ours
+    both begin with one of these.
     """
     found, files = describe(folder), open_tensors(folder)
     model = build(found.family, found.config, "cpu").eval()
@@ -26,8 +33,9 @@ def check_swaps(folder: Path, outputs: Callable[[zoo.Model], Tensor], expected: 
     rows = [row.split(" = ") for row in found.table.splitlines() if " = " in row]
     active = set(lines_for(found.table, own))
     used = [i for i, row in enumerate(rows) if active.intersection(lines_for(" = ".join(row), own))]
-    assert len(used) >= at_least, len(used)
-    for one, other in combinations(used, 2):
+    groups = [[i for i in used if rows[i][0].strip().startswith(start)] for start in within]
+    assert sum(map(len, groups)) >= at_least, groups
+    for one, other in chain.from_iterable(combinations(group, 2) for group in groups):
         swapped = [list(row) for row in rows]
         swapped[one][1], swapped[other][1] = rows[other][1], rows[one][1]
         try:

@@ -90,6 +90,9 @@ def test_as_flamingo_pytorch(sees):
     real = slice(None) if sees == "last" else markers.cumsum(1) > 0
     ours = block(x, context(media.flatten(1, 2), markers, sees))
     assert error(ours[real], theirs(x, media, markers)[real]) <= 1e-5
+    block, theirs, x, media = block.double(), theirs.double(), x.double(), media.double()
+    ours = block(x, context(media.flatten(1, 2), markers, sees))
+    assert error(ours[real], theirs(x, media, markers)[real]) <= 1e-12
 
 
 @pytest.mark.parametrize("kind", ["float", "vector"])

@@ -75,6 +75,11 @@ def test_as_idefics(norms):
     resampler = ours(theirs, IDEFICS, act="relu", qk_norm=norms)
     features = random(3, 7, 24)
     assert error(resampler(features), theirs(features)) <= 1e-5
+    keep = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    y = resampler(features, keep)
+    assert error(y[1:2], theirs(features[1:2, :4])) <= 1e-5 and error(y[2:], theirs(features[2:, :1])) <= 1e-5
+    features = features.double()
+    assert error(resampler.double()(features), theirs.double()(features)) <= 1e-12
 
 
 @pytest.mark.parametrize("kind", ["softmax", "linear", "additive"])

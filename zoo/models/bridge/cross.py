@@ -132,6 +132,16 @@ def check_seen(seen: Tensor | None) -> None:
         raise ValueError(f"image_attention_mask: expected [B, N, I], 1 where a token sees an image, given {given}")
 
 
+def example_without_markers(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch of `example_batch`, of which each row has an image that all of its tokens see."""
+    ids = batch["input_ids"]
+    return {
+        "input_ids": ids,
+        "pixel_values": batch["pixel_values"][:, None],
+        "image_attention_mask": ids.new_ones(*ids.shape, 1),
+    }
+
+
 def place_images(
     features: CrossFeatures, where: Tensor, sees: str, what: str, token: str
 ) -> tuple[Tensor | None, Tensor]:

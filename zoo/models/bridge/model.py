@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.bridge.config import BridgeConfig
 from zoo.models.bridge.connectors import make_connector
-from zoo.models.bridge.cross import GatedCrossBlocks, cross_inputs, cross_of_state, new_cross_state, read_images
+from zoo.models.bridge.cross import (
+    GatedCrossBlocks,
+    cross_inputs,
+    cross_of_state,
+    example_without_markers,
+    new_cross_state,
+    read_images,
+)
 from zoo.models.bridge.features import check_places, put_features
 from zoo.models.eval_mode import eval_mode
 from zoo.models.family import Family
@@ -145,6 +152,8 @@ class Bridge(TowersModel):
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch of `example_batch` with image tokens before each text, one image for each."""
+        if self.config.marker_id is None:
+            return example_without_markers(batch)
         ids, token = batch["input_ids"], self.config.feature_token_id
         with eval_mode(self), torch.no_grad():
             placed = {name: x.to(self.device, self.dtype) for name, x in self.encoder_inputs(batch).items()}
