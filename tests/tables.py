@@ -19,7 +19,7 @@ def models() -> str:
     from zoo.preprocessing.modality import MODALITIES, of_family
 
     rows = ["| name | parameters | input | published weights |", "|---|---|---|---|"]
-    order = [*(record.family for record in MODALITIES.values()), "multimodal"]
+    order = [*(record.family for record in MODALITIES.values()), "multimodal", "text_to_image"]
     for family in sorted(families(), key=lambda family: order.index(family.modality)):
         modality = of_family(family.modality)
         for name, overrides in family.variants.items():

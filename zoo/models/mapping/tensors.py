@@ -12,8 +12,8 @@
 
 `*` is a layer number, in their names `*+1` one that counts from 1. `@` stands for weight and bias, `{q,k,v}` splits
 their tensor into ours along the first axis, and `{a:500,b}` ours into theirs, of which `a` has the first 500 rows; `~`
-is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published files;
-the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
+is the base prefix (`bert.`), which a file has everywhere or nowhere. `|` separates alternative names in published
+files; the first is used for export. `-` drops their tensor (there `*` is one part of a name, `**` any number of parts).
 `?` marks a tensor that a file may lack; `if` restricts a line to models that have the tensor of ours that follows, for
 which the first of the names in the file is the one in use (without `if`, they must agree). Ops are a closed set, each
 with its inverse. Lines with tensors that a model does not have are ignored, and each of our tensors uses the first line

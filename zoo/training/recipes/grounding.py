@@ -1,4 +1,4 @@
-"""Where the words of captions come from: the pointing score on synthetic scenes, and words plotted over their images."""
+"""Where the words of captions come from: the pointing score on synthetic scenes, and words over their images."""
 
 from typing import TYPE_CHECKING, Any
 
