@@ -90,8 +90,10 @@ def watch(name: str, attention: Attention, layers: dict[str, LayerKernel]) -> li
 
     def after(core: Any, args: tuple, output: Tensor) -> None:
         if type(core).forward is SoftmaxAttention.forward:
-            inputs = args[:5]  # behind them the gates of kinds that have them
-            kernel, reason = map(str, explain_kernel(*inputs, core.dropout, core.pattern, core.spec.softcap))
+            # behind them the gates of kinds that have them
+            q, k, v, mask, bias = args[:5]
+            found = explain_kernel(q, k, v, mask, bias, core.dropout, core.pattern, core.spec.softcap)
+            kernel, reason = map(str, found)
         else:
             kernel, reason = getattr(core, "kind", type(core).__name__), "it computes its own attention"
         if groups is not None and kernel != "varlen":

@@ -96,7 +96,8 @@ def scene_texts(
     parts = {}
     for split in SPLITS:
         found = make_object_scenes(split, size=height)
-        images, boxes = found.images, found.boxes
+        images = found.images
+        boxes: torch.Tensor | None = found.boxes
         if not processor.keeps((height, width), 3):
             fit, boxes = ResizeAndCrop(processor), None  # which the crop would move
             images = torch.stack([fit(image) for image in images])
