@@ -71,3 +71,42 @@ def logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
         y = model(**inputs)
     return y if isinstance(y, Tensor) else y.logits
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }} {% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+def llava_processor(folder: Path, strategy: str = "default") -> Any:
+    """LlavaProcessor with a tokenizer of words made here, saved in the folder."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [*["<pad>", "<s>", "</s>", "<unk>"], *"user assistant what is this a red bird and green ?".split()]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary | {f"w{n}": n for n in range(len(words), TOKEN)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>", "<image>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **special)
+    size = {"height": 16, "width": 16}
+    image = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size)
+    processor = transformers.LlavaProcessor(
+        image, fast, patch_size=8, vision_feature_select_strategy=strategy, num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )  # fmt: skip
+    processor.save_pretrained(folder)
+    return processor
+
+
+def photographs(count: int) -> list[Any]:
+    """PIL images of several sizes."""
+    from PIL import Image
+
+    draw = torch.Generator().manual_seed(3)
+    sizes = [(20, 30), (16, 16), (40, 18), (25, 25)][:count]
+    return [Image.fromarray(torch.randint(256, (*s, 3), generator=draw).byte().numpy()) for s in sizes]

@@ -27,7 +27,6 @@ from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, t
 from zoo.models.registry import FILE, build, family, with_overrides
 from zoo.nn.init import has_rule, initialize
 from zoo.preprocessing.image import ImageProcessor
-from zoo.preprocessing.text import TextProcessor
 from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
@@ -348,8 +347,7 @@ def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None
     model.temperature = checkpoint.temperature_of(config, report.initialized)
     saved: Any = checkpoint.preprocess
     model.preprocess = None if saved is None else saved.fitted_to(config)
-    if isinstance(model.preprocess, TextProcessor):
-        model.preprocess, model.extra_files = extra_files.with_templates(model.preprocess, model.extra_files)
+    model.preprocess, model.extra_files = extra_files.with_templates(model.preprocess, model.extra_files)
     for name in config.parts if saved is not None else ():
         if isinstance(tower := getattr(model, name, None), Model):
             tower.preprocess = getattr(model.preprocess, name)

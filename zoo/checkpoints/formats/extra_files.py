@@ -3,10 +3,13 @@
 Kept files are text; `zoo.save` writes them again, and so does `zoo.export` to transformers where they apply.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+from zoo.preprocessing.bridge import BridgeProcessor
 from zoo.preprocessing.chat_template import FILE, FOLDER, check_names, template_files, templates_in
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import LoadError
@@ -19,10 +22,10 @@ KEPT = (*TEMPLATES, GENERATION, SENTENCE)
 # Files whose contents are in the model or its processor, other forms of the same weights, and files of caches.
 READ = (
     "config.json", "preprocessor_config.json", "processor_config.json", "open_clip_config.json", "tokenizer*",
-    "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "modules.json",
-    "source.spm", "target.spm", "target_vocab.json", "sentence_*_config.json", "[0-9]_*/config.json", "*.safetensors",
-    "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx",
-    "*.ot", ".*", ".*/", "__pycache__/",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.json", "vocab.*", "merges.txt", "*.model",
+    "modules.json", "source.spm", "target.spm", "target_vocab.json", "sentence_*_config.json", "[0-9]_*/config.json",
+    "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.h5",
+    "*.msgpack", "*.onnx", "*.ot", ".*", ".*/", "__pycache__/",
 )  # fmt: skip
 LARGEST = 1 << 20  # bytes of a file that is kept
 
@@ -48,8 +51,13 @@ def read(folder: Path) -> tuple[dict[str, str], list[str]]:
     return kept, others
 
 
-def with_templates(processor: TextProcessor, files: dict[str, str]) -> tuple[TextProcessor, dict[str, str]]:
-    """(the processor with the chat templates among the files, the other files)."""
+def with_templates(processor: Any, files: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
+    """(the processor of texts, or of a bridge, with the chat templates among the files, the other files)."""
+    if isinstance(processor, BridgeProcessor):
+        text, files = with_templates(processor.text, files)
+        return replace(processor, text=text), files
+    if not isinstance(processor, TextProcessor):
+        return processor, files
     if not (templates := {name: text for name, text in files.items() if _matches(name, TEMPLATES)}):
         return processor, files
     others = {name: text for name, text in files.items() if name not in templates}
@@ -88,20 +96,22 @@ def _text(file: Path) -> str | None:
 
 
 def _templates(folder: Path) -> dict[str, str]:
-    """The chat templates in tokenizer_config.json of older folders, as the files that transformers writes now."""
-    file = folder / "tokenizer_config.json"
-    found = read_json(file).get("chat_template") if file.is_file() else None
+    """The chat templates in the JSON files of older folders, as the files that transformers writes now."""
+    names = ("chat_template.json", "tokenizer_config.json", "processor_config.json")
+    contents = {folder / name: read_json(folder / name) for name in names if (folder / name).is_file()}
+    named = {file: values["chat_template"] for file, values in contents.items() if values.get("chat_template")}
+    file, found = next(iter(named.items()), (folder, None))
     if found is None or isinstance(found, str):
         return template_files(found)
     try:
-        named = {str(entry["name"]): str(entry["template"]) for entry in found}
+        templates = {str(entry["name"]): str(entry["template"]) for entry in found}
     except (TypeError, KeyError):
         raise LoadError(
             f"{file}: chat_template is a {type(found).__name__}, expected a text or a list of objects with 'name' and "
             f"'template'"
         ) from None
     try:
-        check_names(named)
+        check_names(templates)
     except ValueError as error:
         raise LoadError(f"{file}: {error}") from None
-    return template_files(named)
+    return template_files(templates)

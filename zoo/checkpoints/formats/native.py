@@ -10,6 +10,7 @@ from zoo.models.config import CLASSIFIER_HEADS, to_json_types
 from zoo.models.mapping.tensors import config_as_tied, tied_names
 from zoo.models.registry import family
 from zoo.preprocessing.auto import processor_from_dict
+from zoo.preprocessing.bridge import BridgeProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils import renamed
 from zoo.utils.errors import LoadError, check_keys, is_number
@@ -44,8 +45,9 @@ def describe(model: Model, *, apart: bool = False) -> dict[str, Any]:
 
 
 def template_files(preprocess: Any) -> dict[str, str]:
-    """The files of chat templates of a text model's processor; others have none."""
-    return preprocess.template_files() if isinstance(preprocess, TextProcessor) else {}
+    """The files of chat templates of a text model's processor, or of a bridge's; others have none."""
+    text = preprocess.text if isinstance(preprocess, BridgeProcessor) else preprocess
+    return text.template_files() if isinstance(text, TextProcessor) else {}
 
 
 def read(folder: Path) -> Checkpoint:

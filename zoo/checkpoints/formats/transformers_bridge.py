@@ -4,31 +4,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.checkpoints.formats import tokenizer
 from zoo.checkpoints.formats.checkpoint import Checkpoint
+from zoo.checkpoints.formats.transformers_multi_tower import image_processor_config
 from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.family import Family
 from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.tensors import config_as_tied
+from zoo.preprocessing.bridge import BridgeProcessor
+from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.utils.errors import LoadError
 
 
 def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMapping) -> Checkpoint:
     """Read a folder of transformers with a mapping."""
     config: Any = mapping.config(own, values, folder / "config.json")
+    preprocess, notes = read_preprocess(folder, config)
     return Checkpoint(
         path=folder,
         format="transformers",
         family=own,
         config=config,
+        preprocess=preprocess,
         table=mapping.table_for(config),
         mapping=mapping,
         architecture=mapping.architecture,
+        notes=notes,
     )
+
+
+def read_preprocess(folder: Path, config: Any) -> tuple[BridgeProcessor | None, list[str]]:
+    """(the processor of images and texts, notes on what could not be read)."""
+    image, notes = None, []
+    tower: Any = config.parts["image"]
+    try:
+        if (processor := image_processor_config(folder)) is not None:
+            image = ImageProcessor.from_transformers(processor, pair(tower.image_size), tower.in_chans)
+    except LoadError as error:
+        notes.append(f"model.preprocess has no image processor: {error}")
+    text, text_notes = tokenizer.read(folder, config.parts["text"], "llama")
+    notes += text_notes
+    if image is None and text is None:
+        return None, notes
+    token = None if text is None else text.backend.id_to_token(config.feature_token_id)
+    if text is not None and token is None:
+        notes.append(
+            f"model.preprocess has no tokenizer: it has no token {config.feature_token_id}, which marks the images"
+        )
+        text = None
+    token = token or f"<{config.encoder}>"
+    return BridgeProcessor(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes
 
 
 def describe(model: Model, own: Family, mapping: BridgeMapping) -> tuple[dict[str, Any], Any, Config]:
     """(config.json, mapping, the config it describes)."""
-    tied = config_as_tied(model.text).tie_word_embeddings  # type: ignore[arg-type,union-attr]
+    tied = config_as_tied(model.text).tie_word_embeddings
     config: Any = model.config.replace(**{"text.tie_word_embeddings": tied})
     start = {"architectures": [mapping.architecture], "model_type": mapping.name, "dtype": str(model.dtype)[6:]}
     return start | mapping.values(own, config), mapping, config

@@ -7,7 +7,7 @@ transformers' `generate` works with its own model classes only, and is slower (`
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
+from zoo.inference.generation.bridge_prompts import bridge_inputs
 from zoo.inference.generation.image_prompts import encode_images, reads_images
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
@@ -25,6 +26,7 @@ from zoo.inference.generation.speculative import speculate
 from zoo.inference.generation.stopping import CONTEXT, StoppingCriteria, StreamerAdapter, decoder_of
 from zoo.inference.generation.text_prompts import TextPrompts, encode_prompts, encode_sources
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
 from zoo.utils.errors import did_you_mean
@@ -65,6 +67,8 @@ def generate(
     decoder_input_ids [B, T]: how these begin. options: of its family: Whisper's language=, mBART's src_lang= and
     tgt_lang=; images=, one or a list, for captions of them (BLIP, CoCa), which begin with text= if it is given.
 
+    Models that read images or audio among the words (LLaVA): input_ids with pixel_values=, as model.preprocess makes
+    them, or text=, a text with markers such as <image> or without, or a conversation, and images= or audio=.
     A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
     to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
     probable token; above 0, tokens are sampled from those that top_k, top_p and min_p keep (see Sampling),
@@ -136,6 +140,8 @@ def text_inputs(
         if input_ids is not None:
             raise ValueError("text= and input_ids are given: pass one of them")
         input_ids = text
+    if isinstance(model, Bridge):
+        return bridge_inputs(model, input_ids, mask, options)
     if reads_images(model) and (images := options.pop("images", None)) is not None:
         captions, inputs, options["pixel_values"] = encode_images(model, images, input_ids, mask, tokenizer)
         return captions, inputs
@@ -160,12 +166,14 @@ def prompt_of(
     if isinstance(model, EncoderDecoder):
         source, start = model.generation_start(inputs, **options)
         return Prompt.of_source(model, source, start, room, target).cached(cache), tuple(start.processors)
-    if options:
+    images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    if options or (images and not isinstance(model, Bridge)):
         raise TypeError(
-            f"generate: {next(iter(options))!r} is an option of encoder-decoder models only, given a "
+            f"generate: {next(iter(options | images))!r} is an option of models with an encoder only, given a "
             f"{type(model).__name__}"
         )
-    return Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target).cached(cache), ()
+    prompt = Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target)
+    return replace(prompt, images=images).cached(cache), ()
 
 
 def run(
@@ -274,7 +282,7 @@ def check_counts(sampling: Sampling, beams: int, copies: int, streamer: Any, dra
 def end_ids(model: Model, eos_token_id: EndIds) -> tuple[int, ...]:
     """The ids of the end tokens."""
     if eos_token_id == "model":
-        eos_token_id = getattr(model.config, "eos_token_id", None)
+        eos_token_id = getattr(model.config.part_of("decoder_input_ids"), "eos_token_id", None)
     elif isinstance(eos_token_id, str):
         raise ValueError(f"eos_token_id={eos_token_id!r}: expected 'model', an id, a list of ids, or None")
     if eos_token_id is None:

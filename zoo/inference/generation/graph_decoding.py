@@ -41,7 +41,7 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
 
     session, scores: those of the prompt that was read.
     """
-    model = task.prompt.model
+    model = session.model
     if not can_decode_statically(model):
         return None
     graphs = graphs_of(model)
@@ -237,7 +237,7 @@ class Decoding:
 
     def __init__(self, graphs: Graphs, task: GenerationTask, session: DecodingSession, scores: Tensor) -> None:
         self.graphs, self.task, self.session = graphs, task, session
-        self.model: TextModel = task.prompt.model
+        self.model: TextModel = session.model
         self.batch, self.device, self.length = len(scores), scores.device, session.state.length
         if self.batch not in graphs.rows:
             graphs.rows[self.batch] = Rows(scores)

@@ -14,7 +14,9 @@ from zoo.inference.generation.one_token import one_token_step
 from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
+from zoo.inference.optimized_model import Optimized, to_float32
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder, GenerationStart
 from zoo.nn.kv_cache import EncoderDecoderState, StackState
 from zoo.nn.padding import real_tokens
@@ -26,7 +28,7 @@ class Prompt:
 
     room: the maximum number of new tokens. copies: continuations per row; the prompt itself is read once. source: the
     inputs of an encoder; the ids are then the first ones of the decoder. cache: has what was read before, of one row
-    without padding.
+    without padding. images: the inputs of the encoder of a bridge, whose features are read among the ids.
     """
 
     model: Any
@@ -36,6 +38,7 @@ class Prompt:
     copies: int = 1
     source: Mapping[str, Tensor] | None = None
     cache: PromptCache | None = None
+    images: Mapping[str, Tensor] | None = None
 
     @classmethod
     def checked(
@@ -72,7 +75,9 @@ class Prompt:
         return replace(self, copies=copies)
 
     def new_state(self) -> StackState:
-        """An empty cache for the prompt and all new tokens; an encoder reads the source here."""
+        """An empty cache for the prompt and all new tokens; an encoder reads the source or the images here."""
+        if isinstance(self.model, Bridge):
+            return self.model.start_decoding(self.images or {}, len(self.ids), self.capacity)
         if self.source is None:
             state: StackState = self.model.new_state(len(self.ids), self.capacity)
             return state
@@ -86,6 +91,8 @@ class Prompt:
             raise ValueError(f"cache: expected a PromptCache, given a {type(cache).__name__}")
         if self.source is not None:
             raise ValueError("cache= is for decoders alone: what an encoder reads has no common beginning; omit it")
+        if self.images:
+            raise ValueError("cache= compares the tokens of prompts, which are the same for all images: omit it")
         if len(self.ids) > 1 or self.keep is not None:
             given = "padding" if len(self.ids) == 1 else f"{len(self.ids)} rows"
             raise ValueError(f"cache= has the tokens of one row without padding, given {given}: omit one of the two")
@@ -104,8 +111,10 @@ class Prompt:
         """A session that has read the prompt, and the scores [rows, V] of the next token."""
         session = DecodingSession(self)
         scores = session.read(self.ids[:, session.state.length :])
+        if isinstance(self.model, Bridge):
+            session.model = self.model.decoder
         if self.keep is None and self.room > 1:
-            session.step = one_token_step(self.model, session.state)
+            session.step = one_token_step(session.model, session.state)
         if self.copies > 1:
             session.repeat(self.copies)
             scores = scores.repeat_interleave(self.copies, 0)
@@ -144,6 +153,7 @@ class DecodingSession:
 
     def __init__(self, prompt: Prompt) -> None:
         self.model, batch = prompt.model, len(prompt.ids)
+        self.is_cast = isinstance(prompt.model, Bridge) and isinstance(prompt.model, Optimized)
         self.step: Callable[[Tensor], Tensor] | None = None
         self.text = None if prompt.cache is None else prompt.cache.take(self.model, prompt.ids, prompt.capacity)
         self.state = prompt.new_state() if self.text is None else self.text.state
@@ -163,6 +173,7 @@ class DecodingSession:
         else:
             keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
             scores = self.model.decode(ids, self.state, keep, every=every)
+        scores = to_float32(scores) if self.is_cast else scores
         best, self.most_probable = scores.max(-1)  # one pass for the check and for the greedy choice
         if not all(map(math.isfinite, best.flatten().tolist())):
             raise scores_error(self.model)
@@ -279,7 +290,7 @@ def check_token_ids(ids: Tensor, keep: Tensor | None, vocabulary: int) -> None:
 
 def check_length(model: Any, length: int, room: int) -> None:
     """A table of positions has a maximum length; with other positions, longer texts only lose quality."""
-    limit = model.config.max_length
+    limit = model.config.part_of("decoder_input_ids").max_length
     if length + room <= limit:
         return
     message = f"{length} tokens of the prompt plus max_new_tokens={room} exceed max_length={limit} of the model"

@@ -7,6 +7,7 @@ from zoo.models.bridge.connector_config import ConnectorConfig
 from zoo.models.config import Config
 from zoo.models.tower_config import Part
 from zoo.nn.mlp import activation
+from zoo.preprocessing.image import pair
 
 ENCODERS = ("image", "audio")
 
@@ -101,6 +102,22 @@ class BridgeConfig(ConnectorConfig):
         """The same, or None: then a batch says which images each token sees."""
         token: int | None = getattr(self, f"{self.encoder}_token_id")
         return token
+
+    @property
+    def tokens_per_item(self) -> int | None:
+        """The number of tokens of an image (or clip) in the ids; None if it depends on the item."""
+        if self.by != "projector":
+            return 1 if self.by == "cross" else self.resampler_tokens
+        c: Any = self.encoder_part.config
+        if hasattr(c, "image_size"):
+            size, step, prefix = pair(c.image_size), pair(c.patch_size), bool(c.distilled) + c.registers
+        elif hasattr(c, "mel_bins") and hasattr(c, "stride"):
+            size, step, prefix = (c.mel_bins, c.max_length), pair(c.stride), bool(c.distilled)
+        else:
+            return None
+        patch = pair(c.patch_size)
+        rows, columns = ((side - edge) // stride + 1 for side, edge, stride in zip(size, patch, step))
+        return int(rows * columns + (0 if self.drop_prefix else prefix + c.class_token))
 
     @property
     def feature_layers(self) -> tuple[int, ...]:

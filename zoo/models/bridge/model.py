@@ -35,6 +35,7 @@ from zoo.models.vit.model import ViTConfig
 from zoo.nn.kv_cache import StackState
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import Mask
+from zoo.preprocessing.bridge import BridgeProcessor
 from zoo.preprocessing.modality import MODALITIES
 
 
@@ -68,6 +69,8 @@ class Bridge(TowersModel):
         if self.gated_cross is not None:
             inputs = ("input_ids", "attention_mask", "lengths", *encoder.values(), "image_attention_mask")
         setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
+        options = ("text", MODALITIES[config.encoder].argument, *encoder.values())
+        setattr(self, "generation_options", options)  # noqa: B010
 
     def make_connector(self) -> nn.Module:
         """What turns features of the encoder into tokens of the decoder."""
@@ -95,6 +98,16 @@ class Bridge(TowersModel):
     def tokens(self) -> Any:
         """The front end of the text tower."""
         return self.text.tokens
+
+    def default_preprocess(self) -> Any:
+        """The processors of the towers; the text tower's needs files, so that a newly created model has none."""
+        encoder, text = self.encoder, self.text.preprocess
+        part = encoder.preprocess or encoder.default_preprocess()
+        token = f"<{self.config.encoder}>"
+        if text is not None and self.config.marker_id is not None:
+            token = text.backend.id_to_token(self.config.marker_id) or token
+        found: dict[str, Any] = {self.config.encoder: part, "text": text}
+        return BridgeProcessor(**found, token=token, tokens_per_item=self.config.tokens_per_item)
 
     def make_head(self) -> None:
         return None
@@ -211,6 +224,16 @@ class Bridge(TowersModel):
         return logits
 
     # --- decoding -------------------------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> Model:
+        """The model that reads the tokens after a prompt, whose images have been read with it."""
+        decoder: Model = self.text if self.gated_cross is None else self
+        return decoder
+
+    def start_decoding(self, batch: Mapping[str, Any], rows: int, capacity: int) -> StackState:
+        """A cache for decoding `rows` texts of up to `capacity` tokens; the images of the batch are encoded here."""
+        return self.new_state(rows, capacity, features=self.features(**batch) if batch else None)
 
     def new_state(self, batch: int, capacity: int | None = None, features: Tensor | None = None) -> StackState:
         """An empty cache for decoding `batch` rows, see `TextModel.new_state`.

@@ -102,20 +102,12 @@ def write(config: Any) -> dict[str, Any]:
     acts = {ours: theirs for theirs, ours in ACTS.items() if theirs != "gelu_new"}
     return {
         "image_token_index": c.image_token_id,
-        "image_seq_length": image_tokens(c),
+        "image_seq_length": c.tokens_per_item,
         "vision_feature_select_strategy": "default" if default else "full",
         "vision_feature_layer": layers if isinstance(c.feature_layer, tuple) else layers[0],
         "projector_hidden_act": acts.get(c.projector_act, c.projector_act),
         "multimodal_projector_bias": c.projector_bias,
     }
-
-
-def image_tokens(config: Any) -> int:
-    """The number of features of one image at the size of the image tower."""
-    image = config.image.config
-    sides = [(s, s) if isinstance(s, int) else s for s in (image.image_size, image.patch_size)]
-    rows, columns = (side // patch for side, patch in zip(*sides))
-    return int(rows * columns + (image.class_token and not config.drop_prefix))
 
 
 def processor_values(config: Any) -> dict[str, Any]:

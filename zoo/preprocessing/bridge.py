@@ -1,0 +1,182 @@
+"""The processor of models that read images or audio among the words of a text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from zoo.preprocessing.modality import MODALITIES
+from zoo.preprocessing.multimodal import MultimodalProcessor, modality_of
+from zoo.utils.errors import LoadError, check_keys
+
+PARTS = tuple(field.name for field in fields(MultimodalProcessor))
+OWN = ("token", "tokens_per_item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeProcessor(MultimodalProcessor):
+    """Texts and images (or audio clips) -> {"input_ids", "attention_mask", "pixel_values", ...}.
+
+        model.preprocess(text=["<image> What is this?", "Hello"], images=[image])
+
+    A text has the marker `token` at the place of each of its images, and the ids have `tokens_per_item` times its id
+    there, one for each feature of the model. The images are those of all texts in order; a list of lists has those of
+    each text apart.
+
+    image or audio, text: the processors of the towers.
+    """
+
+    token: str = "<image>"
+    tokens_per_item: int | None = None
+
+    @property
+    def encoder(self) -> str:
+        """The modality beside the text: "image" or "audio"."""
+        return "audio" if self.audio is not None else "image"
+
+    def __call__(
+        self, x: Any = None, *, images: Any = None, text: Any = None, audio: Any = None, **options: Any
+    ) -> dict[str, Tensor]:
+        """x: texts, or images or clips alone. options: of the text processor and, for clips, of the audio processor.
+
+        Raises ValueError for more or fewer images than markers.
+        """
+        given = {"image": images, "audio": audio, "text": text}
+        if x is not None:
+            name = modality_of(x)
+            if given[name] is not None:
+                raise ValueError(f"{name} was given twice, by position and by name: pass it once")
+            given[name] = x
+        other = "audio" if self.encoder == "image" else "image"
+        if given[other] is not None or given["text"] is None:
+            return super().__call__(images=given["image"], text=given["text"], audio=given["audio"], **options)
+        texts = [given["text"]] if isinstance(given["text"], str) else list(given["text"])
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("the text tower reads single texts: pass a string or a list of strings")
+        items, counts = as_items(given[self.encoder])
+        self.check_markers(texts, counts, len(items))
+        own = {name: options.pop(name) for name in MODALITIES[self.encoder].options if name in options}
+        batch = self.part(self.encoder, items, **own) if items else {}
+        numbers = iter(self.numbers_of_tokens(batch, len(items)))
+        return self.part("text", [self.expand(each, numbers) for each in texts], **options) | batch
+
+    def check_markers(self, texts: Sequence[str], counts: Sequence[int] | None, items: int) -> None:
+        """Raise ValueError unless the texts have as many markers as there are items; counts: those of each text."""
+        found, plural = [text.count(self.token) for text in texts], MODALITIES[self.encoder].plural
+        if counts is not None and len(counts) != len(texts):
+            raise ValueError(f"{plural}: a list of {len(counts)} lists for {len(texts)} texts: expected one for each")
+        for row, (marked, count) in enumerate(zip(found, counts or found)):
+            if marked != count:
+                raise ValueError(f"text {row} has {marked} times the marker {self.token!r}, and {count} {plural} were "
+                                 "given for it: expected one marker for each")  # fmt: skip
+        if sum(found) != items:
+            raise ValueError(f"the texts have {sum(found)} times the marker {self.token!r}, and {items} {plural} were "
+                             "given: expected one marker for each, in the order of the texts")  # fmt: skip
+
+    def numbers_of_tokens(self, batch: Mapping[str, Tensor], items: int) -> list[int]:
+        """How many tokens each item has; batch: what its processor made of them."""
+        if self.tokens_per_item is None and items:
+            raise ValueError("the number of tokens of an item is not known: set model.preprocess = "
+                             "dataclasses.replace(model.preprocess, tokens_per_item=...)")  # fmt: skip
+        return [self.tokens_per_item or 0] * items
+
+    def expand(self, text: str, numbers: Any) -> str:
+        """The text with each marker repeated for the tokens of its item."""
+        first, *rest = text.split(self.token)
+        return first + "".join(self.token * next(numbers) + part for part in rest)
+
+    def apply_chat_template(
+        self, conversation: Sequence[Any], images: Any = None, audio: Any = None, *, tokenize: bool = True,
+        padding: Any = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """A conversation, or a list of them, as the batch of its tokens and images, or with tokenize=False as text.
+
+        The content of a message may be a list of {"type": "text", "text": ...} and {"type": "image"}; images: those of
+        all messages in order, unless they stand in the messages, as {"type": "image", "image": image}. options: of
+        `TextProcessor.apply_chat_template`.
+        """
+        several = bool(conversation) and isinstance(conversation[0], list | tuple)
+        chats = list(conversation) if several else [conversation]
+        text = self.part_of("text")
+        texts = text.apply_chat_template(chats, tokenize=False, **options)
+        if not tokenize:
+            return texts if several else texts[0]
+        inside = [item for chat in chats for item in items_of(chat, self.encoder)]
+        given = images if self.encoder == "image" else audio
+        if inside and given is not None:
+            raise ValueError(f"the messages have {MODALITIES[self.encoder].plural} of their own: omit the argument")
+        begin = text.special.get("bos")
+        if begin and all(each.startswith(begin) for each in texts):  # the tokenizer writes it again
+            texts = [each.removeprefix(begin) for each in texts] if adds_bos(text, begin) else texts
+        items = {"images" if self.encoder == "image" else "audio": inside or given}
+        return self(text=texts, **items, **({} if padding is None else {"padding": padding}))
+
+    def part_of(self, name: str) -> Any:
+        """The processor of a tower. Raises ValueError if there is none."""
+        if (found := getattr(self, name)) is None:
+            raise ValueError(f"the model has no preprocessing for {name}: set model.preprocess = dataclasses.replace("
+                             f"model.preprocess, {name}=...) with {MODALITIES[name].processor}")  # fmt: skip
+        return found
+
+    def fitted_to(self, config: Any) -> Self:
+        return replace(super().fitted_to(config), tokens_per_item=config.tokens_per_item)
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.text is not None and (found := self.text.backend.token_to_id(self.token)) != config.feature_token_id:
+            raise ValueError(
+                f"the marker {self.token!r} is token {found} of the tokenizer, but the model reads features at token "
+                f"{config.feature_token_id}: the tokenizer does not belong to this model"
+            )
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, Any]:
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in OWN}
+        towers = {name: part and part.to_dict() for name in PARTS for part in [getattr(self, name)]}
+        return {"kind": "bridge"} | own | towers
+
+    @classmethod
+    def from_parts(cls, values: Mapping[str, Any], parts: Mapping[str, Any]) -> Self:
+        """From `to_dict` and the processors of the towers. Raises LoadError for an unknown key."""
+        check_keys("preprocess", values, [*PARTS, *OWN])
+        try:
+            return cls(**{name: values[name] for name in OWN}, **parts)
+        except TypeError as error:
+            raise LoadError(f"preprocess: {error}") from None
+
+
+def as_items(value: Any) -> tuple[list[Any], list[int] | None]:
+    """(the items of all texts, how many each text has, if they are given as a list of lists)."""
+    if value is None:
+        return [], None
+    if not isinstance(value, list | tuple) or (isinstance(value, tuple) and MODALITIES["audio"].is_item(value)):
+        return [value], None
+    if value and all(isinstance(each, list | tuple) and not MODALITIES["audio"].is_item(each) for each in value):
+        return [item for each in value for item in each], [len(each) for each in value]
+    return list(value), None
+
+
+def items_of(chat: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
+    """The images or clips that stand in the messages of a conversation."""
+    found = []
+    for message in chat:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list | tuple) else ():
+            if isinstance(part, Mapping) and part.get("type") == kind:
+                if part.get("url"):
+                    raise ValueError(f"the {kind} {part['url']!r:.200} would have to be downloaded: pass the file")
+                item = next((part[key] for key in (kind, "path") if part.get(key) is not None), None)
+                found += [] if item is None else [Path(item) if isinstance(item, str) else item]
+    return found
+
+
+def adds_bos(text: Any, begin: str) -> bool:
+    """Whether the tokenizer begins each text with the token `begin`."""
+    ids = text.backend.encode("a").ids
+    return bool(ids) and ids[0] == text.backend.token_to_id(begin)
