@@ -85,7 +85,10 @@ def llava_processor(folder: Path, strategy: str = "default") -> Any:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = [*["<pad>", "<s>", "</s>", "<unk>"], *"user assistant what is this a red bird and green ?".split()]
+    words = [
+        *["<pad>", "<s>", "</s>", "<unk>"],
+        *["user", "assistant", "what", "is", "this", "a", "red", "bird", "and", "green", "?"],
+    ]
     vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary | {f"w{n}": n for n in range(len(words), TOKEN)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
