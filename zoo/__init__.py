@@ -18,6 +18,7 @@ _WHERE = {
     "register_attention": "nn.registry",
     "register_mixer": "nn.registry",
     "contrast": "checkpoints.contrast",
+    "bridge": "checkpoints.bridge",
     "load": "checkpoints.load",
     "save": "checkpoints.save",
     "export": "checkpoints.save",

@@ -1,6 +1,6 @@
 """`zoo.contrast`: combine two or three encoders in one contrastive model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from zoo.models.contrast.model import Contrastive
 from zoo.models.load_report import LoadReport
 from zoo.models.registry import family, find_variant, list_models
 from zoo.models.tower_config import TOWERS, ContrastiveConfig, Tower
+from zoo.models.towers import TowersModel
 from zoo.nn.init import initialize, skip_init
 from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
@@ -75,17 +76,23 @@ def join(config: ContrastiveConfig, towers: Mapping[str, Model], seed: int) -> C
         with torch.device("cpu"):
             initialize(model, seed, only=fresh)
     model.preprocess = model.default_preprocess()
-    reports = {name: tower.load_report for name, tower in towers.items() if tower.load_report is not None}
-    model.load_report = LoadReport("towers", initialized=sorted(fresh))
-    for name, report in reports.items():
-        for kind in ("mapped", "dropped", "initialized", "resampled"):
-            getattr(model.load_report, kind).extend(f"{name}.{each}" for each in getattr(report, kind))
-        model.load_report.notes += report.notes
+    model.load_report = joint_report(towers, fresh)
     return model
 
 
-def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
-    """(a model with head="pool", its projection) from a tower argument of `contrast`."""
+def joint_report(towers: Mapping[str, Model], fresh: Iterable[str]) -> LoadReport:
+    """The report of a model of loaded towers with the newly initialized parameters `fresh`."""
+    reports = {name: tower.load_report for name, tower in towers.items() if tower.load_report is not None}
+    joint = LoadReport("towers", initialized=sorted(fresh))
+    for name, report in reports.items():
+        for kind in ("mapped", "dropped", "initialized", "resampled"):
+            getattr(joint, kind).extend(f"{name}.{each}" for each in getattr(report, kind))
+        joint.notes += report.notes
+    return joint
+
+
+def split_source(modality: str, source: Source) -> tuple[Any, dict[str, Any]]:
+    """(a name, folder or model; its overrides) of a tower argument. Raises ValueError for overrides of a model."""
     overrides: dict[str, Any] = {}
     if isinstance(source, Mapping):
         overrides = dict(source)
@@ -94,20 +101,31 @@ def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
                 f"the {modality} tower {dict(source)!r} lacks 'name': the name of a model, a folder or a model"
             )
         source = overrides.pop("name")
+    return source, overrides
+
+
+def check_unchanged(modality: str, overrides: Mapping[str, Any]) -> None:
+    """Raise ValueError for overrides of a tower that is a model."""
+    if overrides:
+        raise ValueError(
+            f"the {modality} tower is a model: {sorted(overrides)[0]!r} cannot be changed; set it when creating it"
+        )
+
+
+def make_tower(modality: str, source: Source, seed: int) -> tuple[Model, Any]:
+    """(a model with head="pool", its projection) from a tower argument of `contrast`."""
+    source, overrides = split_source(modality, source)
     proj, head = overrides.pop("proj", "linear"), overrides.pop("head", "pool")
     if head != "pool":
         raise ValueError(f"the {modality} tower has head={head!r}, expected 'pool', the default: omit head")
     if isinstance(source, Model):
-        if overrides:
-            raise ValueError(
-                f"the {modality} tower is a model: {sorted(overrides)[0]!r} cannot be changed; set it when creating it"
-            )
+        check_unchanged(modality, overrides)
         model = source
     elif isinstance(source, str | Path):
         model = create_or_load(modality, source, seed, overrides)
     else:
         raise ValueError(f"the {modality} tower is a {type(source).__name__}; expected a name, a folder or a zoo.Model")
-    if isinstance(model, Contrastive):
+    if isinstance(model, TowersModel):
         model = model.tower(modality)
     if family(model.family).modality != MODALITIES[modality].family:
         raise ValueError(
