@@ -36,6 +36,7 @@ KEYS2 = (
 """
 )
 
+# `post_attention_layernorm` is the norm before the MLP in Gemma 1, and the one after attention in Gemma 2 and 3.
 TABLE = """
     tokens.word.weight          = ~embed_tokens.weight
     blocks.*.norm1.weight       = ~layers.*.input_layernorm.weight
@@ -45,7 +46,10 @@ TABLE = """
     blocks.*.mixer.q_norm.@     = ~layers.*.self_attn.q_norm.@
     blocks.*.mixer.k_norm.@     = ~layers.*.self_attn.k_norm.@
     blocks.*.mixer.out.@        = ~layers.*.self_attn.o_proj.@
-    {norms}
+    blocks.*.post_norm1.weight  = ~layers.*.post_attention_layernorm.weight
+    blocks.*.norm2.weight       = ~layers.*.pre_feedforward_layernorm.weight    if blocks.*.post_norm1.weight
+    blocks.*.norm2.weight       = ~layers.*.post_attention_layernorm.weight
+    blocks.*.post_norm2.weight  = ~layers.*.post_feedforward_layernorm.weight
     blocks.*.mlp.gate.@         = ~layers.*.mlp.gate_proj.@
     blocks.*.mlp.up.@           = ~layers.*.mlp.up_proj.@
     blocks.*.mlp.down.@         = ~layers.*.mlp.down_proj.@
@@ -53,14 +57,6 @@ TABLE = """
     -                           = ~layers.*.self_attn.rotary_emb.inv_freq
     -                           = lm_head.weight
 """
-PRE = TABLE.format(norms="blocks.*.norm2.weight = ~layers.*.post_attention_layernorm.weight")
-SANDWICH = TABLE.format(
-    norms="""
-    blocks.*.post_norm1.weight  = ~layers.*.post_attention_layernorm.weight
-    blocks.*.norm2.weight       = ~layers.*.pre_feedforward_layernorm.weight
-    blocks.*.post_norm2.weight  = ~layers.*.post_feedforward_layernorm.weight
-"""
-)
 HEAD_TABLES: dict[str | None, str] = {
     "lm": "head.proj.weight = lm_head.weight",
     "classify": "head.proj.weight = score.weight",
@@ -122,6 +118,8 @@ def write2(config: Any) -> dict[str, Any]:
 
 def write3(config: Any) -> dict[str, Any]:
     rope = write_rope(config)
+    if config.local_rope_base is None:
+        raise ValueError("local_rope_base=None, where the other layers have rope_scaling")
     full = {"rope_type": "default", "rope_theta": rope["rope_theta"]} | (rope["rope_scaling"] or {})
     local = {"rope_type": "default", "rope_theta": config.local_rope_base}
     return write_layers(config) | {"rope_parameters": {FULL: full, LOCAL: local}}
@@ -175,7 +173,7 @@ GEMMA = CheckpointMapping(
     name="gemma",
     base="model.",
     keys=KEYS1,
-    table=PRE,
+    table=TABLE,
     head_tables=HEAD_TABLES,
     heads=classes("Gemma"),
     defaults=OF_GEMMA1,
@@ -188,7 +186,7 @@ GEMMA2 = CheckpointMapping(
     name="gemma2",
     base="model.",
     keys=KEYS2,
-    table=SANDWICH,
+    table=TABLE,
     head_tables=HEAD_TABLES,
     heads=classes("Gemma2"),
     defaults=OF_GEMMA2,
@@ -201,7 +199,7 @@ GEMMA3 = CheckpointMapping(
     name="gemma3_text",
     base="model.",
     keys=KEYS2,
-    table=SANDWICH,
+    table=TABLE,
     head_tables=HEAD_TABLES,
     heads={
         "Gemma3ForCausalLM": {"head": "lm"},

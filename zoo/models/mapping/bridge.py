@@ -63,9 +63,10 @@ class TowerChoices:
         for mapping, family_name in zip(self.mappings, self.families):
             if family_name != tower.family:
                 continue
-            values = {"model_type": mapping.name} | mapping.to_theirs(tower.config)
+            config = mapping.rewrite(tower.config)
+            values = {"model_type": mapping.name} | mapping.to_theirs(config)
             again = self.read(values, Path(mapping.name))
-            found.append((values | dict(self.writes.get(mapping.name, {})), differences(tower.config, again.config)))
+            found.append((values | dict(self.writes.get(mapping.name, {})), differences(config, again.config)))
         return min(found, key=lambda pair: len(pair[1]), default=({}, [f"the family {tower.family}"]))
 
     def table(self, tower: Part, ours: str) -> str:

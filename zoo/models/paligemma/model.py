@@ -1,0 +1,167 @@
+"""PaliGemma (Beyer et al. 2024, https://arxiv.org/abs/2407.07726): the features of a SigLIP image tower, projected by
+one layer, take the places of image tokens in a Gemma decoder; image and prompt see each other, the answer is causal.
+
+PaliGemma 2 (https://arxiv.org/abs/2412.03555) has Gemma 2 as its decoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from zoo.models.bridge.config import BridgeConfig
+from zoo.models.bridge.model import Bridge
+from zoo.models.clip_text.model import SO400M
+from zoo.models.family import Family
+from zoo.models.gemma.model import VARIANTS as GEMMA
+from zoo.models.gemma.model import GemmaConfig
+from zoo.models.paligemma.mapping import TRANSFORMERS
+from zoo.models.paligemma.prefix_mask import PrefixMask, prefix_mask
+from zoo.models.tower_config import Part
+from zoo.models.vit.clip_mapping import SIGLIP_IMAGE
+from zoo.models.vit.model import ViTConfig
+from zoo.nn.kv_cache import StackState
+from zoo.nn.lengths import AnyLengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaliGemmaConfig(BridgeConfig):
+    """Config of PaliGemma; see BridgeConfig for its fields."""
+
+    projector: Any = "linear"
+    feature_layer: int | tuple[int, ...] = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by != "projector" or self.image is None:
+            raise ValueError("PaliGemma reads images by a projector: give image= and by='projector'")
+
+
+class Prompt(NamedTuple):
+    """What a prompt has beside its ids: features of its images [F, D], and its token_type_ids [B, N]."""
+
+    features: Tensor | None
+    token_type_ids: Tensor | None
+
+
+class PaliGemma(Bridge):
+    """forward(input_ids [B, N], attention_mask, token_type_ids, pixel_values [I, C, H, W]) -> logits [B, N, V].
+
+    token_type_ids [B, N], as `model.preprocess` makes them: 0 for the prefix (image and prompt), whose tokens see each
+    other; 1 for the suffix (the answer), which is causal. Without them all tokens are causal, as in transformers.
+    See Bridge.
+    """
+
+    pixel_statistics = ((0.5,) * 3, (0.5,) * 3)
+
+    def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config, towers)
+        inputs = [name for name in self.inputs if name != "document_ids"]
+        setattr(self, "inputs", (*inputs, "token_type_ids"))  # noqa: B010 (a ClassVar of the base class)
+
+    def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        found = super().encoder_inputs(batch)
+        types = batch.get("token_type_ids")
+        return found if types is None else found | {"token_type_ids": types}
+
+    def features(self, token_type_ids: Tensor | None = None, **batch: Any) -> Any:  # type: ignore[override]
+        """What takes the places of the image tokens [F, D]; with token_type_ids a `Prompt`, for `new_state`."""
+        found = super().features(**batch) if batch else None
+        return found if token_type_ids is None else Prompt(found, token_type_ids)
+
+    def encode(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        **encoder: Any,
+    ) -> Any:
+        """Hidden states of the text tower [B, N, D]; `layers=`: of its blocks, see `Model.encode`."""
+        given = self.encoder_inputs(encoder)
+        if lengths is not None:
+            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
+        return self.text.encode(
+            input_ids,
+            attention_mask,
+            lengths=lengths,
+            layers=layers,
+            words=self.embed_words(input_ids, self.features(**given) if given else None),
+            mask=read_prefix(token_type_ids, input_ids, attention_mask),
+        )
+
+    def decode(
+        self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
+    ) -> Tensor:
+        """As `Bridge.decode`. With a `Prompt` in the state, the ids read first have its token_type_ids."""
+        found: Any = state.features
+        features, types = found if isinstance(found, Prompt) else (found, None)
+        state.features = None
+        words = None if features is None and state.length else self.embed_words(input_ids, features)
+        mask = None if state.length else read_prefix(types, input_ids, attention_mask)
+        logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
+        return logits
+
+
+def read_prefix(types: Tensor | None, ids: Tensor, attention_mask: Tensor | None) -> PrefixMask | None:
+    """The mask for token_type_ids, None without. Raises ValueError for types that do not belong to the ids."""
+    if types is None:
+        return None
+    if types.shape != ids.shape or types.is_floating_point():
+        raise ValueError(
+            f"token_type_ids are {tuple(types.shape)} of {types.dtype}; expected {tuple(ids.shape)} of integers, 0 for "
+            "image and prompt and 1 for the answer, as model.preprocess makes them"
+        )
+    return prefix_mask(types, attention_mask)
+
+
+def paligemma(text: str, image_size: int, **own: Any) -> dict[str, Any]:
+    """Config values of a variant: So400m with patches of 14 pixels, and a variant of Gemma."""
+    image = SIGLIP_IMAGE | SO400M | dict(patch_size=14, image_size=image_size, act="gelu_tanh", norm_eps=1e-6)
+    image |= dict(head=None, pool="mean")
+    return {
+        "image": Part(family="vit", config=ViTConfig(**image)),
+        "text": Part(family="gemma", config=GemmaConfig(**GEMMA[text] | {"vocab_size": 257216})),
+        "image_token_id": 257152,
+        **own,
+    }
+
+
+NANO: dict[str, Any] = {
+    "image": Part(
+        family="vit",
+        config=ViTConfig(
+            **SIGLIP_IMAGE | dict(image_size=64, patch_size=16, width=96, depth=3, heads=3, act="gelu_tanh", head=None)
+        ),
+    ),
+    "text": Part(family="gemma", config=GemmaConfig(**GEMMA["gemma_nano"])),
+    "image_token_id": 1,
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paligemma_nano": NANO,
+    "paligemma_3b_224": paligemma("gemma_2b", 224),
+    "paligemma_3b_448": paligemma("gemma_2b", 448),
+    "paligemma_3b_896": paligemma("gemma_2b", 896),
+    "paligemma2_3b_224": paligemma("gemma2_2b", 224),
+    "paligemma2_3b_448": paligemma("gemma2_2b", 448),
+    "paligemma2_10b_224": paligemma("gemma2_9b", 224),
+    "paligemma2_28b_224": paligemma("gemma2_27b", 224),
+}
+
+SOURCES = {
+    "paligemma_3b_224": "hf-hub:google/paligemma-3b-pt-224",
+    "paligemma_3b_448": "hf-hub:google/paligemma-3b-pt-448",
+    "paligemma_3b_896": "hf-hub:google/paligemma-3b-pt-896",
+    "paligemma2_3b_224": "hf-hub:google/paligemma2-3b-pt-224",
+    "paligemma2_3b_448": "hf-hub:google/paligemma2-3b-pt-448",
+    "paligemma2_10b_224": "hf-hub:google/paligemma2-10b-pt-224",
+    "paligemma2_28b_224": "hf-hub:google/paligemma2-28b-pt-224",
+}
+
+FAMILY = Family(
+    "paligemma", PaliGemma, PaliGemmaConfig, "multimodal", VARIANTS, SOURCES, {"transformers": TRANSFORMERS}
+)

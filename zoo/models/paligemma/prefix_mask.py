@@ -1,0 +1,48 @@
+"""The mask of a prefix language model whose prefix stays visible under a window."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from zoo.nn.index_functions import Index
+from zoo.nn.masks import CAUSAL, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixMask(Mask):
+    """The tokens of the prefix see each other; all tokens see what `inner` allows.
+
+    prefix [B or 1, N]: True for the tokens of the prefix, by their position among the real tokens of their row. What a
+    kind of attention hides, such as a window, it hides from `inner` alone: within the prefix all is seen.
+    """
+
+    prefix: Tensor = field(repr=False)
+    inner: Mask = CAUSAL
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return max(self.prefix.shape[0], self.inner.batch)
+
+    def __and__(self, other: Mask) -> Mask:
+        inner = self.inner & other
+        return self if inner is self.inner else PrefixMask(self.prefix, inner)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrefixMask) and self.prefix is other.prefix and self.inner == other.inner
+
+    def __hash__(self) -> int:
+        return hash((id(self.prefix), self.inner))
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        row = b if self.prefix.shape[0] > 1 else b * 0
+        inside: Tensor = self.prefix[row, q] & self.prefix[row, k]
+        return inside | self.inner.__call__(b, h, q, k)
+
+
+def prefix_mask(token_type_ids: Tensor, attention_mask: Tensor | None) -> PrefixMask:
+    """The mask for token_type_ids [B, N], 0 in the prefix; attention_mask [B, N] is 0 at padding, wherever that is."""
+    prefix = token_type_ids == 0
+    if attention_mask is not None:
+        order = (attention_mask == 0).byte().argsort(dim=1, stable=True)
+        prefix = prefix.gather(1, order)
+    return PrefixMask(prefix)
