@@ -118,38 +118,34 @@ def read_prefix(types: Tensor | None, ids: Tensor, attention_mask: Tensor | None
     return prefix_mask(types, attention_mask)
 
 
-def paligemma(text: str, image_size: int, **own: Any) -> dict[str, Any]:
-    """Config values of a variant: So400m with patches of 14 pixels, and a variant of Gemma."""
-    image = SIGLIP_IMAGE | SO400M | dict(patch_size=14, image_size=image_size, act="gelu_tanh", norm_eps=1e-6)
-    image |= dict(head=None, pool="mean")
+def paligemma(image: dict[str, Any], text: dict[str, Any], token: int = 257152) -> dict[str, Any]:
+    """Config values of a variant; token: that of the images."""
+    vision = {**SIGLIP_IMAGE, "head": None, "act": "gelu_tanh", "norm_eps": 1e-6, **image}
     return {
-        "image": Part(family="vit", config=ViTConfig(**image)),
-        "text": Part(family="gemma", config=GemmaConfig(**GEMMA[text] | {"vocab_size": 257216})),
-        "image_token_id": 257152,
-        **own,
+        "image": Part(family="vit", config=ViTConfig(**vision)),
+        "text": Part(family="gemma", config=GemmaConfig(**text)),
+        "image_token_id": token,
     }
 
 
-NANO: dict[str, Any] = {
-    "image": Part(
-        family="vit",
-        config=ViTConfig(
-            **SIGLIP_IMAGE | dict(image_size=64, patch_size=16, width=96, depth=3, heads=3, act="gelu_tanh", head=None)
-        ),
-    ),
-    "text": Part(family="gemma", config=GemmaConfig(**GEMMA["gemma_nano"])),
-    "image_token_id": 1,
-}
+def published(text: str, image_size: int) -> dict[str, Any]:
+    """Config values of a published variant: So400m with patches of 14 pixels, and a variant of Gemma."""
+    return paligemma(
+        SO400M | dict(patch_size=14, image_size=image_size), GEMMA[text] | {"vocab_size": 257216, "max_length": 8192}
+    )
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paligemma_nano": NANO,
-    "paligemma_3b_224": paligemma("gemma_2b", 224),
-    "paligemma_3b_448": paligemma("gemma_2b", 448),
-    "paligemma_3b_896": paligemma("gemma_2b", 896),
-    "paligemma2_3b_224": paligemma("gemma2_2b", 224),
-    "paligemma2_3b_448": paligemma("gemma2_2b", 448),
-    "paligemma2_10b_224": paligemma("gemma2_9b", 224),
-    "paligemma2_28b_224": paligemma("gemma2_27b", 224),
+    "paligemma_nano": paligemma(
+        dict(image_size=64, patch_size=16, width=96, depth=3, heads=3), GEMMA["gemma_nano"], token=1
+    ),
+    "paligemma_3b_224": published("gemma_2b", 224),
+    "paligemma_3b_448": published("gemma_2b", 448),
+    "paligemma_3b_896": published("gemma_2b", 896),
+    "paligemma2_3b_224": published("gemma2_2b", 224),
+    "paligemma2_3b_448": published("gemma2_2b", 448),
+    "paligemma2_10b_224": published("gemma2_9b", 224),
+    "paligemma2_28b_224": published("gemma2_27b", 224),
 }
 
 SOURCES = {
