@@ -67,3 +67,27 @@ def logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
         y = model(**inputs)
     y = y if isinstance(y, Tensor) else y.logits
     return y * inputs["attention_mask"][..., None] if "attention_mask" in inputs else y
+
+
+WORDS = ["caption", "en", "what", "is", "this", "a", "cow", "on", "the", "bench", "two", "red", "circles"]
+
+
+def save_processor(folder: Path) -> Any:
+    """PaliGemmaProcessor with a tokenizer of words made here, saved in the folder."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<pad>", "<bos>", "<eos>", "<unk>", "\n", *WORDS]
+    vocabulary = {name: number for number, name in enumerate(names)} | {"<image>": TOKEN}
+    filler = {f"w{n}": n for n in range(len(names), TOKEN)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary | filler, "<unk>"))
+    split = [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split("\n", "isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.add_special_tokens(["<pad>", "<bos>", "<eos>", "<unk>", "<image>"])
+    special = dict(pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **special)
+    images = transformers.SiglipImageProcessor(size={"height": 16, "width": 16})
+    images.image_seq_length = TOKENS
+    processor = transformers.PaliGemmaProcessor(images, fast)
+    processor.save_pretrained(folder)
+    return processor

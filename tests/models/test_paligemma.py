@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from paligemma_peers import TOKEN, TOKENS, batch, logits, transformers_paligemma
+from paligemma_peers import TOKEN, TOKENS, batch, logits, save_processor, transformers_paligemma
 from peers import edit_json, error
 from safetensors.torch import load_file, save_file
 from table_swaps import check_swaps
@@ -168,3 +168,82 @@ def test_files_that_contradict_themselves_are_refused(tmp_path, change, named):
     edit_json(tmp_path / "config.json", **change)
     with pytest.raises(zoo.LoadError, match=named):
         zoo.load(tmp_path)
+
+
+# --- The processor ---------------------------------------------------------------------------------------------------
+
+
+def picture(seed):
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (23, 31, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.byte().numpy())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("paligemma")
+    theirs = transformers_paligemma(path, "Gemma2", vocab_size=1300)
+    return path, theirs, save_processor(path)
+
+
+PROMPTS = ["caption en", "what is this on the bench", "<image> two red <image> circles"]
+
+
+@pytest.mark.parametrize("texts, counts", [(PROMPTS[:2], [1, 1]), (PROMPTS[2:], [2]), (PROMPTS[:1], [1])])
+@pytest.mark.parametrize("suffix", [None, ["a cow", "red"]])
+def test_the_processor_writes_what_that_of_transformers_does(folder, texts, counts, suffix):
+    path, _, processor = folder
+    ours = zoo.load(path)
+    images = [[picture(i + 3 * row) for i in range(count)] for row, count in enumerate(counts)]
+    own = {} if suffix is None else {"suffix": suffix[: len(texts)]}
+    expected = processor(images=images, text=list(texts), return_tensors="pt", padding=True, **own)
+    found = ours.preprocess(text=list(texts), images=images, **own)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(found[name], expected[name]), name
+    assert found.keys() == {"input_ids", "attention_mask", "token_type_ids", "pixel_values"}
+    torch.testing.assert_close(found["pixel_values"], expected["pixel_values"], atol=2e-2, rtol=0)
+    assert int((found["token_type_ids"] == 1).sum()) == (0 if suffix is None else 3 + 2 * (len(texts) - 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_answers_are_those_of_transformers(folder, options):
+    path, theirs, processor = folder
+    ours, images = zoo.load(path), [picture(0), picture(1)]
+    inputs = processor(images=[[each] for each in images], text=PROMPTS[:2], return_tensors="pt", padding=True)
+    del inputs["labels"]
+    given = dict(max_new_tokens=8, eos_token_id=None) | options
+    expected = theirs.generate(**inputs, do_sample=False, **given)
+    tensors = {name: inputs[name] for name in ("attention_mask", "token_type_ids", "pixel_values")}
+    assert torch.equal(zoo.generate(ours, inputs["input_ids"], **tensors, **given), expected)
+    texts = zoo.generate(ours, text=PROMPTS[:2], images=images, **given)
+    answers = processor.batch_decode(expected[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [text.split() for text in texts] == [text.split() for text in answers]
+
+
+def test_the_processor_is_saved_and_exported(folder, tmp_path):
+    import transformers
+
+    path, _, _ = folder
+    ours, given = zoo.load(path), dict(text="caption en", images=picture(0))
+    zoo.save(ours, tmp_path / "ours")
+    zoo.export(ours, tmp_path / "theirs")
+    expected = ours.preprocess(**given)
+    for again in (zoo.load(tmp_path / "ours"), zoo.load(tmp_path / "theirs")):
+        assert type(again.preprocess) is type(ours.preprocess)
+        assert all(torch.equal(value, expected[name]) for name, value in again.preprocess(**given).items())
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "theirs")
+    assert torch.equal(theirs(**given, return_tensors="pt")["input_ids"], expected["input_ids"])
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(suffix="a cow"), "suffix= is the answer to text="),
+    (dict(text=["caption en"], images=[picture(0)], suffix=["a", "b"]), "2 answers for 1 texts"),
+    (dict(text=["caption en", "this"], images=[picture(0)]), "1 images for 2 texts without the marker '<image>'"),
+    (dict(text=["<image> this"], images=[picture(0), picture(1)]), "1 times the marker '<image>', and 2 images"),
+    (dict(text=[("a", "b")], images=[picture(0)]), "answers are passed as suffix="),
+    (dict(text="a " * 99, images=picture(0)), "104|tokens, expected at most max_length=64"),
+])  # fmt: skip
+def test_prompts_that_do_not_fit_are_refused(folder, given, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.load(folder[0]).preprocess(**given)

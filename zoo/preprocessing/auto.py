@@ -8,11 +8,12 @@ from typing import Any
 from zoo.preprocessing.bridge import PARTS, BridgeProcessor
 from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.paligemma import PaliGemmaProcessor
 from zoo.utils.errors import LoadError, check_keys
 from zoo.utils.files import parse_json, read_text
 
 KINDS: dict[str, Any] = {kind: cls for record in MODALITIES.values() for kind, cls in record.processors.items()}
-KINDS |= {"pair": MultimodalProcessor, "bridge": BridgeProcessor}
+KINDS |= {"pair": MultimodalProcessor, "bridge": BridgeProcessor, "paligemma": PaliGemmaProcessor}
 
 
 def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:
@@ -33,9 +34,9 @@ def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path())
         return MultimodalProcessor(
             **{name: processor_from_dict(value and {**value, "files": files}) for name, value in towers.items()}
         )
-    if kind == "bridge":
+    if issubclass(KINDS[kind], BridgeProcessor):
         own = {name: value for name, value in values.items() if name != "kind"}
         towers = {name: own.get(name) for name in PARTS}
         found = {name: processor_from_dict(each and {**each, "files": files}) for name, each in towers.items()}
-        return BridgeProcessor.from_parts(own, found)
+        return KINDS[kind].from_parts(own, found)
     return KINDS[kind].from_dict(values, files)

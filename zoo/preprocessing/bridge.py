@@ -82,6 +82,10 @@ class BridgeProcessor(MultimodalProcessor):
                              "dataclasses.replace(model.preprocess, tokens_per_item=...)")  # fmt: skip
         return [self.tokens_per_item or 0] * items
 
+    def marked(self, text: str, count: int) -> str:
+        """A text without markers, with those of its images before it."""
+        return f"{self.token}\n" * count + text
+
     def expand(self, text: str, numbers: Any) -> str:
         """The text with each marker repeated for the tokens of its item."""
         first, *rest = text.split(self.token)

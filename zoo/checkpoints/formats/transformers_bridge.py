@@ -20,7 +20,7 @@ from zoo.utils.errors import LoadError
 def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMapping) -> Checkpoint:
     """Read a folder of transformers with a mapping."""
     config: Any = mapping.config(own, values, folder / "config.json")
-    preprocess, notes = read_preprocess(folder, config)
+    preprocess, notes = read_preprocess(folder, config, own.model.processor_class)  # type: ignore[attr-defined]
     return Checkpoint(
         path=folder,
         format="transformers",
@@ -34,8 +34,8 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMa
     )
 
 
-def read_preprocess(folder: Path, config: Any) -> tuple[BridgeProcessor | None, list[str]]:
-    """(the processor of images and texts, notes on what could not be read)."""
+def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tuple[BridgeProcessor | None, list[str]]:
+    """(the processor of images and texts, notes on what could not be read). cls: that of the family."""
     image, notes = None, []
     tower: Any = config.parts["image"]
     try:
@@ -54,7 +54,7 @@ def read_preprocess(folder: Path, config: Any) -> tuple[BridgeProcessor | None, 
         )
         text = None
     token = token or f"<{config.encoder}>"
-    return BridgeProcessor(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes
+    return cls(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes
 
 
 def describe(model: Model, own: Family, mapping: BridgeMapping) -> tuple[dict[str, Any], Any, Config]:

@@ -73,7 +73,7 @@ def without_markers(processor: BridgeProcessor, texts: Sequence[str], items: Any
         raise ValueError(f"{len(found)} {plural} for {len(texts)} texts without the marker {processor.token!r}: pass "
                          "one for each text, or a list of them for each")  # fmt: skip
     if processor.text.chat_template is None:
-        return [f"{processor.token}\n" * count + text for text, count in zip(texts, counts)], found
+        return [processor.marked(text, count) for text, count in zip(texts, counts)], found
     kind: dict[str, Any] = {"type": processor.encoder}
     chats = [[*[kind] * count, {"type": "text", "text": text}] for text, count in zip(texts, counts)]
     return [[{"role": "user", "content": content}] for content in chats], found

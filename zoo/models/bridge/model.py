@@ -5,7 +5,7 @@ tokens, and the decoder reads them like words. `zoo.bridge` makes such a model o
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class Bridge(TowersModel):
 
     connector: nn.Module
     text: Any
+    processor_class: ClassVar[type[BridgeProcessor]] = BridgeProcessor
     places_checked: bool = False  # whether those of a batch on a GPU were
 
     def __init__(self, config: BridgeConfig, towers: Mapping[str, Model] | None = None) -> None:
@@ -107,7 +108,7 @@ class Bridge(TowersModel):
         if text is not None and self.config.marker_id is not None:
             token = text.backend.id_to_token(self.config.marker_id) or token
         found: dict[str, Any] = {self.config.encoder: part, "text": text}
-        return BridgeProcessor(**found, token=token, tokens_per_item=self.config.tokens_per_item)
+        return self.processor_class(**found, token=token, tokens_per_item=self.config.tokens_per_item)
 
     def make_head(self) -> None:
         return None

@@ -81,7 +81,8 @@ class BridgeMapping:
 
     name: its `model_type`; architecture: its class. parts: the towers. table: the tensors outside them, see
     `tensors.py`. read, write: convert what is outside the towers, from their config and our towers to our fields, and
-    from our config back. processor: transformers' processor class; processor_values: its own settings for a model.
+    from our config back. processor: transformers' processor class; processor_values,
+    image_processor_values: settings of it and of its image processor for a model.
     """
 
     name: str
@@ -92,6 +93,7 @@ class BridgeMapping:
     write: Callable[[Any], dict[str, Any]]
     processor: str
     processor_values: Callable[[Any], dict[str, Any]]
+    image_processor_values: Callable[[Any], dict[str, Any]] = lambda config: {}
     base: str = ""
     embeds: None = None
 
@@ -148,6 +150,7 @@ class BridgeMapping:
         if (image := files.get("preprocessor_config.json")) is not None:
             kind = IMAGE_PROCESSORS.get(image["image_processor_type"], image["image_processor_type"])
             image = image | {"image_processor_type": kind, "processor_class": self.processor}
+            image |= self.image_processor_values(config)
             files = files | {"preprocessor_config.json": image, "processor_config.json": own}
         if (tokenizer := files.get("tokenizer_config.json")) is not None:
             files = files | {"tokenizer_config.json": tokenizer | {"processor_class": self.processor}}

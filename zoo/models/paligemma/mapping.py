@@ -52,14 +52,6 @@ def write(config: Any) -> dict[str, Any]:
     return {"image_token_index": config.image_token_id, "projection_dim": width, "hidden_size": width}
 
 
-def image_tokens(config: Any) -> int:
-    """The number of features of one image at the size of the image tower."""
-    image = config.image.config
-    sides = [(s, s) if isinstance(s, int) else s for s in (image.image_size, image.patch_size)]
-    rows, columns = (side // patch for side, patch in zip(*sides))
-    return int(rows * columns)
-
-
 TRANSFORMERS = BridgeMapping(
     name="paligemma",
     architecture="PaliGemmaForConditionalGeneration",
@@ -68,5 +60,6 @@ TRANSFORMERS = BridgeMapping(
     read=read,
     write=write,
     processor="PaliGemmaProcessor",
-    processor_values=lambda config: {"image_seq_length": image_tokens(config)},
+    processor_values=lambda config: {},
+    image_processor_values=lambda config: {"image_seq_length": config.tokens_per_item},
 )

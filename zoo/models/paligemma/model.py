@@ -23,6 +23,7 @@ from zoo.models.vit.clip_mapping import SIGLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
 from zoo.nn.kv_cache import StackState
 from zoo.nn.lengths import AnyLengths
+from zoo.preprocessing.paligemma import PaliGemmaProcessor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,14 @@ class PaliGemma(Bridge):
     """
 
     pixel_statistics = ((0.5,) * 3, (0.5,) * 3)
+    processor_class = PaliGemmaProcessor
 
     def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
         super().__init__(config, towers)
         inputs = [name for name in self.inputs if name != "document_ids"]
         setattr(self, "inputs", (*inputs, "token_type_ids"))  # noqa: B010 (a ClassVar of the base class)
+        options = getattr(self, "generation_options")  # noqa: B009
+        setattr(self, "generation_options", (*options, "token_type_ids"))  # noqa: B010
 
     def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         found = super().encoder_inputs(batch)
