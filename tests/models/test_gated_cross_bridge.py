@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from zoo.inference.generation.one_token import one_token_step
 from zoo.models.bridge.config import BridgeConfig
 from zoo.models.bridge.model import Bridge
 from zoo.models.registry import build, family
@@ -212,3 +213,27 @@ def test_saves_and_loads(by, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(**batch), model(**batch))
     assert zoo.verify(tmp_path / "model").ok
+
+
+@pytest.mark.parametrize("images", [True, False])
+@torch.no_grad()
+def test_one_token_at_a_time_without_modules(images):
+    """The fast step of `zoo.generate` computes what `decode` computes, for several continuations of a row, too."""
+    model, row = make(resampler_tokens=3, resampler_depth=1, cross_qk_norm=True, cross_interval=2), alone(several(), 2)
+    ids = row["input_ids"] if images else row["input_ids"].masked_fill(row["input_ids"] == MARKER, 8)
+    states = []
+    for _ in range(2):
+        features = model.features(pixel_values=row["pixel_values"]) if images else None
+        states.append(model.new_state(1, 40, features=features))
+        model.decode(ids, states[-1])
+        states[-1].repeat(3)
+    step = one_token_step(model, states[0])
+    for token in (9, 12, 30):
+        new = torch.tensor([[token], [token + 1], [token]])
+        close(step(new), model.decode(new, states[1]))
+        for state in states:
+            state.reorder(torch.tensor([1, 1, 0]))
+    counted = []
+    model.text.blocks[1].register_forward_pre_hook(lambda *_: counted.append(1))
+    close(step(new), model.decode(new, states[1]))
+    assert len(counted) == 2  # the hook changes what the step has to do

@@ -21,6 +21,7 @@ from zoo.inference.generation.row_functions import Rows, by_rows, head_step, mlp
 from zoo.inference.optimized_model import Optimized, to_float32
 from zoo.inference.optimized_parts import FusedAttention, JoinedProjections, SeparateProjections, is_called_plainly
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
 from zoo.nn.attention import Attention
@@ -29,6 +30,7 @@ from zoo.nn.block_masks import is_constant
 from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
+from zoo.nn.gated_cross import GatedCrossAttention, TanhGate
 from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState, sees_itself
 from zoo.nn.masks import CAUSAL, NO_MASK, Mask, Window
 from zoo.nn.position_biases import T5RelativeBias
@@ -66,13 +68,16 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     if isinstance(state, EncoderDecoderState) and has_empty_text(state.memory_mask):
         return None
     steps = [block_step(block, layer) for block, layer in zip(stack, state, strict=True)]
+    decoder = decoder_of(model)
+    for i, gated in (model.gated_cross.before if isinstance(model, Bridge) and model.gated_cross else {}).items():
+        steps[i] = in_turn(gated_cross_step(gated, state[i]), steps[i])
     blocks = [step for step in steps if step is not None]
     if len(blocks) < len(steps):
         return None
     norm = (lambda x: x) if stack.norm is None else by_rows(stack.norm)
-    assert model.head is not None
-    head, is_cast = head_step(model.head), isinstance(model, Optimized)
-    embed, context_of = embedding_and_context(model)
+    assert decoder.head is not None
+    head, is_cast = head_step(decoder.head), isinstance(model, Optimized)
+    embed, context_of = embedding_and_context(decoder)
     biases, memory_bias = TokenBiases(), MemoryBias(state)
     tables = tables_of(model)
     content = [*chain.from_iterable(map(dict.values, tables))]
@@ -100,8 +105,16 @@ def one_token_step(model: Model, state: StackState) -> Callable[[Tensor], Tensor
     return step
 
 
+def decoder_of(model: Model) -> Model:
+    """The text tower of a bridge; other models as they are."""
+    return model.text if isinstance(model, Bridge) else model
+
+
 def stack_of(model: Model) -> Stack | None:
     """The decoder's blocks, if no subclass and no hook changes how they read tokens; else None."""
+    if isinstance(model, Bridge):
+        plain = decodes_as(Bridge, model, "decode") and is_called_plainly(model.text)
+        return stack_of(model.text) if plain else None
     if isinstance(model, TextModel) and decodes_as(TextModel, model, "decode", "encode"):
         stack = model.blocks
     elif isinstance(model, EncoderDecoder) and decodes_as(EncoderDecoder, model, "decode", "run_decoder"):
@@ -321,16 +334,48 @@ def cross_attention_step(attention: nn.Module, layer: LayerState) -> BlockStep |
     if "q" not in attention._modules:
         return None
     project, out, scale = by_rows(attention.q), by_rows(attention.out), core.scale
-    heads, dim = core.spec.heads, attention.head_dim
+    heads, dim, norm = core.spec.heads, attention.head_dim, attention.q_norm
 
     def step(x: Tensor, inputs: Inputs) -> Tensor:
         assert layer.memory is not None
         k, v = layer.memory
         q = project(x).view(len(k), -1, heads, dim).transpose(1, 2)  # B H c P
+        q = q if norm is None else norm(q)
         y = attend_to_all(q, k, v, scale, inputs.memory_bias)
         return out(y.transpose(1, 2).reshape(x.shape[0], -1))
 
     return step
+
+
+def gated_cross_step(block: nn.Module, layer: LayerState) -> BlockStep | None:
+    """A function that computes gated cross-attention for one token: x [B, D] -> [B, D]; None if it is not known.
+
+    Without images there are no keys and values, and only its MLP has a part.
+    """
+    if not isinstance(block, GatedCrossAttention) or not is_called_plainly(block):
+        return None
+    gates: tuple[Any, Any] = (block.gate1, block.gate2)
+    cross = None if layer.memory is None else cross_attention_step(block.cross, layer)
+    known = all(type(gate) is TanhGate and is_called_plainly(gate) for gate in gates)
+    if not known or (cross is None) != (layer.memory is None):
+        return None
+    parts: Any = block
+    norm1, norm2, mlp = by_rows(parts.norm1), by_rows(parts.norm2), mlp_step(parts.mlp)
+    alpha1, alpha2 = gates[0].alpha, gates[1].alpha
+
+    def step(x: Tensor, inputs: Inputs) -> Tensor:
+        if cross is not None:
+            x = x + cross(norm1(x), inputs) * alpha1.tanh()
+        return x + mlp(norm2(x)) * alpha2.tanh()
+
+    return step
+
+
+def in_turn(first: BlockStep | None, second: BlockStep | None) -> BlockStep | None:
+    """Both functions, one after the other; None if one of them is."""
+    if first is None or second is None:
+        return None
+    return lambda x, inputs: second(first(x, inputs), inputs)
 
 
 def plain_core(attention: nn.Module) -> SoftmaxAttention | None:
