@@ -10,8 +10,9 @@ from zoo.models.family import Family, config_of
 from zoo.models.llama.mapping import KEYS as LLAMA_KEYS
 from zoo.models.llama.mapping import TABLE as LLAMA_TABLE
 from zoo.models.llama.mapping import read_rope, write_rope
+from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.config_keys import CheckpointMapping, differences
-from zoo.models.mapping.multi_tower import MultiTowerMapping, prefixed, tower_values
+from zoo.models.mapping.multi_tower import prefixed, tower_values
 from zoo.models.registry import family
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import CLIP_IMAGE, VISION_KEYS, VISION_TABLE, read_edges
@@ -128,7 +129,7 @@ def write_gates(config: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdeficsMapping(MultiTowerMapping):
+class IdeficsMapping(BridgeMapping):
     """Mapping of Idefics, whose text tower has its keys among those of the whole model.
 
     Its vocabulary is in two tensors: that of LLaMA, and `additional_vocab_size` tokens that are for images.
@@ -222,8 +223,8 @@ TRANSFORMERS = IdeficsMapping(
     architecture="IdeficsForVisionText2Text",
     parts={},
     table="",
-    loss="",
-    processor="IdeficsProcessor",
-    read=lambda values: {},
+    read=lambda values, towers: {},
     write=lambda config: {},
+    processor="IdeficsProcessor",
+    processor_values=lambda config: {},
 )
