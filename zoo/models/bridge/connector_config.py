@@ -43,3 +43,6 @@ class ConnectorConfig(TowersConfig):
         check_positive(cross_interval=self.cross_interval)
         if self.gate_std < 0:
             raise ValueError(f"gate_std={self.gate_std}: expected a standard deviation of at least 0")
+
+    def uses_attention(self, name: str = "attention") -> bool:
+        return name in ("cross_attention", "resampler_attention") or super().uses_attention(name)

@@ -16,6 +16,7 @@ from zoo.nn.kv_cache import EncoderDecoderState, StackState, check_state
 from zoo.nn.masks import TensorMask
 from zoo.nn.mlp import MLP
 from zoo.nn.padding import real_tokens
+from zoo.nn.recurrent_core import RecurrentCore
 from zoo.preprocessing.modality import MODALITIES
 
 
@@ -52,6 +53,11 @@ class GatedCrossBlocks(nn.Module):
     def make_block(self, c: Any, spec: BlockConfig, layer: int, depth: int) -> GatedCrossAttention:
         cross = spec.attend(layer, depth, c.cross_attention, cross=True, memory_width=self.memory_width)
         check_cross_attention(cross.core)
+        if isinstance(cross.core, RecurrentCore):
+            raise ValueError(
+                f"cross_attention={cross.core.kind!r} sums over all images and cannot hide those from a token that it "
+                "does not see: use softmax, additive or another kind with attention weights"
+            )
         mlp_dim = 4 * spec.width if spec.mlp_dim is None else spec.mlp_dim
         mlp = MLP(spec.width, mlp_dim, spec.act, spec.gated_mlp, bias=False)
         gate = partial(TanhGate, spec.width if c.gate == "channel" else None, c.gate_value, c.gate_std)

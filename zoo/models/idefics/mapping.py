@@ -121,10 +121,8 @@ def read_gates(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_gates(config: Any) -> dict[str, Any]:
-    """The inverse of `read_gates`."""
-    kind = "normal" if config.gate_std else {0.0: "zeros", 1.0: "ones"}.get(config.gate_value)
-    if kind is None or (config.gate_std and config.gate_value):
-        raise ValueError(f"gate_value={config.gate_value} with gate_std={config.gate_std}")
+    """How they are made at first, which the gates in a file do not depend on; near to our config."""
+    kind = "normal" if config.gate_std else "ones" if config.gate_value == 1 else "zeros"
     return {"alpha_initializer": kind, "alphas_initializer_range": config.gate_std}
 
 
@@ -212,7 +210,8 @@ def usual_marker(vocab_size: int, additional: int) -> int | None:
 
 def own_fields(config: Any) -> dict[str, Any]:
     """The fields outside the towers that affect the outputs."""
-    used = [name for name in config.names() if name not in ("image", "text", "audio") and "projector" not in name]
+    others = ("image", "text", "audio", "gate_value", "gate_std")
+    used = [name for name in config.names() if name not in others and "projector" not in name]
     if config.resampler_tokens is None:
         used = [name for name in used if not name.startswith("resampler_")]
     return {name: getattr(config, name) for name in used}
