@@ -8,6 +8,8 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.delta_attention import DeltaAttention, GatedDeltaAttention
+from zoo.nn.frontends.perceiver_resampler import PerceiverResampler
+from zoo.nn.gated_cross import GatedCrossAttention
 from zoo.nn.gated_linear_attention import GatedLinearAttention
 from zoo.nn.init import initialize
 from zoo.nn.kv_cache import KVCache, LinearAttentionState, RecurrentState, State
@@ -42,10 +44,10 @@ from zoo.utils import renamed
 
 __all__ = [
     "CAUSAL", "MLP", "NO_MASK", "ALiBi", "AdditiveAttention", "Attention", "Bias", "BigBird", "Block", "BlockConfig",
-    "Causal", "Context", "Core", "CoreSpec", "DeltaAttention", "DocumentMask", "GatedDeltaAttention",
-    "GatedLinearAttention", "GlobalTokensMask", "GraphMask", "KVCache",
-    "LayerScale", "LinearAttention", "LinearAttentionState", "LocalAttention", "Longformer", "Mask", "Mixer",
-    "MixerConfig", "NoMask", "PaddingMask", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
+    "Causal", "Context", "Core", "CoreSpec", "DeltaAttention", "DocumentMask", "GatedCrossAttention",
+    "GatedDeltaAttention", "GatedLinearAttention", "GlobalTokensMask", "GraphMask", "KVCache", "LayerScale",
+    "LinearAttention", "LinearAttentionState", "LocalAttention", "Longformer", "Mask", "Mixer", "MixerConfig", "NoMask",
+    "PaddingMask", "PerceiverResampler", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
     "RecurrentState", "Rotary", "SoftmaxAttention", "Stack", "State", "Strided", "T5RelativeBias", "TensorBias",
     "TensorMask", "Window", "Window2D", "initialize", "register_attention", "register_mixer", "rotary", "sinusoids",
     "sinusoids_2d",
