@@ -147,3 +147,27 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
         ours.config.replace(additional_vocab_size=99)
     with pytest.raises(ValueError, match="by='projector': Idefics has by='cross'"):
         ours.config.replace(by="projector")
+
+
+@pytest.mark.parametrize("options", [{}, dict(num_beams=3), dict(num_beams=2, no_repeat_ngram_size=2)])
+def test_generates_what_transformers_does(options, tmp_path):
+    theirs, batch = folder(tmp_path, **PUBLISHED), several()
+    ours = zoo.load(tmp_path)
+    common = dict(max_new_tokens=7, eos_token_id=2, pad_token_id=0, **options)
+    with torch.no_grad():
+        expected = theirs.generate(**batch, do_sample=False, **common)
+        encoded, projected = [], []
+        ours.image.patches.register_forward_hook(lambda *_: encoded.append(1))
+        ours.gated_cross.blocks[0].cross.k.register_forward_hook(lambda *_: projected.append(1))
+        found = zoo.generate(ours, **batch, **common)
+    width = min(found.shape[1], expected.shape[1])
+    assert torch.equal(found[:, :width], expected[:, :width])
+    assert not found[:, width:].any() and not expected[:, width:].any()
+    assert len(encoded) == len(projected) == 1  # the images are read with the prompt
+    text = {name: batch[name][1:2] for name in ("input_ids", "attention_mask")}
+    nothing = {name: batch[name][1:2] for name in ("pixel_values", "image_attention_mask")}
+    alone = zoo.generate(ours, **text, **common)
+    with torch.no_grad():
+        expected = theirs.generate(**text, **nothing, do_sample=False, **common)
+    width = min(alone.shape[1], expected.shape[1])
+    assert torch.equal(alone[:, :width], expected[:, :width])

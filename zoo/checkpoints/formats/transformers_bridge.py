@@ -47,11 +47,10 @@ def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tu
     notes += text_notes
     if image is None and text is None:
         return None, notes
-    token = None if text is None else text.backend.id_to_token(config.feature_token_id)
+    marker = config.marker_id
+    token = None if text is None or marker is None else text.backend.id_to_token(marker)
     if text is not None and token is None:
-        notes.append(
-            f"model.preprocess has no tokenizer: it has no token {config.feature_token_id}, which marks the images"
-        )
+        notes.append(f"model.preprocess has no tokenizer: it has no token {marker}, which marks the images")
         text = None
     token = token or f"<{config.encoder}>"
     return cls(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes

@@ -70,7 +70,7 @@ class Bridge(TowersModel):
         if self.gated_cross is not None:
             inputs = ("input_ids", "attention_mask", "lengths", *encoder.values(), "image_attention_mask")
         setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
-        options = ("text", MODALITIES[config.encoder].argument, *encoder.values())
+        options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
         setattr(self, "generation_options", options)  # noqa: B010
 
     def make_connector(self) -> nn.Module:
@@ -178,8 +178,12 @@ class Bridge(TowersModel):
 
     def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the encoder among those of a batch."""
-        names = [*self.tower_inputs(self.config.encoder).values(), "image_attention_mask"]
-        return {name: batch[name] for name in names if batch.get(name) is not None}
+        return {name: batch[name] for name in self.encoder_names() if batch.get(name) is not None}
+
+    def encoder_names(self) -> list[str]:
+        """The names of the inputs that are not of the text tower."""
+        more = [] if self.gated_cross is None else ["image_attention_mask"]
+        return [*self.tower_inputs(self.config.encoder).values(), *more]
 
     def mask(self, **batch: Any) -> Mask | None:
         """The mask of the decoder for a batch; None is that of its family, which hides later tokens."""
