@@ -1,6 +1,7 @@
 """Tiny models that describe images, of transformers (BLIP) and open_clip (CoCa), in folders on disk, every parameter
 random."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,39 @@ def noise_images(count: int = 2) -> list[Any]:
     draw = torch.Generator().manual_seed(0)
     shapes = [(40 + 3 * i, 36, 3) for i in range(count)]
     return [Image.fromarray(torch.randint(256, s, generator=draw, dtype=torch.uint8).numpy()) for s in shapes]
+
+
+OPEN_CLIP: dict[str, Any] = {
+    "embed_dim": 40,
+    "vision_cfg": {
+        "layers": 2, "width": 32, "head_width": 8, "mlp_ratio": 2, "patch_size": 8, "image_size": 32,
+        "attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 6, "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 16, "vocab_size": 99, "width": 40, "heads": 4, "layers": 2, "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 99, "width": 40, "heads": 4, "layers": 2},
+    "custom_text": True,
+}  # fmt: skip
+
+
+def open_clip_coca(folder: Path, gain: float = 1.0, **changes: Any) -> nn.Module:
+    """open_clip's CoCa in a folder as its hub export writes it. changes: of parts of `model_cfg`. gain: of the
+    embeddings of tokens, so that captions of random models differ."""
+    from open_clip.coca_model import CoCa
+    from safetensors.torch import save_file
+
+    config = json.loads(json.dumps(OPEN_CLIP))
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    own = {name: value for name, value in config.items() if name != "custom_text"}
+    model = randomize(CoCa(**json.loads(json.dumps(own))))
+    with torch.no_grad():
+        model.text.token_embedding.weight.mul_(gain)
+        model.text.positional_embedding.mul_(gain)
+    folder.mkdir(exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    values = {"model_cfg": config, "preprocess_cfg": {"size": 32}}
+    (folder / "open_clip_config.json").write_text(json.dumps(values), encoding="utf-8")
+    return model

@@ -89,13 +89,13 @@ def test_files_with_the_names_of_older_versions(tmp_path):
     assert error(output(zoo.load(tmp_path), batch()), output(theirs, batch())) <= 1e-5
 
 
-def test_swapping_any_two_lines_of_the_table_is_caught(tmp_path):
+def test_swapping_two_lines_of_the_table_is_caught(tmp_path):
     theirs = transformers_blip(
         tmp_path,
         text=dict(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, intermediate_size=48),
         vision=dict(num_hidden_layers=1),
     )
-    check_swaps(tmp_path, lambda model: output(model, batch()), output(theirs, batch()), 20)
+    check_swaps(tmp_path, lambda model: output(model, batch()), output(theirs, batch()), 20, step=3)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])

@@ -45,10 +45,11 @@ def description(model: Model) -> dict[str, Any]:
 
 
 def run_batch(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs on the CPU, in evaluation mode."""
+    """Outputs on the CPU, in evaluation mode, but those that are inputs (labels)."""
     placed = {name: value.to(model.device) for name, value in cast_batch(batch, model.dtype).items()}
     with eval_mode(model), torch.no_grad():
-        return {name: tensor.cpu() for name, tensor in named_outputs(model(**placed)).items()}
+        outputs = named_outputs(model(**placed)).items()
+        return {name: y.cpu() for name, y in outputs if not any(y is value for value in placed.values())}
 
 
 def named_outputs(output: Any) -> dict[str, Tensor]:

@@ -172,8 +172,13 @@ class OpenClip(Peer):
         ids, model = batch["input_ids"], self.model
         ids = torch.nn.functional.pad(ids, (0, model.context_length - ids.shape[1]))  # it requires one length
         with torch.no_grad():
-            image = model.encode_image(batch["pixel_values"].to(self.dtype), normalize=True)
-            return _features(image, model.encode_text(ids, normalize=True), model.logit_scale, model.logit_bias)
+            pixels = batch["pixel_values"].to(self.dtype)
+            text = model.encode_text(ids, normalize=True)
+            found = _features(model.encode_image(pixels, normalize=True), text, model.logit_scale, model.logit_bias)
+            if hasattr(model, "text_decoder"):
+                logits = model(pixels, ids, output_labels=False)["logits"]
+                found["logits"] = logits[:, : batch["input_ids"].shape[1]]
+            return found
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoints.formats import tokenizer, vocabulary_files
+from zoo.checkpoints.formats import open_clip_coca, tokenizer, vocabulary_files
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.transformers_multi_tower import multimodal_processor
 from zoo.models.base import Model
@@ -20,6 +20,7 @@ from zoo.models.vit.clip_mapping import OPEN_CLIP_VISION
 from zoo.models.vit.mapping import TIMM, sizes
 from zoo.models.vit.model import VARIANTS
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.text_cleaning import MODES
 from zoo.utils.errors import LoadError
@@ -50,6 +51,8 @@ def read(folder: Path) -> Checkpoint:
         raise LoadError(f"{file} has no object 'model_cfg' that describes the model: it is not a config of open_clip")
     if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
         raise LoadError(f"{file}: model_cfg lacks {missing[0]!r}; expected 'embed_dim', 'vision_cfg' and 'text_cfg'")
+    if "multimodal_cfg" in model:
+        return read_coca(folder, values, file)
     towers = towers_of(model, file)
     own = family("siglip" if towers.loss == "siglip" else "clip")
     config: Any = towers.config(own, spread(model), file)
@@ -68,13 +71,33 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
+def read_coca(folder: Path, values: Mapping[str, Any], file: Path) -> Checkpoint:
+    """A folder of CoCa."""
+    own, model = family("coca"), values["model_cfg"]
+    config: Any = open_clip_coca.read_config(own, model, file)
+    image = read_image_processor(values.get("preprocess_cfg") or {}, pair(config.image_size), file)
+    text, notes = read_tokenizer(folder, model["text_cfg"], config)
+    config = open_clip_coca.with_ends(config, text)
+    if text is not None:  # texts have a fixed length, without a mask
+        text = replace(text, mask=False, multiple=text.max_length)
+    return Checkpoint(
+        path=folder,
+        format="open_clip",
+        family=own,
+        config=config,
+        preprocess=MultimodalProcessor(image=image, text=text),
+        table=open_clip_coca.OPEN_CLIP.table_for(config),
+        mapping=open_clip_coca.OPEN_CLIP,
+        architecture="CoCa",
+        notes=notes,
+    )
+
+
 # --- Towers -----------------------------------------------------------------------------------------------------------
 
 
 def towers_of(model: Mapping[str, Any], file: Path) -> MultiTowerMapping:
     """The mapping of the towers in a `model_cfg`. Raises LoadError naming what is not supported."""
-    if "multimodal_cfg" in model:
-        raise LoadError(f"{file}: CoCa models (multimodal_cfg) are not supported")
     if unknown := [name for name in model if name not in MODEL_KEYS]:
         raise LoadError(f"{file}: model_cfg has {unknown[0]}={model[unknown[0]]!r}, which is not supported")
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
@@ -187,6 +210,9 @@ def gather(values: dict[str, Any]) -> dict[str, Any]:
 def describe(model: Model, own: Family) -> tuple[dict[str, Any], Any, Config]:
     """(open_clip_config.json, mapping, the config). Raises ValueError naming what open_clip cannot express."""
     config: Any = model.config
+    if own.name == "coca":
+        values, mapping = open_clip_coca.describe(own, config)
+        return with_preprocessing(model, values), mapping, config
     text = config.towers.get("text")
     image = config.towers.get("image")
     timm = image is not None and getattr(image.config, "pool", None) == "map"
@@ -195,11 +221,16 @@ def describe(model: Model, own: Family) -> tuple[dict[str, Any], Any, Config]:
     values = gather(towers.values(own, config))
     if proj != "linear":
         values["text_cfg"] |= {"proj_bias": True} if proj == "affine" else {"proj_type": "none"}
+    return with_preprocessing(model, values), towers, config
+
+
+def with_preprocessing(model: Model, values: dict[str, Any]) -> dict[str, Any]:
+    """open_clip_config.json for a `model_cfg`."""
     if getattr(model.preprocess, "text", None) is not None:
         values["text_cfg"] |= tokenizer_keys(model.preprocess.text)
     processor = getattr(model.preprocess, "image", None)
     preprocess = {} if processor is None else image_processor_values(processor)
-    return {"model_cfg": values, "preprocess_cfg": preprocess}, towers, config
+    return {"model_cfg": values, "preprocess_cfg": preprocess}
 
 
 # --- Preprocessing ----------------------------------------------------------------------------------------------------

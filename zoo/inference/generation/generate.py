@@ -16,8 +16,8 @@ from torch import Tensor
 
 from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.bridge_prompts import bridge_inputs
+from zoo.inference.generation.caption_prompts import encode_images, reads_images
 from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
-from zoo.inference.generation.image_prompts import encode_images, reads_images
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
 from zoo.inference.generation.prompt_cache import PromptCache

@@ -16,9 +16,9 @@ class NestedMapping(CheckpointMapping):
     type whose tokenizer theirs is.
     """
 
-    processor: str
-    image_processor: str
-    tokenizer: str
+    processor: str = ""
+    image_processor: str = ""
+    tokenizer: str = ""
 
     def to_ours(self, fields: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
         return super().to_ours(fields, flattened(theirs))
