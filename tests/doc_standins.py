@@ -102,6 +102,7 @@ def repository(name: str, folder: Path) -> None:
     """A small model with random weights, as the library that published `name` writes it."""
     import transformers
     from audio_peers import SPECTROGRAM, transformers_audio
+    from caption_peers import open_clip_coca, transformers_blip
     from chat_peers import TEMPLATES, chat_folder
     from text_peers import text_folder
     from whisper_peers import transformers_whisper
@@ -121,6 +122,11 @@ def repository(name: str, folder: Path) -> None:
         chat_folder(folder, TEMPLATES["qwen 3"])
     elif model.startswith("clip"):
         save_clip(folder)
+    elif model.startswith("blip"):
+        transformers_blip(folder, text={"max_position_embeddings": 48})
+    elif model.startswith("CoCa"):
+        text = {"context_length": 32, "vocab_size": 49408, "layers": 1}
+        open_clip_coca(folder, text_cfg=text, multimodal_cfg=text)
     elif model.startswith("ast"):
         bins, frames = SPECTROGRAM["num_mel_bins"], 200  # two seconds
         transformers_audio(folder, "ASTForAudioClassification", max_length=frames)

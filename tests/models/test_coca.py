@@ -47,7 +47,12 @@ def answers(model, values: dict[str, Tensor]) -> dict[str, Tensor]:
     real = values["input_ids"] != 0
     if isinstance(model, zoo.Model):
         y = model(**values)
-        return {"image": y.image_features, "text": y.text_features, "logits": y.logits[real], "scale": y.logit_scale}
+        return {
+            "image": y.image_features,
+            "text": y.text_features,
+            "logits": y.caption_logits[real],
+            "scale": y.logit_scale,
+        }
     y = model(values["pixel_values"], values["input_ids"], output_labels=False)
     found = {"image": y["image_features"], "text": y["text_features"], "logits": y["logits"][real]}
     return found | {"scale": y["logit_scale"]}
@@ -150,19 +155,26 @@ def test_rows_alone_padding_and_one_modality():
     y = model(**values)
     for row, size in enumerate((5, 9, 16)):
         alone = model(values["pixel_values"][row : row + 1], values["input_ids"][row : row + 1, :size])
-        assert error(alone.logits[0], y.logits[row, :size]) <= 1e-5
+        assert error(alone.caption_logits[0], y.caption_logits[row, :size]) <= 1e-5
         assert error(alone.text_features, y.text_features[row : row + 1]) <= 1e-5
         assert error(alone.image_features, y.image_features[row : row + 1]) <= 1e-5
     model.drop_padding = False
     whole = model(**values)
-    assert error(whole.text_features, y.text_features) <= 1e-5 and whole.logits.shape == y.logits.shape == (3, 16, 99)
+    assert error(
+        whole.text_features, y.text_features
+    ) <= 1e-5 and whole.caption_logits.shape == y.caption_logits.shape == (3, 16, 99)
     image, text = model(values["pixel_values"]), model(input_ids=values["input_ids"])
-    assert image.present == ("image",) and text.present == ("text",) and image.logits is None and text.logits is None
+    assert (
+        image.present == ("image",)
+        and text.present == ("text",)
+        and image.caption_logits is None
+        and text.caption_logits is None
+    )
     assert error(model.encode_image(values["pixel_values"]), image.image_features) == 0
     assert (
         error(F.normalize(model.encode_text(values["input_ids"], normalize=False), dim=-1), text.text_features) <= 1e-6
     )
-    assert isinstance(y, CoCaOutput) and y.logits is not None and y.pairs() == [("image", "text")]
+    assert isinstance(y, CoCaOutput) and y.caption_logits is not None and y.pairs() == [("image", "text")]
     memory, outputs = model.encode(**values, layers=[0, -1])
     assert torch.equal(memory, model.encode(**values)) and len(outputs) == 2
 
@@ -171,7 +183,7 @@ def test_rows_alone_padding_and_one_modality():
 def test_decoding_in_steps_equals_the_full_forward():
     model, values = small(), batch()
     ids = values["input_ids"].clamp(min=1)
-    full = model(values["pixel_values"], ids).logits
+    full = model(values["pixel_values"], ids).caption_logits
     state = model.start_decoding({"pixel_values": values["pixel_values"]}, 16)
     assert error(model.decode(ids[:, :3], state, every=True), full[:, :3]) <= 1e-5
     assert error(model.decode(ids[:, 3:4], state), full[:, 3]) <= 1e-5
@@ -205,9 +217,9 @@ def test_one_graph_and_half_precision():
     compiled = torch.compile(model, backend="eager", fullgraph=True)(**values)
     assert error(compiled.text_features, expected.text_features) <= 1e-5
     real = values["input_ids"] != 0
-    assert error(compiled.logits[real], expected.logits[real]) <= 1e-5
+    assert error(compiled.caption_logits[real], expected.caption_logits[real]) <= 1e-5
     half = {"pixel_values": values["pixel_values"].bfloat16(), "input_ids": values["input_ids"]}
-    assert error(model.to(torch.bfloat16)(**half).logits[real].float(), expected.logits[real]) <= 0.1
+    assert error(model.to(torch.bfloat16)(**half).logits[real].float(), expected.caption_logits[real]) <= 0.1
 
 
 @pytest.mark.full

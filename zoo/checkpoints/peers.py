@@ -177,7 +177,7 @@ class OpenClip(Peer):
             found = _features(model.encode_image(pixels, normalize=True), text, model.logit_scale, model.logit_bias)
             if hasattr(model, "text_decoder"):
                 logits = model(pixels, ids, output_labels=False)["logits"]
-                found["logits"] = logits[:, : batch["input_ids"].shape[1]]
+                found["caption_logits"] = logits[:, : batch["input_ids"].shape[1]]
             return found
 
     @cached_property

@@ -23,13 +23,12 @@ def read_config(own: Family, model: Mapping[str, Any], file: Path) -> Config:
         raise LoadError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
 
 
-def with_ends(config: Any, text: TextProcessor | None) -> Config:
+def with_ends(config: Any, text: TextProcessor | None) -> Any:
     """The config with the start and the end token of a tokenizer, if it has these."""
     if text is None or text.id("bos") is None or text.id("eos") is None:
-        return config  # type: ignore[no-any-return]
+        return config
     start, end = text.id("bos"), (text.id("eos"), config.pad_token_id)
-    replaced: Config = config.replace(bos_token_id=start, decoder_start_token_id=start, eos_token_id=end)
-    return replaced
+    return config.replace(bos_token_id=start, decoder_start_token_id=start, eos_token_id=end)
 
 
 def describe(own: Family, config: Any) -> tuple[dict[str, Any], CoCaMapping]:

@@ -72,11 +72,11 @@ class Blip(EncoderDecoder):
     generation_options = ("pixel_values",)
 
     def make_side(self, name: str) -> Side:
-        c, tokens = self.config, None
+        c = self.config
         if name == "encoder":
             size, patch = pair(c.image_size), pair(c.patch_size)
-            tokens = PatchEmbedding(size, patch, c.in_chans, c.width, antialias=False)
-            return Side(tokens, self.make_blocks(name))
+            patches = PatchEmbedding(size, patch, c.in_chans, c.width, antialias=False)
+            return Side(patches, self.make_blocks(name))
         width = c.decoder_width or c.width
         norm = nn.LayerNorm(width, c.decoder_norm_eps)
         tokens = TextEmbedding(c.vocab_size, width, max_length=c.max_length, norm=norm, dropout=c.dropout)

@@ -103,11 +103,11 @@ class CoCaConfig(EncoderDecoderConfig):
 class CoCaOutput(ContrastiveOutput):
     """Output of CoCa: features as of a contrastive model, and captions.
 
-    logits: scores of the next token [B, N, V] for images with texts, else None; at padding they are unspecified.
+    caption_logits: scores of the next token [B, N, V] for images with texts, else None; at padding they are unspecified.
     labels: the token ids [B, N], with which `CoCa.loss` compares them. audio_features and logit_bias are None.
     """
 
-    logits: Tensor | None = None
+    caption_logits: Tensor | None = None
     labels: Tensor | None = None
 
 
@@ -129,7 +129,8 @@ class TextTower(nn.Module):
 
 
 class CoCa(EncoderDecoder):
-    """forward(pixel_values [B, C, H, W], input_ids [B, N]) -> CoCaOutput: features of both, and logits [B, N, V].
+    """forward(pixel_values [B, C, H, W], input_ids [B, N]) -> CoCaOutput: features of both, and
+    caption_logits [B, N, V].
 
     One of the two alone gives its features. Texts are padded with pad_token_id behind their end (`model.preprocess`
     does), up to any length: a text has the features that open_clip gives it padded to max_length. `encode` returns the
@@ -313,10 +314,10 @@ class CoCa(EncoderDecoder):
 
         options: of `zoo.nn.losses.clip_loss`: chunk, group, positives.
         """
-        if output.logits is None or output.labels is None:
+        if output.caption_logits is None or output.labels is None:
             raise ValueError(f"the batch has only {', '.join(output.present)} inputs: the loss needs images with texts")
         pad = -100 if self.config.pad_token_id is None else self.config.pad_token_id
-        scores, labels = output.logits[:, :-1].flatten(0, 1), output.labels[:, 1:].flatten()
+        scores, labels = output.caption_logits[:, :-1].flatten(0, 1), output.labels[:, 1:].flatten()
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         total = caption_weight * F.cross_entropy(scores, labels, ignore_index=pad)
         if contrastive_weight:
