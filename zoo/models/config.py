@@ -15,7 +15,10 @@ from zoo.utils.type_checks import check_types
 # for the first that a config has.
 FOREIGN_NAMES = {
     "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim n_audio_state",
-    "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers n_audio_layer",
+    "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers n_audio_layer "
+    "num_resnet_blocks num_res_blocks num_blocks_per_group",
+    "code_width": "codebook_dim code_dim",
+    "widths": "hidden_sizes channel_multipliers",
     "heads": "num_heads num_attention_heads n_head n_heads nhead attention_heads encoder_attention_heads n_audio_head",
     "decoder_depth": "decoder_layers num_decoder_layers n_text_layer",
     "decoder_heads": "decoder_attention_heads n_text_head",
@@ -112,6 +115,7 @@ class Config:
     # What libraries for transformers' models, such as peft, read of a config.
     model_type: ClassVar[str] = "zoo"
     return_dict: ClassVar[bool] = False
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # fields of `COUNTS` of which a model may have none
     own_mixer: ClassVar[str | None] = None  # what mixer=None stands for: None for attention
 
     def __post_init__(self) -> None:
@@ -123,8 +127,9 @@ class Config:
         for name in self.names():
             value = getattr(self, name)
             parts = value if isinstance(value, tuple) else (value,)
-            if name in COUNTS + SIZES and value is not None and min(parts) < 1:
-                raise ValueError(f"{name}={value!r}: expected at least 1")
+            least = 0 if name in self.may_be_zero else 1
+            if name in COUNTS + SIZES and value is not None and min(parts) < least:
+                raise ValueError(f"{name}={value!r}: expected at least {least}")
             if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
                 raise ValueError(f"{name}={value!r}: expected a finite number")
             if name.endswith("eps") and not value > 0:

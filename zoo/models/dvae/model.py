@@ -39,6 +39,7 @@ class DiscreteVAEConfig(Config):
     its gradient.
     loss: of the reconstruction, see `reconstruction_loss`; "laplace" has pixels that are mapped to 0.1 to 0.9."""
 
+    may_be_zero = ("depth",)
     head: str | None = "decoder"
     image_size: Size = 64
     in_chans: int = 3
@@ -57,7 +58,7 @@ class DiscreteVAEConfig(Config):
         super().__post_init__()
         if self.head not in (None, "decoder"):
             raise ValueError(f"head={self.head!r}: a discrete VAE has head='decoder' and None (the encoder alone)")
-        if not self.widths or min(self.widths) < 1 or (self.code_width or 1) < 1:
+        if min(self.widths, default=0) < 1 or (self.code_width is not None and self.code_width < 1):
             raise ValueError(
                 f"widths={self.widths}, code_width={self.code_width}: expected at least one width, of at least 1"
             )
