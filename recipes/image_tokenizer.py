@@ -19,7 +19,7 @@ from zoo.training.recipes.image_config import TokenizerSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"scenes": "epochs=12", "emoji": "epochs=200"}
+LONGER_RUNS = {"scenes": "epochs=20", "emoji": "epochs=200"}
 
 
 def train(run: Run) -> Result:

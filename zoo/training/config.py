@@ -33,7 +33,10 @@ MODEL_FIELDS = {
     "dropout": "Dropout in the residual branches.",
     "attention_dropout": "Dropout of attention weights.",
     "drop_path": "Stochastic depth rate of the last block; it rises linearly with depth.",
-    "vocab_size": "Vocabulary size.",
+    "vocab_size": "Vocabulary size; of an image tokenizer the number of its codes.",
+    "widths": "Channels of an image tokenizer at each resolution, which is halved from one to the next.",
+    "code_width": "Size of the code vectors of an image tokenizer; null for the last of `widths`.",
+    "quantizer": "Tokens of an image tokenizer: `vq` (the nearest code) or `gumbel` (a Gumbel-softmax, as in DALL-E).",
     "max_length": "Maximum sequence length.",
 }
 """The documented fields of `zoo.create_model` that a bare `key=value` can set; others are set as `model.key=value`."""

@@ -15,7 +15,7 @@ from zoo.data.sources.dataset_cards import list_cards, load_card
 from zoo.data.sources.find import SPLIT_NAMES, Read, find_tables, split_tables
 from zoo.data.sources.tables import Table, read_table
 from zoo.data.splits import with_test
-from zoo.data.synthetic import scenes
+from zoo.data.synthetic.object_scenes import make_object_scenes
 from zoo.data.unlabeled_config import UnlabeledImageSettings
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.image_io import SUFFIXES
@@ -24,7 +24,7 @@ from zoo.utils.errors import DataError
 from zoo.utils.folders import data_files, describe_files
 
 COLUMNS = tuple(dict.fromkeys([*NAMES["images"], *COLUMN_NAMES["image"]]))
-GENERATED = ("auto", "synthetic", "scenes")
+GENERATED = ("auto", "synthetic", "scenes", "synthetic_scenes")
 SMALLEST_SCENE = 24  # pixels
 
 
@@ -44,7 +44,7 @@ def load_unlabeled_images(
     """
     s = settings or UnlabeledImageSettings()
     processor = processor or ImageProcessor(size=(32, 32))
-    sets = _scenes(processor) if s.name in GENERATED else _from_tables(s, processor, seed)
+    sets = _scenes(s, processor) if s.name in GENERATED else _from_tables(s, processor, seed)
     announce_skipped([message for part in sets.parts for message in part.broken], "broken images")
     return sets.limited(s.max_train_samples, s.max_test_samples, seed)
 
@@ -53,16 +53,17 @@ def _unlabeled(images: torch.Tensor, broken: list[str] | None = None) -> ImageDa
     return ImageDataset(images, torch.zeros(len(images), dtype=torch.int64), ["image"], broken or [])
 
 
-def _scenes(processor: ImageProcessor) -> ImageSplits:
-    """Generated scenes at the size of the model."""
+def _scenes(s: UnlabeledImageSettings, processor: ImageProcessor) -> ImageSplits:
+    """Generated scenes at the size of the model; no more than are used, as they take a millisecond each."""
     size = max(SMALLEST_SCENE, *processor.size)
-    parts = [_unlabeled(scenes.make_pairs(split, size=size)[0]) for split in ("train", "validation", "test")]
+    counts = {"train": s.max_train_samples, "validation": 0, "test": s.max_test_samples}
+    parts = [_unlabeled(make_object_scenes(split, n, size=size).images) for split, n in counts.items()]
     if not processor.keeps((size, size), 3):
         for part in parts:
             part.images = torch.stack([processor.pixels(image) for image in part.images])
     train, validation, test = parts
     mean, std = statistics(train.images)
-    source = "generated scenes; the test scenes combine colors and shapes in new pairs"
+    source = "generated scenes; the test scenes combine colors, shapes and relations in new pairs"
     return ImageSplits(train, test, "scenes", False, source, mean, std, validation=validation)
 
 
