@@ -28,6 +28,8 @@ def models() -> str:
             source = family.sources.get(name, "").removeprefix("hf-hub:")
             towers = [MODALITIES[tower].describe(part) for tower, part in config.parts.items()]
             takes = modality.describe(config) if modality else "; ".join(towers)
+            if hasattr(config, "image_grid"):
+                takes = f"{MODALITIES['text'].describe(config)}; {config.image_length} tokens of an image"
             rows.append(f"| `{name}` | {count / 1e6:,.1f} M | {takes} | {f'`{source}`' if source else '-'} |")
     return "\n".join(rows)
 

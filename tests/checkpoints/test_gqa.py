@@ -6,6 +6,7 @@ from peers import error, randomize
 from torch import Tensor, nn
 
 import zoo
+from zoo.checkpoints.golden import named_outputs
 from zoo.checkpoints.gqa import average
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
@@ -32,6 +33,8 @@ SMALL = {
     "ast": ("ast_base", dict(width=32, depth=2, heads=4, mlp_dim=48)),
     "wav2vec2": ("wav2vec2_base", WAVES),
     "hubert": ("hubert_base", WAVES),
+    "dalle": ("dalle_nano", dict(width=32, depth=2, heads=4, mlp_dim=48)),
+    "maskgit": ("maskgit_nano", dict(width=32, depth=2, heads=4, mlp_dim=48)),
 }
 REFUSED = {"clip": "several towers", "siglip": "several towers", "contrast": "several towers"}
 
@@ -59,7 +62,7 @@ def share_within_groups(model: Model, groups: int) -> None:
 
 def outputs(model: Model) -> Tensor:
     with torch.no_grad():
-        return model(**example_batch(model))
+        return torch.cat([x.flatten() for x in named_outputs(model(**example_batch(model))).values()])
 
 
 def test_every_family_is_converted_or_refused_here() -> None:

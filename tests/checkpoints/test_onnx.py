@@ -62,7 +62,8 @@ def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
 # A decoder beside an encoder, which one graph does not have.
 BOTH_SIDES = [name for name in family_names() if "decoder_input_ids" in family(name).model.inputs]
 STATE_SPACES = ["mamba", "mamba2"]  # computed in chunks
-ONE_SIDE = [name for name in family_names() if name not in [*BOTH_SIDES, *STATE_SPACES]]
+IMAGE_TOKENS = [name for name in family_names() if "image_ids" in family(name).model.inputs]
+ONE_SIDE = [name for name in family_names() if name not in [*BOTH_SIDES, *STATE_SPACES, *IMAGE_TOKENS]]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in ONE_SIDE])
@@ -82,6 +83,13 @@ def test_every_family(name, tmp_path):
 def test_an_encoder_decoder_is_refused_by_name(name, tmp_path):
     with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: one graph"):
         zoo.export(zoo.create_model(next(iter(family(name).variants)), seed=0, depth=1), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", IMAGE_TOKENS)
+def test_models_of_image_tokens_are_refused_by_name(name, tmp_path):
+    with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: images are generated token by"):
+        zoo.export(zoo.create_model(f"{name}_nano", seed=0, depth=1), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
 
 

@@ -21,8 +21,11 @@ from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import build, families, family, family_names, find_variant
 from zoo.nn import Stack
+from zoo.nn.grid_attention import GRID_KINDS
 from zoo.nn.registry import BUILT_IN
 
+# Those for the tokens of images are for ViT here, and for all in tests/nn.
+SEQUENCE_KINDS = tuple(kind for kind in BUILT_IN if kind not in GRID_KINDS)
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
 
 
@@ -54,7 +57,7 @@ class Row:
     batch: Callable[[], dict[str, Tensor]]
     more: dict[str, dict] = field(default_factory=dict)
     causal: bool = False
-    kinds: tuple[str, ...] = BUILT_IN
+    kinds: tuple[str, ...] = SEQUENCE_KINDS
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -73,6 +76,7 @@ ROWS = {
         "vit_cifar_tiny",
         TINY,
         images,
+        kinds=BUILT_IN,
         more=GROUPS
         | {
             "class token": dict(class_token=True, pool="cls", stem="patch"),
@@ -114,7 +118,7 @@ ROWS = {
         TEXT | dict(attention_window=4),
         texts,
         more=GROUPS | {"a window for each layer": dict(attention_window=(2, 6))},
-        kinds=(*BUILT_IN, None),
+        kinds=(*SEQUENCE_KINDS, None),
         counts={"longformer_base": 148_711_257},
     ),
     "bigbird": Row(
@@ -122,7 +126,7 @@ ROWS = {
         TEXT | dict(block_size=1, num_random_blocks=1),
         texts,
         more=GROUPS | {"full attention": dict(attention="softmax"), "blocks of two": dict(block_size=2)},
-        kinds=(*BUILT_IN, None),
+        kinds=(*SEQUENCE_KINDS, None),
         counts={"bigbird_base": 127_520_694},
     ),
     "gpt2": Row(
@@ -238,7 +242,7 @@ def discovered(name: str) -> Row:
     return Row(variant, fields, usual, causal=bool(core and core.spec.causal))
 
 
-# tests/models/test_contrast.py and test_bridge.py have their contract
+# tests/models/test_contrast.py, test_bridge.py and test_text_to_image.py have their contract
 TOWERS = [f.name for f in families() if f.modality == "multimodal" and not issubclass(f.model, EncoderDecoder)]
 # tests/models/test_encoder_decoder.py has theirs
 ENCODER_DECODERS = [f.name for f in families() if issubclass(f.model, EncoderDecoder)]

@@ -13,6 +13,7 @@ _HOME = {
     "TokenClassificationTask": "zoo.tasks.token_classification",
     "QuestionAnsweringTask": "zoo.tasks.question_answering",
     "Seq2SeqTask": "zoo.tasks.seq2seq",
+    "TextToImageTask": "zoo.tasks.text_to_image",
     "BLEU": "zoo.tasks.bleu",
     "ContrastiveTask": "zoo.tasks.contrastive",
     "RetrievalMetrics": "zoo.tasks.retrieval_metrics",

@@ -62,6 +62,11 @@ def parts_of(model: Model) -> list[Part]:
             "its decoder, whose caches grow; format='transformers' exports it. Of T5, the encoder alone can be "
             "exported, a model with head=None, decoder_depth=0"
         )
+    if "image_ids" in model.inputs:
+        raise ValueError(
+            f"this {model.family} cannot be exported to ONNX: images are generated token by token, or in several steps "
+            "with what is known so far; save it with zoo.save and use zoo.generate_images"
+        )
     parts, records = [], of_inputs(model.inputs)
     for record in records:
         config: Any = model.config.part_of(record.main_input)

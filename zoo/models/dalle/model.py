@@ -141,4 +141,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
-FAMILY = Family("dalle", Dalle, DalleConfig, "text_to_image", VARIANTS, mappings={"dalle_pytorch": DALLE_PYTORCH})
+FAMILY = Family("dalle", Dalle, DalleConfig, "multimodal", VARIANTS, mappings={"dalle_pytorch": DALLE_PYTORCH})

@@ -87,4 +87,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ),
 }
 
-FAMILY = Family("maskgit", MaskGIT, MaskGITConfig, "text_to_image", VARIANTS)
+FAMILY = Family("maskgit", MaskGIT, MaskGITConfig, "multimodal", VARIANTS)

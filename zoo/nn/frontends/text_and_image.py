@@ -31,15 +31,19 @@ class TextAndImageEmbedding(nn.Module):
         for name in ("positions", "rows", "columns"):
             trunc_normal_(getattr(self, name), STD, generator_for(name))
 
-    def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
-        """positions [N] or [B, N]: position of each token in its row. types: None; these tokens have none."""
+    def forward(
+        self, ids: Tensor, positions: Tensor, types: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
+        """positions [N] or [B, N]: position of each token in its row. types: None; these tokens have none. words [B, N,
+        D]: token embeddings, instead of those of the ids."""
         first, length = self.word.num_embeddings, len(self.positions)
-        is_image = (ids >= first)[..., None]
-        x = torch.where(is_image, self.image((ids - first).clamp(min=0)), self.word(ids.clamp(max=first - 1)))
+        if words is None:
+            is_image = (ids >= first)[..., None]
+            words = torch.where(is_image, self.image((ids - first).clamp(min=0)), self.word(ids.clamp(max=first - 1)))
         place = (positions - length).clamp(min=0)
         width = len(self.columns)
         row, column = torch.div(place, width, rounding_mode="floor"), place % width
         of_image = F.embedding(row, self.rows) + F.embedding(column, self.columns)
         of_text = F.embedding(positions.clamp(max=length - 1), self.positions)
-        x = x + torch.where((positions >= length)[..., None], of_image, of_text)
+        x = words + torch.where((positions >= length)[..., None], of_image, of_text)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
