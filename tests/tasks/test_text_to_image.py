@@ -102,13 +102,15 @@ def test_a_run_learns_and_its_checkpoint_paints(name, tmp_path) -> None:
     one = task(name, more=dict(text_dropout=0.1), ema=0.9)
     items = [{key: value[0] for key, value in batch([i]).items() if key != "epoch"} for i in range(16)]
     loader = DataLoader(items, batch_size=8)
-    trainer = L.Trainer(max_steps=40, accelerator="cpu", logger=False, enable_progress_bar=False,
+    trainer = L.Trainer(max_steps=30, accelerator="cpu", logger=False, enable_progress_bar=False,
                         enable_model_summary=False, default_root_dir=tmp_path, log_every_n_steps=1,
                         enable_checkpointing=False)  # fmt: skip
-    before = trainer.validate(one, loader, verbose=False)[0]
+    trainer.validate(one, loader, verbose=False)
+    before = dict(trainer.callback_metrics)
     trainer.fit(one, loader)
-    after = trainer.validate(one, loader, verbose=False)[0]
-    assert after["val_image_loss"] < 0.8 * before["val_image_loss"]
+    trainer.validate(one, loader, verbose=False)
+    after = dict(trainer.callback_metrics)
+    assert after["val_image_loss"] < before["val_image_loss"] - 0.15
     assert set(one.validation_metrics) <= set(after) and (name == "dalle") == ("val_text_loss" in after)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     loaded = zoo.load(tmp_path / "last.ckpt")

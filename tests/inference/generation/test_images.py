@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.inference.generation.parallel_decoding import ParallelOptions, fill_in, masked_after
+from zoo.inference.generation.parallel_decoding import ParallelOptions, fill_in, masked_after, sampled
 from zoo.models.base import Model
 from zoo.preprocessing.tokenizer_training import train
 
@@ -122,13 +122,22 @@ def test_the_schedule_is_a_cosine():
     ] + [0]  # fmt: skip
 
 
+def test_samples_have_their_probabilities():
+    scores = torch.tensor([[[0.0, 2.0, -torch.inf, 1.0]]]).expand(1, 4000, 4)
+    token, log_prob = sampled(scores, 2.0, torch.Generator().manual_seed(0))
+    expected = (scores[0, 0] / 2).softmax(-1)
+    assert (torch.bincount(token[0], minlength=4) / 4000 - expected).abs().max() < 0.03
+    assert torch.allclose(log_prob.exp(), expected[token])
+    assert (sampled(scores, 0, None)[0] == 1).all()
+
+
 def test_the_surest_tokens_come_first_and_stay():
     seen: list[Tensor] = []
     sure = torch.tensor([3.0, 9.0, 1.0, 5.0, 7.0])
 
-    def scores_of(ids: Tensor) -> Tensor:
+    def scores_of(ids: Tensor, places: Tensor) -> Tensor:
         seen.append(ids.clone())
-        return torch.stack([sure, sure * 0], -1)[None].expand(len(ids), -1, -1)
+        return torch.stack([sure, sure * 0], -1)[places]
 
     start = torch.tensor([[-1, -1, 1, -1, -1]])
     ids, score = fill_in(scores_of, start, 2, ParallelOptions(steps=4, temperature=0, choice_temperature=0))

@@ -164,9 +164,10 @@ def complete_parallel(
         mask_of_texts = batch.get("attention_mask", real_tokens(model, batch["input_ids"]))
         batch = {"input_ids": torch.cat([batch["input_ids"], ids]), "attention_mask": torch.cat([mask_of_texts, mask])}
 
-    def scores_of(image_ids: Tensor) -> Tensor:
-        both = image_ids if guidance == 1 else torch.cat([image_ids, image_ids])
-        return guided(model(**batch, image_ids=both), guidance)
+    def scores_of(image_ids: Tensor, places: Tensor) -> Tensor:
+        if guidance != 1:
+            image_ids, places = torch.cat([image_ids, image_ids]), torch.cat([places, places])
+        return guided(model.scores_at(places, **batch, image_ids=image_ids), guidance)
 
     start = known.repeat_interleave(copies, 0)
     return fill_in(scores_of, start, model.config.mask_token_id, ParallelOptions(**options), generator)

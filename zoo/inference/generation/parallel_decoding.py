@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.inference.generation.sampling import require, sample_from
+from zoo.inference.generation.sampling import require
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def masked_after(step: int, steps: int, unknown: int) -> int:
 
 
 def fill_in(
-    scores_of: Callable[[Tensor], Tensor],
+    scores_of: Callable[[Tensor, Tensor], Tensor],
     ids: Tensor,
     mask_token: int,
     options: ParallelOptions,
@@ -44,31 +44,40 @@ def fill_in(
 ) -> tuple[Tensor, Tensor]:
     """(tokens [B, N], log-probability of the tokens that were generated [B]).
 
-    scores_of: tokens [B, N], `mask_token` where they are not known, -> scores [B, N, V]. ids [B, N]: the tokens that
-    are known, -1 for the others, equally many in each row.
+    scores_of: tokens [B, N], `mask_token` where they are not known, and places [B, M] -> scores [B, M, V] of the tokens
+    there. ids [B, N]: the tokens that are known, -1 for the others, equally many in each row.
     """
-    known = ids >= 0
-    unknown = int((~known[0]).sum())
-    ids = ids.masked_fill(~known, mask_token)
-    final = torch.zeros(ids.shape, device=ids.device)  # log-probabilities
+    unknown = int((ids[0] < 0).sum())
+    places = (ids >= 0).to(torch.uint8).argsort(dim=1, stable=True)[:, :unknown]  # of what is masked
+    ids = ids.masked_fill(ids < 0, mask_token)
+    total = torch.zeros(len(ids), device=ids.device)
     for step in range(1, options.steps + 1):
-        scores = scores_of(ids).float()
-        token, log_prob = sampled(scores, options.temperature, generator)
-        masked = ids == mask_token
-        final = torch.where(masked, log_prob, final)
-        ids = torch.where(masked, token, ids)
+        token, log_prob = sampled(scores_of(ids, places).float(), options.temperature, generator)
         left = masked_after(step, options.steps, unknown)
-        if not left:
-            break
         noise = torch.empty_like(log_prob).exponential_(generator=generator).log().neg()  # Gumbel's distribution
         confidence = log_prob + options.choice_temperature * (1 - step / options.steps) * noise
-        confidence = confidence.masked_fill(~masked, math.inf)
-        ids = ids.scatter(1, confidence.argsort(1)[:, :left], mask_token)
-    return ids, final.masked_fill(known, 0.0).sum(1)
+        order = confidence.argsort(dim=1, descending=True)
+        known, again = order.tensor_split([places.shape[1] - left], dim=1)
+        ids = ids.scatter(1, places.gather(1, known), token.gather(1, known))
+        total = total + log_prob.gather(1, known).sum(1)
+        if not left:
+            break
+        places = places.gather(1, again)
+    return ids, total
 
 
 def sampled(scores: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """(a token for each place, its log-probability), each [B, N], of scores [B, N, V]."""
+    """(a token for each place, its log-probability), each [B, M], of scores [B, M, V]."""
     log_probs = scores.log_softmax(-1) if temperature == 0 else (scores / temperature).log_softmax(-1)
-    token = log_probs.argmax(-1) if temperature == 0 else sample_from(log_probs.exp(), generator)
+    token = log_probs.argmax(-1) if temperature == 0 else sample_rows(log_probs.exp(), generator)
     return token, log_probs.gather(-1, token[..., None])[..., 0]
+
+
+def sample_rows(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Sample one token of each distribution: [B, M, V] -> [B, M].
+
+    By one random number for each, in less time than the number for each token of `sample_from` takes.
+    """
+    upto = probabilities.cumsum(-1)
+    point = torch.rand((*upto.shape[:-1], 1), generator=generator, device=upto.device) * upto[..., -1:]
+    return torch.searchsorted(upto, point, right=True)[..., 0].clamp(max=upto.shape[-1] - 1)

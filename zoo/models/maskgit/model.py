@@ -70,6 +70,12 @@ class MaskGIT(TextToImageModel):
         assert self.head is not None
         return self.head(x[:, self.config.text_length :])
 
+    def scores_at(self, places: Tensor, **batch: Tensor) -> Tensor:
+        """The scores [B, M, V] of `forward` at places [B, M] of the image, without those of the others."""
+        assert self.head is not None
+        x = self.encode(**batch)[:, self.config.text_length :]
+        return self.head(x.gather(1, places[..., None].expand(-1, -1, x.shape[2])))
+
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every other token is masked."""
         batch = super().complete_example(batch)
