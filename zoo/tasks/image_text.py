@@ -27,8 +27,8 @@ class ImageTextTask(CausalLMTask):
     tokens before it, which needs no decoding. `accuracy_TYPE` is that of the questions of a type, `accuracy_GROUP` of
     several types together.
 
-    With `text_metric`, texts are generated, greedily for the first `val_samples` items in validation, with the beams of
-    `generation` in the test, and compared with `references`.
+    With `text_metric`, texts are generated, greedily for the first `val_samples` items in validation, with the options
+    of `generation` in the test (a bridge writes greedily there, too), and compared with `references`.
 
     Args:
         model: Returns logits [B, N, V]; created with head="lm".
@@ -59,6 +59,8 @@ class ImageTextTask(CausalLMTask):
         super().__init__(model, lr, **options)
         if text_metric is not None and references is None:
             raise ValueError("text_metric= compares generated texts with references=: give both or none")
+        if not types:  # captions differ in many words, of which one decides whether all of a text is right
+            self.monitor, self.mode = "val_loss", "min"
         self.types, self.groups, self.control = list(types), dict(groups or {}), control
         self.text_metric, self.references, self.val_samples = text_metric, references or {}, val_samples
         self.generation = {"num_beams": 1, "max_new_tokens": 64} | dict(generation or {})
@@ -124,12 +126,12 @@ class ImageTextTask(CausalLMTask):
         lengths: list[int] = batch["prompt_lengths"]
         ids, pixels = batch["input_ids"][:, : max(lengths)], batch["pixel_values"]
         kept = torch.arange(max(lengths), device=ids.device) < ids.new_tensor(lengths)[:, None]
-        own = cast(Model, model)
+        options = self.generation | options
         if isinstance(model, Bridge):
-            found = generate(own, ids, kept.long(), pixel_values=pixels, **(self.generation | options))
-            found = found[:, ids.shape[1] :]
+            found = write_greedily(model, ids, kept, pixels, options["max_new_tokens"])
         else:
-            found = generate(own, pixel_values=pixels, decoder_input_ids=ids, **(self.generation | options))
+            found = generate(cast(Model, model), pixel_values=pixels, decoder_input_ids=ids, **options)
+            found = found[:, ids.shape[1] :]
         tokenizer = cast(Any, self.model).preprocess.text
         return [tokenizer.decode(row).strip() for row in found.cpu()]
 
@@ -196,6 +198,24 @@ class ImageTextTask(CausalLMTask):
                 values = torch.tensor([[float(m.compute()), float(cast(Tensor, m.weight))] for m in metrics])
                 found[f"accuracy_{name}"] = float((values[:, 0] * values[:, 1]).sum() / values[:, 1].sum())
         return found
+
+
+@torch.no_grad()
+def write_greedily(model: Bridge, ids: Tensor, keep: Tensor, pixels: Tensor, count: int) -> Tensor:
+    """The most probable tokens after prompts [B, N] with their images, at most `count`; padding behind the end token.
+
+    keep [B, N]: True for real tokens of the prompts, which are padded on the right.
+    """
+    end = model.text.config.eos_token_id
+    ends = torch.tensor(end if isinstance(end, tuple) else [end], device=ids.device)
+    state = model.new_state(len(ids), ids.shape[1] + count, model.features(pixel_values=pixels))
+    done, written = torch.zeros_like(ids[:, 0], dtype=torch.bool), []
+    while len(written) < count and not done.all():
+        token = model.decode(ids, state, keep.long()).argmax(-1).masked_fill(done, int(ends[0]))
+        written.append(token)
+        done = done | torch.isin(token, ends)
+        ids, keep = token[:, None], torch.cat([keep, torch.ones_like(keep[:, :1])], 1)
+    return torch.stack(written, 1)
 
 
 def text_layer(model: nn.Module) -> nn.Linear | None:

@@ -4,28 +4,26 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from zoo.data.image_text.datamodule import ImageTextDataModule, ImageTextRows
+from zoo.data.image_text.datamodule import TokenLayout
 from zoo.data.image_text.dataset import ImageTexts
-from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Splits
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.bleu import BLEU
 from zoo.tasks.cider import CIDEr
 from zoo.training.parse import SettingsError
+from zoo.training.recipes.bridge import layout_of
 from zoo.training.recipes.text import token_fields, tokenizer_cache
 from zoo.training.recipes.translation import TranslationsFile
 from zoo.training.run import Run
 from zoo.utils.console import announce
-
-if TYPE_CHECKING:
-    from torch import nn
 
 DEFAULT_VOCAB_SIZE = 1000  # of a new tokenizer, unless `vocab_size=` is given
 _OBJECTS = re.compile(r"\ba (\w+ \w+)")
@@ -56,6 +54,16 @@ def fit_to_captions(run: Run, model: Model, captions: Splits[ImageTexts]) -> Mod
     model = run.build_model("lm", **fields)
     model.preprocess = replace(model.preprocess, image=image, text=tokenizer)
     return model
+
+
+def caption_layout(model: Any, max_length: int) -> TokenLayout:
+    """How the model reads an image and writes a caption of at most `max_length` tokens."""
+    if isinstance(model, Bridge):
+        return layout_of(model, max_length)
+    c = model.config
+    end = c.eos_token_id[0] if isinstance(c.eos_token_id, tuple) else c.eos_token_id
+    pad = end if c.pad_token_id is None else c.pad_token_id
+    return TokenLayout((c.decoder_start_token_id,), end, pad, min(max_length, c.max_length))
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -153,11 +161,3 @@ class CaptionsFile(TranslationsFile):
     def notes(self, task: Any) -> dict[str, str]:
         """The signature of BLEU."""
         return {"BLEU": found} if (found := task.reports.get("bleu_signature")) else {}
-
-
-def batch_of(data: ImageTextDataModule, model: "nn.Module", rows: Sequence[int]) -> dict[str, Any]:
-    """A batch of the test split on the device of a model."""
-    device = next(model.parameters()).device
-    tests: ImageTextRows = data.test
-    raw = tests.__getitems__(Keys(list(rows), 0))
-    return data.ready({name: v.to(device) if isinstance(v, Tensor) else v for name, v in raw.items()})

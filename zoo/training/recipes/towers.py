@@ -1,6 +1,6 @@
 """What models of two towers take from image-text and audio-text pairs: tokenizer, length of the audio, statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -114,8 +114,10 @@ def _build(run: Run, towers: Towers, from_data: Mapping[str, Any]) -> Contrastiv
     return contrast(**arguments, loss=s.task.loss, seed=s.seed)
 
 
-def tower_overrides(run: Run, modalities: Towers) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """({tower: name and fields}, fields of the joint model) from the settings.
+def tower_overrides(
+    run: Run, modalities: Towers, own_fields: Collection[str] = ("width",)
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """({tower: name and fields}, fields of the joint model, which are `own_fields`) from the settings.
 
     A field without a tower prefix is set in the only tower that has it; attention, mixer and dropout are set in both.
     Fields of a tower in the recipe's YAML apply to the tower named there, not to another that the user chose.
@@ -125,7 +127,7 @@ def tower_overrides(run: Run, modalities: Towers) -> tuple[dict[str, dict[str, A
     own: dict[str, Any] = {}
     for name, value in s.model.overrides.items():
         tower, _, field = name.partition(".")
-        if name == "width":  # of the joint embedding space
+        if name in own_fields:  # such as the width of the joint embedding space
             own[name] = value
         elif field and tower in towers:
             if f"model.overrides.{name}" in run.given or f"{tower}.name" not in run.given:
