@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import pytest
 from family_times import FamilyTimes
@@ -17,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--family-times"):
         config.pluginmanager.register(FamilyTimes(), "family_times")
+    gc.disable()  # until all tests are collected: what that makes stays
     config.addinivalue_line("markers", f"full: takes too long for every change: {FULL}")
 
 
@@ -34,8 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what the imports made out of garbage collections, each of which takes as long as several small tests."""
+    gc.enable()
     gc.collect()
     gc.freeze()
+    if "torch" in sys.modules:
+        import torch
+        from initial_values import trunc_normal_
+
+        torch.nn.init.trunc_normal_ = trunc_normal_
 
 
 @pytest.fixture

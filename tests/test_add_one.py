@@ -5,13 +5,13 @@ series as a modality.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +24,15 @@ PARTS = ("zoo", "tests", "recipes", "configs", "docs")
 FILES = ("pyproject.toml", "README.md", "CONTRIBUTING.md")
 MODELS, KINDS = "docs/reference/models.md", "docs/reference/attention_kinds.md"
 CONTRACT, PARITY = "tests/models/test_contract.py", "tests/models/test_parity.py"
+NAMES, CONFORMANCE = "tests/models/test_names.py", "tests/nn/test_conformance.py"
+SIZE, FAMILY, KIND = "vit_nano_patch8_32", "nomic_bert", "softcap"
+ADDED = (SIZE, FAMILY, KIND, "tst")
+RUN_ALL = """
+import json, runpy, sys
+for words in map(json.loads, sys.argv[1:]):
+    sys.argv = words
+    runpy.run_path(f"tests/additions/{words[0]}", run_name="__main__")
+"""
 
 
 class Copy:
@@ -56,18 +65,31 @@ class Copy:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         env |= {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"} | variables
         done = subprocess.run(
-            [sys.executable, *map(str, words)], cwd=self.root, env=env, capture_output=True, text=True, timeout=300
+            [sys.executable, *map(str, words)], cwd=self.root, env=env, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, f"{words}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         return done.stdout
 
-    def passed(self, files: Sequence[str], pattern: str, **variables: str) -> Counter[str]:
-        """{file: number of its tests that match and pass, those of .ci/full too}; none fails or is skipped."""
-        report, variables = self.root.parent / "report.xml", {"ZOO_FULL": "1"} | variables
-        self.run("-m", "pytest", *files, "-k", pattern, "-p", "no:cacheprovider", f"--junitxml={report}", **variables)
+    def passed(self, files: Sequence[str], pattern: str, **variables: str) -> list[str]:
+        """The tests in `files`, but those marked `full`, that match and pass: `file::test[parameters]`; none fails or
+        is skipped."""
+        report = self.root.parent / "report.xml"
+        self.run(
+            "-m",
+            "pytest",
+            *files,
+            "-k",
+            pattern,
+            "-m",
+            "not full",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            **variables,
+        )
         cases = list(ET.parse(report).getroot().iter("testcase"))
         assert not [case.get("name") for case in cases if len(case)], "failed or skipped"
-        return Counter(case.get("classname", "").replace(".", "/") + ".py" for case in cases)
+        return [f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}" for case in cases]
 
     def write_tables(self) -> list[str]:
         """Write the tables of the documentation; returns the rows that came. No other row changes."""
@@ -78,73 +100,50 @@ class Copy:
         return came
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Copy:
-    tree = Copy(tmp_path / "tree")
-    printed = tree.run("-c", "import zoo; print(zoo.__file__)")
-    assert Path(printed.strip()) == tree.root / "zoo" / "__init__.py", "the copy has to win over the installed package"
-    return tree
-
-
-def documented(what: str) -> str:
-    """The files that CONTRIBUTING.md names for an addition."""
+def documented(what: str, *words: str) -> None:
+    """CONTRIBUTING.md names the files of an addition: its row has all of the words."""
     found = re.search(rf"^\| {what}[^|]*\|(.*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    assert found, f"CONTRIBUTING.md does not say how to add {what}"
-    return found[1]
+    assert found and all(word in found[1] for word in words), f"CONTRIBUTING.md does not say how to add {what}"
 
 
-def test_a_size_is_one_line(tree: Copy, tmp_path: Path) -> None:
-    assert all(word in documented("a size") for word in ("VARIANTS", "model.py"))
-    name, file = "vit_nano_patch8_32", tree.root / "zoo/models/vit/model.py"
-    text, head = file.read_text(), "VARIANTS: dict[str, dict[str, Any]] = {\n"
+def insert(file: Path, lines: dict[str, str]) -> None:
+    """Write lines before the line that each stands for: {the start of a line that is there once: lines}."""
+    text = file.read_text()
+    for anchor, line in lines.items():
+        assert text.count(anchor) == 1 and line
+        text = text.replace(anchor, line + anchor)
+    file.write_text(text)
+
+
+def add_size(root: Path) -> set[str]:
+    """One line in a table. Returns the files that change, as the other additions do."""
+    documented("a size", "VARIANTS", "model.py")
+    file = "zoo/models/vit/model.py"
+    text, head = (root / file).read_text(), "VARIANTS: dict[str, dict[str, Any]] = {\n"
     assert text.count(head) == 1
-    line = f'    "{name}": dict(image_size=32, patch_size=8, width=64, depth=2, heads=2),\n'
-    file.write_text(text.replace(head, head + line))
-    assert tree.changed() == {"zoo/models/vit/model.py"}
-
-    tree.run("tests/additions/use_a_size.py", name, tree.root, tmp_path / "model")
-    assert tree.changed() == {"zoo/models/vit/model.py"}
-    (row,) = tree.write_tables()
-    assert row.startswith(f"| `{name}` |") and "32 px, patch 8" in row
-    counts = tree.passed([CONTRACT], f"(snapshot and vit) or {name}", ZOO_WRITE_SNAPSHOTS="1")
-    assert counts[CONTRACT] == 2  # the keys of the family, and the variant on meta
-    assert tree.changed() == {"zoo/models/vit/model.py", MODELS, "tests/snapshots/vit.json"}
+    line = f'    "{SIZE}": dict(image_size=32, patch_size=8, width=64, depth=2, heads=2),\n'
+    (root / file).write_text(text.replace(head, head + line))
+    return {file}
 
 
-def test_a_family_is_one_folder(tree: Copy) -> None:
-    assert all(word in documented("a model family") for word in ("zoo/models/<family>/", "model.py", "mapping.py"))
-    name, names = "nomic_bert", "tests/models/test_names.py"
-    shutil.copytree(ADDITIONS / name, tree.root / "zoo/models" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    folder = {f"zoo/models/{name}/{file}.py" for file in ("__init__", "model", "mapping")}
-    assert tree.changed() == folder
-
-    assert tree.passed([CONTRACT], f"snapshot and {name}", ZOO_WRITE_SNAPSHOTS="1")[CONTRACT] == 1
-    others = "unique_and_listed or our_names or of_other_libraries"
-    counts = tree.passed([CONTRACT, PARITY, names], f"{name} or {others}")
-    assert counts[CONTRACT] >= 60 and counts[PARITY] == 1 and counts[names] >= 10, counts
-    came = tree.write_tables()
-    assert [row.split("`")[1] for row in came] == ["nomic_bert_tiny", "nomic_bert_base", "nomic_embed_text"]
-    assert tree.changed() == folder | {MODELS, f"tests/snapshots/{name}.json"}
+def add_family(root: Path) -> set[str]:
+    """One folder."""
+    documented("a model family", "zoo/models/<family>/", "model.py", "mapping.py")
+    shutil.copytree(ADDITIONS / FAMILY, root / "zoo/models" / FAMILY, ignore=shutil.ignore_patterns("__pycache__"))
+    return {f"zoo/models/{FAMILY}/{file}.py" for file in ("__init__", "model", "mapping")}
 
 
-def test_an_attention_kind_is_one_decorated_class(tree: Copy, tmp_path: Path) -> None:
-    assert all(word in documented("an attention kind") for word in ("a class in", "zoo/nn/", "_attention.py"))
-    name, conformance = "softcap", "tests/nn/test_conformance.py"
-    file = f"zoo/nn/{name}_attention.py"
-    shutil.copy(ADDITIONS / f"{name}_attention.py", tree.root / file)
-
-    tree.run("tests/additions/use_a_kind.py", name, "softcpa", tree.root, tmp_path / "model")
-    assert tree.changed() == {file}
-    (row,) = tree.write_tables()
-    assert row.startswith(f"| `{name}` | attention | yes | yes |") and "FAILS" not in row
-    counts = tree.passed([CONTRACT, conformance], name)
-    assert counts[CONTRACT] >= 30 and counts[conformance] == 1, counts
-    assert tree.changed() == {file, KINDS}
+def add_kind(root: Path) -> set[str]:
+    """One decorated class."""
+    documented("an attention kind", "a class in", "zoo/nn/", "_attention.py")
+    file = f"zoo/nn/{KIND}_attention.py"
+    shutil.copy(ADDITIONS / f"{KIND}_attention.py", root / file)
+    return {file}
 
 
-def test_a_modality_is_three_packages_and_a_record(tree: Copy, tmp_path: Path) -> None:
-    row = documented("a modality")
-    assert all(place in row for place in ("zoo/nn/frontends/", "zoo/preprocessing/", "zoo/data/", "`MODALITIES`"))
+def add_modality(root: Path) -> set[str]:
+    """Three packages and a record."""
+    documented("a modality", "zoo/nn/frontends/", "zoo/preprocessing/", "zoo/data/", "`MODALITIES`")
     added, name = ADDITIONS / "time_series", "time_series"
     places = {
         "front_end": f"zoo/nn/frontends/{name}.py",
@@ -153,30 +152,62 @@ def test_a_modality_is_three_packages_and_a_record(tree: Copy, tmp_path: Path) -
         "model": "zoo/models/tst/model.py",
     }
     for part, place in places.items():
-        (tree.root / place).parent.mkdir(exist_ok=True)
-        shutil.copy(added / f"{part}.py", tree.root / place)
+        (root / place).parent.mkdir(exist_ok=True)
+        shutil.copy(added / f"{part}.py", root / place)
     packages = {f"zoo/data/{name}/__init__.py", "zoo/models/tst/__init__.py"}
     for package in packages:
-        (tree.root / package).touch()
-    record, module = (added / "record.py").read_text(), tree.root / "zoo/preprocessing/modality.py"
-    entry = record.partition("ENTRY = {\n")[2].removesuffix("}\n")
-    text = module.read_text()
-    for anchor, line in (
-        ("from zoo.preprocessing.image", f"from zoo.preprocessing import {name}\n"),
-        ("}  # fmt: skip\n", entry),
-    ):
-        assert text.count(anchor) == 1 and line
-        text = text.replace(anchor, line + anchor)
-    module.write_text(text)
-    paths = {*places.values(), *packages, "zoo/preprocessing/modality.py"}
+        (root / package).touch()
+    entry = (added / "record.py").read_text().partition("ENTRY = {\n")[2].removesuffix("}\n")
+    record = "zoo/preprocessing/modality.py"
+    insert(
+        root / record,
+        {
+            "from zoo.preprocessing.image": f"from zoo.preprocessing import {name}\n",
+            "}  # fmt: skip\n": entry,
+        },
+    )
+    return {*places.values(), *packages, record}
+
+
+def test_each_addition_takes_the_files_that_the_table_names(tmp_path: Path) -> None:
+    """All four in one copy, so that what takes seconds to start is started once."""
+    tree = Copy(tmp_path / "tree")
+    printed = tree.run("-c", "import zoo; print(zoo.__file__)")
+    assert Path(printed.strip()) == tree.root / "zoo" / "__init__.py", "the copy has to win over the installed package"
+    paths: set[str] = set()
+    for add in (add_size, add_family, add_kind, add_modality):
+        paths |= add(tree.root)
+        assert tree.changed() == paths
+
+    scripts = [
+        ["use_a_size.py", SIZE, tree.root, tmp_path / "size"],
+        ["use_a_kind.py", KIND, "softcpa", tree.root, tmp_path / "kind"],
+        ["use_a_modality.py", tree.root, tmp_path / "modality"],
+    ]
+    tree.run("-c", RUN_ALL, *(json.dumps(list(map(str, words))) for words in scripts))
     assert tree.changed() == paths
 
-    tree.run("tests/additions/use_a_modality.py", tree.root, tmp_path / "used")
-    assert tree.changed() == paths
-    assert tree.passed([CONTRACT], "snapshot and tst", ZOO_WRITE_SNAPSHOTS="1")[CONTRACT] == 1
-    assert tree.passed([CONTRACT], "tst")[CONTRACT] >= 30
+    names = f"{SIZE} or {FAMILY} or {KIND} or tst or (snapshot and vit)"
+    others = "unique_and_listed or our_names or of_other_libraries"
+    files = [CONTRACT, PARITY, NAMES, CONFORMANCE]
+    passed = tree.passed(files, f"{names} or {others}", ZOO_WRITE_SNAPSHOTS="1")
+    pairs = ((file, name) for file in files for name in ADDED)
+    counts = {(file, name): sum(file in test and name in test for test in passed) for file, name in pairs}
+    assert counts[CONTRACT, SIZE] == 1 and counts[CONFORMANCE, KIND] == 1 and counts[PARITY, FAMILY] == 1, counts
+    assert counts[CONTRACT, FAMILY] >= 50 and counts[CONTRACT, KIND] >= 30 and counts[CONTRACT, "tst"] >= 30, counts
+    assert sum(NAMES in test for test in passed) >= 10
+
     came = tree.write_tables()
-    assert [row.split("|")[3].strip() for row in came] == [
+    (size,) = (row for row in came if row.startswith(f"| `{SIZE}` |"))
+    assert "32 px, patch 8" in size
+    (kind,) = (row for row in came if row.startswith(f"| `{KIND}` |"))
+    assert kind.startswith(f"| `{KIND}` | attention | yes | yes |") and "FAILS" not in kind
+    rest = [row for row in came if row not in (size, kind)]
+    assert [row.split("`")[1] for row in rest if FAMILY[:5] in row] == [
+        "nomic_bert_tiny", "nomic_bert_base", "nomic_embed_text"
+    ]  # fmt: skip
+    assert [row.split("|")[3].strip() for row in rest if FAMILY[:5] not in row] == [
         "64 steps of 1 channels, patch 8", "512 steps of 1 channels, patch 8"
     ]  # fmt: skip
-    assert tree.changed() == paths | {MODELS, "tests/snapshots/tst.json"}
+    snapshots = {f"tests/snapshots/{name}.json" for name in ("vit", FAMILY, "tst")}
+    assert tree.changed() == paths | snapshots | {MODELS, KINDS}

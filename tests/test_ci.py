@@ -41,8 +41,16 @@ def test_run_checks_and_passes_its_arguments_to_pytest(ci):
     status, output, ran = ci("run", "-k", "masks")
     assert status == 0, output
     programs = [line.partition(" (")[0] for line in ran]
-    assert [p for p in programs if p.startswith(("ruff", "mypy"))] == ["ruff check .", "ruff format --check .", "mypy "]
-    assert programs[-1] == "python -m pytest -n 2 --family-times -k masks"
+    assert [p for p in programs if p.startswith("ruff")] == ["ruff check .", "ruff format --check ."]
+    assert len([p for p in programs if p.startswith("mypy --cache-dir")]) == 1
+    assert "python -m pytest -n 2 --family-times -k masks" in programs
+
+
+@pytest.mark.parametrize("program", ["mypy", "pytest"])
+def test_run_fails_for_types_and_for_tests(ci, program):
+    fails = {"mypy": "--cache-dir", "pytest": "-m pytest"}[program]
+    status, _, ran = ci("run", fails=fails)
+    assert status == 1 and [line for line in ran if "pytest" in line] and [line for line in ran if "mypy" in line]
 
 
 def test_run_stops_at_what_fails(ci):

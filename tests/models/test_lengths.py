@@ -79,8 +79,14 @@ def in_dtype(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {key: x.to(dtype) if x.is_floating_point() else x for key, x in batch.items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", [name for name in PADDED if name not in PACKED])
+QUICK = ("bert", "gpt2", "clip_text", "wav2vec2")
+FLOATS = [
+    pytest.param(name, dtype, marks=[] if name in QUICK or dtype == torch.float32 else pytest.mark.full)
+    for name in PADDED if name not in PACKED for dtype in (torch.float32, torch.bfloat16)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "dtype"), FLOATS)
 def test_with_them_the_host_does_not_wait(name, dtype):
     """Without them it does, by which the test could fail."""
     model = small(name, drop_path=0.1).train().to(dtype)
@@ -153,9 +159,6 @@ def test_new_lengths_compile_nothing_new(name):
     assert ((found - expected).abs() <= 1e-5)[0].all()
     compiled(**batch, lengths=[length - 1 for length in lengths])
     assert counter.frame_count == 1
-
-
-QUICK = ("bert", "gpt2", "clip_text", "wav2vec2")
 
 
 @pytest.mark.parametrize("kind", ["softmax", "local"])
