@@ -103,6 +103,13 @@ def test_mixers_in_chunks_are_refused_by_name(name, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2", "short_conv"])
+def test_images_have_a_fixed_length_for_recurrent_mixers(mixer, tmp_path):
+    model = tiny("vit", mixer=mixer, depth=1)
+    assert difference(model, zoo.export(model, tmp_path / "out", "onnx"), 4, 0) <= 1e-5
+
+
+@pytest.mark.full
 def test_the_encoder_of_t5_alone(tmp_path):
     model = tiny("t5", head=None, decoder_depth=0)
     assert difference(model, zoo.export(model, tmp_path / "out", "onnx"), 4, 1) <= 1e-5

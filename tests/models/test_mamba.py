@@ -2,6 +2,7 @@
 
 import sys
 import types
+import warnings
 
 import pytest
 import torch
@@ -158,6 +159,8 @@ def test_what_we_do_not_compute_is_refused_by_name(tmp_path, name, change, messa
 
 @pytest.mark.parametrize("name, overrides, message", [
     ("mamba_nano", {"attention": "performer"}, "attention='performer' has no effect"),
+    ("mamba_nano", {"attention": "preformer"}, r"unknown attention 'preformer'; did you mean 'performer'\?"),
+    ("mamba2_nano", {"attention": ["softmax", "linaer"]}, r"unknown attention 'linaer'; did you mean 'linear'\?"),
     ("mamba_nano", {"state": 0}, "state=0"), ("mamba_nano", {"d_state": 8}, "did you mean 'state'"),
     ("mamba2_nano", {"groups": 3}, "groups=3"), ("mamba2_nano", {"heads": 7}, "heads=7"),
 ])  # fmt: skip
@@ -171,6 +174,14 @@ def test_what_transformers_lacks_is_not_exported(tmp_path, overrides):
     model = zoo.create_model("mamba_nano", seed=0, depth=2, width=32, **overrides)
     with pytest.raises(ValueError, match=next(iter(overrides))):
         zoo.export(model, tmp_path / "out", format="transformers")
+
+
+def test_all_linear_layers_are_optimized():
+    model = zoo.create_model("mamba_nano", seed=0, depth=1, width=32).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of layers that are not
+        fast = zoo.optimize(model)
+    assert error(answer(fast, ragged()), answer(model, ragged())) <= 1e-5
 
 
 def test_an_old_name_of_the_embeddings(tmp_path):

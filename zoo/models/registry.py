@@ -14,7 +14,7 @@ from zoo.models.config import Config
 from zoo.models.family import Family
 from zoo.models.names import missing_family, suggestion
 from zoo.nn.init import skip_init
-from zoo.nn.registry import MIXERS, register_custom
+from zoo.nn.registry import CORES, MIXERS, register_custom, resolve
 from zoo.utils import renamed
 from zoo.utils.errors import did_you_mean
 
@@ -84,6 +84,8 @@ def with_overrides(family: Family, config: C, overrides: dict[str, Any]) -> C:
     config = config.replace(**resolved)
     for name, kind in resolved.items():
         if is_attention(name) and kind is not None and not config.uses_attention(name):
+            for one in kind if isinstance(kind, list | tuple) else [kind]:
+                resolve(one, CORES)  # a name that is not known is a typo, of which the message says more
             raise ValueError(
                 f"{name}={kind!r} has no effect, as no layer has attention: omit {name}=, or keep attention in some "
                 "layers, such as mixer=['mamba', 'attention']"

@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.init import Initializer, uniform_
-from zoo.nn.kv_cache import LayerState, RecurrentState, State
-from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
+from zoo.nn.kv_cache import RecurrentState, State
+from zoo.nn.mixers.base import MixerConfig, mixer
 from zoo.nn.mixers.causal_conv import causal_conv, time_step_bias
-from zoo.nn.mixers.directions import both_directions
 from zoo.nn.mixers.selective_scan import selective_scan
+from zoo.nn.mixers.state_space import StateSpaceMixer
 from zoo.nn.mlp import activation
 
 
@@ -27,7 +26,7 @@ class TimeStep(nn.Linear):
 
 
 @mixer("mamba")
-class Mamba(Mixer):
+class Mamba(StateSpaceMixer):
     """The mixer of Mamba: a gated short convolution and a selective scan, in `expand` times the width.
 
     state: states of each channel. conv: tokens that the short convolution sees. dt_rank: rank of the time steps (None:
@@ -68,15 +67,9 @@ class Mamba(Mixer):
         self.A_log.copy_(torch.arange(1, self.state + 1).log().expand_as(self.A_log))  # S4D-Real
         nn.init.ones_(self.D)
 
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
-        """x [B, N, D] -> [B, N, D]."""
-        if not self.spec.causal:
-            return both_directions(lambda rows: self.mix(rows, None), x)
-        return self.mix(x, None if state is None else state.mixer)
-
-    def mix(self, x: Tensor, state: Any) -> Tensor:
+    def mix(self, rows: Tensor, state: Any) -> Tensor:
         """One direction; state: a RecurrentState with the inputs of the convolution and the states of the scan."""
-        x, z = self.in_proj(x).chunk(2, -1)
+        x, z = rows.chunk(2, -1)
         x, past = causal_conv(self.conv, x, None if state is None else state["conv"])
         x = self.act(x)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.state, self.state], -1)
@@ -87,8 +80,7 @@ class Mamba(Mixer):
         y, last = selective_scan(dt, v, A, B.to(dtype), C.to(dtype), None if state is None else state["ssm"])
         if state is not None:
             state.update(conv=past, ssm=last)
-        y = torch.addcmul(y, x.to(dtype), self.D.to(dtype)) * F.silu(z)
-        return self.out_proj(y.to(x.dtype))
+        return torch.addcmul(y, x.to(dtype), self.D.to(dtype)) * F.silu(z)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         conv = like.new_zeros(batch, self.conv.kernel_size[0] - 1, self.inner)

@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.nn.context import Context
 from zoo.nn.core import check_positive
 from zoo.nn.init import Initializer
-from zoo.nn.kv_cache import LayerState, RecurrentState, State
-from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
+from zoo.nn.kv_cache import RecurrentState, State
+from zoo.nn.mixers.base import MixerConfig, mixer
 from zoo.nn.mixers.causal_conv import causal_conv, time_step_bias
-from zoo.nn.mixers.directions import both_directions
+from zoo.nn.mixers.state_space import StateSpaceMixer
 from zoo.nn.mlp import activation
 
 CHUNK = 64  # tokens that attend to each other; those before are read from a state
+SHORT = 128  # rows of at most so many tokens are one chunk
 
 
 class GatedRMSNorm(nn.Module):
@@ -49,16 +49,16 @@ def decay_sums(x: Tensor) -> Tensor:
 
 
 def chunked_scan(
-    dt: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None = None, chunk: int = CHUNK
+    dt: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None = None, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t^T and y_t = h_t C_t in each head, as (y [B, N, H, P], the last h).
 
     dt: [B, N, H], at least 0. x: [B, N, H, P]. A: [H], at most 0. B, C: [B, N, G, S], each for H / G heads in a row.
-    start: h [B, H, P, S] before the first token, zeros if omitted.
+    start: h [B, H, P, S] before the first token, zeros if omitted. chunk: tokens of a chunk, chosen if omitted.
     Source: state space duality, https://arxiv.org/abs/2405.21060, section 6.
     """
     n, groups = x.shape[1], B.shape[2]
-    chunk = min(chunk, n)
+    chunk = min(chunk or (CHUNK if n > SHORT else n), n)
     if extra := -n % chunk:  # tokens with dt = 0 keep the state
         dt, x, B, C = (F.pad(t, (*(0, 0) * (t.ndim - 2), 0, extra)) for t in (dt, x, B, C))
     dt, x, B, C = (t.unflatten(1, (-1, chunk)) for t in (dt, x, B, C))
@@ -75,12 +75,13 @@ def chunked_scan(
     for i in range(new.shape[1]):
         before.append(h)
         h = torch.addcmul(new[:, i], whole[:, i], h)
-    y = y + (C @ torch.stack(before, 1).mT) * sums.exp()[..., None]  # b chunk G R l P
+    if start is not None or len(before) > 1:
+        y = y + (C @ torch.stack(before, 1).mT) * sums.exp()[..., None]  # b chunk G R l P
     return y.flatten(2, 3).transpose(2, 3).flatten(1, 2)[:, :n], h.flatten(1, 2)
 
 
 @mixer("mamba2")
-class Mamba2(Mixer):
+class Mamba2(StateSpaceMixer):
     """The mixer of Mamba-2: `heads` heads, in `expand` times the width, with one decay for each head and token.
 
     heads: None for heads of 64 channels, or a single one in narrower models. groups: groups of heads, of which each
@@ -129,18 +130,12 @@ class Mamba2(Mixer):
         self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16, generator=generator_for("A_log")).log())
         nn.init.ones_(self.D)
 
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
-        """x [B, N, D] -> [B, N, D]."""
-        if not self.spec.causal:
-            return both_directions(lambda rows: self.mix(rows, None), x)
-        return self.mix(x, None if state is None else state.mixer)
-
-    def mix(self, x: Tensor, state: Any) -> Tensor:
+    def mix(self, rows: Tensor, state: Any) -> Tensor:
         """One direction; state: a RecurrentState with the inputs of the convolution and the states of the heads."""
         shared = self.groups * self.state
-        z, x, dt = self.in_proj(x).split([self.inner, self.inner + 2 * shared, self.heads], -1)
+        z, x, dt = rows.split([self.inner, self.inner + 2 * shared, self.heads], -1)
         x, past = causal_conv(self.conv, x, None if state is None else state["conv"])
-        dtype, half = torch.promote_types(x.dtype, torch.float32), x.dtype
+        dtype = torch.promote_types(x.dtype, torch.float32)
         x, B, C = self.act(x).to(dtype).split([self.inner, shared, shared], -1)
         dt = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
         A = -self.A_log.to(dtype).exp()
@@ -151,7 +146,7 @@ class Mamba2(Mixer):
         if state is not None:
             state.update(conv=past, ssm=last)
         y = torch.addcmul(y, x, self.D.to(dtype)[:, None]).flatten(-2)
-        return self.out_proj(self.norm(y, F.silu(z)).to(half))
+        return self.norm(y, F.silu(z))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         conv = like.new_zeros(batch, self.conv.kernel_size[0] - 1, self.inner + 2 * self.groups * self.state)

@@ -40,11 +40,14 @@ def scan_(decay: Tensor, value: Tensor, state: Tensor, block: int, reverse: bool
         state = value[:, j, 0 if reverse else last]
 
 
-def states(dt: Tensor, v: Tensor, A: Tensor, B: Tensor, start: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """(states [B, T, S, E], decays exp(dt A) of the same shape) of a segment."""
+def states(
+    dt: Tensor, v: Tensor, A: Tensor, B: Tensor, start: Tensor, block: int, decays: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(states [B, T, S, E], decays exp(dt A) of the same shape) of a segment. decays: whether the second is used, which
+    takes a copy."""
     decay = (dt[:, :, None] * A).exp_()
     h = v[:, :, None] * B[..., None]
-    scan_(decay.clone(), h, start, block)
+    scan_(decay.clone() if decays else decay, h, start, block)
     return h, decay
 
 
@@ -57,7 +60,7 @@ class SelectiveScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         outputs, starts = [], [start]
         for dt_, v_, B_, C_ in zip(*(t.split(segment, 1) for t in (dt, v, B, C)), strict=True):
-            h, _ = states(dt_, v_, A, B_, starts[-1], block)
+            h, _ = states(dt_, v_, A, B_, starts[-1], block, decays=False)
             outputs.append((C_[:, :, None] @ h)[:, :, 0])
             starts.append(h[:, -1].clone())
         ctx.save_for_backward(dt, v, A, B, C, torch.stack(starts[:-1]))
