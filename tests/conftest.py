@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from family_times import FamilyTimes
@@ -18,7 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--family-times"):
         config.pluginmanager.register(FamilyTimes(), "family_times")
-    gc.disable()  # until all tests are collected: what that makes stays
     config.addinivalue_line("markers", f"full: takes too long for every change: {FULL}")
 
 
@@ -34,9 +34,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage collections while tests are collected: what that makes stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what the imports made out of garbage collections, each of which takes as long as several small tests."""
-    gc.enable()
     gc.collect()
     gc.freeze()
     if "torch" in sys.modules:

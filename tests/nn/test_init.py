@@ -1,5 +1,6 @@
 """Initial values are pure functions of (seed, parameter name, shape)."""
 
+import initial_values
 import pytest
 import torch
 from nn_cases import KINDS
@@ -189,3 +190,16 @@ def test_constructors_sample_nothing_under_skip_init():
         nn.Conv2d(3, 4, 2)
         nn.LayerNorm(4)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_values_that_tests_draw_once_are_those_of_torch():
+    """By tests/initial_values.py; also where the generator is used again."""
+    expected, generator = torch.empty(2, 512, 512), torch.Generator().manual_seed(4)
+    for values in expected:
+        initial_values.DRAW(values, 0.0, 0.02, -0.04, 0.04, generator=generator)
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(4)
+        for values in expected:
+            found = torch.empty(512, 512)
+            assert torch.equal(initial_values.trunc_normal_(found, 0.0, 0.02, -0.04, 0.04, generator=generator), values)
+            found.zero_()  # what is remembered does not change with it
