@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from llava_peers import photographs
 from peers import edit_json, error, randomize
 from table_swaps import check_swaps
 from torch import Tensor
@@ -171,3 +173,42 @@ def test_generates_what_transformers_does(options, tmp_path):
         expected = theirs.generate(**text, **nothing, do_sample=False, **common)
     width = min(alone.shape[1], expected.shape[1])
     assert torch.equal(alone[:, :width], expected[:, :width])
+
+
+def processor(path: Path) -> Any:
+    """IdeficsProcessor with a tokenizer of words, saved in a folder."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<unk>", "<s>", "</s>", "what", "is", "this", "and", ":", "?", *(f"w{n}" for n in range(9, 96))]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", "<fake_token_around_image>", "<image>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    special = dict(pad_token="<unk>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **special)
+    found = transformers.IdeficsProcessor(transformers.IdeficsImageProcessor(image_size=16), fast)
+    found.save_pretrained(path)
+    return found
+
+
+def test_prompts_are_those_of_their_processor(tmp_path):
+    theirs = folder(tmp_path / "theirs", **PUBLISHED)
+    prompts = processor(tmp_path / "theirs")
+    one, two, three = photographs(3)
+    expected = prompts(text=[["what is this", one, two, "and this ?"], ["what ?"], [three, "is this"]])
+    ours = zoo.load(tmp_path / "theirs")
+    texts = ["what is this<image><image>and this ?", "what ?", "<image>is this"]
+    batch = ours.preprocess(text=texts, images=[one, two, three], padding="left")
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    found = zoo.generate(ours, text=texts, images=[one, two, three], max_new_tokens=5, eos_token_id=None)
+    options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with torch.no_grad():
+        tokens = theirs.generate(**expected, **options)[:, expected["input_ids"].shape[1] :]
+    assert found == prompts.tokenizer.batch_decode(tokens)
+    zoo.save(ours, tmp_path / "zoo")
+    assert zoo.load(tmp_path / "zoo").preprocess.around == "<fake_token_around_image>"
+    zoo.export(ours, tmp_path / "ours")
+    again = type(prompts).from_pretrained(tmp_path / "ours")
+    assert torch.equal(again(text=[["what", one]])["pixel_values"], prompts(text=[["what", one]])["pixel_values"])

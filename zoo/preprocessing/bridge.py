@@ -12,7 +12,7 @@ from zoo.preprocessing.multimodal import MultimodalProcessor, modality_of
 from zoo.utils.errors import LoadError, check_keys
 
 PARTS = tuple(field.name for field in fields(MultimodalProcessor))
-OWN = ("token", "tokens_per_item")
+OWN = ("token", "tokens_per_item", "around")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,13 @@ class BridgeProcessor(MultimodalProcessor):
     there, one for each feature of the model. The images are those of all texts in order; a list of lists has those of
     each text apart.
 
+    around: a token before and after each image; between two images that follow each other it stands once (Idefics).
     image or audio, text: the processors of the towers.
     """
 
     token: str = "<image>"
     tokens_per_item: int | None = None
+    around: str = ""
 
     @property
     def encoder(self) -> str:
@@ -87,9 +89,13 @@ class BridgeProcessor(MultimodalProcessor):
         return f"{self.token}\n" * count + text
 
     def expand(self, text: str, numbers: Any) -> str:
-        """The text with each marker repeated for the tokens of its item."""
+        """The text with each marker repeated for the tokens of its item, and `around` before and after it."""
         first, *rest = text.split(self.token)
-        return first + "".join(self.token * next(numbers) + part for part in rest)
+        found, before = first, self.around
+        for part in rest:
+            found += before + self.token * next(numbers) + self.around + part
+            before = self.around if part else ""
+        return found
 
     def apply_chat_template(
         self, conversation: Sequence[Any], images: Any = None, audio: Any = None, *, tokenize: bool = True,

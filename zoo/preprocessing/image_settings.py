@@ -15,7 +15,8 @@ def processor_settings(kind: str, processor: Mapping[str, Any]) -> dict[str, Any
     Of a FlavaImageProcessor those for its image codebook. Raises LoadError for an unknown class.
     """
     if not kind.startswith("FlavaImageProcessor"):
-        return {**class_defaults(kind), **processor}
+        old = {"size": processor["image_size"]} if kind.startswith("IdeficsImage") and "image_size" in processor else {}
+        return {**class_defaults(kind), **old, **processor}
     values = class_defaults("ViTImageProcessor") | {
         "size": 112, "resample": 1, "do_center_crop": True, "crop_size": 112, "do_map_pixels": True,
         "image_mean": (0.0,) * 3, "image_std": (1.0,) * 3,
@@ -47,6 +48,7 @@ def class_defaults(kind: str) -> dict[str, Any]:
         "CLIP": openai | crop | {"size": {"shortest_edge": 224}},
         "Blip": openai | {"size": 384, "resample": 3, "do_center_crop": False},
         "Siglip": half | {"size": 224, "resample": 3, "do_center_crop": False},
+        "Idefics": openai | {"size": 224, "resample": 3, "do_center_crop": False},
     }
     stem = kind
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):

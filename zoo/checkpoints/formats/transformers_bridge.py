@@ -1,6 +1,7 @@
 """Bridges (an encoder and a text decoder, such as LLaVA) in transformers' format."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMa
     """Read a folder of transformers with a mapping."""
     config: Any = mapping.config(own, values, folder / "config.json")
     preprocess, notes = read_preprocess(folder, config, own.model.processor_class)  # type: ignore[attr-defined]
+    if preprocess is not None and mapping.around:
+        preprocess = replace(preprocess, around=mapping.around)
     return Checkpoint(
         path=folder,
         format="transformers",

@@ -202,6 +202,19 @@ class IdeficsMapping(BridgeMapping):
             raise ValueError(f"{self.architecture} cannot express {', '.join(lost)}")
         return values
 
+    def processor_files(self, files: dict[str, Any], config: Any) -> dict[str, Any]:
+        files = super().processor_files(files, config)
+        if (image := files.get("preprocessor_config.json")) is not None:
+            files["preprocessor_config.json"] = as_idefics_processor(image)
+        return files
+
+
+def as_idefics_processor(image: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an image processor as those of their class, which has one side and no crop."""
+    size = image["size"]["height"] if "height" in image["size"] else image["crop_size"]["height"]
+    kept = {name: value for name, value in image.items() if "crop" not in name}
+    return kept | {"image_processor_type": "IdeficsImageProcessor", "image_size": size}
+
 
 def usual_marker(vocab_size: int, additional: int) -> int | None:
     """The token of an image, which is not in their config: the second additional one, behind that around an image."""
@@ -226,4 +239,5 @@ TRANSFORMERS = IdeficsMapping(
     write=lambda config: {},
     processor="IdeficsProcessor",
     processor_values=lambda config: {},
+    around="<fake_token_around_image>",
 )

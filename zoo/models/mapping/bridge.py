@@ -82,7 +82,8 @@ class BridgeMapping:
     name: its `model_type`; architecture: its class. parts: the towers. table: the tensors outside them, see
     `tensors.py`. read, write: convert what is outside the towers, from their config and our towers to our fields, and
     from our config back. processor: transformers' processor class; processor_values,
-    image_processor_values: settings of it and of its image processor for a model.
+    image_processor_values: settings of it and of its image processor for a model. around: the token that it writes
+    before and after an image.
     """
 
     name: str
@@ -94,6 +95,7 @@ class BridgeMapping:
     processor: str
     processor_values: Callable[[Any], dict[str, Any]]
     image_processor_values: Callable[[Any], dict[str, Any]] = lambda config: {}
+    around: str = ""
     base: str = ""
     embeds: None = None
 
