@@ -8,7 +8,6 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.delta_attention import DeltaAttention, GatedDeltaAttention
-from zoo.nn.frontends.perceiver_resampler import PerceiverResampler
 from zoo.nn.gated_cross import GatedCrossAttention
 from zoo.nn.gated_linear_attention import GatedLinearAttention
 from zoo.nn.init import initialize
@@ -47,7 +46,7 @@ __all__ = [
     "Causal", "Context", "Core", "CoreSpec", "DeltaAttention", "DocumentMask", "GatedCrossAttention",
     "GatedDeltaAttention", "GatedLinearAttention", "GlobalTokensMask", "GraphMask", "KVCache", "LayerScale",
     "LinearAttention", "LinearAttentionState", "LocalAttention", "Longformer", "Mask", "Mixer", "MixerConfig", "NoMask",
-    "PaddingMask", "PerceiverResampler", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
+    "PaddingMask", "Performer", "Prefix", "RandomBlocks", "RandomFeatureAttention",
     "RecurrentState", "Rotary", "SoftmaxAttention", "Stack", "State", "Strided", "T5RelativeBias", "TensorBias",
     "TensorMask", "Window", "Window2D", "initialize", "register_attention", "register_mixer", "rotary", "sinusoids",
     "sinusoids_2d",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from zoo.inference.generation.row_functions import Rows, by_rows, head_step, mlp_step
+from zoo.inference.generation.step_biases import MemoryBias, TokenBiases
 from zoo.inference.optimized_model import Optimized, to_float32
 from zoo.inference.optimized_parts import FusedAttention, JoinedProjections, SeparateProjections, is_called_plainly
 from zoo.models.base import Model
@@ -165,44 +166,6 @@ def sees_all(context: Context) -> bool:
     """Whether one new token attends to all tokens so far, without a bias or with T5's."""
     known_bias = context.bias is None or type(context.bias) is T5RelativeBias
     return context.mask in (CAUSAL, NO_MASK, None) and known_bias and context.memory is None
-
-
-class TokenBiases:
-    """The biases of each new token to the tokens so far, from a table by distance that is computed for many tokens."""
-
-    def __init__(self) -> None:
-        self.made_of: tuple[Any, ...] = ()
-        self.values = torch.empty(0, 0)
-
-    def row(self, bias: T5RelativeBias, tokens: int, like: Tensor) -> Tensor:
-        """The biases [1, H, 1, M] of the last of M = `tokens` tokens, in the dtype of `like`."""
-        table = bias.table
-        made_of = (table, None if table.is_inference() else table._version, bias.max_distance, bias.bidirectional)
-        known = len(self.made_of) > 0 and self.made_of[0] is table and self.made_of[1:] == made_of[1:]
-        if not known or tokens > self.values.shape[1]:
-            capacity = max(64, 2 * tokens)
-            distances = bias.on_device(capacity, like.device).values[:, :capacity]  # type: ignore[attr-defined]
-            self.made_of, self.values = made_of, distances.to(like.dtype)  # from the first token to itself
-        return self.values[:, self.values.shape[1] - tokens :][None, :, None]
-
-
-class MemoryBias:
-    """What is added to the scores of the encoder's states: -inf at padding."""
-
-    def __init__(self, state: StackState) -> None:
-        self.state = state if isinstance(state, EncoderDecoderState) else None
-        self.keep: Tensor | None = None
-        self.bias: Tensor | None = None
-
-    def __call__(self, like: Tensor) -> Tensor | None:
-        """[B, 1, 1, M] in the dtype of `like`; None without padding."""
-        keep = None if self.state is None else self.state.memory_mask
-        if keep is not self.keep:  # the rows have changed
-            self.keep, self.bias = keep, None
-            if keep is not None:
-                zeros = like.new_zeros(keep.shape)
-                self.bias = zeros.masked_fill_(~keep.bool(), -torch.inf)[:, None, None]
-        return self.bias
 
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
