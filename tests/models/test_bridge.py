@@ -13,7 +13,8 @@ from zoo.models.example_batch import example_batch
 from zoo.models.registry import build, families, family, find_variant
 from zoo.models.tower_config import Part
 
-BRIDGES = [f.name for f in families() if issubclass(f.model, Bridge)]
+# test_llava_next.py has the contract of LLaVA-NeXT, whose images are tiles
+BRIDGES = [f.name for f in families() if issubclass(f.model, Bridge) and f.name != "llava_next"]
 VARIANTS = [v for name in BRIDGES for v in family(name).variants]
 TINY = dict(width=32, depth=2, heads=4, kv_heads=None, head_dim=None, mlp_dim=48)
 IMAGE = TINY | dict(image_size=16, patch_size=8)

@@ -79,6 +79,9 @@ class BridgeProcessor(MultimodalProcessor):
 
     def numbers_of_tokens(self, batch: Mapping[str, Tensor], items: int) -> list[int]:
         """How many tokens each item has; batch: what its processor made of them."""
+        if (sizes := batch.get("image_sizes")) is not None:
+            numbers: list[int] = self.image.numbers_of_tokens(sizes)
+            return numbers
         if self.tokens_per_item is None and items:
             raise ValueError("the number of tokens of an item is not known: set model.preprocess = "
                              "dataclasses.replace(model.preprocess, tokens_per_item=...)")  # fmt: skip

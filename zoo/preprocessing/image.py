@@ -84,7 +84,7 @@ class ImageProcessor:
 
         Raises ValueError for an unreadable file (named), pixels that are not uint8, or a wrong number of channels.
         """
-        return {"pixel_values": torch.stack([self._normalize(self.pixels(image)) for image in _as_list(images)])}
+        return {"pixel_values": torch.stack([self.normalize(self.pixels(image)) for image in _as_list(images)])}
 
     def whole(
         self, images: "ImageInput | Sequence[ImageInput]", patch: int | tuple[int, int]
@@ -98,18 +98,18 @@ class ImageProcessor:
         return {"pixel_values": [self._resize_whole(image, steps) for image in _as_list(images)]}
 
     def _resize_whole(self, image: "ImageInput", steps: tuple[int, int]) -> Tensor:
-        loaded: Any = _load(image, self.channels, self.backend)
+        loaded: Any = load_image(image, self.channels, self.backend)
         original = loaded.shape[-2:] if isinstance(loaded, Tensor) else loaded.size[::-1]
         scale = math.sqrt(math.prod(self.size) / math.prod(original))
         size = tuple(max(step, round(edge * scale / step) * step) for edge, step in zip(original, steps))
-        return self._normalize(replace(self, size=size, resize_to=None, fit="squash").pixels(loaded))
+        return self.normalize(replace(self, size=size, resize_to=None, fit="squash").pixels(loaded))
 
     def pixels(self, image: "ImageInput") -> Tensor:
         """One image, resized and cropped, before rescaling and normalization: uint8 [C, H, W]."""
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         try:
-            resized = self._crop(self._resize(_load(image, self.channels, self.backend)))
+            resized = self._crop(self._resize(load_image(image, self.channels, self.backend)))
         except ValueError as error:
             name = str(image) if isinstance(image, str | Path) else ""
             raise error if name in str(error) else ValueError(f"{name}: {error}") from None
@@ -170,7 +170,8 @@ class ImageProcessor:
             return 0
         return [round(255 * value) for value in self.statistics()[0]]
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., C, H, W] -> float, rescaled and normalized."""
         mean, std = self._mean_and_std(pixels)
         return (pixels.float() * self.rescale - mean) / std
 
@@ -333,7 +334,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _load(image: Any, channels: int, backend: str) -> Any:
+def load_image(image: Any, channels: int, backend: str) -> Any:
     """The image with the given number of channels: a PIL image, or for the tensor backend uint8 [C, H, W]."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image

@@ -19,6 +19,7 @@ from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.tiled_image import TiledImageProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.preprocessing.whisper import WhisperProcessor
 
@@ -150,7 +151,7 @@ MODALITIES: dict[str, Modality] = {
             "a dim photograph of a {}.", "a bright photograph of a {}.", "a blurred photograph of a {}.",
             "a drawing of a {}.", "a painted {}.", "{}",
         ),
-        processors={"image": ImageProcessor},
+        processors={"image": ImageProcessor, "tiles": TiledImageProcessor},
         processor="zoo.preprocessing.image.ImageProcessor(...)",
         sample="image.png",
     ),

@@ -15,6 +15,7 @@ from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.tensors import config_as_tied
 from zoo.preprocessing.bridge import BridgeProcessor
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.tiled_image import TiledImageProcessor
 from zoo.utils.errors import LoadError
 
 
@@ -40,10 +41,9 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMa
 def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tuple[BridgeProcessor | None, list[str]]:
     """(the processor of images and texts, notes on what could not be read). cls: that of the family."""
     image, notes = None, []
-    tower: Any = config.parts["image"]
     try:
         if (processor := image_processor_config(folder)) is not None:
-            image = ImageProcessor.from_transformers(processor, pair(tower.image_size), tower.in_chans)
+            image = read_image_processor(processor, config)
     except LoadError as error:
         notes.append(f"model.preprocess has no image processor: {error}")
     text, text_notes = tokenizer.read(folder, config.parts["text"], "llama")
@@ -57,6 +57,19 @@ def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tu
         text = None
     token = token or f"<{config.encoder}>"
     return cls(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes
+
+
+def read_image_processor(values: Mapping[str, Any], config: Any) -> ImageProcessor | TiledImageProcessor:
+    """The image processor of a folder; of models that read tiles, that of these."""
+    tower, points = config.parts["image"], values.get("image_grid_pinpoints")
+    if not hasattr(config, "image_grid_pinpoints"):
+        return ImageProcessor.from_transformers(values, pair(tower.image_size), tower.in_chans)
+    size = pair(tower.image_size)
+    edges = {"height": size[0], "width": size[1]}
+    plain = {"image_processor_type": "CLIPImageProcessor", "size": edges, "do_center_crop": False}
+    tile = ImageProcessor.from_transformers(dict(values) | plain, size, tower.in_chans)
+    resolutions = tuple((int(h), int(w)) for h, w in points) if points else config.image_grid_pinpoints
+    return TiledImageProcessor(tile=tile, resolutions=resolutions, grid=size).fitted_to(tower)
 
 
 def describe(model: Model, own: Family, mapping: BridgeMapping) -> tuple[dict[str, Any], Any, Config]:

@@ -170,7 +170,8 @@ class Bridge(TowersModel):
             return example_without_markers(batch)
         ids, token = batch["input_ids"], self.config.feature_token_id
         with eval_mode(self), torch.no_grad():
-            placed = {name: x.to(self.device, self.dtype) for name, x in self.encoder_inputs(batch).items()}
+            placed = {name: x.to(self.device) for name, x in self.encoder_inputs(batch).items()}
+            placed = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in placed.items()}
             count = len(self.features(**placed)) // len(ids)
         places = ids.new_full((len(ids), count), token)
         other = (token + 1) % self.text.config.vocab_size

@@ -102,7 +102,7 @@ def write(config: Any) -> dict[str, Any]:
     acts = {ours: theirs for theirs, ours in ACTS.items() if theirs != "gelu_new"}
     return {
         "image_token_index": c.image_token_id,
-        "image_seq_length": c.tokens_per_item,
+        "image_seq_length": c.tokens_per_item or 576,
         "vision_feature_select_strategy": "default" if default else "full",
         "vision_feature_layer": layers if isinstance(c.feature_layer, tuple) else layers[0],
         "projector_hidden_act": acts.get(c.projector_act, c.projector_act),
