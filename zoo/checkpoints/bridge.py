@@ -113,11 +113,11 @@ def make_tower(modality: str, source: Source, head: str | None, seed: int) -> Mo
 def create_or_load(source: str | Path, head: str | None, seed: int, overrides: dict[str, Any]) -> Model:
     """A randomly initialized model by name, or a loaded one from a folder or the hub."""
     if str(source) in list_models():
-        whole = find_variant(str(source)).modality == "multimodal"
-        return create_model(str(source), seed=seed, **({} if whole else {"head": head}), **overrides)
+        overrides |= {} if find_variant(str(source)).modality == "multimodal" else {"head": head}
+        return create_model(str(source), seed=seed, **overrides)
     if isinstance(source, Path) or "/" in source or Path(source).exists():
-        whole = describe(source).family.modality == "multimodal"
-        return load(source, **({} if whole else {"head": head}), **overrides)
+        overrides |= {} if describe(source).family.modality == "multimodal" else {"head": head}
+        return load(source, **overrides)
     find_variant(source)  # raises and suggests the most similar name
     raise AssertionError(source)
 
