@@ -199,7 +199,7 @@ def test_decoding_in_steps_equals_the_full_forward():
 @torch.no_grad()
 def test_attention_by_argument_and_maps():
     model, values = small(**{"decoder.attention": "linear", "encoder.attention": "additive"}), batch()
-    assert model(**values).logits.isfinite().all()
+    assert model(**values).caption_logits.isfinite().all()
     with pytest.raises(ValueError, match="its pattern"):
         small(cross_attention="local")
     model = small()
@@ -219,7 +219,7 @@ def test_one_graph_and_half_precision():
     real = values["input_ids"] != 0
     assert error(compiled.caption_logits[real], expected.caption_logits[real]) <= 1e-5
     half = {"pixel_values": values["pixel_values"].bfloat16(), "input_ids": values["input_ids"]}
-    assert error(model.to(torch.bfloat16)(**half).logits[real].float(), expected.caption_logits[real]) <= 0.1
+    assert error(model.to(torch.bfloat16)(**half).caption_logits[real].float(), expected.caption_logits[real]) <= 0.1
 
 
 @pytest.mark.full

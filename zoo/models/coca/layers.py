@@ -1,4 +1,4 @@
-"""Layers of CoCa: the pooling of images by several queries, and the block of the decoder."""
+"""Layers of CoCa: the pooling of images by several queries, the text tower, and the block of the decoder."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,9 @@ from zoo.nn.attention import Attention
 from zoo.nn.block import NO_CONTEXT, Block
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.init import Initializer, trunc_normal_
+from zoo.nn.init import STD, Initializer, trunc_normal_
 from zoo.nn.kv_cache import LayerState
+from zoo.nn.stack import Stack
 
 
 class AttentionalPooler(nn.Module):
@@ -69,3 +70,17 @@ class CrossBlock(Block):
         y = self.cross(self.cross_norm(x), context, state, memory)
         x = x + self.branch(y, None, context.groups)
         return x + self.branch(self.cross_mlp(self.norm3(x)), None, context.groups)
+
+
+class TextTower(nn.Module):
+    """The causal blocks over a text and the class token behind it; the features of the text are those of the class
+    token."""
+
+    def __init__(self, width: int, blocks: Stack, norm: nn.Module, features: int) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(torch.empty(width))
+        self.blocks, self.norm = blocks, norm
+        self.proj = nn.Linear(width, features, bias=False)
+
+    def initialize(self, generator_for: Initializer) -> None:
+        trunc_normal_(self.cls, STD, generator_for("cls"))
