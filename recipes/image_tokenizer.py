@@ -7,8 +7,8 @@
     python recipes/image_tokenizer.py data=FOLDER image_size=128 "widths=[32,64,96,128]" vocab_size=2048
 
 An image becomes a grid of tokens of a codebook, one for each square of pixels, and the tokens become the image again.
-recipes/text_to_image.py trains a transformer to write such tokens. The run ends with a sheet of test images beside
-their reconstructions, the peak signal-to-noise ratio (PSNR) and the fraction of the codes that are used. If a run is
+A transformer such as DALL-E writes such tokens from a text. The run ends with a sheet of test images beside their
+reconstructions, the peak signal-to-noise ratio (PSNR) and the fraction of the codes that are used. If a run is
 interrupted, the same command resumes it, bit for bit.
 """
 
