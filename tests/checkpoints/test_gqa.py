@@ -66,7 +66,7 @@ def outputs(model: Model) -> Tensor:
 
 
 def test_every_family_is_converted_or_refused_here() -> None:
-    recurrent = {"longformer", "mamba", "mamba2", "rwkv", "retnet"}  # global projections, or no attention
+    recurrent = {"longformer", "mamba", "mamba2", "rwkv", "retnet", "dvae"}  # global projections, or no attention
     crossed = recurrent | {"bart", "blip", "coca", "marian", "rnn_seq2seq", "t5", "transformer", "whisper"}
     assert set(family_names()) <= SMALL.keys() | REFUSED.keys() | crossed, "add the new family to one of the lists"
 

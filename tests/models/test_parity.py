@@ -24,6 +24,7 @@ OWN = {
     "mamba": dict(mlp_dim=None),
     "mamba2": dict(mlp_dim=None),
     "wav2vec2": dict(conv_channels=(8,) * 7, position_kernel=6, position_groups=4),
+    "dvae": dict(head=None, widths=(8, 16, 32, 64), resample="pool"),
     "hubert": dict(conv_channels=(8,) * 7, position_kernel=6, position_groups=4),
 }
 

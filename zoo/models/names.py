@@ -20,7 +20,7 @@ OTHER_NAMES = """
     ul2 umt5 xglm xlnet xmod yi
 
     align altclip blip2 chameleon fuyu git imagebind instructblip kosmos metaclip florence flamingo
-    flava lxmert pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
+    lxmert pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
 
     audiomae bark beats clap conformer data2vec encodec esm fastspeech hts htsat mms musicgen panns sew sew_d speecht5
     unispeech unispeech_sat univnet vits wav2vec2_bert wav2vec2_conformer wavlm

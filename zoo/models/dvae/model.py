@@ -77,6 +77,11 @@ class DiscreteVAEConfig(Config):
             )
 
     @property
+    def width(self) -> int:
+        """Number of channels at the lowest resolution."""
+        return self.widths[-1]
+
+    @property
     def patch_size(self) -> int:
         """Height and width in pixels of the area of one token: the factor of downsampling."""
         return 2 ** (len(self.widths) - (self.resample == "pool"))
