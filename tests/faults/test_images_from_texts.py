@@ -32,7 +32,7 @@ def test_a_codebook_or_a_grid_of_another_size(model):
     with pytest.raises(ValueError, match="image_tokenizer: expected a model such as dvae_small, given a ViT"):
         zoo.generate_images(model, IDS, image_tokenizer=zoo.create_model("vit_cifar_tiny"))
     assert model.image_tokenizer is None and model.config.image_tokenizer is None
-    with pytest.raises(ValueError, match="image_ids has ids from 0 to 25.*codebook of another size"):
+    with pytest.raises(ValueError, match=r"image_ids has ids from 0 to 25.*codebook of another size"):
         model(input_ids=IDS, image_ids=torch.arange(0, 36, 3).clamp(max=25)[None])
 
 
@@ -46,7 +46,7 @@ def test_texts_that_are_too_long_or_no_texts(model):
         zoo.generate_images(model, torch.ones(1, 7, dtype=torch.long))
     with pytest.raises(ValueError, match="input_ids has ids from 5 to 40, expected 0 to 39: use the text tokenizer"):
         zoo.generate_images(model, torch.tensor([[5, 40]]))
-    with pytest.raises(ValueError, match="the model has no text tokenizer: set model.preprocess"):
+    with pytest.raises(ValueError, match=r"the model has no text tokenizer: set model.preprocess"):
         zoo.generate_images(model, "a red bird")
     with pytest.raises(ValueError, match="texts: expected a text, a list of texts or token ids, given a int"):
         zoo.generate_images(model, 3)
@@ -75,7 +75,7 @@ def test_images_that_cannot_be_completed(model):
 
 
 def test_options_and_models_that_do_not_fit(model):
-    with pytest.raises(TypeError, match="no option 'temprature' for .*did you mean 'temperature'"):
+    with pytest.raises(TypeError, match=r"no option 'temprature' for .*did you mean 'temperature'"):
         zoo.generate_images(model, IDS, temprature=1)
     other = dict(steps=4) if model.family == "dalle" else dict(top_k=4)
     with pytest.raises(TypeError, match=f"no option {next(iter(other))!r}"):

@@ -16,7 +16,7 @@ class GridAttention(SparseAttention):
     """Base class of the kinds for images. columns: tokens in a row of the image, which may have any number of rows.
     prefix: tokens before the image."""
 
-    def __init__(self, spec: CoreSpec, columns: int = 8, prefix: int = 0) -> None:
+    def __init__(self, spec: CoreSpec, columns: int = 4, prefix: int = 0) -> None:
         super().__init__(spec)
         check_positive(columns=columns)
         check_not_negative(prefix=prefix)
@@ -27,7 +27,7 @@ class GridAttention(SparseAttention):
 class AxialRowAttention(GridAttention):
     """Tokens of an image attend within their row (Ho et al. 2019, Ramesh et al. 2021)."""
 
-    def __init__(self, spec: CoreSpec, columns: int = 8, prefix: int = 0) -> None:
+    def __init__(self, spec: CoreSpec, columns: int = 4, prefix: int = 0) -> None:
         super().__init__(spec, columns, prefix)
         self.pattern = WindowPartition(columns, prefix=prefix)
 
@@ -36,7 +36,7 @@ class AxialRowAttention(GridAttention):
 class AxialColumnAttention(GridAttention):
     """Tokens of an image attend within their column (Ho et al. 2019, Ramesh et al. 2021)."""
 
-    def __init__(self, spec: CoreSpec, columns: int = 8, prefix: int = 0) -> None:
+    def __init__(self, spec: CoreSpec, columns: int = 4, prefix: int = 0) -> None:
         super().__init__(spec, columns, prefix)
         column: Mask = Strided(columns)
         self.pattern = column | GlobalTokensMask(prefix) if prefix else column
@@ -50,7 +50,7 @@ class ConvLikeAttention(GridAttention):
     `kernel` last rows and columns up to those of the token.
     """
 
-    def __init__(self, spec: CoreSpec, kernel: int = 5, columns: int = 8, prefix: int = 0) -> None:
+    def __init__(self, spec: CoreSpec, kernel: int = 5, columns: int = 4, prefix: int = 0) -> None:
         super().__init__(spec, columns, prefix)
         check_positive(kernel=kernel)
         if kernel % 2 == 0:

@@ -61,7 +61,7 @@ class TextToImageTask(Task):
             model.config.check_image_tokenizer(image_tokenizer.config)
         optim = optim or OptimSettings()
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        # In a tuple: it is no part of the module tree, and of no checkpoint.
+        # In a tuple, so that the module tree and checkpoints do not have it.
         self._tokenizer = (image_tokenizer,)
         self.image_weight, self.label_smoothing = image_weight, label_smoothing
         self._tokens: dict[tuple[str, int], Tensor] = {}
