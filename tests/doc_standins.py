@@ -17,6 +17,7 @@ SIZES = {
     "zoo.data.synthetic.shapes.TRAIN": 64, "zoo.data.synthetic.shapes.TEST": 20,
     "zoo.data.synthetic.sentences.TRAIN": 200, "zoo.data.synthetic.sentences.TEST": 40,
     "zoo.data.synthetic.stories.STORIES": 20,
+    "zoo.data.synthetic.object_scenes.SPLITS": {"train": 64, "validation": 6, "test": 8},
     "zoo.data.synthetic.clinic.TRAIN": 60, "zoo.data.synthetic.clinic.TEST": 12,
     "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
     "zoo.data.synthetic.audio.SPELLED_TRAIN": 50, "zoo.data.synthetic.audio.SPELLED_TEST": 14,

@@ -23,7 +23,7 @@ PACKAGES = (
 PARTS = {
     "nn": ("", "frontends", "losses"),
     "checkpoints": ("formats", ""),
-    "data": ("", "synthetic", "sources", "image", "text", "audio", "pairs"),
+    "data": ("", "synthetic", "sources", "image", "text", "audio", "pairs", "image_text"),
     "training": ("", "recipes", "sweep"),
 }
 HEAVY = ("lightning", "torchvision", "torchaudio", "timm", "transformers", "datasets", "matplotlib", "torchmetrics",
@@ -31,9 +31,11 @@ HEAVY = ("lightning", "torchvision", "torchaudio", "timm", "transformers", "data
 # Importing these brings neither torch nor anything heavy: `--help`, `zoo list` and the like answer at once.
 WITHOUT_TORCH = (
     "zoo", "zoo.utils.console", "zoo.utils.distributed", "zoo.utils.errors", "zoo.utils.lazy", "zoo.utils.options",
-    "zoo.data", "zoo.data.augment_config", "zoo.data.base_config", "zoo.data.config", "zoo.data.sources.dataset_cards",
+    "zoo.data", "zoo.data.augment_config", "zoo.data.base_config", "zoo.data.config", "zoo.data.image_text_config",
+    "zoo.data.sources.dataset_cards",
     "zoo.tasks", "zoo.tasks.config", "zoo.training",
     "zoo.training.config", "zoo.training.main", "zoo.training.parse", "zoo.training.recipes.config",
+    "zoo.training.recipes.image_text_config",
     "zoo.training.result", "zoo.training.run", "zoo.training.run_dir", "zoo.training.sweep.check",
     "zoo.training.sweep.compare",
     "zoo.training.sweep.results", "zoo.cli.main", "zoo.cli.export", "zoo.cli.audio", "zoo.cli.models",

@@ -143,5 +143,4 @@ def plot_grounding(groundings: Sequence[Grounding], path: str | Path | None = No
             axis.imshow(one.image.float().mean(0), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.imshow(shown, cmap=COLORS, alpha=0.65, vmin=0, interpolation="nearest")
             axis.set_title(label_text(word, 14), fontsize=8)
-    figure.tight_layout(pad=0.3)
     return save_figure(figure, path)

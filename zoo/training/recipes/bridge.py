@@ -13,9 +13,10 @@ from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.splits import Splits
 from zoo.models.bridge.config import BridgeConfig
 from zoo.models.bridge.model import Bridge
-from zoo.models.registry import list_models
+from zoo.models.registry import find_variant, list_models
 from zoo.models.tower_config import Part
 from zoo.nn.init import initialize, skip_init
+from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.training.parse import SettingsError
@@ -57,12 +58,12 @@ def build(run: Run, from_data: Mapping[str, Any]) -> Bridge:
         tower, dot, field = name.partition(".")
         (fields[tower] if dot else own)[field or name] = value
     towers = {name: make_tower(name, fields[name], s.seed) for name in TOWERS}
-    parts = {name: Part(family=tower.family, config=tower.config) for name, tower in towers.items()}
+    own |= {name: Part(family=tower.family, config=tower.config) for name, tower in towers.items()}
     own.setdefault("image_token_id", towers["text"].config.vocab_size - 1)
     if s.by == "resampler":
         own.setdefault("resampler_tokens", 16)
     with skip_init():
-        model = Bridge(BridgeConfig(by=s.by, **parts, **own), towers)
+        model = Bridge(BridgeConfig(by=s.by, **own), towers)
     initialize(model, s.seed, only={n for n, _ in model.named_parameters() if n.split(".")[0] not in TOWERS})
     processors = {name: tower.preprocess or tower.default_preprocess() for name, tower in towers.items()}
     model.preprocess = MultimodalProcessor(image=processors["image"], text=processors["text"])
@@ -78,6 +79,9 @@ def make_tower(modality: str, fields: Mapping[str, Any], seed: int) -> Any:
     name = overrides.pop("name")
     if not name:
         raise ValueError(f"give the {modality} tower as {modality}.name=: the name of a model, a folder or a hub name")
+    if name in list_models() and (found := find_variant(name)).modality != (kind := MODALITIES[modality].family):
+        raise ValueError(f"{modality}.name={name}: a {found.name} model is for {found.modality} inputs, expected one "
+                         f"for {kind} as the {modality} tower")  # fmt: skip
     if name in list_models():
         return create_model(name, seed=seed, **overrides)
     return load(name, **overrides).train()

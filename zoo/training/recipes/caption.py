@@ -15,6 +15,7 @@ from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.splits import Splits
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
+from zoo.models.registry import find_variant
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.bleu import BLEU
 from zoo.tasks.cider import CIDEr
@@ -31,13 +32,20 @@ _OBJECTS = re.compile(r"\ba (\w+ \w+)")
 
 def caption_model(run: Run) -> Model:
     """The model of the settings. Raises: SettingsError, also if it does not write texts about images."""
+    name, source = run.config.model.name, run.config.model.source
+    other = SettingsError(f"{source or name} does not write texts about images: expected a model such as blip_nano")
+    if not source and not _writes_about_images(find_variant(name).model):
+        raise other
     model = run.build_model("lm")
-    if not {"pixel_values", "input_ids"} <= set(model.inputs):
-        name = run.config.model.source or run.config.model.name
-        raise SettingsError(f"{name} does not write texts about images: expected a model such as blip_nano")
-    if run.config.model.source and getattr(model.preprocess, "text", None) is None:
-        raise SettingsError(f"model.source={run.config.model.source} has no tokenizer: save one with the model")
+    if not _writes_about_images(model):
+        raise other
+    if source and getattr(model.preprocess, "text", None) is None:
+        raise SettingsError(f"model.source={source} has no tokenizer: save one with the model")
     return model
+
+
+def _writes_about_images(model: Any) -> bool:
+    return {"pixel_values", "input_ids"} <= set(getattr(model, "inputs", ()))
 
 
 def fit_to_captions(run: Run, model: Model, captions: Splits[ImageTexts]) -> Model:
@@ -156,7 +164,7 @@ class CaptionsFile(TranslationsFile):
     def row(self, part: Any, index: int, text: str) -> list[str]:
         """The columns of one item."""
         first = part.texts[index][0]
-        return [str(index), " | ".join((first.target, *first.others)), text]
+        return [str(index), " | ".join((first.target, *first.others)), " ".join(text.split())]
 
     def notes(self, task: Any) -> dict[str, str]:
         """The signature of BLEU."""

@@ -203,7 +203,7 @@ class AnswersFile(L.Callback):
         writer.writerow(self.columns)
         for i, text in enumerate(rows.texts):
             predicted = task.predictions.get(i, text.target)
-            writer.writerow([int(rows.image_of[i]), text.type, text.prompt, text.target, predicted])
+            writer.writerow([int(rows.image_of[i]), text.type, text.prompt, text.target, " ".join(predicted.split())])
         write_text(self.file, out.getvalue())
 
 
@@ -237,7 +237,6 @@ def questions(run: "Run", task: Any, result: "Result") -> "Figure | None":
         half = -(-len(words) // 2) if len(text.prompt) > 34 else len(words)
         lines = [" ".join(words[:half]), *([" ".join(words[half:])] if words[half:] else [])]
         axes.set_title("\n".join(label_text(line, 44) for line in [*lines, f"> {answer}"]), fontsize=8, color=color)
-    figure.tight_layout()
     return figure
 
 

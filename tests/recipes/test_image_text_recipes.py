@@ -1,0 +1,107 @@
+"""The recipes that write texts about images, with tiny models: their files, what they resume, and what they refuse."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from recipe_calls import RESUMED, caller, check_resumed_run, result
+
+import zoo
+from zoo.data.synthetic import object_scenes
+from zoo.inference.generation.generate import generate
+from zoo.models.bridge.model import Bridge
+from zoo.training.recipes.image_text_config import CaptionSettings, VQASettings
+
+call = caller({"vqa": VQASettings, "caption": CaptionSettings})
+QUIET = ("progress=false", "log_every=1", "data.batch_size=8")
+TINY = {
+    "vqa": (*QUIET, "image.width=12", "image.mlp_dim=12", "image.depth=1", "text.width=12", "text.mlp_dim=12",
+            "text.depth=1", "language_steps=2"),
+    "caption": (*QUIET, "width=12", "mlp_dim=12", "depth=1", "model.decoder_depth=1"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 48), ("validation", 4), ("test", 6)):
+        monkeypatch.setitem(object_scenes.SPLITS, split, count)
+
+
+@pytest.mark.parametrize("by", ["projector", "cross"])
+def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("vqa", tmp_path / "run", *TINY["vqa"], "steps=2", f"by={by}") == 0
+    printed = capsys.readouterr().out
+    assert "Synthetic data" in printed and "language alone" in printed and "images of others" in printed
+    metrics = result(tmp_path / "run")["result"]
+    for start in ("", "shuffled_images_", "language_alone_", "image_alone_"):
+        assert {f"test_{start}accuracy{end}" for end in ("", "_color", "_attributes", "_relations")} <= metrics.keys()
+    assert {"questions.png", "curves.png", "model"} <= {file.name for file in (tmp_path / "run").iterdir()}
+    with open(tmp_path / "run" / "answers.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = [row["answer"] == row["prediction"] for row in rows]
+    assert sum(right) / len(rows) == pytest.approx(metrics["test_accuracy"], abs=1e-5)
+    model = zoo.load(tmp_path / "run")
+    assert isinstance(model, Bridge) and model.config.by == by
+    tokenizer = model.preprocess.text
+    assert tokenizer.backend.token_to_id("<image>") == model.config.image_token_id < model.text.config.vocab_size
+
+
+def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
+    assert call("caption", tmp_path / "run", *TINY["caption"], "steps=2") == 0
+    found = result(tmp_path / "run")
+    names = {"cider", "bleu", "caption_accuracy", "attribute_accuracy"}
+    names |= {f"pointing_{name}" for name in ("attention", "rollout", "gradient", "chance")}
+    assert {f"test_{name}" for name in names} <= found["result"].keys()
+    assert found["bleu_signature"].startswith("nrefs:var|") and "val_cider" in found["validation"]
+    assert {"grounding.png", "captions.csv"} <= {file.name for file in (tmp_path / "run").iterdir()}
+    with open(tmp_path / "run" / "captions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    model = zoo.load(tmp_path / "run")
+    images = object_scenes.make_object_scenes("test", 2).images
+    from PIL import Image
+
+    pixels = model.preprocess.image([Image.fromarray(one.permute(1, 2, 0).numpy()) for one in images])["pixel_values"]
+    written = generate(model, pixel_values=pixels, max_new_tokens=24)
+    texts = [" ".join(model.preprocess.text.decode(row).split()) for row in written]
+    assert texts == [row["caption"] for row in rows[:2]]
+
+
+def test_questions_of_a_table(tmp_path: Path) -> None:
+    from PIL import Image
+
+    lines = ["file,question,answer,type"]
+    for i in range(24):
+        Image.new("RGB", (40, 30), (i * 10, 0, 99)).save(tmp_path / f"{i}.png")
+        lines += [f"{i}.png,how red is it?,{'very' if i > 12 else 'hardly'},red", f"{i}.png,is it blue?,yes,blue"]
+    (tmp_path / "train.csv").write_text("\n".join([*lines, "gone.png,what?,nothing,red"]))
+    words = (*TINY["vqa"], f"data={tmp_path}", "steps=1", "plots=false", "baselines=false")
+    assert call("vqa", tmp_path / "run", *words) == 2
+    assert call("vqa", tmp_path / "run", *words, "on_error=skip") == 0
+    found = result(tmp_path / "run")
+    assert found["real"] and {"test_accuracy_red", "test_accuracy_blue"} <= found["result"].keys()
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_interrupted_and_started_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ("baselines=false",) if name == "vqa" else ("val_samples=0",)
+    check_resumed_run(lambda folder: call(name, folder, *TINY[name], *more, *RESUMED), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "words", "says"), [
+    ("vqa", ["image.name=bert_tiny"], "image"),
+    ("vqa", ["image.image_size=16"], "at least 24"),
+    ("vqa", ["data.max_length=4"], "expected at most max_length="),
+    ("vqa", ["by=glue"], "projector"),
+    ("vqa", ["data=emojis"], "did you mean 'emoji'"),
+    ("caption", ["model=bert_tiny"], "bert_tiny"),
+    ("caption", ["vocab_size=100"], "vocab_size=100 is too small"),
+    ("caption", ["data.max_length=3"], "expected at most max_length=3"),
+    ("caption", ["num_beams=0"], "num_beams=0: expected at least 1"),
+])  # fmt: skip
+def test_what_they_refuse(name: str, words: list[str], says: str, tmp_path: Path,
+                          capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    given = {word.partition("=")[0] for word in words}
+    rest = [word for word in TINY[name] if word.partition("=")[0] not in given]
+    assert call(name, tmp_path / "run", *rest, *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error, error
