@@ -195,7 +195,7 @@ class ImageTextTask(CausalLMTask):
         for name, kinds in self.groups.items():
             metrics = [m for kind in kinds if (m := self.metrics.get(f"{stage}_accuracy_{kind}")) is not None]
             if metrics:
-                values = torch.tensor([[float(m.compute()), float(cast(Tensor, m.weight))] for m in metrics])
+                values = torch.tensor([[float(m.compute()), float(m.weight)] for m in metrics])
                 found[f"accuracy_{name}"] = float((values[:, 0] * values[:, 1]).sum() / values[:, 1].sum())
         return found
 
@@ -209,7 +209,8 @@ def write_greedily(model: Bridge, ids: Tensor, keep: Tensor, pixels: Tensor, cou
     end = model.text.config.eos_token_id
     ends = torch.tensor(end if isinstance(end, tuple) else [end], device=ids.device)
     state = model.new_state(len(ids), ids.shape[1] + count, model.features(pixel_values=pixels))
-    done, written = torch.zeros_like(ids[:, 0], dtype=torch.bool), []
+    done = torch.zeros_like(ids[:, 0], dtype=torch.bool)
+    written: list[Tensor] = []
     while len(written) < count and not done.all():
         token = model.decode(ids, state, keep.long()).argmax(-1).masked_fill(done, int(ends[0]))
         written.append(token)

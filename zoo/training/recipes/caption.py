@@ -107,7 +107,7 @@ class CaptionScores(Metric):
     @property
     def signature(self) -> str:
         """The signature of BLEU; empty without it."""
-        return self.parts["bleu"].signature if "bleu" in self.parts else ""  # type: ignore[union-attr,return-value]
+        return self.parts["bleu"].signature if "bleu" in self.parts else ""  # type: ignore[return-value]
 
     def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         """Add captions with the references of each."""
