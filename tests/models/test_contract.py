@@ -229,10 +229,16 @@ def examples(model: zoo.Model) -> dict[str, Tensor]:
     return {key: torch.cat([pair[key] for pair in pairs])[:3] for key in pairs[0]}
 
 
+@cache
+def on_meta(name: str) -> zoo.Model:
+    f = find_variant(name)
+    return build(f, f.config(**f.variants[name]))
+
+
 def discovered(name: str) -> Row:
     """The row of a family that has none above: its smallest variant at test size, and a batch of its modality."""
     own = family(name)
-    sizes = {v: sum(p.numel() for p in build(own, own.config(**own.variants[v])).parameters()) for v in own.variants}
+    sizes = {v: sum(p.numel() for p in on_meta(v).parameters()) for v in own.variants}
     variant = min(sizes, key=lambda v: sizes[v])
     fields = TEXT | dict(image_size=32, patch_size=8)
     fields = {field: value for field, value in fields.items() if field in own.config.names()}
@@ -246,12 +252,6 @@ def discovered(name: str) -> Row:
 TOWERS = [f.name for f in families() if f.modality == "multimodal" and not issubclass(f.model, EncoderDecoder)]
 # tests/models/test_encoder_decoder.py has theirs
 ENCODER_DECODERS = [f.name for f in families() if issubclass(f.model, EncoderDecoder)]
-
-
-@cache
-def on_meta(name: str) -> zoo.Model:
-    f = find_variant(name)
-    return build(f, f.config(**f.variants[name]))
 
 
 # Without transformer blocks; tests/models/test_dvae.py has theirs.
