@@ -87,7 +87,7 @@ def test_a_draft_changes_no_token():
 @pytest.mark.parametrize("name, fields, reason", [
     ("bart_nano", dict(forced_eos_token_id=2), "forced_eos_token_id of the model's config"),
     ("bart_nano", dict(forced_bos_token_id=0), "forced_bos_token_id of the model's config"),
-    ("marian_nano", {}, "NeverToken of the model"),
+    ("marian_nano", {}, "SuppressTokens of the model"),
 ])  # fmt: skip
 def test_a_draft_beside_rules_of_the_model_is_refused_by_name(name, fields, reason):
     model = zoo.create_model(name, **fields)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from zoo.models.config import Config
 from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
 from zoo.models.family import Family
 from zoo.models.marian.mapping import MARIAN
+from zoo.models.suppress_tokens import SuppressTokens
 from zoo.nn.block import Order
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import LMHead
@@ -97,18 +97,8 @@ class Marian(EncoderDecoder):
     ) -> tuple[dict[str, Any], GenerationStart]:
         """See EncoderDecoder."""
         inputs, start = super().generation_start(batch, decoder_input_ids, **options)
-        never = [NeverToken(token) for token in self.never_generated(self.config)]
-        return inputs, replace(start, processors=[*start.processors, *never])
-
-
-@dataclass(frozen=True)
-class NeverToken:
-    """A logits processor after which a token has no chance, as transformers' bad_words_ids."""
-
-    token: int
-
-    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-        return scores.index_fill(1, torch.tensor([self.token], device=scores.device), -torch.inf)
+        never = self.never_generated(self.config)
+        return inputs, replace(start, processors=[*start.processors, *([SuppressTokens(never)] if never else [])])
 
 
 def opus_mt(vocab_size: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.models.suppress_tokens import SuppressTokens
 from zoo.models.whisper.published_tokens import published_settings
 from zoo.preprocessing import whisper
 from zoo.preprocessing.whisper_languages import LANGUAGES, language_code
@@ -187,19 +188,6 @@ def alignment_heads(found: Any, config: Any) -> tuple[tuple[int, int], ...]:
 
 
 # --- Processors of scores: (tokens so far [rows, T], scores [rows, V]) -> scores --------------------------------------
-
-
-@dataclass(frozen=True)
-class SuppressTokens:
-    """Tokens that are never written; at: only not as the token at this place."""
-
-    tokens: tuple[int, ...]
-    at: int | None = None
-
-    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-        if self.at is not None and ids.shape[1] != self.at:
-            return scores
-        return scores.index_fill(1, torch.tensor(self.tokens, device=scores.device), -torch.inf)
 
 
 @dataclass(frozen=True)
