@@ -22,6 +22,7 @@ SIZES = {
     "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
     "zoo.data.synthetic.audio.SPELLED_TRAIN": 50, "zoo.data.synthetic.audio.SPELLED_TEST": 14,
 }  # fmt: skip
+KINDS = ("softmax", "linear", "performer", "retention")  # of tables of all kinds, which have tests of their own
 
 
 def fill(folder: Path) -> None:
@@ -174,6 +175,8 @@ def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
     import huggingface_hub
     from huggingface_hub import constants
 
+    from zoo.inference import attention_kinds, cost_by_kind
+
     hub = tmp_path_factory.getbasetemp() / "hub"
 
     fetched = huggingface_hub.snapshot_download
@@ -197,4 +200,8 @@ def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for name, size in SIZES.items():
         monkeypatch.setattr(name, size)
+    for module in (attention_kinds, cost_by_kind):
+        for table in ("CORES", "MIXERS"):
+            few = {kind: cls for kind, cls in getattr(module, table).items() if kind in KINDS}
+            monkeypatch.setattr(module, table, few)
     return tmp_path
