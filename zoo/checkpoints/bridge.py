@@ -63,8 +63,8 @@ def bridge(
         seed = int(torch.randint(2**31, (), device="cpu").item())
     towers = {encoder: make_tower(encoder, sources[encoder], None, seed), "text": make_tower("text", text, "lm", seed)}
     marker = add_marker(towers["text"], f"<{encoder}>" if token is None else token)
-    parts = {name: Part(family=tower.family, config=tower.config) for name, tower in towers.items()}
-    config = BridgeConfig(**parts, by=by, **{f"{encoder}_token_id": marker}, **options)
+    parts: dict[str, Any] = {name: Part(family=tower.family, config=tower.config) for name, tower in towers.items()}
+    config = BridgeConfig(**parts | {f"{encoder}_token_id": marker} | options, by=by)
     model = join(config, towers, seed)
     for name in locked:
         model.lock(name, locked[name] if isinstance(locked, Mapping) else 0)
