@@ -85,7 +85,7 @@ def test_flex_attention_caps_the_same_scores(monkeypatch, name, bias):
         found = torch.autograd.grad(y.square().sum(), (q, k, v))
     assert used
     for a, b in zip((y, *found), (expected, *gradients), strict=True):
-        torch.testing.assert_close(a, b, atol=5e-5, rtol=1e-5)
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, b.abs().max().item()), rtol=0)
 
 
 def test_kernels_that_cannot_cap_are_not_chosen():
@@ -100,7 +100,7 @@ def test_kernels_that_cannot_cap_are_not_chosen():
     assert choose(gpu, call._replace(ragged=True, softcap=None)).kernel == "varlen"
 
 
-@pytest.mark.parametrize("kind", ["linear", "performer", "additive", "retention"])
+@pytest.mark.parametrize("kind", ["linear", "performer", "additive", "rfa"])
 def test_kinds_without_these_scores_are_refused(kind):
     with pytest.raises(ValueError, match=r"softcap=50.*has no scores to cap.*'softmax'"):
         BlockConfig(width=32, heads=4, causal=True, attention=kind, softcap=50.0).stack(1)
