@@ -13,7 +13,7 @@ import zoo
 from zoo.tasks import CodebookUsage, ImageTokenizerTask, NonFiniteLoss
 from zoo.tasks.config import ImageTokenizerSettings
 
-TINY = dict(image_size=16, widths=(8, 12), depth=1, vocab_size=11, code_width=6)
+TINY: dict[str, Any] = dict(image_size=16, widths=(8, 12), depth=1, vocab_size=11, code_width=6)
 
 
 def colors(n: int = 32) -> Tensor:
@@ -24,7 +24,7 @@ def colors(n: int = 32) -> Tensor:
 
 def fit(task: ImageTokenizerTask, steps: int, batch: int = 8, accumulate: int = 1) -> dict[str, float]:
     items = [{"pixel_values": image} for image in colors()]
-    loader = DataLoader(items, batch_size=batch // accumulate)  # type: ignore[arg-type]
+    loader: Any = DataLoader(items, batch_size=batch // accumulate)  # type: ignore[arg-type]
     trainer = L.Trainer(max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         accelerator="cpu", log_every_n_steps=1000, accumulate_grad_batches=accumulate)  # fmt: skip
     trainer.fit(task, loader, loader)
@@ -108,6 +108,6 @@ def test_what_is_refused() -> None:
         zoo.create_model("dvae_tiny", head=None, seed=0),
     ):
         with pytest.raises(ValueError, match="trains a DiscreteVAE with its decoder"):
-            ImageTokenizerTask(model)  # type: ignore[arg-type]
+            ImageTokenizerTask(model)
     with pytest.raises(ValueError, match="final_temperature=0"):
         ImageTokenizerSettings(final_temperature=0.0)
