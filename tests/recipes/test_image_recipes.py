@@ -82,7 +82,9 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         (["gradient_checkpointing=true"], "no transformer blocks to recompute"),
     ],
 )
-def test_mistakes_are_one_line(words: list[str], message: str, tmp_path: Path, capsys) -> None:
+def test_mistakes_are_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = {word.partition("=")[0] for word in words}
     others = [word for word in TINY if word.partition("=")[0] not in given]
     assert call("image_tokenizer", tmp_path / "run", *others, "steps=1", *words) == 2
