@@ -27,7 +27,8 @@ def check_swaps(
     outputs: of a model; expected: those of the library that wrote the folder. within: only lines whose names of ours
     both begin with one of these. step: try each step-th pair, of a long table.
     """
-    found, files = describe(folder), open_tensors(folder)
+    found = describe(folder)
+    files = open_tensors(folder) if found.tensors is None else found.tensors
     model = build(found.family, found.config, "cpu").eval()
     state = model.state_dict()
     own = {name: state[name] for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}

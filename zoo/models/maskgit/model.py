@@ -70,7 +70,7 @@ class MaskGIT(TextToImageModel):
         assert self.head is not None
         return self.head(x[:, self.config.text_length :])
 
-    def scores_at(self, places: Tensor, **batch: Tensor) -> Tensor:
+    def scores_at(self, places: Tensor, **batch: Any) -> Tensor:
         """The scores [B, M, V] of `forward` at places [B, M] of the image, without those of the others."""
         assert self.head is not None
         x = self.encode(**batch)[:, self.config.text_length :]
