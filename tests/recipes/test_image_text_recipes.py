@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from recipe_calls import RESUMED, caller, check_resumed_run, result
 
 import zoo
@@ -42,8 +43,11 @@ def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, caps
     assert sum(right) / len(rows) == pytest.approx(metrics["test_accuracy"], abs=1e-5)
     model = zoo.load(tmp_path / "run")
     assert isinstance(model, Bridge) and model.config.by == by
-    tokenizer = model.preprocess.text
-    assert tokenizer.backend.token_to_id("<image>") == model.config.image_token_id < model.text.config.vocab_size
+    images = object_scenes.make_object_scenes("test", 6).images
+    own = [row for row in rows if row["answer"] != row["prediction"]][:2]
+    shown = [[Image.fromarray(images[int(row["image"])].permute(1, 2, 0).numpy())] for row in own]
+    texts = zoo.generate(model, text=[row["question"] for row in own], images=shown, max_new_tokens=16)
+    assert [" ".join(text.split()) for text in texts] == [row["prediction"] for row in own]
 
 
 def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
@@ -58,8 +62,6 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     model = zoo.load(tmp_path / "run")
     images = object_scenes.make_object_scenes("test", 2).images
-    from PIL import Image
-
     pixels = model.preprocess.image([Image.fromarray(one.permute(1, 2, 0).numpy()) for one in images])["pixel_values"]
     written = generate(model, pixel_values=pixels, max_new_tokens=24)
     texts = [" ".join(model.preprocess.text.decode(row).split()) for row in written]
@@ -67,8 +69,6 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
 
 
 def test_questions_of_a_table(tmp_path: Path) -> None:
-    from PIL import Image
-
     lines = ["file,question,answer,type"]
     for i in range(24):
         Image.new("RGB", (40, 30), (i * 10, 0, 99)).save(tmp_path / f"{i}.png")

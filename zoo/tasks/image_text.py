@@ -28,7 +28,7 @@ class ImageTextTask(CausalLMTask):
     several types together.
 
     With `text_metric`, texts are generated, greedily for the first `val_samples` items in validation, with the options
-    of `generation` in the test (a bridge writes greedily there, too), and compared with `references`.
+    of `generation` in the test, and compared with `references`.
 
     Args:
         model: Returns logits [B, N, V]; created with head="lm".
@@ -123,15 +123,15 @@ class ImageTextTask(CausalLMTask):
 
     def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
         """The texts that a model writes for the images and prompts of a batch."""
-        lengths: list[int] = batch["prompt_lengths"]
-        ids, pixels = batch["input_ids"][:, : max(lengths)], batch["pixel_values"]
-        kept = torch.arange(max(lengths), device=ids.device) < ids.new_tensor(lengths)[:, None]
-        options = self.generation | options
+        ids, pixels = batch["input_ids"], batch["pixel_values"]
+        lengths = ids.new_tensor(batch["prompt_lengths"])[:, None]
+        places = torch.arange(int(lengths.max()), device=ids.device) - lengths.max() + lengths
+        prompts, options = ids.gather(1, places.clamp(min=0)), self.generation | options  # padded on the left
         if isinstance(model, Bridge):
-            found = write_greedily(model, ids, kept, pixels, options["max_new_tokens"])
+            found = generate(model, prompts, (places >= 0).long(), pixel_values=pixels, **options)
         else:
-            found = generate(cast(Model, model), pixel_values=pixels, decoder_input_ids=ids, **options)
-            found = found[:, ids.shape[1] :]
+            found = generate(cast(Model, model), pixel_values=pixels, decoder_input_ids=prompts, **options)
+        found = found[:, prompts.shape[1] :]
         tokenizer = cast(Any, self.model).preprocess.text
         return [tokenizer.decode(row).strip() for row in found.cpu()]
 
@@ -198,25 +198,6 @@ class ImageTextTask(CausalLMTask):
                 values = torch.tensor([[float(m.compute()), float(m.weight)] for m in metrics])
                 found[f"accuracy_{name}"] = float((values[:, 0] * values[:, 1]).sum() / values[:, 1].sum())
         return found
-
-
-@torch.no_grad()
-def write_greedily(model: Bridge, ids: Tensor, keep: Tensor, pixels: Tensor, count: int) -> Tensor:
-    """The most probable tokens after prompts [B, N] with their images, at most `count`; padding behind the end token.
-
-    keep [B, N]: True for real tokens of the prompts, which are padded on the right.
-    """
-    end = model.text.config.eos_token_id
-    ends = torch.tensor(end if isinstance(end, tuple) else [end], device=ids.device)
-    state = model.new_state(len(ids), ids.shape[1] + count, model.features(pixel_values=pixels))
-    done = torch.zeros_like(ids[:, 0], dtype=torch.bool)
-    written: list[Tensor] = []
-    while len(written) < count and not done.all():
-        token = model.decode(ids, state, keep.long()).argmax(-1).masked_fill(done, int(ends[0]))
-        written.append(token)
-        done = done | torch.isin(token, ends)
-        ids, keep = token[:, None], torch.cat([keep, torch.ones_like(keep[:, :1])], 1)
-    return torch.stack(written, 1)
 
 
 def text_layer(model: nn.Module) -> nn.Linear | None:

@@ -131,7 +131,7 @@ class Baselines(L.Callback):
     def without_images(rows: ImageTextRows, layout: TokenLayout) -> ImageTextRows:
         """The same texts without the image tokens before them."""
         found = copy.copy(rows)
-        cut = len(rows.layout.prefix) - 1  # the first image token gives its place to the new prefix
+        cut = len(rows.layout.prefix) - 1  # the last token before the prompt gives its place to the new prefix
         found.layout, found.starts = layout, rows.starts + cut
         found.lengths, found.prompt_lengths = rows.lengths - cut, rows.prompt_lengths - cut
         found.ids = rows.ids.clone()

@@ -1,0 +1,82 @@
+"""Images with texts about them: which tokens are predicted, which text of an image is taken, and emoji."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.data.image_text.datamodule import ImageTextDataModule, ImageTextRows, TokenLayout
+from zoo.data.image_text.dataset import ImageText, ImageTexts
+from zoo.data.image_text.load import load_captions, load_visual_questions
+from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
+from zoo.data.keyed_batches import Keys
+from zoo.data.splits import Splits
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.tokenizer_training import train
+
+TEXTS = [
+    (ImageText("what color?", "red", "color"), ImageText("how many?", "two of them", "count")),
+    (ImageText("left or right?", "left", "side"),),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextProcessor:
+    return train("bpe", ["what color? red", "how many? two of them", "left or right? left"] * 3, 270, max_length=64)
+
+
+def images(texts: list[tuple[ImageText, ...]], alternatives: bool = False) -> ImageTexts:
+    return ImageTexts(torch.arange(len(texts), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32), texts,
+                      alternatives)  # fmt: skip
+
+
+def test_the_text_and_its_end_are_predicted_and_nothing_else(tokenizer: TextProcessor) -> None:
+    layout = TokenLayout((7, 7, 7), end=0, pad=1, max_length=64)
+    rows = ImageTextRows(images(TEXTS), tokenizer, layout, types=["count", "color"])
+    assert len(rows) == 3
+    batch = rows.__getitems__(Keys([0, 1, 2], 0))
+    assert batch["types"].tolist() == [1, 0, -1] and batch["pixel_values"][:, 0, 0, 0].tolist() == [0, 0, 1]
+    for i, text in enumerate([text for row in TEXTS for text in row]):
+        prompt, target = (tokenizer.backend.encode(part).ids for part in (text.prompt, f" {text.target}"))
+        whole = [7, 7, 7, *prompt, *target, 0]
+        length = batch["lengths"][i]
+        assert batch["input_ids"][i, :length].tolist() == whole[:-1] and batch["attention_mask"][i].sum() == length
+        assert (batch["input_ids"][i, length:] == 1).all()
+        expected = torch.full_like(batch["labels"][i], -100)
+        expected[3 + len(prompt) - 1 : length] = torch.tensor([*target, 0])
+        assert torch.equal(batch["labels"][i], expected) and batch["prompt_lengths"][i] == 3 + len(prompt)
+
+
+def test_training_samples_a_text_by_epoch_and_evaluation_takes_the_first_of_alternatives(
+    tokenizer: TextProcessor,
+) -> None:
+    layout = TokenLayout((7,), end=0, pad=1, max_length=64)
+    rows = ImageTextRows(images(TEXTS * 10), tokenizer, layout, seed=3)
+    taken = [rows.text_rows(Keys(list(range(20)), epoch)) for epoch in (0, 1, 0)]
+    assert torch.equal(taken[0], taken[2]) and not torch.equal(taken[0], taken[1])
+    assert torch.equal(rows.image_of[taken[0]], torch.arange(20))
+    assert len(ImageTextRows(images(TEXTS, alternatives=True), tokenizer, layout)) == 2
+    with pytest.raises(ValueError, match="expected at most max_length=4"):
+        ImageTextRows(images(TEXTS), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=4))
+
+
+def test_images_whose_texts_mention_sides_are_not_mirrored(tokenizer: TextProcessor) -> None:
+    layout = TokenLayout((7,), end=0, pad=1, max_length=64)
+    part = images(TEXTS)
+    data = ImageTextDataModule(Splits(part, part, "x", False, "x"), tokenizer, ImageProcessor(size=(32, 32)), layout, 2)
+    assert data.prepare.mirrors.tolist() == [True, False]
+    ready = data.ready(data.train.__getitems__(Keys([0, 1], 0)))
+    assert ready["pixel_values"].is_floating_point() and ready["labels"].shape == ready["input_ids"].shape
+
+
+@pytest.mark.skipif(not Path(os.environ.get("ZOO_DATA_DIR", ""), "emoji").is_dir(), reason="ZOO_DATA_DIR has no emoji/")
+def test_emoji_by_kind_and_by_name() -> None:
+    settings = VisualQuestionSettings(name="emoji", question="which kind?", answers="category", max_train_samples=20)
+    asked = load_visual_questions(settings, processor=ImageProcessor(size=(64, 64)))
+    assert asked.real and len(asked.train) == 20 and len(asked.test) == 187
+    assert asked.test.texts[0][0].prompt == "which kind?" and "Flags" in {row[0].target for row in asked.test.texts}
+    named = load_captions(CaptionDataSettings(name="emoji", max_train_samples=20),
+                          processor=ImageProcessor(size=(64, 64)))  # fmt: skip
+    assert named.test.alternatives and named.test.texts[0][0].prompt == "" and len(named.train) == 20
