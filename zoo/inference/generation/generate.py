@@ -65,10 +65,8 @@ def generate(
     An encoder-decoder model reads input_ids [B, N], or the input of its family such as input_features=, and returns the
     decoder's tokens from the start token on [B * num_return_sequences, 1 + new]; from a text it makes another text.
     decoder_input_ids [B, T]: how these begin. options: of its family: Whisper's language=, mBART's src_lang= and
-    tgt_lang=; images=, one or a list, for captions of them (BLIP, CoCa), which begin with text= if it is given.
-
-    Models that read images or audio among the words (LLaVA): input_ids with pixel_values=, as model.preprocess makes
-    them, or text=, a text with markers such as <image> or without, or a conversation, and images= or audio=.
+    tgt_lang=; images= for captions of them (BLIP, CoCa), which begin with text= if it is given. LLaVA and its like read
+    input_ids with pixel_values=, or text= with <image> markers or without, or a conversation, and images= or audio=.
     A text instead of input_ids is continued to a text, a list of texts to a list; a conversation (a list of messages)
     to the text of the answer. attention_mask [B, N]: 0 for padding, on either side. temperature: 0 takes the most
     probable token; above 0, tokens are sampled from those that top_k, top_p and min_p keep (see Sampling),
