@@ -1,6 +1,6 @@
 """Train a model that describes images in a sentence: an image encoder, and a decoder that attends to it, as BLIP.
 
-    python recipes/caption.py                         synthetic scenes: about 15 minutes on two CPU cores
+    python recipes/caption.py                         synthetic scenes
     python recipes/caption.py data=emoji              1,683 emoji and their names, 187 of them held out
     python recipes/caption.py data=FOLDER             your own images: with a captions.csv, or train.parquet
     python recipes/caption.py data=FOLDER model.source=Salesforce/blip-image-captioning-base lr=1e-5 batch_size=8

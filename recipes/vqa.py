@@ -1,6 +1,6 @@
 """Train a model that answers questions about images: an image encoder joined to a text decoder, as LLaVA or Flamingo.
 
-    python recipes/vqa.py                             synthetic scenes: about 15 minutes on two CPU cores
+    python recipes/vqa.py                             synthetic scenes
     python recipes/vqa.py by=cross                    gated cross-attention between the blocks of the decoder
     python recipes/vqa.py by=resampler model.resampler_tokens=8
     python recipes/vqa.py data=emoji                  which kind of emoji it is
