@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,9 @@ class Baselines(L.Callback):
         if len(set(answers)) == 1:
             predicted = answers[:1] * len(y)
         else:
-            predicted = list(LogisticRegression(max_iter=200).fit(x.numpy(), answers).predict(y.numpy()))
+            with warnings.catch_warnings():  # a linear model that has not quite converged is a baseline, too
+                warnings.filterwarnings("ignore", message=".*failed to converge", module="sklearn")
+                predicted = list(LogisticRegression(max_iter=200).fit(x.numpy(), answers).predict(y.numpy()))
         return torch.tensor([predicted[i] == text.target for i, text in zip(test.image_of.tolist(), test.texts)])
 
     def features(self, task: ImageTextTask, images: ImageTexts, count: int) -> Tensor:
