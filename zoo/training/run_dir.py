@@ -205,6 +205,15 @@ def open_run(
     return RunFolder(new)
 
 
+def find_finished(base: Path, settings: dict[str, Any], fingerprint: Fingerprint | None = None) -> Path | None:
+    """The latest finished run with these settings and this data among `base`, `base-2`, ...; None without one."""
+    for path in reversed(list(_existing_runs(base))):
+        same = is_finished(path) and not differences(read_config(path), settings)
+        if same and (RunFolder(path).fingerprint or {}) == (fingerprint or {}):
+            return path
+    return None
+
+
 def is_finished(path: Path) -> bool:
     """Whether a run has completed its training and written its result.
 
