@@ -98,7 +98,6 @@ class TextModel(Model):
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids", "lengths")
     token_inputs: ClassVar[tuple[str, ...]] = ()  # further inputs [B, N], see `context_inputs`
-    joins_inputs: ClassVar[bool] = False  # whether the blocks read `joint_tokens` of the inputs
     tokens: TextEmbedding
     blocks: Stack
 
@@ -109,11 +108,6 @@ class TextModel(Model):
     def context_inputs(self, ids: Tensor, keep: Tensor | None, **more: Any) -> dict[str, Any]:
         """Further arguments of `context`, from the `token_inputs` of a batch."""
         return more
-
-    def joint_tokens(self, input_ids: Tensor, attention_mask: Tensor | None, **more: Any) -> Tensor:
-        """The ids [B, N] that the blocks read, all of them real, of a model with tokens of several kinds; `decode`
-        continues these."""
-        raise NotImplementedError
 
     def embed(
         self,
@@ -160,11 +154,7 @@ class TextModel(Model):
             if state is not None:
                 raise ValueError("lengths are those of whole rows: omit lengths= with state=")
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-        if self.joins_inputs:
-            if state is None:
-                input_ids, attention_mask = self.joint_tokens(input_ids, attention_mask, **more), None
-            more = {}
-        elif self.token_inputs:
+        if self.token_inputs:
             more = self.context_inputs(input_ids, attention_mask, **more)
         positions = count_positions(attention_mask, input_ids.shape[1], start, input_ids.device)
         x = self.embed(input_ids, positions, token_type_ids, words)

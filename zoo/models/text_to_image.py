@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.config import Config, to_tuples
 from zoo.models.registry import family
-from zoo.models.text import TextModel
+from zoo.models.text import TextModel, check_shapes
 from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.core import check_positive
 from zoo.nn.frontends.text_and_image import TextAndImageEmbedding
 from zoo.nn.grid_attention import on_grid
+from zoo.nn.kv_cache import StackState
 from zoo.nn.stack import Stack
 
 HEAD = "image_tokens"
@@ -141,8 +142,6 @@ class TextToImageModel(TextModel):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "image_ids")
-    token_inputs: ClassVar[tuple[str, ...]] = ("image_ids",)
-    joins_inputs: ClassVar[bool] = True
     causal: ClassVar[bool]
     start: ClassVar[int]  # tokens before the text
     special_image_tokens: ClassVar[int] = 0  # ids behind the codes of the image tokenizer
@@ -218,11 +217,29 @@ class TextToImageModel(TextModel):
                 f"{name} has ids from {low} to {high}, expected 0 to {count - 1}: use the {what} of this model"
             )
 
-    def joint_tokens(  # type: ignore[override]
+    def joint_tokens(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, image_ids: Tensor | None = None
     ) -> Tensor:
-        """The ids of text and image in one sequence [B, N], those of the image behind all of the text."""
+        """The ids [B, N] that the blocks read: those of the text and of the image behind it, none of them padding."""
         raise NotImplementedError
+
+    def encode(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        *,
+        state: StackState | None = None,
+        **options: Any,
+    ) -> Any:
+        """Hidden states [B, N, D] of the tokens of text and image; with a `state` the ids continue `joint_tokens`.
+
+        options: see `TextModel.encode`.
+        """
+        if state is None:
+            check_shapes(input_ids, attention_mask, 0)
+            input_ids, attention_mask = self.joint_tokens(input_ids, attention_mask, image_ids), None
+        return super().encode(input_ids, attention_mask, state=state, **options)
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)

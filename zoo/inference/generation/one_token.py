@@ -25,6 +25,7 @@ from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
+from zoo.models.text_to_image import TextToImageModel
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
 from zoo.nn.block_masks import is_constant
@@ -116,7 +117,7 @@ def stack_of(model: Model) -> Stack | None:
     if isinstance(model, Bridge):
         plain = decodes_as(Bridge, model, "decode") and is_called_plainly(model.text)
         return stack_of(model.text) if plain else None
-    if isinstance(model, TextModel) and decodes_as(TextModel, model, "decode", "encode"):
+    if isinstance(model, TextModel) and decodes_as_text_model(model):
         stack = model.blocks
     elif isinstance(model, EncoderDecoder) and decodes_as(EncoderDecoder, model, "decode", "run_decoder"):
         if model.decoder is None or not is_called_plainly(model.decoder):
@@ -137,8 +138,9 @@ def decodes_as(base: type[Model], model: Model, *names: str) -> bool:
 
 
 def decodes_as_text_model(model: Model) -> bool:
-    """Whether no subclass replaces how tokens are read."""
-    return decodes_as(TextModel, model, "decode", "encode")
+    """Whether no subclass replaces how tokens are read; that of text-to-image models only joins a text and an image."""
+    owner = TextToImageModel if isinstance(model, TextToImageModel) else TextModel
+    return decodes_as(TextModel, model, "decode") and decodes_as(owner, model, "encode")
 
 
 def has_empty_text(keep: Tensor | None) -> bool:

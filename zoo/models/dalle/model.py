@@ -84,7 +84,7 @@ class Dalle(TextToImageModel):
     def context(self, positions: Tensor) -> Context:
         return Context(mask=CAUSAL)
 
-    def joint_tokens(  # type: ignore[override]
+    def joint_tokens(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, image_ids: Tensor | None = None
     ) -> Tensor:
         text = F.pad(self.text_ids(input_ids, attention_mask), (1, 0), value=self.config.bos_token_id)

@@ -51,7 +51,7 @@ class MaskGIT(TextToImageModel):
             return None
         return MaskedImageTokenHead(self.config, self.tokens.image.weight if self.config.tie_word_embeddings else None)
 
-    def joint_tokens(  # type: ignore[override]
+    def joint_tokens(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, image_ids: Tensor | None = None
     ) -> Tensor:
         c, text = self.config, self.text_ids(input_ids, attention_mask)
