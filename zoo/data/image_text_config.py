@@ -42,6 +42,8 @@ class VisualQuestionSettings(ItemDataSettings):
         question: The question that all rows of a table answer, instead of a column.
         answers: Column of the answers; of several in a list, the first.
         scene_captions: Train on the captions of the synthetic scenes, too, as answers to "describe the scene.".
+        caption_epochs: Train the first epochs on these captions alone, which tell more of a scene than an answer: what
+            LLaVA's first stage does.
         types: Column of the types of the questions, for each of which the accuracy is reported.
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training images.
         batch_size: Images per optimizer step, summed over all devices.
@@ -56,6 +58,7 @@ class VisualQuestionSettings(ItemDataSettings):
     question: str = ""
     answers: str = ""
     scene_captions: bool = True
+    caption_epochs: int = 0
     types: str = ""
     test: str | None = None
     batch_size: int = 64
@@ -66,6 +69,7 @@ class VisualQuestionSettings(ItemDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(3, "max_length")
+        self._at_least(0, "caption_epochs")
         if self.question and self.questions:
             raise ValueError(f"question={self.question!r} and questions={self.questions} are given: give one of them")
         if self.augment.mixes:

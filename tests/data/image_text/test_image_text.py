@@ -11,7 +11,7 @@ from zoo.data.image_text.dataset import ImageText, ImageTexts
 from zoo.data.image_text.load import load_captions, load_visual_questions
 from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.keyed_batches import Keys
-from zoo.data.splits import Splits
+from zoo.data.splits import DataError, Splits
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -60,6 +60,19 @@ def test_training_samples_a_text_by_epoch_and_evaluation_takes_the_first_of_alte
     assert len(ImageTextRows(images(TEXTS, alternatives=True), tokenizer, layout)) == 2
     with pytest.raises(ValueError, match="expected at most max_length=4"):
         ImageTextRows(images(TEXTS), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=4))
+
+
+def test_the_first_epochs_read_captions(tokenizer: TextProcessor) -> None:
+    row = (*TEXTS[0], ImageText("describe", "left", "caption"))
+    rows = ImageTextRows(images([row, TEXTS[1]] * 10), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=64),
+                         seed=3, caption_epochs=2)  # fmt: skip
+    expected = [rows.first[i] + (2 if i % 2 == 0 else 0) for i in range(20)]
+    assert all(rows.text_rows(Keys(list(range(20)), epoch)).tolist() == expected for epoch in (0, 1))
+    assert rows.text_rows(Keys(list(range(20)), 2)).tolist() != expected
+    for settings in (dict(scene_captions=False), dict(name="emoji", question="what?", answers="category")):
+        with pytest.raises(DataError, match="caption_epochs=1 with .*: only the synthetic scenes have captions"):
+            chosen = VisualQuestionSettings(caption_epochs=1, **settings)
+            load_visual_questions(chosen, processor=ImageProcessor(size=(32, 32)))
 
 
 def test_images_whose_texts_mention_sides_are_not_mirrored(tokenizer: TextProcessor) -> None:

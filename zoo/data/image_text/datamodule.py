@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from zoo.data.augment_config import AugmentSettings
 from zoo.data.config import no_augment
 from zoo.data.datamodule import KeyedDataModule
-from zoo.data.image_text.dataset import ImageText, ImageTexts
+from zoo.data.image_text.dataset import CAPTION, ImageText, ImageTexts
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.datamodule import ImageBatch, mentions_sides
 from zoo.data.splits import Splits
@@ -63,17 +63,21 @@ class ImageTextRows(Dataset[Any]):
         layout: How the model reads them.
         types: Names of the types of questions.
         seed: Samples the text of an image by (seed, epoch, index); None takes all texts, or of alternatives the first.
+        caption_epochs: Number of epochs, from the first on, in which each image is read with its caption (the text of
+            type "caption"), if it has one. A caption tells more of an image than an answer.
     """
 
     def __init__(self, data: ImageTexts, tokenizer: TextProcessor, layout: TokenLayout, *, types: Sequence[str] = (),
-                 seed: int | None = None) -> None:  # fmt: skip
-        self.data, self.layout, self.seed = data, layout, seed
+                 seed: int | None = None, caption_epochs: int = 0) -> None:  # fmt: skip
+        self.data, self.layout, self.seed, self.caption_epochs = data, layout, seed, caption_epochs
         kept = [row[:1] if data.alternatives and seed is None else row for row in data.texts]
         self.count = torch.tensor([len(row) for row in kept])
         self.first = self.count.cumsum(0) - self.count
         self.texts: list[ImageText] = [text for row in kept for text in row]
         self.image_of = torch.arange(len(data)).repeat_interleave(self.count)
         self.types = torch.tensor([types.index(text.type) if text.type in types else -1 for text in self.texts])
+        captions = [next((i for i, text in enumerate(row) if text.type == CAPTION), -1) for row in kept]
+        self.caption = torch.tensor(captions)
         encoded = encode_all(self.texts, tokenizer)
         rows = [layout.ids(*pair) for pair in encoded]
         self.prompt_lengths = torch.tensor([len(layout.prefix) + len(prompt) for prompt, _ in encoded])
@@ -89,7 +93,11 @@ class ImageTextRows(Dataset[Any]):
         rows = torch.tensor(list(keys))
         if self.seed is None:
             return rows
-        return self.first[rows] + KeyedRandom(self.seed, keys.epoch, rows).integers("text", self.count[rows])
+        chosen = KeyedRandom(self.seed, keys.epoch, rows).integers("text", self.count[rows])
+        if keys.epoch < self.caption_epochs:
+            captions = self.caption[rows]
+            chosen = torch.where(captions < 0, chosen, captions)
+        return self.first[rows] + chosen
 
     def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = self.text_rows(keys)
@@ -122,6 +130,7 @@ class ImageTextDataModule(KeyedDataModule):
         batch_size: Images per optimizer step, summed over all devices and accumulation steps.
         augment: Augmentation of the training images. Default: none.
         seed: Seed of the order, of the sampled texts and of the augmentation.
+        caption_epochs: See `ImageTextRows`.
         options: Options of `KeyedDataModule`.
 
     Raises: ValueError for a prompt and a text with too many tokens.
@@ -129,11 +138,12 @@ class ImageTextDataModule(KeyedDataModule):
 
     def __init__(self, splits: Splits[ImageTexts], tokenizer: TextProcessor, image: ImageProcessor,
                  layout: TokenLayout, batch_size: int = 64, *, augment: AugmentSettings | None = None, seed: int = 0,
-                 **options: Any) -> None:  # fmt: skip
+                 caption_epochs: int = 0, **options: Any) -> None:  # fmt: skip
         self.types = splits.test.types
 
         def rows(part: ImageTexts, training: bool) -> ImageTextRows:
-            return ImageTextRows(part, tokenizer, layout, types=self.types, seed=seed if training else None)
+            return ImageTextRows(part, tokenizer, layout, types=self.types, seed=seed if training else None,
+                                 caption_epochs=caption_epochs)  # fmt: skip
 
         super().__init__(splits, batch_size, dataset=rows, seed=seed, **options)
         texts = [[part for text in row for part in (text.prompt, text.target)] for row in splits.train.texts]

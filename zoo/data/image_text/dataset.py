@@ -8,6 +8,8 @@ from torch import Tensor
 from zoo.data.splits import Items
 from zoo.data.synthetic.object_scenes import ObjectScene
 
+CAPTION = "caption"  # the type of a text that describes the image
+
 
 @dataclass(frozen=True)
 class ImageText:

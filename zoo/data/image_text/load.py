@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.image.decode import Blob, decode
-from zoo.data.image_text.dataset import ImageText, ImageTexts
+from zoo.data.image_text.dataset import CAPTION, ImageText, ImageTexts
 from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.images import ResizeAndCrop
@@ -45,6 +45,10 @@ def load_visual_questions(
     Raises: DataError for an unknown name or column, a missing table, or rows that cannot be used (listed).
     """
     s = settings or VisualQuestionSettings()
+    if s.caption_epochs and not (s.name in SYNTHETIC and s.scene_captions):
+        given = f"data={s.name}" if s.name not in SYNTHETIC else "scene_captions=false"
+        raise DataError(f"caption_epochs={s.caption_epochs} with {given}: only the synthetic scenes have captions "
+                        f"beside their questions; omit it")  # fmt: skip
     if s.name in SYNTHETIC:
         texts_of = _questions if s.scene_captions else _questions_alone
         return scene_texts(processor, texts_of, _questions_alone).limited(s.max_train_samples, s.max_test_samples, seed)
@@ -114,7 +118,7 @@ def _questions_alone(found: ObjectScenes) -> Texts:
 
 def _questions(found: ObjectScenes) -> Texts:
     """The questions, and the request for a caption."""
-    captions = [ImageText(DESCRIBE, texts[0], "caption") for texts in found.captions]
+    captions = [ImageText(DESCRIBE, texts[0], CAPTION) for texts in found.captions]
     return [(*row, caption) for row, caption in zip(_questions_alone(found), captions, strict=True)]
 
 
