@@ -138,7 +138,7 @@ def test_arguments_that_do_not_fit():
     refused("a vit model is for vision inputs, it cannot be the text tower",
             text=zoo.create_model("vit_cifar_tiny", seed=0))  # fmt: skip
     refused("head='pool', expected a decoder with head='lm'", text=zoo.create_model(**TEXT, head="pool", seed=0))
-    refused("locked='audio': expected image or text", locked="audio")
+    refused("locked='audio': expected one of image, text", locked="audio")
     refused("needs resampler_tokens", by="resampler")
     refused("feature_layer=7: the image tower has the blocks 0 to 1", feature_layer=7)
     refused("image_token_id=999: expected the token that marks features", token=999)

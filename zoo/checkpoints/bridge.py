@@ -1,24 +1,17 @@
 """`zoo.bridge`: join an encoder of images or audio to a text decoder, which reads its features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.checkpoints.contrast import Source, check_unchanged, joint_report, split_source
-from zoo.checkpoints.create import create_model
-from zoo.checkpoints.load import describe, load
+from zoo.checkpoints.towers import Locked, Source, check_locked, join, make_tower, split_source
 from zoo.models.base import Model
 from zoo.models.bridge.config import ENCODERS, BridgeConfig
 from zoo.models.bridge.model import Bridge
-from zoo.models.registry import family, find_variant, list_models
 from zoo.models.tower_config import Part
-from zoo.models.towers import TowersModel
-from zoo.nn.init import initialize, skip_init
-from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.text import TextProcessor, parse_tokenizer
 from zoo.utils.errors import did_you_mean
 
@@ -30,7 +23,7 @@ def bridge(
     audio: Source | None = None,
     by: Literal["projector", "resampler", "cross"] = "projector",
     token: str | int | None = None,
-    locked: str | Sequence[str] | Mapping[str, int] = (),
+    locked: Locked = (),
     seed: int | None = None,
     **options: Any,
 ) -> Bridge:
@@ -56,19 +49,17 @@ def bridge(
         raise ValueError(f"expected one encoder, image= or audio=, given {' and '.join(sources) or 'none'}")
     encoder = next(iter(sources))
     check_options(options, encoder)
-    locked = (locked,) if isinstance(locked, str) else locked
-    if odd := [name for name in locked if name not in (encoder, "text")]:
-        raise ValueError(f"locked={odd[0]!r}: expected {encoder} or text{did_you_mean(odd[0], [encoder, 'text'])}")
+    frozen = check_locked(locked, (encoder, "text"))
     if seed is None:
         seed = int(torch.randint(2**31, (), device="cpu").item())
-    towers = {encoder: make_tower(encoder, sources[encoder], None, seed), "text": make_tower("text", text, "lm", seed)}
+    towers = {encoder: encoder_tower(encoder, sources[encoder], seed), "text": text_tower(text, seed)}
     marker = add_marker(towers["text"], f"<{encoder}>" if token is None else token)
     parts: dict[str, Any] = {name: Part(family=tower.family, config=tower.config) for name, tower in towers.items()}
     config = BridgeConfig(**parts | {f"{encoder}_token_id": marker} | options, by=by)
-    model = join(config, towers, seed)
-    for name in locked:
-        model.lock(name, locked[name] if isinstance(locked, Mapping) else 0)
-    return model
+    model: Bridge = join("bridge", config, towers, seed)
+    for name, trained in frozen.items():
+        model.lock(name, trained)
+    return model if any(tower.training for tower in towers.values()) else model.eval()
 
 
 def check_options(options: Mapping[str, Any], encoder: str) -> None:
@@ -82,44 +73,21 @@ def check_options(options: Mapping[str, Any], encoder: str) -> None:
             raise ValueError(f"bridge has no option {name!r}{did_you_mean(name, known)} (options: {', '.join(known)})")
 
 
-def make_tower(modality: str, source: Source, head: str | None, seed: int) -> Model:
-    """A model with this head from a tower argument of `bridge`."""
-    source, overrides = split_source(modality, source)
-    if "head" in overrides and overrides.pop("head") != head:
-        raise ValueError(f"the {modality} tower has head={head!r}: omit head")
-    if isinstance(source, Model):
-        check_unchanged(modality, overrides)
-        model = source
-    elif isinstance(source, str | Path):
-        model = create_or_load(source, head, seed, overrides)
-    else:
-        raise ValueError(f"the {modality} tower is a {type(source).__name__}; expected a name, a folder or a zoo.Model")
-    if isinstance(model, TowersModel):
-        model = model.tower(modality)
-    if family(model.family).modality != MODALITIES[modality].family:
-        raise ValueError(
-            f"a {model.family} model is for {family(model.family).modality} inputs, it cannot be the {modality} tower"
-        )
-    if head is None:
-        model.config, model.head, model.labels = model.config.replace(head=None), None, None
-    elif model.config.head != head:
-        raise ValueError(
-            f"the {modality} tower has head={model.config.head!r}, expected a decoder with head={head!r}, such as "
-            "llama or gpt2"
-        )
+def encoder_tower(modality: str, source: Source, seed: int) -> Model:
+    """An encoder without a head from a tower argument of `bridge`."""
+    model = make_tower(modality, *split_source(modality, source), None, seed)
+    model.config, model.head, model.labels = model.config.replace(head=None), None, None
     return model
 
 
-def create_or_load(source: str | Path, head: str | None, seed: int, overrides: dict[str, Any]) -> Model:
-    """A randomly initialized model by name, or a loaded one from a folder or the hub."""
-    if str(source) in list_models():
-        overrides |= {} if find_variant(str(source)).modality == "multimodal" else {"head": head}
-        return create_model(str(source), seed=seed, **overrides)
-    if isinstance(source, Path) or "/" in source or Path(source).exists():
-        overrides |= {} if describe(source).family.modality == "multimodal" else {"head": head}
-        return load(source, **overrides)
-    find_variant(source)  # raises and suggests the most similar name
-    raise AssertionError(source)
+def text_tower(source: Source, seed: int) -> Model:
+    """A decoder with its LM head from a tower argument of `bridge`."""
+    model = make_tower("text", *split_source("text", source), "lm", seed)
+    if model.config.head != "lm":
+        raise ValueError(
+            f"the text tower has head={model.config.head!r}, expected a decoder with head='lm', such as llama or gpt2"
+        )
+    return model
 
 
 # --- The marker -------------------------------------------------------------------------------------------------------
@@ -159,24 +127,3 @@ def grow_vocabulary(text: Any, size: int) -> None:
         proj.bias = grown(proj.bias)
     proj.out_features = size
     text.config = text.config.replace(vocab_size=size)
-
-
-# --- The model --------------------------------------------------------------------------------------------------------
-
-
-def join(config: BridgeConfig, towers: Mapping[str, Model], seed: int) -> Bridge:
-    """The towers with a newly initialized connector."""
-    first = next(iter(towers.values()))
-    family("bridge")
-    with torch.device(first.device), skip_init():
-        model = Bridge(config, towers)
-    fresh = {name for name, _ in model.named_parameters() if name.split(".")[0] not in towers}
-    for name, part in model.named_children():
-        if name not in towers:
-            part.to(first.dtype)
-    if first.device.type != "meta":
-        with torch.device("cpu"):
-            initialize(model, seed, only=fresh)
-    model.preprocess = model.default_preprocess()
-    model.load_report = joint_report(towers, fresh)
-    return model.eval() if not any(tower.training for tower in towers.values()) else model

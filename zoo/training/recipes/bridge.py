@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from zoo.checkpoints.bridge import bridge, create_or_load
+from zoo.checkpoints.bridge import bridge
 from zoo.checkpoints.load import load
+from zoo.checkpoints.towers import create_or_load
 from zoo.data.image_text.datamodule import TokenLayout
 from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.splits import Splits
