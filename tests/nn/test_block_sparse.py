@@ -13,8 +13,12 @@ from zoo.nn.context import Context
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 from zoo.nn.sdpa import attend, explain_kernel, repeat_kv
 
+STRIDED = Window(9, 9) | Strided(23)
 N, DIM, SCALE = 300, 16, 0.2  # neither a multiple of a tile nor of a block of keys
 IDS = torch.arange(N) // 70
+KEEP = torch.ones(2, N, dtype=torch.bool)
+KEEP[0, :100] = KEEP[1, 120:140] = False
+PLACES = (KEEP.long().cumsum(1) - 1).clamp(min=0)  # positions count real tokens
 MASKS = {
     **patterns(N),
     "dilated": Window(30, 30) & Strided(3),
@@ -27,6 +31,15 @@ MASKS = {
     "graph": GraphMask(torch.randint(0, N, (2, 900), generator=torch.Generator().manual_seed(0)), N, self_loops=False),
     "larger than the row": Window(999, 3),
     "rows without keys": Window(20, 0) & PaddingMask((torch.arange(N) > 100).repeat(2, 1)),
+    "causal strided": CAUSAL & STRIDED,
+    "each key of a short window is strided": Window(3, 3) | Strided(2),
+    "strided with global tokens": STRIDED | GlobalTokensMask(3),
+    "strided documents": STRIDED & CAUSAL & DocumentMask(IDS[None]),
+    "strided documents that start at 0": MaskView(STRIDED, (torch.arange(N) % 70)[None], (torch.arange(N) % 70)[None])
+    & DocumentMask(IDS[None]),
+    "padded strided": MaskView(CAUSAL & STRIDED, PLACES, PLACES, KEEP),
+    "strided keys that are all masked": STRIDED & PaddingMask((torch.arange(N) % 23 != 5).repeat(2, 1)),
+    "strided rows without keys": STRIDED & CAUSAL & PaddingMask((torch.arange(N) > 100).repeat(2, 1)),
     "global tokens in the middle": Window(5, 5) & DocumentMask(IDS[None]) | GlobalTokensMask(2),
 }
 
@@ -84,12 +97,12 @@ def test_shared_key_heads(name, groups):
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, N), (70, N), (N, 90)])
 def test_any_number_of_queries_and_keys(queries, keys):
     """Queries are the last positions; those before the first key see none of a window."""
-    for mask in (Window(20, 5), Window(9, 9) | GlobalTokensMask(2)):
+    for mask in (Window(20, 5), Window(9, 9) | GlobalTokensMask(2), STRIDED):
         assert_equal(mask, queries, keys)
 
 
 def test_single_precision():
-    for name in ("local", "bigbird"):
+    for name in ("local", "bigbird", "causal strided"):
         assert_equal(MASKS[name], tolerance=2e-6, dtype=torch.float32)
 
 
@@ -121,7 +134,10 @@ def pairs(mask, n, **options):
     """Pairs that are computed, and pairs that the mask allows."""
     tiles = tiles_of(mask, n, n, 10**6, 1)
     assert tiles is not None
-    size = [[len(range(*x.indices(n))) if isinstance(x, slice) else len(x) for x in tile[1:3]] for tile in tiles.tiles]
+    size = [
+        [len(range(*x.indices(n))) if isinstance(x, slice) else len(x) for x in tile[1:3]]
+        for tile in tiles.tiles + tiles.more
+    ]
     return sum(q * k for q, k in size)
 
 
@@ -138,6 +154,8 @@ def pairs(mask, n, **options):
         (WindowPartition(64, 0), 1.0),
         (Window(240, 240) & Strided(4), 1.6),
         (NeighborBlocks(64), 1.0),
+        (Window(64, 64) | Strided(64), 2.4),
+        (CAUSAL & (Window(511, 0) | Strided(256)), 1.6),
         (CAUSAL, 1.05),
     ],
     ids=str,
@@ -147,7 +165,7 @@ def test_few_more_pairs_are_computed_than_the_mask_allows(mask, most):
 
 
 def test_cost_grows_with_the_length_and_not_with_its_square():
-    for mask in (Window(100, 100), Window(50, 50) | GlobalTokensMask(1)):
+    for mask in (Window(100, 100), Window(50, 50) | GlobalTokensMask(1), Window(99, 99) | Strided(1 << 10)):
         assert pairs(mask, 16384) < 4.2 * pairs(mask, 4096)
 
 
@@ -162,6 +180,19 @@ def test_a_mask_is_never_evaluated_for_all_pairs():
 
     assert tiles_of(Counted(50, 50), 8192, 8192, 10**6, 1) is not None
     assert Counted.total < 8192 * 500 and Counted.largest <= 256 * 512
+
+
+def test_strided_masks_are_never_evaluated_for_all_pairs():
+    class Counted(Strided):
+        total = 0
+
+        def __call__(self, b, h, q, k):
+            values = super().__call__(b, h, q, k)
+            Counted.total += values.numel()
+            return values
+
+    assert tiles_of(Window(50, 50) | Counted(128), 8192, 8192, 10**6, 1) is not None
+    assert Counted.total < 8192 * 300
 
 
 def test_windows_are_slices_that_share_one_table():
@@ -231,5 +262,17 @@ def test_strided_inputs_and_models_that_are_compiled():
     torch.testing.assert_close(compiled(q, k, v), tiled_attention(q, k, v, tiles, SCALE), atol=2e-6, rtol=0)
 
 
-def test_strided_patterns_compute_at_most_all_pairs():
-    assert_equal(Window(3, 3) | Strided(16))
+def test_queries_in_two_tiles_in_half_precision():
+    q, k, v = qkv(dtype=torch.bfloat16)
+    mask = CAUSAL & STRIDED
+    y, expected = tiled_attention(q, k, v, tiles_for(mask), SCALE), dense(*(x.double() for x in (q, k, v)), mask)
+    assert y.dtype == torch.bfloat16 and (y.double() - expected).abs().max() < 0.02
+    assert all(x.dtype == torch.bfloat16 for x in torch.autograd.grad(y.float().sum(), (q, k, v)))
+
+
+def test_strided_attention_of_long_rows_is_computed_in_tiles(monkeypatch):
+    monkeypatch.undo()
+    q = torch.empty(1, 4, 2048, 64)
+    for pattern in (Window(64, 64) | Strided(64), CAUSAL & (Window(127, 0) | Strided(128))):
+        assert explain_kernel(q, q, q, None, None, 0.0, pattern).kernel == "tiles"
+    assert explain_kernel(q, q, q, None, None, 0.0, Window(900, 900) | Strided(3)).kernel == "flash"

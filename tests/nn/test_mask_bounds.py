@@ -7,7 +7,7 @@ from flex_cases import patterns
 from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
-from zoo.nn.masks import DocumentMask, GlobalTokensMask, Prefix, RandomBlocks, Strided, Window2D
+from zoo.nn.masks import DocumentMask, GlobalTokensMask, Prefix, RandomBlocks, Strided, Window2D, Without
 
 N, BLOCK = 200, 8
 KEEP = torch.arange(N) % 50 < 25
@@ -21,6 +21,7 @@ MASKS = {
     "small random blocks": RandomBlocks(4, 1, 1),
     "strided alone": Strided(64),
     "dilated": Window(30, 30) & Strided(3),
+    "strided without a window": Without(Strided(64), Window(3, 3)),
     "shifted": WindowPartition(40, 20, prefix=2),
     "shifted 2d": WindowPartition(4, 2, (10, 20)),
     "layout": BlockLayout(20, ((1, 0, 0, 1),) * 3 + ((0, 0, 1, 0),)),

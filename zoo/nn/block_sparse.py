@@ -3,10 +3,15 @@
 Queries are split into tiles. Each attends, by torch's fused kernel, to those keys alone that one of its queries may
 see, found from bounds of the mask (`zoo.nn.mask_bounds`) and not from a table of all pairs. So time and memory grow
 with what may be seen, forward and backward, and the results are those of the dense computation.
+
+A window with every n-th key beside it has no small tiles: neighbors see the same window, but other keys far away. It is
+cut into two masks without a pair in common, each with its tiles, and the outputs of a query in both are added with the
+shares of their sums in the softmax.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from zoo.nn.block_masks import is_constant, kept
 from zoo.nn.block_patterns import WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
-from zoo.nn.masks import GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D
+from zoo.nn.masks import And, GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D, Without
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid
@@ -24,6 +29,8 @@ KEYS = 32  # keys of a block whose bounds are tested at once; within blocks the 
 # Measured on one core: the rate of torch's kernel, what a tile costs beside its pairs, and how much longer the dense
 # kernel takes with a table for its mask.
 FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 150e-6, 1.0
+SECOND = 2.0  # how many tiles a tile costs whose outputs are added to others
+NOTHING = -1e30  # the logarithm of a sum of no keys, from which others can be subtracted
 MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
 
 Index = slice | Tensor
@@ -46,14 +53,16 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """The tiles of an attention, each query in at most one."""
+    """The tiles of an attention. Each query is in at most one of `tiles` and in at most one of `more`, whose pairs are
+    others."""
 
     tiles: tuple[Tile, ...]
+    more: tuple[Tile, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors, each counted once."""
-        parts = {id(part): part for tile in self.tiles for part in tile if isinstance(part, Tensor)}
+        parts = {id(part): part for tile in self.tiles + self.more for part in tile if isinstance(part, Tensor)}
         return sum(part.nbytes for part in parts.values())
 
 
@@ -83,31 +92,80 @@ def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tile
     if isinstance(mask, MaskView) and not mask.depends_on_batch:
         mask = mask.inner
     keep = kept if is_constant(mask) else lambda key, build: build()
-    costs: Costs = keep(("costs of tiles", mask, queries, keys), lambda: costs_of(mask, queries, keys))
     seconds = flops / FLOPS  # of a pair
-    size, least = 0, queries * keys * seconds * rows * TABLE
-    for tile_size, pairs, number in costs.sizes:
-        cost = pairs * seconds * (rows if mask.batch == 1 else 1) + number * SECONDS_PER_TILE
-        if cost < least:
-            size, least = tile_size, cost
-    if not size:
+    limit = queries * keys * seconds * rows * TABLE
+    masks, sizes = split(mask), []
+    for part in masks:
+        costs: Costs = keep(("costs of tiles", part, queries, keys), lambda part=part: costs_of(part, queries, keys))
+        tile_seconds = SECONDS_PER_TILE * (1 if not sizes else SECOND)
+        pair_seconds = seconds * (rows if part.batch == 1 else 1)
+        cost, size = min((pairs * pair_seconds + number * tile_seconds, size) for size, pairs, number in costs.sizes)
+        limit -= cost
+        sizes.append(size)
+    if limit <= 0:
         return None
 
     def build() -> Tiles:
-        return Tiles(tuple(evaluate(mask.on_device(keys, "cpu"), queries, keys, candidates(mask, queries, keys, size))))
+        return Tiles(*(tuple(evaluate(part, queries, keys, size)) for part, size in zip(masks, sizes, strict=True)))
 
-    tiles: Tiles = keep(("tiles", mask, queries, keys, size), build)
+    tiles: Tiles = keep(("tiles", mask, queries, keys, *sizes), build)
     return tiles
+
+
+def split(mask: Mask) -> list[Mask]:
+    """One or two masks without a pair in common, which allow together what `mask` does: strided keys apart from others
+    that a conjunction of masks joins to them by `|`."""
+    inner = mask.inner if isinstance(mask, MaskView) else mask
+    for part in conjuncts(inner):
+        if isinstance(part, Or) and stride_of(part) == (1, 0):
+            strided = [leaf for leaf in disjuncts(part) if isinstance(leaf, Strided)]
+            others = [leaf for leaf in disjuncts(part) if not isinstance(leaf, Strided)]
+            if len(strided) == 1 and others:
+                other = others[0]
+                for leaf in others[1:]:
+                    other = Or(other, leaf)
+                both = [exchange(inner, part, new) for new in (other, Without(strided[0], other))]
+                return [replace(mask, inner=new, kernels={}) for new in both] if isinstance(mask, MaskView) else both
+    return [mask]
+
+
+def conjuncts(mask: Mask) -> list[Mask]:
+    """Masks that allow all that `mask` allows: it is their conjunction, or less."""
+    if isinstance(mask, Without):
+        return conjuncts(mask.left)
+    return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
+
+
+def disjuncts(mask: Mask) -> list[Mask]:
+    """The masks of which `mask` is the disjunction."""
+    return [*disjuncts(mask.left), *disjuncts(mask.right)] if isinstance(mask, Or) else [mask]
+
+
+def exchange(mask: Mask, old: Mask, new: Mask) -> Mask:
+    """A conjunction of masks with one of them replaced."""
+    if mask is old:
+        return new
+    return And(exchange(mask.left, old, new), exchange(mask.right, old, new)) if isinstance(mask, And) else mask
 
 
 def costs_of(mask: Mask, queries: int, keys: int) -> Costs:
     """Pairs and tiles for each size of tiles."""
     costs, (step, first) = [], stride_of(mask)
     for size in QUERIES if grid_of(mask) is None else (SIDE * SIDE,):
-        found = candidates(mask, queries, keys, size)
-        pairs = sum(max(len(tile.queries), 16) * (int(tile.blocks.sum()) * KEYS // step + first) for tile in found)
+        found, pairs = candidates(mask, queries, keys, size), 0
+        for row, q, blocks in found:
+            keys_of_tile = int(blocks.sum()) * KEYS
+            if step > 1:
+                columns = len((positions(mask.q, row, q) % step).unique())
+                keys_of_tile = keys_of_tile * columns // step + first
+            pairs += max(len(q), 16) * keys_of_tile
         costs.append((size, pairs, len(found)))
     return Costs(tuple(costs))
+
+
+def positions(of: Tensor | None, row: int | None, index: Tensor) -> Tensor:
+    """The positions at an index: of [B or 1, N] in a row, or the index itself."""
+    return index if of is None else of[row if row is not None and len(of) > 1 else 0, index]
 
 
 def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate]:
@@ -140,7 +198,7 @@ def stride_of(mask: Mask) -> tuple[int, int]:
     """(the distance of keys that a query sees, the number of first keys that it sees beside them), if one of the masks
     of a conjunction is strided, else (1, 0). The distance is that of the columns of an image, too."""
     found = [(1, 0)]
-    for part in mask.parts():
+    for part in conjuncts(mask.inner if isinstance(mask, MaskView) else mask):
         if isinstance(part, Strided):
             found.append((part.step, 0))
         elif isinstance(part, Or) and isinstance(part.left, Strided) and isinstance(part.right, GlobalTokensMask):
@@ -159,7 +217,8 @@ def tile_order(mask: Mask, queries: int) -> Tensor:
     index, grid = torch.arange(queries), grid_of(mask)
     if grid is None or grid.grid is None:
         step, first = stride_of(mask)
-        return torch.where(index < first, -1, (index - first) % step).argsort(stable=True)
+        place = index if mask.q is None or len(mask.q) > 1 else mask.q[0]  # of documents in one row, each from 0
+        return torch.where(place < first, -1, (place - first) % step).argsort(stable=True)
     columns, place = grid.grid[1], index - grid.prefix
     if isinstance(grid, WindowPartition):
         row, column = (window + 1 for window in grid.windows_of(index))
@@ -170,15 +229,16 @@ def tile_order(mask: Mask, queries: int) -> Tensor:
     return square.argsort(stable=True)
 
 
-def evaluate(mask: Mask, queries: int, keys: int, found: list[Candidate]) -> Iterator[Tile]:
-    """The tiles of candidates, with the mask evaluated for their pairs; equal tables are one tensor."""
+def evaluate(mask: Mask, queries: int, keys: int, size: int) -> Iterator[Tile]:
+    """The tiles, with the mask evaluated for their pairs; equal tables are one tensor."""
+    on_cpu = mask.on_device(keys, "cpu")
     shift = 0 if mask.q is not None else keys - queries
     inside, zero = torch.arange(KEYS), torch.zeros(1, 1, 1, 1, dtype=torch.long)
     tables: dict[Any, Tensor] = {}
-    for row, q, blocks in found:
+    for row, q, blocks in candidates(mask, queries, keys, size):
         k = (blocks.nonzero() * KEYS + inside).flatten()
-        k = k[k < keys]
-        allowed = mask(zero + (row or 0), zero, (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1))[0, 0]
+        k = in_step(mask, row, q + shift, k[k < keys])
+        allowed = on_cpu(zero + (row or 0), zero, (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1))[0, 0]
         allowed = allowed.expand(len(q), len(k))
         used = allowed.any(0)
         if not used.any():
@@ -193,6 +253,18 @@ def evaluate(mask: Mask, queries: int, keys: int, found: list[Candidate]) -> Ite
             allowed = allowed.contiguous()
             table = tables.setdefault((allowed.shape, allowed.numpy().tobytes()), allowed)
         yield Tile(row, as_index(q), as_index(k), table, empty)
+
+
+def in_step(mask: Mask, row: int | None, q: Tensor, k: Tensor) -> Tensor:
+    """Keys that queries may see by the distance of strided keys."""
+    step, first = stride_of(mask)
+    if step == 1:
+        return k
+    q, k_place = positions(mask.q, row, q), positions(mask.k if isinstance(mask, MaskView) else None, row, k)
+    if bool((q < first).any()):
+        return k
+    seen = torch.zeros(step, dtype=torch.bool).index_fill_(0, q % step, True)
+    return k[seen[k_place % step] | (k_place < first)]
 
 
 def as_index(index: Tensor) -> Index:
@@ -216,9 +288,9 @@ class TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> tuple[Tensor, Tensor]:
         """Returns the output and the logarithm of the softmax's sums [B, H, N]."""
-        y, sums = zeros_like(q), zeros_like(q[..., 0], torch.promote_types(q.dtype, torch.float32))
+        y, sums = zeros_like(q), zeros_like(q[..., 0], torch.promote_types(q.dtype, torch.float32)) + NOTHING
         tables: dict[int, Tensor] = {}
-        for tile in tiles.tiles:
+        for i, tile in enumerate(tiles.tiles + tiles.more):
             q_tile, k_tile, v_tile = inputs_of(tile, q, k, v)
             out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q_tile, k_tile, v_tile, attn_mask=table_of(tile, q_tile, tables), scale=scale
@@ -226,8 +298,15 @@ class TiledAttention(torch.autograd.Function):
             out, lse = (unfold(x, q.shape[1]) for x in (out, lse))
             if tile.fully_masked is not None:
                 out = out.masked_fill(tile.fully_masked, 0.0)
-            put(tile.rows_of(y), tile.queries, out)
-            put(tile.rows_of(sums), tile.queries, lse)
+                lse = lse.masked_fill(tile.fully_masked[:, 0], NOTHING)
+            y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
+            if i >= len(tiles.tiles):
+                before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
+                total = torch.logaddexp(sum_before, lse)
+                out = (sum_before - total).exp_()[..., None] * before + (lse - total).exp_()[..., None] * out
+                lse = total
+            put(y_rows, tile.queries, out)
+            put(sums_rows, tile.queries, lse)
         return y, sums
 
     @staticmethod
@@ -240,21 +319,21 @@ class TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, sums = ctx.saved_tensors
-        d_q, (d_k, d_v) = zeros_like(q), (zeros_like(x, sums.dtype) for x in (k, v))  # sums of many tiles
+        d_q, d_k, d_v = (zeros_like(x, sums.dtype) for x in (q, k, v))  # sums of many tiles
         tables: dict[int, Tensor] = {}
-        for tile in ctx.tiles.tiles:
+        for tile in ctx.tiles.tiles + ctx.tiles.more:
             parts = inputs_of(tile, q, k, v)
             out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
-            if tile.fully_masked is not None:
-                grad = grad.masked_fill(tile.fully_masked, 0.0)
+            if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
+                grad, lse = grad.masked_fill(tile.fully_masked, 0.0), lse.masked_fill(tile.fully_masked[:, 0], inf)
             out, grad, lse = (fold(x, k.shape[1]) for x in (out, grad, lse))
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 *(grad, *parts, out, lse, 0.0, False), attn_mask=table_of(tile, parts[0], tables), scale=ctx.scale
             )
-            put(tile.rows_of(d_q), tile.queries, unfold(grads[0], q.shape[1]))
+            add(tile.rows_of(d_q), tile.queries, unfold(grads[0], q.shape[1]))
             add(tile.rows_of(d_k), tile.keys, grads[1])
             add(tile.rows_of(d_v), tile.keys, grads[2])
-        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None
+        return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), None, None
 
 
 def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from zoo.nn.masks import (
     Strided,
     Window,
     Window2D,
+    Without,
 )
 
 
@@ -208,6 +209,11 @@ def _(mask: And, q: Spans, k: Spans) -> Tensor:
 @may_allow.register
 def _(mask: Or, q: Spans, k: Spans) -> Tensor:
     return may_allow(mask.left, q, k) | may_allow(mask.right, q, k)
+
+
+@may_allow.register
+def _(mask: Without, q: Spans, k: Spans) -> Tensor:
+    return may_allow(mask.left, q, k)
 
 
 @may_allow.register

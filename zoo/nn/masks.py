@@ -283,6 +283,12 @@ class Or(Pair, Mask):
         return self.left.hides_nothing(queries, keys) or self.right.hides_nothing(queries, keys)
 
 
+class Without(Pair, Mask):
+    """True where the left mask is True and the right one is not."""
+
+    combine = operator.gt
+
+
 @dataclass(frozen=True, eq=False)
 class MaskView(View, Mask):
     """A mask within one forward pass: with the positions of queries and keys, padding, and a cache of results.
