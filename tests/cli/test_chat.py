@@ -53,8 +53,9 @@ def test_variables_of_the_template(
     (tmp_path / "chat.jinja").write_text("{{ 'yes' if thinking else 'no' }} {{ style }} {{ messages[0].content }}")
     prompts: list[str] = []
 
-    def prompt_of(chat: Chat, text: str) -> None:
-        prompts.append(decoder_of(chat.model)(chat.fit({"role": "user", "content": text})[1]))
+    def prompt_of(chat: Chat, text: str, images: object) -> None:
+        ids = chat.fit({"role": "user", "content": text})[1]["input_ids"][0].tolist()
+        prompts.append(decoder_of(chat.model)(ids))
 
     monkeypatch.setattr(Chat, "reply", prompt_of)
     for words in ([], ["--chat-template-kwargs", "thinking=true", "--chat-template-kwargs", "style=brief"]):
@@ -79,7 +80,7 @@ def test_a_terminal_has_a_prompt_and_goes_on_after_errors_and_interrupts(
             raise KeyboardInterrupt
         return line
 
-    def interrupted(self: Chat, text: str) -> str:
+    def interrupted(self: Chat, text: str, images: object = ()) -> str:
         if text == "stop":
             raise KeyboardInterrupt
         return reply(self, text)

@@ -1,8 +1,9 @@
 """The commands `zoo generate` and `zoo chat`. Torch is imported when they run."""
 
 import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,26 @@ OPTIONS = "max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
 
 def add_commands(command: Callable[..., Any]) -> None:
     """The parsers; `command(name, run, about, more)` makes one."""
-    new = command("generate", run_generate, "Continue, translate or summarize a text, streamed to the terminal.")
+    new = command("generate", run_generate, "Continue, translate or summarize a text, or describe an image, streamed "
+                  "to the terminal.")  # fmt: skip
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
-    new.add_argument("prompt", help="the text to continue")
+    new.add_argument("prompt", nargs="?", help="the text to continue, or a question; not needed for a caption")
     new.add_argument("options", nargs="*", metavar="key=value", help=OPTIONS)
+    for kind in ("image", "audio"):
+        new.add_argument(f"--{kind}", metavar="FILE", action="append", default=[],
+                         help=f"{kind} for a model that reads it (repeatable)")  # fmt: skip
     new.set_defaults(rest="options")
 
-    new = command("chat", run_chat, "Converse with a language model, streamed to the terminal.",
-                  "Each line is a message; Ctrl-C stops an answer, Ctrl-D ends. If the input is not a terminal, one "
-                  "message is read from each line.")  # fmt: skip
+    new = command(
+        "chat",
+        run_chat,
+        "Converse with a language model, streamed to the terminal.",
+        "Each line is a message; Ctrl-C stops an answer, Ctrl-D ends. If the input is not a terminal, one "
+        "message is read from each line. With a model that reads images, files among the arguments belong to "
+        "the first message, and a line /image FILE adds one to the next; with one of audio, /audio FILE.",
+    )
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
-    new.add_argument("options", nargs="*", metavar="key=value", help=OPTIONS)
+    new.add_argument("options", nargs="*", metavar="FILE|key=value", help=f"images, or clips; {OPTIONS}")
     new.add_argument("--system", metavar="TEXT", help="the system prompt")
     new.add_argument("--chat-template", metavar="FILE", help="a Jinja template instead of the folder's")
     new.add_argument("--chat-template-kwargs", metavar="key=value", action="append", default=[],
@@ -36,7 +46,13 @@ def add_commands(command: Callable[..., Any]) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     from zoo.inference.generation.streaming import stream_text
 
-    stream_text(args.source, args.prompt, **options_of(args))
+    files = {name: found for name, found in (("images", args.image), ("audio", args.audio)) if found}
+    prompt, words = args.prompt, args.options
+    if files and prompt is not None and is_option(prompt):  # without a prompt, options take its place
+        prompt, words = None, [prompt, *words]
+    if prompt is None and not files:
+        raise ValueError("the text to continue is missing: zoo generate FOLDER TEXT, or --image FILE to describe one")
+    stream_text(args.source, prompt, **options_of(words), **files)
     print()
     return 0
 
@@ -47,19 +63,27 @@ def run_chat(args: argparse.Namespace) -> int:
 
     template = None if args.chat_template is None else read_text(Path(args.chat_template))
     variables = settings(args.chat_template_kwargs)
-    chat = Chat(args.source, args.system, chat_template=template, chat_template_kwargs=variables, **options_of(args))
+    files = [word for word in args.options if not is_option(word)]
+    options = options_of([word for word in args.options if is_option(word)])
+    chat = Chat(args.source, args.system, chat_template=template, chat_template_kwargs=variables, **options)
+    images = [chat.check_image(Path(file)) for file in files]
     if terminal := sys.stdin.isatty():
-        say("Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)
+        more = f" /{chat.reads} FILE adds one to the next message." if chat.reads else ""
+        say(f"Ctrl-C stops an answer, Ctrl-D ends the conversation.{more}", file=sys.stderr)
     while (message := read_message(terminal)) is not None:
         if not message.strip():
             continue
         dropped = chat.num_dropped
         try:
-            chat.reply(message)
+            if file := re.match(r"/(?:image|audio)\s+(.*\S)", message):
+                images.append(chat.check_image(Path(file[1])))
+                continue
+            sent, images = images, []
+            chat.reply(message, images=sent)
         except KeyboardInterrupt:
             if not terminal:
                 raise
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if not terminal:
                 raise
             say(f"error: {error}", file=sys.stderr)
@@ -70,9 +94,14 @@ def run_chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
+def is_option(word: str) -> bool:
+    """Whether a word has the form key=value."""
+    return re.match(r"\w+=", word) is not None
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
     """The options of zoo.generate. Raises ValueError for those whose values a command line cannot give."""
-    options = settings(args.options)
+    options = settings(words)
     for name in OF_PYTHON:
         if name in options:
             raise ValueError(f"{name}= takes an object of Python: call zoo.generate with it")

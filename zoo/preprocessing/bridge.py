@@ -107,13 +107,14 @@ class BridgeProcessor(MultimodalProcessor):
         """A conversation, or a list of them, as the batch of its tokens and images, or with tokenize=False as text.
 
         The content of a message may be a list of {"type": "text", "text": ...} and {"type": "image"}; images: those of
-        all messages in order, unless they stand in the messages, as {"type": "image", "image": image}. options: of
+        all messages in order, unless they stand in the messages, as {"type": "image", "image": image}. A template of a
+        text model, which knows no images, gets one text with a marker and a new line for each of them. options: of
         `TextProcessor.apply_chat_template`.
         """
         several = bool(conversation) and isinstance(conversation[0], list | tuple)
         chats = list(conversation) if several else [conversation]
         text = self.part_of("text")
-        texts = text.apply_chat_template(chats, tokenize=False, **options)
+        texts = text.apply_chat_template(self.as_template_reads(chats, options), tokenize=False, **options)
         if not tokenize:
             return texts if several else texts[0]
         inside = [item for chat in chats for item in items_of(chat, self.encoder)]
@@ -125,6 +126,32 @@ class BridgeProcessor(MultimodalProcessor):
             texts = [each.removeprefix(begin) for each in texts] if adds_bos(text, begin) else texts
         items = {"images" if self.encoder == "image" else "audio": inside or given}
         return self(text=texts, **items, **({} if padding is None else {"padding": padding}))
+
+    def as_template_reads(self, chats: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """The conversations with the content of messages as lists of parts if the template writes markers for them,
+        otherwise as texts."""
+        probe = [{"role": "user", "content": [{"type": self.encoder}, {"type": "text", "text": "What?"}]}]
+        try:
+            shown = self.part_of("text").apply_chat_template(probe, **{**options, "tokenize": False})
+            change = as_parts if self.token in shown and "{" not in shown else self.as_text
+        except LoadError:
+            raise
+        except ValueError:
+            change = self.as_text
+
+        def changed(message: Any) -> Any:
+            content = message.get("content") if isinstance(message, Mapping) else None
+            return message if content is None else {**message, "content": change(content)}
+
+        return [[changed(m) for m in chat] if isinstance(chat, list | tuple) else chat for chat in chats]
+
+    def as_text(self, content: Any) -> Any:
+        """The content of a message as one text with the markers of its images."""
+        if not isinstance(content, list | tuple):
+            return content
+        parts = [part for part in content if isinstance(part, Mapping)]
+        written = [f"{self.token}\n" if p.get("type") == self.encoder else str(p.get("text", "")) for p in parts]
+        return "".join(written)
 
     def part_of(self, name: str) -> Any:
         """The processor of a tower. Raises ValueError if there is none."""
@@ -173,6 +200,11 @@ def as_items(value: Any) -> tuple[list[Any], list[int] | None]:
     if value and all(isinstance(each, list | tuple) and not MODALITIES["audio"].is_item(each) for each in value):
         return [item for each in value for item in each], [len(each) for each in value]
     return list(value), None
+
+
+def as_parts(content: Any) -> Any:
+    """The content of a message as a list of parts."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def items_of(chat: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:

@@ -47,8 +47,8 @@ def test_the_oldest_turns_are_dropped_and_the_system_prompt_stays(model: zoo.Mod
     short.preprocess = replace(model.preprocess, max_length=130)
     chat = Chat(short, "Be brief.", **OPTIONS)
     for i in range(6):
-        _, ids = chat.fit({"role": "user", "content": f"Is {i} a number, yes or no?"})
-        assert len(ids) + NEW <= 130
+        _, batch = chat.fit({"role": "user", "content": f"Is {i} a number, yes or no?"})
+        assert batch["input_ids"].shape[1] + NEW <= 130
         chat.reply(f"Is {i} a number, yes or no?", lambda part: None)
     assert chat.messages[0]["role"] == "system" and chat.messages[1]["role"] == "user"
     assert chat.num_dropped > 0 and chat.num_dropped + len(chat.turns) == 12
@@ -81,7 +81,7 @@ def test_a_template_can_be_given_and_must_be_there(model: zoo.Model, tmp_path: P
         Chat(without)
     given = Chat(without, chat_template="{{ messages[-1].content }}", max_new_tokens=NEW)
     ids = model.preprocess.backend.encode("Hello", add_special_tokens=False).ids
-    assert given.fit({"role": "user", "content": "Hello"})[1] == ids
+    assert given.fit({"role": "user", "content": "Hello"})[1]["input_ids"].tolist() == [ids]
     with pytest.raises(ValueError, match="a language model with its tokenizer, given a ViT"):
         Chat(zoo.create_model("vit_cifar_tiny", depth=1, width=16, heads=2))
     with pytest.raises(ValueError, match="max_new_tokens=0"):
@@ -106,7 +106,7 @@ def test_what_was_read_of_the_conversation_is_not_read_again(model: zoo.Model, m
     monkeypatch.setattr(DecodingSession, "read", counted)
     chat, first = Chat(model, "Be brief.", **OPTIONS), []
     for text in ("Hello, is 1 a number?", "Why?", "And 2?"):
-        before, sizes[:] = chat.fit({"role": "user", "content": "?"})[1], []
+        before, sizes[:] = chat.fit({"role": "user", "content": "?"})[1]["input_ids"][0], []
         chat.reply(text, lambda part: None)
         first.append((sizes[0], len(before)))
     assert all(new < whole / 2 for new, whole in first[1:])

@@ -30,6 +30,8 @@ def bridge_inputs(
         return {name: x.to(like.dtype) if x.is_floating_point() else x for name, x in moved.items()}
 
     if isinstance(prompts, Tensor | None):
+        if items is not None and prompts is None:
+            raise ValueError(f"{record.argument}= needs text=, such as a question about them")
         if items is not None:
             raise ValueError(f"{record.argument}= belongs to text=; beside input_ids pass what model.preprocess makes "
                              f"of {record.plural}, such as {next(iter(record.inputs.values()))}=")  # fmt: skip

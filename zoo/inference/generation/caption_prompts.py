@@ -55,4 +55,4 @@ def pixels_of(model: Any, images: Any) -> Tensor:
             "images= needs the image processor of the model, and model.preprocess has none: pass pixel_values="
         )
     pixels: Tensor = process(images)["pixel_values"]
-    return pixels
+    return pixels.to(model.device, model.dtype)

@@ -120,10 +120,11 @@ def argument_names() -> tuple[str, ...]:
 
 
 def check_names(model: Model, options: dict[str, Any]) -> None:
-    """Raises TypeError for a misspelled option of all models among those of a family."""
+    """Raises TypeError for a misspelled option of all models or of the family."""
+    own = getattr(model, "generation_options", ())
     for name in options:
-        hint = did_you_mean(name, argument_names(), cutoff=0.8)
-        if hint and name not in getattr(model, "generation_options", ()):
+        hint = did_you_mean(name, (*argument_names(), *own), cutoff=0.8)
+        if hint and name not in own:
             raise TypeError(f"generate has no option {name!r}{hint}")
 
 
@@ -165,6 +166,9 @@ def prompt_of(
         source, start = model.generation_start(inputs, **options)
         return Prompt.of_source(model, source, start, room, target).cached(cache), tuple(start.processors)
     images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    if options and isinstance(model, Bridge):
+        own = ", ".join(model.generation_options)
+        raise TypeError(f"generate: {type(model).__name__} takes {own}; it has no option {next(iter(options))!r}")
     if options or (images and not isinstance(model, Bridge)):
         raise TypeError(
             f"generate: {next(iter(options | images))!r} is an option of models with an encoder only, given a "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.load import load
+from zoo.inference.generation.caption_prompts import reads_images
 from zoo.inference.generation.generate import argument_names, generate
 from zoo.inference.generation.stopping import (
     CONTEXT,
@@ -19,11 +20,14 @@ from zoo.inference.generation.stopping import (
     tokenizer_of,
 )
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable
 
 NOT_STREAMED = ("streamer", "output_scores", "num_return_sequences", "num_beams")  # options of zoo.generate
+READ = tuple(record.argument for record in MODALITIES.values() if record.name != "text")
 
 
 class Printer:
@@ -58,15 +62,21 @@ class Printer:
 
 
 def stream_text(
-    source: Any, prompt: str, *, write: Callable[[str], Any] | None = None, tokenizer: Any = None, **options: Any
-) -> str:
+    source: Any, prompt: str | None = None, *, write: Callable[[str], Any] | None = None, tokenizer: Any = None,
+    **options: Any,
+) -> str:  # fmt: skip
     """Continue `prompt`, writing the text as it is generated, by default to the terminal. Returns the whole text.
 
-    Of an encoder-decoder, such as a translation model, it is the text that it writes for `prompt`.
+    Of an encoder-decoder, such as a translation model, it is the text that it writes for `prompt`; of a model that
+    reads images or audio (images=, audio=) its answer, or its caption, which may begin with a prompt.
     source: a model, or an argument of zoo.load. options: those of zoo.generate.
     """
     model = source if isinstance(source, Model) else load(source)
     check_options(options, model)
+    if isinstance(model, Bridge) or reads_images(model):
+        return stream_answer(model, prompt, write or print_text, tokenizer, options)
+    if prompt is None:
+        raise ValueError(f"the text to continue is missing: a {type(model).__name__} reads texts alone")
     continues = not isinstance(model, EncoderDecoder)
     if isinstance(model, EncoderDecoder):
         tokenizer = model.source_tokenizer(tokenizer, options)
@@ -83,14 +93,34 @@ def stream_text(
     return prompt + printer.shown if continues else printer.shown
 
 
+def stream_answer(
+    model: Model, prompt: str | None, write: Callable[[str], Any], tokenizer: Any, options: dict[str, Any]
+) -> str:
+    """The answer of a model that reads images or audio, or one caption with the prompt that it begins with."""
+    images = options.get("images")
+    if reads_images(model) and isinstance(images, list | tuple) and len(images) != 1:
+        raise ValueError(f"{len(images)} images: one caption is written while it is generated; call zoo.generate")
+    begin, context = "", []
+    if prompt is not None and not isinstance(model, Bridge):
+        begin, context = prompt, encoded(tokenizer_of(model, tokenizer), prompt)[-CONTEXT:]
+    printer = Printer(decoder_of(model, tokenizer), write, context)
+    if begin:
+        write(begin)
+    generate(model, text=prompt, streamer=printer, tokenizer=tokenizer, **options)
+    printer.end()
+    return begin + printer.shown
+
+
 def check_options(options: dict[str, Any], model: Model) -> None:
     """Raises ValueError for an option that zoo.generate has not, or not when its one continuation is streamed."""
-    names = (*argument_names(), *getattr(model, "generation_options", ()))
+    names = (*argument_names(), *getattr(model, "generation_options", ()), *["images"] * reads_images(model))
     known = [name for name in names if name not in NOT_STREAMED]
     for name in options:
         if name in NOT_STREAMED and not (name == "num_beams" and options[name] == 1):
             raise ValueError(f"{name}= does not apply to one continuation that is written while it is generated: omit "
                              "it, or call zoo.generate")  # fmt: skip
+        if name not in known and name in READ:
+            raise ValueError(f"{name}= is for models that read {name}; a {type(model).__name__} does not")
         if name not in known:
             raise ValueError(f"zoo.generate has no option {name!r}{did_you_mean(name, known)}")
 
