@@ -22,6 +22,15 @@ TINY = ("width=12", "depth=1", "heads=2", "data.batch_size=8", "progress=false",
         "judge_steps=2", "judged=3", "num_images=2")  # fmt: skip
 
 
+ALONE = ("ranker.train_steps=0", "num_images=1", "judged=1")
+
+
+def tiny(*words: str) -> list[str]:
+    """The words of a tiny run, with others in place of some of them."""
+    given = {word.partition("=")[0] for word in words}
+    return [*(word for word in TINY if word.partition("=")[0] not in given), *words]
+
+
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for split, count in (("train", 48), ("validation", 4), ("test", 6)):
@@ -43,9 +52,8 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
                                rerank=zoo.load(folder / "ranker"))  # fmt: skip
     assert made.images[0][1].size == (32, 32) and made.scores[0, 0] >= made.scores[0, 1]
 
-    again = ("model=maskgit_nano", f"tokenizer.source={folder / 'tokenizer'}", "ranker.train_steps=0", "steps=1")
-    words = [word for word in TINY if not word.startswith(("ranker.train_steps", "tokenizer."))]
-    assert call("text_to_image", tmp_path / "other", *words, *again) == 0
+    words = tiny("model=maskgit_nano", f"tokenizer.source={folder / 'tokenizer'}", "ranker.train_steps=0", "steps=1")
+    assert call("text_to_image", tmp_path / "other", *words) == 0
     other = zoo.load(tmp_path / "other")
     assert isinstance(other, MaskGIT) and other.config.image_vocab_size == 16
     assert not {"tokenizer", "ranker"} & {p.name for p in (tmp_path / "other").iterdir()}
@@ -53,24 +61,24 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_it_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_resumed_run(lambda folder: call("text_to_image", folder, *TINY, *RESUMED), tmp_path, monkeypatch)
+    words = tiny(*ALONE, *RESUMED)
+    check_resumed_run(lambda folder: call("text_to_image", folder, *words), tmp_path, monkeypatch)
     whole, parts = (json.loads((tmp_path / name / "metrics.json").read_text())["result"] for name in ("whole", "parts"))
     assert whole == parts
 
 
 def test_it_resumes_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [word for word in TINY if not word.startswith("tokenizer.train_steps")]
-    words += ["tokenizer.train_steps=6", "steps=1", "plots=false", "checkpoint_every=1"]
+    words = tiny(*ALONE, "tokenizer.train_steps=8", "steps=1", "plots=false", "checkpoint_every=1")
     from zoo.training.callbacks import StopOnSignalOrTime
 
     listen = StopOnSignalOrTime.on_train_batch_end
     started: list[str] = []
 
-    def stop_at_four(self: StopOnSignalOrTime, trainer, task, *args) -> None:
-        self._signalled = trainer.global_step == 4 and not started
+    def stop_at_three(self: StopOnSignalOrTime, trainer, task, *args) -> None:
+        self._signalled = trainer.global_step == 3 and not started
         listen(self, trainer, task, *args)
 
-    monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", stop_at_four)
+    monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", stop_at_three)
     assert call("text_to_image", tmp_path / "parts", *words) == 130
     started.append("again")
     assert not (tmp_path / "parts" / "tokenizer" / "metrics.json").exists()
@@ -98,7 +106,7 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["model=bert_tiny"], "bert_tiny"),
+    (["model=bert_tiny"], "bert_tiny makes no image tokens"),
     (["tokenizer=vit_cifar_tiny"], "vit_cifar_tiny"),
     (["tokenizer.pixels=16"], "at least 24"),
     (["tokenizer.pixels=30"], "not a multiple of 4"),
@@ -108,7 +116,7 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     (["num_images=0"], "num_images=0: expected at least 1"),
 ])  # fmt: skip
 def test_what_it_refuses(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("text_to_image", tmp_path / "run", *TINY, "steps=1", *words) == 2
+    assert call("text_to_image", tmp_path / "run", *tiny("steps=1", *words)) == 2
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error, error
 
@@ -122,17 +130,18 @@ def test_what_is_right_in_a_scene() -> None:
     assert same_scene(scene, ObjectScene(((1, 0, 1), (0, 4, 2)), 1))  # the sizes do not matter
     for other in (ObjectScene((blue, red), 1), ObjectScene((red, blue), 0)):
         assert same_objects(scene, other) and not same_scene(scene, other)
-    assert not same_objects(scene, ObjectScene(((0, 4, 1), (0, 0, 2)), 1)) and not same_objects(scene, ObjectScene((red,)))
+    for other in (ObjectScene(((0, 4, 1), (0, 0, 2)), 1), ObjectScene((red,))):
+        assert not same_objects(scene, other) and not same_scene(scene, other)
     assert same_scene(ObjectScene((red,), 0), ObjectScene((red,), 1))
 
 
 def test_the_classifier_learns_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene_judge, "SCENES", {"train": 64, "test": 64})
-    monkeypatch.setattr(scene_judge, "BATCH_SIZE", 32)
-    judge = scene_judge.scene_classifier(tmp_path / "judge.pt", size=32, steps=80, seed=0)
-    known = make_object_scenes("train", 64, seed=scene_judge.OWN_SEED)
-    right = sum(map(same_scene, known.scenes, judge.scenes(known.images))) / 64
+    monkeypatch.setattr(scene_judge, "SCENES", {"train": 12, "test": 12})
+    monkeypatch.setattr(scene_judge, "BATCH_SIZE", 24)
+    judge = scene_judge.scene_classifier(tmp_path / "judge.pt", size=32, steps=60, seed=0)
+    known = make_object_scenes("train", 12, seed=scene_judge.OWN_SEED)
+    right = sum(map(same_scene, known.scenes, judge.scenes(known.images))) / 12
     assert right > 0.8, right
-    again = scene_judge.scene_classifier(tmp_path / "judge.pt", size=32, steps=80, seed=0)
+    again = scene_judge.scene_classifier(tmp_path / "judge.pt", size=32, steps=60, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(judge.parameters(), again.parameters()))
     assert isinstance(again, SceneClassifier) and parts_of(ObjectScene(((0, 3, 2),))) == [0, -100, 3, 2, -100, -100]

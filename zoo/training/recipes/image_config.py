@@ -73,9 +73,9 @@ class RankerStageSettings:
     """
 
     source: str | None = None
-    train_steps: int = 800
+    train_steps: int = 600
     train_batch_size: int = 128
-    peak_lr: float = 1e-3
+    peak_lr: float = 2e-3
 
     def __post_init__(self) -> None:
         _within("train_steps", self.train_steps, 0, float("inf"))
@@ -108,7 +108,7 @@ class TextToImageTaskSettings:
     temperature: float = 1.0
     top_k: int = 0
     decoding_steps: int = 8
-    judge_steps: int = 1200
+    judge_steps: int = 1000
     early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:

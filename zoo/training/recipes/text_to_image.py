@@ -20,6 +20,7 @@ from zoo.models.contrast.model import Contrastive
 from zoo.models.dalle.model import Dalle
 from zoo.models.dvae.model import DiscreteVAE
 from zoo.models.maskgit.model import MaskGIT
+from zoo.models.registry import find_variant
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -37,25 +38,31 @@ from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 1000  # of a new text tokenizer, unless `model.text_vocab_size=` is given
 FAMILY = 4  # consecutive scenes of the ranker's training, which have the same objects
-RANKER_IMAGE: dict[str, Any] = {"name": "vit_cifar_tiny", "depth": 4}
-RANKER_TEXT: dict[str, Any] = {"name": "bert_tiny", "width": 96, "mlp_dim": 288, "heads": 3, "pool": "mean", "pooler": None,
-               "dropout": 0.0, "attention_dropout": 0.0}  # fmt: skip
+RANKER_IMAGE: dict[str, Any] = {"name": "vit_cifar_tiny", "depth": 3}
+RANKER_TEXT: dict[str, Any] = {
+    "name": "bert_tiny", "width": 96, "mlp_dim": 288, "heads": 3, "pool": "mean", "pooler": None, "dropout": 0.0,
+    "attention_dropout": 0.0,
+}  # fmt: skip
 
 
 def check_settings(run: Run) -> None:
     """Raise SettingsError for what the stages cannot do."""
     t = run.config.trainer
     if t.devices != 1 or t.num_nodes != 1:
-        raise SettingsError(f"devices={t.devices}, num_nodes={t.num_nodes}: this recipe trains several models one after "
-                            f"the other, on one device")  # fmt: skip
+        raise SettingsError(f"devices={t.devices}, num_nodes={t.num_nodes}: this recipe trains several models one "
+                            f"after the other, on one device")  # fmt: skip
 
 
 def text_to_image_model(run: Run, **fields: Any) -> Any:
     """The model of image tokens of the settings. Raises: SettingsError, also for a model of another family."""
-    model = run.build_model("image_tokens", **fields)
     name, source = run.config.model.name, run.config.model.source
+    other = SettingsError(f"{source or name} makes no image tokens: expected a model such as dalle_nano or "
+                          f"maskgit_nano")  # fmt: skip
+    if not source and not issubclass(find_variant(name).model, Dalle | MaskGIT):
+        raise other
+    model: Any = run.build_model("image_tokens", **fields)
     if not isinstance(model, Dalle | MaskGIT):
-        raise SettingsError(f"{source or name} makes no image tokens: expected a model such as dalle_nano or maskgit_nano")
+        raise other
     if source and (model.image_tokenizer is None or model.preprocess is None):
         raise SettingsError(f"model.source={source} has no {'text' if model.image_tokenizer else 'image'} tokenizer: "
                             f"give a model that this recipe has saved")  # fmt: skip
