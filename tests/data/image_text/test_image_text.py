@@ -70,7 +70,7 @@ def test_the_first_epochs_read_captions(tokenizer: TextProcessor) -> None:
     assert all(rows.text_rows(Keys(list(range(20)), epoch)).tolist() == expected for epoch in (0, 1))
     assert rows.text_rows(Keys(list(range(20)), 2)).tolist() != expected
     for settings in (dict(scene_captions=False), dict(name="emoji", question="what?", answers="category")):
-        with pytest.raises(DataError, match="caption_epochs=1 with .*: only the synthetic scenes have captions"):
+        with pytest.raises(DataError, match=r"caption_epochs=1 with .*: only the synthetic scenes have captions"):
             chosen = VisualQuestionSettings(caption_epochs=1, **settings)
             load_visual_questions(chosen, processor=ImageProcessor(size=(32, 32)))
 
