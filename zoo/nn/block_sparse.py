@@ -11,6 +11,7 @@ shares of their sums in the softmax.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -94,9 +95,9 @@ def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tile
     keep = kept if is_constant(mask) else lambda key, build: build()
     seconds = flops / FLOPS  # of a pair
     limit = queries * keys * seconds * rows * TABLE
-    masks, sizes = split(mask), []
+    masks, sizes = split(mask), list[int]()
     for part in masks:
-        costs: Costs = keep(("costs of tiles", part, queries, keys), lambda part=part: costs_of(part, queries, keys))
+        costs: Costs = keep(("costs of tiles", part, queries, keys), partial(costs_of, part, queries, keys))
         tile_seconds = SECONDS_PER_TILE * (1 if not sizes else SECOND)
         pair_seconds = seconds * (rows if part.batch == 1 else 1)
         cost, size = min((pairs * pair_seconds + number * tile_seconds, size) for size, pairs, number in costs.sizes)
