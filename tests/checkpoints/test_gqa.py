@@ -9,6 +9,7 @@ import zoo
 from zoo.checkpoints.golden import named_outputs
 from zoo.checkpoints.gqa import average
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.example_batch import example_batch
 from zoo.models.registry import family, family_names
 from zoo.nn.mixers.base import MIXERS, Mixer, MixerConfig
@@ -27,6 +28,7 @@ SMALL = {
     "distilbert": ("distilbert_base", DECODER),
     "modernbert": ("modernbert_base", DECODER),
     "clip_text": ("clip_text_base", DECODER),
+    "gemma": ("gemma_nano", DECODER | {"kv_heads": None, "head_dim": 8}),
     "granite": ("granite4_nano", DECODER | dict(mixer=None, kv_heads=None)),
     "bigbird": ("bigbird_nano", DECODER),
     "vit": ("vit_base_patch16_224", IMAGE),
@@ -68,6 +70,8 @@ def outputs(model: Model) -> Tensor:
 def test_every_family_is_converted_or_refused_here() -> None:
     recurrent = {"longformer", "mamba", "mamba2", "rwkv", "retnet", "dvae"}  # global projections, or no attention
     crossed = recurrent | {"bart", "blip", "coca", "marian", "rnn_seq2seq", "t5", "transformer", "whisper"}
+    bridges = {name for name in family_names() if issubclass(family(name).model, Bridge)}
+    crossed |= bridges  # convert their text tower
     assert set(family_names()) <= SMALL.keys() | REFUSED.keys() | crossed, "add the new family to one of the lists"
 
 

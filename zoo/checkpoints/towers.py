@@ -76,7 +76,7 @@ def create_or_load(source: str | Path, head: str | None, seed: int, overrides: M
     """A randomly initialized model by name, or a loaded one from a folder or the hub; one of several towers keeps its
     own head."""
     if str(source) in list_models():
-        own = {} if find_variant(str(source)).modality == "multimodal" else {"head": head}
+        own: dict[str, Any] = {} if find_variant(str(source)).modality == "multimodal" else {"head": head}
         return create_model(str(source), seed=seed, **own, **overrides)
     if isinstance(source, Path) or "/" in source or Path(source).exists():
         own = {} if describe(source).family.modality == "multimodal" else {"head": head}

@@ -42,8 +42,8 @@ class VisualQuestionSettings(ItemDataSettings):
         question: The question that all rows of a table answer, instead of a column.
         answers: Column of the answers; of several in a list, the first.
         scene_captions: Train on the captions of the synthetic scenes, too, as answers to "describe the scene.".
-        caption_epochs: Train the first epochs on these captions alone, which tell more of a scene than an answer: what
-            LLaVA's first stage does.
+        caption_epochs: Train the first epochs on these captions alone, as in LLaVA's first stage: they describe more
+            of a scene than an answer.
         types: Column of the types of the questions, for each of which the accuracy is reported.
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training images.
         batch_size: Images per optimizer step, summed over all devices.

@@ -14,6 +14,8 @@ from zoo.utils.type_checks import check_types
 # Names of other libraries for our fields: {ours: theirs}. Error messages suggest ours; a name of several fields stands
 # for the first that a config has.
 FOREIGN_NAMES = {
+    "projection_dim": "embed_dim",  # before width: in open_clip it is that of the shared space
+    "text_vocab_size": "num_text_tokens",
     "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim n_audio_state",
     "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers n_audio_layer "
     "num_resnet_blocks num_res_blocks num_blocks_per_group",
@@ -57,7 +59,7 @@ FOREIGN_NAMES = {
     "max_length": "n_positions n_ctx max_position_embeddings context_length block_size max_seq_len max_seq_length "
     "max_sequence_length seq_len model_max_length frames max_target_positions n_text_ctx",
     "type_vocab_size": "num_token_types",
-    "tie_word_embeddings": "tie_embeddings tie_weights tied_embeddings weight_tying",
+    "tie_word_embeddings": "share_input_output_emb tie_embeddings tie_weights tied_embeddings weight_tying",
     "bos_token_id": "bos_id",
     "eos_token_id": "eos_id",
     "pad_token_id": "padding_idx pad_idx",

@@ -64,7 +64,7 @@ class ImageTextRows(Dataset[Any]):
         types: Names of the types of questions.
         seed: Samples the text of an image by (seed, epoch, index); None takes all texts, or of alternatives the first.
         caption_epochs: Number of epochs, from the first on, in which each image is read with its caption (the text of
-            type "caption"), if it has one. A caption tells more of an image than an answer.
+            type "caption"), if it has one. A caption describes more of an image than an answer.
     """
 
     def __init__(self, data: ImageTexts, tokenizer: TextProcessor, layout: TokenLayout, *, types: Sequence[str] = (),

@@ -79,7 +79,7 @@ class Chat:
     def reply(self, text: str, write: Callable[[str], Any] = print_text, images: Sequence[Any] = ()) -> str:
         """The answer to a message, written as it is generated. An interrupted answer stays as far as it came.
 
-        images: those that stand before the text, files or PIL images; of a model that hears, clips.
+        images: files or PIL images before the text; audio clips for a model that takes audio.
 
         Raises ValueError for a message that the template does not take or that is too long; it is not kept.
         """

@@ -121,10 +121,10 @@ class GeneratedImages(L.Callback):
         """The fractions of images, uint8 [T, I, 3, H, W], with the right objects, and with all right."""
         assert self.judge is not None and self.images.scenes is not None
         seen = self.judge.scenes(pixels.flatten(0, 1))
-        wanted = [scene for scene in self.images.scenes for _ in range(pixels.shape[1])]
+        expected = [scene for scene in self.images.scenes for _ in range(pixels.shape[1])]
 
         def share(same: Callable[[ObjectScene, ObjectScene], bool]) -> float:
-            return sum(map(same, wanted, seen)) / len(seen)
+            return sum(map(same, expected, seen)) / len(seen)
 
         return {"objects": share(same_objects), "scene": share(same_scene)}
 
@@ -165,8 +165,8 @@ class GeneratedImages(L.Callback):
         figure.suptitle(f"{run.model_name}: test image, and generated ones{best}", fontsize=9)
         axes = figure.subplots(count, shown + 1, squeeze=False)
         for row, text in enumerate(self.texts[:count]):
-            pictures = [self.images.images[row], *self.generated[row, :shown]]
-            for place, pixels in zip(axes[row], pictures):
+            shown_images = [self.images.images[row], *self.generated[row, :shown]]
+            for place, pixels in zip(axes[row], shown_images):
                 place.imshow(pixels.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
                 place.set_axis_off()
             axes[row][0].set_title(label_text(text, 60), fontsize=8, loc="left")
