@@ -121,10 +121,10 @@ class GeneratedImages(L.Callback):
         """The fractions of images, uint8 [T, I, 3, H, W], with the right objects, and with all right."""
         assert self.judge is not None and self.images.scenes is not None
         seen = self.judge.scenes(pixels.flatten(0, 1))
-        expected = [scene for scene in self.images.scenes for _ in range(pixels.shape[1])]
+        right = [scene for scene in self.images.scenes for _ in range(pixels.shape[1])]
 
         def share(same: Callable[[ObjectScene, ObjectScene], bool]) -> float:
-            return sum(map(same, expected, seen)) / len(seen)
+            return sum(map(same, right, seen)) / len(seen)
 
         return {"objects": share(same_objects), "scene": share(same_scene)}
 

@@ -162,7 +162,7 @@ def fit_to_captions(run: Run, model: Any, tokenizer: DiscreteVAE, captions: Spli
 
 def pairs_of(images: ImageTexts, *, related: bool = False) -> PairDataset[Any]:
     """Images with their captions. related: scenes with the same objects follow each other, in families that stay in one
-    batch, where only the relation differs."""
+    batch, where they differ in their relation."""
     captions = [tuple(text.target for text in row) for row in images.texts]
     pairs = PairDataset(images.images, captions)
     if not related or images.scenes is None:
