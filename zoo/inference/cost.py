@@ -55,7 +55,7 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
     trainable = sum(p.nbytes for p in copy.parameters() if p.requires_grad)
     copy.eval()
     existing = [*copy.parameters(), *copy.buffers(), *inputs.values()]
-    with torch.no_grad(), fused(), counted_flops() as flops, PeakMemory(existing) as inference:
+    with without_gradients(copy), fused(), counted_flops() as flops, PeakMemory(existing) as inference:
         copy(**inputs)
     copy.train()
     with fused(), PeakMemory(existing) as training:
@@ -91,13 +91,20 @@ def meta_copy(model: Model | str, overrides: dict[str, Any]) -> Model:
     return copy
 
 
+# Inputs [B, N, ...] with a row for each token.
+OF_TOKENS = ("input_ids", "global_attention_mask", "token_type_ids", "image_attention_mask")
+
+
 def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str, Tensor]:
     """A batch of model inputs on the meta device."""
     inputs = {}
     for name, x in example_batch(model).items():
         rest = list(x.shape[1:])
-        if name in ("input_ids", "global_attention_mask"):
-            rest = [length or min(128, model.config.part_of(name).max_length)]
+        if name == "image_sizes":  # numbers that the model computes shapes from
+            inputs[name] = x[:1].repeat(batch, 1)
+            continue
+        if name in OF_TOKENS:
+            rest[0] = length or min(128, model.config.part_of("input_ids").max_length)
         dtype = model.dtype if x.is_floating_point() else x.dtype
         inputs[name] = torch.empty(batch, *rest, dtype=dtype, device="meta")
     if length is not None and "input_ids" not in inputs:
@@ -130,6 +137,20 @@ def counted_flops() -> Iterator[list[int]]:
     with FlopCounterMode(display=False, custom_mapping=kernel) as counter:
         yield found
     found.append(counter.get_total_flops() + sum(FUSED_FLOPS))
+
+
+@contextmanager
+def without_gradients(model: Model) -> Iterator[None]:
+    """Like torch.no_grad, where a view of a parameter still requires a gradient, which the counter of FLOPs hooks."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def state_bytes(state: Any) -> int:

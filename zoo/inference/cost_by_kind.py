@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.inference.cost import PeakMemory, ScalarsAreTrue, counted_flops, empty_batch, fused, state_bytes
+from zoo.inference.cost import (
+    PeakMemory,
+    ScalarsAreTrue,
+    counted_flops,
+    empty_batch,
+    fused,
+    state_bytes,
+    without_gradients,
+)
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.config import Config
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.family import Family
@@ -94,7 +103,7 @@ def count(model: Model, batch: int, length: int) -> tuple[int, int, int, int | N
     inputs = empty_batch(model, batch, length)
     existing = [*model.parameters(), *model.buffers(), *inputs.values()]
     model.eval()
-    with torch.no_grad(), fused(), counted_flops() as flops, PeakMemory(existing) as inference:
+    with without_gradients(model), fused(), counted_flops() as flops, PeakMemory(existing) as inference:
         model(**inputs)
     saved = SavedTensors(existing)
     with ScalarsAreTrue(), fused(), saved:
@@ -111,7 +120,10 @@ def cache_bytes(model: Any, inputs: dict[str, Tensor]) -> int | None:
     with torch.no_grad(), ScalarsAreTrue(), fused():
         if isinstance(model, EncoderDecoder):
             state: Any = model.start_decoding(inputs, ids.shape[1])
-            model.decode(inputs["decoder_input_ids"], state)
+            model.decode(inputs.get("decoder_input_ids", ids), state)
+        elif isinstance(model, Bridge):
+            state = model.start_decoding(model.encoder_inputs(inputs), *ids.shape)
+            model.decode(ids, state)
         else:
             state = model.new_state(*ids.shape)
             model.decode(ids, state)

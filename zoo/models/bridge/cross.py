@@ -110,7 +110,7 @@ def read_images(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> Cr
             "and [B, I, C, H, W], with as many rows and images"
         )
     images, used = pixels.flatten(0, 1), None
-    if seen is not None and not torch.compiler.is_compiling():
+    if seen is not None and not torch.compiler.is_compiling() and not pixels.is_meta:
         used = seen.bool().any(1).flatten()
         images = images[used]
     if not len(images):  # all of them are padding

@@ -166,16 +166,22 @@ class Bridge(TowersModel):
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch of `example_batch` with image tokens before each text, one image for each."""
-        if self.config.marker_id is None:
+        if self.gated_cross is not None and "pixel_values" in batch:
             return example_without_markers(batch)
         ids, token = batch["input_ids"], self.config.feature_token_id
-        with eval_mode(self), torch.no_grad():
-            placed = {name: x.to(self.device) for name, x in self.encoder_inputs(batch).items()}
-            placed = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in placed.items()}
-            count = len(self.features(**placed)) // len(ids)
+        count = self.config.tokens_per_item or 0
+        if self.device.type != "meta":
+            count = self.count_features(batch) // len(ids)
         places = ids.new_full((len(ids), count), token)
         other = (token + 1) % self.text.config.vocab_size
         return batch | {"input_ids": torch.cat([places, ids.masked_fill(ids == token, other)], 1)}
+
+    def count_features(self, batch: Mapping[str, Any]) -> int:
+        """F, the number of features of all images of a batch."""
+        with eval_mode(self), torch.no_grad():
+            placed = {name: x.to(self.device) for name, x in self.encoder_inputs(batch).items()}
+            placed = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in placed.items()}
+            return len(self.features(**placed))
 
     def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the encoder among those of a batch."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from zoo.models.bridge.config import BridgeConfig
@@ -68,6 +69,13 @@ class PaliGemma(Bridge):
         found = super().encoder_inputs(batch)
         types = batch.get("token_type_ids")
         return found if types is None else found | {"token_type_ids": types}
+
+    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See Bridge; the last fourth of each text is the answer."""
+        found = super().complete_example(batch)
+        ids = found["input_ids"]
+        answer = torch.arange(ids.shape[1]) >= ids.shape[1] - batch["input_ids"].shape[1] // 4
+        return found | {"token_type_ids": answer.long().repeat(len(ids), 1)}
 
     def features(self, token_type_ids: Tensor | None = None, **batch: Any) -> Any:  # type: ignore[override]
         """What takes the places of the image tokens [F, D]; with token_type_ids a `Prompt`, for `new_state`."""
