@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.models.bridge.features import real_features
 from zoo.models.encoder_decoder import check_cross_attention, padding_mask
 from zoo.models.text import CrossInputs, last_real
 from zoo.nn.block_config import BlockConfig
@@ -125,7 +126,7 @@ def read_images(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> Cr
 def connected(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
     """(features [K, T, W] after the resampler, if there is one; which of them are real [K, T], None for all)."""
     x, counts = model.encoder_features(**batch)
-    keep = None if counts is None else torch.arange(x.shape[1], device=x.device) < counts[:, None]
+    keep = None if counts is None else real_features(x, counts)
     if model.config.resampler_tokens is None:
         return x, keep
     return model.connector(x, keep), None

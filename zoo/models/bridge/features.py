@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def real_features(x: Tensor, counts: Tensor) -> Tensor:
+    """Which of the features [I, T, W] are real [I, T], of which each has `counts` [I]."""
+    return torch.arange(x.shape[1], device=x.device) < counts[:, None]
+
+
 def put_features(words: Tensor, where: Tensor, features: Tensor) -> Tensor:
     """The embedded tokens [B, N, D] with features [F, D] at the F places where `where` [B, N] is True, in order."""
     return words.masked_scatter(where[..., None], features.to(words.dtype))

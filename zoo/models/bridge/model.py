@@ -21,7 +21,7 @@ from zoo.models.bridge.cross import (
     new_cross_state,
     read_images,
 )
-from zoo.models.bridge.features import check_places, put_features
+from zoo.models.bridge.features import check_places, put_features, real_features
 from zoo.models.eval_mode import eval_mode
 from zoo.models.family import Family
 from zoo.models.llama.model import VARIANTS as LLAMA
@@ -271,11 +271,6 @@ class Bridge(TowersModel):
         mask = None if state.length else self.mask(input_ids=input_ids, attention_mask=attention_mask)
         logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
         return logits
-
-
-def real_features(x: Tensor, counts: Tensor) -> Tensor:
-    """Which of the features [I, T, W] are real [I, T], of which each has `counts` [I]."""
-    return torch.arange(x.shape[1], device=x.device) < counts[:, None]
 
 
 def prefix_tokens(tower: Any) -> int:
