@@ -88,8 +88,9 @@ def test_options_and_models_that_do_not_fit(model):
         zoo.generate_images(zoo.create_model("gpt_nano"), IDS)
     with pytest.raises(ValueError, match="no image tokenizer that makes pixels"):
         _ = zoo.generate_images(model, IDS, seed=0).images
-    with pytest.raises(ValueError, match="generation needs a decoder with head='lm', given a"):
-        zoo.generate(model, IDS)
+    for prompt in (IDS, "a red circle"):
+        with pytest.raises(ValueError, match=r"makes images of texts: use zoo.generate_images"):
+            zoo.generate(model, prompt)
     with pytest.raises(ValueError, match="batches with pixel_values need an image tokenizer"):
         TextToImageTask(model).tokenize(torch.randn(1, 3, 12, 16))
     with pytest.raises(ValueError, match="TextToImageTask trains a dalle or maskgit model"):

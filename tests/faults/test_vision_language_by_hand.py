@@ -1,6 +1,7 @@
 """What a user of vision-language models tries by hand: costs, verification, half precision, and misspelled options."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,23 @@ def test_costs_of_models_that_read_images(name: str) -> None:
     assert long.flops > short.flops
     (found,) = cost_by_kind(name, 40, names=["softmax"])
     assert not found.refused and found.flops == short.flops and found.cache_bytes
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            dict(cross_attention="linear"),
+            "cross_attention='linear' has no effect with by='projector': it is for by='cross'",
+        ),
+        (dict(resampler_tokens=4), "resampler_tokens=4 has no effect with by='projector'"),
+        (dict(by="cross", projector="linear"), "projector='linear' has no effect with by='cross'"),
+        (dict(by="resampler", resampler_tokens=4, gate="channel"), "gate='channel' has no effect with by='resampler'"),
+    ],
+)
+def test_fields_of_other_ways_to_join_towers(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.create_model("bridge_nano", **fields)
 
 
 def test_costs_of_a_resampler() -> None:

@@ -109,7 +109,8 @@ def check_model(model: Any, top_k: int) -> None:
             decoder_only = "decoder_input_ids" not in model.inputs
             hint = "; to continue texts, use zoo.generate" if decoder_only else "; to write texts, use zoo.generate"
             hint = "; to transcribe speech, use zoo.transcribe" if "input_features" in model.inputs else hint
-        hint = "; to classify with text labels, use zoo.zero_shot(model, labels)" if model.config.parts else hint
+        elif model.config.parts:
+            hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
             f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc'{hint}"

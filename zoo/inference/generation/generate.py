@@ -29,6 +29,7 @@ from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
+from zoo.models.text_to_image import TextToImageModel
 from zoo.utils.errors import did_you_mean
 
 EndIds = int | Sequence[int] | None | Literal["model"]
@@ -120,7 +121,10 @@ def argument_names() -> tuple[str, ...]:
 
 
 def check_names(model: Model, options: dict[str, Any]) -> None:
-    """Raises TypeError for a misspelled option of all models or of the family."""
+    """Raises TypeError for a misspelled option of all models or of the family, ValueError for a model that makes
+    images."""
+    if isinstance(model, TextToImageModel):
+        raise ValueError(f"a {type(model).__name__} makes images of texts: use zoo.generate_images(model, texts)")
     own = getattr(model, "generation_options", ())
     for name in options:
         hint = did_you_mean(name, (*argument_names(), *own), cutoff=0.8)

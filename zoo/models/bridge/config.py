@@ -62,6 +62,7 @@ class BridgeConfig(ConnectorConfig):
             if not -depth <= layer < depth:
                 raise ValueError(f"feature_layer={layer}: the {given[0]} tower has the blocks 0 to {depth - 1}")
         self.check_token(given[0])
+        self.check_unused(self.by)
         if self.by == "resampler" and self.resampler_tokens is None:
             raise ValueError("by='resampler' needs resampler_tokens, the number of tokens of an image, such as 64")
 
@@ -123,6 +124,13 @@ class BridgeConfig(ConnectorConfig):
     def feature_layers(self) -> tuple[int, ...]:
         """`feature_layer` as a tuple."""
         return self.feature_layer if isinstance(self.feature_layer, tuple) else (self.feature_layer,)
+
+    def uses_attention(self, name: str = "attention") -> bool:
+        if name == "cross_attention":
+            return self.by == "cross"
+        if name == "resampler_attention":
+            return self.by != "projector" and self.resampler_tokens is not None
+        return super().uses_attention(name)
 
     def part_of(self, name: str) -> Config:
         """The config of the tower that takes the input `name`; the text tower generates."""

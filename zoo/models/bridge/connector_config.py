@@ -1,15 +1,22 @@
 """Config of a resampler, and of the gated cross-attention between a decoder's blocks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from zoo.models.tower_config import TowersConfig
 from zoo.nn.core import check_positive
 
+# How the towers are joined -> how the fields begin that this has no use for.
+UNUSED = {
+    "projector": ("resampler_", "cross_", "gate", "sees"),
+    "resampler": ("cross_", "gate", "sees"),
+    "cross": ("projector",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorConfig(TowersConfig):
-    """Fields of a resampler and of gated cross-attention; those of the other ways to join the towers do not matter.
+    """Fields of a resampler and of gated cross-attention; those of other ways to join the towers are refused.
 
     resampler_tokens: the number of tokens that a perceiver resampler makes of the features of one image; None: no
     resampler. resampler_depth, resampler_heads, resampler_head_dim, resampler_act, resampler_qk_norm,
@@ -44,5 +51,10 @@ class ConnectorConfig(TowersConfig):
         if self.gate_std < 0:
             raise ValueError(f"gate_std={self.gate_std}: expected a standard deviation of at least 0")
 
-    def uses_attention(self, name: str = "attention") -> bool:
-        return name in ("cross_attention", "resampler_attention") or super().uses_attention(name)
+    def check_unused(self, by: str) -> None:
+        """Raise ValueError for a field that towers joined `by` this have no use for."""
+        for field in fields(self):
+            if field.name.startswith(UNUSED[by]) and getattr(self, field.name) != field.default:
+                value = getattr(self, field.name)
+                uses = " or ".join(f"by={other!r}" for other in UNUSED if not field.name.startswith(UNUSED[other]))
+                raise ValueError(f"{field.name}={value!r} has no effect with by={by!r}: it is for {uses}; omit it")
