@@ -65,10 +65,8 @@ class Bridge(TowersModel):
             )
         self.connector = self.make_connector()
         self.gated_cross = self.make_cross() if config.by == "cross" else None
-        encoder = self.tower_inputs(config.encoder)
-        inputs = ("input_ids", "attention_mask", "document_ids", "lengths", *encoder.values())
-        if self.gated_cross is not None:
-            inputs = ("input_ids", "attention_mask", "lengths", *encoder.values(), "image_attention_mask")
+        documents = ["document_ids"] if self.gated_cross is None else []
+        inputs = ("input_ids", "attention_mask", *documents, "lengths", *self.encoder_names())
         setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
         options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
         setattr(self, "generation_options", options)  # noqa: B010
@@ -192,9 +190,14 @@ class Bridge(TowersModel):
         more = [] if self.gated_cross is None else ["image_attention_mask"]
         return [*self.tower_inputs(self.config.encoder).values(), *more]
 
-    def mask(self, **batch: Any) -> Mask | None:
-        """The mask of the decoder for a batch; None is that of its family, which hides later tokens."""
-        return None
+    def words_and_mask(
+        self, input_ids: Tensor, attention_mask: Tensor | None, features: Any
+    ) -> tuple[Tensor | None, Mask | None]:
+        """(see `embed_words`; the mask of the decoder, None for that of its family, which hides later tokens).
+
+        features: what `features` returns for the batch, or None.
+        """
+        return self.embed_words(input_ids, features), None
 
     # --- forward --------------------------------------------------------------------------------------------------
 
@@ -214,7 +217,7 @@ class Bridge(TowersModel):
         if self.gated_cross is not None:
             cross, _ = cross_inputs(self, input_ids, attention_mask, features)
             return self.text.encode(input_ids, attention_mask, lengths=lengths, layers=layers, cross=cross)
-        words = self.embed_words(input_ids, features)
+        words, mask = self.words_and_mask(input_ids, attention_mask, features)
         return self.text.encode(
             input_ids,
             attention_mask,
@@ -222,7 +225,7 @@ class Bridge(TowersModel):
             lengths=lengths,
             layers=layers,
             words=words,
-            mask=self.mask(input_ids=input_ids, attention_mask=attention_mask),
+            mask=mask,
         )
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **batch: Any) -> Tensor:
@@ -267,8 +270,10 @@ class Bridge(TowersModel):
             scores: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, cross=cross)
             return scores
         features, state.features = state.features, None
-        words = None if features is None and state.length else self.embed_words(input_ids, features)
-        mask = None if state.length else self.mask(input_ids=input_ids, attention_mask=attention_mask)
+        words = mask = None
+        if features is not None or not state.length:
+            words, mask = self.words_and_mask(input_ids, attention_mask, features)
+        mask = None if state.length else mask
         logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
         return logits
 

@@ -64,7 +64,6 @@ class LlavaNext(Bridge):
     def __init__(self, config: LlavaNextConfig, towers: Any = None) -> None:
         super().__init__(config, towers)
         self.newline = nn.Parameter(torch.empty(self.text.config.width))
-        setattr(self, "inputs", (*self.inputs, "image_sizes"))  # noqa: B010 (a ClassVar of the base class)
 
     def initialize(self, generator_for: Initializer) -> None:
         normal_(self.newline, len(self.newline) ** -0.5, generator_for("newline"))
@@ -76,9 +75,8 @@ class LlavaNext(Bridge):
             found = replace(found, image=tiled.fitted_to(self.image.config))
         return found
 
-    def encoder_inputs(self, batch: Any) -> dict[str, Any]:
-        sizes = {} if batch.get("image_sizes") is None else {"image_sizes": batch["image_sizes"]}
-        return super().encoder_inputs(batch) | sizes
+    def encoder_names(self) -> list[str]:
+        return [*super().encoder_names(), "image_sizes"]
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each image has the first of the resolutions, and is the same in all tiles."""

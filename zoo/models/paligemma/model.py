@@ -4,7 +4,7 @@ one layer, take the places of image tokens in a Gemma decoder; image and prompt 
 PaliGemma 2 (https://arxiv.org/abs/2412.03555) has Gemma 2 as its decoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ from zoo.models.paligemma.prefix_mask import PrefixMask, prefix_mask
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import SIGLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
-from zoo.nn.kv_cache import StackState
-from zoo.nn.lengths import AnyLengths
+from zoo.nn.masks import Mask
 from zoo.preprocessing.paligemma import PaliGemmaProcessor
 
 
@@ -61,14 +60,10 @@ class PaliGemma(Bridge):
     def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
         super().__init__(config, towers)
         inputs = [name for name in self.inputs if name != "document_ids"]
-        setattr(self, "inputs", (*inputs, "token_type_ids"))  # noqa: B010 (a ClassVar of the base class)
-        options = getattr(self, "generation_options")  # noqa: B009
-        setattr(self, "generation_options", (*options, "token_type_ids"))  # noqa: B010
+        setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
 
-    def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        found = super().encoder_inputs(batch)
-        types = batch.get("token_type_ids")
-        return found if types is None else found | {"token_type_ids": types}
+    def encoder_names(self) -> list[str]:
+        return [*super().encoder_names(), "token_type_ids"]
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """See Bridge; the last fourth of each text is the answer."""
@@ -82,40 +77,12 @@ class PaliGemma(Bridge):
         found = super().features(**batch) if batch else None
         return found if token_type_ids is None else Prompt(found, token_type_ids)
 
-    def encode(  # type: ignore[override]
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        lengths: AnyLengths | None = None,
-        *,
-        layers: Sequence[int] | None = None,
-        **encoder: Any,
-    ) -> Any:
-        """Hidden states of the text tower [B, N, D]; `layers=`: of its blocks, see `Model.encode`."""
-        given = self.encoder_inputs(encoder)
-        if lengths is not None:
-            attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-        return self.text.encode(
-            input_ids,
-            attention_mask,
-            lengths=lengths,
-            layers=layers,
-            words=self.embed_words(input_ids, self.features(**given) if given else None),
-            mask=read_prefix(token_type_ids, input_ids, attention_mask),
-        )
-
-    def decode(
-        self, input_ids: Tensor, state: StackState, attention_mask: Tensor | None = None, *, every: bool = False
-    ) -> Tensor:
-        """As `Bridge.decode`. With a `Prompt` in the state, the ids read first have its token_type_ids."""
-        found: Any = state.features
-        features, types = found if isinstance(found, Prompt) else (found, None)
-        state.features = None
-        words = None if features is None and state.length else self.embed_words(input_ids, features)
-        mask = None if state.length else read_prefix(types, input_ids, attention_mask)
-        logits: Tensor = self.text.decode(input_ids, state, attention_mask, every=every, words=words, mask=mask)
-        return logits
+    def words_and_mask(
+        self, input_ids: Tensor, attention_mask: Tensor | None, features: Any
+    ) -> tuple[Tensor | None, Mask | None]:
+        """See Bridge. With a `Prompt` the mask is that of its token_type_ids, those of the ids."""
+        found, types = features if isinstance(features, Prompt) else (features, None)
+        return self.embed_words(input_ids, found), read_prefix(types, input_ids, attention_mask)
 
 
 def read_prefix(types: Tensor | None, ids: Tensor, attention_mask: Tensor | None) -> PrefixMask | None:
