@@ -77,6 +77,17 @@ class BridgeProcessor(MultimodalProcessor):
             raise ValueError(f"the texts have {sum(found)} times the marker {self.token!r}, and {items} {plural} were "
                              "given: expected one marker for each, in the order of the texts")  # fmt: skip
 
+    def counts_without_markers(self, texts: int, counts: Sequence[int] | None, items: int) -> Sequence[int]:
+        """How many items each of so many texts without markers has: a single text all, several one each.
+
+        counts: those of each text, if they are given. Raises ValueError for more or fewer items than that.
+        """
+        found = counts or ([items] if texts == 1 else [1] * texts)
+        if len(found) != texts or sum(found) != items:
+            raise ValueError(f"{items} {MODALITIES[self.encoder].plural} for {texts} texts without the marker "
+                             f"{self.token!r}: pass one for each text, or a list of them for each")  # fmt: skip
+        return found
+
     def numbers_of_tokens(self, batch: Mapping[str, Tensor], items: int) -> list[int]:
         """How many tokens each item has; batch: what its processor made of them."""
         if (sizes := batch.get("image_sizes")) is not None:

@@ -43,23 +43,13 @@ class PaliGemmaProcessor(BridgeProcessor):
             raise ValueError("text: expected a string or a list of strings; answers are passed as suffix=")
         items, counts = as_items(images)
         if items and not any(self.token in each for each in texts):
-            texts, counts = self.with_markers(texts, items, counts), None
+            counts = self.counts_without_markers(len(texts), counts, len(items))
+            texts = [self.marked(each, count) for each, count in zip(texts, counts)]
         self.check_markers(texts, counts, len(items))
         batch = self.part("image", items) if items else {}
         numbers = iter(self.numbers_of_tokens(batch, len(items)))
         prompts = [self.expand(self.prompt(each), numbers) for each in texts]
         return self.encode(prompts, self.answers(suffix, len(texts)), **options) | batch
-
-    def with_markers(self, texts: Sequence[str], items: Sequence[Any], counts: Sequence[int] | None) -> list[str]:
-        """The texts with a marker for each of their images before them: one image each, unless given as lists."""
-        if counts is None:
-            counts = [len(items)] if len(texts) == 1 else [1] * len(texts)
-        if len(counts) != len(texts) or sum(counts) != len(items):
-            raise ValueError(
-                f"{len(items)} images for {len(texts)} texts without the marker {self.token!r}: pass one for each "
-                "text, or a list of them for each"
-            )
-        return [self.marked(each, count) for each, count in zip(texts, counts)]
 
     def marked(self, text: str, count: int) -> str:
         return self.token * count + text

@@ -67,13 +67,8 @@ def without_markers(processor: BridgeProcessor, texts: Sequence[str], items: Any
     They are the message of a user, if the model has a chat template. Images that are not given as one list for each
     text belong to the only text, or one to each.
     """
-    found, counts = as_items(items)
-    if counts is None:
-        counts = [len(found)] if len(texts) == 1 else [1] * len(texts)
-    if len(counts) != len(texts) or sum(counts) != len(found):
-        plural = MODALITIES[processor.encoder].plural
-        raise ValueError(f"{len(found)} {plural} for {len(texts)} texts without the marker {processor.token!r}: pass "
-                         "one for each text, or a list of them for each")  # fmt: skip
+    found, given = as_items(items)
+    counts = processor.counts_without_markers(len(texts), given, len(found))
     if processor.text.chat_template is None:
         return [processor.marked(text, count) for text, count in zip(texts, counts)], found
     kind: dict[str, Any] = {"type": processor.encoder}
