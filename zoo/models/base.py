@@ -56,7 +56,7 @@ class Model(TimmNames, nn.Module):
     are in `TimmNames`; other names of timm's and transformers' models raise an AttributeError that says ours.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ()
+    inputs: tuple[str, ...] = ()
     family: ClassVar[str]
     variant: str | None = None
     preprocess: Any = None

@@ -125,7 +125,7 @@ class EncoderDecoder(Model):
     `make_side`, and where they differ `encoder_context`, `decoder_context` and `make_head`.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = (
+    inputs: tuple[str, ...] = (
         "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "lengths",
     )  # fmt: skip
     generation_options: ClassVar[tuple[str, ...]] = ()  # what `zoo.generate` takes for this family alone
@@ -140,7 +140,7 @@ class EncoderDecoder(Model):
         self.share_embeddings()
         self.head = self.make_head()
         if self.decoder is None:
-            self.inputs = ENCODER_INPUTS  # type: ignore[misc]
+            self.inputs = ENCODER_INPUTS
 
     def make_side(self, name: str) -> Side:
         """The "encoder" or the "decoder"."""

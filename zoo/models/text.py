@@ -96,7 +96,7 @@ class TextModel(Model):
     document. lengths: see `Model.check_lengths`; with document_ids, the number of tokens of each document.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "document_ids", "lengths")
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "document_ids", "lengths")
     token_inputs: ClassVar[tuple[str, ...]] = ()  # further inputs [B, N], see `context_inputs`
     tokens: TextEmbedding
     blocks: Stack

@@ -141,7 +141,7 @@ class TextToImageModel(TextModel):
     row-major order, also [B, rows, columns]. `zoo.generate_images` makes images.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "image_ids")
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "image_ids")
     causal: ClassVar[bool]
     start: ClassVar[int]  # tokens before the text
     special_image_tokens: ClassVar[int] = 0  # ids behind the codes of the image tokenizer

@@ -77,7 +77,7 @@ class BridgeProcessor(MultimodalProcessor):
             raise ValueError(f"the texts have {sum(found)} times the marker {self.token!r}, and {items} {plural} were "
                              "given: expected one marker for each, in the order of the texts")  # fmt: skip
 
-    def counts_without_markers(self, texts: int, counts: Sequence[int] | None, items: int) -> Sequence[int]:
+    def counts_without_markers(self, texts: int, counts: list[int] | None, items: int) -> list[int]:
         """How many items each of so many texts without markers has: a single text all, several one each.
 
         counts: those of each text, if they are given. Raises ValueError for more or fewer items than that.

@@ -50,7 +50,7 @@ def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tu
     notes += text_notes
     if image is None and text is None:
         return None, notes
-    marker = config.marker_id
+    marker = config.feature_token_id
     token = None if text is None or marker is None else text.backend.id_to_token(marker)
     if text is not None and token is None:
         notes.append(f"model.preprocess has no tokenizer: it has no token {marker}, which marks the images")

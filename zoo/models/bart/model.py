@@ -72,7 +72,7 @@ class Bart(EncoderDecoder):
     def make_head(self) -> nn.Module | None:
         c = self.config
         # a classifier makes the decoder's inputs itself
-        vars(self)["inputs"] = ENCODER_INPUTS if c.head == "classify" else type(self).inputs
+        self.inputs = ENCODER_INPUTS if c.head == "classify" else type(self).inputs
         if c.head is None:
             return None
         if c.head == "classify":

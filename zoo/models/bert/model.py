@@ -56,7 +56,7 @@ class BertConfig(TextConfig):
 class Bert(TextModel):
     """forward(input_ids [B, N], attention_mask, token_type_ids) -> output of the head; see TextModel."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "document_ids", "lengths")
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids", "document_ids", "lengths")
     pools_through: ClassVar[bool] = True  # head="pool" has the pooler of the classifier
 
     def __init__(self, config: BertConfig) -> None:

@@ -93,14 +93,9 @@ class BridgeConfig(ConnectorConfig):
         return part
 
     @property
-    def feature_token_id(self) -> int:
-        """The token whose places the features take."""
-        token: int = getattr(self, f"{self.encoder}_token_id")
-        return token
-
-    @property
-    def marker_id(self) -> int | None:
-        """The same, or None: then a batch says which images each token sees."""
+    def feature_token_id(self) -> int | None:
+        """The token whose places the features take; None by cross-attention if a batch says which images each token
+        sees."""
         token: int | None = getattr(self, f"{self.encoder}_token_id")
         return token
 

@@ -216,14 +216,14 @@ def cross_inputs(
 
     keep [B, N]: 1 for real tokens.
     """
-    c = model.config
-    where = torch.zeros_like(ids, dtype=torch.bool) if c.marker_id is None else ids == c.marker_id
+    c, token = model.config, model.config.feature_token_id
+    where = torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
     where = where if keep is None else where & keep.bool()
-    before, names = model.gated_cross.before, (MODALITIES[c.encoder].plural, f"{c.marker_id} ({c.encoder}_token_id)")
+    before, names = model.gated_cross.before, (MODALITIES[c.encoder].plural, f"{token} ({c.encoder}_token_id)")
     if features is None:
         check_count(int(where.sum()), 0, *names)
         return CrossInputs(before), None
-    if c.marker_id is None and features.seen is None and len(features):
+    if token is None and features.seen is None and len(features):
         raise ValueError(f"the config has no {c.encoder}_token_id: pass image_attention_mask [B, N, I] with the images")
     memory, seen = place_images(features, where, c.sees, *names)
     return CrossInputs(before, memory, None if memory is None else TensorMask(seen[:, None])), seen

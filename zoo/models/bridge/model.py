@@ -66,10 +66,8 @@ class Bridge(TowersModel):
         self.connector = self.make_connector()
         self.gated_cross = self.make_cross() if config.by == "cross" else None
         documents = ["document_ids"] if self.gated_cross is None else []
-        inputs = ("input_ids", "attention_mask", *documents, "lengths", *self.encoder_names())
-        setattr(self, "inputs", inputs)  # noqa: B010 (a ClassVar of the base class)
-        options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
-        setattr(self, "generation_options", options)  # noqa: B010
+        self.inputs = ("input_ids", "attention_mask", *documents, "lengths", *self.encoder_names())
+        self.generation_options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
 
     def make_connector(self) -> nn.Module:
         """What turns features of the encoder into tokens of the decoder."""
@@ -103,8 +101,8 @@ class Bridge(TowersModel):
         encoder, text = self.encoder, self.text.preprocess
         part = encoder.preprocess or encoder.default_preprocess()
         token = f"<{self.config.encoder}>"
-        if text is not None and self.config.marker_id is not None:
-            token = text.backend.id_to_token(self.config.marker_id) or token
+        if text is not None and self.config.feature_token_id is not None:
+            token = text.backend.id_to_token(self.config.feature_token_id) or token
         found: dict[str, Any] = {self.config.encoder: part, "text": text}
         return self.processor_class(**found, token=token, tokens_per_item=self.config.tokens_per_item)
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class ClipText(TextModel):
     With causal attention the tokens after the pooled one do not affect it, and `forward` does not compute them.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "lengths")
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "lengths")
     head: TokenPooling | None
     ends_checked = False  # whether all texts of a batch on a GPU have an end token
 
@@ -61,7 +61,7 @@ class ClipText(TextModel):
         self.blocks = BlockConfig.of(c).stack(c.depth)
         self.head = self.make_head()
         if not c.causal:
-            setattr(self, "inputs", ("input_ids",))  # noqa: B010 (a ClassVar of the base class)
+            self.inputs = ("input_ids",)
 
     def make_head(self) -> TokenPooling | None:
         c = self.config

@@ -89,8 +89,7 @@ class Contrastive(TowersModel):
             setattr(self, f"{name}_proj", proj)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if config.loss == "siglip" else None
-        inputs = [name for m in self.modalities for name in self.tower_inputs(m).values()]
-        setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
+        self.inputs = tuple(name for m in self.modalities for name in self.tower_inputs(m).values())
 
     def initialize(self, generator_for: Initializer) -> None:
         """The published initial values: a temperature of 0.07 (CLIP), or 0.1 with a bias of -10 (SigLIP)."""

@@ -54,7 +54,7 @@ class Longformer(Roberta):
     without one, the first token), and none with other heads. Texts need not be multiples of the window.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = (*Roberta.inputs, "global_attention_mask")
+    inputs: tuple[str, ...] = (*Roberta.inputs, "global_attention_mask")
     token_inputs: ClassVar[tuple[str, ...]] = ("global_attention_mask",)
 
     def __init__(self, config: LongformerConfig) -> None:

@@ -59,8 +59,7 @@ class PaliGemma(Bridge):
 
     def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
         super().__init__(config, towers)
-        inputs = [name for name in self.inputs if name != "document_ids"]
-        setattr(self, "inputs", tuple(inputs))  # noqa: B010 (a ClassVar of the base class)
+        self.inputs = tuple(name for name in self.inputs if name != "document_ids")
 
     def encoder_names(self) -> list[str]:
         return [*super().encoder_names(), "token_type_ids"]
