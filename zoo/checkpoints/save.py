@@ -27,11 +27,10 @@ from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
 from zoo.models.load_report import listed
-from zoo.models.mapping.bridge import BridgeMapping
-from zoo.models.mapping.multi_tower import MultiTowerMapping
 from zoo.models.mapping.nested_keys import NestedMapping
 from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
+from zoo.models.mapping.towers import TowersMapping
 from zoo.models.registry import build, family
 from zoo.utils.arguments import check_path
 from zoo.utils.errors import did_you_mean
@@ -239,9 +238,9 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
             files[generation_config.FILE] = generation
     if format == "open_clip":
         files |= open_clip.files(model)
-    elif isinstance(mapping, MultiTowerMapping | NestedMapping):
+    elif isinstance(mapping, NestedMapping):
         files = mapping.processor_files(files)
-    elif isinstance(mapping, BridgeMapping):
+    elif isinstance(mapping, TowersMapping):
         files = mapping.processor_files(files, model.config)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)

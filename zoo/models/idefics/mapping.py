@@ -12,7 +12,7 @@ from zoo.models.llama.mapping import TABLE as LLAMA_TABLE
 from zoo.models.llama.mapping import read_rope, write_rope
 from zoo.models.mapping.bridge import BridgeMapping
 from zoo.models.mapping.config_keys import CheckpointMapping, differences
-from zoo.models.mapping.multi_tower import prefixed, tower_values
+from zoo.models.mapping.towers import prefixed, tower_values
 from zoo.models.registry import family
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import CLIP_IMAGE, VISION_KEYS, VISION_TABLE, read_edges
@@ -143,8 +143,8 @@ class IdeficsMapping(BridgeMapping):
             f"text.tokens.word.weight = {words}\ntext.head.proj.weight = {head}\n"
             + CROSS_TABLE.replace("{ops}", "row0 row0" if c.gate == "channel" else "")
             + RESAMPLER_TABLE
-            + prefixed(TEXT.table, "text.", MODEL)
-            + prefixed(VISION.table, "image.", "model.vision_model.")
+            + prefixed(TEXT.table, "text.", (MODEL,))
+            + prefixed(VISION.table, "image.", ("model.vision_model.",))
             + ("-  = lm_head.**\n" if c.text.config.tie_word_embeddings else "")
         )
 

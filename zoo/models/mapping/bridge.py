@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from zoo.models.config import Config
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences
-from zoo.models.mapping.multi_tower import IMAGE_PROCESSORS, tower_values
-from zoo.models.mapping.tensors import OPS
+from zoo.models.mapping.towers import TowersMapping, prefixed, tower_fields, tower_values
 from zoo.models.registry import family
 from zoo.models.tower_config import Part
 from zoo.utils.errors import LoadError
@@ -48,13 +46,7 @@ class TowerChoices:
             )
         mapping, family_name = known[name]
         own = family(family_name)
-        start = own.config().to_dict() | dict(mapping.defaults)
-        try:
-            fields = mapping.to_ours(start, theirs) | dict(self.fields)
-        except LoadError as error:
-            raise LoadError(f"{file}: {self.key}: {error}") from None
-        except ValueError as error:
-            raise LoadError(f"{file}: {self.key}: {mapping.name}: {error}") from None
+        fields = tower_fields(own, mapping, theirs, f"{file}: {self.key}") | dict(self.fields)
         return Part(family=family_name, config=config_of(own, fields, file))
 
     def write(self, tower: Part) -> tuple[dict[str, Any], list[str]]:
@@ -76,36 +68,17 @@ class TowerChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BridgeMapping:
+class BridgeMapping(TowersMapping):
     """Mapping of bridges to one kind of checkpoint of transformers.
 
-    name: its `model_type`; architecture: its class. parts: the towers. table: the tensors outside them, see
-    `tensors.py`. read, write: convert what is outside the towers, from their config and our towers to our fields, and
-    from our config back. processor: transformers' processor class; processor_values,
-    image_processor_values: settings of it and of its image processor for a model. around: the token that it writes
-    before and after an image.
+    read: from their config and our towers to our fields outside the towers. processor_values: settings of their
+    processor for a model. around: the token that it writes before and after an image. See TowersMapping.
     """
 
-    name: str
-    architecture: str
     parts: Mapping[str, TowerChoices]
-    table: str
     read: Callable[[Mapping[str, Any], Mapping[str, Part]], dict[str, Any]]
-    write: Callable[[Any], dict[str, Any]]
-    processor: str
     processor_values: Callable[[Any], dict[str, Any]]
-    image_processor_values: Callable[[Any], dict[str, Any]] = lambda config: {}
     around: str = ""
-    base: str = ""
-    embeds: None = None
-
-    @property
-    def heads(self) -> dict[str, dict[str, Any]]:
-        return {self.architecture: {}}
-
-    @property
-    def assumes(self) -> tuple[str, ...]:
-        return (self.architecture,)
 
     def table_for(self, config: Any) -> str:
         """The table of tensors of the whole model."""
@@ -146,35 +119,5 @@ class BridgeMapping:
             raise ValueError(f"transformers' {self.architecture} cannot express {', '.join(lost)}")
         return values
 
-    def processor_files(self, files: dict[str, Any], config: Any) -> dict[str, Any]:
-        """{file name: contents} of the whole model's processor, from those of its towers."""
-        own = {"processor_class": self.processor} | self.processor_values(config)
-        if (image := files.get("preprocessor_config.json")) is not None:
-            kind = IMAGE_PROCESSORS.get(image["image_processor_type"], image["image_processor_type"])
-            image = image | {"image_processor_type": kind, "processor_class": self.processor}
-            image |= self.image_processor_values(config)
-            files = files | {"preprocessor_config.json": image, "processor_config.json": own}
-        if (tokenizer := files.get("tokenizer_config.json")) is not None:
-            files = files | {"tokenizer_config.json": tokenizer | {"processor_class": self.processor}}
-        return files
-
-
-def prefixed(table: str, ours: str, bases: tuple[str, ...], others: tuple[str, ...]) -> str:
-    """A table of tensors of a tower: `ours` before our names, and each of `bases` (for those with `~`) or `others`
-    before their names, as alternatives."""
-    lines = []
-    for text in table.splitlines():
-        if not (text := text.split("#")[0].strip()):
-            continue
-        left, _, right = (part.strip() for part in text.partition(" = "))
-        tokens = right.split()
-        end = next((i for i, token in enumerate(tokens) if token in (*OPS, "?", "if")), len(tokens))
-        names = [token for token in tokens[:end] if token != "|"]
-        full = chain.from_iterable(
-            [before + name.removeprefix("~") for before in (bases if name[0] == "~" else others)] for name in names
-        )
-        rest = [
-            f"{ours}{token}" if before == "if" else token for before, token in zip(["", *tokens[end:]], tokens[end:])
-        ]
-        lines.append(f"{left if left == '-' else ours + left} = {' | '.join(full)} {' '.join(rest)}".strip())
-    return "\n".join(lines) + "\n"
+    def processor_settings(self, config: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+        return self.processor_values(config)

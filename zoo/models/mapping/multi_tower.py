@@ -8,13 +8,9 @@ from typing import Any
 from zoo.models.config import Config
 from zoo.models.family import Family, config_of
 from zoo.models.mapping.config_keys import CheckpointMapping, differences
-from zoo.models.mapping.tensors import OPS
+from zoo.models.mapping.towers import TowersMapping, prefixed, tower_fields, tower_values
 from zoo.models.registry import family
 from zoo.models.tower_config import ContrastiveConfig, Tower
-from zoo.utils.errors import LoadError
-
-# The image processors that we write, and the equivalent classes that CLIP's and SigLIP's processors expect.
-IMAGE_PROCESSORS = {"BitImageProcessor": "CLIPImageProcessor", "ViTImageProcessor": "SiglipImageProcessor"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,48 +27,25 @@ class TowerMapping:
     def read(self, theirs: Mapping[str, Any], file: Path) -> Tower:
         """Our tower from its part of their config. Raises LoadError naming the file."""
         own = family(self.family)
-        start = own.config().to_dict() | dict(self.mapping.defaults)
-        try:
-            fields = self.mapping.to_ours(start, theirs)
-        except LoadError as error:
-            raise LoadError(f"{file}: {error}") from None
-        except ValueError as error:
-            raise LoadError(f"{file}: {self.mapping.name}: {error}") from None
+        fields = tower_fields(own, self.mapping, theirs, str(file))
         return Tower(family=self.family, config=config_of(own, fields, file), proj=self.proj)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiTowerMapping:
-    """Mapping of a model with several towers to one kind of checkpoint of another library.
+class MultiTowerMapping(TowersMapping):
+    """Mapping of a model of towers with a shared space to one kind of checkpoint of another library.
 
-    name: transformers' `model_type`; architecture: its class. parts: the towers by modality. table: the tensors outside
-    the towers, see `tensors.py`. read, write: convert what is outside the towers, from their config to our fields and
-    back. processor: transformers' processor class for images and texts.
+    read: from their config to our fields outside the towers. loss: of the models. See TowersMapping.
     """
 
-    name: str
-    architecture: str
     parts: Mapping[str, TowerMapping]
-    table: str
     loss: str
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
-    write: Callable[[Any], dict[str, Any]]
-    processor: str = ""
-    base: str = ""
-    embeds: None = None
-
-    @property
-    def heads(self) -> dict[str, dict[str, Any]]:
-        return {self.architecture: {}}
-
-    @property
-    def assumes(self) -> tuple[str, ...]:
-        return (self.architecture,)
 
     def table_for(self, config: Any) -> str:
         """The table of tensors of the whole model."""
         return self.table + "".join(
-            prefixed(part.mapping.table_for(config.parts[name]), f"{name}.", part.prefix)
+            prefixed(part.mapping.table_for(config.parts[name]), f"{name}.", (part.prefix,))
             for name, part in self.parts.items()
         )
 
@@ -104,45 +77,14 @@ class MultiTowerMapping:
             raise ValueError(f"{self.architecture} cannot express {', '.join(lost)}")
         return values
 
-    def processor_files(self, files: dict[str, Any]) -> dict[str, Any]:
-        """{file name: contents} of the whole model's processor, from those of its towers."""
-        if (image := files.get("preprocessor_config.json")) is not None:
-            kind = IMAGE_PROCESSORS.get(image["image_processor_type"], image["image_processor_type"])
-            image = image | {"image_processor_type": kind}
-            whole = {"processor_class": self.processor, "image_processor": image}
-            named = image | {"processor_class": self.processor}
-            files = files | {"preprocessor_config.json": named, "processor_config.json": whole}
-        if (tokenizer := files.get("tokenizer_config.json")) is not None:
-            files = files | {"tokenizer_config.json": tokenizer | {"processor_class": self.processor}}
-            if self.loss == "clip" and "pad_token" not in tokenizer and (end := tokenizer.get("eos_token")):
-                # Pipelines need a padding token; CLIP may be padded with end tokens, it pools at the first one.
-                for name in ("tokenizer_config.json", "special_tokens_map.json"):
-                    files[name] = files.get(name, {}) | {"pad_token": end}
+    def processor_settings(self, config: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+        return {"image_processor": image}
+
+    def processor_files(self, files: dict[str, Any], config: Any) -> dict[str, Any]:
+        files = super().processor_files(files, config)
+        tokenizer = files.get("tokenizer_config.json", {})
+        if self.loss == "clip" and "pad_token" not in tokenizer and (end := tokenizer.get("eos_token")):
+            # Pipelines need a padding token; CLIP may be padded with end tokens, it pools at the first one.
+            for name in ("tokenizer_config.json", "special_tokens_map.json"):
+                files[name] = files.get(name, {}) | {"pad_token": end}
         return files
-
-
-def tower_values(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A tower's part of a config; `text_config_dict`, in old files, overrides `text_config`."""
-    found = values.get(f"{key}_dict")
-    found = values.get(key) if found is None else found
-    return found or {}
-
-
-def prefixed(table: str, ours: str, theirs: str) -> str:
-    """A table of tensors with the prefixes `ours` and `theirs` added to its names."""
-    lines = []
-    for text in table.splitlines():
-        if not (text := text.split("#")[0].strip()):
-            continue
-        left, _, right = text.partition(" = ")
-        tokens, before = [], ""
-        for token in right.split():
-            if before == "if":
-                token = ours + token
-            elif token not in (*OPS, "?", "|", "if"):
-                token = theirs + token.removeprefix("~")
-            tokens.append(token)
-            before = token
-        left = left.strip()
-        lines.append(f"{left if left == '-' else ours + left} = {' '.join(tokens)}")
-    return "\n".join(lines) + "\n"
