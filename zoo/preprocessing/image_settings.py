@@ -7,6 +7,12 @@ from zoo.utils.errors import LoadError
 
 LAPLACE_EPS = 0.1  # of the mapping of pixels before DALL-E's dVAE, (1 - 2 eps) x + eps (Ramesh et al. 2021)
 CODEBOOK = "codebook_"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_colors(channels: int) -> dict[str, tuple[float, ...]]:
+    """mean and std of the images of CLIP, which those of BLIP and CoCa share; 0.5 unless there are three channels."""
+    return dict(mean=CLIP_MEAN, std=CLIP_STD) if channels == 3 else dict(mean=(0.5,), std=(0.5,))
 
 
 def processor_settings(kind: str, processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,10 +42,7 @@ def class_defaults(kind: str) -> dict[str, Any]:
     """Defaults of transformers' image processor classes, for keys that are missing in a file."""
     common: dict[str, Any] = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
     half: dict[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
-    openai: dict[str, Any] = {
-        "image_mean": (0.48145466, 0.4578275, 0.40821073),
-        "image_std": (0.26862954, 0.26130258, 0.27577711),
-    }
+    openai: dict[str, Any] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
     crop: dict[str, Any] = {"resample": 3, "do_center_crop": True, "crop_size": 224}
     known = {
         "ViT": half | {"size": 224, "resample": 2, "do_center_crop": False},

@@ -20,6 +20,7 @@ from zoo.models.vit.clip_mapping import OPEN_CLIP_VISION
 from zoo.models.vit.mapping import TIMM, sizes
 from zoo.models.vit.model import VARIANTS
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.image_settings import CLIP_MEAN, CLIP_STD
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.text_cleaning import MODES
@@ -31,8 +32,8 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 DEFAULTS: dict[str, Any] = {
     "size": 224,
     "mode": "RGB",
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
+    "mean": [*CLIP_MEAN],
+    "std": [*CLIP_STD],
     "interpolation": "bicubic",
     "resize_mode": "shortest",
     "fill_color": 0,

@@ -18,9 +18,8 @@ from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import MaskedLMHead
 from zoo.nn.padding import real_tokens
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.image_settings import clip_colors
 from zoo.preprocessing.multimodal import MultimodalProcessor
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ class Blip(EncoderDecoder):
 
     def default_preprocess(self) -> MultimodalProcessor:
         c = self.config
-        colors = dict(mean=MEAN, std=STD) if c.in_chans == 3 else dict(mean=(0.5,), std=(0.5,))
+        colors: Any = clip_colors(c.in_chans)
         return MultimodalProcessor(
             image=ImageProcessor(size=pair(c.image_size), channels=c.in_chans, fit="squash", **colors)
         )

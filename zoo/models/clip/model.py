@@ -11,9 +11,8 @@ from zoo.models.family import Family
 from zoo.models.tower_config import ContrastiveConfig, Tower
 from zoo.models.vit.clip_mapping import CLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
+from zoo.preprocessing.image_settings import clip_colors
 from zoo.preprocessing.multimodal import MultimodalProcessor
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class CLIP(Contrastive):
@@ -21,8 +20,7 @@ class CLIP(Contrastive):
 
     def default_preprocess(self) -> MultimodalProcessor:
         image: Any = self.tower("image").default_preprocess()
-        colors = dict(mean=MEAN, std=STD) if image.channels == 3 else {}
-        return MultimodalProcessor(image=replace(image, **colors))
+        return MultimodalProcessor(image=replace(image, **clip_colors(image.channels)))
 
 
 def clip(width: int, image: Mapping[str, Any], text: Mapping[str, Any], act: str = "quick_gelu") -> dict[str, Any]:

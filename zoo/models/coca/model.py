@@ -33,9 +33,8 @@ from zoo.nn.mlp import MLP
 from zoo.nn.registry import for_layer
 from zoo.nn.stack import Stack
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.image_settings import clip_colors
 from zoo.preprocessing.multimodal import MultimodalProcessor
-
-MEAN, STD_COLORS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class CoCa(EncoderDecoder):
@@ -126,7 +125,7 @@ class CoCa(EncoderDecoder):
 
     def default_preprocess(self) -> MultimodalProcessor:
         c = self.config
-        colors = dict(mean=MEAN, std=STD_COLORS) if c.in_chans == 3 else dict(mean=(0.5,), std=(0.5,))
+        colors: Any = clip_colors(c.in_chans)
         return MultimodalProcessor(image=ImageProcessor(size=pair(c.image_size), channels=c.in_chans, **colors))
 
     # --- images and texts ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 from zoo.models.bridge.config import BridgeConfig
 from zoo.models.bridge.model import Bridge
-from zoo.models.clip.model import MEAN, STD, VIT_L
+from zoo.models.clip.model import VIT_L
 from zoo.models.family import Family
 from zoo.models.llama.model import VARIANTS as LLAMA
 from zoo.models.llama.model import LlamaConfig
@@ -17,8 +17,6 @@ from zoo.models.vit.model import ViTConfig
 
 class Llava(Bridge):
     """LLaVA; see Bridge."""
-
-    pixel_statistics = (MEAN, STD)
 
 
 def llava(image: dict[str, Any], text: dict[str, Any], **own: Any) -> dict[str, Any]:

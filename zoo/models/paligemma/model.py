@@ -54,7 +54,6 @@ class PaliGemma(Bridge):
     See Bridge.
     """
 
-    pixel_statistics = ((0.5,) * 3, (0.5,) * 3)
     processor_class = PaliGemmaProcessor
 
     def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
