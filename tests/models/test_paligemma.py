@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from table_swaps import check_swaps
 
 import zoo
+from zoo.inference.generation.one_token import one_token_step
+from zoo.models.example_batch import example_batch
 from zoo.models.paligemma.prefix_mask import PrefixMask, prefix_mask
 from zoo.nn import CAUSAL, Window
 from zoo.nn.masks import MaskView
@@ -126,6 +128,19 @@ def test_our_format_and_the_small_variant(tmp_path):
         torch.testing.assert_close(model(**later)[:, early], model(**inputs)[:, early])
         later = inputs | {"input_ids": torch.cat([ids[:, : tokens + 1], ids[:, -3:] + 1], 1)}
         assert (model(**later)[:, :tokens] - model(**inputs)[:, :tokens]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_tokens_after_the_prompt_are_read_by_fast_steps():
+    model = zoo.create_model("paligemma_nano", seed=0).eval()
+    inputs, token = example_batch(model), torch.full((2, 1), 7)
+    states = [model.start_decoding(model.encoder_inputs(inputs), 2, 99) for _ in range(3)]
+    for state in states:
+        model.decode(inputs["input_ids"], state)
+    expected = model.decode(token, states[0])
+    for reader, state in zip((model, model.decoder), states[1:], strict=True):
+        step = one_token_step(reader, state)
+        assert step is not None and error(step(token), expected) <= 1e-5
 
 
 def test_the_mask_by_hand():
