@@ -68,8 +68,8 @@ ALLOWED = re.compile(
 KEPT = {
     "zoo/data/audio/spectrograms.py": re.compile(r'"hear/\w+"'),
     "zoo/data/audio/tables.py": re.compile(r'^"sound"$'),
-    "zoo/data/image/unlabeled.py": re.compile(r'^"picture"$'),
-    "zoo/data/pairs/tables.py": re.compile(r'^"(sound|picture)"$'),
+    "zoo/data/sources/columns.py": re.compile(r'^"picture"$'),
+    "zoo/data/pairs/tables.py": re.compile(r'^"sound"$'),
     "zoo/data/synthetic/stories.py": re.compile(r"asked \{friend\}|said \{name\}"),
 }
 

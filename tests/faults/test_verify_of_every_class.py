@@ -28,7 +28,7 @@ def written(folder: Path, name: str, **options: int) -> Path:
     if (tiny := next((tiny for start, tiny in TINY.items() if name.startswith(start)), None)) is not None:
         seq2seq_folder(folder, name, **tiny | options)
         return folder
-    decoders = ("GPT2", "Llama", "Mistral", "Qwen", "Granite", "Mamba", "Rwkv")
+    decoders = ("GPT2", "Llama", "Mistral", "Qwen", "Granite", "Mamba", "Rwkv", "Gemma")
     (decoder if name.startswith(decoders) else transformers_text)(folder, name, **options)
     return folder
 

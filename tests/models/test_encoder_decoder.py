@@ -29,7 +29,7 @@ OWN: dict[str, dict] = {
 }  # fmt: skip
 SELF_KINDS = (
     "local", "dilated", "shifted_window", "block_sparse", "strided", "longformer", "bigbird", "gated_linear", "delta",
-    "gated_delta",
+    "gated_delta", "axial_row", "axial_column", "conv_like",
 )  # fmt: skip
 CROSS_KINDS = [kind for kind in BUILT_IN if kind not in SELF_KINDS]
 

@@ -239,7 +239,7 @@ def test_dropout_acts_while_training_only_and_keeps_the_mean(kind, causal):
     drawn = torch.stack([core(q, k, ones, mask) for _ in range(400)])
     size = exact.abs().mean().item()
     assert drawn.mean().item() == pytest.approx(exact.mean().item(), abs=0.03 * size)
-    last = kind in ("dilated", "block_sparse")  # there the last query is one that sees several keys
+    last = kind in ("dilated", "block_sparse", "axial_column")  # there the last query is one that sees several keys
     assert drawn[:, 0, 0, -1 if last else 3, 0].unique().numel() > 5  # and really drops
 
 

@@ -298,8 +298,8 @@ class TiledAttention(torch.autograd.Function):
             )
             out, lse = (unfold(x, q.shape[1]) for x in (out, lse))
             if tile.fully_masked is not None:
-                out = out.masked_fill(tile.fully_masked, 0.0)
-                lse = lse.masked_fill(tile.fully_masked[:, 0], NOTHING)
+                hidden = tile.fully_masked.to(out.device)
+                out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
             y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
             if i >= len(tiles.tiles):
                 before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
@@ -326,7 +326,8 @@ class TiledAttention(torch.autograd.Function):
             parts = inputs_of(tile, q, k, v)
             out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
             if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
-                grad, lse = grad.masked_fill(tile.fully_masked, 0.0), lse.masked_fill(tile.fully_masked[:, 0], inf)
+                hidden = tile.fully_masked.to(grad.device)
+                grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
             out, grad, lse = (fold(x, k.shape[1]) for x in (out, grad, lse))
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 *(grad, *parts, out, lse, 0.0, False), attn_mask=table_of(tile, parts[0], tables), scale=ctx.scale

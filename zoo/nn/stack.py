@@ -85,11 +85,9 @@ class Stack(nn.Module):
         for i in range(self.depth):
             block = getattr(self, str(i))
             own = context.layer(i) if isinstance(context.rotary, tuple) else context
+            cache = None if state is None else state[i]
             for part in (block,) if before is None or i not in before else (before[i], block):
-                if recompute:
-                    x = checkpoint(part, x, own, use_reentrant=False)
-                else:
-                    x = part(x, own, None if state is None else state[i])
+                x = checkpoint(part, x, own, use_reentrant=False) if recompute else part(x, own, cache)
             if selected is not None and i in selected:
                 outputs[i] = x
         if state is not None:
@@ -97,10 +95,12 @@ class Stack(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         outputs[self.depth] = x
-        if groups is not None:
-            outputs = {i: unpack_rows(y, groups, *shape[:2]) for i, y in outputs.items()}
-        elif keep is not None:  # exact zeros at padding
-            outputs = {i: y * keep[:, -shape[1] :, None] for i, y in outputs.items()}
+        for i, y in list(outputs.items()):  # exact zeros at padding
+            if groups is not None:
+                full = y.new_zeros(shape[0] * shape[1], y.shape[-1])
+                outputs[i] = full.index_copy_(0, groups.index, y.squeeze(0)).view(*shape[:2], y.shape[-1])
+            elif keep is not None:
+                outputs[i] = y * keep[:, -shape[1] :, None]
         x = outputs[self.depth]
         return x if selected is None else (x, [outputs[i] for i in selected])
 
@@ -119,12 +119,6 @@ class Stack(nn.Module):
                 LayerState(cached.new_state(batch, capacity, like), None if mlp is None else mlp.new_state(batch, like))
             )
         return states
-
-
-def unpack_rows(x: Tensor, groups: Groups, batch: int, length: int) -> Tensor:
-    """Packed tokens [1, T, D] -> [batch, length, D], exact zeros at padding."""
-    full = x.new_zeros(batch * length, x.shape[-1])
-    return full.index_copy_(0, groups.index, x.squeeze(0)).view(batch, length, x.shape[-1])
 
 
 def check_inputs(stack: Stack, context: Context, state: StackState | None, rows: int) -> bool:

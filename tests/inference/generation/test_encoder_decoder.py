@@ -150,7 +150,7 @@ def test_what_is_refused():
         zoo.generate(zoo.create_model("bart_nano", decoder_start_token_id=None), ids)
     with pytest.raises(TypeError, match="no option 'max_new_token'; did you mean 'max_new_tokens'"):
         zoo.generate(zoo.create_model("gpt_nano"), ids, max_new_token=5)
-    with pytest.raises(TypeError, match="encoder-decoder models only"):
+    with pytest.raises(TypeError, match="is an option of models with an encoder"):
         zoo.generate(zoo.create_model("gpt_nano"), ids, decoder_input_ids=ids)
 
 

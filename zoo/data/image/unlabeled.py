@@ -8,9 +8,8 @@ import torch
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.decode import Decoded, decode
 from zoo.data.image.load import statistics
-from zoo.data.pairs.tables import NAMES
 from zoo.data.sources.class_folders import validation_as_test
-from zoo.data.sources.columns import FILE_NAMES, announce_skipped, check_column, encoded_item, find_column
+from zoo.data.sources.columns import FILE_NAMES, IMAGE_NAMES, announce_skipped, check_column, encoded_item, find_column
 from zoo.data.sources.dataset_cards import list_cards, load_card
 from zoo.data.sources.find import SPLIT_NAMES, Read, find_tables, split_tables
 from zoo.data.sources.tables import Table, read_table
@@ -23,7 +22,7 @@ from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 from zoo.utils.folders import data_files, describe_files
 
-COLUMNS = (*NAMES["images"], "images", *FILE_NAMES)
+COLUMNS = (*IMAGE_NAMES, "images", *FILE_NAMES)
 GENERATED = ("auto", "synthetic", "scenes", "synthetic_scenes")
 SMALLEST_SCENE = 24  # pixels
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from zoo.data.image.decode import Blob
-from zoo.data.sources.columns import FILE_NAMES, encoded_item, find_column, find_columns
+from zoo.data.sources.columns import FILE_NAMES, IMAGE_NAMES, encoded_item, find_column, find_columns
 from zoo.data.sources.find import Read, split_tables
 from zoo.data.sources.shards import read_shards
 from zoo.data.sources.tables import SUFFIXES, Table, read_table
@@ -16,7 +16,7 @@ from zoo.data.splits import Items
 from zoo.utils.errors import DataError
 
 NAMES = {
-    "images": ("image", "img", "picture", "photo", "pixel_values", "jpg", "png"),
+    "images": IMAGE_NAMES,
     "audio": ("audio", "sound", "wav", "flac", "clip"),
     "captions": ("caption", "captions", "text", "sentence", "sentences", "description", "title", "alt_text", "alt"),
 }

@@ -14,6 +14,7 @@ from zoo.utils.errors import DataError, did_you_mean
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
 MEDIA_FILE = re.compile(r".+\.(wav|flac|mp3|ogg|opus|m4a|png|jpe?g|webp|gif|bmp|tiff?|heic|avif)", re.I)
+IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
 FILE_NAMES = ("file", "file_name", "filename", "path", "file_path", "filepath")
 
 

@@ -127,7 +127,8 @@ def check_names(model: Model, options: dict[str, Any]) -> None:
         raise ValueError(f"a {type(model).__name__} makes images of texts: use zoo.generate_images(model, texts)")
     own = getattr(model, "generation_options", ())
     for name in options:
-        hint = did_you_mean(name, (*argument_names(), *own), cutoff=0.8)
+        known = argument_names() if isinstance(model, EncoderDecoder) else (*argument_names(), *own)
+        hint = did_you_mean(name, known, cutoff=0.8)
         if hint and name not in own:
             raise TypeError(f"generate has no option {name!r}{hint}")
 
@@ -175,7 +176,7 @@ def prompt_of(
         raise TypeError(f"generate: {type(model).__name__} takes {own}; it has no option {next(iter(options))!r}")
     if options or (images and not isinstance(model, Bridge)):
         raise TypeError(
-            f"generate: {next(iter(options | images))!r} is an option of models with an encoder only, given a "
+            f"generate: {next(iter(options | images))!r} is an option of models with an encoder, given a "
             f"{type(model).__name__}"
         )
     prompt = Prompt.checked(model, inputs["input_ids"], inputs["attention_mask"], room, target)

@@ -78,13 +78,12 @@ class GemmaEmbedding(TextEmbedding):
     55.5 in bfloat16."""
 
     def __init__(self, vocab_size: int, width: int, **options: Any) -> None:
-        super().__init__(vocab_size, width, **options)
-        self.factor = width**0.5
-        self.rounded = {dtype: float(torch.tensor(self.factor, dtype=dtype, device="cpu")) for dtype in HALF}
+        super().__init__(vocab_size, width, scale=width**0.5, **options)
+        self.rounded = {dtype: float(torch.tensor(self.scale, dtype=dtype, device="cpu")) for dtype in HALF}
 
     def embed_words(self, ids: Tensor) -> Tensor:
-        x = super().embed_words(ids)
-        return x * self.rounded.get(x.dtype, self.factor)
+        x = self.lookup(self.word, ids, "token id")
+        return x * self.rounded.get(x.dtype, self.scale)
 
 
 class Gemma(TextDecoder):

@@ -75,7 +75,9 @@ class TextEmbedding(nn.Module):
     ) -> Tensor:
         """positions [N] or [B, N]: position of each token among the real tokens of its row; types [B, N], default 0.
         words [B, N, D]: what stands in the place of `embed_words(ids)`, such as features of an image."""
-        x = self.embed_words(ids) if words is None else words
+        if words is None:
+            words = self.lookup(self.word, ids, "token id") if self.scale == 1 else self.embed_words(ids)
+        x = words
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.lookup(self.types, types, "token_type_id"))
         elif types is not None and not (torch.compiler.is_compiling() or self.ids_checked) and bool(types.any()):
