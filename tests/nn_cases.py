@@ -26,7 +26,7 @@ KINDS: dict[str, dict] = {  # options that make a difference among a few tokens
     "shifted_window": {"window": 4},
     "block_sparse": {"block": 3, "layout": [[i == j or (i + j) % 3 == 0 for j in range(16)] for i in range(16)]},
     "strided": {"window": 2, "step": 3},
-    "axial_column": {"columns": 3},
+    "axial_column": {"columns": 2},
     "longformer": {"window": 2, "tokens": 2},
     "bigbird": {"block": 2, "random": 1},
     "linear": {},

@@ -92,9 +92,7 @@ class Stack(nn.Module):
                 outputs[i] = x
         if state is not None:
             state.advance(shape[1])
-        if self.norm is not None:
-            x = self.norm(x)
-        outputs[self.depth] = x
+        outputs[self.depth] = x if self.norm is None else self.norm(x)
         for i, y in list(outputs.items()):  # exact zeros at padding
             if groups is not None:
                 full = y.new_zeros(shape[0] * shape[1], y.shape[-1])
