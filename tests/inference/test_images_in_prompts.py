@@ -189,5 +189,5 @@ def test_images_and_texts_that_do_not_fit(ours):
 
 def test_images_for_a_model_of_texts_alone():
     text = zoo.create_model("llama_nano", seed=0)
-    with pytest.raises(TypeError, match="'pixel_values' is an option of models with an encoder only, given a Llama"):
+    with pytest.raises(TypeError, match="'pixel_values' is an option of models with an encoder, given a Llama"):
         zoo.generate(text, torch.tensor([[5, 6]]), pixel_values=torch.zeros(1, 3, 16, 16))

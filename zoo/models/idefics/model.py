@@ -32,9 +32,9 @@ class IdeficsConfig(BridgeConfig):
     additional_vocab_size: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.by != "cross":
             raise ValueError(f"by={self.by!r}: Idefics has by='cross'; the family 'bridge' has others")
+        super().__post_init__()
         size = self.text.config.vocab_size  # type: ignore[union-attr]
         if not 0 <= self.additional_vocab_size < size:
             raise ValueError(
