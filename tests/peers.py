@@ -58,6 +58,12 @@ def error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1)).item()
 
 
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
+    """Assert that finite tensors of one shape are equal up to a relative tolerance."""
+    assert a.shape == b.shape and a.isfinite().all()
+    assert ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() <= tolerance
+
+
 def pixels(size=(32, 32), channels=3, rows=2, seed=1, dtype=torch.float32) -> Tensor:
     return torch.randn(rows, channels, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers import close
 from torch import Tensor
 
 import zoo
@@ -287,11 +288,6 @@ def shaped(name: str, shape: str) -> zoo.Model:
 
 def first(batch: dict[str, Tensor], rows: slice = slice(0, 1)) -> dict[str, Tensor]:
     return {key: value[rows] for key, value in batch.items()}
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
-    assert a.shape == b.shape and a.isfinite().all()
-    assert ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() <= tolerance
 
 
 # -- every variant, on meta -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 import torch
+from peers import close
 from torch import Tensor
 
 import zoo
@@ -91,11 +92,6 @@ def padded(name: str) -> dict[str, Tensor]:
     decoder[1, :2] = 0
     decoder[2, 3] = 0
     return batch_of(name) | {"attention_mask": mask, "decoder_attention_mask": decoder}
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
-    assert a.shape == b.shape and a.isfinite().all()
-    assert ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() <= tolerance
 
 
 def rows(batch: dict[str, Tensor], *index: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from bridge_cases import alone
+from peers import close
 from torch import Tensor
 
 import zoo
@@ -56,20 +58,6 @@ def several(seed: int = 0) -> dict[str, Tensor]:
         "attention_mask": mask,
         "pixel_values": torch.randn(3, 3, 16, 16, generator=draw),
     }
-
-
-IMAGES = (slice(0, 1), slice(0, 0), slice(1, 3))  # of the rows of `several`
-
-
-def alone(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
-    ids = batch["input_ids"][row][batch["attention_mask"][row].bool()][None]
-    pixels = batch["pixel_values"][IMAGES[row]]
-    return {"input_ids": ids} | ({"pixel_values": pixels} if len(pixels) else {})
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
-    assert a.shape == b.shape and a.isfinite().all()
-    assert ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() <= tolerance
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

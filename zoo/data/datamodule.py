@@ -1,7 +1,7 @@
 """LightningDataModule with batches that are a function of the training step."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -193,3 +193,30 @@ class KeyedDataModule(L.LightningDataModule):
             return 0, 1, 1
         sampler = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         return sampler["rank"], sampler["num_replicas"], self.trainer.accumulate_grad_batches
+
+
+class PreparedDataModule(KeyedDataModule):
+    """Base class of data modules whose images or audio become model inputs after their transfer to the device.
+
+    Attributes:
+        prepare: Augments and normalizes a raw batch: `prepare(batch, seed=, step=, train=)`.
+        kept: Names of the other entries of a raw batch that the task gets as they are.
+    """
+
+    prepare: Callable[..., dict[str, Any]]
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
+        """Convert a raw batch to the batch of the task."""
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
+
+    def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
+        """Convert a raw batch to the batch of the task."""
+        inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
+        return inputs | {name: batch[name] for name in self.kept if name in batch}
+
+    def sample(self, count: int = 32) -> dict[str, Any]:
+        """A small batch of the task, to profile with."""
+        return self.ready(super().sample(count))

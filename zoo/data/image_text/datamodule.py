@@ -1,6 +1,6 @@
 """Data module of images with texts that are to be written about them, tokenized in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from zoo.data.augment_config import AugmentSettings
 from zoo.data.config import no_augment
-from zoo.data.datamodule import KeyedDataModule
+from zoo.data.datamodule import PreparedDataModule
 from zoo.data.image_text.dataset import CAPTION, ImageText, ImageTexts
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.datamodule import ImageBatch, mentions_sides
@@ -19,8 +19,6 @@ from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.keyed_random import KeyedRandom
-
-EXTRA = ("input_ids", "labels", "attention_mask", "lengths", "prompt_lengths", "types", "index", "epoch")
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class ImageTextRows(Dataset[Any]):
         }
 
 
-class ImageTextDataModule(KeyedDataModule):
+class ImageTextDataModule(PreparedDataModule):
     """Data module of images with texts about them; see `ImageTextRows` for its batches, whose images are augmented and
     normalized after their transfer to the device.
 
@@ -136,6 +134,8 @@ class ImageTextDataModule(KeyedDataModule):
     Raises: ValueError for a prompt and a text with too many tokens.
     """
 
+    kept = ("input_ids", "labels", "attention_mask", "lengths", "prompt_lengths", "types", "index", "epoch")
+
     def __init__(self, splits: Splits[ImageTexts], tokenizer: TextProcessor, image: ImageProcessor,
                  layout: TokenLayout, batch_size: int = 64, *, augment: AugmentSettings | None = None, seed: int = 0,
                  caption_epochs: int = 0, **options: Any) -> None:  # fmt: skip
@@ -149,21 +149,6 @@ class ImageTextDataModule(KeyedDataModule):
         texts = [[part for text in row for part in (text.prompt, text.target)] for row in splits.train.texts]
         mirrors = torch.tensor([not any(map(mentions_sides, row)) for row in texts])
         self.prepare = ImageBatch(augment or no_augment(), image, mirrors)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
-        """Convert a raw batch to the batch of the task."""
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
-
-    def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
-        """Convert a raw batch to the batch of the task."""
-        inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
-        return inputs | {name: batch[name] for name in EXTRA if name in batch}
-
-    def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small batch of the task, to profile with."""
-        return self.ready(super().sample(count))
 
 
 def encode_all(texts: Sequence[ImageText], tokenizer: TextProcessor) -> list[tuple[list[int], list[int]]]:

@@ -1,6 +1,6 @@
 """Image-text and audio-text pairs in reproducible batches, with sampled captions and batched augmentation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, announ
 from zoo.data.audio.tables import AudioClips
 from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
 from zoo.data.config import no_augment
-from zoo.data.datamodule import KeyedDataModule
+from zoo.data.datamodule import PreparedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.keyed_batches import KeyedBatches, Keys
 from zoo.data.pairs.dataset import PairDataset, PairSplits
@@ -21,10 +21,6 @@ from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor, Truncate
 from zoo.utils.keyed_random import KeyedRandom, seed_for
 from zoo.utils.transfer import to_device
-
-Prepare = Callable[..., dict[str, Any]]
-"""prepare(batch, seed=, step=, train=): converts a raw batch to model inputs, on its device."""
-EXTRA = ("input_ids", "attention_mask", "lengths", "positives", "index", "epoch")  # what a batch has beside them
 
 
 class PairRows(Dataset[Any]):
@@ -102,7 +98,7 @@ class FamilyBatches(KeyedBatches):
         return torch.cat([rows, torch.arange(len(rows), self.n)])
 
 
-class PairDataModule(KeyedDataModule):
+class PairDataModule(PreparedDataModule):
     """Data module of pairs; batches are converted to model inputs after their transfer to the device.
 
     Args:
@@ -114,11 +110,9 @@ class PairDataModule(KeyedDataModule):
             a warning.
         seed: Seed of the order, of the sampled captions and of the augmentation.
         options: Options of `KeyedDataModule`.
-
-    Attributes:
-        prepare: Augments and normalizes a raw batch: `prepare(batch, seed=, step=, train=)`.
     """
 
+    kept = ("input_ids", "attention_mask", "lengths", "positives", "index", "epoch")
     smallest_batch = 2  # the contrastive loss compares pairs
 
     def __init__(self, splits: PairSplits[Any], preprocess: MultimodalProcessor, batch_size: int = 128, *,
@@ -126,7 +120,6 @@ class PairDataModule(KeyedDataModule):
                  seed: int = 0, **options: Any) -> None:  # fmt: skip
         self.preprocess, self.max_length, self.seed = preprocess, max_length, seed
         super().__init__(splits, batch_size, dataset=self.rows, seed=seed, **options)
-        self.prepare: Prepare
         if isinstance(splits.train.items, Tensor):
             settings = augment if isinstance(augment, AugmentSettings) else no_augment()
             self.prepare = ImageBatch(settings, preprocess.image, may_be_mirrored(splits.train))
@@ -153,21 +146,6 @@ class PairDataModule(KeyedDataModule):
         if self.train.family == 1:
             return super().batches(**place)
         return FamilyBatches(len(self.train), self.batch_size, family=self.train.family, seed=self.seed, **place)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Any]:
-        """Convert a raw batch to the batch of the task."""
-        trainer = self.trainer
-        training = trainer is not None and trainer.training
-        return self.ready(batch, step=trainer.global_step if trainer else 0, train=training)
-
-    def ready(self, batch: Mapping[str, Any], *, step: int = 0, train: bool = False) -> dict[str, Any]:
-        """Convert a raw batch to the batch of the task."""
-        inputs = self.prepare(batch, seed=self.seed, step=step, train=train)
-        return inputs | {name: batch[name] for name in EXTRA if name in batch}
-
-    def sample(self, count: int = 32) -> dict[str, Any]:
-        """A small batch of the task, to profile with."""
-        return self.ready(super().sample(count))
 
 
 def audio_features(clips: AudioClips, extractor: Any) -> Any:
