@@ -33,6 +33,7 @@ WITHOUT_TORCH = (
     "zoo", "zoo.utils.console", "zoo.utils.distributed", "zoo.utils.errors", "zoo.utils.lazy", "zoo.utils.options",
     "zoo.data", "zoo.data.augment_config", "zoo.data.base_config", "zoo.data.config", "zoo.data.image_text_config",
     "zoo.data.sources.dataset_cards",
+    "zoo.parallel", "zoo.parallel.config",
     "zoo.tasks", "zoo.tasks.config", "zoo.training",
     "zoo.training.config", "zoo.training.main", "zoo.training.parse", "zoo.training.recipes.config",
     "zoo.training.recipes.image_text_config",

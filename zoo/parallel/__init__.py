@@ -1,1 +1,11 @@
-"""Training a model on several devices."""
+"""Training a model on several devices: a plan, and models placed by it. Importing this loads no torch."""
+
+from zoo.utils.lazy import lazy_attributes
+
+_HOME = {
+    "Plan": "zoo.parallel.plan",
+    "parallelize": "zoo.parallel.place",
+    "shard": "zoo.parallel.fsdp",
+}
+__all__ = sorted(_HOME)
+__getattr__ = lazy_attributes(__name__, _HOME)

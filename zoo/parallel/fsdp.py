@@ -1,15 +1,25 @@
-"""FSDP2: each block is a unit, and all other parameters form another."""
+"""FSDP2 and DDP: each block is a unit, and all other parameters form another."""
 
 import re
+from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from zoo.parallel.config import PlanSettings
+
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a model's parameters over a one-dimensional mesh, in place; no effect if it is sharded already."""
+def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) -> nn.Module:
+    """Shard a model's parameters over a mesh, in place; no effect if it is sharded already.
+
+    Args:
+        mesh: One dimension; or two, copies and the processes that share each of them (HSDP).
+        plan: Its mixed precision and CPU offload are used.
+    """
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
     if isinstance(model, FSDPModule):
@@ -18,11 +28,38 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         for name, value in module.named_parameters(recurse=False):
             if value.ndim == 0:  # scalars cannot be sharded; torch loads a vector of one element as a scalar, too
                 setattr(module, name, nn.Parameter(value.detach().reshape(1), value.requires_grad))
+    options = {} if plan is None else fsdp_options(plan)
     for name, module in list(model.named_modules()):
         if _BLOCK.search(name):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    for method in dir(model):
-        if method == "encode" or method.startswith("encode_"):
-            register_fsdp_forward_method(model, method)
+            fully_shard(module, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
+    for method in encode_methods(model):
+        register_fsdp_forward_method(model, method)
+    return model
+
+
+def fsdp_options(plan: PlanSettings) -> dict[str, Any]:
+    """Mixed precision and CPU offload of a plan, as arguments of `fully_shard`."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+
+    options: dict[str, Any] = {}
+    if plan.mixed_precision is not None:
+        options["mp_policy"] = MixedPrecisionPolicy(_DTYPES[plan.mixed_precision], torch.float32)
+    if plan.cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+    return options
+
+
+def encode_methods(model: nn.Module) -> list[str]:
+    """The methods beside `forward` that compute with the parameters of a model."""
+    return [name for name in dir(type(model)) if name == "encode" or name.startswith("encode_")]
+
+
+def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Average gradients over a mesh of one dimension, in place (DDP); no effect if it was done already."""
+    from torch.distributed._composable.replicate import DDP
+    from torch.distributed._composable.replicate import replicate as composable_ddp
+
+    if not isinstance(model, DDP):
+        composable_ddp(model, process_group=mesh.get_group(), gradient_as_bucket_view=True)
     return model
