@@ -1,0 +1,57 @@
+"""Packed documents that stay where they are in their rows, in the masks and positions of each by itself.
+
+In one process each document becomes a row of its own, see `PackedDocuments`; rows that are divided between processes,
+or follow each other through a pipeline, keep their shape.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.nn.context import Context
+from zoo.nn.frontends.packed_documents import PackedDocuments
+from zoo.nn.masks import NO_MASK, MaskView, as_mask
+from zoo.nn.position_biases import BiasView
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentRows:
+    """Rows [B, N] of packed documents.
+
+    numbers: of each token, its document, -1 at padding. positions: of each token, its position in its document. keep:
+    True at the tokens of documents.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    keep: Tensor
+
+    @classmethod
+    def of(cls, documents: PackedDocuments) -> "DocumentRows":
+        longest, shape = documents.index.shape[1], documents.shape
+        numbers = torch.full((shape.numel(),), -1, device=documents.source.device)
+        numbers[documents.source] = documents.place // longest
+        positions = torch.zeros_like(numbers)
+        positions[documents.source] = documents.place % longest
+        return cls(numbers.view(shape), positions.view(shape), (numbers >= 0).view(shape))
+
+    def context(self, context: Context, *, cache_biases: bool = True) -> Context:
+        """`Context.for_forward` for the tokens of documents, whose masks and biases compare positions within them. That
+        tokens attend within their document is left to `SequenceMask`."""
+        inner = NO_MASK if context.mask is None else as_mask(context.mask)
+        bias = context.bias
+        if bias is not None:
+            bias = BiasView(bias, self.positions, self.positions, {} if cache_biases else None)
+        return replace(context, mask=MaskView(inner, self.positions, self.positions, self.keep), bias=bias)
+
+
+def embed_each(
+    model: Any, ids: Tensor, positions: Tensor, types: Tensor | None = None, words: Tensor | None = None
+) -> Tensor:
+    """The embeddings [B, N, D] of ids [B, N] by a text model, as of texts of one token: rows of packed documents may be
+    longer than the model's longest text."""
+    each = [None if x is None else x.reshape(-1, 1, *x.shape[2:]) for x in (ids, positions, types, words)]
+    x: Tensor = model.embed(*each)
+    return x.view(*ids.shape, -1)
