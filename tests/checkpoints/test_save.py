@@ -93,6 +93,7 @@ def test_a_full_disk_leaves_the_old_model_whole(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("zoo.checkpoints.save.save_file", full)
+    monkeypatch.setattr("zoo.checkpoints.weight_files.write_tensors", full)
     for write in (zoo.save, zoo.export):
         with pytest.raises(OSError, match="No space"):
             write(tiny(width=64), folder)

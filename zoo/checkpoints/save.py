@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from zoo.checkpoints.formats import (
 from zoo.checkpoints.golden import RECORD, description, golden
 from zoo.checkpoints.onnx.export import write as write_onnx
 from zoo.checkpoints.resize import fit_patches
+from zoo.checkpoints.weight_files import check_size, fits, order_of_files, reopened, specs_of, write_files
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.family import Family
@@ -32,10 +33,12 @@ from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.mapping.towers import TowersMapping
 from zoo.models.registry import build, family
+from zoo.parallel.shards import is_sharded, local, raise_together, stream_to_rank_zero
 from zoo.utils.arguments import check_path
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable, say
 from zoo.utils.files import atomic_folder, to_json
+from zoo.utils.safetensors_file import split_files
 
 # Files of an earlier save, which a new one replaces.
 OWNS = (
@@ -53,19 +56,36 @@ FORMATS: dict[str, Any] = {
 }
 
 
-def save(model: Model, folder: str | Path, *, readme: str | None = None) -> Path:
+def save(model: Model, folder: str | Path, *, readme: str | None = None, max_shard_size: int | str = "50GB") -> Path:
     """Save a model to a folder for `zoo.load`: config.json, model.safetensors, golden.safetensors. Returns its path.
 
     The folder is written atomically: an existing one is exchanged for the new one in one step. Other files in it are
     kept. The golden file has the outputs for a seeded batch, labels, config and preprocessing, with which `zoo.verify`
-    checks the folder on any machine. readme: contents of README.md, such as the model card.
+    checks the folder on any machine. readme: contents of README.md, such as the model card. max_shard_size: of a file
+    of weights, in bytes or as "5GB"; larger models get several, and model.safetensors.index.json.
+
+    A model that is sharded over processes (FSDP2, tensor parallel) is saved by calling this in all of them: rank 0
+    writes the same folder, and no process holds more than one whole tensor at a time.
     """
-    folder, tensors = check_path("folder", folder), checked_state(model)
-    with atomic_folder(folder, OWNS) as staged:
-        _write_description(model, staged, readme)
-        _write(tensors, staged / "model.safetensors")
-        _write(golden(model), staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
-    _list_others(model, folder, model.other_files)
+    folder, limit = check_path("folder", folder), check_size("max_shard_size", max_shard_size)
+    sharded = isinstance(model, Model) and is_sharded(model.state_dict().values())
+    tensors = sharded_state(model) if sharded else checked_state(model)
+    specs = specs_of(model, tensors)
+    files = split_files(specs, limit)
+
+    def write(stream: Iterator[tuple[str, Tensor]]) -> None:
+        with atomic_folder(folder, OWNS) as staged:
+            _write_description(model, staged, readme)
+            write_files(staged, specs, files, stream)
+            outputs = golden(reopened(model, staged) if sharded else model)
+            _write(outputs, staged / "golden.safetensors", {RECORD: json.dumps(description(model))})
+        _list_others(model, folder, model.other_files)
+
+    order = order_of_files(specs, files)
+    if sharded:
+        stream_to_rank_zero(tensors, order, write)
+    else:
+        write((name, tensors[name]) for name in order)
     return folder
 
 
@@ -129,13 +149,29 @@ def export(
 # --- Tensors ----------------------------------------------------------------------------------------------------------
 
 
-def checked_state(model: Model) -> dict[str, Tensor]:
-    """The state dict with tied tensors once. Raises ValueError if it or the labels do not fit the config."""
+def sharded_state(model: Model) -> dict[str, Tensor]:
+    """As `checked_state`, of a sharded model: every process calls this, and raises what one of them finds."""
+    state, error = dict[str, Tensor](), None
+    try:
+        state = checked_state(model, sharded=True)
+    except ValueError as caught:
+        error = caught
+    raise_together(error)
+    return state
+
+
+def checked_state(model: Model, *, sharded: bool = False) -> dict[str, Tensor]:
+    """The state dict with tied tensors once. Raises ValueError if it or the labels do not fit the config.
+
+    sharded: whether tensors may be sharded; this process checks its part of them.
+    """
     if not isinstance(model, Model):
         raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
     state = model.state_dict()
+    if not sharded and is_sharded(state.values()):
+        raise ValueError("the model is sharded over processes: call zoo.save in all of them, then load that folder")
     expected = build(family(model.family), model.config).state_dict()
-    odd = state.keys() ^ expected.keys() or [name for name in state if state[name].shape != expected[name].shape]
+    odd = state.keys() ^ expected.keys() or [name for name in state if not fits(state[name], expected[name])]
     if odd:
         raise ValueError(
             f"the tensor {sorted(odd)[0]!r} does not belong to a {model.family} with this config, so it could not be "
@@ -143,7 +179,7 @@ def checked_state(model: Model) -> dict[str, Tensor]:
         )
     if blank := [name for name, tensor in state.items() if tensor.is_meta]:
         raise ValueError(f"the tensor {blank[0]!r} has no values (it is on the meta device): load or initialize it")
-    if bad := next(((name, reason) for name in state if (reason := defect(state[name], expected[name]))), None):
+    if bad := next(((name, reason) for name in state if (reason := defect(local(state[name]), expected[name]))), None):
         raise ValueError(f"the tensor {bad[0]!r} is {bad[1]}; zoo.load would refuse it, so nothing was written")
     classes = getattr(model.config, "num_classes", None) if model.config.head in CLASSIFIER_HEADS else None
     if model.labels is not None and classes is not None and len(model.labels) != classes:

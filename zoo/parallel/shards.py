@@ -1,0 +1,83 @@
+"""Tensors that are sharded over processes (DTensors): the part of each process, and reading and gathering them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+T = TypeVar("T")
+
+
+def is_sharded(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of the tensors is sharded."""
+    return any(hasattr(tensor, "device_mesh") for tensor in tensors)  # importing DTensor takes half a second
+
+
+def region(tensor: Tensor) -> tuple[slice, ...]:
+    """The part of the whole tensor that this process holds, which may be empty."""
+    if not is_sharded([tensor]):
+        return tuple(slice(0, size) for size in tensor.shape)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sharded: Any = tensor
+    sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, sharded.device_mesh, sharded.placements)
+    return tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
+
+
+def local(tensor: Any) -> Tensor:
+    """The values that this process holds of a tensor."""
+    return tensor.to_local() if is_sharded([tensor]) else tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """The whole tensor; every process of a sharded one must call it."""
+    return tensor.full_tensor() if is_sharded([tensor]) else tensor
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, read: Callable[[tuple[slice, ...]], Tensor]) -> Tensor:
+    """Set the part of a tensor that this process holds; returns the values.
+
+    read: gives the values of a part of the whole tensor.
+    """
+    part, own = region(tensor), local(tensor.detach())
+    if own.numel():
+        own.copy_(read(part).reshape(own.shape))
+    return own
+
+
+def stream_to_rank_zero(tensors: Mapping[str, Tensor], order: Iterable[str],
+                        write: Callable[[Iterator[tuple[str, Tensor]]], T]) -> T | None:  # fmt: skip
+    """Run `write` on rank 0 with the whole tensors, one after the other; every process calls this.
+
+    A process holds one whole tensor at a time. Returns the result of `write` on rank 0, None elsewhere. What it raises
+    is raised by every process, once all tensors are gathered: none waits for another that has failed.
+    """
+    stream = ((name, whole(tensors[name])) for name in order)
+    result, error = None, None
+    if dist.get_rank() == 0:
+        try:
+            result = write(stream)
+        except Exception as caught:
+            error = caught
+    for _ in stream:
+        del _
+    raise_together(error)
+    return result
+
+
+def raise_together(error: Exception | None) -> None:
+    """Raise the error of the lowest rank that has one in every process, which all call this. Waits for all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        if error is not None:
+            raise error
+        return
+    errors: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, None if error is None else (type(error), error.args))
+    if error is not None:
+        raise error
+    if found := next(filter(None, errors), None):
+        kind, arguments = found
+        raise kind(*arguments)
