@@ -85,6 +85,27 @@ def test_rows_do_not_depend_on_their_batch_nor_on_padding(name, kind):
         close(flat(model(**alone | {"input_ids": by_id}))[0], every[row])
 
 
+@torch.no_grad()
+def test_maskgit_reads_a_text_once_for_all_images():
+    model, inputs = small("maskgit"), batch("maskgit")
+    places = torch.tensor([[0, 3], [9, 6], [3, 0]])
+    text = model.read_text(inputs["input_ids"], inputs["attention_mask"])
+    for image in (inputs["image_ids"], inputs["image_ids"].flip(1)):
+        every = model(**inputs | {"image_ids": image})
+        expected = every.gather(1, places[..., None].expand(-1, -1, every.shape[2]))
+        close(model.scores_at(places, image, text), expected)
+        close(model.scores_at(places, **inputs | {"image_ids": image}), expected)
+    other = model.encode(**inputs | {"image_ids": inputs["image_ids"].flip(1)})
+    assert torch.equal(other[:, :8], model.encode(**inputs)[:, :8])  # the text does not see the image
+    seeing = small("maskgit", text_sees_image=True)
+    assert seeing.read_text(inputs["input_ids"]) is None
+    assert not torch.equal(seeing.encode(**inputs | {"image_ids": inputs["image_ids"].flip(1)})[:, :8],
+                           seeing.encode(**inputs)[:, :8])  # fmt: skip
+    assert small("maskgit", attention="linear").read_text(inputs["input_ids"]) is None
+    with pytest.raises(ValueError, match=r"text_sees_image=False, but attention='linear' has a kind without scores"):
+        small("maskgit", attention="linear", text_sees_image=False)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_one_graph_and_hidden_states(name):

@@ -158,16 +158,22 @@ def complete_parallel(
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """(tokens [T * copies, n], log-probabilities [T * copies]), with the tokens `known` [T, n], -1 for unknown."""
-    batch = {name: value.repeat_interleave(copies, 0) for name, value in prompts.items()}
+    batch = prompts
     if guidance != 1:
         ids, mask = without_text(batch)
         mask_of_texts = batch.get("attention_mask", real_tokens(model, batch["input_ids"]))
         batch = {"input_ids": torch.cat([batch["input_ids"], ids]), "attention_mask": torch.cat([mask_of_texts, mask])}
+    text = model.read_text(**batch)
+    if text is None:
+        batch = {name: value.repeat_interleave(copies, 0) for name, value in batch.items()}
+    else:
+        batch = {}
+        text.reorder(torch.arange(text.rows, device=known.device).repeat_interleave(copies))
 
     def scores_of(image_ids: Tensor, places: Tensor) -> Tensor:
         if guidance != 1:
             image_ids, places = torch.cat([image_ids, image_ids]), torch.cat([places, places])
-        return guided(model.scores_at(places, **batch, image_ids=image_ids), guidance)
+        return guided(model.scores_at(places, image_ids, text, **batch), guidance)
 
     start = known.repeat_interleave(copies, 0)
     return fill_in(scores_of, start, model.config.mask_token_id, ParallelOptions(**options), generator)

@@ -116,7 +116,10 @@ class VectorQuantizer(nn.Module):
         if not len(dead):
             return 0
         spread = (statistics.errors / statistics.counts.clamp(min=1) / self.weight.shape[1]).sqrt()[wide]
+        # As long as the spread along one direction. With that of all directions, the new code would be farther than the
+        # old one from nearly all vectors, and die again.
         noise = torch.randn(len(dead), self.weight.shape[1], generator=generator).to(self.weight)
+        noise /= self.weight.shape[1] ** 0.5
         self.counts[wide] /= 2
         self.sums[wide] /= 2
         self.counts[dead] = self.counts[wide]

@@ -1,5 +1,5 @@
 """MaskGIT (Chang et al. 2022): a bidirectional stack that fills in masked image tokens, several at a time, here for a
-text that stands before them."""
+text that stands before them and does not see them, so that all steps share its keys and values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +9,40 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.text_to_image import TextToImageConfig, TextToImageModel
+from zoo.nn.context import Context
+from zoo.nn.index_functions import Index
+from zoo.nn.kv_cache import KVCache, StackState
+from zoo.nn.masks import Mask
+from zoo.nn.recurrent_core import RecurrentCore
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskGITConfig(TextToImageConfig):
-    """Config of MaskGIT; see TextToImageConfig."""
+    """Config of MaskGIT; see TextToImageConfig.
+
+    text_sees_image: the text attends to the image, too, and each step of decoding computes the text again. None: only
+        with kinds of attention that have no scores, such as "linear", as these cannot hide the image.
+    """
+
+    text_sees_image: bool | None = None
 
     @property
     def mask_token_id(self) -> int:
         """The image id of a token that is not known."""
         return self.image_vocab_size
+
+
+@dataclass(frozen=True)
+class TextBeforeImage(Mask):
+    """The first `length` tokens, a text, attend to each other; all others attend to all tokens."""
+
+    length: int
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return (k < self.length) | (q >= self.length)
+
+    def hides_nothing(self, queries: int, keys: int) -> bool:
+        return keys <= self.length or queries <= keys - self.length  # the queries are the last positions
 
 
 class MaskedImageTokenHead(nn.Module):
@@ -46,6 +70,21 @@ class MaskGIT(TextToImageModel):
 
     causal, start, special_image_tokens = False, 0, 1
 
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__(config)
+        cores = [getattr(block.mixer, "core", None) for block in self.blocks]
+        no_scores = any(isinstance(core, RecurrentCore) for core in cores)
+        if no_scores and config.text_sees_image is False:
+            raise ValueError(
+                f"text_sees_image=False, but attention={config.attention!r} has a kind without scores, which cannot hide "
+                "the image from the text: leave it out, or choose a kind with scores, such as 'softmax'"
+            )
+        sees = no_scores if config.text_sees_image is None else config.text_sees_image
+        self.mask = None if sees else TextBeforeImage(config.text_length)
+
+    def context(self, positions: Tensor) -> Context:
+        return Context(mask=self.mask)
+
     def make_head(self) -> nn.Module | None:
         if self.config.head is None:
             return None
@@ -70,10 +109,28 @@ class MaskGIT(TextToImageModel):
         assert self.head is not None
         return self.head(x[:, self.config.text_length :])
 
-    def scores_at(self, places: Tensor, **batch: Any) -> Tensor:
-        """The scores [B, M, V] of `forward` at places [B, M] of the image, without those of the others."""
+    def read_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StackState | None:
+        """The keys and values of texts, which `scores_at` may use for any images. None where the text sees the image,
+        and for kinds of attention that keep something else."""
+        c, text = self.config, self.text_ids(input_ids, attention_mask)
+        state = None if self.mask is None else self.new_state(len(text), c.text_length + c.image_length)
+        if state is None or not all(type(layer.mixer) is KVCache for layer in state):
+            return None
+        self.encode(text, state=state)
+        return state
+
+    def scores_at(self, places: Tensor, image_ids: Tensor, text: StackState | None = None, **batch: Any) -> Tensor:
+        """The scores [B, M, V] of `forward` at places [B, M] of the image, without those of the others.
+
+        text: what `read_text` returns for the texts; else they are in the batch.
+        """
         assert self.head is not None
-        x = self.encode(**batch)[:, self.config.text_length :]
+        c = self.config
+        if text is None:
+            x = self.encode(**batch, image_ids=image_ids)[:, c.text_length :]
+        else:
+            text.crop(c.text_length)
+            x = self.encode(self.flat_image_ids(image_ids) + c.text_tokens, state=text)
         return self.head(x.gather(1, places[..., None].expand(-1, -1, x.shape[2])))
 
     def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

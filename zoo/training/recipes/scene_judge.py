@@ -17,6 +17,7 @@ PARTS = (2, 2, len(COLORS), len(SHAPES), len(COLORS), len(SHAPES))
 SCENES = {"train": 9000, "test": 6000}  # so that the classifier knows all combinations, those held out, too
 OWN_SEED = 77  # of its scenes: none of them are those of a run
 BATCH_SIZE, PEAK_LR = 64, 3e-3
+BLUR, NOISE = 0.3, 0.06  # at most: share of each neighbor in a blurred pixel, standard deviation of noise from 0 to 1
 MISSING = -100
 
 
@@ -86,7 +87,7 @@ def scene_classifier(file: Path, *, size: int, steps: int, seed: int, device: An
 
 
 def train(model: SceneClassifier, steps: int, seed: int, size: int) -> None:
-    """Train on scenes of all combinations, by AdamW with a cosine."""
+    """Train on scenes of all combinations, blurred and with noise, as generated images may be, by AdamW with a cosine."""
     parts = [make_object_scenes(split, min(count, steps * BATCH_SIZE), seed=OWN_SEED, size=size)
              for split, count in SCENES.items()]  # fmt: skip
     images = torch.cat([part.images for part in parts])
@@ -98,7 +99,8 @@ def train(model: SceneClassifier, steps: int, seed: int, size: int) -> None:
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = cosine_between(step, steps, PEAK_LR, 0.0)
         rows = torch.randint(len(images), (BATCH_SIZE,), generator=generator)
-        scores = model(images[rows].to(device).float() / 255).split(PARTS, 1)
+        pixels = degraded(images[rows], generator).to(device)
+        scores = model(pixels).split(PARTS, 1)
         right = labels[rows].to(device)
         losses = [F.cross_entropy(part, right[:, i], ignore_index=MISSING, reduction="sum")
                   for i, part in enumerate(scores)]  # fmt: skip
@@ -106,3 +108,16 @@ def train(model: SceneClassifier, steps: int, seed: int, size: int) -> None:
         (torch.stack(losses).sum() / len(rows)).backward()
         optimizer.step()
     model.eval()
+
+
+def degraded(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images, uint8 [B, 3, H, W], from 0 to 1, each blurred to a degree of its own, with noise of its own strength."""
+    x = images.float() / 255
+    blur = BLUR * torch.rand(len(x), 1, 1, 1, generator=generator)
+    for dim in (2, 3):
+        last = x.shape[dim] - 1
+        before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, last)], dim)
+        after = torch.cat([x.narrow(dim, 1, last), x.narrow(dim, last, 1)], dim)
+        x = (1 - 2 * blur) * x + blur * (before + after)
+    strength = NOISE * torch.rand(len(x), 1, 1, 1, generator=generator)
+    return x + strength * torch.randn(x.shape, generator=generator)
