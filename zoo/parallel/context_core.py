@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,53 +10,9 @@ from torch import Tensor
 
 from zoo.nn.core import Core
 from zoo.nn.index_functions import Index
-from zoo.nn.masks import And, DocumentMask, Mask, MaskView
 from zoo.nn.position_biases import Bias
+from zoo.parallel.document_rows import SequenceMask
 from zoo.parallel.token_slices import TokenSlices
-
-
-@dataclass(frozen=True, eq=False)
-class SequenceMask(MaskView):
-    """The mask of one forward pass over divided sequences of `tokens` tokens, for the queries of a core.
-
-    documents: of packed rows, the document of each query [B, n] and of each key [B, N]; tokens attend within theirs.
-    """
-
-    tokens: int = 0
-    documents: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        allowed = super().__call__(b, h, q, k)
-        if self.documents is None:
-            return allowed
-        queries, keys = self.documents
-        return allowed & (queries[b, q] == keys[b, k])
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return super().batch if self.documents is None else max(super().batch, self.documents[0].shape[0])
-
-    def parts(self) -> tuple[Mask, ...]:
-        return super().parts() + (() if self.documents is None else (DocumentMask(self.documents[1]),))
-
-    def on_device(self, keys: int, device: Any) -> Mask:
-        inner: Mask = super().on_device(keys, device)
-        return inner if self.documents is None else And(inner, SameDocument(*self.documents))
-
-
-@dataclass(frozen=True, eq=False)
-class SameDocument(Mask):
-    """True where query and key are of one document: queries [B, n] and keys [B, N] are the documents of each."""
-
-    queries: Tensor = field(repr=False)
-    keys: Tensor = field(repr=False)
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return self.queries.shape[0]
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.queries[b, q] == self.keys[b, k]
 
 
 @dataclass(frozen=True, eq=False)

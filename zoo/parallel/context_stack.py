@@ -15,11 +15,10 @@ from zoo.nn.kv_cache import StackState
 from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.masks import NO_MASK, MaskView
 from zoo.nn.padding import real_tokens
-from zoo.nn.position_biases import BiasView
 from zoo.nn.rotary import Rotary
 from zoo.nn.stack import Stack
-from zoo.parallel.context_core import BiasOfHeads, SequenceMask
-from zoo.parallel.document_rows import DocumentRows, embed_each
+from zoo.parallel.context_core import BiasOfHeads
+from zoo.parallel.document_rows import DocumentRows, SequenceMask, embed_each
 from zoo.parallel.token_slices import TokenSlices
 
 
@@ -68,12 +67,11 @@ class DividedStack(Stack):
         tokens: int,
         keep: Tensor | None,
         layers: Sequence[int] | None = None,
-        documents: Tensor | None = None,
     ) -> Any:
-        """x [B, N, D] or [B, n, D], in a context of the whole sequence; documents [B, N]: of packed rows."""
+        """x [B, N, D] or [B, n, D], in a context of the whole sequence."""
         part = self.slices.part(tokens)
         x = x if x.shape[1] == part.stop - part.start else self.slices.take(x)
-        context, outputs = self.own_context(context, tokens, documents), {}
+        context, outputs = self.own_context(context, tokens), {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         recompute = self.checkpointing and torch.is_grad_enabled()
         for i, block in enumerate(self):
@@ -101,24 +99,19 @@ class DividedStack(Stack):
         heads = bias.heads // self.slices.ranks
         return BiasOfHeads(bias, self.slices.rank * heads, heads)
 
-    def own_context(self, context: Context, tokens: int, documents: Tensor | None) -> Context:
+    def own_context(self, context: Context, tokens: int) -> Context:
         """The context of the tokens of this process, from one of the whole sequence."""
         part, mask, bias = self.slices.part(tokens), context.mask, context.bias
         assert isinstance(mask, MaskView)
         if mask.inner.heads > 1 and self.method == "ulysses":
             raise ValueError("a mask that differs between heads is not divided by method='ulysses': use 'gather'")
-        q, k, queries = mask.q, mask.k, documents
-        if self.method == "gather":
+        q, k, documents = mask.q, mask.k, mask.documents if isinstance(mask, SequenceMask) else None
+        if self.method == "gather" and not (documents is None and bias is None and self.sees_all(mask, tokens)):
             if q is None:
                 q = k = torch.arange(tokens, device=next(self.parameters()).device)[None]
-            q, queries = q[:, part], None if documents is None else documents[:, part]
-            if documents is not None or not self.sees_all(mask, tokens):
-                mask = replace(mask, q=q, k=k)
-            if isinstance(bias, BiasView):
-                bias = replace(bias, q=q, k=k)
-        own = SequenceMask(mask.inner, mask.q, mask.k, mask.keep, tokens=tokens)
-        if documents is not None and queries is not None:
-            own = replace(own, documents=(queries, documents))
+            q, bias = q[:, part], None if bias is None else replace(bias, q=q[:, part], k=k)  # type: ignore[type-var]
+            documents = None if documents is None else (documents[0][:, part], documents[1])
+        own = SequenceMask(mask.inner, q, k, mask.keep, tokens=tokens, documents=documents)
         return replace(context, mask=own, bias=bias, rotary=own_rotary(context.rotary, part))
 
     def sees_all(self, mask: MaskView, tokens: int) -> bool:
@@ -168,8 +161,8 @@ class DividedText(nn.Module):
         ))  # fmt: skip
         context = self.context(rows.positions)
         context = replace(context, bias=self.blocks.bias_of_heads(context))
-        return self.blocks.run(x, rows.context(context, cache_biases=not self.blocks.checkpointing),
-                               input_ids.shape[1], rows.keep, layers, rows.numbers)  # fmt: skip
+        context = rows.context(context, cache_biases=not self.blocks.checkpointing)
+        return self.blocks.run(x, context, input_ids.shape[1], rows.keep, layers)
 
 
 def own_rotary(rotary: Rotary | tuple[Rotary, ...] | None, part: slice) -> Any:

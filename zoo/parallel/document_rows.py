@@ -4,7 +4,7 @@ In one process each document becomes a row of its own, see `PackedDocuments`; ro
 or follow each other through a pipeline, keep their shape.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,53 @@ from torch import Tensor
 
 from zoo.nn.context import Context
 from zoo.nn.frontends.packed_documents import PackedDocuments
-from zoo.nn.masks import NO_MASK, MaskView, as_mask
+from zoo.nn.index_functions import Index
+from zoo.nn.masks import NO_MASK, And, DocumentMask, Mask, MaskView, as_mask
 from zoo.nn.position_biases import BiasView
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceMask(MaskView):
+    """The mask of one forward pass over sequences of `tokens` tokens, of which the queries of a core may be a part.
+
+    documents: of packed rows, the document of each query [B, n] and of each key [B, N]; tokens attend within theirs.
+    """
+
+    tokens: int = 0
+    documents: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        allowed = super().__call__(b, h, q, k)
+        if self.documents is None:
+            return allowed
+        queries, keys = self.documents
+        return allowed & (queries[b, q] == keys[b, k])
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return super().batch if self.documents is None else max(super().batch, self.documents[0].shape[0])
+
+    def parts(self) -> tuple[Mask, ...]:
+        return super().parts() + (() if self.documents is None else (DocumentMask(self.documents[1]),))
+
+    def on_device(self, keys: int, device: Any) -> Mask:
+        inner: Mask = super().on_device(keys, device)
+        return inner if self.documents is None else And(inner, SameDocument(*self.documents))
+
+
+@dataclass(frozen=True, eq=False)
+class SameDocument(Mask):
+    """True where query and key are of one document: queries [B, n] and keys [B, N] are the documents of each."""
+
+    queries: Tensor = field(repr=False)
+    keys: Tensor = field(repr=False)
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return self.queries.shape[0]
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return self.queries[b, q] == self.keys[b, k]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +83,13 @@ class DocumentRows:
         return cls(numbers.view(shape), positions.view(shape), (numbers >= 0).view(shape))
 
     def context(self, context: Context, *, cache_biases: bool = True) -> Context:
-        """`Context.for_forward` for the tokens of documents, whose masks and biases compare positions within them. That
-        tokens attend within their document is left to `SequenceMask`."""
+        """`Context.for_forward` for the tokens of documents, whose masks and biases compare positions within them."""
         inner = NO_MASK if context.mask is None else as_mask(context.mask)
         bias = context.bias
         if bias is not None:
             bias = BiasView(bias, self.positions, self.positions, {} if cache_biases else None)
-        return replace(context, mask=MaskView(inner, self.positions, self.positions, self.keep), bias=bias)
+        mask = SequenceMask(inner, self.positions, self.positions, self.keep, documents=(self.numbers, self.numbers))
+        return replace(context, mask=mask, bias=bias)
 
 
 def embed_each(
