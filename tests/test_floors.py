@@ -49,6 +49,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
 MANY_PARAMETERS = {
     "zoo.inference.generation.generate.generate": "keyword options under the names that people know from elsewhere",
+    "zoo.checkpoints.load.load": "keyword options, each of which is for another kind of checkpoint or of use",
     "zoo.nn.frontends.image.PatchEmbedding.__init__": "one keyword for each way in which published image models begin",
 }
 

@@ -1,6 +1,5 @@
 """Models that are sharded over processes: saved as one process saves them, and loaded straight into their shards."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,15 @@ import pytest
 import torch
 from peers import randomize
 from ranks import ranks
+from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 import zoo
+from zoo.checkpoints import load_shards
 from zoo.parallel.fsdp import shard
+from zoo.parallel.shards import is_sharded, local, whole
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "vocab_size": 51}
 
@@ -36,9 +38,11 @@ def two_dimensional(model: Any) -> Any:
     """Tensor parallel within FSDP2: both split the rows of some weights."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     for block in model.blocks:
-        plan = {f"mixer.{name}": ColwiseParallel() for name in "qkv"} | {"mixer.out": RowwiseParallel()}
+        plan: dict[str, ParallelStyle] = {f"mixer.{name}": ColwiseParallel() for name in "qkv"} | {
+            "mixer.out": RowwiseParallel()
+        }
         plan |= {"mlp.up": ColwiseParallel(), "mlp.down": RowwiseParallel()}
-        parallelize_module(block, mesh["tensor"], {name: style for name, style in plan.items()})
+        parallelize_module(block, mesh["tensor"], plan)
         fully_shard(block, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])
     return model
@@ -72,16 +76,16 @@ def fail_together(rank: int, folder: Path) -> list[str]:
     model, found = fsdp(text_model()), []
     folder.mkdir(exist_ok=True)
     (folder / "file").touch()
-    weight = model.blocks[0].mlp.up.weight
+    weight = model.blocks[0].mlp.up.weight.detach().to_local()
+    kept = weight.clone()
     for case in ("not finite", "a file"):
         if case == "not finite":
-            kept = weight.to_local().clone()
-            weight.to_local().fill_(float("nan") if rank else 0.0)
+            weight.fill_(float("nan") if rank else 0.0)
         try:
             zoo.save(model, folder / "model" if case == "not finite" else folder / "file")
         except Exception as error:
             found.append(f"{type(error).__name__}: {error}")
-        weight.to_local().copy_(kept)
+        weight.copy_(kept)
     try:
         zoo.export(model, folder / "model")
     except ValueError as error:
@@ -95,3 +99,85 @@ def test_what_one_process_cannot_save_all_of_them_raise(tmp_path: Path) -> None:
         assert found[1].endswith("file is a file: expected the path of a folder")
         assert "call zoo.save in all of them" in found[2]
     assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["file"]
+
+
+# --- loading into shards ----------------------------------------------------------------------------------------------
+
+
+def tensor_parallel(model: Any) -> Any:
+    """Splits rows and columns, and leaves embeddings and norms whole."""
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for block in model.blocks:
+        parallelize_module(block, mesh, {"mlp.up": ColwiseParallel(), "mlp.down": RowwiseParallel()})
+    return model
+
+
+SHARDINGS["tensor"] = tensor_parallel
+
+
+def load_sharded(rank: int, folder: Path, sharding: str, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
+    """(the whole tensors of the model loaded into shards; bytes this process read; bytes it holds)."""
+    read, read_part = [0], load_shards.read_part
+
+    def counted(tensor: torch.Tensor, part: tuple[slice, ...]) -> torch.Tensor:
+        values = read_part(tensor, part)
+        read[0] += values.nbytes
+        return values
+
+    load_shards.read_part = counted
+    model = zoo.load(folder, shard=SHARDINGS[sharding], **options)
+    held = sum(local(x).nbytes for x in (*model.parameters(), *model.buffers()))  # tied ones once
+    assert is_sharded(model.parameters()) and not model.training
+    zoo.save(model, folder.with_name(f"{sharding} {len(options)}"))
+    return {name: whole(x).detach() for name, x in model.state_dict().items()}, read[0], held
+
+
+@pytest.mark.parametrize(("world", "sharding"), [(2, "fsdp"), (4, "fsdp x tensor"), (3, "tensor")])
+def test_each_process_reads_its_part(tmp_path: Path, world: int, sharding: str) -> None:
+    folder = zoo.save(text_model(mlp_dim=48), tmp_path / "model", max_shard_size="9KB")
+    expected = zoo.load(folder).state_dict()
+    size = sum(x.nbytes for name, x in expected.items() if name != "head.proj.weight")  # tied
+    answers = ranks(world, load_sharded, folder, sharding, {})
+    for found, read, held in answers:
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(x.reshape(found[name].shape), found[name]) for name, x in expected.items())
+        assert read == held < size
+    if sharding == "fsdp":
+        assert sum(read for _, read, _ in answers) == size
+    for name in ("config.json", "golden.safetensors", "model.safetensors"):
+        saved = zoo.save(zoo.load(folder), tmp_path / "again")
+        assert (saved / name).read_bytes() == (tmp_path / f"{sharding} 0" / name).read_bytes()
+
+
+def load_cases(rank: int, cases: list[tuple[Path, dict[str, Any]]]) -> list[Any]:
+    """The whole tensors of each model loaded into shards, or what was raised."""
+    found: list[Any] = []
+    for folder, options in cases:
+        try:
+            model = zoo.load(folder, shard=fsdp, **options)
+            found.append({name: whole(x).detach() for name, x in model.state_dict().items()})
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def test_published_layouts_and_overrides(tmp_path: Path) -> None:
+    """Split and transposed tensors, mixed types, a new classifier, resampled positions; values that are not finite."""
+    gpt2 = zoo.create_model("gpt2", seed=0, width=16, depth=2, heads=2, vocab_size=51, max_length=12)
+    zoo.export(randomize(gpt2), tmp_path / "gpt2", "transformers")
+    image = {"width": 16, "depth": 1, "heads": 2, "num_classes": 3, "image_size": 16, "patch_size": 4}
+    vit = randomize(zoo.create_model("vit_base_patch16_224", seed=0, **image))
+    for name in ("vit", "mixed", "broken"):
+        zoo.save(vit, tmp_path / name)
+    vit.blocks.bfloat16()
+    save_file(vit.state_dict(), tmp_path / "mixed" / "model.safetensors")
+    vit.head.proj.weight.data[0, 0] = float("inf")
+    save_file(vit.state_dict(), tmp_path / "broken" / "model.safetensors")
+    cases = [(tmp_path / "gpt2", {}), (tmp_path / "gpt2", {"dtype": torch.bfloat16}), (tmp_path / "mixed", {}),
+             (tmp_path / "vit", {"num_classes": 5, "image_size": 24})]  # fmt: skip
+    expected = [zoo.load(folder, **options).state_dict() for folder, options in cases]
+    for *answer, error in ranks(2, load_cases, [*cases, (tmp_path / "broken", {})]):
+        for found, one in zip(answer, expected, strict=True):
+            assert found.keys() == one.keys()
+            assert all(torch.equal(x, found[name]) and x.dtype == found[name].dtype for name, x in one.items())
+        assert "broken does not fit the model: not usable head.proj.weight (NaN or infinite in 1 of" in error

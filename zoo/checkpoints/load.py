@@ -5,7 +5,7 @@ configs: that of the file, and that with the caller's overrides. Weights may dif
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_w
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
 from zoo.checkpoints.hub import locate
+from zoo.checkpoints.load_shards import assign_shards, check_buffers, with_custom_values
 from zoo.checkpoints.overrides import fit_overrides
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport, float16_notes
 from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
-from zoo.models.registry import FILE, build, family, with_overrides
-from zoo.nn.init import has_rule, initialize
+from zoo.models.registry import FILE, build, with_overrides
+from zoo.nn.init import initialize
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
@@ -51,6 +52,7 @@ def load(
     config: str | Path | None = None,
     key: str | None = None,
     prefix: str | None = None,
+    shard: Callable[[Model], Any] | None = None,
     **overrides: Any,
 ) -> Model:
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
@@ -66,6 +68,8 @@ def load(
     config, key, prefix: for a file of weights or a checkpoint of another training loop: the folder (or config.json) of
     any format that describes the model, default: the folder of the file; the key of the weights in the file, such as
     "state_dict" or "ema.model"; and the prefix that the loop put before the names of the model's tensors ("model.").
+    shard: shards the model in place over the processes, which all call `load`: `partial(zoo.tasks.shard, mesh=mesh)`.
+    It gets the model without values, and each process then reads its part of the weights alone.
     overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
     attention, dropout, ...
 
@@ -82,7 +86,7 @@ def load(
 
     def read() -> Model:
         checkpoint = _describe(path, selection)
-        return _load(checkpoint, str(source), num_classes, labels, dtype, device, overrides)
+        return _load(checkpoint, str(source), num_classes, labels, dtype, device, shard, overrides)
 
     model = read_folder(folder, read)
     if not model.load_report.plain:
@@ -96,11 +100,12 @@ def _load(
     num_classes: int | None,
     labels: list[str] | None,
     dtype: torch.dtype | None,
-    device: str | torch.device,
+    device: torch.device,
+    shard: Callable[[Model], Any] | None,
     overrides: dict[str, Any],
 ) -> Model:
     config = _target_config(checkpoint, num_classes, labels, overrides)
-    raw = _read_tensors(checkpoint, device)
+    raw = _read_tensors(checkpoint, device if shard is None else "cpu")
     _check_sizes(checkpoint, raw)
     model = _build(checkpoint)
     if name := _untied(checkpoint, model, raw):
@@ -110,7 +115,7 @@ def _load(
         if not ties:
             checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
         model = _build(checkpoint)
-    tensors, report = _file_tensors(checkpoint, model, raw)
+    tensors, report = _file_tensors(checkpoint, model, raw, views=shard is not None)
     report.source = source
     if config != checkpoint.config:
         before, model = model, build(checkpoint.family, config)
@@ -119,9 +124,12 @@ def _load(
         fit_overrides(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
-    if dtype is None:
-        report.notes += to_one_float_type(tensors)
-    model = _assign(model, tensors, report, dtype, device)
+    if shard is not None:
+        model = assign_shards(model, tensors, report, dtype, device, shard)
+    else:
+        if dtype is None:
+            report.notes += to_one_float_type(tensors)
+        model = _assign(model, tensors, report, dtype, device)
     report.notes += float16_notes(model)
     _set_metadata(model, checkpoint, labels, report)
     return model.eval()
@@ -251,7 +259,7 @@ def _untied(checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor]) -> 
 
 
 def _file_tensors(
-    checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor]
+    checkpoint: Checkpoint, model: Model, raw: Mapping[str, Tensor], *, views: bool
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors of the file under our names. Raises LoadError unless they are exactly those of the file's config."""
     own, tied = model.state_dict(), tied_names(model)
@@ -264,7 +272,7 @@ def _file_tensors(
         # A checkpoint of a run has a tied tensor under each of its names.
         raw = {name: tensor for name, tensor in raw.items() if name not in tied}
     try:
-        tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file))
+        tensors, report = import_tensors(table, own, raw, base=checkpoint.base, source=str(file), views=views)
     except LoadError as error:
         more = "" if checkpoint.tensors is None else hint(list(checkpoint.tensors), checkpoint.base)
         raise LoadError(f"{error}. {_expected_model(checkpoint)}{more}") from None
@@ -310,10 +318,7 @@ def _assign(
         tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
     tensors = {name: aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
-    if any(not has_rule(model.get_submodule(name.rpartition(".")[0])) for name in fresh):
-        with torch.random.fork_rng(devices=[]):  # custom modules are initialized by their constructors
-            torch.manual_seed(0)
-            model = build(family(model.family), model.config, "cpu")
+    model = with_custom_values(model, fresh)
     usual = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
     state = model.state_dict()
     for name in fresh:
@@ -324,10 +329,7 @@ def _assign(
     tie(model, tied)
     if fresh:
         initialize(model, 0, only=fresh)
-    if lost := [name for name, buffer in model.named_buffers() if buffer.is_meta]:
-        raise ValueError(
-            f"the buffer {lost[0]} is not part of the state dict, so it cannot be loaded: register it as persistent"
-        )
+    check_buffers(model)
     return model
 
 

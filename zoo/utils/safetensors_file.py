@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def index(specs: Mapping[str, Spec], files: Mapping[str, Sequence[str]]) -> dict
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    values = tensor.detach().cpu().contiguous().reshape(-1)
+    values: Any = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(values.view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
 
 

@@ -1,5 +1,7 @@
 """What the tensors of a checkpoint hold: values that no model can compute with are refused, each tensor read once."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -7,10 +9,10 @@ from zoo.models.load_report import listed
 from zoo.utils.arguments import FLOATS
 
 
-def defect(tensor: Tensor, own: Tensor) -> str | None:
+def defect(tensor: Tensor, own: Tensor, *, values: bool = True) -> str | None:
     """What is wrong with the values of a tensor from a file, "int8, expected a float type"; None if nothing is.
 
-    own: the tensor of the model that it is for, of which only the type is used.
+    own: the tensor of the model that it is for, of which only the type is used. values: whether to read the values.
     """
     if tensor.is_meta:
         return "without values (it is on the meta device)"
@@ -23,15 +25,17 @@ def defect(tensor: Tensor, own: Tensor) -> str | None:
     if tensor.dtype not in FLOATS if floats else tensor.dtype.is_floating_point:
         expected = "float32, float16, bfloat16 or float64" if floats else "whole numbers"
         return f"{_kind(tensor)}, expected {expected}"
-    return _not_finite(tensor) if floats else None
+    return not_finite(tensor) if floats and values else None
 
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _not_finite(tensor: Tensor) -> str | None:
-    """A sum is not finite if one value is not; it is the fastest way to look at all. Great values may overflow it."""
+def not_finite(tensor: Tensor) -> str | None:
+    """How many values are not finite; None if all are.
+
+    A sum is not finite if one value is not; it is the fastest way to look at all. Great values may overflow it."""
     total = tensor.sum(dtype=None if tensor.dtype == torch.float64 else torch.float32)
     if total.isfinite():
         return None
@@ -41,19 +45,25 @@ def _not_finite(tensor: Tensor) -> str | None:
 
 def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
     """Convert the floats, in place, to the type that most values have. Returns a note on those that were of another."""
+    usual, odd, notes = usual_float_type(tensors)
+    for name in odd:
+        tensors[name] = tensors[name].to(usual)
+    return notes
+
+
+def usual_float_type(tensors: Mapping[str, Tensor]) -> tuple[torch.dtype | None, list[str], list[str]]:
+    """(the type that most values have, names of the floats of another type, a note on those)."""
     count: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
         if tensor.is_floating_point():
             count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
     if len(count) < 2:
-        return []
+        return next(iter(count), None), [], []
     usual = max(count, key=lambda dtype: count[dtype])
     odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != usual]
     kinds = " and ".join(sorted({_kind(tensors[name]) for name in odd}))
-    for name in odd:
-        tensors[name] = tensors[name].to(usual)
     usual_kind = str(usual).removeprefix("torch.")
-    return [f"{listed(odd, 4)} in {kinds}, converted to {usual_kind}, the type of most tensors"]
+    return usual, odd, [f"{listed(odd, 4)} in {kinds}, converted to {usual_kind}, the type of most tensors"]
 
 
 def aligned(tensor: Tensor) -> Tensor:

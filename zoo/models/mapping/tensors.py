@@ -76,8 +76,8 @@ class Line:
         rest = self.rest and self.rest.replace("*", n)
         return Line(ours, theirs, self.ops, self.optional, needs, rest, self.rows)
 
-    def to_ours(self, theirs: Tensor, shapes: list[torch.Size]) -> list[Tensor] | None:
-        """Their tensor as ours (views, except for a transpose), or None if the shapes do not match."""
+    def to_ours(self, theirs: Tensor, shapes: list[torch.Size], *, views: bool = False) -> list[Tensor] | None:
+        """Their tensor as ours, or None if the shapes do not match. Views: all of them, or those but of a transpose."""
         try:
             for op in self.ops:
                 theirs = OPS[op][0](theirs)
@@ -86,7 +86,7 @@ class Line:
             return None
         if [part.shape for part in parts] != shapes:
             return None
-        return [part.contiguous() for part in parts]
+        return list(parts) if views else [part.contiguous() for part in parts]
 
     def with_rest(self, theirs: Tensor, rest: Tensor | None) -> Tensor:
         """Their two tensors as one; the first alone if their shapes are not those of the line, which fits no model."""
@@ -162,12 +162,19 @@ def _numbers(names: Iterable[str]) -> list[str]:
 
 
 def import_tensors(
-    table: str, own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, base: str = "", source: str = "the file"
+    table: str,
+    own: Mapping[str, Tensor],
+    foreign: Mapping[str, Tensor],
+    *,
+    base: str = "",
+    source: str = "the file",
+    views: bool = False,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Their tensors under our names and in our shapes and layout, and a report.
 
     own: our tensors (only shapes are used, they may be on meta). foreign: their tensors, read lazily. base: their
     prefix for `~`. A missing tensor of an optional line is not in the result; the report lists it as initialized.
+    views: the result is views where it can be, and no values are read: the caller checks that they are finite.
     Raises LoadError naming every tensor that is missing, left over or of another shape.
     """
     names = {_modern(name): name for name in foreign}
@@ -190,9 +197,9 @@ def import_tensors(
                 for other in candidates
                 if other in names and not line.needs and not _same(tensor, foreign[names[other]])
             ]
-            if problem := defect(tensor, own[line.ours[0]]):
+            if problem := defect(tensor, own[line.ours[0]], values=not views):
                 problems.values.append(f"{theirs} ({problem})")
-            elif parts := line.to_ours(tensor, [own[name].shape for name in line.ours]):
+            elif parts := line.to_ours(tensor, [own[name].shape for name in line.ours], views=views):
                 result |= zip(line.ours, parts)
             else:
                 problems.shapes.append(_shape_mismatch(line, theirs, tensor, own))
