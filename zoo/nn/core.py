@@ -7,10 +7,11 @@ Shapes: q [B, H, N, P], k and v [B, G, M, P] with G dividing H, weights [B, H, N
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -71,11 +72,14 @@ class Core(nn.Module):
     [B, H, N, M], True where a query may attend to a key (`pattern` included), and `bias`, a float tensor or None.
     `self.scores(q, k, mask, bias)` computes scaled scores with -inf at masked keys. Subclasses may add a faster
     `forward`; `zoo.check` tests that it equals `weights @ v`. A class whose weights come from `self.scores` may set
-    `caps_scores`: it then also serves models with `CoreSpec.softcap`.
+    `caps_scores`: it then also serves models with `CoreSpec.softcap`. A class whose parameters have a row for each
+    query head or key head names them in `head_parameters`, so that processes can divide the heads.
     """
 
     pattern: Mask = NO_MASK  # a mask that this kind of attention always applies
     caps_scores: bool = False  # whether `CoreSpec.softcap` is honored
+    head_parameters: Mapping[str, Literal["heads", "kv_heads"]] = MappingProxyType({})
+    first_head: int = 0  # the number of its first query head, where processes divide the heads of a model
     kind: str  # the name of a built-in kind
 
     def __init__(self, spec: CoreSpec) -> None:

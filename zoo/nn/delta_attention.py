@@ -1,6 +1,7 @@
 """The delta rule as attention kinds: a state of constant size in which a key's new value replaces its old one."""
 
 import math
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class GatedDeltaAttention(DeltaAttention):
     """
 
     gate_width = 2  # decay and strength
+    head_parameters = MappingProxyType({"gate_bias": "kv_heads", "log_rate": "kv_heads"})
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)

@@ -1,5 +1,6 @@
 """Base class of attention kinds that are a recurrence with gates: decays and strengths that depend on the token."""
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class GatedCore(RecurrentCore):
 
     gate_width: int
     gate_rank: int | None = None
+    head_parameters = MappingProxyType({"gate_bias": "kv_heads"})
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)

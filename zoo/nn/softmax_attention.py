@@ -1,5 +1,7 @@
 """Softmax attention (Vaswani et al. 2017) and additive attention (Bahdanau et al. 2014)."""
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,8 @@ class SoftmaxAttention(Core):
 @attention("additive")
 class AdditiveAttention(Core):
     """Bahdanau et al. 2015: the score is w . tanh(q + k), one w per head, after the usual projections of q and k."""
+
+    head_parameters = MappingProxyType({"w": "heads"})
 
     def __init__(self, spec: CoreSpec) -> None:
         super().__init__(spec)

@@ -3,6 +3,7 @@
 from torch import nn
 
 from zoo.parallel.config import PlanSettings
+from zoo.parallel.tensor import Layout, Ranks
 
 
 def check(plan: PlanSettings, model: nn.Module, batch_size: int | None = None) -> None:
@@ -14,6 +15,8 @@ def check(plan: PlanSettings, model: nn.Module, batch_size: int | None = None) -
             f"batch_size={batch_size} cannot be divided into {plan.batch_parts} parts (data={plan.data} x "
             f"shard={plan.shard}): choose {choices}"
         )
-    for name in ("context", "pipeline", "tensor"):
+    if plan.tensor > 1:
+        Layout(model, Ranks(plan.tensor), sequence=plan.sequence)
+    for name in ("context", "pipeline"):
         if (size := getattr(plan, name)) > 1:
             raise ValueError(f"plan: {name}={size} is not supported for {type(model).__name__}: set {name}=1")

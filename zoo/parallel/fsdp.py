@@ -29,9 +29,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) 
             if value.ndim == 0:  # scalars cannot be sharded; torch loads a vector of one element as a scalar, too
                 setattr(module, name, nn.Parameter(value.detach().reshape(1), value.requires_grad))
     options = {} if plan is None else fsdp_options(plan)
-    for name, module in list(model.named_modules()):
-        if _BLOCK.search(name):
-            fully_shard(module, mesh=mesh, **options)
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh, **options)
     fully_shard(model, mesh=mesh, **options)
     for method in encode_methods(model):
         register_fsdp_forward_method(model, method)
@@ -55,11 +54,26 @@ def encode_methods(model: nn.Module) -> list[str]:
     return [name for name in dir(type(model)) if name == "encode" or name.startswith("encode_")]
 
 
-def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Average gradients over a mesh of one dimension, in place (DDP); no effect if it was done already."""
-    from torch.distributed._composable.replicate import DDP
-    from torch.distributed._composable.replicate import replicate as composable_ddp
+def replicate(model: nn.Module, mesh: DeviceMesh, *, divided: bool = False) -> nn.Module:
+    """Average gradients over a mesh of one dimension, in place (DDP); no effect if it was done already.
 
-    if not isinstance(model, DDP):
-        composable_ddp(model, process_group=mesh.get_group(), gradient_as_bucket_view=True)
+    divided: whether the parameters are those of `zoo.parallel.tensor.divide`.
+    """
+    from torch.distributed._composable.replicate import DDP
+    from torch.distributed._composable.replicate import replicate as of_tensors
+    from torch.distributed._composable.replicate_with_fsdp import ReplicateModule
+    from torch.distributed._composable.replicate_with_fsdp import replicate as of_distributed_tensors
+
+    if isinstance(model, DDP | ReplicateModule):
+        return model
+    if not divided:
+        of_tensors(model, process_group=mesh.get_group(), gradient_as_bucket_view=True)
+        return model
+    for module in (*blocks_of(model), model):
+        of_distributed_tensors(module, mesh=mesh)
     return model
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of all stacks, by name."""
+    return [module for name, module in model.named_modules() if _BLOCK.search(name)]

@@ -6,6 +6,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from zoo.nn.stack import Stack
 from zoo.parallel.fsdp import replicate, shard
 from zoo.parallel.plan import Plan
+from zoo.parallel.tensor import divide
 
 
 def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
@@ -26,8 +27,10 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
     for stack in model.modules():
         if isinstance(stack, Stack) and plan.checkpointing is not None:
             stack.checkpointing = True
+    if plan.tensor > 1:
+        divide(model, mesh["tensor"], sequence=plan.sequence)
     if plan.shard > 1:
         shard(model, mesh["data", "shard"] if plan.data > 1 else mesh["shard"], plan)
     elif plan.data > 1:
-        replicate(model, mesh["data"])
+        replicate(model, mesh["data"], divided=plan.tensor > 1)
     return model
