@@ -1,0 +1,278 @@
+"""Pipelines: the processes of a group hold consecutive blocks of a model, through which parts of a batch follow each
+other. The order of their forward and backward passes is that of `torch.distributed.pipelining`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.tensor import DTensor
+
+from zoo.nn.heads import WeightedLayerSum
+from zoo.nn.stack import Stack
+from zoo.parallel.stages import Loss, cut_blocks, stage_model, tied_parameters
+
+Schedule = Literal["gpipe", "1f1b", "interleaved"]
+SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
+KEPT_SHAPES = 4  # of batches: each has buffers for the hidden states of its microbatches
+
+
+class Pipeline:
+    """A model cut into stages, one or several of which are in this process.
+
+        pipeline = Pipeline(model, group, lambda logits, batch: F.cross_entropy(logits.mT, batch["labels"]))
+        optimizer = torch.optim.AdamW(pipeline.parameters(), lr=1e-3)
+        loss = pipeline.step(batch)  # the gradients are there
+        optimizer.step()
+
+    The loss and the gradients are those of gradient accumulation over the microbatches: means of their means. Padding
+    is computed under a mask, and packed documents (`document_ids`) stay in their rows.
+
+    Attributes:
+        stages: The models of the stages in this process, with the parameters of the whole model under the same names.
+            FSDP2 and tensor parallelism may be applied to each of them before the first step; see `wrap`.
+        parts: The numbers of the blocks of all stages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: dist.ProcessGroup,
+        loss: Loss,
+        *,
+        schedule: Schedule = "1f1b",
+        microbatches: int | None = None,
+        cuts: Sequence[int] | None = None,
+        stages_per_process: int | None = None,
+    ) -> None:
+        """All processes of the group make it from the same model with the same weights.
+
+        Args:
+            model: A model with one stack of blocks, `model.blocks`. It should not be used afterwards.
+            group: The processes of the pipeline; the first one has the first stage.
+            loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
+            schedule: "gpipe" (Huang et al. 2019), all forward passes and then all backward passes; "1f1b" (Narayanan et
+                al. 2019), with fewer activations in memory; "interleaved" (Narayanan et al. 2021), with several stages
+                in each process, which wait less.
+            microbatches: Number of parts of a batch; None for two for each process.
+            cuts, stages_per_process: The first block of each stage but the first, see `cut_blocks`; the number of
+                stages of each process, None for two if interleaved, else one.
+
+        Raises: ValueError for a model that cannot be cut, by its name, and for numbers that do not fit.
+        """
+        check_model(model)
+        self.group, self.ranks, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
+        each = stages_per_process or (2 if schedule == "interleaved" else 1)
+        self.schedule, self.microbatches = schedule, microbatches or 2 * self.ranks
+        self.count = each * self.ranks
+        check_schedule(schedule, self.microbatches, self.ranks, each)
+        self.parts = cut_blocks(model, self.count, cuts)
+        self.numbers = list(range(self.rank, self.count, self.ranks))
+        self.device = next(model.parameters()).device
+        self.inputs, self.tied, self.name = model.inputs, tied_parameters(model), type(model).__name__
+        self.stages = [stage_model(model, self.parts[number], self.share(loss)) for number in self.numbers]
+        self.modules = list(self.stages)
+        self._schedules: dict[Any, Any] = {}
+
+    def share(self, loss: Loss) -> Loss:
+        """The part of a microbatch in the loss of a step."""
+        return lambda output, batch: loss(output, batch) / self.microbatches
+
+    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        """Run the stages within modules that wrap them, such as DDP; before the first step."""
+        self.modules = [wrapper(stage) for stage in self.stages]
+
+    # --- A step ---------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Forward and backward passes of a batch: gradients are added to `.grad`, as by `backward`.
+
+        Args:
+            batch: Tensors with a row for each sample: inputs of the model and what the loss reads. All processes give
+                the same batch.
+
+        Returns: The mean of the losses of the microbatches, in all processes.
+        """
+        gradients = self._take_tied_gradients()
+        losses = self._run(batch, lambda schedule: schedule.step)
+        self._sum_tied_gradients(gradients)
+        return losses
+
+    @torch.no_grad()
+    def evaluate(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch, without gradients; see `step`."""
+        return self._run(batch, lambda schedule: schedule.eval)
+
+    def _run(self, batch: Mapping[str, Tensor], method: Callable[[Any], Any]) -> Tensor:
+        rows = self.check_batch(batch)
+        index = torch.arange(rows, device=self.device)
+        losses: list[Tensor] = []
+        is_first, is_last = 0 in self.numbers, self.count - 1 in self.numbers
+        run = method(self._schedule_for(batch))
+        last = {"target": index, "losses": losses} if is_last else {}
+        run(*((index,) if is_first else ()), batch=dict(batch), return_outputs=False, **last)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        if is_last:
+            total += torch.stack([loss.detach() for loss in losses]).sum()
+        dist.broadcast(total, dist.get_global_rank(self.group, (self.count - 1) % self.ranks), self.group)
+        return total
+
+    def check_batch(self, batch: Mapping[str, Tensor]) -> int:
+        """The number of rows. Raises ValueError for a batch that cannot be divided into microbatches."""
+        sizes = {}
+        for name, value in batch.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise ValueError(
+                    f"{name}: a {type(value).__name__} cannot be divided into microbatches: expected a tensor with a "
+                    "row for each sample" + (", leave it out: attention_mask says it" if name == "lengths" else "")
+                )
+            sizes[name] = len(value)
+        rows = next(iter(sizes.values()), 0)
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"the tensors of a batch have different numbers of rows: {sizes}")
+        if rows % self.microbatches or not rows:
+            lower = rows - rows % self.microbatches
+            choices = " or ".join(str(n) for n in (lower, lower + self.microbatches) if n)
+            raise ValueError(
+                f"a batch of {rows} rows cannot be divided into microbatches={self.microbatches}: choose {choices} "
+                "rows, or another number of microbatches"
+            )
+        if "document_ids" in batch and self.stages[0].unpacks is not None:
+            raise ValueError(
+                f"document_ids: {self.stages[0].unpacks}, which needs a row for each document, and the rows of a "
+                "pipeline have one shape: give a document a row, with attention_mask"
+            )
+        return rows
+
+    def _schedule_for(self, batch: Mapping[str, Tensor]) -> Any:
+        """The schedule of batches of these shapes; its first step runs a microbatch to find those of hidden states."""
+        modes = tuple(stage.training for stage in self.stages)
+        key = (modes, torch.is_grad_enabled(), *((name, value.shape, value.dtype) for name, value in batch.items()))
+        if key not in self._schedules:
+            while len(self._schedules) >= KEPT_SHAPES:
+                del self._schedules[next(iter(self._schedules))]
+            made = [
+                PipelineStage(module, number, self.count, self.device, group=self.group)
+                for module, number in zip(self.modules, self.numbers, strict=True)
+            ]
+            self._schedules[key] = SCHEDULES[self.schedule](
+                made if self.schedule == "interleaved" else made[0],
+                self.microbatches,
+                loss_fn=lambda loss, target: loss,
+                scale_grads=False,
+            )
+        return self._schedules[key]
+
+    # --- Parameters -----------------------------------------------------------------------------------------------
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of the stages in this process, under the names of the whole model."""
+        for stage in self.stages:
+            yield from stage.named_parameters()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of `named_parameters`."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def train(self, mode: bool = True) -> "Pipeline":
+        """As of a module."""
+        for stage in self.stages:
+            stage.train(mode)
+        return self
+
+    def eval(self) -> "Pipeline":
+        """As of a module."""
+        return self.train(False)
+
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Scale the gradients of all stages so that their norm is at most `max_norm`; returns the norm before that."""
+        tied = {id(p) for p in self._tied_here() if self.rank}  # counted in the first stage
+        own = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in tied]
+        norm = nn.utils.get_total_norm(own)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        total = norm.double().square().to(self.device)
+        dist.all_reduce(total, group=self.group)
+        total = total.sqrt()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_((max_norm / (total + 1e-6)).clamp(max=1.0).to(parameter.grad.dtype))
+        return total
+
+    # --- Tied parameters ------------------------------------------------------------------------------------------
+
+    def _tied_here(self) -> list[nn.Parameter]:
+        """The parameters that the first and the last stage have, if this process has one of these and not both."""
+        if self.ranks == 1 or not self.tied or self.rank not in (0, self.ranks - 1):
+            return []
+        stage, names = (self.stages[0], 0) if self.rank == 0 else (self.stages[-1], 1)
+        return [stage.get_parameter(names_of[names]) for names_of in self.tied]
+
+    def _take_tied_gradients(self) -> list[Tensor | None]:
+        """The gradients of tied parameters from before a step, which are not exchanged again."""
+        parameters = self._tied_here()
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return gradients
+
+    def _sum_tied_gradients(self, before: list[Tensor | None]) -> None:
+        """Sum the gradients of tied parameters over the first and the last stage, which stay equal by it."""
+        other = dist.get_global_rank(self.group, self.ranks - 1 if self.rank == 0 else 0)
+        for parameter, earlier in zip(self._tied_here(), before, strict=True):
+            if (gradient := parameter.grad) is None:
+                continue
+            own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            theirs = torch.empty_like(own)
+            sends = dist.P2POp(dist.isend, own.clone(), other, self.group)
+            receives = dist.P2POp(dist.irecv, theirs, other, self.group)
+            for work in dist.batch_isend_irecv([sends, receives]):
+                work.wait()
+            own += theirs
+            if earlier is not None:
+                gradient += earlier
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ValueError, by its name, for a model that is not a single stack of blocks."""
+    name = type(model).__name__
+    if not isinstance(getattr(model, "blocks", None), Stack):
+        stacks = [path for path, module in model.named_modules() if isinstance(module, Stack)]
+        has = f"has the stacks {', '.join(stacks)}" if stacks else "has no stack of blocks"
+        raise ValueError(
+            f"{name} {has}; a pipeline needs one stack `blocks`, through which all hidden states pass: use shard= or "
+            "tensor= instead of pipeline="
+        )
+    if hasattr(model, "truncate"):
+        raise ValueError(
+            f"{name} shortens a batch to its longest text, so that microbatches have no common shape for a pipeline: "
+            "use shard= or tensor= instead of pipeline="
+        )
+    head = getattr(model, "head", None)
+    if isinstance(head, WeightedLayerSum) and head.mix is not None:
+        raise ValueError(
+            f"{name} with layer_sum=True reads the outputs of all layers, which a pipeline does not bring together: "
+            "use shard= or tensor= instead of pipeline="
+        )
+
+
+def check_schedule(schedule: str, microbatches: int, ranks: int, each: int) -> None:
+    """Raise ValueError for numbers that do not fit a schedule."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: expected one of {', '.join(SCHEDULES)}")
+    if microbatches < 1:
+        raise ValueError(f"microbatches={microbatches}: expected at least 1")
+    if (each > 1) != (schedule == "interleaved"):
+        expected = "2 or more" if schedule == "interleaved" else "1"
+        raise ValueError(f"stages_per_process={each} with schedule={schedule!r}: expected {expected}")
+    if schedule == "1f1b" and microbatches < ranks:
+        raise ValueError(
+            f"microbatches={microbatches} with schedule='1f1b' and pipeline={ranks}: choose at least {ranks}, or "
+            "schedule='gpipe'"
+        )
+    if schedule == "interleaved" and microbatches % max(1, microbatches // ranks):
+        raise ValueError(
+            f"microbatches={microbatches} with schedule='interleaved' and pipeline={ranks}: choose a multiple of "
+            f"{ranks}, such as {ranks * -(-microbatches // ranks)}"
+        )

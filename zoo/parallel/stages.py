@@ -1,0 +1,279 @@
+"""A model cut into stages of consecutive blocks, each of which runs the model's own code with its own blocks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from zoo.nn.attention import Attention
+from zoo.nn.context import Context
+from zoo.nn.frontends.packed_documents import PackedDocuments
+from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.frontends.waveform import WaveformEmbedding
+from zoo.nn.kv_cache import StackState
+from zoo.nn.lengths import AnyLengths, check_lengths
+from zoo.nn.padding import real_tokens
+from zoo.nn.recurrent_core import RecurrentCore
+from zoo.nn.stack import Stack
+from zoo.parallel.document_rows import DocumentRows, embed_each
+
+Loss = Callable[[Any, Mapping[str, Any]], Tensor]
+
+
+class Tied(NamedTuple):
+    """A parameter that the first and the last stage have: its name in each."""
+
+    first: str
+    last: str
+
+
+# --- The model of a stage ---------------------------------------------------------------------------------------------
+
+
+class StageStack(Stack):
+    """The methods that a pipeline puts before those of a stack: its blocks are those of a stage.
+
+    numbers: of its blocks. received: hidden states from the stage before, for the next forward; sent: those of the
+    last one, for the stage after it.
+    """
+
+    numbers: range
+    received: Tensor | None = None
+    sent: Tensor | None = None
+
+    def __iter__(self) -> Any:
+        return (getattr(self, str(i)) for i in self.numbers)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Context | None = None,
+        *,
+        keep: Tensor | None = None,
+        state: StackState | None = None,
+        layers: Sequence[int] | None = None,
+        drop_padding: bool = True,
+        lengths: AnyLengths | None = None,
+        before: Mapping[int, nn.Module] | None = None,
+    ) -> Any:
+        """As in Stack: padding is kept under a mask, so that all microbatches have one shape."""
+        if state is not None or layers is not None or before is not None:
+            what = "decoding with a cache" if state is not None else "the outputs of single layers"
+            what = "gated cross-attention between blocks" if before is not None else what
+            raise ValueError(f"{what} is not possible in a pipeline: use the model before it is cut")
+        if lengths is not None:
+            keep, _ = check_lengths(lengths, keep, x, trust=True)
+        keep = None if keep is None else real_tokens(keep)
+        context = (context or Context()).for_forward(x.shape[1], keep=keep, cache_biases=not self.checkpointing)
+        return self.run(x, context, keep)
+
+    def run(self, x: Tensor, context: Context, keep: Tensor | None) -> Tensor:
+        """The blocks of this stage, in a context for this forward; the last stage also has the final norm."""
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for number, block in zip(self.numbers, self, strict=True):
+            own = context.layer(number) if isinstance(context.rotary, tuple) else context
+            x = checkpoint(block, x, own, use_reentrant=False) if recompute else block(x, own)
+        self.sent = x
+        x = x if self.norm is None else self.norm(x)
+        return x if keep is None else x * keep[..., None]
+
+
+class StageModel(nn.Module):
+    """The methods that a pipeline puts before those of a model: it is a stage.
+
+    is_first, is_last: of the stages. loss: of the output of the model, in the last stage. unpacks: why packed documents
+    cannot stay in their rows, or None.
+    """
+
+    is_first: bool
+    is_last: bool
+    loss: Loss | None
+    unpacks: str | None
+    blocks: StageStack
+    context: Any
+    inputs: tuple[str, ...]
+
+    def forward(self, x: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """What goes to the stage after this one [B, N, D], or in the last stage the loss of a microbatch.
+
+        Args:
+            x: Hidden states from the stage before [B, N, D]; in the first stage anything.
+            batch: The microbatch; each stage computes positions and masks from it.
+        """
+        model: Any = super()
+        inputs = {name: batch[name] for name in self.inputs if name in batch}
+        self.blocks.received = None if self.is_first else x
+        try:
+            if self.is_last:
+                assert self.loss is not None
+                return self.loss(model.forward(**inputs), batch).reshape(())
+            model.encode(**inputs)
+            assert self.blocks.sent is not None
+            return self.blocks.sent
+        finally:
+            self.blocks.received = self.blocks.sent = None
+
+    def embed(self, *args: Any, **options: Any) -> Any:
+        """As in the model; after the first stage, what the stage before has sent."""
+        model: Any = super()
+        if self.is_first:
+            return model.embed(*args, **options)
+        x = self.blocks.received
+        assert x is not None
+        front = getattr(self, "waves", None)
+        if isinstance(front, WaveformEmbedding):
+            return x, real_frames(front, x, *args[1:], **options), None
+        if isinstance(getattr(self, "tokens", None), TextEmbedding) and args[0].shape[1] != x.shape[1]:
+            raise ValueError(
+                f"{type(self).__name__} reads {args[0].shape[1]} of {x.shape[1]} tokens, as many as a microbatch "
+                "needs: these have no common shape for a pipeline; use data=, shard= or tensor= instead"
+            )
+        return x
+
+    def encode_documents(
+        self,
+        documents: PackedDocuments,
+        input_ids: Tensor,
+        types: Tensor | None,
+        layers: Sequence[int] | None,
+        more: Mapping[str, Any],
+    ) -> Any:
+        """As in TextModel, with the documents where they are in the rows."""
+        rows, tokens, x = DocumentRows.of(documents), self.tokens, self.blocks.received
+        assert isinstance(tokens, TextEmbedding)
+        if tokens.max_length and documents.index.shape[1] > tokens.max_length:
+            raise tokens.length_error(documents.index.shape[1])
+        if x is None:
+            x = embed_each(super(), input_ids, rows.positions, types, more.get("words"))
+        context = rows.context(self.context(rows.positions), cache_biases=not self.blocks.checkpointing)
+        return self.blocks.run(x, context, rows.keep)
+
+
+def real_frames(front: WaveformEmbedding, x: Tensor, mask: Tensor | None = None, lengths: Any = None) -> Tensor | None:
+    """The mask of real tokens [B, N] that `WaveformEmbedding` gives with its tokens x [B, N, D]."""
+    if mask is None or real_tokens(mask) is None:
+        return None
+    return torch.arange(x.shape[1], device=x.device) < front.frames(mask.sum(1))[:, None]
+
+
+def stage_model(model: nn.Module, numbers: range, loss: Loss) -> nn.Module:
+    """The stage of a model that has these blocks. Its parameters are those of the model, under the same names; others
+    are left out."""
+    whole: Any = model.blocks
+    first, last = numbers.start == 0, numbers.stop == len(whole)
+    stage: Any = shallow_copy(model, StageModel)
+    stage.is_first, stage.is_last, stage.loss = first, last, loss if last else None
+    stage.unpacks = unpacked_documents(model)
+    blocks: Any = shallow_copy(whole, StageStack)
+    blocks.numbers, kept = numbers, {str(i) for i in numbers}
+    for name in list(blocks._modules):
+        if name.isdigit() and name not in kept:
+            del blocks._modules[name]
+    if not last:
+        blocks.norm, stage.head = None, None
+    stage._modules["blocks"] = blocks
+    if not first:
+        stage._parameters, stage._buffers = {}, {}
+        for name, module in model.named_children():
+            if name not in ("blocks", "head"):
+                stage._modules[name] = bare_copy(module)
+    return stage
+
+
+def shallow_copy(module: nn.Module, mixin: type) -> nn.Module:
+    """A module with the same parameters and parts, and with the methods of `mixin` before its own."""
+    cls = type(module)
+    made = copy.copy(module)
+    for table in ("_modules", "_parameters", "_buffers"):
+        made.__dict__[table] = dict(made.__dict__[table])
+    made.__class__ = type(f"{cls.__name__}Stage", (mixin, cls), {"__module__": cls.__module__})
+    return made
+
+
+def bare_copy(module: nn.Module) -> nn.Module:
+    """A module without parameters and parts, for its settings."""
+    made = copy.copy(module)
+    made.__dict__ |= {"_modules": {}, "_parameters": {}, "_buffers": {}}
+    return made
+
+
+def unpacked_documents(model: nn.Module) -> str | None:
+    """Why packed documents cannot stay in their rows, or None: what computes more than attention with a mask."""
+    blocks: Any = model.blocks
+    for number, block in enumerate(blocks):
+        part = block.mixer if type(block.mixer) is not Attention else block.mixer.core
+        plain = type(block.mixer) is Attention and type(part).__module__.startswith("zoo.nn.")
+        if not plain or isinstance(part, RecurrentCore) or block.shifts_tokens:
+            return f"blocks.{number} has {type(part).__name__}"
+    return None
+
+
+def tied_parameters(model: nn.Module) -> list[Tied]:
+    """The parameters that the head shares with the front end, under both names."""
+    everywhere = dict(model.named_parameters(remove_duplicate=False))
+    front = {id(p): name for name, p in everywhere.items() if not name.startswith(("blocks.", "head."))}
+    return [Tied(front[id(p)], name) for name, p in everywhere.items() if name.startswith("head.") and id(p) in front]
+
+
+# --- Where to cut -----------------------------------------------------------------------------------------------------
+
+
+def cut_blocks(model: nn.Module, stages: int, cuts: Sequence[int] | None = None) -> list[range]:
+    """The numbers of the blocks of each stage.
+
+    Args:
+        model: A model with one stack of blocks.
+        stages: Number of stages.
+        cuts: The first block of each stage but the first, such as (4, 8) for three stages. None balances the numbers of
+            parameters: the largest stage, with the front end in the first one and the head in the last, is as small as
+            possible.
+
+    Raises: ValueError for fewer blocks than stages, and for cuts that are not increasing numbers of blocks.
+    """
+    blocks: Any = model.blocks
+    depth = len(blocks)
+    if depth < stages:
+        raise ValueError(
+            f"{depth} blocks cannot be cut into {stages} stages, each of which needs one: choose pipeline={depth} or "
+            "less, or schedule='1f1b', which has one stage for each process"
+        )
+    if cuts is not None:
+        edges = [0, *cuts, depth]
+        if len(cuts) != stages - 1 or any(a >= b for a, b in pairwise(edges)):
+            raise ValueError(
+                f"cuts={tuple(cuts)}: expected {stages - 1} increasing numbers from 1 to {depth - 1}, the first block "
+                f"of each of {stages} stages but the first"
+            )
+        return [range(a, b) for a, b in pairwise(edges)]
+    costs = [count(block.parameters()) for block in blocks]
+    ends = ("blocks.norm", "head")
+    head = count(p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(ends))
+    front = [p for name, p in model.named_parameters() if not name.startswith(("blocks.", "head."))]
+    costs[0], costs[-1] = costs[0] + count(front), costs[-1] + head
+    return balanced(costs, stages)
+
+
+def count(parameters: Any) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def balanced(costs: Sequence[int], parts: int) -> list[range]:
+    """Consecutive parts of which the most costly one costs as little as possible, none of them empty."""
+    sums = [0]
+    for cost in costs:
+        sums.append(sums[-1] + cost)
+    best = {(0, 0): (0, 0)}  # (parts, items) -> (cost of the most costly part, start of the last part)
+    for part in range(1, parts + 1):
+        for stop in range(part, len(costs) - (parts - part) + 1):
+            starts = [start for start in range(part - 1, stop) if (part - 1, start) in best]
+            best[part, stop] = min((max(best[part - 1, start][0], sums[stop] - sums[start]), start) for start in starts)
+    ranges, stop = [], len(costs)
+    for part in range(parts, 0, -1):
+        start = best[part, stop][1]
+        ranges.append(range(start, stop))
+        stop = start
+    return ranges[::-1]
