@@ -32,7 +32,8 @@ class Pipeline:
 
     Attributes:
         stages: The models of the stages in this process, with the parameters of the whole model under the same names.
-            FSDP2 and tensor parallelism may be applied to each of them before the first step; see `wrap`.
+            FSDP2 (`fully_shard`, or its `replicate` instead of DDP) and tensor parallelism may be applied to each of
+            them, before the optimizer is made.
         parts: The numbers of the blocks of all stages.
     """
 
@@ -73,16 +74,11 @@ class Pipeline:
         self.device = next(model.parameters()).device
         self.inputs, self.tied, self.name = model.inputs, tied_parameters(model), type(model).__name__
         self.stages = [stage_model(model, self.parts[number], self.share(loss)) for number in self.numbers]
-        self.modules = list(self.stages)
         self._schedules: dict[Any, Any] = {}
 
     def share(self, loss: Loss) -> Loss:
         """The part of a microbatch in the loss of a step."""
         return lambda output, batch: loss(output, batch) / self.microbatches
-
-    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
-        """Run the stages within modules that wrap them, such as DDP; before the first step."""
-        self.modules = [wrapper(stage) for stage in self.stages]
 
     # --- A step ---------------------------------------------------------------------------------------------------
 
@@ -154,8 +150,8 @@ class Pipeline:
             while len(self._schedules) >= KEPT_SHAPES:
                 del self._schedules[next(iter(self._schedules))]
             made = [
-                PipelineStage(module, number, self.count, self.device, group=self.group)
-                for module, number in zip(self.modules, self.numbers, strict=True)
+                PipelineStage(stage, number, self.count, self.device, group=self.group)
+                for stage, number in zip(self.stages, self.numbers, strict=True)
             ]
             self._schedules[key] = SCHEDULES[self.schedule](
                 made if self.schedule == "interleaved" else made[0],

@@ -113,7 +113,7 @@ class StageModel(nn.Module):
                 return self.loss(model.forward(**inputs), batch).reshape(())
             model.encode(**inputs)
             assert self.blocks.sent is not None
-            return self.blocks.sent
+            return self.blocks.sent.contiguous()  # it is sent as it lies in memory
         finally:
             self.blocks.received = self.blocks.sent = None
 
