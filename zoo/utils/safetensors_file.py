@@ -87,7 +87,7 @@ def write_tensors(
             checksum = _write(stream, _bytes(tensor), checksum)
         if (missing := next(names, None)) is not None:
             raise ValueError(f"the tensor {missing!r} was described and has no values")
-        return stream.tell(), checksum
+    return file.stat().st_size, checksum
 
 
 def split_files(specs: Mapping[str, Spec], limit: int) -> dict[str, list[str]]:
