@@ -335,8 +335,8 @@ DALLE = dict(image_size=256, resample="pool", widths=(256, 512, 1024, 2048), dep
 VARIANTS: dict[str, dict[str, Any]] = {
     "dvae_tiny": TINY,
     "dvae_small": {},
-    "vqvae_tiny": TINY | dict(quantizer="vq"),
-    "vqvae_small": dict(quantizer="vq"),
+    "vqvae_tiny": TINY | dict(quantizer="vq", code_width=16, ema_decay=0.9),
+    "vqvae_small": dict(quantizer="vq", code_width=32, ema_decay=0.9),
     "dvae_dalle": DALLE,
     "dvae_flava": DALLE | dict(image_size=112, head=None),
 }

@@ -76,8 +76,8 @@ class MaskGIT(TextToImageModel):
         no_scores = any(isinstance(core, RecurrentCore) for core in cores)
         if no_scores and config.text_sees_image is False:
             raise ValueError(
-                f"text_sees_image=False, but attention={config.attention!r} has a kind without scores, which cannot hide "
-                "the image from the text: leave it out, or choose a kind with scores, such as 'softmax'"
+                f"text_sees_image=False, but attention={config.attention!r} has a kind without scores, which cannot "
+                "hide the image from the text: leave it out, or choose a kind with scores, such as 'softmax'"
             )
         sees = no_scores if config.text_sees_image is None else config.text_sees_image
         self.mask = None if sees else TextBeforeImage(config.text_length)

@@ -45,17 +45,21 @@ class ImageTokenizerStageSettings:
         train_steps: Number of steps that it is trained.
         train_batch_size: Images per step.
         peak_lr: Peak learning rate.
+        dead_codes: Codes that are used less than this fraction of the average move next to the code with the greatest
+            error; 0 leaves them alone.
     """
 
     name: str = "vqvae_tiny"
     source: str | None = None
     pixels: int = 32
-    codes: int = 256
-    train_steps: int = 1000
+    codes: int = 512
+    train_steps: int = 3000
     train_batch_size: int = 32
     peak_lr: float = 2e-3
+    dead_codes: float = 0.2
 
     def __post_init__(self) -> None:
+        _within("dead_codes", self.dead_codes, 0.0, 1.0, open_above=True)
         for name in ("pixels", "codes", "train_steps", "train_batch_size"):
             _within(name, getattr(self, name), 1, float("inf"))
         _within("peak_lr", self.peak_lr, 0.0, float("inf"), open_below=True)

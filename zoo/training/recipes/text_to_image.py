@@ -24,7 +24,7 @@ from zoo.models.registry import find_variant
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
-from zoo.tasks.config import OptimSettings
+from zoo.tasks.config import ImageTokenizerSettings, OptimSettings
 from zoo.tasks.contrastive import ContrastiveTask
 from zoo.tasks.image_tokenizer import ImageTokenizerTask
 from zoo.training.fit import fit
@@ -101,17 +101,18 @@ def image_tokenizer(run: Run, tokenizer: DiscreteVAE, captions: Splits[ImageText
     if run.config.model.source or s.source:
         return tokenizer.eval()
     data = UnlabeledImageSettings(batch_size=s.train_batch_size, max_train_samples=run.config.data.max_train_samples)
-    optim = OptimSettings(lr=s.peak_lr, weight_decay=0.0)
+    optim, objective = OptimSettings(lr=s.peak_lr, weight_decay=0.0), ImageTokenizerSettings(dead_codes=s.dead_codes)
     stage = stage_run(run, "tokenizer", TokenizerSettings(
         model=replace(run.config.model, name=s.name, overrides={"image_size": s.pixels, "vocab_size": s.codes}),
-        data=data, optim=optim, trainer=stage_trainer(run, s.train_steps),
+        data=data, task=objective, optim=optim, trainer=stage_trainer(run, s.train_steps),
     ))  # fmt: skip
     images = images_alone(captions)
 
     def train_it() -> Any:
         batches = ImageDataModule(images, s.train_batch_size, processor=tokenizer.preprocess, augment=data.augment,
                                   seed=run.config.seed)  # fmt: skip
-        task = ImageTokenizerTask(tokenizer.train(), augment=batches.augment, optim=optim, seed=run.config.seed)
+        task = ImageTokenizerTask(tokenizer.train(), objective=objective, augment=batches.augment, optim=optim,
+                                  seed=run.config.seed)  # fmt: skip
         return fit(stage, task, batches, plots={"reconstructions": reconstructions},
                    example_command=["zoo", "verify", "{model}"])  # fmt: skip
 
