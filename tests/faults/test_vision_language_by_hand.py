@@ -1,5 +1,6 @@
 """What a user of vision-language models tries by hand: costs, verification, half precision, and misspelled options."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from caption_peers import noise_images, transformers_blip
 from llava_peers import photographs, transformers_llava
 from paligemma_peers import transformers_paligemma
+from PIL import Image
 
 import zoo
+from zoo.cli.main import main
 from zoo.inference.cost import measure
 from zoo.inference.cost_by_kind import cost_by_kind
+from zoo.preprocessing.tokenizer_training import train
 
 NAMES = ("bridge_nano", "idefics_nano", "llava_next_nano", "paligemma_nano", "llava_nano")
 
@@ -72,3 +76,73 @@ def test_options_that_do_not_exist(tmp_path: Path) -> None:
         zoo.generate(model, torch.tensor([[5, 6]]), language="en")
     with pytest.raises(ValueError, match="images= needs text="):
         zoo.generate(model, images=image)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("bridge_nano", "ask it about images, use zoo.generate"), ("blip_nano", "describe images, use zoo.generate")],
+)
+def test_models_that_write_about_images_are_not_predicted_with_or_served(
+    name: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = zoo.create_model(name, seed=0)
+    with pytest.raises(ValueError, match=f"head='lm': predicting needs a classifier .*; to {what}"):
+        zoo.predict(model, photographs(1)[0])
+    zoo.save(model, tmp_path)
+    assert main(["serve", str(tmp_path), "--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert f"the model writes texts: to {what}" in error and "--image FILE" in error
+
+
+def test_new_models_have_the_image_processor_of_the_published_ones(tmp_path: Path) -> None:
+    clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    for name, colors, fit in (
+        ("llava_nano", clip, "shortest"),
+        ("llava_next_nano", clip, "shortest"),
+        ("idefics_nano", clip, "squash"),
+        ("paligemma_nano", ((0.5,), (0.5,)), "squash"),
+    ):
+        found: Any = zoo.create_model(name, seed=0).preprocess.image
+        found = getattr(found, "tile", found)
+        assert ((found.mean, found.std), found.fit) == (colors, fit), name
+    model = zoo.create_model("idefics_nano", seed=0)
+    zoo.export(model, tmp_path / "idefics")
+    assert zoo.load(tmp_path / "idefics").preprocess.image.fit == "squash"
+    model.preprocess = replace(model.preprocess, image=replace(model.preprocess.image, fit="shortest"))
+    with pytest.raises(ValueError, match="IdeficsImageProcessor resizes images to a square without a crop"):
+        zoo.export(model, tmp_path / "cropped")
+
+
+def test_a_tower_of_a_model_of_several_keeps_its_processor() -> None:
+    own = dict(width=32, heads=2, depth=2, mlp_dim=32)
+    small = {f"{tower}.{name}": value for tower in ("image", "text") for name, value in own.items()}
+    clip = zoo.create_model("clip_vit_base_patch32", seed=0, vocab_size=300, **small)
+    clip.preprocess = replace(clip.preprocess, text=train("bpe", ["what is this"], 300, max_length=77))
+    assert zoo.bridge(image=clip, text="llama_nano", seed=0).preprocess.image == clip.preprocess.image
+    joined = zoo.contrast(image="vit_cifar_tiny", text=clip, seed=0)
+    assert joined.preprocess.text == clip.preprocess.text
+
+
+def test_fields_of_a_resampler_without_one() -> None:
+    with pytest.raises(ValueError, match="resampler_depth=2 has no effect without a resampler: set resampler_tokens"):
+        zoo.create_model("bridge_nano", by="cross", resampler_depth=2)
+    assert zoo.create_model("idefics_nano", resampler_tokens=None).config.resampler_depth == 2  # of the variant
+
+
+@pytest.mark.parametrize("fields", [{"attention": "linear"}, {"attention": ["softmax", "delta"]}, {"mixer": "mamba"}])
+def test_kinds_that_cannot_apply_the_mask_of_a_prefix(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"'(linear|delta|Mamba)' in the text tower reads the tokens in order, and"):
+        zoo.create_model("paligemma_nano", **{f"text.{name}": value for name, value in fields.items()})
+
+
+def test_images_that_are_too_large_or_only_a_line(tmp_path: Path) -> None:
+    file, model = tmp_path / "line.png", zoo.create_model("llava_next_nano", seed=0)
+    for size in ((30_000, 2), (2, 30_000), (1, 1)):
+        Image.new("L", size).save(file)
+        batch = model.preprocess.image(file)
+        with torch.no_grad():
+            assert [len(model.features(**batch))] == model.preprocess.image.numbers_of_tokens(batch["image_sizes"])
+    Image.new("1", (14_000, 14_000)).save(file)
+    for name in ("llava_next_nano", "bridge_nano", "blip_nano"):
+        with pytest.raises(ValueError, match=r"line\.png is too large to be decoded safely"):
+            zoo.create_model(name, seed=0).preprocess.image(file)

@@ -234,12 +234,12 @@ def test_two_towers_in_one_line():
     image = {"name": "vit_cifar_tiny", "width": 24, "depth": 2, "heads": 4, "mlp_dim": 40}
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[MARKER, 9, 10, 11]])
-    options = dict(image=image, text=text, token=MARKER, seed=0, resampler_depth=1)
+    options = dict(image=image, text=text, token=MARKER, seed=0)
     model = zoo.bridge(**options, by="cross", locked=("image", "text")).eval()
     assert torch.equal(model(ids, pixel_values=pixels), text(ids))
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"gated_cross"}
     assert zoo.generate(model, ids, pixel_values=pixels, max_new_tokens=3).shape == (1, 7)
-    model = zoo.bridge(**options, by="resampler", resampler_tokens=3).eval()
+    model = zoo.bridge(**options, by="resampler", resampler_tokens=3, resampler_depth=1).eval()
     ids = torch.cat([torch.full((1, 2), MARKER), ids], 1)
     assert model(ids, pixel_values=pixels).isfinite().all()
     assert zoo.generate(model, ids, pixel_values=pixels, max_new_tokens=3).shape == (1, 9)

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 import zoo
+from zoo.models.example_batch import example_batch
 from zoo.tasks import add_lora, merge_lora
 
 pytest.importorskip("peft", reason="adapters need the extra `lora`")
+
+SMALL = {"image.width": 16, "image.heads": 2, "image.depth": 2, "text.width": 24, "text.heads": 2, "text.depth": 2}
 
 
 def small() -> zoo.Model:
@@ -63,3 +66,44 @@ def test_adapters_are_scaled_by_alpha_over_rank() -> None:
 def test_unknown_targets() -> None:
     with pytest.raises(ValueError, match="no linear layer is named 'query'"):
         add_lora(small(), 2, targets=["query"])
+
+
+def test_in_a_bridge_what_joins_the_towers_is_trained_whole_unless_it_is_a_target(tmp_path) -> None:
+    def trained(*targets: str, by: str = "projector", locked: str = "") -> set[str]:
+        model = zoo.create_model("bridge_nano", by=by, seed=0, **SMALL)
+        if locked:
+            model.lock(locked)
+        add_lora(model, 2, **({"targets": targets} if targets else {}))
+        names = [name.split(".") for name, p in model.named_parameters() if p.requires_grad]
+        return {f"{name[0]}{' lora' if 'lora_A' in name or 'lora_B' in name else ''}" for name in names}
+
+    assert trained() == {"image lora", "text lora", "connector"}
+    assert trained(by="cross") == {"image lora", "text lora", "gated_cross"}
+    assert trained(locked="image") == {"text lora", "connector"}
+    assert trained("text.q", "connector.up") == {"text lora", "connector lora"}
+    assert trained("image.q", locked="image") == {"image lora", "connector"}
+    with pytest.raises(ValueError, match=r"no linear layer is named 'connector.q'; 'connector' has down, up"):
+        trained("connector.q")
+    with pytest.raises(ValueError, match=r"no linear layer is named 'image'; .* \(text is locked: name it"):
+        trained("image", locked="text")
+
+
+@torch.no_grad()
+def test_a_bridge_with_adapters_answers_as_the_merged_one_that_is_saved(tmp_path) -> None:
+    model = zoo.create_model("bridge_nano", seed=0, **SMALL).eval()
+    batch = example_batch(model)
+    plain = model(**batch)
+    add_lora(model, 2, targets=["text.q", "text.v", "connector.up"])
+    assert torch.equal(model(**batch), plain)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    logits = model(**batch)
+    tokens = zoo.generate(model, **batch, max_new_tokens=4)
+    assert not torch.allclose(logits, plain, atol=1e-2)
+    with pytest.raises(ValueError, match="merge adapters first"):
+        zoo.save(model, tmp_path / "unmerged")
+    zoo.save(merge_lora(model), tmp_path / "merged")
+    merged = zoo.load(tmp_path / "merged")
+    assert torch.allclose(merged(**batch), logits, atol=1e-5)
+    assert torch.equal(zoo.generate(merged, **batch, max_new_tokens=4), tokens)

@@ -64,7 +64,9 @@ def make_tower(modality: str, source: Any, overrides: dict[str, Any], head: str 
     else:
         raise ValueError(f"the {modality} tower is a {type(source).__name__}; expected a name, a folder or a zoo.Model")
     if isinstance(model, TowersModel):
-        model = model.tower(modality)
+        whole, model = model, model.tower(modality)
+        if model.preprocess is None:  # it is part of that of the whole model
+            model.preprocess = getattr(whole.preprocess, modality, None)
     if family(model.family).modality != MODALITIES[modality].family:
         raise ValueError(
             f"a {model.family} model is for {family(model.family).modality} inputs, it cannot be the {modality} tower"

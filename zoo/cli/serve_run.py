@@ -15,6 +15,7 @@ import torch
 
 from zoo.checkpoints.load import load
 from zoo.inference.optimize import optimize
+from zoo.inference.predict import writing_of
 from zoo.inference.server import create_app
 from zoo.inference.server_models import Embeddings, Predictions
 from zoo.inference.server_requests import MIB, Limits
@@ -109,8 +110,12 @@ def load_model(args: argparse.Namespace) -> Model:
 
 
 def service_of(model: Model, args: argparse.Namespace) -> Predictions | Embeddings:
-    """Predictions, or the embeddings of a model that has them."""
-    if model.config.parts or model.config.head == "pool":
+    """Predictions, or the embeddings of a model that has them. Raises ValueError for one that has neither."""
+    embeds = any(hasattr(model, f"encode_{name}") for name in MODALITIES)
+    if model.config.head == "lm" and not embeds:
+        raise ValueError(f"zoo serve answers with predictions or embeddings, and the model writes "
+                         f"texts: to {writing_of(model)}")  # fmt: skip
+    if embeds or model.config.parts or model.config.head == "pool":
         if args.truncation is not None:
             raise ValueError("--truncation is for predictions, and the model has embeddings")
         encoder = Encoder(model)

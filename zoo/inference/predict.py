@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from zoo.inference.generation.caption_prompts import reads_images
 from zoo.inference.predictor import OnError, Predictor
 from zoo.inference.probabilities import Prediction, require_model
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
-from zoo.preprocessing.modality import of_inputs
+from zoo.models.bridge.model import Bridge
+from zoo.preprocessing.modality import MODALITIES, of_inputs
 
 HEADS = ("classify", "token", "qa", "masked_lm", "ctc")
 
@@ -106,9 +108,7 @@ def check_model(model: Any, top_k: int) -> None:
     if model.config.head not in HEADS or (model.config.head == "token" and "input_ids" not in model.inputs):
         hint = ""
         if model.config.head == "lm":
-            decoder_only = "decoder_input_ids" not in model.inputs
-            hint = "; to continue texts, use zoo.generate" if decoder_only else "; to write texts, use zoo.generate"
-            hint = "; to transcribe speech, use zoo.transcribe" if "input_features" in model.inputs else hint
+            hint = f"; to {writing_of(model)}"
         elif model.config.parts:
             hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
@@ -118,6 +118,25 @@ def check_model(model: Any, top_k: int) -> None:
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_inputs(model.inputs))
         raise ValueError(f"the model has no preprocessing: set model.preprocess = {choices}")
+
+
+def writing_of(model: Model) -> str:
+    """What a model that writes texts is for, and how it is called."""
+    if isinstance(model, Bridge):
+        argument = MODALITIES[model.config.encoder].argument
+        return (
+            f"ask it about {MODALITIES[model.config.encoder].plural}, use zoo.generate(model, text=..., "
+            f"{argument}=[...]), or zoo generate MODEL TEXT --{model.config.encoder} FILE"
+        )
+    if reads_images(model):
+        return "describe images, use zoo.generate(model, images=[...]), or zoo generate MODEL --image FILE"
+    if "input_features" in model.inputs:
+        return "transcribe speech, use zoo.transcribe"
+    return (
+        "continue texts, use zoo.generate"
+        if "decoder_input_ids" not in model.inputs
+        else ("write texts, use zoo.generate")
+    )
 
 
 def _no_paths(texts: Iterable[Any]) -> Iterator[Any]:

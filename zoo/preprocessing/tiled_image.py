@@ -37,11 +37,14 @@ class TiledImageProcessor:
         batch = list(images) if several else [images]
         if not batch:
             raise ValueError("the list of images is empty: expected at least one image")
-        whole = [load_image(image, self.channels, "tensor") for image in batch]
-        tiles = [self.tiles(image) for image in whole]
+        tiles, sizes = [], []
+        for image in batch:  # of which one at a time is in memory in its own resolution
+            whole = load_image(image, self.channels, "tensor")
+            tiles.append(self.tiles(whole))
+            sizes.append(tuple(whole.shape[1:]))
         most = max(map(len, tiles))
         pixels = torch.stack([torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) for x in tiles])
-        return {"pixel_values": pixels, "image_sizes": torch.tensor([tuple(x.shape[1:]) for x in whole])}
+        return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
 
     def tiles(self, image: Tensor) -> Tensor:
         """The whole and the tiles of one image: uint8 [C, H, W] -> float [1 + rows * columns, C, h, w]."""

@@ -63,8 +63,7 @@ class BridgeConfig(ConnectorConfig):
                 raise ValueError(f"feature_layer={layer}: the {given[0]} tower has the blocks 0 to {depth - 1}")
         self.check_token(given[0])
         self.check_unused(self.by)
-        if self.by == "resampler" and self.resampler_tokens is None:
-            raise ValueError("by='resampler' needs resampler_tokens, the number of tokens of an image, such as 64")
+        self.check_resampler(self.by)
 
     def check_token(self, encoder: str) -> None:
         """Raise ValueError for a token of features that the vocabulary does not have, or of another encoder."""

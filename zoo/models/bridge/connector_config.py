@@ -54,7 +54,19 @@ class ConnectorConfig(TowersConfig):
     def check_unused(self, by: str) -> None:
         """Raise ValueError for a field that towers joined `by` this have no use for."""
         for field in fields(self):
-            if field.name.startswith(UNUSED[by]) and getattr(self, field.name) != field.default:
-                value = getattr(self, field.name)
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if field.name.startswith(UNUSED[by]):
                 uses = " or ".join(f"by={other!r}" for other in UNUSED if not field.name.startswith(UNUSED[other]))
                 raise ValueError(f"{field.name}={value!r} has no effect with by={by!r}: it is for {uses}; omit it")
+
+    def check_resampler(self, by: str) -> None:
+        """Raise ValueError for a resampler without a number of tokens."""
+        if by == "resampler" and self.resampler_tokens is None:
+            raise ValueError("by='resampler' needs resampler_tokens, the number of tokens of an image, such as 64")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if self.resampler_tokens is None and field.name.startswith("resampler_") and value != field.default:
+                raise ValueError(f"{field.name}={value!r} has no effect without a resampler: set resampler_tokens, the "
+                                 f"number of tokens of an image, or omit {field.name}")  # fmt: skip

@@ -99,12 +99,16 @@ class Bridge(TowersModel):
     def default_preprocess(self) -> Any:
         """The processors of the towers; the text tower's needs files, so that a newly created model has none."""
         encoder, text = self.encoder, self.text.preprocess
-        part = encoder.preprocess or encoder.default_preprocess()
+        part = encoder.preprocess or self.encoder_preprocess()
         token = f"<{self.config.encoder}>"
         if text is not None and self.config.feature_token_id is not None:
             token = text.backend.id_to_token(self.config.feature_token_id) or token
         found: dict[str, Any] = {self.config.encoder: part, "text": text}
         return self.processor_class(**found, token=token, tokens_per_item=self.config.tokens_per_item)
+
+    def encoder_preprocess(self) -> Any:
+        """The processor of a newly created encoder."""
+        return self.encoder.default_preprocess()
 
     def make_head(self) -> None:
         return None

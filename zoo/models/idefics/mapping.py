@@ -210,8 +210,14 @@ class IdeficsMapping(BridgeMapping):
 
 
 def as_idefics_processor(image: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an image processor as those of their class, which has one side and no crop."""
-    size = image["size"]["height"] if "height" in image["size"] else image["crop_size"]["height"]
+    """The settings of an image processor as those of their class. Raises ValueError for others than a resize to a
+    square."""
+    size = image["size"].get("height")
+    if size is None or image["do_center_crop"] or not image["do_resize"] or image["size"]["width"] != size:
+        raise ValueError(
+            "transformers' IdeficsImageProcessor resizes images to a square without a crop: set model.preprocess with "
+            "an image processor that has fit='squash' and a square size"
+        )
     kept = {name: value for name, value in image.items() if "crop" not in name}
     return kept | {"image_processor_type": "IdeficsImageProcessor", "image_size": size}
 

@@ -5,7 +5,7 @@ between those of the text tower read them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zoo.models.bridge.config import BridgeConfig
@@ -16,6 +16,8 @@ from zoo.models.llama.model import LlamaConfig
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import CLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.image_settings import clip_colors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class IdeficsConfig(BridgeConfig):
                 "vocabulary of the text tower"
             )
 
+    def check_resampler(self, by: str) -> None:
+        """Nothing: the files of a model without a resampler have the fields of one, too."""
+
 
 class Idefics(Bridge):
     """forward(input_ids [B, N], attention_mask, pixel_values, image_attention_mask) -> logits of the next token
@@ -50,6 +55,14 @@ class Idefics(Bridge):
     pixel_values: [B, I, C, H, W] with image_attention_mask [B, N, I], 1 where a token sees an image, as transformers'
     processor makes them; or [K, C, H, W] of all images in the order of their tokens, see Bridge.
     """
+
+    def encoder_preprocess(self) -> Any:
+        """With the colors of CLIP; the proportions of an image are not kept."""
+        found = super().encoder_preprocess()
+        if not isinstance(found, ImageProcessor):
+            return found
+        colors: Any = clip_colors(found.channels)
+        return replace(found, fit="squash", **colors)
 
 
 def idefics(text: Mapping[str, Any], image: Mapping[str, Any], **own: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """LLaVA 1.5 (Liu et al. 2023, https://arxiv.org/abs/2310.03744): the features of a CLIP image tower, projected by two
 layers, take the places of image tokens in a LLaMA decoder."""
 
+from dataclasses import replace
 from typing import Any
 
 from zoo.models.bridge.config import BridgeConfig
@@ -13,10 +14,20 @@ from zoo.models.llava.mapping import TRANSFORMERS
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import CLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.image_settings import clip_colors
 
 
 class Llava(Bridge):
     """LLaVA; see Bridge."""
+
+    def encoder_preprocess(self) -> Any:
+        """That of the published towers: a CLIP tower has a class token, a SigLIP tower none."""
+        found = super().encoder_preprocess()
+        if not isinstance(found, ImageProcessor):
+            return found
+        colors: Any = clip_colors(found.channels)
+        return replace(found, **colors) if self.config.image.config.class_token else replace(found, fit="squash")
 
 
 def llava(image: dict[str, Any], text: dict[str, Any], **own: Any) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.bridge.config import BridgeConfig
-from zoo.models.bridge.model import Bridge
 from zoo.models.family import Family
 from zoo.models.llama.model import VARIANTS as LLAMA
-from zoo.models.llava.model import CLIP_336, VICUNA, llava
+from zoo.models.llava.model import CLIP_336, VICUNA, Llava, llava
 from zoo.models.llava_next.mapping import PINPOINTS, TRANSFORMERS
 from zoo.nn.init import Initializer, normal_
 from zoo.preprocessing.image import ImageProcessor, pair
@@ -53,7 +52,7 @@ class LlavaNextConfig(BridgeConfig):
         return height // self.tile[0], width // self.tile[1]
 
 
-class LlavaNext(Bridge):
+class LlavaNext(Llava):
     """forward(input_ids [B, N], attention_mask, pixel_values [I, K, C, H, W], image_sizes [I, 2]) -> logits [B, N, V].
 
     pixel_values: of each image the whole, resized, and then its tiles, row by row; missing ones are padding, or all

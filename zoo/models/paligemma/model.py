@@ -5,7 +5,7 @@ PaliGemma 2 (https://arxiv.org/abs/2412.03555) has Gemma 2 as its decoder.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from zoo.models.family import Family
 from zoo.models.gemma.model import VARIANTS as GEMMA
 from zoo.models.gemma.model import GemmaConfig
 from zoo.models.paligemma.mapping import TRANSFORMERS
-from zoo.models.paligemma.prefix_mask import PrefixMask, prefix_mask
+from zoo.models.paligemma.prefix_mask import PrefixMask, check_sees_ahead, prefix_mask
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import SIGLIP_IMAGE
 from zoo.models.vit.model import ViTConfig
@@ -58,7 +58,12 @@ class PaliGemma(Bridge):
 
     def __init__(self, config: PaliGemmaConfig, towers: Mapping[str, Any] | None = None) -> None:
         super().__init__(config, towers)
+        check_sees_ahead(self.text.blocks, "those of an image and its prompt")
         self.inputs = tuple(name for name in self.inputs if name != "document_ids")
+
+    def encoder_preprocess(self) -> Any:
+        """That of SigLIP, which does not keep the proportions of an image."""
+        return replace(super().encoder_preprocess(), fit="squash")
 
     def encoder_names(self) -> list[str]:
         return [*super().encoder_names(), "token_type_ids"]

@@ -1,11 +1,14 @@
 """The mask of a prefix language model whose prefix stays visible under a window."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import CAUSAL, Mask
+from zoo.nn.recurrent_core import RecurrentCore
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,3 +49,17 @@ def prefix_mask(token_type_ids: Tensor, attention_mask: Tensor | None) -> Prefix
         order = (attention_mask == 0).byte().argsort(dim=1, stable=True)
         prefix = prefix.gather(1, order)
     return PrefixMask(prefix)
+
+
+def check_sees_ahead(blocks: Iterable[nn.Module], what: str) -> None:
+    """Raise ValueError for a block that cannot let some tokens see later ones; what: these tokens, in a message."""
+    for block in blocks:
+        mixer: Any = block.mixer
+        core = getattr(mixer, "core", None)
+        if core is None or isinstance(core, RecurrentCore):
+            name = type(mixer).__name__ if core is None else core.kind
+            raise ValueError(
+                f"{name!r} in the text tower reads the tokens in order, and {what} see later ones, which needs "
+                "attention weights: use text.attention='softmax', 'additive', 'local' or another kind that has them, "
+                "and no text.mixer"
+            )
