@@ -1,14 +1,20 @@
 """`zoo.generate` of models that read images among the words, against transformers; their processor."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
 import pytest
 import torch
 from llava_peers import TOKEN, batch, llava_processor, photographs, transformers_llava
 from peers import error
 
 import zoo
-from zoo.inference.generation.prompt import Prompt
+from zoo.inference.generation.chat import Chat
+from zoo.inference.generation.prompt import DecodingSession, Prompt
 from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.models.bridge.model import Bridge
+from zoo.models.example_batch import example_batch
 from zoo.models.vit.model import ViT
 
 
@@ -158,6 +164,85 @@ def test_saved_processors_and_exports(ours, folder, tmp_path):
     assert error(made["pixel_values"], expected["pixel_values"]) <= 1e-5
 
 
+# -- the turns of a conversation ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """How many tokens are read of a prompt, and how often images are encoded."""
+    tokens, images = [0], [0]
+    read, encode = DecodingSession.read, Bridge.encoder_features
+
+    def counted_read(self, ids, every=False):
+        tokens[0] = tokens[0] or ids.shape[1]
+        return read(self, ids, every)
+
+    def counted_encode(self, **batch):
+        images[0] += 1
+        return encode(self, **batch)
+
+    found: list[int] = []
+    encoded = mock.patch.object(Bridge, "encoder_features", counted_encode)
+    with mock.patch.object(DecodingSession, "read", counted_read), encoded:
+        yield found
+    found += [*tokens, *images]
+
+
+BRIDGES = {
+    "projector": dict(),
+    "linear": {"text.attention": "linear"},
+    "resampler": dict(by="resampler", resampler_tokens=4, resampler_depth=1),
+    "cross": dict(by="cross", gate_value=0.7),
+    "llava_next": {},
+}
+
+
+@pytest.mark.parametrize("kind", BRIDGES)
+def test_a_cache_has_the_tokens_of_images_and_what_is_read_of_them(kind):
+    own = {"text.depth": 2, "image.depth": 2, **BRIDGES[kind]}
+    model = zoo.create_model("llava_next_nano" if kind == "llava_next" else "bridge_nano", seed=0, **own).eval()
+    size = {"proj": 64, "line": 64, "resa": 4, "cros": 1, "llav": 14}[kind[:4]]
+    cross, sums = kind == "cross", kind == "linear"
+    a, b = (image.resize((30, 20)) for image in photographs(2))
+    cache, options = PromptCache(), dict(max_new_tokens=3, eos_token_id=None)
+    # (pieces of the prompt; the tokens of it that are read, all by cross-attention with new images; images encoded)
+    turns = (
+        ([5, a, 6, 7], size + 3, 1),
+        ([5, a, 6, 7, 8], 1, 0),
+        ([5, a, 6, 7, 8, b, 9], (2 * size + 5) if cross else size + 1, 1),
+        ([5, a, 6, 7, 8, b, 9, 10, 11], 2, 0),
+        ([5, a, 6, 12], 1, 0) if not (cross or sums) else ([5, a, 6, 12], size + 3, 0),
+        ([5, b, 6, 12], size + 2 if not (cross or sums) else size + 3, 1),
+    )  # fmt: skip
+    for pieces, read, encoded in turns:
+        ids = [x for piece in pieces for x in ([piece] if isinstance(piece, int) else [1] * size)]
+        inputs = model.preprocess.image([piece for piece in pieces if not isinstance(piece, int)])
+        with counted() as found:
+            out = zoo.generate(model, torch.tensor([ids]), **inputs, cache=cache, **options)
+        assert torch.equal(out, zoo.generate(model, torch.tensor([ids]), **inputs, **options)), pieces
+        if not sums or found[0] != len(ids):
+            assert found == [read, encoded], pieces
+    with pytest.raises(ValueError, match=r"tokens 1 \(image_token_id\)"):
+        zoo.generate(model, torch.tensor([[5, *[1] * size, 6]]), cache=cache, **options)
+
+
+def test_inputs_that_belong_to_the_tokens_of_one_prompt_are_refused_with_a_cache():
+    model = zoo.create_model("paligemma_nano", seed=0, **{"text.depth": 1})
+    batch = example_batch(model)
+    row = {name: x[:1] for name, x in batch.items()}
+    with pytest.raises(ValueError, match="token_type_ids belongs to the tokens of one prompt, and cache= continues"):
+        zoo.generate(model, **row, cache=PromptCache())
+
+
+def test_turns_of_a_chat_encode_an_image_once(ours):
+    chat = Chat(ours, max_new_tokens=3, eos_token_id=None)
+    first, second = photographs(2)
+    for text, images in (("what is this ?", [first]), ("red ?", []), ("and this ?", [second]), ("green ?", [])):
+        with counted() as found:
+            chat.reply(text, lambda text: None, images)
+        assert found[1] == len(images) and found[0] < (14 if images else 9)
+
+
 # -- what does not fit -------------------------------------------------------------------------------------------------
 
 
@@ -181,8 +266,6 @@ def test_images_and_texts_that_do_not_fit(ours):
         zoo.generate(ours, "a", text="a")
     with pytest.raises(ValueError, match="has 74 tokens, expected at most max_length=64"):
         ours.preprocess(text="<image>" + " a" * 69, images=images[:1])
-    with pytest.raises(ValueError, match="cache= compares the tokens of prompts"):
-        zoo.generate(ours, text="<image>", images=images[:1], cache=PromptCache())
     with pytest.raises(ValueError, match=r"have 4 tokens 98 .*no images were given"):
         zoo.generate(ours, torch.tensor([[1, 98, 98, 98, 98]]))
 

@@ -32,7 +32,7 @@ class Chat:
     source: a model, or an argument of zoo.load. system: the system prompt. chat_template: a template instead of the
     model's. chat_template_kwargs: its variables, such as {"enable_thinking": False}. options: those of zoo.generate;
     max_new_tokens is by default 512, or half of the model's max_length.
-    messages: the conversation that the model sees; what it has read of it is not read again, unless it has images.
+    messages: the conversation that the model sees; what it has read of it, and its images, are not read again.
     num_dropped: how many of the oldest messages no longer fit into max_length together with an answer; the system
     prompt stays. reads: "image" or "audio" if messages may have some, else None.
     """
@@ -91,8 +91,8 @@ class Chat:
         prompt = torch.tensor([ids], device=self.model.device)
         if not self.reads:
             batch = {}
-        elif batch.keys() - {"attention_mask", "token_type_ids"}:
-            del options["cache"]  # the tokens of all images are the same
+        elif "token_type_ids" in batch:
+            del options["cache"]  # the tokens of a prefix see those after them
         try:
             generate(self.model, prompt, streamer=printer, **options, **batch)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.inference.generation.logits_processors import LogitsProcessors
 from zoo.inference.generation.one_token import one_token_step
-from zoo.inference.generation.prompt_cache import PromptCache
+from zoo.inference.generation.prompt_cache import CachedText, PromptCache
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.inference.optimized_model import Optimized, to_float32
@@ -91,12 +91,14 @@ class Prompt:
             raise ValueError(f"cache: expected a PromptCache, given a {type(cache).__name__}")
         if self.source is not None:
             raise ValueError("cache= is for decoders alone: what an encoder reads has no common beginning; omit it")
-        if self.images:
-            raise ValueError("cache= compares the tokens of prompts, which are the same for all images: omit it")
         if len(self.ids) > 1 or self.keep is not None:
             given = "padding" if len(self.ids) == 1 else f"{len(self.ids)} rows"
             raise ValueError(f"cache= has the tokens of one row without padding, given {given}: omit one of the two")
         return replace(self, cache=cache)
+
+    def cached_text(self) -> CachedText | None:
+        """What the cache has of this prompt; None without a cache."""
+        return None if self.cache is None else self.cache.take(self.model, self.ids, self.capacity, self.images)
 
     @property
     def capacity(self) -> int:
@@ -155,7 +157,7 @@ class DecodingSession:
         self.model, batch = prompt.model, len(prompt.ids)
         self.is_cast = isinstance(prompt.model, Bridge) and isinstance(prompt.model, Optimized)
         self.step: Callable[[Tensor], Tensor] | None = None
-        self.text = None if prompt.cache is None else prompt.cache.take(self.model, prompt.ids, prompt.capacity)
+        self.text = prompt.cached_text()
         self.state = prompt.new_state() if self.text is None else self.text.state
         self.keep = None
         if prompt.keep is not None:

@@ -22,6 +22,7 @@ from zoo.models.bridge.cross import (
     read_images,
 )
 from zoo.models.bridge.features import check_places, put_features, real_features
+from zoo.models.bridge.items import Item, split_items
 from zoo.models.eval_mode import eval_mode
 from zoo.models.family import Family
 from zoo.models.llama.model import VARIANTS as LLAMA
@@ -186,6 +187,16 @@ class Bridge(TowersModel):
     def encoder_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the encoder among those of a batch."""
         return {name: batch[name] for name in self.encoder_names() if batch.get(name) is not None}
+
+    def items(self, batch: Mapping[str, Tensor]) -> list[Item]:
+        """The images or clips of one text apart, from the inputs of the encoder. Raises ValueError for inputs that
+        belong to the tokens of one prompt."""
+        record = MODALITIES[self.config.encoder]
+        known = (*record.main_inputs, record.inputs.get("attention_mask"))
+        if other := [name for name in batch if name not in known]:
+            raise ValueError(f"{other[0]} belongs to the tokens of one prompt, and cache= continues another one: omit "
+                             f"{other[0]}= or cache=")  # fmt: skip
+        return [Item.of(inputs) for inputs in split_items(batch)] if batch else []
 
     def encoder_names(self) -> list[str]:
         """The names of the inputs that are not of the text tower."""

@@ -1,6 +1,7 @@
 """LLaVA-NeXT (Liu et al. 2024, https://llava-vl.github.io/blog/2024-01-30-llava-next): LLaVA with images of any
 resolution, which are read as a whole and in tiles of the size of the image tower."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.bridge.config import BridgeConfig
+from zoo.models.bridge.items import Item
 from zoo.models.family import Family
 from zoo.models.llama.model import VARIANTS as LLAMA
 from zoo.models.llava.model import CLIP_336, VICUNA, Llava, llava
@@ -98,6 +100,15 @@ class LlavaNext(Llava):
         x = super().features(pixel_values=self.tiles(pixel_values, counts))
         parts = x.view(sum(counts), -1, x.shape[-1]).split(counts)
         return torch.cat([self.packed(*each) for each in zip(parts, sizes, grids)])
+
+    def items(self, batch: Mapping[str, Tensor]) -> list[Item]:
+        if batch.keys() != {"pixel_values", "image_sizes"}:
+            return super().items(batch)
+        sizes = batch["image_sizes"]
+        grids = [self.config.grid((int(height), int(width))) for height, width in sizes.tolist()]
+        counts = [1 + rows * columns for rows, columns in grids]
+        tiles = self.tiles(batch["pixel_values"], counts).split(counts)
+        return [Item.of({"pixel_values": x[None], "image_sizes": size[None]}) for x, size in zip(tiles, sizes)]
 
     def tiles(self, pixels: Tensor, counts: list[int]) -> Tensor:
         """The tiles [T, C, H, W] of a batch, without padding. Raises ValueError for another number of them."""
