@@ -106,7 +106,8 @@ def repository(name: str, folder: Path) -> None:
     from audio_peers import SPECTROGRAM, transformers_audio
     from caption_peers import open_clip_coca, transformers_blip
     from chat_peers import TEMPLATES, chat_folder
-    from text_peers import text_folder
+    from seq2seq_files import BART, seq2seq_folder
+    from text_peers import save_text_tokenizer, text_folder
     from whisper_peers import transformers_whisper
 
     _, _, model = name.partition("/")
@@ -135,6 +136,10 @@ def repository(name: str, folder: Path) -> None:
         transformers.ASTFeatureExtractor(num_mel_bins=bins, max_length=frames).save_pretrained(folder)
     elif model.startswith("whisper"):
         transformers_whisper(folder)
+    elif model.startswith("bart"):
+        sizes = BART | {"vocab_size": 100, "max_position_embeddings": 160, "eos_token_id": 2, "forced_eos_token_id": 2}
+        seq2seq_folder(folder, "BartForConditionalGeneration", **sizes)
+        save_text_tokenizer(folder, "roberta")
     elif model.startswith("wav2vec2"):
         transformers_audio(folder, "Wav2Vec2ForCTC" if "960h" in model else "Wav2Vec2ForPreTraining", vocab_size=9)
         save_characters(folder)

@@ -73,8 +73,7 @@ def test_what_cannot_be_predicted(model):
     ("name", "hint"),
     [
         ("gpt_nano", "to continue texts, use zoo.generate"),
-        ("t5_nano", "to write texts, use zoo.generate"),
-        ("whisper_nano", "to transcribe speech, use zoo.transcribe"),
+        ("blip_nano", "to describe images, use zoo.generate"),
     ],
 )
 def test_models_that_write_texts_do_not_predict(name, hint):

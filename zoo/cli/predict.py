@@ -9,7 +9,7 @@ from zoo.cli.table_options import add_format_flags
 
 def add_command(command: Callable[..., Any]) -> None:
     """The parser; `command(name, run, about, more)` makes one."""
-    new = command("predict", run_predict, "Predict labels with probabilities.",
+    new = command("predict", run_predict, "Predict labels with probabilities, or write translations and transcripts.",
                   "Inputs are texts, image or audio files, folders of them, tables, or lines of standard input: "
                   'zoo predict MODEL "a text", or MODEL reviews.csv --text-column review --out labels.csv')  # fmt: skip
     new.add_argument("source", metavar="MODEL", help="a model or run folder, or a hub repository")
@@ -58,6 +58,15 @@ def add_command(command: Callable[..., Any]) -> None:
     )
     new.add_argument("--handle-impossible-answer", action="store_true",
                      help="question answering: the answer may be empty, if the context does not have it")  # fmt: skip
+    new.add_argument("--generate-kwargs", metavar="key=value", action="append", default=[],
+                     help="how a model that writes texts does it (repeatable): num_beams=4, max_new_tokens=142, of "
+                     "Whisper language=de")  # fmt: skip
+    new.add_argument(
+        "--source-prefix",
+        metavar="TEXT",
+        default="",
+        help="what stands before each text of a model that writes texts, such as 'summarize: ' of T5",
+    )
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 

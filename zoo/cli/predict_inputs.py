@@ -53,13 +53,14 @@ class Inputs:
 class Reader:
     """Reads the inputs of a model of one modality.
 
-    source: the model, as the user gave it. column: --text-column and the like, if it was given. table: options of
-    `read_table`.
+    source: the model, as the user gave it. column: --text-column and the like, if it was given. common: further names
+    that the column may have. table: options of `read_table`.
     """
 
     modality: Modality
     source: str
     column: str = ""
+    common: Sequence[str] = ()
     table: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -176,7 +177,7 @@ class Reader:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
         trained = column_of_run(self.source, self.modality.name)
         column = self.column or in_table(table, trained)
-        names = COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES))
+        names = (*self.common, *COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES)))
         found = with_flags(lambda: find_columns(table, column, self.modality.name, names), FLAGS)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"

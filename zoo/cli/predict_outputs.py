@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.inference.probabilities import Prediction
 from zoo.inference.question_answering import Answer
+from zoo.inference.text_generation import writes_texts
 from zoo.inference.token_classification import Entity
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.files import write_atomic
@@ -52,6 +53,7 @@ class PredictionColumns:
             cells = [[dict(zip(self.fields, one)) for one in found if not one[-1] < self.min_probability]]
         elif not self.listed:
             cells = [cell for one in found for cell in (one[1:] if self.values else one)]
+        cells = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells]  # nobody speaks
         cells += [None] * (len(self.names) - self.errors - len(cells)) + [error] * self.errors
         return dict(zip(self.names, cells, strict=True))
 
@@ -78,6 +80,8 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool, list
     elif head == "classify":
         top_k = min(top_k, model.config.num_classes)
     fields = FIELDS.get(head, ("label", "probability"))
+    if writes_texts(model):
+        top_k, fields = 1, FIELDS["ctc"] if "input_features" in model.inputs else ("generated_text", "probability")
     for prefix in ("", PREFIX):
         name = "entities" if head == "token" else "labels" if listed else ""
         columns = PredictionColumns(top_k, fields, values, prefix, errors, name, 0.5 if listed else 0.0)

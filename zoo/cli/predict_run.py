@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoints.load import load
+from zoo.cli.chat import options_of
 from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
 from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.cli.table_options import format_options
+from zoo.data.text import parallel, summaries
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
 from zoo.inference.probabilities import Prediction
+from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
 from zoo.preprocessing.modality import MODALITIES, Modality, of_inputs
 from zoo.retrieval.encode import fingerprint
@@ -39,19 +42,25 @@ def run(args: argparse.Namespace) -> int:
         check_out(Path(args.out), [], args.overwrite)
     model = load(args.source)
     problem = model.config.resolved_problem_type if model.config.head == "classify" else None
-    if args.top_k and (model.config.head == "token" or problem == "regression"):
+    if args.top_k and (model.config.head == "token" or problem == "regression" or writes_texts(model)):
         what = "the model finds all entities of a text" if problem is None else "the model predicts numbers"
+        what = "the model writes one text for each input" if writes_texts(model) else what
         raise ValueError(f"--top-k is for labels, and {what}: omit it")
     listed = problem == "multi_label_classification" and bool(args.out or args.json) and not args.top_k
     top_k = args.top_k or (model.config.num_classes if listed else 1 if args.out or args.json else 5)
     check_model(model, top_k)
     modality = _modality(model, args)
+    generate_kwargs = options_of(args.generate_kwargs)
+    if args.source_prefix:
+        generate_kwargs["source_prefix"] = args.source_prefix
     predictor = Predictor(
         model, top_k, batch_size=args.batch_size, on_error=args.on_error, truncation=args.truncation,
         aggregation_strategy=args.aggregation_strategy, handle_impossible_answer=args.handle_impossible_answer,
+        generate_kwargs=generate_kwargs,
     )  # fmt: skip
     column = args.column or getattr(args, f"{modality.name}_column", None) or ""
-    inputs = Reader(modality, args.source, column, format_options(args)).read(
+    common = (*summaries.SOURCE_NAMES, *parallel.SOURCE_NAMES) if writes_texts(model) else ()
+    inputs = Reader(modality, args.source, column, common, format_options(args)).read(
         args.inputs, [tuple(pair) for pair in args.pair]
     )
     columns = columns_for(model, top_k, inputs.columns, args.on_error == "label", listed)
@@ -90,6 +99,8 @@ def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:
         "--on-error": args.on_error, "--truncation": args.truncation,
         "--aggregation-strategy": args.aggregation_strategy,
         "--handle-impossible-answer": args.handle_impossible_answer, "--resample": args.resample,
+        "--generate-kwargs": " ".join(sorted(args.generate_kwargs)) or None,
+        "--source-prefix": args.source_prefix or None,
     }  # fmt: skip
 
 
@@ -113,8 +124,9 @@ class PredictionJournal(Journal):
         """Take over the windows of these lines; a later line replaces an earlier one."""
         for entry in entries:
             failures, truncated = ({int(i): v for i, v in entry[name].items()} for name in ("failures", "truncated"))
+            unfinished = {int(i): v for i, v in entry.get("unfinished", {}).items()}
             predictions = [None if p is None else [tuple(pair) for pair in p] for p in entry["predictions"]]
-            self.windows[entry["window"]] = entry["digest"], Window(predictions, failures, truncated)
+            self.windows[entry["window"]] = entry["digest"], Window(predictions, failures, truncated, unfinished)
         return True
 
     def keep(self, number: int, digest: str, window: Window) -> None:

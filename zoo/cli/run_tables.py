@@ -38,10 +38,14 @@ def _rewritten(text: str, flags: Mapping[str, str]) -> str:
 
 
 def column_of_run(source: str, option: str) -> str:
-    """The column `data.<option>` that the run of a model was trained on; empty if that is not known."""
+    """The column `data.<option>` that the run of a model was trained on; empty if that is not known.
+
+    The texts of a translator are those of `data.source_text`.
+    """
     for folder in (Path(source), Path(source).parent):
         if (folder / "config.yaml").is_file():
             data = read_config(folder).get("data")
-            value = data.get(option) if isinstance(data, dict) else None
+            data = data if isinstance(data, dict) else {}
+            value = data.get("source_text" if option == "text" and "source_text" in data else option)
             return value if isinstance(value, str) else ""
     return ""

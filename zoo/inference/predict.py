@@ -1,13 +1,14 @@
-"""`zoo.predict`: labels with probabilities, values of a regression, entities, texts of speech, tokens for a mask."""
+"""`zoo.predict`: labels with probabilities, values of a regression, entities, tokens for a mask, texts."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from zoo.inference.generation.caption_prompts import reads_images
 from zoo.inference.predictor import OnError, Predictor
 from zoo.inference.probabilities import Prediction, require_model
+from zoo.inference.text_generation import writes_texts
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
@@ -20,37 +21,37 @@ HEADS = ("classify", "token", "qa", "masked_lm", "ctc")
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None,
             on_error: Literal["raise", "label"] = "raise", truncation: bool | None = None,
             aggregation_strategy: Aggregation | None = None,
-            handle_impossible_answer: bool = False) -> list[Prediction]: ...  # fmt: skip
+            handle_impossible_answer: bool = False,
+            generate_kwargs: Mapping[str, Any] | None = None) -> list[Prediction]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: list[Any], top_k: int = 5, *, batch_size: int | None = None, on_error: OnError,
             truncation: bool | None = None, aggregation_strategy: Aggregation | None = None,
-            handle_impossible_answer: bool = False) -> list[Prediction | None]: ...  # fmt: skip
+            handle_impossible_answer: bool = False,
+            generate_kwargs: Mapping[str, Any] | None = None) -> list[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Iterator[Any], top_k: int = 5, *, batch_size: int | None = None,
             on_error: OnError = "raise", truncation: bool | None = None,
             aggregation_strategy: Aggregation | None = None,
-            handle_impossible_answer: bool = False) -> Iterator[Prediction | None]: ...  # fmt: skip
+            handle_impossible_answer: bool = False,
+            generate_kwargs: Mapping[str, Any] | None = None) -> Iterator[Prediction | None]: ...  # fmt: skip
 @overload
 def predict(model: Model, x: Any, top_k: int = 5, *, batch_size: int | None = None, on_error: OnError = "raise",
             truncation: bool | None = None, aggregation_strategy: Aggregation | None = None,
-            handle_impossible_answer: bool = False) -> Prediction: ...  # fmt: skip
+            handle_impossible_answer: bool = False,
+            generate_kwargs: Mapping[str, Any] | None = None) -> Prediction: ...  # fmt: skip
 def predict(
-    model: Model,
-    x: Any,
-    top_k: int = 5,
-    *,
-    batch_size: int | None = None,
-    on_error: OnError = "raise",
-    truncation: bool | None = None,
-    aggregation_strategy: Aggregation | None = None,
-    handle_impossible_answer: bool = False,
-) -> Any:
+    model: Model, x: Any, top_k: int = 5, *, batch_size: int | None = None, on_error: OnError = "raise",
+    truncation: bool | None = None, aggregation_strategy: Aggregation | None = None,
+    handle_impossible_answer: bool = False, generate_kwargs: Mapping[str, Any] | None = None,
+) -> Any:  # fmt: skip
     """Predict the `top_k` most probable labels, [(label, probability), ...], best first; for a list, a list of them.
 
     If `model.config.resolved_problem_type` is "multi_label_classification", each label has an independent probability;
     if it is "regression", the output is the value of every label, in their order. A model with head="masked_lm"
-    predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. Classes
-    without a name are called by their number. A model with head="token" gives the entities of each text in their order,
+    predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. An
+    encoder-decoder with head="lm" writes one text, [(text, probability)]: T5, BART or Marian for a text, Whisper for a
+    recording; its probability is the geometric mean of those of the tokens, NaN if nobody speaks. Classes without a
+    name are called by their number. A model with head="token" gives the entities of each text in their order,
     [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
     any length is read in overlapping windows. A model with head="qa" answers a tuple (question, context) from a context
     of any length, [(answer, probability, start, end), ...] (`Answer`), best first.
@@ -58,35 +59,37 @@ def predict(
     Args:
         model: A classifier, a masked language model, or a CTC model, with `preprocess`.
         x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
-            (samples, sampling_rate)) of any length; a list of them; or an iterator, such as a generator: then the
-            result is a generator of predictions in the same order, which reads some inputs ahead and never holds all
-            of them in memory.
-        top_k: Labels of each prediction; of entities there are always all.
+            (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a generator of
+            predictions in the same order, which reads some inputs ahead and never holds all of them in memory.
+        top_k: Labels of each prediction; of entities there are always all, of texts that are written one.
         batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
             next input. Default: images in batches of 32, texts sorted by length in batches of about 1,024 tokens (on a
-            GPU 16,384). Audio clips are computed one by one.
+            GPU 16,384), or of 64 to write texts, 8 recordings with Whisper. Other audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise" stops with an error that names it. "skip" gives None in
-            its place, so that predictions and inputs still correspond, and a warning at the end says how many and
-            which. "label" gives the prediction [("error: ...", nan)], and the same warning.
+            its place, "label" the prediction [("error: ...", nan)]; a warning at the end says how many and which.
         truncation: For texts with more tokens than `model.preprocess.max_length`: True truncates them, and one warning
-            at the end says how many; False raises, with the index and the number of tokens. Default: as the model was
-            trained and saved, in `model.preprocess.truncate` ("error" raises, "warn" truncates with the warning, "cut"
-            truncates silently).
+            at the end says how many; False raises, with the index and the number of tokens. Default: as saved in
+            `model.preprocess.truncate` ("error" raises, "warn" truncates with the warning, "cut" silently).
         aggregation_strategy: With head="token", how the tags of tokens become entities, as in the pipeline of
             transformers: "first" (the default), where the first token of a word decides, or "simple", where every token
             has its own tag.
         handle_impossible_answer: With head="qa", whether the empty answer, that the context does not have it, is among
             the answers: for models that were trained with such questions.
+        generate_kwargs: How an encoder-decoder writes: options of `zoo.generate`, such as {"num_beams": 4}, and
+            source_prefix, a text before each input ("summarize: " of T5); of Whisper num_beams and `WhisperOptions`,
+            such as {"language": "de"}. Texts have up to max_new_tokens=256, and one warning at the end says how many
+            have no end by then.
 
     Raises:
-        ValueError: A model that does not predict labels, options it has no use for, or, with on_error="raise", an input
-            that cannot be predicted. A path is not a text: for a model of texts, a Path, or a string that names an
-            existing file or folder and has a separator or a suffix, is refused.
+        ValueError: A model that does not predict labels or texts, options it has no use for, or, with on_error="raise",
+            an input that cannot be predicted. For a model of texts, a Path, or a string that names an existing file or
+            folder and has a separator or a suffix, is refused.
     """
     check_model(model, top_k)
     predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation,
                           aggregation_strategy=aggregation_strategy,
-                          handle_impossible_answer=handle_impossible_answer)  # fmt: skip
+                          handle_impossible_answer=handle_impossible_answer,
+                          generate_kwargs=generate_kwargs)  # fmt: skip
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs
     if isinstance(x, Iterator):
@@ -105,7 +108,8 @@ def check_model(model: Any, top_k: int) -> None:
     require_model(model)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
-    if model.config.head not in HEADS or (model.config.head == "token" and "input_ids" not in model.inputs):
+    served = model.config.head in HEADS and (model.config.head != "token" or "input_ids" in model.inputs)
+    if not served and not writes_texts(model):
         hint = ""
         if model.config.head == "lm":
             hint = f"; to {writing_of(model)}"
@@ -113,7 +117,8 @@ def check_model(model: Any, top_k: int) -> None:
             hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
-            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc'{hint}"
+            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc', or an encoder-decoder "
+            f"with head='lm'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_inputs(model.inputs))

@@ -6,9 +6,8 @@ of them gives the same numbers.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -18,8 +17,11 @@ from torch import Tensor
 
 from zoo.inference import long_audio
 from zoo.inference.long_texts import outputs_of_windows
+from zoo.inference.prediction_report import Report, Window
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
 from zoo.inference.question_answering import Answer, answers_of
+from zoo.inference.text_generation import ROWS, SpeechWriter, TextWriter, writer_of
+from zoo.inference.text_generation import TOKENS as TOKENS_OF_SOURCES
 from zoo.inference.token_classification import Aggregation, Entity, entities_of
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
@@ -32,78 +34,17 @@ IMAGES = 32  # in a batch, and in a window
 TEXTS, TEXTS_OF_A_GPU = 512, 4096  # in a window
 TOKENS, TOKENS_OF_A_GPU = 1024, 16384  # in a batch of texts
 SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
-SHOWN = 5  # failures that a report names
 NOT_FINITE = "the model gives numbers that are not finite for it"
 K = TypeVar("K")
 
 
-@dataclass
-class Window:
-    """The predictions for the inputs of a window, in their order; indices count from its first input.
-
-    predictions: None for an input that was skipped. failures: {index: what is wrong with the input, naming it}.
-    truncated: {index: number of tokens} of the texts that were too long for the model.
-    """
-
-    predictions: list[Prediction | None]
-    failures: dict[int, str] = field(default_factory=dict)
-    truncated: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass
-class Report:
-    """What a user has to know about the inputs of all windows so far.
-
-    failures: of the first few inputs that failed. longest: name and number of tokens of the first text that was
-    truncated.
-    """
-
-    on_error: str = "raise"
-    inputs: int = 0
-    failed: int = 0
-    failures: list[str] = field(default_factory=list)
-    truncated: int = 0
-    first: tuple[str, int] = ("", 0)
-    max_length: int = 0
-
-    def add(self, window: Window, names: Sequence[str] | None = None) -> None:
-        """Count a window; names: of its inputs, default "text 0" and so on."""
-        if window.truncated and not self.truncated:
-            index, tokens = next(iter(window.truncated.items()))
-            self.first = names[index] if names else f"text {self.inputs + index}", tokens
-        self.inputs += len(window.predictions)
-        self.truncated += len(window.truncated)
-        self.failed += len(window.failures)
-        self.failures += list(window.failures.values())[: SHOWN - len(self.failures)]
-
-    def messages(self) -> list[str]:
-        """Sentences about truncated and failed inputs; empty if there are none."""
-        found = []
-        if self.truncated:
-            name, tokens = self.first
-            found.append(
-                f"{self.truncated:,} of {self.inputs:,} texts are truncated to max_length={self.max_length} tokens: "
-                f"the first is {name} with {tokens:,} tokens"
-            )
-        if self.failed:
-            what = "skipped" if self.on_error == "skip" else "labeled with their error"
-            found.append(
-                f"{self.failed:,} of {self.inputs:,} inputs are {what}: {'; '.join(self.failures)}"
-                f"{' ...' * (self.failed > len(self.failures))}"
-            )
-        return found
-
-    def warn(self, stacklevel: int) -> None:
-        """Warn with each message."""
-        for message in self.messages():
-            warnings.warn(message, stacklevel=stacklevel + 1)
-
-
 class Predictor:
-    """Predicts windows of inputs with a classifier of inputs or words, a masked language model or a CTC model.
+    """Predicts windows of inputs with a classifier of inputs or words, a masked language model, a CTC model or an
+    encoder-decoder that writes texts.
 
     Args:
-        model: With `preprocess`; its head is "classify", "token", "qa", "masked_lm" or "ctc".
+        model: With `preprocess`; its head is "classify", "token", "qa", "masked_lm" or "ctc", of an encoder-decoder
+            "lm".
         top_k: Labels of each prediction.
         batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
@@ -112,6 +53,7 @@ class Predictor:
             `model.preprocess` does.
         aggregation_strategy: With head="token", how tokens become entities; see `entities_of`. None: "first".
         handle_impossible_answer: With head="qa", whether the empty answer is among the answers.
+        generate_kwargs: How an encoder-decoder writes; see `zoo.predict`.
 
     Raises: ValueError for an option that is not one of these, or that the model has no use for.
     """
@@ -126,12 +68,14 @@ class Predictor:
         truncation: bool | None = None,
         aggregation_strategy: Aggregation | None = None,
         handle_impossible_answer: bool = False,
+        generate_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("on_error", on_error, get_args(OnError))
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None")
         self.model, self.top_k, self.batch_size, self.on_error = model, top_k, batch_size, on_error
-        self.processor = model.preprocess
+        self.writer = writer_of(model, generate_kwargs)
+        self.processor = self.writer.processor if isinstance(self.writer, TextWriter) else model.preprocess
         self.aggregation = self._aggregation(aggregation_strategy)
         if handle_impossible_answer and model.config.head != "qa":
             raise ValueError(f"handle_impossible_answer=True is for head='qa', and the model has "
@@ -170,6 +114,8 @@ class Predictor:
     @property
     def window_size(self) -> int:
         """The number of inputs that are held in memory, and computed, at once."""
+        if isinstance(self.writer, SpeechWriter):
+            return self.batch_size or self.writer.batch_size
         if self.is_audio:
             return 1
         if self.batch_size is None:
@@ -215,7 +161,7 @@ class Predictor:
             made.failures[index] = message
             if self.on_error == "label":
                 made.predictions[index] = [self._error(f"error: {message}")]
-        made.failures = dict(sorted(made.failures.items()))
+        made.failures, made.unfinished = dict(sorted(made.failures.items())), dict(sorted(made.unfinished.items()))
         return made
 
     def _error(self, message: str) -> tuple[Any, ...]:
@@ -239,7 +185,11 @@ class Predictor:
         self, items: Sequence[Any], first: int, names: Sequence[str] | None, made: Window
     ) -> Iterator[tuple[int, Prediction | Exception]]:
         """(index, prediction or what is wrong) of each item; what is wrong as soon as it is known."""
-        if self.is_audio:
+        if isinstance(self.writer, SpeechWriter):
+            good = [i for i, clip in enumerate(items) if not isinstance(clip, Exception)]
+            yield from ((i, clip) for i, clip in enumerate(items) if isinstance(clip, Exception))
+            yield from zip(good, self.writer([items[i] for i in good], first))
+        elif self.is_audio:
             for i, clip in enumerate(items):
                 yield i, clip if isinstance(clip, Exception) else self._clip(clip, first + i)
         elif self.in_windows:
@@ -289,15 +239,23 @@ class Predictor:
     ) -> Iterator[tuple[int, Prediction | Exception]]:
         found = list(items)
         good = [i for i, item in enumerate(items) if not isinstance(item, Exception)]
-        encoded, truncated = self.processor.encode_each([items[i] for i in good], [names[i] for i in good])
+        source = self.writer.source if isinstance(self.writer, TextWriter) else lambda text: text
+        encoded, truncated = self.processor.encode_each([source(items[i]) for i in good], [names[i] for i in good])
         for i, text in zip(good, encoded):
+            if self.writer is not None and isinstance(items[i], tuple):
+                text = ValueError(f"{names[i]} is a pair of texts, and the model writes a text of a single one")
             found[i] = self._one_mask(text, names[i]) if self.model.config.head == "masked_lm" else text
         if self.processor.truncate == "warn":
             made.truncated = {good[i]: tokens for i, tokens in truncated.items()}
         yield from ((i, text) for i, text in enumerate(found) if isinstance(text, Exception))
         good = [i for i in good if not isinstance(found[i], Exception)]
         for batch in self._by_length({i: len(found[i]) for i in good}):
-            yield from zip(batch, self._of_encoded([found[i] for i in batch]))
+            if isinstance(self.writer, TextWriter):
+                texts, unfinished = self.writer([found[i] for i in batch])
+                made.unfinished |= {batch[row]: tokens for row, tokens in unfinished.items()}
+                yield from zip(batch, texts)
+            else:
+                yield from zip(batch, self._of_encoded([found[i] for i in batch]))
 
     def _texts_in_windows(
         self, items: Sequence[Any], names: Sequence[str]
@@ -328,10 +286,12 @@ class Predictor:
 
     def _by_length(self, lengths: dict[K, int]) -> Iterator[list[K]]:
         """Batches of texts of similar length."""
-        limit = TOKENS if self.is_cpu else TOKENS_OF_A_GPU
+        limit, rows = TOKENS if self.is_cpu else TOKENS_OF_A_GPU, self.batch_size or len(lengths)
+        if self.writer is not None:
+            limit, rows = TOKENS_OF_SOURCES, self.batch_size or ROWS
         batch: list[K] = []
         for index in sorted(lengths, key=lambda i: lengths[i]):
-            full = len(batch) == self.batch_size if self.batch_size else (len(batch) + 1) * lengths[index] > limit
+            full = len(batch) == rows or (not self.batch_size and (len(batch) + 1) * lengths[index] > limit)
             if batch and full:
                 yield batch
                 batch = []

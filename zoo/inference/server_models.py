@@ -1,5 +1,6 @@
 """What a server computes for its requests: predictions as JSON types, or embeddings."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor
 from zoo.inference.probabilities import Prediction
 from zoo.inference.server_requests import Inputs, RequestError
+from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
 from zoo.preprocessing.modality import of_inputs
 
@@ -64,7 +66,12 @@ class Predictions:
         if config.head == "classify" and config.resolved_problem_type == "regression":
             return [{"label": label, "value": value} for label, value in prediction or ()]
         name = "text" if config.head == "ctc" else "label"
-        return [{name: label, "probability": value} for label, value in (prediction or [])[:top_k]]
+        if writes_texts(self.model):
+            name = "text" if "input_features" in self.model.inputs else "generated_text"
+        return [
+            {name: label, "probability": None if math.isnan(value) else value}
+            for label, value in (prediction or [])[:top_k]
+        ]
 
 
 @dataclass

@@ -82,11 +82,14 @@ class WhisperTranscriber:
             settings.task_id(options.task)
         self.decoder = WindowDecoder(model, settings, options, num_beams)
 
-    def __call__(self, clips: Sequence[Any]) -> Iterator[tuple[int, Transcript | AudioError]]:
-        """(index, transcript) of each clip as it is finished, or the error of one that cannot be read."""
+    def __call__(self, clips: Sequence[Any], first: int = 0) -> Iterator[tuple[int, Transcript | AudioError]]:
+        """(index, transcript) of each clip as it is finished, or the error of one that cannot be read.
+
+        first: index of the first clip.
+        """
         seconds = [seconds_of(clip) for clip in clips]
         total = None if None in seconds else round(sum(second or 0 for second in seconds))
-        waiting = iter(enumerate(clips))
+        waiting = iter(enumerate(clips, first))
         active: list[Recording] = []
         with progress("transcribing, seconds", total, delay=DELAY) as advance:
             done = 0.0
