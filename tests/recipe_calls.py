@@ -39,7 +39,7 @@ def result(folder: Path) -> dict:
 def check_resumed_run(run: Callable[[Path], int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between two steps in the middle of an epoch, the same command ends bit for bit as if nothing had been."""
     assert run(folder / "whole") == 0
-    from zoo.training.callbacks import StopOnSignalOrTime
+    from zoo.training.stopping import StopOnSignalOrTime
 
     listen = StopOnSignalOrTime.on_train_batch_end
 

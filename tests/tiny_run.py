@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.tasks.classification import ClassificationTask
+from zoo.training.checkpoint_files import AtomicCheckpointIO
 from zoo.training.config import ImageSettings
 from zoo.training.main import main
 from zoo.training.metrics_file import MetricsTable
@@ -143,10 +144,10 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def checkpoint(folder: Path, name: str) -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / name, weights_only=True)
+    return AtomicCheckpointIO().load_checkpoint(folder / "checkpoints" / name)
 
 
-def assert_same(one: Path, other: Path, optimizer: bool = True) -> None:
+def assert_same(one: Path, other: Path) -> None:
     assert metrics(one) == metrics(other)
     for name in ("last.ckpt", "best.ckpt"):
         a, b = checkpoint(one, name), checkpoint(other, name)
@@ -154,7 +155,7 @@ def assert_same(one: Path, other: Path, optimizer: bool = True) -> None:
         assert a["state_dict"].keys() == b["state_dict"].keys()
         for key, value in a["state_dict"].items():
             assert torch.equal(value, b["state_dict"][key]), (name, key)
-        moments = [c["optimizer_states"][0]["state"] if optimizer else {} for c in (a, b)]
+        moments = [c["optimizer_states"][0]["state"] for c in (a, b)]
         for key, state in moments[0].items():
             for moment, value in state.items():
                 assert torch.equal(value, moments[1][key][moment]), (name, key, moment)

@@ -69,7 +69,7 @@ def test_it_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_it_resumes_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = tiny(*ALONE, "tokenizer.train_steps=8", "steps=1", "plots=false", "checkpoint_every=1")
-    from zoo.training.callbacks import StopOnSignalOrTime
+    from zoo.training.stopping import StopOnSignalOrTime
 
     listen = StopOnSignalOrTime.on_train_batch_end
     started: list[str] = []

@@ -14,17 +14,12 @@ from tiny_run import assert_same, checkpoint, in_child, metrics, tiny_run
 
 import zoo
 from zoo.tasks import ClassificationTask, ContrastiveTask, NonFiniteLoss
-from zoo.training.callbacks import (
-    BestAndLastCheckpoints,
-    StopOnSignalOrTime,
-    TrainingInterrupted,
-    is_step_end,
-    monitors,
-)
+from zoo.training.callbacks import BestAndLastCheckpoints, is_step_end, monitors
 from zoo.training.fit import prepare_model
 from zoo.training.main import _ended
 from zoo.training.parse import SettingsError
 from zoo.training.run_dir import RunError, open_run
+from zoo.training.stopping import StopOnSignalOrTime, TrainingInterrupted
 
 
 class Signal(L.Callback):
@@ -185,7 +180,7 @@ def test_a_run_that_stopped_early_and_was_killed_does_not_train_further(tmp_path
 def test_the_budget_is_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     callback, trainer = StopOnSignalOrTime(BestAndLastCheckpoints(tmp_path, 0, 1), minutes=2.0), FakeTrainer()
     clock = iter((1000.0, 1119.0, 1121.0))
-    monkeypatch.setattr("zoo.training.callbacks.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("zoo.training.stopping.time.monotonic", lambda: next(clock))
     callback.on_train_start(trainer, None)  # type: ignore[arg-type]
     try:
         for over in (False, True):

@@ -16,7 +16,15 @@ from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
 from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper
 from zoo.checkpoints.formats.checkpoint import Checkpoint
-from zoo.checkpoints.formats.training_checkpoint import Selection, foreign_weights, groups, hint, own_weights
+from zoo.checkpoints.formats.training_checkpoint import (
+    Selection,
+    foreign_weights,
+    groups,
+    hint,
+    is_sharded_checkpoint,
+    own_weights,
+    read_stored,
+)
 from zoo.checkpoints.hub import locate
 from zoo.checkpoints.load_shards import assign_shards, check_buffers, with_custom_values
 from zoo.checkpoints.overrides import fit_overrides
@@ -31,7 +39,7 @@ from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
 from zoo.utils.errors import LoadError
-from zoo.utils.files import WEIGHT_FILES, open_tensors, read_pickle
+from zoo.utils.files import WEIGHT_FILES, open_tensors
 
 CONFIGS = ("config.json", "open_clip_config.json")
 SUFFIXES = (".ckpt", ".pt", ".pth")
@@ -148,7 +156,7 @@ def model_path(source: str | Path, revision: str | None = None) -> Path:
 
 
 def _describe(path: Path, selection: Selection = WHOLE) -> Checkpoint:
-    if path.is_file() and path.name not in CONFIGS:
+    if (path.is_file() and path.name not in CONFIGS) or is_sharded_checkpoint(path):
         return _from_file(path, selection)
     if selection.given:
         raise LoadError(f"{selection.given} is for a file of weights or a checkpoint, and {path} is a folder: omit it")
@@ -163,7 +171,7 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
     if path.suffix not in SUFFIXES and (selection.config is None or path.suffix not in (".bin", ".safetensors")):
         raise LoadError(f"{path} is {file_kind(path)}; expected a folder, or a .ckpt file of a recipe of this package; "
                         f"{file_advice(path)}")  # fmt: skip
-    stored = {} if path.suffix == ".safetensors" else read_pickle(path)
+    stored = {} if path.suffix == ".safetensors" else read_stored(path)
     if isinstance(values := stored.get("zoo"), dict):
         if selection.given:
             raise LoadError(f"{path} is a checkpoint of a recipe, which describes itself: omit {selection.given}")

@@ -78,7 +78,17 @@ def adamw(
 
     Use fused=False under fp16, where gradients have to be unscaled before they are clipped.
     """
-    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
+    optimizer.register_load_state_dict_post_hook(shape_scalars)
+    return optimizer
+
+
+def shape_scalars(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state of scalar parameters their shape: FSDP2 has stored it as vectors of one value."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if parameter.ndim == 0 and value.shape == (1,):
+                state[key] = value.reshape(())
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:

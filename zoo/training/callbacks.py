@@ -1,16 +1,13 @@
-"""Lightning callbacks and plugins of a run: timer, checkpoints, stopping, and the `metrics.csv` logger."""
+"""Lightning callbacks and plugins of a run: timer, checkpoints, and the `metrics.csv` logger."""
 
-import shutil
-import signal
-import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -20,19 +17,12 @@ from zoo.tasks.base import Task
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.parse import SettingsError
 from zoo.training.run_dir import RunFolder
+from zoo.training.sharded_checkpoints import ShardedStrategy
 from zoo.training.speed import gpu_memory
+from zoo.utils.atomic import copy_whole, find_whole, replace_whole
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
-from zoo.utils.files import write_atomic
 from zoo.utils.stopwatch import Stopwatch
-
-
-class TrainingInterrupted(Exception):
-    """Training was stopped by Ctrl-C or SIGTERM after `step`, and its last checkpoint is written."""
-
-    def __init__(self, step: int):
-        super().__init__(f"interrupted at step {step}")
-        self.step = step
 
 
 def is_step_end(trainer: L.Trainer) -> bool:
@@ -234,7 +224,7 @@ class BestAndLastCheckpoints(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget a best checkpoint that was removed, so that the run does not end without one."""
-        if self.best is not None and not trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
+        if self.best is not None and not trainer.strategy.broadcast(find_whole(self.folder / "best.ckpt") is not None):
             announce(f"{self.folder / 'best.ckpt'} was removed: the best of the validations to come replaces it")
             self.best, self.best_step, self.stop_value_of_best = None, 0, None
             self.stop_best, self.worse = None, 0
@@ -278,12 +268,28 @@ class BestAndLastCheckpoints(Checkpoint):
     def save(self, trainer: L.Trainer, improved: bool = False) -> None:
         """Write `last.ckpt`. `best.ckpt` is copied first, so that a kill never leaves a last without its best."""
         self._saved_at = trainer.global_step
-        new = self.folder / "new.ckpt"
+        new, strategy = self.folder / "new.ckpt", trainer.strategy
+        if isinstance(strategy, ShardedStrategy):  # it writes while training goes on
+            strategy.then = partial(self._keep, new, improved)
+            trainer.save_checkpoint(new)
+            return
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
-            if improved:
-                write_atomic(self.folder / "best.ckpt", lambda part: shutil.copyfile(new, part))
-            new.replace(self.folder / "last.ckpt")
+            self._keep(new, improved)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait until the last checkpoint is written."""
+        wait(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Wait until the last checkpoint is written; what stops that is less important than the exception."""
+        with suppress(Exception):
+            wait(trainer)
+
+    def _keep(self, new: Path, improved: bool) -> None:
+        if improved:
+            copy_whole(new, self.folder / "best.ckpt")
+        replace_whole(new, self.folder / "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved in the checkpoint."""
@@ -297,6 +303,12 @@ class BestAndLastCheckpoints(Checkpoint):
         self.best_metrics = state_dict.get("best_metrics", {})
         self.stop_value_of_best = state_dict.get("stop_value_of_best")
         self.stop_best, self.worse = state_dict.get("stop_best"), state_dict.get("worse", 0)
+
+
+def wait(trainer: L.Trainer) -> None:
+    """Wait for a checkpoint of a sharded model that is being written. Raises: OSError if it cannot be."""
+    if isinstance(trainer.strategy, ShardedStrategy):
+        trainer.strategy.wait()
 
 
 def is_better(value: Tensor | None, best: float | None, mode: str) -> bool:
@@ -324,69 +336,3 @@ def monitors(task: Task, name: str | None = None) -> tuple[str, str, str, str]:
         raise SettingsError(f"monitor={name}: the validations of this run log {', '.join(short)}; expected one of them"
                             f"{did_you_mean(name, short)}")  # fmt: skip
     return found, known[found], found, known[found]
-
-
-class StopOnSignalOrTime(L.Callback):
-    """Stops training after the last step, at the end of the time budget, or on Ctrl-C or SIGTERM; between two steps.
-
-    After the first signal the current step is completed, a checkpoint is written and `TrainingInterrupted` is raised; a
-    second signal goes to the previous handler. The time budget does not affect the learning rate schedule.
-
-    Args:
-        checkpoints: Callback that saves the checkpoint.
-        minutes: Time budget of this start; None is unlimited.
-        agree_every: Steps between the points at which several processes agree on whether to stop.
-    """
-
-    def __init__(self, checkpoints: BestAndLastCheckpoints, minutes: float | None = None, agree_every: int = 10):
-        self.checkpoints, self.minutes, self.agree_every = checkpoints, minutes, agree_every
-        self.out_of_time = False
-        self._signalled = False
-        self._before: dict[int, Any] = {}
-        self._end = float("inf")
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the signal handlers and start the time budget."""
-        self._end = time.monotonic() + 60.0 * self.minutes if self.minutes else float("inf")
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Stop if it is time. Several processes agree on it every few steps."""
-        if not is_step_end(trainer):
-            return
-        step = trainer.global_step
-        late, signalled = time.monotonic() > self._end, self._signalled
-        if trainer.world_size > 1:
-            late, signalled = self._agree(trainer, step, late, signalled)
-        if signalled:
-            self.checkpoints.save(trainer)
-            raise TrainingInterrupted(step)
-        if late or step >= trainer.max_steps > 0:
-            self.out_of_time = late and step < trainer.max_steps
-            trainer.should_stop = True  # Lightning validates once more, then ends
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Restore the signal handlers."""
-        self._restore()
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the signal handlers."""
-        self._restore()
-
-    def _agree(self, trainer: L.Trainer, step: int, late: bool, signalled: bool) -> tuple[bool, bool]:
-        """Whether any rank is out of time or got a signal; communicates only every few steps."""
-        if step % self.agree_every:
-            return False, False
-        flags = torch.tensor([float(late), float(signalled)], device=trainer.strategy.root_device)
-        either = trainer.strategy.reduce(flags, reduce_op="sum")
-        return bool(either[0] > 0), bool(either[1] > 0)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -5,6 +5,7 @@ resumed from.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from zoo.training.run_dir import RunError
+from zoo.training.sharded_checkpoints import META, MODEL, whole_checkpoint
+from zoo.utils import distributed
 from zoo.utils.files import write_atomic
 
 
@@ -29,27 +32,70 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomic(Path(path), write)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code."""
+        """Load with `weights_only=True`, regardless of the argument: checkpoints cannot run code. A folder of a sharded
+        run is loaded as the file of one process."""
+        if Path(path).is_dir():
+            return whole_checkpoint(Path(path))
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def values_of(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds; of a folder, all but the tensors. Memory-mapped."""
+    return torch.load(file / META if file.is_dir() else file, weights_only=True, mmap=True)
 
 
 def step_of(file: Path) -> int:
     """The optimizer steps that a checkpoint has done."""
-    return int(torch.load(file, weights_only=True, mmap=True)["global_step"])
+    return int(values_of(file)["global_step"])
 
 
 def damage(file: Path) -> str:
-    """What is damaged in a checkpoint, by the checksums of its records; empty if nothing is. Reads the whole file."""
+    """What is damaged in a checkpoint, by the checksums of its records; empty if nothing is. Reads the whole file.
+
+    Of a folder with the files of several processes each process reads its share.
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file / META if file.is_dir() else file) as archive:
             record = archive.testzip()
         if record:
             return f"the checksum of its record {record!r} differs"
         step_of(file)
+        if file.is_dir():
+            return _damaged_shard(file)
     except Exception as error:  # a flipped bit in the headers raises almost any type
         reason = str(error).partition("\n")[0] or type(error).__name__
         return f"it is truncated or not a checkpoint ({reason})"
     return ""
+
+
+def _damaged_shard(folder: Path) -> str:
+    """What is damaged in the files of a folder; the checksums are those of this process' share of them."""
+    files: dict[str, tuple[int, int]] = values_of(folder)["files"]
+    for number, (name, (size, checksum)) in enumerate(files.items()):
+        if not (folder / name).is_file():
+            return f"its file {name} is missing"
+        if (found := (folder / name).stat().st_size) != size:
+            return f"its file {name} has {found:,} bytes, expected {size:,}"
+        if number % distributed.world() == distributed.rank() and crc32(folder / name) != checksum:
+            return f"the checksum of its file {name} differs"
+    return ""
+
+
+def crc32(file: Path) -> int:
+    """The CRC-32 of a file."""
+    checksum = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a task in a checkpoint."""
+    values = values_of(file)
+    if file.is_dir():
+        return {n.removeprefix(MODEL): tuple(s) for n, s in values["shapes"].items() if n.startswith(MODEL)}
+    return {name: tuple(value.shape) for name, value in values["state_dict"].items()}
 
 
 def check_last(file: Path) -> None:
@@ -68,9 +114,11 @@ def check_last(file: Path) -> None:
 
 def check_model(file: Path, model: nn.Module) -> None:
     """Raises: RunError for a checkpoint of another model, such as one from before an edit of the recipe."""
-    state = torch.load(file, weights_only=True, mmap=True)["state_dict"]
-    there = {name[6:]: tuple(value.shape) for name, value in state.items() if name.startswith("model.")}
+    there = {name[6:]: shape for name, shape in shapes_of(file).items() if name.startswith("model.")}
     here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in here:  # FSDP2 stores scalars as vectors of one value
+        if here[name] == () and there.get(name) == (1,):
+            there[name] = ()
     if there != here:
         name = next(name for name in there | here if there.get(name) != here.get(name))
         raise RunError(f"{file} holds the weights of another model ({name}: {there.get(name, 'missing')} there, "

@@ -15,8 +15,8 @@ from zoo.training import devices
 from zoo.training.advice import if_longer
 from zoo.training.banner import print_banner, print_summary
 from zoo.training.baseline import start_baseline
-from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, StopOnSignalOrTime, TrainingTimer, monitors
-from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of
+from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, TrainingTimer, monitors
+from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of, values_of
 from zoo.training.class_report import report_of
 from zoo.training.compile_blocks import compile_model
 from zoo.training.cuda_graph import why_no_cuda_graph
@@ -29,6 +29,7 @@ from zoo.training.run_dir import named_disk_errors
 from zoo.training.sample_pass import SamplePass
 from zoo.training.save_run import check_export, save_run
 from zoo.training.speed import TimedAugmentation, peak_flops
+from zoo.training.stopping import StopOnSignalOrTime
 from zoo.training.trainer import make_trainer
 from zoo.utils import distributed
 from zoo.utils.console import announce, console
@@ -124,8 +125,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     metrics = test(run, task, data, trainer)
     finished = done >= steps or stopped_early
     result = Result(metrics, finished=finished, steps=done, seconds=round(seconds, 3), folder=run.folder.path)
+    save_run(run, task, result, steps, checkpoint_callback, plots, timer)
     if trainer.is_global_zero:
-        save_run(run, task, result, steps, checkpoint_callback, plots, timer)
         if stopped_early:
             best, stop = checkpoint_callback.best_step, checkpoint_callback.stop_monitor
             out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
@@ -233,5 +234,5 @@ def _stored_seconds(run: Run, timer: TrainingTimer) -> float:
     assert run.folder is not None
     if run.folder.last is None:
         return 0.0
-    callbacks = torch.load(run.folder.last, weights_only=True, mmap=True)["callbacks"]
+    callbacks = values_of(run.folder.last)["callbacks"]
     return float(callbacks[timer.state_key]["seconds"])

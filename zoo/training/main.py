@@ -77,7 +77,7 @@ def user_error(error: Exception, recipe: Path, training: bool) -> str | None:
 def _ended(error: Exception) -> int:
     """Print a message and return the exit status for an interrupted or failed run; re-raise other errors."""
     from zoo.tasks.loss_guard import NonFiniteLoss
-    from zoo.training.callbacks import TrainingInterrupted
+    from zoo.training.stopping import TrainingInterrupted
 
     if isinstance(error, TrainingInterrupted):
         print(f"{error}; last.ckpt is written, run the same command again to resume", file=sys.stderr)

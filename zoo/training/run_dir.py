@@ -5,7 +5,7 @@ runs/vit_cifar/
   data.sha256      SHA-256 of the data files, for `sha256sum --check`
   metrics.csv      one row per logged step
   metrics.json     the result; `finished: true` once all steps are done
-  checkpoints/     last.ckpt, best.ckpt
+  checkpoints/     last.ckpt, best.ckpt: files, or folders of a sharded run
   model/           the best model as a zoo folder
   classes.csv      precision, recall, F1 score and number of test items of each class
   confusion.csv    test items by true and predicted class
@@ -27,7 +27,7 @@ from zoo.data.sources.dataset_cards import list_cards
 from zoo.data.sources.fingerprint import Fingerprint, changes, format_fingerprint, parse_fingerprint
 from zoo.training.config import FREE
 from zoo.utils import renamed
-from zoo.utils.atomic import remove_leftovers, write_atomic
+from zoo.utils.atomic import find_whole, remove, remove_leftovers, write_atomic
 from zoo.utils.options import flatten
 
 _WRITTEN_AT_START = ("config.yaml", "data.sha256", "skipped.txt", ".lock")
@@ -82,14 +82,12 @@ class RunFolder:
     @property
     def last(self) -> Path | None:
         """The checkpoint to resume from, if one was written."""
-        file = self.checkpoints / "last.ckpt"
-        return file if file.exists() else None
+        return find_whole(self.checkpoints / "last.ckpt")
 
     @property
     def best(self) -> Path | None:
         """The checkpoint of the best validation, if one was written."""
-        file = self.checkpoints / "best.ckpt"
-        return file if file.exists() else None
+        return find_whole(self.checkpoints / "best.ckpt")
 
     @property
     def model(self) -> Path:
@@ -148,7 +146,7 @@ class RunFolder:
         """Remove what a killed start of this run left half-written; the lock on the folder is held."""
         for folder in (self.path, self.checkpoints, self.model):
             remove_leftovers(folder)
-        (self.checkpoints / "new.ckpt").unlink(missing_ok=True)
+        remove(self.checkpoints / "new.ckpt")
 
     def _acquire_lock(self) -> None:
         """Lock the folder for the lifetime of this process; a killed process leaves no lock behind.
@@ -296,7 +294,6 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Flat settings without those in `FREE`, with the number of micro-batches per step instead of its factors."""
     flat = {path: value for path, value in values.items() if path not in FREE}
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
-    if "trainer.strategy" in flat:  # FSDP2 stores the optimizer state in a different order
-        flat["trainer.strategy"] = "fsdp2" if flat["trainer.strategy"] == "fsdp2" else "a copy per device"
+    flat.pop("trainer.strategy", None)  # a checkpoint is loaded in any layout
     flat["trainer.devices x num_nodes x accumulate_grad_batches"] = factors[0] * factors[1] * factors[2]
     return flat

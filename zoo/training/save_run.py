@@ -9,11 +9,13 @@ import torch
 from rich.markup import escape
 
 from zoo.checkpoints import save
+from zoo.checkpoints.formats.training_checkpoint import own_weights
 from zoo.checkpoints.load import load
 from zoo.checkpoints.model_card import Training, model_card
 from zoo.models.base import Model
 from zoo.models.registry import build, family
 from zoo.models.text import DecoderConfig
+from zoo.parallel.shards import is_sharded
 from zoo.tasks.base import Task
 from zoo.training import devices
 from zoo.training.callbacks import BestAndLastCheckpoints, TrainingTimer
@@ -22,15 +24,21 @@ from zoo.training.parse import SettingsError
 from zoo.training.plots import Plot, save_plots
 from zoo.training.result import Result
 from zoo.training.run import Run
+from zoo.training.sharded_checkpoints import StoredCheckpoint, model_tensors
 from zoo.utils import distributed
 from zoo.utils.console import console
 
 
 def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_callback: BestAndLastCheckpoints,
           plots: Mapping[str, Plot], timer: TrainingTimer) -> None:  # fmt: skip
-    """Write `model/` and its export, the plots, then `metrics.json`, which marks the run as finished."""
+    """Write `model/` and its export, the plots, then `metrics.json`, which marks the run as finished.
+
+    Called by all processes, which save a sharded model together; the rest is rank 0's.
+    """
     assert run.folder is not None and run.data is not None
     save_model(run, task, result)
+    if distributed.rank() != 0:
+        return
     export_model(run, result)
     if run.config.trainer.plots:
         save_plots(run, task, result, plots)
@@ -60,9 +68,16 @@ def speed_of(timer: TrainingTimer) -> dict[str, Any]:
 
 
 def save_model(run: Run, task: Task, result: Result) -> None:
-    """The best model as a zoo folder, with its README.md."""
+    """The best model as a zoo folder, with its README.md; of a sharded one, no process holds more than one tensor."""
     assert run.folder is not None
-    model = unsharded_model(task, run.folder.best or run.folder.last)
+    model = cast(Model, task.evaluated)
+    has_adapters = any(".lora_" in name for name, _ in model.named_parameters())
+    if is_sharded(model.parameters()) and not has_adapters:
+        task.finalize(model)
+    elif distributed.rank() != 0:
+        return
+    else:
+        model = unsharded_model(task, run.folder.best or run.folder.last)
     save.save(model, run.folder.model, readme=run_card(run, model, result, run.folder.model))
 
 
@@ -81,17 +96,17 @@ def run_card(run: Run, model: Model, result: Result, folder: Path, format: str =
 
 
 def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
-    """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint."""
-    from torch.distributed.fsdp import FSDPModule
-
+    """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint, its adapters
+    merged."""
     model = cast(Model, task.evaluated)
-    if not isinstance(model, FSDPModule):
+    if not is_sharded(model.parameters()):
         return cast(Model, task.finalize(model.cpu()))
     assert checkpoint is not None
-    prefix = "model." if task.ema is None else "ema."
-    state = torch.load(checkpoint, weights_only=True, mmap=True)["state_dict"]
+    stored = StoredCheckpoint(checkpoint)
+    values = {"state_dict": model_tensors(stored), "lora_scale": stored.values.get("lora_scale")}
+    weights = own_weights(values, checkpoint)
     copied = build(family(model.family), model.config, "cpu")
-    copied.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    copied.load_state_dict(weights)
     for name in ("variant", "preprocess", "labels", "temperature", "load_report", "extra_files", "other_files"):
         setattr(copied, name, getattr(model, name))
     return cast(Model, task.finalize(copied))

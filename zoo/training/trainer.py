@@ -9,13 +9,14 @@ import lightning as L
 from lightning.pytorch import loggers
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from zoo.training.callbacks import CsvLogger
 from zoo.training.checkpoint_files import AtomicCheckpointIO
 from zoo.training.config import RunSettings
 from zoo.training.devices import strategy_name, world
 from zoo.training.parse import SettingsError
+from zoo.training.sharded_checkpoints import ShardedStrategy
 from zoo.utils.errors import did_you_mean
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "bf16-master": "bf16-mixed"}
@@ -70,7 +71,7 @@ def make_strategy(settings: RunSettings) -> str | Strategy:
     if name == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
     if name == "fsdp2":
-        return ModelParallelStrategy(world(settings), 1, save_distributed_checkpoint=False)
+        return ShardedStrategy(world(settings))
     return "auto"
 
 

@@ -27,6 +27,7 @@ MARKER = ".being-replaced"  # in a folder whose files are replaced one by one, u
 EXCHANGE = {"linux": ("renameat2", -100, 2), "darwin": ("renameatx_np", -2, 2)}
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container|iostream")  # in its errors when a file cannot grow
+ASIDE = ".old"  # after the name of a folder that is being replaced
 READS, PAUSE = 20, 0.05  # attempts to read a folder that is being written, and the seconds between two of them
 
 
@@ -48,9 +49,9 @@ def write_atomic(path: str | Path, content: str | bytes | Callable[[Path], objec
         temporary = staged / path.name if inside else staged
         _write(temporary, content)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would make a shared folder unreadable to others
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def _write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
@@ -80,6 +81,53 @@ def _errors_of_the_disk(path: Path) -> Iterator[None]:
         if code not in UNWRITABLE:
             raise
         raise OSError(code, f"{os.strerror(code)}; nothing there was changed", str(path)) from None
+
+
+# --- A file or a folder -----------------------------------------------------------------------------------------------
+
+
+def replace_whole(new: Path, path: Path) -> None:
+    """Put a file or folder, which is on disk, in the place of another one, in one step where the system can do so.
+
+    Elsewhere a folder is moved aside first: `find_whole` finds it if that is interrupted.
+    """
+    aside = path.with_name(path.name + ASIDE)
+    if not path.is_dir() and (new.is_file() or not path.exists()):
+        os.replace(new, path)
+    elif _exchange(new, path):
+        remove(new)
+    else:
+        remove(aside)
+        os.replace(path, aside)
+        os.replace(new, path)
+    sync(path.parent)
+    remove(aside)
+
+
+def find_whole(path: Path) -> Path | None:
+    """A file or folder, or where an interrupted `replace_whole` has moved it; None without one."""
+    return next((found for found in (path, path.with_name(path.name + ASIDE)) if found.exists()), None)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file or a folder of files that are never changed, atomically; files of a folder are linked if possible."""
+    if source.is_file() and not path.is_dir():
+        write_atomic(path, lambda part: shutil.copyfile(source, part))
+        return
+    with _temporary(path.parent, path.name, is_folder=True) as staged:
+        if source.is_file():
+            shutil.copyfile(source, staged / path.name)
+        else:
+            shutil.copytree(source, staged / path.name, copy_function=_link)
+        _sync_all(staged)
+        replace_whole(staged / path.name, path)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 # --- Folders --------------------------------------------------------------------------------------------------------
@@ -115,7 +163,7 @@ def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path
             os.replace(staged, path)
         elif inside or _is_current(path) or not _exchange_folders(staged, path, owns):
             _move_in(staged, path, owns)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def _is_current(path: Path) -> bool:
@@ -174,14 +222,14 @@ def _move_in(staged: Path, path: Path, owns: tuple[str, ...]) -> None:
             _sync_all(inside)
             _move_in(inside, path, owns)
         return
-    _sync(path)
+    sync(path)
     for name in written:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged / name, path / name)
     for name in [old.relative_to(path) for old in path.rglob("*") if old != marker and old.is_file()]:
         if name not in written and _is_owned(name, owns):
             (path / name).unlink()
-    _sync(path)
+    sync(path)
     marker.unlink()
 
 
@@ -239,7 +287,7 @@ def _temporary(place: Path, name: str, *, is_folder: bool) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -268,7 +316,7 @@ def remove_leftovers(place: Path, name: str = "") -> None:
     with suppress(OSError):  # no such folder, or not readable: nothing of ours is removed
         for found in [entry.name for entry in os.scandir(place) if pattern.fullmatch(entry.name)]:
             if (descriptor := _locked(place / found, wait=False)) is not None:
-                _remove(place / found)
+                remove(place / found)
                 os.close(descriptor)
 
 
@@ -288,14 +336,16 @@ def _locked(path: Path, *, wait: bool) -> int | None:
         return None
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -308,7 +358,7 @@ def _sync(path: Path) -> None:
 
 def _sync_all(folder: Path) -> None:
     for entry in (*folder.rglob("*"), folder):
-        _sync(entry)
+        sync(entry)
 
 
 def _umask() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.models.load_report import listed
+from zoo.parallel.shard_reader import ShardReader
 from zoo.utils.errors import LoadError, did_you_mean, is_number
 from zoo.utils.files import only_tensors, open_tensors, read_pickle
 
@@ -19,6 +20,7 @@ ANYWHERE = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
 WRAPPERS = re.compile(rf"^(?:(?:{ANYWHERE}|module)\.)+|(?:{ANYWHERE})\.")
 # Prefixes that come from the class around a model, in the order in which hints name them.
 PREFIXES = ("base_model.model.", "model.", "backbone.", "encoder.", "net.", "network.")
+SHARDED, STATE = "meta.pt", "state_dict."  # of the folder of a sharded run: its other values, and before its names
 LORA = re.compile(r"(.*)\.lora_([AB])(?:\.\w+)?\.weight")
 
 
@@ -46,6 +48,20 @@ class Selection:
 
 
 # --- Checkpoints of our recipes ---------------------------------------------------------------------------------------
+
+
+def is_sharded_checkpoint(path: Path) -> bool:
+    """Whether it is the folder of a checkpoint of a run whose model was sharded."""
+    return path.suffix == ".ckpt" and (path / SHARDED).is_file()
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """What a torch file holds, or the folder of a sharded run, whose tensors are read whole."""
+    if not is_sharded_checkpoint(path):
+        return read_pickle(path)
+    reader = ShardReader(path)
+    state = {name[len(STATE) :]: reader.read(name) for name in reader.shapes if name.startswith(STATE)}
+    return read_pickle(path / SHARDED) | {"state_dict": state}
 
 
 def own_weights(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

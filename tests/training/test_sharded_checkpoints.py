@@ -1,0 +1,231 @@
+"""Checkpoints of sharded models: written by four processes in two dimensions, read by any number in any layout."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import ranks
+from safetensors import safe_open
+from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from zoo.parallel.checkpoint import ShardSaver, Written, optimizer_groups, optimizer_tensors
+from zoo.parallel.fsdp import shard
+from zoo.parallel.shard_reader import ShardReader
+from zoo.parallel.shards import is_sharded, whole
+from zoo.tasks.optimizer import adamw, param_groups
+from zoo.training.checkpoint_files import AtomicCheckpointIO, check_last, check_model, damage
+from zoo.training.run_dir import RunError
+from zoo.training.sharded_checkpoints import META, MODEL, OPTIMIZER, StoredCheckpoint, load_module, load_optimizer
+from zoo.utils.errors import LoadError
+
+
+class Parts(nn.ModuleDict):
+    """A container that FSDP2 takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Net(nn.Module):
+    """Weights whose rows no number of processes divides, a scalar, a buffer, a frozen weight; names as in a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = Parts({"up": nn.Linear(6, 10), "down": nn.Linear(10, 6), "norm": nn.LayerNorm(6)})
+        self.model = Parts({"blocks": nn.ModuleList([block]), "head": nn.Linear(6, 3)})
+        self.model.scale = nn.Parameter(torch.tensor(1.5))
+        self.model.register_buffer("count", torch.tensor([7, 8]))
+        self.model.head.bias.requires_grad_(False)
+
+
+def net(layout: str, seed: int) -> tuple[Net, torch.optim.Optimizer]:
+    """A model in a layout, and its optimizer after a step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = Net()
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+    if layout != "one":
+        world = torch.distributed.get_world_size()
+        block = module.model["blocks"][0]
+        if layout == "fsdp":
+            shard(module.model, init_device_mesh("cpu", (world,)))
+        else:
+            mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+            module.model.scale = nn.Parameter(module.model.scale.detach().reshape(1))
+            parallelize_module(block, mesh["tensor"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
+            if layout == "fsdp x tensor":
+                fully_shard(module.model, mesh=mesh["data"])
+            else:  # an optimizer takes DTensors or plain tensors
+                for owner in module.modules():
+                    for name, value in list(owner.named_parameters(recurse=False)):
+                        if not isinstance(value, DTensor):
+                            copies = distribute_tensor(value.detach(), mesh["tensor"], [Replicate()])
+                            setattr(owner, name, nn.Parameter(copies, value.requires_grad))
+    optimizer = adamw(param_groups(module, 1e-2, 0.1))
+    for parameter in optimizer_parameters(optimizer):
+        parameter.grad = parameter.detach() * (1 + seed)
+    optimizer.step()
+    return module, optimizer
+
+
+def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def contents(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The whole tensors of a model and its optimizer; scalars as vectors of one value."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    tensors = {**module.state_dict(), **optimizer_tensors(optimizer, names)}
+    return {name: whole(x.detach()).reshape(x.shape or (1,)).clone() for name, x in tensors.items()}
+
+
+def save(rank: int, layout: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Save two checkpoints, the second over the first; the model changes as soon as the call returns."""
+    module, optimizer = net(layout, 0)
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups = optimizer_groups(optimizer, names)
+
+    def finish(written: Written) -> None:
+        values = {"global_step": 3, "files": written.files, "shapes": written.shapes, "optimizer_groups": [groups]}
+        torch.save(values, folder / META)
+
+    saver, before = ShardSaver(), {}
+    for _ in range(2):
+        before = contents(module, optimizer)
+        tensors = {MODEL + name: x for name, x in module.state_dict().items()}
+        tensors |= {OPTIMIZER.format(0) + name: x for name, x in optimizer_tensors(optimizer, names).items()}
+        saver.save(folder, tensors, finish)
+        optimizer.step()
+    saver.wait()
+    return before
+
+
+def load(rank: int, layout: str, path: Path) -> dict[str, torch.Tensor]:
+    module, optimizer = net(layout, 1)
+    stored = StoredCheckpoint(path)
+    load_module(module, stored)
+    load_optimizer(optimizer, {id(p): name for name, p in module.named_parameters()}, stored, 0)
+    assert is_sharded(module.parameters()) == (layout != "one")
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 1e-2]
+    return contents(module, optimizer)
+
+
+def load_layouts(rank: int, path: Path) -> list[dict[str, torch.Tensor]]:
+    layouts = ["fsdp", "tensor"] + ["fsdp x tensor"] * (torch.distributed.get_world_size() == 4)
+    return [load(rank, layout, path) for layout in layouts]
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """What four processes have saved, and what they held."""
+    folder = tmp_path_factory.mktemp("stored") / "last.ckpt"
+    return folder, ranks(4, save, "fsdp x tensor", folder)[0]
+
+
+def test_saved_by_four_and_loaded_by_one(stored: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """Without a process group, by our loading and by Lightning's, which knows of one process only."""
+    folder, expected = stored
+    assert len(list(folder.glob("shard-*"))) == 4 and not damage(folder)
+    assert_equal(load(0, "one", folder), expected)
+    module, optimizer = net("one", 1)
+    found = AtomicCheckpointIO().load_checkpoint(folder)
+    module.load_state_dict(found["state_dict"])
+    optimizer.load_state_dict(found["optimizer_states"][0])
+    assert optimizer.state[module.model.scale]["exp_avg"].shape == ()
+    assert_equal(contents(module, optimizer), expected)
+    check_model(folder, Net().model)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_saved_by_four_and_loaded_in_other_layouts(stored: tuple[Path, dict[str, torch.Tensor]], world: int) -> None:
+    folder, expected = stored
+    for found in ranks(world, load_layouts, folder):
+        for one in found:
+            assert_equal(one, expected)
+
+
+def test_the_file_of_one_process_is_loaded_into_shards(tmp_path: Path) -> None:
+    module, optimizer = net("one", 0)
+    values = {"global_step": 3, "state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save(values, tmp_path / "last.ckpt")
+    for found in ranks(2, load_layouts, tmp_path / "last.ckpt"):
+        for one in found:
+            assert_equal(one, contents(module, optimizer))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_files_are_those_of_torch(stored: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """torch's own reader of DCP reads them."""
+    folder, expected = stored
+    reader = ShardReader(folder)
+    state = {name: torch.zeros(shape) for name, shape in reader.shapes.items() if name.endswith("weight")}
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    assert len(state) == 4
+    assert all(torch.equal(x, expected[name.removeprefix(MODEL)]) for name, x in state.items())
+
+
+def test_loading_runs_no_code(stored: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    folder, _ = stored
+    for file in folder.iterdir():
+        if file.name != META:
+            with safe_open(file, "pt") as opened:  # nothing but JSON and numbers
+                json.loads(opened.metadata()["DCP_SHARDING_INFO"])
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "made"),))
+
+    bad = tmp_path / "bad.ckpt"
+    bad.mkdir()
+    torch.save({"global_step": Code(), "files": {}}, bad / META)
+    with pytest.raises(pickle.UnpicklingError):
+        AtomicCheckpointIO().load_checkpoint(bad)
+    assert not (tmp_path / "made").exists()
+
+
+def test_damage_is_found(stored: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    import shutil
+
+    for number, (change, message) in enumerate({
+        "flip": "the checksum of its file shard-00001", "cut": "has 100 bytes, expected", "remove": "is missing",
+        "meta": "not a checkpoint",
+    }.items()):  # fmt: skip
+        folder = Path(shutil.copytree(stored[0], tmp_path / str(number) / "last.ckpt"))
+        file = folder / "shard-00001-model-00001-of-00001.safetensors"
+        data = bytearray(file.read_bytes())
+        if change == "remove":
+            file.unlink()
+        elif change == "meta":
+            (folder / META).write_bytes(b"PK")
+        else:
+            data[-5] ^= 1
+            file.write_bytes(data if change == "flip" else data[:100])
+        assert message in damage(folder)
+        with pytest.raises(RunError, match="is damaged"):
+            check_last(folder)
+        if change == "remove":
+            with pytest.raises(LoadError, match=r"a file is missing|has no tensor"):
+                load(0, "one", folder)
+
+
+def test_the_checkpoint_of_another_model_is_named(stored: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    other = Net().model
+    other["head"] = nn.Linear(6, 4)
+    with pytest.raises(RunError, match=r"last.ckpt holds the weights of another model \(head.weight: \(3, 6\) there"):
+        check_model(stored[0], other)
