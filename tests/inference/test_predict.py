@@ -73,7 +73,7 @@ def test_what_cannot_be_predicted(model):
     ("name", "hint"),
     [
         ("gpt_nano", "to continue texts, use zoo.generate"),
-        ("blip_nano", "to describe images, use zoo.generate"),
+        ("blip_nano", "to describe images, use zoo.generate.*FILE"),
     ],
 )
 def test_models_that_write_texts_do_not_predict(name, hint):

@@ -126,7 +126,7 @@ def check_model(model: Any, top_k: int) -> None:
 
 
 def writing_of(model: Model) -> str:
-    """What a model that writes texts is for, and how it is called."""
+    """What a model that writes texts, and is not an encoder-decoder of texts or speech, is for, and its call."""
     if isinstance(model, Bridge):
         argument = MODALITIES[model.config.encoder].argument
         return (
@@ -135,13 +135,7 @@ def writing_of(model: Model) -> str:
         )
     if reads_images(model):
         return "describe images, use zoo.generate(model, images=[...]), or zoo generate MODEL --image FILE"
-    if "input_features" in model.inputs:
-        return "transcribe speech, use zoo.transcribe"
-    return (
-        "continue texts, use zoo.generate"
-        if "decoder_input_ids" not in model.inputs
-        else ("write texts, use zoo.generate")
-    )
+    return "continue texts, use zoo.generate"
 
 
 def _no_paths(texts: Iterable[Any]) -> Iterator[Any]:
