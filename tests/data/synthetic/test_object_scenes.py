@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from zoo.data.synthetic.object_scenes import COLORS, RELATIONS, SHAPES, is_held_out, make_object_scenes
+from zoo.data.synthetic.object_scenes import (
+    COLORS,
+    NAMELESS,
+    RELATIONS,
+    SHAPES,
+    is_held_out,
+    make_object_scenes,
+    name,
+)
 from zoo.data.synthetic.scene_questions import NUMBERS, TYPES, make_scene_questions
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -86,7 +94,56 @@ def test_answers_are_balanced() -> None:
         assert max(map(answers.count, answers)) / len(answers) < most, kind
 
 
+def test_objects_of_partly_named_scenes_have_one_name() -> None:
+    found, named = make_object_scenes("train", 400, partly_named=0.5), make_object_scenes("train", 400)
+    changed = [scene.partly_named for scene in found.scenes]
+    assert 0.4 < sum(changed) / 400 < 0.6 and not any(scene.partly_named for scene in named.scenes)
+    kept = ~torch.tensor(changed)
+    assert torch.equal(found.images[kept], named.images[kept]) and torch.equal(found.boxes[kept], named.boxes[kept])
+    assert [one for one, other in zip(found.scenes, changed) if not other] == [
+        one for one, other in zip(named.scenes, changed) if not other
+    ]
+    objects = [obj for scene in found.scenes if scene.partly_named for obj in scene.objects]
+    assert all((obj[1] == NAMELESS) != (obj[2] == NAMELESS) and not is_held_out(obj) for obj in objects)
+    assert 0.5 < sum(obj[1] == NAMELESS for obj in objects) / len(objects) < 0.7
+    assert {name(obj) for obj in objects} == {*SHAPES, *(f"{color} object" for color in COLORS)}
+    assert not any(scene.held_out_relation for scene in found.scenes)
+
+
+def test_colors_without_a_name_are_not_those_with_one() -> None:
+    found = make_object_scenes("train", 300, partly_named=1.0)
+    palette = torch.tensor(list(COLORS.values())).float()
+    shades = torch.cat([palette * factor for factor in (0.85, 0.9, 0.95, 1.0, 1.05)]).clamp(max=255)
+    for scene, image, boxes in zip(found.scenes, found.images.float(), found.boxes.int().tolist(), strict=True):
+        for obj, (left, top, end, bottom) in zip(scene.objects, boxes):
+            if obj[1] == NAMELESS and obj[2] != list(SHAPES).index("triangle"):
+                middle = image[:, (top + bottom) // 2, (left + end) // 2]
+                # the shade of a named color is within 14 of one of these, and the noise within 9
+                assert (shades - middle).abs().max(1).values.min() > 14
+
+
+def test_questions_of_partly_named_scenes_are_true_and_name_one_object() -> None:
+    scenes = make_object_scenes("train", 300, partly_named=1.0).scenes
+    kinds = set()
+    for scene, questions in zip(scenes, make_scene_questions(scenes), strict=True):
+        names = [name(obj) for obj in scene.objects]
+        for one in questions:
+            kinds.add(one.type)
+            if one.type in ("color", "shape"):
+                assert any(one.answer in text for text in names)
+            if one.type in ("relation", "place") or "bigger" in one.question:
+                assert len(set(names)) == 2 and all(f"the {text}" in one.question for text in names)
+            if one.type in ("color", "shape") and " the object " in one.question and len(scene.objects) == 2:
+                relation, _, reference = one.question.partition(" the object ")[2].rstrip("?").partition(" the ")
+                if relation in RELATIONS[scene.axis]:
+                    asked = RELATIONS[scene.axis].index(relation)
+                    assert reference == names[1 - asked] and one.answer in names[asked]
+    assert kinds == set(TYPES)
+
+
 def test_what_it_refuses() -> None:
+    with pytest.raises(ValueError, match="partly_named=0[.]5, split='test'"):
+        make_object_scenes("test", 4, partly_named=0.5)
     with pytest.raises(ValueError, match="expected train, validation or test"):
         make_object_scenes("dev")
     with pytest.raises(ValueError, match="size=16"):

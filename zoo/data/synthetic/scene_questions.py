@@ -3,7 +3,8 @@
 There are six types: `count`, `color`, `shape`, `relation` (yes or no), `place` (which relation) and `comparison` (same
 color, same shape, bigger). The answers to the questions of a type are about equally frequent, so that a model that sees
 no image answers about half of those with two answers, and less of the others. In test scenes, questions about a color
-or a shape are about the object of a held-out pair.
+or a shape are about the object of a held-out pair. Partly named scenes (see `make_object_scenes`) have the questions
+that the names of their objects allow.
 """
 
 import random
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from zoo.data.synthetic.object_scenes import (
     COLORS,
+    NAMELESS,
     RELATIONS,
     SHAPES,
     ObjectScene,
@@ -41,7 +43,7 @@ class SceneQuestion:
 
 
 def make_scene_questions(scenes: list[ObjectScene], *, seed: int = 0) -> list[tuple[SceneQuestion, ...]]:
-    """One question of each type for each scene; three types for scenes of one object.
+    """One question of each type for each scene; three types for scenes of one object, and fewer where names lack.
 
     The questions of a scene are the same for the same seed and index.
     """
@@ -50,8 +52,12 @@ def make_scene_questions(scenes: list[ObjectScene], *, seed: int = 0) -> list[tu
 
 def _questions(scene: ObjectScene, rng: random.Random) -> tuple[SceneQuestion, ...]:
     found = [_count(scene, rng), *_attributes(scene, rng)]
-    if len(scene.objects) == 2:
-        found += [_relation(scene, rng), _place(scene, rng), _comparison(scene, rng)]
+    if len(scene.objects) == 2 and name(scene.objects[0]) != name(scene.objects[1]):
+        found += [_relation(scene, rng), _place(scene, rng)]
+        if not scene.partly_named:
+            found.append(_comparison(scene, rng))
+        elif scene.objects[0][0] != scene.objects[1][0]:
+            found.append(_size(*_pair(scene, rng)[:2]))
     return tuple(found)
 
 
@@ -66,7 +72,9 @@ def _count(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
         return SceneQuestion("count", "how many objects are there?", NUMBERS[len(scene.objects)])
     part = 1 if rng.random() < 0.5 else 2
     first, last = scene.objects[0], scene.objects[-1]
-    if not single and (first[1] == last[1] or first[2] == last[2]):
+    if scene.partly_named:
+        counted = [obj[part] for obj in scene.objects if obj[part] != NAMELESS and rng.random() < 0.75][:1]
+    elif not single and (first[1] == last[1] or first[2] == last[2]):
         part = 1 if first[1] == last[1] else 2
         counted = [first[part]] if rng.random() < 0.65 else []
     else:
@@ -83,19 +91,30 @@ def _plural(shape: str) -> str:
 
 
 def _attributes(scene: ObjectScene, rng: random.Random) -> list[SceneQuestion]:
-    """The color and the shape of an object, which is named by the other attribute or by its side."""
+    """The color and the shape of an object, which is named by the other attribute or by its side; what has a name."""
     held = [i for i, obj in enumerate(scene.objects) if is_held_out(obj)]
     chosen = held[int(rng.random() * len(held))] if held else int(rng.random() * len(scene.objects))
     obj = scene.objects[chosen]
-    color, shape = _COLORS[obj[1]], _SHAPES[obj[2]]
-    by_shape, by_color = [f"the {shape}"], [f"the {color} object"]
-    if len(scene.objects) == 2:
-        other = scene.objects[1 - chosen]
-        side = f"the object {SIDES[scene.axis][chosen]}"
-        by_shape, by_color = ([] if obj[i] == other[i] else names for i, names in ((2, by_shape), (1, by_color)))
-        by_shape, by_color = [*by_shape, side], [*by_color, side]
-    return [SceneQuestion("color", f"what color is {_pick(by_shape, rng)}?", color),
-            SceneQuestion("shape", f"what shape is {_pick(by_color, rng)}?", shape)]  # fmt: skip
+    other = scene.objects[1 - chosen] if len(scene.objects) == 2 else None
+    side = "the object" if other is None else f"the object {SIDES[scene.axis][chosen]}"
+    sides = [side]
+    if other is not None and scene.partly_named:  # the name of the other object says nothing about this one
+        sides.append(f"the object {RELATIONS[scene.axis][chosen]} the {name(other)}")
+
+    def named(part: int, text: str) -> str:
+        """The object by its color (part 1) or shape, if it has a name that is not the other's, too, or by its place."""
+        known = obj[part] != NAMELESS and (other is None or obj[part] != other[part])
+        if known:
+            return _pick([text] if other is None else [text, side], rng)
+        return _pick(sides, rng)
+
+    color, shape = (names[obj[part]] for part, names in ((1, _COLORS), (2, _SHAPES)))
+    found = []
+    if obj[1] != NAMELESS:
+        found.append(SceneQuestion("color", f"what color is {named(2, f'the {shape}')}?", color))
+    if obj[2] != NAMELESS:
+        found.append(SceneQuestion("shape", f"what shape is {named(1, f'the {color} object')}?", shape))
+    return found
 
 
 def _pair(scene: ObjectScene, rng: random.Random) -> tuple[SceneObject, SceneObject, str]:
@@ -140,8 +159,12 @@ def _comparison(scene: ObjectScene, rng: random.Random) -> SceneQuestion:
     else:
         ask = "color" if kind < (0.5 if same_size else 0.35) else "shape" if same_size or kind < 0.7 else "size"
     if ask == "size":
-        question, answer = f"is the {name(obj)} bigger than the {name(other)}?", obj[0] > other[0]
-    else:
-        question = f"are the objects of the same {ask}?"
-        answer = same_color if ask == "color" else same_shape
-    return SceneQuestion("comparison", question, "yes" if answer else "no")
+        return _size(obj, other)
+    answer = same_color if ask == "color" else same_shape
+    return SceneQuestion("comparison", f"are the objects of the same {ask}?", "yes" if answer else "no")
+
+
+def _size(obj: SceneObject, other: SceneObject) -> SceneQuestion:
+    """Whether an object is bigger than the other."""
+    answer = "yes" if obj[0] > other[0] else "no"
+    return SceneQuestion("comparison", f"is the {name(obj)} bigger than the {name(other)}?", answer)
