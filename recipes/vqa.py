@@ -48,6 +48,7 @@ def train(run: Run) -> Result:
     data = ImageTextDataModule(questions, model.preprocess.text, model.preprocess.image,
                                layout_of(model, cfg.data.max_length), cfg.data.batch_size, augment=cfg.data.augment,
                                seed=cfg.seed, caption_epochs=cfg.data.caption_epochs,
+                               introductory_epochs=cfg.data.partly_named_epochs,
                                num_workers=cfg.data.num_workers)  # fmt: skip
     task = ImageTextTask(model, types=data.types, groups=groups_of(data.types), control=True, optim=cfg.optim,
                          ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip

@@ -44,6 +44,9 @@ class VisualQuestionSettings(ItemDataSettings):
         scene_captions: Train on the captions of the synthetic scenes, too, as answers to "describe the scene.".
         caption_epochs: Train the first epochs on these captions alone, as in LLaVA's first stage: they describe more
             of a scene than an answer.
+        partly_named: Fraction of the synthetic training scenes whose objects lack a name of the color or of the shape,
+            so that neither says anything about the other: `a circle left of a red object`.
+        partly_named_epochs: Train the first epochs on the partly named scenes alone.
         types: Column of the types of the questions, for each of which the accuracy is reported.
         test: Table (or shards) to test on. Default: the test split of the dataset, or else 10 % of the training images.
         batch_size: Images per optimizer step, summed over all devices.
@@ -59,6 +62,8 @@ class VisualQuestionSettings(ItemDataSettings):
     answers: str = ""
     scene_captions: bool = True
     caption_epochs: int = 0
+    partly_named: float = 0.0
+    partly_named_epochs: int = 0
     types: str = ""
     test: str | None = None
     batch_size: int = 64
@@ -69,7 +74,12 @@ class VisualQuestionSettings(ItemDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(3, "max_length")
-        self._at_least(0, "caption_epochs")
+        self._at_least(0, "caption_epochs", "partly_named_epochs")
+        if not 0 <= self.partly_named <= 1:
+            raise ValueError(f"partly_named={self.partly_named}: expected a fraction from 0 to 1")
+        if self.partly_named_epochs and not self.partly_named:
+            raise ValueError(f"partly_named_epochs={self.partly_named_epochs} with partly_named=0: there would be no "
+                             f"scenes to train on; give their fraction, such as partly_named=0.5")  # fmt: skip
         if self.question and self.questions:
             raise ValueError(f"question={self.question!r} and questions={self.questions} are given: give one of them")
         if self.augment.mixes:

@@ -12,6 +12,7 @@ from zoo.data.image_text.load import load_captions, load_visual_questions
 from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import DataError, Splits
+from zoo.data.synthetic.object_scenes import SPLITS
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -73,6 +74,35 @@ def test_the_first_epochs_read_captions(tokenizer: TextProcessor) -> None:
         with pytest.raises(DataError, match=r"caption_epochs=1 with .*: only the synthetic scenes have captions"):
             chosen = VisualQuestionSettings(caption_epochs=1, **settings)
             load_visual_questions(chosen, processor=ImageProcessor(size=(32, 32)))
+
+
+def test_the_first_epochs_read_introductory_images_alone(tokenizer: TextProcessor) -> None:
+    part = images(TEXTS * 10)
+    part.introductory = torch.arange(20) % 4 == 1
+    rows = ImageTextRows(part.take(torch.arange(2, 20)), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=64),
+                         seed=3, introductory_epochs=2)  # fmt: skip
+    keys = list(range(18))
+    read = [rows.__getitems__(Keys(keys, epoch))["pixel_values"][:, 0, 0, 0].tolist() for epoch in (1, 2)]
+    assert read == [[5, 9, 13, 17] * 4 + [5, 9], list(range(2, 20))]
+
+
+def test_partly_named_scenes_are_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in SPLITS:
+        monkeypatch.setitem(SPLITS, split, 40)
+    settings = VisualQuestionSettings(partly_named=0.5)
+    splits = load_visual_questions(settings, processor=ImageProcessor(size=(32, 32)))
+    marked = splits.train.introductory
+    assert marked is not None and 8 < marked.sum() < 32 and splits.test.introductory is None
+    assert splits.train.scenes is not None and splits.test.scenes is not None and splits.validation is not None
+    assert [scene.partly_named for scene in splits.train.scenes] == marked.tolist()
+    assert not any(scene.partly_named for part in (splits.test, splits.validation) for scene in part.scenes or [])
+    with pytest.raises(DataError, match=r"partly_named=0.5 with data=emoji: only the synthetic scenes"):
+        chosen = VisualQuestionSettings(name="emoji", question="what?", answers="category", partly_named=0.5)
+        load_visual_questions(chosen, processor=ImageProcessor(size=(32, 32)))
+    with pytest.raises(ValueError, match="partly_named_epochs=2 with partly_named=0"):
+        VisualQuestionSettings(partly_named_epochs=2)
+    with pytest.raises(ValueError, match="expected a fraction from 0 to 1"):
+        VisualQuestionSettings(partly_named=2.0)
 
 
 def test_images_whose_texts_mention_sides_are_not_mirrored(tokenizer: TextProcessor) -> None:

@@ -39,6 +39,7 @@ class ImageTexts(Items):
             first.
         scenes: What is in the synthetic images.
         boxes: (left, top, right, bottom) in pixels of up to two objects in each of these, float32 [N, 2, 4].
+        introductory: Which images training can begin with, bool [N]; None for none in particular.
     """
 
     noun: ClassVar[str] = "images"
@@ -48,6 +49,7 @@ class ImageTexts(Items):
     alternatives: bool = False
     scenes: list[ObjectScene] | None = None
     boxes: Tensor | None = None
+    introductory: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -56,8 +58,9 @@ class ImageTexts(Items):
         """The images of these rows with their texts."""
         chosen = rows.tolist()
         scenes = None if self.scenes is None else [self.scenes[i] for i in chosen]
-        boxes = None if self.boxes is None else self.boxes[rows]
-        return ImageTexts(self.images[rows], [self.texts[i] for i in chosen], self.alternatives, scenes, boxes)
+        boxes, introductory = (None if x is None else x[rows] for x in (self.boxes, self.introductory))
+        return ImageTexts(self.images[rows], [self.texts[i] for i in chosen], self.alternatives, scenes, boxes,
+                          introductory)  # fmt: skip
 
     @property
     def types(self) -> list[str]:

@@ -49,9 +49,13 @@ def load_visual_questions(
         given = f"data={s.name}" if s.name not in SYNTHETIC else "scene_captions=false"
         raise DataError(f"caption_epochs={s.caption_epochs} with {given}: only the synthetic scenes have captions "
                         f"beside their questions; omit it")  # fmt: skip
+    if s.partly_named and s.name not in SYNTHETIC:
+        raise DataError(f"partly_named={s.partly_named} with data={s.name}: only the synthetic scenes have names of "
+                        f"their objects; omit it")  # fmt: skip
     if s.name in SYNTHETIC:
         texts_of = _questions if s.scene_captions else _questions_alone
-        return scene_texts(processor, texts_of, _questions_alone).limited(s.max_train_samples, s.max_test_samples, seed)
+        found = scene_texts(processor, texts_of, _questions_alone, partly_named=s.partly_named)
+        return found.limited(s.max_train_samples, s.max_test_samples, seed)
     source, s = find_tables(s, "image-text pairs", folder=caption_folder)
     skipped: list[str] = []
     parts = {split: _decoded(table, s, processor, skipped) for split, table in source.tables.items()}
@@ -87,9 +91,16 @@ def load_captions(
 
 
 def scene_texts(
-    processor: ImageProcessor, of_training: TextsOf, of_tests: TextsOf, *, alternatives: bool = False
+    processor: ImageProcessor,
+    of_training: TextsOf,
+    of_tests: TextsOf,
+    *,
+    alternatives: bool = False,
+    partly_named: float = 0.0,
 ) -> Splits[ImageTexts]:
     """The synthetic scenes with the texts that functions give for training scenes, and for those of the other splits.
+
+    alternatives: of the texts of an image. partly_named: of the training scenes, see `make_object_scenes`.
 
     Raises: DataError unless the model takes square images of at least 24 pixels.
     """
@@ -99,7 +110,7 @@ def scene_texts(
                         f"pass image_size=32")  # fmt: skip
     parts = {}
     for split in SPLITS:
-        found = make_object_scenes(split, size=height)
+        found = make_object_scenes(split, size=height, partly_named=partly_named if split == "train" else 0.0)
         images = found.images
         boxes: torch.Tensor | None = found.boxes
         if not processor.keeps((height, width), 3):
@@ -107,6 +118,8 @@ def scene_texts(
             images = torch.stack([fit(image) for image in images])
         texts = (of_training if split == "train" else of_tests)(found)
         parts[split] = ImageTexts(images, texts, alternatives, found.scenes, boxes)
+    if partly_named:
+        parts["train"].introductory = torch.tensor([scene.partly_named for scene in parts["train"].scenes or []])
     source = "generated scenes of two objects; the test scenes have combinations that do not occur in training"
     return Splits(parts["train"], parts["test"], "synthetic", False, source, validation=parts["validation"])
 
