@@ -142,7 +142,7 @@ def test_questions_of_partly_named_scenes_are_true_and_name_one_object() -> None
 
 
 def test_what_it_refuses() -> None:
-    with pytest.raises(ValueError, match="partly_named=0[.]5, split='test'"):
+    with pytest.raises(ValueError, match=r"partly_named=0[.]5, split='test'"):
         make_object_scenes("test", 4, partly_named=0.5)
     with pytest.raises(ValueError, match="expected train, validation or test"):
         make_object_scenes("dev")
