@@ -5,14 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from peers import error
+from whisper_peers import tokenizer, transformers_whisper
 
 import zoo
+from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.models.example_batch import example_batch
 from zoo.preprocessing.tokenizer_training import train
 
 IMAGE = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 TEXT = {"name": "llama_nano", "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48, "max_length": 128}
 AUDIO = {"name": "ast_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "max_length": 48, "mel_bins": 16}
+WHISPER = {
+    "name": "whisper_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "frames": 40, "decoder_depth": 1,
+    "vocab_size": 60, "max_length": 16,
+}  # fmt: skip
 WAVES = {"name": "wav2vec2_tiny", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 48, "position_groups": 4}
 
 
@@ -93,10 +99,73 @@ def test_audio_towers(audio):
     assert made.shape == (2, length + 2)
 
 
-def test_clips_in_prompts():
-    model = zoo.bridge(audio=AUDIO, text=speaker(), seed=0).eval()
-    clip = (torch.randn(8000), 16000)
-    assert isinstance(zoo.generate(model, text="what is this ?", audio=clip, max_new_tokens=2), str)
+@pytest.mark.parametrize("by", ["projector", "resampler", "cross"])
+@pytest.mark.parametrize("audio", [AUDIO, WAVES, WAVES | {"name": "hubert_base"}, WHISPER], ids=lambda x: x["name"])
+def test_clips_of_any_length_in_prompts(audio, by, tmp_path):
+    options = {"projector": {}, "resampler": dict(resampler_tokens=3, resampler_depth=1), "cross": dict(gate_value=0.7)}
+    model = zoo.bridge(audio=audio, text=speaker(), by=by, seed=0, **options[by]).eval()
+    draw = torch.Generator().manual_seed(0)
+    clips = [(0.1 * torch.randn(length, generator=draw), 16000) for length in (6400, 3200, 4801)]
+    texts = ["what <audio>is this ?", "a red ball", "<audio><audio>"]
+    batch = model.preprocess(text=texts, audio=clips)
+    with torch.no_grad():
+        together = model(**batch)
+        for row, own in enumerate(([clips[0]], [], clips[1:])):
+            alone = model.preprocess(text=texts[row], **({"audio": own} if own else {}))
+            y = model(**alone)[0]
+            assert error(together[row, : len(y)], y) <= 1e-5
+            if by == "projector" and "wav" in audio["name"] and own:  # as many tokens as the tower has frames
+                found = int((alone["input_ids"] == model.config.audio_token_id).sum())
+                assert found == sum(int(model.audio.frames(len(clip))) for clip, _ in own)
+    answer = zoo.generate(model, text="what is this ?", audio=clips[:1], max_new_tokens=3, eos_token_id=None)
+    if by == "projector":
+        zoo.save(model, tmp_path)
+        again = zoo.load(tmp_path)
+        assert again.preprocess == model.preprocess and zoo.verify(tmp_path).ok
+        made = zoo.generate(again, text="what is this ?", audio=clips[:1], max_new_tokens=3, eos_token_id=None)
+        assert made == answer
+
+
+def test_clips_are_cut_out_of_a_batch_for_a_cache():
+    model = zoo.bridge(audio=WAVES, text=speaker(), by="cross", seed=0, gate_value=0.7).eval()
+    clips = [(torch.randn(length), 16000) for length in (3200, 6400)]
+    one, both = (model.preprocess.part("audio", clips[:count]) for count in (1, 2))
+    assert [item.digest for item in model.items(both)[:1]] == [item.digest for item in model.items(one)]
+    cache = PromptCache()
+    for text, given in (("a <audio> ball", clips[:1]), ("a <audio> ball <audio> ?", clips)):
+        inputs = model.preprocess(text=text, audio=given)
+        del inputs["attention_mask"]
+        made = zoo.generate(model, **inputs, cache=cache, max_new_tokens=3, eos_token_id=None)
+        assert torch.equal(made, zoo.generate(model, **inputs, max_new_tokens=3, eos_token_id=None))
+
+
+def test_the_encoder_of_whisper_alone_from_a_folder(tmp_path):
+    transformers_whisper(tmp_path)
+    tokenizer(tmp_path)
+    whole, alone = zoo.load(tmp_path), zoo.load(tmp_path, head=None, decoder_depth=0)
+    features = torch.randn(1, alone.config.mel_bins, alone.config.frames)
+    model = zoo.bridge(audio=tmp_path, text=speaker(), locked="audio", seed=0)
+    assert model.preprocess.audio.tokenizer is None and model.audio.decoder is None
+    assert not any(p.requires_grad for p in model.audio.parameters())
+    with torch.no_grad():
+        expected = whole.encode(features)
+        assert torch.equal(alone(features), expected) and torch.equal(model.audio(features), expected)
+    with pytest.raises(ValueError, match="decoder_input_ids"):
+        alone(features, decoder_input_ids=torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="decoder_depth=0 with head='lm'"):
+        zoo.create_model("whisper_tiny", decoder_depth=0)
+
+
+def test_clips_that_a_tower_cannot_take():
+    model = zoo.bridge(audio=WAVES, text=speaker(), seed=0)
+    with pytest.raises(ValueError, match=r"audio clip 1 has 40 samples, and a token needs 345: pass a longer one"):
+        model.preprocess(text="<audio><audio>", audio=[(torch.randn(800), 16000), (torch.randn(40), 16000)])
+    model = zoo.bridge(audio=WHISPER, text=speaker(), seed=0)
+    clip = (torch.randn(20000), 16000)
+    with pytest.raises(ValueError, match="1 audio clips became 4 rows, and the text has a marker for each clip"):
+        model.preprocess(text="<audio>", audio=[clip], too_long="windows")
+    with pytest.raises(ValueError, match="clip"):
+        model.preprocess(text="<audio>", audio=[clip])
 
 
 def test_towers_of_other_models_and_tied_decoders(tmp_path):

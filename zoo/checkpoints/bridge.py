@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from zoo.checkpoints.towers import Locked, Source, check_locked, join, make_towe
 from zoo.models.base import Model
 from zoo.models.bridge.config import ENCODERS, BridgeConfig
 from zoo.models.bridge.model import Bridge
+from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.registry import family
 from zoo.models.tower_config import Part
+from zoo.nn.init import skip_init
 from zoo.preprocessing.text import TextProcessor, parse_tokenizer
 from zoo.utils.errors import did_you_mean
 
@@ -30,6 +33,7 @@ def bridge(
     """Create a model that writes texts about images or audio, of an encoder and a text decoder.
 
         zoo.bridge(image="clip_vit_base_patch32", text="path/to/llama", locked=("image", "text"))
+        zoo.bridge(audio="whisper_tiny", text="path/to/llama", by="resampler", resampler_tokens=64)
 
     A tower is the name of a model (randomly initialized), a folder or hub repository (loaded), a model (not copied; the
     head of an encoder is removed), the matching tower of any of these that has several, or any of these as
@@ -74,10 +78,25 @@ def check_options(options: Mapping[str, Any], encoder: str) -> None:
 
 
 def encoder_tower(modality: str, source: Source, seed: int) -> Model:
-    """An encoder without a head from a tower argument of `bridge`."""
+    """An encoder without a head from a tower argument of `bridge`; of Whisper, the encoder alone."""
     model = make_tower(modality, *split_source(modality, source), None, seed)
+    if isinstance(model, EncoderDecoder):
+        return encoder_alone(model)
     model.config, model.head, model.labels = model.config.replace(head=None), None, None
     return model
+
+
+def encoder_alone(model: EncoderDecoder) -> Model:
+    """The encoder of an encoder-decoder model, with its processor without the tokenizer of the decoder."""
+    config = model.config.replace(head=None, decoder_depth=0)
+    with torch.device("meta"), skip_init():
+        found: Any = family(model.family).model(config)
+    found.encoder = model.encoder
+    found.train(model.training)
+    processor: Any = model.preprocess
+    found.preprocess = processor and replace(processor, tokenizer=None)
+    found.load_report = model.load_report
+    return cast(Model, found)
 
 
 def text_tower(source: Source, seed: int) -> Model:

@@ -72,7 +72,8 @@ class TowersConfig(Config):
 
     def part_of(self, name: str) -> Config:
         """The config of the tower that takes the input `name`."""
-        return next((self.parts[m] for m in self.towers if name in MODALITIES[m].inputs.values()), self)
+        named = {m: (*MODALITIES[m].inputs.values(), *MODALITIES[m].alternatives) for m in self.towers}
+        return next((self.parts[m] for m in self.towers if name in named[m]), self)
 
     def flat(self) -> dict[str, Any]:
         """All fields by name, those of towers as `tower.field`."""

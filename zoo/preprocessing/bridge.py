@@ -7,12 +7,13 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from zoo.nn.frontends.waveform import min_samples_for, tokens_for
 from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor, modality_of
 from zoo.utils.errors import LoadError, check_keys
 
 PARTS = tuple(field.name for field in fields(MultimodalProcessor))
-OWN = ("token", "tokens_per_item", "around")
+OWN = ("token", "tokens_per_item", "around", "convolutions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,14 @@ class BridgeProcessor(MultimodalProcessor):
     each text apart.
 
     around: a token before and after each image; between two images that follow each other it stands once (Idefics).
+    convolutions: (kernel, stride) of those over the samples of a clip, whose number of tokens depends on its length.
     image or audio, text: the processors of the towers.
     """
 
     token: str = "<image>"
     tokens_per_item: int | None = None
     around: str = ""
+    convolutions: tuple[tuple[int, int], ...] | None = None
 
     @property
     def encoder(self) -> str:
@@ -61,6 +64,9 @@ class BridgeProcessor(MultimodalProcessor):
         self.check_markers(texts, counts, len(items))
         own = {name: options.pop(name) for name in MODALITIES[self.encoder].options if name in options}
         batch = self.part(self.encoder, items, **own) if items else {}
+        if items and (rows := len(next(iter(batch.values())))) != len(items):
+            raise ValueError(f"{len(items)} {MODALITIES[self.encoder].plural} became {rows} rows, and the text has a "
+                             "marker for each clip: too_long='windows' is not for these; cut the clips")  # fmt: skip
         numbers = iter(self.numbers_of_tokens(batch, len(items)))
         return self.part("text", [self.expand(each, numbers) for each in texts], **options) | batch
 
@@ -93,10 +99,24 @@ class BridgeProcessor(MultimodalProcessor):
         if (sizes := batch.get("image_sizes")) is not None:
             numbers: list[int] = self.image.numbers_of_tokens(sizes)
             return numbers
+        if self.convolutions is not None and items:
+            return self.tokens_of_clips(batch, items)
         if self.tokens_per_item is None and items:
             raise ValueError("the number of tokens of an item is not known: set model.preprocess = "
                              "dataclasses.replace(model.preprocess, tokens_per_item=...)")  # fmt: skip
         return [self.tokens_per_item or 0] * items
+
+    def tokens_of_clips(self, batch: Mapping[str, Tensor], items: int) -> list[int]:
+        """How many tokens clips of their own lengths have. Raises ValueError for one without any."""
+        values, mask = batch["input_values"], batch.get("audio_attention_mask")
+        samples = [values.shape[1]] * len(values) if mask is None else mask.sum(1).tolist()
+        kernels, strides = zip(*self.convolutions or ())
+        numbers = [tokens_for(each, kernels, strides) for each in samples]
+        if 0 in numbers:
+            clip = numbers.index(0)
+            raise ValueError(f"audio clip {clip} has {samples[clip]} samples, and a token needs "
+                             f"{min_samples_for(1, kernels, strides)}: pass a longer one")  # fmt: skip
+        return numbers
 
     def marked(self, text: str, count: int) -> str:
         """A text without markers, with those of its images before it."""
@@ -172,7 +192,8 @@ class BridgeProcessor(MultimodalProcessor):
         return found
 
     def fitted_to(self, config: Any) -> Self:
-        return replace(super().fitted_to(config), tokens_per_item=config.tokens_per_item)
+        own = {name: getattr(config, name) for name in ("tokens_per_item", "convolutions")}
+        return replace(super().fitted_to(config), **own)
 
     def check(self, config: Any) -> None:
         super().check(config)
@@ -195,10 +216,13 @@ class BridgeProcessor(MultimodalProcessor):
     @classmethod
     def from_parts(cls, values: Mapping[str, Any], parts: Mapping[str, Any]) -> Self:
         """From `to_dict` and the processors of the towers. Raises LoadError for an unknown key."""
+        values = {"convolutions": None, **values}  # which older files do not have
         check_keys("preprocess", values, [*PARTS, *OWN])
+        sizes = values["convolutions"]
         try:
-            return cls(**{name: values[name] for name in OWN}, **parts)
-        except TypeError as error:
+            pairs = None if sizes is None else tuple((int(kernel), int(stride)) for kernel, stride in sizes)
+            return cls(**{name: values[name] for name in OWN} | {"convolutions": pairs}, **parts)
+        except (TypeError, ValueError) as error:
             raise LoadError(f"preprocess: {error}") from None
 
 

@@ -108,11 +108,21 @@ class BridgeConfig(ConnectorConfig):
             size, step, prefix = pair(c.image_size), pair(c.patch_size), bool(c.distilled) + c.registers
         elif hasattr(c, "mel_bins") and hasattr(c, "stride"):
             size, step, prefix = (c.mel_bins, c.max_length), pair(c.stride), bool(c.distilled)
+        elif hasattr(c, "mel_bins") and hasattr(c, "frames"):
+            return int(c.frames // 2)
         else:
             return None
         patch = pair(c.patch_size)
         rows, columns = ((side - edge) // stride + 1 for side, edge, stride in zip(size, patch, step))
         return int(rows * columns + (0 if self.drop_prefix else prefix + c.class_token))
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int], ...] | None:
+        """(kernel, stride) of each convolution over the samples of a clip, if they determine its number of tokens."""
+        c: Any = self.encoder_part.config
+        if self.by != "projector" or not hasattr(c, "conv_kernels"):
+            return None
+        return tuple(zip(c.conv_kernels, c.conv_strides, strict=True))
 
     @property
     def feature_layers(self) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ def split_items(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
             length = masks[0].shape[1]
             end = int(masks[0][row].nonzero().max()) + 1
             own = {name: x[:, :end] if x.shape[1:2] == (length,) else x for name, x in own.items()}
+            own = {name: x for name, x in own.items() if not (name.endswith("attention_mask") and x.all())}
         found.append(own)
     return found
 

@@ -105,7 +105,8 @@ class Bridge(TowersModel):
         if text is not None and self.config.feature_token_id is not None:
             token = text.backend.id_to_token(self.config.feature_token_id) or token
         found: dict[str, Any] = {self.config.encoder: part, "text": text}
-        return self.processor_class(**found, token=token, tokens_per_item=self.config.tokens_per_item)
+        own: dict[str, Any] = {name: getattr(self.config, name) for name in ("tokens_per_item", "convolutions")}
+        return self.processor_class(**found, token=token, **own)
 
     def encoder_preprocess(self) -> Any:
         """The processor of a newly created encoder."""

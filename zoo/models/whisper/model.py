@@ -16,6 +16,7 @@ from zoo.models.whisper.mapping import OPENAI, TRANSFORMERS
 from zoo.nn.frontends.conv_spectrogram import ConvSpectrogramEmbedding
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.kv_cache import EncoderDecoderState
+from zoo.nn.stack import Stack
 from zoo.preprocessing.whisper import WhisperProcessor
 
 
@@ -23,6 +24,7 @@ from zoo.preprocessing.whisper import WhisperProcessor
 class WhisperConfig(EncoderDecoderConfig):
     """Config of Whisper; see EncoderDecoderConfig.
 
+    decoder_depth=0 with head=None: the encoder alone, as a tower of `zoo.bridge`.
     mel_bins, frames: size of the spectrograms, two frames a token of the encoder. max_length: of the texts, in tokens.
     """
 
@@ -40,8 +42,6 @@ class WhisperConfig(EncoderDecoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decoder_depth == 0:
-            raise ValueError("decoder_depth=0: Whisper has a decoder; model.encode(...) gives the encoder's states")
         if self.frames < 2 or self.frames % 2:
             raise ValueError(f"frames={self.frames}: expected an even number of frames, two for each token")
 
@@ -53,8 +53,20 @@ class Whisper(EncoderDecoder):
     the attention have no bias.
     """
 
-    inputs = ("input_features", "decoder_input_ids", "decoder_attention_mask")
+    inputs: tuple[str, ...] = ("input_features", "decoder_input_ids", "decoder_attention_mask")
     generation_options = ("input_features", "memory", "language", "task", "return_timestamps")
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__(config)
+        if self.decoder is None:
+            self.inputs = ("input_features",)
+
+    @property
+    def blocks(self) -> Stack:
+        """The blocks of the encoder alone. Raises AttributeError for a model with a decoder."""
+        if self.decoder is not None:
+            raise AttributeError("a Whisper with a decoder has two stacks: encoder.blocks and decoder.blocks")
+        return self.encoder.blocks
 
     def make_side(self, name: str) -> Side:
         c = self.config
@@ -96,6 +108,10 @@ class Whisper(EncoderDecoder):
         if unknown or input_features is None:
             input_features = self.check_inputs(unknown, input_features)
         memory = self.encode(input_features)
+        if self.decoder is None:
+            if decoder_input_ids is not None or decoder_attention_mask is not None:
+                raise self.input_error({"decoder_input_ids": decoder_input_ids})
+            return memory
         x = self.run_decoder(decoder_input_ids, decoder_attention_mask, memory, None)
         return x if self.head is None else self.head(x)
 

@@ -147,9 +147,7 @@ class WaveformEmbedding(nn.Module):
 
     def frames(self, samples: Any) -> Any:
         """Number of tokens for a number of samples, given as an int or a tensor."""
-        for kernel, stride in zip(self.kernels, self.strides):
-            samples = (samples - kernel) // stride + 1
-        return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
+        return tokens_for(samples, self.kernels, self.strides)
 
     @property
     def min_samples(self) -> int:
@@ -242,6 +240,13 @@ class WaveformEmbedding(nn.Module):
             raise ValueError(f"attention_mask has the shape {tuple(keep.shape)}, expected {tuple(waveforms.shape)}")
         if keep is not None and keep.is_floating_point():
             raise ValueError(f"attention_mask is {keep.dtype}, expected integers or bools, 1 for real samples")
+
+
+def tokens_for(samples: Any, kernels: Sequence[int], strides: Sequence[int]) -> Any:
+    """Number of tokens of a number of samples, given as an int or a tensor."""
+    for kernel, stride in zip(kernels, strides):
+        samples = (samples - kernel) // stride + 1
+    return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
 
 
 def min_samples_for(tokens: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
