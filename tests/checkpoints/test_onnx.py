@@ -243,6 +243,26 @@ def test_int8_is_smaller_and_as_accurate_as_it_says(tmp_path, exported, capsys):
     assert int8.measure_file(model, folder / "model.onnx", examples, labels) >= 0.5
 
 
+def test_weights_of_more_than_two_gigabytes_lie_beside_the_graph(tmp_path, monkeypatch):
+    """With a lower limit, which a small model is above, too."""
+    model, limit = classifier(), graph.ONE_FILE
+    assert 1.9e9 < limit < 2**31
+    monkeypatch.setattr(graph, "ONE_FILE", 1000)
+    parts, files = parts_of(model), []
+    graph.write_graph(graph.plain_float32(model, model.state_dict()), parts, tmp_path / "model.onnx")
+    (tmp_path / "elsewhere").mkdir()
+    for file in tmp_path.glob("model.onnx*"):
+        files.append(file.rename(tmp_path / "elsewhere" / file.name).name)
+    assert sorted(files) == ["model.onnx", "model.onnx.data"]
+    file = tmp_path / "elsewhere" / "model.onnx"
+    assert graph.compare(model, parts, file) <= 1e-5
+    whole = file.with_name("model.onnx.data").stat().st_size
+    int8.quantize_file(model, file, own_predictions(model), 0.5)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert file.with_name("model.onnx.data").stat().st_size < whole / 2
+    assert graph.open_session(file).get_inputs()
+
+
 def test_int8_is_refused_with_both_numbers(tmp_path, monkeypatch):
     values = iter([0.91, 0.85])
     monkeypatch.setattr(int8, "measure_file", lambda *_: next(values))

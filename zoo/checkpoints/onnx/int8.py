@@ -15,7 +15,8 @@ from zoo.checkpoints.accuracy_gate import (
     name_of_measure,
     preprocessed,
 )
-from zoo.checkpoints.onnx.graph import ONE_FILE, open_session, quiet, run
+from zoo.checkpoints.onnx import graph
+from zoo.checkpoints.onnx.graph import open_session, quiet, run
 from zoo.models.base import Model
 
 OPERATORS = ("MatMul", "Gemm", "Gather")  # linear layers and embeddings; convolutions would be slower in int8 on a CPU
@@ -39,7 +40,7 @@ def quantize_file(model: Model, file: Path, examples: Sequence[Example], toleran
             op_types_to_quantize=list(OPERATORS),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=sum(t.nbytes for t in model.state_dict().values()) > ONE_FILE,
+            use_external_data_format=sum(t.nbytes for t in model.state_dict().values()) > graph.ONE_FILE,
         )
     after = measure_file(model, small, examples, labels)
     change = Change(name_of_measure(model), before, after)
