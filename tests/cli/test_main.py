@@ -217,12 +217,12 @@ def test_the_console_script_is_this_function() -> None:
 
 
 def test_info_compares_kinds_at_a_length(capsys):
-    assert main(["info", "gpt_nano", "--length", "2048", "depth=2", "--attention", "linear"]) == 0
+    assert main(["info", "gpt_nano", "--length", "256", "depth=1", "--attention", "linear"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(lines) if "2,048 tokens" in line)
+    start = next(i for i, line in enumerate(lines) if "256 tokens" in line)
     rows = {line.split()[0]: line for line in lines[start:] if line.strip()}
     assert "this model" in rows["linear"] and "this model" not in rows["softmax"] and "performer" in rows
-    assert "6.29 MB" in rows["softmax"] and "6.29 MB" not in rows["linear"]  # two layers, keys and values
+    assert "393 kB" in rows["softmax"] and "393 kB" not in rows["linear"]  # one layer, keys and values
     assert main(["info", "t5_nano", "--length", "32"]) == 0
     assert "refused: linear attention has no scores" in " ".join(capsys.readouterr().out.split())
     assert main(["info", "gpt_nano", "attention=linear", "--attention", "linear"]) == 2

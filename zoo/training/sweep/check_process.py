@@ -13,12 +13,14 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import zoo.training.fit as fit  # `from zoo.training import fit` may be the function
+from zoo.data.synthetic import shapes
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
 from zoo.training.run_dir import RunError
@@ -62,6 +64,7 @@ def stop_before_training(run: Any, task: Any, *_: Any) -> None:
 def _main(script: str, file: str) -> int:
     fit._fit = stop_before_training  # type: ignore[assignment]
     fit.start_baseline = lambda *_: None
+    shapes.make_images = cache(shapes.make_images)  # drawn once for all values, which takes longer than most checks
     sys.path[0] = str(Path(script).parent)  # as `python script` has it
     try:
         print(json.dumps([check(script, words) for words in json.loads(Path(file).read_text())]))
