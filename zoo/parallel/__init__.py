@@ -3,6 +3,7 @@
 from zoo.utils.lazy import lazy_attributes
 
 _HOME = {
+    "batch_mesh": "zoo.parallel.plan",
     "Plan": "zoo.parallel.plan",
     "parallelize": "zoo.parallel.place",
     "shard": "zoo.parallel.fsdp",

@@ -20,20 +20,16 @@ def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) 
         mesh: One dimension; or two, copies and the processes that share each of them (HSDP).
         plan: Its mixed precision and CPU offload are used.
     """
-    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if isinstance(model, FSDPModule):
         return model
-    for module in model.modules():
-        for name, value in module.named_parameters(recurse=False):
-            if value.ndim == 0:  # scalars cannot be sharded; torch loads a vector of one element as a scalar, too
-                setattr(module, name, nn.Parameter(value.detach().reshape(1), value.requires_grad))
+    make_vectors(model)
     options = {} if plan is None else fsdp_options(plan)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, **options)
     fully_shard(model, mesh=mesh, **options)
-    for method in encode_methods(model):
-        register_fsdp_forward_method(model, method)
+    register_encode_methods(model)
     return model
 
 
@@ -49,29 +45,38 @@ def fsdp_options(plan: PlanSettings) -> dict[str, Any]:
     return options
 
 
-def encode_methods(model: nn.Module) -> list[str]:
-    """The methods beside `forward` that compute with the parameters of a model."""
-    return [name for name in dir(type(model)) if name == "encode" or name.startswith("encode_")]
-
-
-def replicate(model: nn.Module, mesh: DeviceMesh, *, divided: bool = False) -> nn.Module:
+def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Average gradients over a mesh of one dimension, in place (DDP); no effect if it was done already.
 
-    divided: whether the parameters are those of `zoo.parallel.tensor.divide`.
+    Unlike `DistributedDataParallel` this takes parameters that tensor parallelism has divided, and those without a
+    gradient.
     """
-    from torch.distributed._composable.replicate import DDP
-    from torch.distributed._composable.replicate import replicate as of_tensors
     from torch.distributed._composable.replicate_with_fsdp import ReplicateModule
-    from torch.distributed._composable.replicate_with_fsdp import replicate as of_distributed_tensors
+    from torch.distributed._composable.replicate_with_fsdp import replicate as average
 
-    if isinstance(model, DDP | ReplicateModule):
-        return model
-    if not divided:
-        of_tensors(model, process_group=mesh.get_group(), gradient_as_bucket_view=True)
-        return model
-    for module in (*blocks_of(model), model):
-        of_distributed_tensors(module, mesh=mesh)
+    if not isinstance(model, ReplicateModule):
+        make_vectors(model)
+        for module in (*blocks_of(model), model):
+            average(module, mesh=mesh)
+        register_encode_methods(model)
     return model
+
+
+def make_vectors(model: nn.Module) -> None:
+    """Replace scalar parameters, which FSDP2 does not take, by vectors of one element, which load from scalars."""
+    for module in model.modules():
+        for name, value in module.named_parameters(recurse=False):
+            if value.ndim == 0:
+                setattr(module, name, nn.Parameter(value.detach().reshape(1), value.requires_grad))
+
+
+def register_encode_methods(model: nn.Module) -> None:
+    """Let the methods beside `forward` that compute with the parameters of a model gather these first."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    for name in dir(type(model)):
+        if name == "encode" or name.startswith("encode_"):
+            register_fsdp_forward_method(model, name)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -32,5 +32,5 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
     if plan.shard > 1:
         shard(model, mesh["data", "shard"] if plan.data > 1 else mesh["shard"], plan)
     elif plan.data > 1:
-        replicate(model, mesh["data"], divided=plan.tensor > 1)
+        replicate(model, mesh["data"])
     return model

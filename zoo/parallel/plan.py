@@ -41,14 +41,18 @@ class Plan(PlanSettings):
     def mesh(self, device_type: str) -> DeviceMesh:
         """The mesh of the processes of this run, with the dimensions `DIMENSIONS` (those of size 1, too).
 
-        All processes call this. Raises ValueError if their number is not that of the plan.
+        All processes call this. `batch_mesh` of it are those that receive different parts of a batch.
+
+        Raises: ValueError if their number is not that of the plan.
         """
         world = dist.get_world_size() if dist.is_initialized() else 1
         if world != self.world:
             factors = " x ".join(f"{name}={size}" for name, size in self.sizes.items())
             raise ValueError(f"the plan is for {self.world} processes ({factors}), and there are {world}: start "
                              f"{self.world} processes, or change a factor of the plan")  # fmt: skip
-        return init_device_mesh(device_type, tuple(self.sizes.values()), mesh_dim_names=DIMENSIONS)
+        mesh = init_device_mesh(device_type, tuple(self.sizes.values()), mesh_dim_names=DIMENSIONS)
+        batch_mesh(mesh)
+        return mesh
 
     def check(self, model: nn.Module, batch_size: int | None = None) -> None:
         """Check that the plan divides a model, which may be on the meta device, and the batch of a step.
@@ -57,3 +61,11 @@ class Plan(PlanSettings):
             model cannot be divided in this way.
         """
         check(self, model, batch_size)
+
+
+def batch_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """The processes that receive different parts of a batch, `data` and `shard` of a mesh, as one dimension.
+
+    Losses over a whole batch, such as `clip_loss`, take its group.
+    """
+    return mesh["data", "shard"]._flatten("batch")  # that of the first call

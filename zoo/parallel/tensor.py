@@ -187,7 +187,7 @@ class Layout:
         for stack in self.paths:
             if isinstance(stack, Stack):
                 region = Region(self.ranks.size)
-                self.enter_region(stack, region, list(stack))
+                self.enter_region(region, *stack)
                 self.changes[stack].mixin = SequenceStack
                 self.changes[stack].attributes["region"] = region
                 for number, block in enumerate(stack):
@@ -196,16 +196,20 @@ class Layout:
         gated = [module for module in self.model.modules() if isinstance(module, GatedCrossAttention)]
         for module in gated:
             region = Region(self.ranks.size)
-            self.enter_region(module, region, [module])
+            self.enter_region(region, module)
             self.changes[module].mixin = SequenceGatedCross
             self.changes[module].attributes["region"] = region
 
-    def enter_region(self, owner: nn.Module, region: Region, parts: list[nn.Module]) -> None:
-        """Modules that compute with a part of the tokens: the gradients of their parameters are summed."""
+    def enter_region(self, region: Region, *parts: nn.Module) -> None:
+        """Modules that compute with a part of the tokens: the gradients of their parameters are summed.
+
+        But for a norm of the memory, whose tokens all processes have.
+        """
         for part in parts:
-            for module in part.modules():
-                self.set(module, SUMMED)
+            for path, module in part.named_modules():
                 self.regions[module] = region
+                if path != "memory_norm":
+                    self.set(module, SUMMED)
 
     # --- what follows ---------------------------------------------------------------------------------------------
 

@@ -98,6 +98,7 @@ class BlockSparseAttention(SoftmaxAttention):
     def __init__(self, spec: CoreSpec, block: int, random: int, max_length: int, always: bool = True) -> None:
         super().__init__(spec)
         self.block, self.random, self.max_length, self.always = block, random, max_length, always
+        self.all_heads = spec.heads  # of the layer, of which this process may compute a part
 
     @property
     def full(self) -> int:
@@ -133,7 +134,8 @@ class BlockSparseAttention(SoftmaxAttention):
     def layouts(self, blocks: int) -> tuple[Layout, ...]:
         """The layout of the blocks of each head."""
         spec = self.spec
-        return layouts(blocks, spec.heads, spec.layer, self.block, self.random, self.max_length)
+        found = layouts(blocks, self.all_heads, spec.layer, self.block, self.random, self.max_length)
+        return found[self.first_head : self.first_head + spec.heads]
 
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return super().weights(q, k, as_mask(mask) & self.seen_blocks(mask, k), self.with_repeated(bias, mask, k))
@@ -165,8 +167,8 @@ class BlockSparseAttention(SoftmaxAttention):
             return Blocks(self.block, self.full, last)
         spec = self.spec
         table = link_table(
-            tuple(counts), self.full, most, spec.heads, spec.layer, self.block, self.random, self.max_length
-        )
+            tuple(counts), self.full, most, self.all_heads, spec.layer, self.block, self.random, self.max_length
+        )[:, self.first_head : self.first_head + spec.heads]
         numbers = torch.tensor(counts, device=k.device)
         return Blocks(self.block, self.full, last, table.to(k.device), torch.searchsorted(numbers, last + 1))
 
