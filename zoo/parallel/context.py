@@ -145,7 +145,7 @@ def block_obstacle(block: Block) -> str | None:
         )
     if block.drop_path:
         return (
-            f"drop_path={block.drop_path:g} skips all tokens of a sample at once, and processes draw by themselves: "
+            f"drop_path={block.drop_path:g} skips all tokens of a sample at once, by random numbers of each process: "
             "set drop_path=0"
         )
     return None
