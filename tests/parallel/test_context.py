@@ -14,7 +14,7 @@ from torch import distributed as dist
 from tests.models import test_contract as single_towers
 from tests.models import test_contrast as contrasts
 from tests.models import test_encoder_decoder as encoder_decoders
-from zoo.nn.core import CORES, Core
+from zoo.nn.core import CORES
 from zoo.nn.recurrent_core import RecurrentCore
 from zoo.parallel.context import choose_method, context_parallel, slices_of
 from zoo.parallel.token_slices import TokenSlices
@@ -22,7 +22,7 @@ from zoo.parallel.token_slices import TokenSlices
 # Families whose layers are not plain attention.
 REFUSED = {
     "mamba": "Mamba", "mamba2": "Mamba2", "rwkv": "RWKV4", "retnet": "Retention",
-    "longformer": "LongformerAttention", "bigbird": "BlockSparseAttention",
+    "longformer": "LongformerAttention",
 }  # fmt: skip
 DIVIDED = [name for name in single_towers.SMALL if name not in REFUSED]
 IDS = torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -219,11 +219,6 @@ def test_layers_that_read_tokens_in_an_order_are_named(name: str) -> None:
         choose_method(single_towers.small(name).blocks, "blocks", 2, None)
 
 
-class OneHead(Core):
-    def weights(self, q: Tensor, k: Tensor, mask: Any = None, bias: Any = None) -> Tensor:
-        return self.scores(q, k, mask, bias).softmax(-1)
-
-
 @pytest.mark.parametrize(
     ("overrides", "ranks", "method", "message"),
     [
@@ -231,7 +226,7 @@ class OneHead(Core):
         ({"kv_heads": 1}, 2, "ulysses", "kv_heads=1 cannot be divided over 2 processes"),
         ({"attention": "performer"}, 3, None, "method='gather', blocks.0: attention='performer' is a recurrence"),
         ({"drop_path": 0.2}, 2, None, "blocks.1 cannot .* drop_path=0.2 skips all tokens of a sample"),
-        ({"attention": OneHead}, 2, None, "OneHead is not one of the built-in attention kinds"),
+        ({"mlp_dim": 8, "attention": "delta"}, 3, "gather", "attention='delta' is a recurrence over the tokens"),
     ],
 )
 def test_what_cannot_be_divided_says_why(overrides: dict, ranks: int, method: Any, message: str) -> None:

@@ -11,15 +11,13 @@ need, in one of two ways:
   https://arxiv.org/abs/2407.21783); the attention weights must be those of a query by itself, as with a softmax.
 """
 
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
-from zoo.nn.core import CORES
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import FrameClassificationHead, LMHead, TokenClassificationHead
 from zoo.nn.recurrent_core import RecurrentCore
@@ -129,20 +127,13 @@ def choose_method(stack: Stack, name: str, ranks: int, method: Method | None) ->
 def block_obstacle(block: Block) -> str | None:
     """Why the tokens of a block cannot be divided, by any method."""
     mixer = block.mixer
-    if type(mixer) is not Attention:
+    if computes_by(mixer) is not Attention:
         return (
-            f"its mixer is {type(mixer).__name__}, which reads tokens in an order or by projections of its own, not "
-            "plain attention: use data=, shard= or tensor= instead of context="
+            f"its mixer is {type(mixer).__name__}, which reads tokens in an order or by projections of its own, "
+            "not plain attention: use data=, shard= or tensor= instead of context="
         )
     if block.shifts_tokens:
         return f"its MLP {type(block.mlp).__name__} reads the token before: use data=, shard= or tensor= instead"
-    core: Any = mixer.core
-    built_in = type(core) is CORES.get(getattr(core, "kind", "")) and type(core).__module__.startswith("zoo.nn.")
-    if not built_in and not getattr(core, "heads_alike", False):
-        return (
-            f"{type(core).__name__} is not one of the built-in attention kinds, whose heads are known to be alike: set "
-            "`heads_alike = True` in its class if its maths does not depend on the number of a head"
-        )
     if block.drop_path:
         return (
             f"drop_path={block.drop_path:g} skips all tokens of a sample at once, by random numbers of each process: "
@@ -153,20 +144,20 @@ def block_obstacle(block: Block) -> str | None:
 
 def method_obstacle(block: Block, ranks: int, method: Method) -> str | None:
     """Why a method does not serve for the attention of a block."""
-    mixer = cast(Attention, block.mixer)
+    core = cast(Attention, block.mixer).core
     if method == "ulysses":
-        heads = {"heads": mixer.q, "kv_heads": mixer.k}
-        for name, linear in heads.items():
-            count = own_rows(linear) // mixer.head_dim
+        for name, count in (("heads", core.spec.heads), ("kv_heads", core.spec.kv_heads)):
             if count % ranks:
                 return f"{name}={count} cannot be divided over {ranks} processes: choose a divisor of {count}"
         return None
-    if isinstance(mixer.core, RecurrentCore):
-        return f"attention={mixer.core.kind!r} is a recurrence over the tokens, whose queries need all tokens before"
+    if isinstance(core, RecurrentCore):
+        return f"attention={core.kind!r} is a recurrence over the tokens, whose queries need all tokens before"
+    if not computes_by(core).__module__.startswith("zoo.nn."):
+        return f"{type(core).__name__} computes attention by a `forward` of its own, which may need all queries"
     return None
 
 
-def own_rows(linear: nn.Linear) -> int:
-    """Outputs of a layer in this process, of which tensor parallelism leaves a part."""
-    weight: Tensor = linear.weight.data
-    return (weight.to_local() if isinstance(weight, DTensor) else weight).shape[0]
+def computes_by(module: nn.Module) -> type:
+    """The class whose `forward` a module has, apart from what this package puts before it."""
+    classes = [cls for cls in type(module).__mro__ if not cls.__module__.startswith("zoo.parallel.")]
+    return next(cls for cls in classes if "forward" in vars(cls))

@@ -2,40 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.nn.core import Core
-from zoo.nn.index_functions import Index
-from zoo.nn.position_biases import Bias
+from zoo.nn.position_biases import BiasView
 from zoo.parallel.document_rows import SequenceMask
+from zoo.parallel.head_parts import HeadBias, HeadRange
 from zoo.parallel.token_slices import TokenSlices
-
-
-@dataclass(frozen=True, eq=False)
-class BiasOfHeads(Bias):
-    """A bias for `heads` heads from `start` on of those of `inner`."""
-
-    inner: Bias
-    start: int
-    heads: int
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        return self.inner.batch
-
-    @property
-    def hides(self) -> bool:  # type: ignore[override]
-        return self.inner.hides
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        return self.inner(b, h + self.start, q, k)
-
-    def on_device(self, keys: int, device: Any) -> Bias:
-        return BiasOfHeads(self.inner.on_device(keys, device), self.start, self.heads)
 
 
 class DividedCore(Core):
@@ -58,21 +36,42 @@ class HeadsCore(DividedCore):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, *gates: Tensor) -> Tensor:
         """q [B, H, n, P], k and v [B, G, n, P] of the tokens of this process -> [B, H, n, P]."""
-        q, k, v, *gates = self.slices.to_heads((q, k, v, *gates), self.tokens_of(mask))  # type: ignore[assignment]
-        with self.own_parameters():
-            return self.slices.to_tokens(super().forward(q, k, v, mask, bias, *gates))
+        tokens = self.tokens_of(mask)
+        if mask.inner.heads > 1:
+            raise ValueError("a mask that differs between heads is not divided by method='ulysses': use 'gather'")
+        q, k, v, *gates = self.slices.to_heads((q, k, v, *gates), tokens)  # type: ignore[assignment]
+        with self.own_heads() as own:
+            return self.slices.to_tokens(super().forward(q, k, v, mask, bias_of_heads(bias, own, mask), *gates))
 
     @contextmanager
-    def own_parameters(self) -> Iterator[None]:
-        """Within, parameters of the core, which have a row for each head, are those of the heads of this process."""
-        slices = self.slices
-        own = {name: x.chunk(slices.ranks)[slices.rank] for name, x in self.named_parameters(recurse=False)}
-        vars(self).update(own)  # found before parameters
+    def own_heads(self) -> Iterator[HeadRange]:
+        """Within, the core is one of the heads of this process, as its `spec` and `first_head` say."""
+        spec, first, (rank, ranks) = self.spec, self.first_head, (self.slices.rank, self.slices.ranks)
+        heads = spec.heads // ranks
+        self.spec = replace(spec, heads=heads, kv_heads=spec.kv_heads // ranks)
+        self.first_head = first + rank * heads
         try:
-            yield
+            yield HeadRange(rank * heads, heads)
         finally:
-            for name in own:
-                del vars(self)[name]
+            self.spec, self.first_head = spec, first
+
+    def own_parameter(self, value: Tensor) -> Tensor:
+        """The rows of this process of a parameter that has a row for each head."""
+        return value.chunk(self.slices.ranks)[self.slices.rank]
+
+
+def bias_of_heads(bias: Any, own: HeadRange, mask: SequenceMask) -> Any:
+    """A bias for some of its heads; all layers that add the same bias share it."""
+    if bias is None or bias.heads == 1:
+        return bias
+    key = bias, own
+    if key not in mask.cache:
+        if isinstance(bias, BiasView):
+            cache: dict[Any, Any] | None = None if bias.cache is None else {}
+            mask.cache[key] = replace(bias, inner=HeadBias(bias.inner, own), cache=cache)
+        else:
+            mask.cache[key] = HeadBias(bias, own)
+    return mask.cache[key]
 
 
 class KeysCore(DividedCore):
@@ -87,6 +86,17 @@ class KeysCore(DividedCore):
 def divide_core(core: Core, slices: TokenSlices, method: str) -> None:
     """Exchange what a core needs between the processes, in place; its parameters and their names stay."""
     cls: Any = type(core)
-    divided: Any = {"ulysses": HeadsCore, "gather": KeysCore}[method]
-    core.__class__ = type(f"Divided{cls.__name__}", (divided, cls), {"__module__": cls.__module__})
+    mixin = HeadsCore if method == "ulysses" else KeysCore
+    made: Any = type(f"Divided{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    for name in core.head_parameters if method == "ulysses" else ():
+        setattr(made, name, property(partial(read_own, made, name)))
+    core.__class__ = made
     core.slices = slices  # type: ignore[assignment]
+
+
+def read_own(cls: Any, name: str, core: Any) -> Any:
+    """A parameter of a core of class `cls` with a row for each head, as its own code reads it: the rows of this
+    process."""
+    value = core._parameters[name]
+    value = getattr(super(cls, core), name, value)  # tensor parallelism reads its part of it
+    return value if value is None else core.own_parameter(value)

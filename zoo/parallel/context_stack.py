@@ -17,7 +17,6 @@ from zoo.nn.masks import NO_MASK, MaskView
 from zoo.nn.padding import real_tokens
 from zoo.nn.rotary import Rotary
 from zoo.nn.stack import Stack
-from zoo.parallel.context_core import BiasOfHeads
 from zoo.parallel.document_rows import DocumentRows, SequenceMask, embed_each
 from zoo.parallel.token_slices import TokenSlices
 
@@ -56,7 +55,6 @@ class DividedStack(Stack):
         if lengths is not None:
             keep, _ = check_lengths(lengths, keep, x.new_empty(len(x), tokens), trust=True)
         keep = None if keep is None else real_tokens(keep)
-        context = replace(context, bias=self.bias_of_heads(context))
         context = context.for_forward(tokens, keep=keep, cache_biases=not self.checkpointing)
         return self.run(x, context, tokens, keep, layers)
 
@@ -86,25 +84,10 @@ class DividedStack(Stack):
         x = outputs[self.depth]
         return x if selected is None else (x, [outputs[i] for i in selected])
 
-    def bias_of_heads(self, context: Context) -> Any:
-        """The bias of a context, for the heads of this process if it computes some of them."""
-        bias = context.bias
-        if bias is None or bias.heads == 1 or self.method != "ulysses":
-            return bias
-        if bias.heads % self.slices.ranks:
-            raise ValueError(
-                f"a bias of {bias.heads} heads cannot be divided over {self.slices.ranks} processes: choose a divisor "
-                f"of {bias.heads}"
-            )
-        heads = bias.heads // self.slices.ranks
-        return BiasOfHeads(bias, self.slices.rank * heads, heads)
-
     def own_context(self, context: Context, tokens: int) -> Context:
         """The context of the tokens of this process, from one of the whole sequence."""
         part, mask, bias = self.slices.part(tokens), context.mask, context.bias
         assert isinstance(mask, MaskView)
-        if mask.inner.heads > 1 and self.method == "ulysses":
-            raise ValueError("a mask that differs between heads is not divided by method='ulysses': use 'gather'")
         q, k, documents = mask.q, mask.k, mask.documents if isinstance(mask, SequenceMask) else None
         if self.method == "gather" and not (documents is None and bias is None and self.sees_all(mask, tokens)):
             if q is None:
@@ -159,9 +142,7 @@ class DividedText(nn.Module):
         x = embed_each(super(), slices.take(input_ids), slices.take(rows.positions), *(
             None if x is None else slices.take(x) for x in (types, more.get("words"))
         ))  # fmt: skip
-        context = self.context(rows.positions)
-        context = replace(context, bias=self.blocks.bias_of_heads(context))
-        context = rows.context(context, cache_biases=not self.blocks.checkpointing)
+        context = rows.context(self.context(rows.positions), cache_biases=not self.blocks.checkpointing)
         return self.blocks.run(x, context, input_ids.shape[1], rows.keep, layers)
 
 
