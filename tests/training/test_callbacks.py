@@ -84,6 +84,7 @@ class FakeTrainer:
     """What the callbacks of a run read of a trainer, and its checkpoints, which only have the step."""
 
     sanity_checking, is_global_zero, world_size, max_steps, should_stop, global_step = False, True, 1, 100, False, 0
+    strategy = None
 
     def __init__(self, ready: int = 1, accumulate: int = 1) -> None:
         self.state, self.callback_metrics, self.accumulate_grad_batches = SimpleNamespace(fn="fit"), {}, accumulate

@@ -269,7 +269,7 @@ class BestAndLastCheckpoints(Checkpoint):
         """Write `last.ckpt`. `best.ckpt` is copied first, so that a kill never leaves a last without its best."""
         self._saved_at = trainer.global_step
         new, strategy = self.folder / "new.ckpt", trainer.strategy
-        if isinstance(strategy, ShardedStrategy):  # it writes while training goes on
+        if isinstance(strategy, ShardedStrategy):  # it writes during the next steps
             strategy.then = partial(self._keep, new, improved)
             trainer.save_checkpoint(new)
             return
@@ -291,6 +291,11 @@ class BestAndLastCheckpoints(Checkpoint):
             copy_whole(new, self.folder / "best.ckpt")
         replace_whole(new, self.folder / "last.ckpt")
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let Lightning, which counts micro-batches, validate at the same steps if a step has another number of them
+        now."""
+        count_micro_batches(checkpoint, trainer.accumulate_grad_batches)
+
     def state_dict(self) -> dict[str, Any]:
         """State to be saved in the checkpoint."""
         return {"best": self.best, "best_step": self.best_step, "best_metrics": self.best_metrics,
@@ -303,6 +308,15 @@ class BestAndLastCheckpoints(Checkpoint):
         self.best_metrics = state_dict.get("best_metrics", {})
         self.stop_value_of_best = state_dict.get("stop_value_of_best")
         self.stop_best, self.worse = state_dict.get("stop_best"), state_dict.get("worse", 0)
+
+
+def count_micro_batches(checkpoint: dict[str, Any], per_step: int) -> None:
+    """Change the numbers of micro-batches in a checkpoint, which ends with a whole step, to `per_step` for each."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    steps, before = checkpoint["global_step"], progress["total"]["ready"]
+    for counts in (progress["total"], progress["current"]) if before else ():
+        ready = counts["ready"] * per_step * steps // before
+        counts |= {name: ready - (counts["ready"] - count) for name, count in counts.items()}  # callbacks come between
 
 
 def wait(trainer: L.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of runs whose model is sharded: a folder with a file of each process, written while training goes on.
+"""Checkpoints of runs whose model is sharded: a folder with a file of each process, written during the next steps.
 
 last.ckpt/
   meta.pt                                     steps, schedule, settings: what is not a tensor of the model or optimizer
@@ -134,7 +134,7 @@ class StoredCheckpoint:
         return list(self._tensors if self._shards is None else self._shards.shapes)
 
     def read(self, name: str, part: tuple[slice, ...] | None = None) -> Tensor:
-        """A part of a tensor, or all of it. A scalar may be asked for as a vector of one value, as FSDP2 has it."""
+        """A part of a tensor, or all of it. A scalar is also read as the vector of one value that FSDP2 has."""
         if self._shards is not None:
             fits = part is not None and len(part) == len(self._shards.shapes.get(name, ()))
             return self._shards.read(name, part if fits else None)

@@ -45,6 +45,20 @@ def clear_decision() -> None:
     os.environ.pop(_DECISION, None)
 
 
+def start_group() -> None:
+    """Start the process group of a process of torchrun, with names of its own for each start.
+
+    torchrun keeps one store over all of its restarts: a process that finds the address of one that has died there,
+    because the new one has not written its own yet, cannot connect.
+    """
+    from torch import distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(iter(rendezvous("env://")))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(store=dist.PrefixStore(f"start_{start}", store), rank=rank, world_size=world)
+
+
 def _broadcast(value: Any) -> Any:
     import torch
     from torch import distributed as dist
@@ -52,7 +66,7 @@ def _broadcast(value: Any) -> Any:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group()
+        start_group()
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]

@@ -77,8 +77,9 @@ def write_tensors(
 
     tensors: (name, values) in `file_order(specs)`, on any device. Raises ValueError for another order, type or shape.
     """
+    start = header(specs, metadata)
     with open(file, "wb") as stream:
-        checksum = _write(stream, header(specs, metadata), 0)
+        checksum = _write(stream, start, 0)
         names = iter(file_order(specs))
         for name, tensor in tensors:
             expected = next(names, None)
@@ -87,7 +88,7 @@ def write_tensors(
             checksum = _write(stream, _bytes(tensor), checksum)
         if (missing := next(names, None)) is not None:
             raise ValueError(f"the tensor {missing!r} was described and has no values")
-    return file.stat().st_size, checksum
+        return len(start) + sum(spec.nbytes for spec in specs.values()), checksum
 
 
 def split_files(specs: Mapping[str, Spec], limit: int) -> dict[str, list[str]]:
