@@ -28,13 +28,7 @@ def add_command(command: Callable[..., Any]) -> None:
         metavar="TEXT",
         help="a pair of texts, or a question and its context (repeatable)",
     )
-    columns = new.add_argument_group("tables (default: the column of the run, or with a common name; format as found)")
-    one = columns.add_mutually_exclusive_group()
-    one.add_argument("--column", metavar="NAME", help="inputs of any model")
-    one.add_argument("--text-column", metavar="NAME", help="texts; two names for pairs: premise,hypothesis")
-    one.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
-    one.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
-    add_format_flags(columns)
+    add_column_flags(new)
     add_output_flags(new)
     new.add_argument(
         "--batch-size", type=int, metavar="N", help="inputs that are computed at once (default: by length)"
@@ -69,6 +63,19 @@ def add_command(command: Callable[..., Any]) -> None:
     )
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
+
+
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    """The columns of tables, and their format."""
+    columns = parser.add_argument_group(
+        "tables (default: the column of the run, or with a common name; format as found)"
+    )
+    one = columns.add_mutually_exclusive_group()
+    one.add_argument("--column", metavar="NAME", help="inputs of any model")
+    one.add_argument("--text-column", metavar="NAME", help="texts; two names for pairs: premise,hypothesis")
+    one.add_argument("--image-column", metavar="NAME", help="image files, relative to the table, or their bytes")
+    one.add_argument("--audio-column", metavar="NAME", help="audio files, relative to the table, or their bytes")
+    add_format_flags(columns)
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:

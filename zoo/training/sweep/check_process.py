@@ -64,7 +64,7 @@ def stop_before_training(run: Any, task: Any, *_: Any) -> None:
 def _main(script: str, file: str) -> int:
     fit._fit = stop_before_training  # type: ignore[assignment]
     fit.start_baseline = lambda *_: None
-    shapes.make_images = cache(shapes.make_images)  # drawn once for all values, which takes longer than most checks
+    shapes.make_images = cache(shapes.make_images)  # made once for all values, which takes longer than most checks
     sys.path[0] = str(Path(script).parent)  # as `python script` has it
     try:
         print(json.dumps([check(script, words) for words in json.loads(Path(file).read_text())]))
