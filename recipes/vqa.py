@@ -10,7 +10,8 @@
 
 The synthetic scenes have two objects of 4 shapes and 6 colors. The questions are about numbers, colors, shapes,
 relations and comparisons; the test scenes have combinations of color and shape, and of two shapes and a relation, that
-do not occur in training. An answer counts if it is written exactly.
+do not occur in training. Training begins with objects that have one name, "a circle" or "a red object". An answer
+counts if it is written exactly.
 
 Beside the accuracy of each type of questions stand that of the same model with the images of other questions, of a
 decoder that was trained without images, and of a linear classifier of the images without questions. The run folder has
@@ -25,7 +26,7 @@ from zoo.training.recipes.image_text_config import VQASettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "epochs=15", "emoji": "epochs=60"}
+LONGER_RUNS = {"synthetic": "epochs=30", "emoji": "epochs=60"}
 
 
 def train(run: Run) -> Result:
