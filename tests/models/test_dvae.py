@@ -427,6 +427,18 @@ def test_a_dead_code_moves_next_to_the_code_with_the_greatest_error():
         VectorQuantizer(4, 2, 0.0).update(found)
 
 
+def test_a_split_code_shares_its_vectors_in_many_dimensions():
+    q = VectorQuantizer(3, 64, 0.5)
+    q.initialize(lambda name: torch.Generator().manual_seed(0))
+    q.weight.copy_(torch.tensor([0.0, 50.0, -50.0])[:, None].expand(3, 64))
+    vectors = torch.randn(1, 64, 20, 20, generator=torch.Generator().manual_seed(1))
+    before = q(vectors)
+    assert (before == 0).all()
+    q.update(q.statistics(vectors, before), generator=torch.Generator().manual_seed(2))
+    shares = torch.bincount(q(vectors).flatten(), minlength=3) / before.numel()
+    assert shares[0] > 0.2 and shares[1:].sum() > 0.2
+
+
 def updated(rank: int) -> list[Tensor]:
     q = quantizer()
     mine = grid(ROWS[rank * 3 : rank * 3 + 3 if rank == 0 else None])

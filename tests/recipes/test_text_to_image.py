@@ -124,6 +124,16 @@ def test_what_it_refuses(words: list[str], says: str, tmp_path: Path, capsys: py
 # --- the judge --------------------------------------------------------------------------------------------------------
 
 
+def test_the_judge_learns_from_blurred_images_with_noise() -> None:
+    images = torch.full((6, 3, 8, 8), 100, dtype=torch.uint8)
+    images[:, :, 3] = 200
+    seen = scene_judge.degraded(images, torch.Generator().manual_seed(0))
+    middle, beside = seen[:, :, 3].mean((1, 2)), seen[:, :, 4].mean((1, 2))
+    assert (middle < 200 / 255 + 0.03).all() and (beside > 100 / 255 - 0.03).all()
+    assert middle.max() - middle.min() > 0.05  # each image to another degree
+    assert abs(seen.mean() - images.float().mean() / 255) < 0.01
+
+
 def test_what_is_right_in_a_scene() -> None:
     red, blue = (0, 0, 1), (1, 4, 2)
     scene = ObjectScene((red, blue), 1)

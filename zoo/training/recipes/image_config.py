@@ -24,6 +24,8 @@ class TextToImageDataSettings(CaptionDataSettings):
     Attributes:
         captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
             several captions: training samples one of them per epoch, evaluation takes the first.
+        partly_named: Fraction of the synthetic training scenes whose objects lack a name of the color or of the shape,
+            so that neither says anything about the other: `a circle left of a red object`.
     """
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class ImageTokenizerStageSettings:
     name: str = "vqvae_tiny"
     source: str | None = None
     pixels: int = 32
-    codes: int = 512
+    codes: int = 1024
     train_steps: int = 3000
     train_batch_size: int = 32
     peak_lr: float = 2e-3
