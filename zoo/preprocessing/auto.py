@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.preprocessing.bridge import PARTS, BridgeProcessor
+from zoo.preprocessing.gemma3 import Gemma3Processor
 from zoo.preprocessing.modality import MODALITIES
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.paligemma import PaliGemmaProcessor
@@ -14,6 +15,7 @@ from zoo.utils.files import parse_json, read_text
 
 KINDS: dict[str, Any] = {kind: cls for record in MODALITIES.values() for kind, cls in record.processors.items()}
 KINDS |= {"pair": MultimodalProcessor, "bridge": BridgeProcessor, "paligemma": PaliGemmaProcessor}
+KINDS |= {"gemma3": Gemma3Processor}
 
 
 def processor_from_dict(values: Mapping[str, Any] | None, folder: Path = Path()) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -31,10 +31,25 @@ class BridgeProcessor(MultimodalProcessor):
     image or audio, text: the processors of the towers.
     """
 
+    own: ClassVar[tuple[str, ...]] = OWN  # the fields beside the processors of the towers
+
     token: str = "<image>"
     tokens_per_item: int | None = None
     around: str = ""
     convolutions: tuple[tuple[int, int], ...] | None = None
+
+    @classmethod
+    def of_model(cls, config: Any, **parts: Any) -> Self:
+        """The processor of a model with this config, from those of its towers."""
+        text, number = parts.get("text"), config.feature_token_id
+        token = None if text is None or number is None else text.backend.id_to_token(number)
+        own = {name: getattr(config, name) for name in ("tokens_per_item", "convolutions")}
+        return cls(**parts, token=token or f"<{config.encoder}>", **own)
+
+    @property
+    def feature_token(self) -> str:
+        """The token whose places the features take."""
+        return self.token
 
     @property
     def encoder(self) -> str:
@@ -197,10 +212,13 @@ class BridgeProcessor(MultimodalProcessor):
 
     def check(self, config: Any) -> None:
         super().check(config)
-        if self.text is not None and (found := self.text.backend.token_to_id(self.token)) != config.feature_token_id:
+        if (
+            self.text is not None
+            and (found := self.text.backend.token_to_id(self.feature_token)) != config.feature_token_id
+        ):
             raise ValueError(
-                f"the marker {self.token!r} is token {found} of the tokenizer, but the model reads features at token "
-                f"{config.feature_token_id}: the tokenizer does not belong to this model"
+                f"the marker {self.feature_token!r} is token {found} of the tokenizer, but the model reads features at "
+                f"token {config.feature_token_id}: the tokenizer does not belong to this model"
             )
 
     # --- files ----------------------------------------------------------------------------------------------------
@@ -209,7 +227,7 @@ class BridgeProcessor(MultimodalProcessor):
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in OWN}
+        own = {name: getattr(self, name) for name in self.own}
         towers = {name: part and part.to_dict() for name in PARTS for part in [getattr(self, name)]}
         return {"kind": "bridge"} | own | towers
 
@@ -217,11 +235,11 @@ class BridgeProcessor(MultimodalProcessor):
     def from_parts(cls, values: Mapping[str, Any], parts: Mapping[str, Any]) -> Self:
         """From `to_dict` and the processors of the towers. Raises LoadError for an unknown key."""
         values = {"convolutions": None, **values}  # which older files do not have
-        check_keys("preprocess", values, [*PARTS, *OWN])
+        check_keys("preprocess", values, [*PARTS, *cls.own])
         sizes = values["convolutions"]
         try:
             pairs = None if sizes is None else tuple((int(kernel), int(stride)) for kernel, stride in sizes)
-            return cls(**{name: values[name] for name in OWN} | {"convolutions": pairs}, **parts)
+            return cls(**{name: values[name] for name in cls.own} | {"convolutions": pairs}, **parts)
         except (TypeError, ValueError) as error:
             raise LoadError(f"preprocess: {error}") from None
 

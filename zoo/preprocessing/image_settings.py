@@ -51,6 +51,7 @@ def class_defaults(kind: str) -> dict[str, Any]:
         "CLIP": openai | crop | {"size": {"shortest_edge": 224}},
         "Blip": openai | {"size": 384, "resample": 3, "do_center_crop": False},
         "Siglip": half | {"size": 224, "resample": 3, "do_center_crop": False},
+        "Gemma3": half | {"size": 224, "resample": 2, "do_center_crop": False},
         "Idefics": openai | {"size": 224, "resample": 3, "do_center_crop": False},
     }
     stem = kind

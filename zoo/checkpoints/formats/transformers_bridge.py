@@ -51,12 +51,10 @@ def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tu
     if image is None and text is None:
         return None, notes
     marker = config.feature_token_id
-    token = None if text is None or marker is None else text.backend.id_to_token(marker)
-    if text is not None and token is None:
+    if text is not None and (marker is None or text.backend.id_to_token(marker) is None):
         notes.append(f"model.preprocess has no tokenizer: it has no token {marker}, which marks the images")
         text = None
-    token = token or f"<{config.encoder}>"
-    return cls(image=image, text=text, token=token, tokens_per_item=config.tokens_per_item), notes
+    return cls.of_model(config, image=image, text=text), notes
 
 
 def read_image_processor(values: Mapping[str, Any], config: Any) -> ImageProcessor | TiledImageProcessor:

@@ -47,12 +47,12 @@ class ImagesOfPrompt:
     def continues(self, state: StackState, dropped: int) -> bool:
         """Whether the state can read what comes after it. dropped: how many tokens of images it was cropped by.
 
-        By cross-attention it has to have the same images. With more or fewer images than places it cannot: at the start
-        of a text the model refuses them.
+        By cross-attention, and in Gemma 3, it has to have the same images. With more or fewer images than places it
+        cannot: at the start of a text the model refuses them.
         """
         places = self.places
         same = not dropped and all(place < state.length for place in places)
-        return len(places) == len(self.tokens()) and (same or self.model.gated_cross is None)
+        return len(places) == len(self.tokens()) and (same or not self.model.images_at_start)
 
     def after(self, length: int) -> Any:
         """The features for the state that has read `length` tokens; None if it has those of all images."""

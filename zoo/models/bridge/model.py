@@ -52,6 +52,7 @@ class Bridge(TowersModel):
     connector: nn.Module
     text: Any
     processor_class: ClassVar[type[BridgeProcessor]] = BridgeProcessor
+    images_at_start: bool = False  # whether all images of a text have to be read with its first tokens
     places_checked: bool = False  # whether those of a batch on a GPU were
 
     def __init__(self, config: BridgeConfig, towers: Mapping[str, Model] | None = None) -> None:
@@ -66,6 +67,7 @@ class Bridge(TowersModel):
             )
         self.connector = self.make_connector()
         self.gated_cross = self.make_cross() if config.by == "cross" else None
+        self.images_at_start = self.images_at_start or self.gated_cross is not None
         documents = ["document_ids"] if self.gated_cross is None else []
         self.inputs = ("input_ids", "attention_mask", *documents, "lengths", *self.encoder_names())
         self.generation_options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
@@ -101,12 +103,7 @@ class Bridge(TowersModel):
         """The processors of the towers; the text tower's needs files, so that a newly created model has none."""
         encoder, text = self.encoder, self.text.preprocess
         part = encoder.preprocess or self.encoder_preprocess()
-        token = f"<{self.config.encoder}>"
-        if text is not None and self.config.feature_token_id is not None:
-            token = text.backend.id_to_token(self.config.feature_token_id) or token
-        found: dict[str, Any] = {self.config.encoder: part, "text": text}
-        own: dict[str, Any] = {name: getattr(self.config, name) for name in ("tokens_per_item", "convolutions")}
-        return self.processor_class(**found, token=token, **own)
+        return self.processor_class.of_model(self.config, **{self.config.encoder: part, "text": text})
 
     def encoder_preprocess(self) -> Any:
         """The processor of a newly created encoder."""
