@@ -69,7 +69,8 @@ def image_sets(n: int = 52, seed: int = 0) -> ImageSplits:
 
 def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
              callbacks: tuple[L.Callback, ...] = (),
-             task: Callable[..., ClassificationTask] = ClassificationTask) -> Result:  # fmt: skip
+             task: Callable[..., ClassificationTask] = ClassificationTask,
+             model: Callable[[int], nn.Module] = standin) -> Result:  # fmt: skip
     """Train the stand-in with command line options, as a recipe does, but without saving a model folder."""
     import zoo.training.fit as fit
     from zoo.training import save_run
@@ -87,7 +88,7 @@ def tiny_run(folder: Path, *words: str, batches: list[Any] | None = None,
         s = run.config
         data = ImageDataModule(sets.with_validation(s.trainer.val_fraction, s.seed), s.data.batch_size, seed=s.seed,
                                augment=s.data.augment, num_workers=s.data.num_workers)  # fmt: skip
-        made = task(standin(s.seed), optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
+        made = task(model(s.seed), optim=s.optim, label_smoothing=s.task.label_smoothing, augment=data.augment,
                     ema=s.trainer.ema, seed=s.seed)  # fmt: skip
         return fit.fit(run, made, data)
     finally:

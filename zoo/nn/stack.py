@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from zoo.nn.padding import Groups, count_real, group_rows, pack_rows, real_token
 class Stack(nn.Module):
     """Blocks and the final norm. In all models the attribute `blocks`: `blocks.0`, ..., `blocks.norm`.
 
-    checkpointing: recompute activations in the backward pass instead of storing them.
+    checkpointing: recompute activations in the backward pass instead of storing them. keeps: further arguments of
+    `torch.utils.checkpoint.checkpoint`, such as the `context_fn` of a policy of what is stored all the same.
     """
+
+    keeps: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, blocks: Iterable[Block], norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class Stack(nn.Module):
             own = context.layer(i) if isinstance(context.rotary, tuple) else context
             cache = None if state is None else state[i]
             for part in (block,) if before is None or i not in before else (before[i], block):
-                x = checkpoint(part, x, own, use_reentrant=False) if recompute else part(x, own, cache)
+                x = checkpoint(part, x, own, use_reentrant=False, **self.keeps) if recompute else part(x, own, cache)
             if selected is not None and i in selected:
                 outputs[i] = x
         if state is not None:

@@ -1,12 +1,16 @@
 """Place a model on the processes of a mesh, as a plan says."""
 
+from weakref import WeakSet
+
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from zoo.nn.stack import Stack
+from zoo.parallel.checkpointing import recompute
 from zoo.parallel.fsdp import replicate, shard
 from zoo.parallel.plan import Plan
 from zoo.parallel.tensor import divide
+
+_PLACED: WeakSet[nn.Module] = WeakSet()
 
 
 def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
@@ -21,12 +25,14 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
         plan: The plan.
         mesh: `plan.mesh(device_type)`.
 
-    Raises: ValueError as `Plan.check`.
+    A model that was placed before stays as it is. Raises: ValueError as `Plan.check`.
     """
+    if model in _PLACED:
+        return model
     plan.check(model)
-    for stack in model.modules():
-        if isinstance(stack, Stack) and plan.checkpointing is not None:
-            stack.checkpointing = True
+    _PLACED.add(model)
+    if plan.checkpointing is not None:
+        recompute(model, plan.checkpointing)
     if plan.tensor > 1:
         divide(model, mesh["tensor"], sequence=plan.sequence)
     if plan.shard > 1:

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from zoo.parallel.checks import check
 from zoo.parallel.config import DIMENSIONS, PlanSettings
+from zoo.parallel.describe import describe
 from zoo.utils.errors import did_you_mean
 
 
@@ -61,6 +62,17 @@ class Plan(PlanSettings):
             model cannot be divided in this way.
         """
         check(self, model, batch_size)
+
+    def describe(self, model: nn.Module) -> str:
+        """A table: each group of parameters, how it is divided, and what a process holds of it, in numbers and bytes.
+
+        Args:
+            model: A whole model, before `parallelize`; it may be on the meta device.
+
+        Raises: ValueError as `check`.
+        """
+        check(self, model)
+        return describe(self, model)
 
 
 def batch_mesh(mesh: DeviceMesh) -> DeviceMesh:

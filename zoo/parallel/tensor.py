@@ -81,7 +81,7 @@ class Layout:
 
     def check_parts(self) -> None:
         """Raise ValueError for modules whose computation cannot be divided."""
-        for path, module in self.paths.items():
+        for module, path in self.paths.items():
             name = type(module).__name__
             if isinstance(module, Mixer) or (getattr(module, "shifts_tokens", False) and not isinstance(module, Block)):
                 raise ValueError(f"plan: tensor={self.ranks.size}: {path} is a {name}, whose channels this plan does "
@@ -217,14 +217,15 @@ class Layout:
         """How a parameter of a module is divided."""
         return self.changes[module].divisions.get(name, WHOLE) if module in self.changes else WHOLE
 
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter, Division]]:
-        """(name, parameter, how it is divided), those with several names once."""
-        seen = set()
-        for path, module in self.model.named_modules():
-            for name, value in module._parameters.items():
-                if value is not None and value not in seen:
-                    seen.add(value)
-                    yield f"{path}.{name}".removeprefix("."), value, self.division(module, name)
+
+def named_values(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    """(name, parameter, its module) of all parameters, those with several names once."""
+    seen = set()
+    for path, module in model.named_modules():
+        for name, value in module._parameters.items():
+            if value is not None and value not in seen:
+                seen.add(value)
+                yield f"{path}.{name}".removeprefix("."), value, module
 
 
 def check_linear(path: str, owner: nn.Module) -> None:

@@ -12,11 +12,13 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
 from zoo.parallel.fsdp import shard
+from zoo.parallel.gradients import clip_by_norm, local, total_norm
+from zoo.parallel.place import parallelize
+from zoo.parallel.plan import batch_mesh
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.cuda_graph import GraphedModel
@@ -149,7 +151,10 @@ class Task(L.LightningModule):
     @property
     def _group(self) -> dist.ProcessGroup | None:
         """The process group whose rows make up a batch; None is the default group."""
-        return None if self.device_mesh is None else self.device_mesh["data_parallel"].get_group()
+        mesh = self.device_mesh
+        if mesh is None:
+            return None
+        return (batch_mesh(mesh) if hasattr(self.trainer.strategy, "plan") else mesh["data_parallel"]).get_group()
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn accumulated gradients into those of the mean loss over the items of the whole step.
@@ -166,7 +171,7 @@ class Task(L.LightningModule):
         self._step_loss = sums[0] / total
         assert self._usual_count is not None
         factor = self.trainer.accumulate_grad_batches * world * self._usual_count / total
-        torch._foreach_mul_([p.grad for p in optimized(optimizer) if p.grad is not None], factor)
+        torch._foreach_mul_([local(p.grad) for p in optimized(optimizer) if p.grad is not None], factor)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -177,12 +182,11 @@ class Task(L.LightningModule):
         flag on the device, so that nothing waits for it; for others the gradients are dropped.
         """
         parameters = optimized(optimizer)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+            clip_by_norm(parameters, gradient_clip_val, norm)
         elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self._finite = norm.isfinite()
         step = self.trainer.global_step
         self.guard.watch(self._step_loss, norm, step, self._micro_batches, scaled=self.scaled)
@@ -265,10 +269,11 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_model(self) -> None:
-        """Shard the model and its moving average if the strategy provides a device mesh (FSDP2)."""
-        if self.device_mesh is not None:
+        """Place the model and its moving average if the strategy provides a device mesh: by its plan, or by FSDP2."""
+        if (mesh := self.device_mesh) is not None:
+            plan = getattr(self.trainer.strategy, "plan", None)
             for model in filter(None, (self.model, self.ema)):
-                shard(model, self.device_mesh["data_parallel"])
+                shard(model, mesh["data_parallel"]) if plan is None else parallelize(model, plan, mesh)
 
     def on_fit_start(self) -> None:
         """Set the folder for a failing batch, and pair the moving average with the model (now placed and sharded)."""

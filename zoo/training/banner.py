@@ -79,8 +79,8 @@ def describe_end(run: Run, steps: int, seconds: float | None) -> str:
 
 def expected_seconds(run: Run, task: Task, steps: int, steps_per_epoch: int, loaders: Any) -> float | None:
     """Estimated seconds of the run, from the time of a few passes over a small batch; None if they are not known."""
-    t = run.config.trainer
-    if steps <= 0 or distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or t.strategy == "fsdp2":
+    t, divided = run.config.trainer, devices.is_divided(run.config)
+    if steps <= 0 or distributed.rank() != 0 or not isinstance(loaders, KeyedDataModule) or divided:
         return None
     assert run.data is not None
     sample = SamplePass(task, loaders.sample(), t.accelerator, t.precision)
@@ -98,7 +98,7 @@ def describe_resume(run: Run, task: Task, steps: int, loaders: Any) -> str:
     t = run.config.trainer
     if t.accelerator != "cuda" or t.deterministic or steps <= 0 or not isinstance(loaders, KeyedDataModule):
         return ""
-    if t.strategy == "fsdp2" or SamplePass(task, loaders.sample(), t.accelerator, t.precision).repeats():
+    if devices.is_divided(run.config) or SamplePass(task, loaders.sample(), t.accelerator, t.precision).repeats():
         return ""
     return ("equal to rounding only: kernels of this GPU give other gradients for the same batch; deterministic=true "
             "makes it exact")  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zoo.data.config import DataSettings
+from zoo.parallel.config import PlanSettings
 from zoo.tasks.config import ClassificationSettings, OptimSettings, _within
 
 MODEL_FIELDS = {
@@ -160,6 +161,7 @@ class RunSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     run_dir: str | None = None
     resume: Literal["auto", "never", "must"] = "auto"
     seed: int = 0

@@ -4,6 +4,7 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from zoo.parallel.config import PlanSettings
 from zoo.training.config import RunSettings, TrainerSettings
 from zoo.utils.cpu_features import CPUFeatures
 
@@ -65,13 +66,37 @@ def settle(settings: RunSettings) -> Any:
     devices = trainer.devices or available
     if accelerator == "cuda" and devices > available:
         raise ValueError(f"devices={devices}: this machine has {available} GPUs")
-    parts = devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    plan = settle_plan(settings, devices * trainer.num_nodes)
+    copies = devices * trainer.num_nodes if plan.world == 1 else plan.batch_parts
+    parts = copies * trainer.accumulate_grad_batches
     size = getattr(getattr(settings, "data", None), "batch_size", parts)
     if size % parts:
-        raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of devices x "
-                         f"num_nodes x accumulate_grad_batches = {parts}")  # fmt: skip
+        factors = "devices x num_nodes" if plan.world == 1 else "plan.data x plan.shard"
+        raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of {factors} x "
+                         f"accumulate_grad_batches = {parts}")  # fmt: skip
     settled = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
-    return replace(settings, trainer=settled)
+    return replace(settings, trainer=settled, plan=plan)
+
+
+def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
+    """The plan for all processes: those that it does not name hold further copies (`data`).
+
+    Raises: ValueError if they cannot, and for settings that a plan does not go with.
+    """
+    plan, trainer = settings.plan, settings.trainer
+    if plan.world == 1:
+        return plan
+    if trainer.strategy != "auto":
+        raise ValueError(f"strategy={trainer.strategy} and a plan ({plan}) are both given: omit strategy=, or set "
+                         "plan.data= (ddp) or plan.shard= (fsdp2) alone")  # fmt: skip
+    if trainer.precision == "bf16-master":
+        raise ValueError(f"precision=bf16-master does not work with a plan ({plan}), whose processes hold parts of the "
+                         "weights: use precision=bf16")  # fmt: skip
+    if processes % plan.world:
+        sizes = " x ".join(f"plan.{name}={size}" for name, size in plan.sizes.items() if size > 1)
+        raise ValueError(f"the plan is for {plan.world} processes ({sizes}), and there are {processes} (devices x "
+                         f"num_nodes): set devices={plan.world} or a multiple, or change a factor")  # fmt: skip
+    return replace(plan, data=plan.data * (processes // plan.world))
 
 
 def with_precision(trainer: TrainerSettings, model: "nn.Module | None" = None) -> TrainerSettings:
@@ -86,6 +111,16 @@ def world(settings: RunSettings) -> int:
     return settings.trainer.devices * settings.trainer.num_nodes
 
 
+def batch_parts(settings: RunSettings) -> int:
+    """Number of parts that a batch is divided into, before `accumulate_grad_batches`."""
+    return world(settings) if settings.plan.world == 1 else settings.plan.batch_parts
+
+
+def is_divided(settings: RunSettings) -> bool:
+    """Whether a process may hold a part of the model only."""
+    return strategy_name(settings) in ("fsdp2", "plan")
+
+
 def describe_device(settings: RunSettings) -> str:
     """Description of the hardware: `2 x NVIDIA H100 (ddp)`, `CPU, 2 threads`."""
     import torch
@@ -98,11 +133,14 @@ def describe_device(settings: RunSettings) -> str:
     else:
         name = f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     count = world(settings)
-    return f"{count} x {name} ({strategy_name(settings)})" if count > 1 else name
+    how = str(settings.plan) if settings.plan.world > 1 else strategy_name(settings)
+    return f"{count} x {name} ({how})" if count > 1 else name
 
 
 def strategy_name(settings: RunSettings) -> str:
-    """`ddp` or `fsdp2` for several processes, else `one`."""
+    """`plan` if there is one, `ddp` or `fsdp2` for several processes, else `one`."""
+    if settings.plan.world > 1:
+        return "plan"
     if world(settings) == 1 and settings.trainer.strategy != "fsdp2":
         return "one"
     return "ddp" if settings.trainer.strategy == "auto" else settings.trainer.strategy

@@ -141,7 +141,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
 def _fit_batch_size(run: Run, data: KeyedDataModule) -> None:
     """Round the batch size of a small training set down to what the devices divide, and give it to the settings."""
     t = run.config.trainer
-    parts = devices.world(run.config) * t.accumulate_grad_batches
+    parts = devices.batch_parts(run.config) * t.accumulate_grad_batches
     if data.batch_size % parts:
         data.shrink_batch(parts)
     run.config = replace(run.config, data=replace(run.config.data, batch_size=data.batch_size))
@@ -186,7 +186,7 @@ def measure_speed(run: Run, task: Task, data: L.LightningDataModule, timer: Trai
         timer.parts["augmentation"] = watch = Stopwatch()
         cast(Any, task).augment = TimedAugmentation(augment, watch)
     t = run.config.trainer
-    if t.accelerator == "cuda" and isinstance(data, KeyedDataModule) and t.strategy != "fsdp2":
+    if t.accelerator == "cuda" and isinstance(data, KeyedDataModule) and not devices.is_divided(run.config):
         try:
             timer.flops_per_item = SamplePass(task, data.sample(), "cuda", t.precision).flops_per_item()
         except (RuntimeError, NotImplementedError) as error:  # the run itself needs no count

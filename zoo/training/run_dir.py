@@ -14,6 +14,7 @@ runs/vit_cifar/
 
 import errno
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -294,6 +295,9 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Flat settings without those in `FREE`, with the number of micro-batches per step instead of its factors."""
     flat = {path: value for path, value in values.items() if path not in FREE}
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
+    plan = {path: flat.pop(path) for path in list(flat) if path.startswith("plan.")}
+    together = math.prod(plan.get(f"plan.{name}", 1) for name in ("tensor", "context", "pipeline"))
     flat.pop("trainer.strategy", None)  # a checkpoint is loaded in any layout
-    flat["trainer.devices x num_nodes x accumulate_grad_batches"] = factors[0] * factors[1] * factors[2]
+    micro_batches = math.prod(factors) // together  # processes that divide a model share them
+    flat["trainer.devices x num_nodes x accumulate_grad_batches"] = micro_batches
     return flat

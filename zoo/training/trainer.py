@@ -11,11 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from zoo.parallel.plan import Plan
 from zoo.training.callbacks import CsvLogger
 from zoo.training.checkpoint_files import AtomicCheckpointIO
 from zoo.training.config import RunSettings
 from zoo.training.devices import strategy_name, world
 from zoo.training.parse import SettingsError
+from zoo.training.plan_strategy import PlanStrategy
 from zoo.training.sharded_checkpoints import ShardedStrategy
 from zoo.utils.errors import did_you_mean
 
@@ -66,8 +68,10 @@ def make_trainer(settings: RunSettings, folder: Path, steps: int, validate_every
 
 
 def make_strategy(settings: RunSettings) -> str | Strategy:
-    """Strategy for one device, for data parallelism (ddp), or for a sharded model (fsdp2)."""
+    """Strategy for one device, for data parallelism (ddp), for a sharded model (fsdp2), or for a plan."""
     name = strategy_name(settings)
+    if name == "plan":
+        return PlanStrategy(Plan(**vars(settings.plan)))
     if name == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
     if name == "fsdp2":
