@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from tests.models import test_contract as single_towers
 from tests.models import test_encoder_decoder as encoder_decoders
-from zoo.parallel.pipeline import Pipeline, check_model, check_schedule
-from zoo.parallel.stages import balanced, cut_blocks
+from zoo.parallel.cuts import balanced, check_model, check_schedule, cut_blocks
+from zoo.parallel.pipeline import Pipeline
 
 MICROBATCHES = 4
 IDS = torch.randint(5, 50, (8, 11), generator=torch.Generator().manual_seed(0))

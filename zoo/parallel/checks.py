@@ -2,7 +2,10 @@
 
 from torch import nn
 
+from zoo.nn.stack import Stack
 from zoo.parallel.config import PlanSettings
+from zoo.parallel.context import choose_method
+from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
 from zoo.parallel.tensor import Layout, Ranks
 
 
@@ -17,6 +20,34 @@ def check(plan: PlanSettings, model: nn.Module, batch_size: int | None = None) -
         )
     if plan.tensor > 1:
         Layout(model, Ranks(plan.tensor), sequence=plan.sequence)
-    for name in ("context", "pipeline"):
-        if (size := getattr(plan, name)) > 1:
-            raise ValueError(f"plan: {name}={size} is not supported for {type(model).__name__}: set {name}=1")
+    if plan.context > 1:
+        check_context(plan, model)
+    if plan.pipeline > 1:
+        check_pipeline(plan, model, batch_size)
+
+
+def check_context(plan: PlanSettings, model: nn.Module) -> None:
+    """Raise ValueError for sequences whose tokens cannot be divided."""
+    if plan.sequence:
+        raise ValueError(f"plan: sequence=true divides the tokens that context={plan.context} divides already: set "
+                         "sequence=false")  # fmt: skip
+    for name, module in model.named_modules():
+        if isinstance(module, Stack):
+            choose_method(module, name, plan.context, tensor=plan.tensor)
+
+
+def check_pipeline(plan: PlanSettings, model: nn.Module, batch_size: int | None) -> None:
+    """Raise ValueError for a model that cannot be cut, and for numbers that do not fit."""
+    for name, off in (("sequence", "false"), ("context", "1")):
+        if getattr(plan, name) > 1 or getattr(plan, name) is True:
+            raise ValueError(f"plan: {name}={getattr(plan, name)} does not go with pipeline={plan.pipeline}, whose "
+                             f"stages exchange all tokens: set {name}={off}, or pipeline=1")  # fmt: skip
+    check_model(model)
+    each = 2 if plan.schedule == "interleaved" else 1
+    microbatches = plan.microbatches or 2 * plan.pipeline
+    check_schedule(plan.schedule, microbatches, plan.pipeline, each)
+    cut_blocks(model, each * plan.pipeline)
+    if batch_size is not None and batch_size // plan.batch_parts % microbatches:
+        raise ValueError(f"plan: the {batch_size // plan.batch_parts} rows of a part of batch_size={batch_size} cannot "
+                         f"be divided into microbatches={microbatches}: choose a multiple of {microbatches}, or other "
+                         "microbatches")  # fmt: skip

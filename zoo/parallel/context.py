@@ -107,14 +107,17 @@ def scored_by_token(model: nn.Module) -> nn.Module | None:
 # --- What can be divided ----------------------------------------------------------------------------------------------
 
 
-def choose_method(stack: Stack, name: str, ranks: int, method: Method | None) -> Method:
-    """The method of all blocks of a stack. Raises ValueError where there is none."""
+def choose_method(stack: Stack, name: str, ranks: int, method: Method | None = None, tensor: int = 1) -> Method:
+    """The method of all blocks of a stack. Raises ValueError where there is none.
+
+    tensor: number of processes that will divide the heads before (`Plan.tensor`).
+    """
     for number, block in enumerate(stack):
         if reason := block_obstacle(block):
             raise ValueError(f"{name}.{number} cannot divide the tokens of a sequence: {reason}")
     found: dict[Method, str] = {}
     for each in METHODS if method is None else (method,):
-        reasons = [(number, method_obstacle(block, ranks, each)) for number, block in enumerate(stack)]
+        reasons = [(number, method_obstacle(block, ranks, each, tensor)) for number, block in enumerate(stack)]
         reasons = [(number, reason) for number, reason in reasons if reason]
         if not reasons:
             return each
@@ -142,12 +145,12 @@ def block_obstacle(block: Block) -> str | None:
     return None
 
 
-def method_obstacle(block: Block, ranks: int, method: Method) -> str | None:
+def method_obstacle(block: Block, ranks: int, method: Method, tensor: int) -> str | None:
     """Why a method does not serve for the attention of a block."""
     core = cast(Attention, block.mixer).core
     if method == "ulysses":
-        for name, count in (("heads", core.spec.heads), ("kv_heads", core.spec.kv_heads)):
-            if count % ranks:
+        for name, whole in (("heads", core.spec.heads), ("kv_heads", core.spec.kv_heads)):
+            if (count := max(1, whole // tensor)) % ranks:
                 return f"{name}={count} cannot be divided over {ranks} processes: choose a divisor of {count}"
         return None
     if isinstance(core, RecurrentCore):

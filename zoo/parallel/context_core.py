@@ -32,7 +32,12 @@ class DividedCore(Core):
 
 
 class HeadsCore(DividedCore):
-    """All tokens of the heads of this process."""
+    """All tokens of the heads of this process.
+
+    computes: whether it does so now; parameters with a row for each head are then those of the heads of this process.
+    """
+
+    computes: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, *gates: Tensor) -> Tensor:
         """q [B, H, n, P], k and v [B, G, n, P] of the tokens of this process -> [B, H, n, P]."""
@@ -49,15 +54,11 @@ class HeadsCore(DividedCore):
         spec, first, (rank, ranks) = self.spec, self.first_head, (self.slices.rank, self.slices.ranks)
         heads = spec.heads // ranks
         self.spec = replace(spec, heads=heads, kv_heads=spec.kv_heads // ranks)
-        self.first_head = first + rank * heads
+        self.first_head, self.computes = first + rank * heads, True
         try:
             yield HeadRange(rank * heads, heads)
         finally:
-            self.spec, self.first_head = spec, first
-
-    def own_parameter(self, value: Tensor) -> Tensor:
-        """The rows of this process of a parameter that has a row for each head."""
-        return value.chunk(self.slices.ranks)[self.slices.rank]
+            self.spec, self.first_head, self.computes = spec, first, False
 
 
 def bias_of_heads(bias: Any, own: HeadRange, mask: SequenceMask) -> Any:
@@ -95,8 +96,7 @@ def divide_core(core: Core, slices: TokenSlices, method: str) -> None:
 
 
 def read_own(cls: Any, name: str, core: Any) -> Any:
-    """A parameter of a core of class `cls` with a row for each head, as its own code reads it: the rows of this
-    process."""
+    """A parameter of a core of class `cls` with a row for each head: those of this process, while it computes."""
     value = core._parameters[name]
     value = getattr(super(cls, core), name, value)  # tensor parallelism reads its part of it
-    return value if value is None else core.own_parameter(value)
+    return value.chunk(core.slices.ranks)[core.slices.rank] if core.computes and value is not None else value

@@ -10,12 +10,11 @@ from torch import distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.distributed.tensor import DTensor
 
-from zoo.nn.heads import WeightedLayerSum
-from zoo.nn.stack import Stack
-from zoo.parallel.stages import Loss, cut_blocks, stage_model, tied_parameters
+from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
+from zoo.parallel.stages import Loss, stage_model, tied_parameters
 
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
-SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
+CLASSES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
 KEPT_SHAPES = 4  # of batches: each has buffers for the hidden states of its microbatches
 
 
@@ -153,7 +152,7 @@ class Pipeline:
                 PipelineStage(stage, number, self.count, self.device, group=self.group)
                 for stage, number in zip(self.stages, self.numbers, strict=True)
             ]
-            self._schedules[key] = SCHEDULES[self.schedule](
+            self._schedules[key] = CLASSES[self.schedule](
                 made if self.schedule == "interleaved" else made[0],
                 self.microbatches,
                 loss_fn=lambda loss, target: loss,
@@ -202,8 +201,9 @@ class Pipeline:
         """The parameters that the first and the last stage have, if this process has one of these and not both."""
         if self.ranks == 1 or not self.tied or self.rank not in (0, self.ranks - 1):
             return []
-        stage, names = (self.stages[0], 0) if self.rank == 0 else (self.stages[-1], 1)
-        return [stage.get_parameter(names_of[names]) for names_of in self.tied]
+        stage, which = (self.stages[0], 0) if self.rank == 0 else (self.stages[-1], 1)
+        parameters = dict(stage.named_parameters(remove_duplicate=False))
+        return [parameters[pair[which]] for pair in self.tied]
 
     def _take_tied_gradients(self) -> list[Tensor | None]:
         """The gradients of tied parameters from before a step, which are not exchanged again."""
@@ -228,47 +228,3 @@ class Pipeline:
             own += theirs
             if earlier is not None:
                 gradient += earlier
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise ValueError, by its name, for a model that is not a single stack of blocks."""
-    name = type(model).__name__
-    if not isinstance(getattr(model, "blocks", None), Stack):
-        stacks = [path for path, module in model.named_modules() if isinstance(module, Stack)]
-        has = f"has the stacks {', '.join(stacks)}" if stacks else "has no stack of blocks"
-        raise ValueError(
-            f"{name} {has}; a pipeline needs one stack `blocks`, through which all hidden states pass: use shard= or "
-            "tensor= instead of pipeline="
-        )
-    if hasattr(model, "truncate"):
-        raise ValueError(
-            f"{name} shortens a batch to its longest text, so that microbatches have no common shape for a pipeline: "
-            "use shard= or tensor= instead of pipeline="
-        )
-    head = getattr(model, "head", None)
-    if isinstance(head, WeightedLayerSum) and head.mix is not None:
-        raise ValueError(
-            f"{name} with layer_sum=True reads the outputs of all layers, which a pipeline does not bring together: "
-            "use shard= or tensor= instead of pipeline="
-        )
-
-
-def check_schedule(schedule: str, microbatches: int, ranks: int, each: int) -> None:
-    """Raise ValueError for numbers that do not fit a schedule."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule={schedule!r}: expected one of {', '.join(SCHEDULES)}")
-    if microbatches < 1:
-        raise ValueError(f"microbatches={microbatches}: expected at least 1")
-    if (each > 1) != (schedule == "interleaved"):
-        expected = "2 or more" if schedule == "interleaved" else "1"
-        raise ValueError(f"stages_per_process={each} with schedule={schedule!r}: expected {expected}")
-    if schedule == "1f1b" and microbatches < ranks:
-        raise ValueError(
-            f"microbatches={microbatches} with schedule='1f1b' and pipeline={ranks}: choose at least {ranks}, or "
-            "schedule='gpipe'"
-        )
-    if schedule == "interleaved" and microbatches % max(1, microbatches // ranks):
-        raise ValueError(
-            f"microbatches={microbatches} with schedule='interleaved' and pipeline={ranks}: choose a multiple of "
-            f"{ranks}, such as {ranks * -(-microbatches // ranks)}"
-        )

@@ -1,14 +1,21 @@
 """Place a model on the processes of a mesh, as a plan says."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from zoo.parallel.checkpointing import recompute
+from zoo.parallel.context import context_parallel
 from zoo.parallel.fsdp import replicate, shard
 from zoo.parallel.plan import Plan
+from zoo.parallel.stages import Loss
 from zoo.parallel.tensor import divide
+
+if TYPE_CHECKING:
+    from zoo.parallel.pipeline import Pipeline
 
 _PLACED: WeakSet[nn.Module] = WeakSet()
 
@@ -25,18 +32,65 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
         plan: The plan.
         mesh: `plan.mesh(device_type)`.
 
-    A model that was placed before stays as it is. Raises: ValueError as `Plan.check`.
+    A model that was placed before stays as it is.
+
+    Returns: The model. With `context` above 1 its outputs may be those of the tokens of this process, for which
+        `zoo.parallel.context.slices_of` computes the loss.
+
+    Raises: ValueError as `Plan.check`; for a plan with a pipeline, which `make_pipeline` makes.
     """
+    if plan.pipeline > 1:
+        raise ValueError(f"plan: pipeline={plan.pipeline}: a pipeline is not called but does steps: use make_pipeline "
+                         "instead of parallelize")  # fmt: skip
     if model in _PLACED:
         return model
     plan.check(model)
     _PLACED.add(model)
+    return place(model, plan, mesh)
+
+
+def make_pipeline(
+    model: nn.Module, plan: Plan, mesh: DeviceMesh, loss: Loss, *, cuts: Sequence[int] | None = None
+) -> "Pipeline":
+    """Cut a whole model into the stages of a pipeline, and place those of this process on the other dimensions.
+
+    Args:
+        model, plan, mesh: As of `parallelize`.
+        loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
+        cuts: See `zoo.parallel.cuts.cut_blocks`.
+
+    Returns: What `step` is called of with this process's part of a batch, see `zoo.parallel.pipeline.Pipeline`. Its
+        optimizer is made afterwards.
+
+    Raises: ValueError as `Plan.check`.
+    """
+    from zoo.parallel.pipeline import Pipeline
+
+    plan.check(model)
+    group = mesh["pipeline"].get_group()
+    made = Pipeline(model, group, loss, schedule=plan.schedule, microbatches=plan.microbatches, cuts=cuts)
+    for stage in made.stages:
+        place(stage, plan, mesh)
+    return made
+
+
+def place(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
+    """Place a model, or a stage of one, on all dimensions of a mesh but that of the pipeline, in place."""
     if plan.checkpointing is not None:
         recompute(model, plan.checkpointing)
     if plan.tensor > 1:
         divide(model, mesh["tensor"], sequence=plan.sequence)
+    if plan.context > 1:
+        context_parallel(model, mesh["context"].get_group())
     if plan.shard > 1:
-        shard(model, mesh["data", "shard"] if plan.data > 1 else mesh["shard"], plan)
-    elif plan.data > 1:
-        replicate(model, mesh["data"])
+        parts = with_context(mesh, "shard")
+        shard(model, mesh["data", parts.mesh_dim_names[0]] if plan.data > 1 else parts, plan)  # type: ignore[index]
+    elif plan.data > 1 or plan.context > 1:
+        replicate(model, with_context(mesh, "data"))
     return model
+
+
+def with_context(mesh: DeviceMesh, name: str) -> DeviceMesh:
+    """The processes over which gradients are averaged as one dimension: those of `name`, together with `context`, whose
+    tokens have parts in the gradients, too."""
+    return mesh[name] if mesh["context"].size() == 1 else mesh[name, "context"]._flatten(f"{name}_context")

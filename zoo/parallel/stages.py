@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -217,63 +216,3 @@ def tied_parameters(model: nn.Module) -> list[Tied]:
     everywhere = dict(model.named_parameters(remove_duplicate=False))
     front = {id(p): name for name, p in everywhere.items() if not name.startswith(("blocks.", "head."))}
     return [Tied(front[id(p)], name) for name, p in everywhere.items() if name.startswith("head.") and id(p) in front]
-
-
-# --- Where to cut -----------------------------------------------------------------------------------------------------
-
-
-def cut_blocks(model: nn.Module, stages: int, cuts: Sequence[int] | None = None) -> list[range]:
-    """The numbers of the blocks of each stage.
-
-    Args:
-        model: A model with one stack of blocks.
-        stages: Number of stages.
-        cuts: The first block of each stage but the first, such as (4, 8) for three stages. None balances the numbers of
-            parameters: the largest stage, with the front end in the first one and the head in the last, is as small as
-            possible.
-
-    Raises: ValueError for fewer blocks than stages, and for cuts that are not increasing numbers of blocks.
-    """
-    blocks: Any = model.blocks
-    depth = len(blocks)
-    if depth < stages:
-        raise ValueError(
-            f"{depth} blocks cannot be cut into {stages} stages, each of which needs one: choose pipeline={depth} or "
-            "less, or schedule='1f1b', which has one stage for each process"
-        )
-    if cuts is not None:
-        edges = [0, *cuts, depth]
-        if len(cuts) != stages - 1 or any(a >= b for a, b in pairwise(edges)):
-            raise ValueError(
-                f"cuts={tuple(cuts)}: expected {stages - 1} increasing numbers from 1 to {depth - 1}, the first block "
-                f"of each of {stages} stages but the first"
-            )
-        return [range(a, b) for a, b in pairwise(edges)]
-    costs = [count(block.parameters()) for block in blocks]
-    ends = ("blocks.norm", "head")
-    head = count(p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(ends))
-    front = [p for name, p in model.named_parameters() if not name.startswith(("blocks.", "head."))]
-    costs[0], costs[-1] = costs[0] + count(front), costs[-1] + head
-    return balanced(costs, stages)
-
-
-def count(parameters: Any) -> int:
-    return sum(p.numel() for p in parameters)
-
-
-def balanced(costs: Sequence[int], parts: int) -> list[range]:
-    """Consecutive parts of which the most costly one costs as little as possible, none of them empty."""
-    sums = [0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    best = {(0, 0): (0, 0)}  # (parts, items) -> (cost of the most costly part, start of the last part)
-    for part in range(1, parts + 1):
-        for stop in range(part, len(costs) - (parts - part) + 1):
-            starts = [start for start in range(part - 1, stop) if (part - 1, start) in best]
-            best[part, stop] = min((max(best[part - 1, start][0], sums[stop] - sums[start]), start) for start in starts)
-    ranges, stop = [], len(costs)
-    for part in range(parts, 0, -1):
-        start = best[part, stop][1]
-        ranges.append(range(start, stop))
-        stop = start
-    return ranges[::-1]
