@@ -5,8 +5,11 @@ from zoo.utils.lazy import lazy_attributes
 _HOME = {
     "batch_mesh": "zoo.parallel.plan",
     "Plan": "zoo.parallel.plan",
+    "context_parallel": "zoo.parallel.context",
+    "make_pipeline": "zoo.parallel.place",
     "parallelize": "zoo.parallel.place",
     "shard": "zoo.parallel.fsdp",
+    "slices_of": "zoo.parallel.context",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy_attributes(__name__, _HOME)
