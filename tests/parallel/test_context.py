@@ -111,10 +111,9 @@ def test_kinds_with_all_keys() -> None:
     check(2, {kind: case for kind, case in KINDS.items() if not issubclass(CORES[kind], RecurrentCore)}, "gather")
 
 
-@pytest.mark.parametrize("method", ["ulysses", "gather", None])
+@pytest.mark.parametrize("method", ["gather", None])
 def test_inputs(method: str | None) -> None:
-    alike = {name: case for name, case in INPUTS.items() if method != "ulysses" or name != "shared keys"}
-    check(4 if method is None else 2, alike, method)
+    check(4 if method is None else 2, INPUTS, method)
 
 
 def towers() -> Any:

@@ -111,7 +111,7 @@ def test_families(half: int) -> None:
 
 @pytest.mark.parametrize(("world", "schedule"), [(2, "gpipe"), (2, "interleaved"), (4, "1f1b")])
 def test_schedules(world: int, schedule: str) -> None:
-    check(world, ["gpt2", "rotary positions and padding", "documents"], schedule)
+    check(world, ["gpt2", "documents"], schedule)
 
 
 def test_bit_equal_to_accumulation() -> None:
@@ -183,7 +183,7 @@ def pipeline_steps(rank: int, count: int, data: int, shard: bool) -> tuple[list[
     return losses, dict(zip((name for name, _ in pipeline.named_parameters()), whole, strict=True))
 
 
-@pytest.mark.parametrize(("count", "data", "shard"), [(20, 1, False), (3, 2, False), (3, 2, True)])
+@pytest.mark.parametrize(("count", "data", "shard"), [(20, 1, False), (2, 2, False), (2, 2, True)])
 def test_steps_with_tied_embeddings(count: int, data: int, shard: bool) -> None:
     losses, average = one_process(count)
     for found, own in ranks(2 * data, pipeline_steps, count, data, shard):
