@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from tests.models import test_contract as single_towers
 from zoo.parallel.context import slices_of
-from zoo.parallel.place import make_pipeline, parallelize
+from zoo.parallel.pipeline import make_pipeline
+from zoo.parallel.place import parallelize
 from zoo.parallel.plan import Plan, batch_mesh
 
 IDS = torch.randint(5, 48, (8, 11), generator=torch.Generator().manual_seed(0))

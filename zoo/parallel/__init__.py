@@ -6,7 +6,7 @@ _HOME = {
     "batch_mesh": "zoo.parallel.plan",
     "Plan": "zoo.parallel.plan",
     "context_parallel": "zoo.parallel.context",
-    "make_pipeline": "zoo.parallel.place",
+    "make_pipeline": "zoo.parallel.pipeline",
     "parallelize": "zoo.parallel.place",
     "shard": "zoo.parallel.fsdp",
     "slices_of": "zoo.parallel.context",

@@ -7,10 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.distributed.tensor import DTensor
 
 from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
+from zoo.parallel.place import place
+from zoo.parallel.plan import Plan
 from zoo.parallel.stages import Loss, stage_model, tied_parameters
 
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
@@ -228,3 +231,26 @@ class Pipeline:
             own += theirs
             if earlier is not None:
                 gradient += earlier
+
+
+def make_pipeline(
+    model: nn.Module, plan: Plan, mesh: DeviceMesh, loss: Loss, *, cuts: Sequence[int] | None = None
+) -> Pipeline:
+    """Cut a whole model into the stages of a pipeline, and place those of this process on the other dimensions.
+
+    Args:
+        model, plan, mesh: As of `parallelize`.
+        loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
+        cuts: See `zoo.parallel.cuts.cut_blocks`.
+
+    Returns: What `step` is called of with this process's part of a batch, see `Pipeline`. Its
+        optimizer is made afterwards.
+
+    Raises: ValueError as `Plan.check`.
+    """
+    plan.check(model)
+    group = mesh["pipeline"].get_group()
+    made = Pipeline(model, group, loss, schedule=plan.schedule, microbatches=plan.microbatches, cuts=cuts)
+    for stage in made.stages:
+        place(stage, plan, mesh)
+    return made

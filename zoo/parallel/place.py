@@ -1,7 +1,5 @@
 """Place a model on the processes of a mesh, as a plan says."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from torch import nn
@@ -11,11 +9,7 @@ from zoo.parallel.checkpointing import recompute
 from zoo.parallel.context import context_parallel
 from zoo.parallel.fsdp import replicate, shard
 from zoo.parallel.plan import Plan
-from zoo.parallel.stages import Loss
 from zoo.parallel.tensor import divide
-
-if TYPE_CHECKING:
-    from zoo.parallel.pipeline import Pipeline
 
 _PLACED: WeakSet[nn.Module] = WeakSet()
 
@@ -40,38 +34,13 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
     Raises: ValueError as `Plan.check`; for a plan with a pipeline, which `make_pipeline` makes.
     """
     if plan.pipeline > 1:
-        raise ValueError(f"plan: pipeline={plan.pipeline}: a pipeline is not called but does steps: use make_pipeline "
-                         "instead of parallelize")  # fmt: skip
+        raise ValueError(f"plan: pipeline={plan.pipeline}: a pipeline is not called but does steps: use "
+                         "zoo.parallel.make_pipeline")  # fmt: skip
     if model in _PLACED:
         return model
     plan.check(model)
     _PLACED.add(model)
     return place(model, plan, mesh)
-
-
-def make_pipeline(
-    model: nn.Module, plan: Plan, mesh: DeviceMesh, loss: Loss, *, cuts: Sequence[int] | None = None
-) -> "Pipeline":
-    """Cut a whole model into the stages of a pipeline, and place those of this process on the other dimensions.
-
-    Args:
-        model, plan, mesh: As of `parallelize`.
-        loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
-        cuts: See `zoo.parallel.cuts.cut_blocks`.
-
-    Returns: What `step` is called of with this process's part of a batch, see `zoo.parallel.pipeline.Pipeline`. Its
-        optimizer is made afterwards.
-
-    Raises: ValueError as `Plan.check`.
-    """
-    from zoo.parallel.pipeline import Pipeline
-
-    plan.check(model)
-    group = mesh["pipeline"].get_group()
-    made = Pipeline(model, group, loss, schedule=plan.schedule, microbatches=plan.microbatches, cuts=cuts)
-    for stage in made.stages:
-        place(stage, plan, mesh)
-    return made
 
 
 def place(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
