@@ -69,7 +69,7 @@ class DividedStack(Stack):
         """x [B, N, D] or [B, n, D], in a context of the whole sequence."""
         part = self.slices.part(tokens)
         x = x if x.shape[1] == part.stop - part.start else self.slices.take(x)
-        context, outputs = self.own_context(context, tokens), {}
+        context, outputs = self.own_context(context, tokens, x.device), {}
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         recompute = self.checkpointing and torch.is_grad_enabled()
         for i, block in enumerate(self):
@@ -84,14 +84,14 @@ class DividedStack(Stack):
         x = outputs[self.depth]
         return x if selected is None else (x, [outputs[i] for i in selected])
 
-    def own_context(self, context: Context, tokens: int) -> Context:
+    def own_context(self, context: Context, tokens: int, device: torch.device) -> Context:
         """The context of the tokens of this process, from one of the whole sequence."""
         part, mask, bias = self.slices.part(tokens), context.mask, context.bias
         assert isinstance(mask, MaskView)
         q, k, documents = mask.q, mask.k, mask.documents if isinstance(mask, SequenceMask) else None
         if self.method == "gather" and not (documents is None and bias is None and self.sees_all(mask, tokens)):
             if q is None:
-                q = k = torch.arange(tokens, device=next(self.parameters()).device)[None]
+                q = k = torch.arange(tokens, device=device)[None]
             q, bias = q[:, part], None if bias is None else replace(bias, q=q[:, part], k=k)  # type: ignore[type-var]
             documents = None if documents is None else (documents[0][:, part], documents[1])
         own = SequenceMask(mask.inner, q, k, mask.keep, tokens=tokens, documents=documents)
