@@ -226,7 +226,12 @@ def torchrun(world: int, folder: Path, words: tuple[str, ...], kills: list[tuple
     """What `torchrun --nproc-per-node world --max-restarts n` does, with forked processes: they need not import."""
     config = LaunchConfig(1, 1, world, max_restarts=len(kills), start_method="fork", monitor_interval=0.05,
                           rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", run_id="test")  # fmt: skip
-    elastic_launch(config, restarted)(folder, words, kills, world)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        elastic_launch(config, restarted)(folder, words, kills, world)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_a_killed_rank_is_restarted(unclipped: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+import zoo
+from zoo.checkpoints.formats import native
 from zoo.parallel.checkpoint import ShardSaver, Written, optimizer_groups, optimizer_tensors
 from zoo.parallel.fsdp import shard
 from zoo.parallel.shard_reader import ShardReader
@@ -229,3 +231,24 @@ def test_the_checkpoint_of_another_model_is_named(stored: tuple[Path, dict[str, 
     other["head"] = nn.Linear(6, 4)
     with pytest.raises(RunError, match=r"last.ckpt holds the weights of another model \(head.weight: \(3, 6\) there"):
         check_model(stored[0], other)
+
+
+def save_model(rank: int, folder: Path) -> None:
+    """What the checkpoint of a recipe holds, of a model and its moving average."""
+    model = zoo.create_model("vit_cifar_tiny", seed=0, width=16, depth=1, heads=2, num_classes=3)
+    values = {"global_step": 3, "zoo": native.describe(model), "optimizer_groups": []}
+    shard(model, init_device_mesh("cpu", (2,)))
+    tensors: dict[str, torch.Tensor] = {}
+    for part, factor in (("ema", 1), ("model", 2)):
+        tensors |= {f"{MODEL}{part}.{name}": x * factor for name, x in model.state_dict().items()}
+    saver = ShardSaver()
+    saver.save(folder, tensors, lambda written: torch.save(values | {"shapes": written.shapes}, folder / META))
+    saver.wait()
+
+
+def test_the_model_is_loaded_from_a_checkpoint(tmp_path: Path) -> None:
+    """As from the file of one process: the moving average is the model."""
+    ranks(2, save_model, tmp_path / "last.ckpt")
+    model = zoo.create_model("vit_cifar_tiny", seed=0, width=16, depth=1, heads=2, num_classes=3)
+    found = zoo.load(tmp_path / "last.ckpt").state_dict()
+    assert all(torch.equal(x, found[name]) for name, x in model.state_dict().items())

@@ -254,7 +254,7 @@ def _build(checkpoint: Checkpoint) -> Model:
 
 
 def _config_file(checkpoint: Checkpoint) -> Path:
-    if checkpoint.path.is_file():
+    if checkpoint.path.is_file() or is_sharded_checkpoint(checkpoint.path):
         return checkpoint.path
     return checkpoint.path / ("open_clip_config.json" if checkpoint.format == "open_clip" else "config.json")
 
@@ -290,7 +290,7 @@ def _file_tensors(
 
 def _expected_model(checkpoint: Checkpoint) -> str:
     """The hint of an error about tensors: which config they were compared with."""
-    if checkpoint.path.is_file():
+    if checkpoint.path.is_file() or is_sharded_checkpoint(checkpoint.path):
         return "Expected the tensors of the model that its 'zoo' entry describes: the file is incomplete or was edited"
     config = _config_file(checkpoint)
     name = checkpoint.architecture or checkpoint.variant or checkpoint.family.name
