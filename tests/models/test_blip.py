@@ -245,3 +245,16 @@ def test_other_image_sizes(peer):
         states = theirs.vision_model(big, interpolate_pos_encoding=True).last_hidden_state
         assert error(ours.encode(big), states) <= 1e-5
     assert ours.preprocess.image.size == (64, 64)
+
+
+def test_a_convolutional_stem(tmp_path):
+    """Which transformers does not have: the zoo's files keep it, and an export names it."""
+    model = zoo.create_model(
+        "blip_nano", stem="conv", patch_size=4, width=16, heads=2, depth=1, decoder_depth=1, seed=0
+    )
+    values = {"pixel_values": torch.randn(2, 3, 32, 32), "input_ids": torch.tensor([[2, 5, 6], [2, 7, 8]])}
+    zoo.save(model, tmp_path / "own")
+    again = zoo.load(tmp_path / "own")
+    assert again.config.stem == "conv" and torch.equal(output(again, values), output(model.eval(), values))
+    with pytest.raises(ValueError, match="cannot express stem='conv'"):
+        zoo.export(model, tmp_path / "theirs")

@@ -12,7 +12,7 @@ from zoo.models.config import Config
 from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, GenerationStart, Side
 from zoo.models.family import Family
 from zoo.models.tracing import trace_error
-from zoo.nn.frontends.image import PatchEmbedding
+from zoo.nn.frontends.image import PatchEmbedding, Stem
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.heads import MaskedLMHead
@@ -26,9 +26,10 @@ from zoo.preprocessing.multimodal import MultimodalProcessor
 class BlipConfig(EncoderDecoderConfig):
     """Config of BLIP; see EncoderDecoderConfig.
 
-    image_size, patch_size: in pixels, one number or (rows, columns). width, depth, heads, mlp_dim and norm_eps are
-    those of the image encoder; decoder_width (None: width) and the like those of the text decoder. max_length: of the
-    captions, in tokens. eos_token_id: the token that ends a caption, [SEP].
+    image_size, patch_size: in pixels, one number or (rows, columns). stem: "patch", or "conv", small convolutions that
+    learn from few images; see PatchEmbedding. width, depth, heads, mlp_dim and norm_eps are those of the image encoder;
+    decoder_width (None: width) and the like those of the text decoder. max_length: of the captions, in tokens.
+    eos_token_id: the token that ends a caption, [SEP].
     """
 
     vocab_size: int = 30524
@@ -36,6 +37,7 @@ class BlipConfig(EncoderDecoderConfig):
     image_size: int | tuple[int, int] = 384
     patch_size: int | tuple[int, int] = 16
     in_chans: int = 3
+    stem: Stem = "patch"
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -74,7 +76,7 @@ class Blip(EncoderDecoder):
         c = self.config
         if name == "encoder":
             size, patch = pair(c.image_size), pair(c.patch_size)
-            patches = PatchEmbedding(size, patch, c.in_chans, c.width, antialias=False)
+            patches = PatchEmbedding(size, patch, c.in_chans, c.width, stem=c.stem, antialias=False)
             return Side(patches, self.make_blocks(name))
         width = c.decoder_width or c.width
         norm = nn.LayerNorm(width, c.decoder_norm_eps)
