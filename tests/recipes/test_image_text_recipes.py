@@ -18,7 +18,7 @@ QUIET = ("progress=false", "log_every=1", "data.batch_size=8")
 TINY = {
     "vqa": (*QUIET, "image.width=12", "image.mlp_dim=12", "image.depth=1", "text.width=12", "text.mlp_dim=12",
             "text.depth=1", "language_steps=2"),
-    "caption": (*QUIET, "width=12", "mlp_dim=12", "depth=1", "model.decoder_depth=1"),
+    "caption": (*QUIET, "width=12", "mlp_dim=12", "depth=1", "model.decoder_depth=2"),
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
     assert call("caption", tmp_path / "run", *TINY["caption"], "steps=2") == 0
     found = result(tmp_path / "run")
     names = {"cider", "bleu", "caption_accuracy", "attribute_accuracy"}
-    names |= {f"pointing_{name}" for name in ("attention", "rollout", "gradient", "chance")}
+    names |= {f"pointing_{name}" for name in ("attention", "rollout", "gradient", "layer0", "chance", "named")}
     assert {f"test_{name}" for name in names} <= found["result"].keys()
     assert found["bleu_signature"].startswith("nrefs:var|") and "val_cider" in found["validation"]
     assert {"grounding.png", "captions.csv"} <= {file.name for file in (tmp_path / "run").iterdir()}

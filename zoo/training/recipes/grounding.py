@@ -7,7 +7,18 @@ import torch
 
 from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.synthetic.object_scenes import ObjectScene, name
-from zoo.interpret.grounding import METHODS, Grounding, ground_words, plot_grounding
+from zoo.interpret.grounding import (
+    CROSS,
+    METHODS,
+    Grounding,
+    ground_words,
+    has_cross_attention,
+    plot_grounding,
+    seen_by,
+    words_of_tokens,
+    write_caption,
+)
+from zoo.interpret.select_layers import find_layers
 from zoo.training.plots import unless_refused
 from zoo.utils.console import announce
 
@@ -25,7 +36,9 @@ class PointingScore(L.Callback):
     """Adds to the test metrics how often the map of an object's words has its maximum within the box of the object.
 
     `test_pointing_attention`, `test_pointing_rollout` and `test_pointing_gradient`: for each method of `ground_words`,
-    over the objects that the first right caption of an image names; `test_pointing_chance`: for a patch at random.
+    over the objects that the captions of the model name, each with the attention that wrote its words;
+    `test_pointing_layer0` and so on: attention in one layer of the decoder alone; `test_pointing_chance`: for a patch
+    at random; `test_pointing_named`: the fraction of the objects that the captions name, which alone are looked for.
 
     Args:
         images: The test images with their scenes and boxes; without these nothing is computed.
@@ -50,31 +63,41 @@ class PointingScore(L.Callback):
 
 
 def pointing(model: Any, images: ImageTexts, limit: int = POINTED) -> dict[str, float]:
-    """The fraction of objects whose words point at them, by method, and by chance. Raises: ValueError for a model
-    without cross-attention to its images."""
+    """The fraction of the named objects whose words point at them, by method, by layer and by chance; 0 if the captions
+    name none. Raises: ValueError for a model without cross-attention to its images."""
     assert images.scenes is not None and images.boxes is not None
-    hits: dict[str, list[bool]] = {}
+    layers = [name for name, _ in find_layers(model, CROSS).found] if has_cross_attention(model) else []
+    ways: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS}
+    ways |= {f"layer{i}": {"layers": name} for i, name in enumerate(layers) if len(layers) > 1}
+    hits: dict[str, list[bool]] = {name: [] for name in ways}
     chance: list[float] = []
+    objects = 0
     for i in range(min(limit, len(images))):
-        text = images.texts[i][0].target
-        for method in METHODS:
-            grounded = ground_words(model, images.images[i], text, method=method)
-            for words, box in zip(object_words(images.scenes[i], grounded.words), images.boxes[i].tolist()):
+        image = images.images[i]
+        ids = write_caption(model, seen_by(model, image))
+        objects += len(images.scenes[i].objects)
+        named = object_words(images.scenes[i], [word for word, _ in words_of_tokens(model, ids)])
+        if not named:
+            continue
+        for way, options in ways.items():
+            grounded = ground_words(model, image, ids, **options)
+            for which, words in named:
+                left, top, right, bottom = images.boxes[i, which].tolist()
                 x, y = grounded.peak(words)
-                hits.setdefault(method, []).append(box[0] <= x <= box[2] and box[1] <= y <= box[3])
-                if method == METHODS[0]:
-                    chance.append(centers_inside(grounded, box))
-    found = {method: sum(values) / len(values) for method, values in hits.items()}
-    return found | {"chance": sum(chance) / len(chance)}
+                hits[way].append(left <= x <= right and top <= y <= bottom)
+        chance += [centers_inside(grounded, images.boxes[i, which].tolist()) for which, _ in named]
+    found = {way: sum(values) / max(len(values), 1) for way, values in hits.items()}
+    return found | {"chance": sum(chance) / max(len(chance), 1), "named": len(chance) / max(objects, 1)}
 
 
-def object_words(scene: ObjectScene, words: list[str]) -> list[list[int]]:
-    """The indices of the two words that name each object of a scene, among the words of its caption."""
+def object_words(scene: ObjectScene, words: list[str]) -> list[tuple[int, list[int]]]:
+    """(number of an object of the scene, the indices of the two words of a caption that name it), if they do."""
     found = []
-    for obj in scene.objects:
-        color, shape = name(obj).split()
-        first = next(i for i in range(len(words) - 1) if words[i : i + 2] == [color, shape])
-        found.append([first, first + 1])
+    for which, obj in enumerate(scene.objects):
+        wanted = name(obj).split()
+        first = next((i for i in range(len(words) - 1) if words[i : i + 2] == wanted), None)
+        if first is not None:
+            found.append((which, [first, first + 1]))
     return found
 
 
@@ -89,15 +112,17 @@ def centers_inside(grounded: Grounding, box: list[float]) -> float:
 
 
 def grounding(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """The words of the captions of the first test images over these. Skipped, with a message, for a model without
-    cross-attention to its images."""
+    """The words of the captions that the model writes for some test images over these, the longest captions of the
+    first ones. Skipped, with a message, for a model without cross-attention to its images."""
     part: ImageTexts = task.trainer.datamodule.splits.test
-    chosen = sorted(range(min(len(part), 40)), key=lambda i: -len(part.texts[i][0].target.split()))[:PLOTTED]
-    texts = {i: " ".join((task.predictions.get(i) or part.texts[i][0].target).split()[:12]) for i in chosen}
-    return unless_refused(
-        "grounding",
-        lambda: plot_grounding([ground_words(task.evaluated, part.images[i], texts[i]) for i in chosen]),
-    )
+    texts = [(part.texts[i][0].target, *part.texts[i][0].others) for i in range(min(len(part), 40))]
+    chosen = sorted(range(len(texts)), key=lambda i: -len(texts[i][0].split()))[:PLOTTED]
+
+    def plot() -> "Figure":
+        found = [ground_words(task.evaluated, part.images[i]) for i in chosen]
+        return plot_grounding(found, references=[texts[i] for i in chosen])
+
+    return unless_refused("grounding", plot)
 
 
 PLOTS = {"grounding": grounding}
