@@ -30,7 +30,7 @@ def train(run: Run) -> Result:
     """Create the model, load the captions, train it to write them."""
     from zoo.data.image_text.datamodule import ImageTextDataModule
     from zoo.data.image_text.load import load_captions
-    from zoo.tasks.image_text import ImageTextTask
+    from zoo.tasks.caption import CaptionTask
     from zoo.training.fit import fit
     from zoo.training.recipes.caption import (
         CaptionsFile,
@@ -38,6 +38,7 @@ def train(run: Run) -> Result:
         caption_model,
         caption_scores,
         fit_to_captions,
+        pair_bias,
         references,
     )
     from zoo.training.recipes.grounding import PLOTS, PointingScore
@@ -51,15 +52,17 @@ def train(run: Run) -> Result:
 
     data = ImageTextDataModule(captions, model.preprocess.text, model.preprocess.image,
                                caption_layout(model, cfg.data.max_length), cfg.data.batch_size,
-                               augment=cfg.data.augment, seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
+                               augment=cfg.data.augment, seed=cfg.seed,
+                               introductory_epochs=cfg.data.partly_named_epochs,
+                               num_workers=cfg.data.num_workers)  # fmt: skip
     generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
                   "max_new_tokens": cfg.data.max_length}  # fmt: skip
-    task = ImageTextTask(model, text_metric=caption_scores(captions), references=references(captions),
-                         val_samples=cfg.task.val_samples, generation=generation, optim=cfg.optim,
-                         ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+    task = CaptionTask(model, bias=pair_bias(run, model, data), text_metric=caption_scores(captions),
+                       references=references(captions), val_samples=cfg.task.val_samples, generation=generation,
+                       optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     callbacks = [CaptionsFile(folder.path), PointingScore(captions.test)]
     return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=callbacks, plots=PLOTS,
-               example_command=["zoo", "verify", "{model}"])  # fmt: skip
+               example_command=["zoo", "generate", "{model}", "--image", "image.png"])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,11 +19,20 @@ class CaptionDataSettings(PairDataSettings):
             (`org/name:config` for one of its configurations).
         captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
             several captions: training samples one of them per epoch, evaluation compares with all.
+        partly_named: Fraction of the synthetic training scenes whose objects lack a name of the color or of the shape,
+            so that neither says anything about the other: `a circle left of a red object`.
+        partly_named_epochs: Train the first epochs on the partly named scenes alone.
         batch_size: Images per optimizer step, summed over all devices.
     """
 
     smallest_batch: ClassVar[int] = 1
+    partly_named: float = 0.0
+    partly_named_epochs: int = 0
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_partly_named(self.partly_named, self.partly_named_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +83,18 @@ class VisualQuestionSettings(ItemDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(3, "max_length")
-        self._at_least(0, "caption_epochs", "partly_named_epochs")
-        if not 0 <= self.partly_named <= 1:
-            raise ValueError(f"partly_named={self.partly_named}: expected a fraction from 0 to 1")
-        if self.partly_named_epochs and not self.partly_named:
-            raise ValueError(f"partly_named_epochs={self.partly_named_epochs} with partly_named=0: there would be no "
-                             f"scenes to train on; give their fraction, such as partly_named=0.5")  # fmt: skip
+        self._at_least(0, "caption_epochs")
+        check_partly_named(self.partly_named, self.partly_named_epochs)
         if self.question and self.questions:
             raise ValueError(f"question={self.question!r} and questions={self.questions} are given: give one of them")
         if self.augment.mixes:
             raise ValueError("mixup and cutmix blend two images, which no answer describes: set mixup=0 cutmix=0")
+
+
+def check_partly_named(fraction: float, epochs: int) -> None:
+    """Raises: ValueError for a fraction of partly named scenes beyond 0 to 1, and for epochs without such scenes."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"partly_named={fraction}: expected a fraction from 0 to 1")
+    if epochs < 0 or (epochs and not fraction):
+        raise ValueError(f"partly_named_epochs={epochs} with partly_named={fraction}: expected 0 or more epochs, and "
+                         f"scenes to train on in these, such as partly_named=0.5")  # fmt: skip

@@ -49,9 +49,7 @@ def load_visual_questions(
         given = f"data={s.name}" if s.name not in SYNTHETIC else "scene_captions=false"
         raise DataError(f"caption_epochs={s.caption_epochs} with {given}: only the synthetic scenes have captions "
                         f"beside their questions; omit it")  # fmt: skip
-    if s.partly_named and s.name not in SYNTHETIC:
-        raise DataError(f"partly_named={s.partly_named} with data={s.name}: only the synthetic scenes have names of "
-                        f"their objects; omit it")  # fmt: skip
+    check_scenes(s)
     if s.name in SYNTHETIC:
         texts_of = _questions if s.scene_captions else _questions_alone
         found = scene_texts(processor, texts_of, _questions_alone, partly_named=s.partly_named)
@@ -76,10 +74,10 @@ def load_captions(
 ) -> Splits[ImageTexts]:
     """Load images with captions; the arguments and errors are those of `load_visual_questions`."""
     s = settings or CaptionDataSettings()
+    check_scenes(s)
     if s.name in SYNTHETIC:
-        return scene_texts(processor, _captions, _captions, alternatives=True).limited(
-            s.max_train_samples, s.max_test_samples, seed
-        )
+        found = scene_texts(processor, _captions, _captions, alternatives=True, partly_named=s.partly_named)
+        return found.limited(s.max_train_samples, s.max_test_samples, seed)
     pairs = load_pairs(s, processor=processor, seed=seed)
     train, test = _of_pairs(pairs.train), _of_pairs(pairs.test)
     validation = None if pairs.validation is None else _of_pairs(pairs.validation)
@@ -88,6 +86,13 @@ def load_captions(
 
 
 # --- synthetic scenes -------------------------------------------------------------------------------------------------
+
+
+def check_scenes(s: CaptionDataSettings | VisualQuestionSettings) -> None:
+    """Raises: DataError for partly named scenes of other data."""
+    if s.partly_named and s.name not in SYNTHETIC:
+        raise DataError(f"partly_named={s.partly_named} with data={s.name}: only the synthetic scenes have names of "
+                        f"their objects; omit it")  # fmt: skip
 
 
 def scene_texts(

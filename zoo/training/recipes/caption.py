@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from zoo.data.image_text.datamodule import TokenLayout
+from zoo.data.image_text.datamodule import ImageTextDataModule, TokenLayout
 from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.splits import Splits
 from zoo.models.base import Model
@@ -18,6 +18,7 @@ from zoo.models.bridge.model import Bridge
 from zoo.models.registry import find_variant
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.bleu import BLEU
+from zoo.tasks.caption import UnseenPairBias
 from zoo.tasks.cider import CIDEr
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.bridge import layout_of
@@ -72,6 +73,18 @@ def caption_layout(model: Any, max_length: int) -> TokenLayout:
     end = c.eos_token_id[0] if isinstance(c.eos_token_id, tuple) else c.eos_token_id
     pad = end if c.pad_token_id is None else c.pad_token_id
     return TokenLayout((c.decoder_start_token_id,), end, pad, min(max_length, c.max_length))
+
+
+def pair_bias(run: Run, model: Any, data: ImageTextDataModule) -> UnseenPairBias | None:
+    """The bias of the training captions, if the settings ask for it. Raises: SettingsError for a large vocabulary."""
+    if not run.config.task.unseen_pair_bias:
+        return None
+    rows = data.train
+    texts = [rows.ids[start : start + length].long() for start, length in zip(rows.starts, rows.lengths)]
+    try:
+        return UnseenPairBias(texts, model.config.vocab_size)
+    except ValueError as error:
+        raise SettingsError(f"unseen_pair_bias=true: {error}; omit it") from None
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------

@@ -55,12 +55,15 @@ class CaptionTaskSettings:
             validation.
         length_penalty: Exponent of the length in the score of a beam, its log-probability / length ** length_penalty.
         val_samples: Number of validation images whose captions are generated and scored; 0 scores none.
+        unseen_pair_bias: Do not hold against the model that a word never follows the one before it in the training
+            captions, if it follows similar words, see `UnseenPairBias`. For vocabularies of at most 4,096 tokens.
         early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     num_beams: int = 1
     length_penalty: float = 1.0
     val_samples: int = 200
+    unseen_pair_bias: bool = False
     early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
