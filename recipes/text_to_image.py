@@ -23,7 +23,7 @@ from zoo.training.recipes.image_config import TextToImageSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "steps=8000", "emoji": "epochs=200"}
+LONGER_RUNS = {"synthetic": "steps=15000", "emoji": "epochs=200"}
 
 
 def train(run: Run) -> Result:

@@ -12,7 +12,7 @@ from zoo.data.image_text.load import load_captions, load_visual_questions
 from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import DataError, Splits
-from zoo.data.synthetic.object_scenes import SPLITS
+from zoo.data.synthetic import object_scenes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -87,8 +87,8 @@ def test_the_first_epochs_read_introductory_images_alone(tokenizer: TextProcesso
 
 
 def test_partly_named_scenes_are_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    for split in SPLITS:
-        monkeypatch.setitem(SPLITS, split, 40)
+    for split in object_scenes.SPLITS:
+        monkeypatch.setitem(object_scenes.SPLITS, split, 40)
     settings = VisualQuestionSettings(partly_named=0.5)
     splits = load_visual_questions(settings, processor=ImageProcessor(size=(32, 32)))
     marked = splits.train.introductory
@@ -123,3 +123,17 @@ def test_emoji_by_kind_and_by_name() -> None:
     named = load_captions(CaptionDataSettings(name="emoji", max_train_samples=20),
                           processor=ImageProcessor(size=(64, 64)))  # fmt: skip
     assert named.test.alternatives and named.test.texts[0][0].prompt == "" and len(named.train) == 20
+
+
+def test_captions_of_partly_named_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in object_scenes.SPLITS:
+        monkeypatch.setitem(object_scenes.SPLITS, split, 40)
+    splits = load_captions(CaptionDataSettings(partly_named=1.0), processor=ImageProcessor(size=(32, 32)))
+    texts, tests = ([text.target for row in part.texts for text in row] for part in (splits.train, splits.test))
+    words = {word for text in texts for word in text.split()}
+    assert words >= {"object", "circle", "red"} and not any("red circle" in text for text in texts)
+    assert not any("object" in text for text in tests)
+    with pytest.raises(DataError, match=r"partly_named=0.5 with data=emoji: only the synthetic scenes have names"):
+        load_captions(CaptionDataSettings(name="emoji", partly_named=0.5), processor=ImageProcessor(size=(32, 32)))
+    with pytest.raises(ValueError, match=r"partly_named=2.0: expected a fraction from 0 to 1"):
+        CaptionDataSettings(partly_named=2.0)

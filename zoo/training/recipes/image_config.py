@@ -79,8 +79,8 @@ class RankerStageSettings:
     """
 
     source: str | None = None
-    train_steps: int = 600
-    train_batch_size: int = 128
+    train_steps: int = 800
+    train_batch_size: int = 64
     peak_lr: float = 2e-3
 
     def __post_init__(self) -> None:
@@ -110,8 +110,8 @@ class TextToImageTaskSettings:
     label_smoothing: float = 0.0
     judged: int = 200
     num_images: int = 16
-    guidance: float = 2.0
-    temperature: float = 1.0
+    guidance: float = 3.0
+    temperature: float = 0.7
     top_k: int = 0
     decoding_steps: int = 8
     judge_steps: int = 1000

@@ -87,7 +87,7 @@ def scene_classifier(file: Path, *, size: int, steps: int, seed: int, device: An
 
 
 def train(model: SceneClassifier, steps: int, seed: int, size: int) -> None:
-    """Train on scenes of all combinations, with blur and noise, as generated images may have, by AdamW, a cosine."""
+    """Train on scenes of all combinations, with blur and noise as generated images may have, by AdamW, a cosine."""
     parts = [make_object_scenes(split, min(count, steps * BATCH_SIZE), seed=OWN_SEED, size=size)
              for split, count in SCENES.items()]  # fmt: skip
     images = torch.cat([part.images for part in parts])
