@@ -4,6 +4,7 @@ Each family takes 3 to 8 seconds of CPU time, most of it in the exporter. Two fa
 version and the refusals run for every change; all families and all attention kinds have the mark `full`.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -44,6 +45,26 @@ def tiny(name: str, **changes) -> zoo.Model:
     if name == "ast":
         fields["max_length"] = 64
     return zoo.create_model(variant, seed=0, **fields | changes).eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_are_written_once():
+    """Of equal models: the exporter takes two seconds for the smallest one."""
+    written: dict[str, dict[str, bytes]] = {}
+    plain = graph.write_graph
+
+    def write(model, parts, file):
+        tensors = b"".join(t.contiguous().numpy().tobytes() for t in model.state_dict().values())
+        key = hashlib.sha256(repr((model.config, graph.ONE_FILE)).encode() + tensors).hexdigest()
+        if key not in written:
+            plain(model, parts, file)
+            written[key] = {path.name: path.read_bytes() for path in file.parent.glob(f"{file.name}*")}
+        for name, content in written[key].items():
+            (file.parent / name).write_bytes(content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "write_graph", write)
+        yield
 
 
 def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
