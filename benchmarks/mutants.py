@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -67,12 +68,18 @@ class Mutant:
             tree = ast.dump(ast.parse(result))
         except SyntaxError as error:
             raise ValueError(f"the changed file does not parse ({error})") from None
-        if tree == ast.dump(ast.parse(source)):
+        if tree == syntax_of(source):
             raise ValueError("the change is only one of comments or spaces")
         return result
 
     def __str__(self) -> str:
         return f"{self.file}: {self.breaks}"
+
+
+@cache
+def syntax_of(source: str) -> str:
+    """The syntax tree of a file, which many faults change."""
+    return ast.dump(ast.parse(source))
 
 
 def read_list(file: Path = LIST) -> list[Mutant]:

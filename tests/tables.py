@@ -1,4 +1,4 @@
-"""The tables of the documentation, made from the code: `python tests/tables.py --write`. A test compares."""
+"""The tables of the documentation, made from the code: `python tests/tables.py --write [NAME ...]`. A test compares."""
 
 import ast
 import re
@@ -119,13 +119,14 @@ def written(name: str) -> str:
     return found[2].strip()
 
 
-def main() -> None:
-    for name, (file, make) in TABLES.items():
+def main(names: Iterable[str]) -> None:
+    for name in names:
+        file, make = TABLES[name]
         table = make()
         file.write_text(section(name).sub(lambda m, table=table: f"{m[1]}\n{table}\n\n{m[3]}", file.read_text()))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python tests/tables.py --write")
-    main()
+    if sys.argv[1:2] != ["--write"] or not TABLES.keys() >= set(sys.argv[2:]):
+        sys.exit(f"usage: python tests/tables.py --write [NAME ...]; the names are {', '.join(TABLES)}")
+    main(sys.argv[2:] or TABLES)
