@@ -108,7 +108,7 @@ def test_options_are_checked_before_anything_is_read(bart: zoo.Model, options: d
 def test_what_is_refused(bart: zoo.Model, folder: Path) -> None:
     with pytest.raises(ValueError, match="text 0 is a pair of texts"):
         zoo.predict(bart, [("the fox", "a dog")])
-    with pytest.raises(ValueError, match="generate_kwargs is for models that write texts"):
+    with pytest.raises(ValueError, match=r"generate_kwargs \(.*\) is for models that write texts"):
         zoo.predict(zoo.create_model("vit_cifar_tiny", depth=1), [], generate_kwargs={"num_beams": 2})
     with pytest.raises(ValueError, match="no option 'num_beam'; did you mean 'num_beams'"):
         Predictor(zoo.load(folder / "whisper"), generate_kwargs={"num_beam": 2})

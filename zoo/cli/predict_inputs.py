@@ -122,7 +122,8 @@ class Reader:
         found = [file for file in files if of_file(file) is self.modality]
         others = [file for file in files if of_file(file) is not self.modality]
         if not found:
-            tables = [str(file) for file in others if _is_table_name(file.name)]
+            # .json may be a table, and is the settings of a model in most folders.
+            tables = [str(file) for file in others if _is_table_name(file.name) and file.suffix != ".json"]
             hint = f"; it has the table {tables[0]}: zoo predict MODEL {tables[0]}" if tables else ""
             if not self.modality.files_only:
                 hint += f"; to predict on the text {str(folder)!r} itself, give it as a line of standard input (-)"

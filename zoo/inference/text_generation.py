@@ -49,8 +49,8 @@ def writer_of(model: Any, options: Mapping[str, Any] | None) -> "TextWriter | Sp
     if not writes_texts(model):
         if options:
             raise ValueError(
-                f"generate_kwargs is for models that write texts of texts or speech, and the model has "
-                f"head={model.config.head!r}: omit it"
+                f"generate_kwargs (--generate-kwargs, --source-prefix) is for models that write texts of texts or "
+                f"speech, and the model has head={model.config.head!r}: omit it"
             )
         return None
     if isinstance(model, Whisper):
