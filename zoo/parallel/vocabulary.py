@@ -113,7 +113,7 @@ class _Goal:
         goal = target + self.smoothing * (mean - target) if self.smoothing else target
         losses = (total.log() - goal) * keep
         slope = exponentials.div_(total[:, None])
-        slope.scatter_add_(1, at, (own * (self.smoothing - 1.0)).to(slope.dtype)[:, None])
+        slope.scatter_add_(1, at, (own.to(slope.dtype) * (self.smoothing - 1.0))[:, None])
         if self.smoothing:
             slope -= self.smoothing / self.total
         return losses, slope * keep[:, None]

@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch import distributed as dist
+from torchmetrics import Metric
 
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
@@ -281,6 +282,20 @@ class Task(L.LightningModule):
         self._micro_batches = []
         self._ema_updater = None if self.ema is None else EMA(self.ema, self.model, self.ema_decay)
 
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """Place the metrics."""
+        self._place_metrics()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Place the metrics."""
+        self._place_metrics()
+
+    def _place_metrics(self) -> None:
+        """Let metrics sum over the processes with different parts of the data, so that each item counts once."""
+        if hasattr(self.trainer.strategy, "plan"):
+            for metric in metrics_in(list(vars(self).values())):
+                metric.process_group = self._group
+
     def on_train_end(self) -> None:
         """Check and log the last steps."""
         self.guard.drain()
@@ -299,6 +314,15 @@ class Task(L.LightningModule):
         """Restore the scale of the losses, so that a resumed run rounds like the original, and the skipped steps."""
         self._usual_count = self._usual_count or checkpoint.get("items_per_micro_batch")
         self.guard.skipped = max(self.guard.skipped, checkpoint.get("skipped_steps", 0))
+
+
+def metrics_in(value: Any) -> Iterator[Metric]:
+    """The metrics in dicts and lists, and those that they consist of."""
+    if isinstance(value, Metric):
+        yield from (module for module in value.modules() if isinstance(module, Metric))
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from metrics_in(part)
 
 
 def as_batch_dict(batch: Any) -> Mapping[str, Any]:

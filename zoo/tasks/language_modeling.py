@@ -16,6 +16,7 @@ from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
+from zoo.parallel.vocabulary import VocabularyLinear
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.utils.keyed_random import KeyedRandom
@@ -146,6 +147,8 @@ class Predictions:
         if self.layer is None:
             return F.cross_entropy(self.x.float(), self.labels, ignore_index=IGNORED, reduction=reduction,
                                    label_smoothing=self.label_smoothing)  # fmt: skip
+        if isinstance(self.layer, VocabularyLinear):
+            return self.layer.cross_entropy(self.x, self.labels, reduction, label_smoothing=self.label_smoothing)
         loss = linear_cross_entropy(self.x, self.layer.weight, self.labels, self.layer.bias, reduction=reduction)
         if not self.label_smoothing:
             return loss
@@ -173,16 +176,18 @@ def output_layer(model: nn.Module) -> nn.Linear | None:
     logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded, or has hooks, an
     adapter or a `forward` of its own."""
     head: Any = getattr(model, "head", None)
-    if not isinstance(model, TextModel | EncoderDecoder) or isinstance(model, FSDPModule):
+    divided = isinstance(getattr(head, "proj", None), VocabularyLinear)  # it computes its loss itself
+    if not isinstance(model, TextModel | EncoderDecoder) or (isinstance(model, FSDPModule) and not divided):
         return None
     if type(head) not in (LMHead, MaskedLMHead) or head.softcap is not None:
         return None
+    looked_at = (head,) if divided else (model, head)  # the hooks of FSDP2 also run before `encode`
     own = type(model).forward not in (TextModel.forward, EncoderDecoder.forward)
     own = own or "forward" in vars(model) or "forward" in vars(head)
     compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
     hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-                or module._backward_pre_hooks for module in (model, head))  # fmt: skip
-    return None if own or compiled or hooks or not is_plain_linear(head.proj) else head.proj
+                or module._backward_pre_hooks for module in looked_at)  # fmt: skip
+    return None if own or compiled or hooks or not (divided or is_plain_linear(head.proj)) else head.proj
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor | None:

@@ -26,6 +26,7 @@ from zoo.training.progress import ProgressBar
 from zoo.training.result import Result
 from zoo.training.run import Run
 from zoo.training.run_dir import named_disk_errors
+from zoo.training.same_ranks import SameOnAllRanks
 from zoo.training.sample_pass import SamplePass
 from zoo.training.save_run import check_export, save_run
 from zoo.training.speed import TimedAugmentation, peak_flops
@@ -103,6 +104,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     )
     stop_callback = StopOnSignalOrTime(checkpoint_callback, t.max_minutes)
     callbacks: list[Callback] = [timer, stop_callback, checkpoint_callback, *more_callbacks]
+    if devices.world(run.config) > 1:
+        callbacks.append(SameOnAllRanks(run.shared_values()))
     budget = 60 * t.max_minutes if t.max_minutes else None
     bar = ProgressBar(out, timer, budget)
     if t.progress:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.sources.fingerprint import Fingerprint, ReadData, data_folder, record_read_data
 from zoo.training import devices, parse
+from zoo.training.config import FREE
 from zoo.training.parse import CommandLine, SettingsError
 from zoo.training.result import DatasetInfo
 from zoo.training.run_dir import RunFolder, open_run, write_text
 from zoo.utils import distributed
 from zoo.utils.console import announce
-from zoo.utils.options import as_dict
+from zoo.utils.options import as_dict, flatten
 
 if TYPE_CHECKING:
     from zoo.models.base import Model
@@ -164,6 +165,11 @@ class Run:
             if skipped:
                 write_text(self.folder.path / "skipped.txt", "".join(f"{line}\n" for line in skipped))
         return self.folder
+
+    def shared_values(self) -> dict[str, Any]:
+        """What all processes of the run must have in common: the settings, and the data that they have read."""
+        values = {path: value for path, value in flatten(as_dict(self.config)).items() if path not in FREE}
+        return values | {f"the data, {name}": digest for name, digest in self._fingerprint().items()}
 
     def _fingerprint(self) -> Fingerprint:
         """The fingerprint of the data that has been read so far."""
