@@ -132,7 +132,7 @@ class Baselines(L.Callback):
     def without_images(rows: ImageTextRows, layout: TokenLayout) -> ImageTextRows:
         """The same texts without the image tokens before them."""
         found = copy.copy(rows)
-        found.caption_epochs = 0
+        found.caption_epochs = found.introductory_epochs = 0
         cut = len(rows.layout.prefix) - 1  # the last token before the prompt gives its place to the new prefix
         found.layout, found.starts = layout, rows.starts + cut
         found.lengths, found.prompt_lengths = rows.lengths - cut, rows.prompt_lengths - cut
@@ -153,7 +153,8 @@ class Baselines(L.Callback):
         from sklearn.linear_model import LogisticRegression
 
         train, test = self.data.train, self.data.test
-        keys = Keys(list(range(min(PROBE_ITEMS, len(train)))), train.caption_epochs)
+        epoch = max(train.caption_epochs, train.introductory_epochs)  # the first that reads all images and texts
+        keys = Keys(list(range(min(PROBE_ITEMS, len(train)))), epoch)
         answers = [train.texts[i].target for i in train.text_rows(keys).tolist()]
         features = [self.features(task, part.data, count) for part, count in
                     ((train, len(keys)), (test, len(test.data)))]  # fmt: skip
