@@ -124,6 +124,7 @@ def test_only_objects_that_the_caption_names_are_looked_for(model: Any, monkeypa
     assert found["named"] == found["attention"] == found["gradient"] == found["layer1"] == 1.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) / 32**2 for row, scene in zip(SCENES.boxes, SCENES.scenes)
              for box in row[: len(scene.objects)]]  # fmt: skip
+    assert found["overlap"] == 1.0 and found["overlap_chance"] > found["chance"]
     assert found["chance"] == pytest.approx(float(torch.stack(areas).mean()), abs=0.05)
 
 

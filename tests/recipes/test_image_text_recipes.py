@@ -54,7 +54,10 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
     assert call("caption", tmp_path / "run", *TINY["caption"], "steps=2") == 0
     found = result(tmp_path / "run")
     names = {"cider", "bleu", "caption_accuracy", "attribute_accuracy"}
-    names |= {f"pointing_{name}" for name in ("attention", "rollout", "gradient", "layer0", "chance", "named")}
+    names |= {
+        f"pointing_{name}"
+        for name in ("attention", "rollout", "gradient", "layer0", "overlap", "overlap_chance", "chance", "named")
+    }
     assert {f"test_{name}" for name in names} <= found["result"].keys()
     assert found["bleu_signature"].startswith("nrefs:var|") and "val_cider" in found["validation"]
     assert {"grounding.png", "captions.csv"} <= {file.name for file in (tmp_path / "run").iterdir()}

@@ -39,6 +39,8 @@ class PointingScore(L.Callback):
     over the objects that the captions of the model name, each with the attention that wrote its words;
     `test_pointing_layer0` and so on: attention in one layer of the decoder alone; `test_pointing_chance`: for a patch
     at random; `test_pointing_named`: the fraction of the objects that the captions name, which alone are looked for.
+    A maximum counts if the center of its patch lies in the box; `test_pointing_overlap` and
+    `test_pointing_overlap_chance` are attention and chance if the patch has to overlap the box.
 
     Args:
         images: The test images with their scenes and boxes; without these nothing is computed.
@@ -69,8 +71,8 @@ def pointing(model: Any, images: ImageTexts, limit: int = POINTED) -> dict[str, 
     layers = [name for name, _ in find_layers(model, CROSS).found] if has_cross_attention(model) else []
     ways: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS}
     ways |= {f"layer{i}": {"layers": name} for i, name in enumerate(layers) if len(layers) > 1}
-    hits: dict[str, list[bool]] = {name: [] for name in ways}
-    chance: list[float] = []
+    hits: dict[str, list[bool]] = {name: [] for name in [*ways, "overlap"]}
+    chance: list[tuple[float, float]] = []
     objects = 0
     for i in range(min(limit, len(images))):
         image = images.images[i]
@@ -82,12 +84,29 @@ def pointing(model: Any, images: ImageTexts, limit: int = POINTED) -> dict[str, 
         for way, options in ways.items():
             grounded = ground_words(model, image, ids, **options)
             for which, words in named:
-                left, top, right, bottom = images.boxes[i, which].tolist()
-                x, y = grounded.peak(words)
-                hits[way].append(left <= x <= right and top <= y <= bottom)
-        chance += [centers_inside(grounded, images.boxes[i, which].tolist()) for which, _ in named]
-    found = {way: sum(values) / max(len(values), 1) for way, values in hits.items()}
-    return found | {"chance": sum(chance) / max(len(chance), 1), "named": len(chance) / max(objects, 1)}
+                box, point = images.boxes[i, which].tolist(), grounded.peak(words)
+                hits[way].append(is_inside(point, box))
+                if way == "attention":
+                    hits["overlap"].append(is_inside(point, wider(grounded, box)))
+        boxes = [images.boxes[i, which].tolist() for which, _ in named]
+        chance += [(centers_inside(grounded, box), centers_inside(grounded, wider(grounded, box))) for box in boxes]
+    count = max(len(chance), 1)
+    found = {way: sum(values) / count for way, values in hits.items()}
+    inside, overlapping = (sum(values) / count for values in zip(*(chance or [(0.0, 0.0)])))
+    return found | {"chance": inside, "overlap_chance": overlapping, "named": len(chance) / max(objects, 1)}
+
+
+def is_inside(point: tuple[float, float], box: list[float]) -> bool:
+    """Whether a point (x, y) is in a box (left, top, right, bottom)."""
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def wider(grounded: Grounding, box: list[float]) -> list[float]:
+    """A box with half a patch more at each side: the centers of the patches that overlap the box are in it."""
+    rows, columns = grounded.maps.shape[1:]
+    height, width = grounded.image.shape[1:]
+    x, y = width / columns / 2, height / rows / 2
+    return [box[0] - x, box[1] - y, box[2] + x, box[3] + y]
 
 
 def object_words(scene: ObjectScene, words: list[str]) -> list[tuple[int, list[int]]]:
