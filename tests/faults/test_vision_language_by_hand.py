@@ -1,5 +1,6 @@
 """What a user of vision-language models tries by hand: costs, verification, half precision, and misspelled options."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 import zoo
 from zoo.cli.main import main
+from zoo.cli.serve_run import service_of
 from zoo.inference.cost import measure
 from zoo.inference.cost_by_kind import cost_by_kind
 from zoo.preprocessing.tokenizer_training import train
@@ -92,6 +94,12 @@ def test_models_that_write_about_images_are_not_predicted_with_or_served(
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
     error = capsys.readouterr().err
     assert f"the model writes texts: to {what}" in error and "--image FILE" in error
+
+
+def test_models_of_which_zoo_predict_writes_texts_are_served() -> None:
+    args = argparse.Namespace(truncation=None, max_batch_size=1)
+    with pytest.raises(ValueError, match="the model has no preprocessing"):  # and else is served
+        service_of(zoo.create_model("t5_nano", depth=1, seed=0), args)
 
 
 def test_new_models_have_the_image_processor_of_the_published_ones(tmp_path: Path) -> None:

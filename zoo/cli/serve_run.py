@@ -19,6 +19,7 @@ from zoo.inference.predict import writing_of
 from zoo.inference.server import create_app
 from zoo.inference.server_models import Embeddings, Predictions
 from zoo.inference.server_requests import MIB, Limits
+from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
 from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.retrieval.encode import Encoder
@@ -112,7 +113,7 @@ def load_model(args: argparse.Namespace) -> Model:
 def service_of(model: Model, args: argparse.Namespace) -> Predictions | Embeddings:
     """Predictions, or the embeddings of a model that has them. Raises ValueError for one that has neither."""
     embeds = any(hasattr(model, f"encode_{name}") for name in MODALITIES)
-    if model.config.head == "lm" and not embeds:
+    if model.config.head == "lm" and not embeds and not writes_texts(model):
         raise ValueError(f"zoo serve answers with predictions or embeddings, and the model writes "
                          f"texts: to {writing_of(model)}")  # fmt: skip
     if embeds or model.config.parts or model.config.head == "pool":
