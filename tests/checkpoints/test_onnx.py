@@ -297,6 +297,10 @@ def test_a_loss_that_rises_is_worse():
     assert accuracy_gate.Change("loss", 1.0, 1.2).worse == pytest.approx(0.2)
     assert accuracy_gate.Change("accuracy", 0.9, 0.8).worse == pytest.approx(0.1)
     assert not accuracy_gate.Change("loss", 1.0, float("nan")).worse <= 0.1
+    small = accuracy_gate.Change("loss", 2.451, 2.451012)
+    assert str(small) == "loss 2.451000 in float32 and 2.451012 in int8"
+    with pytest.raises(ValueError, match=r"worse by 0\.000012, more than tolerance=0"):
+        accuracy_gate.check_change(small, 0, 300, "the int8 model was not written", "export it")
 
 
 def test_scores_of_other_heads(exported):

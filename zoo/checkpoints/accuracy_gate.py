@@ -27,8 +27,14 @@ class Change(NamedTuple):
         """How much worse the quantized model is; negative if it is better."""
         return self.before - self.after if self.measure == "accuracy" else self.after - self.before
 
+    @property
+    def digits(self) -> int:
+        """The decimals that show the change: four, or more for a smaller one."""
+        return next((n for n in (4, 6, 8) if f"{self.before:.{n}f}" != f"{self.after:.{n}f}"), 4)
+
     def __str__(self) -> str:
-        return f"{self.measure} {self.before:.4f} in {self.dtype} and {self.after:.4f} in int8"
+        before, after = (f"{value:.{self.digits}f}" for value in (self.before, self.after))
+        return f"{self.measure} {before} in {self.dtype} and {after} in int8"
 
 
 def check_options(
@@ -84,7 +90,7 @@ def check_change(change: Change, tolerance: float, count: int, refused: str, oth
     """Raise ValueError for a change that is greater than allowed, with both numbers. refused: what does not happen."""
     if not change.worse <= tolerance:
         raise ValueError(
-            f"{refused}: {change} on {count:,} examples, worse by {change.worse:.4f}, more than "
+            f"{refused}: {change} on {count:,} examples, worse by {change.worse:.{change.digits}f}, more than "
             f"tolerance={tolerance:g}; allow more, or {otherwise} without quantize="
         )
 
