@@ -229,22 +229,34 @@ def test_what_checkpointing_keeps_changes_no_gradient() -> None:
 # --- many processes -----------------------------------------------------------------------------------------------
 
 
-def exchanges_of_64(rank: int) -> dict[str, int]:
-    """The exchanges of a step of process 0 of 64, with a backend that sends nothing."""
+def exchanges(rank: int, plan: Plan) -> dict[str, int]:
+    """The exchanges of a step of process 0 of many, with a backend that sends nothing."""
     dist.destroy_process_group()
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=64)
-    plan = Plan(shard=16, tensor=4, sequence=True)
-    model = parallelize(small("gpt2", heads=4, vocab_size=64), plan, plan.mesh("cpu"))
-    with CommDebugMode() as exchanges:
-        gradients_of(model, {"input_ids": torch.arange(8).repeat(2, 1)})
-    return {str(kind): count for kind, count in exchanges.get_comm_counts().items()}
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=plan.world)
+    model = parallelize(small("gpt2", vocab_size=64), plan, plan.mesh("cpu"))
+    with CommDebugMode() as counted:
+        model(input_ids=torch.arange(8).repeat(2, 1)).square().mean().backward()
+    return {str(kind).rpartition(".")[2]: count for kind, count in counted.get_comm_counts().items()}
 
 
-def test_the_exchanges_of_64_processes_are_counted() -> None:
-    (found,) = ranks(1, exchanges_of_64)
-    blocks, units = 2, 3  # of FSDP2: each block, and the rest
-    gathered = 2 * blocks + 2 * blocks + 1 + 1 + 1  # attention and MLP, and again backward; the end of the stack, the
-    # beginning backward, and the scores
-    total = {kind.split(".")[-1]: count for kind, count in found.items()}
-    print(total)
-    assert total["_allgather_base_"] == units + (units - 1)
+BLOCKS = 2
+UNITS = BLOCKS + 1  # of FSDP2: each block, and all other parameters
+SHARDS = {"_allgather_base_": 2 * UNITS, "_reduce_scatter_base_": UNITS}  # forward and backward; gradients
+# The word embeddings, attentions and MLPs; the gradients of the inputs of these and of the output layer; the scores.
+PARTS = {"all_reduce": 1 + 2 * BLOCKS + 2 * BLOCKS + 1, "all_gather_into_tensor": 1}
+# Attentions and MLPs gather tokens and scatter their sums, forward and backward; so do the ends of the stack, one of
+# them in each direction. The gradients of six parameters of each block that are applied to parts of the tokens.
+TOKENS = {
+    "all_gather_into_tensor": 1 + 4 * BLOCKS + 2,
+    "reduce_scatter_tensor": 4 * BLOCKS,
+    "all_reduce": 1 + 1 + 6 * BLOCKS,
+}
+
+
+@pytest.mark.parametrize(("plan", "expected"), [
+    (Plan(shard=64), SHARDS),
+    (Plan(tensor=4, data=16), PARTS | {"allreduce_": UNITS}),
+    (Plan(shard=16, tensor=4, sequence=True), SHARDS | TOKENS),
+])  # fmt: skip
+def test_the_exchanges_of_64_processes_are_counted(plan: Plan, expected: dict[str, int]) -> None:
+    assert ranks(1, exchanges, plan) == [expected]
