@@ -4,6 +4,7 @@ import copy
 from functools import partial
 from typing import Any
 
+import plan_cases
 import pytest
 import torch
 from parallel_cases import Case, Gradients, alone, difference, double, doubled, weights_like
@@ -12,7 +13,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tests.models import test_contract as single_towers
-from tests.models import test_contrast as contrasts
 from tests.models import test_encoder_decoder as encoder_decoders
 from zoo.nn.core import CORES
 from zoo.nn.recurrent_core import RecurrentCore
@@ -116,23 +116,25 @@ def test_inputs(method: str | None) -> None:
     check(4 if method is None else 2, INPUTS, method)
 
 
-def towers() -> Any:
-    return double(contrasts.make())
+def multimodal(rank: int, cases: dict[str, tuple[Any, dict[str, Any]]]) -> dict[str, Gradients]:
+    """The gradients of models whose processes have the same output, averaged over these."""
+    found = {}
+    for name, (model, batch) in cases.items():
+        plan_cases.gradients_of(context_parallel(model, dist.group.WORLD), batch)
+        found[name] = {key: torch.zeros_like(p) if p.grad is None else p.grad for key, p in model.named_parameters()}
+        for gradient in found[name].values():
+            dist.all_reduce(gradient)
+            gradient /= 2
+    return found
 
 
-def features(model: Any) -> list[Tensor]:
-    batch = doubled(contrasts.batch(model))
-    return [model.encode_image(batch["pixel_values"]), model.encode_text(batch["input_ids"])]
-
-
-def divided_features(rank: int) -> list[Tensor]:
-    return [y.detach() for y in features(context_parallel(towers(), dist.group.WORLD))]
-
-
-def test_two_towers_have_the_same_features_in_all_processes() -> None:
-    for found in ranks(2, divided_features):
-        for one, other in zip(found, features(towers()), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+def test_models_of_several_towers() -> None:
+    cases = {name: plan_cases.small(name) for name in ("bridge", "coca", "contrast", "dalle", "paligemma")}
+    inputs = {name: (model, plan_cases.batch_of(model)) for name, model in cases.items()}
+    found = ranks(2, multimodal, inputs)
+    for name, (model, batch) in inputs.items():
+        expected = plan_cases.gradients_of(model, batch)
+        assert difference(found[0][name], expected) < 1e-12 > difference(found[1][name], expected), name
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
