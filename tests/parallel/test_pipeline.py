@@ -158,7 +158,9 @@ def one_process(count: int) -> tuple[list[float], Gradients]:
         return loss.detach()
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = steps(model, optimizer, backward, lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5), average)
+    losses = steps(
+        count, model, optimizer, backward, lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5), average
+    )
     return losses, dict(zip((name for name, _ in model.named_parameters()), average, strict=True))
 
 

@@ -74,7 +74,7 @@ class DividedStack(Stack):
         recompute = self.checkpointing and torch.is_grad_enabled()
         for i, block in enumerate(self):
             own = context.layer(i) if isinstance(context.rotary, tuple) else context
-            x = checkpoint(block, x, own, use_reentrant=False) if recompute else block(x, own)
+            x = checkpoint(block, x, own, use_reentrant=False, **self.keeps) if recompute else block(x, own)
             if selected is not None and i in selected:
                 outputs[i] = x
         outputs[self.depth] = x if self.norm is None else self.norm(x)

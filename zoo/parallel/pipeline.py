@@ -12,6 +12,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.tensor import DTensor
 
 from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
+from zoo.parallel.gradients import clip_by_norm, total_norm
 from zoo.parallel.place import place
 from zoo.parallel.plan import Plan
 from zoo.parallel.stages import Loss, stage_model, tied_parameters
@@ -188,14 +189,10 @@ class Pipeline:
         """Scale the gradients of all stages so that their norm is at most `max_norm`; returns the norm before that."""
         tied = {id(p) for p in self._tied_here() if self.rank}  # counted in the first stage
         own = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in tied]
-        norm = nn.utils.get_total_norm(own)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        total = norm.double().square().to(self.device)
+        total = total_norm(own).double().square().to(self.device)
         dist.all_reduce(total, group=self.group)
         total = total.sqrt()
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_((max_norm / (total + 1e-6)).clamp(max=1.0).to(parameter.grad.dtype))
+        clip_by_norm(self.parameters(), max_norm, total)
         return total
 
     # --- Tied parameters ------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class StageStack(Stack):
         recompute = self.checkpointing and torch.is_grad_enabled()
         for number, block in zip(self.numbers, self, strict=True):
             own = context.layer(number) if isinstance(context.rotary, tuple) else context
-            x = checkpoint(block, x, own, use_reentrant=False) if recompute else block(x, own)
+            x = checkpoint(block, x, own, use_reentrant=False, **self.keeps) if recompute else block(x, own)
         self.sent = x
         x = x if self.norm is None else self.norm(x)
         return x if keep is None else x * keep[..., None]
