@@ -4,11 +4,12 @@
 
 saving: the seconds that a step waits for a checkpoint of the weights and the state of AdamW, which is written in the
 background, every `steps` steps; their share of the time between two saves. Target: 5 %.
-loading: bytes that each process reads of a folder of weights, and its peak of memory that is not a mapped file, against
+loading: bytes that each process reads of a folder of weights, and its peak of memory, with pages of the file, against
 loading the whole model in each process and sharding it then.
 70 B: bytes that each of 64 processes reads and holds of llama2_70b in bfloat16, counted without values.
 """
 
+import ctypes
 import statistics
 import tempfile
 import threading
@@ -108,10 +109,11 @@ def saving(o: SimpleNamespace) -> None:
 
 
 class PeakMemory:
-    """The peak of this process' memory that is not a mapped file, above that at the start, in bytes."""
+    """The peak of the memory of this process above that at the start, in bytes."""
 
     def __enter__(self) -> "PeakMemory":
-        self.start = self.peak = anonymous()
+        ctypes.CDLL(None).malloc_trim(0)  # what the parent has freed would be used again, and not be counted
+        self.start = self.peak = resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -123,7 +125,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.001):
-            self.peak = max(self.peak, anonymous())
+            self.peak = max(self.peak, resident())
 
     @property
     def bytes(self) -> int:
@@ -131,9 +133,10 @@ class PeakMemory:
         return self.peak - self.start
 
 
-def anonymous() -> int:
+def resident() -> int:
+    """Bytes of memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def load(rank: int, folder: str, whole: bool) -> list[int]:
@@ -146,8 +149,10 @@ def load(rank: int, folder: str, whole: bool) -> list[int]:
         return values
 
     load_shards.read_part = counted
-    with PeakMemory() as memory:
-        model = on_mesh(zoo.load(folder)) if whole else zoo.load(folder, shard=on_mesh)
+    for _ in range(2):  # imports take memory in the first round
+        model, read[0] = None, 0
+        with PeakMemory() as memory:
+            model = on_mesh(zoo.load(folder)) if whole else zoo.load(folder, shard=on_mesh)
     held = sum(local(x).nbytes for x in (*model.parameters(), *model.buffers()))
     size = sum(file.stat().st_size for file in Path(folder).glob("model*.safetensors"))
     return [size if whole else read[0], held, memory.bytes]

@@ -9,12 +9,13 @@ from peers import randomize
 from ranks import ranks
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import zoo
 from zoo.checkpoints import load_shards
 from zoo.parallel.fsdp import shard
+from zoo.parallel.place import parallelize
+from zoo.parallel.plan import Plan
 from zoo.parallel.shards import is_sharded, local, whole
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "vocab_size": 51}
@@ -34,21 +35,13 @@ def fsdp(model: Any) -> Any:
     return shard(model, init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
 
 
-def two_dimensional(model: Any) -> Any:
-    """Tensor parallel within FSDP2: both split the rows of some weights."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
-    for block in model.blocks:
-        plan: dict[str, ParallelStyle] = {f"mixer.{name}": ColwiseParallel() for name in "qkv"} | {
-            "mixer.out": RowwiseParallel()
-        }
-        plan |= {"mlp.up": ColwiseParallel(), "mlp.down": RowwiseParallel()}
-        parallelize_module(block, mesh["tensor"], plan)
-        fully_shard(block, mesh=mesh["data"])
-    fully_shard(model, mesh=mesh["data"])
-    return model
+def planned(model: Any) -> Any:
+    """Tensor parallel within FSDP2: both divide the rows of some weights."""
+    plan = Plan(shard=2, tensor=2)
+    return parallelize(model, plan, plan.mesh("cpu"))
 
 
-SHARDINGS = {"fsdp": fsdp, "fsdp x tensor": two_dimensional}
+SHARDINGS = {"fsdp": fsdp, "plan": planned}
 MODELS = {"text": text_model, "towers": two_towers}
 
 
@@ -58,7 +51,7 @@ def save_sharded(rank: int, model: str, sharding: str, folder: Path, size: str) 
 
 @pytest.mark.parametrize(
     ("world", "model", "sharding", "size"),
-    [(2, "text", "fsdp", "5KB"), (2, "towers", "fsdp", "50GB"), (4, "text", "fsdp x tensor", "50GB")],
+    [(2, "text", "fsdp", "5KB"), (2, "towers", "fsdp", "50GB"), (4, "text", "plan", "50GB")],
 )
 def test_saved_as_one_process_saves_it(tmp_path: Path, world: int, model: str, sharding: str, size: str) -> None:
     ranks(world, save_sharded, model, sharding, tmp_path / "sharded", size)
@@ -132,7 +125,7 @@ def load_sharded(rank: int, folder: Path, sharding: str, options: dict[str, Any]
     return {name: whole(x).detach() for name, x in model.state_dict().items()}, read[0], held
 
 
-@pytest.mark.parametrize(("world", "sharding"), [(2, "fsdp"), (4, "fsdp x tensor"), (3, "tensor")])
+@pytest.mark.parametrize(("world", "sharding"), [(2, "fsdp"), (4, "plan"), (3, "tensor")])
 def test_each_process_reads_its_part(tmp_path: Path, world: int, sharding: str) -> None:
     folder = zoo.save(text_model(mlp_dim=48), tmp_path / "model", max_shard_size="9KB")
     expected = zoo.load(folder).state_dict()

@@ -1,5 +1,6 @@
 """Checkpoints of sharded models: written by four processes in two dimensions, read by any number in any layout."""
 
+import errno
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import zoo
 from zoo.checkpoints.formats import native
+from zoo.parallel import checkpoint
 from zoo.parallel.checkpoint import ShardSaver, Written, optimizer_groups, optimizer_tensors
 from zoo.parallel.fsdp import shard
 from zoo.parallel.shard_reader import ShardReader
@@ -252,3 +254,30 @@ def test_the_model_is_loaded_from_a_checkpoint(tmp_path: Path) -> None:
     model = zoo.create_model("vit_cifar_tiny", seed=0, width=16, depth=1, heads=2, num_classes=3)
     found = zoo.load(tmp_path / "last.ckpt").state_dict()
     assert all(torch.equal(x, found[name]) for name, x in model.state_dict().items())
+
+
+def full_disk(rank: int, folder: Path) -> list[str]:
+    """What each process raises where the file of rank 1 alone cannot be written, and whether it can save again."""
+    module, _ = net("fsdp", 0)
+    tensors, saver, finished = dict(module.state_dict()), ShardSaver(), list[Written]()
+    write = checkpoint.write_tensors
+
+    def fails(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "shard")
+
+    checkpoint.write_tensors = fails if rank else write
+    saver.save(folder, tensors, finished.append)
+    found = []
+    try:
+        saver.wait()
+    except OSError as error:
+        found.append(str(error))
+    checkpoint.write_tensors = write
+    saver.save(folder, tensors, finished.append)
+    saver.wait()
+    return [*found, *(str(len(written.files)) for written in finished)]
+
+
+def test_a_full_disk_of_one_process_is_an_error_of_all(tmp_path: Path) -> None:
+    error = "[Errno 28] No space left on device: 'shard'"
+    assert ranks(2, full_disk, tmp_path / "new") == [[error, "2"], [error]]
