@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,58 @@ def test_a_folder_that_does_not_come_to_rest_is_refused(tmp_path: Path, monkeypa
     (tmp_path / MARKER).touch()
     with pytest.raises(LoadError, match="may hold files of two models"):
         read_folder(tmp_path, lambda: None)
+
+
+# --- a file or a folder -----------------------------------------------------------------------------------------------
+
+
+def put(path: Path, text: str, kind: str) -> Path:
+    if kind == "file":
+        path.write_text(text)
+    else:
+        path.mkdir()
+        (path / "part").write_text(text)
+    return path
+
+
+def text_of(path: Path) -> str:
+    return (path / "part" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("kinds", ["file file", "file folder", "folder file", "folder folder"])
+def test_a_kill_leaves_the_old_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str, exchanges: bool
+) -> None:
+    """And the next one takes its place."""
+    old, new = kinds.split()
+    if not exchanges:
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    places = [(os, "replace"), (atomic, "_exchange"), (atomic, "remove"), (atomic, "sync")]
+    for step in range(20):
+        place = tmp_path / str(step)
+        place.mkdir()
+        path, made = put(place / "last", "old", old), put(place / "new", "new", new)
+        killed = killed_at(step, partial(atomic.replace_whole, made, path), places)
+        found = atomic.find_whole(path)
+        assert found is not None and text_of(found) == "new" if not killed else text_of(found) in ("old", "new")
+        atomic.remove(place / "new")
+        atomic.replace_whole(put(place / "new", "next", new), path)
+        assert text_of(path) == "next" and [entry.name for entry in place.iterdir()] == ["last"]
+        if not killed:
+            break
+    assert not killed and step > 2
+
+
+def test_a_copy_shares_the_files_of_a_folder(tmp_path: Path) -> None:
+    for number, kinds in enumerate(("file file", "file folder", "folder file", "folder folder")):
+        source, before = kinds.split()
+        place = tmp_path / str(number)
+        place.mkdir()
+        put(place / "last", "new", source)
+        put(place / "best", "old", before)
+        atomic.copy_whole(place / "last", place / "best")
+        assert text_of(place / "best") == text_of(place / "last") == "new"
+        assert sorted(entry.name for entry in place.iterdir()) == ["best", "last"]
+        if source == "folder":
+            assert (place / "best" / "part").samefile(place / "last" / "part")
