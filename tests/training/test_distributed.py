@@ -12,11 +12,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch._dynamo
 from tiny_run import Kill, assert_same, image_sets, in_child, metrics, tiny_run
 from tiny_run import checkpoint as stored
 from torch import distributed as dist
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import zoo.training.fit  # noqa: F401  (here and not in each child)
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.parallel import checkpoint
 from zoo.training.checkpoint_files import damage, step_of
