@@ -163,7 +163,7 @@ def fit_to_captions(run: Run, model: Any, tokenizer: DiscreteVAE, captions: Spli
 
 def pairs_of(images: ImageTexts, *, related: bool = False) -> PairDataset[Any]:
     """Images with their captions. related: scenes with objects of the same colors follow each other, in families that
-    stay in one batch, where shapes and relations alone tell them apart."""
+    stay in one batch, where they differ in shapes and relations alone."""
     captions = [tuple(text.target for text in row) for row in images.texts]
     pairs = PairDataset(images.images, captions)
     if not related or images.scenes is None:
