@@ -4,14 +4,20 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from recipe_calls import RESUMED, caller, check_resumed_run, result
 
 import zoo
+from zoo.data.image_text.datamodule import ImageTextRows, TokenLayout
+from zoo.data.image_text.dataset import ImageText, ImageTexts
+from zoo.data.keyed_batches import Keys
 from zoo.data.synthetic import object_scenes
 from zoo.inference.generation.generate import generate
 from zoo.models.bridge.model import Bridge
+from zoo.preprocessing.tokenizer_training import train
 from zoo.training.recipes.image_text_config import CaptionSettings, VQASettings
+from zoo.training.recipes.vqa import Baselines
 
 call = caller({"vqa": VQASettings, "caption": CaptionSettings})
 QUIET = ("progress=false", "log_every=1", "data.batch_size=8")
@@ -69,6 +75,17 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
     written = generate(model, pixel_values=pixels, max_new_tokens=24)
     texts = [" ".join(model.preprocess.text.decode(row).split()) for row in written]
     assert texts == [row["caption"] for row in rows[:2]]
+
+
+def test_language_alone_is_trained_on_all_scenes() -> None:
+    tokenizer = train("bpe", ["what? red"] * 3, 262, max_length=64)
+    part = ImageTexts(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), [(ImageText("what?", "red"),)] * 8,
+                      introductory=torch.arange(8) < 2)  # fmt: skip
+    rows = ImageTextRows(part, tokenizer, TokenLayout((7, 7), end=0, pad=1, max_length=64), seed=0, caption_epochs=1,
+                         introductory_epochs=2)  # fmt: skip
+    alone = Baselines.without_images(rows, TokenLayout((0,), end=0, pad=1, max_length=64))
+    keys = Keys(list(range(8)), 0)
+    assert alone.text_rows(keys).tolist() == list(range(8)) and rows.text_rows(keys).tolist() == [0, 1] * 4
 
 
 def test_questions_of_a_table(tmp_path: Path) -> None:
