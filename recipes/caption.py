@@ -9,11 +9,11 @@ The synthetic scenes have two objects of 4 shapes and 6 colors; the test scenes 
 and of two shapes and a relation, that do not occur in training. Captions are scored by BLEU (sacrebleu, extra
 `translate`), by CIDEr-D, and by how many are exactly one of the right ones.
 
-On the scenes, the places of the objects are known: the pointing scores are the fractions of named objects that lie under
-the maximum of the attention that wrote their words, as it is, followed through the encoder (rollout), and weighted by
-gradients, beside that of a patch at random. grounding.png shows the words of some captions over their images. The
-captions of the test split are in captions.csv, the trained model in runs/caption/model. If a run is interrupted, the same command
-resumes it, bit for bit.
+On the scenes, the places of the objects are known: the pointing scores are the fractions of named objects that lie
+under the maximum of the attention that wrote their words, as it is, followed through the encoder (rollout), and
+weighted by gradients, beside that of a patch at random. grounding.png shows the words of some captions over their
+images. The captions of the test split are in captions.csv, the trained model in runs/caption/model. If a run is
+interrupted, the same command resumes it, bit for bit.
 """
 
 import sys

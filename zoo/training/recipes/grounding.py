@@ -113,8 +113,8 @@ def object_words(scene: ObjectScene, words: list[str]) -> list[tuple[int, list[i
     """(number of an object of the scene, the indices of the two words of a caption that name it), if they do."""
     found = []
     for which, obj in enumerate(scene.objects):
-        wanted = name(obj).split()
-        first = next((i for i in range(len(words) - 1) if words[i : i + 2] == wanted), None)
+        named = name(obj).split()
+        first = next((i for i in range(len(words) - 1) if words[i : i + 2] == named), None)
         if first is not None:
             found.append((which, [first, first + 1]))
     return found
