@@ -163,12 +163,12 @@ def complete_parallel(
         ids, mask = without_text(batch)
         mask_of_texts = batch.get("attention_mask", real_tokens(model, batch["input_ids"]))
         batch = {"input_ids": torch.cat([batch["input_ids"], ids]), "attention_mask": torch.cat([mask_of_texts, mask])}
-    rows, text = len(batch["input_ids"]), model.read_text(**batch)
+    text = model.read_text(**batch)
     if text is None:
         batch = {name: value.repeat_interleave(copies, 0) for name, value in batch.items()}
     else:
+        text.reorder(torch.arange(len(batch["input_ids"]), device=known.device).repeat_interleave(copies))
         batch = {}
-        text.reorder(torch.arange(rows, device=known.device).repeat_interleave(copies))
 
     def scores_of(image_ids: Tensor, places: Tensor) -> Tensor:
         if guidance != 1:

@@ -82,8 +82,8 @@ class RankerStageSettings:
     """
 
     source: str | None = None
-    train_steps: int = 800
-    train_batch_size: int = 64
+    train_steps: int = 600
+    train_batch_size: int = 128
     peak_lr: float = 2e-3
 
     def __post_init__(self) -> None:

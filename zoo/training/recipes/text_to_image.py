@@ -37,7 +37,7 @@ from zoo.training.recipes.text import tokenizer_cache
 from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 1000  # of a new text tokenizer, unless `model.text_vocab_size=` is given
-FAMILY = 16  # consecutive scenes of the ranker's training, whose objects have the same colors
+FAMILY = 4  # consecutive scenes of the ranker's training, which have the same objects
 RANKER_IMAGE: dict[str, Any] = {"name": "vit_cifar_tiny", "depth": 3}
 RANKER_TEXT: dict[str, Any] = {
     "name": "bert_tiny", "width": 96, "mlp_dim": 288, "heads": 3, "pool": "mean", "pooler": None, "dropout": 0.0,
@@ -162,13 +162,13 @@ def fit_to_captions(run: Run, model: Any, tokenizer: DiscreteVAE, captions: Spli
 
 
 def pairs_of(images: ImageTexts, *, related: bool = False) -> PairDataset[Any]:
-    """Images with their captions. related: scenes with objects of the same colors follow each other, in families that
-    stay in one batch, where they differ in shapes and relations alone."""
+    """Images with their captions. related: scenes with the same objects follow each other, in families that stay in one
+    batch, where they differ in their relation."""
     captions = [tuple(text.target for text in row) for row in images.texts]
     pairs = PairDataset(images.images, captions)
     if not related or images.scenes is None:
         return pairs
-    keys = [sorted(obj[1] for obj in scene.objects) for scene in images.scenes]
+    keys = [sorted(obj[1:] for obj in scene.objects) for scene in images.scenes]
     pairs = pairs.take(torch.tensor(sorted(range(len(keys)), key=lambda i: (keys[i], i))))
     pairs.family = FAMILY
     return pairs
