@@ -71,10 +71,10 @@ def test_a_padded_row_is_the_row_alone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["Gemma2"])
-def test_swapping_any_two_lines_of_the_table_is_caught(tmp_path, text):
+def test_swapping_lines_of_the_table_is_caught(tmp_path, text):
     theirs = transformers_paligemma(tmp_path, text, num_hidden_layers=2)
     inputs = batch()
-    check_swaps(tmp_path, lambda model: logits(model, inputs), logits(theirs, inputs), 20)
+    check_swaps(tmp_path, lambda model: logits(model, inputs), logits(theirs, inputs), 20, step=3)
 
 
 def test_training_gives_the_losses_of_transformers(tmp_path):
