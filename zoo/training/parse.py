@@ -89,7 +89,8 @@ def resolve(key: str, cls: type) -> str:
     paths, parts = [option.path for option in options(cls)], sections(cls)
     if key in paths:
         return key
-    found = [path for path in paths if path.endswith("." + key)]
+    # those of a plan keep their prefix: `data` and `schedule` have other meanings, too
+    found = [path for path in paths if path.endswith("." + key) and not path.startswith("plan.")]
     found += [f"model.overrides.{key}"] if key in MODEL_FIELDS else []
     found += [f"{part}.name" for part in parts if _ends(part, key) and f"{part}.name" in paths]
     if len(found) == 1:
