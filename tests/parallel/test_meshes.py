@@ -66,13 +66,17 @@ def placed(rank: int, name: str, plan: Plan) -> Gradients:
 
 
 CONTEXT = [
-    ("llama", Plan(context=2, data=2)), ("gpt2", Plan(context=2, shard=2)), ("llama", Plan(context=2, tensor=2)),
-    ("gated", Plan(context=2, tensor=2)), ("shared", Plan(context=2, tensor=2)),
-]  # fmt: skip
+    ("llama", Plan(context=2, data=2)),
+    ("gpt2", Plan(context=2, shard=2)),
+    ("llama", Plan(context=2, tensor=2, checkpointing="selective")),
+    ("gated", Plan(context=2, tensor=2)),
+    ("shared", Plan(context=2, tensor=2)),
+]
 PIPELINES = [
-    ("gpt2", Plan(pipeline=2, shard=2)), ("llama", Plan(pipeline=2, tensor=2, schedule="interleaved")),
+    ("gpt2", Plan(pipeline=2, shard=2, checkpointing="selective")),
+    ("llama", Plan(pipeline=2, tensor=2, schedule="interleaved")),
     ("gpt2", Plan(pipeline=2, tensor=2, data=2, microbatches=2)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "plan"), CONTEXT + PIPELINES, ids=lambda value: str(value).replace(" ", ""))
