@@ -34,8 +34,8 @@ class TextToImageDataSettings(CaptionDataSettings):
             raise ValueError("data.augment: the tokens of each image are computed once, so that it cannot be "
                              "augmented; leave the options of augmentation out")  # fmt: skip
         if self.partly_named_epochs:
-            raise ValueError(f"data.partly_named_epochs={self.partly_named_epochs}: images are made from all captions in "
-                             f"each epoch; leave it out")  # fmt: skip
+            raise ValueError(f"data.partly_named_epochs={self.partly_named_epochs}: images are made from all captions "
+                             f"in each epoch; leave it out")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
