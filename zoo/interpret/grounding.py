@@ -136,7 +136,8 @@ def write_caption(model: Any, image: Tensor) -> list[int]:
     """The tokens of the caption that the model writes by greedy decoding, without the start and the end token."""
     c = model.config
     ends = {c.pad_token_id, *(c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,))}
-    written = generate(model, **pixels_of(model, image), num_beams=1, max_new_tokens=min(LONGEST, c.max_length - 1))
+    pixels: dict[str, Any] = dict(pixels_of(model, image))
+    written = generate(model, **pixels, num_beams=1, max_new_tokens=min(LONGEST, c.max_length - 1))
     ids: list[int] = written[0, 1:].tolist()
     return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
