@@ -15,6 +15,7 @@ from zoo.parallel import Plan, batch_mesh, parallelize
 
 # Their mixers are recurrences over channels, or they have convolutions and recurrent networks alone.
 UNDIVIDED = ("dvae", "mamba", "mamba2", "retnet", "rnn_seq2seq", "rwkv")
+SOME = ("clip", "coca", "gemma", "idefics", "longformer", "t5", "wav2vec2")  # of each kind, for two dimensions
 DIVIDED = tuple(name for name in FAMILIES if name not in UNDIVIDED)
 
 
@@ -55,12 +56,12 @@ def differences(rank: int, plan: Plan, names: tuple[str, ...]) -> dict[str, floa
 PLANS = {
     "copies": (Plan(data=2), FAMILIES),
     "shards": (Plan(shard=2), FAMILIES),
-    "copies of shards": (Plan(data=2, shard=2), FAMILIES),
+    "copies of shards": (Plan(data=2, shard=2), SOME),
     "heads": (Plan(tensor=2), DIVIDED),
     "heads and tokens": (Plan(tensor=2, sequence=True), DIVIDED),
     "four parts": (Plan(tensor=4, sequence=True), DIVIDED),
-    "shards of parts": (Plan(tensor=2, shard=2), DIVIDED),
-    "copies of parts": (Plan(tensor=2, data=2, sequence=True), DIVIDED),
+    "shards of parts": (Plan(tensor=2, shard=2), SOME),
+    "copies of parts": (Plan(tensor=2, data=2, sequence=True), SOME),
 }
 
 
@@ -69,7 +70,7 @@ def test_gradients_are_those_of_one_process(name: str) -> None:
     plan, names = PLANS[name]
     for family in names:
         case(family)
-    for found in ranks(plan.world, differences, plan, names):
+    for found in ranks(plan.world, differences, plan, names, timeout=300):
         assert found.keys() == set(names)
         wrong = {family: error for family, error in found.items() if not error <= 1e-12}
         assert not wrong, wrong

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import ranks
 from tiny_run import checkpoint, in_child, metrics, tiny_run
 from torch import nn
 
 import zoo
+from zoo.training.same_ranks import check_same
 
 WORDS = ("steps=4", "accelerator=cpu", "mixup=0", "validate_every=2", "precision=fp32", "baseline=false")
 PLANS = {
@@ -77,12 +79,28 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PLANS)
+RARE = ("heads", "copies of parts")  # what they add to the others is tested in tests/parallel
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n in RARE)) for n in PLANS])
 def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> None:
     words = PLANS[name]
     world = 4 if "parts" in name else 2
     assert together(world, tmp_path / "run", *words) == [0] * world
     assert_alike(alone, tmp_path / "run")
+
+
+def compared(rank: int) -> str:
+    try:
+        check_same({"optim.lr": "0.001" if rank < 2 else "0.002", "seed": "0"})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_processes_with_other_settings_are_found() -> None:
+    for message in ranks(3, compared):
+        assert message.startswith("process 2 differs from process 0 in optim.lr: 0.002 there, 0.001 in process 0")
 
 
 def assert_alike(one: Path, other: Path) -> None:
