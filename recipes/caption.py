@@ -54,6 +54,7 @@ def train(run: Run) -> Result:
                                caption_layout(model, cfg.data.max_length), cfg.data.batch_size,
                                augment=cfg.data.augment, seed=cfg.seed,
                                introductory_epochs=cfg.data.partly_named_epochs,
+                               introductory_until=cfg.data.partly_named_until,
                                num_workers=cfg.data.num_workers)  # fmt: skip
     generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
                   "max_new_tokens": cfg.data.max_length}  # fmt: skip

@@ -22,17 +22,26 @@ class CaptionDataSettings(PairDataSettings):
         partly_named: Fraction of the synthetic training scenes whose objects lack a name of the color or of the shape,
             so that neither says anything about the other: `a circle left of a red object`.
         partly_named_epochs: Train the first epochs on the partly named scenes alone.
+        partly_named_until: Number of epochs that read partly named scenes at all; later ones read those with all names
+            alone. Null for all epochs.
         batch_size: Images per optimizer step, summed over all devices.
     """
 
     smallest_batch: ClassVar[int] = 1
     partly_named: float = 0.0
     partly_named_epochs: int = 0
+    partly_named_until: int | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_partly_named(self.partly_named, self.partly_named_epochs)
+        if self.partly_named_until is None:
+            return
+        if self.partly_named_until < self.partly_named_epochs or not 0 < self.partly_named < 1:
+            raise ValueError(f"partly_named_until={self.partly_named_until} with partly_named={self.partly_named} and "
+                             f"partly_named_epochs={self.partly_named_epochs}: expected scenes of both kinds, such as "
+                             f"partly_named=0.5, and no fewer epochs than partly_named_epochs")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

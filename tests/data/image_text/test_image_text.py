@@ -76,14 +76,16 @@ def test_the_first_epochs_read_captions(tokenizer: TextProcessor) -> None:
             load_visual_questions(chosen, processor=ImageProcessor(size=(32, 32)))
 
 
-def test_the_first_epochs_read_introductory_images_alone(tokenizer: TextProcessor) -> None:
+def test_the_first_epochs_read_introductory_images_alone_and_the_last_ones_the_others(tokenizer: TextProcessor) -> None:
     part = images(TEXTS * 10)
     part.introductory = torch.arange(20) % 4 == 1
     rows = ImageTextRows(part.take(torch.arange(2, 20)), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=64),
-                         seed=3, introductory_epochs=2)  # fmt: skip
+                         seed=3, introductory_epochs=2, introductory_until=3)  # fmt: skip
     keys = list(range(18))
-    read = [rows.__getitems__(Keys(keys, epoch))["pixel_values"][:, 0, 0, 0].tolist() for epoch in (1, 2)]
-    assert read == [[5, 9, 13, 17] * 4 + [5, 9], list(range(2, 20))]
+    read = [rows.__getitems__(Keys(keys, epoch))["pixel_values"][:, 0, 0, 0].tolist() for epoch in (1, 2, 3)]
+    assert read[:2] == [[5, 9, 13, 17] * 4 + [5, 9], list(range(2, 20))]
+    others = [i for i in range(2, 20) if i % 4 != 1]
+    assert read[2] == [*others, *others[:4]]
 
 
 def test_partly_named_scenes_are_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +139,7 @@ def test_captions_of_partly_named_scenes(monkeypatch: pytest.MonkeyPatch) -> Non
         load_captions(CaptionDataSettings(name="emoji", partly_named=0.5), processor=ImageProcessor(size=(32, 32)))
     with pytest.raises(ValueError, match=r"partly_named=2.0: expected a fraction from 0 to 1"):
         CaptionDataSettings(partly_named=2.0)
+    with pytest.raises(ValueError, match=r"partly_named_until=3 with partly_named=1.0 .* scenes of both kinds"):
+        CaptionDataSettings(partly_named=1.0, partly_named_until=3)
+    with pytest.raises(ValueError, match="no fewer epochs than partly_named_epochs"):
+        CaptionDataSettings(partly_named=0.5, partly_named_epochs=4, partly_named_until=3)

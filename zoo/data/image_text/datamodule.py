@@ -64,10 +64,13 @@ class ImageTextRows(Dataset[Any]):
         caption_epochs: Number of epochs, from the first on, in which each image is read with its caption (the text of
             type "caption"), if it has one. A caption describes more of an image than an answer.
         introductory_epochs: Number of epochs, from the first on, that read the introductory images alone.
+        introductory_until: Number of epochs that read introductory images at all; later ones read the others. None for
+            all epochs.
     """
 
     def __init__(self, data: ImageTexts, tokenizer: TextProcessor, layout: TokenLayout, *, types: Sequence[str] = (),
-                 seed: int | None = None, caption_epochs: int = 0, introductory_epochs: int = 0) -> None:  # fmt: skip
+                 seed: int | None = None, caption_epochs: int = 0, introductory_epochs: int = 0,
+                 introductory_until: int | None = None) -> None:  # fmt: skip
         self.data, self.layout, self.seed, self.caption_epochs = data, layout, seed, caption_epochs
         kept = [row[:1] if data.alternatives and seed is None else row for row in data.texts]
         self.count = torch.tensor([len(row) for row in kept])
@@ -77,8 +80,10 @@ class ImageTextRows(Dataset[Any]):
         self.types = torch.tensor([types.index(text.type) if text.type in types else -1 for text in self.texts])
         captions = [next((i for i, text in enumerate(row) if text.type == CAPTION), -1) for row in kept]
         self.caption = torch.tensor(captions)
-        self.introductory = torch.arange(0) if data.introductory is None else data.introductory.nonzero()[:, 0]
+        marked = torch.zeros(len(data), dtype=torch.bool) if data.introductory is None else data.introductory
+        self.introductory, self.others = marked.nonzero()[:, 0], (~marked).nonzero()[:, 0]
         self.introductory_epochs = introductory_epochs if len(self.introductory) else 0
+        self.introductory_until = introductory_until if len(self.others) else None
         encoded = encode_all(self.texts, tokenizer)
         rows = [layout.ids(*pair) for pair in encoded]
         self.prompt_lengths = torch.tensor([len(layout.prefix) + len(prompt) for prompt, _ in encoded])
@@ -96,6 +101,8 @@ class ImageTextRows(Dataset[Any]):
             return rows
         if keys.epoch < self.introductory_epochs:
             rows = self.introductory[rows % len(self.introductory)]
+        elif self.introductory_until is not None and keys.epoch >= self.introductory_until:
+            rows = self.others[rows % len(self.others)]
         chosen = KeyedRandom(self.seed, keys.epoch, rows).integers("text", self.count[rows])
         if keys.epoch < self.caption_epochs:
             captions = self.caption[rows]
@@ -133,7 +140,7 @@ class ImageTextDataModule(PreparedDataModule):
         batch_size: Images per optimizer step, summed over all devices and accumulation steps.
         augment: Augmentation of the training images. Default: none.
         seed: Seed of the order, of the sampled texts and of the augmentation.
-        caption_epochs, introductory_epochs: See `ImageTextRows`.
+        caption_epochs, introductory_epochs, introductory_until: See `ImageTextRows`.
         options: Options of `KeyedDataModule`.
 
     Raises: ValueError for a prompt and a text with too many tokens.
@@ -143,13 +150,14 @@ class ImageTextDataModule(PreparedDataModule):
 
     def __init__(self, splits: Splits[ImageTexts], tokenizer: TextProcessor, image: ImageProcessor,
                  layout: TokenLayout, batch_size: int = 64, *, augment: AugmentSettings | None = None, seed: int = 0,
-                 caption_epochs: int = 0, introductory_epochs: int = 0, **options: Any) -> None:  # fmt: skip
+                 caption_epochs: int = 0, introductory_epochs: int = 0, introductory_until: int | None = None,
+                 **options: Any) -> None:  # fmt: skip
         self.types = splits.test.types
 
         def rows(part: ImageTexts, training: bool) -> ImageTextRows:
             return ImageTextRows(part, tokenizer, layout, types=self.types, seed=seed if training else None,
-                                 caption_epochs=caption_epochs,
-                                 introductory_epochs=introductory_epochs)  # fmt: skip
+                                 caption_epochs=caption_epochs, introductory_epochs=introductory_epochs,
+                                 introductory_until=introductory_until)  # fmt: skip
 
         super().__init__(splits, batch_size, dataset=rows, seed=seed, **options)
         texts = [[part for text in row for part in (text.prompt, text.target)] for row in splits.train.texts]

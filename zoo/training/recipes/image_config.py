@@ -33,9 +33,10 @@ class TextToImageDataSettings(CaptionDataSettings):
         if self.augment != no_augment():
             raise ValueError("data.augment: the tokens of each image are computed once, so that it cannot be "
                              "augmented; leave the options of augmentation out")  # fmt: skip
-        if self.partly_named_epochs:
-            raise ValueError(f"data.partly_named_epochs={self.partly_named_epochs}: images are made from all captions "
-                             f"in each epoch; leave it out")  # fmt: skip
+        for name in ("partly_named_epochs", "partly_named_until"):
+            if value := getattr(self, name):
+                raise ValueError(f"data.{name}={value}: images are made from all captions in each epoch; leave it "
+                                 f"out")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
