@@ -15,6 +15,7 @@ from zoo.nn.heads import LMHead
 from zoo.tasks import CausalLMTask, MaskedLMTask
 from zoo.tasks.language_modeling import first_true, most_selected, output_layer
 from zoo.tasks.lora import add_lora
+from zoo.tasks.weighted_mean import WeightedMean
 
 MASK, SPECIAL = 4, (0, 1, 2, 3, 4)
 
@@ -84,6 +85,13 @@ def test_next_token_counts_what_is_real() -> None:
     shifted = {"input_ids": given["input_ids"][:1, :-1], "labels": given["input_ids"][:1, 1:]}
     assert torch.allclose(task.loss_of(shifted, 0, 0), F.cross_entropy(scores[0, :-1], shifted["labels"][0]), atol=1e-6)
     assert abs(task.loss_of(shifted, 0, 0).item() - math.log(50)) < 1
+
+
+def test_batches_count_by_their_items() -> None:
+    mean = WeightedMean()
+    for values, weight in ((torch.tensor(2.0), torch.tensor(3)), (torch.tensor(0.0), 0), (torch.tensor([6.0, 8.0]), 1)):
+        mean.update(values, weight)
+    assert float(mean.compute()) == pytest.approx((3 * 2 + 6 + 8) / 5)
 
 
 def test_perplexity_is_the_exponential_of_the_loss() -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
@@ -15,6 +15,7 @@ from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.tasks.base import as_batch_dict
 from zoo.tasks.language_modeling import CausalLMTask, Predictions, _inputs, output_layer
 from zoo.tasks.seq2seq import select_rows
+from zoo.tasks.weighted_mean import WeightedMean
 
 
 class ImageTextTask(CausalLMTask):
@@ -156,9 +157,9 @@ class ImageTextTask(CausalLMTask):
                 self._mean(f"{stage}_accuracy_{name}").update(right[own].float())
         return right
 
-    def _mean(self, name: str) -> MeanMetric:
+    def _mean(self, name: str) -> WeightedMean:
         if name not in self.metrics:
-            self.metrics[name] = MeanMetric(nan_strategy="disable").to(self.device)
+            self.metrics[name] = WeightedMean().to(self.device)
         return self.metrics[name]
 
     def _generates(self, stage: str) -> bool:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
@@ -19,6 +18,7 @@ from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
 from zoo.parallel.vocabulary import VocabularyLinear
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 
 
@@ -37,7 +37,7 @@ class LanguageModelingTask(Task):
                  ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
-        self.metrics: dict[str, MeanMetric] = {}  # a plain dict: metrics are not part of the state dict
+        self.metrics: dict[str, WeightedMean] = {}  # a plain dict: metrics are not part of the state dict
 
     @property
     def validation_metrics(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class LanguageModelingTask(Task):
 
     def _evaluate(self, batch: Any, name: str) -> None:
         if name not in self.metrics:
-            self.metrics[name] = MeanMetric(nan_strategy="disable").to(self.device)
+            self.metrics[name] = WeightedMean().to(self.device)
         predictions = self.predict(self.evaluated, as_batch_dict(batch))
         count = predictions.count
         self.metrics[name].update(predictions.cross_entropy("sum") / count.clamp(min=1), count)

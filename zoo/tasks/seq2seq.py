@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
@@ -17,6 +17,7 @@ from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.language_modeling import Predictions, output_layer
+from zoo.tasks.weighted_mean import WeightedMean
 
 CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
 DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")
@@ -191,7 +192,7 @@ class Seq2SeqTask(Task):
             loss = loss + Predictions(scores, labels, None).cross_entropy("sum")
             right = right + (scores.argmax(-1) == labels).sum()
         for name, total in (("loss", loss), ("token_accuracy", right)):
-            metric = self._metric(f"{stage}_{name}", lambda: MeanMetric(nan_strategy="disable"))
+            metric = self._metric(f"{stage}_{name}", WeightedMean)
             metric.update(total / count.clamp(min=1), count)
 
     def _log_epoch(self, stage: str) -> None:

@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from zoo.models.base import Model
 from zoo.models.dalle.model import Dalle
 from zoo.models.maskgit.model import MaskGIT
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 
 
@@ -65,7 +65,7 @@ class TextToImageTask(Task):
         self._tokenizer = (image_tokenizer,)
         self.image_weight, self.label_smoothing = image_weight, label_smoothing
         self._tokens: dict[tuple[str, int], Tensor] = {}
-        self.metrics: dict[str, MeanMetric] = {}  # a plain dict: metrics are not part of the state dict
+        self.metrics: dict[str, WeightedMean] = {}  # a plain dict: metrics are not part of the state dict
 
     @property
     def own(self) -> Dalle | MaskGIT:
@@ -187,7 +187,7 @@ class TextToImageTask(Task):
         for name, losses in self.losses(self.evaluated, batch, self.inputs(batch, stage)).items():
             key = f"{stage}_{name}_loss"
             if key not in self.metrics:
-                self.metrics[key] = MeanMetric(nan_strategy="disable").to(self.device)
+                self.metrics[key] = WeightedMean().to(self.device)
             self.metrics[key].update(losses.mean(), losses.numel())
 
     def _log_epoch(self, stage: str) -> None:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torchmetrics import MeanMetric
-
 from zoo.models.base import Model
 from zoo.nn.core import CORES
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.registry import ALIASES, ATTENTION, BUILT_IN_MIXERS
 from zoo.tasks.base import as_batch_dict
 from zoo.tasks.language_modeling import CausalLMTask
+from zoo.tasks.weighted_mean import WeightedMean
 from zoo.training.parse import SettingsError
 from zoo.training.run import Run
 from zoo.utils.errors import did_you_mean
@@ -62,7 +61,7 @@ class RecallTask(CausalLMTask):
         stage = name.removesuffix("_loss")
         for metric in (name, f"{stage}_accuracy"):
             if metric not in self.metrics:
-                self.metrics[metric] = MeanMetric(nan_strategy="disable").to(self.device)
+                self.metrics[metric] = WeightedMean().to(self.device)
         loss, right, count = self.scores(as_batch_dict(batch))
         self.metrics[name].update(loss / count.clamp(min=1), count)
         self.metrics[f"{stage}_accuracy"].update(right / count.clamp(min=1), count)
