@@ -16,6 +16,7 @@ from tests.models import test_contract as single_towers
 from tests.models import test_encoder_decoder as encoder_decoders
 from zoo.nn.core import CORES
 from zoo.nn.recurrent_core import RecurrentCore
+from zoo.parallel import Plan
 from zoo.parallel.context import choose_method, context_parallel, slices_of
 from zoo.parallel.token_slices import TokenSlices
 
@@ -218,6 +219,13 @@ def test_slices_differ_by_a_token() -> None:
 def test_layers_that_read_tokens_in_an_order_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=rf"blocks\.0 cannot divide .*{REFUSED[name]}"):
         choose_method(single_towers.small(name).blocks, "blocks", 2, None)
+
+
+def test_models_whose_tokens_cannot_be_divided_are_refused_before_a_run() -> None:
+    with pytest.raises(ValueError, match=r"Idefics has gated cross-attention .* use data=, shard= or tensor="):
+        Plan(context=2).check(plan_cases.small("idefics"))
+    with pytest.raises(ValueError, match="Linear has no stack of blocks"):
+        Plan(context=2).check(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(

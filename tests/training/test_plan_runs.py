@@ -6,14 +6,22 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from ranks import ranks
 from tiny_run import checkpoint, in_child, metrics, tiny_run
 from torch import nn
+from torch.utils.data import DataLoader
 
 import zoo
+from zoo.parallel import Plan
+from zoo.tasks import CausalLMTask, MaskedLMTask
+from zoo.tasks.base import Task
+from zoo.tasks.config import OptimSettings
+from zoo.training.plan_strategy import PlanStrategy
 from zoo.training.same_ranks import check_same
 
 WORDS = ("steps=4", "accelerator=cpu", "mixup=0", "validate_every=2", "precision=fp32", "baseline=false")
@@ -24,6 +32,7 @@ PLANS = {
     "heads and tokens": ("plan.tensor=2", "plan.sequence=true"),
     "shards of parts": ("plan.tensor=2", "plan.shard=2"),
     "copies of parts": ("plan.tensor=2", "devices=4"),
+    "tokens": ("plan.context=2",),
 }
 
 
@@ -88,6 +97,57 @@ def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> N
     world = 4 if "parts" in name else 2
     assert together(world, tmp_path / "run", *words) == [0] * world
     assert_alike(alone, tmp_path / "run")
+
+
+# --- Tasks whose processes have the outputs of different tokens -------------------------------------------------------
+
+
+def text_task(name: str) -> Task:
+    sizes = dict(vocab_size=50, width=16, depth=2, heads=4, max_length=16, dropout=0.0, seed=0)
+    if name == "next tokens":
+        return CausalLMTask(zoo.create_model("gpt_nano", **sizes), optim=OptimSettings(lr=1e-2), ema=0.9)
+    model = zoo.create_model("bert_tiny", head="masked_lm", attention_dropout=0.0, **sizes)
+    return MaskedLMTask(model, mask_id=4, special=(0, 1, 2, 3, 4), optim=OptimSettings(lr=1e-2), ema=0.9)
+
+
+def texts(part: int, parts: int) -> list[dict[str, Any]]:
+    """The rows of a part of three batches, of different numbers of tokens; most padding is in the last part."""
+    ids = torch.randint(5, 50, (3, 4, 11), generator=torch.Generator().manual_seed(0))
+    keep = torch.arange(11) < torch.tensor([11, 9, 5, 3])[:, None]
+    rows = torch.arange(4).chunk(parts)[part]
+    return [{"input_ids": x[rows], "attention_mask": keep[rows].long(), "index": rows} for x in ids]
+
+
+def train_on_texts(rank: int, name: str, plan: Plan) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """What a task logs in three steps and a validation, and its weights."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    task, rows = text_task(name), []
+    task.record = lambda row, step: rows.append(row)  # type: ignore[method-assign, assignment]
+    loader = DataLoader(texts(rank // plan.context, plan.batch_parts), batch_size=None)  # type: ignore[arg-type]
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(
+        max_steps=3, accelerator="cpu", devices=plan.world, strategy=PlanStrategy(plan) if plan.world > 1 else "auto",
+        use_distributed_sampler=False, gradient_clip_val=0.5, num_sanity_val_steps=0, log_every_n_steps=1, **quiet,
+    )  # fmt: skip
+    trainer.fit(task, loader, loader)
+    values = {key: getattr(x, "full_tensor", lambda x=x: x)().detach() for key, x in task.state_dict().items()}
+    return rows, values
+
+
+@pytest.mark.parametrize("name", ["next tokens", "masked tokens"])
+def test_a_language_model_on_parts_of_texts(name: str) -> None:
+    ((logged, weights),) = ranks(1, train_on_texts, name, Plan())
+    for rows, values in ranks(4, train_on_texts, name, Plan(shard=2, context=2)):
+        assert [row.keys() for row in rows] == [row.keys() for row in logged]
+        for row, expected in zip(rows, logged, strict=True):
+            assert row == pytest.approx(expected, rel=1e-5)
+        for key, value in weights.items():
+            torch.testing.assert_close(values[key].reshape(value.shape), value, atol=1e-3, rtol=1e-3)
+
+
+def test_recipes_name_what_trains_pipelines(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plan\.pipeline=2: recipes do not .* zoo\.parallel\.make_pipeline"):
+        run(tmp_path / "run", ("plan.pipeline=2", "devices=2"))
 
 
 def compared(rank: int) -> str:

@@ -2,9 +2,8 @@
 
 from torch import nn
 
-from zoo.nn.stack import Stack
 from zoo.parallel.config import PlanSettings
-from zoo.parallel.context import choose_method
+from zoo.parallel.context import choose_method, stacks_of
 from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
 from zoo.parallel.tensor import Layout, Ranks
 
@@ -31,9 +30,13 @@ def check_context(plan: PlanSettings, model: nn.Module) -> None:
     if plan.sequence:
         raise ValueError(f"plan: sequence=true divides the tokens that context={plan.context} divides already: set "
                          "sequence=false")  # fmt: skip
+    stacks = stacks_of(model)
     for name, module in model.named_modules():
-        if isinstance(module, Stack):
-            choose_method(module, name, plan.context, tensor=plan.tensor)
+        if getattr(module, "gated_cross", None) is not None:
+            raise ValueError(f"{name or type(model).__name__} has gated cross-attention between its blocks, which "
+                             f"context={plan.context} does not divide: use data=, shard= or tensor=")  # fmt: skip
+    for name, stack in stacks.items():
+        choose_method(stack, name, plan.context, tensor=plan.tensor)
 
 
 def check_pipeline(plan: PlanSettings, model: nn.Module, batch_size: int | None) -> None:

@@ -54,9 +54,7 @@ def context_parallel(
     if method is not None and method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}, or None")
     slices = TokenSlices.of(group)
-    stacks = {name: module for name, module in model.named_modules() if isinstance(module, Stack)}
-    if not stacks:
-        raise ValueError(f"{type(model).__name__} has no stack of blocks whose tokens could be divided")
+    stacks = stacks_of(model)
     chosen = {name: choose_method(stack, name, slices.ranks, method) for name, stack in stacks.items()}
     whole = scored_by_token(model) is None if gather_output is None else gather_output
     last = last_stack(model)
@@ -71,6 +69,14 @@ def context_parallel(
         if isinstance(getattr(module, "tokens", None), TextEmbedding) and hasattr(module, "encode_documents"):
             change_class(module, DividedText)
     return model
+
+
+def stacks_of(model: nn.Module) -> dict[str, Stack]:
+    """The stacks of blocks of a model, by name. Raises ValueError if it has none."""
+    stacks = {name: module for name, module in model.named_modules() if isinstance(module, Stack)}
+    if not stacks:
+        raise ValueError(f"{type(model).__name__} has no stack of blocks whose tokens could be divided")
+    return stacks
 
 
 def slices_of(model: nn.Module) -> TokenSlices | None:

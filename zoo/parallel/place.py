@@ -14,7 +14,7 @@ from zoo.parallel.tensor import divide
 _PLACED: WeakSet[nn.Module] = WeakSet()
 
 
-def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
+def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, gather_output: bool | None = None) -> nn.Module:
     """Place a whole model on the processes of a mesh, in place.
 
     All processes call this with equal weights, before they create the optimizer: parameters are replaced. Their names
@@ -25,6 +25,7 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
         model: A model of the zoo; its parameters are of the device of the mesh.
         plan: The plan.
         mesh: `plan.mesh(device_type)`.
+        gather_output: With `context` above 1, see `context_parallel`.
 
     A model that was placed before stays as it is.
 
@@ -40,17 +41,17 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
         return model
     plan.check(model)
     _PLACED.add(model)
-    return place(model, plan, mesh)
+    return place(model, plan, mesh, gather_output)
 
 
-def place(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> nn.Module:
+def place(model: nn.Module, plan: Plan, mesh: DeviceMesh, gather_output: bool | None = None) -> nn.Module:
     """Place a model, or a stage of one, on all dimensions of a mesh but that of the pipeline, in place."""
     if plan.checkpointing is not None:
         recompute(model, plan.checkpointing)
     if plan.tensor > 1:
         divide(model, mesh["tensor"], sequence=plan.sequence)
     if plan.context > 1:
-        context_parallel(model, mesh["context"].get_group())
+        context_parallel(model, mesh["context"].get_group(), gather_output=gather_output)
     if plan.shard > 1:
         parts = with_context(mesh, "shard")
         shard(model, mesh["data", parts.mesh_dim_names[0]] if plan.data > 1 else parts, plan)  # type: ignore[index]

@@ -53,6 +53,7 @@ class Plan(PlanSettings):
                              f"{self.world} processes, or change a factor of the plan")  # fmt: skip
         mesh = init_device_mesh(device_type, tuple(self.sizes.values()), mesh_dim_names=DIMENSIONS)
         batch_mesh(mesh)
+        token_mesh(mesh)
         return mesh
 
     def check(self, model: nn.Module, batch_size: int | None = None) -> None:
@@ -81,3 +82,11 @@ def batch_mesh(mesh: DeviceMesh) -> DeviceMesh:
     Losses over a whole batch, such as `clip_loss`, take its group.
     """
     return mesh["data", "shard"]._flatten("batch")  # that of the first call
+
+
+def token_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """The processes that compute with different tokens: those of `batch_mesh`, together with `context`, as one
+    dimension."""
+    if mesh["context"].size() == 1:
+        return batch_mesh(mesh)
+    return mesh["data", "shard", "context"]._flatten("batch_context")

@@ -12,14 +12,17 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 from torchmetrics import Metric
 
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
+from zoo.parallel.context import slices_of
 from zoo.parallel.fsdp import shard
 from zoo.parallel.gradients import clip_by_norm, local, total_norm
 from zoo.parallel.place import parallelize
-from zoo.parallel.plan import batch_mesh
+from zoo.parallel.plan import batch_mesh, token_mesh
+from zoo.parallel.token_slices import TokenSlices
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.cuda_graph import GraphedModel
@@ -40,6 +43,10 @@ class Task(L.LightningModule):
     over devices and accumulation steps. A `loss_of` that averages over a varying number of items (tokens, weighted
     classes) therefore returns `self.mean_loss(total, count)`; without it micro-batches count equally.
 
+    Where processes divide the tokens of a sequence (`Plan.context`), they receive the same batches. The outputs of a
+    task with `divides_tokens` may be those of the tokens of this process, which `slices` finds in labels: its losses
+    and metrics are sums over these tokens and their number. Other tasks have the outputs of all tokens everywhere.
+
     `graphed` is what a `loss_of` calls in place of the model where a run trains with CUDA graphs, else None.
     `bf16_weights = BF16Weights(task.model)` trains with bfloat16 casts of the float32 weights, without autocast.
 
@@ -57,6 +64,8 @@ class Task(L.LightningModule):
     mode = "min"
     stop_monitor = "val_loss"
     stop_mode = "min"
+    divides_tokens = False
+    slices: TokenSlices | None = None
 
     def __init__(self, model: nn.Module, *, optim: OptimSettings, ema: float = 0.0, seed: int = 0):
         super().__init__()
@@ -157,17 +166,26 @@ class Task(L.LightningModule):
             return None
         return (batch_mesh(mesh) if hasattr(self.trainer.strategy, "plan") else mesh["data_parallel"]).get_group()
 
+    @property
+    def _token_mesh(self) -> DeviceMesh | None:
+        """The processes whose tokens make up a batch, if a plan divides those of a sequence."""
+        plan = getattr(self.trainer.strategy, "plan", None)
+        mesh = self.device_mesh
+        return None if plan is None or mesh is None or plan.context == 1 else token_mesh(mesh)
+
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn accumulated gradients into those of the mean loss over the items of the whole step.
 
         Lightning has divided each loss by the number of accumulation steps, the strategy by the number of processes.
+        Those that divide a sequence have counted different tokens, or all of them the same items: that factor cancels.
         """
         losses = torch.stack([micro.loss.float() for micro in self._micro_batches])
         counts = torch.stack([micro.count for micro in self._micro_batches])
         sums = torch.stack([(losses * counts).sum(), counts.sum()])
-        world = self._rank_and_world[1]
+        mesh = self._token_mesh
+        world = self._rank_and_world[1] if mesh is None else mesh.size()
         if world > 1:
-            dist.all_reduce(sums, group=self._group)
+            dist.all_reduce(sums, group=self._group if mesh is None else mesh.get_group())
         total = torch.where(sums[1] > 0, sums[1], 1.0)
         self._step_loss = sums[0] / total
         assert self._usual_count is not None
@@ -273,8 +291,13 @@ class Task(L.LightningModule):
         """Place the model and its moving average if the strategy provides a device mesh: by its plan, or by FSDP2."""
         if (mesh := self.device_mesh) is not None:
             plan = getattr(self.trainer.strategy, "plan", None)
+            whole = None if self.divides_tokens else True
             for model in filter(None, (self.model, self.ema)):
-                shard(model, mesh["data_parallel"]) if plan is None else parallelize(model, plan, mesh)
+                if plan is None:
+                    shard(model, mesh["data_parallel"])
+                else:
+                    parallelize(model, plan, mesh, gather_output=whole)
+            self.slices = slices_of(self.model)
 
     def on_fit_start(self) -> None:
         """Set the folder for a failing batch, and pair the moving average with the model (now placed and sharded)."""
@@ -293,8 +316,9 @@ class Task(L.LightningModule):
     def _place_metrics(self) -> None:
         """Let metrics sum over the processes with different parts of the data, so that each item counts once."""
         if hasattr(self.trainer.strategy, "plan"):
+            tokens = None if self.slices is None else self._token_mesh
             for metric in metrics_in(list(vars(self).values())):
-                metric.process_group = self._group
+                metric.process_group = self._group if tokens is None else tokens.get_group()
 
     def on_train_end(self) -> None:
         """Check and log the last steps."""

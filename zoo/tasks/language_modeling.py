@@ -33,6 +33,8 @@ class LanguageModelingTask(Task):
         optim, ema, seed: See Task.
     """
 
+    divides_tokens = True
+
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
                  ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
@@ -47,6 +49,10 @@ class LanguageModelingTask(Task):
     def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> "Predictions":
         """What the model predicts for the tokens of a batch. `epoch` is None in evaluation."""
         raise NotImplementedError
+
+    def own(self, tokens: Tensor) -> Tensor:
+        """Of a tensor of all tokens [B, N] those whose predictions this process has."""
+        return tokens if self.slices is None else self.slices.take(tokens)
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Tensor:
         """Losses [K] of the K tokens that are predicted. `epoch` is None in evaluation."""
@@ -118,7 +124,7 @@ class CausalLMTask(LanguageModelingTask):
             self._labels_checked = self._labels_checked or follows(labels, batch["input_ids"])
         inputs, layer = _inputs(self.model, batch), output_layer(model)
         x = model(**inputs) if layer is None else model.head.features(model.encode(**inputs))  # type: ignore[union-attr,operator]
-        return Predictions(x.flatten(0, 1), labels.flatten(), layer)
+        return Predictions(x.flatten(0, 1), self.own(labels).flatten(), layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +269,9 @@ class MaskedLMTask(LanguageModelingTask):
             raise ValueError("MaskedLMTask selects and masks tokens itself: omit labels, and give input_ids unmasked")
         masked_ids, selected = self.mask_tokens(batch, epoch)
         inputs = _inputs(self.model, batch) | {"input_ids": masked_ids}
+        selected = self.own(selected)
         rows = self.selected_rows(selected, batch)
-        labels = batch["input_ids"].flatten()[rows].long().masked_fill(~selected.flatten()[rows], IGNORED)
+        labels = self.own(batch["input_ids"]).flatten()[rows].long().masked_fill(~selected.flatten()[rows], IGNORED)
         layer = output_layer(model)
         if layer is not None or (hasattr(model, "encode") and isinstance(getattr(model, "head", None), nn.Module)):
             x = model.encode(**inputs).flatten(0, 1)[rows]  # type: ignore[operator]  # the head skips the other tokens

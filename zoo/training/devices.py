@@ -86,6 +86,10 @@ def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
     plan, trainer = settings.plan, settings.trainer
     if plan.world == 1:
         return plan
+    if plan.pipeline > 1:
+        raise ValueError(f"plan.pipeline={plan.pipeline}: recipes do not train pipelines, whose stages call no model; "
+                         "use plan.shard=, plan.tensor= or plan.context= here, or zoo.parallel.make_pipeline in a "
+                         "training loop of your own")  # fmt: skip
     if trainer.strategy != "auto":
         raise ValueError(f"strategy={trainer.strategy} and a plan ({plan}) are both given: omit strategy=, or set "
                          "plan.data= (ddp) or plan.shard= (fsdp2) alone")  # fmt: skip

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from zoo.data.datamodule import KeyedDataModule
+from zoo.parallel.plan import Plan
 from zoo.tasks.base import Task
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
@@ -62,6 +63,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     try:
         prepare_model(task, run.config.trainer.gradient_checkpointing)
+        if run.config.plan.world > 1:
+            Plan(**vars(run.config.plan)).check(task.model)
         task.bf16_weights = BF16Weights(task.model) if run.config.trainer.precision == "bf16-master" else None
         check_export(run, task.model)
         if run.config.trainer.cuda_graph is True and (why := why_no_cuda_graph(run.config, task)):
