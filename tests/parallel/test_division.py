@@ -18,7 +18,8 @@ from zoo.models.registry import build, family
 from zoo.parallel import Plan, parallelize
 from zoo.parallel.checkpointing import recompute
 from zoo.parallel.describe import rows
-from zoo.parallel.gradients import clip_by_norm, total_norm
+from zoo.parallel.gradients import clip_by_norm, local, total_norm
+from zoo.parallel.pipeline import make_pipeline
 from zoo.parallel.vocabulary import VocabularyLinear
 from zoo.tasks.ema import EMA, averaged_copy
 
@@ -49,6 +50,7 @@ def test_what_cannot_be_divided_is_refused_by_name(message: str) -> None:
     (dict(sequence=True), "set tensor=2 or more"),
     (dict(cpu_offload=True), "set shard=2 or more"),
     (dict(microbatches=4), "set pipeline=2 or more"),
+    (dict(schedule="gpipe"), "set pipeline=2 or more"),
 ])  # fmt: skip
 def test_wrong_plans_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -76,15 +78,21 @@ def test_a_70b_model_is_described_on_meta() -> None:
     assert "data 2 x shard 8 x tensor 8 + sequence: 128 processes" in text and f"{total:,}" in text
 
 
-def held(rank: int, plan: Plan) -> int:
+def held(rank: int, name: str, plan: Plan) -> int:
     warnings.simplefilter("ignore")
-    model = parallelize(small("t5"), plan, plan.mesh("cpu"))
-    return sum(p._local_tensor.numel() if isinstance(p, DTensor) else p.numel() for p in model.parameters())
+    mesh = plan.mesh("cpu")
+    if plan.pipeline > 1:
+        model: Any = make_pipeline(small(name), plan, mesh, lambda output, batch: output.mean())
+    else:
+        model = parallelize(small(name), plan, mesh)
+    return sum(local(p).numel() for p in model.parameters())
 
 
-def test_a_process_holds_what_the_table_says() -> None:
-    plan = Plan(tensor=2, shard=2)
-    assert max(ranks(4, held, plan)) == sum(row.held for row in rows(plan, small("t5")))
+@pytest.mark.parametrize(("name", "plan"), [
+    ("t5", Plan(tensor=2, shard=2)), ("llama", Plan(context=2, shard=2)), ("gpt2", Plan(pipeline=2)),
+])  # fmt: skip
+def test_a_process_holds_what_the_table_says(name: str, plan: Plan) -> None:
+    assert max(ranks(plan.world, held, name, plan)) == sum(row.held for row in rows(plan, small(name)))
 
 
 # --- the vocabulary -----------------------------------------------------------------------------------------------

@@ -62,6 +62,10 @@ class PlanSettings:
             raise ValueError(f"plan: microbatches={self.microbatches} are of a pipeline, and pipeline=1: set "
                              "pipeline=2 or more, or use accumulate_grad_batches=")  # fmt: skip
 
+        if self.schedule != "1f1b" and self.pipeline == 1:
+            raise ValueError(f"plan: schedule={self.schedule} is of a pipeline, and pipeline=1: set pipeline=2 or "
+                             "more, or omit schedule=")  # fmt: skip
+
     @property
     def sizes(self) -> dict[str, int]:
         """The size of each dimension of the mesh."""

@@ -9,6 +9,7 @@ from torch import nn
 from zoo.nn.heads import WeightedLayerSum
 from zoo.nn.stack import Stack
 
+LAST = ("blocks.norm.", "head.")  # what the last stage has beside its blocks
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 
 
@@ -84,8 +85,7 @@ def cut_blocks(model: nn.Module, stages: int, cuts: Sequence[int] | None = None)
             )
         return [range(a, b) for a, b in pairwise(edges)]
     costs = [count(block.parameters()) for block in blocks]
-    ends = ("blocks.norm", "head")
-    head = count(p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(ends))
+    head = count(p for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(LAST))
     front = [p for name, p in model.named_parameters() if not name.startswith(("blocks.", "head."))]
     costs[0], costs[-1] = costs[0] + count(front), costs[-1] + head
     return balanced(costs, stages)

@@ -1,25 +1,17 @@
 """A table of what each process holds of a model."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from zoo.parallel.config import PlanSettings
+from zoo.parallel.cuts import LAST, cut_blocks
 from zoo.parallel.local_parameters import WHOLE, Division
 from zoo.parallel.tensor import Layout, Ranks, named_values
 
-HEAD: tuple[str, ...] = (
-    "parameter",
-    "number",
-    "shape",
-    "processes of tensor=",
-    "parameters",
-    "of a process",
-    "bytes of a process",
-)
-LEFT = (0, 2, 3)  # columns of words
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -39,21 +31,44 @@ class Row:
 def rows(plan: PlanSettings, model: nn.Module) -> list[Row]:
     """The rows of the table, for the process that holds most."""
     layout = Layout(model, Ranks(plan.tensor), sequence=plan.sequence) if plan.tensor > 1 else None
+    parts = plan.shard * plan.context if plan.shard > 1 else 1  # FSDP2 divides over both
     found: dict[tuple[str, tuple[int, ...]], Row] = {}
+    bytes_of = [0] * plan.pipeline
+    held_by: list[list[tuple[Row, int, int]]] = [[] for _ in range(plan.pipeline)]
+    places = processes_of(plan, model)
     for name, value, module in named_values(model):
         division = WHOLE if layout is None else layout.division(module, name.rpartition(".")[2])
         shape = list(value.shape) or [1]
         if division.stored and division.dim is not None:
             shape[division.dim] = division.size
-        shape[0] = -(-shape[0] // plan.shard)
-        held = 1
-        for size in shape:
-            held *= size
+        shape[0] = -(-shape[0] // parts)
+        held = math.prod(shape)
         key = _NUMBER.sub("*", name), tuple(value.shape)
         row = found.setdefault(key, Row(*key, division))
-        row.count, row.total, row.held = row.count + 1, row.total + value.numel(), row.held + held
-        row.held_bytes += held * value.element_size()
+        row.count, row.total = row.count + 1, row.total + value.numel()
+        for process in places(name, value):
+            bytes_of[process] += held * value.element_size()
+            held_by[process].append((row, held, held * value.element_size()))
+    for row, held, size in held_by[bytes_of.index(max(bytes_of))]:
+        row.held, row.held_bytes = row.held + held, row.held_bytes + size
     return list(found.values())
+
+
+def processes_of(plan: PlanSettings, model: nn.Module) -> Callable[[str, nn.Parameter], set[int]]:
+    """(name of a parameter, the parameter) -> the processes of a pipeline whose stages have it."""
+    if plan.pipeline == 1:
+        return lambda name, value: {0}
+    stages = cut_blocks(model, plan.pipeline * (2 if plan.schedule == "interleaved" else 1))
+    number = {block: stage % plan.pipeline for stage, blocks in enumerate(stages) for block in blocks}
+    last = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(LAST)}
+
+    def places(name: str, value: nn.Parameter) -> set[int]:
+        if block := re.match(r"blocks\.(\d+)\.", name):
+            return {number[int(block[1])]}
+        first = set() if name.startswith(LAST) else {0}
+        return first | ({plan.pipeline - 1} if id(value) in last else set())
+
+    return places
 
 
 def describe(plan: PlanSettings, model: nn.Module) -> str:
@@ -70,7 +85,12 @@ def describe(plan: PlanSettings, model: nn.Module) -> str:
     table.append(("all", str(sum(row.count for row in found)), "", "", *(f"{number:,}" for number in sums)))
     head = [f"{plan}: {plan.world} processes", f"a batch is divided into {plan.batch_parts} parts"]
     if plan.shard > 1:
-        head.append(f"each parameter is divided over shard={plan.shard} processes, along its first dimension")
+        over = f"shard={plan.shard}" + (f" x context={plan.context}" if plan.context > 1 else "")
+        head.append(f"each parameter is divided over {over} processes, along its first dimension")
+    if plan.pipeline > 1:
+        head.append(
+            f"of the pipeline={plan.pipeline} processes with other stages, the numbers are those of the largest"
+        )
     return "\n".join([*head, "", *aligned(table)])
 
 
