@@ -82,7 +82,9 @@ def test_the_first_epochs_read_introductory_images_alone_and_the_last_ones_the_o
     rows = ImageTextRows(part.take(torch.arange(2, 20)), tokenizer, TokenLayout((7,), end=0, pad=1, max_length=64),
                          seed=3, introductory_epochs=2, introductory_until=3)  # fmt: skip
     keys = list(range(18))
-    read = [rows.__getitems__(Keys(keys, epoch))["pixel_values"][:, 0, 0, 0].tolist() for epoch in (1, 2, 3)]
+    batches = [rows.__getitems__(Keys(keys, epoch)) for epoch in (1, 2, 3)]
+    read = [batch["pixel_values"][:, 0, 0, 0].tolist() for batch in batches]
+    assert [[i + 2 for i in batch["index"].tolist()] for batch in batches] == read  # by which images are not flipped
     assert read[:2] == [[5, 9, 13, 17] * 4 + [5, 9], list(range(2, 20))]
     others = [i for i in range(2, 20) if i % 4 != 1]
     assert read[2] == [*others, *others[:4]]

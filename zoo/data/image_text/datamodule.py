@@ -53,7 +53,8 @@ class ImageTextRows(Dataset[Any]):
     Batches: `pixel_values` uint8 [B, 3, H, W]; `input_ids`, `attention_mask` [B, N]; `labels` [B, N], the token of the
     text that follows each position, and -100 for the prompt and for padding; `lengths` and `prompt_lengths`, the number
     of tokens of each row and of its prompt (lists: they stay on the host); `types` [B], the types of the questions as
-    numbers, -1 for others; `index` [B], `epoch`. Padding is on the right.
+    numbers, -1 for others; `index` [B], of images in training and of items in evaluation, `epoch`. Padding is on the
+    right.
 
     Args:
         data: The images with their texts.
@@ -123,7 +124,7 @@ class ImageTextRows(Dataset[Any]):
             "lengths": lengths[:, 0].tolist(),
             "prompt_lengths": prompts[:, 0].tolist(),
             "types": self.types[rows],
-            "index": torch.tensor(list(keys)),
+            "index": torch.tensor(list(keys)) if self.seed is None else self.image_of[rows],
             "epoch": keys.epoch,
         }
 
