@@ -102,8 +102,11 @@ def test_maskgit_reads_a_text_once_for_all_images():
     assert not torch.equal(seeing.encode(**inputs | {"image_ids": inputs["image_ids"].flip(1)})[:, :8],
                            seeing.encode(**inputs)[:, :8])  # fmt: skip
     assert small("maskgit", attention="linear").read_text(inputs["input_ids"]) is None
-    with pytest.raises(ValueError, match=r"text_sees_image=False, but attention='linear' has a kind without scores"):
+    with pytest.raises(ValueError, match=r"text_sees_image=False, but attention='linear' has layers without att"):
         small("maskgit", attention="linear", text_sees_image=False)
+    assert small("maskgit", mixer=["attention", "s4d"]).mask is None
+    with pytest.raises(ValueError, match=r"text_sees_image=False, but mixer='s4d' has layers without attention"):
+        small("maskgit", mixer="s4d", text_sees_image=False)
 
 
 @pytest.mark.parametrize("name", NAMES)

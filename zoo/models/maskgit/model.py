@@ -21,7 +21,7 @@ class MaskGITConfig(TextToImageConfig):
     """Config of MaskGIT; see TextToImageConfig.
 
     text_sees_image: the text attends to the image, too, and each step of decoding computes the text again. None: only
-        with kinds of attention that have no scores, such as "linear", as these cannot hide the image.
+        with kinds of attention that have no scores, such as "linear", and mixers, as these cannot hide the image.
     """
 
     text_sees_image: bool | None = None
@@ -73,11 +73,12 @@ class MaskGIT(TextToImageModel):
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__(config)
         cores = [getattr(block.mixer, "core", None) for block in self.blocks]
-        no_scores = any(isinstance(core, RecurrentCore) for core in cores)
+        no_scores = any(core is None or isinstance(core, RecurrentCore) for core in cores)
         if no_scores and config.text_sees_image is False:
+            given = f"attention={config.attention!r}" if config.mixer is None else f"mixer={config.mixer!r}"
             raise ValueError(
-                f"text_sees_image=False, but attention={config.attention!r} has a kind without scores, which cannot "
-                "hide the image from the text: leave it out, or choose a kind with scores, such as 'softmax'"
+                f"text_sees_image=False, but {given} has layers without attention scores, which cannot hide the image "
+                "from the text: leave it out, or choose attention with scores, such as 'softmax', in all layers"
             )
         sees = no_scores if config.text_sees_image is None else config.text_sees_image
         self.mask = None if sees else TextBeforeImage(config.text_length)
