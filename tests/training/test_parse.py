@@ -46,6 +46,7 @@ def test_keys(key: str, path: str) -> None:
     ("lrr=1", ["lrr", "did you mean 'lr'"]),
     ("learning_rate=1", ["did you mean 'lr'"]),
     ("embed_dim=64", ["did you mean 'width'"]),
+    ("decoder_depth=2", ["did you mean 'model.decoder_depth'"]),
     ("trainer.lr=1", ["did you mean 'optim.lr'"]),
     ("augment=1", ["section", "data.augment.flip"]),
     ("epochs=many", ["trainer.epochs=many", "int or null"]),

@@ -332,6 +332,9 @@ def _hint(key: str, paths: list[str]) -> str:
     leaves = {path.rpartition(".")[2]: path for path in paths}
     if last in leaves:
         return f"; did you mean {leaves[last]!r}?"
+    side, _, field = last.partition("_")
+    if side in ("encoder", "decoder") and field in MODEL_FIELDS:
+        return f"; did you mean 'model.{last}'?"
     hint = did_you_mean(last, [*leaves, *MODEL_FIELDS, "hardware", "config"])
     return (did_you_mean(key, paths) or hint) if "." in key else hint
 
