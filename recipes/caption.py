@@ -42,6 +42,7 @@ def train(run: Run) -> Result:
         references,
     )
     from zoo.training.recipes.grounding import PLOTS, PointingScore
+    from zoo.training.recipes.image_text_order import announce_unread
 
     cfg = run.config
     model = caption_model(run)  # by name, or from any folder of weights
@@ -56,6 +57,7 @@ def train(run: Run) -> Result:
                                introductory_epochs=cfg.data.partly_named_epochs,
                                introductory_until=cfg.data.partly_named_until,
                                num_workers=cfg.data.num_workers)  # fmt: skip
+    announce_unread(run, data.steps_per_epoch)
     generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
                   "max_new_tokens": cfg.data.max_length}  # fmt: skip
     task = CaptionTask(model, bias=pair_bias(run, model, data), text_metric=caption_scores(captions),

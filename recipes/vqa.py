@@ -36,6 +36,7 @@ def train(run: Run) -> Result:
     from zoo.tasks.image_text import ImageTextTask
     from zoo.training.fit import fit
     from zoo.training.recipes.bridge import bridge_model, fit_to_texts, layout_of
+    from zoo.training.recipes.image_text_order import announce_unread
     from zoo.training.recipes.towers import is_new
     from zoo.training.recipes.vqa import PLOTS, AnswersFile, Baselines, groups_of
 
@@ -51,6 +52,7 @@ def train(run: Run) -> Result:
                                seed=cfg.seed, caption_epochs=cfg.data.caption_epochs,
                                introductory_epochs=cfg.data.partly_named_epochs,
                                num_workers=cfg.data.num_workers)  # fmt: skip
+    announce_unread(run, data.steps_per_epoch)
     task = ImageTextTask(model, types=data.types, groups=groups_of(data.types), control=True, optim=cfg.optim,
                          ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     callbacks = [AnswersFile(folder.path)]

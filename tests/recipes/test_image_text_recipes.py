@@ -37,7 +37,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("by", ["projector", "cross"])
 def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("vqa", tmp_path / "run", *TINY["vqa"], "steps=2", f"by={by}") == 0
-    printed = capsys.readouterr().out
+    printed, notices = capsys.readouterr()
+    assert "caption_epochs=5, and the run has 1 epoch: it reads captions alone" in notices
     assert "Synthetic data" in printed and "language alone" in printed and "images of others" in printed
     metrics = result(tmp_path / "run")["result"]
     for start in ("", "shuffled_images_", "language_alone_", "image_alone_"):

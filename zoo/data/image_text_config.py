@@ -41,7 +41,8 @@ class CaptionDataSettings(PairDataSettings):
         if self.partly_named_until < self.partly_named_epochs or not 0 < self.partly_named < 1:
             raise ValueError(f"partly_named_until={self.partly_named_until} with partly_named={self.partly_named} and "
                              f"partly_named_epochs={self.partly_named_epochs}: expected scenes of both kinds, such as "
-                             f"partly_named=0.5, and no fewer epochs than partly_named_epochs")  # fmt: skip
+                             f"partly_named=0.5, and no fewer epochs than partly_named_epochs; for a run without this "
+                             f"limit set partly_named_until=null")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,4 +107,5 @@ def check_partly_named(fraction: float, epochs: int) -> None:
         raise ValueError(f"partly_named={fraction}: expected a fraction from 0 to 1")
     if epochs < 0 or (epochs and not fraction):
         raise ValueError(f"partly_named_epochs={epochs} with partly_named={fraction}: expected 0 or more epochs, and "
-                         f"scenes to train on in these, such as partly_named=0.5")  # fmt: skip
+                         f"scenes to train on in these, such as partly_named=0.5; for a run without such scenes set "
+                         f"partly_named_epochs=0")  # fmt: skip
