@@ -57,7 +57,8 @@ def predict(
     of any length, [(answer, probability, start, end), ...] (`Answer`), best first.
 
     Args:
-        model: A classifier, a masked language model, or a CTC model, with `preprocess`.
+        model: A classifier, a masked language model, a CTC model, or an encoder-decoder that writes texts, with
+            `preprocess`.
         x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
             (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a generator of
             predictions in the same order, which reads some inputs ahead and never holds all of them in memory.
