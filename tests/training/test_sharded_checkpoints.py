@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,6 @@ def test_loading_runs_no_code(stored: tuple[Path, dict[str, torch.Tensor]], tmp_
 
 
 def test_damage_is_found(stored: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
-    import shutil
-
     for number, (change, message) in enumerate({
         "flip": "the checksum of its file shard-00001", "cut": "has 100 bytes, expected", "remove": "is missing",
         "meta": "not a checkpoint",
@@ -228,11 +227,34 @@ def test_damage_is_found(stored: tuple[Path, dict[str, torch.Tensor]], tmp_path:
                 load(0, "one", folder)
 
 
+def damage_found(rank: int, folder: Path) -> str:
+    """What a process raises of a file that another one has read."""
+    try:
+        check_last(folder)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def test_all_processes_end_where_one_finds_damage(stored: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stored[0], tmp_path / "last.ckpt"))
+    file = folder / "shard-00002-model-00001-of-00001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    assert all("the checksum of its file shard-00002" in message for message in ranks(2, damage_found, folder))
+
+
 def test_the_checkpoint_of_another_model_is_named(stored: tuple[Path, dict[str, torch.Tensor]]) -> None:
     other = Net().model
     other["head"] = nn.Linear(6, 4)
     with pytest.raises(RunError, match=r"last.ckpt holds the weights of another model \(head.weight: \(3, 6\) there"):
         check_model(stored[0], other)
+    for size in (2, 4):  # also smaller ones, of which a part would fit
+        module = Net()
+        module.model["head"] = nn.Linear(6, size)
+        with pytest.raises(RunError, match=r"another model \(model.head.(weight|bias): \(3"):
+            load_module(module, StoredCheckpoint(stored[0]))
 
 
 def save_model(rank: int, folder: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import distributed as dist
 from torch import nn
 
 from zoo.training.run_dir import RunError
 from zoo.training.sharded_checkpoints import META, MODEL, whole_checkpoint
-from zoo.utils import distributed
 from zoo.utils.files import write_atomic
 
 
@@ -52,7 +52,7 @@ def step_of(file: Path) -> int:
 def damage(file: Path) -> str:
     """What is damaged in a checkpoint, by the checksums of its records; empty if nothing is. Reads the whole file.
 
-    Of a folder with the files of several processes each process reads its share.
+    Of a folder with the files of several processes each process reads its share, see `agreed_damage`.
     """
     try:
         with zipfile.ZipFile(file / META if file.is_dir() else file) as archive:
@@ -68,15 +68,31 @@ def damage(file: Path) -> str:
     return ""
 
 
+def agreed_damage(file: Path) -> str:
+    """`damage`, as the first process finds it that finds any; all processes call this, so that all of them end."""
+    found = [damage(file)]
+    if in_group():
+        found = found * dist.get_world_size()
+        dist.all_gather_object(found, found[0])
+    return next(filter(None, found), "")
+
+
+def in_group() -> bool:
+    """Whether the processes of this run can exchange what they find."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def _damaged_shard(folder: Path) -> str:
-    """What is damaged in the files of a folder; the checksums are those of this process' share of them."""
+    """What is damaged in the files of a folder; the checksums are those of this process's share of them, or of all
+    before the processes are connected."""
     files: dict[str, tuple[int, int]] = values_of(folder)["files"]
+    rank, world = (dist.get_rank(), dist.get_world_size()) if in_group() else (0, 1)
     for number, (name, (size, checksum)) in enumerate(files.items()):
         if not (folder / name).is_file():
             return f"its file {name} is missing"
         if (found := (folder / name).stat().st_size) != size:
             return f"its file {name} has {found:,} bytes, expected {size:,}"
-        if number % distributed.world() == distributed.rank() and crc32(folder / name) != checksum:
+        if number % world == rank and crc32(folder / name) != checksum:
             return f"the checksum of its file {name} differs"
     return ""
 
@@ -100,9 +116,9 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
 
 def check_last(file: Path) -> None:
     """Raises: RunError for a damaged checkpoint to resume from; it names the next older one that is not damaged."""
-    if not (what := damage(file)):
+    if not (what := agreed_damage(file)):
         return
-    others = [other for other in file.parent.glob("*.ckpt") if other != file and not damage(other)]
+    others = [other for other in sorted(file.parent.glob("*.ckpt")) if other != file and not agreed_damage(other)]
     restart = "use resume=never to start a new run, or another run_dir="
     if not others:
         raise RunError(f"{file} is damaged: {what}. The run has no other checkpoint: remove the file to start the run "
@@ -128,7 +144,7 @@ def check_model(file: Path, model: nn.Module) -> None:
 
 def check_best(file: Path, last: Path | None) -> None:
     """Raises: RunError for a damaged checkpoint of the best validation."""
-    if not (what := damage(file)):
+    if not (what := agreed_damage(file)):
         return
     instead = f"the best validation after step {step_of(last)} then replaces it" if last else "the run starts again"
     raise RunError(f"{file} is damaged: {what}. Remove it to go without it ({instead}), or use resume=never to start a "

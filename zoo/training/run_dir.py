@@ -297,6 +297,7 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
     plan = {path: flat.pop(path) for path in list(flat) if path.startswith("plan.")}
     together = math.prod(plan.get(f"plan.{name}", 1) for name in ("tensor", "context", "pipeline"))
+    flat["plan.mixed_precision"] = plan.get("plan.mixed_precision")
     flat.pop("trainer.strategy", None)  # a checkpoint is loaded in any layout
     micro_batches = math.prod(factors) // together  # processes that divide a model share them
     flat["trainer.devices x num_nodes x accumulate_grad_batches"] = micro_batches

@@ -10,6 +10,7 @@ not. Loading runs no code.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class ShardedStrategy(ModelParallelStrategy):
 class StoredCheckpoint:
     """A checkpoint on disk, a file or a folder, of which any part of any tensor can be read.
 
-    values: what is not a tensor of the model or of an optimizer. shapes: of the tensors of the model.
+    values: what is not a tensor of the model or of an optimizer. shapes: of all whole tensors, by name.
     Raises: LoadError, or what torch.load raises, for a damaged one.
     """
 
@@ -127,6 +128,9 @@ class StoredCheckpoint:
             for number, state in enumerate(values.pop("optimizer_states", [])):
                 self._take_state(number, state)
         self.values: dict[str, Any] = values
+        self.shapes: dict[str, tuple[int, ...]] = {name: tuple(x.shape) for name, x in self._tensors.items()}
+        if self._shards is not None:  # as they were written, also if a file is missing
+            self.shapes = values.get("shapes") or self._shards.shapes
 
     @property
     def names(self) -> list[str]:
@@ -164,8 +168,16 @@ class StoredCheckpoint:
 
 
 def load_module(module: nn.Module, stored: StoredCheckpoint) -> None:
-    """Set the part of this process of all tensors of a module."""
-    for name, own in module.state_dict().items():
+    """Set the part of this process of all tensors of a module. Raises RunError for the checkpoint of another one."""
+    state = module.state_dict()
+    there: dict[str, Any] = {name: tuple(shape) for name, shape in stored.shapes.items() if name.startswith(MODEL)}
+    here: dict[str, Any] = {MODEL + name: tuple(own.shape) for name, own in state.items() if own.numel()}
+    for name in here.keys() | there.keys():
+        sizes = [math.prod(x) if x in ((), (1,)) else x for x in (here.get(name), there.get(name))]  # FSDP2's scalars
+        if sizes[0] != sizes[1]:
+            raise RunError(f"{stored.path} holds the weights of another model ({name.removeprefix(MODEL)}: "
+                           f"{there.get(name, 'missing')} there, {here.get(name, 'missing')} here)")  # fmt: skip
+    for name, own in state.items():
         fill(own, lambda part, name=name: stored.read(MODEL + name, part))  # type: ignore[misc]
 
 
