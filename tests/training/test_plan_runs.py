@@ -6,7 +6,8 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -18,10 +19,14 @@ from torch.utils.data import DataLoader
 
 import zoo
 from zoo.parallel import Plan
+from zoo.parallel.config import PlanSettings
 from zoo.tasks import CausalLMTask, MaskedLMTask
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
+from zoo.training.config import RunSettings
+from zoo.training.devices import settle_plan
 from zoo.training.plan_strategy import PlanStrategy
+from zoo.training.plots import PLOTS, save_plots
 from zoo.training.same_ranks import check_same
 
 WORDS = ("steps=4", "accelerator=cpu", "mixup=0", "validate_every=2", "precision=fp32", "baseline=false")
@@ -97,6 +102,28 @@ def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> N
     world = 4 if "parts" in name else 2
     assert together(world, tmp_path / "run", *words) == [0] * world
     assert_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("plan", "message"), [
+    (dict(checkpointing="full"), "plan.checkpointing=full is of a plan of several processes"),
+    (dict(shard=2, cpu_offload=True), "plan.cpu_offload=true: recipes keep parameters"),
+    (dict(shard=2, mixed_precision="fp16"), "plan.mixed_precision=fp16 needs precision=fp16"),
+    (dict(shard=3), "the plan is for 3 processes"),
+])  # fmt: skip
+def test_plans_that_a_recipe_cannot_follow(plan: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settle_plan(RunSettings(plan=PlanSettings(**plan)), processes=2)
+
+
+def test_plots_that_call_a_divided_model_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the first process makes plots, and it would wait for the others."""
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(device_mesh=None)])
+    run, task = SimpleNamespace(folder=SimpleNamespace(path=tmp_path)), SimpleNamespace(evaluated=model)
+    called: list[str] = []
+    plots = {name: lambda *_, name=name: called.append(name) for name in (*PLOTS, "alignment")}
+    save_plots(cast(Any, run), task, cast(Any, None), plots)
+    assert called == ["curves", "confusion", "sample"]
+    assert capsys.readouterr().out.endswith("hold parts of the model: attention, alignment\n")
 
 
 # --- Tasks whose processes have the outputs of different tokens -------------------------------------------------------

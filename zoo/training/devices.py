@@ -85,11 +85,12 @@ def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
     """
     plan, trainer = settings.plan, settings.trainer
     if plan.world == 1:
+        if plan.checkpointing is not None:
+            raise ValueError(f"plan.checkpointing={plan.checkpointing} is of a plan of several processes, and this one "
+                             "has no other settings: use gradient_checkpointing=true, or set plan.data= or plan.shard= "
+                             "as well")  # fmt: skip
         return plan
-    if plan.pipeline > 1:
-        raise ValueError(f"plan.pipeline={plan.pipeline}: recipes do not train pipelines, whose stages call no model; "
-                         "use plan.shard=, plan.tensor= or plan.context= here, or zoo.parallel.make_pipeline in a "
-                         "training loop of your own")  # fmt: skip
+    check_recipe_plan(plan, trainer)
     if trainer.strategy != "auto":
         raise ValueError(f"strategy={trainer.strategy} and a plan ({plan}) are both given: omit strategy=, or set "
                          "plan.data= (ddp) or plan.shard= (fsdp2) alone")  # fmt: skip
@@ -101,6 +102,20 @@ def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
         raise ValueError(f"the plan is for {plan.world} processes ({sizes}), and there are {processes} (devices x "
                          f"num_nodes): set devices={plan.world} or a multiple, or change a factor")  # fmt: skip
     return replace(plan, data=plan.data * (processes // plan.world))
+
+
+def check_recipe_plan(plan: PlanSettings, trainer: TrainerSettings) -> None:
+    """Raise ValueError for settings of a plan that only training loops of your own can use."""
+    if plan.pipeline > 1:
+        raise ValueError(f"plan.pipeline={plan.pipeline}: recipes do not train pipelines, whose stages call no model; "
+                         "use plan.shard=, plan.tensor= or plan.context= here, or zoo.parallel.make_pipeline in a "
+                         "training loop of your own")  # fmt: skip
+    if plan.cpu_offload:
+        raise ValueError("plan.cpu_offload=true: recipes keep parameters and optimizer states on their devices: use "
+                         "zoo.parallel.parallelize in your own training loop, or a greater plan.shard=")  # fmt: skip
+    if plan.mixed_precision == "fp16" and trainer.precision != "fp16":
+        raise ValueError("plan.mixed_precision=fp16 needs precision=fp16, which scales the loss so that small "
+                         "gradients do not become 0: set it, or plan.mixed_precision=bf16")  # fmt: skip
 
 
 def with_precision(trainer: TrainerSettings, model: "nn.Module | None" = None) -> TrainerSettings:

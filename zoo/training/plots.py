@@ -12,6 +12,7 @@ from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.nn.attention import Attention
+from zoo.parallel.shards import is_sharded
 from zoo.preprocessing.audio_io import soundfile
 from zoo.training.plot_confusion import confusion
 from zoo.training.plot_curves import curves
@@ -27,10 +28,17 @@ Plot = Callable[["Run", Any, "Result"], "Figure | None"]
 
 
 def save_plots(run: "Run", task: Any, result: "Result", extra: Mapping[str, Plot] | None = None) -> list[Path]:
-    """Save all plots of `PLOTS` and `extra` to the run folder; returns their files. Plots without data are skipped."""
+    """Save all plots of `PLOTS` and `extra` to the run folder; returns their files. Plots without data are skipped.
+
+    So are, with a message, those that call a model that is divided over processes: all of these would have to.
+    """
     assert run.folder is not None
-    files = []
-    for name, plot in {**PLOTS, **(extra or {})}.items():
+    files, plots = [], {**PLOTS, **(extra or {})}
+    if is_sharded(task.evaluated.parameters()):
+        skipped = ", ".join(name for name in plots if name not in OF_RESULTS)
+        print(f"not plotted, because several processes hold parts of the model: {skipped}")
+        plots = {name: plot for name, plot in plots.items() if name in OF_RESULTS}
+    for name, plot in plots.items():
         figure = plot(run, task, result)
         if figure is not None:
             files.append(run.folder.path / f"{name}.png")
@@ -60,14 +68,12 @@ def attention(run: "Run", task: Any, result: "Result", count: int = 6) -> "Figur
 
     Skipped, with a message, if a layer has no attention weights.
     """
-    from torch.distributed.fsdp import FSDPModule
-
     data: Any = getattr(task.trainer, "datamodule", None)
     model = task.evaluated
-    if hasattr(data, "sample_spectrograms") and isinstance(model, Model) and not isinstance(model, FSDPModule):
+    if hasattr(data, "sample_spectrograms") and isinstance(model, Model):
         return audio_attention(model, *data.sample_spectrograms(count))
-    if not isinstance(data, ImageDataModule) or not isinstance(model, Model) or isinstance(model, FSDPModule):
-        return None  # a sharded model needs all ranks for a forward pass
+    if not isinstance(data, ImageDataModule) or not isinstance(model, Model):
+        return None
     if task.augment is None or not any(isinstance(module, Attention) for module in model.modules()):
         return None
     test = data.splits.test
@@ -98,3 +104,4 @@ PLOTS: dict[str, Plot] = {
     "attention": attention,
 }
 """File name -> function that makes the plot."""
+OF_RESULTS = ("curves", "confusion", "sample")  # plots that do not call the model

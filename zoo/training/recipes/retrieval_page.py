@@ -48,10 +48,8 @@ def file_name(text: str) -> str:
 
 def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     """Plot of the best results for some test captions (images only); also writes `retrieval.html`."""
-    from torch.distributed.fsdp import FSDPModule
-
     data = getattr(task.trainer, "datamodule", None)
-    if not isinstance(data, PairDataModule) or isinstance(task.model, FSDPModule):
+    if not isinstance(data, PairDataModule):
         return None
     pairs: PairDataset[Any] = data.splits.test
     rows = sample_rows(pairs, PAGE_QUERIES)
