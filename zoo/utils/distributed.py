@@ -16,14 +16,6 @@ def rank() -> int:
     return 0
 
 
-def world() -> int:
-    """The number of processes, from the variables that torchrun, Slurm or Lightning set; 1 without them."""
-    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
-        if os.environ.get(name, "").isdigit():
-            return max(1, int(os.environ[name]))
-    return 1
-
-
 def decide_on_rank_zero(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
     """Return rank 0's decision on every rank.
 
