@@ -161,7 +161,7 @@ def train_on_texts(rank: int, name: str, plan: Plan) -> tuple[list[dict[str, flo
     return rows, values
 
 
-@pytest.mark.parametrize("name", ["next tokens", "masked tokens"])
+@pytest.mark.parametrize("name", ["next tokens", pytest.param("masked tokens", marks=pytest.mark.full)])
 def test_a_language_model_on_parts_of_texts(name: str) -> None:
     ((logged, weights),) = ranks(1, train_on_texts, name, Plan())
     for rows, values in ranks(4, train_on_texts, name, Plan(shard=2, context=2)):
