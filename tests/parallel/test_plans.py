@@ -15,7 +15,7 @@ from zoo.parallel import Plan, batch_mesh, parallelize
 
 # Their mixers are recurrences over channels, or they have convolutions and recurrent networks alone.
 UNDIVIDED = ("dvae", "mamba", "mamba2", "retnet", "rnn_seq2seq", "rwkv")
-SOME = ("clip", "coca", "gemma", "idefics", "longformer", "t5", "wav2vec2")  # of each kind, for two dimensions
+SOME = ("clip", "coca", "gemma", "idefics", "longformer", "t5", "wav2vec2")  # of each kind, for four processes
 DIVIDED = tuple(name for name in FAMILIES if name not in UNDIVIDED)
 
 
@@ -59,13 +59,14 @@ PLANS = {
     "copies of shards": (Plan(data=2, shard=2), SOME),
     "heads": (Plan(tensor=2), DIVIDED),
     "heads and tokens": (Plan(tensor=2, sequence=True), DIVIDED),
-    "four parts": (Plan(tensor=4, sequence=True), DIVIDED),
+    "four parts": (Plan(tensor=4, sequence=True), SOME),
+    "four parts of all": (Plan(tensor=4, sequence=True), DIVIDED),
     "shards of parts": (Plan(tensor=2, shard=2), SOME),
     "copies of parts": (Plan(tensor=2, data=2, sequence=True), SOME),
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * n.endswith("of all")) for n in PLANS])
 def test_gradients_are_those_of_one_process(name: str) -> None:
     plan, names = PLANS[name]
     for family in names:
