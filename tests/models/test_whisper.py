@@ -268,7 +268,7 @@ def test_inputs_that_do_not_fit():
         with pytest.raises(ValueError, match=message):
             model(**good | values)
     for options, message in (
-        ({"frames": 401}, "an even number"), ({"decoder_depth": 0, "head": None}, "has a decoder"),
+        ({"frames": 401}, "an even number"), ({"decoder_depth": 0}, "the encoder alone has head=None"),
         ({"head": "classify"}, "head="),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):

@@ -58,7 +58,7 @@ def test_the_codebook_is_updated_once_for_each_step_with_its_whole_batch() -> No
         fit(ImageTokenizerTask(model, lr=1e-3), 3, accumulate=accumulate)
         assert model.quantizer is not None
         books.append(model.quantizer)
-    assert books[0].counts.sum() == pytest.approx(8 * 16 * (1 - 0.99**3), rel=1e-4)
+    assert books[0].counts.sum() == pytest.approx(8 * 16 * (1 - model.config.ema_decay**3), rel=1e-4)
     torch.testing.assert_close(books[0].counts, books[1].counts, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(books[0].weight, books[1].weight, rtol=1e-3, atol=1e-3)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.tasks.bf16_weights import BF16Weights
+from zoo.parallel.config import PlanSettings
 from zoo.tasks.classification import ClassificationTask
 from zoo.training import banner
 from zoo.training.sample_pass import PASSES, SamplePass
@@ -67,7 +68,7 @@ def test_the_banner_says_whether_a_resumed_run_is_exact(
     data = ImageDataModule(image_sets(), 8, seed=0)
     task = kind(standin(), augment=data.augment)
     trainer = SimpleNamespace(accelerator="cuda", deterministic=deterministic, strategy="auto", precision="fp32")
-    run: Any = SimpleNamespace(config=SimpleNamespace(trainer=trainer))
+    run: Any = SimpleNamespace(config=SimpleNamespace(trainer=trainer, plan=PlanSettings()))
     monkeypatch.setattr(banner, "SamplePass", lambda task, sample, device, p: SamplePass(task, sample, "cpu", p))
     line = banner.describe_resume(run, task, 10, data)
     assert bool(line) is printed and (not printed or "deterministic=true makes it exact" in line)
@@ -95,7 +96,7 @@ def test_the_expected_end_does_not_count_what_the_thread_of_the_baseline_takes(
     monkeypatch.setattr(SamplePass, "seconds_per_item", lambda self, clock: clocks.append(clock) or 1.0)
     t = SimpleNamespace(accelerator="cpu", precision="fp32", strategy="auto", validate_every=0, devices=1, num_nodes=1)
     run: Any = SimpleNamespace(
-        config=SimpleNamespace(trainer=t, data=SimpleNamespace(batch_size=8)),
+        config=SimpleNamespace(trainer=t, data=SimpleNamespace(batch_size=8), plan=PlanSettings()),
         data=SimpleNamespace(validation=6, test=6), baseline=SimpleNamespace(is_computing=computing),
     )  # fmt: skip
     task = ClassificationTask(standin(), augment=data.augment)
