@@ -11,8 +11,8 @@ from tiny_run import image_sets, standin, tiny_run
 from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
-from zoo.tasks.bf16_weights import BF16Weights
 from zoo.parallel.config import PlanSettings
+from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.classification import ClassificationTask
 from zoo.training import banner
 from zoo.training.sample_pass import PASSES, SamplePass
@@ -67,7 +67,8 @@ def test_the_banner_says_whether_a_resumed_run_is_exact(
 ) -> None:
     data = ImageDataModule(image_sets(), 8, seed=0)
     task = kind(standin(), augment=data.augment)
-    trainer = SimpleNamespace(accelerator="cuda", deterministic=deterministic, strategy="auto", precision="fp32")
+    trainer = SimpleNamespace(accelerator="cuda", deterministic=deterministic, strategy="auto", precision="fp32",
+                              devices=1, num_nodes=1)  # fmt: skip
     run: Any = SimpleNamespace(config=SimpleNamespace(trainer=trainer, plan=PlanSettings()))
     monkeypatch.setattr(banner, "SamplePass", lambda task, sample, device, p: SamplePass(task, sample, "cpu", p))
     line = banner.describe_resume(run, task, 10, data)
