@@ -17,6 +17,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 PACKAGES = ("zoo", "zoo.nn", "zoo.tasks", "zoo.data")
 NOT_RUN = 13  # blocks that are marked so; a new one needs a reason that is as good as theirs
 PARSED = 10
+LONG_PAGES = ("audio", "checkpoints")  # whose blocks take 20 seconds each, in `.ci/full` alone
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,10 @@ def executed(page: Path) -> list[Block]:
     return [block for block in blocks(page) if not block.mark and block.language not in SHOWN]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if executed(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [
+    pytest.param(page, marks=[pytest.mark.full] * (page.stem in LONG_PAGES), id=page.stem)
+    for page in PAGES if executed(page)
+])  # fmt: skip
 def test_the_blocks_of_a_page_run(page: Path, workplace: Path) -> None:  # noqa: F811
     runner = Runner()
     for block in executed(page):
