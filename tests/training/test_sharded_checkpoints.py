@@ -6,12 +6,14 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from ranks import ranks
 from safetensors import safe_open
+from torch import distributed as dist
 from torch import nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -28,6 +30,7 @@ from zoo.parallel.fsdp import shard
 from zoo.parallel.shard_reader import ShardReader
 from zoo.parallel.shards import is_sharded, whole
 from zoo.tasks.optimizer import adamw, param_groups
+from zoo.training import fit
 from zoo.training.checkpoint_files import AtomicCheckpointIO, check_last, check_model, damage
 from zoo.training.run_dir import RunError
 from zoo.training.sharded_checkpoints import META, MODEL, OPTIMIZER, StoredCheckpoint, load_module, load_optimizer
@@ -303,3 +306,25 @@ def full_disk(rank: int, folder: Path) -> list[str]:
 def test_a_full_disk_of_one_process_is_an_error_of_all(tmp_path: Path) -> None:
     error = "[Errno 28] No space left on device: 'shard'"
     assert ranks(2, full_disk, tmp_path / "new") == [[error, "2"], [error]]
+
+
+def checkpoint_that_is_tested(rank: int, folder: Path) -> list[Path]:
+    """The checkpoint that a process tests, where the file of rank 0 is not visible to others yet."""
+
+    def broadcast(value: Any) -> Any:
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    tested: list[Path] = []
+    run: Any = SimpleNamespace(config=None, folder=SimpleNamespace(best=None if rank else folder, last=None))
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(broadcast=broadcast), callback_metrics={},
+                                   test=lambda *args, ckpt_path, **options: tested.append(ckpt_path))  # fmt: skip
+    fit.test(run, cast(Any, None), cast(Any, None), trainer)
+    return tested
+
+
+def test_all_processes_test_the_checkpoint_that_rank_0_has_written(
+    stored: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    assert ranks(2, checkpoint_that_is_tested, stored[0], timeout=20) == [[stored[0]], [stored[0]]]

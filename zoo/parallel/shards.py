@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from zoo.utils.distributed import in_group
+
 T = TypeVar("T")
 
 
@@ -70,7 +72,7 @@ def stream_to_rank_zero(tensors: Mapping[str, Tensor], order: Iterable[str],
 
 def raise_together(error: Exception | None) -> None:
     """Raise the error of the lowest rank that has one in every process, which all call this. Waits for all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not in_group():
         if error is not None:
             raise error
         return

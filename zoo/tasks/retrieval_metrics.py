@@ -8,6 +8,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics import Metric
 
+from zoo.utils.distributed import in_group
+
 RECALL_AT = (1, 5, 10)
 _UNIQUE = -(1 << 63)  # id of a row that shares its id with no other row
 _MAX_SCORES = 1 << 22  # scores that are in memory at a time
@@ -80,7 +82,7 @@ class RetrievalMetrics(Metric):
 
     def sync(self, *args: Any, **options: Any) -> None:
         """Gather the states of all processes; a process without batches takes part with zero rows."""
-        if options.get("should_sync", True) and dist.is_available() and dist.is_initialized():
+        if options.get("should_sync", True) and in_group():
             width = torch.tensor(self.a_rows[0].shape[1] if len(self.a_rows) else 0, device=self.device)
             dist.all_reduce(width, dist.ReduceOp.MAX, group=self.process_group)
             if not len(self.a_rows) and width:

@@ -16,6 +16,7 @@ from torch import nn
 
 from zoo.training.run_dir import RunError
 from zoo.training.sharded_checkpoints import META, MODEL, whole_checkpoint
+from zoo.utils.distributed import in_group
 from zoo.utils.files import write_atomic
 
 
@@ -75,11 +76,6 @@ def agreed_damage(file: Path) -> str:
         found = found * dist.get_world_size()
         dist.all_gather_object(found, found[0])
     return next(filter(None, found), "")
-
-
-def in_group() -> bool:
-    """Whether the processes of this run can exchange what they find."""
-    return dist.is_available() and dist.is_initialized()
 
 
 def _damaged_shard(folder: Path) -> str:

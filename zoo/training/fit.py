@@ -222,10 +222,10 @@ def test(run: Run, task: Task, data: L.LightningDataModule, trainer: L.Trainer) 
     """Test the best model; returns the test metrics."""
     assert run.folder is not None
     best = run.folder.best or run.folder.last  # no validation has given the monitored metric
+    if distributed.in_group():
+        best = trainer.strategy.broadcast(best)  # rank 0 wrote it, other ranks may not see it yet
     if best is not None:
         check_best(best, run.folder.last)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        best = trainer.strategy.broadcast(best)  # rank 0 wrote it, other ranks may not see it yet
     if _calibrates(run):
         with cast(Any, task).fit_temperature():
             trainer.validate(task, data, ckpt_path=best, verbose=False, weights_only=True)

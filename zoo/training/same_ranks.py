@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import distributed as dist
 from torch import nn
 
+from zoo.utils.distributed import in_group
+
 
 class SameOnAllRanks(Callback):
     """Ends a run whose processes differ in `values`, a flat dict of what all must have, or in the initial weights.
@@ -24,7 +26,7 @@ class SameOnAllRanks(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Before models are placed."""
-        if stage == "fit" and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if stage == "fit" and in_group() and dist.get_world_size() > 1:
             check_same(self.values | {"the initial weights": weights_digest(pl_module)})
 
 

@@ -16,6 +16,13 @@ def rank() -> int:
     return 0
 
 
+def in_group() -> bool:
+    """Whether this process has a process group, so that it can exchange values with the others."""
+    from torch import distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
 def decide_on_rank_zero(decide: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
     """Return rank 0's decision on every rank.
 

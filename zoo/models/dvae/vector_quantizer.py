@@ -8,6 +8,7 @@ from torch import distributed as dist
 
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.losses.products import HALF
+from zoo.utils.distributed import in_group
 
 
 class CodeStatistics(NamedTuple):
@@ -95,7 +96,7 @@ class VectorQuantizer(nn.Module):
         """
         if not self.ema_decay:
             raise ValueError("the codebook is learned by its gradient (ema_decay=0): it has no update of its own")
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1:
+        if in_group() and dist.get_world_size(group) > 1:
             statistics = CodeStatistics(*(x.clone() for x in statistics))
             for x in statistics:
                 dist.all_reduce(x, group=group)

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
+from zoo.utils.distributed import in_group
+
 Group = dist.ProcessGroup | Literal["local"] | None
 
 
@@ -48,7 +50,7 @@ def batch_shard(rows: int, device: torch.device, group: Group) -> BatchShard:
     Args:
         group: None for all processes when torch.distributed is initialized; "local" for this process alone.
     """
-    if group == "local" or not (dist.is_available() and dist.is_initialized()):
+    if group == "local" or not in_group():
         return BatchShard((rows,), 0, None)
     assert not isinstance(group, str)
     world = dist.get_world_size(group)

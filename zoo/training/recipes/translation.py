@@ -24,6 +24,7 @@ from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, text_model, token_fiel
 from zoo.training.run import Run
 from zoo.training.run_dir import write_text
 from zoo.utils.console import announce, console
+from zoo.utils.distributed import in_group
 from zoo.utils.escape import printable
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class TranslationsFile(L.Callback):
 
 def all_predictions(task: Any) -> dict[int, str]:
     """The texts that a task generated in its test, by the index of their items, on all ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not in_group():
         return dict(task.predictions)
     parts: list[dict[int, str] | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, task.predictions)
