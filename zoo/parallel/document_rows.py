@@ -92,6 +92,14 @@ class DocumentRows:
         return replace(context, mask=mask, bias=bias)
 
 
+def document_rows(model: Any, documents: PackedDocuments) -> tuple[DocumentRows, Context]:
+    """(The rows of packed documents, their context) of a text model. Raises ValueError for too long a document."""
+    if model.tokens.max_length and documents.index.shape[1] > model.tokens.max_length:
+        raise model.tokens.length_error(documents.index.shape[1])
+    rows = DocumentRows.of(documents)
+    return rows, rows.context(model.context(rows.positions), cache_biases=not model.blocks.checkpointing)
+
+
 def embed_each(
     model: Any, ids: Tensor, positions: Tensor, types: Tensor | None = None, words: Tensor | None = None
 ) -> Tensor:

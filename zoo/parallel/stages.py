@@ -6,19 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.frontends.waveform import WaveformEmbedding
-from zoo.nn.kv_cache import StackState
-from zoo.nn.lengths import AnyLengths, check_lengths
 from zoo.nn.padding import real_tokens
 from zoo.nn.recurrent_core import RecurrentCore
-from zoo.nn.stack import Stack
-from zoo.parallel.document_rows import DocumentRows, embed_each
+from zoo.parallel.document_rows import document_rows, embed_each
+from zoo.parallel.row_stack import RowStack
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]
 
@@ -33,13 +30,14 @@ class Tied(NamedTuple):
 # --- The model of a stage ---------------------------------------------------------------------------------------------
 
 
-class StageStack(Stack):
+class StageStack(RowStack):
     """The methods that a pipeline puts before those of a stack: its blocks are those of a stage.
 
     numbers: of its blocks. received: hidden states from the stage before, for the next forward; sent: those of the
     last one, for the stage after it.
     """
 
+    refusal = "in a pipeline: use the model before it is cut"
     numbers: range
     received: Tensor | None = None
     sent: Tensor | None = None
@@ -47,35 +45,12 @@ class StageStack(Stack):
     def __iter__(self) -> Any:
         return (getattr(self, str(i)) for i in self.numbers)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Context | None = None,
-        *,
-        keep: Tensor | None = None,
-        state: StackState | None = None,
-        layers: Sequence[int] | None = None,
-        drop_padding: bool = True,
-        lengths: AnyLengths | None = None,
-        before: Mapping[int, nn.Module] | None = None,
-    ) -> Any:
-        """As in Stack: padding is kept under a mask, so that all microbatches have one shape."""
-        if state is not None or layers is not None or before is not None:
-            what = "decoding with a cache" if state is not None else "the outputs of single layers"
-            what = "gated cross-attention between blocks" if before is not None else what
-            raise ValueError(f"{what} is not possible in a pipeline: use the model before it is cut")
-        if lengths is not None:
-            keep, _ = check_lengths(lengths, keep, x, trust=True)
-        keep = None if keep is None else real_tokens(keep)
-        context = (context or Context()).for_forward(x.shape[1], keep=keep, cache_biases=not self.checkpointing)
-        return self.run(x, context, keep)
-
-    def run(self, x: Tensor, context: Context, keep: Tensor | None) -> Tensor:
-        """The blocks of this stage, in a context for this forward; the last stage also has the final norm."""
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        for number, block in zip(self.numbers, self, strict=True):
-            own = context.layer(number) if isinstance(context.rotary, tuple) else context
-            x = checkpoint(block, x, own, use_reentrant=False, **self.keeps) if recompute else block(x, own)
+    def run(
+        self, x: Tensor, context: Context, tokens: int, keep: Tensor | None, layers: Sequence[int] | None = None
+    ) -> Tensor:
+        """As in RowStack, by the blocks of this stage; the last stage also has the final norm."""
+        self.refuse("the outputs of single layers", layers)
+        x, _ = self.run_blocks(x, context, self.numbers)
         self.sent = x
         x = x if self.norm is None else self.norm(x)
         return x if keep is None else x * keep[..., None]
@@ -142,14 +117,10 @@ class StageModel(nn.Module):
         more: Mapping[str, Any],
     ) -> Any:
         """As in TextModel, with the documents where they are in the rows."""
-        rows, tokens, x = DocumentRows.of(documents), self.tokens, self.blocks.received
-        assert isinstance(tokens, TextEmbedding)
-        if tokens.max_length and documents.index.shape[1] > tokens.max_length:
-            raise tokens.length_error(documents.index.shape[1])
+        x, (rows, context) = self.blocks.received, document_rows(self, documents)
         if x is None:
             x = embed_each(super(), input_ids, rows.positions, types, more.get("words"))
-        context = rows.context(self.context(rows.positions), cache_biases=not self.blocks.checkpointing)
-        return self.blocks.run(x, context, rows.keep)
+        return self.blocks.run(x, context, input_ids.shape[1], rows.keep, layers)
 
 
 def real_frames(front: WaveformEmbedding, x: Tensor, mask: Tensor | None = None, lengths: Any = None) -> Tensor | None:
