@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import queue
+import socket
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -40,6 +42,42 @@ def ranks(world: int, function: Callable[..., Any], *args: Any, timeout: float =
                 if process.is_alive():  # ranks that wait for each other would wait for ever
                     process.kill()
     return [found[rank] for rank in range(world)]
+
+
+def as_torchrun(world: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[int]:
+    """`function(rank, *args)` in `world` processes that start their group themselves, as those of torchrun.
+
+    Returns their exit codes: 0, 1 for an exception, or minus a signal.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_launched, args=(rank, world, port, function, args)) for rank in range(world)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=timeout)
+        if child.is_alive():  # ranks that wait for each other would wait for ever
+            for waiting in children:
+                waiting.kill()
+    return [child.exitcode or 0 for child in children]
+
+
+def _launched(rank: int, world: int, port: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    numbers = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
+    os.environ.update({name: str(number) for name, number in numbers.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="t")
+    torch.set_num_threads(1)
+    code = 0
+    try:
+        function(rank, *args)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _entry(

@@ -1,9 +1,6 @@
 """Contrast in a trainer of one's own: exact in parts and on several processes, dropout included; what is refused."""
 
 import math
-import os
-import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from ranks import as_torchrun
 from task_towers import Towers, batch, loader, towers
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -244,41 +242,9 @@ def trained(folder: Path, world: int, rank: int, strategy: str = "auto", **optio
         strategy=how, precision="32-true" if sharded else "64-true", callbacks=[Recorder(folder)])  # fmt: skip
 
 
-def _rank(rank: int, world: int, port: int, folder: Path, options: dict[str, Any]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world),
-                      LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0",
-                      TORCHELASTIC_RUN_ID="t")  # fmt: skip
-    torch.set_num_threads(1)
-    code = 0
-    try:
-        trained(folder, world, rank, **options)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def on_several(folder: Path, world: int, **options: Any) -> list[Any]:
     """`trained` in several processes, as torchrun starts them; what each recorded."""
-    import multiprocessing
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_rank, args=(rank, world, port, folder, options)) for rank in range(world)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-        if child.is_alive():  # ranks that wait for each other would wait for ever
-            for waiting in children:
-                waiting.kill()
-    assert [child.exitcode for child in children] == [0] * world
+    assert as_torchrun(world, lambda rank: trained(folder, world, rank, **options)) == [0] * world
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 

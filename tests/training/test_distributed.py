@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 import torch._dynamo
+from ranks import as_torchrun
 from tiny_run import Kill, assert_same, image_sets, in_child, metrics, tiny_run
 from tiny_run import checkpoint as stored
 from torch import distributed as dist
@@ -54,43 +53,16 @@ def two(folder: Path, *words: str, kill: int | None = None, writes: int | None =
     kill: both die at the start of this step. writes: rank 1 dies in the middle of its file of a checkpoint, after this
     many of them, and then rank 0 ends with an error.
     """
-    import multiprocessing
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_rank, args=(rank, port, folder, words, kill, writes)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-        if child.is_alive():  # ranks that wait for each other would wait for ever
-            for waiting in children:
-                waiting.kill()
-    return [child.exitcode or 0 for child in children]
-
-
-def _rank(rank: int, port: int, folder: Path, words: tuple[str, ...], kill: int | None, writes: int | None) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2",
-                      LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="t")  # fmt: skip
-    torch.set_num_threads(1)
-    callbacks: tuple[L.Callback, ...] = (Recorder(folder.with_suffix(".seen")),)
-    if kill is not None:
-        callbacks += (Kill(kill),)
-    if rank == 1 and writes is not None:
-        checkpoint.write_tensors = dies_after(writes, checkpoint.write_tensors)
-    code = 0
-    try:
+    def run(rank: int) -> None:
+        callbacks: tuple[L.Callback, ...] = (Recorder(folder.with_suffix(".seen")),)
+        if kill is not None:
+            callbacks += (Kill(kill),)
+        if rank == 1 and writes is not None:
+            checkpoint.write_tensors = dies_after(writes, checkpoint.write_tensors)
         tiny_run(folder, "devices=2", *words, callbacks=callbacks)
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    return as_torchrun(2, run)
 
 
 def dies_after(calls: int, write: Any) -> Any:

@@ -1,10 +1,6 @@
 """One recipe under plans, on one, two and four processes: the same losses, metrics and weights but for rounding."""
 
-import multiprocessing
 import os
-import socket
-import sys
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +8,7 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from ranks import ranks
+from ranks import as_torchrun, ranks
 from tiny_run import checkpoint, in_child, metrics, tiny_run
 from torch import nn
 from torch.utils.data import DataLoader
@@ -54,36 +50,8 @@ def run(folder: Path, words: tuple[str, ...]) -> None:
 
 def together(world: int, folder: Path, *words: str) -> list[int]:
     """`run` in several processes, as torchrun starts them; returns their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_rank, args=(rank, world, port, folder, words)) for rank in range(world)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-    for child in children:
-        if child.is_alive():  # it waits for one that has ended
-            child.kill()
-            child.join()
-    return [child.exitcode or 0 for child in children]
-
-
-def _rank(rank: int, world: int, port: int, folder: Path, words: tuple[str, ...]) -> None:
-    numbers = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
-    os.environ.update({name: str(number) for name, number in numbers.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="t")
-    torch.set_num_threads(1)
-    code = 0
-    try:
-        run(folder, words if any("devices" in word for word in words) else (*words, f"devices={world}"))
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    words = words if any("devices" in word for word in words) else (*words, f"devices={world}")
+    return as_torchrun(world, lambda rank: run(folder, words))
 
 
 @pytest.fixture(scope="module")
