@@ -12,11 +12,20 @@ FULL = "runs in .ci/full, or with ZOO_FULL=1"
 GPU = "needs a GPU with CUDA"
 
 
+def unsynced(descriptor: int) -> None:
+    """In place of `os.fsync`: what tests write need not survive a loss of power, and a wait for the disk takes long.
+
+    A descriptor that is closed raises as there.
+    """
+    os.fstat(descriptor)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--family-times", action="store_true", help="CPU seconds of the tests of each family of models")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.fsync = unsynced
     if config.getoption("--family-times"):
         config.pluginmanager.register(FamilyTimes(), "family_times")
     config.addinivalue_line("markers", f"full: takes too long for every change: {FULL}")

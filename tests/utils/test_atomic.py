@@ -8,91 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import killed_at
+from kills import run_alone
+from written_folders import prepared, put, text_of, texts, whole, write
 
 from zoo.utils import atomic
 from zoo.utils.atomic import MARKER, atomic_folder, read_folder, write_atomic
 from zoo.utils.errors import LoadError
-
-OWNS = ("a", "b", "old")
-CALLS = [(os, name) for name in ("fsync", "link", "replace", "unlink", "rmdir", "chmod", "mkdir", "utime")]
-CALLS += [(atomic, "_exchange")]
-
-
-def write(folder: Path, text: str) -> None:
-    with atomic_folder(folder, OWNS) as staged:
-        for name in ("a", "b", "deep/c"):
-            (staged / name).parent.mkdir(exist_ok=True)
-            (staged / name).write_text(text)
-
-
-def texts(folder: Path) -> dict[str, str]:
-    return {
-        file.relative_to(folder).as_posix(): file.read_text() for file in sorted(folder.rglob("*")) if file.is_file()
-    }
-
-
-def whole(text: str) -> dict[str, str]:
-    return dict.fromkeys(("a", "b", "deep/c"), text)
-
-
-def prepared(folder: Path) -> None:
-    folder.mkdir()
-    for name in ("old", "notes.txt"):
-        (folder / name).write_text("before")
-    write(folder, "before")
-    assert texts(folder) == whole("before") | {"notes.txt": "before"}
-
-
-def test_a_kill_at_any_step_leaves_one_version(tmp_path: Path) -> None:
-    seen, step = [], 0
-    while True:
-        folder = tmp_path / str(step) / "model"
-        folder.parent.mkdir()
-        prepared(folder)
-        died = killed_at(step, lambda folder=folder: write(folder, "after"), CALLS)  # type: ignore[misc]
-        found = texts(folder)
-        assert found.pop("notes.txt") == "before"
-        assert found in (whole("before"), whole("after")), f"killed at step {step}"
-        seen.append(found["a"])
-        write(folder, "later")
-        assert os.listdir(folder.parent) == ["model"], f"left over from the kill at step {step}"
-        assert texts(folder) == whole("later") | {"notes.txt": "before"}
-        if not died:
-            break
-        step += 1
-    assert step > 10 and set(seen) == {"before", "after"} and seen == sorted(seen, reverse=True)
-
-
-def test_a_kill_where_folders_cannot_be_exchanged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on network file systems: a mixture of two versions is refused until the next save."""
-    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
-    monkeypatch.setattr(atomic, "PAUSE", 0)
-    states, step = set(), 0
-    while True:
-        folder = tmp_path / str(step) / "model"
-        folder.parent.mkdir()
-        prepared(folder)
-        died = killed_at(step, lambda folder=folder: write(folder, "after"), CALLS)  # type: ignore[misc]
-        try:
-            found = read_folder(folder, lambda folder=folder: texts(folder))  # type: ignore[misc]
-        except LoadError as error:
-            assert "files of two models" in str(error) and "save the model again" in str(error)
-            states.add("refused")
-        else:
-            assert found.pop("notes.txt") == "before" and found in (whole("before"), whole("after"))
-            states.add(found["a"])
-        write(folder, "later")
-        assert os.listdir(folder.parent) == ["model"] and texts(folder) == whole("later") | {"notes.txt": "before"}
-        if not died:
-            break
-        step += 1
-    assert states == {"before", "refused", "after"}
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -125,6 +50,10 @@ def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda *args: events.append("replace") or replace(*args))
     write_atomic(tmp_path / "file", "text")
     assert events == [(tmp_path / "file").stat().st_ino, "replace", tmp_path.stat().st_ino]
+
+
+def test_what_killed_processes_leave() -> None:
+    run_alone(Path(__file__).with_name("kills_of_writers.py"))
 
 
 # --- What killed processes leave ------------------------------------------------------------------------------------
@@ -308,47 +237,6 @@ def test_a_folder_that_does_not_come_to_rest_is_refused(tmp_path: Path, monkeypa
     (tmp_path / MARKER).touch()
     with pytest.raises(LoadError, match="may hold files of two models"):
         read_folder(tmp_path, lambda: None)
-
-
-# --- a file or a folder -----------------------------------------------------------------------------------------------
-
-
-def put(path: Path, text: str, kind: str) -> Path:
-    if kind == "file":
-        path.write_text(text)
-    else:
-        path.mkdir()
-        (path / "part").write_text(text)
-    return path
-
-
-def text_of(path: Path) -> str:
-    return (path / "part" if path.is_dir() else path).read_text()
-
-
-@pytest.mark.parametrize("exchanges", [True, False])
-@pytest.mark.parametrize("kinds", ["file file", "file folder", "folder file", "folder folder"])
-def test_a_kill_leaves_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str, exchanges: bool
-) -> None:
-    """And the next one takes its place."""
-    old, new = kinds.split()
-    if not exchanges:
-        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
-    places = [(os, "replace"), (atomic, "_exchange"), (atomic, "remove"), (atomic, "sync")]
-    for step in range(20):
-        place = tmp_path / str(step)
-        place.mkdir()
-        path, made = put(place / "last", "old", old), put(place / "new", "new", new)
-        killed = killed_at(step, partial(atomic.replace_whole, made, path), places)
-        found = atomic.find_whole(path)
-        assert found is not None and text_of(found) == "new" if not killed else text_of(found) in ("old", "new")
-        atomic.remove(place / "new")
-        atomic.replace_whole(put(place / "new", "next", new), path)
-        assert text_of(path) == "next" and [entry.name for entry in place.iterdir()] == ["last"]
-        if not killed:
-            break
-    assert not killed and step > 2
 
 
 def test_a_copy_shares_the_files_of_a_folder(tmp_path: Path) -> None:
