@@ -55,6 +55,12 @@ def process(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         running.communicate()
 
 
+def ended(running: subprocess.Popen[str]) -> None:
+    """It has ended, without an error."""
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0 and out == "stopped\n" and "Traceback" not in err
+
+
 def post(address: str, request: Any, path: str = "/predict") -> Any:
     headers = {"Content-Type": "application/json"}
     sent = urllib.request.Request(address + path, json.dumps(request).encode(), headers)
@@ -63,17 +69,16 @@ def post(address: str, request: Any, path: str = "/predict") -> Any:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_starts_answers_and_ends(saved: Path, number: signal.Signals) -> None:
+def test_a_server_starts_answers_and_ends(saved: Path) -> None:
+    """Ended by Ctrl-C; the next test ends one by SIGTERM."""
     with process(saved / "texts", "--optimize", "--dtype", "float32") as (running, address):
         with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
             assert json.loads(response.read())["status"] == "ok"
         expected = zoo.predict(zoo.load(saved / "texts"), "the soup was cold", 1)[0]
         found = post(address, {"inputs": ["the soup was cold"], "top_k": 1})["predictions"][0][0]
         assert found["label"] == expected[0] and found["probability"] == pytest.approx(expected[1], abs=1e-4)
-        running.send_signal(number)
-        out, err = running.communicate(timeout=60)
-        assert running.returncode == 0 and out == "stopped\n" and "Traceback" not in err
+        running.send_signal(signal.SIGINT)
+        ended(running)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -95,7 +100,7 @@ def test_what_is_queued_when_the_server_is_stopped_is_answered(saved: Path) -> N
         for thread in threads:
             thread.join(60)
         assert [len(each["predictions"]) for each in found] == [200] * 6
-        assert running.wait(60) == 0
+        ended(running)
 
 
 def test_embeddings_and_limits_of_the_command(saved: Path) -> None:
@@ -160,11 +165,15 @@ def test_others_than_this_machine_are_warned_about(saved: Path, capsys: pytest.C
     assert "POST texts to /predict" in said.out and "no TLS and no password" in said.err
 
 
-@pytest.mark.parametrize("name", ["starlette.applications", "uvicorn"])
-def test_without_the_extra(saved: Path, name: str) -> None:
-    code = (
-        f"import sys; sys.modules[{name!r}] = None\n"
-        f"from zoo.cli.main import main; sys.exit(main(['serve', {str(saved / 'texts')!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and "pip install 'attention-zoo[serve]'" in done.stderr
+@pytest.mark.parametrize(("name", "modules"), [
+    ("starlette.applications", ["zoo.inference.server", "zoo.cli.serve_run"]), ("uvicorn", ["zoo.cli.serve_run"]),
+])  # fmt: skip
+def test_without_the_extra(
+    saved: Path, name: str, modules: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """modules: ours that import it, and so each other."""
+    monkeypatch.setitem(sys.modules, name, None)
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module)
+    assert main(["serve", str(saved / "texts")]) == 2
+    assert "pip install 'attention-zoo[serve]'" in capsys.readouterr().err
