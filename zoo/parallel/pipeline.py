@@ -15,9 +15,10 @@ from zoo.parallel.cuts import check_model, check_schedule, cut_blocks
 from zoo.parallel.gradients import clip_by_norm, total_norm
 from zoo.parallel.place import place
 from zoo.parallel.plan import Plan
-from zoo.parallel.stages import Loss, stage_model, tied_parameters
+from zoo.parallel.stages import LastStage, Loss, LossOfModel, inputs_of, joined, stage_model, tied_parameters
 
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
+Weight = Callable[[Mapping[str, Any]], Tensor | float]
 CLASSES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
 KEPT_SHAPES = 4  # of batches: each has buffers for the hidden states of its microbatches
 
@@ -30,8 +31,9 @@ class Pipeline:
         loss = pipeline.step(batch)  # the gradients are there
         optimizer.step()
 
-    The loss and the gradients are those of gradient accumulation over the microbatches: means of their means. Padding
-    is computed under a mask, and packed documents (`document_ids`) stay in their rows.
+    The loss and the gradients are those of gradient accumulation over the microbatches: means of their means, or with
+    `weight` the mean over the whole batch. Padding is computed under a mask, and packed documents (`document_ids`) stay
+    in their rows.
 
     Attributes:
         stages: The models of the stages in this process, with the parameters of the whole model under the same names.
@@ -44,25 +46,31 @@ class Pipeline:
         self,
         model: nn.Module,
         group: dist.ProcessGroup,
-        loss: Loss,
+        loss: Loss | None,
         *,
         schedule: Schedule = "1f1b",
         microbatches: int | None = None,
         cuts: Sequence[int] | None = None,
         stages_per_process: int | None = None,
+        weight: Weight | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         """All processes of the group make it from the same model with the same weights.
 
         Args:
             model: A model with one stack of blocks, `model.blocks`. It should not be used afterwards.
             group: The processes of the pipeline; the first one has the first stage.
-            loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
+            loss: (output of the model for a microbatch, the microbatch) -> its mean loss; None if only `accumulate`,
+                which is given a loss, is called.
             schedule: "gpipe" (Huang et al. 2019), all forward passes and then all backward passes; "1f1b" (Narayanan et
                 al. 2019), with fewer activations in memory; "interleaved" (Narayanan et al. 2021), with several stages
                 in each process, which wait less.
             microbatches: Number of parts of a batch; None for two for each process.
             cuts, stages_per_process: The first block of each stage but the first, see `cut_blocks`; the number of
                 stages of each process, None for two if interleaved, else one.
+            weight: (batch) -> what its mean loss is over, such as the number of tokens that have a label. A microbatch
+                then counts by its part of that of the whole batch; None for equal microbatches.
+            autocast: The type of the forward passes, such as torch.bfloat16, as `torch.autocast` computes in it.
 
         Raises: ValueError for a model that cannot be cut, by its name, and for numbers that do not fit.
         """
@@ -74,14 +82,10 @@ class Pipeline:
         check_schedule(schedule, self.microbatches, self.ranks, each)
         self.parts = cut_blocks(model, self.count, cuts)
         self.numbers = list(range(self.rank, self.count, self.ranks))
-        self.device = next(model.parameters()).device
         self.inputs, self.tied, self.name = model.inputs, tied_parameters(model), type(model).__name__
-        self.stages = [stage_model(model, self.parts[number], self.share(loss)) for number in self.numbers]
+        self.loss, self.weight = loss, weight
+        self.stages: list[Any] = [stage_model(model, self.parts[number], autocast) for number in self.numbers]
         self._schedules: dict[Any, Any] = {}
-
-    def share(self, loss: Loss) -> Loss:
-        """The part of a microbatch in the loss of a step."""
-        return lambda output, batch: loss(output, batch) / self.microbatches
 
     # --- A step ---------------------------------------------------------------------------------------------------
 
@@ -94,29 +98,83 @@ class Pipeline:
 
         Returns: The mean of the losses of the microbatches, in all processes.
         """
-        gradients = self._take_tied_gradients()
-        losses = self._run(batch, lambda schedule: schedule.step)
-        self._sum_tied_gradients(gradients)
-        return losses
+        return self._sum(self.accumulate(batch, self._share_of(batch)))
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch, without gradients; see `step`."""
-        return self._run(batch, lambda schedule: schedule.eval)
+        return self._sum(self.map(batch, self._share_of(batch)))
 
-    def _run(self, batch: Mapping[str, Tensor], method: Callable[[Any], Any]) -> Tensor:
-        rows = self.check_batch(batch)
-        index = torch.arange(rows, device=self.device)
+    def accumulate(self, batch: Mapping[str, Tensor], loss: LossOfModel) -> list[Tensor]:
+        """As `step`, with another loss; returns the losses of the microbatches in the process of the last stage, in
+        others an empty list.
+
+        Args:
+            batch: As of `step`.
+            loss: (model, microbatch) -> the part of the microbatch in the loss of the step. The model is the last stage
+                and is called as the whole model is; so is its `encode`.
+        """
+        gradients = self._take_tied_gradients()
+        losses = self._run(batch, loss, lambda schedule: schedule.step)
+        self._sum_tied_gradients(gradients)
+        return losses
+
+    @torch.no_grad()
+    def map(self, batch: Mapping[str, Tensor], function: LossOfModel) -> list[Tensor]:
+        """What a function, such as `lambda model, batch: model(**batch)`, returns for the microbatches of a batch, in
+        the process of the last stage, in others an empty list; without gradients. See `accumulate`."""
+        results: list[Tensor] = []
+
+        def collect(model: LastStage, part: Mapping[str, Any]) -> Tensor:
+            results.append(function(model, part))
+            return results[-1].new_zeros(())
+
+        self._run(batch, collect, lambda schedule: schedule.eval)
+        return results[-self.microbatches :]  # a batch of a new shape runs a microbatch more
+
+    def from_last(self, value: Tensor | None) -> Tensor:
+        """A tensor that the process of the last stage has, in all processes."""
+        source = dist.get_global_rank(self.group, (self.count - 1) % self.ranks)
+        described: list[Any] = [None if value is None else (value.shape, value.dtype)]
+        dist.broadcast_object_list(described, source, self.group)
+        if value is None:
+            value = torch.empty(described[0][0], dtype=described[0][1], device=self.device)
+        value = value.detach().contiguous()
+        dist.broadcast(value, source, self.group)
+        return value
+
+    def _share_of(self, batch: Mapping[str, Tensor]) -> LossOfModel:
+        """The part of a microbatch in the mean loss of a batch."""
+        score, weight = self.loss, self.weight
+        if score is None:
+            raise ValueError("the pipeline has no loss: give one to Pipeline, or call accumulate(batch, loss)")
+        whole = self.microbatches if weight is None else weight(batch)
+
+        def share(model: LastStage, part: Mapping[str, Any]) -> Tensor:
+            return score(model(**inputs_of(model, part)), part) * (1.0 if weight is None else weight(part)) / whole
+
+        return share
+
+    def _sum(self, losses: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        if losses:
+            total += torch.stack(list(losses)).sum()
+        dist.broadcast(total, dist.get_global_rank(self.group, (self.count - 1) % self.ranks), self.group)
+        return total
+
+    def _run(self, batch: Mapping[str, Tensor], loss: LossOfModel, method: Callable[[Any], Any]) -> list[Tensor]:
+        index = torch.arange(self.check_batch(batch), device=self.device)
         losses: list[Tensor] = []
         is_first, is_last = 0 in self.numbers, self.count - 1 in self.numbers
         run = method(self._schedule_for(batch))
-        last = {"target": index, "losses": losses} if is_last else {}
-        run(*((index,) if is_first else ()), batch=dict(batch), return_outputs=False, **last)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
         if is_last:
-            total += torch.stack([loss.detach() for loss in losses]).sum()
-        dist.broadcast(total, dist.get_global_rank(self.group, (self.count - 1) % self.ranks), self.group)
-        return total
+            self.stages[-1].loss = loss
+        last = {"target": index, "losses": losses} if is_last else {}
+        try:
+            run(*((index,) if is_first else ()), batch=dict(batch), return_outputs=False, **last)
+        finally:
+            self.stages[-1].loss = None
+        return [loss.detach() for loss in losses]
 
     def check_batch(self, batch: Mapping[str, Tensor]) -> int:
         """The number of rows. Raises ValueError for a batch that cannot be divided into microbatches."""
@@ -166,6 +224,23 @@ class Pipeline:
 
     # --- Parameters -----------------------------------------------------------------------------------------------
 
+    @property
+    def device(self) -> torch.device:
+        """That of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def module(self) -> nn.Module:
+        """The parameters of all stages in this process under the names of the whole model; it cannot be called. Made
+        after the stages are placed, which may replace parameters."""
+        return joined(self.stages)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """{name of a parameter here: its name in the whole model}, that of the first stage if it is tied."""
+        tied = {pair.last: pair.first for pair in self.tied}
+        return {name: tied.get(name, name) for name, _ in self.named_parameters()}
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters of the stages in this process, under the names of the whole model."""
         for stage in self.stages:
@@ -187,13 +262,17 @@ class Pipeline:
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scale the gradients of all stages so that their norm is at most `max_norm`; returns the norm before that."""
+        total = self.grad_norm()
+        clip_by_norm(self.parameters(), max_norm, total)
+        return total
+
+    def grad_norm(self) -> Tensor:
+        """The norm of the gradients of all stages."""
         tied = {id(p) for p in self._tied_here() if self.rank}  # counted in the first stage
         own = [p.grad for p in self.parameters() if p.grad is not None and id(p) not in tied]
         total = total_norm(own).double().square().to(self.device)
         dist.all_reduce(total, group=self.group)
-        total = total.sqrt()
-        clip_by_norm(self.parameters(), max_norm, total)
-        return total
+        return total.sqrt()
 
     # --- Tied parameters ------------------------------------------------------------------------------------------
 
@@ -231,14 +310,21 @@ class Pipeline:
 
 
 def make_pipeline(
-    model: nn.Module, plan: Plan, mesh: DeviceMesh, loss: Loss, *, cuts: Sequence[int] | None = None
+    model: nn.Module,
+    plan: Plan,
+    mesh: DeviceMesh,
+    loss: Loss | None,
+    *,
+    cuts: Sequence[int] | None = None,
+    weight: Weight | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Pipeline:
     """Cut a whole model into the stages of a pipeline, and place those of this process on the other dimensions.
 
     Args:
         model, plan, mesh: As of `parallelize`.
         loss: (output of the model for a microbatch, the microbatch) -> its mean loss.
-        cuts: See `zoo.parallel.cuts.cut_blocks`.
+        cuts, weight, autocast: See `Pipeline`. Parts of a batch of different processes count equally.
 
     Returns: What `step` is called of with this process's part of a batch, see `Pipeline`. Its
         optimizer is made afterwards.
@@ -247,7 +333,8 @@ def make_pipeline(
     """
     plan.check(model)
     group = mesh["pipeline"].get_group()
-    made = Pipeline(model, group, loss, schedule=plan.schedule, microbatches=plan.microbatches, cuts=cuts)
+    made = Pipeline(model, group, loss, schedule=plan.schedule, microbatches=plan.microbatches, cuts=cuts,
+                    weight=weight, autocast=autocast)  # fmt: skip
     for stage in made.stages:
         place(stage, plan, mesh)
     return made

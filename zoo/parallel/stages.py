@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from zoo.parallel.document_rows import document_rows, embed_each
 from zoo.parallel.row_stack import RowStack
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]
+LossOfModel = Callable[["LastStage", Mapping[str, Any]], Tensor]
 
 
 class Tied(NamedTuple):
@@ -38,7 +40,7 @@ class StageStack(RowStack):
     """
 
     refusal = "in a pipeline: use the model before it is cut"
-    numbers: range
+    numbers: Sequence[int]
     received: Tensor | None = None
     sent: Tensor | None = None
 
@@ -59,14 +61,15 @@ class StageStack(RowStack):
 class StageModel(nn.Module):
     """The methods that a pipeline puts before those of a model: it is a stage.
 
-    is_first, is_last: of the stages. loss: of the output of the model, in the last stage. unpacks: why packed documents
-    cannot stay in their rows, or None.
+    is_first, is_last: of the stages. loss: of the model and a microbatch, in the last stage; set for each step.
+    unpacks: why packed documents cannot stay in their rows, or None. autocast: the type of its forward passes, or None.
     """
 
     is_first: bool
     is_last: bool
-    loss: Loss | None
+    loss: LossOfModel | None = None
     unpacks: str | None
+    autocast: torch.dtype | None
     blocks: StageStack
     context: Any
     inputs: tuple[str, ...]
@@ -79,13 +82,13 @@ class StageModel(nn.Module):
             batch: The microbatch; each stage computes positions and masks from it.
         """
         model: Any = super()
-        inputs = {name: batch[name] for name in self.inputs if name in batch}
         self.blocks.received = None if self.is_first else x
         try:
-            if self.is_last:
-                assert self.loss is not None
-                return self.loss(model.forward(**inputs), batch).reshape(())
-            model.encode(**inputs)
+            with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+                if self.is_last:
+                    assert self.loss is not None
+                    return self.loss(LastStage(self), batch).reshape(())
+                model.encode(**inputs_of(self, batch))
             assert self.blocks.sent is not None
             return self.blocks.sent.contiguous()  # it is sent as it lies in memory
         finally:
@@ -123,6 +126,29 @@ class StageModel(nn.Module):
         return self.blocks.run(x, context, input_ids.shape[1], rows.keep, layers)
 
 
+class LastStage:
+    """The last stage as the model that a loss calls: with the inputs of the whole model, for its output.
+
+    These calls are a part of `StageModel.forward`; the hooks of FSDP2 around that have run before.
+    """
+
+    def __init__(self, stage: StageModel) -> None:
+        self.stage = stage
+        whole: Any = super(StageModel, stage)
+        self.encode, self.forward = whole.encode, whole.forward
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.forward(**inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stage, name)
+
+
+def inputs_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a model in a batch."""
+    return {name: batch[name] for name in model.inputs if name in batch}
+
+
 def real_frames(front: WaveformEmbedding, x: Tensor, mask: Tensor | None = None, lengths: Any = None) -> Tensor | None:
     """The mask of real tokens [B, N] that `WaveformEmbedding` gives with its tokens x [B, N, D]."""
     if mask is None or real_tokens(mask) is None:
@@ -130,13 +156,13 @@ def real_frames(front: WaveformEmbedding, x: Tensor, mask: Tensor | None = None,
     return torch.arange(x.shape[1], device=x.device) < front.frames(mask.sum(1))[:, None]
 
 
-def stage_model(model: nn.Module, numbers: range, loss: Loss) -> nn.Module:
+def stage_model(model: nn.Module, numbers: range, autocast: torch.dtype | None = None) -> nn.Module:
     """The stage of a model that has these blocks. Its parameters are those of the model, under the same names; others
     are left out."""
     whole: Any = model.blocks
     first, last = numbers.start == 0, numbers.stop == len(whole)
     stage: Any = shallow_copy(model, StageModel)
-    stage.is_first, stage.is_last, stage.loss = first, last, loss if last else None
+    stage.is_first, stage.is_last, stage.autocast = first, last, autocast
     stage.unpacks = unpacked_documents(model)
     blocks: Any = shallow_copy(whole, StageStack)
     blocks.numbers, kept = numbers, {str(i) for i in numbers}
@@ -152,6 +178,20 @@ def stage_model(model: nn.Module, numbers: range, loss: Loss) -> nn.Module:
             if name not in ("blocks", "head"):
                 stage._modules[name] = bare_copy(module)
     return stage
+
+
+def joined(stages: Sequence[Any]) -> nn.Module:
+    """A module with the parameters of several stages of a model, which cannot be called; a single one is itself."""
+    first, last = stages[0], stages[-1]
+    if first is last:
+        return first
+    cls = next(cls for cls in type(first).__mro__ if StageModel in cls.__bases__)  # without the methods of FSDP2
+    made, blocks = object.__new__(cls), object.__new__(StageStack)
+    made.__dict__ = first.__dict__ | {"_modules": first._modules | {"blocks": blocks, "head": last.head}}
+    modules = {name: part for stage in stages for name, part in stage.blocks._modules.items() if name.isdigit()}
+    blocks.__dict__ = first.blocks.__dict__ | {"_modules": first.blocks._modules | {"norm": last.blocks.norm} | modules}
+    blocks.numbers = tuple(int(name) for name in modules)
+    return made
 
 
 def shallow_copy(module: nn.Module, mixin: type) -> nn.Module:
