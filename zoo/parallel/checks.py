@@ -47,7 +47,7 @@ def check_pipeline(plan: PlanSettings, model: nn.Module, batch_size: int | None)
                              f"stages exchange all tokens: set {name}={off}, or pipeline=1")  # fmt: skip
     check_model(model)
     each = 2 if plan.schedule == "interleaved" else 1
-    microbatches = plan.microbatches or 2 * plan.pipeline
+    microbatches = plan.parts_of_pipeline
     check_schedule(plan.schedule, microbatches, plan.pipeline, each)
     cut_blocks(model, each * plan.pipeline)
     if batch_size is not None and batch_size // plan.batch_parts % microbatches:

@@ -77,6 +77,11 @@ class PlanSettings:
         return self.pipeline * self.data * self.shard * self.context * self.tensor
 
     @property
+    def parts_of_pipeline(self) -> int:
+        """Number of microbatches that a batch is divided into for a pipeline; 1 without one."""
+        return 1 if self.pipeline == 1 else self.microbatches or 2 * self.pipeline
+
+    @property
     def batch_parts(self) -> int:
         """Number of parts that a batch is divided into: one for each combination of data and shard. The processes of
         the other dimensions receive the same part."""

@@ -82,7 +82,8 @@ class Pipeline:
         check_schedule(schedule, self.microbatches, self.ranks, each)
         self.parts = cut_blocks(model, self.count, cuts)
         self.numbers = list(range(self.rank, self.count, self.ranks))
-        self.inputs, self.tied, self.name = model.inputs, tied_parameters(model), type(model).__name__
+        self.inputs: tuple[str, ...] = tuple(model.inputs)  # type: ignore[arg-type]
+        self.tied, self.name = tied_parameters(model), type(model).__name__
         self.loss, self.weight = loss, weight
         self.stages: list[Any] = [stage_model(model, self.parts[number], autocast) for number in self.numbers]
         self._schedules: dict[Any, Any] = {}

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,15 +133,19 @@ class LastStage:
     """
 
     def __init__(self, stage: StageModel) -> None:
-        self.stage = stage
-        whole: Any = super(StageModel, stage)
-        self.encode, self.forward = whole.encode, whole.forward
+        self.stage, model = stage, cast(Any, super(StageModel, stage))
+        self.encode, self.forward = model.encode, model.forward
 
     def __call__(self, **inputs: Any) -> Any:
         return self.forward(**inputs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
+
+    @property
+    def whole(self) -> Any:
+        """The class of the whole model."""
+        return next(cls.__bases__[1] for cls in type(self.stage).__mro__ if cls.__bases__[:1] == (StageModel,))
 
 
 def inputs_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +190,8 @@ def joined(stages: Sequence[Any]) -> nn.Module:
     if first is last:
         return first
     cls = next(cls for cls in type(first).__mro__ if StageModel in cls.__bases__)  # without the methods of FSDP2
-    made, blocks = object.__new__(cls), object.__new__(StageStack)
+    made: Any = object.__new__(cls)
+    blocks: Any = object.__new__(StageStack)
     made.__dict__ = first.__dict__ | {"_modules": first._modules | {"blocks": blocks, "head": last.head}}
     modules = {name: part for stage in stages for name, part in stage.blocks._modules.items() if name.isdigit()}
     blocks.__dict__ = first.blocks.__dict__ | {"_modules": first.blocks._modules | {"norm": last.blocks.norm} | modules}

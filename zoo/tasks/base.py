@@ -1,11 +1,9 @@
 """Base class of all tasks: randomness and mean loss of a step, optimizer, EMA, non-finite values, logging."""
 
-import hashlib
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -13,7 +11,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torchmetrics import Metric
 
 from zoo.checkpoints.formats import native
 from zoo.models.base import Model
@@ -27,10 +24,17 @@ from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.ema import EMA, averaged_copy
+from zoo.tasks.functions import as_batch_dict, at_least_float32, metrics_in, optimized, seed_all
 from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import inverse_sqrt, warmup_cosine
+
+if TYPE_CHECKING:
+    from zoo.tasks.pipelined import TaskPipeline
+
+
+COPY = "is_copy"  # entry of a batch [B] that a pipeline has padded: which rows do not count
 
 
 class Task(L.LightningModule):
@@ -46,6 +50,9 @@ class Task(L.LightningModule):
     Where processes divide the tokens of a sequence (`Plan.context`), they receive the same batches. The outputs of a
     task with `divides_tokens` may be those of the tokens of this process, which `slices` finds in labels: its losses
     and metrics are sums over these tokens and their number. Other tasks have the outputs of all tokens everywhere.
+
+    Where a plan cuts the model into the stages of a pipeline, `pipeline` calls it. A class that sets `runs_in_pipeline`
+    itself has `prepared`, the batch whose rows are divided into microbatches, and `batch_loss` of a microbatch.
 
     `graphed` is what a `loss_of` calls in place of the model where a run trains with CUDA graphs, else None.
     `bf16_weights = BF16Weights(task.model)` trains with bfloat16 casts of the float32 weights, without autocast.
@@ -65,6 +72,8 @@ class Task(L.LightningModule):
     stop_monitor = "val_loss"
     stop_mode = "min"
     divides_tokens = False
+    runs_in_pipeline = False
+    pipeline: "TaskPipeline | None" = None
     slices: TokenSlices | None = None
 
     def __init__(self, model: nn.Module, *, optim: OptimSettings, ema: float = 0.0, seed: int = 0):
@@ -89,6 +98,19 @@ class Task(L.LightningModule):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Scalar training loss of one micro-batch."""
+        raise NotImplementedError
+
+    def prepared(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+        """A batch with the inputs of the model and its `labels` or `targets`, after augmentation and masking; equal in
+        all processes that have this batch."""
+        raise NotImplementedError
+
+    def batch_loss(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | float]:
+        """(sum of the losses, number of items) of a prepared batch, without rows that `is_copy` names."""
+        raise NotImplementedError
+
+    def output_of(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """What the metrics read of the output of a model for a prepared batch, with a row for each of its rows."""
         raise NotImplementedError
 
     def mean_loss(self, total: Tensor, count: Tensor | float) -> Tensor:
@@ -122,14 +144,22 @@ class Task(L.LightningModule):
         step, micro = self.position(batch_idx)
         batch = as_batch_dict(batch)
         seed_all(self.seed, step, micro, self.device)
+        if self.pipeline is not None:
+            return self.pipeline.start(batch, step, micro)
         self._count = 1.0
         loss = self.compute_loss(batch, step, micro)
-        given = self._count
-        count = given.detach().float() if isinstance(given, Tensor) else loss.new_full((), given, dtype=torch.float32)
-        if self._usual_count is None:  # any constant will do; this one keeps losses in the range of their means
-            self._usual_count = float(self.trainer.strategy.broadcast(float(count))) or 1.0
+        count = torch.as_tensor(self._count, device=loss.device).detach().to(at_least_float32(loss).dtype)
         self._micro_batches.append(MicroBatch(loss.detach(), count, batch, micro))
-        return loss * (count / self._usual_count)
+        return loss * (count / self.usual_count(count))
+
+    def usual_count(self, count: Tensor | float) -> float:
+        """What losses are scaled by: any constant will do, and this one keeps them in the range of their means.
+
+        count: the number of items of a micro-batch.
+        """
+        if self._usual_count is None:
+            self._usual_count = float(self.trainer.strategy.broadcast(float(count))) or 1.0
+        return self._usual_count
 
     def compute_loss(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """`loss_of`, with bfloat16 weights where a run trains with them: until `backward` has been called."""
@@ -139,6 +169,9 @@ class Task(L.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass of a micro-batch, after which the model has its float32 weights again."""
+        if self.pipeline is not None:
+            self._micro_batches.append(self.pipeline.run(loss))
+            return
         try:
             super().backward(loss, *args, **kwargs)
         finally:
@@ -179,7 +212,7 @@ class Task(L.LightningModule):
         Lightning has divided each loss by the number of accumulation steps, the strategy by the number of processes.
         Those that divide a sequence have counted different tokens, or all of them the same items: that factor cancels.
         """
-        losses = torch.stack([micro.loss.float() for micro in self._micro_batches])
+        losses = torch.stack([at_least_float32(micro.loss) for micro in self._micro_batches])
         counts = torch.stack([micro.count for micro in self._micro_batches])
         sums = torch.stack([(losses * counts).sum(), counts.sum()])
         mesh = self._token_mesh
@@ -201,7 +234,8 @@ class Task(L.LightningModule):
         flag on the device, so that nothing waits for it; for others the gradients are dropped.
         """
         parameters = optimized(optimizer)
-        norm = total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = total_norm(gradients) if self.pipeline is None else self.pipeline.trained.grad_norm()
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             clip_by_norm(parameters, gradient_clip_val, norm)
         elif gradient_clip_val:
@@ -278,7 +312,7 @@ class Task(L.LightningModule):
         if steps == float("inf"):
             raise ValueError("the learning rate schedule has no end: set max_steps or max_epochs of the Trainer")
         o = self.optim
-        groups = param_groups(self.model, o.lr, o.weight_decay, o.layer_decay)
+        groups = self.parameter_groups() if self.pipeline is None else self.pipeline.parameter_groups()
         optimizer = adamw(groups, o.betas, o.eps, fused=not self.scaled)
         warmup = round(o.warmup * steps)
         factor = partial(warmup_cosine, steps=int(steps), warmup=warmup, final=o.final_lr)
@@ -287,10 +321,24 @@ class Task(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Those of the optimizer; of the whole model, before it is placed."""
+        return param_groups(self.model, self.optim.lr, self.optim.weight_decay, self.optim.layer_decay)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of the whole model."""
+        return sum(p.numel() for p in self.model.parameters()) if self.pipeline is None else self.pipeline.size
+
     def configure_model(self) -> None:
         """Place the model and its moving average if the strategy provides a device mesh: by its plan, or by FSDP2."""
-        if (mesh := self.device_mesh) is not None:
+        if (mesh := self.device_mesh) is not None and self.pipeline is None:
             plan = getattr(self.trainer.strategy, "plan", None)
+            if plan is not None and plan.pipeline > 1:
+                from zoo.tasks.pipelined import TaskPipeline
+
+                self.pipeline = TaskPipeline(self, plan, mesh, str(self.trainer.precision))
+                return
             whole = None if self.divides_tokens else True
             for model in filter(None, (self.model, self.ema)):
                 if plan is None:
@@ -338,38 +386,6 @@ class Task(L.LightningModule):
         """Restore the scale of the losses, so that a resumed run rounds like the original, and the skipped steps."""
         self._usual_count = self._usual_count or checkpoint.get("items_per_micro_batch")
         self.guard.skipped = max(self.guard.skipped, checkpoint.get("skipped_steps", 0))
-
-
-def metrics_in(value: Any) -> Iterator[Metric]:
-    """The metrics in dicts and lists, and those that they consist of."""
-    if isinstance(value, Metric):
-        yield from (module for module in value.modules() if isinstance(module, Metric))
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from metrics_in(part)
-
-
-def as_batch_dict(batch: Any) -> Mapping[str, Any]:
-    """A batch as a dict; an (images, labels) pair, as torchvision datasets yield it, becomes named inputs."""
-    if isinstance(batch, Mapping):
-        return batch
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return {"pixel_values": batch[0], "labels": batch[1]}
-    raise ValueError(f"expected a batch that is a dict or a pair (images, labels), got {type(batch).__name__}")
-
-
-def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters of an optimizer."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def seed_all(seed: int, step: int, micro: int, device: torch.device) -> None:
-    """Seed the random number generators of the CPU and of `device` from (seed, step, micro-batch)."""
-    digest = hashlib.blake2b(struct.pack("<3q", seed, step, micro), digest_size=8).digest()
-    key = int.from_bytes(digest, "little") >> 1
-    torch.default_generator.manual_seed(key)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(key)
 
 
 def describe(model: nn.Module) -> dict[str, Any] | None:

@@ -12,10 +12,10 @@ from torchmetrics import MeanMetric, Metric
 from zoo.models.base import Model
 from zoo.models.config import ProblemType
 from zoo.nn.heads import rescale_output
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import COPY, Task, as_batch_dict
 from zoo.tasks.calibration import TemperatureFit
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.cuda_graph import GraphedModel
+from zoo.tasks.functions import at_least_float32
 from zoo.tasks.problem_types import Objective, Unit
 
 _IDENTITY = (0.0, 1.0)  # (mean, std) that leaves targets as they are
@@ -55,6 +55,8 @@ class ClassificationTask(Task):
         seed: Seed of all random numbers in training.
     """
 
+    runs_in_pipeline = True
+
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
                  label_smoothing: float = 0.0, problem_type: ProblemType | None = None,
                  class_weights: Tensor | None = None, unit: Unit = _IDENTITY, augment: Augmentation | None = None,
@@ -87,9 +89,14 @@ class ClassificationTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Training loss of a micro-batch, after augmentation on its device."""
-        batch = self._prepare(batch, step, train=True)
-        logits = self._logits(self.graphed or self.model, batch)
-        return self.mean_loss(*self.objective.total_loss(logits, batch.get("targets", batch["labels"])))
+        return self.mean_loss(*self.batch_loss(self.graphed or self.model, self.prepared(batch, step, train=True)))
+
+    def batch_loss(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | float]:
+        """As in Task."""
+        logits, targets = self.output_of(model, batch), batch.get("targets", batch["labels"])
+        if (copies := batch.get(COPY)) is not None:
+            logits, targets = logits[~copies], targets[~copies]
+        return self.objective.total_loss(logits, targets)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
@@ -101,8 +108,8 @@ class ClassificationTask(Task):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Probabilities [B, C], or predicted values [B] for regression."""
-        batch = self._prepare(as_batch_dict(batch), 0, train=False)
-        return self.objective.predictions(self._logits(self.evaluated, batch) / self.temperature)
+        _, logits = self._predicted(as_batch_dict(batch))
+        return self.objective.predictions(logits)
 
     @contextmanager
     def fit_temperature(self) -> Iterator[None]:
@@ -163,23 +170,30 @@ class ClassificationTask(Task):
         mean, std = checkpoint.get("unit", _IDENTITY)
         self.objective = replace(self.objective, unit=(mean, std))
 
-    def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+    def prepared(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+        """The batch after augmentation, on its device."""
         if self.augment is None:
             return batch
         return self.augment(batch, seed=self.seed, step=step, train=train)
 
-    def _logits(self, model: nn.Module | GraphedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Float32 logits [B, C] for a batch."""
+    def output_of(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Logits [B, C] for a prepared batch, in float32 or float64."""
         inputs = getattr(self.model, "inputs", None)
         logits = model(**{k: v for k, v in batch.items() if (k in inputs if inputs else k not in _NOT_INPUTS)})
         if logits.ndim != 2:
             raise ValueError(f"ClassificationTask needs logits [B, C], the model returned {list(logits.shape)}; "
                              f"create it with head='classify'")  # fmt: skip
-        return logits.float()
+        return at_least_float32(logits)
+
+    def _predicted(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor]:
+        """(the batch as it is tested, its logits [B, C] by the evaluated model), divided by the temperature."""
+        batch = self.prepared(batch, 0, train=False)
+        logits = self.output_of(self.evaluated, batch) if self.pipeline is None else self.pipeline.outputs(batch)
+        return batch, logits / self.temperature
 
     def _evaluate(self, batch: Any, stage: str) -> None:
-        batch = self._prepare(as_batch_dict(batch), 0, train=False)
-        logits, labels = self._logits(self.evaluated, batch) / self.temperature, batch["labels"]
+        batch, logits = self._predicted(as_batch_dict(batch))
+        labels = batch["labels"]
         if (keep := batch.get("weight")) is not None:  # 0 marks padding rows in the last batch of a rank
             logits, labels = logits[keep.bool()], labels[keep.bool()]
         if stage == "temperature":

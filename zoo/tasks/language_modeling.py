@@ -15,9 +15,11 @@ from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
+from zoo.parallel.stages import LastStage
 from zoo.parallel.vocabulary import VocabularyLinear
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import COPY, Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.functions import at_least_float32
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 
@@ -48,7 +50,27 @@ class LanguageModelingTask(Task):
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> "Predictions":
         """What the model predicts for the tokens of a batch. `epoch` is None in evaluation."""
+        return self.predict_labels(model, self.labeled(batch, epoch))
+
+    def labeled(self, batch: Mapping[str, Any], epoch: int | None = None) -> Mapping[str, Any]:
+        """The batch with the inputs of the model and the right tokens, `labels` [B, N]: -100 for tokens that are not
+        predicted. `epoch` is None in evaluation."""
         raise NotImplementedError
+
+    def predict_labels(self, model: Any, batch: Mapping[str, Any]) -> "Predictions":
+        """What the model predicts for the tokens of a batch of `labeled` that have a label."""
+        raise NotImplementedError
+
+    def prepared(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
+        """As in Task: `labeled`."""
+        return self.labeled(batch, int(batch.get("epoch", 0)) if train else None)
+
+    def batch_loss(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | float]:
+        """As in Task."""
+        if (copies := batch.get(COPY)) is not None:
+            batch = {**batch, "labels": batch["labels"].masked_fill(copies[:, None], IGNORED)}
+        predictions = self.predict_labels(model, batch)
+        return predictions.cross_entropy("sum"), predictions.count
 
     def own(self, tokens: Tensor) -> Tensor:
         """Of a tensor of all tokens [B, N] those whose predictions this process has."""
@@ -83,9 +105,13 @@ class LanguageModelingTask(Task):
     def _evaluate(self, batch: Any, name: str) -> None:
         if name not in self.metrics:
             self.metrics[name] = WeightedMean().to(self.device)
-        predictions = self.predict(self.evaluated, as_batch_dict(batch))
-        count = predictions.count
-        self.metrics[name].update(predictions.cross_entropy("sum") / count.clamp(min=1), count)
+        batch = as_batch_dict(batch)
+        if self.pipeline is None:
+            predictions = self.predict(self.evaluated, batch)
+            total, count = predictions.cross_entropy("sum"), predictions.count
+        else:
+            total, count = self.pipeline.loss(batch)
+        self.metrics[name].update(total / count.clamp(min=1), count)
 
     def _log_epoch(self, stage: str) -> None:
         metric = self.metrics[f"{stage}_loss"]
@@ -106,10 +132,11 @@ class CausalLMTask(LanguageModelingTask):
     Raises: ValueError for labels that are a copy of `input_ids`, as models of transformers take them.
     """
 
+    runs_in_pipeline = True
     _labels_checked = False
 
-    def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> "Predictions":
-        """As in LanguageModelingTask: of the token that follows each token."""
+    def labeled(self, batch: Mapping[str, Any], epoch: int | None = None) -> Mapping[str, Any]:
+        """As in LanguageModelingTask: the token that follows each token."""
         labels = batch.get("labels")
         if labels is not None:
             if labels.is_floating_point() or labels.shape != batch["input_ids"].shape:
@@ -122,9 +149,13 @@ class CausalLMTask(LanguageModelingTask):
             if (real := real_tokens(batch)) is not None:
                 labels = labels.masked_fill(~real, IGNORED)
             self._labels_checked = self._labels_checked or follows(labels, batch["input_ids"])
+        return {**batch, "labels": labels}
+
+    def predict_labels(self, model: Any, batch: Mapping[str, Any]) -> "Predictions":
+        """As in LanguageModelingTask."""
         inputs, layer = _inputs(self.model, batch), output_layer(model)
-        x = model(**inputs) if layer is None else model.head.features(model.encode(**inputs))  # type: ignore[union-attr,operator]
-        return Predictions(x.flatten(0, 1), self.own(labels).flatten(), layer)
+        x = model(**inputs) if layer is None else model.head.features(model.encode(**inputs))
+        return Predictions(x.flatten(0, 1), self.own(batch["labels"]).flatten(), layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +182,7 @@ class Predictions:
     def cross_entropy(self, reduction: Literal["sum", "none"]) -> Tensor:
         """Sum of the losses, or each token's [T], zero where nothing is predicted."""
         if self.layer is None:
-            return F.cross_entropy(self.x.float(), self.labels, ignore_index=IGNORED, reduction=reduction,
+            return F.cross_entropy(at_least_float32(self.x), self.labels, ignore_index=IGNORED, reduction=reduction,
                                    label_smoothing=self.label_smoothing)  # fmt: skip
         if isinstance(self.layer, VocabularyLinear):
             return self.layer.cross_entropy(self.x, self.labels, reduction, label_smoothing=self.label_smoothing)
@@ -177,10 +208,13 @@ class Predictions:
         return found * keep
 
 
-def output_layer(model: nn.Module) -> nn.Linear | None:
+def output_layer(model: nn.Module | LastStage) -> nn.Linear | None:
     """The last layer of a language model whose loss can be computed from the inputs of that layer, without storing all
     logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded, or has hooks, an
     adapter or a `forward` of its own."""
+    called: Any = type(model)
+    if isinstance(model, LastStage):  # its class is that of a stage
+        called, model = model.whole, model.stage
     head: Any = getattr(model, "head", None)
     divided = isinstance(getattr(head, "proj", None), VocabularyLinear)  # it computes its loss itself
     if not isinstance(model, TextModel | EncoderDecoder) or (isinstance(model, FSDPModule) and not divided):
@@ -188,7 +222,7 @@ def output_layer(model: nn.Module) -> nn.Linear | None:
     if type(head) not in (LMHead, MaskedLMHead) or head.softcap is not None:
         return None
     looked_at = (head,) if divided else (model, head)  # the hooks of FSDP2 also run before `encode`
-    own = type(model).forward not in (TextModel.forward, EncoderDecoder.forward)
+    own = called.forward not in (TextModel.forward, EncoderDecoder.forward)
     own = own or "forward" in vars(model) or "forward" in vars(head)
     compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
     hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
@@ -254,6 +288,8 @@ class MaskedLMTask(LanguageModelingTask):
     Source: Devlin et al. 2019, section 3.1, https://arxiv.org/abs/1810.04805.
     """
 
+    runs_in_pipeline = True
+
     def __init__(self, model: nn.Module, lr: float | None = None, *, mask_id: int, special: tuple[int, ...] = (),
                  mask_probability: float = 0.15, **options: Any):  # fmt: skip
         super().__init__(model, lr, **options)
@@ -263,22 +299,24 @@ class MaskedLMTask(LanguageModelingTask):
         self._special = torch.tensor(special)
         self.vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
 
-    def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Predictions:
-        """As in LanguageModelingTask: of the tokens that are masked."""
+    def labeled(self, batch: Mapping[str, Any], epoch: int | None = None) -> Mapping[str, Any]:
+        """As in LanguageModelingTask: the tokens that are selected, and the input without them."""
         if getattr(batch.get("labels"), "shape", None) == batch["input_ids"].shape:
             raise ValueError("MaskedLMTask selects and masks tokens itself: omit labels, and give input_ids unmasked")
         masked_ids, selected = self.mask_tokens(batch, epoch)
-        inputs = _inputs(self.model, batch) | {"input_ids": masked_ids}
-        selected = self.own(selected)
-        rows = self.selected_rows(selected, batch)
-        labels = self.own(batch["input_ids"]).flatten()[rows].long().masked_fill(~selected.flatten()[rows], IGNORED)
-        layer = output_layer(model)
+        labels = batch["input_ids"].long().masked_fill(~selected, IGNORED)
+        return {**batch, "input_ids": masked_ids, "labels": labels}
+
+    def predict_labels(self, model: Any, batch: Mapping[str, Any]) -> Predictions:
+        """As in LanguageModelingTask."""
+        inputs, layer, labels = _inputs(self.model, batch), output_layer(model), self.own(batch["labels"])
+        rows = self.selected_rows(labels != IGNORED, batch)
         if layer is not None or (hasattr(model, "encode") and isinstance(getattr(model, "head", None), nn.Module)):
-            x = model.encode(**inputs).flatten(0, 1)[rows]  # type: ignore[operator]  # the head skips the other tokens
-            x = model.head(x) if layer is None else model.head.features(x)  # type: ignore[union-attr,operator]
+            x = model.encode(**inputs).flatten(0, 1)[rows]  # the head skips the other tokens
+            x = model.head(x) if layer is None else model.head.features(x)
         else:
             x = model(**inputs).flatten(0, 1)[rows]
-        return Predictions(x, labels, layer)
+        return Predictions(x, labels.flatten()[rows], layer)
 
     def selected_rows(self, selected: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Indices of the selected tokens [B, N] among all B * N, in order.

@@ -39,9 +39,8 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
     s, data = run.config, run.data
     if warning := data.warning():
         out.print(f"\n  {warning}\n", style="bold black on yellow", markup=False)
-    parameters = sum(p.numel() for p in task.model.parameters())
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
-    size = f"{parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    size = f"{task.size:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
     baseline = run.baseline.describe(BASELINE_SECONDS) if run.baseline else ""
     seconds = expected_seconds(run, task, steps - done, steps_per_epoch, loaders)
     rows = [

@@ -67,15 +67,16 @@ def settle(settings: RunSettings) -> Any:
     if accelerator == "cuda" and devices > available:
         raise ValueError(f"devices={devices}: this machine has {available} GPUs")
     plan = settle_plan(settings, devices * trainer.num_nodes)
-    copies = devices * trainer.num_nodes if plan.world == 1 else plan.batch_parts
-    parts = copies * trainer.accumulate_grad_batches
+    trainer = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
+    settled = replace(settings, trainer=trainer, plan=plan)
+    parts = smallest_batch(settled)
     size = getattr(getattr(settings, "data", None), "batch_size", parts)
     if size % parts:
         factors = "devices x num_nodes" if plan.world == 1 else "plan.data x plan.shard"
+        stages = "" if plan.pipeline == 1 else f" x {plan.parts_of_pipeline} microbatches (plan.microbatches)"
         raise ValueError(f"batch_size={size} is the batch size of a whole step and must be a multiple of {factors} x "
-                         f"accumulate_grad_batches = {parts}")  # fmt: skip
-    settled = replace(trainer, accelerator=accelerator, devices=devices)  # type: ignore[arg-type]
-    return replace(settings, trainer=settled, plan=plan)
+                         f"accumulate_grad_batches{stages} = {parts}")  # fmt: skip
+    return settled
 
 
 def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
@@ -106,10 +107,12 @@ def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
 
 def check_recipe_plan(plan: PlanSettings, trainer: TrainerSettings) -> None:
     """Raise ValueError for settings of a plan that only training loops of your own can use."""
-    if plan.pipeline > 1:
-        raise ValueError(f"plan.pipeline={plan.pipeline}: recipes do not train pipelines, whose stages call no model; "
-                         "use plan.shard=, plan.tensor= or plan.context= here, or zoo.parallel.make_pipeline in a "
-                         "training loop of your own")  # fmt: skip
+    if plan.pipeline > 1 and trainer.precision == "fp16":
+        raise ValueError(f"precision=fp16 scales the loss, which the stages of plan.pipeline={plan.pipeline} would not "
+                         "do alike: use precision=bf16 or precision=fp32")  # fmt: skip
+    if plan.pipeline > 1 and trainer.compile not in (False, "blocks"):
+        raise ValueError(f"compile={str(trainer.compile).lower()}: the stages of plan.pipeline={plan.pipeline} have "
+                         "parts of the model: use compile=blocks or compile=false")  # fmt: skip
     if plan.cpu_offload:
         raise ValueError("plan.cpu_offload=true: recipes keep parameters and optimizer states on their devices: use "
                          "zoo.parallel.parallelize in your own training loop, or a greater plan.shard=")  # fmt: skip
@@ -133,6 +136,11 @@ def world(settings: RunSettings) -> int:
 def batch_parts(settings: RunSettings) -> int:
     """Number of parts that a batch is divided into, before `accumulate_grad_batches`."""
     return world(settings) if settings.plan.world == 1 else settings.plan.batch_parts
+
+
+def smallest_batch(settings: RunSettings) -> int:
+    """Number of parts, of at least one item each, that the batch of a step is divided into."""
+    return batch_parts(settings) * settings.trainer.accumulate_grad_batches * settings.plan.parts_of_pipeline
 
 
 def is_divided(settings: RunSettings) -> bool:

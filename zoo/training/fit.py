@@ -146,8 +146,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
 
 def _fit_batch_size(run: Run, data: KeyedDataModule) -> None:
     """Round the batch size of a small training set down to what the devices divide, and give it to the settings."""
-    t = run.config.trainer
-    parts = devices.batch_parts(run.config) * t.accumulate_grad_batches
+    parts = devices.smallest_batch(run.config)
     if data.batch_size % parts:
         data.shrink_batch(parts)
     run.config = replace(run.config, data=replace(run.config.data, batch_size=data.batch_size))

@@ -1,11 +1,16 @@
 """Lightning's strategy for a plan of `zoo.parallel`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from zoo.parallel.plan import Plan, batch_mesh
 from zoo.training.sharded_checkpoints import ShardedStrategy
+
+if TYPE_CHECKING:
+    from zoo.tasks.pipelined import TaskPipeline
 
 
 class PlanStrategy(ShardedStrategy):
@@ -13,7 +18,8 @@ class PlanStrategy(ShardedStrategy):
 
         L.Trainer(strategy=PlanStrategy(Plan(tensor=2, shard=4)), devices=8, use_distributed_sampler=False)
 
-    Processes that divide a model receive the same batches.
+    Processes that divide a model receive the same batches. Where they are the stages of a pipeline, each of them saves
+    and loads the parameters that it has, under their names in the whole task.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -33,3 +39,20 @@ class PlanStrategy(ShardedStrategy):
         """The number of parts of a batch, and which of them this process receives."""
         mesh = batch_mesh(self.device_mesh)
         return {"num_replicas": mesh.size(), "rank": mesh.get_local_rank()}
+
+    @property
+    def _names(self) -> dict[int, str]:
+        """As in ShardedStrategy; a parameter that two stages have has one name."""
+        return super()._names if self._pipeline is None else self._pipeline.names
+
+    def _groups(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[dict[str, Any]]:
+        """As in ShardedStrategy: with the parameters of all stages."""
+        own = super()._groups(optimizer, names)
+        if self._pipeline is None:
+            return own
+        whole = self._pipeline.groups
+        return [{**group, "params": list(all_["params"])} for group, all_ in zip(own, whole, strict=True)]
+
+    @property
+    def _pipeline(self) -> "TaskPipeline | None":
+        return getattr(self.lightning_module, "pipeline", None)

@@ -52,7 +52,7 @@ def save_run(run: Run, task: Task, result: Result, planned: int, checkpoint_call
         f"best_{checkpoint_callback.monitor}": checkpoint_callback.best, "monitor": checkpoint_callback.monitor,
         "stop_monitor": checkpoint_callback.stop_monitor, "validation": checkpoint_callback.best_metrics,
         "model": run.model_name,
-        "parameters": sum(p.numel() for p in task.model.parameters()), "device": devices.describe_device(s),
+        "parameters": task.size, "device": devices.describe_device(s),
         "baseline": run.baseline.as_dict() if run.baseline else None,
         **speed_of(timer), "precision": s.trainer.precision, "python": platform.python_version(),
         "torch": torch.__version__,

@@ -60,7 +60,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """The state of an optimizer, of which this process has a part, by names of parameters; not copied."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         names = self._names
-        return {"state": optimizer_tensors(optimizer, names), "param_groups": optimizer_groups(optimizer, names)}
+        return {"state": optimizer_tensors(optimizer, names), "param_groups": self._groups(optimizer, names)}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Start to write a folder; `then` is called when it is complete."""
@@ -91,7 +91,9 @@ class ShardedStrategy(ModelParallelStrategy):
         load_module(self.model, stored)
         if self.lightning_module is not None and self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
             for number, optimizer in enumerate(self.optimizers):
-                load_optimizer(optimizer, self._names, stored, number)
+                names = self._names
+                whole = [group["params"] for group in self._groups(optimizer, names)]
+                load_optimizer(optimizer, names, stored, number, whole)
         return stored.values
 
     def wait(self) -> None:
@@ -106,8 +108,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def _names(self) -> dict[int, str]:
+        """{id of a parameter: its name in the whole task}."""
         assert self.model is not None
         return {id(parameter): name for name, parameter in self.model.named_parameters()}
+
+    def _groups(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[dict[str, Any]]:
+        """The parameter groups of the whole task, with names in place of parameters."""
+        return optimizer_groups(optimizer, names)
 
 
 class StoredCheckpoint:
@@ -182,14 +189,20 @@ def load_module(module: nn.Module, stored: StoredCheckpoint) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], stored: StoredCheckpoint,
-                   number: int) -> None:  # fmt: skip
-    """Set the state of an optimizer, the part of this process, and its groups."""
+                   number: int, whole: list[list[str]] | None = None) -> None:  # fmt: skip
+    """Set the state of an optimizer, the part of this process, and its groups.
+
+    whole: the names of all parameters in each group, where this process has those of some layers only.
+    """
     groups = optimizer_groups(optimizer, names)
     by_name = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
     order = {name: place for place, name in enumerate(by_name)}
     state: dict[int, dict[str, Tensor]] = {}
-    for name, keys in stored.state_of(number, [group["params"] for group in groups]).items():
-        state[order[name]] = {key: _state_tensor(by_name[name], key, stored, tensor) for key, tensor in keys.items()}
+    for name, keys in stored.state_of(number, whole or [group["params"] for group in groups]).items():
+        if name in order:
+            state[order[name]] = {
+                key: _state_tensor(by_name[name], key, stored, tensor) for key, tensor in keys.items()
+            }
     restored = [
         {**old, "params": [order[name] for name in new["params"]]}
         for old, new in zip(stored.groups[number], groups, strict=True)
