@@ -34,6 +34,7 @@ PLANS = {
     "shards of parts": ("plan.tensor=2", "plan.shard=2"),
     "copies of parts": ("plan.tensor=2", "devices=4"),
     "tokens": ("plan.context=2",),
+    "stages": ("plan.pipeline=2",),
 }
 
 

@@ -41,6 +41,10 @@ class PlanStrategy(ShardedStrategy):
         return {"num_replicas": mesh.size(), "rank": mesh.get_local_rank()}
 
     @property
+    def _elsewhere(self) -> Mapping[str, Any]:
+        return {} if self._pipeline is None else self._pipeline.shapes
+
+    @property
     def _names(self) -> dict[int, str]:
         """As in ShardedStrategy; a parameter that two stages have has one name."""
         return super()._names if self._pipeline is None else self._pipeline.names

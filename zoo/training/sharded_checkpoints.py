@@ -88,7 +88,7 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.model is not None
         self.wait()
         stored = StoredCheckpoint(Path(self.broadcast(checkpoint_path)))
-        load_module(self.model, stored)
+        load_module(self.model, stored, self._elsewhere)
         if self.lightning_module is not None and self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
             for number, optimizer in enumerate(self.optimizers):
                 names = self._names
@@ -105,6 +105,11 @@ class ShardedStrategy(ModelParallelStrategy):
         """Wait for the last checkpoint."""
         self.wait()
         super().teardown()
+
+    @property
+    def _elsewhere(self) -> Mapping[str, Any]:
+        """The shapes of tensors of the task that only other processes have."""
+        return {}
 
     @property
     def _names(self) -> dict[int, str]:
@@ -174,11 +179,15 @@ class StoredCheckpoint:
             self._tensors |= {f"{OPTIMIZER.format(number)}{own}.{key}": x for key, x in values.items()}
 
 
-def load_module(module: nn.Module, stored: StoredCheckpoint) -> None:
-    """Set the part of this process of all tensors of a module. Raises RunError for the checkpoint of another one."""
+def load_module(module: nn.Module, stored: StoredCheckpoint, elsewhere: Mapping[str, Any] | None = None) -> None:
+    """Set the part of this process of all tensors of a module. Raises RunError for the checkpoint of another one.
+
+    elsewhere: the shapes of tensors that only other processes have.
+    """
     state = module.state_dict()
     there: dict[str, Any] = {name: tuple(shape) for name, shape in stored.shapes.items() if name.startswith(MODEL)}
-    here: dict[str, Any] = {MODEL + name: tuple(own.shape) for name, own in state.items() if own.numel()}
+    shapes = dict(elsewhere or {}) | {name: own.shape for name, own in state.items()}
+    here: dict[str, Any] = {MODEL + name: tuple(shape) for name, shape in shapes.items() if math.prod(shape)}
     for name in here.keys() | there.keys():
         sizes = [math.prod(x) if x in ((), (1,)) else x for x in (here.get(name), there.get(name))]  # FSDP2's scalars
         if sizes[0] != sizes[1]:
