@@ -1,5 +1,7 @@
 """Models that are sharded over processes: saved as one process saves them, and loaded straight into their shards."""
 
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from zoo.checkpoints import load_shards
 from zoo.parallel.fsdp import shard
 from zoo.parallel.place import parallelize
 from zoo.parallel.plan import Plan
-from zoo.parallel.shards import is_sharded, local, whole
+from zoo.parallel.shards import is_sharded, local, raise_together, whole
+from zoo.utils.errors import LoadError
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "vocab_size": 51}
 
@@ -92,6 +95,41 @@ def test_what_one_process_cannot_save_all_of_them_raise(tmp_path: Path) -> None:
         assert found[1].endswith("file is a file: expected the path of a folder")
         assert "call zoo.save in all of them" in found[2]
     assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["file"]
+
+
+class Unsendable(Exception):
+    """What cannot be pickled, or made again of its arguments."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"{text} {number}")
+        self.lock = threading.Lock()
+
+
+def raised(rank: int, folder: Path) -> list[tuple[str, str, list[str]]]:
+    """What each process raises, with its notes, of an error of process 1 alone."""
+    found = []
+    errors = [ValueError("odd", threading.Lock()), Unsendable(3, "odd"), LoadError("no room")]
+    calls = [partial(raise_together, error if rank == 1 else None) for error in errors]
+    calls.append(lambda: zoo.load(folder if rank != 1 else folder / "none", shard=fsdp))
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            found.append((type(error).__name__, str(error), getattr(error, "__notes__", [])))
+    return found
+
+
+def test_errors_of_one_process_end_all_of_them(tmp_path: Path) -> None:
+    """Also those that cannot be sent to the others, and those before the weights are read."""
+    zoo.save(text_model(), tmp_path / "model")
+    other, own = ranks(2, raised, tmp_path / "model", timeout=30)
+    assert [name for name, _, _ in own] == ["ValueError", "Unsendable", "LoadError", "LoadError"]
+    assert [name for name, _, _ in other] == ["RuntimeError", "RuntimeError", "LoadError", "LoadError"]
+    assert other[0][1].startswith("process 1 failed with ValueError: ('odd', <unlocked")
+    assert other[1][1] == "process 1 failed with Unsendable: odd 3"
+    for mine, theirs in zip(other[2:], own[2:], strict=True):
+        assert mine[1] == theirs[1] and mine[2] == ["raised in process 1 of 2"] and not theirs[2]
+    assert str(tmp_path / "model" / "none") in other[3][1]
 
 
 # --- loading into shards ----------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from zoo.models.mapping.tensor_values import aligned, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, with_overrides
 from zoo.nn.init import initialize
+from zoo.parallel.shards import together
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.arguments import check_device, check_dtype, check_path
 from zoo.utils.atomic import read_folder
@@ -88,30 +89,40 @@ def load(
     if head is not FILE:
         overrides["head"] = head
     check_dtype(dtype)
-    device, path = check_device(device), model_path(source, revision)
-    selection = Selection(None if config is None else check_path("config", config), key, prefix)
-    folder = path.parent if path.suffix == ".json" else path
+    device = check_device(device)
 
-    def read() -> Model:
+    def read(path: Path, selection: Selection) -> tuple[Model, dict[str, Tensor], LoadReport]:
         checkpoint = _describe(path, selection)
-        return _load(checkpoint, str(source), num_classes, labels, dtype, device, shard, overrides)
+        model, tensors, report = _prepare(checkpoint, str(source), num_classes, labels, device, shard, overrides)
+        if shard is None:
+            report.notes += [] if dtype else to_one_float_type(tensors)
+            model = _assign(model, tensors, report, dtype, device)
+        _set_metadata(model, checkpoint, labels, report)
+        return model, tensors, report
 
-    model = read_folder(folder, read)
-    if not model.load_report.plain:
-        print(model.load_report, file=sys.stderr)
-    return model
+    with together(shard is not None):
+        path = model_path(source, revision)
+        selection = Selection(None if config is None else check_path("config", config), key, prefix)
+        folder = path.parent if path.suffix == ".json" else path
+        model, tensors, report = read_folder(folder, lambda: read(path, selection))
+    if shard is not None:
+        assign_shards(model, tensors, report, dtype, device, shard)
+    report.notes += float16_notes(model)
+    if not report.plain:
+        print(report, file=sys.stderr)
+    return model.eval()
 
 
-def _load(
+def _prepare(
     checkpoint: Checkpoint,
     source: str,
     num_classes: int | None,
     labels: list[str] | None,
-    dtype: torch.dtype | None,
     device: torch.device,
     shard: Callable[[Model], Any] | None,
     overrides: dict[str, Any],
-) -> Model:
+) -> tuple[Model, dict[str, Tensor], LoadReport]:
+    """The model without values, and the tensors of the file for it under its names."""
     config = _target_config(checkpoint, num_classes, labels, overrides)
     raw = _read_tensors(checkpoint, device if shard is None else "cpu")
     _check_sizes(checkpoint, raw)
@@ -132,15 +143,7 @@ def _load(
         fit_overrides(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
-    if shard is not None:
-        model = assign_shards(model, tensors, report, dtype, device, shard)
-    else:
-        if dtype is None:
-            report.notes += to_one_float_type(tensors)
-        model = _assign(model, tensors, report, dtype, device)
-    report.notes += float16_notes(model)
-    _set_metadata(model, checkpoint, labels, report)
-    return model.eval()
+    return model, tensors, report
 
 
 def describe(source: str | Path, revision: str | None = None) -> Checkpoint:

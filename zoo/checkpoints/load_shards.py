@@ -12,7 +12,7 @@ from zoo.models.mapping.tensor_values import not_finite, usual_float_type
 from zoo.models.mapping.tensors import tie, tied_names
 from zoo.models.registry import build, family
 from zoo.nn.init import has_rule, initialize
-from zoo.parallel.shards import fill, raise_together
+from zoo.parallel.shards import fill, together
 from zoo.utils.errors import LoadError
 
 
@@ -23,30 +23,30 @@ def assign_shards(model: Model, tensors: Mapping[str, Tensor], report: LoadRepor
     tensors: whole tensors, views of a memory-mapped file, of which only the pages of the part are read. The tensors
     that the report lists as initialized are computed as `zoo.load` computes them.
     """
-    usual, _, notes = usual_float_type(tensors)
-    report.notes += [] if dtype else notes
-    floats = dtype or usual or torch.get_default_dtype()
-    tied, state = tied_names(model), model.state_dict()
-    fresh = initial_values(model, set(report.initialized), floats)
-    given = {**tensors, **fresh}
-    blank = {
-        name: torch.empty(state[name].shape, dtype=floats if x.is_floating_point() else x.dtype, device="meta")
-        for name, x in given.items()
-    }
-    model.load_state_dict(blank | {name: blank[other] for name, other in tied.items()}, assign=True)
-    tie(model, tied)
-    check_buffers(model)
+    with together():
+        usual, _, notes = usual_float_type(tensors)
+        report.notes += [] if dtype else notes
+        floats = dtype or usual or torch.get_default_dtype()
+        tied, state = tied_names(model), model.state_dict()
+        fresh = initial_values(model, set(report.initialized), floats)
+        given = {**tensors, **fresh}
+        blank = {
+            name: torch.empty(state[name].shape, dtype=floats if x.is_floating_point() else x.dtype, device="meta")
+            for name, x in given.items()
+        }
+        model.load_state_dict(blank | {name: blank[other] for name, other in tied.items()}, assign=True)
+        tie(model, tied)
+        check_buffers(model)
     shard(model)
     model.to_empty(device=device)
     if tied_names(model) != tied:  # only FSDP2 keeps ties, in its own way
         tie(model, tied)
-    problem = None
-    for name, own in model.state_dict().items():
-        if name in given:
-            values = fill(own, lambda part, whole=given[name]: read_part(whole, part))  # type: ignore[misc]
-            if values.is_floating_point() and problem is None and (found := not_finite(values)):
-                problem = LoadError(f"{report.source} does not fit the model: not usable {name} ({found})")
-    raise_together(problem)
+    with together():
+        for name, own in model.state_dict().items():
+            if name in given:
+                values = fill(own, lambda part, whole=given[name]: read_part(whole, part))  # type: ignore[misc]
+                if values.is_floating_point() and (found := not_finite(values)):
+                    raise LoadError(f"{report.source} does not fit the model: not usable {name} ({found})")
     return model
 
 

@@ -33,7 +33,7 @@ from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.mapping.towers import TowersMapping
 from zoo.models.registry import build, family
-from zoo.parallel.shards import is_sharded, local, raise_together, stream_to_rank_zero
+from zoo.parallel.shards import is_sharded, local, stream_to_rank_zero, together
 from zoo.utils.arguments import check_path
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable, say
@@ -151,12 +151,8 @@ def export(
 
 def sharded_state(model: Model) -> dict[str, Tensor]:
     """As `checked_state`, of a sharded model: every process calls this, and raises what one of them finds."""
-    state, error = dict[str, Tensor](), None
-    try:
+    with together():
         state = checked_state(model, sharded=True)
-    except ValueError as caught:
-        error = caught
-    raise_together(error)
     return state
 
 

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future as TorchFuture
 
-from zoo.parallel.shard_reader import OFFSETS
+from zoo.parallel.shard_reader import COUNT, OFFSETS, SHAPES, file_name
 from zoo.parallel.shards import local, region
 from zoo.utils.atomic import remove, sync
 from zoo.utils.safetensors_file import Spec, file_order, write_tensors
@@ -176,9 +176,11 @@ class _Writer(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Number the files."""
-        names = (f"shard-{n:05}-model-00001-of-00001.safetensors" for n in range(1, len(plans) + 1))
-        return [replace(plan, storage_data=name) for plan, name in zip(plans, names)]
+        """Number the files, of the processes that have parts to write."""
+        writers = [number for number, plan in enumerate(plans) if plan.items]
+        for n, number in enumerate(writers, 1):
+            plans[number] = replace(plans[number], storage_data=(file_name(n), len(writers)))
+        return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> TorchFuture[list[WriteResult]]:
         """Write the file of this process to disk."""
@@ -191,8 +193,11 @@ class _Writer(StorageWriter):
         values: dict[str, Tensor] = {name: planner.resolve_data(item) for name, item in items.items()}  # type: ignore[misc]
         specs = {name: Spec(x.dtype, tuple(x.shape)) for name, x in values.items()}
         places = {name: {"saved_offsets": list(item.index.offset or ())} for name, item in items.items()}
+        sizes = {name: list(item.tensor_data.size) for name, item in items.items() if item.tensor_data}
+        name, count = plan.storage_data
         metadata = {"format": "pt", "DCP_VERSION": "1.0", OFFSETS: json.dumps(places)}
-        file = self.folder / str(plan.storage_data)
+        metadata |= {SHAPES: json.dumps(sizes), COUNT: str(count)}
+        file = self.folder / name
         found = write_tensors(file, specs, ((name, values[name]) for name in file_order(specs)), metadata)
         sync(file)
         return [WriteResult(item.index, found[0], (file.name, found)) for item in plan.items]

@@ -1,6 +1,8 @@
 """Tensors that are sharded over processes (DTensors): the part of each process, and reading and gathering them."""
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -71,15 +73,50 @@ def stream_to_rank_zero(tensors: Mapping[str, Tensor], order: Iterable[str],
 
 
 def raise_together(error: Exception | None) -> None:
-    """Raise the error of the lowest rank that has one in every process, which all call this. Waits for all of them."""
+    """Raise the error of the lowest rank that has one in every process, which all call this. Waits for all of them.
+
+    Other processes raise it with a note that names the process; one that cannot be sent to them as a RuntimeError with
+    its type and message.
+    """
     if not in_group():
         if error is not None:
             raise error
         return
     errors: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, None if error is None else (type(error), error.args))
+    dist.all_gather_object(errors, None if error is None else _sendable(error))
     if error is not None:
         raise error
-    if found := next(filter(None, errors), None):
-        kind, arguments = found
-        raise kind(*arguments)
+    for rank, found in enumerate(errors):
+        if found is not None:
+            kind, arguments = found
+            raised = kind(*arguments)
+            raised.add_note(f"raised in process {rank} of {len(errors)}")
+            raise raised
+
+
+def _sendable(error: Exception) -> tuple[type[Exception], tuple[Any, ...]]:
+    """The type and arguments of an error, or of one that says the same, that other processes can make it of."""
+    try:
+        kind, arguments = pickle.loads(pickle.dumps((type(error), error.args)))
+        if str(kind(*arguments)) == str(error):
+            return kind, arguments
+    except Exception:  # whatever the arguments raise when they are pickled
+        pass
+    return RuntimeError, (f"process {dist.get_rank()} failed with {type(error).__name__}: {error}",)
+
+
+@contextmanager
+def together(when: bool = True) -> Iterator[None]:
+    """What one process raises in the block, all of them raise at its end, as by `raise_together`.
+
+    when: False for a block that this process is alone in.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        if not when:
+            raise
+        error = caught
+    if when:
+        raise_together(error)
