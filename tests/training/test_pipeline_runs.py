@@ -1,0 +1,98 @@
+"""Tasks whose model is cut into the stages of a pipeline: the steps of one process, checkpoints for any plan."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.distributed.pipelining  # here and not in each child
+from ranks import ranks
+from torch.utils.data import DataLoader
+
+import zoo
+from zoo.parallel import Plan
+from zoo.parallel.shards import whole
+from zoo.tasks import CausalLMTask, ClassificationTask, MaskedLMTask
+from zoo.tasks.base import Task
+from zoo.tasks.config import OptimSettings
+from zoo.training.plan_strategy import PlanStrategy
+
+STEPS = 4
+OPTIM = OptimSettings(lr=1e-2, warmup=0.25, layer_decay=0.8)
+TEXT = dict(vocab_size=50, width=16, depth=3, heads=4, max_length=16, dropout=0.0, seed=0)
+
+
+def causal() -> Task:
+    return CausalLMTask(zoo.create_model("gpt_nano", **TEXT).double(), optim=OPTIM, ema=0.9)
+
+
+def masked() -> Task:
+    model = zoo.create_model("bert_tiny", head="masked_lm", attention_dropout=0.0, **TEXT).double()
+    return MaskedLMTask(model, mask_id=4, special=(0, 1, 2, 3, 4), optim=OPTIM, ema=0.9)
+
+
+def classes() -> Task:
+    model = zoo.create_model("bert_tiny", head="classify", num_classes=3, attention_dropout=0.0, **TEXT).double()
+    return ClassificationTask(model, optim=OPTIM, ema=0.9, label_smoothing=0.1, class_weights=torch.tensor([1, 2, 0.5]))
+
+
+TASKS: dict[str, Callable[[], Task]] = {"next tokens": causal, "masked tokens": masked, "classes": classes}
+
+
+def batches(name: str, part: int, parts: int) -> list[dict[str, Any]]:
+    """Part of batches of six texts of different lengths, which two microbatches do not share equally; of three texts,
+    if there are two parts, which do not divide into two."""
+    ids = torch.randint(5, 50, (2 * STEPS, 6, 11), generator=torch.Generator().manual_seed(0))
+    keep = torch.arange(11) < torch.tensor([11, 9, 5, 3, 11, 4])[:, None]
+    rows = torch.arange(6).chunk(parts)[part]
+    extra = {"labels": (ids[0, rows, 0] % 3)} if name == "classes" else {}
+    return [{"input_ids": x[rows], "attention_mask": keep[rows].long(), "index": rows} | extra for x in ids]
+
+
+class Losses(L.Callback):
+    """The loss of each step as it was computed; what is logged is rounded to float32."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.found.append(float(pl_module._step_loss))
+
+
+def train(rank: int, name: str, plan: Plan) -> tuple[list[float], list[dict[str, float]], dict[str, torch.Tensor]]:
+    """The losses of steps of two batches with clipped gradients, what is logged, and the weights of this process."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    task, rows, losses = TASKS[name](), list[dict[str, float]](), Losses()
+    task.record = lambda row, step: rows.append(row)  # type: ignore[method-assign, assignment]
+    part = rank // plan.tensor % plan.batch_parts
+    loaders = [DataLoader(batches(name, part, plan.batch_parts), batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(
+        max_steps=STEPS, accelerator="cpu", devices=plan.world, accumulate_grad_batches=2, callbacks=[losses],
+        strategy=PlanStrategy(plan) if plan.world > 1 else "auto", use_distributed_sampler=False,
+        gradient_clip_val=0.5, num_sanity_val_steps=0, log_every_n_steps=1, **quiet,
+    )  # fmt: skip
+    trainer.fit(task, *loaders)
+    values = {key: whole(x.detach()).clone() for key, x in task.state_dict().items()}
+    return losses.found, rows, values
+
+
+def assert_one_process(name: str, plan: Plan) -> None:
+    ((losses, logged, weights),) = ranks(1, train, name, Plan())
+    seen: set[str] = set()
+    for found, rows, values in ranks(plan.world, train, name, plan):
+        assert found == pytest.approx(losses, abs=1e-10, rel=0)
+        assert [row.keys() for row in rows] == [row.keys() for row in logged]
+        for row, expected in zip(rows, logged, strict=True):
+            assert row == pytest.approx(expected, rel=1e-6)
+        for key, value in values.items():
+            torch.testing.assert_close(value.reshape(weights[key].shape), weights[key], atol=1e-10, rtol=0)
+        seen |= values.keys()
+    assert seen == weights.keys()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_steps_are_those_of_one_process(name: str) -> None:
+    assert_one_process(name, Plan(pipeline=2, microbatches=4))
