@@ -23,6 +23,7 @@ from zoo.checkpoints.formats import (
 from zoo.checkpoints.golden import RECORD, description, golden
 from zoo.checkpoints.onnx.export import write as write_onnx
 from zoo.checkpoints.resize import fit_patches
+from zoo.checkpoints.stages import whole_model, with_others
 from zoo.checkpoints.weight_files import check_size, fits, order_of_files, reopened, specs_of, write_files
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
@@ -33,7 +34,8 @@ from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
 from zoo.models.mapping.towers import TowersMapping
 from zoo.models.registry import build, family
-from zoo.parallel.shards import is_sharded, local, stream_to_rank_zero, together
+from zoo.parallel.shards import local, stream_to_rank_zero, together
+from zoo.parallel.stages import is_divided, is_stage
 from zoo.utils.arguments import check_path
 from zoo.utils.errors import did_you_mean
 from zoo.utils.escape import printable, say
@@ -64,12 +66,17 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None, max_sha
     checks the folder on any machine. readme: contents of README.md, such as the model card. max_shard_size: of a file
     of weights, in bytes or as "5GB"; larger models get several, and model.safetensors.index.json.
 
-    A model that is sharded over processes (FSDP2, tensor parallel) is saved by calling this in all of them: rank 0
-    writes the same folder, and no process holds more than one whole tensor at a time.
+    A model that is sharded over processes (FSDP2, tensor parallel), or cut into the stages of a pipeline
+    (`Pipeline.module`), is saved by calling this in all of them: rank 0 writes the same folder, and no process holds
+    more than one whole tensor at a time.
     """
     folder, limit = check_path("folder", folder), check_size("max_shard_size", max_shard_size)
-    sharded = isinstance(model, Model) and is_sharded(model.state_dict().values())
+    sharded = isinstance(model, Model) and is_divided(model)
     tensors = sharded_state(model) if sharded else checked_state(model)
+    holders = None
+    if is_stage(model):
+        tensors, holders = with_others(tensors)
+        model = whole_model(model)
     specs = specs_of(model, tensors)
     files = split_files(specs, limit)
 
@@ -83,7 +90,7 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None, max_sha
 
     order = order_of_files(specs, files)
     if sharded:
-        stream_to_rank_zero(tensors, order, write)
+        stream_to_rank_zero(tensors, order, write, holders)
     else:
         write((name, tensors[name]) for name in order)
     return folder
@@ -164,10 +171,12 @@ def checked_state(model: Model, *, sharded: bool = False) -> dict[str, Tensor]:
     if not isinstance(model, Model):
         raise ValueError(f"expected a zoo.Model, got a {type(model).__name__}; unwrap it first (ddp.module)")
     state = model.state_dict()
-    if not sharded and is_sharded(state.values()):
+    if not sharded and is_divided(model):
         raise ValueError("the model is sharded over processes: call zoo.save in all of them, then load that folder")
-    expected = build(family(model.family), model.config).state_dict()
-    odd = state.keys() ^ expected.keys() or [name for name in state if not fits(state[name], expected[name])]
+    whole = build(family(model.family), model.config)
+    expected = whole.state_dict()
+    missing = set() if is_stage(model) else expected.keys() - state.keys()
+    odd = state.keys() - expected.keys() | missing or [name for name in state if not fits(state[name], expected[name])]
     if odd:
         raise ValueError(
             f"the tensor {sorted(odd)[0]!r} does not belong to a {model.family} with this config, so it could not be "
@@ -182,8 +191,8 @@ def checked_state(model: Model, *, sharded: bool = False) -> dict[str, Tensor]:
         raise ValueError(
             f"model.labels has {len(model.labels)} names for {classes} classes: set {classes} names, or None"
         )
-    for alias in tied_names(model):
-        del state[alias]
+    for alias in tied_names(whole if is_stage(model) else model):
+        state.pop(alias, None)
     return {name: tensor.detach() for name, tensor in state.items()}
 
 

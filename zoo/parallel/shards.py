@@ -53,13 +53,17 @@ def fill(tensor: Tensor, read: Callable[[tuple[slice, ...]], Tensor]) -> Tensor:
 
 
 def stream_to_rank_zero(tensors: Mapping[str, Tensor], order: Iterable[str],
-                        write: Callable[[Iterator[tuple[str, Tensor]]], T]) -> T | None:  # fmt: skip
+                        write: Callable[[Iterator[tuple[str, Tensor]]], T],
+                        holders: Mapping[str, int] | None = None) -> T | None:  # fmt: skip
     """Run `write` on rank 0 with the whole tensors, one after the other; every process calls this.
 
     A process holds one whole tensor at a time. Returns the result of `write` on rank 0, None elsewhere. What it raises
     is raised by every process, once all tensors are gathered: none waits for another that has failed.
+
+    holders: the first process that has a part of each tensor, where not all of them do: tensors of other processes are
+        on the meta device.
     """
-    stream = ((name, whole(tensors[name])) for name in order)
+    stream = ((name, _received(tensors, name, 0 if holders is None else holders[name])) for name in order)
     result, error = None, None
     if dist.get_rank() == 0:
         try:
@@ -70,6 +74,18 @@ def stream_to_rank_zero(tensors: Mapping[str, Tensor], order: Iterable[str],
         del _
     raise_together(error)
     return result
+
+
+def _received(tensors: Mapping[str, Tensor], name: str, holder: int) -> Tensor:
+    """A whole tensor on rank 0, and in the processes that have a part of it."""
+    tensor = tensors[name] if tensors[name].is_meta else whole(tensors[name])
+    if holder and dist.get_rank() == holder:
+        dist.send(tensor.contiguous(), 0)
+    elif holder and dist.get_rank() == 0:
+        device = next(x.device for x in tensors.values() if not x.is_meta)
+        tensor = torch.empty_like(tensor, device=device)
+        dist.recv(tensor, holder)
+    return tensor
 
 
 def raise_together(error: Exception | None) -> None:

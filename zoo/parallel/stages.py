@@ -17,6 +17,7 @@ from zoo.nn.padding import real_tokens
 from zoo.nn.recurrent_core import RecurrentCore
 from zoo.parallel.document_rows import document_rows, embed_each
 from zoo.parallel.row_stack import RowStack
+from zoo.parallel.shards import is_sharded
 
 Loss = Callable[[Any, Mapping[str, Any]], Tensor]
 LossOfModel = Callable[["LastStage", Mapping[str, Any]], Tensor]
@@ -182,6 +183,16 @@ def stage_model(model: nn.Module, numbers: range, autocast: torch.dtype | None =
             if name not in ("blocks", "head"):
                 stage._modules[name] = bare_copy(module)
     return stage
+
+
+def is_stage(model: Any) -> bool:
+    """Whether a model is cut: it has the parameters of some stages only."""
+    return isinstance(model, StageModel)
+
+
+def is_divided(model: Any) -> bool:
+    """Whether a process has a part of a model only: it is sharded, or a stage."""
+    return is_stage(model) or is_sharded(model.state_dict().values())
 
 
 def joined(stages: Sequence[Any]) -> nn.Module:

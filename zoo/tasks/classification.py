@@ -154,7 +154,8 @@ class ClassificationTask(Task):
         if isinstance(model, Model):
             model.temperature = self.temperature
         if self.objective.unit != _IDENTITY:
-            rescale_output(cast(Any, model).head.proj, *self.objective.unit)
+            if (head := cast(Any, model).head) is not None:  # a stage of a pipeline may have none
+                rescale_output(head.proj, *self.objective.unit)
             self.objective = replace(self.objective, unit=_IDENTITY)
         return model
 

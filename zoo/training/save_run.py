@@ -12,10 +12,11 @@ from zoo.checkpoints import save
 from zoo.checkpoints.formats.training_checkpoint import own_weights
 from zoo.checkpoints.load import load
 from zoo.checkpoints.model_card import Training, model_card
+from zoo.checkpoints.stages import COPIED, whole_model
 from zoo.models.base import Model
 from zoo.models.registry import build, family
 from zoo.models.text import DecoderConfig
-from zoo.parallel.shards import is_sharded
+from zoo.parallel.stages import is_divided, is_stage
 from zoo.tasks.base import Task
 from zoo.training import devices
 from zoo.training.callbacks import BestAndLastCheckpoints, TrainingTimer
@@ -72,13 +73,14 @@ def save_model(run: Run, task: Task, result: Result) -> None:
     assert run.folder is not None
     model = cast(Model, task.evaluated)
     has_adapters = any(".lora_" in name for name, _ in model.named_parameters())
-    if is_sharded(model.parameters()) and not has_adapters:
+    if is_divided(model) and not has_adapters:
         task.finalize(model)
     elif distributed.rank() != 0:
         return
     else:
         model = unsharded_model(task, run.folder.best or run.folder.last)
-    save.save(model, run.folder.model, readme=run_card(run, model, result, run.folder.model))
+    described = whole_model(model) if is_stage(model) else model
+    save.save(model, run.folder.model, readme=run_card(run, described, result, run.folder.model))
 
 
 def run_card(run: Run, model: Model, result: Result, folder: Path, format: str = "zoo") -> str:
@@ -96,10 +98,10 @@ def run_card(run: Run, model: Model, result: Result, folder: Path, format: str =
 
 
 def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
-    """The evaluated model on the CPU; for a sharded model, a copy with the weights of the checkpoint, its adapters
+    """The evaluated model on the CPU; for a divided model, a copy with the weights of the checkpoint, its adapters
     merged."""
     model = cast(Model, task.evaluated)
-    if not is_sharded(model.parameters()):
+    if not is_divided(model):
         return cast(Model, task.finalize(model.cpu()))
     assert checkpoint is not None
     stored = StoredCheckpoint(checkpoint)
@@ -107,7 +109,7 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
     weights = own_weights(values, checkpoint)
     copied = build(family(model.family), model.config, "cpu")
     copied.load_state_dict(weights)
-    for name in ("variant", "preprocess", "labels", "temperature", "load_report", "extra_files", "other_files"):
+    for name in COPIED:
         setattr(copied, name, getattr(model, name))
     return cast(Model, task.finalize(copied))
 
