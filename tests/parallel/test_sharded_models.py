@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import zoo
 from zoo.checkpoints import load_shards
 from zoo.parallel.fsdp import shard
+from zoo.parallel.pipeline import Pipeline, make_pipeline
 from zoo.parallel.place import parallelize
 from zoo.parallel.plan import Plan
 from zoo.parallel.shards import is_sharded, local, raise_together, whole
@@ -44,8 +45,21 @@ def planned(model: Any) -> Any:
     return parallelize(model, plan, plan.mesh("cpu"))
 
 
-SHARDINGS = {"fsdp": fsdp, "plan": planned}
-MODELS = {"text": text_model, "towers": two_towers}
+def stages(model: Any, schedule: Any = "1f1b") -> Any:
+    """Tied embeddings are in the first and in the last stage; interleaved, each process has two stages."""
+    return Pipeline(model, torch.distributed.group.WORLD, None, schedule=schedule).module
+
+
+def sharded_stages(model: Any) -> Any:
+    plan = Plan(pipeline=2, shard=2)
+    return make_pipeline(model, plan, plan.mesh("cpu"), None).module
+
+
+SHARDINGS = {
+    "fsdp": fsdp, "plan": planned, "stages": stages, "interleaved": partial(stages, schedule="interleaved"),
+    "sharded stages": sharded_stages,
+}  # fmt: skip
+MODELS = {"text": text_model, "towers": two_towers, "deep": partial(text_model, depth=4)}
 
 
 def save_sharded(rank: int, model: str, sharding: str, folder: Path, size: str) -> None:
@@ -54,7 +68,14 @@ def save_sharded(rank: int, model: str, sharding: str, folder: Path, size: str) 
 
 @pytest.mark.parametrize(
     ("world", "model", "sharding", "size"),
-    [(2, "text", "fsdp", "5KB"), (2, "towers", "fsdp", "50GB"), (4, "text", "plan", "50GB")],
+    [
+        (2, "text", "fsdp", "5KB"),
+        (2, "towers", "fsdp", "50GB"),
+        (4, "text", "plan", "50GB"),
+        (2, "text", "stages", "5KB"),
+        (2, "deep", "interleaved", "50GB"),
+        (4, "text", "sharded stages", "50GB"),
+    ],
 )
 def test_saved_as_one_process_saves_it(tmp_path: Path, world: int, model: str, sharding: str, size: str) -> None:
     ranks(world, save_sharded, model, sharding, tmp_path / "sharded", size)

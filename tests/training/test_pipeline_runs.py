@@ -21,7 +21,7 @@ from zoo.training.plan_strategy import PlanStrategy
 
 STEPS = 4
 OPTIM = OptimSettings(lr=1e-2, warmup=0.25, layer_decay=0.8)
-TEXT = dict(vocab_size=50, width=16, depth=3, heads=4, max_length=16, dropout=0.0, seed=0)
+TEXT = dict(vocab_size=50, width=16, depth=4, heads=4, max_length=16, dropout=0.0, seed=0)
 
 
 def causal() -> Task:
@@ -93,6 +93,35 @@ def assert_one_process(name: str, plan: Plan) -> None:
     assert seen == weights.keys()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["next tokens", pytest.param("masked tokens", marks=pytest.mark.full), "classes"])
 def test_steps_are_those_of_one_process(name: str) -> None:
     assert_one_process(name, Plan(pipeline=2, microbatches=4))
+
+
+class Own(CausalLMTask):
+    """A task that may compute another loss."""
+
+
+def test_other_tasks_and_precisions_are_named() -> None:
+    from zoo.tasks.pipelined import TaskPipeline
+
+    plan, mesh = Plan(pipeline=2), None
+    model = zoo.create_model("gpt_nano", **TEXT)
+    for task, precision, message in (
+        (Own(model), "32-true", r"Own does not run in a pipeline \(plan: pipeline=2\).* use shard= or tensor="),
+        (CausalLMTask(model), "16-mixed", r"precision=16-mixed scales the loss"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TaskPipeline(task, plan, mesh, precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TASKS)
+def test_eight_processes_in_three_dimensions(name: str) -> None:
+    assert_one_process(name, Plan(pipeline=2, tensor=2, data=2, microbatches=2))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("plan", [Plan(pipeline=2, schedule="interleaved"), Plan(pipeline=2, shard=2)])
+def test_other_schedules_and_shards(plan: Plan) -> None:
+    assert_one_process("next tokens", plan)

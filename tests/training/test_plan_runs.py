@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from ranks import as_torchrun, ranks
-from tiny_run import checkpoint, in_child, metrics, tiny_run
+from tiny_run import Kill, checkpoint, in_child, metrics, tiny_run
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -34,7 +34,7 @@ PLANS = {
     "shards of parts": ("plan.tensor=2", "plan.shard=2"),
     "copies of parts": ("plan.tensor=2", "devices=4"),
     "tokens": ("plan.context=2",),
-    "stages": ("plan.pipeline=2",),
+    "stages": ("plan.pipeline=2", "plan.checkpointing=full"),
 }
 
 
@@ -45,14 +45,14 @@ def vit(seed: int) -> nn.Module:
     return model
 
 
-def run(folder: Path, words: tuple[str, ...]) -> None:
-    tiny_run(folder, *WORDS, *words, model=vit)
+def run(folder: Path, words: tuple[str, ...], kill: int | None = None) -> None:
+    tiny_run(folder, *WORDS, *words, model=vit, callbacks=() if kill is None else (Kill(kill),))
 
 
-def together(world: int, folder: Path, *words: str) -> list[int]:
+def together(world: int, folder: Path, *words: str, kill: int | None = None) -> list[int]:
     """`run` in several processes, as torchrun starts them; returns their exit codes."""
     words = words if any("devices" in word for word in words) else (*words, f"devices={world}")
-    return as_torchrun(world, lambda rank: run(folder, words))
+    return as_torchrun(world, lambda rank: run(folder, words, kill))
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,37 @@ def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> N
     assert_alike(alone, tmp_path / "run")
 
 
+def test_a_pipeline_goes_on_under_other_plans(alone: Path, tmp_path: Path) -> None:
+    """One process starts, two stages go on, then two processes that divide the heads."""
+    often = "checkpoint_every=1"
+    assert in_child(run, tmp_path / "run", (often,), kill=1) == -9
+    assert together(2, tmp_path / "run", often, "plan.pipeline=2", kill=3) == [-9, -9]
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_dir()
+    assert together(2, tmp_path / "run", often, "plan.tensor=2") == [0, 0]
+    assert_alike(alone, tmp_path / "run")
+
+
 @pytest.mark.parametrize(("plan", "message"), [
     (dict(checkpointing="full"), "plan.checkpointing=full is of a plan of several processes"),
     (dict(shard=2, cpu_offload=True), "plan.cpu_offload=true: recipes keep parameters"),
     (dict(shard=2, mixed_precision="fp16"), "plan.mixed_precision=fp16 needs precision=fp16"),
     (dict(shard=3), "the plan is for 3 processes"),
+    (dict(pipeline=2, schedule="interleaved", microbatches=5), "microbatches=5 .* choose a multiple of 2, such as 6"),
 ])  # fmt: skip
 def test_plans_that_a_recipe_cannot_follow(plan: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settle_plan(RunSettings(plan=PlanSettings(**plan)), processes=2)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("batch_size=6",), r"batch_size=6 .* multiple of .* accumulate_grad_batches x 4 microbatches .* = 4"),
+    (("plan.microbatches=1",), r"microbatches=1 with schedule='1f1b' and pipeline=2: choose at least 2"),
+    (("compile=stack",), r"compile=stack: the stages of plan.pipeline=2 have parts"),
+    (("plan.context=2", "devices=4"), r"context=2 does not go with pipeline=2"),
+])  # fmt: skip
+def test_pipelines_that_a_recipe_cannot_follow(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", ("plan.pipeline=2", "devices=2", *words))
 
 
 def test_plots_that_call_a_divided_model_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,11 +161,6 @@ def test_a_language_model_on_parts_of_texts(name: str) -> None:
             assert row == pytest.approx(expected, rel=1e-5)
         for key, value in weights.items():
             torch.testing.assert_close(values[key].reshape(value.shape), value, atol=1e-3, rtol=1e-3)
-
-
-def test_recipes_name_what_trains_pipelines(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"plan\.pipeline=2: recipes do not .* zoo\.parallel\.make_pipeline"):
-        run(tmp_path / "run", ("plan.pipeline=2", "devices=2"))
 
 
 def compared(rank: int) -> str:

@@ -46,7 +46,7 @@ def check_pipeline(plan: PlanSettings, model: nn.Module, batch_size: int | None)
             raise ValueError(f"plan: {name}={getattr(plan, name)} does not go with pipeline={plan.pipeline}, whose "
                              f"stages exchange all tokens: set {name}={off}, or pipeline=1")  # fmt: skip
     check_model(model)
-    each = 2 if plan.schedule == "interleaved" else 1
+    each = plan.stages_per_process
     microbatches = plan.parts_of_pipeline
     check_schedule(plan.schedule, microbatches, plan.pipeline, each)
     cut_blocks(model, each * plan.pipeline)

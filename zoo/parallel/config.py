@@ -82,6 +82,11 @@ class PlanSettings:
         return 1 if self.pipeline == 1 else self.microbatches or 2 * self.pipeline
 
     @property
+    def stages_per_process(self) -> int:
+        """Number of stages of a pipeline in each process."""
+        return 2 if self.schedule == "interleaved" else 1
+
+    @property
     def batch_parts(self) -> int:
         """Number of parts that a batch is divided into: one for each combination of data and shard. The processes of
         the other dimensions receive the same part."""

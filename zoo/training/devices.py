@@ -107,6 +107,10 @@ def settle_plan(settings: RunSettings, processes: int) -> PlanSettings:
 
 def check_recipe_plan(plan: PlanSettings, trainer: TrainerSettings) -> None:
     """Raise ValueError for settings of a plan that only training loops of your own can use."""
+    if plan.pipeline > 1:
+        from zoo.parallel.cuts import check_schedule
+
+        check_schedule(plan.schedule, plan.parts_of_pipeline, plan.pipeline, plan.stages_per_process)
     if plan.pipeline > 1 and trainer.precision == "fp16":
         raise ValueError(f"precision=fp16 scales the loss, which the stages of plan.pipeline={plan.pipeline} would not "
                          "do alike: use precision=bf16 or precision=fp32")  # fmt: skip
