@@ -16,13 +16,24 @@ POOL = 32  # batches per pool that is sorted by length
 
 
 class Keys(list[int]):
-    """Dataset indices of a batch, with the epoch they are sampled in."""
+    """Dataset indices of a batch, with the epoch they are sampled in.
+
+    Attributes:
+        epoch: The epoch.
+        passes: For mixed sources, which end at different times: the pass through its source of each item.
+    """
 
     epoch: int
+    passes: list[int] | None
 
-    def __init__(self, numbers: Sequence[int], epoch: int) -> None:
+    def __init__(self, numbers: Sequence[int], epoch: int, passes: list[int] | None = None) -> None:
         super().__init__(numbers)
-        self.epoch = epoch
+        self.epoch, self.passes = epoch, passes
+
+    @property
+    def random_epoch(self) -> int | Tensor:
+        """What random numbers of the items are keyed by, beside their index: the epoch, or int64 [B], the passes."""
+        return self.epoch if self.passes is None else torch.tensor(self.passes)
 
 
 class KeyedBatches:
@@ -64,6 +75,7 @@ class KeyedBatches:
             raise ValueError(f"{n} training samples do not fill one batch of {batch_size}; use a smaller batch_size")
         self.n, self.batch_size, self.seed, self.step = n, batch_size, seed, step
         self.rank, self.world, self.accumulate = rank, world, accumulate
+        self._order: tuple[int, Tensor] | None = None  # of the current epoch
 
     @property
     def steps(self) -> int:
@@ -80,12 +92,17 @@ class KeyedBatches:
 
     def __iter__(self) -> Iterator[Keys]:
         epoch, first = divmod(self.step(), self.steps)
-        order = self.order(epoch)
         micro = self.batch_size // (self.world * self.accumulate)
         for step in range(first, self.steps):
             for i in range(self.accumulate):
                 start = step * self.batch_size + (i * self.world + self.rank) * micro
-                yield Keys(order[start : start + micro].tolist(), epoch)
+                yield self._keys(epoch, start, start + micro)
+
+    def _keys(self, epoch: int, start: int, stop: int) -> Keys:
+        """The samples at these positions of an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.order(epoch))
+        return Keys(self._order[1][start:stop].tolist(), epoch)
 
 
 class GroupedByLengthBatches(KeyedBatches):
