@@ -55,6 +55,38 @@ class BaseDataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardSettings(BaseDataSettings):
+    """Options of data that may be read piece by piece, from folders of shards (*.tar) or parquet files.
+
+    Attributes:
+        sources: For a mixture: folders of shards, relative to the folder of `data=`.
+        weights: Weight of each of the `sources` in training. Default: its number of items.
+        shuffle_window: Number of items of shards that are shuffled together; 0 is 8,192. A greater one needs as much
+            more memory with parquet files, and reads from more places.
+    """
+
+    sources: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    shuffle_window: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "shuffle_window")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise ValueError(f"weights={self.weights}: expected a number for each of the {len(self.sources)} sources= "
+                             f"({', '.join(self.sources) or 'none is given'})")  # fmt: skip
+        if self.weights and min(self.weights) <= 0:
+            raise ValueError(f"weights={self.weights}: expected numbers above 0; leave out sources that are not used")
+
+    @property
+    def given_for_shards(self) -> str:
+        """The option that is given and makes sense for shards alone, for messages."""
+        if self.sources:
+            return f"sources={self.sources}"
+        return f"shuffle_window={self.shuffle_window}" if self.shuffle_window else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ItemDataSettings(BaseDataSettings):
     """Options of the datasets of single items: images, labeled texts, clips, pairs.
 

@@ -4,20 +4,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from zoo.data.augment_config import AugmentSettings, SpectrogramAugmentSettings
-from zoo.data.base_config import BaseDataSettings, GroupSettings, ItemDataSettings, LabelSettings
+from zoo.data.base_config import BaseDataSettings, GroupSettings, ItemDataSettings, LabelSettings, ShardSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(LabelSettings):
+class DataSettings(ShardSettings, LabelSettings):
     """Labeled images for classification.
 
     Attributes:
         name: Dataset: `auto` (CIFAR-10, or the synthetic dataset if CIFAR-10 is not available), `cifar10`, `synthetic`,
             a folder with one sub-folder per class, a folder with train and test tables, a table (.csv .tsv .jsonl
-            .json .parquet), or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its
-            configurations).
-        image: Column of the images or image files in a table.
-        label: Column of the labels in a table.
+            .json .parquet), a folder of WebDataset shards (.tar) or of several parquet files, which are read piece by
+            piece, or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its configurations).
+        image: Column of the images or image files in a table, member of the images in shards.
+        label: Column of the labels in a table, member or JSON key of the labels in shards.
         data_dir: Folder that contains `cifar10/{train,test}.parquet`. Default: `ZOO_DATA_DIR`, then the Hugging Face
             Hub.
         size: Height and width in pixels of the images. Default: what the model takes, `model.image_size`, which it must
@@ -25,7 +25,7 @@ class DataSettings(LabelSettings):
         statistics: Mean and standard deviation that images are normalized with: `data` (of the training images) or
             `model` (saved with the weights). `auto` is `model` with `model.source=`, else `data`.
         cache_decoded: Keep decoded images in the user's cache, so that the next start reads them from there. They are
-            decoded again after any change of the files.
+            decoded again after any change of the files. Images of shards are never kept.
         on_device: Copy the training images to the device once, and gather batches there. `auto` does so on a GPU if
             they have the size of the model, at most 2 GB and a tenth of the free memory. The batches are the same.
         augment: Augmentation of the training images.

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.keyed_batches import EvalBatches, GroupedByLengthBatches, KeyedBatches, Keys
 from zoo.data.splits import Splits
+from zoo.data.streams.order import StreamBatches
 from zoo.utils.console import announce
 from zoo.utils.stopwatch import Stopwatch
 
@@ -113,6 +114,8 @@ class KeyedDataModule(L.LightningDataModule):
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training; `place` is passed to KeyedBatches (step, rank, world, accumulate)."""
+        if (stream := getattr(self.train, "stream", None)) is not None:
+            return StreamBatches(stream.order(self.seed), len(self.train), self.batch_size, seed=self.seed, **place)
         if self.group_by_length:
             return GroupedByLengthBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
         return KeyedBatches(len(self.train), self.batch_size, seed=self.seed, **place)

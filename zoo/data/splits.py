@@ -12,7 +12,7 @@ from zoo.models.config import ProblemType
 from zoo.models.load_report import listed
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
-from zoo.utils.keyed_random import seed_for
+from zoo.utils.keyed_random import KeyedRandom, seed_for
 
 TEST_FRACTION = 0.1  # held out for testing from a dataset without a test split
 
@@ -49,6 +49,10 @@ class Items(ABC):
     def groups(self) -> Tensor:
         """Group of each row, int64 [N], such as its class: what is held out has equal fractions of each group."""
         return torch.zeros(len(self), dtype=torch.int64)
+
+    def key_hashes(self) -> Tensor | None:
+        """64 random bits of each row, int64 [N], if its key decides whether it is held out; see `held_out_by_key`."""
+        return None
 
     def subset(self, count: int, *, seed: int = 0) -> Self:
         """A seeded subset of `count` items, balanced over the groups; 0 keeps all."""
@@ -168,8 +172,10 @@ def with_test(parts: Mapping[str, D], seed: int, problem: str, classes: Sequence
 def held_out(data: Items, fraction: float, seed: int, split: str) -> Tensor:
     """bool [N]: True for the rows to hold out: a fraction of each class, or whole speakers, authors or patients.
 
-    Raises: DataError if there are too few of these.
+    Of data in shards, the key of an item decides. Raises: DataError if there are too few of these.
     """
+    if (hashes := data.key_hashes()) is not None:
+        return held_out_by_key(hashes, fraction, split)
     if data.group_ids is None:
         return held_out_mask(data.groups(), fraction, seed)
     labels: Tensor | None = getattr(data, "labels", None)
@@ -183,6 +189,18 @@ def held_out(data: Items, fraction: float, seed: int, split: str) -> Tensor:
         away = ", or set val_fraction=0 to validate on the test set" if split == "validation" else ""
         raise DataError(f"{data.group_option}: none of the groups can be held out for {split}: {why}; add {data.noun} "
                         f"of others{away}")  # fmt: skip
+    return held
+
+
+def held_out_by_key(hashes: Tensor, fraction: float, split: str) -> Tensor:
+    """bool [N]: True for about a `fraction` of the rows, at least one of several, each decided by its own hash.
+
+    So an item stays in its split when others are added. hashes: 64 random bits of each key, int64 [N].
+    """
+    values = KeyedRandom(0, 0, hashes).uniform(f"held out for {split}")
+    held = values < fraction
+    if not held.any() and len(held) > 1:
+        held[values.argmin()] = True
     return held
 
 

@@ -95,6 +95,8 @@ class ImageDataModule(KeyedDataModule):
         """Whether the training images are kept on this device."""
         if self.on_device != "auto" or device.type != "cuda":
             return self.on_device is True
+        if not isinstance(self.train.images, Tensor):  # they are read piece by piece
+            return False
         free, _ = torch.cuda.mem_get_info(device)
         return self.train.resize is None and self.train.images.nbytes <= min(MOST_BYTES, MOST_OF_FREE_MEMORY * free)
 

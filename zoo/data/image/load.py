@@ -10,6 +10,7 @@ import torch
 from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import Decoded, decode
+from zoo.data.image.statistics import statistics
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.class_folders import class_tables, validation_as_test
 from zoo.data.sources.class_names import columns_of, name_labels
@@ -27,6 +28,8 @@ from zoo.data.sources.find import Read, Source, find_tables, split_tables
 from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.tables import Table
 from zoo.data.splits import TEST_FRACTION, with_test
+from zoo.data.streams.folder import find_shards
+from zoo.data.streams.images import load_streamed_images
 from zoo.data.synthetic import shapes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.image_io import SUFFIXES
@@ -53,9 +56,9 @@ def load_images(
     Args:
         name: `cifar10` (from `data_dir`, ZOO_DATA_DIR or the Hugging Face Hub), `synthetic`, `auto` (CIFAR-10 if it is
             available, else, with a notice, the synthetic dataset), your own folder with one sub-folder per class
-            (directly, then split 9:1, or inside `train/`, `test/` and `val/`) or with tables such as train.parquet, a
-            table, or `org/name` on the Hugging Face Hub. Or the settings of a recipe, which give `data_dir`, `on_error`
-            and the numbers of samples as well.
+            (directly, then split 9:1, or inside `train/`, `test/` and `val/`), with tables such as train.parquet, or of
+            shards (.tar, or several .parquet), which are read piece by piece, a table, or `org/name` on the Hugging
+            Face Hub. Or the settings of a recipe, which give `data_dir`, `on_error` and the numbers of samples as well.
         data_dir: Folder that contains `cifar10/train.parquet` and `cifar10/test.parquet`.
         on_error: `raise` raises an error that names a broken image, `skip` skips it with a warning.
         size: Height and width of the images of your own folder, which are scaled to cover it and center-cropped.
@@ -93,6 +96,8 @@ def _load(s: DataSettings, processor: ImageProcessor, seed: int) -> ImageSplits:
     name = resolve_auto(s.preferred, s.data_dir) if s.name == "auto" else s.name
     if name in ("synthetic", "synthetic_images"):
         return _synthetic()
+    if shards := find_shards(replace(s, name=name)):
+        return load_streamed_images(shards, s, processor, seed)
     folder = partial(_tables_of_folder, seed=seed, whole_groups=bool(s.group_option))
     source, s = find_tables(replace(s, name=name), "image classification", folder=folder)
     return _from_tables(source, s, processor, seed)
@@ -193,18 +198,3 @@ def _numbers(table: Table, column: str, classes: list[str]) -> list[Any]:
         raise DataError(f"{table.where}: the classes of train and test differ: {classes} and {own}")
     number = {name: i for i, name in enumerate(classes)}
     return values if stored else [None if value is None else number[str(value)] for value in values]
-
-
-def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, standard deviation) of each channel of uint8 images [N, C, H, W], for pixels from 0 to 1."""
-    mean, std = zip(*(_channel_statistics(channel) for channel in images.movedim(1, 0).flatten(1)))
-    return mean, std
-
-
-def _channel_statistics(channel: torch.Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 values scaled to 0..1, computed from their histogram."""
-    counts = torch.bincount(channel, minlength=256).double()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts * values).sum() / counts.sum()
-    deviation = ((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt()
-    return mean.item(), max(deviation.item(), 1 / 255)

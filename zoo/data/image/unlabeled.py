@@ -7,7 +7,7 @@ import torch
 
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.decode import Decoded, decode
-from zoo.data.image.load import statistics
+from zoo.data.image.statistics import statistics
 from zoo.data.sources.class_folders import validation_as_test
 from zoo.data.sources.columns import FILE_NAMES, IMAGE_NAMES, announce_skipped, check_column, encoded_item, find_column
 from zoo.data.sources.dataset_cards import list_cards, load_card

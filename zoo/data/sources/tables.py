@@ -124,10 +124,15 @@ def _not_a_table(file: Path) -> str:
 
 def from_arrow(table: Any, where: str) -> Table:
     """Convert a pyarrow Table, with the class names that `datasets` stores in its metadata."""
-    stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return Table(columns, where, names=class_names_of(table.schema))
+
+
+def class_names_of(schema: Any) -> dict[str, list[str]]:
+    """Class names by column that `datasets` stores in the schema of a pyarrow Table."""
+    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = stored.get("info", {}).get("features", {})
-    names = {name: found for name, info in features.items() if (found := _class_names(info))}
-    return Table({name: table.column(name).to_pylist() for name in table.column_names}, where, names=names)
+    return {name: found for name, info in features.items() if (found := _class_names(info))}
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -10,7 +10,7 @@ from zoo.checkpoints.create import create_model
 from zoo.checkpoints.load import load
 from zoo.data.image.datamodule import ImageDataModule
 from zoo.data.image.dataset import ImageDataset, ImageSplits
-from zoo.data.image.load import statistics
+from zoo.data.image.statistics import statistics
 from zoo.data.image_text.dataset import ImageTexts
 from zoo.data.pairs.datamodule import PairDataModule
 from zoo.data.pairs.dataset import PairDataset, PairSplits

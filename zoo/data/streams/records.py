@@ -1,0 +1,154 @@
+"""Records in files: rows that are read by their numbers, each in its own place, without unpacking."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from zoo.utils.errors import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Role:
+    """A part of each record, such as its image.
+
+    Attributes:
+        name: The word for it in messages; also that of the option of the column.
+        endings: Names of its members in a tar file, without a dot, in lower case.
+        columns: Common names of its column in a table.
+        column: The name that the user gives: a member, a key of the JSON member, or a column.
+        needed: Whether a record without it is an error.
+    """
+
+    name: str
+    endings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    column: str = ""
+    needed: bool = True
+
+
+class Records(ABC):
+    """Records of one source. They are cheap to pickle: files are opened where they are read.
+
+    Attributes:
+        where: The folder, for messages.
+        hashes: 64 random bits of each record, int64 [N], a function of its key: they decide what is held out.
+        chunk: Neighboring records that are read together; 0 if it does not matter.
+        names: Class names, if the files have them.
+    """
+
+    where: str
+    hashes: Tensor
+    chunk: int = 0
+    names: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @abstractmethod
+    def read(self, rows: Sequence[int], role: str) -> list[Any]:
+        """The values of a role in these rows: encoded bytes, a text, or what the column holds; None where absent."""
+
+    @abstractmethod
+    def labels(self, role: str) -> list[Any]:
+        """The values of a small role in all rows."""
+
+    @abstractmethod
+    def place(self, row: int, role: str = "") -> str:
+        """Where a record is, for messages."""
+
+
+class Several(Records):
+    """Records of several sources, one after another."""
+
+    def __init__(self, sources: Sequence[Records]) -> None:
+        self.sources = list(sources)
+        self.where = ", ".join(source.where for source in sources)
+        self.hashes = torch.cat([source.hashes for source in sources])
+        self.names = next((source.names for source in sources if source.names), ())
+        self.starts = [0, *accumulate(map(len, sources))]
+
+    def read(self, rows: Sequence[int], role: str) -> list[Any]:
+        """See Records."""
+        found: list[Any] = [None] * len(rows)
+        owners = [self._owner(row) for row in rows]
+        for number in set(owners):
+            places = [i for i, owner in enumerate(owners) if owner == number]
+            values = self.sources[number].read([rows[i] - self.starts[number] for i in places], role)
+            for i, value in zip(places, values):
+                found[i] = value
+        return found
+
+    def labels(self, role: str) -> list[Any]:
+        """See Records."""
+        return [value for source in self.sources for value in source.labels(role)]
+
+    def place(self, row: int, role: str = "") -> str:
+        """See Records."""
+        number = self._owner(row)
+        return self.sources[number].place(row - self.starts[number], role)
+
+    def _owner(self, row: int) -> int:
+        return bisect_right(self.starts, row) - 1
+
+
+class Recent(Generic[T]):
+    """The values that were used most recently, made when they are missing. A copy in another process starts empty."""
+
+    def __init__(self, make: Callable[..., T], most: int, close: Callable[[T], object] | None = None) -> None:
+        self.make, self.most, self.close = make, most, close
+        self._reset()
+
+    def __call__(self, *key: Hashable) -> T:
+        if self._process != os.getpid():  # forked: the files belong to the parent
+            self._reset()
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        while len(self._values) >= self.most:
+            _, oldest = self._values.popitem(last=False)
+            if self.close is not None:
+                self.close(oldest)
+        self._values[key] = value = self.make(*key)
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"make": self.make, "most": self.most, "close": self.close}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._values: OrderedDict[tuple[Hashable, ...], T] = OrderedDict()
+        self._process = os.getpid()
+
+
+def hash_text(text: str | bytes) -> int:
+    """64 bits of the hash of a text, as a signed number."""
+    encoded = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little", signed=True)
+
+
+def as_class(value: Any, place: Callable[[], str], names: Sequence[str]) -> int:
+    """The number of a class. Raises: DataError for what is not a whole number from 0."""
+    text = value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else value
+    try:
+        number = int(text) if not isinstance(text, float) or text.is_integer() else -1
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or (names and number >= len(names)):
+        expected = f"0 to {len(names) - 1}" if names else "a whole number from 0"
+        raise DataError(f"{place()}: the label is {text!r}, expected {expected}; write the number of the class, and "
+                        f"give the names with class_names=")  # fmt: skip
+    return number
