@@ -100,14 +100,25 @@ class CorpusSettings(BaseDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamSettings(CorpusSettings):
+class StreamSettings(ShardSettings, CorpusSettings):
     """Text as one token stream, split into blocks of the model's `max_length`.
 
     Attributes:
+        name: Dataset: `synthetic` (generated text; also `auto`), `tinyshakespeare`, `sst2` (its training sentences), a
+            text file, a folder of .txt files, a folder of .txt, .jsonl or .parquet files larger than memory (see
+            `streaming`), a table with a text column, or a hub dataset, `org/name` or `org/name:config` (its training
+            texts).
         tokens: Tokenizer: `characters`, or `bpe` trained on the text (size: `vocab_size=`).
+        streaming: Read a folder of texts piece by piece: it is tokenized once, to a file that is mapped into memory.
+            `auto` does so for .jsonl and .parquet files, folders with `train` and `val` or `test`, and more than 1 GB.
+        packing: Of texts that are read piece by piece: `documents` packs them into rows and keeps attention within
+            each, `concatenate` lets it reach over their ends.
+        shuffle_window: Number of rows that are shuffled together where texts are read piece by piece; 0 is 8,192.
     """
 
     tokens: Literal["characters", "bpe"] = "characters"
+    streaming: bool | Literal["auto"] = "auto"
+    packing: Literal["documents", "concatenate"] = "documents"
 
 
 @dataclass(frozen=True, kw_only=True)

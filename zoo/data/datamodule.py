@@ -114,8 +114,8 @@ class KeyedDataModule(L.LightningDataModule):
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training; `place` is passed to KeyedBatches (step, rank, world, accumulate)."""
-        if (stream := getattr(self.train, "stream", None)) is not None:
-            return StreamBatches(stream.order(self.seed), len(self.train), self.batch_size, seed=self.seed, **place)
+        if (order := getattr(self.train, "stream_order", None)) is not None:
+            return StreamBatches(order(self.seed), len(self.train), self.batch_size, seed=self.seed, **place)
         if self.group_by_length:
             return GroupedByLengthBatches(self.train.lengths, self.batch_size, seed=self.seed, **place)
         return KeyedBatches(len(self.train), self.batch_size, seed=self.seed, **place)

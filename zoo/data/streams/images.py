@@ -18,7 +18,7 @@ from zoo.data.sources.class_names import read_names
 from zoo.data.sources.columns import LABEL_NAMES
 from zoo.data.splits import with_test
 from zoo.data.streams.folder import Shards, open_splits
-from zoo.data.streams.order import WINDOW
+from zoo.data.streams.order import WINDOW, StreamOrder
 from zoo.data.streams.records import Role, as_class
 from zoo.data.streams.rows import StreamRows
 from zoo.preprocessing import image_io
@@ -114,6 +114,10 @@ class StreamedImages(ImageDataset):
     def key_hashes(self) -> Tensor:
         """Those of the keys of the images."""
         return self.stream.hashes
+
+    def stream_order(self, seed: int) -> StreamOrder:
+        """The order of training."""
+        return self.stream.order(seed)
 
 
 def load_streamed_images(

@@ -8,6 +8,7 @@ import torch
 from rich.markup import escape
 from torch import Tensor
 
+from zoo.data.config import StreamSettings
 from zoo.data.splits import Splits
 from zoo.data.text.corpus import Corpus, text_tokenizer
 from zoo.inference.generation.generate import generate
@@ -35,6 +36,13 @@ def fit_to_text(run: Run, model: Model, text: Splits[Corpus]) -> Model:
     model = run.build_model("lm", **token_fields(model.config, tokenizer))
     model.preprocess = tokenizer
     return model
+
+
+def check_packing(model: Model, settings: StreamSettings) -> None:
+    """Raise SettingsError for a model that cannot keep the documents of packed rows apart."""
+    if settings.packing == "documents" and "document_ids" not in model.inputs:
+        raise SettingsError(f"packing=documents: a {model.family} model cannot keep the documents of a row apart; set "
+                            f"packing=concatenate")  # fmt: skip
 
 
 def mask_tokens(tokenizer: TextProcessor) -> tuple[int, tuple[int, ...]]:
