@@ -279,14 +279,10 @@ def no_augment() -> AugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairDataSettings(ItemDataSettings):
-    """Images with captions.
+class CaptionedImageSettings(ItemDataSettings):
+    """Images with captions, for any task.
 
     Attributes:
-        name: Dataset: `synthetic` (generated scenes; also `auto`), `emoji`, a table of images or image files with
-            captions (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, WebDataset
-            shards (`shards/{000..009}.tar`), or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for
-            one of its configurations).
         data_dir: Folder that contains `emoji/`. Default: `ZOO_DATA_DIR`.
         images: Column of the images or image files.
         captions: Column of the captions. A list in one row, or several rows with the same image file, give an image
@@ -313,6 +309,23 @@ class PairDataSettings(ItemDataSettings):
         self._at_least(3, "max_length")
         if self.augment.mixes:
             raise ValueError("mixup and cutmix blend two images, which no caption describes: set mixup=0 cutmix=0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairDataSettings(ShardSettings, CaptionedImageSettings):
+    """Images with captions.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated scenes; also `auto`), `emoji`, a table of images or image files with
+            captions (.csv .tsv .jsonl .json .parquet), a folder with such tables or with captions.csv, a folder of
+            WebDataset shards (.tar) or of several parquet files, which are read piece by piece, shards by name
+            (`shards/{000..009}.tar`), or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for one of its
+            configurations).
+        images: Column of the images or image files, member of the images in shards.
+        captions: Column of the captions, member or JSON key of the captions in shards. A list in one row, or several
+            rows with the same image file, give an image several captions: training samples one of them per epoch,
+            evaluation uses the first.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from zoo.data.augment_config import AugmentSettings
 from zoo.data.base_config import ItemDataSettings
-from zoo.data.config import PairDataSettings, no_augment
+from zoo.data.config import CaptionedImageSettings, no_augment
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionDataSettings(PairDataSettings):
+class CaptionDataSettings(CaptionedImageSettings):
     """Images with captions to be written.
 
     Attributes:

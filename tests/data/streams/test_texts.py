@@ -133,7 +133,7 @@ def test_sources_are_mixed_and_splits_are_folders(tmp_path: Path) -> None:
     first = data.train.counts[0]
     shares = [sum(row < first for row in key) for key in keys]
     assert set(shares) == {3}
-    assert data.train.__getitems__(keys[-1])["epoch"].shape == (4,)
+    assert data.train.__getitems__(keys[-1])["input_ids"].shape == (4, 16)
     alone = module(tmp_path / "a")
     assert len(alone.splits.train) == 40, "auto: a folder with train and val"
 

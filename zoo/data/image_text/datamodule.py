@@ -13,7 +13,8 @@ from zoo.data.config import no_augment
 from zoo.data.datamodule import PreparedDataModule
 from zoo.data.image_text.dataset import CAPTION, ImageText, ImageTexts
 from zoo.data.keyed_batches import Keys
-from zoo.data.pairs.datamodule import ImageBatch, mentions_sides
+from zoo.data.pairs.datamodule import ImageBatch
+from zoo.data.pairs.sides import mentions_sides
 from zoo.data.splits import Splits
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.image import ImageProcessor

@@ -15,6 +15,8 @@ from zoo.data.datamodule import PreparedDataModule
 from zoo.data.image.augment import Augment
 from zoo.data.keyed_batches import KeyedBatches, Keys
 from zoo.data.pairs.dataset import PairDataset, PairSplits
+from zoo.data.pairs.sides import mentions_sides
+from zoo.data.streams.pairs import StreamedPairRows, StreamedPairs
 from zoo.data.text.datamodule import TokenDataset
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
@@ -120,7 +122,7 @@ class PairDataModule(PreparedDataModule):
                  seed: int = 0, **options: Any) -> None:  # fmt: skip
         self.preprocess, self.max_length, self.seed = preprocess, max_length, seed
         super().__init__(splits, batch_size, dataset=self.rows, seed=seed, **options)
-        if isinstance(splits.train.items, Tensor):
+        if not isinstance(splits.train.items, AudioClips):
             settings = augment if isinstance(augment, AugmentSettings) else no_augment()
             self.prepare = ImageBatch(settings, preprocess.image, may_be_mirrored(splits.train))
         else:
@@ -134,8 +136,11 @@ class PairDataModule(PreparedDataModule):
         announce_cropped([rows.items for rows in (self.train, self.val, self.test)], extractor)
         return SpectrogramAugment(augment or SpectrogramAugmentSettings(), extractor)
 
-    def rows(self, pairs: PairDataset[Any], training: bool = False) -> PairRows:
+    def rows(self, pairs: PairDataset[Any], training: bool = False) -> "PairRows | StreamedPairRows":
         """The dataset of some pairs; in training it samples the caption of each item."""
+        if isinstance(pairs, StreamedPairs):
+            return StreamedPairRows(pairs, self.preprocess.text, seed=self.seed if training else None,
+                                    max_length=self.max_length)  # fmt: skip
         clips = pairs.items
         items = {"pixel_values": clips} if isinstance(clips, Tensor) else audio_features(clips, self.preprocess.audio)
         return PairRows(pairs, items, self.preprocess.text, seed=self.seed if training else None,
@@ -143,7 +148,7 @@ class PairDataModule(PreparedDataModule):
 
     def batches(self, **place: Any) -> KeyedBatches:
         """The batch sampler of training, which keeps families together."""
-        if self.train.family == 1:
+        if isinstance(self.train, StreamedPairRows) or self.train.family == 1:
             return super().batches(**place)
         return FamilyBatches(len(self.train), self.batch_size, family=self.train.family, seed=self.seed, **place)
 
@@ -177,7 +182,9 @@ class ImageBatch:
         rows = batch["index"]
         raw = {"pixel_values": batch["pixel_values"][:, : self.channels], "labels": rows, "index": rows,
                "epoch": batch["epoch"]}  # fmt: skip
-        if train:
+        if train and "mirrors" in batch:
+            raw["mirrors"] = batch["mirrors"]
+        elif train:
             self.mirrors = to_device(self.mirrors, rows.device)
             raw["mirrors"] = self.mirrors[rows]
         return {"pixel_values": self.augment(raw, seed=seed, step=step, train=train)["pixel_values"]}
@@ -202,18 +209,10 @@ class AudioBatch:
 
 
 def may_be_mirrored(pairs: PairDataset[Any]) -> Tensor:
-    """bool [N]: items whose captions do not mention left or right, so that the image may be flipped."""
+    """bool [N]: items whose captions do not mention left or right, so that the image may be flipped.
+
+    Of images in shards, [0]: their batches say it.
+    """
+    if isinstance(pairs, StreamedPairs):
+        return torch.empty(0, dtype=torch.bool)
     return torch.tensor([not any(map(mentions_sides, captions)) for captions in pairs.captions])
-
-
-def mentions_sides(text: str) -> bool:
-    """Whether a text mentions left or right, or the like."""
-    return bool(_SIDED & set(_words(text)))
-
-
-_SIDED = {"left", "right", "leftwards", "rightwards", "leftward", "rightward", "clockwise", "counterclockwise",
-          "anticlockwise", "east", "west"}  # fmt: skip
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalpha() else " " for c in text.lower()).split()

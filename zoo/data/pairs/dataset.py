@@ -42,6 +42,10 @@ class PairDataset(Items, Generic[T]):
         classes = None if self.classes is None else self.classes[rows]
         return PairDataset(items, [self.captions[i] for i in rows.tolist()], classes=classes)
 
+    def some_captions(self) -> list[str]:
+        """Captions that a tokenizer is trained on: all of them."""
+        return [text for captions in self.captions for text in captions]
+
     def subset(self, count: int, *, seed: int = 0) -> "PairDataset[T]":
         """A seeded subset of `count` pairs in whole families, except perhaps the last one; 0 keeps all."""
         if not count or count >= len(self):

@@ -6,20 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.config import PairDataSettings
+from zoo.data.config import CaptionedImageSettings, PairDataSettings
 from zoo.data.pairs.dataset import Decoder, PairDataset, PairSplits, T
 from zoo.data.pairs.images import Fit, ResizeAndCrop, decode_images
 from zoo.data.pairs.tables import caption_folder, pair_rows
 from zoo.data.sources.columns import announce_skipped
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.splits import with_test
+from zoo.data.streams.folder import find_shards
+from zoo.data.streams.pairs import load_streamed_pairs
 from zoo.data.synthetic import scenes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import DataError
 
+SYNTHETIC = ("auto", "synthetic", "synthetic_image_text")
+
 
 def load_pairs(
-    settings: PairDataSettings | None = None,
+    settings: CaptionedImageSettings | None = None,
     *,
     processor: ImageProcessor | None = None,
     size: tuple[int, int] = (32, 32),
@@ -29,7 +33,7 @@ def load_pairs(
     """Load and decode a dataset of images with captions.
 
     Args:
-        settings: Dataset and options; see `PairDataSettings`.
+        settings: Dataset and options; see `PairDataSettings`, with which folders of shards are read piece by piece.
         processor: Resizes and crops the images: that of a model, `model.preprocess.image`, gives the pixels that its
             search sees. Instead of `size` and `fit`.
         size: (height, width) of the images.
@@ -41,10 +45,12 @@ def load_pairs(
         DataError: An unknown name or column, a missing table, missing captions, or missing or broken images (listed).
             The message says how to fix it.
     """
-    s = settings or PairDataSettings()
+    s: Any = settings or PairDataSettings()
+    if isinstance(s, PairDataSettings) and s.name not in SYNTHETIC and (shards := find_shards(s)):
+        return finish(load_streamed_pairs(shards, s, processor or ImageProcessor(size=size), seed), s, seed)
     if processor:
         size, fit = processor.size, ResizeAndCrop(processor)
-    if s.name in ("auto", "synthetic", "synthetic_image_text"):
+    if s.name in SYNTHETIC:
         return finish(synthetic_pairs(size, fit), s, seed)
     source, s = find_tables(s, "image-text pairs", folder=caption_folder)
     decoder = partial(decode_images, size=size, fit=fit, cache=s.cache_decoded)

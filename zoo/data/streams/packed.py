@@ -145,7 +145,7 @@ class PackedRows(Dataset[Any]):
             labels = labels.masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
             batch["document_ids"] = documents[:, :-1]
             batch["lengths"] = [n for row in documents[:, :-1] for n in torch.bincount(row).tolist()]
-        return batch | {"labels": labels, "index": torch.tensor(list(keys)), "epoch": keys.random_epoch}
+        return batch | {"labels": labels, "index": torch.tensor(list(keys)), "epoch": keys.epoch}
 
     def _row(self, row: int, epoch: int) -> tuple[Tensor, Tensor]:
         source = next(i for i, stop in enumerate(self.starts[1:]) if row < stop)

@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
+from zoo.data.audio.tables import AudioClips
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.datamodule import PairDataModule
 from zoo.data.pairs.dataset import PairDataset
@@ -56,7 +57,7 @@ def retrieval(run: "Run", task: Any, result: "Result") -> "Figure | None":
     found, scores = search(task.evaluated, data, rows)
     title = page_title(pairs, result)
     write_page(run, pairs, rows, found, scores, title)
-    return plot_results(pairs, rows, found, scores, title) if isinstance(pairs.items, Tensor) else None
+    return None if isinstance(pairs.items, AudioClips) else plot_results(pairs, rows, found, scores, title)
 
 
 def sample_rows(pairs: PairDataset[Any], count: int) -> Tensor:
@@ -64,12 +65,14 @@ def sample_rows(pairs: PairDataset[Any], count: int) -> Tensor:
     first: dict[str, int] = {}
     for row in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist():
         first.setdefault(pairs.captions[row][0], row)
-    return torch.tensor(sorted(list(first.values())[:count]))
+        if len(first) == count:
+            break
+    return torch.tensor(sorted(first.values()))
 
 
 def page_title(pairs: PairDataset[Any], result: "Result") -> str:
     """Title with the modality, the number of test items and R@1."""
-    modality = "image" if isinstance(pairs.items, Tensor) else "audio"
+    modality = "audio" if isinstance(pairs.items, AudioClips) else "image"
     recall = result.metrics.get(f"test_text_to_{modality}_r1")
     title = f"text-to-{modality} retrieval, {len(pairs)} test items"
     return title if recall is None else f"{title}, R@1 {recall:.1%}"
@@ -89,7 +92,7 @@ def write_page(run: "Run", pairs: PairDataset[Any], rows: Tensor, found: Tensor,
 
 def get_item(pairs: PairDataset[Any], row: int) -> Any:
     """An image, uint8 [C, H, W], or (waveform, sampling rate)."""
-    return pairs.items[row] if isinstance(pairs.items, Tensor) else (pairs.items[row], pairs.items.sampling_rate)
+    return (pairs.items[row], pairs.items.sampling_rate) if isinstance(pairs.items, AudioClips) else pairs.items[row]
 
 
 def is_correct(pairs: PairDataset[Any], row: int, query: int) -> bool:

@@ -162,7 +162,7 @@ def text_fields(run: Run, model: Contrastive, pairs: Splits) -> tuple[dict[str, 
     overrides = s.model.overrides
     max_length = overrides.get("text.max_length", overrides.get("max_length", s.data.max_length))
     vocab_size = overrides.get("text.vocab_size", overrides.get("vocab_size", DEFAULT_VOCAB_SIZE))
-    texts = [text for captions in pairs.train.captions for text in captions]
+    texts = pairs.train.some_captions()
     tokenizer = replace(new_tokenizer(run, before, texts, vocab_size, max_length), types=False, truncate="warn")
     fields = {"max_length": max_length, **token_fields(before, tokenizer)}
     first_last = {"bos_token_id": tokenizer.id("cls"), "eos_token_id": tokenizer.id("sep")}
