@@ -165,14 +165,10 @@ class AudioSourceSettings(ItemDataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioDataSettings(AudioSourceSettings, LabelSettings):
-    """Labeled audio clips for classification.
+class LabeledAudioSettings(AudioSourceSettings, LabelSettings):
+    """Labeled audio clips, for any task.
 
     Attributes:
-        name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with one
-            sub-folder per class (directly, then split 9:1, or inside train/ and test/), a folder with train and test
-            tables, a table (.parquet .csv .tsv .jsonl), or `name` or `org/name` on the Hugging Face Hub
-            (`org/name:config` for one of its configurations).
         label: Column of the labels in a table.
         max_duration: Length of the model's input window in seconds. 0 uses the longest training clip, at most 10
             seconds.
@@ -187,6 +183,22 @@ class AudioDataSettings(AudioSourceSettings, LabelSettings):
         super().__post_init__()
         if self.max_duration < 0:
             raise ValueError(f"max_duration={self.max_duration}: expected a duration in seconds, or 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioDataSettings(ShardSettings, LabeledAudioSettings):
+    """Labeled audio clips for classification.
+
+    Attributes:
+        name: Dataset: `synthetic` (synthesized clips; also `auto`), `fsdd` (spoken digits), a folder with one
+            sub-folder per class (directly, then split 9:1, or inside train/ and test/), a folder with train and test
+            tables, a table (.parquet .csv .tsv .jsonl), a folder of WebDataset shards (.tar) or of several parquet
+            files, which are read piece by piece, or `name` or `org/name` on the Hugging Face Hub (`org/name:config` for
+            one of its configurations).
+        audio: Column of the audio in a table: encoded bytes, file paths, or both as written by `datasets`; member of
+            the audio in shards.
+        label: Column of the labels in a table, member or JSON key of the labels in shards.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +341,7 @@ class PairDataSettings(ShardSettings, CaptionedImageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioPairSettings(AudioDataSettings):
+class AudioPairSettings(LabeledAudioSettings):
     """Audio clips with captions, either given in a table or made from class labels.
 
     Attributes:

@@ -11,11 +11,16 @@ from zoo.data.augment_config import SpectrogramAugmentSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import balanced_rows
+from zoo.data.streams.audio import StreamedAudio, StreamedSpectrograms
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+
+_CHUNK = 64  # clips of shards that are read at a time
 
 
 class AudioDataModule(KeyedDataModule):
-    """Data module of labeled audio clips, whose spectrograms are computed once; see `Spectrograms` for its batches.
+    """Data module of labeled audio clips; see `Spectrograms` for its batches.
+
+    The spectrograms are computed once; those of clips in shards are computed batch by batch.
 
     Args:
         splits: Dataset splits from `load_audio`.
@@ -34,16 +39,21 @@ class AudioDataModule(KeyedDataModule):
 
     def __init__(self, splits: AudioSplits, preprocess: SpectrogramFeatureExtractor, batch_size: int = 32, *,
                  augment: SpectrogramAugmentSettings | None = None, **options: Any) -> None:  # fmt: skip
-        def spectrograms(part: AudioDataset, training: bool) -> Spectrograms:
+        def spectrograms(part: AudioDataset, training: bool) -> Spectrograms | StreamedSpectrograms:
+            if isinstance(part, StreamedAudio):
+                return StreamedSpectrograms(part, preprocess)
             return Spectrograms.of(part.clips, part.labels, preprocess)
 
         super().__init__(splits, batch_size, dataset=spectrograms, **options)
         self.augment = SpectrogramAugment(augment or SpectrogramAugmentSettings(), preprocess)
-        announce_cropped([self.train, self.val, self.test], preprocess)
+        whole = [part for part in (self.train, self.val, self.test) if isinstance(part, Spectrograms)]
+        announce_cropped(whole, preprocess)
 
     def simple_features(self, stage: str, rows: Tensor) -> Tensor:
         """Mean and standard deviation of each mel bin over time, float32 [n, 2 F]."""
-        clips: Spectrograms = getattr(self, stage)
+        clips: Spectrograms | StreamedSpectrograms = getattr(self, stage)
+        if isinstance(clips, StreamedSpectrograms):
+            return torch.cat([clips.means_and_deviations(part) for part in rows.split(_CHUNK)])
         frames = [clips.values.narrow(0, int(clips.starts[i]), int(clips.lengths[i])) for i in rows.tolist()]
         return torch.stack([torch.cat([clip.mean(0), clip.std(0, correction=0)]) for clip in frames])
 

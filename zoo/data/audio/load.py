@@ -1,10 +1,11 @@
 """Load labeled audio clips: spoken digits, your own folders and tables, Hub datasets or synthetic audio."""
 
 from dataclasses import replace
+from typing import Any
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, audio_folder, decode_audio, read_audio_table, sources_of
-from zoo.data.config import AudioDataSettings, AudioSourceSettings
+from zoo.data.config import AudioDataSettings, AudioSourceSettings, LabeledAudioSettings
 from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import LABEL_NAMES, announce_skipped, drop_unlabeled_splits, find_column, with_values
 from zoo.data.sources.find import Source, find_tables
@@ -12,6 +13,8 @@ from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
+from zoo.data.streams.audio import load_streamed_audio
+from zoo.data.streams.folder import find_shards
 from zoo.data.synthetic import audio as synthetic
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
@@ -20,11 +23,11 @@ TASK = "audio classification"
 SYNTHETIC = ("auto", "synthetic", "synthetic_audio")
 
 
-def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, sampling_rate: int = 0) -> AudioSplits:
+def load_audio(settings: LabeledAudioSettings | None = None, *, seed: int = 0, sampling_rate: int = 0) -> AudioSplits:
     """Load and decode a labeled audio dataset.
 
     Args:
-        settings: Dataset and options; see `AudioDataSettings`.
+        settings: Dataset and options; see `AudioDataSettings`, with which folders of shards are read piece by piece.
         seed: Seed of splits and subsets.
         sampling_rate: Required sampling rate in Hz; 0 uses `settings.sampling_rate`, then that of the files.
 
@@ -32,10 +35,12 @@ def load_audio(settings: AudioDataSettings | None = None, *, seed: int = 0, samp
         DataError: An unknown name, column or speaker; a missing, broken or empty file; files with different sampling
             rates; labels that are missing or all of one class. The message says how to fix it.
     """
-    s = settings or AudioDataSettings()
+    s: Any = settings or AudioDataSettings()
     s = replace(s, sampling_rate=check_sampling_rate(s.sampling_rate, sampling_rate))
     if s.name in SYNTHETIC:
         sets = synthetic_audio(s.sampling_rate, s.resample)
+    elif isinstance(s, AudioDataSettings) and (shards := find_shards(s)):
+        sets = load_streamed_audio(shards, s, seed)
     else:
         source, s = find_tables(s, TASK, read=read_audio_table, folder=audio_folder)
         sets = labeled_clips(source, s, seed)
@@ -63,7 +68,7 @@ def synthetic_audio(sampling_rate: int = 0, resample: bool = False) -> AudioSpli
     return AudioSplits(train, test, "synthetic", False, "synthesized audio clips", classes=list(synthetic.CLASSES))
 
 
-def labeled_clips(source: Source, s: AudioDataSettings, seed: int) -> AudioSplits:
+def labeled_clips(source: Source, s: LabeledAudioSettings, seed: int) -> AudioSplits:
     """Decode labeled clips from tables; without a test table, 10 % of each class are held out as test split."""
     label = find_column(source.tables["train"], s.label, "label", LABEL_NAMES)
     tables, notice = drop_unlabeled_splits(source.tables, [label])

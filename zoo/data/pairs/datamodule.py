@@ -136,7 +136,7 @@ class PairDataModule(PreparedDataModule):
         announce_cropped([rows.items for rows in (self.train, self.val, self.test)], extractor)
         return SpectrogramAugment(augment or SpectrogramAugmentSettings(), extractor)
 
-    def rows(self, pairs: PairDataset[Any], training: bool = False) -> "PairRows | StreamedPairRows":
+    def rows(self, pairs: PairDataset[Any], training: bool = False) -> Any:
         """The dataset of some pairs; in training it samples the caption of each item."""
         if isinstance(pairs, StreamedPairs):
             return StreamedPairRows(pairs, self.preprocess.text, seed=self.seed if training else None,

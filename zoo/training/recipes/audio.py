@@ -8,6 +8,7 @@ from zoo.checkpoints.load import load
 from zoo.data.audio.dataset import AudioSplits
 from zoo.data.audio.spectrograms import frames_in, statistics
 from zoo.data.audio.tables import AudioClips
+from zoo.data.streams.audio import StreamedClips
 from zoo.models.ast.model import from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.image import pair
@@ -79,13 +80,14 @@ def spectrograms_for(
     """The preprocessing of a new model: the number of frames, mean and std of the training clips.
 
     Args:
-        clips: The training clips.
+        clips: The training clips; of those in shards, a sample counts.
         config: The model's config, with its mel bins and patches.
         settings: The settings of the data; without `max_duration` the longest clip counts, up to 10 seconds.
         frames: Number of frames, if the user has chosen it.
         options: Further options of `SpectrogramFeatureExtractor`.
     """
     rate = clips.sampling_rate
+    clips = clips.sample() if isinstance(clips, StreamedClips) else clips
     extractor = SpectrogramFeatureExtractor(sampling_rate=rate, num_mel_bins=config.mel_bins, **options)
     if frames is None:
         seconds = settings.max_duration or min(int(clips.lengths.max()) / rate, DEFAULT_MAX_DURATION)

@@ -1,0 +1,163 @@
+"""Labeled audio clips of shards, decoded batch by batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.audio.dataset import AudioDataset, AudioSplits
+from zoo.data.audio.spectrograms import Spectrograms
+from zoo.data.audio.tables import AUDIO_NAMES, MIN_DURATION, AudioClips
+from zoo.data.config import AudioDataSettings
+from zoo.data.keyed_batches import Keys
+from zoo.data.sources.class_names import read_names
+from zoo.data.splits import with_test
+from zoo.data.streams.folder import Shards, open_splits
+from zoo.data.streams.images import LABEL_COLUMNS, check_options, describe, numbered
+from zoo.data.streams.order import WINDOW, StreamOrder
+from zoo.data.streams.records import Role
+from zoo.data.streams.rows import StreamRows
+from zoo.preprocessing.audio_io import info, read
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.utils.errors import DataError
+
+ENDINGS = ("wav", "flac", "ogg", "mp3", "opus", "m4a")
+SAMPLE = 1000  # clips that the length of the input, the mean and the standard deviation are computed from
+
+
+class StreamedClips(AudioClips):
+    """The clips of rows of shards, decoded where they are indexed.
+
+    Args:
+        stream: The rows.
+        sampling_rate: Sampling rate in Hz; 0 is that of the first clip.
+        resample: Resample clips with another sampling rate; otherwise they raise.
+    """
+
+    def __init__(self, stream: StreamRows, sampling_rate: int, resample: bool) -> None:
+        self.stream, self.resample = stream, resample
+        self.sampling_rate = sampling_rate or _first_rate(stream)
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Waveform [S] of one clip."""
+        return self.decoded([i])[0]
+
+    def decoded(self, items: Sequence[int]) -> list[Tensor]:
+        """The waveforms [S] at these positions. Raises: DataError that names a broken or short one."""
+        waves = []
+        for item, blob in zip(items, self.stream.read(items, "audio")):
+            place = self.stream.place(item)
+            try:
+                have = info(blob).sampling_rate
+                if have != self.sampling_rate and not self.resample:
+                    raise DataError(f"{place} has a sampling rate of {have} Hz, expected {self.sampling_rate}: pass "
+                                    f"data.resample=true to resample (data.sampling_rate= sets the rate)")  # fmt: skip
+                waves.append(read(blob, sampling_rate=self.sampling_rate, resample=self.resample)[0])
+            except DataError:
+                raise
+            except ValueError as error:
+                raise DataError(f"{place}: {error}; replace the clip, or write the shard without it") from None
+            if len(waves[-1]) < int(MIN_DURATION * self.sampling_rate):
+                raise DataError(f"{place} has {len(waves[-1])} samples, expected at least {MIN_DURATION * 1000:g} ms "
+                                f"({int(MIN_DURATION * self.sampling_rate)} samples)")  # fmt: skip
+        return waves
+
+    def take(self, rows: Tensor) -> "StreamedClips":
+        """The clips of these rows."""
+        return StreamedClips(self.stream.take(rows), self.sampling_rate, self.resample)
+
+    def sample(self) -> AudioClips:
+        """Clips in memory, 1,000 at most, evenly spaced."""
+        step = max(1, len(self) // SAMPLE)
+        return AudioClips.of(self.decoded(range(0, len(self), step)[:SAMPLE]), self.sampling_rate)
+
+
+def _first_rate(stream: StreamRows) -> int:
+    try:
+        return info(stream.read([0], "audio")[0]).sampling_rate
+    except ValueError as error:
+        raise DataError(f"{stream.place(0)}: {error}; replace the clip, or write the shard without it") from None
+
+
+@dataclass
+class StreamedAudio(AudioDataset):
+    """Labeled audio clips of shards: an AudioDataset whose clips are decoded where they are indexed.
+
+    Attributes:
+        stream: The rows of the clips.
+    """
+
+    stream: StreamRows = field(kw_only=True)
+
+    def take(self, rows: Tensor) -> "StreamedAudio":
+        """The clips of these rows."""
+        return replace(self, clips=self.clips.take(rows), labels=self.labels[rows], stream=self.stream.take(rows))
+
+    def key_hashes(self) -> Tensor:
+        """Those of the keys of the clips."""
+        return self.stream.hashes
+
+
+class StreamedSpectrograms(Dataset[Any]):
+    """Dataset of the spectrograms of clips in shards, with the batches of Spectrograms.
+
+    Args:
+        audio: The clips.
+        preprocess: Feature extractor of the model.
+    """
+
+    def __init__(self, audio: StreamedAudio, preprocess: SpectrogramFeatureExtractor) -> None:
+        self.audio, self.preprocess, self.labels = audio, preprocess, audio.labels
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def stream_order(self, seed: int) -> StreamOrder:
+        """The order of training."""
+        return self.audio.stream.order(seed)
+
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
+        index = torch.tensor(list(keys))
+        batch = self._spectrograms(index).__getitems__(Keys(range(len(keys)), keys.epoch))
+        return batch | {"index": index, "epoch": keys.random_epoch}
+
+    def means_and_deviations(self, rows: Tensor) -> Tensor:
+        """Mean and standard deviation of each mel bin over time, float32 [n, 2 F]."""
+        found = self._spectrograms(rows)
+        clips = found.values.split(found.lengths.tolist())
+        return torch.stack([torch.cat([clip.mean(0), clip.std(0, correction=0)]) for clip in clips])
+
+    def _spectrograms(self, rows: Tensor) -> Spectrograms:
+        clips: Any = self.audio.clips
+        waves = AudioClips.of(clips.decoded(rows.tolist()), clips.sampling_rate)
+        return Spectrograms.of(waves, self.labels[rows], self.preprocess)
+
+
+def load_streamed_audio(sources: Sequence[Shards], s: AudioDataSettings, seed: int) -> AudioSplits:
+    """Splits of labeled audio clips in shards, of which nothing but the index and the labels is read.
+
+    Raises: DataError for damaged files, samples without audio or a label, and options of data in memory.
+    """
+    check_options(s)
+
+    def roles(suffix: str) -> list[Role]:
+        return [Role("audio", ENDINGS, AUDIO_NAMES, s.audio), Role("label", ("cls",), LABEL_COLUMNS, s.label)]
+
+    parts = open_splits(sources, s, roles, s.shuffle_window or WINDOW)
+    classes, labels = numbered(parts, read_names(s.class_names))
+    sets, rate = {}, s.sampling_rate
+    for split, part in parts.items():
+        clips = StreamedClips(part, rate, s.resample)
+        sets[split], rate = StreamedAudio(clips, labels[split], stream=part), clips.sampling_rate
+    sets = with_test(sets, seed, f"{s.name} has a single clip: none is left to hold out for testing; add some")
+    notes = [f"read piece by piece from {describe(sources)}"]
+    name = Path(s.name).expanduser().resolve().name
+    return AudioSplits(sets["train"], sets["test"], name, True, describe(sources), validation=sets.get("validation"),
+                       classes=classes, notes=notes)  # fmt: skip
