@@ -133,11 +133,13 @@ class Pipeline:
         self._run(batch, collect, lambda schedule: schedule.eval)
         return results[-self.microbatches :]  # a batch of a new shape runs a microbatch more
 
-    def from_last(self, value: Tensor | None) -> Tensor:
-        """A tensor that the process of the last stage has, in all processes."""
+    def from_last(self, value: Tensor | None, shape: Sequence[int] | None = None) -> Tensor:
+        """A tensor that the process of the last stage has, in all processes. shape: of a float64 one, where all of them
+        know it, so that none waits to be told."""
         source = dist.get_global_rank(self.group, (self.count - 1) % self.ranks)
-        described: list[Any] = [None if value is None else (value.shape, value.dtype)]
-        dist.broadcast_object_list(described, source, self.group)
+        described: list[Any] = [(shape, torch.float64) if value is None else (value.shape, value.dtype)]
+        if shape is None:
+            dist.broadcast_object_list(described, source, self.group)
         if value is None:
             value = torch.empty(described[0][0], dtype=described[0][1], device=self.device)
         value = value.detach().contiguous()
@@ -157,11 +159,7 @@ class Pipeline:
         return share
 
     def _sum(self, losses: Sequence[Tensor]) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        if losses:
-            total += torch.stack(list(losses)).sum()
-        dist.broadcast(total, dist.get_global_rank(self.group, (self.count - 1) % self.ranks), self.group)
-        return total
+        return self.from_last(torch.stack(list(losses)).sum().double() if losses else None, shape=())
 
     def _run(self, batch: Mapping[str, Tensor], loss: LossOfModel, method: Callable[[Any], Any]) -> list[Tensor]:
         index = torch.arange(self.check_batch(batch), device=self.device)

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from zoo.tasks.pipelined import TaskPipeline
 
 
-COPY = "is_copy"  # entry of a batch [B] that a pipeline has padded: which rows do not count
-
-
 class Task(L.LightningModule):
     """A model with a training objective. Subclasses implement `loss_of(batch, step, micro)` and the evaluation steps.
 

@@ -12,10 +12,10 @@ from torchmetrics import MeanMetric, Metric
 from zoo.models.base import Model
 from zoo.models.config import ProblemType
 from zoo.nn.heads import rescale_output
-from zoo.tasks.base import COPY, Task, as_batch_dict
+from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.calibration import TemperatureFit
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.functions import at_least_float32
+from zoo.tasks.functions import COPY, at_least_float32
 from zoo.tasks.problem_types import Objective, Unit
 
 _IDENTITY = (0.0, 1.0)  # (mean, std) that leaves targets as they are

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+COPY = "is_copy"  # entry of a batch [B] that a pipeline has filled: which rows do not count
+
 
 def metrics_in(value: Any) -> Iterator[Metric]:
     """The metrics in dicts and lists, and those that they consist of."""

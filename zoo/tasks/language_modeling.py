@@ -17,9 +17,9 @@ from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
 from zoo.parallel.stages import LastStage
 from zoo.parallel.vocabulary import VocabularyLinear
-from zoo.tasks.base import COPY, Task, as_batch_dict
+from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.functions import at_least_float32
+from zoo.tasks.functions import COPY, at_least_float32
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 

@@ -1,7 +1,7 @@
 """A task whose model is cut into the stages of a pipeline: its steps, its evaluation, its parameters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from zoo.parallel.pipeline import Pipeline, make_pipeline
 from zoo.parallel.plan import Plan
 from zoo.parallel.stages import LastStage
-from zoo.tasks.base import COPY, Task
-from zoo.tasks.functions import seed_all
+from zoo.tasks.functions import COPY, seed_all
 from zoo.tasks.loss_guard import MicroBatch
+
+if TYPE_CHECKING:
+    from zoo.tasks.base import Task
 
 LABELS = ("labels", "targets")
 
@@ -37,7 +39,7 @@ class TaskPipeline:
         losses.
     """
 
-    def __init__(self, task: Task, plan: Plan, mesh: DeviceMesh, precision: str) -> None:
+    def __init__(self, task: "Task", plan: Plan, mesh: DeviceMesh, precision: str) -> None:
         if not vars(type(task)).get("runs_in_pipeline"):  # a subclass may compute another loss
             raise ValueError(
                 f"{type(task).__name__} does not run in a pipeline (plan: pipeline={plan.pipeline}), whose last stage "
@@ -112,7 +114,7 @@ class TaskPipeline:
     def _sum(pipeline: Pipeline, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Sums of the last `microbatches` pairs, in all processes: a batch of a new shape runs a microbatch more."""
         last = torch.stack(sums[-pipeline.microbatches :]).sum(0) if sums else None
-        total, count = pipeline.from_last(last)
+        total, count = pipeline.from_last(last, shape=(2,))
         return total, count
 
     # --- Parameters -----------------------------------------------------------------------------------------------

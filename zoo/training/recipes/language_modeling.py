@@ -71,6 +71,11 @@ class SampleText(L.Callback):
         self.file, self.prompt, self.length = folder / "samples.txt", prompt, length
         self.temperature, self.seed = temperature, seed
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say whether there will be samples."""
+        if self.length and trainer.is_global_zero and trainer.world_size > 1:
+            console().print("no text is generated during training: several processes share the model or its batches")
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate a sample. It has its own random numbers, so training is not affected."""
         if not self.length or not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.world_size > 1:
