@@ -32,3 +32,5 @@ if [ -z "${ZOO_REAL_DIR:-}" ]; then
     if [ -e "$real/complete" ]; then export ZOO_REAL_DIR="$real"; fi
 fi
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Or each of the processes that tests start would compile the package again, 0.8 s of each.
+unset PYTHONDONTWRITEBYTECODE

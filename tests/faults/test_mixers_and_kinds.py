@@ -26,7 +26,8 @@ OPTIONS = [
 
 
 def nano(name: str = "gpt_nano", **options: Any) -> Any:
-    return zoo.create_model(name, **{"depth": 2, "seed": 0} | options).eval()
+    sizes = {"depth": 2, "seed": 0} | ({"vocab_size": 256} if name == "bert_tiny" else {})
+    return zoo.create_model(name, **sizes | options).eval()
 
 
 def batch(name: str, tokens: int) -> dict[str, torch.Tensor]:
