@@ -16,6 +16,7 @@ from zoo.utils.folders import sub_folders
 
 SPLITS = {"train": ("train", "training"), "validation": VALIDATION_NAMES, "test": ("test", "testing")}
 SUFFIXES = (".tar", ".parquet")
+_TABLES = {name for names in SPLITS.values() for name in names} | {"captions", "metadata"}  # read as a whole
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Shards:
 def find_shards(s: ShardSettings) -> list[Shards]:
     """The sources of the dataset `s.name`: one for a folder of shards, those of `s.sources` in it; else none.
 
-    Parquet files with the name of a split alone, such as `train.parquet`, are tables that are read as a whole.
+    Parquet files that have the name of a split alone, such as `train.parquet`, are tables that are read as a whole.
 
     Raises: DataError for a source that is missing or holds no shards, and for options of shards without any.
     """
@@ -84,7 +85,7 @@ def shards_in(folder: Path) -> Shards | None:
                             f"folder of its own, and name both with sources=")  # fmt: skip
         for suffix in kinds:
             files = below[suffix] or _by_name(own[suffix])
-            if suffix == ".parquet" and not below[suffix] and all(len(one) == 1 for one in files.values()):
+            if suffix == ".parquet" and not below[suffix] and {file.stem.lower() for file in own[suffix]} <= _TABLES:
                 return None
             if "train" not in files:
                 raise DataError(f"{place} has files of {' and '.join(files)} but none to train on, such as "

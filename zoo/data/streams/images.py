@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits
 from zoo.data.image.decode import decode_image, plain_png_size
-from zoo.data.image.statistics import statistics
+from zoo.data.image.statistics import statistics_of_parts
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.class_names import read_names
 from zoo.data.sources.columns import LABEL_NAMES
@@ -28,7 +28,8 @@ from zoo.utils.errors import DataError
 IMAGES = tuple(suffix[1:] for suffix in image_io.SUFFIXES)
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "jpg", "png", "file", "file_name", "path")
 LABEL_COLUMNS = (*LABEL_NAMES, "fine_label", "cls")
-SAMPLE = 4096  # images that the mean and standard deviation are computed from
+SAMPLE = 1000  # images that the mean and standard deviation are computed from,
+_CHUNK = 50  # so many at a time
 
 
 class StreamedPixels:
@@ -139,8 +140,8 @@ def load_streamed_images(
     sets = {split: StreamedImages.of(part, labels[split], classes, processor) for split, part in parts.items()}
     sets = with_test(sets, seed, f"{s.name} has a single image: none is left to hold out for testing; add some")
     train = sets["train"]
-    step = max(1, len(train) // SAMPLE)
-    mean, std = statistics(train.images[torch.arange(0, len(train), step)[:SAMPLE]])
+    some = torch.arange(0, len(train), max(1, len(train) // SAMPLE))[:SAMPLE]
+    mean, std = statistics_of_parts(train.images[part] for part in some.split(_CHUNK))
     notes = [f"read piece by piece from {describe(sources)}"]
     name = Path(s.name).expanduser().resolve().name
     return ImageSplits(train, sets["test"], name, True, describe(sources), mean, std,
