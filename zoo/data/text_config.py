@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from zoo.data.config import ItemDataSettings
+from zoo.data.config import ItemDataSettings, StreamSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,29 @@ class SummarySettings(ParallelTextSettings):
         given = next((name for name in ("source_text", "target_text", "facts") if getattr(self, name)), "")
         if given and (self.name == "auto" or self.name.startswith("synthetic")):
             raise ValueError(f"{given}= is for your own data: the columns of synthetic data are known; omit it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings(StreamSettings):
+    """Several texts as one token stream, split into blocks of the model's `max_length`.
+
+    Attributes:
+        name: Datasets, joined by `+`: `tinyshakespeare`, `multi30k` (its English captions), `python_source` (Python's
+            standard library, held out by file), or any text of `gpt_text`: `synthetic` (generated text; also `auto`),
+            a text file, a folder of .txt files, a table with a text column, a hub dataset.
+        data_dir: Folder that contains `multi30k/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, for `multi30k` then
+            the Hugging Face Hub.
+        max_characters: Maximum number of training characters of each text, so that none outweighs the others; 0 takes
+            all. The held-out text is limited in proportion.
+        on_missing: How to handle a text that is missing: `raise` an error that names it, or `skip` it with a notice.
+    """
+
+    max_characters: int = 0
+    on_missing: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "max_characters")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 
 from zoo.data.config import CorpusSettings, LinesSettings, StreamSettings
 from zoo.data.sources.hub import HubError
-from zoo.data.text.corpus import load_corpus
+from zoo.data.text.corpus import characters, ids_of, load_corpus
 from zoo.utils.errors import DataError
 
 
@@ -65,3 +66,10 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         load_corpus(CorpusSettings(name="org/name"))
     with pytest.raises(DataError, match=r"data='absent\.txt': expected a file or folder that exists, or one of"):
         load_corpus(CorpusSettings(name="absent.txt"))
+
+
+@pytest.mark.parametrize("text", ["To be, or not\nto be é 中 😀", "unknown: Ω", "the name <unk> itself", ""])
+def test_ids_of_characters_are_those_of_the_library(text: str) -> None:
+    tokenizer = characters("To be, or not\nto be é 中 😀 unkwithmselfy <>:", 8)
+    (encoded,) = tokenizer.backend.encode_batch([text], add_special_tokens=False)
+    assert ids_of(text, tokenizer).tolist() == encoded.ids and ids_of(text, tokenizer).dtype == torch.int32

@@ -14,6 +14,7 @@ from zoo.data.config import (
     TextDataSettings,
 )
 from zoo.data.text_config import (
+    MixtureSettings,
     ParallelTextSettings,
     QuestionSettings,
     RecallDataSettings,
@@ -206,6 +207,13 @@ class GPTSettings(RunSettings):
 
     data: StreamSettings = field(default_factory=StreamSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingSettings(RunSettings):
+    """Settings of the language models of a scaling law."""
+
+    data: MixtureSettings = field(default_factory=MixtureSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

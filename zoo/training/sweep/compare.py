@@ -94,9 +94,9 @@ def compare(recipe: str, options: list[str]) -> Comparison | Grid:
     plan = read_plan(recipe, options)
     plans = plan.at_columns()
     for each in plans.values():
-        _check_folder(each)
+        check_folder(each)
     for each in plans.values():
-        _check_values(each)
+        check_values(each)
     comparisons = {column: _run_plan(each, column) for column, each in plans.items()}
     if not plan.columns:
         return comparisons[""]
@@ -107,15 +107,22 @@ def compare(recipe: str, options: list[str]) -> Comparison | Grid:
 
 def _run_plan(plan: Plan, column: str) -> Comparison:
     """Run a comparison of one key. column: the value of the other key, for the messages."""
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_text(plan.out / _SETTINGS, json.dumps(plan.fixed(), indent=2) + "\n")
-    pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
-    at = f", {plan.column_key}={column}" if column else ""
-    trials = [_trial(plan, value, seed, f"{i} of {len(pairs)}{at}") for i, (value, seed) in enumerate(pairs, 1)]
+    trials = run_trials(plan, f", {plan.column_key}={column}" if column else "")
     metric = choose_metric(trials, plan.metric)
     comparison = Comparison(plan.script.stem, plan.key, plan.values, plan.seeds, trials, metric, plan.out)
     comparison.write()
     return comparison
+
+
+def run_trials(plan: Plan, at: str = "") -> list[Trial]:
+    """The runs of a plan, each unless it is complete already; a failed run is a trial with its failure.
+
+    at: what the messages say besides the number of the run.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_text(plan.out / _SETTINGS, json.dumps(plan.fixed(), indent=2) + "\n")
+    pairs = [(value, seed) for seed in plan.seeds for value in plan.values]
+    return [_trial(plan, value, seed, f"{i} of {len(pairs)}{at}") for i, (value, seed) in enumerate(pairs, 1)]
 
 
 def read_plan(recipe: str, options: list[str]) -> Plan:
@@ -213,7 +220,7 @@ def _file_name(value: str) -> str:
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def _check_folder(plan: Plan) -> None:
+def check_folder(plan: Plan) -> None:
     """Raise ValueError if the folder holds a different comparison."""
     file = plan.out / _SETTINGS
     if file.is_file():
@@ -224,7 +231,7 @@ def _check_folder(plan: Plan) -> None:
             raise ValueError(f"{plan.out} holds a comparison with {name} {then}, not {now}; use another out=")
 
 
-def _check_values(plan: Plan) -> None:
+def check_values(plan: Plan) -> None:
     """Look at every value that has no run yet: model, data and settings, as far as a run goes before its training.
 
     Raises: ValueError with the message of each value that the recipe rejects.
