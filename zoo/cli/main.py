@@ -13,6 +13,7 @@ from zoo.cli.export import add_command as add_export
 from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
+from zoo.cli.scaling import add_command as add_scaling
 from zoo.cli.serve import add_command as add_serve
 from zoo.cli.settings import settings
 from zoo.models.names import missing_family
@@ -97,6 +98,7 @@ def add_tools(command: Callable[..., Any]) -> None:
     )
     new.set_defaults(rest="options")
 
+    add_scaling(command)
     add_export(command)
 
     new = command(

@@ -1,0 +1,106 @@
+"""`zoo scaling` of a table of runs: tables, files, predictions, and runs that it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.plot_checks import check_texts
+from zoo.cli.main import main as cli
+from zoo.training.scaling.plot import figure_of
+from zoo.training.scaling.report import ScalingReport, scaling
+from zoo.training.scaling.runs import ScalingError, read_runs, write_runs
+
+SIZES, TOKENS = (10_000, 25_000, 60_000, 120_000, 200_000), (500_000, 1_000_000, 2_000_000, 4_000_000)
+
+
+def loss_of(n: float, d: float) -> float:
+    return 0.9 + 8 / n**0.3 + 60 / d**0.35
+
+
+def table(*more: str) -> str:
+    rows = [f"{n // 1000}k,{n},{d},{loss_of(n, d) * (1 + 0.002 * ((n // 5000 + d // 500_000) % 3 - 1))}"
+            for n in SIZES for d in TOKENS]  # fmt: skip
+    return "\n".join(["size,parameters,tokens,loss", *rows, f"400k,400000,4000000,{loss_of(4e5, 4e6)}", *more, ""])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ScalingReport:
+    file = tmp_path_factory.mktemp("scaling") / "runs.csv"
+    file.write_text(table())
+    return scaling(file, budgets=[1e13], samples=10)
+
+
+def test_the_held_out_run_is_predicted(report: ScalingReport) -> None:
+    assert report.hold_out == ["400k"] and len(report.fitted) == 20 and report.ok
+    first = report.predictions()[0]
+    assert first.law == "chinchilla" and abs(first.error) < 0.01 and first.nearest.size == "200k"
+    assert first.nearest.tokens == 4_000_000 and first.nearest_error > 3 * abs(first.error)
+    low, high = first.interval
+    assert low < first.loss < high
+
+
+def test_its_files(report: ScalingReport) -> None:
+    assert {"results.csv", "scaling.json", "scaling.md", "scaling.png"} <= {p.name for p in report.folder.iterdir()}
+    values = json.loads((report.folder / "scaling.json").read_text())
+    assert values["fits"].keys() == {"chinchilla", "kaplan"} and len(values["runs"]) == 21
+    assert values["fits"]["chinchilla"]["parameters"].keys() == {"E", "A", "B", "alpha", "beta"}
+    assert values["optima"]["chinchilla"][0]["budget"] == 1e13 and values["predictions"][0]["size"] == "400k"
+    text = (report.folder / "scaling.md").read_text()
+    for part in ("400k (held out)", "without embeddings", "best parameters", "error of the loss of 200k at 4 M"):
+        assert part in text, part
+    again = scaling(report.folder / "results.csv", samples=1)
+    assert again.fits["chinchilla"].parameters == pytest.approx(report.fits["chinchilla"].parameters)
+
+
+def test_its_plot(report: ScalingReport) -> None:
+    figure = figure_of(report)
+    check_texts(figure)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "10 k" and labels[-2:] == ["400 k, held out", "best size"]
+
+
+def test_the_command(report: ScalingReport, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.csv").write_text(table("400k,400000,2000000,nan"))
+    words = ["scaling", str(tmp_path / "runs.csv"), "--samples", "2", "--out", str(tmp_path / "out")]
+    assert cli(words) == 2
+    assert "size 400k, 2,000,000 tokens, seed 0: diverged; repeat the run" in capsys.readouterr().err
+    assert cli([*words, "--skip-failed", "--budget", "1e13", "--hold-out", "200k, 400k"]) == 1
+    output = capsys.readouterr().out
+    for part in ("best size and tokens", "chinchilla", "kaplan", "left out: size 400k", "200k (held out)"):
+        assert part in output, part
+    assert cli([*words, "--skip-failed", "--hold-out", "none"]) == 1
+    assert "held-out run" not in capsys.readouterr().out
+    assert (tmp_path / "out" / "scaling.png").is_file()
+    for more, message in ((["--hold-out", "1k"], "no run of the held-out size '1k'; there are 10k, 25k"),
+                          (["--budget", "-1"], "budget=-1.0: expected training FLOPs above 0")):  # fmt: skip
+        assert cli([*words, "--skip-failed", *more]) == 2
+        assert message in capsys.readouterr().err
+    assert cli(["scaling", str(tmp_path)]) == 2 and "has no sweep.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("parameters,tokens,losses\n1,2,3\n", "no column 'loss'; expected parameters, tokens, loss.*did you mean 'losses'"),
+    ("", "no column 'parameters'; .* got no rows"),
+    ("parameters,tokens,loss\n10,many,2\n", "row 2: tokens='many': expected a number"),
+    ("parameters,tokens,loss\n10,0,2\n", "row 2: tokens='0': expected a number of at least 1"),
+    ("size,parameters,tokens,loss\na,10,20,2\na,11,20,2\n", "size a has 10 and 11 parameters in different runs"),
+])  # fmt: skip
+def test_tables_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "runs.csv").write_text(text)
+    with pytest.raises(ScalingError, match=message):
+        scaling(tmp_path / "runs.csv")
+
+
+def test_a_table_is_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    file.write_text("parameters,tokens,loss,seconds\n1e4,2_000_000,2.5,7\n20000,3000000,,\n")
+    runs = read_runs(file)
+    assert [(run.size, run.parameters, run.tokens, run.seconds) for run in runs] == [
+        ("10000", 10_000, 2_000_000, 7.0), ("20000", 20_000, 3_000_000, None)]  # fmt: skip
+    assert runs[1].failure == "diverged"
+    file.write_text(write_runs(runs))
+    again = read_runs(file)
+    assert again[0] == runs[0] and str(again[1]) == str(runs[1])
+    with pytest.raises(ScalingError, match="No such file"):
+        read_runs(tmp_path / "absent.csv")
