@@ -66,6 +66,7 @@ class Model(TimmNames, nn.Module):
     overflows_in_float16: ClassVar[bool] = False  # whether hidden states of published models exceed its range
     drop_padding: bool = True
     lengths_checked: bool = False  # whether those of a batch on a GPU were
+    mup_base_width: int | None = None  # the width that `zoo.tasks.initialize_mup` has scaled initial values from
     _labels: list[str] | None = None
     _temperature: float = 1.0
 

@@ -65,6 +65,8 @@ class AttentionPooling(nn.Module):
     """Attention pooling: features [B, D] from a learned query that attends to all tokens, followed by an MLP (SigLIP's
     head; PMA in Lee et al. 2019). With `classes`, class scores [B, C]."""
 
+    init_falls_with_width = ("probe",)
+
     def __init__(self, spec: BlockConfig, classes: int | None = None) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.empty(spec.width))

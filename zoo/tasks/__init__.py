@@ -33,6 +33,9 @@ _HOME = {
     "adamw": "zoo.tasks.optimizer",
     "freeze": "zoo.tasks.optimizer",
     "param_groups": "zoo.tasks.optimizer",
+    "initialize_mup": "zoo.tasks.mup",
+    "mup_rates": "zoo.tasks.mup",
+    "mup_scales": "zoo.tasks.mup",
     "shard": "zoo.parallel.fsdp",
 }
 __all__ = sorted(_HOME)

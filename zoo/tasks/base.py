@@ -27,6 +27,7 @@ from zoo.tasks.ema import EMA, averaged_copy
 from zoo.tasks.functions import as_batch_dict, at_least_float32, metrics_in, optimized, seed_all
 from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
+from zoo.tasks.mup import mup_rates
 from zoo.tasks.optimizer import adamw, freeze, param_groups
 from zoo.tasks.schedule import inverse_sqrt, warmup_cosine
 
@@ -320,7 +321,9 @@ class Task(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of the optimizer; of the whole model, before it is placed."""
-        return param_groups(self.model, self.optim.lr, self.optim.weight_decay, self.optim.layer_decay)
+        o = self.optim
+        rates = mup_rates(self.model, o.mup_base_width) if o.mup_base_width else None
+        return param_groups(self.model, o.lr, o.weight_decay, o.layer_decay, rates)
 
     @property
     def size(self) -> int:

@@ -19,6 +19,9 @@ class OptimSettings:
         final_lr: Learning rate of the last step with `schedule=cosine`, as a fraction of `lr`.
         layer_decay: Layer-wise learning rate decay: factor from each block to the block below; 1 disables it.
         freeze: Parameters to freeze, by name, prefix or glob, e.g. `[patches, blocks.0]`.
+        mup: Train in the maximal update parametrization (muP, Yang et al. 2022): `lr` is that of a model of width
+            `mup_base_width`, and holds at every width.
+        mup_base_width: Width of the model that `lr` was found for; of each tower, if there are several.
     """
 
     lr: float = 1e-3
@@ -30,6 +33,8 @@ class OptimSettings:
     final_lr: float = 0.01
     layer_decay: float = 1.0
     freeze: list[str] = field(default_factory=list)
+    mup: bool = False
+    mup_base_width: int | None = None
 
     def __post_init__(self) -> None:
         _within("lr", self.lr, 0.0, float("inf"), open_below=True)
@@ -42,6 +47,12 @@ class OptimSettings:
             raise ValueError("schedule=inverse_sqrt with warmup=0: it begins with a warm-up; set e.g. warmup=0.1")
         for beta in self.betas:
             _within("betas", beta, 0.0, 1.0)
+        _within("mup_base_width", self.mup_base_width, 1, float("inf"))
+        if self.mup and self.mup_base_width is None:
+            raise ValueError("mup=true: give mup_base_width=, the width of the model that lr= was found for, e.g. 64")
+        if self.mup_base_width is not None and not self.mup:
+            raise ValueError(f"mup_base_width={self.mup_base_width} has no effect without mup=true: add it, or omit "
+                             "mup_base_width=")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

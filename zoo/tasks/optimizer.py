@@ -4,7 +4,7 @@ Groups are derived from module types and from the parameter names `blocks.N...` 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -39,7 +39,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return sorted(frozen)
 
 
-def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0,
+                 scales: Mapping[str, float] | None = None) -> list[dict[str, Any]]:  # fmt: skip
     """Parameter groups of the trainable parameters, each with its `lr`, `weight_decay` and `name`.
 
     Weight matrices of linear and convolutional layers, and other matrices inside blocks, are decayed; norms, biases,
@@ -47,22 +48,29 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: 
     `layer_decay` < 1 the learning rate falls by that factor from the head to the last block, from each block to the one
     below it, and from the first block to the stem.
 
-    Source: layer-wise decay as in Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254, appendix.
+    Args:
+        scales: Factors of the learning rate by parameter, such as `mup_rates(model, base_width)`; others have 1. The
+            weight decay is divided by them, so that a step still takes the same fraction of a weight away: with a
+            constant weight decay the best one would depend on the width (Wang and Aitchison 2024).
+
+    Source: layer-wise decay as in Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254, appendix; weight decay
+    https://arxiv.org/abs/2405.13698.
     Raises: ValueError if no parameter is trainable, or for `layer_decay` without numbered blocks.
     """
-    entries = [(name, value, owner) for name, value, owner in _owned(model) if value.requires_grad]
+    entries = [(name, value, owner) for name, value, owner in owned(model) if value.requires_grad]
     if not entries:
         raise ValueError(f"{type(model).__name__} has no trainable parameter")
     depths = _depths(name for name, _ in model.named_parameters())
     if layer_decay != 1.0 and not depths:
         raise ValueError(f"layer_decay={layer_decay}: {type(model).__name__} has no parameters named blocks.N...")
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
     for name, value, owner in entries:
         below = _levels_below_head(name, depths) if layer_decay != 1.0 else 0
         decays = _decays(name, value, owner)
-        group = groups.setdefault((below, decays), {
-            "name": f"{'decay' if decays else 'plain'}-{below}", "params": [],
-            "lr": lr * layer_decay**below, "weight_decay": weight_decay if decays else 0.0,
+        scale = (scales or {}).get(name, 1.0)
+        group = groups.setdefault((below, decays, -scale), {
+            "name": f"{'decay' if decays else 'plain'}-{below}" + (f"-{scale:.4g}" if scale != 1 else ""), "params": [],
+            "lr": lr * layer_decay**below * scale, "weight_decay": weight_decay / scale if decays else 0.0,
         })  # fmt: skip
         group["params"].append(value)
     return [groups[key] for key in sorted(groups)]
@@ -91,7 +99,7 @@ def shape_scalars(optimizer: torch.optim.Optimizer) -> None:
                 state[key] = value.reshape(())
 
 
-def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+def owned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
     """(name, parameter, module that owns it) for every parameter, each once."""
     seen = set()
     for prefix, module in model.named_modules():

@@ -13,6 +13,7 @@ from zoo.checkpoints.save import export_problem
 from zoo.data.datamodule import KeyedDataModule
 from zoo.models.base import Model
 from zoo.tasks.base import Task
+from zoo.tasks.mup import describe_mup
 from zoo.training import devices
 from zoo.training.advice import after_training, before_training
 from zoo.training.callbacks import monitors
@@ -49,6 +50,7 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("device", devices.describe_device(s)),
         ("precision", PRECISIONS.get(s.trainer.precision, s.trainer.precision)),
         ("model", f"{run.model_name}{_overrides(s, task.model)}, {size}"),
+        *([("mup", describe_mup(task.model, base))] if (base := task.optim.mup_base_width) else []),
         ("steps", f"{steps:,} of {s.data.batch_size} items ({steps / steps_per_epoch:.3g} epochs)"),
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),

@@ -12,6 +12,7 @@ from zoo.parallel.plan import Plan
 from zoo.tasks.base import Task
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
+from zoo.tasks.mup import initialize_mup
 from zoo.training import devices
 from zoo.training.advice import if_longer
 from zoo.training.banner import print_banner, print_summary
@@ -63,6 +64,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     assert run.folder is not None and run.data is not None, "call run.open(...) first"
     try:
         prepare_model(task, run.config.trainer.gradient_checkpointing)
+        prepare_mup(task)
         if run.config.plan.world > 1:
             Plan(**vars(run.config.plan)).check(task.model)
         task.bf16_weights = BF16Weights(task.model) if run.config.trainer.precision == "bf16-master" else None
@@ -158,6 +160,13 @@ def prepare_model(task: Task, checkpointing: bool) -> None:
         if not hasattr(task.model, "set_checkpointing"):
             raise ValueError(f"gradient_checkpointing=true: {type(task.model).__name__} does not support it")
         cast(Any, task.model).set_checkpointing(True)
+
+
+def prepare_mup(task: Task) -> None:
+    """Give a new model, and its moving average, the initial values of muP if the settings say so."""
+    if task.optim.mup_base_width:
+        for model in filter(None, (task.model, task.ema)):
+            initialize_mup(model, task.optim.mup_base_width)
 
 
 def check_calibration(run: Run, task: Task, data: L.LightningDataModule) -> None:

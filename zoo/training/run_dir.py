@@ -294,6 +294,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
     """Flat settings without those in `FREE`, with the number of micro-batches per step instead of its factors."""
     flat = {path: value for path, value in values.items() if path not in FREE}
+    if not flat.get("optim.mup"):  # settings of runs from before it do not have it
+        flat = {path: value for path, value in flat.items() if not path.startswith("optim.mup")}
     factors = [flat.pop(f"trainer.{name}", 1) for name in ("devices", "num_nodes", "accumulate_grad_batches")]
     plan = {path: flat.pop(path) for path in list(flat) if path.startswith("plan.")}
     together = math.prod(plan.get(f"plan.{name}", 1) for name in ("tensor", "context", "pipeline"))

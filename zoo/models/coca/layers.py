@@ -17,6 +17,8 @@ from zoo.nn.stack import Stack
 class AttentionalPooler(nn.Module):
     """x [B, N, D] -> [B, Q, E]: learned queries attend to all tokens, both normalized before (Yu et al. 2022, 3.2)."""
 
+    init_falls_with_width = ("queries",)
+
     def __init__(self, queries: int, config: BlockConfig, memory_width: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.empty(queries, config.width))

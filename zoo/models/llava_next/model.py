@@ -62,6 +62,8 @@ class LlavaNext(Llava):
     the padding around an image are left out, and `newline` stands after each row of features.
     """
 
+    init_falls_with_width = ("newline",)
+
     def __init__(self, config: LlavaNextConfig, towers: Any = None) -> None:
         super().__init__(config, towers)
         self.newline = nn.Parameter(torch.empty(self.text.config.width))
