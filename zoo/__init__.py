@@ -37,6 +37,7 @@ _WHERE = {
     "rollout": "interpret.attention_maps",
     "plot_attention": "interpret.plot",
     "generate": "inference.generation.generate",
+    "infill": "inference.generation.infill",
     "generate_images": "inference.generation.images",
     "pack": "preprocessing.packing",
     "optimize": "inference.optimize",

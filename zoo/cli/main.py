@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.export import add_command as add_export
+from zoo.cli.infill import add_command as add_infill
 from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
@@ -82,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_serve(command)
 
     add_generation(command)
+    add_infill(command)
     add_audio(command)
     add_search(command)
     add_tools(command)

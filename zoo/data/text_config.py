@@ -1,8 +1,9 @@
 """Data options of the recipes for words, questions, pairs and recall. Imports no torch, so that `--help` is fast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from zoo.data.base_config import BaseDataSettings
 from zoo.data.config import ItemDataSettings, StreamSettings
 
 
@@ -196,3 +197,45 @@ class RecallDataSettings:
         if self.length % 4:
             raise ValueError(f"length={self.length}: expected a multiple of 4, for equal numbers of keys, values, "
                              f"queries and answers")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillInMiddleSettings:
+    """How documents are rearranged for fill-in-the-middle (Bavarian et al. 2022).
+
+    Attributes:
+        rate: Fraction of the documents that are rearranged as prefix, suffix and middle.
+        spm_rate: Fraction of these whose suffix stands before their prefix.
+        unit: What is rearranged: `context`, what a row has of each document, or `document`, each document before it is
+            cut into rows, of which few then hold both sides of a middle.
+        whole_lines: Fraction of the middles that are whole lines; the others begin and end at any character.
+    """
+
+    rate: float = 0.5
+    spm_rate: float = 0.5
+    unit: Literal["context", "document"] = "context"
+    whole_lines: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "spm_rate", "whole_lines"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a fraction of at least 0 and at most 1")
+        if self.unit not in ("context", "document"):
+            raise ValueError(f"unit={self.unit!r}: expected 'context' or 'document'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeSettings(BaseDataSettings):
+    """Source code for language modeling and fill-in-the-middle.
+
+    Attributes:
+        name: Dataset: `python_source` (the standard library of this Python, without its tests), or a
+            folder of Python files. Some of the files are held out for validation, as many others for the test.
+        data_dir: Folder of the files of a dataset with a card; there is none for source code.
+        batch_size: Rows per optimizer step, summed over all devices and accumulation steps.
+        fim: How documents are rearranged for fill-in-the-middle.
+    """
+
+    name: str = "python_source"
+    batch_size: int = 16
+    fim: FillInMiddleSettings = field(default_factory=FillInMiddleSettings)

@@ -1,4 +1,4 @@
-"""Train a tokenizer: WordPiece (BERT) or byte-level BPE (GPT-2, BART)."""
+"""Train a tokenizer: WordPiece (BERT) or byte-level BPE (GPT-2, BART, source code)."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.preprocessing.fill_in_middle import NAMES
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.whisper import END, START
 from zoo.utils.errors import check_choice
@@ -22,11 +23,15 @@ WORDPIECE_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SE
 BPE_SPECIAL = {"eos": "<|endoftext|>"}
 SEQ2SEQ_SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}  # numbered as in BART
 WHISPER_SPECIAL = dict.fromkeys(("bos", "eos", "pad"), "<|endoftext|>")
-_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "bpe": BPE_SPECIAL, "seq2seq": SEQ2SEQ_SPECIAL, "whisper": WHISPER_SPECIAL}
+CODE_SPECIAL = {"eos": "<|endoftext|>", "pad": "<fim_pad>"}
+_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "bpe": BPE_SPECIAL, "seq2seq": SEQ2SEQ_SPECIAL, "whisper": WHISPER_SPECIAL,
+            "code": CODE_SPECIAL}  # fmt: skip
+# Source code: a name with one character before it, digits in groups, other signs, a line feed, a whole indentation.
+CODE_PATTERN = r"[^\n\p{L}\p{N}_]?[\p{L}_]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}_]+|\n|[ \t]+|\s"
 
 
 def train(
-    kind: Literal["wordpiece", "bpe", "seq2seq", "whisper"],
+    kind: Literal["wordpiece", "bpe", "seq2seq", "whisper", "code"],
     source: Iterable[str] | Path | Sequence[Path],
     vocab_size: int,
     *,
@@ -37,8 +42,10 @@ def train(
     """Train a tokenizer on texts. The same texts give the same tokenizer in every process and on every machine.
 
     kind: "wordpiece" as in BERT ([CLS] and [SEP] around each text), byte-level "bpe" as in GPT-2 (no special tokens
-        added), "seq2seq", byte-level BPE for source and target texts, which ends each text with </s>, or "whisper" for
-        transcripts of one language without timestamps, from <|startoftranscript|> to <|endoftext|>.
+        added), "seq2seq", byte-level BPE for source and target texts, which ends each text with </s>, "whisper" for
+        transcripts of one language without timestamps, from <|startoftranscript|> to <|endoftext|>, or "code",
+        byte-level BPE in which line feeds and indentations are tokens of their own, with StarCoder's tokens of
+        fill-in-the-middle.
     source: texts, or one or several text files with one text per line. lowercase: for WordPiece only.
     cache: a folder; a tokenizer trained on the same texts is read from it.
     """
@@ -57,7 +64,8 @@ def train(
     if file is not None and file.is_file():
         trained = file.read_text(encoding="utf-8")
     else:
-        train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq, "whisper": _whisper}[kind]
+        train_backend = {"wordpiece": _wordpiece, "bpe": _bpe, "seq2seq": _seq2seq, "whisper": _whisper,
+                         "code": _code}[kind]  # fmt: skip
         trained = train_backend(texts, vocab_size, lowercase).to_str()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +181,19 @@ def _whisper(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
     around = [(token, tokenizer.token_to_id(token)) for token in special]
     tokenizer.post_processor = processors.TemplateProcessing(single=[START, "$A", END], special_tokens=around)
     return tokenizer
+
+
+def _code(texts: list[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+    """Byte-level BPE whose tokens do not reach over the ends of lines and of indentations."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = byte_bpe({}, [])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(CODE_PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    special = [CODE_SPECIAL["eos"], *NAMES[0], CODE_SPECIAL["pad"]]
+    return _trained_bpe(tokenizer, texts, vocab_size, special)
 
 
 def _spaced_bpe(texts: list[str], vocab_size: int, special: list[str]) -> "Tokenizer":

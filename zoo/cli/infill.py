@@ -1,0 +1,56 @@
+"""The command `zoo infill`. Torch is imported when it runs."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.cli.chat import OPTIONS, is_option, options_of
+from zoo.utils.escape import say
+
+
+def add_command(command: Callable[..., Any]) -> None:
+    """Its parser; `command(name, run, about, more)` makes one."""
+    new = command(
+        "infill", run_infill, "Write what stands between two texts, or a line of a file.",
+        "The model must have been trained to fill in, such as by recipes/code_text.py. With --file the text before and "
+        "after the line is that of the file, which is not changed.",
+    )  # fmt: skip
+    new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
+    new.add_argument("texts", nargs="*", metavar="PREFIX [SUFFIX]", help=f"the text on both sides; then {OPTIONS}")
+    new.add_argument("--file", type=Path, metavar="FILE", help="a file, instead of PREFIX and SUFFIX")
+    new.add_argument("--line", type=int, metavar="N", help="number of the line to write, from 1; it may be empty")
+    new.set_defaults(rest="texts")
+
+
+def run_infill(args: argparse.Namespace) -> int:
+    from zoo.checkpoints.load import load
+    from zoo.inference.generation.infill import infill
+
+    options = options_of([word for word in args.texts if is_option(word)])
+    texts = [word for word in args.texts if not is_option(word)]
+    if (args.file is None) != (args.line is None):
+        raise ValueError("--file and --line belong together: give the file, and the number of its line to write")
+    if args.file is not None:
+        if texts:
+            raise ValueError(f"--file and the text {texts[0]!r} are both given: give only one of them")
+        prefix, suffix = around_line(args.file, args.line)
+    elif len(texts) not in (1, 2):
+        raise ValueError(f"{len(texts)} texts: expected the text before what is to be written, and that after it; or "
+                         f"--file FILE --line N")  # fmt: skip
+    else:
+        prefix, suffix = texts[0], "".join(texts[1:])
+    if options.get("num_return_sequences", 1) != 1:
+        raise ValueError("num_return_sequences= is for zoo.infill: the command writes one text")
+    say(infill(load(args.source), prefix, suffix, **options))
+    return 0
+
+
+def around_line(file: Path, line: int) -> tuple[str, str]:
+    """(text before a line, text after it with the line feed). Raises: ValueError for a line that the file lacks."""
+    from zoo.utils.files import read_text
+
+    lines = read_text(file).split("\n")
+    if not 1 <= line <= len(lines):
+        raise ValueError(f"--line {line}: {file} has {len(lines)} lines")
+    return "".join(f"{one}\n" for one in lines[: line - 1]), "".join(f"\n{one}" for one in lines[line:])
