@@ -1,14 +1,14 @@
 """Whether the best learning rate of a narrow model is that of wider ones, with muP and without.
 
-    python benchmarks/mup.py [widths=16,32,64,128] [first=-10] [last=-4] [steps=600] [seeds=2] [out=DIR]
+    python benchmarks/mup.py [widths=16,32,64,128] [first=-10] [last=-4] [steps=600] [seeds=1] [tied=1] [out=DIR]
 
 Trains GPTs of a few blocks on the characters of tinyshakespeare, each for the same number of steps, at each width and
 at the rates 2 ** first, ..., 2 ** last, a factor of 2 apart. With muP the narrowest width is the base: `lr` is that of
-the narrowest model, and its own runs are the same with and without. Heads have the same size at all widths. Prints a
-table of the losses of the held-out text, the best rate of each width, and how many steps of the grid it is away from
-that of the narrowest, also for rates between those of the grid (`vertex`); writes `mup.yaml` and `mup.png` into `out`.
-Losses that are in `mup.yaml` already are not computed again, so that a run can be stopped and continued, or be given
-more seeds. Narrow models, whose losses vary more, have more seeds than the widest.
+the narrowest model, and its own runs are the same with and without. Heads have the same size at all widths. tied=1: the
+output layer shares the word embeddings. Prints a table of the losses of the held-out text, the best rate of each width,
+and how many steps of the grid it is away from that of the narrowest, also for rates between those of the grid
+(`vertex`); writes `mup.yaml` and `mup.png` into `out`. Losses that are in `mup.yaml` already are not computed again, so
+that a run can be stopped and continued, or be given more seeds.
 """
 
 import math
@@ -29,13 +29,14 @@ import zoo
 from zoo.tasks import adamw, initialize_mup, mup_rates, param_groups, warmup_cosine
 
 HEAD_DIM = 16
+FIXED = ("steps", "depth", "length", "batch_size", "weight_decay", "rows", "tied", "base")  # those of kept losses
 Found = dict[tuple[bool, int, int], float]  # {(mup, width, exponent of the rate): loss}
 
 
 def train(width: int, lr: float, mup: bool, seed: int, text: tuple[Tensor, Tensor, int], o: Any) -> float:
     """Loss of the held-out text after training one model; infinite if it is not finite."""
     sizes = dict(width=width, depth=o.depth, heads=width // HEAD_DIM, vocab_size=text[2], max_length=o.length)
-    model = zoo.create_model("gpt_nano", seed=seed, **sizes).train()
+    model = zoo.create_model("gpt_nano", seed=seed, tie_word_embeddings=bool(o.tied), **sizes).train()
     rates = None
     if mup:
         initialize_mup(model, o.base)
@@ -59,22 +60,24 @@ def train(width: int, lr: float, mup: bool, seed: int, text: tuple[Tensor, Tenso
 
 
 def sweep(o: Any, text: tuple[Tensor, Tensor, int], file: Path | None) -> Found:
-    """The mean loss over the seeds of each width: `seeds` of the widest, by the square root more of narrower ones."""
+    """The mean loss over the seeds, of each width and each rate."""
     widths, exponents = [int(width) for width in o.widths.split(",")], range(o.first, o.last + 1)
     kept: dict[str, float] = {}
     o.base = widths[0]
     if file is not None and file.exists():
-        kept = yaml.safe_load(file.read_text())["losses"]
-    seeds = {width: round(o.seeds * (widths[-1] / width) ** 0.5) for width in widths}
-    for seed, width, mup, exponent in product(range(max(seeds.values())), widths, (False, True), exponents):
+        before = yaml.safe_load(file.read_text())
+        if changed := [name for name in FIXED if before["options"][name] != vars(o)[name]]:
+            raise SystemExit(f"{file} has losses with another {', '.join(changed)}: use another out=")
+        kept = before["losses"]
+    for seed, width, mup, exponent in product(range(o.seeds), widths, (False, True), exponents):
         name = run_name(mup, width, exponent, seed, o.base)
-        if seed < seeds[width] and name not in kept:
+        if name not in kept:
             kept[name] = round(train(width, 2.0**exponent, mup, seed, text, o), 4)
             if file is not None:
                 values = {"machine": machine(), "options": vars(o), "losses": kept}
                 file.write_text(yaml.safe_dump(values, sort_keys=False))
     return {
-        (mup, width, e): statistics.fmean(kept[run_name(mup, width, e, s, o.base)] for s in range(seeds[width]))
+        (mup, width, e): statistics.fmean(kept[run_name(mup, width, e, s, o.base)] for s in range(o.seeds))
         for mup, width, e in product((False, True), widths, exponents)
     }
 
@@ -121,8 +124,8 @@ def plot(found: Found, file: Path) -> None:
 
 def main() -> None:
     smoke = dict(widths="16,32", first=-7, last=-6, steps=2, length=16, depth=1, batch_size=4, rows=4, out="")
-    o = options(smoke, widths="16,32,64,128", first=-10, last=-4, steps=600, seeds=2, depth=2, length=64,
-                batch_size=16, weight_decay=0.1, rows=256, device="cpu", out="benchmarks/results")  # fmt: skip
+    o = options(smoke, widths="16,32,64,128", first=-10, last=-4, steps=600, seeds=1, depth=2, length=64,
+                batch_size=16, weight_decay=0.1, rows=256, tied=1, device="cpu", out="benchmarks/results")  # fmt: skip
     if o.out:
         Path(o.out).mkdir(parents=True, exist_ok=True)
     found = sweep(o, characters(), Path(o.out) / "mup.yaml" if o.out else None)

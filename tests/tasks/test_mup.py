@@ -177,7 +177,8 @@ def test_initial_values_are_scaled_once_and_those_of_a_file_never(tmp_path: Path
     loaded = zoo.load(tmp_path / "model")
     initialize_mup(loaded, BASE)
     assert torch.equal(loaded.blocks.norm.weight, plain.blocks.norm.weight)
-    assert mup_rates(loaded, BASE)["blocks.norm.weight"] == 0.5
+    rates = mup_rates(loaded, BASE)
+    assert rates["blocks.norm.weight"] == 1.0 and rates["tokens.word.weight"] == 0.25  # that of an output
     text = describe_mup(loaded, BASE)
     total = len(list(loaded.parameters()))
     assert text.startswith("lr is that of width 16, here width 64 (4 times)") and f"{total} of {total}" in text

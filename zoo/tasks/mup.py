@@ -14,12 +14,13 @@ step is the same at every width. With r = width / base width:
 No forward pass changes, so nothing is hidden in a saved model. Factors that a model itself multiplies embeddings or
 scores with (`sqrt(width)` in Gemma, `1 / sqrt(width)` in T5) are made up for. An output layer that shares the word
 embeddings cannot have a rate and initial values of its own: the factor 1 / r goes to the gain and bias of the norm
-before it, with their rate.
+before it, with their rate. Where these are loaded from a file, which muP does not change, the embeddings learn at the
+rate of an output.
 
 Heads have the same size at every width, and their number grows: with heads that grow, the best rate is another one.
 
-Source: Yang et al. 2022 (Tensor Programs V), table 3 and, for shared embeddings, table 8, in the equivalent form of
-lemma J.1, https://arxiv.org/abs/2203.03466.
+Source: Yang et al. 2022 (Tensor Programs V), table 3 and, for shared embeddings, table 8, whose factor of the scores is
+the same as a gain with that factor in its initial value and its rate, https://arxiv.org/abs/2203.03466.
 """
 
 import math
@@ -65,8 +66,8 @@ def mup_scales(model: nn.Module, base_width: int) -> dict[str, MupScale]:
     Args:
         base_width: The width of the model that the learning rate was found for.
 
-    Raises: ValueError for a module that is not a model of the zoo, a model without a width, LoRA adapters, parameters that
-        are not of the model's config, or an output layer that shares the word embeddings without a norm before it.
+    Raises: ValueError for a module that is not a model of the zoo, a model without a width, LoRA adapters, parameters
+        that are not of the model's config, or an output layer that shares the word embeddings without a norm before it.
     """
     if not isinstance(model, Model):
         raise ValueError(f"mup=true needs a model of zoo.create_model or zoo.load, not {type(model).__name__}: which "
@@ -88,11 +89,8 @@ def mup_scales(model: nn.Module, base_width: int) -> dict[str, MupScale]:
         undo_factors(result, own, twice, ratios[name])
         for path, head in own.named_modules():
             if isinstance(head, LMHead) and (shared := shared_embedding(own, head)) in grown[name]:
-                # the scores are to have the factor 1 / r, however the embeddings and the scores are scaled already
-                factor = own_factor(own, twice, path, ratios[name])
-                gain = 1 / (ratios[name] * factor * result[shared].lr)
-                for norm in norm_before(own, path):
-                    result[norm] = MupScale("output", gain, gain)
+                output = 1 / (ratios[name] * own_factor(own, twice, path, ratios[name]))
+                scale_shared(result, shared, output, norm_before(own, path), set(model.load_report.initialized))
     return result
 
 
@@ -240,6 +238,18 @@ def undo_factors(scales: dict[str, MupScale], own: nn.Module, wide: nn.Module, r
         if name in scales and (factor != 1 or start != 1):  # a shared one has another name
             role, lr, init = scales[name]
             scales[name] = MupScale(role, lr / factor, init / factor / start)
+
+
+def scale_shared(scales: dict[str, MupScale], shared: str, output: float, norm: list[str], new: set[str]) -> None:
+    """Give the norm before an output layer that shares the embedding `shared` the factor of the layer, `output`.
+
+    Where the gain of the norm is loaded from a file and keeps its value, the embedding has the lower of its two rates.
+    """
+    role, lr, init = scales[shared]
+    if new.issuperset(norm):
+        scales |= dict.fromkeys(norm, MupScale("output", output / lr, output / lr))
+    else:
+        scales[shared] = MupScale(role, min(lr, output), init)
 
 
 def own_factor(own: nn.Module, wide: nn.Module, path: str, ratio: float) -> float:
