@@ -21,6 +21,7 @@ from zoo.inference.generation.generate import generate
 from zoo.inference.generation.infill import infill
 from zoo.models.base import Model
 from zoo.parallel.shards import is_sharded
+from zoo.parallel.stages import is_stage
 from zoo.preprocessing.fill_in_middle import has_fill_in_middle
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -188,6 +189,8 @@ class CodeTask(CausalLMTask):
         options: Further arguments of CausalLMTask.
     """
 
+    runs_in_pipeline = True
+
     def __init__(self, model: Model, data: FillInMiddleDataModule, lines: Sequence[CodeLine], *, baseline: bool = True,
                  **options: Any) -> None:  # fmt: skip
         super().__init__(model, **options)
@@ -212,7 +215,7 @@ class CodeTask(CausalLMTask):
         if not self.lines:
             return
         model: Any = self.evaluated
-        if is_sharded(model.parameters()):
+        if is_sharded(model.parameters()) or is_stage(model):
             announce("lines are not written, because several processes hold parts of the model")
             return
         self.log_evaluation({f"test_{name}": value for name, value in self.line_scores(model).items()})
