@@ -44,6 +44,7 @@ _WHERE = {
     "kernels": "inference.kernel_report",
     "check": "nn.conformance",
     "attention_kinds": "inference.attention_kinds",
+    "plan_run": "training.planner.search",
     "LoadError": "utils.errors",
 }
 _PARTS = (

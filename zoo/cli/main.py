@@ -12,6 +12,7 @@ from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.export import add_command as add_export
 from zoo.cli.infill import add_command as add_infill
 from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
+from zoo.cli.plan import add_command as add_plan
 from zoo.cli.predict import add_command as add_predict
 from zoo.cli.retrieval import add_commands as add_search
 from zoo.cli.scaling import add_command as add_scaling
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, 1 where a check fails, 2 for invalid input."""
-    words = renamed.flags(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] != ["plan"]:  # whose --batch is of tokens or rows
+        words = renamed.flags(words)
     show = "--traceback" in words
     parser = make_parser()
     args = read(parser, [word for word in words if word != "--traceback"])
@@ -79,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_kind_flags(new)
     new.set_defaults(rest="overrides")
 
+    add_plan(command)
     add_predict(command)
     add_serve(command)
 

@@ -1,6 +1,7 @@
 """FSDP2 and DDP: each block is a unit, and all other parameters form another."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) 
     make_vectors(model)
     options = {} if plan is None else fsdp_options(plan)
     for block in blocks_of(model):
-        fully_shard(block, mesh=mesh, **options)
+        fully_shard(block, mesh=mesh, **options | inner_policy(options))
     fully_shard(model, mesh=mesh, **options)
     register_encode_methods(model)
     return model
@@ -43,6 +44,13 @@ def fsdp_options(plan: PlanSettings) -> dict[str, Any]:
     if plan.cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
     return options
+
+
+def inner_policy(options: dict[str, Any]) -> dict[str, Any]:
+    """The mixed precision of blocks: their inputs are of the right dtype, or float32 for its precision, as tables of
+    rotary positions. FSDP2 would cast these in the forward pass, but not where it is recomputed."""
+    policy = options.get("mp_policy")
+    return {} if policy is None else {"mp_policy": replace(policy, cast_forward_inputs=False)}
 
 
 def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
