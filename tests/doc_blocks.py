@@ -136,8 +136,9 @@ def run_script(script: Path, argv: list[str]) -> int:
 
 
 def parse_commands(block: Block) -> Iterator[list[str]]:
-    """Check the options of commands of recipes, `torchrun` and `zoo compare`; yields the commands that it checked."""
+    """Check the options of recipes, `torchrun`, `zoo compare` and sweeps of `zoo scaling`; yields what it checked."""
     from zoo.training.parse import parse
+    from zoo.training.scaling.sweep import read_sweep
     from zoo.training.sweep.compare import read_plan
 
     for words in block.commands:
@@ -146,6 +147,8 @@ def parse_commands(block: Block) -> Iterator[list[str]]:
             plan = read_plan(words[2], words[3:])
             for value in plan.values:
                 parse(settings_of(plan.script), [*plan.shared, f"{plan.key}={value}"], recipe=plan.script.stem)
+        elif words[:2] == ["zoo", "scaling"]:
+            read_sweep(ROOT / words[2])
         elif script is not None:
             options = words[words.index(str(script)) + 1 :]
             parse(settings_of(ROOT / script), options, configs=ROOT / "configs", recipe=script.stem)

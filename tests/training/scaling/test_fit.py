@@ -38,7 +38,7 @@ def test_exact_losses_give_the_law(law: str) -> None:
 
 @pytest.mark.parametrize("law", LAWS)
 def test_noise_widens_the_intervals_around_the_law(law: str) -> None:
-    fits = [fit_law(LAWS[law], N, D, noisy(law, noise, seed=2), samples=40, level=0.99) for noise in (0.002, 0.02)]
+    fits = [fit_law(LAWS[law], N, D, noisy(law, noise, seed=2), samples=25, level=0.99) for noise in (0.002, 0.02)]
     for name, value in TRUE[law].items():
         low, high = fits[1].intervals[name]
         assert low <= value <= high, name

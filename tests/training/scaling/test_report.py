@@ -79,6 +79,22 @@ def test_the_command(report: ScalingReport, tmp_path: Path, capsys: pytest.Captu
     assert cli(["scaling", str(tmp_path)]) == 2 and "has no sweep.yaml" in capsys.readouterr().err
 
 
+def test_a_sweep_that_determines_no_law_is_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    sizes = "{a: {depth: 1, width: 16}, b: {depth: 2, width: 16}, c: {depth: 3, width: 16}}"
+    (tmp_path / "s.yaml").write_text(f"recipe: scaling_laws\nsizes: {sizes}\ntokens: [10000, 20000]\n"
+                                     f"options: {{data: synthetic}}\nout: {tmp_path / 'out'}\n")  # fmt: skip
+    with pytest.raises(ScalingError, match="4 runs are too few"):
+        scaling(tmp_path / "s.yaml")
+    with pytest.raises(ScalingError, match="2 different numbers of tokens, expected at least 3"):
+        scaling(tmp_path / "s.yaml", hold_out=[])
+    with pytest.raises(ScalingError, match="no size 'd' to hold out"):
+        scaling(tmp_path / "s.yaml", hold_out=["d"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("parameters,tokens,losses\n1,2,3\n", "no column 'loss'; expected parameters, tokens, loss.*did you mean 'losses'"),
     ("", "no column 'parameters'; .* got no rows"),

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,12 +15,14 @@ from zoo.training.scaling.sweep import Sweep, read_sweep, size_of
 from zoo.training.sweep import compare
 
 ROOT = Path(__file__).parents[3]
-SWEEP = {"recipe": "scaling_laws", "sizes": {"b": {"depth": 2, "width": 32}, "a": {"depth": 1, "width": 16}},
-         "tokens": [4096, 2048], "options": {"data": "synthetic", "betas": [0.9, 0.95]}}  # fmt: skip
+Reader = Callable[..., Sweep]
+SIZES = {"b": {"depth": 2, "width": 32, "mlp_dim": 64}, "a": {"depth": 1, "width": 16, "mlp_dim": 32}}
+SWEEP: dict[str, Any] = {"recipe": "scaling_laws", "sizes": SIZES, "tokens": [4096, 2048],
+                         "options": {"data": "synthetic", "betas": [0.9, 0.95]}}  # fmt: skip
 
 
 @pytest.fixture
-def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     """read(**changes) reads the sweep with some of its keys changed; None removes one."""
     monkeypatch.chdir(ROOT)
 
@@ -30,26 +34,26 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return read_changed
 
 
-def test_sizes_and_steps(read) -> None:
+def test_sizes_and_steps(read: Reader) -> None:
     sweep = read()
     a, b = sweep.sizes  # the smaller one first
-    assert (a.name, a.parameters, b.name) == ("a", 12 * 16 * 16 + 15 * 16, "b") and sweep.hold_out == ["b"]
+    assert (a.name, a.parameters, b.name) == ("a", 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16, "b") and sweep.hold_out == ["b"]
     assert a.tokens_per_step == 16 * 64 and a.plan.values == ["2", "4"] and a.plan.seeds == [0]
-    assert a.plan.shared == ["data=synthetic", "betas=[0.9, 0.95]", "depth=1", "width=16"]
+    assert a.plan.shared == ["data=synthetic", "betas=[0.9, 0.95]", "depth=1", "width=16", "mlp_dim=32"]
     per_parameter = read(tokens=None, tokens_per_parameter=[20], seeds=[3, 5], hold_out=[])
-    assert [size.plan.values for size in per_parameter.sizes] == [["65"], ["498"]]
+    assert [size.plan.values for size in per_parameter.sizes] == [["51"], ["403"]]
     assert per_parameter.hold_out == [] and per_parameter.sizes[0].plan.seeds == [3, 5]
 
 
-def test_equal_budgets_have_fewer_tokens_for_larger_sizes(read) -> None:
+def test_equal_budgets_have_fewer_tokens_for_larger_sizes(read: Reader) -> None:
     for size in read(tokens=None, budgets=[1e9, 4e9]).sizes:
         for steps, budget in zip(size.plan.values, (1e9, 4e9), strict=True):
             flops = 6 * size.parameters * int(steps) * size.tokens_per_step
             assert flops == pytest.approx(budget, rel=0.1)
 
 
-def test_a_size_with_tokens_of_its_own(read) -> None:
-    sweep = read(sizes=SWEEP["sizes"] | {"c": {"depth": 2, "width": 48, "heads": 2, "tokens": 8192}}, hold_out="a")
+def test_a_size_with_tokens_of_its_own(read: Reader) -> None:
+    sweep = read(sizes=SIZES | {"c": {"depth": 2, "width": 48, "heads": 2, "tokens": 8192}}, hold_out="a")
     assert [size.plan.values for size in sweep.sizes] == [["2", "4"], ["2", "4"], ["8"]] and sweep.hold_out == ["a"]
     assert "tokens=8192" not in sweep.sizes[2].plan.shared
 
@@ -69,7 +73,7 @@ def test_a_size_with_tokens_of_its_own(read) -> None:
     ({"options": {"steps": 5}}, "options: steps is chosen for each run"),
     ({"options": {"data": "synthetic", "widht": 5}}, "unknown option 'widht'.*did you mean"),
 ])  # fmt: skip
-def test_descriptions_that_make_no_sweep(read, changes: dict, message: str) -> None:
+def test_descriptions_that_make_no_sweep(read: Reader, changes: dict, message: str) -> None:
     with pytest.raises((ScalingError, SettingsError, ValueError), match=message):
         read(**changes)
 
@@ -95,7 +99,7 @@ def test_the_sweep_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep.hold_out == [sweep.sizes[-1].name]
 
 
-def test_runs_and_what_is_left_of_them(read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_what_is_left_of_them(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that fails is one of the runs, and the same sweep repeats what is not complete."""
     calls = []
 

@@ -186,6 +186,14 @@ def _check(law: Law, n: Array, d: Array, loss: Array, names: Sequence[str]) -> N
             why = "a run that diverged" if not math.isfinite(run[2]) else "expected numbers above 0"
             raise ScalingError(f"{where}: parameters {run[0]:g}, tokens {run[1]:g}, loss {run[2]:g}: {why}; "
                                f"leave this run out, or repeat it with a lower learning rate")  # fmt: skip
+    check_design(law, n, d)
+    if np.ptp(loss) <= 1e-9 * loss.mean():
+        raise ScalingError(f"all {len(n)} runs have the loss {loss[0]:g}: it depends on neither size nor tokens")
+
+
+def check_design(law: Law, parameters: Values, tokens: Values) -> None:
+    """Raise ScalingError if runs of these sizes and tokens cannot determine a law, whatever their losses are."""
+    n, d = (np.asarray(values, dtype=np.float64) for values in (parameters, tokens))
     if len(n) <= law.free:
         raise ScalingError(f"{len(n)} runs are too few for the {law.free} parameters of {law.equation}: expected at "
                            f"least {law.free + 1}")  # fmt: skip
@@ -193,8 +201,6 @@ def _check(law: Law, n: Array, d: Array, loss: Array, names: Sequence[str]) -> N
         if (count := len(np.unique(values))) < _DISTINCT:
             raise ScalingError(f"the runs have {count} different {what}, expected at least {_DISTINCT}: their "
                                f"influence on the loss cannot be told")  # fmt: skip
-    if np.ptp(loss) <= 1e-9 * loss.mean():
-        raise ScalingError(f"all {len(n)} runs have the loss {loss[0]:g}: it depends on neither size nor tokens")
     if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.9999:
         raise ScalingError("size and tokens are proportional in all runs, so that their influence cannot be separated: "
                            "train some sizes at several numbers of tokens")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.training.run_dir import write_text
-from zoo.training.scaling.fit import Fit, Optimum, fit_law
+from zoo.training.scaling.fit import Fit, Optimum, check_design, fit_law
 from zoo.training.scaling.laws import LAWS
 from zoo.training.scaling.runs import ScalingError, ScalingRun, read_runs, sizes_of, write_runs
 from zoo.training.sweep.results import markdown_table, terminal_table
@@ -19,6 +19,8 @@ from zoo.utils.console import format_count
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from zoo.training.scaling.sweep import Sweep
 
 RUNS_FILE = "results.csv"
 
@@ -239,6 +241,16 @@ def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path,
     return report
 
 
+def _check_planned(sweep: "Sweep", hold_out: Sequence[str]) -> None:
+    """Raise ScalingError before the first run if the runs of a sweep could not determine the laws."""
+    known = [size.name for size in sweep.sizes]
+    if unknown := [name for name in hold_out if name not in known]:
+        raise ScalingError(f"the sweep has no size {unknown[0]!r} to hold out; its sizes are {', '.join(known)}")
+    fitted = [(n, d) for name, n, d in sweep.planned() if name not in hold_out]
+    for law in LAWS.values():
+        check_design(law, [n for n, _ in fitted], [d for _, d in fitted])
+
+
 def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: str | Path | None = None,
             budgets: Sequence[float] = (), skip_failed: bool = False, samples: int = 200,
             level: float = 0.95) -> ScalingReport:  # fmt: skip
@@ -267,6 +279,8 @@ def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: s
             raise ScalingError(f"{path} has no {SWEEP_FILE}: expected the folder of a sweep, which `zoo scaling "
                                f"SWEEP.yaml` makes, its description, or a table of runs (.csv)")  # fmt: skip
         sweep = read_sweep(description, path if path.is_dir() else Path(out) if out else None)
+        if not path.is_dir():
+            _check_planned(sweep, sweep.hold_out if hold_out is None else hold_out)
         runs = sweep.read() if path.is_dir() else sweep.run()
         held, folder = sweep.hold_out, sweep.out
         if not runs:

@@ -74,6 +74,11 @@ class Sweep:
     out: Path
     content: dict[str, Any] = field(default_factory=dict)
 
+    def planned(self) -> list[tuple[str, int, int]]:
+        """(name of the size, parameters, tokens) of each run."""
+        return [(size.name, size.parameters, int(steps) * size.tokens_per_step)
+                for size in self.sizes for steps in size.plan.values for _ in size.plan.seeds]  # fmt: skip
+
     def run(self) -> list[ScalingRun]:
         """Do all runs that are not complete, one after the other, the smallest size first.
 
