@@ -135,7 +135,7 @@ class Pipeline:
 
     def from_last(self, value: Tensor | None, shape: Sequence[int] | None = None) -> Tensor:
         """A tensor that the process of the last stage has, in all processes. shape: of a float64 one, where all of them
-        know it, so that none waits to be told."""
+        know it, so that it need not be sent before."""
         source = dist.get_global_rank(self.group, (self.count - 1) % self.ranks)
         described: list[Any] = [(shape, torch.float64) if value is None else (value.shape, value.dtype)]
         if shape is None:
