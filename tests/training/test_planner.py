@@ -221,8 +221,8 @@ def test_a_trace_of_three_blocks_and_of_few_rows_is_that_of_many() -> None:
     ]
     assert made.total().flops == traces[six, 1].total().flops
     five = of_rows(traces[three, 1], traces[three, 2], 5)
-    for one, other in zip(five.segments, traces[three, 5].segments, strict=True):
-        assert abs(one.peak - other.peak) <= 0.01 * other.peak
+    most, expected = (max(s.peak for s in each.segments) for each in (five, traces[three, 5]))
+    assert abs(most - expected) <= 0.01 * expected
     assert five.total().flops == traces[three, 5].total().flops
 
 
@@ -249,8 +249,8 @@ def test_time_of_exchanges() -> None:
 
 def test_the_list() -> None:
     model = meta_copy("gpt_nano", GPT)
-    found = plan_run(model, 4, "64-rows", gpu=replace(GPUS["h100"], memory_gb=0.004), shown=4)
-    assert len(found.plans) == 4 and all(each.memory.total <= 4e6 for each in found.plans)
+    found = plan_run(model, 4, "64-rows", gpu=replace(GPUS["h100"], memory_gb=0.0025), shown=4)
+    assert 0 < len(found.plans) <= 4 and all(each.memory.total <= 2.5e6 for each in found.plans)
     times = [each.time.total for each in found.plans]
     assert times == sorted(times) and 0 < found.mfu(found.plans[0]) < 1
     assert any("more than 0 GB for a process" in refusal.reason for refusal in found.refusals)

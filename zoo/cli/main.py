@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_kind_flags(new)
     new.set_defaults(rest="overrides")
 
-    add_plan(command)
+    add_plan(command, describe_model)
     add_predict(command)
     add_serve(command)
 

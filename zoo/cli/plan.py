@@ -1,24 +1,14 @@
 """`zoo plan`: the plans for training a model on many devices. Torch is imported to compare them."""
 
 import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.cli.settings import settings
-from zoo.utils.console import format_count, make_table, stdout_console
-from zoo.utils.escape import printable, say
-
-if TYPE_CHECKING:
-    from zoo.models.base import Model
-    from zoo.training.planner.estimate import Estimate
-    from zoo.training.planner.hardware import Hardware
-    from zoo.training.planner.search import Comparison
 
 
-def add_command(command: Callable[..., Any]) -> None:
-    """Add `plan` to the commands."""
+def add_command(command: Callable[..., Any], describe_model: Callable[..., Any]) -> None:
+    """Add `plan` to the commands. describe_model: that of `zoo.cli.main`."""
     new = command("plan", run, "Memory, exchanges and time of the plans for training a model on many devices.",
                   "zoo plan llama2_7b --gpus 64 --batch 4M-tokens --gpu h100")  # fmt: skip
     new.add_argument("model", help="a name, a folder, or a hub repository")
@@ -43,106 +33,11 @@ def add_command(command: Callable[..., Any]) -> None:
                      help="measure this machine's CPU: products of the shapes of the model, and exchanges between two "
                      "processes")  # fmt: skip
     new.add_argument("--json", action="store_true", help="print JSON")
-    new.set_defaults(rest="overrides")
+    new.set_defaults(rest="overrides", describe_model=describe_model)
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.cli.main import describe_model
-    from zoo.training.planner.search import plan_run
+    from zoo.cli.plan_run import compare
 
-    name, _, model, _ = describe_model(args.model, settings(args.overrides))
-    precision = args.precision or ("fp32" if args.gpu == "cpu" or args.measure else "bf16")
-    hardware = device(args, model, precision)
-    found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision)
-    found = replace(found, model=name)
-    if args.json:
-        say(json.dumps(as_json(found), indent=2))
-    else:
-        show(found)
-    return 0 if found.plans else 1
-
-
-def device(args: argparse.Namespace, model: "Model", precision: str) -> "Hardware":
-    """The device of the options."""
-    from zoo.training.planner.hardware import find_gpu
-    from zoo.training.planner.links import measured_machine
-
-    if args.gpu == "cpu" or args.measure:
-        hardware = measured_machine(model, args.batch, args.length, precision)
-    else:
-        hardware = find_gpu(args.gpu)
-    given = {
-        "tflops": args.tflops, "bandwidth_gb_s": args.bandwidth_gb_s, "memory_gb": args.memory_gb,
-        "link_gb_s": args.link_gb_s, "network_gb_s": args.network_gb_s, "node": args.node,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected more than 0")
-    if args.tflops:
-        given |= {"attention_tflops": args.tflops * hardware.attention_tflops / hardware.tflops, "peak_tflops": None}
-    return replace(hardware, **given) if given else hardware
-
-
-# --- what it prints ---------------------------------------------------------------------------------------------------
-
-
-def show(found: "Comparison") -> None:
-    """Print the tables of a comparison."""
-    out = stdout_console()
-    batch, device = found.batch, found.hardware
-    tokens = "" if batch.tokens is None else f" of {batch.tokens:,} tokens"
-    out.print(f"{printable(found.model)}, {format_count(found.parameters)} parameters, {found.gpus} x {device.name}, "
-              f"{batch.rows:,} rows{tokens} a step", style="bold")  # fmt: skip
-    out.print(f"{device.tflops:.3g} TFLOP/s, {device.bandwidth_gb_s:.3g} GB/s, {device.memory_gb:g} GB; "
-              f"{device.link_gb_s:.3g} GB/s in a machine of {device.node}, {device.network_gb_s:.3g} GB/s between "
-              f"machines ({device.source})")  # fmt: skip
-    unit = "rows/s" if batch.tokens is None else "tokens/s"
-    table = make_table("plan", "recomputes", "rows at a time", "GB", "s a step", unit, "MFU", "GB sent")
-    for each in found.plans:
-        speed = found.rows_per_second(each) * (batch.tokens or 1)
-        plan, kind = each.plan, each.plan.checkpointing or "nothing"
-        name = str(plan) + (f" ({plan.schedule})" if plan.pipeline > 1 else "")
-        table.add_row(name, kind, f"{each.rows} x {each.microbatches}", f"{each.memory.total / 1e9:.1f}",
-                      f"{each.time.total:.3g}", f"{speed:,.0f}", f"{found.mfu(each):.1%}",
-                      f"{each.exchanged / 1e9:.3g}")  # fmt: skip
-    if found.plans:
-        out.print(table)
-        show_best(found, found.plans[0], out)
-    else:
-        out.print("No plan fits.", style="bold")
-    if found.refusals:
-        out.print("Left out:", style="bold")
-        for refusal in found.refusals:
-            plans = "1 plan" if refusal.count == 1 else f"{refusal.count} plans"
-            out.print(f"  {plans}: {printable(refusal.reason)} (such as {printable(refusal.example)})")
-
-
-def show_best(found: "Comparison", best: "Estimate", out: Any) -> None:
-    """Print the parts of the fastest plan, and the options of a recipe."""
-    memory = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in asdict(best.memory).items() if size)
-    time = ", ".join(f"{name} {seconds:.3g}" for name, seconds in asdict(best.time).items() if seconds)
-    out.print(f"fastest: GB of memory: {memory}; seconds: {time}")
-    if best.plan.pipeline > 1:
-        out.print("zoo.parallel.make_pipeline takes this plan:")
-    out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
-
-
-def as_json(found: "Comparison") -> dict[str, Any]:
-    """The comparison as numbers and texts."""
-    plans = [
-        {
-            "plan": each.plan.to_dict(), "rows": each.rows, "microbatches": each.microbatches,
-            "memory_bytes": asdict(each.memory) | {"total": each.memory.total},
-            "seconds": asdict(each.time) | {"total": each.time.total},
-            "rows_per_second": found.rows_per_second(each), "mfu": found.mfu(each),
-            "exchanges": [asdict(exchange) for exchange in each.exchanges],
-            "recipe": found.recipe(each),
-        }
-        for each in found.plans
-    ]  # fmt: skip
-    return {
-        "model": found.model, "parameters": found.parameters, "gpus": found.gpus, "hardware": asdict(found.hardware),
-        "batch": asdict(found.batch), "flops": found.flops, "plans": plans,
-        "refusals": [asdict(refusal) for refusal in found.refusals],
-    }  # fmt: skip
+    name, _, model, _ = args.describe_model(args.model, settings(args.overrides))
+    return compare(args, name, model)

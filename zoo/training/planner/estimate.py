@@ -168,7 +168,7 @@ class Estimator:
             sends = pipeline_exchanges(range(process, len(stages), plan.pipeline), len(stages), count,
                                        hidden // self.dtype.itemsize, element_size=self.dtype.itemsize)  # fmt: skip
             sent = [replace(e, over="pipeline") for e in (*sends.forward, *sends.backward)]
-            summed = parameter_exchanges_of(order, units, plan, self.sizes(plan))
+            summed = parameter_exchanges_of(order, units, [stage.last for stage in own], plan, self.sizes(plan))
             groups, works = groups_of(plan, self.hardware.node), [trace.total() for trace in traces]
             work = added(works, count)
             computed, exposed = pass_time(replace(work, exchanges=[*work.exchanges, *sent]), summed, groups,
@@ -205,7 +205,9 @@ class Estimator:
 
     def buffers(self, rows: int) -> int:
         """Bytes of the buffers of the model and of a microbatch."""
-        batch = self.batch.inputs(self.model, 1).values()
+        batch = [*self.batch.inputs(self.model, 1).values()]
+        if self.dtype != torch.float32:
+            batch += [x.to(self.dtype) for x in batch if x.is_floating_point()]
         return sum(x.nbytes for x in self.model.buffers()) + rows * sum(x.nbytes for x in batch)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
@@ -141,6 +142,7 @@ def imaginary_processes(count: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()  # it has these groups, and gives them to equal meshes of later ones
 
 
 def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) -> Trace:
@@ -155,6 +157,7 @@ def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) 
     Raises: ValueError as `Plan.check`.
     """
     made = meta_copy(model, {}).to(division.dtype).train()
+    inputs = {name: x.to(division.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
     world = division.tensor * division.context
     groups = {}
     if world > 1:

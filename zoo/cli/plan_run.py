@@ -1,0 +1,113 @@
+"""What `zoo plan` computes and prints."""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from zoo.models.base import Model
+from zoo.training.planner.estimate import Estimate
+from zoo.training.planner.hardware import Hardware, find_gpu
+from zoo.training.planner.links import measured_machine
+from zoo.training.planner.search import Comparison, plan_run
+from zoo.utils.console import format_count, make_table, stdout_console
+from zoo.utils.escape import printable, say
+
+
+def compare(args: argparse.Namespace, name: str, model: Model) -> int:
+    """Compare the plans for a model, and print them; 1 if none fits."""
+    precision = args.precision or ("fp32" if args.gpu == "cpu" or args.measure else "bf16")
+    hardware = device(args, model, precision)
+    found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision)
+    found = replace(found, model=name)
+    if args.json:
+        say(json.dumps(as_json(found), indent=2))
+    else:
+        show(found)
+    return 0 if found.plans else 1
+
+
+def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
+    """The device of the options."""
+    if args.gpu == "cpu" or args.measure:
+        hardware = measured_machine(model, args.batch, args.length, precision)
+    else:
+        hardware = find_gpu(args.gpu)
+    given = {
+        "tflops": args.tflops, "bandwidth_gb_s": args.bandwidth_gb_s, "memory_gb": args.memory_gb,
+        "link_gb_s": args.link_gb_s, "network_gb_s": args.network_gb_s, "node": args.node,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected more than 0")
+    if args.tflops:
+        given |= {"attention_tflops": args.tflops * hardware.attention_tflops / hardware.tflops, "peak_tflops": None}
+    return replace(hardware, **given) if given else hardware
+
+
+# --- what it prints ---------------------------------------------------------------------------------------------------
+
+
+def show(found: Comparison) -> None:
+    """Print the tables of a comparison."""
+    out = stdout_console()
+    batch, device = found.batch, found.hardware
+    tokens = "" if batch.tokens is None else f" of {batch.tokens:,} tokens"
+    out.print(f"{printable(found.model)}, {format_count(found.parameters)} parameters, {found.gpus} x {device.name}, "
+              f"{batch.rows:,} rows{tokens} a step", style="bold")  # fmt: skip
+    rates = (f"{device.tflops:,.4g} TFLOP/s, {device.bandwidth_gb_s:,.4g} GB/s, {device.memory_gb:g} GB; "
+             f"{device.link_gb_s:,.3g} GB/s in a machine of {device.node}, {device.network_gb_s:,.3g} GB/s "
+             "between machines")  # fmt: skip
+    out.print(rates, soft_wrap=True)
+    out.print(f"({printable(device.source)})", style="dim", soft_wrap=True, markup=False)
+    unit = "rows/s" if batch.tokens is None else "tokens/s"
+    table = make_table("plan", "recomputes", "rows at a time", "GB", "s a step", unit, "MFU", "GB sent")
+    for each in found.plans:
+        speed = found.rows_per_second(each) * (batch.tokens or 1)
+        plan, kind = each.plan, each.plan.checkpointing or "nothing"
+        name = str(plan) + (f" ({plan.schedule})" if plan.pipeline > 1 else "")
+        table.add_row(name, kind, f"{each.rows} x {each.microbatches}", f"{each.memory.total / 1e9:.1f}",
+                      f"{each.time.total:.3g}", f"{speed:,.0f}", f"{found.mfu(each):.1%}",
+                      f"{each.exchanged / 1e9:.3g}")  # fmt: skip
+    if found.plans:
+        out.print(table)
+        show_best(found, found.plans[0], out)
+    else:
+        out.print("No plan fits.", style="bold")
+    if found.refusals:
+        out.print("Left out:", style="bold")
+        for refusal in found.refusals:
+            plans = "1 plan" if refusal.count == 1 else f"{refusal.count} plans"
+            out.print(f"  {plans}: {printable(refusal.reason)} (such as {printable(refusal.example)})", markup=False,
+                      soft_wrap=True)  # fmt: skip
+
+
+def show_best(found: Comparison, best: Estimate, out: Any) -> None:
+    """Print the parts of the fastest plan, and the options of a recipe."""
+    memory = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in asdict(best.memory).items() if size)
+    time = ", ".join(f"{name} {seconds:.3g}" for name, seconds in asdict(best.time).items() if seconds)
+    out.print(f"fastest: GB of memory: {memory}; seconds: {time}", soft_wrap=True)
+    if best.plan.pipeline > 1:
+        out.print("zoo.parallel.make_pipeline takes this plan:")
+    out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """The comparison as numbers and texts."""
+    plans = [
+        {
+            "plan": each.plan.to_dict(), "rows": each.rows, "microbatches": each.microbatches,
+            "memory_bytes": asdict(each.memory) | {"total": each.memory.total},
+            "seconds": asdict(each.time) | {"total": each.time.total},
+            "rows_per_second": found.rows_per_second(each), "mfu": found.mfu(each),
+            "exchanges": [asdict(exchange) for exchange in each.exchanges],
+            "recipe": found.recipe(each),
+        }
+        for each in found.plans
+    ]  # fmt: skip
+    return {
+        "model": found.model, "parameters": found.parameters, "gpus": found.gpus, "hardware": asdict(found.hardware),
+        "batch": asdict(found.batch), "flops": found.flops, "plans": plans,
+        "refusals": [asdict(refusal) for refusal in found.refusals],
+    }  # fmt: skip
