@@ -30,9 +30,10 @@ from zoo.tasks.optimizer import adamw
 from zoo.training.planner.batch import read_batch
 from zoo.training.planner.estimate import Estimator
 from zoo.training.planner.hardware import GPUS, Hardware
+from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.search import plan_run
 from zoo.training.planner.timing import Group, exchanging
-from zoo.training.planner.trace import Division, backward, imaginary_processes, of_rows, repeated, trace
+from zoo.training.planner.trace import Division, backward, imaginary_processes, trace
 
 GPT = {"width": 64, "depth": 3, "heads": 8, "vocab_size": 256, "max_length": 64}
 MODELS: dict[str, dict[str, Any]] = {

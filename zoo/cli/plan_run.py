@@ -69,7 +69,7 @@ def show(found: Comparison) -> None:
         name = str(plan) + (f" ({plan.schedule})" if plan.pipeline > 1 else "")
         table.add_row(name, kind, f"{each.rows} x {each.microbatches}", f"{each.memory.total / 1e9:.1f}",
                       f"{each.time.total:.3g}", f"{speed:,.0f}", f"{found.mfu(each):.1%}",
-                      f"{each.exchanged / 1e9:.3g}")  # fmt: skip
+                      f"{each.exchanged / 1e9:,.{0 if each.exchanged > 1e11 else 1}f}")  # fmt: skip
     if found.plans:
         out.print(table)
         show_best(found, found.plans[0], out)

@@ -1,7 +1,7 @@
 """Memory, exchanges and time of the processes of one plan."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,13 @@ from zoo.parallel.exchanges import (
     pipeline_exchanges,
     units_of,
 )
+from zoo.parallel.fsdp import blocks_of
 from zoo.parallel.plan import Plan
 from zoo.parallel.tensor import Layout, Ranks
 from zoo.training.planner.batch import Batch
 from zoo.training.planner.hardware import Hardware
 from zoo.training.planner.memory import Memory, Process, memory
+from zoo.training.planner.scale import added, of_rows, repeated
 from zoo.training.planner.stages import (
     Stage,
     idle_share,
@@ -36,7 +38,7 @@ from zoo.training.planner.stages import (
     turns,
 )
 from zoo.training.planner.timing import StepTime, groups_of, optimizer_time, pass_time
-from zoo.training.planner.trace import NUMBERS, Division, Trace, Work, imaginary_processes, of_rows, repeated, trace
+from zoo.training.planner.trace import Division, Trace, imaginary_processes, trace
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Estimator:
             model = self.model if self.short is None else self.short
             with imaginary_processes(division.tensor * division.context):
                 found = trace(model, self.batch.inputs(model, division.rows), division)
-            self.traces[division] = found if self.short is None else repeated(found, len(self.model.blocks))  # type: ignore[arg-type]
+            self.traces[division] = found if self.short is None else repeated(found, len(blocks_of(self.model)))
         return self.traces[division]
 
     def layout(self, plan: Plan) -> Layout | None:
@@ -211,14 +213,6 @@ class Estimator:
         return sum(x.nbytes for x in self.model.buffers()) + rows * sum(x.nbytes for x in batch)
 
 
-def added(works: Sequence[Work], times: int) -> Work:
-    """The sum of what is computed, `times` over."""
-    return Work(
-        *(times * sum(getattr(work, name) for work in works) for name in NUMBERS),
-        add_up([e for work in works for e in work.exchanges], times),
-    )  # fmt: skip
-
-
 def shorter(model: Model) -> Model | None:
     """The model with three blocks, for traces, if its blocks are alike; None to trace all of them."""
     config, blocks = model.config, getattr(model, "blocks", None)
@@ -230,7 +224,7 @@ def shorter(model: Model) -> Model | None:
     if any(own != shapes[0] for own in shapes):
         return None
     made = build(family(model.family), config.replace(depth=3), "meta")
-    return made if len(made.blocks) == 3 else None  # type: ignore[arg-type]
+    return made if len(blocks_of(made)) == 3 else None
 
 
 def largest_divisors(number: int) -> list[int]:

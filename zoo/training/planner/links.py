@@ -36,7 +36,7 @@ def measured_machine(
 
 def shapes_of(model: nn.Module, rows: int) -> list[tuple[int, int, int]]:
     """(rows, inputs, outputs) of the products of a block, those that differ."""
-    found = {}
+    found: dict[tuple[int, int], None] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and ".blocks." in f".{name}":
             found[module.in_features, module.out_features] = None

@@ -7,7 +7,7 @@ do not exist, so what is counted here is what that code does.
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
@@ -159,10 +159,10 @@ def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) 
     made = meta_copy(model, {}).to(division.dtype).train()
     inputs = {name: x.to(division.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
     world = division.tensor * division.context
-    groups = {}
+    groups: dict[str, str] = {}
     if world > 1:
         mesh = init_device_mesh("cpu", (division.context, division.tensor), mesh_dim_names=("context", "tensor"))
-        groups = {mesh[name].get_group().group_name: name for name in ("context", "tensor")}
+        groups = {str(mesh[name].get_group().group_name): name for name in ("context", "tensor")}
     if division.checkpointing is not None:
         recompute(made, division.checkpointing)
     if division.tensor > 1:
@@ -362,50 +362,3 @@ class KernelAttention(FusedAttention):
         work.attention_flops += BACKWARD_ATTENTION * ctx.flops
         work.operations += 1
         return *FusedAttention.backward(ctx, *grads), None, None
-
-
-# --- from few blocks and rows to many ---------------------------------------------------------------------------------
-
-
-def repeated(found: Trace, depth: int) -> Trace:
-    """A trace of three blocks as one of `depth` blocks, with copies of the second one above each other in memory."""
-    segments = list(found.segments)
-    at = next(i for i, s in enumerate(segments) if s.unit == "blocks.1" and s.phase == "forward")
-    kept, count = segments[at + 1].after - segments[at - 1].after, depth - 3
-    made: list[Segment] = []
-    for i, segment in enumerate(segments):
-        backward = segment.phase == "backward"
-        if segment.unit == "blocks.1":
-            for number in reversed(range(count + 1)) if backward else range(count + 1):
-                made.append(lifted(segment, number * kept, f"blocks.{number + 1}"))
-                if not backward and number < count:
-                    made.append(lifted(segments[i + 1], number * kept, ""))
-            continue
-        below = i < at or (backward and any(s.unit == "blocks.1" and s.phase == "backward" for s in segments[:i]))
-        unit = f"blocks.{depth - 1}" if segment.unit == "blocks.2" else segment.unit
-        made.append(lifted(segment, 0 if below else count * kept, unit))
-    return replace(found, segments=tuple(made))
-
-
-def lifted(segment: Segment, size: int, unit: str) -> Segment:
-    """A segment with `size` more bytes below it."""
-    return replace(segment, unit=unit, peak=segment.peak + size, after=segment.after + size)
-
-
-def of_rows(one: Trace, two: Trace, rows: int) -> Trace:
-    """The trace of a microbatch of any number of rows, from those of one row and of two."""
-
-    def at(a: float, b: float) -> float:
-        return max(0, a + (rows - 1) * (b - a))
-
-    segments = []
-    for a, b in zip(one.segments, two.segments, strict=True):
-        of_one = {(x.operation, x.over): x for x in add_up(a.work.exchanges)}
-        exchanges = []
-        for y in add_up(b.work.exchanges):
-            x = of_one[y.operation, y.over]
-            exchanges.append(replace(y, count=int(at(x.count, y.count)), bytes=int(at(x.bytes, y.bytes))))
-        numbers = [at(getattr(a.work, name), getattr(b.work, name)) for name in NUMBERS]
-        segments.append(Segment(a.phase, a.unit, int(at(a.peak, b.peak)), int(at(a.after, b.after)),
-                                Work(*numbers, exchanges)))  # fmt: skip
-    return Trace(tuple(segments), int(at(one.hidden, two.hidden)), one.regathers)
