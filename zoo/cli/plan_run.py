@@ -88,8 +88,6 @@ def show_best(found: Comparison, best: Estimate, out: Any) -> None:
     memory = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in asdict(best.memory).items() if size)
     time = ", ".join(f"{name} {seconds:.3g}" for name, seconds in asdict(best.time).items() if seconds)
     out.print(f"fastest: GB of memory: {memory}; seconds: {time}", soft_wrap=True)
-    if best.plan.pipeline > 1:
-        out.print("zoo.parallel.make_pipeline takes this plan:")
     out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
 
 
