@@ -265,6 +265,31 @@ def test_models_that_are_not_one_stack_are_named(make: Any, message: str) -> Non
         check_model(make())
 
 
+def failing(rank: int, evaluates: bool) -> str:
+    """What each stage raises where the loss, which the last one computes, raises an error for a microbatch."""
+
+    def broken(output: Tensor, batch: Any) -> Tensor:
+        if int(batch["number"].max()) == 5:
+            raise ValueError("odd labels")
+        return loss(output, batch)
+
+    pipeline = Pipeline(family("llama", **UNTIED), dist.group.WORLD, broken, microbatches=MICROBATCHES)
+    batch = {"input_ids": IDS, "number": torch.arange(8)}
+    pipeline.step({"input_ids": IDS, "number": torch.zeros(8)})
+    try:
+        (pipeline.evaluate if evaluates else pipeline.step)(batch)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_an_error_in_one_stage_ends_the_others_with_its_name(evaluates: bool) -> None:
+    first, last = ranks(2, failing, evaluates, timeout=30)
+    assert last.endswith("odd labels")
+    assert first.startswith("RuntimeError: process 1 of the pipeline failed with") and first.endswith("odd labels")
+
+
 def batch_errors(rank: int) -> list[str]:
     pipeline = Pipeline(family("mamba2"), dist.group.WORLD, loss, microbatches=4)
     errors = []

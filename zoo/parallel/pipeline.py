@@ -2,7 +2,7 @@
 other. The order of their forward and backward passes is that of `torch.distributed.pipelining`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -138,12 +138,15 @@ class Pipeline:
         know it, so that it need not be sent before."""
         source = dist.get_global_rank(self.group, (self.count - 1) % self.ranks)
         described: list[Any] = [(shape, torch.float64) if value is None else (value.shape, value.dtype)]
-        if shape is None:
-            dist.broadcast_object_list(described, source, self.group)
-        if value is None:
-            value = torch.empty(described[0][0], dtype=described[0][1], device=self.device)
-        value = value.detach().contiguous()
-        dist.broadcast(value, source, self.group)
+        try:
+            if shape is None:
+                dist.broadcast_object_list(described, source, self.group)
+            if value is None:
+                value = torch.empty(described[0][0], dtype=described[0][1], device=self.device)
+            value = value.detach().contiguous()
+            dist.broadcast(value, source, self.group)
+        except Exception as error:  # such as that of a stage that others have not waited for
+            self._end(error)
         return value
 
     def _share_of(self, batch: Mapping[str, Tensor]) -> LossOfModel:
@@ -171,9 +174,23 @@ class Pipeline:
         last = {"target": index, "losses": losses} if is_last else {}
         try:
             run(*((index,) if is_first else ()), batch=dict(batch), return_outputs=False, **last)
+        except Exception as error:
+            self._end(error)
         finally:
             self.stages[-1].loss = None
         return [loss.detach() for loss in losses]
+
+    def _end(self, error: Exception) -> NoReturn:
+        """End the connections of the group, or the other stages would wait for ever; raises the first error of all."""
+        while isinstance(error.__cause__, Exception):  # torch puts the inputs of the stage around it
+            error = error.__cause__
+        said = f"process {dist.get_rank()} of the pipeline failed with {type(error).__name__}: {error}"
+        store = dist.PrefixStore(f"pipeline {self.group.group_name}", dist.distributed_c10d._get_default_store())
+        first = store.compare_set("error", "", said).decode()
+        self.group.abort()
+        if first == said:
+            raise error
+        raise RuntimeError(first) from error
 
     def check_batch(self, batch: Mapping[str, Tensor]) -> int:
         """The number of rows. Raises ValueError for a batch that cannot be divided into microbatches."""
