@@ -8,15 +8,17 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
+from peers import randomize
 from ranks import as_torchrun, ranks
 from tiny_run import Kill, checkpoint, in_child, metrics, tiny_run
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 import zoo
 from zoo.parallel import Plan
 from zoo.parallel.config import PlanSettings
-from zoo.tasks import CausalLMTask, MaskedLMTask
+from zoo.tasks import CausalLMTask, MaskedLMTask, Seq2SeqTask, seq2seq
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
 from zoo.training.config import RunSettings
@@ -161,6 +163,68 @@ def test_a_language_model_on_parts_of_texts(name: str) -> None:
             assert row == pytest.approx(expected, rel=1e-5)
         for key, value in weights.items():
             torch.testing.assert_close(values[key].reshape(value.shape), value, atol=1e-3, rtol=1e-3)
+
+
+class Same(Metric):
+    """The fraction of the texts that are as expected."""
+
+    directions = {"same": "max"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("seen", torch.zeros(2), dist_reduce_fx="sum")
+
+    def update(self, texts: list[str], expected: list[str]) -> None:
+        self.seen += torch.tensor([sum(x == y for x, y in zip(texts, expected, strict=True)), len(texts)])
+
+    def compute(self) -> dict[str, float]:
+        return {"same": float(self.seen[0] / self.seen[1]), "texts": float(self.seen[1])}
+
+
+def writer(references: list[str]) -> Seq2SeqTask:
+    sizes = dict(vocab_size=50, width=16, depth=1, heads=2, dropout=0.0, seed=0)
+    model = randomize(zoo.create_model("bart_nano", **sizes))
+    for value in model.parameters():  # or it writes the same text for all rows
+        value.data *= 4 if value.ndim > 1 else 1
+    model.preprocess = SimpleNamespace(decode=lambda row: str(row[row != 1].tolist()))  # type: ignore[assignment]
+    return Seq2SeqTask(model, lr=1e-12, text_metric=Same, references={"val": references}, val_samples=3,
+                       generation={"max_new_tokens": 6})  # fmt: skip
+
+
+def pairs(part: int, parts: int) -> list[dict[str, Any]]:
+    rows = torch.arange(4).chunk(parts)[part]
+    ids, labels = torch.randint(5, 50, (2, 4, 8), generator=torch.Generator().manual_seed(0))
+    return [
+        {"input_ids": ids[rows], "attention_mask": torch.ones_like(ids[rows]), "labels": labels[rows], "index": rows}
+    ]
+
+
+def write_texts(rank: int, plan: Plan, references: list[str]) -> tuple[dict[str, float], list[str]]:
+    """What is logged in a step and a validation, and what is said at the start."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    task, row, said = writer(references), dict[str, float](), list[str]()
+    seq2seq.announce = said.append
+    task.record = lambda found, step: row.update(found)  # type: ignore[method-assign, assignment]
+    loader = DataLoader(pairs(rank // plan.context, plan.batch_parts), batch_size=None)  # type: ignore[arg-type]
+    trainer = L.Trainer(
+        max_steps=1, accelerator="cpu", devices=plan.world, strategy=PlanStrategy(plan), logger=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(task, loader, loader)
+    return row, said
+
+
+def test_texts_are_generated_where_processes_hold_shards(tmp_path: Path) -> None:
+    """And it is said by name where they are not."""
+    alone, (batch,) = writer([]), pairs(0, 1)
+    references = alone.generate(alone.model.eval(), batch)
+    assert len(set(references)) > 1
+    for plan in (Plan(data=2), Plan(shard=2)):
+        for row, said in ranks(2, write_texts, plan, references):
+            assert row["val_same"] == 1.0 and row["val_texts"] == 3.0 and not said, row
+    for row, said in ranks(2, write_texts, Plan(context=2), references):
+        assert "val_same" not in row and said[0].startswith("no same: processes that divide tokens (plan.context)")
 
 
 def compared(rank: int) -> str:

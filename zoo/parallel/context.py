@@ -87,6 +87,11 @@ def slices_of(model: nn.Module) -> TokenSlices | None:
     return None
 
 
+def divides_tokens(model: nn.Module) -> bool:
+    """Whether processes divide the tokens of a model, also of one that gathers its output."""
+    return any(isinstance(module, DividedStack) for module in model.modules())
+
+
 def change_class(module: nn.Module, mixin: type) -> None:
     """Put the methods of `mixin` before those of a module; its parameters and their names stay."""
     if not isinstance(module, mixin):

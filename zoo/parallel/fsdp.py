@@ -1,6 +1,8 @@
 """FSDP2 and DDP: each block is a unit, and all other parameters form another."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +70,33 @@ def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
             average(module, mesh=mesh)
         register_encode_methods(model)
     return model
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Hold what `shard` and `replicate` divide whole in every process; no effect on other models.
+
+    Within the block a process computes without the others: they may write texts of other lengths. All of them enter it,
+    after a forward of the whole model.
+    """
+    from torch.distributed._composable.replicate_with_fsdp import ReplicateModule
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    # Copies, and what does not lie in another part, stay whole after a forward anyway.
+    freed = [part for part in parts if part is not model and not isinstance(part, ReplicateModule)]
+    with torch.inference_mode(False):
+        for part in parts:
+            part.unshard()
+    for part in freed:
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in freed:
+            part.set_reshard_after_forward(True, recurse=False)
+        for part in parts:
+            part.reshard()
 
 
 def make_vectors(model: nn.Module) -> None:

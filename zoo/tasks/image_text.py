@@ -12,9 +12,11 @@ from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
 from zoo.nn.losses.cross_entropy import IGNORED
+from zoo.parallel.context import divides_tokens
+from zoo.parallel.fsdp import gathered
 from zoo.tasks.base import as_batch_dict
 from zoo.tasks.language_modeling import CausalLMTask, Predictions, _inputs, output_layer
-from zoo.tasks.seq2seq import select_rows
+from zoo.tasks.seq2seq import say_without_texts, select_rows
 from zoo.tasks.weighted_mean import WeightedMean
 
 
@@ -162,13 +164,19 @@ class ImageTextTask(CausalLMTask):
             self.metrics[name] = WeightedMean().to(self.device)
         return self.metrics[name]
 
+    def on_fit_start(self) -> None:
+        """As in Seq2SeqTask."""
+        super().on_fit_start()
+        say_without_texts(self)
+
     def _generates(self, stage: str) -> bool:
-        """Whether texts are generated; a sharded model cannot: all ranks would have to write equally long ones."""
-        return self.text_metric is not None and stage in self.references and not isinstance(self.evaluated, FSDPModule)
+        """Whether texts are generated; processes that divide the tokens of a text cannot."""
+        return self.text_metric is not None and stage in self.references and not divides_tokens(self.evaluated)
 
     def _compare(self, batch: Mapping[str, Any], stage: str, options: dict[str, Any]) -> list[str]:
         """Generate texts for a batch, and update the metric of texts."""
-        texts = self.generate(self.evaluated, batch, **options)
+        with gathered(self.evaluated):
+            texts = self.generate(self.evaluated, batch, **options)
         if stage not in self.text_metrics:
             self.text_metrics[stage] = cast(Callable[[], Metric], self.text_metric)().to(self.device)
         self.text_metrics[stage].update(texts, [self.references[stage][i] for i in batch["index"].tolist()])

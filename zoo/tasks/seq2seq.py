@@ -7,17 +7,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torchmetrics import Metric
 
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.nn.losses.cross_entropy import IGNORED
+from zoo.parallel.context import divides_tokens
+from zoo.parallel.fsdp import gathered
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.language_modeling import Predictions, output_layer
 from zoo.tasks.weighted_mean import WeightedMean
+from zoo.utils.console import announce
 
 CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
 DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")
@@ -165,14 +167,19 @@ class Seq2SeqTask(Task):
             return batch
         return self.augment(batch, seed=self.seed, step=step, train=train)
 
+    def on_fit_start(self) -> None:
+        """As in Task; says once that no texts are generated where processes divide the tokens."""
+        super().on_fit_start()
+        say_without_texts(self)
+
     def _generates(self, stage: str) -> bool:
-        """Whether texts are generated; a sharded model cannot: all ranks would have to write equally long ones."""
-        sharded = isinstance(self.evaluated, FSDPModule)
-        return self.text_metric is not None and stage in self.references and not sharded
+        """Whether texts are generated; processes that divide the tokens of a text cannot."""
+        return self.text_metric is not None and stage in self.references and not divides_tokens(self.evaluated)
 
     def _compare(self, batch: Mapping[str, Any], stage: str, options: dict[str, Any]) -> list[str]:
         """Generate texts for a batch, and update the metric of texts."""
-        texts = self.generate(self.evaluated, batch, **options)
+        with gathered(self.evaluated):
+            texts = self.generate(self.evaluated, batch, **options)
         self._metric(f"{stage}_text", cast(Callable[[], Metric], self.text_metric)).update(
             texts, [self.references[stage][i] for i in batch["index"].tolist()]
         )
@@ -206,6 +213,14 @@ class Seq2SeqTask(Task):
             row |= {f"{stage}_{name}": score for name, score in metric.compute().items()}
             metric.reset()
         self.log_evaluation(row)
+
+
+def say_without_texts(task: Any) -> None:
+    """Say which metrics a plan leaves out, because its processes divide the tokens of a text."""
+    if task.text_metric is not None and divides_tokens(task.evaluated):
+        names = ", ".join(task.text_metric().directions)
+        announce(f"no {names}: processes that divide tokens (plan.context) generate no texts; zoo.generate does so "
+                 "after the run, with the saved model")  # fmt: skip
 
 
 def shift_right(labels: Tensor, start_id: int, pad_id: int) -> Tensor:
