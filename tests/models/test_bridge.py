@@ -199,3 +199,11 @@ def test_configs_that_do_not_fit():
         config.replace(num_classes=3)
     with pytest.raises(ValueError, match="the text tower is a T5, expected a decoder"):
         build(family("bridge"), config.replace(text=Part(family="t5", config=family("t5").config())))
+
+
+def test_an_item_of_padding_alone_is_named():
+    from zoo.models.bridge.items import split_items
+
+    batch = {"input_values": torch.ones(2, 4), "audio_attention_mask": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]])}
+    with pytest.raises(ValueError, match="the attention mask of item 1 has zeros alone"):
+        split_items(batch)

@@ -203,7 +203,7 @@ def write_texts(rank: int, plan: Plan, references: list[str]) -> tuple[dict[str,
     """What is logged in a step and a validation, and what is said at the start."""
     os.environ["LOCAL_RANK"] = str(rank)
     task, row, said = writer(references), dict[str, float](), list[str]()
-    seq2seq.announce = said.append
+    seq2seq.announce = said.append  # type: ignore[assignment]
     task.record = lambda found, step: row.update(found)  # type: ignore[method-assign, assignment]
     loader = DataLoader(pairs(rank // plan.context, plan.batch_parts), batch_size=None)  # type: ignore[arg-type]
     trainer = L.Trainer(

@@ -40,6 +40,11 @@ def split_items(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         own = {name: x[row : row + 1] for name, x in batch.items()}
         if masks:
             length = masks[0].shape[1]
+            if not masks[0][row].any():
+                raise ValueError(
+                    f"the attention mask of item {row} has zeros alone: expected at least one sample or frame that is "
+                    "not padding; leave an item without any out"
+                )
             end = int(masks[0][row].nonzero().max()) + 1
             own = {name: x[:, :end] if x.shape[1:2] == (length,) else x for name, x in own.items()}
             own = {name: x for name, x in own.items() if not (name.endswith("attention_mask") and x.all())}

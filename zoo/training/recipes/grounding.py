@@ -52,7 +52,10 @@ class PointingScore(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the scores."""
         task: Any = pl_module
-        if self.images.boxes is None or trainer.world_size > 1:
+        if self.images.boxes is None:
+            return
+        if trainer.world_size > 1:
+            announce(f"no pointing score: one process computes it, and this run has {trainer.world_size}: devices=1")
             return
         try:
             with torch.inference_mode(False):
