@@ -26,13 +26,21 @@ KINDS = ("softmax", "linear", "performer", "retention")  # of tables of all kind
 
 
 def fill(folder: Path) -> None:
-    """The files that pages speak of: photos/, reviews.csv, clips/, speech/, captioned/, my.txt and so on."""
+    """The files that pages speak of: photos/, my_project/, reviews.csv, clips/, speech/, captioned/, my.txt and so on."""
     random = np.random.default_rng(0)
     for name in ("recipes", "examples", "configs"):
         (folder / name).symlink_to(ROOT / name)
+    save_code(folder / "my_project")
     save_images(folder, random)
     save_tables(folder)
     save_audio(folder, random)
+
+
+def save_code(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"shape{i}.py").write_text(f"import math\n\n\ndef shape{i}(size):\n    return math.pi * size\n")
+    (folder / "area.py").write_text("def area(width, height):\n    size = width * height\n    return size\n")
 
 
 def save_images(folder: Path, random: np.random.Generator) -> None:

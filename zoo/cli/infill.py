@@ -1,12 +1,14 @@
-"""The command `zoo infill`. Torch is imported when it runs."""
+"""The command `zoo infill`. Torch is imported when it runs, by the names of `zoo`."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import zoo
 from zoo.cli.chat import OPTIONS, is_option, options_of
 from zoo.utils.escape import say
+from zoo.utils.files import read_text
 
 
 def add_command(command: Callable[..., Any]) -> None:
@@ -24,9 +26,6 @@ def add_command(command: Callable[..., Any]) -> None:
 
 
 def run_infill(args: argparse.Namespace) -> int:
-    from zoo.checkpoints.load import load
-    from zoo.inference.generation.infill import infill
-
     options = options_of([word for word in args.texts if is_option(word)])
     texts = [word for word in args.texts if not is_option(word)]
     if (args.file is None) != (args.line is None):
@@ -42,14 +41,12 @@ def run_infill(args: argparse.Namespace) -> int:
         prefix, suffix = texts[0], "".join(texts[1:])
     if options.get("num_return_sequences", 1) != 1:
         raise ValueError("num_return_sequences= is for zoo.infill: the command writes one text")
-    say(infill(load(args.source), prefix, suffix, **options))
+    say(zoo.infill(zoo.load(args.source), prefix, suffix, **options))
     return 0
 
 
 def around_line(file: Path, line: int) -> tuple[str, str]:
     """(text before a line, text after it with the line feed). Raises: ValueError for a line that the file lacks."""
-    from zoo.utils.files import read_text
-
     lines = read_text(file).split("\n")
     if not 1 <= line <= len(lines):
         raise ValueError(f"--line {line}: {file} has {len(lines)} lines")

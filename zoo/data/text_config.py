@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from zoo.data.base_config import BaseDataSettings
 from zoo.data.config import ItemDataSettings, StreamSettings
 
 
@@ -208,7 +207,8 @@ class FillInMiddleSettings:
         spm_rate: Fraction of these whose suffix stands before their prefix.
         unit: What is rearranged: `context`, what a row has of each document, or `document`, each document before it is
             cut into rows, of which few then hold both sides of a middle.
-        whole_lines: Fraction of the middles that are whole lines; the others begin and end at any character.
+        whole_lines: Fraction of the middles that are whole lines, half of them one line, a quarter two lines and so on;
+            the others begin and end at any character.
     """
 
     rate: float = 0.5
@@ -225,17 +225,23 @@ class FillInMiddleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeSettings(BaseDataSettings):
+class CodeSettings:
     """Source code for language modeling and fill-in-the-middle.
 
     Attributes:
-        name: Dataset: `python_source` (the standard library of this Python, without its tests), or a
-            folder of Python files. Some of the files are held out for validation, as many others for the test.
-        data_dir: Folder of the files of a dataset with a card; there is none for source code.
+        name: Dataset: `python_source` (the standard library of this Python, without its tests), or a folder of Python
+            files. Some of the files are held out for validation, as many others for the test.
         batch_size: Rows per optimizer step, summed over all devices and accumulation steps.
+        num_workers: Number of data loader processes. 0 loads in the main process.
         fim: How documents are rearranged for fill-in-the-middle.
     """
 
     name: str = "python_source"
-    batch_size: int = 16
+    batch_size: int = 8
+    num_workers: int = 0
     fim: FillInMiddleSettings = field(default_factory=FillInMiddleSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")

@@ -82,7 +82,7 @@ def test_spans_of_characters_and_of_lines() -> None:
     text, numbers = "a\nbc\n\nd", random.Random(0)
     spans = {choose_span(text, numbers, 0.0) for _ in range(2000)}
     assert spans == {(i, j) for i in range(8) for j in range(i, 8)}
-    lines = {text[slice(*choose_span(text, numbers, 1.0))] for _ in range(500)}
+    lines = {text[slice(*choose_span(text, numbers, 1.0))] for _ in range(2000)}
     assert lines == {"", "a", "bc", "d", "a\nbc", "bc\n", "a\nbc\n", "bc\n\nd", "\nd", text}
 
 

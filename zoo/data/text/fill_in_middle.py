@@ -25,14 +25,19 @@ from zoo.utils.keyed_random import seed_for
 
 
 def choose_span(text: str, numbers: random.Random, whole_lines: float) -> tuple[int, int]:
-    """(start, end) of the middle of a text: two random characters, in the fraction `whole_lines` two line ends."""
-    if numbers.random() < whole_lines:
-        places = [0, *(i + 1 for i, character in enumerate(text) if character == "\n"), len(text)]
-        first, last = sorted(places[int(numbers.random() * len(places))] for _ in range(2))
-        ends_line = last > first and text[last - 1] == "\n"  # it belongs to the suffix
-        return first, last - 1 if ends_line else last
-    first, last = sorted(int(numbers.random() * (len(text) + 1)) for _ in range(2))
-    return first, last
+    """(start, end) of the middle of a text.
+
+    In the fraction `whole_lines` it is a random line without its line feed, or each time with probability 1/2 one line
+    more: what is filled in is mostly short. Otherwise it is what stands between two random characters.
+    """
+    if numbers.random() >= whole_lines:
+        first, last = sorted(int(numbers.random() * (len(text) + 1)) for _ in range(2))
+        return first, last
+    starts = [0, *(i + 1 for i, character in enumerate(text) if character == "\n"), len(text) + 1]
+    first = last = int(numbers.random() * (len(starts) - 1))
+    while last < len(starts) - 2 and numbers.random() < 0.5:
+        last += 1
+    return starts[first], starts[last + 1] - 1
 
 
 @dataclass(frozen=True)

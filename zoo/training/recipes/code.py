@@ -127,7 +127,8 @@ class LineWriter:
         for start in range(0, len(lines), ROWS):
             part = lines[start : start + ROWS]
             before, after = [one.before for one in part], [one.after for one in part]
-            found += infill(self.model, before, after, max_new_tokens=MAX_NEW_TOKENS, context=self.room)
+            written = infill(self.model, before, after, max_new_tokens=MAX_NEW_TOKENS, context=self.room, stop="\n")
+            found += [text.split("\n")[0] for text in written]
         return found
 
 
