@@ -26,7 +26,7 @@ KINDS = ("softmax", "linear", "performer", "retention")  # of tables of all kind
 
 
 def fill(folder: Path) -> None:
-    """The files that pages speak of: photos/, my_project/, reviews.csv, clips/, speech/, captioned/, my.txt and so on."""
+    """The files that pages speak of: photos/, my_project/, reviews.csv, clips/, speech/, my.txt and so on."""
     random = np.random.default_rng(0)
     for name in ("recipes", "examples", "configs"):
         (folder / name).symlink_to(ROOT / name)
