@@ -1,4 +1,4 @@
-"""Lines of Python files that a model is asked to write, from what stands before them or on both sides."""
+"""Lines of Python files for a model to write, from what stands before them or on both sides."""
 
 import io
 import keyword
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
 
-# Names that say no more than the line feed before them: a line of these alone is no question.
+# Names that say no more than the line feed before them: a line of these alone is left out.
 _TRIVIAL = frozenset(keyword.kwlist) | {"self", "cls"}
 
 
@@ -26,7 +26,7 @@ class CodeLine:
 
 
 def lines_of_code(text: str) -> list[int]:
-    """Numbers of the lines, from 0, on which a name begins that is no keyword.
+    """Numbers of the lines, from 0, on which a name begins that is not a keyword.
 
     So blank lines, closing brackets, comments, text inside strings (docstrings too), and lines such as `else:` or
     `return` are none of them. A file that Python cannot read has none.

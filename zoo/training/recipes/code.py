@@ -169,7 +169,7 @@ class NGramWriter:
         return self.processor.decode(new).split("\n")[0]
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:
-        """Bits per byte of the texts, each with a cache of all that it has said so far."""
+        """Bits per byte of the texts, each with a cache of the text before."""
         documents = [[*ids, self.end] for ids in self.encode(texts)]
         return bits(self.counts, documents) / sum(len(text.encode()) for text in texts)
 

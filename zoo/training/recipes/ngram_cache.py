@@ -1,7 +1,7 @@
 """An n-gram model with a cache of the text at hand: what a language model of source code is compared with.
 
 Counts of all orders are interpolated as in Witten-Bell smoothing (Bell, Cleary and Witten 1990; Chen and Goodman 1999,
-section 2.5). What the text has said so far counts `weight` times as much as the training texts: the cache of Kuhn and
+section 2.5). The text so far counts `weight` times as much as the training texts: the cache of Kuhn and
 De Mori 1990, here of n-grams, as for source code in Tu, Su and Devanbu 2014, https://doi.org/10.1145/2635868.2635875.
 """
 
