@@ -7,7 +7,6 @@ import pytest
 
 from tests.plot_checks import check_texts
 from zoo.cli.main import main as cli
-from zoo.training.scaling.plot import figure_of
 from zoo.training.scaling.report import ScalingReport, scaling
 from zoo.training.scaling.runs import ScalingError, read_runs, write_runs
 
@@ -54,7 +53,7 @@ def test_its_files(report: ScalingReport) -> None:
 
 
 def test_its_plot(report: ScalingReport) -> None:
-    figure = figure_of(report)
+    figure = report.figure()
     check_texts(figure)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0] == "10 k" and labels[-2:] == ["400 k, held out", "best size"]

@@ -100,7 +100,7 @@ class Fit:
         return float(self._loss(self.exponents, self.coefficients, parameters, tokens))
 
     def prediction_interval(self, parameters: float, tokens: float) -> tuple[float, float]:
-        """(low, high) of the loss of one run: over the bootstrap, each with a residual of the fit drawn at random.
+        """(low, high) of the loss of one run: over the bootstrap, each with a random residual of the fit.
 
         Raises: ScalingError for sizes or tokens that are not above 0.
         """
@@ -200,14 +200,14 @@ def check_design(law: Law, parameters: Values, tokens: Values) -> None:
     for what, values in (("sizes", n), ("numbers of tokens", d)):
         if (count := len(np.unique(values))) < _DISTINCT:
             raise ScalingError(f"the runs have {count} different {what}, expected at least {_DISTINCT}: their "
-                               f"influence on the loss cannot be told")  # fmt: skip
+                               f"influence on the loss cannot be separated")  # fmt: skip
     if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.9999:
         raise ScalingError("size and tokens are proportional in all runs, so that their influence cannot be separated: "
                            "train some sizes at several numbers of tokens")  # fmt: skip
 
 
 def _bootstrap(n: Array, d: Array, samples: int, law: Law, random: np.random.Generator) -> Array:
-    """How often each run is in each sample, [samples, R]; samples that do not determine the law are drawn again.
+    """How often each run is in each sample, [samples, R]; samples that do not determine the law are replaced by others.
 
     Raises: ScalingError if nearly all samples do not.
     """

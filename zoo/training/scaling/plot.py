@@ -1,5 +1,6 @@
 """The plot of a scaling law: losses over tokens and over compute, with the fit."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,25 +14,22 @@ from zoo.utils.plotting import PALETTE, label_text, make_figure, use_fonts_for_a
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from zoo.training.scaling.report import ScalingReport
-
 _POINTS = 100  # of each curve
 
 
-def figure_of(report: "ScalingReport") -> "Figure":
+def figure_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], fit: Fit) -> "Figure":
     """Loss of each size over tokens and over training FLOPs: points are runs, hollow ones held out, lines the fit.
 
-    On the right also the lowest loss for each amount of compute, by the first law.
+    On the right also the lowest loss for each amount of compute.
     """
     from matplotlib.ticker import NullFormatter
 
-    fit = next(iter(report.fits.values()))
     figure = make_figure(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    runs = [run for run in report.runs if not run.failure]
+    runs = [run for run in runs if not run.failure]
     for number, size in enumerate(sizes_of(runs)):
         own = [run for run in runs if run.size == size]
-        _plot_size(left, right, fit, own, number, held=size in report.hold_out)
+        _plot_size(left, right, fit, own, number, held=size in hold_out)
     flops = np.geomspace(min(run.flops for run in runs), max(run.flops for run in runs) * 2, _POINTS)
     try:
         best = [fit.optimum(float(value)).loss for value in flops]

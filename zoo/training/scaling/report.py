@@ -12,12 +12,14 @@ import numpy as np
 from zoo.training.run_dir import write_text
 from zoo.training.scaling.fit import Fit, Optimum, check_design, fit_law
 from zoo.training.scaling.laws import LAWS
+from zoo.training.scaling.plot import figure_of
 from zoo.training.scaling.runs import ScalingError, ScalingRun, read_runs, sizes_of, write_runs
 from zoo.training.sweep.results import markdown_table, terminal_table
 from zoo.utils.atomic import write_atomic
 from zoo.utils.console import format_count
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from zoo.training.scaling.sweep import Sweep
@@ -114,14 +116,16 @@ class ScalingReport:
 
     def write(self) -> None:
         """Write the files of the report to the folder."""
-        from zoo.training.scaling.plot import figure_of
-
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / RUNS_FILE, write_runs(self.runs))
         write_text(self.folder / "scaling.json", json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
         write_text(self.folder / "scaling.md", str(self) + "\n")
-        figure = figure_of(self)
+        figure = self.figure()
         write_atomic(self.folder / "scaling.png", lambda path: figure.savefig(path, format="png"))
+
+    def figure(self) -> "Figure":
+        """The plot of the runs with the fit of the first law."""
+        return figure_of(self.runs, self.hold_out, next(iter(self.fits.values())))
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
