@@ -41,7 +41,7 @@ WITHOUT_TORCH = (
     "zoo.training.sweep.compare",
     "zoo.training.sweep.results", "zoo.cli.main", "zoo.cli.export", "zoo.cli.audio", "zoo.cli.models",
     "zoo.cli.predict", "zoo.cli.retrieval", "zoo.cli.doctor", "zoo.cli.chat", "zoo.cli.serve", "zoo.cli.info",
-    "zoo.cli.plan",
+    "zoo.cli.plan", "zoo.cli.scaling",
 )  # fmt: skip
 # What is counted below, and may only become less.
 IMPORTS_IN_FUNCTIONS, NAMES_THROUGH_PACKAGES, IMPORT_MODULE_STRINGS = 42, 0, 12

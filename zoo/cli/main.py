@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
+from zoo.cli.doctor import main as doctor
 from zoo.cli.export import add_command as add_export
 from zoo.cli.infill import add_command as add_infill
 from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
@@ -203,8 +204,6 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    from zoo.cli.doctor import main as doctor
-
     return doctor()
 
 

@@ -14,6 +14,7 @@ from zoo.training.scaling.fit import Fit, Optimum, check_design, fit_law
 from zoo.training.scaling.laws import LAWS
 from zoo.training.scaling.plot import figure_of
 from zoo.training.scaling.runs import ScalingError, ScalingRun, read_runs, sizes_of, write_runs
+from zoo.training.scaling.sweep import SWEEP_FILE, Sweep, read_sweep
 from zoo.training.sweep.results import markdown_table, terminal_table
 from zoo.utils.atomic import write_atomic
 from zoo.utils.console import format_count
@@ -21,8 +22,6 @@ from zoo.utils.console import format_count
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
-
-    from zoo.training.scaling.sweep import Sweep
 
 RUNS_FILE = "results.csv"
 
@@ -245,7 +244,7 @@ def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path,
     return report
 
 
-def _check_planned(sweep: "Sweep", hold_out: Sequence[str]) -> None:
+def _check_planned(sweep: Sweep, hold_out: Sequence[str]) -> None:
     """Raise ScalingError before the first run if the runs of a sweep could not determine the laws."""
     known = [size.name for size in sweep.sizes]
     if unknown := [name for name in hold_out if name not in known]:
@@ -276,8 +275,6 @@ def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: s
         runs, held = read_runs(path), None
         folder = Path(out) if out else path.parent
     else:
-        from zoo.training.scaling.sweep import SWEEP_FILE, read_sweep
-
         description = path / SWEEP_FILE if path.is_dir() else path
         if path.is_dir() and not description.is_file():
             raise ScalingError(f"{path} has no {SWEEP_FILE}: expected the folder of a sweep, which `zoo scaling "

@@ -25,6 +25,8 @@ from typing import Any
 
 import yaml
 
+from zoo.models.registry import build, find_variant, with_overrides
+from zoo.training.config import RunSettings
 from zoo.training.parse import SettingsError, parse
 from zoo.training.run_dir import write_text
 from zoo.training.scaling.runs import ScalingError, ScalingRun
@@ -144,8 +146,6 @@ def size_of(script: Path, words: Sequence[str]) -> tuple[int, int]:
 
     Raises: ScalingError for a recipe that is not about text; SettingsError for options that it rejects.
     """
-    from zoo.models.registry import build, find_variant, with_overrides
-
     config = parse(_settings_class(script), words, configs=script.parent.parent / "configs", recipe=script.stem)
     family = find_variant(config.model.name)
     fields = with_overrides(family, family.config(**family.variants[config.model.name]), config.model.overrides)
@@ -231,8 +231,6 @@ def _hold_out(file: Path, given: Any, sizes: Sequence[SizePlan]) -> list[str]:
 
 def _settings_class(script: Path) -> type:
     """The settings of a recipe: those that its script imports."""
-    from zoo.training.config import RunSettings
-
     path = list(sys.path)
     try:
         names = runpy.run_path(str(script), run_name="recipe")
