@@ -145,8 +145,9 @@ def write_texts(folder: Path, size: int) -> int:
     generator, each = np.random.default_rng(0), size // 4
     for number in range(4):
         with open(folder / f"{number}.jsonl", "w") as file:
-            while file.tell() < each:
-                file.write(f'{{"text": "{" ".join(words[generator.integers(0, 8, 400)])}"}}\n')
+            written = 0
+            while written < each:
+                written += file.write(f'{{"text": "{" ".join(words[generator.integers(0, 8, 400)])}"}}\n')
     return sum(file.stat().st_size for file in folder.iterdir())
 
 

@@ -183,7 +183,7 @@ def test_parquet_files_without_a_column_are_named(table: dict, says: str, tmp_pa
 @pytest.mark.parametrize(("options", "says"), [
     ({"group_pattern": "(.)"}, "group_pattern= is for data in memory"),
     ({"on_error": "skip"}, "on_error=skip is for data in memory"),
-    ({"sources": ["birds", "bird"]}, r"sources: .*bird is no folder; did you mean 'birds'"),
+    ({"sources": ["birds", "bird"]}, r"sources: .*bird is not a folder; did you mean 'birds'"),
     ({"class_names": ["x", "y"]}, "expected 0 to 1"),
 ])  # fmt: skip
 def test_options_that_do_not_apply(options: dict, says: str, tmp_path: Path) -> None:

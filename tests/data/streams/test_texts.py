@@ -185,7 +185,7 @@ def test_bad_files_are_named(name: str, content: bytes, says: str, tmp_path: Pat
 
 @pytest.mark.parametrize(("options", "says"), [
     ({"streaming": False, "packing": "concatenate"}, "packing=concatenate is for folders .*streaming=true"),
-    ({"sources": ["none"]}, r"sources: .*none is no folder"),
+    ({"sources": ["none"]}, r"sources: .*none is not a folder"),
     ({"text": "txet"}, r"no column 'txet'; did you mean 'text'"),
     ({}, "of which none can be held out for validation"),
 ])  # fmt: skip

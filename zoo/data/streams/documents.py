@@ -96,7 +96,7 @@ def _is_large(found: TextFiles) -> bool:
 def _source(folder: Path) -> TextFiles:
     """The text files of a folder: those of its sub-folders train, val and test if it has them, else all are train."""
     if not folder.is_dir():
-        raise DataError(f"sources: {folder} is no folder; expected folders in data=, or paths of others")
+        raise DataError(f"sources: {folder} is not a folder; expected folders in data=, or paths of others")
     below = {split: [folder / name for name in names if (folder / name).is_dir()] for split, names in SPLITS.items()}
     if below["train"] and (below["validation"] or below["test"]):
         files = {split: [file for place in places for file in data_files(place) if _suffix(file)]

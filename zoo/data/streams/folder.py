@@ -61,7 +61,7 @@ def _source(folder: Path, name: str) -> Shards:
     path = folder / Path(name).expanduser()
     if not path.is_dir():
         near = did_you_mean(name, sub_folders(folder)) if folder.is_dir() else ""
-        raise DataError(f"sources: {path} is no folder{near}; expected folders in data={folder}, or paths of others")
+        raise DataError(f"sources: {path} is not a folder{near}; expected folders in data={folder}, or paths of others")
     if (found := shards_in(path)) is None:
         raise DataError(f"sources: {path} holds no shards: expected *.tar, or several *.parquet files")
     return found

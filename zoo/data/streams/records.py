@@ -134,6 +134,14 @@ class Recent(Generic[T]):
         self._process = os.getpid()
 
 
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Bytes of an open file, read at their place."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
+    return os.read(descriptor, size)
+
+
 def hash_text(text: str | bytes) -> int:
     """64 bits of the hash of a text, as a signed number."""
     encoded = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.sources.fingerprint import note_digest
-from zoo.data.streams.records import Recent, Records, Role, hash_text
+from zoo.data.streams.records import Recent, Records, Role, hash_text, read_at
 from zoo.data.streams.tar_index import TarIndex, tar_index
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.keyed_random import hash_keys
@@ -54,9 +54,9 @@ class TarRecords(Records):
             shard = self._shard(row)
             has = ", ".join(self.indexes[shard].members)
             given = role.column if role.column in role.endings else ""
-            wanted = role.column or ", ".join(role.endings)
+            expected = role.column or ", ".join(role.endings)
             near = did_you_mean(given, self.indexes[shard].members) if given else ""
-            raise DataError(f"{self.place(row)} has no {role.name}: expected a member {wanted} (the file has {has})"
+            raise DataError(f"{self.place(row)} has no {role.name}: expected a member {expected} (the file has {has})"
                             f"{near}; add it, or name another with {role.name}=")  # fmt: skip
         return places
 
@@ -87,7 +87,7 @@ class TarRecords(Records):
             if size < 0:
                 found.append(None)
                 continue
-            content = os.pread(self._descriptors(self.files[shard]), size, offset)
+            content = read_at(self._descriptors(self.files[shard]), size, offset)
             if len(content) < size:
                 raise DataError(f"{self.place(row)}: {self.files[shard]} has become shorter while it was read; start "
                                 f"again")  # fmt: skip
@@ -127,4 +127,4 @@ class TarRecords(Records):
 
 
 def _open(file: Path) -> int:
-    return os.open(file, os.O_RDONLY)
+    return os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))

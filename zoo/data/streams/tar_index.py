@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from zoo.data.streams.records import hash_text
+from zoo.data.streams.records import hash_text, read_at
 from zoo.utils.atomic import write_atomic
 from zoo.utils.cache import cache_folder, make_room
 from zoo.utils.errors import DataError
@@ -102,7 +102,7 @@ def _read(stored: Path) -> TarIndex | None:
     try:
         with safe_open(stored, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
         return TarIndex(json.loads(metadata["members"]), digest=metadata["digest"], **tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
@@ -145,11 +145,7 @@ class _Builder:
                 self.classes[-1] = int(content) if content.strip().isdigit() and info.size < 12 else _INVALID
 
     def _content(self, info: tarfile.TarInfo) -> bytes:
-        here = self.handle.tell()
-        self.handle.seek(info.offset_data)
-        content = self.handle.read(info.size)
-        self.handle.seek(here)
-        return content
+        return read_at(self.handle.fileno(), info.size, info.offset_data)
 
     def index(self) -> TarIndex:
         if not self.samples:
