@@ -138,8 +138,11 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     """Bytes of an open file, read at their place."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, size, offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
-    return os.read(descriptor, size)
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)  # Windows
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    content = os.read(descriptor, size)
+    os.lseek(descriptor, before, os.SEEK_SET)
+    return content
 
 
 def hash_text(text: str | bytes) -> int:
