@@ -213,6 +213,24 @@ def test_evaluation_of_several_shapes() -> None:
         assert losses == pytest.approx([whole, short, whole], abs=1e-12) and gradients == 0
 
 
+def weighted(rank: int, batch: dict[str, Tensor]) -> tuple[float, Gradients]:
+    pipeline = Pipeline(family("gpt2"), dist.group.WORLD, lm_loss, weight=lambda b: (b["labels"] >= 0).sum())
+    mean = float(pipeline.step(batch))
+    return mean, {name: p.grad for name, p in pipeline.named_parameters() if name.startswith("blocks")}
+
+
+def test_the_mean_over_tokens_that_microbatches_do_not_share_equally() -> None:
+    ids = texts()["input_ids"][0]
+    batch = {"input_ids": ids, "labels": ids.masked_fill(torch.arange(13) > torch.arange(8)[:, None], -100)}
+    model = family("gpt2")
+    expected = lm_loss(model(input_ids=ids), batch)
+    expected.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    for mean, own in ranks(2, weighted, batch):
+        assert mean == pytest.approx(float(expected.detach()), abs=1e-12)
+        assert difference(own, {name: gradients[name] for name in own}) < 1e-12
+
+
 # --- Cutting, and what is refused -------------------------------------------------------------------------------------
 
 
