@@ -17,8 +17,12 @@ from pathlib import Path
 from measures import HERE, ROOT, environment, read_measures
 
 NO_BENCHMARKS = ("_measure.py", "_gpu_table.py", "_text_lm.py", "measures.py", "smoke.py")
-OPTIONS = {"attack.py": ["--help"], "gpu.py": ["--smoke"], "mutants.py": ["--check"],
-           "plan_time.py": ["--smoke"]}  # they record nothing
+OPTIONS = {
+    "attack.py": ["--help"],
+    "gpu.py": ["--smoke"],
+    "mutants.py": ["--check"],
+    "plan_time.py": ["--smoke"],
+}  # they record nothing
 SECONDS = 300
 SKIPPED = 77  # exit status of a benchmark whose data or weights are not here, as in automake
 
